@@ -1,0 +1,117 @@
+"""Datasets: a file as it was uploaded, and what the check found in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+
+from core.ownership import OwnedQuerySet
+from core.store import datasets_folder
+
+
+class DatasetQuerySet(OwnedQuerySet["Dataset"]):
+    def offered(self) -> DatasetQuerySet:
+        return self.filter(status=Dataset.Status.READY, archived_at=None)
+
+
+class Label(models.Model):
+    """A word that people sort datasets by."""
+
+    name = models.CharField(max_length=50, unique=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Dataset(models.Model):
+    """checking -> ready | failed. The file never changes after its upload; a check can be repeated."""
+
+    class Status(models.TextChoices):
+        CHECKING = "checking", "Checking"
+        READY = "ready", "Ready"
+        FAILED = "failed", "Cannot be used"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=140, unique=True)
+    description = models.TextField(blank=True)
+    labels = models.ManyToManyField(Label, blank=True, related_name="datasets")
+
+    file_name = models.CharField(max_length=255, help_text="As uploaded; a label, never a path.")
+    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv or parquet, by content.")
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.CHECKING)
+    error = models.TextField(blank=True)
+    format = models.CharField(max_length=30, blank=True, help_text="A slug of engine.formats.")
+    column_map = models.JSONField(default=dict, blank=True)
+    columns = models.JSONField(default=list, help_text="[{name, type}] in file order.")
+    row_count = models.BigIntegerField(default=0)
+    problem_count = models.BigIntegerField(default=0, help_text="Rows with at least one problem.")
+    checked_bytes = models.BigIntegerField(default=0, help_text="How far the running check has read.")
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
+    archived_at = models.DateTimeField(null=True, blank=True)
+
+    objects = DatasetQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("datasets:detail", args=[self.pk])
+
+    @property
+    def path(self) -> Path:
+        return datasets_folder() / str(self.pk) / f"data.{self.file_type}"
+
+    @property
+    def good_row_count(self) -> int:
+        return self.row_count - self.problem_count
+
+
+class DatasetProblem(models.Model):
+    """One bad row: where, what and why. The first thousand are kept; Dataset.problem_count counts all."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="problems")
+    line = models.BigIntegerField(help_text="Line in the file for JSONL and CSV, row number otherwise; from 1.")
+    field = models.CharField(max_length=200, blank=True)
+    value = models.CharField(max_length=300, blank=True)
+    reason = models.CharField(max_length=300)
+
+    class Meta:
+        ordering: ClassVar = ["line", "id"]
+
+
+class TokenLengths(models.Model):
+    """How long the rows are for one tokenizer and chat template: {"tokens": rows} for whole rows and for prompts."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
+    tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
+    rows = models.JSONField(default=dict)
+    prompts = models.JSONField(default=dict)
+    ready = models.BooleanField(default=False)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")]
+
+    def cut_by(self, max_tokens: int) -> dict[str, Any]:
+        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt alone fills it."""
+        return {
+            "cut": sum(count for length, count in self.rows.items() if int(length) > max_tokens),
+            "lost": sum(count for length, count in self.prompts.items() if int(length) >= max_tokens),
+            "total": sum(self.rows.values()),
+        }

@@ -1,0 +1,9 @@
+"""The operators' site: Django's own admin under the product's name."""
+
+from django.contrib import admin
+
+
+class DeepExtensionAdminSite(admin.AdminSite):
+    site_header = "DeepExtension"
+    site_title = "DeepExtension administration"
+    index_title = "Administration"

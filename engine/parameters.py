@@ -1,0 +1,356 @@
+"""Parameters that every recipe shares, and how a field is declared.
+
+A recipe's parameters are one pydantic model. Its JSON Schema is what the web form, the API, the docs and the engine
+read, so everything a person needs to see about a field stands in its declaration: title, help, unit, bounds (refused
+when left), typical range (warned about when left), group, and which other field switches it on.
+
+Imports neither torch nor any training library: the web process uses this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+GROUPS = ("Data", "Training", "LoRA", "Method", "Evaluation and saving", "Hardware")
+
+SCHEDULERS = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+
+
+def parameter(
+    default: Any,
+    title: str,
+    help: str,
+    *,
+    group: str,
+    typical: tuple[float, float] | None = None,
+    unit: str = "",
+    percent: bool = False,
+    advanced: bool = False,
+    active_when: dict[str, Any] | None = None,
+    default_on_cpu: Any = None,
+    choice_titles: dict[str, str] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A pydantic field with what a form shows about it.
+
+    percent: the value is a share (0.05); the form shows it times 100 with a percent sign.
+    active_when: {other field: value or list of values}; the field has no effect otherwise, and is hidden.
+    default_on_cpu: the default where the worker has no GPU.
+    choice_titles: what a person reads for each value of a Literal.
+    bounds: pydantic's gt, ge, lt, le, min_length, max_length.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"unknown group {group!r}")
+    extra = {
+        "group": group,
+        "typical": typical,
+        "unit": unit,
+        "percent": percent,
+        "advanced": advanced,
+        "active_when": active_when,
+        "default_on_cpu": default_on_cpu,
+        "choice_titles": choice_titles,
+    }
+    kept = {key: value for key, value in extra.items() if value not in (None, "", False)}
+    return Field(default=default, title=title, description=help, json_schema_extra=kept, **bounds)
+
+
+def refuse(field: str, message: str) -> PydanticCustomError:
+    """The error of a rule over several fields, shown beside `field`."""
+    return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
+
+
+class TrainParameters(BaseModel):
+    """What every method has. Unknown names are refused, numbers must be finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    max_tokens: int = parameter(
+        1024,
+        "Max tokens",
+        "Longer rows are cut at the end.",
+        group="Data",
+        unit="tokens",
+        typical=(512, 4096),
+        ge=16,
+        le=1_048_576,
+    )
+    max_samples: int | None = parameter(
+        None, "Max samples", "Use only the first rows. Blank: all.", group="Data", unit="rows", advanced=True, ge=1
+    )
+    learning_rate: float = parameter(
+        2e-4,
+        "Learning rate",
+        "How far each step moves the weights. Too high and the loss jumps.",
+        group="Training",
+        typical=(1e-6, 1e-3),
+        gt=0,
+        le=1,
+    )
+    epochs: float | None = parameter(
+        1,
+        "Epochs",
+        "Passes over the data. More tends to memorise.",
+        group="Training",
+        typical=(1, 50),
+        gt=0,
+        le=1000,
+    )
+    max_steps: int | None = parameter(
+        None,
+        "Max steps",
+        "Stop after this many optimizer steps, in place of epochs. Blank: epochs decide.",
+        group="Training",
+        unit="steps",
+        ge=1,
+        le=10_000_000,
+    )
+    batch_size: int = parameter(
+        2,
+        "Batch size",
+        "Rows at once on each device. Costs memory.",
+        group="Training",
+        unit="rows",
+        typical=(2, 64),
+        ge=1,
+        le=4096,
+    )
+    gradient_accumulation_steps: int = parameter(
+        8,
+        "Gradient accumulation",
+        "Batches added up before each step. Costs time, no memory.",
+        group="Training",
+        unit="batches",
+        typical=(1, 64),
+        default_on_cpu=1,
+        ge=1,
+        le=4096,
+    )
+    scheduler: SCHEDULERS = parameter(
+        "cosine",
+        "Schedule",
+        "How the learning rate falls over the train.",
+        group="Training",
+        choice_titles={
+            "linear": "Linear",
+            "cosine": "Cosine",
+            "constant": "Constant",
+            "constant_with_warmup": "Constant with warm-up",
+            "polynomial": "Polynomial",
+            "inverse_sqrt": "Inverse square root",
+        },
+    )
+    warmup_ratio: float = parameter(
+        0.03,
+        "Warm-up",
+        "Share of steps over which the learning rate climbs.",
+        group="Training",
+        percent=True,
+        typical=(0, 0.1),
+        ge=0,
+        le=0.5,
+    )
+    weight_decay: float = parameter(
+        0.01, "Weight decay", "Pulls weights towards zero.", group="Training", advanced=True, typical=(0, 0.1), ge=0, le=1
+    )
+    max_grad_norm: float = parameter(
+        1.0,
+        "Gradient clip",
+        "Gradients longer than this are shortened. 0: never.",
+        group="Training",
+        advanced=True,
+        typical=(0.3, 1),
+        ge=0,
+        le=10,
+    )
+    seed: int = parameter(
+        42, "Seed", "The same seed on the same device gives the same train.", group="Training", advanced=True, ge=0, le=2**32 - 1
+    )
+    adapter: Literal["lora", "none"] = parameter(
+        "lora",
+        "What to train",
+        "A LoRA adapter trains about 1% of the weights; full fine-tuning trains all of them.",
+        group="LoRA",
+        choice_titles={"lora": "LoRA adapter", "none": "All weights"},
+    )
+    lora_rank: int = parameter(
+        16,
+        "Rank",
+        "Capacity of the adapter.",
+        group="LoRA",
+        typical=(8, 64),
+        active_when={"adapter": "lora"},
+        ge=1,
+        le=512,
+    )
+    lora_alpha: int | None = parameter(
+        None,
+        "Alpha",
+        "Strength of the adapter. Blank: twice the rank.",
+        group="LoRA",
+        active_when={"adapter": "lora"},
+        ge=1,
+        le=4096,
+    )
+    lora_dropout: float = parameter(
+        0.05,
+        "Dropout",
+        "Raise it for small datasets.",
+        group="LoRA",
+        typical=(0, 0.1),
+        active_when={"adapter": "lora"},
+        ge=0,
+        le=0.5,
+    )
+    target_modules: Literal["all-linear"] | list[str] = parameter(
+        "all-linear",
+        "Target modules",
+        "Which layers get an adapter.",
+        group="LoRA",
+        active_when={"adapter": "lora"},
+    )
+    use_rslora: bool = parameter(
+        False,
+        "rsLoRA",
+        "Scale by the square root of the rank; steadier at high ranks.",
+        group="LoRA",
+        advanced=True,
+        active_when={"adapter": "lora"},
+    )
+    use_dora: bool = parameter(
+        False,
+        "DoRA",
+        "Train magnitude and direction apart; slower, sometimes better at low ranks.",
+        group="LoRA",
+        advanced=True,
+        active_when={"adapter": "lora"},
+    )
+    evaluation_split: float = parameter(
+        0.05,
+        "Held-out rows",
+        "Share kept out of training to measure it, at most 200 rows. 0: measure nothing.",
+        group="Evaluation and saving",
+        percent=True,
+        typical=(0.02, 0.2),
+        ge=0,
+        le=0.5,
+    )
+    evaluation_every: float = parameter(
+        0.1,
+        "Evaluate every",
+        "Share of the train between two evaluations.",
+        group="Evaluation and saving",
+        percent=True,
+        typical=(0.05, 0.5),
+        gt=0,
+        le=1,
+    )
+    sample_prompts: int = parameter(
+        4,
+        "Sample prompts",
+        "Held-out prompts answered before and after the train.",
+        group="Evaluation and saving",
+        unit="prompts",
+        typical=(0, 12),
+        ge=0,
+        le=32,
+    )
+    sample_max_tokens: int = parameter(
+        96,
+        "Sample length",
+        "Longest sample answer.",
+        group="Evaluation and saving",
+        unit="tokens",
+        advanced=True,
+        typical=(32, 256),
+        ge=8,
+        le=2048,
+    )
+    save_strategy: Literal["epochs", "steps", "end"] = parameter(
+        "epochs",
+        "Save checkpoints",
+        "When a checkpoint is written. The finished model is always saved.",
+        group="Evaluation and saving",
+        choice_titles={"epochs": "Every N epochs", "steps": "Every N steps", "end": "Only at the end"},
+    )
+    save_every: int = parameter(
+        1,
+        "Save every",
+        "N for the choice above.",
+        group="Evaluation and saving",
+        active_when={"save_strategy": ["epochs", "steps"]},
+        ge=1,
+        le=10_000_000,
+    )
+    save_total_limit: int = parameter(
+        3,
+        "Keep checkpoints",
+        "The last ones are kept, and the best one besides.",
+        group="Evaluation and saving",
+        unit="checkpoints",
+        typical=(1, 10),
+        active_when={"save_strategy": ["epochs", "steps"]},
+        ge=1,
+        le=1000,
+    )
+    logging_steps: int = parameter(
+        1,
+        "Log every",
+        "Steps between two points of the charts.",
+        group="Evaluation and saving",
+        unit="steps",
+        advanced=True,
+        typical=(1, 50),
+        ge=1,
+        le=1_000_000,
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = parameter(
+        "auto",
+        "Precision",
+        "Auto takes what the device does well.",
+        group="Hardware",
+        advanced=True,
+        choice_titles={"auto": "Auto", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"},
+    )
+    quantization: Literal["none", "8-bit", "4-bit"] = parameter(
+        "none",
+        "Quantisation",
+        "Load the base model in fewer bits to save memory. Needs a GPU.",
+        group="Hardware",
+        advanced=True,
+        choice_titles={"none": "None", "8-bit": "8-bit", "4-bit": "4-bit"},
+    )
+    gradient_checkpointing: bool = parameter(
+        False, "Gradient checkpointing", "Trades time for memory.", group="Hardware", advanced=True
+    )
+    more: dict[str, Any] = Field(
+        default_factory=dict,
+        title="More options",
+        description="Other options of the trainer, under their own names.",
+        json_schema_extra={"group": "Hardware", "advanced": True},
+    )
+
+    @model_validator(mode="after")
+    def check_rules(self, info: ValidationInfo) -> Self:
+        """Rules over several fields. Context: {"device": "cpu" or "cuda"} where it is known."""
+        if self.max_steps is not None:
+            if "epochs" in self.model_fields_set and self.epochs not in (None, 1):
+                raise refuse("max_steps", "Give epochs or max steps, not both: clear one of them.")
+            self.epochs = None
+        elif self.epochs is None:
+            raise refuse("epochs", "Give epochs or max steps.")
+        device = (info.context or {}).get("device")
+        if device == "cpu" and self.quantization != "none":
+            raise refuse("quantization", f"{self.quantization} loading needs a GPU, and this worker has none. Choose None.")
+        if device == "cpu" and self.precision == "fp16":
+            raise refuse("precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.")
+        if self.quantization != "none" and self.adapter != "lora":
+            raise refuse("quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter.")
+        return self
+
+    def alpha(self) -> int:
+        """LoRA's alpha: twice the rank until it is given."""
+        return self.lora_alpha if self.lora_alpha is not None else 2 * self.lora_rank

@@ -1,0 +1,31 @@
+"""The table of recipes. A recipe is a folder here with parameters.py (no training library) and recipe.py (all of them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.parameters import TrainParameters
+from engine.recipes.sft.parameters import SftParameters
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`formats`: slugs of engine.formats that it can learn from."""
+
+    name: str
+    title: str
+    parameters: type[TrainParameters]
+    formats: tuple[str, ...]
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="sft",
+            title="Supervised fine-tuning",
+            parameters=SftParameters,
+            formats=("messages", "conversations", "prompt-completion", "alpaca", "question-answer", "text"),
+        ),
+    )
+}

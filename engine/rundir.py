@@ -1,0 +1,259 @@
+"""The run directory: everything a train reads and writes. Standard library only; both sides import it.
+
+Who writes what:
+
+    spec.json              the web, once, before the train is queued (temporary file, then rename)
+    stop                   the supervisor: finish the step, save, leave
+    events.jsonl           the engine, one line a write, numbered by `seq`
+    train.log              the supervisor redirects the engine's stdout and stderr into it
+    checkpoints/           the engine; a checkpoint counts only with its COMPLETE manifest, which is written last
+    model/                 the engine; written as model.tmp/ and renamed when whole
+
+Reading events twice is harmless: a reader keeps the byte offset up to which it has read, takes whole lines only
+(bytes after the last newline wait for the rest of their line), and stores rows under their unique `seq`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+SPEC_VERSION = 1
+EVENT_VERSION = 1
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_STOPPED = 3
+
+SPEC = "spec.json"
+EVENTS = "events.jsonl"
+LOG = "train.log"
+STOP = "stop"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+MODEL_UNFINISHED = "model.tmp"
+MANIFEST = "COMPLETE"
+
+EVENT_TYPES = frozenset(
+    {"phase", "started", "metrics", "sample", "checkpoint", "warning", "finished", "stopped", "failed"}
+)
+PHASES = ("loading model", "preparing data", "training", "evaluating", "saving")
+
+
+class SpecError(ValueError):
+    """spec.json is missing, is not JSON, or is not of a version and shape that this engine knows."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One dataset file: `format` is a slug of engine.formats, `column_map` maps that format's columns to the file's."""
+
+    path: str
+    sha256: str
+    file_type: str
+    format: str
+    column_map: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to train, complete: a run can be repeated from this file and the files it names."""
+
+    run_id: int
+    name: str
+    method: str
+    recipe: str
+    parameters: dict[str, Any]
+    base_model_path: str
+    base_model_name: str
+    base_model_sha256: str
+    dataset: DataFile
+    evaluation_dataset: DataFile | None = None
+    system_prompt: str = ""
+    attempt: int = 1
+    resume_from: str | None = None
+    version: int = SPEC_VERSION
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Raises SpecError for an unknown version, an unknown key or a missing one."""
+        if not isinstance(data, dict):
+            raise SpecError("spec.json does not hold an object.")
+        if data.get("version") != SPEC_VERSION:
+            raise SpecError(f"spec.json has version {data.get('version')!r}; this engine reads {SPEC_VERSION}.")
+        values = dict(data)
+        for key in ("dataset", "evaluation_dataset"):
+            if values.get(key) is not None:
+                values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
+        return _build(cls, values, where="spec.json")
+
+
+def _build(kind: type[T], values: Any, *, where: str) -> T:
+    """A dataclass from a JSON object; every key must be known and every key without a default be there."""
+    if not isinstance(values, dict):
+        raise SpecError(f"{where} does not hold an object.")
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise SpecError(f"{where} has unknown keys: {', '.join(unknown)}.")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SpecError(f"{where}: {error}.") from error
+
+
+def write_spec(directory: Path, spec: Spec) -> Path:
+    """Write spec.json whole or not at all (temporary file, then rename)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f"{SPEC}.tmp"
+    temporary.write_text(json.dumps(asdict(spec), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(directory / SPEC)
+    return directory / SPEC
+
+
+def read_spec(directory: Path) -> Spec:
+    """Raises SpecError with a sentence a person can act on."""
+    try:
+        data = json.loads((directory / SPEC).read_text())
+    except FileNotFoundError as error:
+        raise SpecError(f"{directory} has no {SPEC}: it is not a run directory.") from error
+    except ValueError as error:
+        raise SpecError(f"{directory / SPEC} is not JSON: {error}.") from error
+    return Spec.from_json(data)
+
+
+class EventWriter:
+    """Appends to events.jsonl: one line a write, `seq` counted from 1, times in Unix seconds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / EVENTS
+        self.seq = 0
+
+    def write(self, kind: str, **values: Any) -> int:
+        """Append one event and return its seq. Non-finite numbers become null and are named in `nonfinite`."""
+        if kind not in EVENT_TYPES:
+            raise ValueError(f"unknown event type {kind!r}")
+        self.seq += 1
+        nonfinite: list[str] = []
+        event = {"v": EVENT_VERSION, "seq": self.seq, "time": round(time.time(), 3), "type": kind}
+        event |= {key: _finite(value, key, nonfinite) for key, value in values.items()}
+        if nonfinite:
+            event["nonfinite"] = nonfinite
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
+        # One write of a whole line: a reader sees all of it or a tail without a newline, never a mixture.
+        with self.path.open("ab", buffering=0) as stream:
+            stream.write(line.encode())
+        return self.seq
+
+
+def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
+    """JSON has no NaN and no infinity: null in their place, their name kept."""
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(name)
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item, str(key), nonfinite) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item, name, nonfinite) for item in value]
+    return value
+
+
+def read_events(directory: Path, offset: int = 0, limit_bytes: int = 4 << 20) -> tuple[list[dict[str, Any]], int]:
+    """Whole events from byte `offset` on, and the offset to go on from. Lines that are no event are passed over."""
+    try:
+        with (directory / EVENTS).open("rb") as stream:
+            stream.seek(offset)
+            block = stream.read(limit_bytes)
+            if len(block) == limit_bytes and b"\n" not in block:
+                block += stream.readline()
+    except FileNotFoundError:
+        return [], offset
+    end = block.rfind(b"\n") + 1
+    events = [event for line in block[:end].splitlines() if (event := _event(line)) is not None]
+    return events, offset + end
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or event.get("type") not in EVENT_TYPES or not isinstance(event.get("seq"), int):
+        return None
+    return event
+
+
+def stop_request(directory: Path) -> None:
+    """Ask the engine to finish its step, save and leave."""
+    (directory / STOP).touch()
+
+
+def stop_requested(directory: Path) -> bool:
+    return (directory / STOP).exists()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_size(directory: Path) -> int:
+    """Bytes in all files below `directory`."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def checkpoint_seal(checkpoint: Path) -> None:
+    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count."""
+    names = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        str(path.relative_to(checkpoint)): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in names
+    }
+    temporary = checkpoint / f"{MANIFEST}.tmp"
+    with temporary.open("w") as stream:
+        json.dump(manifest, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(checkpoint / MANIFEST)
+
+
+def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True) -> bool:
+    """Whether every file that the manifest names is there with its size and, if asked, its sha256."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        return all(
+            (checkpoint / name).stat().st_size == entry["size"]
+            and (not hashes or file_sha256(checkpoint / name) == entry["sha256"])
+            for name, entry in manifest.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def checkpoints(directory: Path) -> Iterator[tuple[int, Path]]:
+    """(step, folder) of every checkpoint folder, newest first, whole or not."""
+    found = []
+    for path in (directory / CHECKPOINTS).glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isdigit():
+            found.append((int(step), path))
+    yield from sorted(found, reverse=True)
+
+
+def checkpoint_latest(directory: Path) -> Path | None:
+    """The newest whole checkpoint; one that is cut or unsealed is passed over for the one before it."""
+    return next((path for _, path in checkpoints(directory) if checkpoint_is_whole(path)), None)
+
+
+def model_publish(directory: Path) -> Path:
+    """Rename model.tmp/ to model/: from here on the model is whole."""
+    final = directory / MODEL
+    (directory / MODEL_UNFINISHED).rename(final)
+    return final

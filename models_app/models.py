@@ -1,0 +1,73 @@
+"""Base models: what a train starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+
+from core.ownership import OwnedQuerySet
+from core.store import models_folder
+
+
+class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
+    def offered(self) -> BaseModelQuerySet:
+        return self.filter(status=BaseModel.Status.READY, archived_at=None)
+
+
+class BaseModel(models.Model):
+    """importing -> ready | failed. Weights are safetensors in a folder that only the platform writes, or a local
+    folder below an allowed root that is read where it lies."""
+
+    class Source(models.TextChoices):
+        FOLDER = "folder", "Local folder"
+        HUB = "hub", "Hugging Face"
+        GGUF = "gguf", "GGUF file"
+
+    class Status(models.TextChoices):
+        IMPORTING = "importing", "Importing"
+        READY = "ready", "Ready"
+        FAILED = "failed", "Failed"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=140, unique=True)
+    description = models.TextField(blank=True)
+    source = models.CharField(max_length=10, choices=Source.choices)
+    reference = models.CharField(max_length=500, help_text="Folder, hub id with revision, or name of the GGUF file.")
+
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.IMPORTING)
+    error = models.TextField(blank=True)
+    progress = models.FloatField(default=0, help_text="Share of the import that is done, 0 to 1.")
+
+    architecture = models.CharField(max_length=100, blank=True)
+    parameter_count = models.BigIntegerField(default=0)
+    context_length = models.IntegerField(default=0)
+    dtype = models.CharField(max_length=20, blank=True)
+    chat_template = models.TextField(blank=True)
+    licence = models.CharField(max_length=100, blank=True)
+    size_bytes = models.BigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, blank=True, help_text="Over names and contents of all files.")
+    tokenizer_sha256 = models.CharField(max_length=64, blank=True)
+    linear_modules = models.JSONField(default=list, help_text="Names that LoRA can target.")
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(null=True, blank=True)
+
+    objects = BaseModelQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("models:detail", args=[self.pk])
+
+    @property
+    def path(self) -> Path:
+        return Path(self.reference) if self.source == self.Source.FOLDER else models_folder() / str(self.pk)

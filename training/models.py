@@ -1,0 +1,193 @@
+"""Trains and what they leave: metrics, samples, checkpoints.
+
+The life of a train, and its only writer of status, TrainRun.transition:
+
+    queued  -> running -> finished | failed | stopped
+    queued  -> stopped | failed
+    running -> stopping -> stopped | finished | failed
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+
+from core.ownership import OwnedQuerySet
+from core.store import runs_folder
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+
+
+class IllegalTransition(ValueError):
+    """A change of status that the state machine does not have."""
+
+
+class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
+    def with_related(self) -> TrainRunQuerySet:
+        return self.select_related("owner", "method", "base_model", "dataset", "copied_from")
+
+    def active(self) -> TrainRunQuerySet:
+        return self.filter(status__in=TrainRun.ACTIVE)
+
+
+class TrainRun(models.Model):
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Waiting"
+        RUNNING = "running", "Running"
+        STOPPING = "stopping", "Stopping"
+        FINISHED = "finished", "Succeeded"
+        FAILED = "failed", "Failed"
+        STOPPED = "stopped", "Stopped"
+
+    ACTIVE: ClassVar = (Status.RUNNING, Status.STOPPING)
+    ENDED: ClassVar = (Status.FINISHED, Status.FAILED, Status.STOPPED)
+    TRANSITIONS: ClassVar = {
+        Status.QUEUED: {Status.RUNNING, Status.STOPPED, Status.FAILED},
+        Status.RUNNING: {Status.STOPPING, Status.FINISHED, Status.FAILED, Status.STOPPED},
+        Status.STOPPING: {Status.STOPPED, Status.FINISHED, Status.FAILED},
+        Status.FINISHED: set(),
+        Status.FAILED: set(),
+        Status.STOPPED: set(),
+    }
+
+    # What was asked for; never changes after the start.
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    name = models.CharField(max_length=120)
+    notes = models.TextField(blank=True)
+    method = models.ForeignKey(TrainingMethod, models.PROTECT, related_name="trains")
+    method_version = models.PositiveIntegerField(default=1)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="trains")
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="trains")
+    evaluation_dataset = models.ForeignKey(
+        Dataset, models.PROTECT, null=True, blank=True, related_name="evaluated_trains"
+    )
+    parameters = models.JSONField(help_text="Every value, defaults included.")
+    defaults = models.JSONField(default=dict, help_text="The method's defaults on the day of the start.")
+    system_prompt = models.TextField(blank=True)
+    copied_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="copies")
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)
+
+    # Where it stands. `status` is written by transition() alone.
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True)
+    attempt = models.PositiveIntegerField(default=1)
+    phase = models.CharField(max_length=30, blank=True)
+    step = models.BigIntegerField(default=0)
+    total_steps = models.BigIntegerField(default=0)
+    epoch = models.FloatField(default=0)
+    eta_seconds = models.FloatField(null=True, blank=True)
+    last_metrics = models.JSONField(default=dict, help_text="The latest value of every train metric.")
+    last_evaluation = models.JSONField(default=dict, help_text="The latest value of every evaluation metric.")
+    best_eval_loss = models.FloatField(null=True, blank=True)
+    best_step = models.BigIntegerField(null=True, blank=True)
+    facts = models.JSONField(default=dict, help_text="What the engine said when it started: device, versions, rows.")
+    outcome = models.JSONField(default=dict, help_text="What the engine said when it ended.")
+    warnings = models.JSONField(default=list)
+    events_offset = models.BigIntegerField(default=0, help_text="Bytes of events.jsonl already read.")
+    last_seq = models.BigIntegerField(default=0)
+
+    # Why it failed, in words a person can act on.
+    error_code = models.CharField(max_length=40, blank=True)
+    error = models.TextField(blank=True)
+    error_advice = models.TextField(blank=True)
+
+    # Who runs it.
+    worker = models.CharField(max_length=200, blank=True)
+    host = models.CharField(max_length=200, blank=True)
+    pid = models.IntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TrainRunQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="one_train_an_idempotency_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} #{self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("training:overview", args=[self.pk])
+
+    @property
+    def directory(self) -> Path:
+        return runs_folder() / str(self.pk)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in self.ENDED
+
+    def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
+        """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this caller won.
+
+        Loses (False, nothing written) where somebody else has moved the train on since it was read, or where
+        `attempt` is given and has been overtaken. Raises IllegalTransition for a move the machine does not have.
+        """
+        if to not in self.TRANSITIONS[self.Status(self.status)]:
+            raise IllegalTransition(f"A train cannot go from {self.status} to {to}.")
+        rows = type(self).objects.filter(pk=self.pk, status=self.status)
+        if attempt is not None:
+            rows = rows.filter(attempt=attempt)
+        won = rows.update(status=to, **values) == 1
+        if won:
+            self.status = to
+            for name, value in values.items():
+                setattr(self, name, value)
+        return won
+
+
+class MetricRow(models.Model):
+    """One logged step: values under TRL's own names."""
+
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="metrics")
+    seq = models.BigIntegerField()
+    step = models.BigIntegerField()
+    epoch = models.FloatField(default=0)
+    split = models.CharField(max_length=10, default="train", help_text="train or eval")
+    time = models.FloatField(help_text="Unix seconds")
+    values = models.JSONField()
+
+    class Meta:
+        ordering: ClassVar = ["seq"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "seq"], name="one_row_a_seq")]
+
+
+class Sample(models.Model):
+    """One held-out prompt and what the model said: before, and after `step` steps."""
+
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="samples")
+    seq = models.BigIntegerField()
+    index = models.PositiveIntegerField()
+    step = models.BigIntegerField(default=0)
+    stage = models.CharField(max_length=10, help_text="before, during or after")
+    prompt = models.TextField()
+    reference = models.TextField(blank=True)
+    text = models.TextField(blank=True)
+    tokens = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering: ClassVar = ["index", "seq"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "seq"], name="one_sample_a_seq")]
+
+
+class Checkpoint(models.Model):
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="checkpoints")
+    step = models.BigIntegerField()
+    epoch = models.FloatField(default=0)
+    eval_loss = models.FloatField(null=True, blank=True)
+    size_bytes = models.BigIntegerField(default=0)
+    time = models.FloatField()
+    kept = models.BooleanField(default=True)
+
+    class Meta:
+        ordering: ClassVar = ["-step"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "step"], name="one_checkpoint_a_step")]
