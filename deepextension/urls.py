@@ -1,0 +1,20 @@
+from django.contrib import admin
+from django.contrib.auth import views as auth
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from deepextension.health import healthz
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="training:list"), name="home"),
+    path("trains/", include("training.urls")),
+    path("datasets/", include("datasets_app.urls")),
+    path("models/", include("models_app.urls")),
+    path("methods/", include("methods.urls")),
+    path("login/", auth.LoginView.as_view(), name="login"),
+    path("logout/", auth.LogoutView.as_view(), name="logout"),
+    path("admin/queue/", include("django_rq.urls")),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("deepextension.api_urls")),
+    path("healthz", healthz, name="healthz"),
+]

@@ -1,0 +1,38 @@
+"""What every test stands on: a home of its own, no hub, and a fixed cast of people."""
+
+import os
+import tempfile
+
+os.environ["DEEPEXTENSION_HOME"] = tempfile.mkdtemp(prefix="deepextension-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DJANGO_SETTINGS_MODULE"] = "deepextension.settings"
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+
+
+@pytest.fixture(autouse=True)
+def plain_static_files(settings):
+    """Pages under test need no collected static files."""
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+
+
+@pytest.fixture
+def alice(db) -> User:
+    """Somebody who trains models."""
+    return get_user_model().objects.create_user("alice", password="alice-password-1")
+
+
+@pytest.fixture
+def bob(db) -> User:
+    """A stranger to what is Alice's."""
+    return get_user_model().objects.create_user("bob", password="bob-password-1")
+
+
+@pytest.fixture
+def olga(db) -> User:
+    """An operator: superuser."""
+    return get_user_model().objects.create_superuser("olga", password="olga-password-1")
