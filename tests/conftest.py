@@ -1,11 +1,4 @@
-"""What every test stands on: a home of its own, no hub, and a fixed cast of people."""
-
-import os
-import tempfile
-
-os.environ["DEEPEXTENSION_HOME"] = tempfile.mkdtemp(prefix="deepextension-tests-")
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["DJANGO_SETTINGS_MODULE"] = "deepextension.settings"
+"""What every test stands on: a fixed cast of people, and pages without collected files."""
 
 import pytest
 from django.contrib.auth import get_user_model
