@@ -1,6 +1,6 @@
 """What all API views share: one error shape and one pagination.
 
-    {"error": {"code": "invalid", "message": "…", "fields": {"parameters.learning_rate": ["…"]}}}
+{"error": {"code": "invalid", "message": "…", "fields": {"parameters.learning_rate": ["…"]}}}
 """
 
 from __future__ import annotations

@@ -7,27 +7,65 @@ import logging
 from typing import Any
 
 import django_rq
+from django.conf import settings
 from django.db import transaction
+from redis import Redis
 from redis.exceptions import RedisError
-from rq.exceptions import DuplicateJobError
+from rq.exceptions import DuplicateJobError, NoSuchJobError
 
 logger = logging.getLogger("deepextension.queue")
+
+
+def connection() -> Redis:
+    return django_rq.get_connection(settings.TRAINS_QUEUE)
 
 
 def enqueue(queue: str, function: str, job_id: str, *arguments: Any) -> None:
     """Call the dotted `function` with JSON `arguments` on a worker once the transaction is committed.
 
-    job_id: [A-Za-z0-9_-]+, chosen by the caller; a job of that id that already waits or runs is left as it is.
+    job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already nothing is added;
+    the remains of one that ended make room.
     """
     transaction.on_commit(lambda: _ring(queue, function, job_id, *arguments))
 
 
 def _ring(queue: str, function: str, job_id: str, *arguments: Any) -> None:
+    bell = django_rq.get_queue(queue)
+    options: dict[str, Any] = {
+        "args": arguments,
+        "job_id": job_id,
+        "unique": True,
+        "timeout": -1,
+        "result_ttl": 60,
+        "failure_ttl": 86_400,
+    }
     try:
-        django_rq.get_queue(queue).enqueue_call(
-            function, args=arguments, job_id=job_id, unique=True, timeout=-1, result_ttl=60, failure_ttl=86_400
-        )
+        try:
+            bell.enqueue_call(function, **options)
+        except DuplicateJobError:
+            if _discard_if_ended(queue, job_id):
+                bell.enqueue_call(function, **options)
     except DuplicateJobError:
-        logger.debug("job %s is already there", job_id)
+        logger.debug("somebody else enqueued %s", job_id)
     except RedisError as error:
         logger.warning("queue unreachable, %s waits for the reconciler: %s", job_id, error)
+
+
+def _discard_if_ended(queue: str, job_id: str) -> bool:
+    job = django_rq.get_queue(queue).fetch_job(job_id)
+    if job is None:
+        return True
+    if job.get_status() in ("queued", "started", "deferred", "scheduled"):
+        return False
+    job.delete()
+    return True
+
+
+def cancel(queue: str, job_id: str) -> None:
+    """Take a waiting job off the queue; one that runs or is gone is left alone."""
+    try:
+        job = django_rq.get_queue(queue).fetch_job(job_id)
+        if job is not None and job.get_status() == "queued":
+            job.delete()
+    except (RedisError, NoSuchJobError) as error:
+        logger.warning("could not take %s off the queue: %s", job_id, error)

@@ -136,6 +136,11 @@ RQ_QUEUES = {
     for name in (TRAINS_QUEUE, CHORES_QUEUE)
 }
 
+# Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
+# another host counts as gone.
+STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
+HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
+
 # Sign-in
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)

@@ -38,6 +38,8 @@ class TokenView(APIView):
         # The plain HttpRequest: the lock-out counts failures by address and name there.
         user = authenticate(request._request, **data.validated_data)
         if user is None:
-            raise exceptions.AuthenticationFailed("Wrong name or password, or too many tries: wait a quarter of an hour.")
+            raise exceptions.AuthenticationFailed(
+                "Wrong name or password, or too many tries: wait a quarter of an hour."
+            )
         instance, token = get_token_model().objects.create(user=user)
         return Response({"token": token, "expires_at": instance.expiry})

@@ -82,6 +82,7 @@ class TrainRun(models.Model):
     eta_seconds = models.FloatField(null=True, blank=True)
     last_metrics = models.JSONField(default=dict, help_text="The latest value of every train metric.")
     last_evaluation = models.JSONField(default=dict, help_text="The latest value of every evaluation metric.")
+    loss_curve = models.JSONField(default=list, help_text="[[step, loss]], at most 64 points, for the list.")
     best_eval_loss = models.FloatField(null=True, blank=True)
     best_step = models.BigIntegerField(null=True, blank=True)
     facts = models.JSONField(default=dict, help_text="What the engine said when it started: device, versions, rows.")
@@ -98,7 +99,7 @@ class TrainRun(models.Model):
     # Who runs it.
     worker = models.CharField(max_length=200, blank=True)
     host = models.CharField(max_length=200, blank=True)
-    pid = models.IntegerField(null=True, blank=True)
+    process = models.CharField(max_length=60, blank=True, help_text="The supervisor's, see core.processes.")
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)

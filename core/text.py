@@ -1,0 +1,20 @@
+"""Text from people, made safe to store and to show: no NUL, no control characters, no bidirectional overrides."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def clean_text(text: str) -> str:
+    """Several lines: tabs and newlines stay, line ends become \\n."""
+    return _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def clean_label(text: str, *, limit: int) -> str:
+    """One line of at most `limit` characters, spaces folded, in composed form (so that twins are equal)."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text))).strip()[:limit].strip()

@@ -1,0 +1,27 @@
+"""Arithmetic of a train that the form, the engine and the docs must agree on. Standard library only."""
+
+from __future__ import annotations
+
+import math
+
+HOLDOUT_LIMIT = 200
+
+
+def holdout_rows(rows: int, share: float) -> int:
+    """Rows kept out of training: `share` of them, at least 1 where a share is asked for, at most 200, never all."""
+    if share <= 0 or rows < 2:
+        return 0
+    return min(HOLDOUT_LIMIT, max(1, round(rows * share)), rows - 1)
+
+
+def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:
+    """Optimizer steps in one pass; a last batch that is not full counts, as in transformers' Trainer."""
+    batches = math.ceil(train_rows / batch_size)
+    return max(1, math.ceil(batches / accumulation))
+
+
+def total_steps(train_rows: int, batch_size: int, accumulation: int, epochs: float | None, max_steps: int | None) -> int:
+    """Optimizer steps of the whole train: `max_steps` where given, else `epochs` passes."""
+    if max_steps is not None:
+        return max_steps
+    return math.ceil((epochs or 1) * steps_per_epoch(train_rows, batch_size, accumulation))

@@ -1,0 +1,169 @@
+"""events.jsonl -> database. Reading twice changes nothing: an event counts once, by its seq.
+
+The supervisor reads while the train runs; the reconciler reads what a dead supervisor left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+
+from engine.rundir import read_events
+from training.models import Checkpoint, MetricRow, Sample, TrainRun
+
+CURVE_POINTS = 64
+ENDINGS = ("finished", "stopped", "failed")
+
+
+def ingest(run: TrainRun) -> int:
+    """Store what the engine wrote since the last call and return the number of new events.
+
+    Everything goes in with one transaction, and only while `run.attempt` is the train's attempt: a supervisor that
+    was overtaken writes nothing.
+    """
+    found = 0
+    while True:
+        events, offset = read_events(run.directory, run.events_offset)
+        if offset == run.events_offset:
+            return found
+        found += _store(run, [event for event in events if event["seq"] > run.last_seq], offset)
+
+
+def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
+    batch = _Batch(run)
+    for event in events:
+        batch.add(event)
+    fields = {name: getattr(run, name) for name in batch.touched}
+    with transaction.atomic():
+        mine = TrainRun.objects.filter(pk=run.pk, attempt=run.attempt)
+        if not mine.update(events_offset=offset, **fields):
+            raise Overtaken(f"attempt {run.attempt} of train {run.pk} was overtaken")
+        MetricRow.objects.bulk_create(batch.rows, ignore_conflicts=True)
+        Sample.objects.bulk_create(batch.samples, ignore_conflicts=True)
+        for checkpoint in batch.checkpoints:
+            Checkpoint.objects.update_or_create(run=run, step=checkpoint.pop("step"), defaults=checkpoint)
+        if batch.pruned:
+            run.checkpoints.filter(step__in=batch.pruned).update(kept=False)
+    run.events_offset = offset
+    return len(events)
+
+
+class Overtaken(RuntimeError):
+    """Another attempt of the train has begun; this one stands down."""
+
+
+class _Batch:
+    """What a block of events changes: rows to insert, and fields of the train, set on `run` and named in `touched`."""
+
+    def __init__(self, run: TrainRun) -> None:
+        self.run = run
+        self.rows: list[MetricRow] = []
+        self.samples: list[Sample] = []
+        self.checkpoints: list[dict[str, Any]] = []
+        self.pruned: list[int] = []
+        self.touched: set[str] = set()
+        self.handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "phase": self.phase,
+            "started": self.started,
+            "metrics": self.metrics,
+            "sample": self.sample,
+            "checkpoint": self.checkpoint,
+            "warning": self.warning,
+        }
+
+    def add(self, event: dict[str, Any]) -> None:
+        self.set(last_seq=event["seq"])
+        kind = event["type"]
+        if kind in ENDINGS:
+            self.set(outcome={key: value for key, value in event.items() if key not in ("v", "seq")})
+        else:
+            self.handlers[kind](event)
+
+    def set(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self.run, name, value)
+            self.touched.add(name)
+
+    def phase(self, event: dict[str, Any]) -> None:
+        name = str(event.get("name", event.get("phase", "")))[:30]
+        times = self.run.facts.get("phases", [])
+        self.set(phase=name, facts=self.run.facts | {"phases": [*times, [name, event["time"]]]})
+
+    def started(self, event: dict[str, Any]) -> None:
+        facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
+        self.set(facts=self.run.facts | facts, total_steps=int(event.get("total_steps") or 0))
+
+    def metrics(self, event: dict[str, Any]) -> None:
+        values, split, step = event.get("values", {}), event.get("split", "train"), int(event.get("step", 0))
+        epoch = float(event.get("epoch") or 0)
+        self.rows.append(
+            MetricRow(
+                run=self.run, seq=event["seq"], step=step, epoch=epoch, split=split, time=event["time"], values=values
+            )
+        )
+        if split == "eval":
+            self.set(last_evaluation=self.run.last_evaluation | values)
+            self.best(step, values.get("eval_loss"))
+            return
+        self.set(last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch)
+        self.set(loss_curve=grown(self.run.loss_curve, step, values.get("loss")))
+        self.set(eta_seconds=self.seconds_left(event["time"]))
+
+    def best(self, step: int, loss: float | None) -> None:
+        if loss is not None and (self.run.best_eval_loss is None or loss < self.run.best_eval_loss):
+            self.set(best_eval_loss=loss, best_step=step)
+
+    def seconds_left(self, now: float) -> float | None:
+        """From the mean pace since the first step of this train, evaluations included."""
+        began = next((time for name, time in self.run.facts.get("phases", []) if name == "training"), None)
+        if began is None or not self.run.step:
+            return None
+        return max(0.0, (now - began) / self.run.step * (self.run.total_steps - self.run.step))
+
+    def sample(self, event: dict[str, Any]) -> None:
+        self.samples.append(
+            Sample(
+                run=self.run,
+                seq=event["seq"],
+                index=int(event.get("index", 0)),
+                step=int(event.get("step", 0)),
+                stage=str(event.get("stage", "after"))[:10],
+                prompt=str(event.get("prompt", "")),
+                reference=str(event.get("reference") or ""),
+                text=str(event.get("text", "")),
+                tokens=int(event.get("tokens") or 0),
+            )
+        )
+
+    def checkpoint(self, event: dict[str, Any]) -> None:
+        self.checkpoints.append(
+            {
+                "step": int(event["step"]),
+                "epoch": float(event.get("epoch") or 0),
+                "eval_loss": event.get("eval_loss"),
+                "size_bytes": int(event.get("size_bytes") or 0),
+                "time": event["time"],
+            }
+        )
+        self.pruned += [int(step) for step in event.get("pruned", [])]
+
+    def warning(self, event: dict[str, Any]) -> None:
+        warning = {key: value for key, value in event.items() if key not in ("v", "type")}
+        self.set(warnings=[*self.run.warnings, warning][-100:])
+
+
+def grown(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:
+    """The curve with one more point, evenly spaced and never over CURVE_POINTS; its last point is the latest step.
+
+    The first gap is the spacing: a point closer than that to the one before is replaced by the next, and when the
+    curve is full every second point goes, which doubles the spacing.
+    """
+    if loss is None:
+        return curve
+    if len(curve) > 2 and curve[-1][0] - curve[-2][0] < curve[1][0] - curve[0][0]:
+        return [*curve[:-1], [step, loss]]
+    if len(curve) >= CURVE_POINTS:
+        curve = curve[::2]
+    return [*curve, [step, loss]]

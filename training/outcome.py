@@ -1,0 +1,81 @@
+"""How a train ended: a table over the engine's exit status and its last event."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.rundir import EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
+from training.models import TrainRun
+
+Status = TrainRun.Status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: TrainRun.Status
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def failure(code: str, message: str, advice: str) -> Outcome:
+    return Outcome(Status.FAILED, {"error_code": code, "error": message, "error_advice": advice})
+
+
+def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outcome:
+    return failure(
+        "worker_lost",
+        reason,
+        "Nothing is wrong with your settings. Checkpoints and curves up to the last step are kept; "
+        "copy the train to run it again.",
+    )
+
+
+def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False) -> Outcome:
+    """exit_status: of the engine, negative for a signal, None where nobody is left who knows it.
+    by_us: the signal that ended the engine was the supervisor's."""
+    last = run.outcome.get("type")
+    if last == "failed":
+        return failure(
+            str(run.outcome.get("code", "unknown"))[:40],
+            str(run.outcome.get("message", "The train failed.")),
+            str(run.outcome.get("advice", "")),
+        )
+    if last == "finished" and exit_status in (EXIT_FINISHED, None):
+        if not (run.directory / MODEL).is_dir():
+            return failure(
+                "no_model", "The engine said it finished but left no model.", "Copy the train and try again."
+            )
+        return Outcome(Status.FINISHED)
+    if last == "stopped" and exit_status in (EXIT_STOPPED, None):
+        return Outcome(Status.STOPPED)
+    if by_us:
+        return Outcome(Status.STOPPED)
+    if exit_status is None:
+        return worker_lost()
+    if exit_status == -signal.SIGKILL:
+        return failure(
+            "killed",
+            "The system killed this train, most likely because the machine ran out of memory.",
+            "Lower the batch size or max tokens, and raise gradient accumulation to keep the effective batch.",
+        )
+    if exit_status < 0:
+        name = signal.Signals(-exit_status).name
+        return failure("crashed", f"The engine crashed ({name}).", "See the end of the Train Log for what it did last.")
+    return failure(
+        "unknown",
+        f"The engine ended with exit code {exit_status} and did not say why.",
+        "The cause is unknown; the last lines of the Train Log may tell." + last_lines(run),
+    )
+
+
+def last_lines(run: TrainRun, count: int = 3) -> str:
+    """The end of the log as one text, for causes that nobody knows."""
+    try:
+        with (run.directory / LOG).open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 4096))
+            lines = stream.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return "\n" + "\n".join(lines[-count:]) if lines else ""

@@ -1,0 +1,138 @@
+"""What a train will do, before it does it: rows, steps, what would be cut. The form shows it, the start insists on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from datasets_app.services import token_lengths_get
+from methods.services import parameters_warnings
+
+from core.errors import UserError
+from datasets_app.models import Dataset
+from engine.plan import holdout_rows, steps_per_epoch, total_steps
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+
+
+@dataclass
+class Plan:
+    """Rows and steps; `cut` rows lose their end and `lost` their whole answer, known once tokens are `counted`.
+
+    fixes: {field: [{"label", "effect", "set": {field: value}}]}, what a warning or error offers as a button.
+    """
+
+    effective_batch: int
+    train_rows: int
+    eval_rows: int
+    steps_per_epoch: int
+    steps: int
+    counted: bool = False
+    cut: int = 0
+    lost: int = 0
+    total: int = 0
+    warnings: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    fixes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_plan(
+    *,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    evaluation_dataset: Dataset | None,
+    parameters: dict[str, Any],
+) -> Plan:
+    """`parameters` as methods.services.parameters_validate resolved them. Refusals stand in `errors`."""
+    lengths = token_lengths_get(
+        dataset=dataset, model_path=str(base_model.path), tokenizer_sha256=base_model.tokenizer_sha256
+    )
+    usable = dataset.good_row_count
+    counts = lengths.cut_by(parameters["max_tokens"]) if lengths.ready and lengths.rows else None
+    if counts:
+        usable = max(0, usable - counts["lost"])
+    if parameters["max_samples"] is not None:
+        usable = min(usable, parameters["max_samples"])
+    held_out = holdout_rows(usable, parameters["evaluation_split"])
+    train_rows = usable
+    if evaluation_dataset is not None:
+        held_out = min(200, evaluation_dataset.good_row_count)
+    else:
+        train_rows -= held_out
+    batch, accumulation = parameters["batch_size"], parameters["gradient_accumulation_steps"]
+    plan = Plan(
+        effective_batch=batch * accumulation,
+        train_rows=train_rows,
+        eval_rows=held_out,
+        steps_per_epoch=steps_per_epoch(train_rows, batch, accumulation),
+        steps=total_steps(train_rows, batch, accumulation, parameters["epochs"], parameters["max_steps"]),
+        warnings=parameters_warnings(method, parameters),
+    )
+    if counts:
+        plan.counted, plan.cut, plan.lost, plan.total = True, counts["cut"], counts["lost"], counts["total"]
+        _judge_tokens(plan, lengths.rows, parameters["max_tokens"], base_model)
+    _judge_rows(plan, batch, train_rows)
+    if base_model.context_length and parameters["max_tokens"] > base_model.context_length:
+        plan.warnings["max_tokens"] = f"{base_model.name} reads at most {base_model.context_length:,} tokens."
+        plan.fixes["max_tokens"] = [
+            _fix(f"Use {base_model.context_length:,}", "", max_tokens=base_model.context_length)
+        ]
+    return plan
+
+
+def _fix(label: str, effect: str, **values: Any) -> dict[str, Any]:
+    return {"label": label, "effect": effect, "set": values}
+
+
+def _judge_rows(plan: Plan, batch: int, train_rows: int) -> None:
+    if train_rows < 1:
+        plan.errors["dataset"] = "No row is left to train on. Choose another dataset, or raise max tokens."
+    elif batch > train_rows:
+        plan.errors["batch_size"] = (
+            f"Only {train_rows:,} rows are left to train on, and a batch of {batch:,} needs as many. "
+            f"Use at most {train_rows:,}."
+        )
+        plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
+
+
+def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_model: BaseModel) -> None:
+    if plan.lost >= plan.total > 0:
+        plan.errors["max_tokens"] = (
+            f"At {max_tokens:,} tokens every row loses its whole answer, so there is nothing to learn from."
+        )
+    elif plan.cut:
+        share = plan.cut / plan.total
+        text = f"{plan.cut:,} rows ({share:.1%}) will be cut. They lose the end of the answer"
+        lost = (
+            f", and {plan.lost:,} lose it whole and are left out."
+            if plan.lost
+            else ", so the model may learn to stop early."
+        )
+        plan.warnings["max_tokens"] = text + lost
+    if plan.cut:
+        plan.fixes["max_tokens"] = _longer(lengths, max_tokens, base_model.context_length)
+
+
+def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict[str, Any]]:
+    """The next power of two that cuts under one row in a hundred, and what it would cut."""
+    total, size = sum(lengths.values()), 16
+    while True:
+        size *= 2
+        cut = sum(count for length, count in lengths.items() if int(length) > size)
+        if size > max_tokens and cut * 100 <= total:
+            break
+    if context and size > context:
+        if context <= max_tokens:
+            return []
+        size, cut = context, sum(count for length, count in lengths.items() if int(length) > context)
+    return [_fix(f"Use {size:,}", f"cuts {cut:,}", max_tokens=size)]
+
+
+def plan_insist(plan: Plan) -> None:
+    """Raises UserError where the plan cannot be run."""
+    if plan.errors:
+        raise UserError({name: [text] for name, text in plan.errors.items()})

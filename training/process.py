@@ -1,0 +1,90 @@
+"""The engine as a process: forked from the warm worker, supervised by its pid.
+
+Forking costs no import time, since the worker has imported torch already. It is safe only because the worker has run
+no tensor operation: after one threaded operation a forked child hangs. The child gives up everything of the parent's
+that is not the engine's: signal handlers, standard output, and (closed before the fork) database connections.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from django.db import connections
+
+from engine.rundir import EXIT_FAILED, LOG
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int, sign: signal.Signals) -> None:
+    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone already.
+
+    Without it a killed worker leaves its train running, an orphan beside its own retry. Linux only; elsewhere the
+    attempt number alone keeps an orphan from writing.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EXIT_FAILED)
+
+
+class Engine:
+    """A running engine: start it, look whether it has ended, signal it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None
+
+    @classmethod
+    def start(cls, directory: Path) -> Engine:
+        connections.close_all()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _child(directory, parent)
+        return cls(pid)
+
+    def poll(self) -> int | None:
+        """The exit status once it has ended (negative: the signal that killed it), None while it runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def signal(self, sign: signal.Signals) -> None:
+        if self.status is None:
+            os.kill(self.pid, sign)
+
+
+def _child(directory: Path, parent: int) -> None:
+    """Never returns."""
+    code = EXIT_FAILED
+    try:
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(sign, signal.SIG_IGN if sign == signal.SIGINT else signal.SIG_DFL)
+        die_with_parent(parent, signal.SIGKILL)
+        log = os.open(directory / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        from engine.main import run
+
+        code = run(directory)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: the worker's own cleanup must not run in this copy of it.
+        os._exit(code)

@@ -1,0 +1,67 @@
+"""House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten by the queue.
+
+Every call may be repeated or run twice at the same time: all writes are conditional, all jobs have fixed ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from datetime import timedelta
+
+from datasets_app.services import datasets_reconcile
+from django.conf import settings
+from django.utils import timezone
+from models_app.services import models_reconcile
+
+from core.processes import process_is_alive
+from training.ingest import Overtaken, ingest
+from training.models import TrainRun
+from training.outcome import decide
+from training.services import train_enqueue
+
+logger = logging.getLogger("deepextension.reconcile")
+
+
+def reconcile() -> None:
+    lost_trains_close()
+    waiting_trains_enqueue()
+    datasets_reconcile()
+    models_reconcile()
+
+
+def lost_trains_close() -> None:
+    """Trains whose supervisor is gone: read what the engine still wrote, then say how it ended."""
+    for run in TrainRun.objects.active():
+        if supervisor_is_alive(run):
+            continue
+        try:
+            ingest(run)
+        except Overtaken:
+            continue
+        outcome = decide(run, None)
+        won = run.transition(
+            outcome.status,
+            attempt=run.attempt,
+            finished_at=timezone.now(),
+            eta_seconds=None,
+            phase="",
+            **outcome.values,
+        )
+        if won:
+            logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
+
+
+def supervisor_is_alive(run: TrainRun) -> bool:
+    """By its process where it ran on this host, else by its heartbeat."""
+    if run.host == socket.gethostname() and run.process:
+        return process_is_alive(run.process)
+    if run.heartbeat_at is None:
+        return False
+    return timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
+
+
+def waiting_trains_enqueue() -> None:
+    """Ring again for whoever waits: a job that is there already is left as it is."""
+    for run in TrainRun.objects.filter(status=TrainRun.Status.QUEUED).order_by("pk"):
+        train_enqueue(run)

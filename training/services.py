@@ -1,0 +1,243 @@
+"""Everything that changes a train. Pages, API, admin and jobs call these."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from methods.services import method_defaults, parameters_validate
+
+from core.errors import UserError
+from core.queue import cancel, enqueue
+from core.store import require_disk
+from core.text import clean_label, clean_text
+from datasets_app.models import Dataset
+from engine.recipes.registry import RECIPES
+from engine.rundir import DataFile, Spec, write_spec
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.models import TrainRun
+from training.plan import Plan, plan_insist, train_plan
+from training.worker import WorkerState, worker_state
+
+__all__ = [
+    "Plan",
+    "WorkerState",
+    "queue_position",
+    "train_create",
+    "train_delete",
+    "train_enqueue",
+    "train_plan",
+    "train_stop",
+    "train_update",
+    "worker_state",
+]
+
+Status = TrainRun.Status
+
+
+def train_create(
+    *,
+    owner: User,
+    name: str,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    evaluation_dataset: Dataset | None = None,
+    parameters: dict[str, Any],
+    system_prompt: str = "",
+    notes: str = "",
+    copied_from: TrainRun | None = None,
+    idempotency_key: str | None = None,
+) -> tuple[TrainRun, bool]:
+    """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it is new).
+
+    The same owner with the same idempotency key gets the train that the first call made. Raises UserError by field.
+    """
+    if idempotency_key and (run := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()):
+        return run, False
+    ingredients_check(method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset)
+    device = worker_state().device_kind
+    resolved = parameters_validate(method, parameters, device=device)
+    plan_insist(
+        train_plan(
+            method=method,
+            base_model=base_model,
+            dataset=dataset,
+            evaluation_dataset=evaluation_dataset,
+            parameters=resolved,
+        )
+    )
+    # What the train will write: the model once, and its optimizer state in each checkpoint that is kept.
+    require_disk(3 * base_model.size_bytes if resolved["adapter"] == "none" else base_model.size_bytes // 2)
+    run = TrainRun(
+        owner=owner,
+        name=clean_label(name, limit=120) or f"{dataset.slug}-{method.slug}"[:120],
+        notes=clean_text(notes),
+        method=method,
+        method_version=method.version,
+        base_model=base_model,
+        dataset=dataset,
+        evaluation_dataset=evaluation_dataset,
+        parameters=resolved,
+        defaults=method_defaults(method, device=device),
+        system_prompt=clean_text(system_prompt),
+        copied_from=copied_from,
+        idempotency_key=idempotency_key or None,
+    )
+    try:
+        with transaction.atomic():
+            run.save()
+            _prepare_directory(run)
+            train_enqueue(run)
+    except IntegrityError:
+        # The other half of a double click was faster.
+        if idempotency_key and (first := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()):
+            return first, False
+        raise
+    return run, True
+
+
+def ingredients_check(
+    *, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, evaluation_dataset: Dataset | None
+) -> None:
+    """Whether these can be trained together at all. Raises UserError by field."""
+    errors: dict[str, list[str]] = {}
+    if method.retired_at is not None:
+        errors["method"] = [f"{method.name} is no longer offered. Choose another method."]
+    if base_model.archived_at is not None or base_model.status != BaseModel.Status.READY:
+        errors["base_model"] = [f"{base_model.name} is not ready to be trained. Choose another base model."]
+    elif not base_model.path.is_dir():
+        errors["base_model"] = [f"The files of {base_model.name} are gone. Ask your operator, or add it again."]
+    for field, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
+        if data is not None and (reason := dataset_obstacle(data, method)):
+            errors[field] = [reason]
+    if evaluation_dataset is not None and evaluation_dataset.sha256 == dataset.sha256:
+        errors["evaluation_dataset"] = [
+            "This is the training data itself: a model is not measured on what it has seen."
+        ]
+    if errors:
+        raise UserError(errors)
+
+
+def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
+    """Why `method` cannot train on `dataset`, or nothing."""
+    if dataset.archived_at is not None:
+        return f"{dataset.name} is archived."
+    if dataset.status == Dataset.Status.CHECKING:
+        return f"{dataset.name} is still being checked. Try again in a moment."
+    if dataset.status != Dataset.Status.READY:
+        return f"{dataset.name} cannot be used: {dataset.error}"
+    if dataset.format not in RECIPES[method.recipe].formats:
+        return f"{method.name} cannot read the format of {dataset.name} ({dataset.format}). It needs: {method.needs}"
+    if not dataset.path.is_file():
+        return f"The file of {dataset.name} is gone. Upload it again."
+    return ""
+
+
+def _prepare_directory(run: TrainRun) -> None:
+    """The run directory with its spec. Inside the transaction: without a spec there is no train."""
+    # A leftover of a database that was set back: these files are no train's.
+    shutil.rmtree(run.directory, ignore_errors=True)
+    run.directory.mkdir(parents=True, mode=0o700)
+    try:
+        write_spec(
+            run.directory,
+            Spec(
+                run_id=run.pk,
+                attempt=run.attempt,
+                name=run.name,
+                method=run.method.slug,
+                recipe=run.method.recipe,
+                parameters=run.parameters,
+                base_model_path=str(run.base_model.path),
+                base_model_name=run.base_model.name,
+                base_model_sha256=run.base_model.sha256,
+                dataset=_data_file(run.dataset),
+                evaluation_dataset=_data_file(run.evaluation_dataset) if run.evaluation_dataset else None,
+                system_prompt=run.system_prompt,
+            ),
+        )
+    except BaseException:
+        shutil.rmtree(run.directory, ignore_errors=True)
+        raise
+
+
+def _data_file(dataset: Dataset) -> DataFile:
+    return DataFile(
+        path=str(dataset.path),
+        sha256=dataset.sha256,
+        file_type=dataset.file_type,
+        format=dataset.format,
+        column_map=dataset.column_map,
+    )
+
+
+def job_id(run: TrainRun) -> str:
+    return f"train-{run.pk}-{run.attempt}"
+
+
+def train_enqueue(run: TrainRun) -> None:
+    enqueue(settings.TRAINS_QUEUE, "training.jobs.run_train", job_id(run), run.pk, run.attempt)
+
+
+def owner_check(run: TrainRun, by: User) -> None:
+    """Only the owner and staff may change a train."""
+    if run.owner_id != by.pk and not by.is_staff:
+        raise PermissionDenied
+
+
+def train_stop(*, run: TrainRun, by: User) -> TrainRun:
+    """Ask for a stop: a waiting train is stopped at once, a running one saves first. Asking twice is harmless."""
+    owner_check(run, by)
+    for _ in range(5):
+        run.refresh_from_db()
+        if run.ended or run.status == Status.STOPPING:
+            return run
+        if run.status == Status.QUEUED:
+            if run.transition(Status.STOPPED, finished_at=timezone.now()):
+                cancel(settings.TRAINS_QUEUE, job_id(run))
+                return run
+        elif run.transition(Status.STOPPING):
+            return run
+    return run
+
+
+def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str | None = None) -> TrainRun:
+    """Rename a train or change its notes; what it was trained with never changes."""
+    owner_check(run, by)
+    values: dict[str, str] = {}
+    if name is not None:
+        values["name"] = clean_label(name, limit=120)
+        if not values["name"]:
+            raise UserError({"name": ["Give the train a name."]})
+    if notes is not None:
+        values["notes"] = clean_text(notes)
+    if values:
+        # Not save(): the supervisor writes other fields of this row at the same time.
+        TrainRun.objects.filter(pk=run.pk).update(**values)
+        run.refresh_from_db()
+    return run
+
+
+def train_delete(*, run: TrainRun, by: User) -> None:
+    """Remove an ended train with its files. Raises UserError while it waits or runs."""
+    owner_check(run, by)
+    if not run.ended:
+        raise UserError(f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state")
+    directory = run.directory
+    deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
+    if deleted:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def queue_position(run: TrainRun) -> int:
+    """1 for the next train to start; 0 for one that does not wait."""
+    if run.status != Status.QUEUED:
+        return 0
+    return TrainRun.objects.filter(status=Status.QUEUED, pk__lt=run.pk).count() + 1

@@ -1,0 +1,131 @@
+"""One train from claim to outcome, in the work horse: start the engine, read what it writes, pass on a stop.
+
+Stop climbs a ladder, each rung after a grace: the stop file (finish the step, save), SIGTERM, SIGKILL.
+A horse that is told to go (SIGTERM: the platform shuts down) stops its engine in the same way, with less patience.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+
+from django.conf import settings
+from django.db import OperationalError
+from django.utils import timezone
+
+from core.processes import process_mark
+from engine.rundir import stop_request
+from training.ingest import Overtaken, ingest
+from training.models import TrainRun
+from training.outcome import Outcome, decide, worker_lost
+from training.process import Engine
+
+logger = logging.getLogger("deepextension.supervisor")
+
+TICK_SECONDS = 0.2
+HEARTBEAT_SECONDS = 1.0
+SHUTDOWN_GRACE_SECONDS = 3.0
+
+
+def supervise(run_id: int, attempt: int, worker: str) -> None:
+    """Claim the train and see it through. Returns at once where somebody else has it or it was stopped meanwhile."""
+    run = TrainRun.objects.filter(pk=run_id, attempt=attempt, status=TrainRun.Status.QUEUED).first()
+    if run is None:
+        return
+    now = timezone.now()
+    won = run.transition(
+        TrainRun.Status.RUNNING,
+        attempt=attempt,
+        worker=worker,
+        host=socket.gethostname(),
+        process=process_mark(os.getpid()),
+        started_at=now,
+        heartbeat_at=now,
+        phase="starting",
+    )
+    if won:
+        Supervisor(run).work()
+
+
+class Supervisor:
+    def __init__(self, run: TrainRun) -> None:
+        self.run = run
+        self.shutting_down = False
+        self.stop_asked_at: float | None = None
+        self.rung = 0
+        self.last_heartbeat = 0.0
+
+    def work(self) -> None:
+        signal.signal(signal.SIGTERM, self.shut_down)
+        engine = Engine.start(self.run.directory)
+        try:
+            while engine.poll() is None:
+                self.tick(engine)
+                time.sleep(TICK_SECONDS)
+            ingest(self.run)
+            self.end(decide(self.run, engine.poll(), by_us=self.rung >= 2))
+        except Overtaken as error:
+            logger.warning("standing down: %s", error)
+            engine.signal(signal.SIGKILL)
+
+    def tick(self, engine: Engine) -> None:
+        """A locked or absent database costs nothing here: what was not read now is read later."""
+        try:
+            ingest(self.run)
+            self.heartbeat()
+        except OperationalError as error:
+            logger.warning("database busy, will try again: %s", error)
+        self.climb(engine)
+
+    def heartbeat(self) -> None:
+        """Say that this train is looked after, and see whether somebody asked it to stop."""
+        now = time.monotonic()
+        if now - self.last_heartbeat < HEARTBEAT_SECONDS:
+            return
+        self.last_heartbeat = now
+        mine = TrainRun.objects.filter(pk=self.run.pk, attempt=self.run.attempt, status__in=TrainRun.ACTIVE)
+        if not mine.update(heartbeat_at=timezone.now()):
+            raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} is no longer running")
+        if self.stop_asked_at is None and mine.filter(status=TrainRun.Status.STOPPING).exists():
+            self.run.status = TrainRun.Status.STOPPING
+            self.stop_asked_at = now
+
+    def climb(self, engine: Engine) -> None:
+        if self.stop_asked_at is None:
+            return
+        patience = SHUTDOWN_GRACE_SECONDS if self.shutting_down else settings.STOP_GRACE_SECONDS
+        waited = time.monotonic() - self.stop_asked_at
+        if self.rung == 0:
+            stop_request(self.run.directory)
+            self.rung = 1
+        elif self.rung == 1 and waited > patience:
+            engine.signal(signal.SIGTERM)
+            self.rung = 2
+        elif self.rung == 2 and waited > 2 * patience:
+            engine.signal(signal.SIGKILL)
+            self.rung = 3
+
+    def shut_down(self, number: int, frame: FrameType | None) -> None:
+        self.shutting_down = True
+        self.stop_asked_at = self.stop_asked_at or time.monotonic()
+
+    def end(self, outcome: Outcome) -> None:
+        """Write the outcome. Where the database refuses, the reconciler does it from what lies on the disk."""
+        if self.shutting_down and outcome.status == TrainRun.Status.STOPPED and not self.stop_asked_by_person():
+            outcome = worker_lost("The platform was shut down while this train ran.")
+        self.run.transition(
+            outcome.status,
+            attempt=self.run.attempt,
+            finished_at=timezone.now(),
+            eta_seconds=None,
+            phase="",
+            **outcome.values,
+        )
+
+    def stop_asked_by_person(self) -> bool:
+        self.run.refresh_from_db(fields=["status"])
+        return self.run.status == TrainRun.Status.STOPPING

@@ -1,0 +1,119 @@
+"""The worker of the trains queue: it has imported every training library and run none of their operations.
+
+It tells the platform that it is there through a key in Redis that lapses by itself, with what its device is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+from redis.exceptions import RedisError
+from rq import Worker
+from rq.job import Job
+from rq.queue import Queue
+
+from core.processes import process_is_alive
+from core.queue import connection
+from training.process import die_with_parent
+
+KEY = "deepextension:worker:"
+LAPSE_SECONDS = 60
+
+
+class TrainWorker(Worker):
+    """One train at a time. The device is measured in a process of its own: this one must not wake the GPU."""
+
+    device: dict[str, Any]
+    mark: str
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        super().heartbeat(timeout, pipeline=pipeline)
+        if getattr(self, "device", None) is not None:
+            presence = {"name": self.name, "host": socket.gethostname(), "process": self.mark, "device": self.device}
+            self.connection.set(f"{KEY}{self.name}", json.dumps(presence), ex=LAPSE_SECONDS)
+
+    def register_death(self) -> None:
+        self.connection.delete(f"{KEY}{self.name}")
+        super().register_death()
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        connections.close_all()
+        self._parent = os.getpid()
+        super().fork_work_horse(job, queue)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        die_with_parent(self._parent, signal.SIGTERM)
+        super().main_work_horse(job, queue)
+
+    def handle_warm_shutdown_request(self) -> None:
+        """A shutdown does not wait for hours: the horse is told to save its train and go."""
+        if self.horse_pid:
+            os.kill(self.horse_pid, signal.SIGTERM)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        """The supervisor itself was killed: nobody else would say how the train ended, so look at once."""
+        from training.reconcile import lost_trains_close
+
+        lost_trains_close()
+        connections.close_all()
+
+
+def measure_device() -> dict[str, Any]:
+    """What `python -m engine.hardware` prints."""
+    result = subprocess.run(
+        [sys.executable, "-m", "engine.hardware"], capture_output=True, text=True, check=True, cwd=settings.BASE_DIR
+    )
+    device: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return device
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Whether something would run a train now; `message` says why not, in words for a page."""
+
+    ready: bool
+    device: dict[str, Any] | None
+    message: str
+    workers: int = 0
+
+    @property
+    def device_kind(self) -> str:
+        """ "cpu" or "cuda"; "cpu" where no worker can tell."""
+        return str((self.device or {}).get("kind", "cpu"))
+
+
+def worker_state() -> WorkerState:
+    try:
+        redis = connection()
+        found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+    except RedisError:
+        return WorkerState(
+            False, None, "The queue cannot be reached. Trains are kept and start when it is back; ask your operator."
+        )
+    alive = [presence for presence in found if is_alive(presence)]
+    if not alive:
+        return WorkerState(
+            False, None, "No training worker is running, so nothing will start. Trains wait until a worker is back."
+        )
+    return WorkerState(True, best_device(alive), "", len(alive))
+
+
+def is_alive(presence: dict[str, Any]) -> bool:
+    """A worker on this host is known by its process; one elsewhere by its key not having lapsed."""
+    return presence["host"] != socket.gethostname() or process_is_alive(presence["process"])
+
+
+def best_device(workers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A GPU before a CPU: what a form should assume."""
+    devices: list[dict[str, Any]] = [presence["device"] for presence in workers]
+    return next((device for device in devices if device.get("kind") != "cpu"), devices[0])
