@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
 from django.http import Http404
-from rest_framework import exceptions
+from rest_framework import exceptions, serializers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
@@ -62,3 +64,61 @@ def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
             found |= _flatten(item, f"{prefix}.{index}" if prefix else str(index))
         return found
     return {prefix: [str(item) for item in (detail if isinstance(detail, list) else [detail])]}
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses what it does not know: a misspelled field is an error, not a default."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = {name for name, field in self.fields.items() if not field.read_only}
+            if unknown := sorted(str(name) for name in data if name not in known):
+                raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+        return super().to_internal_value(data)
+
+
+M = TypeVar("M", bound=Model)
+
+
+def by_id_or_slug(rows: QuerySet[M], key: str) -> M | None:
+    """The row of that id, or of that slug; None for neither and for numbers that no database column holds."""
+    if key.isascii() and key.isdigit():
+        return rows.filter(pk=int(key)).first() if len(key) < 19 else None
+    return rows.filter(slug=key).first() if "\x00" not in key else None
+
+
+def object_or_404(rows: QuerySet[M], key: str) -> M:
+    if (found := by_id_or_slug(rows, key)) is None:
+        raise exceptions.NotFound()
+    return found
+
+
+class KeyField(serializers.Field[Any, Any, Any, Any]):
+    """An id or a slug in a request body."""
+
+    default_error_messages = {"invalid": "Give an id or a slug."}
+
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, bool) or not isinstance(data, int | str) or not str(data):
+            self.fail("invalid")
+        return str(data)
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class ErrorDetailSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    fields = serializers.DictField(child=serializers.ListField(child=serializers.CharField()))  # type: ignore[assignment]
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    """The one error shape, for the OpenAPI document."""
+
+    error = ErrorDetailSerializer()
+
+
+def errors(*statuses: int) -> dict[int, type[ErrorSerializer]]:
+    """`responses=` entries for the statuses that a view may refuse with, 401 and 404 by default."""
+    return dict.fromkeys(statuses or (401, 404), ErrorSerializer)

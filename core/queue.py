@@ -4,6 +4,7 @@ again by the reconciler, so that a Redis that is away costs time and nothing els
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import django_rq
@@ -12,6 +13,11 @@ from django.db import transaction
 from redis import Redis
 from redis.exceptions import RedisError
 from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job
+
+# Workers look after their job every MONITORING_SECONDS.
+MONITORING_SECONDS = 5
+SILENCE = timedelta(seconds=60)
 
 logger = logging.getLogger("deepextension.queue")
 
@@ -55,10 +61,17 @@ def _discard_if_ended(queue: str, job_id: str) -> bool:
     job = django_rq.get_queue(queue).fetch_job(job_id)
     if job is None:
         return True
-    if job.get_status() in ("queued", "started", "deferred", "scheduled"):
+    status = job.get_status()
+    if status == "queued" or (status == "started" and not _silent(job)):
         return False
     job.delete()
     return True
+
+
+def _silent(job: Job) -> bool:
+    """A job that runs says so every few seconds; one that has not for a while lost its worker."""
+    heartbeat = job.last_heartbeat
+    return heartbeat is not None and datetime.now(UTC) - heartbeat > SILENCE
 
 
 def cancel(queue: str, job_id: str) -> None:

@@ -6,7 +6,9 @@ import re
 import unicodedata
 
 _CONTROLS = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline and carriage return
+    r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # marks that turn the reading direction, byte order mark
+    r"\ud800-\udfff]"  # halves of surrogate pairs, which no database stores
 )
 
 

@@ -1,3 +1,16 @@
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from training import api
+
+urlpatterns = [
+    path("", api.TrainListView.as_view(), name="api-trains"),
+    path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
+    path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
+    path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),
+    path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
+    path("<int:pk>/samples/", api.TrainSamplesView.as_view(), name="api-train-samples"),
+    path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),
+    path("<int:pk>/stop/", api.TrainStopView.as_view(), name="api-train-stop"),
+    path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),
+    path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
+]

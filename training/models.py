@@ -70,7 +70,8 @@ class TrainRun(models.Model):
     defaults = models.JSONField(default=dict, help_text="The method's defaults on the day of the start.")
     system_prompt = models.TextField(blank=True)
     copied_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="copies")
-    idempotency_key = models.CharField(max_length=200, null=True, blank=True)
+    # Null and not "": the constraint below lets any number of trains have no key.
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
 
     # Where it stands. `status` is written by transition() alone.
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True)

@@ -1,0 +1,134 @@
+"""A method's fields: the recipe's JSON Schema with what operators chose for the method laid over it.
+
+One place turns schema into what forms, API and docs show, so that none of them can say something else.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.recipes.registry import RECIPES
+from methods.models import TrainingMethod
+
+NUMBER_KINDS = ("int", "float")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One parameter as a person meets it. kind: int, float, bool, choice, modules or options."""
+
+    name: str
+    title: str
+    help: str
+    kind: str
+    default: Any
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    typical: tuple[float, float] | None = None
+    unit: str = ""
+    percent: bool = False
+    advanced: bool = False
+    group: str = "Training"
+    active_when: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[tuple[str, str], ...] = ()
+    hidden: bool = False
+    fixed: bool = False
+
+    def is_active(self, values: dict[str, Any]) -> bool:
+        """Whether the field has an effect beside `values`."""
+        for other, wanted in self.active_when.items():
+            if values.get(other) not in (wanted if isinstance(wanted, list) else [wanted]):
+                return False
+        return True
+
+    def range_text(self) -> str:
+        """What is allowed, in words: "above 0 and at most 1"."""
+        parts = []
+        if self.above is not None:
+            parts.append(f"above {plain(self.above, self.percent)}")
+        if self.minimum is not None:
+            parts.append(f"at least {plain(self.minimum, self.percent)}")
+        if self.maximum is not None:
+            parts.append(f"at most {plain(self.maximum, self.percent)}")
+        return " and ".join(parts)
+
+
+def plain(number: float, percent: bool = False) -> str:
+    """A number as people write it: 2e-4, 1,024, 5%."""
+    if percent:
+        return f"{number * 100:g}%"
+    if number != 0 and (abs(number) < 1e-3):
+        mantissa, exponent = f"{number:.6e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
+
+
+def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
+    """The effective JSON Schema. Hidden fields stay in it, marked; a fixed one has `const`."""
+    schema = copy.deepcopy(RECIPES[method.recipe].parameters.model_json_schema())
+    schema.pop("description", None)
+    for name, spec in schema["properties"].items():
+        on_cpu = spec.pop("default_on_cpu", None)
+        if device == "cpu" and on_cpu is not None:
+            spec["default"] = on_cpu
+        _override(spec, method.overrides.get(name, {}))
+    return schema
+
+
+def _override(spec: dict[str, Any], override: dict[str, Any]) -> None:
+    if "fixed" in override:
+        spec["const"] = spec["default"] = override["fixed"]
+    if "default" in override:
+        spec["default"] = override["default"]
+    if override.get("hidden"):
+        spec["hidden"] = True
+    numbers = next((part for part in spec.get("anyOf", []) if part.get("type") in ("integer", "number")), spec)
+    if "minimum" in override:
+        numbers.pop("exclusiveMinimum", None)
+        numbers["minimum"] = override["minimum"]
+    if "maximum" in override:
+        numbers["maximum"] = override["maximum"]
+
+
+def method_fields(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Field]:
+    schema = method_schema(method, device=device)
+    return {name: _field(name, spec) for name, spec in schema["properties"].items()}
+
+
+def _field(name: str, spec: dict[str, Any]) -> Field:
+    parts = spec.get("anyOf", [spec])
+    main = next(part for part in parts if part.get("type") != "null")
+    titles = spec.get("choice_titles", {})
+    typical = spec.get("typical")
+    return Field(
+        name=name,
+        title=spec["title"],
+        help=spec.get("description", ""),
+        kind=_kind(name, main),
+        default=spec.get("default"),
+        nullable=any(part.get("type") == "null" for part in parts),
+        minimum=main.get("minimum"),
+        maximum=main.get("maximum"),
+        above=main.get("exclusiveMinimum"),
+        typical=tuple(typical) if typical else None,
+        unit=spec.get("unit", ""),
+        percent=spec.get("percent", False),
+        advanced=spec.get("advanced", False),
+        group=spec.get("group", "Training"),
+        active_when=spec.get("active_when", {}),
+        choices=tuple((value, titles.get(value, value)) for value in main.get("enum", ())),
+        hidden=spec.get("hidden", False),
+        fixed="const" in spec,
+    )
+
+
+def _kind(name: str, spec: dict[str, Any]) -> str:
+    if name == "target_modules":
+        return "modules"
+    if "enum" in spec:
+        return "choice"
+    return {"integer": "int", "number": "float", "boolean": "bool", "object": "options"}[spec["type"]]

@@ -1,0 +1,27 @@
+"""Rows of trains without their files; what runs for real stands in test_real_trains.py."""
+
+from collections.abc import Callable
+
+import pytest
+
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.models import TrainRun
+
+
+@pytest.fixture
+def make_train(alice) -> Callable[..., TrainRun]:
+    """A train of Alice's with the given fields."""
+    method = TrainingMethod.objects.create(slug="lora-test", name="LoRA", description="-", needs="-", recipe="sft")
+    model = BaseModel.objects.create(name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready")
+    data = Dataset.objects.create(
+        owner=alice, name="Toys", slug="toys", file_name="toys.jsonl", file_type="jsonl", size_bytes=1,
+        sha256="0" * 64, status="ready", format="messages", row_count=10,
+    )  # fmt: skip
+
+    def make(**fields) -> TrainRun:
+        values = {"owner": alice, "name": "toy-train", "method": method, "base_model": model, "dataset": data}
+        return TrainRun.objects.create(**values | {"parameters": {}} | fields)
+
+    return make

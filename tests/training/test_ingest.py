@@ -1,0 +1,105 @@
+"""Events into rows: twice is once, a torn line waits, an overtaken attempt stands down."""
+
+import json
+
+import pytest
+
+from engine.rundir import EVENTS, EventWriter
+from training.ingest import CURVE_POINTS, Overtaken, grown, ingest
+from training.models import TrainRun
+
+
+@pytest.fixture
+def run(make_train):
+    run = make_train(status="running")
+    run.directory.mkdir(parents=True, exist_ok=True)
+    (run.directory / EVENTS).unlink(missing_ok=True)
+    return run
+
+
+def write_steps(writer: EventWriter, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        writer.write("metrics", step=step, epoch=step / 10, split="train", values={"loss": 3.0 - step / 10})
+
+
+def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
+    writer = EventWriter(run.directory)
+    writer.write("started", total_steps=10, device="CPU", train_rows=20)
+    writer.write("phase", name="training")
+    write_steps(writer, 1, 3)
+    writer.write("metrics", step=3, epoch=0.3, split="eval", values={"eval_loss": 2.5})
+    writer.write("checkpoint", step=3, epoch=0.3, size_bytes=99, eval_loss=2.5)
+    writer.write("sample", index=0, stage="before", step=0, prompt="Hi", reference="Ho", text="Hm", tokens=2)
+
+    assert ingest(run) == 8
+
+    run.refresh_from_db()
+    assert (run.step, run.total_steps, run.phase) == (3, 10, "training")
+    assert run.last_metrics == {"loss": 2.7}
+    assert (run.best_eval_loss, run.best_step) == (2.5, 3)
+    assert run.facts["train_rows"] == 20
+    assert list(run.metrics.values_list("step", "split")) == [(1, "train"), (2, "train"), (3, "train"), (3, "eval")]
+    assert run.checkpoints.get().size_bytes == 99
+    assert run.samples.get().text == "Hm"
+
+
+def test_reading_everything_again_changes_nothing(run):
+    writer = EventWriter(run.directory)
+    writer.write("started", total_steps=4)
+    write_steps(writer, 1, 4)
+    writer.write("warning", message="careful")
+    ingest(run)
+    before = TrainRun.objects.filter(pk=run.pk).values().get()
+
+    TrainRun.objects.filter(pk=run.pk).update(events_offset=0)
+    ingest(TrainRun.objects.get(pk=run.pk))
+    # As if the second reader had not even known what was read: the unique seq is the last line of defence.
+    TrainRun.objects.filter(pk=run.pk).update(events_offset=0, last_seq=0, warnings=[], loss_curve=[])
+    ingest(TrainRun.objects.get(pk=run.pk))
+
+    assert TrainRun.objects.filter(pk=run.pk).values().get() == before
+    assert run.metrics.count() == 4
+
+
+def test_a_line_without_its_end_waits_for_the_rest(run):
+    writer = EventWriter(run.directory)
+    write_steps(writer, 1, 1)
+    line = json.dumps({"v": 1, "seq": 2, "time": 1.0, "type": "metrics", "step": 2, "values": {"loss": 1.5}})
+    with (run.directory / EVENTS).open("a") as stream:
+        stream.write(line[:30])
+        stream.flush()
+        ingest(run)
+        assert run.metrics.count() == 1
+        stream.write(line[30:] + "\n")
+    ingest(run)
+
+    assert list(run.metrics.values_list("step", flat=True)) == [1, 2]
+
+
+def test_numbers_that_are_none_become_gaps(run):
+    EventWriter(run.directory).write("metrics", step=1, split="train", values={"loss": float("nan")})
+    ingest(run)
+
+    assert run.metrics.get().values == {"loss": None}
+
+
+def test_an_overtaken_attempt_stores_nothing(run):
+    write_steps(EventWriter(run.directory), 1, 2)
+    TrainRun.objects.filter(pk=run.pk).update(attempt=2)
+
+    with pytest.raises(Overtaken):
+        ingest(run)
+
+    assert run.metrics.count() == 0
+
+
+def test_the_small_curve_stays_small_even_and_ends_at_the_last_step():
+    curve: list[list[float]] = []
+    for step in range(1, 5001):
+        curve = grown(curve, step, 1 / step)
+
+    gaps = [later[0] - earlier[0] for earlier, later in zip(curve, curve[1:-1], strict=False)]
+    assert CURVE_POINTS // 2 <= len(curve) <= CURVE_POINTS
+    assert curve[0][0] == 1
+    assert curve[-1][0] == 5000
+    assert len(set(gaps)) == 1

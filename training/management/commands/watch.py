@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, close_old_connections
+
+from training.reconcile import reconcile
+
+logger = logging.getLogger("deepextension.watch")
+
+
+class Command(BaseCommand):
+    help = "Keep house: close trains whose worker is gone, ring again for those that the queue forgot."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--every", type=float, default=5.0, help="Seconds between two looks (default: 5).")
+        parser.add_argument("--once", action="store_true", help="Look once and leave.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        while True:
+            try:
+                reconcile()
+            except DatabaseError as error:
+                logger.warning("database not available, will look again: %s", error)
+            close_old_connections()
+            if options["once"]:
+                return
+            time.sleep(options["every"])

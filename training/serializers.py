@@ -1,0 +1,127 @@
+"""What the API says of trains, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from core.api import KeyField, StrictSerializer
+from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.services import queue_position
+
+
+class TrainErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    advice = serializers.CharField()
+
+
+class TrainSerializer(serializers.ModelSerializer[TrainRun]):
+    method = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    evaluation_dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    owner = serializers.CharField(source="owner.username", default=None, read_only=True)
+    progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
+    queue_position = serializers.SerializerMethodField(help_text="1 for the next train to start, 0 if it does not wait.")
+    duration_seconds = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField()
+    url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
+
+    class Meta:
+        model = TrainRun
+        fields = (
+            "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
+            "parameters", "system_prompt", "notes", "copied_from", "attempt", "phase", "step", "total_steps", "epoch",
+            "progress", "eta_seconds", "queue_position", "last_metrics", "last_evaluation", "best_eval_loss",
+            "best_step", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
+            "duration_seconds", "url",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    def get_progress(self, run: TrainRun) -> float:
+        if run.status == TrainRun.Status.FINISHED:
+            return 1.0
+        return min(1.0, run.step / run.total_steps) if run.total_steps else 0.0
+
+    def get_queue_position(self, run: TrainRun) -> int:
+        return queue_position(run)
+
+    def get_duration_seconds(self, run: TrainRun) -> float | None:
+        if run.started_at is None:
+            return None
+        return ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+
+    @extend_schema_field(TrainErrorSerializer(allow_null=True))
+    def get_error(self, run: TrainRun) -> dict[str, str] | None:
+        if run.status != TrainRun.Status.FAILED:
+            return None
+        return {"code": run.error_code, "message": run.error, "advice": run.error_advice}
+
+
+class TrainCreateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+    method = KeyField(help_text="Id or slug, such as lora.")
+    base_model = KeyField(help_text="Id or slug.")
+    dataset = KeyField(help_text="Id or slug.")
+    evaluation_dataset = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    parameters = serializers.DictField(required=False, default=dict, help_text="See the method's parameters_schema.")
+    system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True, default="")
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
+    copied_from = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=2**62)
+
+
+class TrainUpdateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False)
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+
+
+class TrainCopySerializer(StrictSerializer):
+    """What to change in the copy; all else stays."""
+
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True)
+    base_model = KeyField(required=False)
+    dataset = KeyField(required=False)
+    evaluation_dataset = KeyField(required=False, allow_null=True)
+    parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")
+    system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+
+
+class MetricRowSerializer(serializers.ModelSerializer[MetricRow]):
+    class Meta:
+        model = MetricRow
+        fields = ("seq", "step", "epoch", "split", "time", "values")
+
+
+class MetricsSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=TrainRun.Status.choices)
+    next = serializers.IntegerField(help_text="Send as `after` to get what came since.")
+    rows = MetricRowSerializer(many=True)
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    offset = serializers.IntegerField(help_text="Bytes read so far: send it to go on.")
+    size = serializers.IntegerField(help_text="Bytes of the whole log.")
+    text = serializers.CharField()
+
+
+class SampleSerializer(serializers.ModelSerializer[Sample]):
+    class Meta:
+        model = Sample
+        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens")
+
+
+class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
+    class Meta:
+        model = Checkpoint
+        fields = ("step", "epoch", "eval_loss", "size_bytes", "time", "kept")
+
+
+class ComparisonSerializer(serializers.Serializer[Any]):
+    trains = TrainSerializer(many=True)
+    differences = serializers.DictField(help_text="{parameter: {train id: value}}, only where the trains differ.")
+    outcomes = serializers.DictField(help_text="{measure: {train id: value}}")
