@@ -1,9 +1,15 @@
-"""Processes of this machine by a mark that is not reused: pid and start time."""
+"""Processes of this machine: a mark that is not reused (pid and start time), and ends that are bound together."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from pathlib import Path
+
+SUPERVISED = "DEEPEXTENSION_SUPERVISED"
+PR_SET_PDEATHSIG = 1
 
 
 def process_mark(pid: int) -> str:
@@ -34,3 +40,22 @@ def _plain_mark(pid: int) -> str:
 def process_is_alive(mark: str) -> bool:
     pid = mark.partition(":")[0]
     return pid.isdigit() and process_mark(int(pid)) == mark
+
+
+def die_with_parent(parent: int, sign: signal.Signals) -> None:
+    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone already.
+
+    Without it a killed worker leaves its train running, an orphan beside its own retry. Linux only; elsewhere the
+    attempt number alone keeps an orphan from writing.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def die_with_supervisor() -> None:
+    """For the platform's own processes: none outlives the supervisor that `serve` started, however that ended."""
+    if os.environ.get(SUPERVISED):
+        die_with_parent(os.getppid(), signal.SIGTERM)

@@ -22,6 +22,8 @@ HOME.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 HOST = env("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
+WEB_PROCESSES = env.int("WEB_PROCESSES", default=2)
+WEB_THREADS = env.int("WEB_THREADS", default=8)
 HTTPS = env.bool("DEEPEXTENSION_HTTPS", default=False)
 DEBUG = env.bool("DEBUG", default=False)
 

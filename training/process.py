@@ -7,7 +7,6 @@ that is not the engine's: signal handlers, standard output, and (closed before t
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -15,22 +14,8 @@ from pathlib import Path
 
 from django.db import connections
 
+from core.processes import die_with_parent
 from engine.rundir import EXIT_FAILED, LOG
-
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent: int, sign: signal.Signals) -> None:
-    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone already.
-
-    Without it a killed worker leaves its train running, an orphan beside its own retry. Linux only; elsewhere the
-    attempt number alone keeps an orphan from writing.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(EXIT_FAILED)
 
 
 class Engine:

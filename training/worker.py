@@ -22,9 +22,8 @@ from rq import Worker
 from rq.job import Job
 from rq.queue import Queue
 
-from core.processes import process_is_alive
+from core.processes import die_with_parent, process_is_alive
 from core.queue import connection
-from training.process import die_with_parent
 
 KEY = "deepextension:worker:"
 LAPSE_SECONDS = 60

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from rq.serializers import JSONSerializer
 
-from core.processes import process_mark
+from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from training.worker import TrainWorker, measure_device
 
@@ -17,6 +17,7 @@ class Command(BaseCommand):
     help = "Run the worker that trains: one train at a time, forked from a process that has imported torch."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        die_with_supervisor()
         os.umask(0o077)
         device = measure_device()
         self.stdout.write(f"Training on {device['name']}. Loading libraries …")

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, close_old_connections
 
+from core.processes import die_with_supervisor
 from training.reconcile import reconcile
 
 logger = logging.getLogger("deepextension.watch")
@@ -20,6 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="Look once and leave.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        die_with_supervisor()
         while True:
             try:
                 reconcile()

@@ -10,12 +10,15 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from core.processes import die_with_supervisor
+
 
 class Command(BaseCommand):
     help = "Run the embedded Redis server. With REDIS_URL set there is none, and this only waits."
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        die_with_supervisor()
         if not settings.EMBEDDED_REDIS:
             self.stdout.write("REDIS_URL is set: using that server.")
             while True:

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 from rq import Worker
 from rq.serializers import JSONSerializer
 
+from core.processes import die_with_supervisor
 from core.queue import MONITORING_SECONDS, connection
 
 
@@ -16,6 +17,7 @@ class Command(BaseCommand):
     help = "Run the worker for dataset checks, model imports and token counts, which must not wait behind a train."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        die_with_supervisor()
         os.umask(0o077)
         worker = Worker(
             [django_rq.get_queue(settings.CHORES_QUEUE)],
