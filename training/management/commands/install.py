@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.staticfiles.finders import get_finders
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from methods.services import methods_install
+
+STAMP = ".collected"
+
+
+class Command(BaseCommand):
+    help = "Make this home ready: database, methods, base model, front-end files, first account. May be repeated."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        os.umask(0o077)
+        call_command("migrate", verbosity=0, interactive=False)
+        methods_install()
+        self.collect_static()
+        call_command("smollm2_install", stdout=self.stdout)
+        self.create_admin()
+
+    def collect_static(self) -> None:
+        """Collecting hashes and compresses every file, so it is done only when one has changed."""
+        stamp = settings.STATIC_ROOT / STAMP
+        state = static_state()
+        if stamp.exists() and stamp.read_text() == state:
+            return
+        self.stdout.write("Collecting front-end files …")
+        call_command("collectstatic", verbosity=0, interactive=False, clear=True)
+        stamp.write_text(state)
+
+    def create_admin(self) -> None:
+        users = get_user_model()
+        if users.objects.filter(is_superuser=True).exists():
+            return
+        given = os.environ.get("DEEPEXTENSION_ADMIN_PASSWORD", "")
+        password = given or secrets.token_urlsafe(12)
+        users.objects.create_superuser("admin", password=password)
+        if given:
+            self.stdout.write("Account admin made, with the password from DEEPEXTENSION_ADMIN_PASSWORD.")
+            return
+        self.stdout.write(f"\n    Sign in as   admin\n    Password     {password}\n\n    It is shown this once.\n")
+
+
+def static_state() -> str:
+    """A digest over names, sizes and times of all front-end files."""
+    digest = hashlib.sha256()
+    for finder in get_finders():
+        for name, storage in sorted(finder.list([]), key=lambda found: found[0]):
+            facts = Path(storage.path(name)).stat()
+            digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
