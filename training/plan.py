@@ -132,6 +132,11 @@ def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict
     return [_fix(f"Use {size:,}", f"cuts {cut:,}", max_tokens=size)]
 
 
+def disk_bytes(base_model: BaseModel, parameters: dict[str, Any]) -> int:
+    """What the train will write: the model once, and its optimizer state in each checkpoint that is kept."""
+    return 3 * base_model.size_bytes if parameters["adapter"] == "none" else base_model.size_bytes // 2
+
+
 def plan_insist(plan: Plan) -> None:
     """Raises UserError where the plan cannot be run."""
     if plan.errors:

@@ -22,7 +22,7 @@ from engine.rundir import DataFile, Spec, write_spec
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
-from training.plan import Plan, plan_insist, train_plan
+from training.plan import Plan, disk_bytes, plan_insist, train_plan
 from training.worker import WorkerState, worker_state
 
 __all__ = [
@@ -73,8 +73,7 @@ def train_create(
             parameters=resolved,
         )
     )
-    # What the train will write: the model once, and its optimizer state in each checkpoint that is kept.
-    require_disk(3 * base_model.size_bytes if resolved["adapter"] == "none" else base_model.size_bytes // 2)
+    require_disk(disk_bytes(base_model, resolved))
     run = TrainRun(
         owner=owner,
         name=clean_label(name, limit=120) or f"{dataset.slug}-{method.slug}"[:120],
