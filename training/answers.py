@@ -1,0 +1,92 @@
+"""Answers of the model to held-out prompts: before beside after, and the same prompt across several trains."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from training.models import Sample, TrainRun
+
+WORD = re.compile(r"\w+")
+# SequenceMatcher takes quadratic time, and the beginning tells enough for an order.
+COMPARED_WORDS = 400
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt: what the model said before and at the latest sampling.
+
+    Overlaps are shares of 1, None where there is no reference; `change` is 0 for the same answer and 1 for another.
+    """
+
+    index: int
+    prompt: str
+    reference: str
+    before: Sample | None
+    after: Sample | None
+    overlap_before: float | None
+    overlap_after: float | None
+    change: float
+
+    @property
+    def gain(self) -> float | None:
+        if self.overlap_before is None or self.overlap_after is None:
+            return None
+        return self.overlap_after - self.overlap_before
+
+
+def overlap(text: str, reference: str) -> float | None:
+    """F1 over words, as SQuAD scores answers (arxiv.org/abs/1606.05250): 1 for the same words, 0 for none shared."""
+    said, wanted = WORD.findall(text.lower()), WORD.findall(reference.lower())
+    if not wanted:
+        return None
+    shared = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * shared / (len(said) + len(wanted))
+
+
+def difference(one: str, other: str) -> float:
+    """0 for the same words in the same order, 1 for none in common."""
+    words = [WORD.findall(text.lower())[:COMPARED_WORDS] for text in (one, other)]
+    return 1 - SequenceMatcher(None, *words, autojunk=False).ratio()
+
+
+def answers_of(run: TrainRun) -> list[Answer]:
+    """Every sampled prompt, the one whose answer changed most first."""
+    found: dict[int, list[Sample]] = {}
+    for sample in run.samples.order_by("index", "seq"):
+        found.setdefault(sample.index, []).append(sample)
+    return sorted((_answer(index, samples) for index, samples in found.items()), key=lambda answer: -answer.change)
+
+
+def _answer(index: int, samples: list[Sample]) -> Answer:
+    before = next((sample for sample in samples if sample.stage == "before"), None)
+    after = next((sample for sample in reversed(samples) if sample.stage != "before"), None)
+    shown = after or samples[0]
+    scores = [overlap(sample.text, shown.reference) if sample else None for sample in (before, after)]
+    change = difference(before.text, after.text) if before and after else 0.0
+    return Answer(index, shown.prompt, shown.reference, before, after, *scores, change)
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """A prompt that several trains were asked; `answers` in the order of the trains, None where one was not."""
+
+    prompt: str
+    reference: str
+    answers: list[Sample | None]
+
+
+def shared_prompts(trains: list[TrainRun]) -> list[SharedPrompt]:
+    """Prompts that at least two of the trains answered, those that all answered first."""
+    latest: dict[tuple[str, str], dict[int, Sample]] = {}
+    wanted = Sample.objects.filter(run__in=trains).exclude(stage="before").order_by("seq")
+    for sample in wanted:
+        latest.setdefault((sample.prompt, sample.reference), {})[sample.run_id] = sample
+    shared = [
+        SharedPrompt(prompt, reference, [answers.get(run.pk) for run in trains])
+        for (prompt, reference), answers in latest.items()
+        if len(answers) > 1
+    ]
+    return sorted(shared, key=lambda item: item.answers.count(None))

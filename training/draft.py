@@ -1,0 +1,127 @@
+"""A train that is being filled in: from the method's defaults, from a train that is copied, or from what was posted."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import QueryDict
+
+from core.api import by_id_or_slug
+from core.text import clean_label
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from methods.schema import Field, method_fields
+from models_app.models import BaseModel
+from training.forms import parameters_read
+from training.models import TrainRun
+from training.services import dataset_obstacle
+
+
+@dataclass
+class Draft:
+    """`parameters` holds what is in the controls; a key that is sent twice starts one train."""
+
+    reader: User
+    method: TrainingMethod
+    fields: dict[str, Field]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    base_model: BaseModel | None = None
+    dataset: Dataset | None = None
+    evaluation_dataset: Dataset | None = None
+    system_prompt: str = ""
+    origin: TrainRun | None = None
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def proposed_name(self) -> str:
+        if self.origin is not None:
+            return f"{self.origin.name[:115]}-copy"
+        return f"{self.dataset.slug}-{self.method.slug}"[:120] if self.dataset else ""
+
+    def kept(self) -> dict[str, Any]:
+        """What a copied train has in fields that this method does not show but lets be."""
+        if self.origin is None:
+            return {}
+        return {
+            name: self.origin.parameters[name]
+            for name, item in self.fields.items()
+            if item.hidden and not item.fixed and name in self.origin.parameters
+        }
+
+
+def train_find(reader: User, text: str) -> TrainRun | None:
+    """The train of that id, if this reader may see it."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        return None
+    return TrainRun.objects.visible_to(reader).with_related().filter(pk=int(text)).first()
+
+
+def base_models_of(reader: User) -> list[BaseModel]:
+    return list(BaseModel.objects.visible_to(reader).offered())
+
+
+def datasets_of(reader: User, method: TrainingMethod) -> list[tuple[Dataset, str]]:
+    """Every dataset that is not archived, with why `method` cannot train on it ("" where it can)."""
+    rows = Dataset.objects.visible_to(reader).filter(archived_at=None)
+    return [(dataset, dataset_obstacle(dataset, method)) for dataset in rows]
+
+
+def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
+    """The form as it opens: `?copy=`, `?dataset=` and `?base_model=` are filled in, and the only choice there is."""
+    fields = method_fields(method, device=device)
+    draft = Draft(reader, method, fields)
+    if (origin := train_find(reader, query.get("copy", ""))) is not None:
+        draft.origin = origin
+        draft.parameters = {
+            name: origin.parameters[name]
+            for name, item in fields.items()
+            if name in origin.parameters and not item.fixed
+        }
+        draft.base_model, draft.dataset = origin.base_model, origin.dataset
+        draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
+    if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
+        draft.base_model = model
+    if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
+        draft.dataset = dataset
+    if draft.base_model is None and len(models := base_models_of(reader)) == 1:
+        draft.base_model = models[0]
+    if draft.dataset is None:
+        fitting = [dataset for dataset, reason in datasets_of(reader, method) if not reason]
+        draft.dataset = fitting[0] if len(fitting) == 1 else None
+    draft.name = draft.proposed_name
+    return draft
+
+
+def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:
+    """What was posted. Ids that this reader cannot see are named in `missing`, like those that do not exist."""
+    fields = method_fields(method, device=device)
+    draft = Draft(
+        reader,
+        method,
+        fields,
+        parameters_read(fields, data),
+        name=clean_label(data.get("name", ""), limit=120),
+        system_prompt=data.get("system_prompt", ""),
+        origin=train_find(reader, data.get("copied_from", "")),
+        key=data.get("key", "")[:200] or str(uuid.uuid4()),
+    )
+    draft.parameters = draft.kept() | draft.parameters
+    draft.base_model = _chosen(draft, data, "base_model", BaseModel, "base model")
+    draft.dataset = _chosen(draft, data, "dataset", Dataset, "dataset")
+    draft.evaluation_dataset = _chosen(draft, data, "evaluation_dataset", Dataset, "dataset")
+    return draft
+
+
+def _chosen(draft: Draft, data: QueryDict, name: str, model: Any, word: str) -> Any:
+    key = data.get(name, "")
+    if not key:
+        return None
+    found = by_id_or_slug(model.objects.visible_to(draft.reader), key)
+    if found is None:
+        draft.missing[name] = [f"This {word} does not exist any more. Choose another."]
+    return found

@@ -1,0 +1,231 @@
+"""The new-train form: a method's parameters as text in controls, and what was typed as parameters again.
+
+Nothing here knows a method: titles, bounds and groups come from methods.schema. Whether values are good is decided by
+training.services.train_create and training.preview alone; what cannot be read is handed on as it was typed, so that
+their message comes back beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import zip_longest
+from typing import Any
+
+from django.http import QueryDict
+
+from methods.schema import Field, plain
+
+GROUPED_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+ALL_LINEAR = "all-linear"
+
+
+def number_text(value: float) -> str:
+    """A number as typed, exact: 2e-4, 0.05, 1024. Reading it back gives the same number."""
+    if isinstance(value, int):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{Decimal(repr(value)).normalize():e}"
+    return repr(value).removesuffix(".0")
+
+
+def value_text(field: Field, value: Any) -> str:
+    """What a control holds for `value`; "" for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else ""
+    if isinstance(value, int | float):
+        return f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def shown_text(field: Field, value: Any) -> str:
+    """`value` in words for a note beside the control: "3%", "on", "blank"."""
+    if field.kind == "bool":
+        return "on" if value else "off"
+    if field.kind == "choice":
+        return dict(field.choices).get(value, str(value))
+    if field.kind == "options":
+        return ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items()) or "none"
+    if value == ALL_LINEAR:
+        return "all linear layers"
+    return f"{value_text(field, value)}{'%' if field.percent else ''}" if value is not None else "blank"
+
+
+def option_text(value: Any) -> str:
+    """An option's value as typed: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def number_value(field: Field, text: str) -> Any:
+    """The number that `text` means, None for blank, or the text itself where it is no number."""
+    text = text.strip().removesuffix("%").strip() if field.percent else text.strip()
+    if not text:
+        return None if field.nullable else ""
+    if GROUPED_DIGITS.fullmatch(text):
+        text = text.replace(",", "")
+    try:
+        number = Decimal(text)
+        value = float(number / 100 if field.percent else number)
+    except (ArithmeticError, ValueError):
+        return text
+    if field.kind == "int" and value.is_integer():
+        return int(number)
+    return value
+
+
+def option_value(text: str) -> Any:
+    """JSON where it is JSON (numbers, true, lists), else the text as typed."""
+    try:
+        return json.loads(text, parse_constant=lambda name: name)
+    except (ValueError, RecursionError):
+        return text
+
+
+def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]:
+    """Every visible parameter as it was typed."""
+    found: dict[str, Any] = {}
+    for name, item in fields.items():
+        if item.fixed or item.hidden:
+            continue
+        if item.kind == "bool":
+            found[name] = name in data
+        elif item.kind == "options":
+            found[name] = options_read(data.getlist(f"{name}-name"), data.getlist(f"{name}-value"))
+        elif item.kind == "modules":
+            chosen = data.get(name, ALL_LINEAR)
+            found[name] = data.getlist(f"{name}-names") if chosen == "choose" else chosen
+        elif item.kind == "choice":
+            found[name] = data.get(name, item.default)
+        else:
+            found[name] = number_value(item, data.get(name, ""))
+    return found
+
+
+def options_read(names: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
+    """Name and value rows as an object. Rows without a name are passed over; of twins the last counts."""
+    pairs = zip_longest(names, values, fillvalue="")
+    return {name.strip(): option_value(value.strip()) for name, value in pairs if name.strip()}
+
+
+@dataclass
+class Control:
+    """A row of the form: `value` is what the control holds, `original` what the copied train had (in words)."""
+
+    field: Field
+    value: Any
+    default: str
+    errors: list[str] = field(default_factory=list)
+    warning: str = ""
+    fixes: list[dict[str, Any]] = field(default_factory=list)
+    original: str = ""
+    original_text: str = ""
+    is_copy: bool = False
+    active: bool = True
+    options: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the value differs from the default."""
+        return not same(self.text, self.default)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the value differs from that of the copied train."""
+        return self.is_copy and not same(self.text, self.original_text)
+
+    @property
+    def text(self) -> str:
+        return self.value if isinstance(self.value, str) else value_text(self.field, self.value)
+
+    @property
+    def typical(self) -> str:
+        if self.field.typical is None:
+            return ""
+        low, high = self.field.typical
+        return f"Typical {plain(low, self.field.percent)} to {plain(high, self.field.percent)}."
+
+    @property
+    def default_shown(self) -> str:
+        return shown_text(self.field, self.field.default)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts hold the same value: 1 and 1.0 do."""
+    if one == other:
+        return True
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
+
+
+@dataclass
+class Group:
+    """Fields under one heading; the advanced ones of all groups stand together in the last, folded."""
+
+    title: str
+    controls: list[Control]
+    folded: bool = False
+
+    @property
+    def changed_count(self) -> int:
+        return sum(control.changed for control in self.controls)
+
+    @property
+    def error_count(self) -> int:
+        return sum(bool(control.errors) for control in self.controls)
+
+    @property
+    def summary(self) -> str:
+        """What a folded group holds, in a line."""
+        titles = ", ".join(control.field.title.lower() for control in self.controls[:4])
+        return f"{titles} …" if len(self.controls) > 4 else titles
+
+
+def controls_make(
+    fields: dict[str, Field], values: dict[str, Any], *, original: dict[str, Any] | None, modules: list[str]
+) -> dict[str, Control]:
+    """A control for each field that is shown. `modules` are the layers that the chosen base model has."""
+    effective = {name: item.default for name, item in fields.items()} | values
+    controls = {}
+    for name, item in fields.items():
+        if item.fixed or item.hidden:
+            continue
+        value = values.get(name, item.default)
+        control = Control(item, value, value_text(item, item.default), active=item.is_active(effective))
+        if original is not None and name in original:
+            control.is_copy = True
+            control.original = shown_text(item, original[name])
+            control.original_text = value_text(item, original[name])
+        if item.kind == "modules":
+            chosen = value if isinstance(value, list) else []
+            control.options = [
+                (module, "on" if module in chosen else "") for module in [*modules, *chosen_beside(chosen, modules)]
+            ]
+        elif item.kind == "options":
+            control.options = [(option, option_text(content)) for option, content in (value or {}).items()]
+        controls[name] = control
+    return controls
+
+
+def chosen_beside(chosen: list[str], modules: list[str]) -> list[str]:
+    """Names that were chosen and that the base model does not have: shown, so that they can be taken away."""
+    return [name for name in chosen if name not in modules]
+
+
+def groups_make(controls: dict[str, Control]) -> list[Group]:
+    shown: dict[str, Group] = {}
+    folded = Group("More options", [], folded=True)
+    for control in controls.values():
+        if control.field.advanced:
+            folded.controls.append(control)
+        else:
+            shown.setdefault(control.field.group, Group(control.field.group, [])).controls.append(control)
+    return [*shown.values(), folded] if folded.controls else list(shown.values())

@@ -1,0 +1,130 @@
+"""What a train would do, before anything is queued: every obstacle by field, and the plan where there is one.
+
+The form asks while somebody types, and the API offers the same. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from statistics import median
+from typing import Any
+
+from django.conf import settings
+
+from core.errors import UserError
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from methods.services import parameters_validate
+from models_app.models import BaseModel
+from training.models import TrainRun
+from training.plan import Plan, disk_bytes, train_plan
+from training.services import ingredients_check
+from training.worker import WorkerState, worker_state
+
+SIMILAR_TRAINS = 8
+
+
+def train_preview(
+    *,
+    method: TrainingMethod,
+    base_model: BaseModel | None,
+    dataset: Dataset | None,
+    evaluation_dataset: Dataset | None = None,
+    parameters: dict[str, Any],
+    state: WorkerState | None = None,
+) -> dict[str, Any]:
+    """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time", "queue", "worker"}.
+
+    "plan" is training.plan.Plan as a dict, None while errors stand in its way; "time" the seconds that similar trains
+    suggest; "disk" in bytes.
+    """
+    state = state or worker_state()
+    errors = _missing(base_model, dataset)
+    resolved: dict[str, Any] | None = None
+    if base_model is not None and dataset is not None:
+        try:
+            ingredients_check(
+                method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset
+            )
+        except UserError as error:
+            errors |= error.fields
+    try:
+        resolved = parameters_validate(method, parameters, device=state.device_kind)
+    except UserError as error:
+        errors |= error.fields
+    answer: dict[str, Any] = {"plan": None, "warnings": {}, "fixes": {}, "disk": None, "time": None}
+    if not errors and base_model is not None and dataset is not None and resolved is not None:
+        plan = train_plan(
+            method=method,
+            base_model=base_model,
+            dataset=dataset,
+            evaluation_dataset=evaluation_dataset,
+            parameters=resolved,
+        )
+        errors |= {name: [text] for name, text in plan.errors.items()}
+        answer |= _planned(plan, method, base_model, dataset, resolved)
+    return answer | {"ok": not errors, "errors": errors, "queue": _queue(), "worker": _worker(state)}
+
+
+def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str, list[str]]:
+    errors = {}
+    if base_model is None:
+        errors["base_model"] = ["Choose a base model."]
+    if dataset is None:
+        errors["dataset"] = ["Choose a dataset."]
+    return errors
+
+
+def _planned(
+    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any]
+) -> dict[str, Any]:
+    details = plan.as_dict()
+    needed, free = disk_bytes(base_model, resolved), shutil.disk_usage(settings.HOME).free
+    return {
+        "warnings": details.pop("warnings"),
+        "fixes": details.pop("fixes"),
+        "plan": {name: value for name, value in details.items() if name != "errors"},
+        "disk": {"needed_bytes": needed, "free_bytes": free},
+        "time": time_guess(plan, method, base_model, dataset, resolved["max_tokens"]),
+    }
+
+
+def time_guess(
+    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, max_tokens: int
+) -> dict[str, Any] | None:
+    """{"seconds", "trains"}: the median seconds a row of finished trains alike, times the rows of this one.
+
+    Alike is the same method, base model and max tokens, on the same data where there is such a train.
+    """
+    alike = TrainRun.objects.filter(
+        status=TrainRun.Status.FINISHED,
+        method=method,
+        base_model=base_model,
+        parameters__max_tokens=max_tokens,
+        step__gt=0,
+        started_at__isnull=False,
+        finished_at__isnull=False,
+    )
+    closest = alike.filter(dataset=dataset)
+    paces = [_seconds_a_row(run) for run in (closest if closest.exists() else alike)[:SIMILAR_TRAINS]]
+    if not paces:
+        return None
+    return {"seconds": median(paces) * plan.steps * plan.effective_batch, "trains": len(paces)}
+
+
+def _seconds_a_row(run: TrainRun) -> float:
+    assert run.started_at is not None
+    assert run.finished_at is not None
+    rows = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
+    return (run.finished_at - run.started_at).total_seconds() / max(1, rows)
+
+
+def _queue() -> dict[str, int]:
+    return {
+        "waiting": TrainRun.objects.filter(status=TrainRun.Status.QUEUED).count(),
+        "running": TrainRun.objects.active().count(),
+    }
+
+
+def _worker(state: WorkerState) -> dict[str, Any]:
+    return {"ready": state.ready, "message": state.message, "device": state.device}
