@@ -1,7 +1,7 @@
 """What the charts show: the table of known metrics, and long series made short enough to send and draw.
 
 A metric that the table does not know gets a chart of its own, under a heading made of its prefix ("rewards/margin":
-Rewards). The page's script reads the same table, so that a metric that appears while a train runs has its chart at once.
+Rewards). The page's script reads the same table, so that a metric that appears while a train runs has its chart.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What the new-train page shows: controls with their errors and fixes, choices with the reasons of those that are none."""
+"""What the new-train page shows: controls with their errors and fixes, choices, and why others are none."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from core.text import clean_text
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
 from models_app.models import BaseModel
@@ -87,9 +86,9 @@ def explanations(draft: Draft) -> list[str]:
         texts.append(f"The base model of train #{origin.pk}, {origin.base_model.name}, is archived.")
     elif origin.base_model.status != BaseModel.Status.READY or not origin.base_model.path.is_dir():
         texts.append(f"The files of {origin.base_model.name}, the base model of train #{origin.pk}, are gone.")
-    for data in (origin.dataset, origin.evaluation_dataset):
-        if data is not None and (reason := dataset_obstacle(data, draft.method)):
-            texts.append(f"Train #{origin.pk} used {data.name}. {reason}")
+    used = [data for data in (origin.dataset, origin.evaluation_dataset) if data is not None]
+    obstacles = [(data, dataset_obstacle(data, draft.method)) for data in used]
+    texts += [f"Train #{origin.pk} used {data.name}. {reason}" for data, reason in obstacles if reason]
     if dropped := sorted(name for name in origin.parameters if name not in draft.fields):
         texts.append(f"{draft.method.name} no longer has {', '.join(dropped)}.")
     if origin.method_id == draft.method.pk and origin.method_version != draft.method.version:
@@ -115,7 +114,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "slug": dataset.slug,
         "rows": dataset.good_row_count,
         "problems": dataset.problem_count,
-        "format": clean_text(str(getattr(shape, "title", "") or dataset.format)),
+        "format": shape.title if shape else dataset.format,
         "url": dataset.get_absolute_url(),
     }
 

@@ -1,4 +1,4 @@
-"""Start a New Train: choose a method, fill in its form, run. Works without a script; with one it answers while typing."""
+"""Start a New Train: choose a method, fill in its form, run. Works without a script, and answers at once with one."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _by_evaluations(losses: list[tuple[int, float]], evaluations: list[tuple[int
         return Judgement(
             "good",
             "It has levelled off.",
-            f"Eval loss fell from {first:.3f} to {last:.3f} and hardly moved at the last evaluation ({signed(change)}).",
+            f"Eval loss fell from {first:.3f} to {last:.3f} and hardly moved at the end ({signed(change)}).",
         )
     closing = " More epochs may still help." if ended else ""
     if change > 0:
