@@ -1,0 +1,287 @@
+"""Files of examples as a stream of rows. JSONL, JSON, CSV and Parquet; no training library.
+
+What cannot be read is a row too, with its reason: rows read and rows reported add up to the rows of the file.
+Memory is bounded: a line, a JSON object or a cell over ROW_LIMIT_BYTES is reported and passed over, not held.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from engine.sniff import BOM, FILE_TYPES, NOT_JSON_ROWS, WRAPPED_LIST, FileProblem, sniff_file_type
+
+__all__ = ["FILE_TYPES", "ROW_LIMIT_BYTES", "FileProblem", "Row", "read_rows", "sniff_file_type"]
+
+ROW_LIMIT_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
+RAW_CHARACTERS = 300
+PARQUET_BATCH_ROWS = 64
+
+DELIMITERS = ",;\t|"
+# Bytes that are not UTF-8 become the first while a CSV is split into cells; the second stands for a line too long to
+# hold. No text can hold either.
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
+TOO_LONG_MARK = "\udfff"
+TOO_LONG = f"Longer than {ROW_LIMIT_BYTES >> 20} MB. Split it into several rows, or shorten it."
+
+
+@dataclass(frozen=True)
+class Row:
+    """`line`: line of the file for JSONL and CSV, row number for JSON and Parquet; from 1. `values` is None where the
+    row cannot be read, with the reason in `problem` and its beginning in `raw`. `end`: bytes read so far."""
+
+    line: int
+    values: dict[str, Any] | None
+    problem: str = ""
+    raw: str = ""
+    end: int = 0
+
+
+def read_rows(path: Path, file_type: str) -> Iterator[Row]:
+    """Every row in file order; blank lines are none. Raises FileProblem where the file cannot be read any further."""
+    return {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[file_type](path)
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines with their ends, the byte order mark taken off; None for one that is too long to hold."""
+    first = True
+    while line := stream.readline(ROW_LIMIT_BYTES + 1):
+        if first:
+            line, first = line.removeprefix(BOM), False
+        if len(line) <= ROW_LIMIT_BYTES:
+            yield line
+            continue
+        while not line.endswith(b"\n") and (line := stream.readline(CHUNK_BYTES)):
+            pass
+        yield None
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        for number, line in enumerate(_lines(stream), 1):
+            if line is None:
+                yield Row(number, None, TOO_LONG, end=stream.tell())
+            elif stripped := line.strip():
+                yield _json_row(number, stripped, stream.tell())
+
+
+def _json_row(number: int, raw: bytes, end: int) -> Row:
+    try:
+        values = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        return Row(number, None, _json_problem(raw, error), shown(raw), end)
+    if not isinstance(values, dict):
+        return Row(number, None, "Not an object: a row is written {…}.", shown(raw), end)
+    if len(_KEY.findall(raw)) != _key_count(values) and (name := _repeated_key(raw)):
+        return Row(number, None, f"The name {name[:80]!r} stands twice in the same object.", shown(raw), end)
+    return Row(number, values, end=end)
+
+
+def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as wrong:
+        return f"Not UTF-8 (byte {wrong.start + 1:,})."
+    if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
+        return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
+    if "depth limit" in error.msg:
+        return "Nested too deeply."
+    if not raw:
+        return "There is nothing between two commas."
+    return f"Not valid JSON: {error.msg} (column {error.colno:,})."
+
+
+# Every key of an object matches, and now and then a piece of text does: as many matches as keys means that no key
+# was given twice. Only where there are more does the slower reader look.
+_KEY = re.compile(rb'"\s*:')
+
+
+def _key_count(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_key_count, value.values()))
+    return sum(map(_key_count, value)) if isinstance(value, list) else 0
+
+
+def _repeated_key(raw: bytes) -> str:
+    repeated: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        repeated.extend(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+    try:
+        json.loads(raw, object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return ""
+    return repeated[0] if repeated else ""
+
+
+def shown(raw: bytes) -> str:
+    return raw[: RAW_CHARACTERS * 4].decode(errors="replace")[:RAW_CHARACTERS]
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        head = stream.read(CHUNK_BYTES)
+        start = len(head) - len(head.removeprefix(BOM).lstrip())
+        wrapped = None
+        if head[start : start + 1] != b"[":
+            wrapped = WRAPPED_LIST.match(head, start)
+            if wrapped is None:
+                raise FileProblem(NOT_JSON_ROWS)
+            start = head.index(b"[", wrapped.end(1))
+        stream.seek(start + 1)
+        objects = 0
+        number = 0
+        for number, (raw, end) in enumerate(_elements(stream), 1):
+            row = Row(number, None, TOO_LONG, end=end) if raw is None else _json_row(number, raw, end)
+            objects += row.values is not None or raw is None or raw.startswith(b"{")
+            yield row
+        if number and not objects:
+            raise FileProblem(NOT_JSON_ROWS)
+        if wrapped is None and stream.read(CHUNK_BYTES).strip():
+            raise FileProblem("There is more text after the end of the list. A JSON file holds one list of objects.")
+
+
+_STRING = re.compile(rb'"|\\.', re.DOTALL)
+_STRUCTURE = re.compile(rb'["\[\]{},]')
+
+
+def _elements(stream: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """Elements of the list whose [ has just been read, unparsed, with the bytes read; None for one too long to hold.
+
+    Only brackets, commas and strings are looked at, so that one broken element does not end the reading. Leaves the
+    stream behind the closing bracket. Raises FileProblem where that is missing.
+    """
+    buffer, base = b"", stream.tell()
+    start = at = depth = number = 0
+    in_string = too_long = False
+    while True:
+        match = (_STRING if in_string else _STRUCTURE).search(buffer, at)
+        if match is None:
+            # In a string a last backslash waits for the character that it escapes.
+            at = max(at, len(buffer) - (in_string and buffer.endswith(b"\\")))
+            if at - start > ROW_LIMIT_BYTES:
+                too_long, start = True, at
+            base, buffer, at, start = base + start, buffer[start:], at - start, 0
+            if not (chunk := stream.read(CHUNK_BYTES)):
+                raise FileProblem(
+                    f"The list is not closed: the file ends within row {number + 1:,}. Was it cut off, or is a "
+                    "quotation mark or bracket missing?"
+                )
+            buffer += chunk
+            continue
+        at = match.end()
+        token = match[0]
+        if in_string:
+            in_string = token != b'"'
+        elif token == b'"':
+            in_string = True
+        elif token in b"[{":
+            depth += 1
+        elif token in b"]}" and depth:
+            depth -= 1
+        elif depth == 0:
+            raw = buffer[start : at - 1].strip()
+            too_long = too_long or len(raw) > ROW_LIMIT_BYTES
+            if raw or too_long or token == b",":
+                number += 1
+                yield (None if too_long else raw), base + at
+            start, too_long = at, False
+            if token != b",":
+                stream.seek(base + at)
+                return
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(ROW_LIMIT_BYTES)
+    with path.open("rb") as stream:
+        delimiter = _delimiter(stream)
+        lines = (TOO_LONG_MARK if line is None else line.decode(errors="surrogateescape") for line in _lines(stream))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if header is None:
+                    raise FileProblem(f"The first line, which names the columns, cannot be read: {error}.") from error
+                yield Row(number, None, _csv_problem(error), end=stream.tell())
+                continue
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                continue
+            if header is None:
+                header = _header(cells)
+            else:
+                yield _csv_row(number, header, cells, stream.tell())
+
+
+def _delimiter(stream: BinaryIO) -> str:
+    """The one of DELIMITERS that stands most often outside quotes in the first line."""
+    first = stream.readline(CHUNK_BYTES).decode(errors="replace")
+    stream.seek(0)
+    bare = re.sub(r'"[^"]*"', "", first)
+    return max(DELIMITERS, key=bare.count)
+
+
+def _header(cells: list[str]) -> list[str]:
+    names = [cell.strip() or f"column_{index}" for index, cell in enumerate(cells, 1)]
+    if any(NOT_UTF8.search(name) or TOO_LONG_MARK in name for name in names):
+        raise FileProblem("The first line, which names the columns, is too long or not UTF-8. Save the file as UTF-8.")
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise FileProblem(f"Two columns are named {twice[:80]!r}. Give every column a name of its own.")
+    return names
+
+
+def _csv_problem(error: csv.Error) -> str:
+    text = str(error)
+    if "field larger" in text:
+        return f"A cell is longer than {ROW_LIMIT_BYTES >> 20} MB. Is a quotation mark not closed?"
+    if "unexpected end" in text:
+        return "A quotation mark is opened and never closed."
+    if "expected after" in text:
+        return 'There is text right after a closing quotation mark. Write a quotation mark within a cell twice: "".'
+    return f"Not valid CSV: {text}."
+
+
+def _csv_row(number: int, header: list[str], cells: list[str], end: int) -> Row:
+    if any(TOO_LONG_MARK in cell for cell in cells):
+        return Row(number, None, TOO_LONG, end=end)
+    text = ",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape")
+    if any(NOT_UTF8.search(cell) for cell in cells):
+        return Row(number, None, "Not UTF-8.", shown(text), end)
+    if len(cells) != len(header):
+        problem = f"{len(cells):,} cells where the first line names {len(header):,} columns."
+        return Row(number, None, problem, shown(text), end)
+    return Row(number, dict(zip(header, cells, strict=True)), end=end)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    # Here and not above: the web reads text files a lot more often than it needs a hundred megabytes of library.
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    size = path.stat().st_size
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            total = max(1, file.metadata.num_rows)
+            number = 0
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(number, values, end=size * number // total)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
+        if isinstance(error, FileProblem | MemoryError):
+            raise
+        raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error
