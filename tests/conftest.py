@@ -1,8 +1,12 @@
 """What every test stands on: a fixed cast of people, and pages without collected files."""
 
+from collections.abc import Iterator
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
+
+from tests.live import Platform, running_platform
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +33,10 @@ def bob(db) -> User:
 def olga(db) -> User:
     """An operator: superuser."""
     return get_user_model().objects.create_superuser("olga", password="olga-password-1")
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """One running platform for all tests that need a real one."""
+    with running_platform() as running:
+        yield running

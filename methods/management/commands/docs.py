@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from methods.models import TrainingMethod
+from methods.schema import Field, method_fields, plain
+
+HEAD = """# Methods and their parameters
+
+Written by `make docs` from the schemas that the form, the API and the engine read; edit those, not this page.
+Names in `code` are what the API and `spec.json` take.
+"""
+
+
+class Command(BaseCommand):
+    help = "Write docs/methods.md anew from the schemas of the methods that come with the platform."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        from methods.builtin import BUILTIN
+
+        pages = [method_page(TrainingMethod(**values)) for values in BUILTIN]
+        path = settings.BASE_DIR / "docs" / "methods.md"
+        path.write_text(HEAD + "".join(pages))
+        if options["verbosity"]:
+            self.stdout.write(f"Wrote {path.relative_to(settings.BASE_DIR)}.")
+
+
+def method_page(method: TrainingMethod) -> str:
+    """One method: what it is for, and a table for each group of its fields. Defaults are those of a GPU worker."""
+    fields = [field for field in method_fields(method, device="cuda").values() if not field.hidden]
+    on_cpu = method_fields(method, device="cpu")
+    text = (
+        f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\nNeeds: {method.needs}. Cost: {method.cost}.\n"
+    )
+    for group in dict.fromkeys(field.group for field in fields):
+        text += f"\n### {group}\n\n| Field | Name | Default | Typical | Allowed | What it does |\n|---|---|---|---|---|---|\n"
+        for field in fields:
+            if field.group == group:
+                text += row(field, on_cpu[field.name])
+    return text
+
+
+def row(field: Field, on_cpu: Field) -> str:
+    default = shown(field, field.default)
+    if on_cpu.default != field.default:
+        default += f" ({shown(on_cpu, on_cpu.default)} on CPU)"
+    typical = " to ".join(plain(edge, field.percent) for edge in field.typical) if field.typical else "–"
+    allowed = field.range_text() or ", ".join(f"`{value}`" for value, _ in field.choices) or "–"
+    cells = (field.title, f"`{field.name}`", default, typical, allowed, field.help)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def shown(field: Field, value: Any) -> str:
+    if value is None or value == {}:
+        return "blank"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, int | float):
+        return plain(value, field.percent) + (f" {field.unit}" if field.unit else "")
+    return f"`{value}`"

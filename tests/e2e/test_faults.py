@@ -1,0 +1,116 @@
+"""Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost."""
+
+import contextlib
+import signal
+
+import psutil
+import pytest
+
+from tests.e2e.test_main_job import toy_rows
+from tests.live import Platform
+
+# More than any test waits for: these trains are ended by what happens to them.
+LONG = {"max_steps": 5000, "batch_size": 2, "evaluation_split": 0, "save_strategy": "steps", "save_every": 20}
+
+
+@pytest.fixture(scope="module")
+def dataset(platform: Platform):
+    return platform.upload("faults.jsonl", toy_rows(20))
+
+
+@pytest.fixture
+def running(platform: Platform, dataset):
+    run = platform.training(platform.start(dataset, **LONG), step=3)
+    yield run
+    platform.api("POST", f"trains/{run['id']}/stop/")
+    platform.ended(run)
+
+
+def supervisor_and_engine(platform: Platform) -> tuple[psutil.Process, psutil.Process]:
+    (supervisor,) = platform.train_worker().children()
+    (engine,) = supervisor.children()
+    return supervisor, engine
+
+
+def is_gone(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_stop_saves_a_checkpoint_and_a_usable_model(platform, running):
+    answer = platform.api("POST", f"trains/{running['id']}/stop/")
+    assert answer.json()["status"] in ("stopping", "stopped")
+    ended = platform.ended(running)
+    assert (ended["status"], ended["error"]) == ("stopped", None)
+    directory = platform.home / "runs" / str(running["id"])
+    assert (directory / "model" / "adapter_model.safetensors").is_file()
+    checkpoints = platform.get(f"trains/{running['id']}/checkpoints/")
+    assert checkpoints[0]["step"] == ended["step"]
+    assert platform.api("POST", f"trains/{running['id']}/stop/").json()["status"] == "stopped"
+
+
+def test_a_killed_engine_is_a_failed_train_with_its_cause(platform, running):
+    _, engine = supervisor_and_engine(platform)
+    engine.kill()
+    ended = platform.ended(running)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "killed")
+    assert "memory" in ended["error"]["message"]
+
+
+def test_a_killed_supervisor_takes_its_engine_along_and_the_train_says_so(platform, running):
+    supervisor, engine = supervisor_and_engine(platform)
+    supervisor.kill()
+    ended = platform.ended(running)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "worker_lost")
+    assert is_gone(engine)
+
+
+def test_a_killed_worker_leaves_no_orphan_and_comes_back(platform, running, dataset):
+    worker = platform.train_worker()
+    supervisor, engine = supervisor_and_engine(platform)
+    worker.kill()
+    ended = platform.ended(running)
+    assert ended["status"] == "failed"
+    assert ended["error"]["code"] == "worker_lost"
+    _, alive = psutil.wait_procs([supervisor, engine], timeout=30)
+    assert not alive
+    assert platform.train_worker().pid != worker.pid
+    assert platform.ended(platform.start(dataset, max_steps=2))["status"] == "finished"
+
+
+def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
+    run = platform.training(platform.start(dataset, **LONG | {"max_steps": 400}), step=3)
+    (redis,) = platform.processes("redis-server")
+    redis.send_signal(signal.SIGKILL)
+    ended = platform.ended(run)
+    assert (ended["status"], ended["step"]) == ("finished", 400)
+    steps = [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
+    assert steps == list(range(1, 401))
+
+
+def test_a_waiting_train_stops_at_once_and_the_queue_goes_on(platform, running, dataset):
+    second = platform.start(dataset, max_steps=1)
+    third = platform.start(dataset, max_steps=1)
+    waiting = platform.get(f"trains/{third['id']}/")
+    assert (waiting["status"], waiting["queue_position"]) == ("queued", 2)
+    assert platform.api("POST", f"trains/{second['id']}/stop/").json()["status"] == "stopped"
+    assert platform.get(f"trains/{third['id']}/")["queue_position"] == 1
+    platform.api("POST", f"trains/{running['id']}/stop/")
+    assert platform.ended(third)["status"] == "finished"
+
+
+def test_a_dataset_that_changed_on_disk_fails_the_train_before_it_learns(platform):
+    dataset = platform.upload("changed.jsonl", toy_rows(20))
+    (platform.home / "datasets" / str(dataset["id"]) / "data.jsonl").write_bytes(toy_rows(19))
+    ended = platform.ended(platform.start(dataset, max_steps=1))
+    assert ended["status"] == "failed"
+    assert ended["step"] == 0
+    assert "changed" in ended["error"]["message"]
+
+
+def test_the_worker_forks_a_process_that_has_imported_everything(platform, dataset):
+    """From Run to the first optimizer step without import time: the horse starts with torch in memory."""
+    run = platform.ended(platform.start(dataset, max_steps=1))
+    assert run["status"] == "finished"
+    assert "torch" in " ".join(region.path for region in platform.train_worker().memory_maps())

@@ -1,0 +1,87 @@
+"""The project as a whole: migrations, settings, documents."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management import call_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_no_migration_is_missing(db):
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+def test_it_passes_the_checks_for_deployment(monkeypatch, tmp_path):
+    import os
+
+    env = os.environ | {
+        "DEEPEXTENSION_HOME": str(tmp_path),
+        "DEEPEXTENSION_HTTPS": "1",
+        "ALLOWED_HOSTS": "train.example",
+    }
+    result = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        capture_output=True, text=True, cwd=ROOT, env=env, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_it_refuses_to_start_with_any_host_allowed(tmp_path):
+    import os
+
+    env = os.environ | {"DEEPEXTENSION_HOME": str(tmp_path), "ALLOWED_HOSTS": "*"}
+    result = subprocess.run(
+        [sys.executable, "manage.py", "check"], capture_output=True, text=True, cwd=ROOT, env=env, check=False
+    )
+    assert result.returncode != 0
+    assert "Name the hosts" in result.stderr
+
+
+def test_every_setting_from_the_environment_is_documented():
+    tree = ast.parse((ROOT / "deepextension" / "settings.py").read_text())
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and "env" in ast.unparse(node.func).split(".")[0:1]
+    ]
+    names = {node.args[0].value for node in calls if node.args and isinstance(node.args[0], ast.Constant)}
+    assert "PORT" in names
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert {name for name in names if f"`{name}`" not in text} == set()
+
+
+def test_the_methods_page_is_what_the_schemas_say(db):
+    from methods.services import methods_install
+
+    methods_install()
+    before = (ROOT / "docs" / "methods.md").read_text()
+    call_command("docs", verbosity=0)
+    assert (ROOT / "docs" / "methods.md").read_text() == before
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert named
+    assert named <= targets
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{path.name}" in readme
+
+
+def test_scripts_and_styles_come_from_this_host_only():
+    csp = settings.CONTENT_SECURITY_POLICY["DIRECTIVES"]
+    assert csp["script-src"] == csp["style-src"] == ["'self'"]
+    for path in (ROOT / "templates").rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"""(src|href)=["'](https?:)?//""", text), path
+        assert " style=" not in text, path
+        assert not re.search(r"<script(?![^>]*(src=|type=\"application/json\"))", text), path

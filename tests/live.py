@@ -1,0 +1,148 @@
+"""A whole platform for tests: real Redis, web server, workers and a tiny base model, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
+ENDED = ("finished", "failed", "stopped")
+
+
+class Platform:
+    """A running platform, and ways to speak to it and to hurt it."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home = home
+        self.url = f"http://127.0.0.1:{port}"
+        self.env = os.environ | {
+            "DEEPEXTENSION_HOME": str(home),
+            "PORT": str(port),
+            "HF_HUB_OFFLINE": "1",
+            "STOP_GRACE_SECONDS": "20",
+            "DJANGO_SETTINGS_MODULE": "deepextension.settings",
+        }
+        self.tokens: dict[str, str] = {}
+
+    def manage(self, *arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def api(self, method: str, path: str, *, by: str = "alice", **body: Any) -> requests.Response:
+        if by not in self.tokens:
+            credentials = {"username": by, "password": PASSWORDS[by]}
+            answer = requests.post(f"{self.url}/api/v1/auth/token/", json=credentials, timeout=30)
+            assert answer.status_code == 200, answer.text
+            self.tokens[by] = answer.json()["token"]
+        headers = {"Authorization": f"Token {self.tokens[by]}"} | body.pop("headers", {})
+        return requests.request(method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body)
+
+    def get(self, path: str, **query: Any) -> Any:
+        answer = self.api("GET", path, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120) -> Any:
+        """Ask until `until` holds; what was answered last is in the failure."""
+        deadline = time.monotonic() + seconds
+        while not until(answer := self.get(path)):
+            assert time.monotonic() < deadline, f"{path} after {seconds:.0f} s: {answer}"
+            time.sleep(0.1)
+        return answer
+
+    def upload(self, name: str, content: bytes, *, by: str = "alice") -> dict[str, Any]:
+        """A dataset, checked."""
+        answer = self.api("POST", "datasets/", by=by, files={"file": (name, content)}, data={"name": name})
+        assert answer.status_code == 201, answer.text
+        return self.poll(f"datasets/{answer.json()['id']}/", lambda row: row["status"] != "checking")
+
+    def start(
+        self, dataset: dict[str, Any], *, method: str = "lora", name: str = "test-train", **parameters: Any
+    ) -> Any:
+        body = {
+            "name": name,
+            "method": method,
+            "base_model": "tiny",
+            "dataset": dataset["id"],
+            "parameters": {"max_tokens": 64, "sample_max_tokens": 8, "sample_prompts": 2} | parameters,
+        }
+        answer = self.api("POST", "trains/", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def ended(self, run: dict[str, Any], seconds: float = 180) -> Any:
+        return self.poll(f"trains/{run['id']}/", lambda row: row["status"] in ENDED, seconds)
+
+    def training(self, run: dict[str, Any], step: int = 1) -> Any:
+        """Wait until the train has made `step` steps; it must still run then."""
+        row = self.poll(f"trains/{run['id']}/", lambda row: row["step"] >= step or row["status"] in ENDED)
+        assert row["status"] == "running", row
+        return row
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """This platform's processes whose command line has all `words`."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+                mine = process.environ().get("DEEPEXTENSION_HOME") == str(self.home)
+            except psutil.Error:
+                continue
+            if mine and all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def train_worker(self) -> psutil.Process:
+        """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""
+        family = {process.pid: process for process in self.processes("manage.py", "train_worker")}
+        return next(process for process in family.values() if process.ppid() not in family)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_platform() -> Iterator[Platform]:
+    """Set up and serve; everything is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
+        platform = Platform(Path(folder), free_port())
+        subprocess.run([sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True)
+        log = (Path(folder) / "serve.log").open("wb")
+        server = subprocess.Popen(
+            [sys.executable, "-u", "manage.py", "serve"], cwd=ROOT, env=platform.env, stdout=log, stderr=log
+        )
+        try:
+            deadline = time.monotonic() + 180
+            while b"DeepExtension is at" not in (Path(folder) / "serve.log").read_bytes():
+                said = (Path(folder) / "serve.log").read_text()
+                assert server.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.2)
+            yield platform
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
