@@ -1,0 +1,263 @@
+// What every page uses: DX.format (the rules of core/templatetags/display.py), DX.icon, DX.toast, DX.confirm, DX.api,
+// DX.poll, DX.live, and the behaviour of menus, dialogs, copy buttons, the side bar and the theme button.
+(() => {
+  "use strict";
+  const MISSING = "–";
+  const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+  const signed = (text) => text.replace(/^-/, "−");
+  // Python's :g — at most `digits` significant ones, no trailing zeros.
+  const general = (value, digits) => String(Number(value.toPrecision(digits)));
+  const fixed = (value, digits) =>
+    value.toLocaleString("en-GB", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+  const format = {
+    missing: MISSING,
+    loss: (value) => (isNumber(value) ? signed(value.toFixed(3)) : MISSING),
+    rate(value) {
+      if (!isNumber(value)) return MISSING;
+      if (value === 0 || Math.abs(value) >= 1e-3) return signed(general(value, 4));
+      const [mantissa, exponent] = value.toExponential(2).split("e");
+      return signed(`${Number(mantissa)}e${Number(exponent)}`);
+    },
+    thousands: (value) => (isNumber(value) ? signed(fixed(Math.round(value), 0)) : MISSING),
+    big(value) {
+      if (!isNumber(value)) return MISSING;
+      for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"]]) {
+        if (Math.abs(value) >= size) return signed(`${general(value / size, 3)} ${unit}`);
+      }
+      return format.thousands(value);
+    },
+    size(value) {
+      if (!isNumber(value)) return MISSING;
+      for (const [scale, unit, digits] of [[1e9, "GB", 1], [1e6, "MB", 1], [1e3, "kB", 0]]) {
+        if (value >= scale) return `${fixed(value / scale, digits)} ${unit}`;
+      }
+      return `${Math.round(value)} B`;
+    },
+    share(value) {
+      if (!isNumber(value)) return MISSING;
+      const percent = value * 100;
+      if (percent === 0 || percent >= 9.95) {
+        return `${percent >= 99 && percent < 100 ? Math.floor(percent) : Math.round(percent)}%`;
+      }
+      return `${percent.toFixed(1)}%`;
+    },
+    duration(value) {
+      if (!isNumber(value) || value < 0) return MISSING;
+      const seconds = Math.round(value);
+      const two = (number) => String(number).padStart(2, "0");
+      if (seconds < 60) return `${seconds} s`;
+      if (seconds < 3600) return `${Math.floor(seconds / 60)} m ${two(seconds % 60)} s`;
+      const minutes = Math.floor(seconds / 60);
+      if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} m`;
+      return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
+    },
+    about(value) {
+      if (!isNumber(value) || value < 0) return MISSING;
+      const plain = value < 60 || value >= 3600;
+      return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
+    },
+    ordinal(value) {
+      const tail = value % 100 >= 10 && value % 100 <= 20 ? "th" : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
+      return `${format.thousands(value)}${tail}`;
+    },
+    // Dates and ISO texts in the reader's zone: 14:07, and 14:07 today / 23 Nov, 19:02.
+    clock: (value) => new Date(value).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }),
+    moment(value) {
+      const date = new Date(value);
+      const now = new Date();
+      if (date.toDateString() === now.toDateString()) return `${format.clock(date)} today`;
+      const year = date.getFullYear() === now.getFullYear() ? "" : ` ${date.getFullYear()}`;
+      return `${date.getDate()} ${date.toLocaleString("en-GB", { month: "short" }).slice(0, 3)}${year}, ${format.clock(date)}`;
+    },
+    // Terminal escapes, control and direction marks taken out of log text.
+    log(text) {
+      const plain = text.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])/g, "");
+      return plain.replace(/\r\n/g, "\n").replace(/[^\n]*\r(?!\n|$)/g, "").replace(
+        /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, "\ufffd");
+    },
+  };
+
+  function icon(name, css = "") {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("class", `icon ${css}`.trim());
+    svg.setAttribute("aria-hidden", "true");
+    const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+    use.setAttribute("href", `${document.documentElement.dataset.icons}#${name}`);
+    svg.append(use);
+    return svg;
+  }
+
+  // An element with properties and children: make("button", { className: "btn", type: "button" }, icon("x"), "Close").
+  function make(tag, properties = {}, ...children) {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  }
+
+  // Text into an element only where it changed, so that selections and screen readers are left in peace.
+  // "73.9 MB" keeps its unit in grey where `unit` is set.
+  function live(element, text, { unit = false } = {}) {
+    if (!element || element.textContent.trim() === text) return;
+    const cut = unit ? text.lastIndexOf(" ") : -1;
+    if (cut < 0) element.textContent = text;
+    else element.replaceChildren(`${text.slice(0, cut)} `, make("span", { className: "unit", textContent: text.slice(cut + 1) }));
+  }
+
+  function toast(text, kind = "success") {
+    const pictures = { success: "circle-check", error: "alert-circle", warning: "alert-triangle" };
+    const box = document.getElementById("toasts");
+    const close = make("button", { className: "close", type: "button", ariaLabel: "Close" }, icon("x"));
+    const item = make("div", { className: `toast ${kind}` }, icon(pictures[kind] || "info-circle"), make("div", { textContent: text }), close);
+    close.addEventListener("click", () => item.remove());
+    box.append(item);
+    if (kind === "success") setTimeout(() => item.remove(), 8000);
+    return item;
+  }
+
+  // Ask before what cannot be undone. Resolves to true or false.
+  function confirm({ title, text = "", yes = "OK", no = "Cancel", danger = false }) {
+    return new Promise((resolve) => {
+      const cancel = make("button", { className: "btn", value: "no", textContent: no });
+      const accept = make("button", { className: `btn ${danger ? "btn-danger-text" : "btn-primary"}`, value: "yes", textContent: yes });
+      const form = make("form", { method: "dialog" }, make("h2", { id: "confirm-title", textContent: title }),
+        make("p", { textContent: text }), make("div", { className: "actions" }, cancel, accept));
+      const dialog = make("dialog", { className: "dialog" }, form);
+      dialog.setAttribute("aria-labelledby", "confirm-title");
+      dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
+      document.body.append(dialog);
+      dialog.showModal();
+    });
+  }
+
+  class ApiError extends Error {
+    constructor(status, body) {
+      super(body?.error?.message || `The server answered ${status}.`);
+      this.status = status;
+      this.fields = body?.error?.fields || {};
+    }
+  }
+
+  // JSON in, JSON out, with the session and its CSRF token. Rejects with ApiError {status, message, fields}, or with
+  // a TypeError when the server cannot be reached.
+  async function api(url, { method = "GET", body, signal, headers = {} } = {}) {
+    const token = document.querySelector('meta[name="csrf-token"]')?.content || "";
+    const response = await fetch(url, {
+      method,
+      signal,
+      credentials: "same-origin",
+      headers: { Accept: "application/json", "X-CSRFToken": token, ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const data = response.headers.get("Content-Type")?.includes("json") ? await response.json() : null;
+    if (!response.ok) throw new ApiError(response.status, data);
+    return data;
+  }
+
+  // Call `task` again and again, `seconds` apart (a number, or a function that returns one, null to end). One call at a
+  // time; a hidden page rests; failures wait longer and are told to `failed(error, since)`, recovery to `recovered()`.
+  function poll(task, seconds, { failed = () => {}, recovered = () => {} } = {}) {
+    let timer = null, over = false, failures = 0, since = null, running = false;
+    const turn = async () => {
+      clearTimeout(timer);
+      if (over || running || document.hidden) return;
+      running = true;
+      try {
+        await task();
+        if (failures) recovered();
+        failures = 0;
+        since = null;
+      } catch (error) {
+        failures += 1;
+        since ||= new Date();
+        if (failures >= 2) failed(error, since);
+      }
+      running = false;
+      const wait = typeof seconds === "function" ? seconds() : seconds;
+      if (wait === null) over = true;
+      else timer = setTimeout(turn, wait * 1000 * Math.min(2 ** failures, 16));
+    };
+    document.addEventListener("visibilitychange", turn);
+    turn();
+    return { now: turn, stop: () => { over = true; clearTimeout(timer); } };
+  }
+
+  function readJson(id) {
+    const element = document.getElementById(id);
+    return element ? JSON.parse(element.textContent) : null;
+  }
+
+  window.DX = { format, icon, make, live, toast, confirm, api, ApiError, poll, readJson };
+  if (!window.document?.body) return;
+
+  document.addEventListener("click", async (event) => {
+    const target = event.target.closest("[data-copy], [data-dialog], [data-close], [data-theme-switch], [data-side]");
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target) || (target && target.closest(".menu-list"))) menu.open = false;
+    }
+    if (!target) return;
+    if (target.dataset.copy !== undefined) {
+      const source = target.dataset.copy ? document.querySelector(target.dataset.copy) : target.closest(".code")?.querySelector("code");
+      await navigator.clipboard.writeText((source.value ?? source.textContent).trim());
+      toast(target.dataset.copied || "Copied.");
+    } else if (target.dataset.dialog) {
+      document.querySelector(target.dataset.dialog).showModal();
+    } else if (target.dataset.close !== undefined) {
+      target.closest("dialog, .toast").matches("dialog") ? target.closest("dialog").close() : target.closest(".toast").remove();
+    } else if (target.dataset.themeSwitch !== undefined) {
+      const dark = document.documentElement.getAttribute("data-bs-theme") !== "dark";
+      document.documentElement.setAttribute("data-bs-theme", dark ? "dark" : "light");
+      try { localStorage.setItem("theme", dark ? "dark" : "light"); } catch { /* holds for this page only */ }
+      document.dispatchEvent(new CustomEvent("theme:change"));
+    } else if (target.dataset.side !== undefined) {
+      sideToggle();
+    }
+  });
+
+  function sideToggle(open = !document.querySelector(".side").classList.contains("open")) {
+    document.querySelector(".side").classList.toggle("open", open);
+    const button = document.querySelector("[data-side]");
+    button.setAttribute("aria-expanded", String(open));
+    (open ? document.querySelector(".side a") : button).focus();
+  }
+
+  document.addEventListener("pointerdown", (event) => {
+    const side = document.querySelector(".side.open");
+    if (side && !side.contains(event.target) && !event.target.closest("[data-side]")) sideToggle(false);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      const menu = document.querySelector("details.menu[open]");
+      if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
+      else if (document.querySelector(".side.open")) sideToggle(false);
+    }
+    const typing = event.target.closest("input, textarea, select, dialog, [contenteditable]");
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      const search = document.querySelector("[data-search]");
+      if (search) { event.preventDefault(); search.focus(); }
+    }
+  });
+
+  // A form is sent once: its button is busy until the page goes.
+  document.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    if (event.defaultPrevented || event.target.method === "dialog" || !button?.matches(".btn")) return;
+    if (event.target.dataset.sent) return event.preventDefault();
+    event.target.dataset.sent = "1";
+    button.setAttribute("aria-busy", "true");
+  });
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+    for (const button of document.querySelectorAll('.btn[aria-busy="true"]')) button.removeAttribute("aria-busy");
+  });
+
+  // Anywhere in a row with a .row-link opens it, but text can still be selected and inner controls work.
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    const link = row?.querySelector("a.row-link");
+    if (!link || event.target.closest("a, button, input, label, summary, .menu") || getSelection().toString()) return;
+    if (event.ctrlKey || event.metaKey) window.open(link.href);
+    else link.click();
+  });
+})();

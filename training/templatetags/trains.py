@@ -1,0 +1,49 @@
+"""The menu of every page, with how many trains run now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django import template
+from django.urls import NoReverseMatch, reverse
+
+from training.models import TrainRun
+
+register = template.Library()
+
+
+@dataclass(frozen=True)
+class Entry:
+    title: str
+    icon: str
+    url: str
+    here: bool
+    heading: str = ""
+    running: int = 0
+
+
+ENTRIES = (
+    ("Model Training", "activity", "training:list", ""),
+    ("Datasets", "database", "datasets:list", ""),
+    ("Models", "cube", "models:list", ""),
+    ("Methods", "puzzle", "methods:list", ""),
+    ("API", "api", "api-docs", "For programs"),
+)
+OPERATORS = (("Administration", "shield-lock", "admin:index", "For operators"),)
+
+
+@register.simple_tag(takes_context=True)
+def menu_entries(context: dict[str, Any]) -> list[Entry]:
+    """What this reader can open; the entry of the page that is open has `here`."""
+    request, user = context["request"], context["user"]
+    path = request.path
+    entries = []
+    for title, icon, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
+        try:
+            url = reverse(name)
+        except NoReverseMatch:
+            continue
+        running = TrainRun.objects.visible_to(user).active().count() if name == "training:list" else 0
+        entries.append(Entry(title, icon, url, path.startswith(url), heading, running))
+    return entries
