@@ -202,6 +202,8 @@ FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True, mode=0o700)
 UPLOAD_LIMIT_BYTES = env.int("UPLOAD_LIMIT_GB", default=20) * 10**9
 DISK_RESERVE_BYTES = env.int("DISK_RESERVE_MB", default=500) * 10**6
 MODEL_ROOTS = [Path(root).expanduser().resolve() for root in env.list("DEEPEXTENSION_MODEL_ROOTS", default=[])]
+# Handed to the process that downloads a model, and to no other.
+HF_TOKEN = env("HF_TOKEN", default="")
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
