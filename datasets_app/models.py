@@ -1,4 +1,7 @@
-"""Datasets: a file as it was uploaded, and what the check found in it."""
+"""Datasets: a file as it was uploaded, and what the check found in it.
+
+Below datasets_folder()/<id>/ lie data.<file type>, which never changes, and marks.json, which a check writes anew.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,7 @@ class Dataset(models.Model):
     row_count = models.BigIntegerField(default=0)
     problem_count = models.BigIntegerField(default=0, help_text="Rows with at least one problem.")
     checked_bytes = models.BigIntegerField(default=0, help_text="How far the running check has read.")
+    check_attempts = models.PositiveIntegerField(default=0, help_text="Checks that were begun and not yet ended.")
 
     created_at = models.DateTimeField(auto_now_add=True)
     checked_at = models.DateTimeField(null=True, blank=True)
@@ -76,6 +80,18 @@ class Dataset(models.Model):
     @property
     def path(self) -> Path:
         return datasets_folder() / str(self.pk) / f"data.{self.file_type}"
+
+    @property
+    def marks_path(self) -> Path:
+        """Where every so many rows begin, see datasets_app.preview."""
+        return self.path.with_name("marks.json")
+
+    @property
+    def progress(self) -> float:
+        """Share of the check that is done, 0 to 1."""
+        if self.status != self.Status.CHECKING:
+            return 1.0
+        return min(1.0, self.checked_bytes / self.size_bytes) if self.size_bytes else 0.0
 
     @property
     def good_row_count(self) -> int:
@@ -100,10 +116,12 @@ class TokenLengths(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
+    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer.")
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)
+    attempts = models.PositiveIntegerField(default=0, help_text="Counts that were begun.")
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")]

@@ -18,7 +18,7 @@ import orjson
 
 from engine.sniff import BOM, FILE_TYPES, NOT_JSON_ROWS, WRAPPED_LIST, FileProblem, sniff_file_type
 
-__all__ = ["FILE_TYPES", "ROW_LIMIT_BYTES", "FileProblem", "Row", "read_rows", "sniff_file_type"]
+__all__ = ["FILE_TYPES", "ROW_LIMIT_BYTES", "FileProblem", "Mark", "Row", "read_rows", "sniff_file_type"]
 
 ROW_LIMIT_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
@@ -36,26 +36,46 @@ TOO_LONG = f"Longer than {ROW_LIMIT_BYTES >> 20} MB. Split it into several rows,
 @dataclass(frozen=True)
 class Row:
     """`line`: line of the file for JSONL and CSV, row number for JSON and Parquet; from 1. `values` is None where the
-    row cannot be read, with the reason in `problem` and its beginning in `raw`. `end`: bytes read so far."""
+    row cannot be read, with the reason in `problem` and its beginning in `raw`. `end`: bytes read so far; `last_line`:
+    where a row of several lines ends, 0 for rows that end on `line`."""
 
     line: int
     values: dict[str, Any] | None
     problem: str = ""
     raw: str = ""
     end: int = 0
+    last_line: int = 0
 
 
-def read_rows(path: Path, file_type: str) -> Iterator[Row]:
-    """Every row in file order; blank lines are none. Raises FileProblem where the file cannot be read any further."""
-    return {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[file_type](path)
+@dataclass(frozen=True)
+class Mark:
+    """A place between two rows where reading can go on: `rows` and `lines` of the file lie before byte `offset`."""
+
+    rows: int = 0
+    lines: int = 0
+    offset: int = 0
+
+    def after(self, row: Row, count: int = 1) -> Mark:
+        """The place behind `row`, which is the `count`th from here."""
+        return Mark(self.rows + count, row.last_line or row.line, row.end)
+
+
+BEGINNING = Mark()
+
+
+def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[Row]:
+    """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the file cannot be read
+    any further."""
+    read = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[file_type]
+    return read(path, start)
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Lines with their ends, the byte order mark taken off; None for one that is too long to hold."""
-    first = True
+    at_start = stream.tell() == 0
     while line := stream.readline(ROW_LIMIT_BYTES + 1):
-        if first:
-            line, first = line.removeprefix(BOM), False
+        if at_start:
+            line, at_start = line.removeprefix(BOM), False
         if len(line) <= ROW_LIMIT_BYTES:
             yield line
             continue
@@ -64,9 +84,10 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _read_jsonl(path: Path, start: Mark) -> Iterator[Row]:
     with path.open("rb") as stream:
-        for number, line in enumerate(_lines(stream), 1):
+        stream.seek(start.offset)
+        for number, line in enumerate(_lines(stream), start.lines + 1):
             if line is None:
                 yield Row(number, None, TOO_LONG, end=stream.tell())
             elif stripped := line.strip():
@@ -128,41 +149,45 @@ def shown(raw: bytes) -> str:
     return raw[: RAW_CHARACTERS * 4].decode(errors="replace")[:RAW_CHARACTERS]
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, start: Mark) -> Iterator[Row]:
     with path.open("rb") as stream:
-        head = stream.read(CHUNK_BYTES)
-        start = len(head) - len(head.removeprefix(BOM).lstrip())
-        wrapped = None
-        if head[start : start + 1] != b"[":
-            wrapped = WRAPPED_LIST.match(head, start)
-            if wrapped is None:
-                raise FileProblem(NOT_JSON_ROWS)
-            start = head.index(b"[", wrapped.end(1))
-        stream.seek(start + 1)
-        objects = 0
-        number = 0
-        for number, (raw, end) in enumerate(_elements(stream), 1):
+        offset, wrapped = _list_start(stream)
+        stream.seek(start.offset or offset)
+        number, objects = start.rows, bool(start.rows)
+        for number, (raw, end) in enumerate(_elements(stream, start.rows), start.rows + 1):
             row = Row(number, None, TOO_LONG, end=end) if raw is None else _json_row(number, raw, end)
-            objects += row.values is not None or raw is None or raw.startswith(b"{")
+            objects = objects or raw is None or raw.startswith(b"{")
             yield row
         if number and not objects:
             raise FileProblem(NOT_JSON_ROWS)
-        if wrapped is None and stream.read(CHUNK_BYTES).strip():
+        if not wrapped and stream.read(CHUNK_BYTES).strip():
             raise FileProblem("There is more text after the end of the list. A JSON file holds one list of objects.")
+
+
+def _list_start(stream: BinaryIO) -> tuple[int, bool]:
+    """The byte behind the [ of the list of rows, and whether that list is a member of an object."""
+    head = stream.read(CHUNK_BYTES)
+    start = len(head) - len(head.removeprefix(BOM).lstrip())
+    if head[start : start + 1] == b"[":
+        return start + 1, False
+    wrapped = WRAPPED_LIST.match(head, start)
+    if wrapped is None:
+        raise FileProblem(NOT_JSON_ROWS)
+    return head.index(b"[", wrapped.end(1)) + 1, True
 
 
 _STRING = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
 
 
-def _elements(stream: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
-    """Elements of the list whose [ has just been read, unparsed, with the bytes read; None for one too long to hold.
+def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int]]:
+    """Elements behind the `number`th of a list, unparsed, with the bytes read; None for one that is too long to hold.
 
     Only brackets, commas and strings are looked at, so that one broken element does not end the reading. Leaves the
     stream behind the closing bracket. Raises FileProblem where that is missing.
     """
     buffer, base = b"", stream.tell()
-    start = at = depth = number = 0
+    start = at = depth = 0
     in_string = too_long = False
     while True:
         match = (_STRING if in_string else _STRUCTURE).search(buffer, at)
@@ -201,30 +226,36 @@ def _elements(stream: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
                 return
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path, start: Mark) -> Iterator[Row]:
     csv.field_size_limit(ROW_LIMIT_BYTES)
     with path.open("rb") as stream:
-        delimiter = _delimiter(stream)
-        lines = (TOO_LONG_MARK if line is None else line.decode(errors="surrogateescape") for line in _lines(stream))
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header: list[str] | None = None
-        while True:
-            number = reader.line_num + 1
+        dialect: dict[str, Any] = {"delimiter": _delimiter(stream), "strict": True}
+        reader = csv.reader(_decoded(stream), **dialect)
+        header = _header(reader)
+        before = 0
+        if start.rows and header:
+            stream.seek(start.offset)
+            reader, before = csv.reader(_decoded(stream), **dialect), start.lines
+        while header:
+            number = before + reader.line_num + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                if header is None:
-                    raise FileProblem(f"The first line, which names the columns, cannot be read: {error}.") from error
-                yield Row(number, None, _csv_problem(error), end=stream.tell())
+                yield Row(number, None, _csv_problem(error), "", stream.tell(), before + reader.line_num)
                 continue
-            if not cells or (len(cells) == 1 and not cells[0].strip()):
-                continue
-            if header is None:
-                header = _header(cells)
-            else:
-                yield _csv_row(number, header, cells, stream.tell())
+            if not _is_blank(cells):
+                yield _csv_row(number, header, cells, stream.tell(), before + reader.line_num)
+
+
+def _decoded(stream: BinaryIO) -> Iterator[str]:
+    for line in _lines(stream):
+        yield TOO_LONG_MARK if line is None else line.decode(errors="surrogateescape")
+
+
+def _is_blank(cells: list[str]) -> bool:
+    return not cells or (len(cells) == 1 and not cells[0].strip())
 
 
 def _delimiter(stream: BinaryIO) -> str:
@@ -235,7 +266,12 @@ def _delimiter(stream: BinaryIO) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def _header(cells: list[str]) -> list[str]:
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    """The names in the first line that is not blank; a column without one is numbered. [] for a file without lines."""
+    try:
+        cells = next((cells for cells in reader if not _is_blank(cells)), [])
+    except csv.Error as error:
+        raise FileProblem(f"The first line, which names the columns, cannot be read: {error}.") from error
     names = [cell.strip() or f"column_{index}" for index, cell in enumerate(cells, 1)]
     if any(NOT_UTF8.search(name) or TOO_LONG_MARK in name for name in names):
         raise FileProblem("The first line, which names the columns, is too long or not UTF-8. Save the file as UTF-8.")
@@ -255,20 +291,20 @@ def _csv_problem(error: csv.Error) -> str:
     return f"Not valid CSV: {text}."
 
 
-def _csv_row(number: int, header: list[str], cells: list[str], end: int) -> Row:
+def _csv_row(number: int, header: list[str], cells: list[str], end: int, last_line: int) -> Row:
     if any(TOO_LONG_MARK in cell for cell in cells):
-        return Row(number, None, TOO_LONG, end=end)
-    text = ",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape")
+        return Row(number, None, TOO_LONG, "", end, last_line)
+    text = shown(",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape"))
     if any(NOT_UTF8.search(cell) for cell in cells):
-        return Row(number, None, "Not UTF-8.", shown(text), end)
+        return Row(number, None, "Not UTF-8.", text, end, last_line)
     if len(cells) != len(header):
         problem = f"{len(cells):,} cells where the first line names {len(header):,} columns."
-        return Row(number, None, problem, shown(text), end)
-    return Row(number, dict(zip(header, cells, strict=True)), end=end)
+        return Row(number, None, problem, text, end, last_line)
+    return Row(number, dict(zip(header, cells, strict=True)), end=end, last_line=last_line)
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
-    # Here and not above: the web reads text files a lot more often than it needs a hundred megabytes of library.
+def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
+    # Here and not above: whoever reads text files does without a hundred megabytes of library.
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -276,12 +312,17 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             total = max(1, file.metadata.num_rows)
-            number = 0
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(number, values, end=size * number // total)
-    except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
-        if isinstance(error, FileProblem | MemoryError):
-            raise
+            number, group = 0, 0
+            while group < file.num_row_groups and number + file.metadata.row_group(group).num_rows <= start.rows:
+                number += file.metadata.row_group(group).num_rows
+                group += 1
+            groups = list(range(group, file.num_row_groups))
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
+                known = min(batch.num_rows, max(0, start.rows - number))
+                for index, values in enumerate(batch.slice(known).to_pylist(), number + known + 1):
+                    yield Row(index, values, end=size * index // total)
+                number += batch.num_rows
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error

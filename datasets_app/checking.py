@@ -1,0 +1,205 @@
+"""The check: read the whole file once, row by row, and say what is in it.
+
+It may be killed at any row and begun again: nothing but progress is written before the end, and all of that at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from core.text import clean_label, clean_text
+from core.tokenizers import tokenizers_for
+from datasets_app.lengths import token_lengths_get
+from datasets_app.models import Dataset, DatasetProblem
+from engine.formats import FORMATS, RowProblem, detect, nearest, to_example
+from engine.recipes.registry import RECIPES
+from engine.rows import FileProblem, Mark, Row, read_rows
+
+ATTEMPTS = 3
+SAMPLE_ROWS = 200
+PROBLEMS_KEPT = 1000
+COLUMNS_KEPT = 200
+MARK_EVERY_ROWS = 1000
+PROGRESS_EVERY_SECONDS = 0.5
+TYPE_NAMES = {
+    str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object",
+    type(None): "null", bytes: "bytes",
+}  # fmt: skip
+EMPTY = "The file has no rows. Upload a file with one example a row."
+BROKE_OFF = "The check broke off several times at this file. It may be damaged, or made to do so."
+OUT_OF_MEMORY = "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
+GONE = "The file is gone from the server's disk. Upload it again."
+
+logger = logging.getLogger("deepextension.datasets")
+
+
+@dataclass
+class Findings:
+    """What a check has seen so far."""
+
+    format: str
+    column_map: dict[str, str]
+    row_count: int = 0
+    problem_count: int = 0
+    problems: list[DatasetProblem] = field(default_factory=list)
+    columns: dict[str, set[str]] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+
+    def add_columns(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if name in self.columns or len(self.columns) < COLUMNS_KEPT:
+                self.columns.setdefault(name, set()).add(TYPE_NAMES.get(type(value), "other"))
+
+    def add_problem(self, dataset: Dataset, line: int, field: str, value: str, reason: str) -> None:
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(
+                DatasetProblem(
+                    dataset=dataset,
+                    line=line,
+                    field=clean_label(field, limit=200),
+                    value=clean_text(value)[:300],
+                    reason=clean_label(reason, limit=300),
+                )
+            )
+
+
+def dataset_check(dataset_id: int) -> None:
+    """Check a dataset that waits for it; one that is gone or checked already is left alone."""
+    waiting = Dataset.objects.filter(pk=dataset_id, status=Dataset.Status.CHECKING)
+    if not waiting.update(check_attempts=F("check_attempts") + 1, checked_bytes=0):
+        return
+    dataset = waiting.get()
+    findings = Findings(dataset.format, dataset.column_map)
+    if dataset.check_attempts > ATTEMPTS:
+        _conclude(dataset, findings, BROKE_OFF)
+        return
+    try:
+        error = _read(dataset, findings)
+    except FileProblem as problem:
+        error = str(problem)
+    except FileNotFoundError:
+        error = GONE
+    except MemoryError:
+        error = OUT_OF_MEMORY
+    _conclude(dataset, findings, error)
+
+
+def _read(dataset: Dataset, findings: Findings) -> str:
+    """Fill `findings`; returns why the dataset cannot be used, or nothing."""
+    if not findings.format:
+        rows = (row.values for row in read_rows(dataset.path, dataset.file_type) if row.values is not None)
+        sample = list(itertools.islice(rows, SAMPLE_ROWS))
+        columns = list(dict.fromkeys(name for values in sample for name in values))
+        findings.format, findings.column_map = detect(columns, sample)
+    told, mark = time.monotonic(), Mark()
+    for row in read_rows(dataset.path, dataset.file_type):
+        if findings.row_count % MARK_EVERY_ROWS == 0:
+            findings.marks.append(mark)
+        findings.row_count += 1
+        mark = mark.after(row)
+        _judge(dataset, findings, row)
+        if time.monotonic() - told > PROGRESS_EVERY_SECONDS:
+            told = time.monotonic()
+            if not _waiting(dataset).update(checked_bytes=row.end, row_count=findings.row_count):
+                # Deleted in the meantime: nobody is left to tell.
+                return GONE
+    return obstacle(findings)
+
+
+def _judge(dataset: Dataset, findings: Findings, row: Row) -> None:
+    if row.values is None:
+        findings.add_problem(dataset, row.line, "", row.raw, row.problem)
+        return
+    findings.add_columns(row.values)
+    if not is_read(findings.format):
+        return
+    try:
+        to_example(row.values, findings.format, findings.column_map)
+    except RowProblem as problem:
+        findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
+
+
+def is_read(format: str) -> bool:
+    """Whether any method learns from it."""
+    return any(format in recipe.formats for recipe in RECIPES.values())
+
+
+def obstacle(findings: Findings) -> str:
+    """Why a file that was read to its end cannot be used, or nothing."""
+    if findings.row_count == 0:
+        return EMPTY
+    if not findings.columns:
+        first = findings.problems[0]
+        return f"None of the {findings.row_count:,} rows can be read. Line {first.line:,}: {first.reason}"
+    if not findings.format:
+        names = ", ".join(list(findings.columns)[:20])
+        near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(findings.columns)))
+        return f"The columns fit no known format: {names}. The nearest are {near}. Say which column is which, or rename them."
+    if not is_read(findings.format):
+        title = FORMATS[findings.format].title
+        return f"The format is recognised: {title}. No method here learns from it yet, so it cannot be trained on."
+    if findings.problem_count == findings.row_count:
+        first = findings.problems[0]
+        where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"
+        return f"None of the {findings.row_count:,} rows can be used. The first problem, {where}: {first.reason}"
+    return ""
+
+
+def _waiting(dataset: Dataset) -> Any:
+    """The row, as long as this very check is the one that counts."""
+    return Dataset.objects.filter(pk=dataset.pk, status=Dataset.Status.CHECKING, check_attempts=dataset.check_attempts)
+
+
+def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
+    status = Dataset.Status.FAILED if error else Dataset.Status.READY
+    with transaction.atomic():
+        won = _waiting(dataset).update(
+            status=status,
+            error=error,
+            format=findings.format,
+            column_map=findings.column_map,
+            columns=[
+                {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))}
+                for name, kinds in findings.columns.items()
+            ],
+            row_count=findings.row_count,
+            problem_count=findings.problem_count,
+            checked_bytes=dataset.size_bytes,
+            check_attempts=0,
+            checked_at=timezone.now(),
+        )
+        if not won:
+            return
+        dataset.problems.all().delete()
+        DatasetProblem.objects.bulk_create(findings.problems, batch_size=200)
+        _write_marks(dataset, findings.marks)
+    logger.info(
+        "dataset %s checked: %s, %s rows, %s problems", dataset.pk, status, findings.row_count, findings.problem_count
+    )
+    if not error:
+        dataset.refresh_from_db()
+        count_first_tokenizer(dataset)
+
+
+def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
+    temporary = dataset.marks_path.with_suffix(".tmp")
+    if temporary.parent.is_dir():
+        temporary.write_text(json.dumps([list(asdict(mark).values()) for mark in marks]))
+        temporary.replace(dataset.marks_path)
+
+
+def count_first_tokenizer(dataset: Dataset) -> None:
+    """Token counts for the model that is offered first, so that they are there when somebody looks."""
+    for tokenizer in tokenizers_for(dataset.owner or AnonymousUser())[:1]:
+        token_lengths_get(dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256)

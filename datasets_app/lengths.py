@@ -1,0 +1,127 @@
+"""How many tokens the rows have, counted once for each tokenizer by a process of its own.
+
+A model's chat template is a program that somebody else wrote and may loop for ever: it runs under limits of time and
+memory, and never in the web or in the worker of the chores itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from core.queue import enqueue
+from datasets_app.models import Dataset, TokenLengths
+
+ATTEMPTS = 3
+MEMORY_BYTES = 16 << 30
+START_SECONDS = 60
+BYTES_A_SECOND = 100_000
+
+
+def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: str) -> TokenLengths:
+    """The counts at once, or a row that is not `ready` while they are made in the background."""
+    try:
+        with transaction.atomic():
+            lengths, _ = TokenLengths.objects.get_or_create(
+                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": model_path}
+            )
+    except IntegrityError:
+        lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
+    if _waits(lengths) and lengths.model_path != model_path:
+        # Any model with this tokenizer will do, and the first one may be gone.
+        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=model_path)
+    if _waits(lengths):
+        lengths_enqueue(lengths)
+    return lengths
+
+
+def _waits(lengths: TokenLengths) -> bool:
+    return not lengths.ready and not lengths.error and lengths.dataset.status == Dataset.Status.READY
+
+
+def lengths_enqueue(lengths: TokenLengths) -> None:
+    enqueue(settings.CHORES_QUEUE, "datasets_app.jobs.count_tokens", f"lengths-{lengths.pk}", lengths.pk)
+
+
+def lengths_reconcile() -> None:
+    for lengths in TokenLengths.objects.filter(ready=False, error="").select_related("dataset"):
+        if _waits(lengths):
+            lengths_enqueue(lengths)
+
+
+def lengths_count(lengths_id: int) -> None:
+    """The chore: count, and write the counts or the reason why there are none."""
+    rows = TokenLengths.objects.filter(pk=lengths_id, ready=False, error="")
+    lengths = rows.select_related("dataset").first()
+    if lengths is None or not _waits(lengths):
+        return
+    rows.update(attempts=F("attempts") + 1)
+    if lengths.attempts >= ATTEMPTS:
+        rows.update(error="Counting broke off several times. Training works without it.")
+        return
+    try:
+        counts = _counted(lengths)
+    except CountFailed as failure:
+        rows.update(error=str(failure)[:1000])
+    else:
+        rows.update(ready=True, rows=counts["rows"], prompts=counts["prompts"])
+
+
+class CountFailed(Exception):
+    """No counts, and why, in words for a page."""
+
+
+def _counted(lengths: TokenLengths) -> dict[str, dict[str, int]]:
+    dataset = lengths.dataset
+    command = [
+        *(sys.executable, "-m", "engine.lengths"),
+        *("--data", str(dataset.path)),
+        *("--file-type", dataset.file_type),
+        *("--format", dataset.format),
+        *("--column-map", json.dumps(dataset.column_map)),
+        *("--model", lengths.model_path),
+    ]
+    seconds = START_SECONDS + dataset.size_bytes // BYTES_A_SECOND
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            cwd=settings.BASE_DIR,
+            env=environment,
+            preexec_fn=_limit_memory,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CountFailed(
+            f"Counting took longer than {seconds:,} s and was stopped. The model's chat template may loop for ever."
+        ) from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise CountFailed(f"Tokens could not be counted: {lines[-1] if lines else 'the process was ended'}"[:300])
+    return _parsed(done.stdout)
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def _parsed(output: str) -> dict[str, dict[str, int]]:
+    """{"rows", "prompts"}: {tokens: count} from the last line that was printed."""
+    try:
+        data: Any = json.loads(output.strip().splitlines()[-1])
+        return {
+            kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()} for kind in ("rows", "prompts")
+        }
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise CountFailed("Tokens could not be counted: the answer was not understood.") from error

@@ -1,0 +1,102 @@
+"""Rows of a checked dataset, a page at a time, as they stand in the file and as the model will see them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets_app.models import Dataset
+from engine.formats import Example, RowProblem, to_example
+from engine.rows import FileProblem, Mark, Row, read_rows
+
+TEXT_LIMIT = 20_000
+ITEMS_LIMIT = 200
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One row: `values` as in the file (long ones shortened), and its example or its problem."""
+
+    line: int
+    values: dict[str, Any] | None
+    example: Example | None
+    problem: dict[str, str] | None
+    shortened: bool = False
+
+    @property
+    def as_json(self) -> str:
+        return json.dumps(self.values, ensure_ascii=False, indent=2)
+
+
+def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
+    """At most `count` rows behind the first `start`. Where the file cannot be read any further they end there."""
+    if start >= dataset.row_count:
+        return []
+    try:
+        return [
+            _seen(dataset, row) for row in islice(_rows_from(dataset, start), min(count, dataset.row_count - start))
+        ]
+    except (FileProblem, FileNotFoundError):
+        return []
+
+
+def _rows_from(dataset: Dataset, start: int) -> Iterator[Row]:
+    mark = _nearest_mark(dataset, start)
+    return islice(read_rows(dataset.path, dataset.file_type, mark), start - mark.rows, None)
+
+
+def _nearest_mark(dataset: Dataset, start: int) -> Mark:
+    """The last mark at or before row `start`; the check left one every so many rows."""
+    try:
+        marks = [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return Mark()
+    return max((mark for mark in marks if mark.rows <= start), key=lambda mark: mark.rows, default=Mark())
+
+
+def _seen(dataset: Dataset, row: Row) -> Seen:
+    if row.values is None:
+        problem = {"field": "", "value": row.raw, "reason": row.problem}
+        return Seen(row.line, None, None, problem)
+    values, whole = shorten(row.values)
+    try:
+        example = to_example(row.values, dataset.format, dataset.column_map)
+    except RowProblem as error:
+        problem = {"field": error.field, "value": error.value, "reason": error.reason}
+        return Seen(row.line, values, None, problem, not whole)
+    example, whole_example = _shorten_example(example)
+    return Seen(row.line, values, example, None, not (whole and whole_example))
+
+
+def _shorten_example(example: Example) -> tuple[Example, bool]:
+    if example.text is not None:
+        text, whole = shorten(example.text)
+        return Example(text=text), whole
+    messages, whole = shorten(example.messages)
+    return Example(messages=messages), whole
+
+
+def shorten(value: Any) -> tuple[Any, bool]:
+    """`value` in JSON's terms, texts and lists cut to what a page can hold; and whether it is whole."""
+    if isinstance(value, str):
+        return (value, True) if len(value) <= TEXT_LIMIT else (f"{value[:TEXT_LIMIT]} …", False)
+    if isinstance(value, dict):
+        pairs = {str(name): shorten(item) for name, item in islice(value.items(), ITEMS_LIMIT)}
+        return {name: item for name, (item, _) in pairs.items()}, _all_whole(value, pairs.values())
+    if isinstance(value, list | tuple):
+        items = [shorten(item) for item in value[:ITEMS_LIMIT]]
+        return [item for item, _ in items], _all_whole(value, items)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value), True
+    if value is None or isinstance(value, bool | int | float):
+        return value, True
+    # What only Parquet holds: bytes, decimals, dates.
+    return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
+
+
+def _all_whole(value: Any, parts: Any) -> bool:
+    return len(value) <= ITEMS_LIMIT and all(whole for _, whole in parts)

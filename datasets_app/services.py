@@ -1,0 +1,259 @@
+"""Everything that changes a dataset. Pages, API, admin and jobs call these."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import ProtectedError
+from django.utils import timezone
+from django.utils.text import slugify
+
+from core.errors import UserError
+from core.queue import cancel, enqueue
+from core.text import clean_label, clean_text
+from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
+from datasets_app.models import Dataset, Label
+from datasets_app.upload import ReceivedFile, leftovers_remove
+from engine.formats import FORMATS
+from engine.rows import FileProblem, sniff_file_type
+
+__all__ = [
+    "dataset_archive",
+    "dataset_check_again",
+    "dataset_create",
+    "dataset_delete",
+    "dataset_restore",
+    "dataset_update",
+    "datasets_reconcile",
+    "labels_set",
+    "lengths_enqueue",
+    "may_change",
+    "token_lengths_get",
+]
+
+LABELS_LIMIT = 20
+DESCRIPTION_LIMIT = 20_000
+
+
+def dataset_create(
+    *,
+    owner: User | None,
+    file: ReceivedFile,
+    name: str = "",
+    description: str = "",
+    labels: Iterable[str] = (),
+) -> Dataset:
+    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's; without an
+    owner it belongs to the house, and everybody sees it. Raises UserError by field; the file is then gone.
+    """
+    file_name = clean_label(str(file.name or ""), limit=255)
+    words = labels_clean(labels)
+    try:
+        assert file.path is not None
+        file_type = sniff_file_type(file.path, file_name)
+    except FileProblem as problem:
+        file.close()
+        raise UserError({"file": [str(problem)]}) from problem
+    name = clean_label(name, limit=120) or clean_label(PurePosixPath(file_name).stem, limit=120) or "Dataset"
+    dataset = Dataset(
+        owner=owner,
+        name=name,
+        description=clean_text(description)[:DESCRIPTION_LIMIT],
+        file_name=file_name,
+        file_type=file_type,
+        size_bytes=file.size,
+        sha256=file.sha256,
+    )
+    try:
+        with transaction.atomic():
+            dataset.slug = slug_free(name)
+            dataset.save()
+            dataset.labels.set(_label_rows(words))
+            # A leftover of a database that was set back: these files are no dataset's.
+            shutil.rmtree(dataset.path.parent, ignore_errors=True)
+            dataset.path.parent.mkdir(parents=True, mode=0o700)
+            file.keep_as(dataset.path)
+            check_enqueue(dataset)
+    except BaseException:
+        if dataset.pk is not None:
+            shutil.rmtree(dataset.path.parent, ignore_errors=True)
+        raise
+    finally:
+        file.close()
+    return dataset
+
+
+def slug_free(name: str) -> str:
+    """A slug that no dataset has. It never is a number alone, which would be taken for an id."""
+    base = slugify(name)[:120].strip("-_") or "dataset"
+    base = f"dataset-{base}" if base.isdigit() else base
+    taken = set(Dataset.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    return next(
+        slug for number in range(1, len(taken) + 2) if (slug := f"{base}-{number}" if number > 1 else base) not in taken
+    )
+
+
+def may_change(dataset: Dataset, user: Any) -> bool:
+    """One's own, and for staff every one; what belongs to the house is theirs alone to change."""
+    return bool(user.is_staff or (dataset.owner_id is not None and dataset.owner_id == user.pk))
+
+
+def owner_check(dataset: Dataset, by: User) -> None:
+    if not may_change(dataset, by):
+        raise PermissionDenied
+
+
+def dataset_update(
+    *,
+    dataset: Dataset,
+    by: User,
+    name: str | None = None,
+    description: str | None = None,
+    labels: Iterable[str] | None = None,
+    format: str | None = None,
+    column_map: dict[str, str] | None = None,
+) -> Dataset:
+    """Change what people call it, or how its columns are read; the latter has the file checked again.
+
+    Raises UserError by field.
+    """
+    owner_check(dataset, by)
+    values: dict[str, Any] = {}
+    if name is not None:
+        values["name"] = clean_label(name, limit=120)
+        if not values["name"]:
+            raise UserError({"name": ["Give the dataset a name."]})
+    if description is not None:
+        values["description"] = clean_text(description)[:DESCRIPTION_LIMIT]
+    with transaction.atomic():
+        if labels is not None:
+            labels_set(dataset=dataset, by=by, labels=labels)
+        if values:
+            # Not save(): a running check writes other fields of this row at the same time.
+            Dataset.objects.filter(pk=dataset.pk).update(**values)
+        if format is not None or column_map is not None:
+            columns_set(dataset, dataset.format if format is None else format, column_map or {})
+    dataset.refresh_from_db()
+    return dataset
+
+
+def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> None:
+    """Read the file in `format`, with {the format's column: the file's column}, and check it again."""
+    if dataset.status == Dataset.Status.CHECKING:
+        raise UserError({"format": ["The file is still being checked. Try again in a moment."]}, code="wrong_state")
+    if dataset_is_used(dataset):
+        raise UserError(
+            {"format": ["A train used this dataset, so how it is read no longer changes. Upload the file again."]}
+        )
+    if format not in FORMATS:
+        raise UserError({"format": [f"There is no such format. The formats are {', '.join(FORMATS)}."]})
+    known = (*FORMATS[format].columns, *FORMATS[format].optional)
+    there = {column["name"] for column in dataset.columns}
+    for column, source in column_map.items():
+        if column not in known:
+            raise UserError({"column_map": [f"{FORMATS[format].title} has no column {column[:80]!r}."]})
+        if source not in there:
+            raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
+    chosen = {name: name for name in known if name in there} | column_map
+    if missing := [name for name in FORMATS[format].columns if name not in chosen]:
+        raise UserError({"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]})
+    dataset_check_again(dataset=dataset, format=format, column_map=chosen)
+
+
+def dataset_is_used(dataset: Dataset) -> bool:
+    """Whether anything of another app points at it."""
+    own = {"problems", "token_lengths"}
+    return any(
+        relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).exists()
+        for relation in Dataset._meta.related_objects
+        if relation.one_to_many and relation.get_accessor_name() not in own
+    )
+
+
+def dataset_check_again(*, dataset: Dataset, format: str = "", column_map: dict[str, str] | None = None) -> None:
+    """Back to checking, with `format` set by hand or, empty, told from the columns."""
+    with transaction.atomic():
+        Dataset.objects.filter(pk=dataset.pk).exclude(status=Dataset.Status.CHECKING).update(
+            status=Dataset.Status.CHECKING,
+            error="",
+            format=format,
+            column_map=column_map or {},
+            checked_bytes=0,
+            check_attempts=0,
+        )
+        dataset.token_lengths.all().delete()
+        check_enqueue(dataset)
+
+
+def check_enqueue(dataset: Dataset) -> None:
+    enqueue(settings.CHORES_QUEUE, "datasets_app.jobs.check_dataset", f"check-{dataset.pk}", dataset.pk)
+
+
+def labels_clean(labels: Iterable[str]) -> list[str]:
+    """One of each, upper and lower case alike. Raises UserError for too many."""
+    words = {word.lower(): word for label in labels if (word := clean_label(label, limit=50))}
+    if len(words) > LABELS_LIMIT:
+        raise UserError({"labels": [f"At most {LABELS_LIMIT} labels."]})
+    return list(words.values())
+
+
+def _label_rows(words: Iterable[str]) -> list[Label]:
+    rows = []
+    for word in words:
+        found = Label.objects.filter(name__iexact=word).first()
+        rows.append(found or Label.objects.get_or_create(name=word)[0])
+    return rows
+
+
+def labels_set(*, dataset: Dataset, by: User, labels: Iterable[str]) -> None:
+    """Exactly these labels; a label that no dataset has any more is gone from the lists."""
+    owner_check(dataset, by)
+    with transaction.atomic():
+        dataset.labels.set(_label_rows(labels_clean(labels)))
+        Label.objects.filter(datasets=None).delete()
+
+
+def dataset_archive(*, dataset: Dataset, by: User) -> Dataset:
+    """No longer offered and out of the lists; trains that used it keep it. Doing so twice is harmless."""
+    owner_check(dataset, by)
+    Dataset.objects.filter(pk=dataset.pk, archived_at=None).update(archived_at=timezone.now())
+    dataset.refresh_from_db()
+    return dataset
+
+
+def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
+    owner_check(dataset, by)
+    Dataset.objects.filter(pk=dataset.pk).update(archived_at=None)
+    dataset.refresh_from_db()
+    return dataset
+
+
+def dataset_delete(*, dataset: Dataset, by: User) -> None:
+    """Remove it with its file. Raises UserError where a train used it."""
+    owner_check(dataset, by)
+    pk, folder = dataset.pk, dataset.path.parent
+    try:
+        with transaction.atomic():
+            dataset.delete()
+            Label.objects.filter(datasets=None).delete()
+            transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+    except ProtectedError as error:
+        raise UserError(
+            "A train used this dataset, so it stays on record. Archive it instead.", code="in_use"
+        ) from error
+    cancel(settings.CHORES_QUEUE, f"check-{pk}")
+
+
+def datasets_reconcile() -> None:
+    """Ring again for checks and counts that wait: a job that is there already is left as it is."""
+    for dataset in Dataset.objects.filter(status=Dataset.Status.CHECKING).order_by("pk"):
+        check_enqueue(dataset)
+    lengths_reconcile()
+    leftovers_remove()
