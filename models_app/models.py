@@ -19,8 +19,11 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
 
 
 class BaseModel(models.Model):
-    """importing -> ready | failed. Weights are safetensors in a folder that only the platform writes, or a local
-    folder below an allowed root that is read where it lies."""
+    """importing -> ready | failed, and failed -> importing when somebody tries again.
+
+    Weights are safetensors in a folder that only the platform writes: wherever a model came from, what a train starts
+    from never changes under it.
+    """
 
     class Source(models.TextChoices):
         FOLDER = "folder", "Local folder"
@@ -42,12 +45,16 @@ class BaseModel(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.IMPORTING)
     error = models.TextField(blank=True)
     progress = models.FloatField(default=0, help_text="Share of the import that is done, 0 to 1.")
+    phase = models.CharField(max_length=40, blank=True, help_text="What the import is doing, in a word for people.")
+    attempts = models.PositiveIntegerField(default=0, help_text="How often the import was begun.")
 
     architecture = models.CharField(max_length=100, blank=True)
     parameter_count = models.BigIntegerField(default=0)
     context_length = models.IntegerField(default=0)
     dtype = models.CharField(max_length=20, blank=True)
     chat_template = models.TextField(blank=True)
+    template_example = models.TextField(blank=True, help_text="A question and its answer as the template renders them.")
+    revision = models.CharField(max_length=64, blank=True, help_text="The hub's commit.")
     licence = models.CharField(max_length=100, blank=True)
     size_bytes = models.BigIntegerField(default=0)
     sha256 = models.CharField(max_length=64, blank=True, help_text="Over names and contents of all files.")
@@ -70,4 +77,9 @@ class BaseModel(models.Model):
 
     @property
     def path(self) -> Path:
-        return Path(self.reference) if self.source == self.Source.FOLDER else models_folder() / str(self.pk)
+        return models_folder() / str(self.pk)
+
+    @property
+    def import_path(self) -> Path:
+        """Where its import works: the uploaded file, and what is not yet a whole model."""
+        return models_folder() / "imports" / str(self.pk)

@@ -1,0 +1,314 @@
+"""What a model folder holds, told from its JSON files and safetensors headers alone: no library that trains is loaded,
+and nothing of the folder is ever run.
+
+`folder_read` is also the gate: weights must be whole safetensors, and no JSON file may ask for code of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TEXT_FILES = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+KEPT_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *TEXT_FILES)
+# Of these one must be there; the others only say how to use them.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
+
+JSON_LIMIT_BYTES = 16 * 2**20
+HEADER_LIMIT_BYTES = 100 * 2**20
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
+CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{1,80}(Tokenizer|TokenizerFast|Backend)")
+BYTES_OF = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+}  # fmt: skip
+DTYPE_NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+class ModelProblem(ValueError):
+    """The folder cannot be a base model; the text says why and what would do, in words for people."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """`linear_modules`: names of layers that LoRA can target. `weights`: file names in the order of loading."""
+
+    architecture: str
+    parameter_count: int
+    context_length: int
+    dtype: str
+    chat_template: str
+    licence: str
+    size_bytes: int
+    linear_modules: list[str]
+    weights: tuple[str, ...]
+
+
+@dataclass
+class _Tensors:
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def folder_read(folder: Path) -> ModelFacts:
+    """Check the folder and tell its facts. Raises ModelProblem."""
+    config = config_read(folder)
+    weights = weight_files(folder)
+    tensors = _Tensors()
+    for name in weights:
+        for tensor, dtype, shape in safetensors_read(folder / name):
+            tensors.shapes[tensor] = shape
+            tensors.counts[dtype] = tensors.counts.get(dtype, 0) + math.prod(shape)
+    if not tensors.shapes:
+        raise ModelProblem("The safetensors files hold no weights.")
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ModelProblem("The folder holds no tokenizer (tokenizer.json or tokenizer.model).")
+    architectures = config.get("architectures")
+    main = max(tensors.counts, key=lambda dtype: tensors.counts[dtype])
+    return ModelFacts(
+        architecture=str((architectures or [config.get("model_type", "")])[0])[:100],
+        parameter_count=sum(tensors.counts.values()),
+        context_length=_context_length(config),
+        dtype=DTYPE_NAMES.get(main, main.lower()),
+        chat_template=chat_template_read(folder),
+        licence=licence_read(folder),
+        size_bytes=sum((folder / name).stat().st_size for name in kept_files(folder)),
+        linear_modules=linear_modules(tensors.shapes),
+        weights=tuple(weights),
+    )
+
+
+def config_read(folder: Path) -> dict[str, Any]:
+    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem."""
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelProblem("This is a LoRA adapter, not a base model. Add the model that it was trained from.")
+        if any(folder.glob("*.gguf")):
+            raise ModelProblem("This folder holds a GGUF file. Upload that file under “GGUF file” instead.")
+        raise ModelProblem("The folder has no config.json, so it is no model in the Hugging Face layout.")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            hooks_refuse(name, json_read(folder / name))
+    config = json_read(folder / "config.json")
+    if isinstance(quantised := config.get("quantization_config"), dict):
+        kind = str(quantised.get("quant_method", "some method"))[:30]
+        raise ModelProblem(f"The weights are quantised ({kind}) and cannot be trained. Choose the unquantised model.")
+    if not isinstance(config.get("model_type"), str):
+        raise ModelProblem("config.json names no model_type.")
+    architectures = config.get("architectures")
+    if architectures is not None and not (isinstance(architectures, list) and architectures):
+        raise ModelProblem("config.json: architectures must be a list of names.")
+    return config
+
+
+def json_read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > JSON_LIMIT_BYTES:
+            raise ModelProblem(f"{path.name} is larger than {JSON_LIMIT_BYTES // 2**20} MB.")
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, ModelProblem):
+            raise
+        raise ModelProblem(f"{path.name} cannot be read as JSON.") from error
+    if not isinstance(value, dict):
+        raise ModelProblem(f"{path.name} must hold a JSON object.")
+    return value
+
+
+def hooks_refuse(file: str, value: Any) -> None:
+    """Raises ModelProblem where a JSON file would have a library load code that is not its own."""
+    for key, inner in _pairs(value):
+        if key in ("auto_map", "custom_pipelines") and inner:
+            raise ModelProblem(f"{file} asks to run code of its own ({key}), which is never done here.")
+        if key == "trust_remote_code" and inner is not False:
+            raise ModelProblem(f"{file} sets trust_remote_code, so that it could run code of its own.")
+        if key.startswith("_") and key.endswith("_internal"):
+            raise ModelProblem(f"{file} holds {key[:80]}, a switch that loads code from elsewhere.")
+        if key.strip("_") == "attn_implementation" and isinstance(inner, str) and "/" in inner:
+            raise ModelProblem(f"{file} asks for attention code from elsewhere ({inner[:80]}).")
+        if key == "tokenizer_class" and inner is not None and not _known_class(inner):
+            raise ModelProblem(f"{file} asks for a tokenizer class of its own ({str(inner)[:80]}).")
+
+
+def _known_class(name: Any) -> bool:
+    return isinstance(name, str) and CLASS_NAME.fullmatch(name) is not None
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at any depth. A stack, not recursion: depth is the stranger's choice."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            stack.extend(part.values())
+        elif isinstance(part, list):
+            stack.extend(part)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that would be loaded. Raises ModelProblem where there are none or some lack."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = json_read(folder / INDEX).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise ModelProblem(f"{INDEX} lists no weights.")
+        shards = sorted({str(name) for name in names.values()})
+        for name in shards:
+            if not SHARD_NAME.fullmatch(name):
+                raise ModelProblem(f"{INDEX} names a file that is none of its folder ({name[:80]!r}).")
+            if not (folder / name).is_file():
+                raise ModelProblem(f"The weights are not complete: {name} is missing.")
+        return shards
+    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
+        raise ModelProblem(
+            f"The weights are pickle files only ({pickles[0][:80]}), which can run code when they are opened. "
+            "Only safetensors are loaded: choose a version of the model that has them."
+        )
+    raise ModelProblem("The folder holds no weights (model.safetensors).")
+
+
+def kept_files(folder: Path) -> list[str]:
+    """Names of all files that belong to the model; whatever else lies in the folder is left behind."""
+    extra = [INDEX] if not (folder / WEIGHTS).is_file() else []
+    return [name for name in (*KEPT_FILES, *extra, *weight_files(folder)) if (folder / name).is_file()]
+
+
+def safetensors_read(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """(name, dtype, shape) of each tensor. Raises ModelProblem for a file that is cut off or lies about its sizes."""
+    damaged = ModelProblem(f"{path.name} is damaged or cut off. Get the file again.")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or not 2 <= length <= min(HEADER_LIMIT_BYTES, size - 8):
+            raise damaged
+        try:
+            header = json.loads(stream.read(length))
+        except (ValueError, RecursionError) as error:
+            raise damaged from error
+    if not isinstance(header, dict):
+        raise damaged
+    header.pop("__metadata__", None)
+    end = 0
+    for name, tensor in header.items():
+        dtype, shape, stop = _tensor(tensor, damaged)
+        end = max(end, stop)
+        yield name, dtype, shape
+    if 8 + length + end != size:
+        raise damaged
+
+
+def _tensor(tensor: Any, damaged: ModelProblem) -> tuple[str, list[int], int]:
+    """(dtype, shape, end of its bytes), once they agree with each other."""
+    try:
+        dtype, shape, (start, stop) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (start, stop, *shape))
+        if not whole or math.prod(shape) * BYTES_OF[dtype] != stop - start:
+            raise damaged
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+    return dtype, list(shape), stop
+
+
+def linear_modules(shapes: dict[str, list[int]]) -> list[str]:
+    """Names of the linear layers inside the blocks (q_proj …), in order: what LoRA can target."""
+    found: dict[str, None] = {}
+    for tensor in sorted(shapes, key=_natural):
+        parts = tensor.split(".")
+        inside = any(part.isdigit() for part in parts)
+        if not inside or parts[-1] != "weight" or len(shapes[tensor]) != 2:
+            continue
+        name = parts[-2]
+        if not name.isdigit() and not re.search(r"norm|embed|^wte$|^wpe$|lm_head|router", name):
+            found[name] = None
+    return list(found)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            if type(value := part.get(key)) is int and 0 < value < 2**31:
+                return value
+    return 0
+
+
+def chat_template_read(folder: Path) -> str:
+    """The template as transformers finds it: its own file first, then tokenizer_config.json. Empty where none is."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_bytes()[:JSON_LIMIT_BYTES].decode("utf-8", "replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = json_read(folder / name).get("chat_template") if (folder / name).is_file() else None
+        if isinstance(template, list):
+            named = {str(part.get("name")): part.get("template") for part in template if isinstance(part, dict)}
+            template = named.get("default") or next(iter(named.values()), None)
+        if isinstance(template, str) and template:
+            return template
+    return ""
+
+
+def licence_read(folder: Path) -> str:
+    """The licence that the model card names in its head, such as apache-2.0; empty where it names none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    with card.open("rb") as stream:
+        head = stream.read(65_536).decode("utf-8", "replace")
+    front = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
+    named = dict(re.findall(r"^(license|license_name): *[\"']?([^\s\"'#]+)", front[1], re.MULTILINE)) if front else {}
+    licence = named.get("license", "")
+    return str(named.get("license_name", licence) if licence == "other" else licence)[:100]
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of all kept files, in order of name."""
+    return _digest(folder, sorted(kept_files(folder)))
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the tokenizer's files and chat template: equal digests give equal tokens."""
+    return _digest(folder, sorted(name for name in TOKENIZER_FILES if (folder / name).is_file()))
+
+
+def _digest(folder: Path, names: list[str]) -> str:
+    total = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,162 @@
+"""Local folders that may become base models: those below the roots that the operator allows, and nothing else.
+
+A name is resolved when it is offered, when it is added and again when it is read, links included, and every file is
+looked at after it was opened: between looking and opening a link can change.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from core.errors import UserError
+from engine.inspect_model import ModelProblem, config_read, kept_files, weight_files
+
+DEEPEST = 3
+MOST_OFFERED = 200
+PIECE_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A folder with a config.json below a root. `obstacle`: why it cannot be added, or nothing."""
+
+    path: str
+    name: str
+    size_bytes: int
+    obstacle: str
+
+
+def inbox() -> Path:
+    """Where people put models for which no other root is set."""
+    folder = settings.HOME / "models-inbox"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder
+
+
+def allowed_roots() -> list[Path]:
+    return [inbox().resolve(), *settings.MODEL_ROOTS]
+
+
+def folder_resolve(reference: str) -> Path:
+    """The folder that `reference` names, below an allowed root. Raises UserError {"reference": …}.
+
+    A stranger learns nothing about what lies elsewhere: whether it is there or not, the answer is the same.
+    """
+    outside = UserError(
+        {
+            "reference": [
+                "Choose a folder below one of the allowed folders: " + ", ".join(map(str, allowed_roots())) + "."
+            ]
+        }
+    )
+    if not reference.startswith("/") or "\x00" in reference:
+        raise outside
+    try:
+        folder = Path(reference).resolve()
+    except (OSError, RuntimeError) as error:
+        raise outside from error
+    if not any(root in folder.parents for root in allowed_roots()):
+        raise outside
+    if not folder.is_dir():
+        raise UserError({"reference": ["There is no such folder."]})
+    return folder
+
+
+def folder_check(folder: Path) -> None:
+    """Refuse at once what needs no copying to be refused. Raises UserError {"reference": …}."""
+    try:
+        config_read(folder)
+        weight_files(folder)
+    except (ModelProblem, OSError) as error:
+        text = str(error) if isinstance(error, ModelProblem) else "The folder cannot be read by the platform's user."
+        raise UserError({"reference": [text]}) from error
+
+
+def folders_offered() -> list[Choice]:
+    """What lies below the roots and looks like a model, so that nobody has to type a path."""
+    found: list[Choice] = []
+    for root in allowed_roots():
+        for folder in _candidates(root, DEEPEST):
+            if len(found) >= MOST_OFFERED:
+                return found
+            found.append(_choice(root, folder))
+    return found
+
+
+def _choice(root: Path, folder: Path) -> Choice:
+    obstacle, size = "", 0
+    try:
+        # By the resolved path: a link that leads out of the root is no offer.
+        resolved = folder_resolve(str(folder))
+        folder_check(resolved)
+        size = sum((resolved / name).stat().st_size for name in kept_files(resolved))
+    except UserError as error:
+        obstacle = error.message
+    except OSError:
+        obstacle = "The folder cannot be read by the platform's user."
+    return Choice(str(folder), str(folder.relative_to(root)), size, obstacle)
+
+
+def _candidates(root: Path, depth: int) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        folder = Path(entry.path)
+        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            yield folder
+        elif depth > 1:
+            yield from _candidates(folder, depth - 1)
+
+
+def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> None:
+    """Copy what belongs to the model into the new folder `target`; on_bytes is told how many are there so far.
+
+    A copy and no hard link: a file that is rewritten in place would change under every train that started from it.
+    Where the file system can share blocks between files, the copy shares them and costs nothing.
+    Raises ModelProblem for a file that leads out of the allowed roots.
+    """
+    target.mkdir()
+    done = 0
+    for name in kept_files(folder):
+        source = _open_inside(folder / name)
+        try:
+            with (target / name).open("wb") as copy:
+                for count in _copy(source, copy.fileno()):
+                    done += count
+                    on_bytes(done)
+        finally:
+            os.close(source)
+
+
+def _open_inside(path: Path) -> int:
+    """A descriptor of the regular file at `path`, which may be a link as long as it stays below an allowed root."""
+    # Without waiting: a pipe under a model's name would hold the import for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    opened = Path(f"/proc/self/fd/{descriptor}").resolve()
+    regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if not regular or not any(root in opened.parents for root in allowed_roots()):
+        os.close(descriptor)
+        raise ModelProblem(f"{path.name} leads out of the allowed folders.")
+    return descriptor
+
+
+def _copy(source: int, target: int) -> Iterator[int]:
+    while True:
+        try:
+            count = os.copy_file_range(source, target, PIECE_BYTES)
+        except OSError:
+            # Across file systems older kernels refuse; the offsets stand where they were.
+            count = os.write(target, os.read(source, PIECE_BYTES))
+        if count == 0:
+            return
+        yield count

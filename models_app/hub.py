@@ -1,0 +1,134 @@
+"""python -m models_app.hub ORG/NAME REVISION FOLDER LARGEST_BYTES
+
+Downloads a model's safetensors, JSON and tokenizer files at one commit. A program of its own, so that the worker
+stays light and the token is in this process's environment alone. Prints JSON lines: {"bytes": …, "revision": …} once
+it knows what comes, and last {"done": {…}} or {"error": text, "passing": whether to try again}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.inspect_model import INDEX, KEPT_FILES, PICKLES, SHARD_NAME, WEIGHTS
+
+
+class Refused(Exception):
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing
+
+
+def say(**news: Any) -> None:
+    print(json.dumps(news), flush=True)  # noqa: T201
+
+
+def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
+    """Put the model's files into `folder`. A second call goes on where a first one was cut off. Raises Refused."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    api = HfApi(token=os.environ.get("HF_TOKEN") or False)
+    info = api.model_info(repository, revision=revision or None, files_metadata=True)
+    files = {file.rfilename: file for file in info.siblings or []}
+    wanted = choose(list(files))
+    size = sum(files[name].size or 0 for name in wanted)
+    if size > largest_bytes:
+        raise Refused(
+            f"Not enough disk space: the model takes {size / 1e9:.1f} GB, and {max(0, largest_bytes) / 1e9:.1f} GB "
+            "can be used."
+        )
+    say(bytes=size, revision=info.sha)
+    snapshot_download(
+        repository,
+        revision=info.sha,
+        local_dir=folder,
+        allow_patterns=wanted,
+        token=os.environ.get("HF_TOKEN") or False,
+        max_workers=4,
+    )
+    for name in wanted:
+        if (lfs := files[name].lfs) is not None:
+            verify(folder / name, lfs.sha256)
+    return {"revision": info.sha}
+
+
+def choose(names: list[str]) -> list[str]:
+    """Of a repository's files those that make the model. Raises Refused where no safetensors are among them."""
+    kept = [name for name in names if name in KEPT_FILES]
+    if WEIGHTS in names:
+        return [*kept, WEIGHTS]
+    if INDEX in names:
+        return [*kept, INDEX, *(name for name in names if SHARD_NAME.fullmatch(name) and name.startswith("model"))]
+    if "adapter_config.json" in names:
+        raise Refused("This is a LoRA adapter, not a base model. Add the model that it was trained from.")
+    if any(name.endswith(PICKLES) for name in names):
+        raise Refused(
+            "This model has pickle weights only, which can run code when they are opened. Look for a version with "
+            "safetensors."
+        )
+    if any(name.endswith(".gguf") for name in names):
+        raise Refused("This repository holds GGUF files. Download one and add it under “GGUF file”.")
+    raise Refused("This repository holds no weights in safetensors.")
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Raises Refused, and removes the file, where it is not what the hub says it is."""
+    with path.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+            return
+    path.unlink()
+    raise Refused(f"{path.name} arrived damaged.", passing=True)
+
+
+def refusal(error: Exception, repository: str) -> Refused:
+    """What a person can do about a failed download."""
+    from huggingface_hub import errors
+
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response else 0
+    match error:
+        case Refused():
+            return error
+        case errors.OfflineModeIsEnabled():
+            return Refused("This server is set to work without a network (HF_HUB_OFFLINE). Add a local folder instead.")
+        case errors.GatedRepoError() | errors.DisabledRepoError():
+            return Refused(f"{repository} is gated: {_access()}")
+        case errors.RevisionNotFoundError():
+            return Refused(f"{repository} has no such revision. Check what follows the @.")
+        case errors.RepositoryNotFoundError():
+            return Refused(f"There is no model {repository} on the hub, or it is private: {_access()}")
+        case _ if status in (401, 403):
+            return Refused(f"The hub refuses access to {repository}: {_access()}")
+        case _ if status == 429:
+            return Refused("The hub asks to wait: too many downloads from here. Try again later.", passing=True)
+        case OSError() if error.errno == 28:
+            return Refused("The disk is full. Free some space and try again.")
+        case _:
+            return Refused("The hub cannot be reached, or the connection was cut. Try again later.", passing=True)
+
+
+def _access() -> str:
+    if os.environ.get("HF_TOKEN"):
+        return "the token that the operator set (HF_TOKEN) has no access to it."
+    return "it needs access with a token. Ask your operator to set HF_TOKEN, or add a local folder."
+
+
+def main(arguments: list[str]) -> int:
+    repository, revision, folder, largest_bytes = arguments
+    try:
+        say(done=download(repository, revision, Path(folder), int(largest_bytes)))
+    except Exception as error:
+        reason = refusal(error, repository)
+        # The reason for people goes out above; the log gets the type alone, since texts of errors may hold addresses
+        # with signatures in them.
+        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)  # noqa: T201
+        say(error=str(reason), passing=reason.passing)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

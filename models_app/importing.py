@@ -1,0 +1,251 @@
+"""The import of a base model: fetch, check, hash, and only then a folder that counts.
+
+Everything happens in HOME/models/imports/<id>/; HOME/models/<id>/ appears by a rename, whole or not at all. Only one
+import of a model runs at a time (a lock on its folder, which the kernel gives back when the process dies), and it may
+be begun again at any point.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from core.errors import UserError
+from core.store import require_disk
+from core.text import clean_label, clean_text
+from engine.inspect_model import ModelFacts, ModelProblem, folder_digest, folder_read, kept_files, tokenizer_digest
+from models_app.folders import folder_copy, folder_resolve
+from models_app.models import BaseModel
+from models_app.programs import ImportProblem, folder_bytes, program_run
+
+MOST_ATTEMPTS = 3
+TRY_SECONDS = 180
+TRY_MEMORY_BYTES = 8 * 2**30
+DOWNLOAD_TRIES = 4
+RETRY_SECONDS = 5.0
+STANDSTILL_SECONDS = 300
+
+logger = logging.getLogger("deepextension.models")
+
+
+class Withdrawn(Exception):
+    """The model was deleted while it was imported."""
+
+
+def model_import(pk: int) -> None:
+    """Run the import of that model if it waits for one; its row says how it went. May be called any number of times."""
+    model = BaseModel.objects.filter(pk=pk, status=BaseModel.Status.IMPORTING).first()
+    if model is None:
+        return
+    model.import_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(model.import_path) as locked:
+        if not locked:
+            return
+        try:
+            _begin(model)
+            _fetch(model)
+            _finish(model)
+        except Withdrawn:
+            _clear(model)
+        except (ImportProblem, ModelProblem, UserError) as error:
+            _fail(model, error.message if isinstance(error, UserError) else str(error))
+        except OSError as error:
+            logger.exception("import of model %s", pk)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            _fail(model, "The disk is full. Free some space and try again." if full else "Its files cannot be read.")
+        except Exception:
+            logger.exception("import of model %s", pk)
+            _fail(model, "The import ended by a fault of the platform. Ask your operator to look into the log.")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _begin(model: BaseModel) -> None:
+    """An import that took its worker with it time and again is not begun for ever."""
+    if model.attempts >= MOST_ATTEMPTS:
+        raise ImportProblem(
+            "The import was cut off several times, perhaps for lack of memory. Try again when it is calm."
+        )
+    _write(model, attempts=model.attempts + 1, error="")
+
+
+def _write(model: BaseModel, **values: object) -> None:
+    """Raises Withdrawn where the model is gone or no longer wants an import."""
+    if not BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(**values):
+        raise Withdrawn
+    for name, value in values.items():
+        setattr(model, name, value)
+
+
+def _fail(model: BaseModel, reason: str) -> None:
+    values = {"status": BaseModel.Status.FAILED, "error": clean_text(reason)[:1000], "phase": "", "progress": 0}
+    if BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(**values):
+        return
+    if not BaseModel.objects.filter(pk=model.pk).exists():
+        _clear(model)
+
+
+def _clear(model: BaseModel) -> None:
+    shutil.rmtree(model.path, ignore_errors=True)
+    shutil.rmtree(model.import_path, ignore_errors=True)
+
+
+def _fetch(model: BaseModel) -> None:
+    """Fill import_path/files."""
+    fetch: dict[str, Callable[[BaseModel, Path], None]] = {
+        BaseModel.Source.FOLDER: _fetch_folder,
+        BaseModel.Source.HUB: _fetch_hub,
+        BaseModel.Source.GGUF: _fetch_gguf,
+    }
+    files = model.import_path / "files"
+    if model.source != BaseModel.Source.HUB:
+        shutil.rmtree(files, ignore_errors=True)
+    fetch[model.source](model, files)
+
+
+def _fetch_folder(model: BaseModel, files: Path) -> None:
+    folder = folder_resolve(model.reference)
+    size = sum((folder / name).stat().st_size for name in kept_files(folder))
+    require_disk(size)
+    _write(model, phase="Copying", progress=0)
+    beat = Beat(model)
+    folder_copy(folder, files, lambda done: beat(0.8 * done / max(1, size)))
+
+
+def _fetch_hub(model: BaseModel, files: Path) -> None:
+    for attempt in range(1, DOWNLOAD_TRIES + 1):
+        try:
+            _download(model, files)
+            return
+        except ImportProblem as problem:
+            if not problem.passing or attempt == DOWNLOAD_TRIES:
+                raise
+            _write(model, phase=f"Connection cut, trying again ({attempt + 1} of {DOWNLOAD_TRIES})")
+            _wait(model, RETRY_SECONDS * 2 ** (attempt - 1))
+
+
+def _wait(model: BaseModel, seconds: float) -> None:
+    beat, end = Beat(model), time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(1.0, seconds))
+        beat(model.progress)
+
+
+def _download(model: BaseModel, files: Path) -> None:
+    _write(model, phase="Asking the hub")
+    repository, _, revision = model.reference.partition("@")
+    beat, total = Beat(model), 0
+    grown_to, grown_at = 0, time.monotonic()
+
+    def on_news(news: dict[str, object]) -> None:
+        nonlocal total
+        if "bytes" in news:
+            total = int(str(news["bytes"]))
+            _write(model, phase="Downloading", revision=str(news["revision"] or "")[:64], size_bytes=total)
+
+    def on_tick() -> None:
+        nonlocal grown_to, grown_at
+        done = folder_bytes(files)
+        if done != grown_to:
+            grown_to, grown_at = done, time.monotonic()
+        elif time.monotonic() - grown_at > STANDSTILL_SECONDS:
+            raise ImportProblem("The download stands still. Try again later.", passing=True)
+        beat(0.8 * min(1.0, done / total) if total else 0)
+
+    free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
+    token = {"HF_TOKEN": settings.HF_TOKEN} if settings.HF_TOKEN else {}
+    # A home of its own: no token and no cache that a person of this machine left in theirs.
+    hub = {"HF_HOME": str(model.import_path / "hub"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    program_run(
+        "models_app.hub", repository, revision, str(files), str(free),
+        seconds=None, memory_bytes=4 * 2**30, environment=hub | token, on_news=on_news, on_tick=on_tick,
+    )  # fmt: skip
+    shutil.rmtree(files / ".cache", ignore_errors=True)
+
+
+def _fetch_gguf(model: BaseModel, files: Path) -> None:
+    source = model.import_path / "source.gguf"
+    if not source.is_file():
+        raise ImportProblem("The uploaded file is gone. Upload it again.")
+    size = source.stat().st_size
+    # Four-bit weights become sixteen-bit ones.
+    require_disk(4 * size)
+    _write(model, phase="Converting", progress=0)
+    beat = Beat(model)
+    facts = program_run(
+        "engine.convert", "gguf", str(source), str(files),
+        seconds=900 + size / 1e6, memory_bytes=6 * 2**30 + 12 * size, too_long="The conversion took too long.",
+        on_news=lambda news: beat(0.8 * news.get("progress", 0), now=True), on_tick=beat.look,
+    )  # fmt: skip
+    if not model.licence:
+        _write(model, licence=clean_label(str(facts["licence"]), limit=100))
+
+
+def _finish(model: BaseModel) -> None:
+    """Check what was fetched and make it count."""
+    files = model.import_path / "files"
+    _write(model, phase="Checking", progress=0.85)
+    facts = folder_read(files)
+    tried = program_run(
+        "engine.convert", "try", str(files),
+        seconds=TRY_SECONDS, memory_bytes=TRY_MEMORY_BYTES, on_tick=Beat(model).look,
+        too_long="Its chat template or tokenizer does not come to an end, so no train could. Choose another model.",
+    )  # fmt: skip
+    _write(model, progress=0.95)
+    values = _values(facts, model) | {
+        "template_example": clean_text(tried["example"]),
+        "sha256": folder_digest(files),
+        "tokenizer_sha256": tokenizer_digest(files),
+    }
+    shutil.rmtree(model.path, ignore_errors=True)
+    files.rename(model.path)
+    _write(model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values)
+    shutil.rmtree(model.import_path, ignore_errors=True)
+
+
+def _values(facts: ModelFacts, model: BaseModel) -> dict[str, object]:
+    return {
+        "architecture": clean_label(facts.architecture, limit=100),
+        "parameter_count": facts.parameter_count,
+        "context_length": facts.context_length,
+        "dtype": facts.dtype,
+        "chat_template": clean_text(facts.chat_template),
+        "licence": model.licence or clean_label(facts.licence, limit=100),
+        "size_bytes": facts.size_bytes,
+        "linear_modules": facts.linear_modules,
+    }
+
+
+class Beat:
+    """Writes progress at most once a second, and notices that the model was withdrawn."""
+
+    def __init__(self, model: BaseModel) -> None:
+        self.model = model
+        self.last = 0.0
+
+    def __call__(self, progress: float, *, now: bool = False) -> None:
+        if now or time.monotonic() - self.last >= 1:
+            self.last = time.monotonic()
+            _write(self.model, progress=round(progress, 3))
+
+    def look(self) -> None:
+        self(self.model.progress)

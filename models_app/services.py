@@ -1,0 +1,240 @@
+"""Everything that changes a base model. Pages, API, admin and commands call these."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+from django.utils import timezone
+from django.utils.text import slugify
+
+from core.errors import UserError
+from core.queue import cancel, enqueue
+from core.store import require_disk
+from core.text import clean_label, clean_text
+from models_app.folders import folder_check, folder_resolve
+from models_app.models import BaseModel
+
+# What the hub takes for a name: no path, no URL, no scheme.
+_PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
+HUB_REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@{_PART})?", re.ASCII)
+LONGEST_REFERENCE = 200
+HUB_URL = re.compile(r"https://(?:huggingface\.co|hf\.co)/")
+GGUF_MAGIC = b"GGUF"
+GGUF_VERSIONS = (2, 3)
+SMALLEST_GGUF_BYTES = 24
+
+Status = BaseModel.Status
+
+
+class Upload(Protocol):
+    """An uploaded file, as Django hands it over."""
+
+    name: str | None
+    size: int | None
+    file: IO[bytes] | None
+
+    def chunks(self) -> Any: ...
+    def seek(self, position: int) -> Any: ...
+    def read(self, count: int) -> Any: ...
+
+
+def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
+    """Copy a local folder below an allowed root, in the background. Raises UserError {"reference": …}."""
+    folder = folder_resolve(reference.strip())
+    folder_check(folder)
+    return _add(owner, BaseModel.Source.FOLDER, str(folder), name or folder.name)
+
+
+def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
+    """Download org/name[@revision] in the background. Raises UserError {"reference": …}."""
+    reference = HUB_URL.sub("", reference.strip()).rstrip("/")
+    if len(reference) > LONGEST_REFERENCE or not HUB_REFERENCE.fullmatch(reference):
+        text = "Write the model's name as on Hugging Face, such as Qwen/Qwen3-0.6B or Qwen/Qwen3-0.6B@main."
+        raise UserError({"reference": [text]})
+    return _add(owner, BaseModel.Source.HUB, reference, name or reference.partition("/")[2].partition("@")[0])
+
+
+def model_add_gguf(*, owner: User | None, upload: Upload, name: str = "") -> BaseModel:
+    """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}."""
+    label = clean_label((upload.name or "").replace("\\", "/").rpartition("/")[2], limit=200) or "model.gguf"
+    size = upload.size or 0
+    upload.seek(0)
+    head = upload.read(8)
+    if size == 0:
+        raise UserError({"file": ["The file is empty."]})
+    if head[:4] != GGUF_MAGIC:
+        raise UserError({"file": ["This is no GGUF file: it does not begin with GGUF."]})
+    if int.from_bytes(head[4:8], "little") not in GGUF_VERSIONS or size < SMALLEST_GGUF_BYTES:
+        raise UserError({"file": ["This GGUF file is of a version that cannot be read, or cut off. Make it again."]})
+    # The weights once more at sixteen bits, beside what was uploaded.
+    require_disk(4 * size, field="file")
+    with transaction.atomic():
+        model = _add(owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label))
+        try:
+            _keep(upload, model.import_path)
+        except BaseException:
+            shutil.rmtree(model.import_path, ignore_errors=True)
+            raise
+    return model
+
+
+def _keep(upload: Upload, folder: Path) -> None:
+    """Put the upload where its import finds it: a second name for the file where it lies on the disk already."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    target = folder / "source.gguf"
+    spooled = getattr(upload, "temporary_file_path", None)
+    if spooled is not None:
+        try:
+            os.link(spooled(), target)
+            return
+        except OSError:
+            # Another file system, or one without links.
+            target.unlink(missing_ok=True)
+    upload.seek(0)
+    with target.open("xb") as stream:
+        for piece in upload.chunks():
+            stream.write(piece)
+
+
+def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str) -> BaseModel:
+    field = "name" if source == BaseModel.Source.GGUF else "reference"
+    if source != BaseModel.Source.GGUF:
+        _refuse_twin(owner, source, reference)
+    label = clean_label(name, limit=120)
+    if not label:
+        raise UserError({field: ["Give the model a name."]})
+    with transaction.atomic():
+        model = BaseModel(owner=owner, name=label, source=source, reference=reference)
+        _save_with_slug(model)
+        model_enqueue(model)
+    return model
+
+
+def _refuse_twin(owner: User | None, source: BaseModel.Source, reference: str) -> None:
+    """The same thing twice is a double click, not a wish."""
+    twins = BaseModel.objects.filter(owner=owner, source=source, reference=reference, archived_at=None)
+    if twin := twins.exclude(status=Status.FAILED).first():
+        raise UserError({"reference": [f"You have added it already: {twin.name}."]}, code="duplicate")
+    if twin := twins.first():
+        raise UserError(
+            {"reference": [f"You have added it already, and its import failed: {twin.name}. Try that one again."]},
+            code="duplicate",
+        )
+
+
+def _save_with_slug(model: BaseModel) -> None:
+    """A slug that is free and that nobody can take for an id."""
+    base = slugify(model.name)[:120] or "model"
+    if base.isdigit():
+        base = f"model-{base}"
+    taken = set(BaseModel.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    number = 1
+    while True:
+        model.slug = base if number == 1 else f"{base}-{number}"
+        number += 1
+        if model.slug in taken:
+            continue
+        try:
+            with transaction.atomic():
+                model.save()
+            return
+        except IntegrityError:
+            # Somebody else took it this moment.
+            if number > 100:
+                raise
+
+
+def job_id(model: BaseModel) -> str:
+    return f"model-import-{model.pk}"
+
+
+def model_enqueue(model: BaseModel) -> None:
+    enqueue(settings.CHORES_QUEUE, "models_app.jobs.import_model", job_id(model), model.pk)
+
+
+def owner_check(model: BaseModel, by: User) -> None:
+    """Only the owner and staff may change a model; one of the house is the staff's."""
+    if not by.is_staff and (model.owner_id is None or model.owner_id != by.pk):
+        raise PermissionDenied
+
+
+def model_update(*, model: BaseModel, by: User, name: str | None = None, description: str | None = None) -> BaseModel:
+    """Rename a model or describe it; its slug, by which programs know it, stays."""
+    owner_check(model, by)
+    values: dict[str, str] = {}
+    if name is not None:
+        values["name"] = clean_label(name, limit=120)
+        if not values["name"]:
+            raise UserError({"name": ["Give the model a name."]})
+    if description is not None:
+        values["description"] = clean_text(description)
+    return _write(model, **values)
+
+
+def model_archive(*, model: BaseModel, by: User) -> BaseModel:
+    """Offer it no longer for new trains; what was trained from it keeps its base. Twice is harmless."""
+    owner_check(model, by)
+    return _write(model, archived_at=model.archived_at or timezone.now())
+
+
+def model_restore(*, model: BaseModel, by: User) -> BaseModel:
+    owner_check(model, by)
+    return _write(model, archived_at=None)
+
+
+def model_retry(*, model: BaseModel, by: User) -> BaseModel:
+    """Begin a failed import again. Raises UserError (wrong_state) for a model whose import did not fail."""
+    owner_check(model, by)
+    if model.source == BaseModel.Source.GGUF and not (model.import_path / "source.gguf").is_file():
+        raise UserError("The uploaded file is gone. Upload it again.", code="wrong_state")
+    values: dict[str, Any] = {"status": Status.IMPORTING, "error": "", "progress": 0, "phase": "", "attempts": 0}
+    with transaction.atomic():
+        if not BaseModel.objects.filter(pk=model.pk, status=Status.FAILED).update(**values):
+            raise UserError("Only a failed import can be tried again.", code="wrong_state")
+        model_enqueue(model)
+    model.refresh_from_db()
+    return model
+
+
+def model_delete(*, model: BaseModel, by: User) -> None:
+    """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
+    owner_check(model, by)
+    path, import_path = model.path, model.import_path
+    try:
+        with transaction.atomic():
+            model.delete()
+    except ProtectedError as error:
+        count = len(error.protected_objects)
+        raise UserError(
+            f"{count} train{'s' if count > 1 else ''} started from {model.name}, so it stays. Archive it instead: "
+            "it is then offered no longer.",
+            code="in_use",
+        ) from error
+    # An import that runs notices that the row is gone, and clears up behind itself.
+    cancel(settings.CHORES_QUEUE, f"model-import-{path.name}")
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(import_path, ignore_errors=True)
+
+
+def _write(model: BaseModel, **values: Any) -> BaseModel:
+    if values:
+        # Not save(): the import writes other fields of this row at the same time.
+        BaseModel.objects.filter(pk=model.pk).update(**values)
+        model.refresh_from_db()
+    return model
+
+
+def models_reconcile() -> None:
+    """Ring again for imports that the queue forgot or whose worker died. One that waits or runs is left alone."""
+    for model in BaseModel.objects.filter(status=Status.IMPORTING):
+        model_enqueue(model)
