@@ -1,3 +1,14 @@
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from datasets_app import api
+
+urlpatterns = [
+    path("", api.DatasetListView.as_view(), name="api-datasets"),
+    path("<str:key>/", api.DatasetDetailView.as_view(), name="api-dataset"),
+    path("<str:key>/rows/", api.DatasetRowsView.as_view(), name="api-dataset-rows"),
+    path("<str:key>/problems/", api.DatasetProblemsView.as_view(), name="api-dataset-problems"),
+    path("<str:key>/lengths/", api.DatasetLengthsView.as_view(), name="api-dataset-lengths"),
+    path("<str:key>/file/", api.DatasetFileView.as_view(), name="api-dataset-file"),
+    path("<str:key>/archive/", api.DatasetArchiveView.as_view(), name="api-dataset-archive"),
+    path("<str:key>/restore/", api.DatasetRestoreView.as_view(), name="api-dataset-restore"),
+]

@@ -18,8 +18,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from core.text import clean_label, clean_text
-from core.tokenizers import tokenizers_for
-from datasets_app.lengths import token_lengths_get
+from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from engine.formats import FORMATS, RowProblem, detect, nearest, to_example
 from engine.recipes.registry import RECIPES
@@ -145,7 +144,9 @@ def obstacle(findings: Findings) -> str:
     if not findings.format:
         names = ", ".join(list(findings.columns)[:20])
         near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(findings.columns)))
-        return f"The columns fit no known format: {names}. The nearest are {near}. Say which column is which, or rename them."
+        return (
+            f"The columns fit no known format: {names}. Nearest are {near}. Say which column is which, or rename them."
+        )
     if not is_read(findings.format):
         title = FORMATS[findings.format].title
         return f"The format is recognised: {title}. No method here learns from it yet, so it cannot be trained on."
@@ -189,7 +190,8 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
     )
     if not error:
         dataset.refresh_from_db()
-        count_first_tokenizer(dataset)
+        # For the model that is offered first, so that the counts are there when somebody looks.
+        lengths_of(dataset, tokenizer_choose(dataset.owner or AnonymousUser()))
 
 
 def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
@@ -197,9 +199,3 @@ def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
     if temporary.parent.is_dir():
         temporary.write_text(json.dumps([list(asdict(mark).values()) for mark in marks]))
         temporary.replace(dataset.marks_path)
-
-
-def count_first_tokenizer(dataset: Dataset) -> None:
-    """Token counts for the model that is offered first, so that they are there when somebody looks."""
-    for tokenizer in tokenizers_for(dataset.owner or AnonymousUser())[:1]:
-        token_lengths_get(dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256)

@@ -28,7 +28,7 @@ class DatasetFilter(django_filters.FilterSet):
             ("size_bytes", "size_bytes"),
             ("created_at", "created_at"),
             ("owner__username", "owner"),
-        )  # fmt: skip
+        )
     )
 
     class Meta:

@@ -19,7 +19,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Over rows that can be trained on. `tokens` is the sum over all of them, `p95` the length that 95% do not exceed."""
+    """Over all rows that can be trained on; `tokens` is their sum, `p95` the length that 95% of them do not exceed."""
 
     rows: int = 0
     tokens: int = 0
@@ -76,5 +76,5 @@ def _bars(lengths: list[tuple[int, int]], nearly_longest: int) -> list[Bar]:
 
 def _round_up(width: float) -> int:
     """1, 2, 5, 10, 20, 50 …"""
-    power = 10 ** max(0, math.floor(math.log10(max(width, 1))))
+    power: int = 10 ** max(0, math.floor(math.log10(max(width, 1))))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= width)

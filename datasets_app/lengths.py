@@ -14,10 +14,12 @@ import sys
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from core.queue import enqueue
+from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
 
 ATTEMPTS = 3
@@ -125,3 +127,16 @@ def _parsed(output: str) -> dict[str, dict[str, int]]:
         }
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
+
+
+def tokenizer_choose(user: AbstractBaseUser | AnonymousUser, slug: str = "") -> Tokenizer | None:
+    """The tokenizer of that model among those that `user` may count with; the first one where no model is named."""
+    offered = tokenizers_for(user)
+    return next((item for item in offered if item.slug == slug or not slug), None)
+
+
+def lengths_of(dataset: Dataset, tokenizer: Tokenizer | None) -> TokenLengths | None:
+    """The counts, begun by this call where there are none; None for a dataset that is not ready, or no tokenizer."""
+    if tokenizer is None or dataset.status != Dataset.Status.READY:
+        return None
+    return token_lengths_get(dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256)

@@ -68,7 +68,7 @@ def dataset_create(
         description=clean_text(description)[:DESCRIPTION_LIMIT],
         file_name=file_name,
         file_type=file_type,
-        size_bytes=file.size,
+        size_bytes=file.size_bytes,
         sha256=file.sha256,
     )
     try:

@@ -25,12 +25,13 @@ LOOK_AT_DISK_EVERY_BYTES = 64 << 20
 LEFTOVER_SECONDS = 24 * 3600
 
 
-class ReceivedFile(UploadedFile):
+class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
     """A whole file in the temporary folder. `keep_as` moves it; closed without that, it is removed."""
 
     def __init__(self, file: IO[bytes], *, name: str, size: int, sha256: str, content_type: str = "") -> None:
         super().__init__(file, name, content_type, size)
         self.path: Path | None = Path(file.name)
+        self.size_bytes = size
         self.sha256 = sha256
 
     @classmethod

@@ -1,0 +1,206 @@
+"""/api/v1/datasets/: all that the pages can do with datasets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import FileResponse, HttpRequest
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import exceptions, generics
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+
+from core.api import Pagination, errors, object_or_404
+from datasets_app.downloads import dataset_download
+from datasets_app.filters import DatasetFilter
+from datasets_app.histogram import histogram
+from datasets_app.lengths import lengths_of, tokenizer_choose
+from datasets_app.models import Dataset, DatasetProblem
+from datasets_app.preview import rows_seen
+from datasets_app.serializers import (
+    DatasetCreateSerializer,
+    DatasetSerializer,
+    DatasetUpdateSerializer,
+    LengthsSerializer,
+    ProblemSerializer,
+    RowSerializer,
+)
+from datasets_app.services import (
+    dataset_archive,
+    dataset_create,
+    dataset_delete,
+    dataset_restore,
+    dataset_update,
+)
+from datasets_app.upload import DatasetUploadHandler
+
+KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
+
+
+class DatasetView(generics.GenericAPIView[Dataset]):
+    """The datasets that this reader may see; a stranger's is a 404."""
+
+    serializer_class: Any = DatasetSerializer
+    filter_backends: Any = ()
+    pagination_class: Any = None
+
+    def get_queryset(self) -> QuerySet[Dataset]:
+        return Dataset.objects.visible_to(self.request.user).select_related("owner").prefetch_related("labels")
+
+    def get_dataset(self) -> Dataset:
+        return object_or_404(self.get_queryset(), self.kwargs["key"])
+
+    @property
+    def reader(self) -> User:
+        assert isinstance(self.request.user, User)
+        return self.request.user
+
+
+class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
+    """List datasets, or upload one."""
+
+    filter_backends = api_settings.DEFAULT_FILTER_BACKENDS
+    pagination_class = api_settings.DEFAULT_PAGINATION_CLASS
+    filterset_class = DatasetFilter
+    parser_classes = (MultiPartParser,)
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        # Before anything looks at the body: from then on Django accepts no other handler.
+        request.upload_handlers = [DatasetUploadHandler(request)]
+        return super().initialize_request(request, *args, **kwargs)
+
+    @extend_schema(
+        request={"multipart/form-data": DatasetCreateSerializer},
+        responses={201: DatasetSerializer, **errors(400, 401, 413, 415, 507)},
+    )
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Upload a file. It is checked in the background: ask for the dataset until its status is not `checking`."""
+        body = DatasetCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        dataset = dataset_create(owner=self.reader, **body.validated_data)
+        return Response(DatasetSerializer(dataset).data, status=201)
+
+
+@extend_schema(parameters=[KEY])
+class DatasetDetailView(DatasetView):
+    @extend_schema(responses={200: DatasetSerializer, **errors()})
+    def get(self, request: Request, key: str) -> Response:
+        return Response(DatasetSerializer(self.get_dataset()).data)
+
+    @extend_schema(request=DatasetUpdateSerializer, responses={200: DatasetSerializer, **errors(400, 401, 403, 404)})
+    def patch(self, request: Request, key: str) -> Response:
+        """Rename, describe, label; or say how the columns are to be read, which has the file checked again."""
+        dataset = self.get_dataset()
+        body = DatasetUpdateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        dataset_update(dataset=dataset, by=self.reader, **body.validated_data)
+        return Response(DatasetSerializer(self.get_dataset()).data)
+
+    @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
+    def delete(self, request: Request, key: str) -> Response:
+        """Remove a dataset with its file. One that a train used can only be archived."""
+        dataset_delete(dataset=self.get_dataset(), by=self.reader)
+        return Response(status=204)
+
+
+@extend_schema(parameters=[KEY])
+class DatasetArchiveView(DatasetView):
+    @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
+    def post(self, request: Request, key: str) -> Response:
+        """Take it out of the lists and the choices; trains that used it keep it."""
+        return Response(DatasetSerializer(dataset_archive(dataset=self.get_dataset(), by=self.reader)).data)
+
+
+@extend_schema(parameters=[KEY])
+class DatasetRestoreView(DatasetView):
+    @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
+    def post(self, request: Request, key: str) -> Response:
+        """Take it back out of the archive."""
+        return Response(DatasetSerializer(dataset_restore(dataset=self.get_dataset(), by=self.reader)).data)
+
+
+class _Numbers:
+    """What a paginator cuts pages from, for rows that no database holds."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return self.dataset.row_count
+
+    def __getitem__(self, part: slice) -> list[dict[str, Any]]:
+        start, stop = part.start or 0, len(self) if part.stop is None else part.stop
+        return [asdict(row) for row in rows_seen(self.dataset, start, stop - start)]
+
+
+class RowPagination(Pagination):
+    page_size = 10
+    max_page_size = 100
+
+
+@extend_schema(parameters=[KEY])
+class DatasetRowsView(DatasetView):
+    serializer_class = RowSerializer
+    pagination_class = RowPagination
+
+    @extend_schema(
+        operation_id="datasets_rows_list",
+        parameters=[
+            OpenApiParameter("page", OpenApiTypes.INT),
+            OpenApiParameter("page_size", OpenApiTypes.INT, description="At most 100."),
+        ],
+        responses={200: RowSerializer(many=True), **errors()},
+    )
+    def get(self, request: Request, key: str) -> Response:
+        """Rows in file order, as they stand in the file and as the model will see them."""
+        page = self.paginate_queryset(_Numbers(self.get_dataset()))  # type: ignore[arg-type]
+        return self.get_paginated_response(page)
+
+
+@extend_schema(parameters=[KEY])
+class DatasetProblemsView(generics.ListAPIView[DatasetProblem]):
+    """Bad rows by line; the first 1,000 are kept, `problem_count` of the dataset counts all."""
+
+    serializer_class = ProblemSerializer
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[DatasetProblem]:
+        if getattr(self, "swagger_fake_view", False):
+            return DatasetProblem.objects.none()
+        visible = Dataset.objects.visible_to(self.request.user)
+        return object_or_404(visible, self.kwargs["key"]).problems.all()
+
+
+@extend_schema(parameters=[KEY])
+class DatasetLengthsView(DatasetView):
+    serializer_class = LengthsSerializer
+
+    @extend_schema(
+        parameters=[OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")],
+        responses={200: LengthsSerializer, **errors()},
+    )
+    def get(self, request: Request, key: str) -> Response:
+        """How many tokens the rows have, counted in the background with a model's tokenizer and chat template."""
+        dataset = self.get_dataset()
+        slug = request.query_params.get("model", "")
+        tokenizer = tokenizer_choose(request.user, slug)
+        if slug and tokenizer is None:
+            raise exceptions.NotFound(f"There is no base model {slug[:80]!r}.")
+        lengths = lengths_of(dataset, tokenizer)
+        figures = asdict(histogram(lengths.rows if lengths else {}))
+        state = {"ready": bool(lengths and lengths.ready), "error": lengths.error if lengths else ""}
+        return Response({"model": tokenizer.slug if tokenizer else None, **state, **figures})
+
+
+@extend_schema(parameters=[KEY])
+class DatasetFileView(DatasetView):
+    @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, **errors()})
+    def get(self, request: Request, key: str) -> FileResponse:
+        """The file as it was uploaded."""
+        return dataset_download(self.get_dataset())

@@ -1,0 +1,125 @@
+"""What the API says of datasets, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from core.api import StrictSerializer
+from datasets_app.models import Dataset, DatasetProblem
+from datasets_app.services import DESCRIPTION_LIMIT
+from engine.formats import FORMATS
+
+
+class ColumnSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    type = serializers.CharField(help_text="text, number, list, object, null …; several joined by “or”.")
+
+
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
+    labels = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
+    owner = serializers.CharField(
+        source="owner.username", default=None, read_only=True, help_text="Null for what belongs to the house."
+    )
+    columns = ColumnSerializer(many=True, read_only=True)
+    good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")
+    progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
+    url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The dataset's page.")
+
+    class Meta:
+        model = Dataset
+        fields = (
+            "id", "slug", "name", "description", "labels", "status", "error", "progress", "format", "row_count",
+            "good_row_count", "problem_count", "columns", "column_map", "file_name", "file_type", "size_bytes",
+            "sha256", "owner", "created_at", "checked_at", "archived_at", "url",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class LabelsField(serializers.ListField):
+    """A list, or texts that hold several with commas between, as forms send them."""
+
+    child = serializers.CharField(max_length=1000, allow_blank=True)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        texts = super().to_internal_value(data)
+        return [part for text in texts for part in text.split(",")]
+
+
+class DatasetCreateSerializer(StrictSerializer):
+    file = serializers.FileField(
+        allow_empty_file=True,
+        max_length=None,
+        error_messages={"required": "Send the file as multipart/form-data, in the field “file”."},
+    )
+    name = serializers.CharField(
+        max_length=120, required=False, allow_blank=True, default="", help_text="The file's name where there is none."
+    )
+    description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True, default="")
+    labels = LabelsField(required=False, default=list)
+
+
+class DatasetUpdateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False)
+    description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True)
+    labels = LabelsField(required=False)
+    format = serializers.ChoiceField(
+        choices=list(FORMATS), required=False, help_text="Read the file in this format and check it again."
+    )
+    column_map = serializers.DictField(
+        child=serializers.CharField(max_length=200),
+        required=False,
+        help_text="{the format's column: the file's column}",
+    )
+
+
+class MessageSerializer(serializers.Serializer[Any]):
+    role = serializers.ChoiceField(choices=["system", "user", "assistant"])
+    content = serializers.CharField()
+
+
+class ExampleSerializer(serializers.Serializer[Any]):
+    messages = MessageSerializer(many=True, allow_null=True)
+    text = serializers.CharField(allow_null=True)
+
+
+class RowProblemSerializer(serializers.Serializer[Any]):
+    field = serializers.CharField()
+    value = serializers.CharField()
+    reason = serializers.CharField()
+
+
+class RowSerializer(serializers.Serializer[Any]):
+    line = serializers.IntegerField(help_text="Line of the file for JSONL and CSV, row number otherwise; from 1.")
+    values = serializers.DictField(allow_null=True, help_text="As in the file; null for a line that cannot be read.")
+    example = ExampleSerializer(allow_null=True, help_text="As the model will see it; null for a bad row.")
+    problem = RowProblemSerializer(allow_null=True)
+    shortened = serializers.BooleanField(help_text="Whether long texts were cut for this answer.")
+
+
+class ProblemSerializer(serializers.ModelSerializer[DatasetProblem]):
+    class Meta:
+        model = DatasetProblem
+        fields = ("line", "field", "value", "reason")
+
+
+class BarSerializer(serializers.Serializer[Any]):
+    low = serializers.IntegerField()
+    high = serializers.IntegerField()
+    rows = serializers.IntegerField()
+
+
+class LengthsSerializer(serializers.Serializer[Any]):
+    """Tokens a row. Ask again while `ready` is false and `error` empty."""
+
+    model = serializers.CharField(allow_null=True, help_text="Whose tokenizer counts; null where there is no model.")
+    ready = serializers.BooleanField()
+    error = serializers.CharField()
+    rows = serializers.IntegerField()
+    tokens = serializers.IntegerField()
+    median = serializers.IntegerField()
+    mean = serializers.FloatField()
+    p95 = serializers.IntegerField()
+    longest = serializers.IntegerField()
+    bars = BarSerializer(many=True)
