@@ -8,13 +8,13 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import FileResponse, HttpRequest
+from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions, generics
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.settings import api_settings
 
 from core.api import Pagination, errors, object_or_404
 from datasets_app.downloads import dataset_download
@@ -65,8 +65,8 @@ class DatasetView(generics.GenericAPIView[Dataset]):
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
     """List datasets, or upload one."""
 
-    filter_backends = api_settings.DEFAULT_FILTER_BACKENDS
-    pagination_class = api_settings.DEFAULT_PAGINATION_CLASS
+    filter_backends = (DjangoFilterBackend,)
+    pagination_class = Pagination
     filterset_class = DatasetFilter
     parser_classes = (MultiPartParser,)
 
