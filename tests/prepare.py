@@ -1,0 +1,38 @@
+"""python -m tests.prepare: make the home that the environment names ready for a test platform.
+
+A process of its own, since it works on that home's database and not on the test runner's.
+"""
+
+import django
+
+django.setup()
+
+from django.contrib.auth import get_user_model  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+
+from core.store import models_folder  # noqa: E402
+from methods.services import methods_install  # noqa: E402
+from models_app.importing import model_import  # noqa: E402
+from models_app.services import model_add_folder  # noqa: E402
+from tests.live import PASSWORDS  # noqa: E402
+from tests.tiny import tiny_model  # noqa: E402
+from training.management.commands.install import collect_static  # noqa: E402
+
+
+def main() -> None:
+    call_command("migrate", verbosity=0, interactive=False)
+    methods_install()
+    collect_static()
+    users = get_user_model().objects
+    for name, password in PASSWORDS.items():
+        (users.create_superuser if name == "olga" else users.create_user)(name, password=password)
+    inbox = models_folder().parent / "models-inbox" / "tiny"
+    inbox.mkdir(parents=True)
+    tiny_model(inbox)
+    model = model_add_folder(owner=None, reference=str(inbox), name="Tiny")
+    model_import(model)
+    model.refresh_from_db()
+    assert (model.slug, model.status) == ("tiny", "ready"), model.error
+
+
+main()
