@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from django.urls import path
 
-from training import views
+from training import chart_views, compare_views, form_views, views
 
 app_name = "training"
 
 urlpatterns = [
     path("", views.TrainListView.as_view(), name="list"),
     path("live/", views.TrainLiveView.as_view(), name="live"),
+    path("new/", form_views.MethodChoiceView.as_view(), name="new"),
+    path("new/<slug:slug>/", form_views.TrainFormView.as_view(), name="form"),
+    path("new/<slug:slug>/plan/", form_views.TrainPlanView.as_view(), name="plan"),
+    path("compare/", compare_views.CompareView.as_view(), name="compare"),
+    path("compare/series/", compare_views.CompareSeriesView.as_view(), name="compare_series"),
     path("<int:pk>/", views.TrainOverviewView.as_view(), name="overview"),
+    path("<int:pk>/evaluation/", chart_views.EvaluationView.as_view(), name="evaluation"),
+    path("<int:pk>/evaluation/answers/", chart_views.AnswersView.as_view(), name="answers"),
+    path("<int:pk>/judgement/", chart_views.JudgementView.as_view(), name="judgement"),
+    path("<int:pk>/series/", chart_views.SeriesView.as_view(), name="series"),
+    path("<int:pk>/metrics.csv", chart_views.MetricsCsvView.as_view(), name="metrics_csv"),
     path("<int:pk>/log/", views.TrainLogPageView.as_view(), name="log"),
     path("<int:pk>/log/download/", views.TrainLogDownloadView.as_view(), name="log_download"),
     path("<int:pk>/stop/", views.TrainStopView.as_view(), name="stop"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from datetime import datetime
 from typing import Any
 
@@ -219,7 +218,7 @@ def sparkline(curve: Any, width: int = 64) -> SafeString:
 
 @register.simple_tag
 def icon(name: str, label: str = "", css: str = "") -> SafeString:
-    """A picture of static/vendor/icons.svg (see scripts/vendor.py); without a label it is decoration."""
+    """A picture of static/vendor/icons.svg (names: scripts/icons.txt); without a label it is decoration."""
     about_it = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
     return format_html(
         '<svg class="icon {}" {}><use href="{}#{}"></use></svg>', css, about_it, static("vendor/icons.svg"), name
@@ -262,9 +261,3 @@ def query(context: dict[str, Any], **changes: Any) -> str:
         else:
             values.setlist(name, value if isinstance(value, list) else [str(value)])
     return f"?{values.urlencode()}"
-
-
-@register.filter
-def fingerprint(text: Any) -> str:
-    """A short name for a text, for ids of elements."""
-    return f"{zlib.crc32(str(text).encode()):08x}"

@@ -7,8 +7,12 @@ from typing import Any
 
 from django import template
 from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
+from core.templatetags.display import icon, query
 from training.models import TrainRun
+from training.table import sort_link
 
 register = template.Library()
 
@@ -47,3 +51,17 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
         running = TrainRun.objects.visible_to(user).active().count() if name == "training:list" else 0
         entries.append(Entry(title, icon, url, path.startswith(url), heading, running))
     return entries
+
+
+@register.simple_tag(takes_context=True)
+def column(context: dict[str, Any], title: str, name: str) -> SafeString:
+    """The head of a column that sorts the list."""
+    wanted, state = sort_link(context["ordering"], name)
+    address = query(context, ordering=wanted)
+    return format_html(
+        '<th scope="col" aria-sort="{}"><a class="sort" href="{}">{}{}</a></th>',
+        state,
+        address,
+        title,
+        icon("arrow-up"),
+    )

@@ -1,0 +1,179 @@
+// The train log: read by byte offset, kept in pieces that the browser lays out only when they come into view, searched
+// without touching the text (CSS highlights). Megabytes stay smooth because nothing is ever drawn twice.
+(() => {
+  "use strict";
+  const { api, format, poll } = DX;
+  const MOST_BYTES = 16 << 20;   // of the end of the log are shown; the whole is a download
+  const PIECE_LINES = 200;
+  const LONGEST_PIECE = 1 << 18; // characters: lines without an end must not make one endless piece
+  const MOST_MATCHES = 10_000;
+  const box = document.getElementById("log");
+  const follow = document.getElementById("log-follow");
+  const wrap = document.getElementById("log-wrap");
+  const search = document.getElementById("log-search");
+  const matchesText = document.getElementById("log-matches");
+  const state = document.getElementById("log-state");
+  const steps = document.querySelectorAll("[data-match]");
+  const ENDED = ["finished", "failed", "stopped"];
+  let ended = ENDED.includes(document.getElementById("train-head").dataset.state);
+  let offset = null, size = 0, skipped = 0, complete = false, pieces = [], lines = 0, held = 0;
+  let matches = [], current = -1, searching = 0;
+
+  document.querySelector("[data-zone]").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+  // Text that ends in a whole line goes on the last piece until that is full; a half line stays replaceable.
+  function append(text) {
+    if (!text) return;
+    let rest = text;
+    while (rest) {
+      let piece = pieces.at(-1);
+      if (!piece || piece.lines >= PIECE_LINES || piece.raw.length > LONGEST_PIECE) {
+        const pre = document.createElement("pre");
+        pre.className = "piece";
+        pre.append(document.createTextNode(""));
+        box.append(pre);
+        piece = { node: pre.firstChild, lines: 0, raw: "" };
+        pieces.push(piece);
+      }
+      let end = 0, taken = 0;
+      while (taken < PIECE_LINES - piece.lines) {
+        const next = rest.indexOf("\n", end);
+        if (next < 0) { end = rest.length; break; }
+        end = next + 1;
+        taken += 1;
+      }
+      piece.lines += taken;
+      lines += taken;
+      piece.raw += rest.slice(0, end);
+      // The last line break is the block's own end: shown as text it would draw an empty line.
+      piece.node.data = format.log(piece.raw.replace(/\n$/, ""));
+      rest = rest.slice(end);
+      held += end;
+    }
+    while (held > 2 * MOST_BYTES) {
+      const [oldest] = pieces.splice(0, 1);
+      held -= oldest.raw.length;
+      oldest.node.parentElement.remove();
+    }
+    if (search.value) find(false);
+  }
+
+  function toEnd() {
+    box.scrollTop = box.scrollHeight;
+  }
+
+  async function read() {
+    if (offset === null) {
+      const first = await api(`${box.dataset.url}?offset=0&limit=1`);
+      skipped = Math.max(0, first.size - MOST_BYTES);
+      offset = skipped;
+      box.replaceChildren();
+    }
+    let fresh = skipped > 0 && pieces.length === 0;
+    do {
+      const answer = await api(`${box.dataset.url}?offset=${offset}`);
+      let text = answer.text;
+      if (fresh) text = text.slice(text.indexOf("\n") + 1);
+      fresh = false;
+      const moved = answer.offset > offset;
+      offset = answer.offset;
+      size = answer.size;
+      append(text);
+      if (follow.checked) toEnd();
+      describe();
+      if (!moved) break;
+    } while (offset < size);
+    complete = ended && offset >= size;
+    describe();
+  }
+
+  function describe() {
+    const part = skipped ? `, the first ${format.size(skipped)} are only in the download` : "";
+    const read = offset < size ? `reading, ${format.share(offset / size)}` : ended ? "complete" : follow.checked ? "following" : "live";
+    DX.live(state, size ? `${format.size(size)}, ${format.thousands(lines)} lines, ${read}${part}` : ended ? "This train wrote no log." : "Nothing written yet.");
+  }
+
+  const polling = poll(read, () => (complete ? null : 1), {
+    failed: (error, since) => DX.live(state, `Not live since ${format.clock(since)}. What is shown stays.`),
+  });
+  document.addEventListener("train:status", (event) => {
+    ended = ENDED.includes(event.detail.status);
+    polling.now();
+  });
+
+  // Scrolling up lets go of the end, scrolling down to it takes hold again.
+  let before = 0;
+  box.addEventListener("scroll", () => {
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+    if (box.scrollTop < before - 4 && !atEnd) follow.checked = false;
+    before = box.scrollTop;
+  }, { passive: true });
+  follow.addEventListener("change", () => { if (follow.checked) toEnd(); describe(); });
+  wrap.addEventListener("change", () => {
+    box.classList.toggle("wrap", wrap.checked);
+    try { localStorage.setItem("log-wrap", wrap.checked ? "1" : ""); } catch { /* holds for this page only */ }
+    if (follow.checked) toEnd();
+  });
+  try { wrap.checked = localStorage.getItem("log-wrap") === "1"; } catch { /* as it is */ }
+  box.classList.toggle("wrap", wrap.checked);
+
+  // All places of the searched text, ignoring case: [text node, start].
+  function find(jump = true) {
+    const wanted = search.value.toLowerCase();
+    matches = [];
+    if (wanted) {
+      for (const { node } of pieces) {
+        const text = node.data.toLowerCase();
+        // Lower case of some letters is longer than the letter: then offsets would be another text's.
+        if (text.length !== node.data.length) continue;
+        for (let at = text.indexOf(wanted); at >= 0 && matches.length < MOST_MATCHES; at = text.indexOf(wanted, at + wanted.length)) matches.push([node, at]);
+      }
+    }
+    if (jump) current = matches.length ? 0 : -1;
+    current = Math.min(current, matches.length - 1);
+    draw(wanted.length);
+    if (jump && current >= 0) show();
+  }
+
+  function range([node, at], length) {
+    const found = new Range();
+    found.setStart(node, at);
+    found.setEnd(node, Math.min(node.length, at + length));
+    return found;
+  }
+
+  function draw(length) {
+    for (const step of steps) step.disabled = matches.length === 0;
+    const most = matches.length >= MOST_MATCHES ? "+" : "";
+    DX.live(matchesText, !search.value ? "" : matches.length ? `${format.thousands(current + 1)} of ${format.thousands(matches.length)}${most}` : "Not found");
+    if (!CSS.highlights) return;
+    CSS.highlights.set("log-match", new Highlight(...matches.map((match) => range(match, length))));
+    CSS.highlights.set("log-current", new Highlight(...(current >= 0 ? [range(matches[current], length)] : [])));
+  }
+
+  function show() {
+    follow.checked = false;
+    matches[current][0].parentElement.scrollIntoView({ block: "nearest" });
+    const place = range(matches[current], search.value.length).getBoundingClientRect();
+    const frame = box.getBoundingClientRect();
+    box.scrollTop += place.top - frame.top - box.clientHeight / 2;
+    if (!wrap.checked && (place.right > frame.right || place.left < frame.left)) box.scrollLeft += place.left - frame.left - box.clientWidth / 2;
+    describe();
+  }
+
+  function step(by) {
+    if (!matches.length) return;
+    current = (current + by + matches.length) % matches.length;
+    draw(search.value.length);
+    show();
+  }
+
+  search.addEventListener("input", () => {
+    clearTimeout(searching);
+    searching = setTimeout(find, 150);
+  });
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") { event.preventDefault(); step(event.shiftKey ? -1 : 1); }
+  });
+  for (const button of steps) button.addEventListener("click", () => step(Number(button.dataset.match)));
+})();

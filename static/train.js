@@ -1,0 +1,96 @@
+// The header of a train's page, live. Other scripts of the page hear of each answer and of a change of status:
+//   document.addEventListener("train:update", (event) => event.detail)   the train as the API tells it
+//   document.addEventListener("train:status", (event) => event.detail)   the same, when its status has changed
+(() => {
+  "use strict";
+  const { format, live, api, poll } = DX;
+  const ENDED = ["finished", "failed", "stopped"];
+  const head = document.getElementById("train-head");
+  let status = head.dataset.state;
+  let phase = null;
+  let kept = null;
+  const at = (name) => document.querySelector(`[data-live="${name}"]`);
+
+  function show(train) {
+    const metrics = train.last_metrics;
+    const bar = at("bar");
+    const step = train.total_steps ? ` · step ${format.thousands(train.step)} of ${format.thousands(train.total_steps)}, epoch ${train.epoch.toFixed(2)}` : "";
+    live(at("phase"), train.phase ? train.phase[0].toUpperCase() + train.phase.slice(1) : "Starting");
+    live(at("where"), step.trim());
+    live(at("place"), `· ${format.ordinal(train.queue_position)} in line`);
+    if (bar && train.total_steps) {
+      bar.value = train.progress;
+      bar.textContent = format.share(train.progress);
+    }
+    const done = new Date(Date.now() + (train.eta_seconds || 0) * 1000);
+    const wide = matchMedia("(min-width: 992px)").matches ? `, done near ${format.clock(done)}` : "";
+    live(at("left"), train.eta_seconds === null ? "" : `${format.about(train.eta_seconds)} left${wide}`);
+    live(at("loss"), format.loss(metrics.loss));
+    figure("best", format.loss(train.best_eval_loss), train.best_step === null ? "" : `step ${format.thousands(train.best_step)}`);
+    figure("speed", format.thousands(metrics.tokens_per_second), metrics.tokens_per_second === undefined ? "" : "tok/s");
+    live(at("tokens"), format.big(metrics.num_tokens), { unit: true });
+    figure("memory", metrics.peak_memory_gb ? metrics.peak_memory_gb.toFixed(1) : format.missing, metrics.peak_memory_gb ? "GB" : "");
+  }
+
+  function figure(name, number, unit) {
+    const element = at(name);
+    if (!element || element.textContent.trim() === `${number} ${unit}`.trim()) return;
+    element.replaceChildren(number, ...(unit ? [" ", DX.make("span", { className: "unit", textContent: unit })] : []));
+  }
+
+  // Buttons, figures and cards are other ones in another status: take those parts of the page anew.
+  async function refresh() {
+    const response = await fetch(location.href, { credentials: "same-origin" });
+    if (!response.ok || response.redirected) return;
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-refresh]")) {
+      const next = fresh.getElementById(part.id);
+      if (next && !part.contains(document.activeElement?.closest("input, textarea"))) part.replaceWith(document.adoptNode(next));
+    }
+    for (const dialog of document.querySelectorAll("dialog[id]:not([open])")) {
+      const next = fresh.getElementById(dialog.id);
+      if (next) dialog.replaceWith(document.adoptNode(next));
+      else dialog.remove();
+    }
+    for (const next of fresh.querySelectorAll("dialog[id]")) {
+      if (!document.getElementById(next.id)) document.body.append(document.adoptNode(next));
+    }
+  }
+
+  async function turn() {
+    const train = await api(head.dataset.api);
+    const changed = train.status !== status;
+    const moved = phase !== null && train.phase !== phase;
+    const saved = kept !== null && train.best_step !== kept;
+    status = train.status;
+    phase = train.phase;
+    kept = train.best_step;
+    if (changed || moved || saved) await refresh();
+    if (!ENDED.includes(status)) show(train);
+    document.dispatchEvent(new CustomEvent("train:update", { detail: train }));
+    if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
+  }
+
+  function lost(error, since) {
+    const strip = document.getElementById("not-live");
+    strip.hidden = false;
+    strip.querySelector("div").textContent = `Not live since ${format.clock(since)}. ${ENDED.includes(status) ? "" : "The train goes on."}`;
+    document.getElementById("train-progress").classList.add("stale");
+  }
+
+  function recovered() {
+    document.getElementById("not-live").hidden = true;
+    document.getElementById("train-progress").classList.remove("stale");
+  }
+
+  if (!ENDED.includes(status)) {
+    const polling = poll(turn, () => (ENDED.includes(status) ? null : status === "queued" ? 2 : 1), { failed: lost, recovered });
+    document.addEventListener("click", (event) => {
+      if (event.target.closest("[data-try-now]")) polling.now();
+    });
+    setInterval(() => {
+      const elapsed = at("elapsed");
+      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration((Date.now() - new Date(elapsed.dataset.since)) / 1000));
+    }, 1000);
+  }
+})();

@@ -1,0 +1,116 @@
+// The list of trains: values swapped in place, new trains held back behind a button, and the choice for Compare.
+(() => {
+  "use strict";
+  const { api, poll, confirm } = DX;
+  const list = document.querySelector(".list-card");
+  if (!list) return;
+  const bar = document.getElementById("compare-bar");
+  const chosen = new Map(JSON.parse(sessionStorage.getItem("compare") || "[]"));
+  const rows = () => [...document.querySelectorAll("#trains tr[data-train]")];
+
+  // Replace what an element holds, only where it changed, and give the focus back to the same link.
+  function swap(element, html) {
+    if (!element || element.dataset.html === html) return;
+    const first = element.dataset.html === undefined;
+    const probe = document.createElement("template");
+    probe.innerHTML = html;
+    element.dataset.html = html;
+    if (first && probe.content.textContent.replace(/\s+/g, " ").trim() === element.textContent.replace(/\s+/g, " ").trim()) return;
+    const link = element.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    element.replaceChildren(probe.content);
+    if (link) [...element.querySelectorAll("a")].find((item) => item.getAttribute("href") === link)?.focus();
+  }
+
+  async function turn() {
+    const query = new URLSearchParams(location.search);
+    query.set("ids", rows().map((row) => row.dataset.train).join(","));
+    query.set("newest", list.dataset.newest);
+    const answer = await api(`${list.dataset.liveUrl}?${query}`);
+    swap(document.getElementById("strip"), answer.strip);
+    for (const row of rows()) {
+      const cells = answer.rows[row.dataset.train];
+      if (!cells) continue;
+      row.dataset.state = cells.state;
+      for (const cell of row.querySelectorAll("[data-cell]")) swap(cell, cells[cell.dataset.cell]);
+    }
+    for (const count of document.querySelectorAll("[data-count]")) DX.live(count, DX.format.thousands(answer.counts[count.dataset.count]));
+    const button = list.querySelector("[data-new]");
+    button.hidden = !answer.new;
+    DX.live(button, `${answer.new} new train${answer.new === 1 ? "" : "s"}`);
+  }
+
+  const busy = () => rows().some((row) => ["queued", "running", "stopping"].includes(row.dataset.state));
+  poll(turn, () => (busy() ? 2 : 5), {
+    failed: () => document.body.classList.add("stale"),
+    recovered: () => document.body.classList.remove("stale"),
+  });
+  list.querySelector("[data-new]").addEventListener("click", () => location.reload());
+
+  function drawBar() {
+    const link = bar.querySelector("[data-compare]");
+    const most = Number(link.dataset.most);
+    const count = chosen.size;
+    bar.hidden = count === 0;
+    bar.querySelector("[data-chosen]").textContent = `${count} chosen`;
+    bar.querySelector("ul").replaceChildren(...[...chosen].slice(0, 4).map(([id, name]) => {
+      const away = DX.make("button", { type: "button", ariaLabel: `Take ${name} away` }, DX.icon("x", "tiny"));
+      away.addEventListener("click", () => choose(id, name, false));
+      return DX.make("li", {}, DX.make("span", { className: "clip", textContent: `#${id} ${name}` }), away);
+    }));
+    const fits = count >= 2 && count <= most;
+    link.textContent = count < 2 ? "Choose one more" : count > most ? `At most ${most}` : `Compare ${count} trains`;
+    link.toggleAttribute("aria-disabled", !fits);
+    if (fits) link.removeAttribute("aria-disabled");
+    else link.setAttribute("aria-disabled", "true");
+    link.href = `${link.pathname}?ids=${[...chosen.keys()].join(",")}`;
+    const picks = [...document.querySelectorAll("[data-pick]")];
+    for (const pick of picks) pick.checked = chosen.has(pick.value);
+    const all = document.querySelector("[data-pick-all]");
+    if (all) {
+      all.checked = picks.length > 0 && picks.every((pick) => pick.checked);
+      all.indeterminate = !all.checked && picks.some((pick) => pick.checked);
+    }
+  }
+
+  function choose(id, name, on) {
+    if (on) chosen.set(id, name);
+    else chosen.delete(id);
+    sessionStorage.setItem("compare", JSON.stringify([...chosen]));
+    drawBar();
+  }
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-pick]")) {
+      choose(event.target.value, event.target.closest("tr").dataset.name, event.target.checked);
+    } else if (event.target.matches("[data-pick-all]")) {
+      for (const row of rows()) choose(row.dataset.train, row.dataset.name, event.target.checked);
+    } else if (event.target.matches(".filter-panel select")) {
+      event.target.form.requestSubmit();
+    }
+  });
+  bar.querySelector("[data-clear]").addEventListener("click", () => {
+    chosen.clear();
+    sessionStorage.removeItem("compare");
+    drawBar();
+  });
+  bar.querySelector("[data-compare]").addEventListener("click", (event) => {
+    if (event.currentTarget.getAttribute("aria-disabled")) event.preventDefault();
+  });
+
+  const QUESTIONS = {
+    stop: { title: "Stop", text: "A train that runs finishes its step and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.", yes: "Stop", no: "Let it go on" },
+    delete: { title: "Delete", text: "Its settings, curves, log, answers, checkpoints and model are removed from this machine for good.", yes: "Delete", no: "Keep it" },
+  };
+  document.addEventListener("submit", async (event) => {
+    const form = event.target.closest("form[data-ask]");
+    if (!form) return;
+    event.preventDefault();
+    const question = QUESTIONS[form.dataset.ask];
+    const name = form.closest("tr").dataset.name;
+    if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true })) form.submit();
+  });
+
+  // What was deleted since cannot be compared; what is on this page keeps its latest name.
+  for (const row of rows()) if (chosen.has(row.dataset.train)) chosen.set(row.dataset.train, row.dataset.name);
+  drawBar();
+})();

@@ -1,0 +1,198 @@
+"""What the Train Overview says of a train: parameters in words, lineage, and how to repeat it by hand."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.utils import timezone
+
+from core.templatetags.display import MISSING, rate, share, thousands
+from engine.parameters import GROUPS
+from engine.rundir import MODEL
+from methods.schema import Field, method_fields
+from training.compare import settings_of
+from training.models import TrainRun
+
+INGREDIENTS = {
+    "method": "method",
+    "base_model": "base model",
+    "dataset": "dataset",
+    "evaluation_dataset": "evaluation dataset",
+    "system_prompt": "system prompt",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value in words, its unit, and its default where another value was chosen."""
+
+    title: str
+    value: str
+    unit: str
+    changed: bool
+    default: str
+    advanced: bool
+    help: str
+
+
+@dataclass(frozen=True)
+class Group:
+    title: str
+    parameters: list[Parameter]
+
+
+def value_text(field: Field | None, value: Any) -> str:
+    """A parameter's value as people write it."""
+    if value is None or value == "" or value == {}:
+        return MISSING
+    if isinstance(value, bool):
+        return "On" if value else "Off"
+    if field is not None and field.percent:
+        return share(value)
+    if field is not None and field.choices:
+        return str(dict(field.choices).get(value, value))
+    if value == "all-linear":
+        return "All linear"
+    if isinstance(value, int):
+        # A seed is a name and not an amount.
+        return str(value) if field is not None and field.name == "seed" else thousands(value)
+    if isinstance(value, float):
+        return rate(value)
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def parameters_of(run: TrainRun) -> list[Parameter]:
+    return [parameter for group in groups_of(run) for parameter in group.parameters]
+
+
+def groups_of(run: TrainRun) -> list[Group]:
+    """The values that had an effect, in the order of the method's form; fixed fields are the method itself."""
+    fields = method_fields(run.method)
+    groups: dict[str, list[Parameter]] = {name: [] for name in GROUPS}
+    for name, value in run.parameters.items():
+        field = fields.get(name)
+        if field is not None and (field.fixed or not field.is_active(run.parameters)):
+            continue
+        default = run.defaults.get(name)
+        changed = name in run.defaults and value != default
+        parameter = Parameter(
+            title=field.title if field else name,
+            value=value_text(field, value),
+            unit=field.unit if field and value is not None else "",
+            changed=changed,
+            default=value_text(field, default),
+            advanced=bool(field and field.advanced),
+            help=field.help if field else "",
+        )
+        groups.setdefault(field.group if field else "Training", []).append(parameter)
+    return [Group(title, found) for title, found in groups.items() if found]
+
+
+def differences(run: TrainRun) -> list[tuple[str, str, str]]:
+    """(what, in the train that was copied, in this one) for all that was changed in the copy."""
+    origin = run.copied_from
+    if origin is None:
+        return []
+    fields = method_fields(run.method)
+    before, after = settings_of(origin), settings_of(run)
+    found = []
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) == after.get(name):
+            continue
+        field = fields.get(name)
+        title = INGREDIENTS.get(name) or (field.title.lower() if field else name)
+        texts = [value_text(field, values.get(name)) for values in (before, after)]
+        found.append((title, *(text if len(text) <= 60 else f"{text[:57]}…" for text in texts)))
+    return [(title, first, second) for title, first, second in found]
+
+
+def command_of(run: TrainRun) -> str:
+    """What repeats the train by hand, without the server."""
+    directory: Path = run.directory
+    if directory.is_relative_to(settings.BASE_DIR):
+        directory = directory.relative_to(settings.BASE_DIR)
+    return f"python -m engine {shlex.quote(str(directory))}"
+
+
+def as_json(run: TrainRun) -> str:
+    """The train as a body for POST /api/v1/trains/."""
+    body = {
+        "name": run.name,
+        "method": run.method.slug,
+        "base_model": run.base_model.slug,
+        "dataset": run.dataset.slug,
+        "evaluation_dataset": run.evaluation_dataset.slug if run.evaluation_dataset else None,
+        "system_prompt": run.system_prompt,
+        "parameters": run.parameters,
+    }
+    return json.dumps(body, indent=2, ensure_ascii=False)
+
+
+def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    groups = groups_of(run)
+    every = [parameter for group in groups for parameter in group.parameters]
+    more = [parameter for parameter in every if parameter.advanced]
+    kept = list(run.checkpoints.all())
+    visible = TrainRun.objects.visible_to(reader)
+    origin = run.copied_from if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists() else None
+    return {
+        "groups": [Group(g.title, found) for g in groups if (found := [p for p in g.parameters if not p.advanced])],
+        "more": more,
+        "more_changed": [parameter for parameter in more if parameter.changed],
+        "count": len(every),
+        "changed_count": sum(parameter.changed for parameter in every),
+        "origin": origin,
+        "differences": differences(run) if origin else [],
+        "copies": list(visible.filter(copied_from=run).order_by("pk")[:20]),
+        "checkpoints": kept,
+        "kept_count": sum(checkpoint.kept for checkpoint in kept),
+        "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept if checkpoint.kept),
+        "command": command_of(run),
+        "as_json": as_json(run),
+        "waited": (run.started_at - run.created_at).total_seconds() if run.started_at else None,
+        "versions": run.facts.get("versions") or {},
+        "device": run.facts.get("device") or {},
+    }
+
+
+def has_model(run: TrainRun) -> bool:
+    return (run.directory / MODEL).is_dir()
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    began: datetime
+    seconds: float | None
+    current: bool
+
+
+def phases_of(run: TrainRun) -> list[Phase]:
+    """What the engine did when, from its own words; repeated phases of a train (evaluating, saving) stand as one line
+    with their summed time."""
+    told = run.facts.get("phases") or []
+    end = run.finished_at.timestamp() if run.finished_at else timezone.now().timestamp()
+    spans: dict[str, tuple[float, float]] = {}
+    for index, (name, began) in enumerate(told):
+        until = told[index + 1][1] if index + 1 < len(told) else end
+        first, total = spans.get(name, (began, 0.0))
+        spans[name] = (first, total + max(0.0, until - began))
+    zone = timezone.get_current_timezone()
+    return [
+        Phase(name, datetime.fromtimestamp(first, tz=zone), seconds, not run.ended and name == run.phase)
+        for name, (first, seconds) in spans.items()
+    ]
+
+
+def done_near(run: TrainRun) -> datetime | None:
+    """When the train should be done, by the pace so far."""
+    return timezone.now() + timedelta(seconds=run.eta_seconds) if run.eta_seconds is not None else None

@@ -1,0 +1,185 @@
+"""The list of trains: rows, counts and filters of one page, with a number of queries that does not grow with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.core.paginator import Page, Paginator
+from django.db.models import Count, Max
+from django.http import QueryDict
+from django.utils import timezone
+
+from training.filters import TrainFilter
+from training.models import TrainRun, TrainRunQuerySet
+from training.worker import worker_state
+
+PAGE_ROWS = 25
+Status = TrainRun.Status
+Reader = AbstractBaseUser | AnonymousUser
+
+PILLS: tuple[tuple[str, list[str]], ...] = (
+    ("All", []),
+    ("Running", [Status.RUNNING.value, Status.STOPPING.value]),
+    ("Waiting", [Status.QUEUED.value]),
+    ("Succeeded", [Status.FINISHED.value]),
+    ("Failed", [Status.FAILED.value]),
+    ("Stopped", [Status.STOPPED.value]),
+)
+
+# What narrows the list besides search and status: parameter, title, and where its choices come from.
+FACETS = (
+    ("method", "Method", "method__slug", "method__name"),
+    ("base_model", "Base model", "base_model__slug", "base_model__name"),
+    ("dataset", "Dataset", "dataset__slug", "dataset__name"),
+    ("label", "Label", "dataset__labels__name", "dataset__labels__name"),
+    ("owner", "Owner", "owner__username", "owner__username"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One train as the list shows it. `position` is its place in the queue, 0 for one that does not wait."""
+
+    run: TrainRun
+    position: int
+    mine: bool
+
+    @property
+    def seconds(self) -> float | None:
+        return run_seconds(self.run)
+
+    @property
+    def progress(self) -> float | None:
+        return run_progress(self.run)
+
+
+@dataclass(frozen=True)
+class Pill:
+    title: str
+    statuses: list[str]
+    count: int
+    active: bool
+
+
+@dataclass(frozen=True)
+class Facet:
+    name: str
+    title: str
+    choices: list[tuple[str, str]]
+    value: str
+
+
+def run_seconds(run: TrainRun) -> float | None:
+    """How long the train has run or ran; None for one that never started."""
+    if run.started_at is None:
+        return None
+    return ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+
+
+def run_progress(run: TrainRun) -> float | None:
+    """Share of the steps that are done, 0 to 1; None while the number of steps is not known."""
+    return min(1.0, run.step / run.total_steps) if run.total_steps else None
+
+
+def queue_places() -> dict[int, int]:
+    """{id: place in the queue} of all who wait, the next to start at 1. Places count strangers' trains too."""
+    waiting = TrainRun.objects.filter(status=Status.QUEUED).order_by("pk").values_list("pk", flat=True)
+    return {pk: place for place, pk in enumerate(waiting, 1)}
+
+
+def rows_make(runs: Any, reader: Reader) -> list[Row]:
+    places = queue_places()
+    staff = bool(getattr(reader, "is_staff", False))
+    return [Row(run, places.get(run.pk, 0), staff or run.owner_id == reader.pk) for run in runs]
+
+
+def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
+    visible = TrainRun.objects.visible_to(reader).with_related()
+    found: TrainRunQuerySet = TrainFilter(query, queryset=visible).qs
+    return found
+
+
+def pills_make(reader: Reader, query: QueryDict) -> list[Pill]:
+    """Counts under all other filters, so that a pill says what a click on it would show."""
+    others = query.copy()
+    for name in ("status", "ordering"):
+        others.pop(name, None)
+    matching = TrainFilter(others, queryset=TrainRun.objects.visible_to(reader)).qs
+    counted = matching.order_by().values_list("status").annotate(count=Count("pk", distinct=True))
+    counts: dict[str, int] = dict(counted)
+    chosen = set(query.getlist("status"))
+    return [
+        Pill(
+            title,
+            statuses,
+            sum(count for status, count in counts.items() if not statuses or status in statuses),
+            chosen == set(statuses),
+        )
+        for title, statuses in PILLS
+    ]
+
+
+def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
+    visible = TrainRun.objects.visible_to(reader).order_by()
+    facets = []
+    for name, title, key, label in FACETS:
+        found = visible.exclude(**{key: None}).values_list(key, label).distinct().order_by(label)
+        facets.append(Facet(name, title, [(str(a), str(b)) for a, b in found], query.get(name, "")))
+    return facets
+
+
+def strip_make(reader: Reader) -> dict[str, Any]:
+    """Running now, waiting, and the device: what stands above the list."""
+    visible = TrainRun.objects.visible_to(reader)
+    places = queue_places()
+    mine = list(visible.filter(status=Status.QUEUED).order_by("pk")[:1])
+    running = list(visible.active().order_by("pk"))
+    return {
+        "running": running,
+        "current": running[0] if running else None,
+        "current_progress": run_progress(running[0]) if running else None,
+        "waiting": len(places),
+        "next": mine[0] if mine else None,
+        "worker": worker_state(),
+    }
+
+
+def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
+    """Everything that the list page shows for one query string."""
+    runs = narrowed(reader, query)
+    page: Page[TrainRun] = Paginator(runs, PAGE_ROWS).get_page(query.get("page"))
+    filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
+    return {
+        "page": page,
+        "rows": rows_make(page.object_list, reader),
+        "pills": pills_make(reader, query),
+        "facets": facets_make(reader, query),
+        "strip": strip_make(reader),
+        "statuses_chosen": query.getlist("status"),
+        "facets_chosen": sum(name != "search" for name in filters),
+        "active_filters": active_filters(filters, query),
+        "narrowed": bool(filters or query.getlist("status")),
+        "newest": TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"))["newest"] or 0,
+        "ordering": query.get("ordering", ""),
+    }
+
+
+def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
+    """(title, value, address without it) of each filter that is set."""
+    titles = {"search": "Search", "since": "From", "until": "Until"} | {name: title for name, title, _, _ in FACETS}
+    found = []
+    for name in names:
+        others = query.copy()
+        for gone in (name, "page"):
+            others.pop(gone, None)
+        found.append((titles[name], query[name][:60], f"?{others.urlencode()}"))
+    return found
+
+
+def sort_link(ordering: str, name: str) -> tuple[str, str]:
+    """(what a click on the column's head asks for, aria-sort of the column)"""
+    if ordering == name:
+        return f"-{name}", "ascending"
+    return name, "descending" if ordering == f"-{name}" else "none"

@@ -1,0 +1,197 @@
+"""Model Training: the list of trains, and a train's overview, log and actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views import View
+from django.views.generic import TemplateView
+
+from core.errors import UserError
+from engine.rundir import LOG
+from training.downloads import file_stem, model_download
+from training.log import log_read
+from training.models import TrainRun
+from training.overview import done_near, has_model, overview, phases_of
+from training.services import queue_position, train_delete, train_stop, train_update
+from training.table import narrowed, pills_make, rows_make, run_progress, run_seconds, strip_make, table_page
+from training.worker import worker_state
+
+LARGEST_ID = 2**63 - 1
+LIVE_ROWS = 100
+FIRST_LOG_BYTES = 64 << 10
+
+
+def reader_of(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
+    """The train if this reader may see it; a stranger's is not there."""
+    runs = TrainRun.objects.visible_to(request.user).with_related().select_related("evaluation_dataset")
+    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
+    if run is None:
+        raise Http404
+    return run
+
+
+class TrainListView(TemplateView):
+    template_name = "training/list.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**kwargs) | table_page(self.request.user, self.request.GET)
+
+
+class TrainLiveView(View):
+    """What the list swaps in place: ?ids= of its rows and &newest= id that it knows, under its own filters."""
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        ids = [int(part) for part in request.GET.get("ids", "").split(",") if part.isascii() and part.isdigit()]
+        newest = request.GET.get("newest", "")
+        known = int(newest) if newest.isascii() and newest.isdigit() and len(newest) < 19 else LARGEST_ID
+        ids = [pk for pk in ids if pk <= LARGEST_ID][:LIVE_ROWS]
+        runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids)
+        rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user)}
+        pills = pills_make(request.user, request.GET)
+        return JsonResponse(
+            {
+                "rows": rows,
+                "strip": render_to_string("training/_strip.html", {"strip": strip_make(request.user)}, request),
+                "counts": {pill.title: pill.count for pill in pills},
+                "new": narrowed(request.user, request.GET).filter(pk__gt=known).count(),
+            }
+        )
+
+    def cells(self, row: Any) -> dict[str, str]:
+        names = ("status", "loss", "duration", "started")
+        cells = {name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip() for name in names}
+        return cells | {"state": row.run.status}
+
+
+class TrainPage(View):
+    """One tab of a train's page; the header is the same on all of them."""
+
+    template_name = ""
+    tab = ""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        return render(request, self.template_name, header_context(request, run) | self.tab_context(run))
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return {"tab": self.tab}
+
+
+def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
+    """What templates/training/_header.html needs, on every tab."""
+    waiting = run.status == TrainRun.Status.QUEUED
+    return {
+        "run": run,
+        "may_change": run.owner_id == request.user.pk or reader_of(request).is_staff,
+        "position": queue_position(run),
+        "worker": worker_state() if waiting else None,
+        "progress": run_progress(run),
+        "seconds": run_seconds(run),
+        "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
+        "has_model": has_model(run),
+        "kept_count": run.checkpoints.filter(kept=True).count(),
+    }
+
+
+class TrainOverviewView(TrainPage):
+    template_name = "training/overview.html"
+    tab = "overview"
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return super().tab_context(run) | overview(run, self.request.user)
+
+
+class TrainLogPageView(TrainPage):
+    template_name = "training/log.html"
+    tab = "log"
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return super().tab_context(run) | {"piece": log_read(run, -FIRST_LOG_BYTES), "phases": phases_of(run)}
+
+
+class TrainActionView(View):
+    """A change by POST that leads back to where it was asked for; refusals are said there."""
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        try:
+            return self.act(request, run)
+        except UserError as error:
+            messages.error(request, error.message)
+        except PermissionDenied:
+            messages.error(request, "Only the owner of a train and operators can change it.")
+        return back(request, run.get_absolute_url())
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        raise NotImplementedError
+
+
+def back(request: HttpRequest, default: str) -> HttpResponse:
+    target = request.POST.get("next", "")
+    safe = url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure())
+    return redirect(target if safe else default)
+
+
+class TrainStopView(TrainActionView):
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        run = train_stop(run=run, by=reader_of(request))
+        ended = run.status == TrainRun.Status.STOPPED
+        messages.success(
+            request, f"{run.name} is stopped." if ended else f"{run.name} finishes its step, saves and stops."
+        )
+        return back(request, run.get_absolute_url())
+
+
+class TrainDeleteView(TrainActionView):
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        train_delete(run=run, by=reader_of(request))
+        messages.success(request, f"{run.name} and its files are deleted.")
+        return redirect("training:list")
+
+
+class TrainEditView(TrainActionView):
+    """Rename, or change the notes: what is not sent stays."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        train_update(run=run, by=reader_of(request), name=request.POST.get("name"), notes=request.POST.get("notes"))
+        messages.success(request, "Saved.")
+        return back(request, run.get_absolute_url())
+
+
+class TrainCopyView(View):
+    """Copy the Train: the form of its method, filled with its values."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        return redirect(f"{reverse('training:form', args=[run.method.slug])}?copy={run.pk}")
+
+
+class TrainDownloadView(View):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        return model_download(train_or_404(request, pk))
+
+
+class TrainLogDownloadView(View):
+    """The raw log as it is on disk. As an attachment of plain text: no browser runs what is in it."""
+
+    def get(self, request: HttpRequest, pk: int) -> FileResponse:
+        run = train_or_404(request, pk)
+        try:
+            stream = (run.directory / LOG).open("rb")
+        except FileNotFoundError as error:
+            raise Http404("This train has no log yet.") from error
+        return FileResponse(stream, as_attachment=True, filename=f"{file_stem(run)}.log", content_type="text/plain")
