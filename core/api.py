@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.response import Response
@@ -93,6 +95,7 @@ def object_or_404(rows: QuerySet[M], key: str) -> M:
     return found
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class KeyField(serializers.Field[Any, Any, Any, Any]):
     """An id or a slug in a request body."""
 

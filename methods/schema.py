@@ -61,7 +61,7 @@ def plain(number: float, percent: bool = False) -> str:
     """A number as people write it: 2e-4, 1,024, 5%."""
     if percent:
         return f"{number * 100:g}%"
-    if number != 0 and (abs(number) < 1e-3):
+    if number != 0 and abs(number) <= 1e-3:
         mantissa, exponent = f"{number:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"

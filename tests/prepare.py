@@ -30,7 +30,7 @@ def main() -> None:
     inbox.mkdir(parents=True)
     tiny_model(inbox)
     model = model_add_folder(owner=None, reference=str(inbox), name="Tiny")
-    model_import(model)
+    model_import(model.pk)
     model.refresh_from_db()
     assert (model.slug, model.status) == ("tiny", "ready"), model.error
 

@@ -24,6 +24,7 @@ from training.downloads import model_download
 from training.filters import TrainFilter
 from training.log import PIECE_BYTES, log_read
 from training.models import Checkpoint, Sample, TrainRun
+from training.preview import train_preview
 from training.serializers import (
     CheckpointSerializer,
     ComparisonSerializer,
@@ -33,10 +34,12 @@ from training.serializers import (
     SampleSerializer,
     TrainCopySerializer,
     TrainCreateSerializer,
+    TrainPlanSerializer,
+    TrainPreviewSerializer,
     TrainSerializer,
     TrainUpdateSerializer,
 )
-from training.services import train_create, train_delete, train_stop, train_update
+from training.services import queue_places, train_create, train_delete, train_stop, train_update
 
 METRIC_ROWS = 5000
 LARGEST_ID = 2**63 - 1
@@ -79,6 +82,9 @@ class TrainListView(TrainMixin, generics.ListCreateAPIView[TrainRun]):
 
     serializer_class = TrainSerializer
     filterset_class = TrainFilter
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return super().get_serializer_context() | {"queue_places": queue_places()}
 
     @extend_schema(
         request=TrainCreateSerializer,
@@ -136,6 +142,18 @@ def ingredients(reader: User, data: dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise UserError(missing)
     return found
+
+
+class TrainPlanView(APIView):
+    @extend_schema(request=TrainPlanSerializer, responses={200: TrainPreviewSerializer, **errors(400, 401)})
+    def post(self, request: Request) -> Response:
+        """What a train would do: steps, rows, what would be cut, obstacles by field. Nothing is started."""
+        body = TrainPlanSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        assert isinstance(request.user, User)
+        found = ingredients(request.user, body.validated_data)
+        empty = dict.fromkeys(("base_model", "dataset", "evaluation_dataset"))
+        return Response(train_preview(**empty | found, parameters=body.validated_data["parameters"]))
 
 
 class TrainDetailView(TrainMixin, APIView):
@@ -233,9 +251,7 @@ class TrainStopView(TrainMixin, APIView):
 
 
 class TrainCopyView(TrainMixin, APIView):
-    @extend_schema(
-        request=TrainCopySerializer, responses={201: TrainSerializer, **errors(400, 401, 404, 507)}
-    )
+    @extend_schema(request=TrainCopySerializer, responses={201: TrainSerializer, **errors(400, 401, 404, 507)})
     def post(self, request: Request, pk: int) -> Response:
         """Start a train with this one's values, and with what the body changes."""
         origin = self.get_train()

@@ -4,6 +4,7 @@ from training import api
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
+    path("plan/", api.TrainPlanView.as_view(), name="api-trains-plan"),
     path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
     path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),

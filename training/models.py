@@ -29,7 +29,7 @@ class IllegalTransition(ValueError):
 
 class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
-        return self.select_related("owner", "method", "base_model", "dataset", "copied_from")
+        return self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from")
 
     def active(self) -> TrainRunQuerySet:
         return self.filter(status__in=TrainRun.ACTIVE)

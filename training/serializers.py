@@ -26,7 +26,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     evaluation_dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     owner = serializers.CharField(source="owner.username", default=None, read_only=True)
     progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
-    queue_position = serializers.SerializerMethodField(help_text="1 for the next train to start, 0 if it does not wait.")
+    queue_position = serializers.SerializerMethodField(help_text="1 for the next to start, 0 if it does not wait.")
     duration_seconds = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
@@ -48,7 +48,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         return min(1.0, run.step / run.total_steps) if run.total_steps else 0.0
 
     def get_queue_position(self, run: TrainRun) -> int:
-        return queue_position(run)
+        """A list brings all places with it, so that they cost one query and not one a train."""
+        places: dict[int, int] | None = self.context.get("queue_places")
+        return places.get(run.pk, 0) if places is not None else queue_position(run)
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         if run.started_at is None:
@@ -72,6 +74,26 @@ class TrainCreateSerializer(StrictSerializer):
     system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True, default="")
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
     copied_from = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=2**62)
+
+
+class TrainPlanSerializer(StrictSerializer):
+    method = KeyField(help_text="Id or slug, such as lora.")
+    base_model = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    dataset = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    evaluation_dataset = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    parameters = serializers.DictField(required=False, default=dict)
+
+
+class TrainPreviewSerializer(serializers.Serializer[Any]):
+    ok = serializers.BooleanField(help_text="Whether the train could be started like this.")
+    errors = serializers.DictField(help_text="{field: [text]}")  # type: ignore[assignment]
+    warnings = serializers.DictField(help_text="{field: text}; they do not stop anything.")
+    fixes = serializers.DictField(help_text="{field: [{label, effect, set}]}")
+    plan = serializers.DictField(allow_null=True, help_text="Effective batch, rows, steps, rows cut.")
+    disk = serializers.DictField(allow_null=True, help_text="Bytes.")
+    time = serializers.DictField(allow_null=True, help_text="Seconds that similar trains took.")
+    queue = serializers.DictField()
+    worker = serializers.DictField()
 
 
 class TrainUpdateSerializer(StrictSerializer):

@@ -28,6 +28,7 @@ from training.worker import WorkerState, worker_state
 __all__ = [
     "Plan",
     "WorkerState",
+    "queue_places",
     "queue_position",
     "train_create",
     "train_delete",
@@ -233,6 +234,12 @@ def train_delete(*, run: TrainRun, by: User) -> None:
     deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
     if deleted:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def queue_places() -> dict[int, int]:
+    """{id: place} of all trains that wait."""
+    waiting = TrainRun.objects.filter(status=Status.QUEUED).order_by("pk").values_list("pk", flat=True)
+    return {pk: place for place, pk in enumerate(waiting, start=1)}
 
 
 def queue_position(run: TrainRun) -> int:
