@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import Pagination, errors, object_or_404
+from core.upload import DiskUploadHandler
 from datasets_app.downloads import dataset_download
 from datasets_app.filters import DatasetFilter
 from datasets_app.histogram import histogram
@@ -38,7 +39,6 @@ from datasets_app.services import (
     dataset_restore,
     dataset_update,
 )
-from datasets_app.upload import DatasetUploadHandler
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 
@@ -72,7 +72,7 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         # Before anything looks at the body: from then on Django accepts no other handler.
-        request.upload_handlers = [DatasetUploadHandler(request)]
+        request.upload_handlers = [DiskUploadHandler(request)]
         return super().initialize_request(request, *args, **kwargs)
 
     @extend_schema(

@@ -18,9 +18,9 @@ from django.utils.text import slugify
 from core.errors import UserError
 from core.queue import cancel, enqueue
 from core.text import clean_label, clean_text
+from core.upload import ReceivedFile, leftovers_remove
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
-from datasets_app.upload import ReceivedFile, leftovers_remove
 from engine.formats import FORMATS
 from engine.rows import FileProblem, sniff_file_type
 

@@ -59,7 +59,7 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
             self.path.unlink(missing_ok=True)
 
 
-class DatasetUploadHandler(FileUploadHandler):
+class DiskUploadHandler(FileUploadHandler):
     """Django's parser feeds it. Raises UserError 413 and 507 before the body is read where its length says enough."""
 
     chunk_size = 1 << 20
