@@ -48,8 +48,8 @@ def overlap(text: str, reference: str) -> float | None:
 
 def difference(one: str, other: str) -> float:
     """0 for the same words in the same order, 1 for none in common."""
-    words = [WORD.findall(text.lower())[:COMPARED_WORDS] for text in (one, other)]
-    return 1 - SequenceMatcher(None, *words, autojunk=False).ratio()
+    first, second = (WORD.findall(text.lower())[:COMPARED_WORDS] for text in (one, other))
+    return 1.0 - SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
 def answers_of(run: TrainRun) -> list[Answer]:
@@ -64,9 +64,16 @@ def _answer(index: int, samples: list[Sample]) -> Answer:
     before = next((sample for sample in samples if sample.stage == "before"), None)
     after = next((sample for sample in reversed(samples) if sample.stage != "before"), None)
     shown = after or samples[0]
-    scores = [overlap(sample.text, shown.reference) if sample else None for sample in (before, after)]
-    change = difference(before.text, after.text) if before and after else 0.0
-    return Answer(index, shown.prompt, shown.reference, before, after, *scores, change)
+    return Answer(
+        index,
+        shown.prompt,
+        shown.reference,
+        before,
+        after,
+        overlap_before=overlap(before.text, shown.reference) if before else None,
+        overlap_after=overlap(after.text, shown.reference) if after else None,
+        change=difference(before.text, after.text) if before and after else 0.0,
+    )
 
 
 @dataclass(frozen=True)

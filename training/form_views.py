@@ -122,13 +122,3 @@ class TrainPlanView(View):
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
         return JsonResponse(with_missing(train_preview(**_ingredients(draft), state=state), draft))
-
-
-class TrainCopyView(View):
-    """The form of the train's method, filled with its values."""
-
-    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        origin = train_find(reader_of(request), str(pk))
-        if origin is None:
-            raise Http404
-        return redirect(f"{reverse('training:form', args=[origin.method.slug])}?copy={origin.pk}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made
 from decimal import Decimal
 from itertools import zip_longest
 from typing import Any
@@ -121,14 +122,14 @@ class Control:
     field: Field
     value: Any
     default: str
-    errors: list[str] = field(default_factory=list)
+    errors: list[str] = made(default_factory=list)
     warning: str = ""
-    fixes: list[dict[str, Any]] = field(default_factory=list)
+    fixes: list[dict[str, Any]] = made(default_factory=list)
     original: str = ""
     original_text: str = ""
     is_copy: bool = False
     active: bool = True
-    options: list[tuple[str, str]] = field(default_factory=list)
+    options: list[tuple[str, str]] = made(default_factory=list)
 
     @property
     def changed(self) -> bool:

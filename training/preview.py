@@ -115,7 +115,7 @@ def time_guess(
 def _seconds_a_row(run: TrainRun) -> float:
     assert run.started_at is not None
     assert run.finished_at is not None
-    rows = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
+    rows: int = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
     return (run.finished_at - run.started_at).total_seconds() / max(1, rows)
 
 

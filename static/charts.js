@@ -1,0 +1,172 @@
+// Chart arithmetic: pure functions without a page, so that a test can call them. DXCharts is the one namespace that
+// chart_panel.js (drawing), evaluation.js and compare.js share. A point is [step, epoch, time, value], as the server
+// sends it; the value is null where it was not a finite number.
+(() => {
+  "use strict";
+  const STEP = 0, EPOCH = 1, TIME = 2, VALUE = 3;
+
+  // Exponential moving average without the pull of its start; a gap stays a gap and does not reset it.
+  // weight: 0 is the raw line, towards 1 ever smoother.
+  function smooth(values, weight) {
+    let sum = 0, scale = 0;
+    return values.map((value) => {
+      if (value === null) return null;
+      sum = sum * weight + value * (1 - weight);
+      scale = scale * weight + (1 - weight);
+      return sum / scale;
+    });
+  }
+
+  // The round step (1, 2, 2.5 or 5 times a power of ten) that cuts `range` into about `count` parts.
+  function niceStep(range, count) {
+    if (!(range > 0)) return 1;
+    const rough = range / count;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const factor = [1, 2, 2.5, 5, 10].find((candidate) => candidate * power >= rough * 0.999);
+    return factor * power;
+  }
+
+  // Round seconds: 1, 2, 5, 10, 15, 30 s, then minutes, hours, days.
+  function niceTimeStep(range, count) {
+    const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+    return steps.find((step) => step * count >= range) ?? Math.ceil(range / count / 86400) * 86400;
+  }
+
+  function multiples(low, high, step) {
+    const found = [];
+    for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number += 1) {
+      found.push(Number((number * step).toPrecision(12)));
+    }
+    return found;
+  }
+
+  // The y range for values between low and high: widened to whole steps, and never narrower than `before`, so that
+  // a live chart does not shrink and jump. Returns {min, max, step}.
+  function widen(before, low, high, count = 4) {
+    if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
+    if (before && low === before.min && high === before.max) return before;
+    if (low === high) { const room = Math.abs(low) * 0.1 || 0.5; low -= room; high += room; }
+    const step = niceStep(high - low, count);
+    return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step };
+  }
+
+  // Whole powers of ten around positive values.
+  function widenLog(before, low, high) {
+    if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
+    const min = 10 ** Math.floor(Math.log10(low) + 1e-9), max = 10 ** Math.ceil(Math.log10(high) - 1e-9);
+    return { min, max: max > min ? max : min * 10, step: 0 };
+  }
+
+  // 1, 2 and 5 of every power of ten, or only the powers where there are many.
+  function logTicks({ min, max }) {
+    const powers = Math.round(Math.log10(max / min));
+    const found = [];
+    for (let power = min; power <= max * 1.001; power *= 10) {
+      for (const factor of powers > 3 ? [1] : [1, 2, 5]) {
+        if (power * factor <= max * 1.001) found.push(Number((power * factor).toPrecision(6)));
+      }
+    }
+    return found;
+  }
+
+  // Round numbers and the end itself; a round one that would touch the end's label goes.
+  function xTicks(end, count, step = niceStep(end, count)) {
+    if (!(end > 0)) return [0];
+    const round = multiples(0, end, step).filter((value) => end - value > step * 0.6 || value === end);
+    return round.at(-1) === end ? round : [...round, end];
+  }
+
+  // Index of the number nearest to x in an ascending list; -1 for an empty one.
+  function nearest(xs, x) {
+    let low = 0, high = xs.length - 1;
+    if (high < 0) return -1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (xs[middle] < x) low = middle + 1; else high = middle;
+    }
+    return low > 0 && x - xs[low - 1] <= xs[low] - x ? low - 1 : low;
+  }
+
+  // Positions moved apart so that neighbours are at least `gap` apart, within [low, high] where there is room; in the
+  // order given.
+  function spread(positions, gap, low, high) {
+    const order = positions.map((_, index) => index).sort((one, other) => positions[one] - positions[other]);
+    const placed = order.map((index) => positions[index]);
+    for (let index = 1; index < placed.length; index += 1) {
+      placed[index] = Math.max(placed[index], placed[index - 1] + gap);
+    }
+    for (let index = placed.length - 1; index >= 0; index -= 1) {
+      placed[index] = Math.min(placed[index], high - (placed.length - 1 - index) * gap);
+    }
+    for (let index = 0; index < placed.length; index += 1) placed[index] = Math.max(placed[index], low + index * gap);
+    const found = [];
+    order.forEach((index, place) => { found[index] = placed[place]; });
+    return found;
+  }
+
+  // Where a point stands on the x axis. Time counts from `start`, in seconds.
+  function xOf(point, axis, start) {
+    return axis === "epoch" ? point[EPOCH] : axis === "time" ? point[TIME] - start : point[STEP];
+  }
+
+  const words = (name) => {
+    const text = name.replace(/[_./-]+/g, " ").trim();
+    return text.charAt(0).toUpperCase() + text.slice(1);
+  };
+
+  // The chart that shows a metric, made up where the table has none: eval_x belongs to x, and "rewards/margin" stands
+  // under Rewards.
+  function chartFor(table, name) {
+    const known = table.find((chart) => chart.train === name || chart.eval === name);
+    if (known) return known;
+    const base = name.replace(/^eval_/, "");
+    const cut = base.indexOf("/");
+    const title = words(cut > 0 ? base.slice(cut + 1) : base);
+    const heading = cut > 0 ? words(base.slice(0, cut)) : "Other";
+    return { name: base, title, train: base, eval: `eval_${base}`, heading, place: "", unit: "", kind: "number", log: true, limit: "", limit_label: "" };
+  }
+
+  // The charts for these metrics: the table's first, in its order, then the unknown by name. Each once.
+  function chartsFor(table, names) {
+    const found = new Map();
+    for (const name of [...names].sort()) {
+      const chart = chartFor(table, name);
+      if (!found.has(chart.name)) found.set(chart.name, chart);
+    }
+    const place = (chart) => { const index = table.indexOf(chart); return index < 0 ? table.length : index; };
+    return [...found.values()].sort((one, other) => place(one) - place(other));
+  }
+
+  // A value of a chart's kind as text, without its unit.
+  function valueText(kind, value) {
+    const { format } = window.DX;
+    if (value === null || value === undefined) return format.missing;
+    if (kind === "loss") return format.loss(value);
+    if (kind === "rate") return format.rate(value);
+    if (kind === "share") return format.share(value);
+    if (Math.abs(value) >= 100) return format.thousands(value);
+    return format.rate(Number(value.toPrecision(3)));
+  }
+
+  // A tick's text: as many decimals as the step between ticks needs.
+  function tickText(kind, value, step) {
+    const { format } = window.DX;
+    if (kind === "share") return `${Number((value * 100).toPrecision(6))}%`;
+    if (kind === "rate" || !step) return format.rate(value);
+    if (Math.abs(value) >= 1000 || step < 1e-4) return step < 1e-4 ? format.rate(value) : format.thousands(value);
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const exact = Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6 ? digits : digits + 1;
+    return value.toFixed(exact).replace(/^-/, "−");
+  }
+
+  function axisText(axis, value) {
+    if (axis === "time") return window.DX.format.duration(value);
+    if (axis === "epoch") return String(Number(value.toFixed(2)));
+    return window.DX.format.thousands(value);
+  }
+
+  window.DXCharts = {
+    STEP, EPOCH, TIME, VALUE, smooth, niceStep, niceTimeStep, widen, widenLog, logTicks, multiples, xTicks, nearest, spread,
+    xOf, chartFor, chartsFor, valueText, tickText, axisText,
+  };
+})();

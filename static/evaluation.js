@@ -1,0 +1,208 @@
+// Evaluation Data, live: the whole series once, made short by the server, then every logged step from the API.
+(() => {
+  "use strict";
+  const C = window.DXCharts;
+  const { format, api, poll, readJson, live, make } = window.DX;
+  const page = readJson("evaluation-data");
+  const base = `/trains/${page.id}/`;
+  const root = document.getElementById("charts");
+  const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
+  const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
+
+  const state = { status: page.status, next: 0, series: {}, planned: page.planned, limits: {}, loaded: false, updated: null };
+  const panels = new Map();
+  const bar = document.getElementById("chart-bar");
+  const view = C.choices(bar, () => drawAll());
+
+  const place = (name) => root.querySelector(`[data-place="${name}"]`);
+
+  async function load() {
+    const answer = await api(`${base}series/`);
+    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, loaded: true, updated: new Date() });
+    root.removeAttribute("aria-busy");
+    drawAll();
+  }
+
+  function append(rows) {
+    for (const row of rows) {
+      for (const [name, value] of Object.entries(row.values)) {
+        if (state.ignored?.has(name)) continue;
+        (state.series[name] ??= []).push([row.step, row.epoch, row.time, value]);
+      }
+    }
+    const long = Object.values(state.series).some((points) => points.length > MOST_POINTS);
+    return long ? load() : drawAll();
+  }
+
+  function borders() {
+    const { step, per_epoch: each } = state.planned;
+    if (view.axis === "time" || !each || !step) return [];
+    const count = Math.ceil(step / each) - 1;
+    if (count < 1 || count > 4) return [];
+    return Array.from({ length: count }, (_, index) => [view.axis === "epoch" ? index + 1 : each * (index + 1), `epoch ${index + 2}`]);
+  }
+
+  function linesOf(chart) {
+    const train = state.series[chart.train], evaluated = state.series[chart.eval];
+    const lines = [];
+    if (train) lines.push({ label: "Train", colour: 1, points: train, smoothed: chart.kind !== "rate" });
+    if (evaluated) lines.push({ label: "Eval", colour: 2, points: evaluated, dots: true });
+    return lines;
+  }
+
+  function start() {
+    return Math.min(...Object.values(state.series).map((points) => points[0]?.[C.TIME] ?? Infinity));
+  }
+
+  function panelFor(chart) {
+    if (panels.has(chart.name)) return panels.get(chart.name);
+    const panel = new C.Panel(chart, { small: chart.place !== "main", gutter: chart.place === "main" ? 52 : 16 });
+    panels.set(chart.name, panel);
+    if (chart.place === "main") {
+      place("main").replaceChildren(panel.element);
+      panel.foot.hidden = false;
+      panel.foot.append(document.querySelector("[data-judgement]"));
+    } else if (chart.place === "side") place("side").append(panel.element);
+    else section(chart.heading).append(panel.element);
+    return panel;
+  }
+
+  function section(heading) {
+    const found = place("rest").querySelector(`[data-heading="${CSS.escape(heading)}"]`);
+    if (found) return found;
+    const grid = make("div", { className: "charts-grid" });
+    grid.dataset.heading = heading;
+    place("rest").append(make("h2", { className: "charts-heading", textContent: heading }), grid);
+    return grid;
+  }
+
+  function drawAll() {
+    if (!state.loaded) return;
+    const names = Object.keys(state.series);
+    const main = page.table.find((chart) => chart.place === "main");
+    const charts = C.chartsFor(page.table, names);
+    if (!charts.includes(main)) charts.unshift(main);
+    const first = names.length ? start() : 0;
+    const shown = { ...view, end: view.axis === "step" ? state.planned.step : state.planned.epoch, borders: [] };
+    for (const chart of charts) {
+      const panel = panelFor(chart);
+      const limit = state.limits[chart.limit];
+      const limits = limit && !view.log ? [{ value: limit, label: `${chart.limit_label} ${C.valueText(chart.kind === "loss" ? "rate" : chart.kind, limit)}` }] : [];
+      const own = chart.place === "main" ? { ...shown, borders: borders() } : shown;
+      panel.set(linesOf(chart).map((line) => ({ ...line, start: first })), { ...own, log: view.log && chart.log }, limits);
+    }
+    waiting(panels.get(main.name), names.length);
+  }
+
+  function waiting(panel, any) {
+    if (any) return panel.say("");
+    if (state.status === "queued") {
+      const position = page.queuePosition;
+      return panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
+    }
+    if (page.ended) return panel.say("Nothing was logged", "The train ended before its first step.");
+    panel.say("The first point is on its way", "Model and data are being loaded.");
+  }
+
+  // Live
+  const stamp = document.querySelector("[data-live]");
+  const lost = document.querySelector("[data-lost]");
+  const ended = () => ["finished", "failed", "stopped"].includes(state.status);
+
+  function stampShow() {
+    if (ended()) return live(stamp, "");
+    if (state.status === "queued") return live(stamp, "waits");
+    const seconds = state.updated ? Math.round((Date.now() - state.updated) / 1000) : null;
+    live(stamp, seconds === null ? "live" : seconds < 2 ? "live, updated just now" : `live, last step ${format.duration(seconds)} ago`);
+  }
+
+  async function look() {
+    if (!state.loaded) await load();
+    const before = state.status;
+    let answer, measured = false;
+    do {
+      answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
+      state.next = answer.next;
+      if (answer.rows.length) {
+        state.updated = new Date();
+        measured ||= answer.rows.some((row) => row.split === "eval");
+        if (!state.planned.step) await load(); else await append(answer.rows);
+      }
+    } while (answer.rows.length >= 5000);
+    state.status = answer.status;
+    page.ended = ended();
+    if (before !== state.status) await load();
+    if (measured || before !== state.status || judgementIsOld()) await words();
+    stampShow();
+  }
+
+  let judged = 0;
+  const judgementIsOld = () => !ended() && state.updated && state.updated - judged > 15000;
+
+  async function words() {
+    judged = Date.now();
+    const part = async (path) => {
+      const response = await fetch(base + path, { headers: { Accept: "text/html" } });
+      if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+      return response.text();
+    };
+    const [judgement, answers] = await Promise.all([part("judgement/"), part("evaluation/answers/")]);
+    swap(document.querySelector("[data-judgement]"), judgement);
+    if (swap(document.querySelector("[data-answers]"), answers)) order();
+  }
+
+  // Only what changed is touched: open references and selected text stay.
+  function swap(element, html) {
+    if ((element.shown ?? null) === html) return false;
+    const first = element.shown === undefined && element.innerText.trim() === "";
+    element.shown = html;
+    const parsed = new DOMParser().parseFromString(html, "text/html").body;
+    if (!first && parsed.innerHTML.trim() === element.innerHTML.trim()) return false;
+    element.replaceChildren(...parsed.childNodes);
+    return true;
+  }
+
+  // Order of the answers
+  const orderBar = document.querySelector("[data-order]");
+  const orders = {
+    change: (row) => -Number(row.dataset.change), best: (row) => -Number(row.dataset.overlap),
+    worst: (row) => Number(row.dataset.overlap), index: (row) => Number(row.dataset.index),
+  };
+
+  function order() {
+    const by = orders[orderBar.querySelector('[aria-pressed="true"]').dataset.by];
+    const holder = document.querySelector("[data-answers] .answers");
+    if (!holder) return;
+    const rows = [...holder.querySelectorAll(".answer[data-index]")].sort((one, other) => by(one) - by(other));
+    holder.append(...rows);
+  }
+
+  orderBar.addEventListener("click", (event) => {
+    const one = event.target.closest("[data-by]");
+    if (!one) return;
+    for (const item of orderBar.children) item.setAttribute("aria-pressed", String(item === one));
+    order();
+  });
+
+  const broken = document.querySelector("[data-broken]");
+  function failed(error, since) {
+    if (!state.loaded) {
+      broken.hidden = false;
+      live(broken.querySelector("[data-broken-text]"), error.message);
+      return;
+    }
+    lost.hidden = false;
+    root.classList.add("charts-old");
+    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}. The train goes on.`);
+  }
+  function recovered() {
+    lost.hidden = true;
+    broken.hidden = true;
+    root.classList.remove("charts-old");
+  }
+
+  state.ignored = new Set(page.ignored);
+  const polling = poll(look, () => (ended() ? null : state.status === "queued" ? PACE.waiting : PACE.active), { failed, recovered });
+  for (const button of document.querySelectorAll("[data-retry], [data-reload]")) button.addEventListener("click", polling.now);
+  if (!page.ended) setInterval(stampShow, 1000);
+})();

@@ -1,0 +1,114 @@
+"""Compare: two to eight trains by a link that can be shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views import View
+
+from training.answers import shared_prompts
+from training.charts import charts_table, series_of
+from training.compare import (
+    FEWEST_TRAINS,
+    MOST_TRAINS,
+    ids_parse,
+    measured_alike,
+    outcome_rows,
+    setting_rows,
+    verdict,
+)
+from training.form_views import reader_of
+from training.models import TrainRun
+
+OFFERED_TRAINS = 30
+# Eight trains and ten metrics on one page.
+POINTS_A_SERIES = 1000
+COLOURS = 5
+
+
+def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
+    """In the order of `ids`; one that does not exist or is a stranger's makes the whole page a 404."""
+    found = TrainRun.objects.visible_to(reader).with_related().select_related("evaluation_dataset").in_bulk(ids)
+    if len(found) < len(ids):
+        raise Http404
+    return [found[pk] for pk in ids]
+
+
+def address(ids: list[int]) -> str:
+    return f"?ids={','.join(map(str, ids))}"
+
+
+def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
+    """The one that was asked for, else one that another was copied from, else the first."""
+    by_id = {str(run.pk): run for run in trains}
+    if chosen in by_id:
+        return by_id[chosen]
+    origins = [by_id[str(run.copied_from_id)] for run in trains if str(run.copied_from_id) in by_id]
+    return origins[0] if origins else trains[0]
+
+
+class CompareView(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        reader = reader_of(request)
+        ids = ids_parse(request.GET.get("ids", ""))
+        # Asked before the database is: thousands of ids are no comparison.
+        trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
+        context: dict[str, Any] = {
+            "trains": trains,
+            "ids": ids,
+            "too_many": len(ids) > MOST_TRAINS,
+            "most": MOST_TRAINS,
+            "offered": self.offered(reader, ids) if len(ids) < MOST_TRAINS else [],
+        }
+        if not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
+            return render(request, "training/compare_choose.html", context)
+        baseline = baseline_of(trains, request.GET.get("baseline", ""))
+        settings = setting_rows(trains, baseline)
+        columns = [
+            {"run": run, "colour": index % COLOURS + 1, "without": address([pk for pk in ids if pk != run.pk])}
+            for index, run in enumerate(trains)
+        ]
+        context |= {
+            "columns": columns,
+            "baseline": baseline,
+            "verdict": verdict(trains),
+            "alike": measured_alike(trains),
+            "settings": settings,
+            "different": sum(not row.same for row in settings),
+            "show_all": request.GET.get("all") == "1",
+            "outcomes": outcome_rows(trains),
+            "prompts": [
+                {
+                    "prompt": item.prompt,
+                    "reference": item.reference,
+                    "beside": list(zip(columns, item.answers, strict=True)),
+                }
+                for item in shared_prompts(trains)
+            ],
+            "page": {
+                "trains": [
+                    {"id": run.pk, "name": run.name, "colour": index % COLOURS + 1, "dash": index >= COLOURS}
+                    for index, run in enumerate(trains)
+                ],
+                "table": charts_table(),
+                "active": any(not run.ended for run in trains),
+            },
+        }
+        return render(request, "training/compare.html", context)
+
+    def offered(self, reader: User, ids: list[int]) -> list[tuple[TrainRun, str]]:
+        """Further trains to add, newest first, each with the address of the page with it."""
+        rows = TrainRun.objects.visible_to(reader).with_related().exclude(pk__in=ids)[:OFFERED_TRAINS]
+        return [(run, address([*ids, run.pk])) for run in rows]
+
+
+class CompareSeriesView(View):
+    def get(self, request: HttpRequest) -> JsonResponse:
+        ids = ids_parse(request.GET.get("ids", ""))
+        if len(ids) > MOST_TRAINS:
+            raise Http404
+        trains = trains_of(reader_of(request), ids)
+        return JsonResponse({str(run.pk): series_of(run, most_points=POINTS_A_SERIES) for run in trains})
