@@ -36,6 +36,7 @@ __all__ = [
     "lengths_enqueue",
     "may_change",
     "token_lengths_get",
+    "uses_count",
 ]
 
 LABELS_LIMIT = 20
@@ -148,7 +149,7 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
     """Read the file in `format`, with {the format's column: the file's column}, and check it again."""
     if dataset.status == Dataset.Status.CHECKING:
         raise UserError({"format": ["The file is still being checked. Try again in a moment."]}, code="wrong_state")
-    if dataset_is_used(dataset):
+    if uses_count(dataset):
         raise UserError(
             {"format": ["A train used this dataset, so how it is read no longer changes. Upload the file again."]}
         )
@@ -167,11 +168,11 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
     dataset_check_again(dataset=dataset, format=format, column_map=chosen)
 
 
-def dataset_is_used(dataset: Dataset) -> bool:
-    """Whether anything of another app points at it."""
+def uses_count(dataset: Dataset) -> int:
+    """How many rows of other apps point at it: trains that learned from it or were measured with it."""
     own = {"problems", "token_lengths"}
-    return any(
-        relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).exists()
+    return sum(
+        relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).count()
         for relation in Dataset._meta.related_objects
         if relation.one_to_many and relation.get_accessor_name() not in own
     )

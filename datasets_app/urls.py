@@ -1,5 +1,18 @@
-from typing import Any
+from django.urls import path
+
+from datasets_app import views
 
 app_name = "datasets"
 
-urlpatterns: list[Any] = []
+urlpatterns = [
+    path("", views.DatasetListPage.as_view(), name="list"),
+    path("new/", views.DatasetUploadPage.as_view(), name="upload"),
+    path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
+    path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
+    path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),
+    path("<int:pk>/columns/", views.DatasetColumnsAction.as_view(), name="columns"),
+    path("<int:pk>/archive/", views.DatasetArchiveAction.as_view(), name="archive"),
+    path("<int:pk>/restore/", views.DatasetRestoreAction.as_view(), name="restore"),
+    path("<int:pk>/delete/", views.DatasetDeleteAction.as_view(), name="delete"),
+    path("<int:pk>/file/", views.DatasetDownload.as_view(), name="download"),
+]

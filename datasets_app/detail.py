@@ -1,0 +1,147 @@
+"""What a dataset's page shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.core.paginator import Page, Paginator
+from django.db.models import Count
+from django.http import QueryDict
+
+from core.tokenizers import Tokenizer, tokenizers_for
+from datasets_app.forms import columns_offered
+from datasets_app.histogram import Bar, Histogram, histogram
+from datasets_app.lengths import lengths_of, tokenizer_choose
+from datasets_app.models import Dataset
+from datasets_app.preview import rows_seen
+from datasets_app.services import may_change, uses_count
+from engine.formats import FORMATS, nearest
+
+PREVIEW_ROWS = 5
+PROBLEM_ROWS = 20
+
+CHART_WIDTH, CHART_HEIGHT, CHART_LEFT, CHART_TOP = 560, 176, 44, 8
+PLOT_WIDTH, PLOT_HEIGHT = CHART_WIDTH - CHART_LEFT, 140
+
+
+@dataclass(frozen=True)
+class Column:
+    """One bar of the chart, in its coordinates, and the text that says what it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    columns: list[Column]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class LengthsPanel:
+    """state: none (no model to count with), waiting, error or ready."""
+
+    state: str
+    tokenizers: list[Tokenizer]
+    chosen: Tokenizer | None
+    error: str = ""
+    figures: Histogram = field(default_factory=Histogram)
+    chart: Chart | None = None
+
+
+def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
+    checking = dataset.status == Dataset.Status.CHECKING
+    context: dict[str, Any] = {
+        "dataset": dataset,
+        "mine": may_change(dataset, reader),
+        "format": FORMATS.get(dataset.format),
+        "uses": uses_count(dataset),
+        "checking": checking,
+        "raw": query.get("view") == "raw",
+    }
+    if checking:
+        return context
+    context["lengths"] = lengths_panel(dataset, reader, query.get("model", ""))
+    context |= preview_page(dataset, query) | problems_page(dataset, query)
+    if dataset.status == Dataset.Status.FAILED and dataset.columns and not dataset.format:
+        near = nearest([column["name"] for column in dataset.columns])
+        chosen, columns = columns_offered(dataset, query.get("format", "") or near[0].slug)
+        readable = [item for item in FORMATS.values() if item.slug not in ("preference", "kto")]
+        context |= {"nearest": near, "map_format": chosen, "map_columns": columns, "map_formats": readable}
+    return context
+
+
+def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
+    page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
+    return {"page": page, "rows": rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)}
+
+
+def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
+    problems = dataset.problems.all()
+    page = Paginator(problems, PROBLEM_ROWS).get_page(query.get("problems"))
+    kinds = problems.order_by().values("reason").annotate(count=Count("pk")).order_by("-count")[:6]
+    return {"problems": page, "problems_kept": page.paginator.count, "kinds": list(kinds)}
+
+
+def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str) -> LengthsPanel:
+    tokenizers = tokenizers_for(reader)
+    chosen = tokenizer_choose(reader, slug) or tokenizer_choose(reader)
+    lengths = lengths_of(dataset, chosen)
+    if lengths is None:
+        return LengthsPanel("none", tokenizers, chosen)
+    if lengths.error:
+        return LengthsPanel("error", tokenizers, chosen, error=lengths.error)
+    if not lengths.ready:
+        return LengthsPanel("waiting", tokenizers, chosen)
+    figures = histogram(lengths.rows)
+    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart_make(figures))
+
+
+def chart_make(figures: Histogram) -> Chart | None:
+    if not figures.bars:
+        return None
+    top, steps = _axis(figures.highest)
+    step = PLOT_WIDTH / len(figures.bars)
+    columns = [_column(bar, index, step, top) for index, bar in enumerate(figures.bars)]
+    every = max(1, round(len(figures.bars) / 6))
+    x_ticks = [
+        (round(CHART_LEFT + index * step, 1), f"{bar.low:,}")
+        for index, bar in enumerate(figures.bars)
+        if index % every == 0
+    ]
+    y_ticks = [(round(_y(value, top), 1), f"{value:,}") for value in steps]
+    return Chart(columns, x_ticks, y_ticks)
+
+
+def _column(bar: Bar, index: int, step: float, top: int) -> Column:
+    # A bar of one row among thousands must still be seen.
+    height = max(bar.rows / top * PLOT_HEIGHT, 1.5) if bar.rows else 0
+    text = f"{bar.low:,} to {bar.high:,} tokens: {bar.rows:,} row{'' if bar.rows == 1 else 's'}"
+    return Column(
+        x=round(CHART_LEFT + index * step + 1, 2),
+        y=round(CHART_TOP + PLOT_HEIGHT - height, 2),
+        width=round(max(step - 2, 1), 2),
+        height=round(height, 2),
+        text=text,
+    )
+
+
+def _y(value: int, top: int) -> float:
+    return CHART_TOP + PLOT_HEIGHT - value / top * PLOT_HEIGHT
+
+
+def _axis(highest: int) -> tuple[int, list[int]]:
+    """(top of the axis, its ticks): three to five whole round steps."""
+    step = 1
+    while step * 4 < highest:
+        first = int(str(step)[0])
+        step = step * 2 if first in (1, 5) else step // 2 * 5
+    ticks = list(range(0, highest + step, step))
+    return ticks[-1], ticks

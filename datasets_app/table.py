@@ -1,0 +1,80 @@
+"""The list of datasets: rows, choices and filters of one page, with a number of queries that does not grow with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.core.paginator import Page, Paginator
+from django.http import QueryDict
+
+from datasets_app.filters import DatasetFilter
+from datasets_app.models import Dataset, Label
+from engine.formats import FORMATS
+
+PAGE_ROWS = 25
+Reader = AbstractBaseUser | AnonymousUser
+
+
+@dataclass(frozen=True)
+class Facet:
+    name: str
+    title: str
+    choices: list[tuple[str, str]]
+    value: str
+
+
+def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
+    """Everything that the list page shows for one query string."""
+    visible = Dataset.objects.visible_to(reader)
+    rows = DatasetFilter(query, queryset=visible.select_related("owner").prefetch_related("labels")).qs
+    page: Page[Dataset] = Paginator(rows, PAGE_ROWS).get_page(query.get("page"))
+    facets = facets_make(reader, query)
+    return {
+        "page": page,
+        "rows": page.object_list,
+        "facets": facets,
+        "facets_chosen": sum(bool(facet.value) for facet in facets),
+        "active_filters": active_filters(facets, query),
+        "narrowed": any(query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))),
+        "archived": query.get("archived", "").lower() == "true",
+        "archived_count": visible.exclude(archived_at=None).count(),
+        "ordering": query.get("ordering", ""),
+        "formats": [item for item in FORMATS.values() if item.slug in SAMPLES],
+    }
+
+
+# Formats whose examples an empty page offers.
+SAMPLES = ("messages", "question-answer", "alpaca", "text")
+
+
+def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
+    visible = Dataset.objects.visible_to(reader).order_by()
+    labels = Label.objects.filter(datasets__in=visible).distinct().values_list("name", flat=True)
+    formats = visible.exclude(format="").values_list("format", flat=True).distinct()
+    owners = visible.exclude(owner=None).values_list("owner__username", flat=True).distinct()
+    return [
+        Facet("label", "Label", [(name, name) for name in labels], query.get("label", "")),
+        Facet("format", "Format", [(s, format_title(s)) for s in sorted(formats)], query.get("format", "")),
+        Facet("status", "Status", [(str(v), str(t)) for v, t in Dataset.Status.choices], query.get("status", "")),
+        Facet("owner", "Owner", [(name, name) for name in sorted(owners)], query.get("owner", "")),
+    ]
+
+
+def format_title(slug: str) -> str:
+    return FORMATS[slug].title if slug in FORMATS else slug
+
+
+def active_filters(facets: list[Facet], query: QueryDict) -> list[tuple[str, str, str]]:
+    """(title, value, address without it) of each filter that is set."""
+    shown = [("search", "Search", query.get("search", ""))]
+    shown += [(facet.name, facet.title, dict(facet.choices).get(facet.value, facet.value)) for facet in facets]
+    found = []
+    for name, title, value in shown:
+        if value:
+            others = query.copy()
+            for gone in (name, "page"):
+                others.pop(gone, None)
+            found.append((title, value[:60], f"?{others.urlencode()}"))
+    return found
