@@ -16,7 +16,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 
 from core.errors import UserError
-from core.upload import UploadHandler
+from core.upload import DiskUploadHandler
 from datasets_app.detail import detail_page, lengths_panel
 from datasets_app.downloads import dataset_download
 from datasets_app.forms import DatasetForm, DatasetUploadForm
@@ -72,7 +72,7 @@ class DatasetUploadPage(View):
     """
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        request.upload_handlers = [UploadHandler(request)]
+        request.upload_handlers = [DiskUploadHandler(request)]
         try:
             return csrf_protect(super().dispatch)(request, *args, **kwargs)
         except UserError as error:
