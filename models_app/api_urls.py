@@ -1,3 +1,12 @@
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from models_app import api
+
+urlpatterns = [
+    path("", api.BaseModelListView.as_view(), name="api-models"),
+    path("folders/", api.FoldersView.as_view(), name="api-model-folders"),
+    path("<str:key>/", api.BaseModelDetailView.as_view(), name="api-model"),
+    path("<str:key>/archive/", api.BaseModelArchiveView.as_view(), name="api-model-archive"),
+    path("<str:key>/restore/", api.BaseModelRestoreView.as_view(), name="api-model-restore"),
+    path("<str:key>/retry/", api.BaseModelRetryView.as_view(), name="api-model-retry"),
+]

@@ -24,7 +24,7 @@ from core.store import require_disk
 from core.text import clean_label, clean_text
 from engine.inspect_model import ModelFacts, ModelProblem, folder_digest, folder_read, kept_files, tokenizer_digest
 from models_app.folders import folder_copy, folder_resolve
-from models_app.models import BaseModel
+from models_app.models import UPLOADED, BaseModel
 from models_app.programs import ImportProblem, folder_bytes, program_run
 
 MOST_ATTEMPTS = 3
@@ -183,7 +183,7 @@ def _download(model: BaseModel, files: Path) -> None:
 
 
 def _fetch_gguf(model: BaseModel, files: Path) -> None:
-    source = model.import_path / "source.gguf"
+    source = model.import_path / UPLOADED
     if not source.is_file():
         raise ImportProblem("The uploaded file is gone. Upload it again.")
     size = source.stat().st_size

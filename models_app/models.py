@@ -12,10 +12,16 @@ from django.urls import reverse
 from core.ownership import OwnedQuerySet
 from core.store import models_folder
 
+# The uploaded GGUF file, in the folder of its import.
+UPLOADED = "source.gguf"
+
 
 class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
     def offered(self) -> BaseModelQuerySet:
         return self.filter(status=BaseModel.Status.READY, archived_at=None)
+
+    def with_related(self) -> BaseModelQuerySet:
+        return self.select_related("owner").annotate(train_count=models.Count("trains"))
 
 
 class BaseModel(models.Model):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -20,13 +18,17 @@ from core.errors import UserError
 from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
+from core.upload import ReceivedFile
 from models_app.folders import folder_check, folder_resolve
-from models_app.models import BaseModel
+from models_app.models import UPLOADED, BaseModel
 
 # What the hub takes for a name: no path, no URL, no scheme.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
 HUB_REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@{_PART})?", re.ASCII)
 LONGEST_REFERENCE = 200
+DESCRIPTION_LIMIT = 20_000
+# A name under the API's address, and so no slug.
+RESERVED_SLUGS = {"folders"}
 HUB_URL = re.compile(r"https://(?:huggingface\.co|hf\.co)/")
 GGUF_MAGIC = b"GGUF"
 GGUF_VERSIONS = (2, 3)
@@ -35,16 +37,17 @@ SMALLEST_GGUF_BYTES = 24
 Status = BaseModel.Status
 
 
-class Upload(Protocol):
-    """An uploaded file, as Django hands it over."""
-
-    name: str | None
-    size: int | None
-    file: IO[bytes] | None
-
-    def chunks(self) -> Any: ...
-    def seek(self, position: int) -> Any: ...
-    def read(self, count: int) -> Any: ...
+def model_add(
+    *, owner: User | None, source: str, reference: str = "", file: ReceivedFile | None = None, name: str = ""
+) -> BaseModel:
+    """The three ways in one, as forms and the API have them. Raises UserError by field."""
+    if source == BaseModel.Source.FOLDER:
+        return model_add_folder(owner=owner, reference=reference, name=name)
+    if source == BaseModel.Source.HUB:
+        return model_add_hub(owner=owner, reference=reference, name=name)
+    if file is None:
+        raise UserError({"file": ["Choose a GGUF file."]})
+    return model_add_gguf(owner=owner, file=file, name=name)
 
 
 def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
@@ -63,47 +66,36 @@ def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> Base
     return _add(owner, BaseModel.Source.HUB, reference, name or reference.partition("/")[2].partition("@")[0])
 
 
-def model_add_gguf(*, owner: User | None, upload: Upload, name: str = "") -> BaseModel:
-    """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}."""
-    label = clean_label((upload.name or "").replace("\\", "/").rpartition("/")[2], limit=200) or "model.gguf"
-    size = upload.size or 0
-    upload.seek(0)
-    head = upload.read(8)
-    if size == 0:
-        raise UserError({"file": ["The file is empty."]})
-    if head[:4] != GGUF_MAGIC:
-        raise UserError({"file": ["This is no GGUF file: it does not begin with GGUF."]})
-    if int.from_bytes(head[4:8], "little") not in GGUF_VERSIONS or size < SMALLEST_GGUF_BYTES:
-        raise UserError({"file": ["This GGUF file is of a version that cannot be read, or cut off. Make it again."]})
-    # The weights once more at sixteen bits, beside what was uploaded.
-    require_disk(4 * size, field="file")
-    with transaction.atomic():
-        model = _add(owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label))
-        try:
-            _keep(upload, model.import_path)
-        except BaseException:
-            shutil.rmtree(model.import_path, ignore_errors=True)
-            raise
+def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") -> BaseModel:
+    """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}; it is then gone."""
+    label = clean_label(str(file.name or ""), limit=200) or "model.gguf"
+    with file:
+        gguf_check(file)
+        # The weights once more at sixteen bits, beside what was uploaded.
+        require_disk(4 * file.size_bytes, field="file")
+        with transaction.atomic():
+            model = _add(owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label))
+            try:
+                shutil.rmtree(model.import_path, ignore_errors=True)
+                model.import_path.mkdir(parents=True, mode=0o700)
+                file.keep_as(model.import_path / UPLOADED)
+            except BaseException:
+                shutil.rmtree(model.import_path, ignore_errors=True)
+                raise
     return model
 
 
-def _keep(upload: Upload, folder: Path) -> None:
-    """Put the upload where its import finds it: a second name for the file where it lies on the disk already."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
-    target = folder / "source.gguf"
-    spooled = getattr(upload, "temporary_file_path", None)
-    if spooled is not None:
-        try:
-            os.link(spooled(), target)
-            return
-        except OSError:
-            # Another file system, or one without links.
-            target.unlink(missing_ok=True)
-    upload.seek(0)
-    with target.open("xb") as stream:
-        for piece in upload.chunks():
-            stream.write(piece)
+def gguf_check(file: ReceivedFile) -> None:
+    """Raises UserError {"file": …} for what is no GGUF file by its first bytes."""
+    assert file.path is not None
+    with file.path.open("rb") as stream:
+        head = stream.read(8)
+    if not head:
+        raise UserError({"file": ["The file is empty."]})
+    if head[:4] != GGUF_MAGIC:
+        raise UserError({"file": ["This is no GGUF file: it does not begin with GGUF."]})
+    if int.from_bytes(head[4:], "little") not in GGUF_VERSIONS or file.size_bytes < SMALLEST_GGUF_BYTES:
+        raise UserError({"file": ["This GGUF file is cut off, or of a version that cannot be read."]})
 
 
 def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str) -> BaseModel:
@@ -135,7 +127,7 @@ def _refuse_twin(owner: User | None, source: BaseModel.Source, reference: str) -
 def _save_with_slug(model: BaseModel) -> None:
     """A slug that is free and that nobody can take for an id."""
     base = slugify(model.name)[:120] or "model"
-    if base.isdigit():
+    if base.isdigit() or base in RESERVED_SLUGS:
         base = f"model-{base}"
     taken = set(BaseModel.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     number = 1
@@ -177,7 +169,7 @@ def model_update(*, model: BaseModel, by: User, name: str | None = None, descrip
         if not values["name"]:
             raise UserError({"name": ["Give the model a name."]})
     if description is not None:
-        values["description"] = clean_text(description)
+        values["description"] = clean_text(description)[:DESCRIPTION_LIMIT]
     return _write(model, **values)
 
 
@@ -195,7 +187,7 @@ def model_restore(*, model: BaseModel, by: User) -> BaseModel:
 def model_retry(*, model: BaseModel, by: User) -> BaseModel:
     """Begin a failed import again. Raises UserError (wrong_state) for a model whose import did not fail."""
     owner_check(model, by)
-    if model.source == BaseModel.Source.GGUF and not (model.import_path / "source.gguf").is_file():
+    if model.source == BaseModel.Source.GGUF and not (model.import_path / UPLOADED).is_file():
         raise UserError("The uploaded file is gone. Upload it again.", code="wrong_state")
     values: dict[str, Any] = {"status": Status.IMPORTING, "error": "", "progress": 0, "phase": "", "attempts": 0}
     with transaction.atomic():

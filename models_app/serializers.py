@@ -1,0 +1,75 @@
+"""What the API says of base models, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from core.api import StrictSerializer
+from models_app.models import BaseModel
+from models_app.services import DESCRIPTION_LIMIT
+
+
+class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
+    owner = serializers.CharField(
+        source="owner.username", default=None, read_only=True, help_text="Null for what belongs to the house."
+    )
+    train_count = serializers.IntegerField(read_only=True, help_text="Trains that started from it, of anybody.")
+    url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The model's page.")
+
+    class Meta:
+        model = BaseModel
+        fields = (
+            "id", "slug", "name", "description", "source", "reference", "revision", "status", "error", "progress",
+            "phase", "architecture", "parameter_count", "context_length", "dtype", "licence", "size_bytes", "sha256",
+            "tokenizer_sha256", "linear_modules", "chat_template", "template_example", "train_count", "owner",
+            "created_at", "archived_at", "url",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class BaseModelCreateSerializer(StrictSerializer):
+    """`reference` for a folder or the hub, `file` (multipart) for GGUF."""
+
+    source = serializers.ChoiceField(choices=BaseModel.Source.choices)  # type: ignore[assignment]
+    reference = serializers.CharField(
+        max_length=4000,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Hub: org/name or org/name@revision. Folder: one that is offered under folders/.",
+    )
+    file = serializers.FileField(
+        required=False, allow_empty_file=True, max_length=None, help_text="The GGUF file, as multipart/form-data."
+    )
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        gguf = attrs["source"] == BaseModel.Source.GGUF
+        if gguf and "file" not in attrs:
+            raise serializers.ValidationError({"file": ["Send the file as multipart/form-data, in the field “file”."]})
+        if gguf and attrs["reference"]:
+            raise serializers.ValidationError({"reference": ["A GGUF model comes by its file alone."]})
+        if not gguf and "file" in attrs:
+            raise serializers.ValidationError({"file": ["Only a GGUF model is uploaded."]})
+        if not gguf and not attrs["reference"].strip():
+            raise serializers.ValidationError({"reference": ["Name the model."]})
+        return attrs
+
+
+class BaseModelUpdateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False)
+    description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True)
+
+
+class FolderSerializer(serializers.Serializer[Any]):
+    path = serializers.CharField(help_text="Send it as `reference`.")
+    name = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    obstacle = serializers.CharField(help_text="Why it cannot be added; empty where it can.")
+
+
+class FoldersSerializer(serializers.Serializer[Any]):
+    roots = serializers.ListField(child=serializers.CharField(), help_text="Folders that models may lie below.")
+    folders = FolderSerializer(many=True)
