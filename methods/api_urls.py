@@ -1,3 +1,8 @@
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from methods import api
+
+urlpatterns = [
+    path("", api.TrainingMethodListView.as_view(), name="api-methods"),
+    path("<str:key>/", api.TrainingMethodDetailView.as_view(), name="api-method"),
+]

@@ -72,10 +72,12 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
     schema = copy.deepcopy(RECIPES[method.recipe].parameters.model_json_schema())
     schema.pop("description", None)
     for name, spec in schema["properties"].items():
-        on_cpu = spec.pop("default_on_cpu", None)
-        if device == "cpu" and on_cpu is not None:
+        override = method.overrides.get(name, {})
+        on_cpu = override.get("default_on_cpu", None if "default" in override else spec.get("default_on_cpu"))
+        spec.pop("default_on_cpu", None)
+        _override(spec, override)
+        if device == "cpu" and on_cpu is not None and "fixed" not in override:
             spec["default"] = on_cpu
-        _override(spec, method.overrides.get(name, {}))
     return schema
 
 

@@ -41,7 +41,7 @@ def parameters_validate(
     for name, value in parameters.items():
         if name not in fields:
             errors[str(name)[:80]] = [_unknown(str(name)[:80], fields)]
-        elif message := _obstacle(fields[name], value):
+        elif message := value_obstacle(fields[name], value):
             errors[name] = [message]
     given = {name: _tidy(value) for name, value in parameters.items() if name in fields and name not in errors}
     # Defaults that a rule would count as given stay out, so that max_steps alone does not clash with epochs.
@@ -71,8 +71,9 @@ def _unknown(name: str, fields: dict[str, Field]) -> str:
     return f"Unknown parameter {name!r}." + (f" Did you mean {close[0]}?" if close else "")
 
 
-def _obstacle(field: Field, value: Any) -> str:
-    """What stands against `value` before pydantic sees it: kinds that it would bend, fixed and narrowed fields."""
+def value_obstacle(field: Field, value: Any) -> str:
+    """What stands against `value` before pydantic sees it: kinds that it would bend, fixed and narrowed fields. Empty
+    where nothing does."""
     if field.fixed and value != field.default:
         return f"{field.title} is fixed to {field.default} in this method."
     if field.kind not in NUMBER_KINDS or value is None:

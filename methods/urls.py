@@ -1,5 +1,7 @@
-from typing import Any
+from django.urls import path
+
+from methods import views
 
 app_name = "methods"
 
-urlpatterns: list[Any] = []
+urlpatterns = [path("", views.MethodListView.as_view(), name="list")]

@@ -1,5 +1,16 @@
-from typing import Any
+from django.urls import path
+
+from models_app import views
 
 app_name = "models"
 
-urlpatterns: list[Any] = []
+urlpatterns = [
+    path("", views.ModelListView.as_view(), name="list"),
+    path("new/", views.ModelAddView.as_view(), name="add"),
+    path("<int:pk>/", views.ModelDetailView.as_view(), name="detail"),
+    path("<int:pk>/edit/", views.ModelUpdateView.as_view(), name="update"),
+    path("<int:pk>/archive/", views.ModelArchiveView.as_view(), name="archive"),
+    path("<int:pk>/restore/", views.ModelRestoreView.as_view(), name="restore"),
+    path("<int:pk>/retry/", views.ModelRetryView.as_view(), name="retry"),
+    path("<int:pk>/delete/", views.ModelDeleteView.as_view(), name="delete"),
+]
