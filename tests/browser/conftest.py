@@ -67,7 +67,7 @@ def open_page(browser: Browser, platform: Platform) -> Iterator[Callable[..., Pa
         page.on("console", collect)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto("/login/")
-        page.get_by_label("Username").fill(by)
+        page.get_by_label("Name", exact=True).fill(by)
         page.get_by_label("Password", exact=True).fill(PASSWORDS[by])
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url("**/trains/")
