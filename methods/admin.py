@@ -17,12 +17,15 @@ from methods.models import TrainingMethod
 from methods.overrides import overrides_check
 
 
-class TrainingMethodForm(forms.ModelForm[TrainingMethod]):
+class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     recipe = forms.ChoiceField(choices=[(recipe.name, recipe.title) for recipe in RECIPES.values()])
 
     class Meta:
         model = TrainingMethod
-        fields = ("name", "slug", "tagline", "description", "needs", "example", "cost", "recipe", "overrides", "order")
+        fields = (
+            "name", "slug", "tagline", "description", "needs", "example", "example_rows", "cost", "recipe", "overrides",
+            "order",
+        )  # fmt: skip
         help_texts: ClassVar = {
             "overrides": 'By field: {"learning_rate": {"default": 1e-4, "maximum": 1e-3}}. Keys: default, '
             "default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what the recipe allows.",
@@ -31,6 +34,10 @@ class TrainingMethodForm(forms.ModelForm[TrainingMethod]):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
+        rows = cleaned.get("example_rows") or []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            self.add_error("example_rows", "Give a list of objects, one a row.")
+        cleaned["example_rows"] = rows
         recipe = cleaned.get("recipe", self.instance.recipe)
         if recipe and "overrides" in cleaned:
             cleaned["overrides"] = cleaned["overrides"] or {}
@@ -42,7 +49,7 @@ class TrainingMethodForm(forms.ModelForm[TrainingMethod]):
 
 
 @admin.register(TrainingMethod)
-class TrainingMethodAdmin(admin.ModelAdmin[TrainingMethod]):
+class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = TrainingMethodForm
     list_display = ("name", "slug", "tagline", "recipe", "version", "order", "retired_at")
     list_filter = ("recipe", ("retired_at", admin.EmptyFieldListFilter))

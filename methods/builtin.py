@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+
+def _turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 BUILTIN: tuple[dict[str, Any], ...] = (
     {
         "slug": "lora",
@@ -16,6 +21,11 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "needs": "A question and a good answer",
         "example": '{"messages": [\n  {"role": "user", "content": "Reset my PIN"},\n'
         '  {"role": "assistant", "content": "Open Settings …"}]}',
+        "example_rows": [
+            {"messages": _turns("Reset my PIN", "Open Settings, then Security, and choose New PIN.")},
+            {"messages": _turns("My parcel is late", "Sorry about that. Send me the order number and I look it up.")},
+            {"messages": _turns("Thanks!", "You are welcome. Anything else?")},
+        ],
         "cost": "least memory, small result",
         "recipe": "sft",
         "overrides": {
@@ -34,6 +44,11 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         ),
         "needs": "A question and a good answer",
         "example": '{"prompt": "Reset my PIN",\n "completion": "Open Settings …"}',
+        "example_rows": [
+            {"prompt": "Reset my PIN", "completion": "Open Settings, then Security, and choose New PIN."},
+            {"prompt": "My parcel is late", "completion": "Sorry about that. Send me the order number."},
+            {"prompt": "Thanks!", "completion": "You are welcome. Anything else?"},
+        ],
         "cost": "about 4 × the memory of LoRA",
         "recipe": "sft",
         "overrides": {

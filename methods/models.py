@@ -24,6 +24,9 @@ class TrainingMethod(models.Model):
     description = models.TextField()
     needs = models.CharField(max_length=200, help_text="What each row of the data must hold.")
     example = models.TextField(help_text="A row of the data, as JSON.")
+    example_rows = models.JSONField(
+        default=list, blank=True, help_text="A few rows that belong together, for the catalogue."
+    )
     cost = models.CharField(max_length=200, blank=True)
     recipe = models.CharField(max_length=40)
     overrides = models.JSONField(default=dict, blank=True)

@@ -45,6 +45,22 @@ class Field:
                 return False
         return True
 
+    def shown(self, value: Any) -> str:
+        """A value of this field as people write it: 2e-4, 5%, On, Cosine; an en dash for none."""
+        if value is None:
+            return "–"
+        if isinstance(value, bool):
+            return "On" if value else "Off"
+        if self.kind == "choice":
+            return dict(self.choices).get(value, str(value))
+        if isinstance(value, int | float):
+            return plain(value, self.percent)
+        return "All linear layers" if value == "all-linear" else ", ".join(map(str, value))
+
+    @property
+    def default_text(self) -> str:
+        return self.shown(self.default)
+
     def range_text(self) -> str:
         """What is allowed, in words: "above 0 and at most 1"."""
         parts = []

@@ -23,8 +23,8 @@ class TrainingMethodSerializer(serializers.ModelSerializer[TrainingMethod]):
     class Meta:
         model = TrainingMethod
         fields = (
-            "id", "slug", "name", "tagline", "description", "needs", "example", "cost", "recipe", "version", "formats",
-            "defaults", "parameters_schema", "retired_at",
+            "id", "slug", "name", "tagline", "description", "needs", "example", "example_rows", "cost", "recipe",
+            "version", "formats", "defaults", "parameters_schema", "retired_at",
         )  # fmt: skip
         read_only_fields = fields
 

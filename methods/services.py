@@ -29,9 +29,7 @@ def method_defaults(method: TrainingMethod, *, device: str = "cpu") -> dict[str,
     return {name: field.default for name, field in method_fields(method, device=device).items()} | {"more": {}}
 
 
-def parameters_validate(
-    method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu"
-) -> dict[str, Any]:
+def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu") -> dict[str, Any]:
     """Every parameter resolved: what was given, and the method's defaults for the rest.
 
     Raises UserError {parameter: [message]}: unknown names, wrong types, values out of bounds, rules over several.
@@ -133,7 +131,9 @@ def parameters_warnings(method: TrainingMethod, parameters: dict[str, Any]) -> d
     warnings = {}
     for name, field in method_fields(method).items():
         value = parameters.get(name)
-        if field.typical is None or field.hidden or not isinstance(value, int | float) or not field.is_active(parameters):
+        if field.typical is None or not isinstance(value, int | float):
+            continue
+        if field.hidden or not field.is_active(parameters):
             continue
         low, high = field.typical
         if not low <= value <= high and value != field.default:

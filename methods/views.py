@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views import View
 
+from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
 from methods.models import TrainingMethod
-from methods.schema import Field, method_fields
+from methods.schema import method_fields
 
 
 class MethodListView(View):
@@ -21,18 +23,7 @@ class MethodListView(View):
 
 
 def card(method: TrainingMethod) -> dict[str, Any]:
+    rows = [json.dumps(row, ensure_ascii=False) for row in method.example_rows] or [method.example]
     fields = [field for field in method_fields(method).values() if not field.hidden and field.kind != "options"]
-    return {
-        "method": method,
-        "formats": RECIPES[method.recipe].formats,
-        "groups": groups(fields),
-        "field_count": len(fields),
-    }
-
-
-def groups(fields: list[Field]) -> list[tuple[str, list[Field]]]:
-    """Fields under their headings, in the order in which the recipe names them."""
-    found: dict[str, list[Field]] = {}
-    for field in fields:
-        found.setdefault(field.group, []).append(field)
-    return list(found.items())
+    formats = [FORMATS[slug].title for slug in RECIPES[method.recipe].formats]
+    return {"method": method, "formats": formats, "fields": fields, "rows": rows}

@@ -17,7 +17,7 @@ from models_app.services import model_archive, model_delete, model_restore, mode
 
 
 @admin.register(BaseModel)
-class BaseModelAdmin(admin.ModelAdmin[BaseModel]):
+class BaseModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = (
         "name",
         "slug",

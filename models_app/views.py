@@ -32,6 +32,17 @@ from models_app.services import (
 )
 
 PAGE_ROWS = 25
+# Title, what to sort by, class.
+COLUMNS = (
+    ("Model", "name", ""),
+    ("Status", "status", ""),
+    ("Architecture", "architecture", ""),
+    ("Parameters", "parameter_count", "num"),
+    ("Context", "context_length", "num"),
+    ("Size", "size_bytes", "num"),
+    ("Licence", "", ""),
+    ("Trains", "", "num"),
+)
 WAYS = (
     (BaseModel.Source.HUB.value, "Hugging Face", "world"),
     (BaseModel.Source.FOLDER.value, "Local folder", "folder"),
@@ -68,6 +79,7 @@ class ModelListView(ModelPage):
         page = Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page"))
         context = {
             "page": page,
+            "columns": COLUMNS,
             "any": self.models().exists(),
             "archived": request.GET.get("archived") == "true",
             "archived_count": self.models().exclude(archived_at=None).count(),
