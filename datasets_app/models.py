@@ -14,6 +14,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from core.store import datasets_folder
+from engine.formats import FORMATS
 
 
 class DatasetQuerySet(OwnedQuerySet["Dataset"]):
@@ -92,6 +93,20 @@ class Dataset(models.Model):
         if self.status != self.Status.CHECKING:
             return 1.0
         return min(1.0, self.checked_bytes / self.size_bytes) if self.size_bytes else 0.0
+
+    @property
+    def format_title(self) -> str:
+        return FORMATS[self.format].title if self.format in FORMATS else self.format
+
+    @property
+    def columns_read(self) -> list[tuple[dict[str, str], str]]:
+        """Each column with what the format reads it as, "" for one that is not looked at."""
+        read = {source: name for name, source in self.column_map.items()}
+        return [(column, read.get(column["name"], "")) for column in self.columns]
+
+    @property
+    def good_share(self) -> float:
+        return self.good_row_count / self.row_count if self.row_count else 0.0
 
     @property
     def good_row_count(self) -> int:

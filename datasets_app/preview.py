@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from datasets_app.models import Dataset
-from engine.formats import Example, RowProblem, to_example
+from engine.formats import Example, RowProblem, is_readable, to_example
 from engine.rows import FileProblem, Mark, Row, read_rows
 
 TEXT_LIMIT = 20_000
@@ -63,6 +63,8 @@ def _seen(dataset: Dataset, row: Row) -> Seen:
         problem = {"field": "", "value": row.raw, "reason": row.problem}
         return Seen(row.line, None, None, problem)
     values, whole = shorten(row.values)
+    if not is_readable(dataset.format):
+        return Seen(row.line, values, None, None, not whole)
     try:
         example = to_example(row.values, dataset.format, dataset.column_map)
     except RowProblem as error:

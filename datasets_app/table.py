@@ -56,14 +56,15 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
     owners = visible.exclude(owner=None).values_list("owner__username", flat=True).distinct()
     return [
         Facet("label", "Label", [(name, name) for name in labels], query.get("label", "")),
-        Facet("format", "Format", [(s, format_title(s)) for s in sorted(formats)], query.get("format", "")),
+        Facet(
+            "format",
+            "Format",
+            [(slug, FORMATS[slug].title) for slug in FORMATS if slug in set(formats)],
+            query.get("format", ""),
+        ),
         Facet("status", "Status", [(str(v), str(t)) for v, t in Dataset.Status.choices], query.get("status", "")),
         Facet("owner", "Owner", [(name, name) for name in sorted(owners)], query.get("owner", "")),
     ]
-
-
-def format_title(slug: str) -> str:
-    return FORMATS[slug].title if slug in FORMATS else slug
 
 
 def active_filters(facets: list[Facet], query: QueryDict) -> list[tuple[str, str, str]]:

@@ -187,7 +187,10 @@ class DatasetRestoreAction(View):
 
 class DatasetDeleteAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        dataset = dataset_or_404(request, pk)
+        dataset = own_dataset(request, pk)
+        if not request.POST.get("sure"):
+            # A browser without scripts asks on a page of its own.
+            return render(request, "datasets/delete.html", {"dataset": dataset})
         try:
             dataset_delete(dataset=dataset, by=reader_of(request))
         except UserError as error:

@@ -188,6 +188,11 @@ def _is_good(values: dict[str, Any], slug: str, column_map: dict[str, str]) -> b
     return True
 
 
+def is_readable(format: str) -> bool:
+    """Whether `to_example` knows the format; those it does not are recognised, and no more."""
+    return format in _READERS
+
+
 def nearest(columns: Sequence[str], count: int = 2) -> list[Format]:
     """The formats whose columns look most like these, for a message about a file that fits none."""
     names = [str(column).lower() for column in columns]
@@ -199,7 +204,7 @@ def nearest(columns: Sequence[str], count: int = 2) -> list[Format]:
         ]
         return sum(best) / len(best)
 
-    readable = [item for item in FORMATS.values() if item.slug in _READERS]
+    readable = [item for item in FORMATS.values() if is_readable(item.slug)]
     return sorted(readable, key=likeness, reverse=True)[:count]
 
 
