@@ -243,14 +243,24 @@
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
     if (event.defaultPrevented || event.target.method === "dialog" || !button?.matches(".btn")) return;
-    if (event.target.dataset.sent) return event.preventDefault();
-    event.target.dataset.sent = "1";
+    // Not .dataset: a form with a field of that name has the field there.
+    if (event.target.hasAttribute("data-sent")) return event.preventDefault();
+    event.target.setAttribute("data-sent", "");
     button.setAttribute("aria-busy", "true");
   });
   addEventListener("pageshow", () => {
-    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+    for (const form of document.querySelectorAll("form[data-sent]")) form.removeAttribute("data-sent");
     for (const button of document.querySelectorAll('.btn[aria-busy="true"]')) button.removeAttribute("aria-busy");
   });
+
+  // A table that is wider than its place can be scrolled with the keyboard too.
+  const wide = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const element of document.querySelectorAll(".table-wrap, .code.scroll")) wide.observe(element);
 
   // Anywhere in a row with a .row-link opens it, but text can still be selected and inner controls work.
   document.addEventListener("click", (event) => {

@@ -19,12 +19,12 @@
     return element;
   }
 
-  // lines: [{label, colour (series number), points, smoothed, dots, dash, tag}]; view: {axis, smoothing, log, end, start}.
+  // lines: [{label, colour (series number), points, smoothed, dots, dash, tag, alone (no raw line)}]; view: {axis, smoothing, log, end, start}.
   class Panel {
-    constructor(spec, { small = false, gutter = 52 } = {}) {
+    constructor(spec, { small = false, gutter = null } = {}) {
       this.spec = spec;
       this.small = small;
-      this.gutter = gutter;
+      this.gutterFixed = gutter;
       this.lines = [];
       this.limits = [];
       this.view = { axis: "step", smoothing: 0, log: false, end: 0 };
@@ -86,14 +86,25 @@
     }
 
     rangeSet() {
-      const all = this.lines.flatMap((line) => [line.raw, line.values].flat()).filter((value) => value !== null);
+      const all = this.lines.flatMap((line) => (line.alone ? line.values : [...line.raw, ...line.values])).filter((value) => value !== null);
       if (!all.length) return;
       let low = Infinity, high = -Infinity;
       for (const value of all) { if (value < low) low = value; if (value > high) high = value; }
       for (const limit of this.limits) if (limit.value < high * 2) high = Math.max(high, limit.value);
-      if (!this.view.log && low >= 0 && low < high * 0.4) low = 0;
+      // Amounts start at nothing; a loss does not, where that would press its curve flat.
+      const fromZero = this.spec.kind === "number" || (this.small && low < high * 0.4);
+      if (!this.view.log && low >= 0 && fromZero) low = 0;
       const count = this.small ? 2 : 4;
       this.range = this.view.log ? C.widenLog(this.range, low, high) : C.widen(this.range, low, high, count);
+    }
+
+    // Room for the values at the line ends; a small chart of one line has its value in the title row.
+    labelled() {
+      return !this.small || this.lines.length > 1 || this.gutterFixed !== null;
+    }
+
+    gutter() {
+      return this.gutterFixed ?? (this.labelled() ? 52 : 16);
     }
 
     end() {
@@ -117,7 +128,7 @@
       // A single value is no line: a point shows it.
       const lone = line.xs.length === 1 ? { pointRadius: 3, pointBackgroundColor: colour } : {};
       const main = { ...base, ...lone, data: pairs(line.values) };
-      if (!line.smoothed || !this.view.smoothing) return [main];
+      if (!line.smoothed || !this.view.smoothing || line.alone) return [main];
       return [{ ...base, data: pairs(line.raw), borderColor: faded(colour), borderWidth: 1, borderDash: [] }, main];
     }
 
@@ -131,7 +142,7 @@
       const ys = log ? C.logTicks(range) : C.multiples(range.min, range.max, range.step);
       return {
         animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
-        layout: { padding: { right: this.gutter, top: 10 } },
+        layout: { padding: { right: this.gutter(), top: 10 } },
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
           x: { type: "linear", min: 0, max: end, grid: { display: false }, border: { color: hair },
@@ -153,7 +164,7 @@
         ctx.font = "500 11px 'Inter Variable', system-ui, sans-serif";
         this.referenceLines(ctx, area, x, y);
         this.gapMarks(ctx, area, x);
-        this.endLabels(ctx, area, x, y);
+        if (this.labelled()) this.endLabels(ctx, area, x, y);
         if (cursor.x !== null) this.crosshair(ctx, area, x, y);
         ctx.restore();
       } };

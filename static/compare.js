@@ -41,7 +41,7 @@
       const points = answer?.series[spec.metric];
       if (!points?.length) return [];
       const start = Math.min(...Object.values(answer.series).map((list) => list[0]?.[C.TIME] ?? Infinity));
-      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points, start, dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate" }];
+      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points, start, dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
     });
   }
 
@@ -74,7 +74,7 @@
     }
     broken.hidden = true;
     draw();
-    live(document.querySelector("[data-live]"), ended() ? "" : "live");
+    live(document.querySelector("[data-stamp]"), ended() ? "" : "live");
   }
   const polling = poll(load, () => (ended() ? null : LOOK_AGAIN));
   broken.querySelector("[data-retry]").addEventListener("click", polling.now);

@@ -56,7 +56,7 @@
 
   function panelFor(chart) {
     if (panels.has(chart.name)) return panels.get(chart.name);
-    const panel = new C.Panel(chart, { small: chart.place !== "main", gutter: chart.place === "main" ? 52 : 16 });
+    const panel = new C.Panel(chart, { small: chart.place !== "main" });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
       place("main").replaceChildren(panel.element);
@@ -105,7 +105,7 @@
   }
 
   // Live
-  const stamp = document.querySelector("[data-live]");
+  const stamp = document.querySelector("[data-stamp]");
   const lost = document.querySelector("[data-lost]");
   const ended = () => ["finished", "failed", "stopped"].includes(state.status);
 

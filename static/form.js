@@ -7,7 +7,8 @@
   const page = readJson("form-data");
   const summary = document.querySelector("[data-summary]");
   // What nobody has chosen yet is no mistake until Run was pressed.
-  const unasked = new Set(form.dataset.posted ? [] : ["base_model", "dataset"]);
+  const unasked = new Set(form.getAttribute("data-posted") ? [] : ["base_model", "dataset"]);
+  // Attributes and not form.dataset, which is the field of that name.
   const ASK_AFTER = 200; // ms of silence after a key
   const COUNT_AGAIN = 1500; // ms between two looks at a running token count
 
@@ -217,8 +218,17 @@
     }
   }
 
+  // What a blank field stands for.
+  function blanks(answer) {
+    for (const [name, value] of Object.entries(answer.blank ?? {})) {
+      const input = document.getElementById(`id-${name}`);
+      if (input) input.placeholder = value;
+    }
+  }
+
   function show(answer) {
     messages(answer);
+    blanks(answer);
     numbers(answer);
     problems(answer);
   }
@@ -232,7 +242,7 @@
     const mine = asking;
     clearTimeout(again);
     try {
-      const response = await fetch(form.dataset.plan, {
+      const response = await fetch(form.getAttribute("data-plan"), {
         method: "POST", body: new URLSearchParams(new FormData(form)), signal: mine.signal, headers: { Accept: "application/json" },
       });
       if (!response.ok) throw new Error(`The server answered ${response.status}.`);

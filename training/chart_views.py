@@ -6,42 +6,30 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views import View
 
 from training.answers import answers_of
 from training.charts import NOT_CHARTED, charts_table, planned_of, series_of
 from training.downloads import file_stem
-from training.draft import train_find
-from training.form_views import reader_of
 from training.judgement import judgement_of
 from training.models import TrainRun
 from training.services import queue_position
+from training.views import TrainPage, train_or_404
 
 # A cell that begins like this is a formula to a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-class TrainView(View):
-    """A page of one train; a stranger's is a 404."""
+class EvaluationView(TrainPage):
+    template_name = "training/evaluation.html"
+    tab = "evaluation"
 
-    def get_train(self, request: HttpRequest, pk: int) -> TrainRun:
-        run = train_find(reader_of(request), str(pk))
-        if run is None:
-            raise Http404
-        return run
-
-
-class EvaluationView(TrainView):
-    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        run = self.get_train(request, pk)
-        evaluations = run.metrics.filter(split="eval").order_by("seq")
-        context = {
-            "run": run,
-            "tab": "evaluation",
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return super().tab_context(run) | {
             "judgement": judgement_of(run),
-            "evaluations": evaluations,
+            "evaluations": run.metrics.filter(split="eval").order_by("seq"),
             "answers": answers_of(run),
             "page": {
                 "id": run.pk,
@@ -53,30 +41,29 @@ class EvaluationView(TrainView):
                 "planned": planned_of(run),
             },
         }
-        return render(request, "training/evaluation.html", context)
 
 
-class SeriesView(TrainView):
+class SeriesView(View):
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
-        return JsonResponse(series_of(self.get_train(request, pk)))
+        return JsonResponse(series_of(train_or_404(request, pk)))
 
 
-class JudgementView(TrainView):
+class JudgementView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return render(request, "training/_judgement.html", {"judgement": judgement_of(self.get_train(request, pk))})
+        return render(request, "training/_judgement.html", {"judgement": judgement_of(train_or_404(request, pk))})
 
 
-class AnswersView(TrainView):
+class AnswersView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        run = self.get_train(request, pk)
+        run = train_or_404(request, pk)
         return render(request, "training/_answers.html", {"run": run, "answers": answers_of(run)})
 
 
-class MetricsCsvView(TrainView):
+class MetricsCsvView(View):
     """Every logged step with every value, in full precision."""
 
     def get(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:
-        run = self.get_train(request, pk)
+        run = train_or_404(request, pk)
         response = StreamingHttpResponse(csv_lines(run), content_type="text/csv; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="{file_stem(run)}-metrics.csv"'
         return response

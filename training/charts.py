@@ -96,7 +96,7 @@ def series_of(run: TrainRun, *, most_points: int = MOST_POINTS) -> dict[str, Any
         last = seq
         for name, value in values.items():
             if name not in NOT_CHARTED:
-                series.setdefault(name, []).append([step, epoch, time, value])
+                series.setdefault(name, []).append([step, round(epoch, 4), round(time, 1), shortened(value)])
     return {
         "status": run.status,
         "next": last,
@@ -104,6 +104,11 @@ def series_of(run: TrainRun, *, most_points: int = MOST_POINTS) -> dict[str, Any
         "limits": limits_of(run),
         "series": {name: reduce_points(points, most_points) for name, points in series.items()},
     }
+
+
+def shortened(value: Any) -> float | None:
+    """Six digits are more than a chart can show; what is no number is a gap."""
+    return float(f"{value:.6g}") if isinstance(value, int | float) else None
 
 
 def planned_of(run: TrainRun) -> dict[str, float]:

@@ -20,8 +20,8 @@ from training.compare import (
     setting_rows,
     verdict,
 )
-from training.form_views import reader_of
 from training.models import TrainRun
+from training.views import reader_of
 
 OFFERED_TRAINS = 30
 # Eight trains and ten metrics on one page.
@@ -81,11 +81,7 @@ class CompareView(View):
             "show_all": request.GET.get("all") == "1",
             "outcomes": outcome_rows(trains),
             "prompts": [
-                {
-                    "prompt": item.prompt,
-                    "reference": item.reference,
-                    "beside": list(zip(columns, item.answers, strict=True)),
-                }
+                (item.prompt, item.reference, list(zip(columns, item.answers, strict=True)))
                 for item in shared_prompts(trains)
             ],
             "page": {

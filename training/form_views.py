@@ -17,12 +17,8 @@ from training.draft import Draft, datasets_of, draft_new, draft_read, train_find
 from training.form_page import form_context, with_missing
 from training.preview import train_preview
 from training.services import train_create
+from training.views import reader_of
 from training.worker import worker_state
-
-
-def reader_of(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
 
 
 def form_address(method: TrainingMethod, request: HttpRequest) -> str:

@@ -90,7 +90,7 @@ def option_value(text: str) -> Any:
 
 
 def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]:
-    """Every visible parameter as it was typed."""
+    """Every visible parameter as it was typed; one without effect beside the others is left to its default."""
     found: dict[str, Any] = {}
     for name, item in fields.items():
         if item.fixed or item.hidden:
@@ -104,9 +104,10 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
             found[name] = data.getlist(f"{name}-names") if chosen == "choose" else chosen
         elif item.kind == "choice":
             found[name] = data.get(name, item.default)
-        else:
-            found[name] = number_value(item, data.get(name, ""))
-    return found
+        elif name in data:
+            found[name] = number_value(item, data[name])
+    effective = {name: item.default for name, item in fields.items()} | found
+    return {name: value for name, value in found.items() if fields[name].is_active(effective)}
 
 
 def options_read(names: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
@@ -199,8 +200,10 @@ def controls_make(
     for name, item in fields.items():
         if item.fixed or item.hidden:
             continue
-        value = values.get(name, item.default)
-        control = Control(item, value, value_text(item, item.default), active=item.is_active(effective))
+        nothing: Any = {} if item.kind == "options" else None
+        default = nothing if item.default is None else item.default
+        value = values.get(name, default)
+        control = Control(item, value, value_text(item, default), active=item.is_active(effective))
         if original is not None and name in original:
             control.is_copy = True
             control.original = shown_text(item, original[name])
@@ -211,7 +214,7 @@ def controls_make(
                 (module, "on" if module in chosen else "") for module in [*modules, *chosen_beside(chosen, modules)]
             ]
         elif item.kind == "options":
-            control.options = [(option, option_text(content)) for option, content in (value or {}).items()]
+            control.options = [(option, option_text(content)) for option, content in value.items()]
         controls[name] = control
     return controls
 

@@ -33,7 +33,8 @@ def train_preview(
     parameters: dict[str, Any],
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
-    """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time", "queue", "worker"}.
+    """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time", "blank", "queue",
+    "worker"}.
 
     "plan" is training.plan.Plan as a dict, None while errors stand in its way; "time" the seconds that similar trains
     suggest; "disk" in bytes.
@@ -52,7 +53,9 @@ def train_preview(
         resolved = parameters_validate(method, parameters, device=state.device_kind)
     except UserError as error:
         errors |= error.fields
-    answer: dict[str, Any] = {"plan": None, "warnings": {}, "fixes": {}, "disk": None, "time": None}
+    answer: dict[str, Any] = {"plan": None, "warnings": {}, "fixes": {}, "disk": None, "time": None, "blank": {}}
+    if resolved is not None:
+        answer["blank"] = _blanks(resolved)
     if not errors and base_model is not None and dataset is not None and resolved is not None:
         plan = train_plan(
             method=method,
@@ -73,6 +76,11 @@ def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str,
     if dataset is None:
         errors["dataset"] = ["Choose a dataset."]
     return errors
+
+
+def _blanks(resolved: dict[str, Any]) -> dict[str, str]:
+    """What parameters that were left blank stand for, where another one decides it."""
+    return {"lora_alpha": str(2 * resolved["lora_rank"])} if resolved.get("lora_alpha") is None else {}
 
 
 def _planned(
