@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,10 +14,10 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.utils import timezone
 
-from core.templatetags.display import MISSING, rate, share, thousands
+from core.templatetags.display import MISSING, rate, thousands
 from engine.parameters import GROUPS
 from engine.rundir import MODEL
-from methods.schema import Field, method_fields
+from methods.schema import Field, method_fields, plain
 from training.compare import settings_of
 from training.models import TrainRun
 
@@ -50,12 +51,14 @@ class Group:
 
 def value_text(field: Field | None, value: Any) -> str:
     """A parameter's value as people write it."""
+    if value is None and field is not None and (blank := re.search(r"Blank: ([^.]+)", field.help)):
+        return blank.group(1)
     if value is None or value == "" or value == {}:
         return MISSING
     if isinstance(value, bool):
         return "On" if value else "Off"
     if field is not None and field.percent:
-        return share(value)
+        return plain(value, percent=True)
     if field is not None and field.choices:
         return str(dict(field.choices).get(value, value))
     if value == "all-linear":
@@ -68,10 +71,6 @@ def value_text(field: Field | None, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def parameters_of(run: TrainRun) -> list[Parameter]:
-    return [parameter for group in groups_of(run) for parameter in group.parameters]
 
 
 def groups_of(run: TrainRun) -> list[Group]:
@@ -110,9 +109,12 @@ def differences(run: TrainRun) -> list[tuple[str, str, str]]:
             continue
         field = fields.get(name)
         title = INGREDIENTS.get(name) or (field.title.lower() if field else name)
-        texts = [value_text(field, values.get(name)) for values in (before, after)]
-        found.append((title, *(text if len(text) <= 60 else f"{text[:57]}…" for text in texts)))
-    return [(title, first, second) for title, first, second in found]
+        found.append((title, short(value_text(field, before.get(name))), short(value_text(field, after.get(name)))))
+    return found
+
+
+def short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def command_of(run: TrainRun) -> str:
@@ -145,7 +147,12 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
     visible = TrainRun.objects.visible_to(reader)
     origin = run.copied_from if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists() else None
     return {
-        "groups": [Group(g.title, found) for g in groups if (found := [p for p in g.parameters if not p.advanced])],
+        "data_parameters": [p for group in groups if group.title == "Data" for p in group.parameters if not p.advanced],
+        "groups": [
+            Group(group.title, found)
+            for group in groups
+            if group.title != "Data" and (found := [p for p in group.parameters if not p.advanced])
+        ],
         "more": more,
         "more_changed": [parameter for parameter in more if parameter.changed],
         "count": len(every),

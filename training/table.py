@@ -150,6 +150,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
     runs = narrowed(reader, query)
     page: Page[TrainRun] = Paginator(runs, PAGE_ROWS).get_page(query.get("page"))
+    visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
     filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
     return {
         "page": page,
@@ -161,7 +162,8 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "facets_chosen": sum(name != "search" for name in filters),
         "active_filters": active_filters(filters, query),
         "narrowed": bool(filters or query.getlist("status")),
-        "newest": TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"))["newest"] or 0,
+        "newest": visible["newest"] or 0,
+        "total": visible["total"],
         "ordering": query.get("ordering", ""),
     }
 

@@ -181,6 +181,12 @@ def person(user: Any) -> str:
 
 
 @register.filter
+def first_name(user: Any) -> str:
+    """A person in a narrow column."""
+    return str(user.first_name or user.get_username()) if user else MISSING
+
+
+@register.filter
 def short_hash(value: Any) -> str:
     """The first seven characters of a sha256."""
     return str(value)[:7] if value else MISSING
@@ -199,7 +205,7 @@ def plain_log(text: Any) -> str:
 
 
 @register.filter
-def sparkline(curve: Any, width: int = 64) -> SafeString:
+def sparkline(curve: Any, width: int = 48) -> SafeString:
     """[[step, value]] as a small line; decoration beside its number."""
     points = [(x, y) for x, y in curve or () if is_number(x) and is_number(y)]
     if len(points) < 2:

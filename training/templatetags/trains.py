@@ -43,13 +43,13 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
     request, user = context["request"], context["user"]
     path = request.path
     entries = []
-    for title, icon, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
+    for title, picture, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
         try:
             url = reverse(name)
         except NoReverseMatch:
             continue
         running = TrainRun.objects.visible_to(user).active().count() if name == "training:list" else 0
-        entries.append(Entry(title, icon, url, path.startswith(url), heading, running))
+        entries.append(Entry(title, picture, url, path.startswith(url), heading, running))
     return entries
 
 

@@ -1,0 +1,127 @@
+"""Trains for operators: to search, stop, copy and compare. Nothing here writes a train but through the services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from core.errors import UserError
+from core.templatetags.display import duration, loss, share
+from training.compare import MOST_TRAINS
+from training.models import TrainRun
+from training.services import train_delete, train_stop, train_update
+from training.table import run_progress, run_seconds
+
+if TYPE_CHECKING:
+    TrainRunAdminBase = admin.ModelAdmin[TrainRun]
+else:
+    TrainRunAdminBase = admin.ModelAdmin
+
+EDITABLE = ("name", "notes")
+
+
+def reader_of(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
+
+
+@admin.register(TrainRun)
+class TrainRunAdmin(TrainRunAdminBase):
+    list_display = ("id", "name", "status", "method", "base_model", "dataset", "done", "last_loss", "ran_for", "owner")
+    list_display_links = ("id", "name")
+    list_filter = ("status", "method", "base_model", "dataset", "owner", "created_at")
+    list_select_related = ("method", "base_model", "dataset", "owner")
+    list_per_page = 50
+    search_fields = ("=id", "name", "notes", "base_model__name", "dataset__name", "owner__username")
+    search_help_text = "Number, name, notes, base model, dataset or owner"
+    date_hierarchy = "created_at"
+    ordering = ("-id",)
+    actions = ("copy_train", "compare_trains", "stop_trains")
+    fieldsets = (
+        (None, {"fields": ("name", "notes", "owner", "status", "done", "created_at", "started_at", "finished_at")}),
+        ("What was asked for", {"fields": (
+            "method", "method_version", "base_model", "dataset", "evaluation_dataset", "parameters", "system_prompt",
+            "copied_from",
+        )}),
+        ("Where it stands", {"fields": (
+            "attempt", "phase", "step", "total_steps", "epoch", "last_metrics", "last_evaluation", "best_eval_loss",
+            "best_step", "warnings", "facts", "outcome", "error_code", "error", "error_advice",
+        )}),
+        ("Who runs it", {"fields": ("worker", "host", "process", "heartbeat_at")}),
+    )  # fmt: skip
+
+    @admin.display(description="done")
+    def done(self, run: TrainRun) -> str:
+        return share(run_progress(run))
+
+    @admin.display(description="last loss")
+    def last_loss(self, run: TrainRun) -> str:
+        return loss(run.last_metrics.get("loss"))
+
+    @admin.display(description="duration", ordering="started_at")
+    def ran_for(self, run: TrainRun) -> str:
+        return duration(run_seconds(run))
+
+    def view_on_site(self, run: TrainRun) -> str:
+        return run.get_absolute_url()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: TrainRun | None = None) -> list[str]:
+        shown = [name for _, section in self.fieldsets for name in section["fields"]]
+        return [str(name) for name in shown if name not in EDITABLE]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Trains start from their form, which checks what they need."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: TrainRun | None = None) -> bool:
+        """An ended one only; with one that waits or runs among the chosen, Django's own page refuses them all."""
+        return super().has_delete_permission(request, obj) and (obj is None or obj.ended)
+
+    def save_model(self, request: HttpRequest, obj: TrainRun, form: Any, change: bool) -> None:
+        run = TrainRun.objects.get(pk=obj.pk)
+        try:
+            train_update(run=run, by=reader_of(request), name=obj.name, notes=obj.notes)
+        except UserError as error:
+            self.message_user(request, error.message, messages.ERROR)
+
+    def delete_model(self, request: HttpRequest, obj: TrainRun) -> None:
+        self._delete(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> None:
+        for run in queryset:
+            self._delete(request, run)
+
+    def _delete(self, request: HttpRequest, run: TrainRun) -> None:
+        try:
+            train_delete(run=run, by=reader_of(request))
+        except UserError as error:
+            self.message_user(request, f"{run}: {error.message}", messages.ERROR)
+
+    @admin.action(description="Copy the Train", permissions=["view"])
+    def copy_train(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> HttpResponse | None:
+        chosen = list(queryset[:2])
+        if len(chosen) != 1:
+            self.message_user(request, "Choose one train to copy.", messages.WARNING)
+            return None
+        return redirect("training:copy", chosen[0].pk)
+
+    @admin.action(description="Compare", permissions=["view"])
+    def compare_trains(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> HttpResponse | None:
+        ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST_TRAINS + 1])
+        if not 2 <= len(ids) <= MOST_TRAINS:
+            self.message_user(request, f"Choose 2 to {MOST_TRAINS} trains to compare.", messages.WARNING)
+            return None
+        return redirect(f"{reverse('training:compare')}?ids={','.join(map(str, ids))}")
+
+    @admin.action(description="Stop", permissions=["change"])
+    def stop_trains(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> None:
+        open_ones = [run for run in queryset if not run.ended]
+        for run in open_ones:
+            train_stop(run=run, by=reader_of(request))
+        self.message_user(request, f"{len(open_ones)} of {queryset.count()} asked to stop; the others had ended.")
