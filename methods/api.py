@@ -20,34 +20,35 @@ KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, descripti
 DEVICE = OpenApiParameter("device", OpenApiTypes.STR, enum=DEVICES, description="Some defaults differ by device.")
 
 
-class DeviceMixin:
-    """The serializer knows for which device the defaults are asked."""
-
-    request: Request
-
-    def get_serializer_context(self) -> dict[str, Any]:
-        device = self.request.query_params.get("device", "cpu") if self.request else "cpu"
-        if device not in DEVICES:
-            raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
-        context: dict[str, Any] = super().get_serializer_context()  # type: ignore[misc]
-        return context | {"device": device}
+def device_asked(request: Request | None) -> dict[str, Any]:
+    """The serializer's context; without a request, the OpenAPI document is being written."""
+    device = request.query_params.get("device", "cpu") if request else "cpu"
+    if device not in DEVICES:
+        raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
+    return {"device": device}
 
 
 @extend_schema_view(
     get=extend_schema(parameters=[DEVICE], responses={200: TrainingMethodSerializer(many=True), **errors(400, 401)})
 )
-class TrainingMethodListView(DeviceMixin, generics.ListAPIView[TrainingMethod]):
+class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
     """Methods that are offered, in the order in which to think of them."""
 
     serializer_class = TrainingMethodSerializer
     filterset_class = TrainingMethodFilter
     queryset = TrainingMethod.objects.all()
 
+    def get_serializer_context(self) -> dict[str, Any]:
+        return {**super().get_serializer_context(), **device_asked(self.request)}
 
-class TrainingMethodDetailView(DeviceMixin, generics.GenericAPIView[TrainingMethod]):
+
+class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     serializer_class = TrainingMethodSerializer
     filter_backends = ()
     pagination_class = None
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return {**super().get_serializer_context(), **device_asked(self.request)}
 
     def get_queryset(self) -> QuerySet[TrainingMethod]:
         return TrainingMethod.objects.all()

@@ -35,7 +35,7 @@ class BaseModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     actions = ("archive", "restore", "retry")
     editable = ("name", "description")
 
-    def get_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> Any:
         facts = [field.name for field in BaseModel._meta.fields if field.name not in ("id", *self.editable)]
         return [*self.editable, *facts]
 

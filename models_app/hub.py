@@ -50,6 +50,10 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
         token=os.environ.get("HF_TOKEN") or False,
         max_workers=4,
     )
+    # What an earlier attempt at another commit left behind.
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in wanted:
+            file.unlink()
     for name in wanted:
         if (lfs := files[name].lfs) is not None:
             verify(folder / name, lfs.sha256)

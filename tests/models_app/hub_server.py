@@ -1,0 +1,145 @@
+"""Enough of the Hugging Face hub, on this machine, for a real huggingface_hub to download from."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_secret_of_the_operator"
+
+
+@dataclass
+class Hub:
+    """`repositories`: {"org/name": folder}; `gated` need TOKEN. `cut`: how many bytes of a large file are sent before
+    the connection ends, None for all of it. `asked`: (path, Authorization header) of every request."""
+
+    url: str = ""
+    repositories: dict[str, Path] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    limited: bool = False
+    cut: int | None = None
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.hub.asked.append((path, self.headers.get("Authorization", "")))
+        if self.hub.limited:
+            return self.refuse(429, "")
+        found = re.fullmatch(
+            r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?|/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path
+        )
+        name = (found[1] or found[4]) if found else ""
+        if name not in self.hub.repositories:
+            return self.refuse(401, "RepoNotFound")
+        if name in self.hub.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.refuse(403, "GatedRepo")
+        folder = self.hub.repositories[name]
+        if found[4]:
+            return self.file(folder / found[5])
+        if found[3] not in (None, "main", COMMIT):
+            return self.refuse(404, "RevisionNotFound")
+        return self.json(tree(folder) if found[2] == "tree" else info(name, folder))
+
+    def refuse(self, status: int, code: str) -> None:
+        self.json({"error": "no"}, status, {"X-Error-Code": code} if code else {})
+
+    def json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        for key, text in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **(headers or {}),
+        }.items():
+            self.send_header(key, text)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def file(self, path: Path) -> None:
+        if not path.is_file():
+            return self.refuse(404, "EntryNotFound")
+        content = path.read_bytes()
+        start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, "0"])[1])
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{etag(path)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return None
+        if self.hub.cut is not None and path.suffix == ".safetensors":
+            self.wfile.write(content[start : start + self.hub.cut])
+            self.close_connection = True
+            return None
+        self.wfile.write(content[start:])
+
+
+def etag(path: Path) -> str:
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def info(name: str, folder: Path) -> dict[str, object]:
+    siblings = []
+    for path in sorted(folder.iterdir()):
+        size = path.stat().st_size
+        sibling: dict[str, object] = {"rfilename": path.name, "size": size, "blobId": etag(path)}
+        if path.suffix == ".safetensors":
+            sibling["lfs"] = {"sha256": etag(path), "size": size, "pointerSize": 134}
+        siblings.append(sibling)
+    return {
+        "id": name,
+        "modelId": name,
+        "sha": COMMIT,
+        "private": False,
+        "gated": False,
+        "tags": [],
+        "siblings": siblings,
+    }
+
+
+def tree(folder: Path) -> list[dict[str, object]]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        size = path.stat().st_size
+        entry: dict[str, object] = {"type": "file", "path": path.name, "size": size, "oid": etag(path)}
+        if path.suffix == ".safetensors":
+            entry["lfs"] = {"oid": etag(path), "size": size, "pointerSize": 134}
+        found.append(entry)
+    return found
