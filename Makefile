@@ -27,10 +27,10 @@ run: setup ## Set up and serve
 
 test: $(VENV)/.dev static/vendor/.copied ## Run the whole suite, browser tests included
 	@bash tests/chromium.sh
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browser nor a real train
-	@$(BIN)/pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)
 
 lint: $(VENV)/.dev ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy .

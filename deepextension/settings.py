@@ -186,7 +186,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+    "ENUM_NAME_OVERRIDES": {
+        "TrainStatusEnum": "training.models.TrainRun.Status",
+        "DatasetStatusEnum": "datasets_app.models.Dataset.Status",
+        "ModelStatusEnum": "models_app.models.BaseModel.Status",
+    },
 }
 
 # Pages and files
