@@ -172,6 +172,8 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "core.api.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "STRICT_JSON": True,
+    # ?format= is a filter of the datasets and not a choice of renderers.
+    "URL_FORMAT_OVERRIDE": None,
 }
 REST_KNOX = {
     "TOKEN_TTL": timedelta(days=env.int("TOKEN_DAYS", default=90)),
