@@ -39,7 +39,7 @@ docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
 	@$(MANAGE) docs
 
 screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
-	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python scripts/screenshots.py
 
 clean: ## Remove what set-up made here; var/ with all data stays
 	rm -rf $(VENV) node_modules static/vendor
