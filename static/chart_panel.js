@@ -138,7 +138,8 @@
       const end = this.end(), { axis, log } = this.view;
       const range = this.range ?? { min: 0, max: 1, step: 0.5 };
       const count = this.small ? 3 : 7;
-      const xs = axis === "time" ? C.xTicks(end, count, C.niceTimeStep(end, count)) : C.xTicks(end, count);
+      const step = axis === "time" ? C.niceTimeStep(end, count) : C.niceStep(end, count);
+      const xs = C.xTicks(end, count, axis === "step" ? Math.max(1, step) : step);
       const ys = log ? C.logTicks(range) : C.multiples(range.min, range.max, range.step);
       return {
         animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],

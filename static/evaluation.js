@@ -81,7 +81,9 @@
     const names = Object.keys(state.series);
     const main = page.table.find((chart) => chart.place === "main");
     const charts = C.chartsFor(page.table, names);
-    if (!charts.includes(main)) charts.unshift(main);
+    // The first block stands before its values do, so that nothing moves when they come.
+    const frame = page.table.filter((chart) => chart === main || (chart.place === "side" && (names.length || !page.ended)));
+    for (const chart of frame.reverse()) if (!charts.includes(chart)) charts.unshift(chart);
     const first = names.length ? start() : 0;
     const shown = { ...view, end: view.axis === "step" ? state.planned.step : state.planned.epoch, borders: [] };
     for (const chart of charts) {

@@ -8,6 +8,7 @@ their message comes back beside it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def number_value(field: Field, text: str) -> Any:
         number = Decimal(text)
         value = float(number / 100 if field.percent else number)
     except (ArithmeticError, ValueError):
+        return text
+    if not math.isfinite(value):
         return text
     if field.kind == "int" and value.is_integer():
         return int(number)

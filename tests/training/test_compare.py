@@ -1,0 +1,129 @@
+"""Compare: what differs, what came out, who may see it."""
+
+import pytest
+
+from training.answers import shared_prompts
+from training.compare import ids_parse, measured_alike, outcome_rows, setting_rows, verdict
+from training.models import Sample
+
+
+def parameters(**changes):
+    return {
+        "learning_rate": 2e-4,
+        "evaluation_split": 0.05,
+        "seed": 42,
+        "max_samples": None,
+        "max_tokens": 512,
+    } | changes
+
+
+@pytest.fixture
+def two(make_train):
+    first = make_train(
+        name="first", status="finished", parameters=parameters(), best_eval_loss=1.3, best_step=80,
+        last_evaluation={"eval_loss": 1.3}, last_metrics={"loss": 1.2, "tokens_per_second": 100},
+    )  # fmt: skip
+    second = make_train(
+        name="second", status="finished", parameters=parameters(learning_rate=1e-4), best_eval_loss=1.2, best_step=60,
+        last_evaluation={"eval_loss": 1.4}, last_metrics={"loss": 1.25, "tokens_per_second": 90}, copied_from=first,
+    )  # fmt: skip
+    return first, second
+
+
+def address(*trains):
+    return f"/trains/compare/?ids={','.join(str(run.pk) for run in trains)}"
+
+
+def test_ids_are_read_once_each_and_in_order():
+    assert ids_parse("3, 5,3,x,-1,٣,8") == [3, 5, 8]
+
+
+def test_what_differs_from_the_baseline_is_marked_and_the_rest_is_the_same(two):
+    rows = {row.title: row for row in setting_rows(list(two), two[0])}
+
+    assert [cell.text for cell in rows["Learning rate"].cells] == ["2e-4", "1e-4"]
+    assert [cell.mark for cell in rows["Learning rate"].cells] == [False, True]
+    assert rows["Max tokens"].same
+    assert not rows["Learning rate"].same
+
+
+def test_the_best_of_each_measure_is_marked_and_missing_measures_are_left_out(two):
+    rows = {row.title: row for row in outcome_rows(list(two))}
+
+    assert [cell.mark for cell in rows["Best eval loss"].cells] == [False, True]
+    assert [cell.mark for cell in rows["Final eval loss"].cells] == [True, False]
+    assert [cell.mark for cell in rows["Tokens a second"].cells] == [True, False]
+    assert "Model size" not in rows
+
+
+def test_the_verdict_names_the_lowest_eval_loss_and_that_it_rose_since(two):
+    found = verdict(list(two))
+
+    assert found.best == two[1]
+    assert found.headline == f"#{two[1].pk} reaches the lowest eval loss, 1.200 at step 60, then gets worse."
+    assert "0.100 above it" in found.text
+
+
+def test_losses_on_other_rows_are_not_ranked(two):
+    two[1].parameters["seed"] = 7
+
+    assert not measured_alike(list(two))
+    assert verdict(list(two)).best is None
+
+
+def test_prompts_that_two_trains_answered_stand_side_by_side(two):
+    first, second = two
+    for run, prompt, text in [(first, "hi", "one"), (second, "hi", "two"), (first, "alone", "three")]:
+        Sample.objects.create(run=run, seq=Sample.objects.count(), index=0, stage="after", prompt=prompt, text=text)
+
+    found = shared_prompts([first, second])
+
+    assert [item.prompt for item in found] == ["hi"]
+    assert [answer.text for answer in found[0].answers] == ["one", "two"]
+
+
+def test_the_page_shows_only_differences_until_asked_for_all(client, alice, two):
+    client.force_login(alice)
+
+    page = client.get(address(*two)).content.decode()
+    everything = client.get(f"{address(*two)}&all=1").content.decode()
+
+    assert "Compare 2 trains" in page
+    assert f"differ from the baseline, #{two[0].pk}" in page
+    assert 'compare-table all"' not in page
+    assert 'compare-table all"' in everything
+
+
+def test_another_baseline_can_be_chosen(client, alice, two):
+    client.force_login(alice)
+
+    page = client.get(f"{address(*two)}&baseline={two[1].pk}").content.decode()
+
+    assert f"differ from the baseline, #{two[1].pk}" in page
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_too_few_and_too_many_are_explained(client, alice, make_train, count):
+    client.force_login(alice)
+    trains = [make_train(name=f"t{number}") for number in range(count)]
+
+    page = client.get(address(*trains)).content.decode()
+
+    assert {0: "Choose trains to compare", 1: "One train is no comparison", 9: "9 trains are too many"}[count] in page
+
+
+def test_a_stranger_and_an_unknown_id_find_nothing(client, alice, bob, two):
+    client.force_login(bob)
+    assert client.get(address(*two)).status_code == 404
+    assert client.get(f"/trains/compare/series/?ids={two[0].pk}").status_code == 404
+
+    client.force_login(alice)
+    assert client.get(f"{address(*two)},999").status_code == 404
+
+
+def test_eight_trains_need_as_many_queries_as_two(client, alice, make_train, django_assert_max_num_queries):
+    client.force_login(alice)
+    trains = [make_train(name=f"t{number}", parameters=parameters()) for number in range(8)]
+
+    with django_assert_max_num_queries(12):
+        assert client.get(address(*trains)).status_code == 200
