@@ -44,7 +44,7 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
             file.parent, dtype=torch.bfloat16, quantization_config=unpack, **where
         )
     except Exception as error:
-        raise Refused(f"transformers cannot read this GGUF file: {_last_line(error)}") from error
+        raise Refused(f"transformers cannot read this GGUF file: {_first_line(error)}") from error
     say(progress=0.6)
     # transformers will not save a model that it calls quantised, though every weight is unpacked: so the same class
     # once more, from the same config without that section.
@@ -93,7 +93,7 @@ def folder_try(folder: Path) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(folder, **settings)
     except Exception as error:
-        raise Refused(f"transformers cannot read config.json: {_last_line(error)}") from error
+        raise Refused(f"transformers cannot read config.json: {_first_line(error)}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise Refused(f"This is no language model that can be trained here (model type {config.model_type!r}).")
     wanted = _tokenizer_class(folder)
@@ -104,7 +104,7 @@ def folder_try(folder: Path) -> dict[str, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
     except Exception as error:
-        raise Refused(f"transformers cannot load the tokenizer: {_last_line(error)}") from error
+        raise Refused(f"transformers cannot load the tokenizer: {_first_line(error)}") from error
     if len(tokenizer) == 0 or not tokenizer("text")["input_ids"]:
         raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
     if not tokenizer.chat_template:
@@ -112,7 +112,7 @@ def folder_try(folder: Path) -> dict[str, Any]:
     try:
         example = tokenizer.apply_chat_template(EXAMPLE, tokenize=False)
     except Exception as error:
-        raise Refused(f"The chat template cannot render a question and its answer: {_last_line(error)}") from error
+        raise Refused(f"The chat template cannot render a question and its answer: {_first_line(error)}") from error
     return {"example": example[:20_000]}
 
 
@@ -121,7 +121,9 @@ def _tokenizer_class(folder: Path) -> str:
     return str(json.loads(file.read_bytes()).get("tokenizer_class") or "") if file.exists() else ""
 
 
-def _last_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs too much memory."
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
 

@@ -106,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         self.wfile.write(content[start:])
+        return None
 
 
 def etag(path: Path) -> str:

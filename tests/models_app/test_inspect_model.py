@@ -55,7 +55,8 @@ def test_parameters_are_those_that_transformers_counts(folder):
 
 def test_linear_modules_leave_out_embeddings_norms_and_heads():
     shapes = {
-        "model.embed_tokens.weight": [320, 32], "lm_head.weight": [320, 32], "model.layers.0.self_attn.q_proj.weight": [32, 32],
+        "model.embed_tokens.weight": [320, 32], "lm_head.weight": [320, 32],
+        "model.layers.0.self_attn.q_proj.weight": [32, 32],
         "model.layers.0.input_layernorm.weight": [32], "model.layers.10.mlp.up_proj.weight": [64, 32],
         "model.layers.2.self_attn.q_proj.bias": [32], "model.layers.0.mlp.router.weight": [8, 32],
     }  # fmt: skip
@@ -200,7 +201,7 @@ def test_an_index_with_a_missing_shard_is_named(folder):
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"w": "model-00001-of-00002.safetensors"}})
     )
-    with pytest.raises(ModelProblem, match="model-00001-of-00002.safetensors is missing"):
+    with pytest.raises(ModelProblem, match=r"model-00001-of-00002\.safetensors is missing"):
         folder_read(folder)
 
 
