@@ -62,7 +62,9 @@ def dataset_create(
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
-    name = clean_label(name, limit=120) or clean_label(PurePosixPath(file_name).stem, limit=120) or "Dataset"
+    # The last part of what may be a path, of whichever system.
+    stem = PurePosixPath(file_name.replace("\\", "/")).stem
+    name = clean_label(name, limit=120) or clean_label(stem, limit=120) or "Dataset"
     dataset = Dataset(
         owner=owner,
         name=name,
