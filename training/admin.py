@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
@@ -18,11 +18,6 @@ from training.models import TrainRun
 from training.services import train_delete, train_stop, train_update
 from training.table import run_progress, run_seconds
 
-if TYPE_CHECKING:
-    TrainRunAdminBase = admin.ModelAdmin[TrainRun]
-else:
-    TrainRunAdminBase = admin.ModelAdmin
-
 EDITABLE = ("name", "notes")
 
 
@@ -32,7 +27,7 @@ def reader_of(request: HttpRequest) -> User:
 
 
 @admin.register(TrainRun)
-class TrainRunAdmin(TrainRunAdminBase):
+class TrainRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("id", "name", "status", "method", "base_model", "dataset", "done", "last_loss", "ran_for", "owner")
     list_display_links = ("id", "name")
     list_filter = ("status", "method", "base_model", "dataset", "owner", "created_at")

@@ -176,7 +176,7 @@ def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, s
         others = query.copy()
         for gone in (name, "page"):
             others.pop(gone, None)
-        found.append((titles[name], query[name][:60], f"?{others.urlencode()}"))
+        found.append((titles[name], str(query[name])[:60], f"?{others.urlencode()}"))
     return found
 
 
