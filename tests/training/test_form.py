@@ -272,7 +272,8 @@ def origin(page, alice, lora, model):
     changed = {"lora_rank": 8, "learning_rate": 1.5e-5, "max_steps": 7, "epochs": None, "warmup_ratio": 0.07}
     return TrainRun.objects.create(
         owner=alice, name="first", method=lora, base_model=model, dataset=Dataset.objects.get(),
-        system_prompt="Be kind.", parameters=parameters_validate(lora, changed), defaults=method_defaults(lora), status="finished",
+        system_prompt="Be kind.", parameters=parameters_validate(lora, changed), defaults=method_defaults(lora),
+        status="finished",
     )  # fmt: skip
 
 
