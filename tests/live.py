@@ -49,13 +49,16 @@ class Platform:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def api(self, method: str, path: str, *, by: str = "alice", **body: Any) -> requests.Response:
+    def token(self, by: str) -> str:
         if by not in self.tokens:
             credentials = {"username": by, "password": PASSWORDS[by]}
             answer = requests.post(f"{self.url}/api/v1/auth/token/", json=credentials, timeout=30)
             assert answer.status_code == 200, answer.text
             self.tokens[by] = answer.json()["token"]
-        headers = {"Authorization": f"Token {self.tokens[by]}"} | body.pop("headers", {})
+        return self.tokens[by]
+
+    def api(self, method: str, path: str, *, by: str = "alice", **body: Any) -> requests.Response:
+        headers = {"Authorization": f"Token {self.token(by)}"} | body.pop("headers", {})
         return requests.request(method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body)
 
     def get(self, path: str, **query: Any) -> Any:

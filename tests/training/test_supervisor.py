@@ -1,0 +1,139 @@
+"""A real engine process, forked and supervised; what it does is set by each test."""
+
+import os
+import signal
+import time
+
+import pytest
+from django.test import override_settings
+
+from engine.rundir import EXIT_STOPPED, EventWriter, stop_requested
+from training.models import TrainRun
+from training.process import Engine
+from training.supervisor import Supervisor, supervise
+
+
+@pytest.fixture
+def engine_does(monkeypatch):
+    """The forked child runs this in place of a train."""
+
+    def choose(function):
+        monkeypatch.setattr("engine.main.run", function)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield choose
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def queued(make_train):
+    run = make_train()
+    run.directory.mkdir(parents=True, exist_ok=True)
+    for path in run.directory.iterdir():
+        if path.is_file():
+            path.unlink()
+    return run
+
+
+def work(run: TrainRun) -> TrainRun:
+    supervise(run.pk, run.attempt, "worker-1")
+    run.refresh_from_db()
+    return run
+
+
+def test_it_sees_a_train_through_and_reads_what_it_wrote(engine_does, queued):
+    def engine(directory):
+        events = EventWriter(directory)
+        events.write("started", total_steps=1)
+        events.write("metrics", step=1, epoch=1.0, split="train", values={"loss": 1.5})
+        (directory / "model").mkdir(exist_ok=True)
+        # Not print: in a test, sys.stdout is not the standard output that the child redirected.
+        os.write(1, b"a line for people\n")
+        events.write("finished")
+        return 0
+
+    engine_does(engine)
+    run = work(queued)
+
+    assert (run.status, run.step, run.last_metrics) == ("finished", 1, {"loss": 1.5})
+    assert run.worker == "worker-1"
+    assert run.started_at <= run.finished_at
+    assert (run.directory / "train.log").read_text() == "a line for people\n"
+
+
+def stop_soon(run: TrainRun) -> None:
+    """As the service does, once the train runs: from inside the engine process, which knows when that is."""
+    TrainRun.objects.filter(pk=run.pk, status="running").update(status="stopping")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("ignores", "wanted"),
+    [((), "stop file"), (("stop file",), "SIGTERM"), (("stop file", "SIGTERM"), "SIGKILL")],
+)
+@override_settings(STOP_GRACE_SECONDS=1)
+def test_stop_climbs_until_the_engine_gives_way(engine_does, queued, monkeypatch, ignores, wanted):
+    def engine(directory):
+        if "SIGTERM" in ignores:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (directory / "ready").touch()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if "stop file" not in ignores and stop_requested(directory):
+                EventWriter(directory).write("stopped", step=1)
+                return EXIT_STOPPED
+            time.sleep(0.02)
+        return 0
+
+    engine_does(engine)
+    seen = []
+    original = Engine.signal
+
+    def record(self, sign):
+        seen.append(signal.Signals(sign).name)
+        original(self, sign)
+
+    monkeypatch.setattr(Engine, "signal", record)
+    heartbeat = Supervisor.heartbeat
+
+    def ask_once_ready(self):
+        if (queued.directory / "ready").exists():
+            stop_soon(queued)
+        heartbeat(self)
+
+    monkeypatch.setattr(Supervisor, "heartbeat", ask_once_ready)
+
+    run = work(queued)
+
+    assert run.status == "stopped"
+    assert {"stop file": [], "SIGTERM": ["SIGTERM"], "SIGKILL": ["SIGTERM", "SIGKILL"]}[wanted] == seen
+
+
+def test_a_train_that_was_stopped_before_it_was_claimed_is_left_alone(engine_does, queued):
+    engine_does(lambda directory: os.abort())
+    queued.transition(TrainRun.Status.STOPPED)
+
+    assert work(queued).status == "stopped"
+    assert not (queued.directory / "train.log").exists()
+
+
+def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, queued, monkeypatch):
+    def engine(directory):
+        (directory / "pid").write_text(str(os.getpid()))
+        time.sleep(30)
+        return 0
+
+    engine_does(engine)
+    heartbeat = Supervisor.heartbeat
+
+    def overtake_once_ready(self):
+        if (queued.directory / "pid").exists():
+            TrainRun.objects.filter(pk=queued.pk).update(attempt=2)
+        heartbeat(self)
+
+    monkeypatch.setattr(Supervisor, "heartbeat", overtake_once_ready)
+    run = work(queued)
+
+    assert (run.status, run.attempt) == ("running", 2)
+    _, status = os.waitpid(int((queued.directory / "pid").read_text()), 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
