@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.options import more_options
 from engine.parameters import TrainParameters
 from engine.recipes.sft.parameters import SftParameters
+
+__all__ = ["RECIPES", "Recipe", "more_options"]
 
 
 @dataclass(frozen=True)

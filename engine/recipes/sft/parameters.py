@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from engine.parameters import TrainParameters, parameter
+from typing import Any
+
+from pydantic import field_validator
+
+from engine.options import OptionProblem, options_check
+from engine.parameters import TrainParameters, parameter, refuse
 
 
 class SftParameters(TrainParameters):
@@ -31,3 +36,12 @@ class SftParameters(TrainParameters):
         ge=0,
         le=50,
     )
+
+    @field_validator("more")
+    @classmethod
+    def check_more(cls, more: dict[str, Any]) -> dict[str, Any]:
+        """Only options that the trainer has and that are offered, with values that fit them."""
+        try:
+            return options_check("sft", more)
+        except OptionProblem as problem:
+            raise refuse("more", str(problem)) from problem

@@ -1,0 +1,120 @@
+"""The model card: what was trained, on what, with what result, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from engine.job import Job
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card tells besides the spec. `is_stopped`: the train was stopped before its end."""
+
+    device: str
+    precision: str
+    versions: dict[str, str]
+    parameter_count: int
+    trainable_count: int
+    train_rows: int
+    eval_rows: int
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    is_adapter: bool
+    is_stopped: bool
+
+
+SHOWN_METRICS = {
+    "loss": "Training loss, last step",
+    "mean_token_accuracy": "Training token accuracy, last step",
+    "eval_loss": "Evaluation loss",
+    "eval_perplexity": "Evaluation perplexity",
+    "eval_mean_token_accuracy": "Evaluation token accuracy",
+}
+
+LOAD_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+
+LOAD_MODEL = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+
+
+def card_write(job: Job, facts: Facts) -> str:
+    """The card as Markdown with the head that model hubs read."""
+    spec = job.spec
+    kind = "LoRA adapter" if facts.is_adapter else "model"
+    parts = [
+        _head(job, facts),
+        f"# {_line(spec.name)}",
+        f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
+        + (f" The train was stopped after step {facts.step} of {facts.total_steps}." if facts.is_stopped else ""),
+        "## How to load it",
+        f"```python\n{(LOAD_ADAPTER if facts.is_adapter else LOAD_MODEL).format(base=_line(spec.base_model_name))}\n```",
+        "## Data",
+        _table({
+            "Training rows": f"{facts.train_rows:,}",
+            "Held-out rows": f"{facts.eval_rows:,}",
+            "Format": spec.dataset.format,
+            "File, sha256": f"`{spec.dataset.sha256}`",
+            **({"Evaluation file, sha256": f"`{spec.evaluation_dataset.sha256}`"} if spec.evaluation_dataset else {}),
+        }),
+        "## Results",
+        _table({
+            "Steps": f"{facts.step:,} of {facts.total_steps:,}",
+            **{title: f"{facts.metrics[name]:.4f}" for name, title in SHOWN_METRICS.items() if name in facts.metrics},
+        }),
+        "## Parameters",
+        _table({name: f"`{json.dumps(value)}`" for name, value in job.parameters.model_dump(mode="json").items()}),
+        *([f"## System prompt\n\n{_quoted(spec.system_prompt)}"] if spec.system_prompt.strip() else []),
+        "## Made with",
+        _table({
+            "Base model, sha256": f"`{spec.base_model_sha256}`",
+            "Weights": f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were trained",
+            "Device": f"{_line(facts.device)}, {facts.precision}",
+            **facts.versions,
+        }),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(job: Job, facts: Facts) -> str:
+    """YAML; JSON strings are YAML strings, so names need no quoting rules of their own."""
+    lines = {
+        "base_model": job.spec.base_model_name,
+        "base_model_relation": "adapter" if facts.is_adapter else "finetune",
+        "library_name": "peft" if facts.is_adapter else "transformers",
+        "pipeline_tag": "text-generation",
+    }
+    tags = ["sft", "trl", *(["lora"] if facts.is_adapter else [])]
+    text = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items())
+    return f"---\n{text}\ntags: {json.dumps(tags)}\n---"
+
+
+def _table(rows: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items()),
+        ]
+    )
+
+
+def _line(text: str) -> str:
+    """A name from a person as one line that Markdown does not read as anything else."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("`", "'").replace('"', "'")
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in text.strip().replace("<", "&lt;").splitlines())

@@ -1,0 +1,201 @@
+"""What the trainer does, as events and as lines of the log; and when it evaluates, saves and stops.
+
+The trainer's own strategies are switched off: they cannot save every N epochs, keep the best checkpoint besides the
+last ones, or leave when a file appears.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from engine.failures import TrainError
+from engine.job import Job
+from engine.rundir import checkpoint_is_whole, checkpoint_seal, checkpoints, folder_size
+
+# Broken weights never mend: three lines without a loss are enough.
+DIVERGED_AFTER = 3
+EVAL_METRICS = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
+TRAIN_METRICS = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "num_tokens", "aux_loss")
+LEFT_OUT_OF_CHECKPOINTS = ("training_args.bin", "README.md")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`evaluate_every` and `save_every` in steps; 0: never (save: only at the end)."""
+
+    train_rows: int
+    total_steps: int
+    steps_per_epoch: int
+    evaluate_every: int
+    save_every: int
+    save_total_limit: int
+
+    def saves_at(self, step: int) -> bool:
+        return step % self.save_every == 0 if self.save_every else step == self.total_steps
+
+    def evaluates_at(self, step: int) -> bool:
+        """A checkpoint is measured too, unless more are written than evaluations were asked for."""
+        if not self.evaluate_every:
+            return False
+        measured = self.saves_at(step) and not 0 < self.save_every < self.evaluate_every
+        return step % self.evaluate_every == 0 or step == self.total_steps or measured
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Hooks are called in the order on_step_begin, on_step_end, on_log, on_evaluate, on_save."""
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        self.job = job
+        self.plan = plan
+        self.seconds = 0.0
+        self.step_began = 0.0
+        self.logged_tokens = 0.0
+        self.logged_epoch = 0.0
+        self.without_loss = 0
+        self.evaluations: dict[int, float] = {}
+        self.last: dict[str, float] = {}
+        self.phase = ""
+
+    def enter(self, phase: str) -> None:
+        if phase != self.phase:
+            self.phase = phase
+            self.job.phase(phase)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A resumed train counts on from what its checkpoint had counted."""
+        self.logged_epoch = state.epoch or 0.0
+        self.enter("training")
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.step_began = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self.seconds += time.monotonic() - self.step_began
+        step = state.global_step
+        control.should_log = control.should_log or step >= self.plan.total_steps
+        control.should_evaluate = self.plan.evaluates_at(step)
+        control.should_save = self.plan.saves_at(step)
+        if self.job.stopping and step < self.plan.total_steps:
+            self.job.say(f"Stopping after step {step}, as asked.")
+            control.should_log, control.should_evaluate, control.should_save = True, False, True
+            control.should_training_stop = True
+        return control
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" in logs:
+            self._train_metrics(state, logs)
+        elif "eval_loss" in logs:
+            self._eval_metrics(state, logs)
+
+    def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
+        values = {name: float(logs[name]) for name in TRAIN_METRICS if name in logs}
+        epoch, tokens = state.epoch or 0.0, values.get("num_tokens", 0.0)
+        if self.seconds > 0:
+            values["tokens_per_second"] = round(max(0.0, tokens - self.logged_tokens) / self.seconds, 2)
+            rows = (epoch - self.logged_epoch) * self.plan.train_rows
+            values["samples_per_second"] = round(max(0.0, rows) / self.seconds, 3)
+        values["peak_memory_gb"] = round(peak_memory() / 2**30, 3)
+        self.seconds, self.logged_tokens, self.logged_epoch = 0.0, tokens, epoch
+        self.last |= values
+        self.job.emit("metrics", step=state.global_step, epoch=round(epoch, 6), split="train", values=values)
+        self.job.say(
+            f"step {state.global_step}/{self.plan.total_steps}  epoch {epoch:.2f}  loss {values['loss']:.4f}  "
+            f"learning rate {values.get('learning_rate', 0):.2e}  {values.get('tokens_per_second', 0):.0f} tokens/s"
+        )
+        self._judge(values["loss"])
+
+    def _judge(self, loss: float) -> None:
+        """Raises TrainError once the loss is no number several times in a row."""
+        if math.isfinite(loss):
+            self.without_loss = 0
+            return
+        self.without_loss += 1
+        self.job.warn("loss_not_finite", "The loss is not a number. The learning rate is most likely too high.")
+        if self.without_loss >= DIVERGED_AFTER:
+            raise TrainError(
+                "diverged",
+                f"The loss has not been a number for {DIVERGED_AFTER} logged steps: the weights are broken.",
+                "Copy the train with a learning rate ten times lower.",
+            )
+
+    def _eval_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
+        values = {name: float(logs[name]) for name in EVAL_METRICS if name in logs}
+        loss = values["eval_loss"]
+        values["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+        self.evaluations[state.global_step] = loss
+        self.last |= values
+        self.job.emit(
+            "metrics", step=state.global_step, epoch=round(state.epoch or 0.0, 6), split="eval", values=values
+        )
+        self.job.say(
+            f"evaluation at step {state.global_step}  loss {loss:.4f}  perplexity {values['eval_perplexity']:.2f}"
+        )
+
+    def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.enter("evaluating")
+        self.job.stop_check()
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if 0 < state.global_step < self.plan.total_steps:
+            self.enter("training")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Seal what the trainer has written, then delete what the save policy no longer keeps."""
+        self.enter("saving")
+        step = state.global_step
+        folder = Path(args.output_dir or "") / f"checkpoint-{step}"
+        for name in LEFT_OUT_OF_CHECKPOINTS:
+            (folder / name).unlink(missing_ok=True)
+        checkpoint_seal(folder)
+        size = folder_size(folder)
+        self.job.emit(
+            "checkpoint",
+            step=step,
+            epoch=round(state.epoch or 0.0, 6),
+            eval_loss=self.evaluations.get(step),
+            size_bytes=size,
+            pruned=self._prune(),
+        )
+        self.job.say(f"checkpoint of step {step} saved ({size / 2**20:.0f} MB)")
+        if step < self.plan.total_steps and not control.should_training_stop:
+            self.enter("training")
+
+    def _prune(self) -> list[int]:
+        """Keep the last whole checkpoints and the best one besides."""
+        whole = [
+            (step, folder)
+            for step, folder in checkpoints(self.job.directory)
+            if checkpoint_is_whole(folder, hashes=False)
+        ]
+        measured = [step for step, _ in whole if math.isfinite(self.evaluations.get(step, math.nan))]
+        best = min(measured, key=lambda step: self.evaluations[step], default=None)
+        pruned = [(step, folder) for step, folder in whole[self.plan.save_total_limit :] if step != best]
+        for _, folder in pruned:
+            shutil.rmtree(folder)
+        return sorted(step for step, _ in pruned)
+
+
+def peak_memory() -> int:
+    """Bytes at the highest: of the GPU's memory where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,73 @@
+"""One train as the recipe sees it: what to train, where to write, and whether to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine.failures import Stopped
+from engine.parameters import TrainParameters
+from engine.rundir import CHECKPOINTS, EventWriter, Spec, stop_requested
+
+
+@dataclass
+class Job:
+    """`directory` is the run directory, the only place that is written to."""
+
+    directory: Path
+    spec: Spec
+    parameters: TrainParameters
+    events: EventWriter
+    warned: set[str] = field(default_factory=set)
+    terminated: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / CHECKPOINTS
+
+    def say(self, text: str) -> None:
+        """One line of the log, for people."""
+        print(f"[{_clock(time.monotonic() - self.began)}] {text}", flush=True)
+
+    def phase(self, name: str) -> None:
+        self.events.write("phase", name=name)
+
+    def warn(self, code: str, message: str) -> None:
+        """Tell once for each code."""
+        if code not in self.warned:
+            self.warned.add(code)
+            self.events.write("warning", code=code, message=message)
+            self.say(f"Warning: {message}")
+
+    def emit(self, kind: str, **values: Any) -> None:
+        self.events.write(kind, **values)
+
+    @property
+    def stopping(self) -> bool:
+        return self.terminated or stop_requested(self.directory)
+
+    def stop_check(self) -> None:
+        """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving at once."""
+        if self.stopping:
+            raise Stopped
+
+    def listen(self) -> None:
+        """SIGTERM asks for a stop like the stop file does; a second one ends the process."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

@@ -1,0 +1,72 @@
+"""How many tokens the rows of a dataset have under a model's chat template.
+
+    python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR [--system-prompt TEXT]
+
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}}; prompts are counted up to the first token that
+is learned, 0 for plain text. Runs in a process of its own, whose caller limits its time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.failures import explain
+from engine.formats import Example, RowProblem, to_example
+from engine.render import Renderer, tokenizer_load
+from engine.rows import read_rows
+
+
+def examples(path: Path, file_type: str, format: str, column_map: dict[str, str]) -> Iterator[Example]:
+    """The good rows in file order. Raises FileProblem."""
+    for row in read_rows(path, file_type):
+        if row.values is not None:
+            try:
+                yield to_example(row.values, format, column_map)
+            except RowProblem:
+                continue
+
+
+def count(renderer: Renderer, rows: Iterator[Example]) -> dict[str, dict[str, int]]:
+    lengths: Counter[int] = Counter()
+    prompts: Counter[int] = Counter()
+    for example in rows:
+        tokens = renderer.tokens(example)
+        lengths[len(tokens.ids)] += 1
+        prompts[tokens.prompt_length] += 1
+    return {
+        name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
+        for name, counter in (("rows", lengths), ("prompts", prompts))
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.lengths", description="Count the tokens of a dataset's rows."
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--file-type", required=True)
+    parser.add_argument("--format", required=True)
+    parser.add_argument("--column-map", type=json.loads, default={})
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--system-prompt", default="")
+    given = parser.parse_args(arguments)
+    try:
+        renderer = Renderer(
+            tokenizer_load(given.model), system_prompt=given.system_prompt, warn=lambda code, message: None
+        )
+        counted = count(renderer, examples(given.data, given.file_type, given.format, given.column_map))
+    except Exception as error:
+        failure = explain(error)
+        print(failure.message, file=sys.stderr)
+        return 1
+    print(json.dumps(counted))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

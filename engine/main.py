@@ -1,0 +1,48 @@
+"""One train from its run directory to its last event. The platform forks a warm process and calls `run`."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from pathlib import Path
+
+from engine.failures import Stopped, explain
+from engine.job import Job
+from engine.recipes.registry import RECIPES
+from engine.rundir import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, EventWriter, SpecError, read_spec
+
+
+def run(directory: Path) -> int:
+    """Train what `directory`/spec.json says, write everything there, and return the exit code of engine/rundir.py.
+
+    The last event is exactly one of finished, stopped and failed, whatever happens.
+    """
+    events = EventWriter(directory)
+    try:
+        job = _prepare(directory, events)
+        recipe = importlib.import_module(f"engine.recipes.{job.spec.recipe}.recipe")
+        job.listen()
+        return EXIT_FINISHED if recipe.train(job) else EXIT_STOPPED
+    except Stopped:
+        print("Stopped before the first step: there is nothing to save.", flush=True)
+        events.write("stopped", step=0)
+        return EXIT_STOPPED
+    except Exception as error:
+        failure = explain(error)
+        if failure.code == "unknown":
+            traceback.print_exc()
+        print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
+        events.write("failed", code=failure.code, message=failure.message, advice=failure.advice)
+        return EXIT_FAILED
+
+
+def _prepare(directory: Path, events: EventWriter) -> Job:
+    """The job, its parameters validated once more: the engine trusts the spec no more than the web trusts a form."""
+    spec = read_spec(directory)
+    if spec.recipe not in RECIPES:
+        raise SpecError(f"spec.json names the recipe {spec.recipe!r}, which this engine does not have.")
+    recipe = RECIPES[spec.recipe]
+    for data in (spec.dataset, spec.evaluation_dataset):
+        if data is not None and data.format not in recipe.formats:
+            raise SpecError(f"{recipe.title} cannot read the dataset format {data.format!r}.")
+    return Job(directory, spec, recipe.parameters.model_validate(spec.parameters), events)

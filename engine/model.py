@@ -1,0 +1,138 @@
+"""The base model, its adapter, and how both are written down. Safetensors only, no code of the model's own, no hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from engine.failures import TrainError
+from engine.hardware import Device, Precision
+from engine.inspect_model import config_read, weight_files
+from engine.job import Job
+from engine.parameters import TrainParameters
+from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
+
+
+def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> PreTrainedModel:
+    """The base model on its device. Raises ModelProblem for a folder that the import would refuse, and TrainError for
+    one that is gone or holds other weights than its config says."""
+    if not folder.is_dir():
+        raise TrainError(
+            "model_gone", "The base model's folder is gone.", "Add the model again, or choose another one."
+        )
+    config_read(folder)
+    weight_files(folder)
+    model, told = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, precision.weights),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        quantization_config=_quantization(parameters, device),
+        device_map={"": 0} if parameters.quantization != "none" else None,
+    )
+    if lacking := sorted(told["missing_keys"]):
+        raise TrainError(
+            "bad_model",
+            f"The base model's files lack {len(lacking)} of its weights, such as {lacking[0]}.",
+            "The folder is not complete, or its config.json is of another model. Add the model again.",
+        )
+    return model
+
+
+def _quantization(parameters: TrainParameters, device: Device) -> BitsAndBytesConfig | None:
+    if parameters.quantization == "none":
+        return None
+    if device.kind != "cuda":
+        raise TrainError(
+            "no_gpu",
+            f"{parameters.quantization} loading needs a GPU, and this worker has none.",
+            "Choose no quantisation.",
+        )
+    if parameters.quantization == "8-bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if device.bf16 else torch.float16,
+    )
+
+
+def adapter_add(model: PreTrainedModel, parameters: TrainParameters) -> Any:
+    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have."""
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=parameters.lora_rank,
+        lora_alpha=parameters.alpha(),
+        lora_dropout=parameters.lora_dropout,
+        target_modules=parameters.target_modules,
+        use_rslora=parameters.use_rslora,
+        use_dora=parameters.use_dora,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise
+        raise TrainError(
+            "no_such_modules",
+            f"The base model has none of the target modules {', '.join(parameters.target_modules)}.",
+            "Choose all linear layers, or names that the base model's page lists.",
+        ) from error
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """(all weights, those that are trained). Quantised weights count as what they stand for."""
+    total = trained = 0
+    for weight in model.parameters():
+        count = weight.numel()
+        if type(weight).__name__ == "Params4bit":
+            count *= 2
+        total += count
+        trained += weight.numel() if weight.requires_grad else 0
+    return total, trained
+
+
+def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int]) -> None:
+    """Have generation stop where the answers of the training data end: base models often stop at another token."""
+    known = model.generation_config.eos_token_id
+    stops = [known] if isinstance(known, int) else list(known or [])
+    for token in (*sorted(turn_ends), tokenizer.eos_token_id):
+        if token not in stops:
+            stops.append(token)
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def model_save(job: Job, model: Any, tokenizer: Any, precision: Precision, card: str) -> int:
+    """Write model/ whole or not at all, and return its size in bytes.
+
+    A model that was computed in half precision is published in it; `model` itself becomes what is published.
+    """
+    folder = job.directory / MODEL_UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if hasattr(model, "peft_config"):
+        for config in model.peft_config.values():
+            # The name, not this machine's path: whoever loads the adapter says where the base model lies.
+            config.base_model_name_or_path = job.spec.base_model_name
+        model.save_pretrained(folder, save_embedding_layers=False)
+        model.get_base_model().generation_config.save_pretrained(folder)
+    else:
+        if precision.autocast:
+            model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card)
+    written = {"base_model": job.spec.base_model_name, "parameters": job.parameters.model_dump(mode="json")}
+    written |= {"system_prompt": job.spec.system_prompt, "dataset_sha256": job.spec.dataset.sha256}
+    (folder / "training_parameters.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+    return folder_size(model_publish(job.directory))

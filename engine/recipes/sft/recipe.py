@@ -1,0 +1,198 @@
+"""Supervised fine-tuning, from top to bottom: model, data, trainer, train, save."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+from trl import SFTConfig
+
+from engine import samples
+from engine.card import Facts, card_write
+from engine.data import Prepared, prepare
+from engine.events import Plan, Watch
+from engine.failures import Stopped, TrainError
+from engine.hardware import Device, Precision, detect, precision_choose
+from engine.job import Job
+from engine.model import adapter_add, model_load, model_save, parameter_counts, stop_tokens_learn
+from engine.plan import total_steps
+from engine.recipes.sft.parameters import SftParameters
+from engine.render import Renderer, tokenizer_load
+from engine.rundir import checkpoint_is_whole
+from engine.trainer import Trainer, quiet, settle
+
+VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
+
+
+def train(job: Job) -> bool:
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    spec, given = job.spec, job.parameters
+    assert isinstance(given, SftParameters)
+    versions = {name: str(library.__version__) for name, library in VERSIONS.items()}
+    job.say(f"{spec.name}: {spec.method} on {spec.base_model_name}, attempt {spec.attempt}")
+
+    job.phase("loading model")
+    quiet()
+    device = detect()
+    settle(device, given.seed)
+    precision = precision_choose(given.precision, device, adapter=given.adapter == "lora")
+    tokenizer = tokenizer_load(Path(spec.base_model_path))
+    model: Any = model_load(Path(spec.base_model_path), precision, device, given)
+    parameter_count, _ = parameter_counts(model)
+    job.say(f"{parameter_count / 1e6:,.0f} M weights on {device.name}, {precision.name}, {device.threads} threads")
+    job.stop_check()
+
+    job.phase("preparing data")
+    renderer = Renderer(tokenizer, system_prompt=spec.system_prompt, answers_only=given.answers_only, warn=job.warn)
+    data = prepare(job, renderer)
+    prompts = samples.prompts_of(data.sample_examples, renderer, given.max_tokens)
+    job.say(
+        f"{data.train_rows:,} rows to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
+        f"{given.max_tokens:,} tokens, {data.left_out_rows:,} left out because their whole answer was cut"
+    )
+
+    if given.adapter == "lora":
+        model = adapter_add(model, given)
+    stop_tokens_learn(model, tokenizer, data.turn_ends)
+    _, trainable_count = parameter_counts(model)
+    options = config_of(job, given, device, precision)
+    trainer = Trainer(
+        model=model,
+        args=options,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        processing_class=tokenizer,
+        grouped=not (given.packing or given.more.get("train_sampling_strategy")),
+    )
+    plan = plan_of(given, data, trainer)
+    watch = Watch(job, plan)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(watch)
+    job.emit(
+        "started",
+        device=asdict(device),
+        versions=versions,
+        precision=precision.name,
+        parameter_count=parameter_count,
+        trainable_count=trainable_count,
+        train_rows=data.train_rows,
+        eval_rows=data.eval_rows,
+        left_out_rows=data.left_out_rows,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        evaluate_every=plan.evaluate_every,
+    )
+    job.say(
+        f"{plan.total_steps:,} steps of {given.batch_size * given.gradient_accumulation_steps} rows, "
+        f"{trainable_count:,} weights to train"
+    )
+
+    watch.enter("evaluating")
+    samples.write(job, trainer.model, tokenizer, prompts, "before", 0)
+    if data.evaluation is not None and spec.resume_from is None:
+        trainer.evaluate()
+    job.stop_check()
+
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint_given(job))
+    except Stopped:
+        # Asked for in the midst of an evaluation: the step before it is complete.
+        trainer.checkpoint_now()
+    step = trainer.state.global_step
+    is_stopped = step < plan.total_steps
+
+    watch.enter("saving")
+    facts = Facts(
+        device=device.name, precision=precision.name, versions=versions,
+        parameter_count=parameter_count, trainable_count=trainable_count,
+        train_rows=data.train_rows, eval_rows=data.eval_rows, step=step, total_steps=plan.total_steps,
+        metrics=watch.last, is_adapter=given.adapter == "lora", is_stopped=is_stopped,
+    )  # fmt: skip
+    model_bytes = model_save(job, trainer.model, tokenizer, precision, card_write(job, facts))
+    job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
+    watch.enter("evaluating")
+    samples.write(job, trainer.model, tokenizer, prompts, "after", step)
+    if is_stopped:
+        job.emit("stopped", step=step, model_bytes=model_bytes)
+        job.say(f"Stopped after step {step:,}.")
+    else:
+        job.emit("finished", step=step, model_bytes=model_bytes, metrics=watch.last)
+        job.say("Finished.")
+    return not is_stopped
+
+
+def config_of(job: Job, given: SftParameters, device: Device, precision: Precision) -> SFTConfig:
+    """The trainer's options. Evaluating, saving and stopping are the Watch's."""
+    options: dict[str, Any] = {
+        "output_dir": str(job.checkpoints),
+        "per_device_train_batch_size": given.batch_size,
+        "per_device_eval_batch_size": given.batch_size,
+        "gradient_accumulation_steps": given.gradient_accumulation_steps,
+        "learning_rate": given.learning_rate,
+        "num_train_epochs": given.epochs or 1,
+        "max_steps": given.max_steps or -1,
+        "lr_scheduler_type": given.scheduler,
+        "warmup_steps": given.warmup_ratio,
+        "weight_decay": given.weight_decay,
+        "max_grad_norm": given.max_grad_norm,
+        "neftune_noise_alpha": given.neftune_noise_alpha or None,
+        "seed": given.seed,
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "use_cpu": device.kind == "cpu",
+        "dataloader_pin_memory": device.kind == "cuda",
+        "gradient_checkpointing": given.gradient_checkpointing,
+        "max_length": given.max_tokens,
+        "packing": given.packing,
+        "logging_steps": given.logging_steps,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        # Without packing the rows are cut and labelled already; preparing them again would only copy them.
+        "dataset_kwargs": {"skip_prepare_dataset": not given.packing},
+    }
+    try:
+        return SFTConfig(**options | {name: value for name, value in given.more.items() if value is not None})
+    except (TypeError, ValueError) as error:
+        raise TrainError(
+            "bad_option", f"The trainer refuses an option: {error}", "Copy the train and correct it."
+        ) from error
+
+
+def plan_of(given: SftParameters, data: Prepared, trainer: Trainer) -> Plan:
+    """Steps as the trainer counts them: packing and a dropped last batch change their number."""
+    batches = len(trainer.get_train_dataloader())
+    per_epoch = max(1, math.ceil(batches / given.gradient_accumulation_steps))
+    steps = total_steps(per_epoch, 1, 1, given.epochs, given.max_steps)
+    every = {"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}[given.save_strategy]
+    return Plan(
+        train_rows=data.train_rows,
+        total_steps=steps,
+        steps_per_epoch=per_epoch,
+        evaluate_every=max(1, round(steps * given.evaluation_every)) if data.evaluation is not None else 0,
+        save_every=every,
+        save_total_limit=given.save_total_limit,
+    )
+
+
+def checkpoint_given(job: Job) -> str | None:
+    """The checkpoint to go on from. Raises TrainError for one that is not whole: a torn one must not be learned from."""
+    if job.spec.resume_from is None:
+        return None
+    folder = Path(job.spec.resume_from)
+    if not checkpoint_is_whole(folder):
+        raise TrainError(
+            "bad_checkpoint",
+            f"The checkpoint {folder.name} is gone or not whole.",
+            "Resume from an earlier checkpoint, or start the train again.",
+        )
+    job.say(f"going on from {folder.name}")
+    return str(folder)

@@ -1,0 +1,120 @@
+"""The same few prompts answered before and after, greedily: what the model has learned to say, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from engine.formats import Example
+from engine.job import Job
+from engine.render import Message, Renderer
+
+BATCH = 8
+# Of a plain text the model is given the first part and writes on.
+TEXT_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`shown` and `reference` are for people, `ids` for the model."""
+
+    shown: str
+    reference: str
+    ids: list[int]
+
+
+class Stop(StoppingCriteria):  # type: ignore[misc]
+    """Writing ends where the train is asked to stop."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return torch.full((input_ids.shape[0],), self.job.stopping, dtype=torch.bool, device=input_ids.device)
+
+
+def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> list[Prompt]:
+    """The last question of each conversation, or the beginning of each text. Long prompts lose their beginning."""
+    return [
+        _of_text(item, renderer, max_tokens) if item.messages is None else _asked(item, renderer, max_tokens)
+        for item in examples
+    ]
+
+
+def _asked(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    messages = renderer.messages(example)
+    text = renderer.prompt(messages[:-1])
+    ids = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Prompt(_shown((example.messages or [])[:-1]), messages[-1]["content"], list(ids[-max_tokens:]))
+
+
+def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    tokenizer, text = renderer.tokenizer, example.text or ""
+    ids = tokenizer(text)["input_ids"]
+    count = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2, max_tokens))
+    shown = tokenizer.decode(ids[:count], skip_special_tokens=True)
+    return Prompt(shown, text.removeprefix(shown), list(ids[:count]))
+
+
+def _shown(messages: list[Message]) -> str:
+    """A single question as it is, a longer conversation with who speaks."""
+    if [message["role"] for message in messages] == ["user"]:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+
+
+def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int) -> None:
+    """Answer all prompts and tell the answers as events; nothing where a stop came in between, unless training is over."""
+    model.eval()
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        for offset, answer in enumerate(_answers(job, model, tokenizer, [prompt.ids for prompt in batch])):
+            prompt = batch[offset]
+            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            job.emit(
+                "sample",
+                index=start + offset,
+                stage=stage,
+                step=step,
+                prompt=prompt.shown,
+                reference=prompt.reference,
+                text=text,
+                tokens=len(answer),
+            )
+            job.say(f"sample {start + offset + 1} {stage}: {_short(prompt.shown)} → {_short(text)}")
+
+
+@torch.no_grad()
+def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy answers as token ids, up to and without the token that ends the turn."""
+    width = max(len(ids) for ids in prompts)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
+    written = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=job.parameters.sample_max_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        use_cache=True,
+        stopping_criteria=StoppingCriteriaList([Stop(job)]),
+    )
+    ends = model.generation_config.eos_token_id
+    stops = {ends} if isinstance(ends, int) else set(ends or [])
+    return [_until(row.tolist(), stops) for row in written[:, width:]]
+
+
+def _until(ids: list[int], stops: set[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:79]}…"

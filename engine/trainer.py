@@ -1,0 +1,105 @@
+"""TRL's trainer with our order of rows, and what makes it fast on a CPU."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import datasets
+import torch
+import trl.kernels.chunked_logprob as head_kernels
+import trl.trainer.utils as head
+from torch.utils.data import Sampler
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+from trl import SFTTrainer
+
+from engine.hardware import Device, memory_keep
+
+POOL_BATCHES = 16
+# Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
+CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
+
+
+class GroupedByLength(Sampler[int]):
+    """Rows in random order, with rows of like length in one batch, so that little is computed on padding.
+
+    The order depends on seed and epoch alone: the same before and after a resume, and the same for 2 batches of 4 rows
+    added up as for one of 8. A last batch that is not full stays last.
+    """
+
+    def __init__(self, lengths: Sequence[int], effective_batch: int, seed: int) -> None:
+        self.lengths = lengths
+        self.effective_batch = effective_batch
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = random.Random(self.seed * 1_000_003 + self.epoch)  # noqa: S311 - an order, no secret
+        order = list(range(len(self.lengths)))
+        draw.shuffle(order)
+        full = len(order) - len(order) % self.effective_batch
+        pool = self.effective_batch * POOL_BATCHES
+        batches: list[list[int]] = []
+        for start in range(0, full, pool):
+            rows = sorted(order[start : min(start + pool, full)], key=lambda row: self.lengths[row])
+            batches += [rows[at : at + self.effective_batch] for at in range(0, len(rows), self.effective_batch)]
+        draw.shuffle(batches)
+        for batch in (*batches, order[full:]):
+            yield from batch
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies."""
+
+    def __init__(self, *arguments: Any, grouped: bool, **options: Any) -> None:
+        self.grouped = grouped
+        super().__init__(*arguments, **options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.grouped:
+            return super()._get_train_sampler(train_dataset)
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        return GroupedByLength(
+            lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
+        )
+
+    def create_model_card(self, *arguments: Any, **options: Any) -> None:
+        """None in checkpoints: ours is written once, beside the finished model."""
+
+    def checkpoint_now(self) -> None:
+        """Write a checkpoint outside the training loop, where an evaluation was broken off."""
+        self._save_checkpoint(self.model, trial=None)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+def quiet() -> None:
+    """The log is for people: no progress bars, and no advice to those who write code."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("transformers", "trl", "peft", "datasets", "accelerate"):
+        warnings.filterwarnings("ignore", module=name)
+
+
+def settle(device: Device, seed: int) -> None:
+    """Fix the seed and the number of threads, on which every sum of floats depends, and tune for a CPU."""
+    set_seed(seed)
+    if device.kind != "cpu":
+        return
+    torch.set_num_threads(device.threads)
+    memory_keep()
+    # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it computes it for the
+    # prompts and the padding too, and leaves that out afterwards. The result is the same, and this is the same switch.
+    head._use_triton = lambda device: True
+    head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS
+    head._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE_WORDS
