@@ -154,7 +154,14 @@ class TrainParameters(BaseModel):
         le=0.5,
     )
     weight_decay: float = parameter(
-        0.01, "Weight decay", "Pulls weights towards zero.", group="Training", advanced=True, typical=(0, 0.1), ge=0, le=1
+        0.01,
+        "Weight decay",
+        "Pulls weights towards zero.",
+        group="Training",
+        advanced=True,
+        typical=(0, 0.1),
+        ge=0,
+        le=1,
     )
     max_grad_norm: float = parameter(
         1.0,
@@ -167,7 +174,13 @@ class TrainParameters(BaseModel):
         le=10,
     )
     seed: int = parameter(
-        42, "Seed", "The same seed on the same device gives the same train.", group="Training", advanced=True, ge=0, le=2**32 - 1
+        42,
+        "Seed",
+        "The same seed on the same device gives the same train.",
+        group="Training",
+        advanced=True,
+        ge=0,
+        le=2**32 - 1,
     )
     adapter: Literal["lora", "none"] = parameter(
         "lora",
@@ -344,11 +357,15 @@ class TrainParameters(BaseModel):
             raise refuse("epochs", "Give epochs or max steps.")
         device = (info.context or {}).get("device")
         if device == "cpu" and self.quantization != "none":
-            raise refuse("quantization", f"{self.quantization} loading needs a GPU, and this worker has none. Choose None.")
+            raise refuse(
+                "quantization", f"{self.quantization} loading needs a GPU, and this worker has none. Choose None."
+            )
         if device == "cpu" and self.precision == "fp16":
             raise refuse("precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.")
         if self.quantization != "none" and self.adapter != "lora":
-            raise refuse("quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter.")
+            raise refuse(
+                "quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter."
+            )
         return self
 
     def alpha(self) -> int:

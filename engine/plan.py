@@ -20,7 +20,9 @@ def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:
     return max(1, math.ceil(batches / accumulation))
 
 
-def total_steps(train_rows: int, batch_size: int, accumulation: int, epochs: float | None, max_steps: int | None) -> int:
+def total_steps(
+    train_rows: int, batch_size: int, accumulation: int, epochs: float | None, max_steps: int | None
+) -> int:
     """Optimizer steps of the whole train: `max_steps` where given, else `epochs` passes."""
     if max_steps is not None:
         return max_steps
