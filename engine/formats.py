@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 VALUE_CHARACTERS = 300
+SOME_LIKENESS = 0.6
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -205,7 +206,11 @@ def nearest(columns: Sequence[str], count: int = 2) -> list[Format]:
         return sum(best) / len(best)
 
     readable = [item for item in FORMATS.values() if is_readable(item.slug)]
-    return sorted(readable, key=likeness, reverse=True)[:count]
+    near = sorted(readable, key=likeness, reverse=True)
+    if likeness(near[0]) < SOME_LIKENESS:
+        # Names of another language, or none at all: what most people have.
+        near = [FORMATS["question-answer"], FORMATS["messages"]]
+    return near[:count]
 
 
 def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) -> Example:

@@ -24,6 +24,9 @@ ROW_LIMIT_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
 RAW_CHARACTERS = 300
 PARQUET_BATCH_ROWS = 64
+# A few hundred bytes of Parquet can stand for a thousand times a thousand repetitions of one long text.
+UNPACKED_LIMIT_BYTES = 1 << 30
+UNPACKED_RATIO = 1000
 
 DELIMITERS = ",;\t|"
 # Bytes that are not UTF-8 become the first while a CSV is split into cells; the second stands for a line too long to
@@ -312,17 +315,20 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             total = max(1, file.metadata.num_rows)
-            number, group = 0, 0
+            number = group = unpacked = 0
             while group < file.num_row_groups and number + file.metadata.row_group(group).num_rows <= start.rows:
                 number += file.metadata.row_group(group).num_rows
                 group += 1
             groups = list(range(group, file.num_row_groups))
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
+                unpacked += batch.nbytes
+                if unpacked > max(UNPACKED_LIMIT_BYTES, UNPACKED_RATIO * size):
+                    raise FileProblem("The file unpacks to more than a thousand times its size, so it is not read.")
                 known = min(batch.num_rows, max(0, start.rows - number))
                 for index, values in enumerate(batch.slice(known).to_pylist(), number + known + 1):
                     yield Row(index, values, end=size * index // total)
                 number += batch.num_rows
-    except MemoryError:
+    except (MemoryError, FileProblem):
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error

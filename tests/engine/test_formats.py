@@ -193,6 +193,7 @@ def test_a_system_prompt_stands_in_front_of_conversations_that_have_none():
 def test_the_nearest_formats_are_close_by_name():
     assert nearest(["questions", "answers"])[0].slug == "question-answer"
     assert nearest(["texts"])[0].slug == "text"
+    assert [item.slug for item in nearest(["frage", "antwort"])] == ["question-answer", "messages"]
     assert len(nearest([])) == 2
 
 
