@@ -321,14 +321,23 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
                 group += 1
             groups = list(range(group, file.num_row_groups))
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
-                unpacked += batch.nbytes
-                if unpacked > max(UNPACKED_LIMIT_BYTES, UNPACKED_RATIO * size):
-                    raise FileProblem("The file unpacks to more than a thousand times its size, so it is not read.")
                 known = min(batch.num_rows, max(0, start.rows - number))
                 for index, values in enumerate(batch.slice(known).to_pylist(), number + known + 1):
+                    unpacked += _weight(values)
+                    if unpacked > max(UNPACKED_LIMIT_BYTES, UNPACKED_RATIO * size):
+                        raise FileProblem("The file unpacks to more than a thousand times its size, so it is not read.")
                     yield Row(index, values, end=size * index // total)
                 number += batch.num_rows
     except (MemoryError, FileProblem):
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value holds; Arrow's own figure counts a repeated text once."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_weight, value.values()))
+    return sum(map(_weight, value)) if isinstance(value, list) else 8
