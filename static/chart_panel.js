@@ -109,7 +109,6 @@
 
     end() {
       const last = Math.max(0, ...this.lines.map((line) => line.xs.at(-1) ?? 0));
-      if (this.view.axis === "time") return Math.max(last, 1);
       return Math.max(this.view.end || 0, last) || 1;
     }
 
@@ -140,7 +139,7 @@
       const count = this.small ? 3 : 7;
       const step = axis === "time" ? C.niceTimeStep(end, count) : C.niceStep(end, count);
       const xs = C.xTicks(end, count, axis === "step" ? Math.max(1, step) : step);
-      const ys = log ? C.logTicks(range) : C.multiples(range.min, range.max, range.step);
+      const ys = log ? C.logTicks(range, this.small) : C.multiples(range.min, range.max, range.step);
       return {
         animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
         layout: { padding: { right: this.gutter(), top: 10 } },

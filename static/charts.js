@@ -51,20 +51,27 @@
     return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step };
   }
 
-  // Whole powers of ten around positive values.
+  // 1, 2 or 5 times a power of ten: the next one at or below (up: above) a positive value.
+  function roundLog(value, up) {
+    const power = 10 ** Math.floor(Math.log10(value) + 1e-9);
+    const factors = [1, 2, 5, 10].map((factor) => Number((factor * power).toPrecision(6)));
+    return up ? factors.find((factor) => factor >= value * (1 - 1e-9)) : factors.findLast((factor) => factor <= value * (1 + 1e-9));
+  }
+
   function widenLog(before, low, high) {
     if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
-    const min = 10 ** Math.floor(Math.log10(low) + 1e-9), max = 10 ** Math.ceil(Math.log10(high) - 1e-9);
+    const min = roundLog(low, false), max = roundLog(high, true);
     return { min, max: max > min ? max : min * 10, step: 0 };
   }
 
   // 1, 2 and 5 of every power of ten, or only the powers where there are many.
-  function logTicks({ min, max }) {
-    const powers = Math.round(Math.log10(max / min));
+  function logTicks({ min, max }, few = false) {
+    const many = Math.log10(max / min) > (few ? 1 : 3);
     const found = [];
-    for (let power = min; power <= max * 1.001; power *= 10) {
-      for (const factor of powers > 3 ? [1] : [1, 2, 5]) {
-        if (power * factor <= max * 1.001) found.push(Number((power * factor).toPrecision(6)));
+    for (let power = Math.floor(Math.log10(min) + 1e-9); 10 ** power <= max * 1.001; power += 1) {
+      for (const factor of many ? [1] : [1, 2, 5]) {
+        const value = Number((10 ** power * factor).toPrecision(6));
+        if (value >= min * 0.999 && value <= max * 1.001) found.push(value);
       }
     }
     return found;
@@ -153,7 +160,8 @@
   function tickText(kind, value, step) {
     const { format } = window.DX;
     if (kind === "share") return `${Number((value * 100).toPrecision(6))}%`;
-    if (kind === "rate" || !step) return format.rate(value);
+    if (kind === "rate") return format.rate(value);
+    if (!step) return Math.abs(value) >= 1000 ? format.thousands(value) : format.rate(value);
     if (Math.abs(value) >= 1000 || step < 1e-4) return step < 1e-4 ? format.rate(value) : format.thousands(value);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const exact = Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6 ? digits : digits + 1;
@@ -161,7 +169,7 @@
   }
 
   function axisText(axis, value) {
-    if (axis === "time") return window.DX.format.duration(value);
+    if (axis === "time") return window.DX.format.duration(value).replace(/ 00 [sm]$/, "");
     if (axis === "epoch") return String(Number(value.toFixed(2)));
     return window.DX.format.thousands(value);
   }

@@ -29,10 +29,17 @@
   function draw() {
     if (!answers) return;
     const names = new Set(Object.values(answers).flatMap((answer) => Object.keys(answer.series)));
-    const end = Math.max(0, ...Object.values(answers).map((answer) => (view.axis === "step" ? answer.planned.step : answer.planned.epoch)));
+    const end = Math.max(0, ...Object.values(answers).map((answer) => (view.axis === "time" ? lasted(answer) : answer.planned[view.axis])));
     const all = specs(names);
     for (const spec of all) panelOf(spec).set(linesOf(spec), { ...view, end, log: view.log && spec.log });
     if (!all.length) main.replaceChildren(make("div", { className: "card empty" }, make("p", { textContent: "None of these trains has logged a step yet." })));
+  }
+
+  const starts = (answer) => Math.min(...Object.values(answer.series).map((points) => points[0]?.[C.TIME] ?? Infinity));
+
+  function lasted(answer) {
+    const latest = Math.max(0, ...Object.values(answer.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
+    return latest ? latest - starts(answer) : 0;
   }
 
   function linesOf(spec) {
@@ -40,8 +47,7 @@
       const answer = answers[train.id];
       const points = answer?.series[spec.metric];
       if (!points?.length) return [];
-      const start = Math.min(...Object.values(answer.series).map((list) => list[0]?.[C.TIME] ?? Infinity));
-      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points, start, dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
+      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points, start: starts(answer), dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
     });
   }
 

@@ -85,7 +85,9 @@
     const frame = page.table.filter((chart) => chart === main || (chart.place === "side" && (names.length || !page.ended)));
     for (const chart of frame.reverse()) if (!charts.includes(chart)) charts.unshift(chart);
     const first = names.length ? start() : 0;
-    const shown = { ...view, end: view.axis === "step" ? state.planned.step : state.planned.epoch, borders: [] };
+    const latest = Math.max(0, ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
+    const ends = { step: state.planned.step, epoch: state.planned.epoch, time: latest - first };
+    const shown = { ...view, end: ends[view.axis], borders: [] };
     for (const chart of charts) {
       const panel = panelFor(chart);
       const limit = state.limits[chart.limit];
@@ -112,7 +114,7 @@
   const ended = () => ["finished", "failed", "stopped"].includes(state.status);
 
   function stampShow() {
-    if (ended()) return live(stamp, "");
+    if (ended() || state.lost) return live(stamp, "");
     if (state.status === "queued") return live(stamp, "waits");
     const seconds = state.updated ? Math.round((Date.now() - state.updated) / 1000) : null;
     live(stamp, seconds === null ? "live" : seconds < 2 ? "live, updated just now" : `live, last step ${format.duration(seconds)} ago`);
@@ -195,9 +197,12 @@
     }
     lost.hidden = false;
     root.classList.add("charts-old");
+    state.lost = true;
+    stampShow();
     live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}. The train goes on.`);
   }
   function recovered() {
+    state.lost = false;
     lost.hidden = true;
     broken.hidden = true;
     root.classList.remove("charts-old");

@@ -117,6 +117,20 @@
     row.querySelector("[data-options]").append(next);
   }
 
+  // What an option of the trainer does, once its name is there.
+  function optionHelp(row) {
+    const lines = [...row.querySelectorAll(".option-row")].flatMap((line) => {
+      const option = page.options[line.children[0].value.trim()];
+      if (!option) return [];
+      const choices = option.choices?.length ? ` One of ${option.choices.join(", ")}.` : "";
+      const usual = option.default === null || option.default === undefined ? "" : ` Default ${optionText(option.default)}.`;
+      return [make("span", { className: "block" }, make("span", { className: "mono", textContent: line.children[0].value.trim() }), `: ${option.help}${choices}${usual}`)];
+    });
+    row.querySelector("[data-option-help]").replaceChildren(...lines);
+  }
+
+  const optionText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
   // Messages beside their fields
   function messages(answer) {
     for (const box of form.querySelectorAll("[data-messages]")) {
@@ -159,6 +173,7 @@
 
   function numbers(answer) {
     const plan = answer.plan;
+    summary.toggleAttribute("data-stale", !plan);
     if (plan) {
       live(number("effective_batch"), format.thousands(plan.effective_batch));
       live(number("steps"), format.thousands(plan.steps));
@@ -171,7 +186,7 @@
       live(number("disk"), format.size(answer.disk.needed_bytes), { unit: true });
       live(number("disk_note"), `of ${format.size(answer.disk.free_bytes)} free`);
       live(number("time"), answer.time ? format.about(answer.time.seconds) : "–");
-      live(number("time_note"), answer.time ? `as ${answer.time.trains} train${answer.time.trains > 1 ? "s" : ""} alike took` : "known after a first train");
+      live(number("time_note"), answer.time ? `as ${answer.time.trains} train${answer.time.trains > 1 ? "s" : ""} alike took` : "no train alike yet");
     }
     const ahead = answer.queue.waiting + answer.queue.running;
     live(number("starts"), !answer.worker.ready ? "when a worker is back" : ahead ? `after ${ahead} other${ahead > 1 ? "s" : ""}` : "at once");
@@ -294,7 +309,7 @@
     for (const [option, value] of Object.entries(JSON.parse(text || "{}"))) {
       const last = holder.lastElementChild;
       last.children[0].value = option;
-      last.children[1].value = typeof value === "string" ? value : JSON.stringify(value);
+      last.children[1].value = optionText(value);
       optionRows(row);
     }
   }
@@ -302,7 +317,7 @@
   form.addEventListener("input", (event) => {
     unasked.delete(event.target.name);
     const row = event.target.closest('[data-kind="options"]');
-    if (row) optionRows(row);
+    if (row) { optionRows(row); optionHelp(row); }
     changed();
   });
   form.addEventListener("change", (event) => {
@@ -340,6 +355,7 @@
     marks();
     switches();
     facts();
+    for (const row of form.querySelectorAll('[data-kind="options"]')) optionHelp(row);
     ask();
   });
   show(page.preview);

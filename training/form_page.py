@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
+from engine.recipes.registry import more_options
 from models_app.models import BaseModel
 from training.draft import Draft, base_models_of, datasets_of
 from training.forms import Control, controls_make, groups_make
@@ -41,6 +42,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         control.warning = preview["warnings"].get(name, "")
         control.fixes = preview["fixes"].get(name, [])
     groups = groups_make(controls)
+    options = more_options(draft.method.recipe)
     models, datasets = base_models_of(draft.reader), datasets_of(draft.reader, draft.method)
     return {
         "draft": draft,
@@ -60,7 +62,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "fitting": [dataset for dataset, reason in datasets if not reason],
         "unfit": [(dataset, reason) for dataset, reason in datasets if reason],
         "explained": explanations(draft),
-        "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls),
+        "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
+        "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls) | {"options": options},
     }
 
 

@@ -1,17 +1,16 @@
-"""What a train will do, before it does it: rows, steps, what would be cut. The form shows it, the start insists on it."""
+"""What a train will do, before it does it: rows, steps, cuts. The form shows it, the start insists on it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from datasets_app.services import token_lengths_get
-from methods.services import parameters_warnings
-
 from core.errors import UserError
 from datasets_app.models import Dataset
+from datasets_app.services import token_lengths_get
 from engine.plan import holdout_rows, steps_per_epoch, total_steps
 from methods.models import TrainingMethod
+from methods.services import parameters_warnings
 from models_app.models import BaseModel
 
 
@@ -76,6 +75,7 @@ def train_plan(
         plan.counted, plan.cut, plan.lost, plan.total = True, counts["cut"], counts["lost"], counts["total"]
         _judge_tokens(plan, lengths.rows, parameters["max_tokens"], base_model)
     _judge_rows(plan, batch, train_rows)
+    _judge_modules(plan, parameters, base_model)
     if base_model.context_length and parameters["max_tokens"] > base_model.context_length:
         plan.warnings["max_tokens"] = f"{base_model.name} reads at most {base_model.context_length:,} tokens."
         plan.fixes["max_tokens"] = [
@@ -97,6 +97,23 @@ def _judge_rows(plan: Plan, batch: int, train_rows: int) -> None:
             f"Use at most {train_rows:,}."
         )
         plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
+
+
+def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
+    """Named layers must be layers of this base model; one whose layers are unknown is left to the engine."""
+    names = parameters.get("target_modules")
+    if parameters.get("adapter") != "lora" or not isinstance(names, list):
+        return
+    unknown = [name for name in names if name not in base_model.linear_modules]
+    if not names:
+        plan.errors["target_modules"] = "Choose at least one layer, or all of them."
+    elif base_model.linear_modules and unknown:
+        plan.errors["target_modules"] = (
+            f"{base_model.name} has no layers named {', '.join(unknown[:5])}. "
+            f"It has: {', '.join(base_model.linear_modules)}."
+        )
+    if "target_modules" in plan.errors:
+        plan.fixes["target_modules"] = [_fix("Use all linear layers", "", target_modules="all-linear")]
 
 
 def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_model: BaseModel) -> None:

@@ -259,6 +259,16 @@ def test_the_plan_offers_fixes_and_says_what_blocks(page):
     assert answer["fixes"]["batch_size"][0]["set"] == {"batch_size": 38}
 
 
+@pytest.mark.parametrize(("chosen", "says"), [([], "at least one"), (["q_proj", "c_attn"], "no layers named c_attn")])
+def test_layers_that_the_base_model_does_not_have_are_refused(page, chosen, says):
+    data = filled(**{"target_modules": "choose", "target_modules-names": chosen})
+
+    answer = page.post("/trains/new/lora/plan/", data).json()
+
+    assert says in answer["errors"]["target_modules"][0]
+    assert page.post("/trains/new/lora/", data).status_code == 400
+
+
 def test_the_plan_tells_every_error_and_starts_nothing(page):
     answer = page.post("/trains/new/lora/plan/", filled(learning_rate="0", epochs="0")).json()
 
