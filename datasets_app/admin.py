@@ -11,6 +11,7 @@ from django.http import HttpRequest
 
 from datasets_app.models import Dataset, Label
 from datasets_app.services import dataset_archive, dataset_delete, dataset_restore, dataset_update, uses_count
+from engine.formats import FORMATS
 
 
 def operator(request: HttpRequest) -> User:
@@ -18,10 +19,29 @@ def operator(request: HttpRequest) -> User:
     return request.user
 
 
+class FormatFilter(admin.SimpleListFilter):
+    title = "format"
+    parameter_name = "format"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("none", "Not recognised"), *((item.slug, item.title) for item in FORMATS.values())]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
+        value = self.value()
+        return queryset if value is None else queryset.filter(format="" if value == "none" else value)
+
+
 @admin.register(Dataset)
 class DatasetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "owner", "status", "format", "row_count", "problem_count", "size_bytes", "created_at")
-    list_filter = ("status", "format", "file_type", "labels", ("archived_at", admin.EmptyFieldListFilter), "created_at")
+    list_filter = (
+        "status",
+        FormatFilter,
+        "file_type",
+        "labels",
+        ("archived_at", admin.EmptyFieldListFilter),
+        "created_at",
+    )
     search_fields = ("name", "slug", "description", "file_name", "sha256", "owner__username")
     list_select_related = ("owner",)
     date_hierarchy = "created_at"

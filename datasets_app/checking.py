@@ -140,7 +140,7 @@ def obstacle(findings: Findings) -> str:
         return EMPTY
     if not findings.columns:
         first = findings.problems[0]
-        return f"None of the {findings.row_count:,} rows can be read. Line {first.line:,}: {first.reason}"
+        return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"
     if not findings.format:
         names = ", ".join(list(findings.columns)[:20])
         near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(findings.columns)))
@@ -153,8 +153,12 @@ def obstacle(findings: Findings) -> str:
     if findings.problem_count == findings.row_count:
         first = findings.problems[0]
         where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"
-        return f"None of the {findings.row_count:,} rows can be used. The first problem, {where}: {first.reason}"
+        return f"{none_of(findings.row_count)} can be used. The first problem, {where}: {first.reason}"
     return ""
+
+
+def none_of(rows: int) -> str:
+    return f"None of the {rows:,} rows" if rows > 1 else "Not even the only row"
 
 
 def _waiting(dataset: Dataset) -> Any:

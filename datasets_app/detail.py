@@ -64,6 +64,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "format": FORMATS.get(dataset.format),
         "uses": uses_count(dataset),
         "checking": checking,
+        "readable": is_readable(dataset.format),
         "raw": query.get("view") == "raw",
     }
     if checking:

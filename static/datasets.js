@@ -100,6 +100,9 @@
     function send(file) {
       const body = new FormData(form);
       body.delete("csrfmiddlewaretoken");
+      // Last, so that an upload which breaks off breaks off within the file, which then is not taken.
+      body.delete("file");
+      body.append("file", file);
       const started = performance.now();
       request = new XMLHttpRequest();
       request.open("POST", form.dataset.url);

@@ -66,7 +66,7 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
         ("a.csv", b"question,answer\n", "The file has no rows"),
         ("a.jsonl", b"{broken\n{too\n", "None of the 2 rows can be read. Line 1: Not valid JSON"),
         ("a.jsonl", b'{"a": 1, "b": 2}', "The columns fit no known format: a, b."),
-        ("a.jsonl", b'{"question": "q", "answer": ""}', "None of the 1 rows can be used. The first problem, line 1"),
+        ("a.jsonl", b'{"question": "q", "answer": ""}', "Not even the only row can be used. The first problem, line 1"),
         ("a.json", b"[1, 2]", "not a list of objects"),
         ("a.json", b'[{"text": "a"}, {"text', "not closed"),
         ("a.csv", b"text,text\n1,2\n", "Two columns are named"),

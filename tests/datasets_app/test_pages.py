@@ -1,0 +1,240 @@
+"""Pages of datasets: what they show, what they escape, who may do what, and that they work without scripts."""
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+
+from core import tokenizers
+from core.tokenizers import Tokenizer
+from datasets_app.models import Dataset, TokenLengths
+from tests.datasets_app.conftest import GOOD
+from tests.datasets_app.test_services import temporary_files, use
+
+
+@pytest.fixture
+def page(client, alice) -> Client:
+    client.force_login(alice)
+    return client
+
+
+def text(answer) -> str:
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_an_empty_list_says_what_to_do_next(page):
+    found = text(page.get("/datasets/"))
+
+    assert "Upload your first dataset" in found
+    assert "What a row can look like" in found
+
+
+def test_the_list_shows_state_problems_and_labels(page, checked, upload):
+    checked(GOOD + b"{broken\n", name="spiders.jsonl", labels=["zoo"])
+    upload(name="waiting.jsonl")
+    checked(b'{"a": 1}', name="odd.jsonl")
+    found = text(page.get("/datasets/"))
+
+    for words in ("spiders", "1 row left out", "Question and answer", "zoo", "Checking", "Cannot be used"):
+        assert words in found
+    assert "spiders" not in text(page.get("/datasets/?search=odd"))
+    assert "No dataset matches" in text(page.get("/datasets/?search=nowhere"))
+    assert "Nothing is archived" in text(page.get("/datasets/?archived=true"))
+    assert "spiders" in text(page.get("/datasets/?label=zoo&ordering=-row_count&page=99"))
+    # What no choice offers narrows nothing and breaks nothing.
+    assert page.get("/datasets/?status=nonsense&ordering=password&format=%00").status_code == 200
+
+
+def test_a_list_takes_as_many_queries_for_ten_as_for_one(page, checked, django_assert_max_num_queries):
+    for number in range(8):
+        checked(labels=["a", f"b{number}"])
+    with django_assert_max_num_queries(14):
+        page.get("/datasets/")
+
+
+def test_an_upload_without_scripts(page):
+    answer = page.post("/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", GOOD), "name": "", "labels": "a, b"})
+
+    dataset = Dataset.objects.get()
+    assert answer.status_code == 302
+    assert answer["Location"] == dataset.get_absolute_url() == f"/datasets/{dataset.pk}/"
+    assert (dataset.name, dataset.owner.username) == ("rows", "alice")
+    assert sorted(label.name for label in dataset.labels.all()) == ["a", "b"]
+
+
+def test_an_upload_that_is_refused_keeps_what_was_written_and_says_why(page, settings):
+    answer = page.post("/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", b""), "name": "My <rows>"})
+    assert answer.status_code == 400
+    assert "The file is empty" in answer.content.decode()
+    assert "My &lt;rows&gt;" in answer.content.decode()
+    assert "Choose a file." in page.post("/datasets/new/", {"name": "x"}).content.decode()
+
+    settings.UPLOAD_LIMIT_BYTES = 10
+    answer = page.post("/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", GOOD)})
+    assert answer.status_code == 413
+    assert "the most that can be uploaded" in answer.content.decode()
+    assert temporary_files() == []
+    assert not Dataset.objects.exists()
+
+
+def test_an_upload_needs_its_token_and_a_person(alice):
+    strict = Client(enforce_csrf_checks=True)
+    body = {"file": SimpleUploadedFile("rows.jsonl", GOOD)}
+    assert strict.post("/datasets/new/", body)["Location"].startswith("/login/")
+    strict.force_login(alice)
+    body["file"].seek(0)
+    assert strict.post("/datasets/new/", body).status_code == 403
+    token = strict.get("/datasets/new/").context["csrf_token"]
+    body["file"].seek(0)
+    assert strict.post("/datasets/new/", body | {"csrfmiddlewaretoken": str(token)}).status_code == 302
+    assert temporary_files() == []
+
+
+def test_a_page_shows_rows_as_the_model_sees_them_and_escapes_them(page, checked):
+    dataset = checked(
+        b'{"messages": [{"role": "user", "content": "<script>alert(1)</script>"},'
+        b' {"role": "assistant", "content": "A"}]}\n'
+        b'{"messages": []}\n'
+    )
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "<script>alert(1)" not in found
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found
+    assert "50%" in found
+    assert "Has no turns." in found
+    assert f"?dataset={dataset.pk}" in found
+    assert "&quot;role&quot;: &quot;user&quot;" in text(page.get(f"/datasets/{dataset.pk}/?view=raw"))
+
+
+def test_pages_of_rows_and_of_problems(page, checked):
+    dataset = checked(GOOD * 12 + b"{broken\n" * 30)
+    found = text(page.get(f"/datasets/{dataset.pk}/?page=3&problems=2"))
+
+    assert "11–15 of 42" in found
+    assert "21–30 of 30" in found
+    assert text(page.get(f"/datasets/{dataset.pk}/?page=nonsense&problems=-1"))
+
+
+def test_a_page_in_the_middle_of_a_check_shows_how_far_it_is(page, upload):
+    dataset = upload()
+    Dataset.objects.filter(pk=dataset.pk).update(checked_bytes=dataset.size_bytes // 2)
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "Checking the rows" in found
+    assert f"/api/v1/datasets/{dataset.pk}/" in found
+    assert "Train with this" not in found
+
+
+def test_columns_that_fit_nothing_can_be_named_on_the_page(page, checked):
+    dataset = checked(b"frage;antwort\nq;a\n", "german.csv")
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+    assert "Say which column is which" in found
+    assert 'name="column-question"' in found
+    assert 'name="column-instruction"' in text(page.get(f"/datasets/{dataset.pk}/?format=alpaca"))
+
+    wrong = page.post(
+        f"/datasets/{dataset.pk}/columns/", {"format": "question-answer", "column-question": "frage"}, follow=True
+    )
+    assert "which column of the file is answer" in text(wrong)
+    page.post(
+        f"/datasets/{dataset.pk}/columns/",
+        {"format": "question-answer", "column-question": "frage", "column-answer": "antwort"},
+    )
+    dataset.refresh_from_db()
+    assert (dataset.status, dataset.column_map) == ("checking", {"question": "frage", "answer": "antwort"})
+
+
+def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatch):
+    found = text(page.get(f"/datasets/{checked().pk}/"))
+    assert "there is no base model yet" in found
+
+    monkeypatch.setattr(
+        tokenizers,
+        "_sources",
+        [lambda user: [Tokenizer("tiny", "Tiny", "ab", "/a"), Tokenizer("big", "Big", "cd", "/b")]],
+    )
+    dataset = checked()
+    assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/"))
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(ready=True, rows={"10": 30, "300": 2})
+    found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
+    assert '<svg class="histogram"' in found
+    assert "tokens: 30 rows" in found
+    assert "style=" not in found
+    assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="cd").update(error="The template <loops>.")
+    assert "The template &lt;loops&gt;." in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
+
+
+def test_names_labels_and_description_are_edited(page, checked):
+    dataset = checked(labels=["old"])
+    assert 'value="old"' in text(page.get(f"/datasets/{dataset.pk}/edit/"))
+
+    assert page.post(f"/datasets/{dataset.pk}/edit/", {"name": "", "labels": ""}).status_code == 400
+    page.post(f"/datasets/{dataset.pk}/edit/", {"name": "New", "description": "Words", "labels": "x, y"})
+    dataset.refresh_from_db()
+    assert (dataset.name, dataset.description, dataset.labels.count()) == ("New", "Words", 2)
+
+
+def test_archive_restore_download_and_delete(page, checked):
+    dataset = checked()
+    url = f"/datasets/{dataset.pk}/"
+
+    page.post(f"{url}archive/")
+    assert "Take out of the archive" in text(page.get(url))
+    page.post(f"{url}restore/")
+    assert b"".join(page.get(f"{url}file/").streaming_content) == GOOD
+    # Without a script a page asks first.
+    assert "This cannot be undone" in text(page.post(f"{url}delete/"))
+    assert Dataset.objects.exists()
+    assert page.post(f"{url}delete/", {"sure": "1"})["Location"] == "/datasets/"
+    assert not Dataset.objects.exists()
+
+
+def test_one_that_a_train_used_offers_the_archive_alone(page, checked):
+    dataset = checked()
+    use(dataset)
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "1 train" in found
+    assert f"/datasets/{dataset.pk}/delete/" not in found
+    assert "Archive it instead" in text(page.post(f"/datasets/{dataset.pk}/delete/", {"sure": "1"}, follow=True))
+
+
+@pytest.mark.parametrize("path", ["", "lengths/", "edit/", "file/"])
+def test_a_stranger_finds_no_page(client, bob, checked, path):
+    client.force_login(bob)
+
+    assert client.get(f"/datasets/{checked().pk}/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["edit/", "columns/", "archive/", "restore/", "delete/"])
+def test_what_belongs_to_others_is_not_changed(client, bob, checked, path):
+    client.force_login(bob)
+    mine, house = checked(), checked(owner=None)
+
+    assert client.post(f"/datasets/{mine.pk}/{path}").status_code == 404
+    assert client.post(f"/datasets/{house.pk}/{path}").status_code == 403
+    assert text(client.get(f"/datasets/{house.pk}/"))
+    assert client.get(f"/datasets/{'9' * 30}/").status_code == 404
+
+
+def test_operators_look_archive_and_delete_through_the_services(client, olga, checked):
+    client.force_login(olga)
+    dataset, used = checked(), checked(b'{"text": "a"}', name="used.jsonl")
+    use(used)
+    url = "/admin/datasets_app/dataset/"
+
+    assert "used" in text(client.get(f"{url}?q=used&format=text&status=ready"))
+    client.post(url, {"action": "archive", "_selected_action": [dataset.pk, used.pk]})
+    assert Dataset.objects.exclude(archived_at=None).count() == 2
+    client.post(url, {"action": "restore", "_selected_action": [dataset.pk]})
+    assert Dataset.objects.exclude(archived_at=None).count() == 1
+    found = text(client.get(f"{url}{dataset.pk}/change/"))
+    for field in ("status", "sha256", "row_count", "owner", "slug"):
+        assert f'name="{field}"' not in found
+    client.post(f"{url}{dataset.pk}/change/", {"name": "Renamed", "description": "", "status": "failed"})
+    dataset.refresh_from_db()
+    assert (dataset.name, dataset.status) == ("Renamed", "ready")
+    assert client.post(f"{url}{used.pk}/delete/", {"post": "yes"}).status_code == 403
+    client.post(f"{url}{dataset.pk}/delete/", {"post": "yes"})
+    assert list(Dataset.objects.all()) == [used]
