@@ -136,9 +136,13 @@
       const grey = css("--text-3"), hair = css("--border");
       const end = this.end(), { axis, log } = this.view;
       const range = this.range ?? { min: 0, max: 1, step: 0.5 };
-      const count = this.small ? 3 : 7;
-      const step = axis === "time" ? C.niceTimeStep(end, count) : C.niceStep(end, count);
-      const xs = C.xTicks(end, count, axis === "step" ? Math.max(1, step) : step);
+      // Of a chart without values only the lines are drawn: its numbers would be invented.
+      const known = this.range !== null;
+      const xs = (width) => {
+        const count = Math.min(this.small ? 3 : 7, Math.max(2, Math.floor(width / 80)));
+        const step = axis === "time" ? C.niceTimeStep(end, count) : C.niceStep(end, count);
+        return C.xTicks(end, count, axis === "step" ? Math.max(1, step) : step);
+      };
       const ys = log ? C.logTicks(range, this.small) : C.multiples(range.min, range.max, range.step);
       return {
         animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
@@ -147,9 +151,9 @@
         scales: {
           x: { type: "linear", min: 0, max: end, grid: { display: false }, border: { color: hair },
             ticks: { font, color: grey, maxRotation: 0, autoSkip: false, callback: (value) => C.axisText(axis, value) },
-            afterBuildTicks: (scale) => { scale.ticks = xs.map((value) => ({ value })); } },
+            afterBuildTicks: (scale) => { scale.ticks = known || this.view.end ? xs(scale.width).map((value) => ({ value })) : []; } },
           y: { type: log ? "logarithmic" : "linear", min: range.min, max: range.max, border: { display: false }, grid: { color: hair, drawTicks: false },
-            ticks: { font, color: grey, padding: 8, callback: (value) => C.tickText(this.spec.kind, value, range.step) },
+            ticks: { font, color: grey, padding: 8, callback: (value) => (known ? C.tickText(this.spec.kind, value, range.step) : "") },
             afterBuildTicks: (scale) => { scale.ticks = ys.map((value) => ({ value })); },
             afterFit: (scale) => { scale.width = 52; } },
         },
@@ -175,7 +179,7 @@
       ctx.strokeStyle = css("--text-3");
       ctx.fillStyle = css("--text-3");
       ctx.lineWidth = 1;
-      for (const limit of this.limits) {
+      for (const limit of this.range ? this.limits : []) {
         const height = y.getPixelForValue(limit.value);
         if (height < area.top - 1 || height > area.bottom) continue;
         stroke(ctx, area.left, height, area.right, height);
