@@ -1,0 +1,47 @@
+"""The limits under which a file is read."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from datasets_app import checking, jobs
+from tests.live import ROOT
+
+LIMITED = "from datasets_app.jobs import limit_process; limit_process(seconds=1)\n"
+
+
+def run(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED + source], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+
+
+def test_memory_beyond_the_limit_is_an_error_and_not_the_end_of_the_machine():
+    done = run(
+        "try:\n    bytearray(3 << 30)\nexcept MemoryError:\n    print('refused')\nprint(len(bytearray(1 << 30)))"
+    )
+
+    assert done.stdout.split() == ["refused", str(1 << 30)]
+
+
+def test_a_check_that_computes_for_ever_is_ended():
+    assert run("while True: pass").returncode == -signal.SIGXCPU
+
+
+def test_a_job_for_a_dataset_that_is_gone_does_nothing(db, monkeypatch):
+    monkeypatch.setattr(jobs, "limit_process", lambda **limits: pytest.fail("limited without need"))
+    monkeypatch.setattr(checking, "dataset_check", lambda pk: pytest.fail("checked"))
+    jobs.check_dataset(12345)
+
+
+def test_a_job_checks_under_limits_that_grow_with_the_file(upload, monkeypatch):
+    limits = []
+    monkeypatch.setattr(jobs, "limit_process", lambda **found: limits.append(found))
+    dataset = upload()
+    jobs.check_dataset(dataset.pk)
+
+    dataset.refresh_from_db()
+    assert dataset.status == "ready"
+    assert limits == [{"seconds": jobs.START_SECONDS}]
