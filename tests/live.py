@@ -116,6 +116,11 @@ class Platform:
                 found.append(process)
         return found
 
+    def redis(self) -> psutil.Process:
+        """The Redis server, which writes a title over its command line: found by who started it."""
+        (supervisor,) = self.processes("supervisord")
+        return next(child for child in supervisor.children() if child.name() == "redis-server")
+
     def train_worker(self) -> psutil.Process:
         """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""
         family = {process.pid: process for process in self.processes("manage.py", "train_worker")}

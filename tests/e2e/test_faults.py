@@ -1,7 +1,6 @@
 """Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost."""
 
 import contextlib
-import signal
 
 import psutil
 import pytest
@@ -81,8 +80,7 @@ def test_a_killed_worker_leaves_no_orphan_and_comes_back(platform, running, data
 
 def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
     run = platform.training(platform.start(dataset, **LONG | {"max_steps": 400}), step=3)
-    (redis,) = platform.processes("redis-server")
-    redis.send_signal(signal.SIGKILL)
+    platform.redis().kill()
     ended = platform.ended(run)
     assert (ended["status"], ended["step"]) == ("finished", 400)
     steps = [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
