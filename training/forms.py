@@ -108,7 +108,7 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
         elif item.kind == "choice":
             found[name] = data.get(name, item.default)
         elif name in data:
-            found[name] = number_value(item, data[name])
+            found[name] = number_value(item, data.get(name, ""))
     effective = {name: item.default for name, item in fields.items()} | found
     return {name: value for name, value in found.items() if fields[name].is_active(effective)}
 
