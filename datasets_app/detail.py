@@ -22,8 +22,9 @@ from engine.formats import FORMATS, is_readable, nearest
 PREVIEW_ROWS = 5
 PROBLEM_ROWS = 20
 
-CHART_WIDTH, CHART_HEIGHT, CHART_LEFT, CHART_TOP = 560, 176, 44, 8
-PLOT_WIDTH, PLOT_HEIGHT = CHART_WIDTH - CHART_LEFT, 140
+# The chart is drawn at about the size at which it is shown, so that its text has the size of other charts' axes.
+CHART_WIDTH, CHART_LEFT, CHART_TOP = 440, 44, 8
+PLOT_WIDTH, PLOT_HEIGHT = CHART_WIDTH - CHART_LEFT, 124
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,13 @@ def chart_make(figures: Histogram) -> Chart | None:
     top, steps = _axis(figures.highest)
     step = PLOT_WIDTH / len(figures.bars)
     columns = [_column(bar, index, step, top) for index, bar in enumerate(figures.bars)]
-    every = max(1, round(len(figures.bars) / 6))
+    every = max(1, round(len(figures.bars) / 5))
     x_ticks = [
         (round(CHART_LEFT + index * step, 1), f"{bar.low:,}")
         for index, bar in enumerate(figures.bars)
         if index % every == 0
     ]
-    y_ticks = [(round(_y(value, top), 1), f"{value:,}") for value in steps]
+    y_ticks = [(round(_y(value, top), 1), _short(value)) for value in steps]
     return Chart(columns, x_ticks, y_ticks)
 
 
@@ -136,6 +137,14 @@ def _column(bar: Bar, index: int, step: float, top: int) -> Column:
 
 def _y(value: int, top: int) -> float:
     return CHART_TOP + PLOT_HEIGHT - value / top * PLOT_HEIGHT
+
+
+def _short(value: int) -> str:
+    """An axis label of at most six characters: 1,500; 20 k; 2.5 M."""
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if value >= 10 * size or (unit == "M" and value >= size):
+            return f"{value / size:g} {unit}"
+    return f"{value:,}"
 
 
 def _axis(highest: int) -> tuple[int, list[int]]:
