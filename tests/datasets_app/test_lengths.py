@@ -67,7 +67,6 @@ def test_the_engine_is_told_what_to_count(row, engine, tmp_path):
         ("print('not JSON')", "was not understood"),
         ("print('[1, 2]')", "was not understood"),
         ("import os; os.kill(os.getpid(), 9)", "could not be counted"),
-        ("x = bytearray(1 << 60)", "MemoryError"),
     ],
 )
 def test_what_cannot_be_counted_says_why(row, engine, source, words):
@@ -77,6 +76,15 @@ def test_what_cannot_be_counted_says_why(row, engine, source, words):
     row.refresh_from_db()
     assert not row.ready
     assert words in row.error
+
+
+def test_a_model_that_takes_too_much_memory_is_stopped(row, engine, monkeypatch):
+    monkeypatch.setattr(lengths, "MEMORY_BYTES", 1 << 30)
+    engine("bytearray(2 << 30); print('got it')")
+    lengths_count(row.pk)
+
+    row.refresh_from_db()
+    assert "MemoryError" in row.error
 
 
 def test_a_chat_template_that_loops_for_ever_is_stopped(row, engine, monkeypatch):

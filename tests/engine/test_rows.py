@@ -136,8 +136,9 @@ def test_json_that_is_no_list_of_objects_is_refused(file, content, words):
     assert words in str(refusal.value)
 
 
-def test_json_elements_cross_the_borders_of_blocks(file, monkeypatch):
-    monkeypatch.setattr("engine.rows.CHUNK_BYTES", 3)
+@pytest.mark.parametrize("size", range(1, 9))
+def test_json_elements_cross_the_borders_of_blocks(file, monkeypatch, size):
+    monkeypatch.setattr("engine.rows.CHUNK_BYTES", size)
     rows = [{"a": '\\"]},{[', "b": ["x", {"c": "\\\\"}]}, {"a": "é"}]
     path, _ = file(json.dumps(rows, ensure_ascii=False), "a.json")
 
