@@ -53,14 +53,14 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 def card_write(job: Job, facts: Facts) -> str:
     """The card as Markdown with the head that model hubs read."""
     spec = job.spec
-    kind = "LoRA adapter" if facts.is_adapter else "model"
+    kind, how = ("LoRA adapter", LOAD_ADAPTER) if facts.is_adapter else ("model", LOAD_MODEL)
     parts = [
         _head(job, facts),
         f"# {_line(spec.name)}",
         f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
         + (f" The train was stopped after step {facts.step} of {facts.total_steps}." if facts.is_stopped else ""),
         "## How to load it",
-        f"```python\n{(LOAD_ADAPTER if facts.is_adapter else LOAD_MODEL).format(base=_line(spec.base_model_name))}\n```",
+        f"```python\n{how.format(base=_line(spec.base_model_name))}\n```",
         "## Data",
         _table({
             "Training rows": f"{facts.train_rows:,}",

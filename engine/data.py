@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy
-import pyarrow
-from datasets import Dataset
+import pyarrow  # type: ignore[import-untyped]
+from datasets import Dataset  # type: ignore[import-untyped]
 
 from engine.failures import TrainError
 from engine.formats import Example
@@ -90,7 +90,7 @@ def prepare(job: Job, renderer: Renderer) -> Prepared:
     if not kept:
         raise TrainError(
             "no_rows",
-            f"No row is left to train on: at {given.max_tokens:,} tokens {rows.left_out:,} rows lose their whole answer.",
+            f"No row is left to train on: {rows.left_out:,} lose their whole answer at {given.max_tokens:,} tokens.",
             "Raise max tokens, or choose another dataset.",
         )
     if not asked and given.sample_prompts:

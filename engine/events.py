@@ -50,7 +50,7 @@ class Plan:
         return step % self.evaluate_every == 0 or step == self.total_steps or measured
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Hooks are called in the order on_step_begin, on_step_end, on_log, on_evaluate, on_save."""
 
     def __init__(self, job: Job, plan: Plan) -> None:

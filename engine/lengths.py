@@ -2,8 +2,8 @@
 
     python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}}; prompts are counted up to the first token that
-is learned, 0 for plain text. Runs in a process of its own, whose caller limits its time and memory.
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}}; prompts are counted up to the first token
+that is learned, 0 for plain text. Runs in a process of its own, whose caller limits its time and memory.
 """
 
 from __future__ import annotations

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import traceback
 from pathlib import Path
 
 from engine.failures import Stopped, explain
 from engine.job import Job
 from engine.recipes.registry import RECIPES
-from engine.rundir import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, EventWriter, SpecError, read_spec
+from engine.rundir import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    MANIFEST,
+    MODEL_UNFINISHED,
+    EventWriter,
+    SpecError,
+    checkpoints,
+    read_spec,
+)
 
 
 def run(directory: Path) -> int:
@@ -31,9 +42,17 @@ def run(directory: Path) -> int:
         failure = explain(error)
         if failure.code == "unknown":
             traceback.print_exc()
+        _leave_nothing_half_done(directory)
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
         events.write("failed", code=failure.code, message=failure.message, advice=failure.advice)
         return EXIT_FAILED
+
+
+def _leave_nothing_half_done(directory: Path) -> None:
+    """Remove a model and a checkpoint that were being written; after a full disk this makes room for the last event."""
+    for folder in (directory / MODEL_UNFINISHED, *(folder for _, folder in checkpoints(directory))):
+        if folder.name == MODEL_UNFINISHED or not (folder / MANIFEST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(directory: Path, events: EventWriter) -> Job:

@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.failures import TrainError
 from engine.hardware import Device, Precision
-from engine.inspect_model import config_read, weight_files
+from engine.inspect_model import weight_files
 from engine.job import Job
 from engine.parameters import TrainParameters
 from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 
 
-def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> PreTrainedModel:
-    """The base model on its device. Raises ModelProblem for a folder that the import would refuse, and TrainError for
-    one that is gone or holds other weights than its config says."""
-    if not folder.is_dir():
-        raise TrainError(
-            "model_gone", "The base model's folder is gone.", "Add the model again, or choose another one."
-        )
-    config_read(folder)
+def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
+    """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises ModelProblem where
+    it holds no safetensors, and TrainError where they lack weights that its config names."""
     weight_files(folder)
-    model, told = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, precision.weights),
         use_safetensors=True,
@@ -38,6 +34,7 @@ def model_load(folder: Path, precision: Precision, device: Device, parameters: T
         quantization_config=_quantization(parameters, device),
         device_map={"": 0} if parameters.quantization != "none" else None,
     )
+    model, told = loaded
     if lacking := sorted(told["missing_keys"]):
         raise TrainError(
             "bad_model",
@@ -47,7 +44,7 @@ def model_load(folder: Path, precision: Precision, device: Device, parameters: T
     return model
 
 
-def _quantization(parameters: TrainParameters, device: Device) -> BitsAndBytesConfig | None:
+def _quantization(parameters: TrainParameters, device: Device) -> Any:
     if parameters.quantization == "none":
         return None
     if device.kind != "cuda":
@@ -57,8 +54,8 @@ def _quantization(parameters: TrainParameters, device: Device) -> BitsAndBytesCo
             "Choose no quantisation.",
         )
     if parameters.quantization == "8-bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -52,7 +52,7 @@ OFFERED: dict[str, dict[str, Bounds]] = {
             "help": 'What the schedule takes besides, such as {"num_cycles": 2} or {"min_lr_rate": 0.1}.'
         },
         "warmup_steps": {
-            "help": "Steps over which the learning rate climbs, in place of the share in Warm-up. Below 1 it is a share.",
+            "help": "Steps over which the learning rate climbs, in place of Warm-up. Below 1 it is a share.",
             "minimum": 0,
             "maximum": 10_000_000,
         },
@@ -196,7 +196,7 @@ def _kind(hint: Any) -> str:
 
 def catalogue_text(recipe: str) -> str:
     """What options.json of the recipe must hold under the installed trainer."""
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     return json.dumps(catalogue({"sft": SFTConfig}[recipe], OFFERED[recipe]), indent=1, ensure_ascii=False) + "\n"
 

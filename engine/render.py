@@ -19,6 +19,7 @@ from jinja2.exceptions import TemplateError
 
 from engine.failures import TrainError
 from engine.formats import Example, with_system_prompt
+from engine.inspect_model import config_read
 
 RENDER_SECONDS = 10.0
 
@@ -50,9 +51,18 @@ class Tokens:
 
 
 def tokenizer_load(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a chat template and a token to pad with in any case."""
+    """The tokenizer of a model folder, with a chat template and a token to pad with in any case.
+
+    The folder passes the gate first: raises ModelProblem where a file of it asks for code of its own, and TrainError
+    where it is gone.
+    """
     from transformers import AutoTokenizer
 
+    if not folder.is_dir():
+        raise TrainError(
+            "model_gone", "The base model's folder is gone.", "Add the model again, or choose another one."
+        )
+    config_read(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if isinstance(tokenizer.chat_template, dict):
         templates = tokenizer.chat_template
@@ -177,7 +187,8 @@ class Renderer:
             return [(0, len(text))]
         end = _turn_end(text, found, last)
         turn_end = text[found + len(last) : end]
-        spans, position = [], 0
+        spans: list[Span] = []
+        position = 0
         for message in messages[:-1]:
             content = message["content"].strip()
             start = text.find(content, position)

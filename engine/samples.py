@@ -26,7 +26,7 @@ class Prompt:
     ids: list[int]
 
 
-class Stop(StoppingCriteria):  # type: ignore[misc]
+class Stop(StoppingCriteria):
     """Writing ends where the train is asked to stop."""
 
     def __init__(self, job: Job) -> None:
@@ -67,7 +67,7 @@ def _shown(messages: list[Message]) -> str:
 
 
 def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int) -> None:
-    """Answer all prompts and tell the answers as events; nothing where a stop came in between, unless training is over."""
+    """Answer all prompts and tell the answers as events. A stop cuts the answers short."""
     model.eval()
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]

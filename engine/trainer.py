@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import datasets
+import datasets  # type: ignore[import-untyped]
 import torch
 import trl.kernels.chunked_logprob as head_kernels
 import trl.trainer.utils as head
 from torch.utils.data import Sampler
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from engine.hardware import Device, memory_keep
 
@@ -57,7 +57,7 @@ class GroupedByLength(Sampler[int]):
             yield from batch
 
 
-class Trainer(SFTTrainer):  # type: ignore[misc]
+class Trainer(SFTTrainer):
     """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies."""
 
     def __init__(self, *arguments: Any, grouped: bool, **options: Any) -> None:
@@ -67,7 +67,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.grouped:
             return super()._get_train_sampler(train_dataset)
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
         return GroupedByLength(
             lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
@@ -78,14 +78,14 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def checkpoint_now(self) -> None:
         """Write a checkpoint outside the training loop, where an evaluation was broken off."""
-        self._save_checkpoint(self.model, trial=None)
+        self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
 
 def quiet() -> None:
     """The log is for people: no progress bars, and no advice to those who write code."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     for name in ("transformers", "trl", "peft", "datasets", "accelerate"):
         warnings.filterwarnings("ignore", module=name)
@@ -100,6 +100,6 @@ def settle(device: Device, seed: int) -> None:
     memory_keep()
     # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it computes it for the
     # prompts and the padding too, and leaves that out afterwards. The result is the same, and this is the same switch.
-    head._use_triton = lambda device: True
-    head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS
+    head._use_triton = lambda device: True  # type: ignore[attr-defined]
     head._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE_WORDS
+    head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS

@@ -1,4 +1,4 @@
-"""The table of recipes. A recipe is a folder here with parameters.py (no training library) and recipe.py (all of them)."""
+"""The table of recipes. A recipe is a folder here: parameters.py (no training library), recipe.py (all of them)."""
 
 from __future__ import annotations
 

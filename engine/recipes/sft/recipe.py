@@ -11,7 +11,7 @@ import peft
 import torch
 import transformers
 import trl
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from engine import samples
 from engine.card import Facts, card_write
@@ -184,7 +184,7 @@ def plan_of(given: SftParameters, data: Prepared, trainer: Trainer) -> Plan:
 
 
 def checkpoint_given(job: Job) -> str | None:
-    """The checkpoint to go on from. Raises TrainError for one that is not whole: a torn one must not be learned from."""
+    """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not be learned from."""
     if job.spec.resume_from is None:
         return None
     folder = Path(job.spec.resume_from)

@@ -1,0 +1,143 @@
+"""The engine as a process: forked from a warm one, told to stop by a signal, and what its modules import."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.hardware import Device, precision_choose, thread_count
+from engine.options import OFFERED, RECIPES_FOLDER, catalogue_text
+from engine.recipes.registry import RECIPES, more_options
+from engine.trainer import GroupedByLength
+from tests.engine.runs import Run, prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 90
+
+WARM_FORK = """
+import os, sys
+from pathlib import Path
+from engine import warm
+warm.load()
+before = set(sys.modules)
+pid = os.fork()
+if pid == 0:
+    from engine.main import run
+    code = run(Path(sys.argv[1]))
+    late = sorted({name for name in set(sys.modules) - before if name.split(".")[0] in ("torch", "trl", "peft", "datasets")})
+    print("LATE", len(late), late[:20], flush=True)
+    os._exit(code)
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing(tiny, tmp_path):
+    """A fork after a threaded operation would hang for ever: the time limit is the test."""
+    directory = prepare(tmp_path / "run", tiny, max_steps=2)
+    result = subprocess.run(
+        [sys.executable, "-c", WARM_FORK, str(directory)],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert Run(0, directory).last["type"] == "finished"
+    assert int(re.search(r"LATE (\d+)", result.stdout)[1]) < 40, result.stdout
+
+
+def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path):
+    directory = prepare(tmp_path / "run", tiny, max_steps=100_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", str(directory), "--in-place"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    run = Run(0, directory)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not run.of("metrics") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    log, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 3, log
+    assert run.last["type"] == "stopped"
+    assert (directory / "model" / "adapter_model.safetensors").is_file()
+
+
+def test_the_log_is_for_people(tiny, tmp_path):
+    directory = prepare(tmp_path / "run", tiny, max_steps=2, evaluation_split=0.2)
+    result = subprocess.run(
+        [sys.executable, "-m", "engine", str(directory)],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "it/s" not in result.stdout + result.stderr
+    assert "Warning" not in result.stdout + result.stderr
+    assert re.search(r"step 1/2 +epoch 0\.\d+ +loss \d", result.stdout)
+
+
+def test_the_device_is_told_as_one_json_line():
+    result = subprocess.run(
+        [sys.executable, "-m", "engine.hardware"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    device = json.loads(result.stdout)
+    assert set(device) == {"kind", "name", "memory_gb", "threads", "bf16"}
+    assert device["threads"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "bf16", "adapter", "expected"),
+    [
+        ("auto", "cpu", True, True, ("bf16", "bfloat16", "")),
+        ("auto", "cpu", False, True, ("fp32", "float32", "")),
+        ("auto", "cpu", True, False, ("bf16", "float32", "bf16")),
+        ("auto", "cuda", True, True, ("bf16", "bfloat16", "bf16")),
+        ("auto", "cuda", False, True, ("fp16", "float16", "fp16")),
+        ("auto", "cuda", True, False, ("bf16", "float32", "bf16")),
+        ("fp32", "cuda", True, True, ("fp32", "float32", "")),
+    ],
+)
+def test_precision_is_what_the_device_does_well_and_what_is_trained_stays_in_fp32(
+    wanted, kind, bf16, adapter, expected
+):
+    chosen = precision_choose(wanted, Device(kind, "a device", 8, 2, bf16), adapter=adapter)
+    assert (chosen.name, chosen.weights, chosen.autocast) == expected
+
+
+def test_threads_are_set_by_hand_where_somebody_did(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert thread_count() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert 1 <= thread_count() <= os.cpu_count()
+
+
+def test_rows_are_grouped_by_length_in_an_order_of_seed_and_epoch_alone():
+    lengths = [length % 37 for length in range(1, 1000)]
+    sampler = GroupedByLength(lengths, effective_batch=8, seed=1)
+    first = list(sampler)
+    assert sorted(first) == list(range(999))
+    assert first == list(GroupedByLength(lengths, effective_batch=8, seed=1))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert list(GroupedByLength(lengths, effective_batch=8, seed=2)) != first
+    batches = [first[start : start + 8] for start in range(0, 992, 8)]
+    padding = sum(max(lengths[row] for row in batch) * 8 - sum(lengths[row] for row in batch) for batch in batches)
+    assert padding < 0.1 * sum(lengths), "in any order it would be nearly as much as the rows themselves"
+    means = [sum(lengths[row] for row in batch) / 8 for batch in batches]
+    assert means != sorted(means)
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_the_list_of_other_options_is_fresh(recipe):
+    assert (RECIPES_FOLDER / recipe / "options.json").read_text() == catalogue_text(recipe), (
+        "run python -m engine.options"
+    )
+    assert set(more_options(recipe)) == set(OFFERED[recipe])
+
+
+def test_no_option_is_offered_that_runs_code_or_writes_elsewhere():
+    words = ("output", "hub", "report", "trust", "deepspeed", "fsdp", "resume", "path", "init_kwargs", "save", "log")
+    assert [name for name in more_options("sft") if any(word in name for word in words)] == []

@@ -1,0 +1,239 @@
+"""A train from its run directory to its last event: what it writes, and that equal settings give equal losses."""
+
+import json
+import re
+
+import pytest
+
+from engine.__main__ import main as by_hand
+from engine.rundir import checkpoint_is_whole, checkpoint_latest, checkpoints, stop_request
+from tests.engine.runs import DEFAULTS, Run, prepare, toy_rows, train
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """A train with everything on."""
+    return train(
+        tmp_path_factory.mktemp("whole") / "run", tiny, epochs=3, max_steps=None, evaluation_split=0.2,
+        evaluation_every=0.25, sample_prompts=2, sample_max_tokens=8, save_strategy="epochs", save_total_limit=1,
+        lora_dropout=0.1, system_prompt="Be brief.",
+    )  # fmt: skip
+
+
+def test_events_come_in_order_and_end_with_finished(whole):
+    assert whole.code == 0
+    kinds = [event["type"] for event in whole.events]
+    assert [event["seq"] for event in whole.events] == list(range(1, len(kinds) + 1))
+    assert kinds[:3] == ["phase", "phase", "started"]
+    assert kinds[-1] == "finished"
+    assert {event["name"] for event in whole.of("phase")} == {
+        "loading model", "preparing data", "evaluating", "training", "saving"
+    }  # fmt: skip
+
+
+def test_started_says_what_will_be_done(whole):
+    (started,) = whole.of("started")
+    assert (started["train_rows"], started["eval_rows"], started["left_out_rows"]) == (19, 5, 0)
+    assert (started["total_steps"], started["steps_per_epoch"], started["evaluate_every"]) == (15, 5, 4)
+    assert 0 < started["trainable_count"] < started["parameter_count"]
+    assert started["device"]["kind"] in ("cpu", "cuda")
+    assert {"torch", "transformers", "trl", "peft"} <= set(started["versions"])
+
+
+def test_every_step_is_logged_with_the_names_of_the_trainer(whole):
+    assert list(whole.losses()) == list(range(1, 16))
+    values = whole.of("metrics")[-2]["values"]
+    assert set(values) == {
+        "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "num_tokens",
+        "tokens_per_second", "samples_per_second", "peak_memory_gb",
+    }  # fmt: skip
+    assert whole.of("metrics")[-2]["epoch"] == 3
+
+
+def test_it_is_measured_before_at_each_share_of_the_train_at_checkpoints_and_at_the_end(whole):
+    assert list(whole.losses("eval")) == [0, 4, 5, 8, 10, 12, 15]
+    values = whole.of("metrics")[-1]["values"]
+    assert set(values) == {"eval_loss", "eval_perplexity", "eval_mean_token_accuracy", "eval_entropy"}
+
+
+def test_samples_answer_the_same_held_out_prompts_before_and_after(whole):
+    samples = whole.of("sample")
+    assert [(row["stage"], row["index"], row["step"]) for row in samples] == [
+        ("before", 0, 0), ("before", 1, 0), ("after", 0, 15), ("after", 1, 15)
+    ]  # fmt: skip
+    assert [row["prompt"] for row in samples[:2]] == [row["prompt"] for row in samples[2:]]
+    assert all("Ball" in row["prompt"] and row["reference"].startswith("It is") for row in samples)
+    assert samples[0]["text"] != samples[2]["text"]
+
+
+def test_the_last_checkpoint_is_kept_and_the_best_besides(whole):
+    events = whole.of("checkpoint")
+    assert [event["step"] for event in events] == [5, 10, 15]
+    assert all(event["eval_loss"] == whole.losses("eval")[event["step"]] for event in events)
+    kept = {step for step, folder in checkpoints(whole.directory) if checkpoint_is_whole(folder)}
+    pruned = {step for event in events for step in event["pruned"]}
+    best = min(events, key=lambda event: event["eval_loss"])["step"]
+    assert kept == {15, best}
+    assert pruned == {5, 10, 15} - kept
+    assert not list(whole.directory.rglob("training_args.bin"))
+
+
+def test_the_model_card_and_parameters_lie_beside_the_model(whole):
+    folder = whole.directory / "model"
+    card = (folder / "README.md").read_text()
+    assert 'base_model: "Tiny"' in card
+    spec = json.loads((whole.directory / "spec.json").read_text())
+    assert spec["dataset"]["sha256"] in card
+    assert "Be brief." in card
+    assert json.loads((folder / "training_parameters.json").read_text())["parameters"]["lora_rank"] == 4
+    assert str(whole.directory) not in (folder / "adapter_config.json").read_text()
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_repeating_by_hand_reaches_the_same_losses_and_leaves_the_run_alone(whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*")}
+    assert by_hand([str(whole.directory)]) == 0
+    assert re.search(r"All \d+ losses are the same", capsys.readouterr().out)
+    again = Run(0, whole.directory / "repeats" / "1")
+    assert again.losses() == whole.losses()
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != whole.directory)
+
+
+def test_repeating_by_hand_says_when_losses_differ(whole, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "spec.json").write_bytes((whole.directory / "spec.json").read_bytes())
+    lines = [json.loads(line) for line in (whole.directory / "events.jsonl").read_text().splitlines()]
+    lines = [line | {"values": line["values"] | {"loss": 1.0}} if line["type"] == "metrics" else line for line in lines]
+    (copy / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert by_hand([str(copy), "--into", str(tmp_path / "again")]) == 4
+    assert "differ" in capsys.readouterr().out
+
+
+def test_a_directory_is_never_trained_in_twice(whole, capsys):
+    size = (whole.directory / "events.jsonl").stat().st_size
+    assert by_hand([str(whole.directory), "--in-place"]) == 1
+    assert "has been trained in" in capsys.readouterr().err
+    assert (whole.directory / "events.jsonl").stat().st_size == size
+
+
+def test_a_batch_of_four_equals_two_batches_of_two(tiny, tmp_path):
+    one = train(tmp_path / "one", tiny, batch_size=4, gradient_accumulation_steps=1)
+    two = train(tmp_path / "two", tiny, batch_size=2, gradient_accumulation_steps=2)
+    assert two.losses() == pytest.approx(one.losses(), rel=1e-5)
+
+
+def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_path, monkeypatch):
+    """Our switch in TRL's output layer for CPUs changes speed, not results."""
+    import trl.trainer.utils as head
+
+    import engine.recipes.sft.recipe as recipe
+
+    fast = train(tmp_path / "fast", tiny)
+    monkeypatch.setattr(recipe, "settle", lambda device, seed: __import__("transformers").set_seed(seed))
+    monkeypatch.setattr(head, "_use_triton", lambda device: False)
+    monkeypatch.setattr(head, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
+    slow = train(tmp_path / "slow", tiny)
+    assert fast.losses() == pytest.approx(slow.losses(), rel=1e-5)
+
+
+def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
+    given = {"max_steps": 9, "lora_dropout": 0.1, "save_strategy": "steps", "save_every": 4, "scheduler": "cosine"}
+    whole = train(tmp_path / "whole", tiny, **given)
+    checkpoint = whole.directory / "checkpoints" / "checkpoint-4"
+    resumed = train(tmp_path / "resumed", tiny, resume_from=str(checkpoint), **given)
+    assert resumed.code == 0, resumed.last
+    assert resumed.losses() == {step: loss for step, loss in whole.losses().items() if step > 4}
+
+
+def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, max_steps=2)
+    checkpoint = checkpoint_latest(run.directory)
+    (checkpoint / "optimizer.pt").write_bytes(b"torn")
+    again = train(tmp_path / "again", tiny, max_steps=4, resume_from=str(checkpoint))
+    assert (again.code, again.last["code"]) == (1, "bad_checkpoint")
+
+
+def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, monkeypatch):
+    from engine.events import Watch
+
+    log = Watch._train_metrics
+
+    def stop_at_three(self, state, logs):
+        log(self, state, logs)
+        if state.global_step == 2:
+            stop_request(self.job.directory)
+
+    monkeypatch.setattr(Watch, "_train_metrics", stop_at_three)
+    run = train(tmp_path / "run", tiny, max_steps=50, sample_prompts=1, sample_max_tokens=8)
+    assert (run.code, run.last["type"], run.last["step"]) == (3, "stopped", 3)
+    assert (run.directory / "model" / "adapter_model.safetensors").is_file()
+    assert "stopped after step 3 of 50" in (run.directory / "model" / "README.md").read_text()
+    assert checkpoint_latest(run.directory).name == "checkpoint-3"
+    assert run.of("checkpoint")[-1]["step"] == 3
+
+
+def test_a_stop_in_an_evaluation_saves_the_step_before(tiny, tmp_path, monkeypatch):
+    from engine.events import Watch
+
+    look = Watch.on_prediction_step
+
+    def stop_while_measuring(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            stop_request(self.job.directory)
+        look(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(Watch, "on_prediction_step", stop_while_measuring)
+    run = train(tmp_path / "run", tiny, max_steps=50, evaluation_split=0.2, evaluation_every=0.04)
+    assert (run.code, run.last["step"]) == (3, 2)
+    assert checkpoint_latest(run.directory).name == "checkpoint-2"
+
+
+def test_a_stop_before_the_first_step_leaves_nothing(tiny, tmp_path):
+    directory = prepare(tmp_path / "run", tiny)
+    stop_request(directory)
+    from engine.main import run
+
+    assert run(directory) == 3
+    assert Run(3, directory).last["type"] == "stopped"
+    assert not (directory / "model").exists()
+
+
+def test_packing_learns_the_same_tokens_in_fewer_batches(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, toy_rows(40), packing=True, max_steps=None, epochs=1)
+    assert run.code == 0, run.last
+    assert run.of("started")[0]["total_steps"] < 10
+    assert run.losses()
+
+
+def test_plain_text_is_learned(tiny, tmp_path):
+    rows = [{"text": f"The {number % 3} little pigs."} for number in range(16)]
+    run = train(tmp_path / "run", tiny, rows, format="text", max_steps=8, sample_prompts=1, sample_max_tokens=8)
+    assert run.code == 0, run.last
+    assert run.losses()[8] < run.losses()[1]
+    assert run.of("sample")[0]["reference"]
+
+
+def test_the_other_options_of_the_trainer_reach_it(tiny, tmp_path):
+    sgd = train(tmp_path / "sgd", tiny, more={"optim": "sgd"})
+    adam = train(tmp_path / "adam", tiny)
+    assert sgd.code == 0, sgd.last
+    assert sgd.losses()[1] == adam.losses()[1]
+    assert sgd.losses()[4] != adam.losses()[4]
+
+
+def test_half_precision_trains_an_adapter_in_full_precision(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, precision="bf16", max_steps=8)
+    assert run.code == 0, run.last
+    assert run.of("started")[0]["precision"] == "bf16"
+    assert run.losses()[8] < run.losses()[1] - 0.2
+    from safetensors.torch import load_file
+
+    adapter = load_file(run.directory / "model" / "adapter_model.safetensors")
+    assert {str(value.dtype) for value in adapter.values()} == {"torch.float32"}
+
+
+def test_defaults_of_these_tests_are_parameters_of_the_recipe():
+    from engine.recipes.sft.parameters import SftParameters
+
+    assert set(DEFAULTS) <= set(SftParameters.model_fields)
