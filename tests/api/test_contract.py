@@ -15,7 +15,9 @@ from tests.live import Platform
 @pytest.fixture(scope="module")
 def api(platform: Platform) -> schemathesis.schemas.BaseSchema:
     headers = {"Authorization": f"Token {platform.token('alice')}"}
-    document = requests.get(f"{platform.url}/api/v1/schema/?format=json", headers=headers, timeout=30)
+    document = requests.get(
+        f"{platform.url}/api/v1/schema/", headers=headers | {"Accept": "application/json"}, timeout=30
+    )
     assert document.status_code == 200, document.text
     schema = schemathesis.openapi.from_dict(document.json())
     schema.config.update(base_url=platform.url, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +91,14 @@ def axe_violations(page: Page) -> list[str]:
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
     ]
+
+
+def until(page: Page, expression: str, seconds: float = 60) -> None:
+    """Wait until a JavaScript function says true. Playwright's own wait needs `unsafe-eval`, which no page of ours has."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {expression}"
+        page.wait_for_timeout(100)
 
 
 def overflows(page: Page) -> bool:

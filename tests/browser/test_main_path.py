@@ -7,10 +7,11 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import DESKTOP, PHONE
+from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
 
-POINTS = "() => Chart.getChart(document.querySelector('#charts canvas'))?.data.datasets[0].data.length ?? 0"
+POINTS = "() => window.Chart?.getChart(document.querySelector('#charts canvas'))?.data.datasets[0]?.data.length ?? 0"
+LINES = "() => window.Chart?.getChart(document.querySelector('.charts canvas'))?.data.datasets.length ?? 0"
 
 
 def upload(page: Page, name: str, rows: int = 40) -> None:
@@ -57,10 +58,11 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
 
     # Watch: the chart gains points without a reload, and nothing about the page is loaded anew.
     page.get_by_role("link", name="Evaluation Data").click()
+    page.wait_for_url("**/evaluation/")
     page.evaluate("window.sameDocument = true")
-    page.wait_for_function(f"({POINTS})() >= 3", timeout=90_000)
+    until(page, f"() => ({POINTS})() >= 3", seconds=90)
     before = page.evaluate(POINTS)
-    page.wait_for_function(f"({POINTS})() > {before}", timeout=30_000)
+    until(page, f"() => ({POINTS})() > {before}")
     assert page.evaluate("window.sameDocument") is True
 
     # Log: lines arrive, and a word is found.
@@ -104,7 +106,7 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     expect(shown.filter(has_text="Learning rate")).to_be_visible()
     expect(shown.filter(has_text="Max steps")).to_be_visible()
     expect(shown.filter(has_text="Dropout")).to_have_count(0)
-    page.wait_for_function("() => Chart.getChart(document.querySelector('.charts canvas'))?.data.datasets.length >= 2")
+    until(page, f"() => ({LINES})() >= 2")
 
 
 def test_a_double_click_on_run_starts_one_train(open_page):
