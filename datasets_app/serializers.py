@@ -20,7 +20,11 @@ class ColumnSerializer(serializers.Serializer[Any]):
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     labels = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
     owner = serializers.CharField(
-        source="owner.username", default=None, read_only=True, help_text="Null for what belongs to the house."
+        source="owner.username",
+        default=None,
+        read_only=True,
+        allow_null=True,
+        help_text="Null for what belongs to the house.",
     )
     columns = ColumnSerializer(many=True, read_only=True)
     good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")

@@ -13,7 +13,11 @@ from models_app.services import DESCRIPTION_LIMIT
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
     owner = serializers.CharField(
-        source="owner.username", default=None, read_only=True, help_text="Null for what belongs to the house."
+        source="owner.username",
+        default=None,
+        read_only=True,
+        allow_null=True,
+        help_text="Null for what belongs to the house.",
     )
     train_count = serializers.IntegerField(read_only=True, help_text="Trains that started from it, of anybody.")
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The model's page.")

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import django
 
@@ -17,12 +18,12 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model  # noqa: E402
 from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
+from playwright.sync_api import ViewportSize, sync_playwright  # noqa: E402
 
 from core.serving import address, health, platform  # noqa: E402
 from training.models import TrainRun  # noqa: E402
 
-WIDE = {"width": 1440, "height": 960}
+WIDE: ViewportSize = {"width": 1440, "height": 960}
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     if run is None:
         sys.exit("There is no finished train to show. Run: make demo")
     session = session_of_admin()
-    shots = {
+    shots: dict[str, tuple[str, Literal["light", "dark"]]] = {
         "evaluation-light": (f"/trains/{run.pk}/evaluation/", "light"),
         "new-train-dark": (f"/trains/new/{run.method.slug}/?copy={run.pk}", "dark"),
     }

@@ -23,7 +23,7 @@ from training.compare import MOST_TRAINS, comparison, ids_parse
 from training.downloads import model_download
 from training.filters import TrainFilter
 from training.log import PIECE_BYTES, log_read
-from training.models import Checkpoint, Sample, TrainRun
+from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.preview import train_preview
 from training.serializers import (
     CheckpointSerializer,
@@ -55,36 +55,35 @@ def whole_number(request: Request, name: str, default: int, *, least: int = 0) -
     return int(text)
 
 
-class TrainMixin:
-    """The trains that this reader may see; a stranger's is a 404."""
-
-    request: Request
-    kwargs: dict[str, Any]
-
-    def get_queryset(self) -> QuerySet[TrainRun]:
-        return TrainRun.objects.visible_to(self.request.user).with_related()
-
-    def get_train(self) -> TrainRun:
-        pk = self.kwargs["pk"]
-        run = self.get_queryset().filter(pk=pk).first() if pk <= LARGEST_ID else None
-        if run is None:
-            raise exceptions.NotFound()
-        return run
-
-    @property
-    def reader(self) -> User:
-        assert isinstance(self.request.user, User)
-        return self.request.user
+def visible_trains(request: Request) -> TrainRunQuerySet:
+    return TrainRun.objects.visible_to(request.user).with_related()
 
 
-class TrainListView(TrainMixin, generics.ListCreateAPIView[TrainRun]):
+def train_or_404(request: Request, pk: int) -> TrainRun:
+    """A train that this reader may see; a stranger's is not found."""
+    run = visible_trains(request).filter(pk=pk).first() if pk <= LARGEST_ID else None
+    if run is None:
+        raise exceptions.NotFound()
+    return run
+
+
+def reader(request: Request) -> User:
+    """Who asks; every view wants somebody signed in."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
+class TrainListView(generics.ListCreateAPIView[TrainRun]):
     """List trains, or start one."""
 
     serializer_class = TrainSerializer
     filterset_class = TrainFilter
 
+    def get_queryset(self) -> TrainRunQuerySet:
+        return visible_trains(self.request)
+
     def get_serializer_context(self) -> dict[str, Any]:
-        return super().get_serializer_context() | {"queue_places": queue_places()}
+        return {**super().get_serializer_context(), "queue_places": queue_places()}
 
     @extend_schema(
         request=TrainCreateSerializer,
@@ -103,32 +102,32 @@ class TrainListView(TrainMixin, generics.ListCreateAPIView[TrainRun]):
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
         if data["copied_from"] is not None:
-            origin = self.get_queryset().filter(pk=data["copied_from"]).first()
+            origin = visible_trains(request).filter(pk=data["copied_from"]).first()
             if origin is None:
                 raise exceptions.ValidationError({"copied_from": ["There is no such train."]})
             data["copied_from"] = origin
         key = request.headers.get("Idempotency-Key", "")[:200]
-        run, created = create(self.reader, data, key)
+        run, created = create(reader(request), data, key)
         return Response(TrainSerializer(run).data, status=201 if created else 200)
 
 
-def create(reader: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
+def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
     """train_create with ids and slugs looked up, and errors of parameters under `parameters.`."""
-    found = ingredients(reader, data)
+    found = ingredients(by, data)
     try:
-        return train_create(owner=reader, idempotency_key=key or None, **data | found)
+        return train_create(owner=by, idempotency_key=key or None, **data | found)
     except UserError as error:
         beside = ("", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset")
         fields = {name if name in beside else f"parameters.{name}": texts for name, texts in error.fields.items()}
         raise UserError(fields, code=error.code, status=error.status) from error
 
 
-def ingredients(reader: User, data: dict[str, Any]) -> dict[str, Any]:
+def ingredients(by: User, data: dict[str, Any]) -> dict[str, Any]:
     sources: dict[str, tuple[QuerySet[Any], str]] = {
         "method": (TrainingMethod.objects.all(), "method"),
-        "base_model": (BaseModel.objects.visible_to(reader), "base model"),
-        "dataset": (Dataset.objects.visible_to(reader), "dataset"),
-        "evaluation_dataset": (Dataset.objects.visible_to(reader), "dataset"),
+        "base_model": (BaseModel.objects.visible_to(by), "base model"),
+        "dataset": (Dataset.objects.visible_to(by), "dataset"),
+        "evaluation_dataset": (Dataset.objects.visible_to(by), "dataset"),
     }
     found: dict[str, Any] = {}
     missing: dict[str, list[str]] = {}
@@ -150,40 +149,46 @@ class TrainPlanView(APIView):
         """What a train would do: steps, rows, what would be cut, obstacles by field. Nothing is started."""
         body = TrainPlanSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        assert isinstance(request.user, User)
-        found = ingredients(request.user, body.validated_data)
-        empty = dict.fromkeys(("base_model", "dataset", "evaluation_dataset"))
-        return Response(train_preview(**empty | found, parameters=body.validated_data["parameters"]))
+        found = ingredients(reader(request), body.validated_data)
+        return Response(
+            train_preview(
+                method=found["method"],
+                base_model=found.get("base_model"),
+                dataset=found.get("dataset"),
+                evaluation_dataset=found.get("evaluation_dataset"),
+                parameters=body.validated_data["parameters"],
+            )
+        )
 
 
-class TrainDetailView(TrainMixin, APIView):
+class TrainDetailView(APIView):
     @extend_schema(responses={200: TrainSerializer, **errors()})
     def get(self, request: Request, pk: int) -> Response:
-        return Response(TrainSerializer(self.get_train()).data)
+        return Response(TrainSerializer(train_or_404(request, pk)).data)
 
     @extend_schema(request=TrainUpdateSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, pk: int) -> Response:
         """Rename the train or change its notes."""
-        run = self.get_train()
+        run = train_or_404(request, pk)
         body = TrainUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        return Response(TrainSerializer(train_update(run=run, by=self.reader, **body.validated_data)).data)
+        return Response(TrainSerializer(train_update(run=run, by=reader(request), **body.validated_data)).data)
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, pk: int) -> Response:
         """Remove an ended train with its files."""
-        train_delete(run=self.get_train(), by=self.reader)
+        train_delete(run=train_or_404(request, pk), by=reader(request))
         return Response(status=204)
 
 
-class TrainMetricsView(TrainMixin, APIView):
+class TrainMetricsView(APIView):
     @extend_schema(
         parameters=[OpenApiParameter("after", OpenApiTypes.INT, description="Only rows with a higher seq.")],
         responses={200: MetricsSerializer, **errors(400, 401, 404)},
     )
     def get(self, request: Request, pk: int) -> Response:
         """Logged steps in order, at most 5,000 at a time."""
-        run = self.get_train()
+        run = train_or_404(request, pk)
         after = whole_number(request, "after", 0)
         rows = list(run.metrics.filter(seq__gt=after)[:METRIC_ROWS])
         return Response(
@@ -195,7 +200,7 @@ class TrainMetricsView(TrainMixin, APIView):
         )
 
 
-class TrainLogView(TrainMixin, APIView):
+class TrainLogView(APIView):
     @extend_schema(
         parameters=[
             OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes; negative counts from the end."),
@@ -206,55 +211,47 @@ class TrainLogView(TrainMixin, APIView):
     def get(self, request: Request, pk: int) -> Response:
         """A piece of the raw log."""
         offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
-        piece = log_read(self.get_train(), offset, whole_number(request, "limit", PIECE_BYTES, least=1))
+        piece = log_read(train_or_404(request, pk), offset, whole_number(request, "limit", PIECE_BYTES, least=1))
         return Response({"offset": piece.offset, "size": piece.size, "text": piece.text})
 
 
-class TrainSamplesView(TrainMixin, generics.ListAPIView[Sample]):
+class TrainSamplesView(generics.ListAPIView[Sample]):
     """Held-out prompts and what the model said before and after."""
 
     serializer_class = SampleSerializer
     pagination_class = None
     filter_backends = ()
 
-    def get_queryset(self) -> QuerySet[Sample]:  # type: ignore[override]
+    def get_queryset(self) -> QuerySet[Sample]:
         if getattr(self, "swagger_fake_view", False):
             return Sample.objects.none()
-        return one_train(self).samples.all()
+        return train_or_404(self.request, self.kwargs["pk"]).samples.all()
 
 
-class TrainCheckpointsView(TrainMixin, generics.ListAPIView[Checkpoint]):
+class TrainCheckpointsView(generics.ListAPIView[Checkpoint]):
     serializer_class = CheckpointSerializer
     pagination_class = None
     filter_backends = ()
 
-    def get_queryset(self) -> QuerySet[Checkpoint]:  # type: ignore[override]
+    def get_queryset(self) -> QuerySet[Checkpoint]:
         if getattr(self, "swagger_fake_view", False):
             return Checkpoint.objects.none()
-        return one_train(self).checkpoints.all()
+        return train_or_404(self.request, self.kwargs["pk"]).checkpoints.all()
 
 
-def one_train(view: TrainSamplesView | TrainCheckpointsView) -> TrainRun:
-    pk = view.kwargs["pk"]
-    run = TrainRun.objects.visible_to(view.request.user).filter(pk=pk).first() if pk <= LARGEST_ID else None
-    if run is None:
-        raise exceptions.NotFound()
-    return run
-
-
-class TrainStopView(TrainMixin, APIView):
+class TrainStopView(APIView):
     @extend_schema(request=None, responses={200: TrainSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Stop: a waiting train at once, a running one after its step, with a checkpoint and a usable model."""
-        run = train_stop(run=self.get_train(), by=self.reader)
+        run = train_stop(run=train_or_404(request, pk), by=reader(request))
         return Response(TrainSerializer(run).data)
 
 
-class TrainCopyView(TrainMixin, APIView):
+class TrainCopyView(APIView):
     @extend_schema(request=TrainCopySerializer, responses={201: TrainSerializer, **errors(400, 401, 404, 507)})
     def post(self, request: Request, pk: int) -> Response:
         """Start a train with this one's values, and with what the body changes."""
-        origin = self.get_train()
+        origin = train_or_404(request, pk)
         body = TrainCopySerializer(data=request.data)
         body.is_valid(raise_exception=True)
         changes = dict(body.validated_data)
@@ -269,18 +266,18 @@ class TrainCopyView(TrainMixin, APIView):
             "copied_from": origin,
         }
         parameters = origin.parameters | changes.pop("parameters")
-        run, _ = create(self.reader, data | changes | {"parameters": parameters})
+        run, _ = create(reader(request), data | changes | {"parameters": parameters})
         return Response(TrainSerializer(run).data, status=201)
 
 
-class TrainModelView(TrainMixin, APIView):
+class TrainModelView(APIView):
     @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors()})
     def get(self, request: Request, pk: int) -> StreamingHttpResponse:
         """The adapter or model as a ZIP file."""
-        return model_download(self.get_train())
+        return model_download(train_or_404(request, pk))
 
 
-class TrainCompareView(TrainMixin, APIView):
+class TrainCompareView(APIView):
     @extend_schema(
         parameters=[OpenApiParameter("ids", OpenApiTypes.STR, required=True, description="2 to 8 ids: 3,5,8")],
         responses={200: ComparisonSerializer, **errors(400, 401, 404)},
@@ -290,7 +287,7 @@ class TrainCompareView(TrainMixin, APIView):
         ids = ids_parse(request.query_params.get("ids", ""))
         if not 2 <= len(ids) <= MOST_TRAINS:
             raise exceptions.ValidationError({"ids": [f"Give 2 to {MOST_TRAINS} different ids, such as 3,5."]})
-        found = self.get_queryset().in_bulk(ids)
+        found = visible_trains(request).in_bulk(ids)
         if len(found) < len(ids):
             raise exceptions.NotFound()
         trains = [found[pk] for pk in ids]

@@ -23,8 +23,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     method = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
-    evaluation_dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
-    owner = serializers.CharField(source="owner.username", default=None, read_only=True)
+    evaluation_dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True, allow_null=True)  # type: ignore[var-annotated]
+    owner = serializers.CharField(source="owner.username", default=None, read_only=True, allow_null=True)
     progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
     queue_position = serializers.SerializerMethodField(help_text="1 for the next to start, 0 if it does not wait.")
     duration_seconds = serializers.SerializerMethodField()

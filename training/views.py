@@ -62,10 +62,12 @@ class TrainLiveView(View):
         runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids)
         rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user)}
         pills = pills_make(request.user, request.GET)
+        strip = strip_make(request.user)
         return JsonResponse(
             {
                 "rows": rows,
-                "strip": render_to_string("training/_strip.html", {"strip": strip_make(request.user)}, request),
+                "strip": render_to_string("training/_strip.html", {"strip": strip}, request),
+                "running": len(strip["running"]),
                 "counts": {pill.title: pill.count for pill in pills},
                 "new": narrowed(request.user, request.GET).filter(pk__gt=known).count(),
             }

@@ -43,7 +43,7 @@ class TrainWorker(Worker):
 
     def register_death(self) -> None:
         self.connection.delete(f"{KEY}{self.name}")
-        super().register_death()
+        super().register_death()  # type: ignore[no-untyped-call]
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         connections.close_all()

@@ -24,6 +24,7 @@ class Entry:
     url: str
     here: bool
     heading: str = ""
+    counts: bool = False
     running: int = 0
 
 
@@ -48,8 +49,9 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
             url = reverse(name)
         except NoReverseMatch:
             continue
-        running = TrainRun.objects.visible_to(user).active().count() if name == "training:list" else 0
-        entries.append(Entry(title, picture, url, path.startswith(url), heading, running))
+        counts = name == "training:list"
+        running = TrainRun.objects.visible_to(user).active().count() if counts else 0
+        entries.append(Entry(title, picture, url, path.startswith(url), heading, counts, running))
     return entries
 
 

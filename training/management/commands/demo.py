@@ -72,7 +72,7 @@ class Command(BaseCommand):
             self.stdout.write("Uploading the demo dataset …")
             files = {"file": ("help-desk.jsonl", demo_jsonl())}
             found = [api.post("datasets/", files=files, data={"name": NAME, "description": DESCRIPTION})]
-        dataset = api.poll(f"datasets/{found[0]['id']}/", until=lambda row: row["status"] != "checking")
+        dataset: dict[str, Any] = api.poll(f"datasets/{found[0]['id']}/", until=lambda row: row["status"] != "checking")
         if dataset["status"] != "ready":
             raise CommandError(f"The demo dataset cannot be used: {dataset['error']}")
         return dataset
