@@ -18,3 +18,6 @@ urlpatterns = [
     path("api/v1/", include("deepextension.api_urls")),
     path("healthz", healthz, name="healthz"),
 ]
+
+handler404 = "deepextension.refusals.not_found"
+handler500 = "deepextension.refusals.server_error"
