@@ -19,6 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from engine.failures import TrainError
 from engine.job import Job
+from engine.parameters import TrainParameters
+from engine.plan import total_steps
 from engine.rundir import checkpoint_is_whole, checkpoint_seal, checkpoints, folder_size
 
 # Broken weights never mend: three lines without a loss are enough.
@@ -38,6 +40,22 @@ class Plan:
     evaluate_every: int
     save_every: int
     save_total_limit: int
+
+    @classmethod
+    def of(cls, given: TrainParameters, train_rows: int, eval_rows: int, batches: int) -> Plan:
+        """`batches` in one epoch as the trainer counts them: packing and a dropped last batch change their number."""
+        per_epoch = max(1, math.ceil(batches / given.gradient_accumulation_steps))
+        steps = total_steps(per_epoch, 1, 1, given.epochs, given.max_steps)
+        return cls(
+            train_rows=train_rows,
+            total_steps=steps,
+            steps_per_epoch=per_epoch,
+            evaluate_every=max(1, round(steps * given.evaluation_every)) if eval_rows else 0,
+            save_every={"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}[
+                given.save_strategy
+            ],
+            save_total_limit=given.save_total_limit,
+        )
 
     def saves_at(self, step: int) -> bool:
         return step % self.save_every == 0 if self.save_every else step == self.total_steps

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.failures import Stopped
+from engine.failures import Stopped, TrainError
 from engine.parameters import TrainParameters
-from engine.rundir import CHECKPOINTS, EventWriter, Spec, stop_requested
+from engine.rundir import CHECKPOINTS, EventWriter, Spec, checkpoint_is_whole, stop_requested
 
 
 @dataclass
@@ -56,6 +56,20 @@ class Job:
         """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving at once."""
         if self.stopping:
             raise Stopped
+
+    def checkpoint_given(self) -> str | None:
+        """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not be learned from."""
+        if self.spec.resume_from is None:
+            return None
+        folder = Path(self.spec.resume_from)
+        if not checkpoint_is_whole(folder):
+            raise TrainError(
+                "bad_checkpoint",
+                f"The checkpoint {folder.name} is gone or not whole.",
+                "Resume from an earlier checkpoint, or start the train again.",
+            )
+        self.say(f"going on from {folder.name}")
+        return str(folder)
 
     def listen(self) -> None:
         """SIGTERM asks for a stop like the stop file does; a second one ends the process."""

@@ -59,9 +59,7 @@ def tokenizer_load(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
-        raise TrainError(
-            "model_gone", "The base model's folder is gone.", "Add the model again, or choose another one."
-        )
+        raise TrainError("model_gone", "The base model's folder is gone.", "Add the model again, or choose another.")
     config_read(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if isinstance(tokenizer.chat_template, dict):

@@ -16,7 +16,8 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_trainer import SFTTrainer
 
-from engine.hardware import Device, memory_keep
+from engine.hardware import Device, Precision, memory_keep
+from engine.job import Job
 
 POOL_BATCHES = 16
 # Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
@@ -80,6 +81,36 @@ class Trainer(SFTTrainer):
         """Write a checkpoint outside the training loop, where an evaluation was broken off."""
         self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:
+    """The options that every method's trainer takes. Evaluating, saving and stopping are the Watch's."""
+    given = job.parameters
+    return {
+        "output_dir": str(job.checkpoints),
+        "per_device_train_batch_size": given.batch_size,
+        "per_device_eval_batch_size": given.batch_size,
+        "gradient_accumulation_steps": given.gradient_accumulation_steps,
+        "learning_rate": given.learning_rate,
+        "num_train_epochs": given.epochs or 1,
+        "max_steps": given.max_steps or -1,
+        "lr_scheduler_type": given.scheduler,
+        "warmup_steps": given.warmup_ratio,
+        "weight_decay": given.weight_decay,
+        "max_grad_norm": given.max_grad_norm,
+        "seed": given.seed,
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "use_cpu": device.kind == "cpu",
+        "dataloader_pin_memory": device.kind == "cuda",
+        "gradient_checkpointing": given.gradient_checkpointing,
+        "logging_steps": given.logging_steps,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+    }
 
 
 def quiet() -> None:

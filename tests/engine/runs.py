@@ -60,7 +60,7 @@ DEFAULTS = {
 
 
 def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "messages", **given: Any) -> Path:
-    """A run directory. `rows`: the dataset's, or a file. Names of the spec go to the spec, all others are parameters."""
+    """A run directory. `rows`: the dataset's, or a file. Names of the spec go there, all others are parameters."""
     names = {"resume_from", "system_prompt", "evaluation_dataset", "recipe"} & set(given)
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)

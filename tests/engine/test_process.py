@@ -30,7 +30,8 @@ pid = os.fork()
 if pid == 0:
     from engine.main import run
     code = run(Path(sys.argv[1]))
-    late = sorted({name for name in set(sys.modules) - before if name.split(".")[0] in ("torch", "trl", "peft", "datasets")})
+    heavy = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+    late = sorted(name for name in set(sys.modules) - before if name.split(".")[0] in heavy)
     print("LATE", len(late), late[:20], flush=True)
     os._exit(code)
 _, status = os.waitpid(pid, 0)

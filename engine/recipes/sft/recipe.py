@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,15 @@ from trl.trainer.sft_config import SFTConfig
 
 from engine import samples
 from engine.card import Facts, card_write
-from engine.data import Prepared, prepare
+from engine.data import prepare
 from engine.events import Plan, Watch
 from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
 from engine.model import adapter_add, model_load, model_save, parameter_counts, stop_tokens_learn
-from engine.plan import total_steps
 from engine.recipes.sft.parameters import SftParameters
 from engine.render import Renderer, tokenizer_load
-from engine.rundir import checkpoint_is_whole
-from engine.trainer import Trainer, quiet, settle
+from engine.trainer import Trainer, quiet, settle, trainer_options
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
 
@@ -70,7 +67,7 @@ def train(job: Job) -> bool:
         processing_class=tokenizer,
         grouped=not (given.packing or given.more.get("train_sampling_strategy")),
     )
-    plan = plan_of(given, data, trainer)
+    plan = Plan.of(given, data.train_rows, data.eval_rows, len(trainer.get_train_dataloader()))
     watch = Watch(job, plan)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(watch)
@@ -100,7 +97,7 @@ def train(job: Job) -> bool:
     job.stop_check()
 
     try:
-        trainer.train(resume_from_checkpoint=checkpoint_given(job))
+        trainer.train(resume_from_checkpoint=job.checkpoint_given())
     except Stopped:
         # Asked for in the midst of an evaluation: the step before it is complete.
         trainer.checkpoint_now()
@@ -128,34 +125,11 @@ def train(job: Job) -> bool:
 
 
 def config_of(job: Job, given: SftParameters, device: Device, precision: Precision) -> SFTConfig:
-    """The trainer's options. Evaluating, saving and stopping are the Watch's."""
-    options: dict[str, Any] = {
-        "output_dir": str(job.checkpoints),
-        "per_device_train_batch_size": given.batch_size,
-        "per_device_eval_batch_size": given.batch_size,
-        "gradient_accumulation_steps": given.gradient_accumulation_steps,
-        "learning_rate": given.learning_rate,
-        "num_train_epochs": given.epochs or 1,
-        "max_steps": given.max_steps or -1,
-        "lr_scheduler_type": given.scheduler,
-        "warmup_steps": given.warmup_ratio,
-        "weight_decay": given.weight_decay,
-        "max_grad_norm": given.max_grad_norm,
-        "neftune_noise_alpha": given.neftune_noise_alpha or None,
-        "seed": given.seed,
-        "bf16": precision.autocast == "bf16",
-        "fp16": precision.autocast == "fp16",
-        "use_cpu": device.kind == "cpu",
-        "dataloader_pin_memory": device.kind == "cuda",
-        "gradient_checkpointing": given.gradient_checkpointing,
+    """The trainer's options: what every method has, what is this one's, and what was asked for by the trainer's name."""
+    options = trainer_options(job, device, precision) | {
         "max_length": given.max_tokens,
         "packing": given.packing,
-        "logging_steps": given.logging_steps,
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "eval_strategy": "no",
-        "save_strategy": "no",
+        "neftune_noise_alpha": given.neftune_noise_alpha or None,
         # Without packing the rows are cut and labelled already; preparing them again would only copy them.
         "dataset_kwargs": {"skip_prepare_dataset": not given.packing},
     }
@@ -163,36 +137,5 @@ def config_of(job: Job, given: SftParameters, device: Device, precision: Precisi
         return SFTConfig(**options | {name: value for name, value in given.more.items() if value is not None})
     except (TypeError, ValueError) as error:
         raise TrainError(
-            "bad_option", f"The trainer refuses an option: {error}", "Copy the train and correct it."
+            "bad_option", f"The trainer refuses an option: {error}", "Copy the train, correct it."
         ) from error
-
-
-def plan_of(given: SftParameters, data: Prepared, trainer: Trainer) -> Plan:
-    """Steps as the trainer counts them: packing and a dropped last batch change their number."""
-    batches = len(trainer.get_train_dataloader())
-    per_epoch = max(1, math.ceil(batches / given.gradient_accumulation_steps))
-    steps = total_steps(per_epoch, 1, 1, given.epochs, given.max_steps)
-    every = {"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}[given.save_strategy]
-    return Plan(
-        train_rows=data.train_rows,
-        total_steps=steps,
-        steps_per_epoch=per_epoch,
-        evaluate_every=max(1, round(steps * given.evaluation_every)) if data.evaluation is not None else 0,
-        save_every=every,
-        save_total_limit=given.save_total_limit,
-    )
-
-
-def checkpoint_given(job: Job) -> str | None:
-    """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not be learned from."""
-    if job.spec.resume_from is None:
-        return None
-    folder = Path(job.spec.resume_from)
-    if not checkpoint_is_whole(folder):
-        raise TrainError(
-            "bad_checkpoint",
-            f"The checkpoint {folder.name} is gone or not whole.",
-            "Resume from an earlier checkpoint, or start the train again.",
-        )
-    job.say(f"going on from {folder.name}")
-    return str(folder)
