@@ -46,14 +46,13 @@ class Plan:
         """`batches` in one epoch as the trainer counts them: packing and a dropped last batch change their number."""
         per_epoch = max(1, math.ceil(batches / given.gradient_accumulation_steps))
         steps = total_steps(per_epoch, 1, 1, given.epochs, given.max_steps)
+        save_every = {"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}
         return cls(
             train_rows=train_rows,
             total_steps=steps,
             steps_per_epoch=per_epoch,
             evaluate_every=max(1, round(steps * given.evaluation_every)) if eval_rows else 0,
-            save_every={"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}[
-                given.save_strategy
-            ],
+            save_every=save_every[given.save_strategy],
             save_total_limit=given.save_total_limit,
         )
 

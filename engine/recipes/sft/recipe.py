@@ -125,7 +125,7 @@ def train(job: Job) -> bool:
 
 
 def config_of(job: Job, given: SftParameters, device: Device, precision: Precision) -> SFTConfig:
-    """The trainer's options: what every method has, what is this one's, and what was asked for by the trainer's name."""
+    """The trainer's options: every method's, this one's, and those that were asked for by their own name."""
     options = trainer_options(job, device, precision) | {
         "max_length": given.max_tokens,
         "packing": given.packing,
@@ -137,5 +137,5 @@ def config_of(job: Job, given: SftParameters, device: Device, precision: Precisi
         return SFTConfig(**options | {name: value for name, value in given.more.items() if value is not None})
     except (TypeError, ValueError) as error:
         raise TrainError(
-            "bad_option", f"The trainer refuses an option: {error}", "Copy the train, correct it."
+            "bad_option", f"The trainer refuses an option: {error}", "Copy the train and correct it."
         ) from error
