@@ -27,7 +27,7 @@ run: setup ## Set up and serve
 
 test: $(VENV)/.dev static/vendor/.copied ## Run the whole suite, browser tests included
 	@bash tests/chromium.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browser nor a real train
 	@$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)

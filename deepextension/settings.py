@@ -89,6 +89,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "core.middleware.ReaderTimeZoneMiddleware",
     "axes.middleware.AxesMiddleware",
+    "core.middleware.QueuePagesMiddleware",
 ]
 
 ROOT_URLCONF = "deepextension.urls"

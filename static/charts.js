@@ -46,7 +46,7 @@
     if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
     if (before && low === before.min && high === before.max) return before;
     // The same value again and again, but for what smoothing adds in its last digit.
-    if (high - low <= Math.abs(high) * 1e-9) { const room = Math.abs(low) * 0.1 || 0.5; low -= room; high += room; }
+    if (high - low <= Math.abs(high) * 1e-9) { const room = Math.abs(low) * 0.1 || 0.5; low = low >= 0 ? Math.max(0, low - room) : low - room; high += room; }
     const step = niceStep(high - low, count);
     return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step };
   }

@@ -41,6 +41,13 @@ def olga(db) -> User:
     return get_user_model().objects.create_superuser("olga", password="olga-password-1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several test processes one has the platform, and all tests that need it."""
+    for item in items:
+        if "platform" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("platform"))
+
+
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     """One running platform for all tests that need a real one."""

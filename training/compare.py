@@ -124,16 +124,23 @@ MEASURES: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
 
 
 def outcome_rows(trains: list[TrainRun]) -> list[Row]:
-    """A row for each measure that at least one train has, its best marked (both, where two are level)."""
+    """A row for each measure that at least one train has, its best marked (both, where two are level).
+
+    Only trains that finished are ranked: one that failed early is not the fastest.
+    """
     measured = [outcomes_of(run) for run in trains]
     rows = []
     for name, title, written, better in MEASURES:
         values = [outcomes[name] for outcomes in measured]
-        known = [value for value in values if value is not None]
-        if not known:
+        if all(value is None for value in values):
             continue
-        best = {"low": min(known), "high": max(known)}.get(better) if len(set(known)) > 1 else None
-        cells = [Cell(written(value), best is not None and value == best) for value in values]
+        ends = [run.status == TrainRun.Status.FINISHED for run in trains]
+        ranked = [value for value, ended in zip(values, ends, strict=True) if ended and value is not None]
+        best = {"low": min(ranked), "high": max(ranked)}.get(better) if len(set(ranked)) > 1 else None
+        cells = [
+            Cell(written(value), ended and best is not None and value == best)
+            for value, ended in zip(values, ends, strict=True)
+        ]
         rows.append(Row(title, "", cells))
     return rows
 

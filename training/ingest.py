@@ -14,6 +14,8 @@ from engine.rundir import read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CURVE_POINTS = 64
+PHASES_KEPT = 100
+PHASES_FIRST = 20
 ENDINGS = ("finished", "stopped", "failed")
 
 
@@ -88,8 +90,10 @@ class _Batch:
 
     def phase(self, event: dict[str, Any]) -> None:
         name = str(event.get("name", event.get("phase", "")))[:30]
-        times = self.run.facts.get("phases", [])
-        self.set(phase=name, facts=self.run.facts | {"phases": [*times, [name, event["time"]]]})
+        times = [*self.run.facts.get("phases", []), [name, event["time"]]]
+        # Two a evaluation: how it began and how it goes are kept, not every one of thousands in between.
+        kept = times if len(times) <= PHASES_KEPT else times[:PHASES_FIRST] + times[PHASES_FIRST - PHASES_KEPT :]
+        self.set(phase=name, facts=self.run.facts | {"phases": kept})
 
     def started(self, event: dict[str, Any]) -> None:
         facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}

@@ -56,6 +56,14 @@ def test_the_best_of_each_measure_is_marked_and_missing_measures_are_left_out(tw
     assert "Model size" not in rows
 
 
+def test_a_train_that_failed_early_is_not_the_fastest(two, make_train):
+    failed = make_train(status="failed", last_metrics={"tokens_per_second": 500})
+
+    rows = {row.title: row for row in outcome_rows([*two, failed])}
+
+    assert [cell.mark for cell in rows["Tokens a second"].cells] == [True, False, False]
+
+
 def test_the_verdict_names_the_lowest_eval_loss_and_that_it_rose_since(two):
     found = verdict(list(two))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine.rundir import EVENTS, EventWriter
-from training.ingest import CURVE_POINTS, Overtaken, grown, ingest
+from training.ingest import CURVE_POINTS, PHASES_KEPT, Overtaken, grown, ingest
 from training.models import TrainRun
 
 
@@ -81,6 +81,20 @@ def test_numbers_that_are_none_become_gaps(run):
     ingest(run)
 
     assert run.metrics.get().values == {"loss": None}
+
+
+def test_thousands_of_evaluations_keep_a_short_list_of_phases(run):
+    writer = EventWriter(run.directory)
+    for _ in range(300):
+        writer.write("phase", name="training")
+        writer.write("phase", name="evaluating")
+    ingest(run)
+
+    phases = run.facts["phases"]
+    assert len(phases) == PHASES_KEPT
+    times = [time for _, time in phases]
+    assert times == sorted(times)
+    assert run.phase == "evaluating"
 
 
 def test_an_overtaken_attempt_stores_nothing(run):

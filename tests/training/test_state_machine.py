@@ -14,7 +14,7 @@ LEGAL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("start", "to"), itertools.product(Status.values, Status.values))
+@pytest.mark.parametrize(("start", "to"), list(itertools.product(Status.values, Status.values)))
 def test_it_has_these_transitions_and_no_others(make_train, start, to):
     run = make_train(status=start)
 
