@@ -78,7 +78,8 @@ def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
     started = next((event for event in recorded if event["type"] == "started"), None)
     if started is None:
         return spec
-    os.environ.setdefault("OMP_NUM_THREADS", str(started.get("device", {}).get("threads") or ""))
+    if threads := started.get("device", {}).get("threads"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if spec.parameters.get("precision", "auto") != "auto":
         return spec
     return replace(spec, parameters=spec.parameters | {"precision": started.get("precision", "auto")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -44,6 +45,26 @@ def model_load(folder: Path, precision: Precision, device: Device, parameters: T
     return model
 
 
+def fit_check(model: Any, tokenizer: Any) -> None:
+    """Raises TrainError where the tokenizer knows tokens that the model does not."""
+    words = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > words:
+        raise TrainError(
+            "bad_model",
+            f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.",
+            "Its tokenizer is of another model. Add the model again with its own.",
+        )
+
+
+def max_tokens_of(job: Job, model: Any) -> int:
+    """Max tokens as asked for, or what the model can read where that is less."""
+    wanted = job.parameters.max_tokens
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
+    if wanted > context:
+        job.warn("context_length", f"{job.spec.base_model_name} reads at most {context:,} tokens: rows are cut there.")
+    return int(min(wanted, context))
+
+
 def _quantization(parameters: TrainParameters, device: Device) -> Any:
     if parameters.quantization == "none":
         return None
@@ -52,6 +73,12 @@ def _quantization(parameters: TrainParameters, device: Device) -> Any:
             "no_gpu",
             f"{parameters.quantization} loading needs a GPU, and this worker has none.",
             "Choose no quantisation.",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainError(
+            "no_bitsandbytes",
+            f"{parameters.quantization} loading needs the library bitsandbytes, which is not installed here.",
+            "Choose no quantisation, or ask your operator to install it.",
         )
     if parameters.quantization == "8-bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]

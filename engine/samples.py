@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,13 @@ class Prompt:
 
 
 class Stop(StoppingCriteria):
-    """Writing ends where the train is asked to stop."""
+    """Writing ends once `wanted` says so."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        return torch.full((input_ids.shape[0],), self.job.stopping, dtype=torch.bool, device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool, device=input_ids.device)
 
 
 def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> list[Prompt]:
@@ -67,16 +68,22 @@ def _shown(messages: list[Message]) -> str:
 
 
 def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int) -> None:
-    """Answer all prompts and tell the answers as events. A stop cuts the answers short."""
+    """Answer all prompts and tell the answers as events.
+
+    Before the train a stop ends this; after it only a signal does, since what was learned is saved by then. Answers
+    that were broken off are not told.
+    """
     model.eval()
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        for offset, answer in enumerate(_answers(job, model, tokenizer, [prompt.ids for prompt in batch])):
-            prompt = batch[offset]
+        answers = _answers(job, model, tokenizer, [prompt.ids for prompt in batch], stage)
+        if _is_stopped(job, stage):
+            return
+        for index, (prompt, answer) in enumerate(zip(batch, answers, strict=True), start):
             text = tokenizer.decode(answer, skip_special_tokens=True).strip()
             job.emit(
                 "sample",
-                index=start + offset,
+                index=index,
                 stage=stage,
                 step=step,
                 prompt=prompt.shown,
@@ -84,11 +91,15 @@ def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: st
                 text=text,
                 tokens=len(answer),
             )
-            job.say(f"sample {start + offset + 1} {stage}: {_short(prompt.shown)} → {_short(text)}")
+            job.say(f"sample {index + 1} {stage}: {_short(prompt.shown)} → {_short(text)}")
+
+
+def _is_stopped(job: Job, stage: str) -> bool:
+    return job.terminated if stage == "after" else job.stopping
 
 
 @torch.no_grad()
-def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[int]]:
+def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str) -> list[list[int]]:
     """Greedy answers as token ids, up to and without the token that ends the turn."""
     width = max(len(ids) for ids in prompts)
     pad = tokenizer.pad_token_id
@@ -103,7 +114,7 @@ def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]]) -> 
         top_p=None,
         top_k=None,
         use_cache=True,
-        stopping_criteria=StoppingCriteriaList([Stop(job)]),
+        stopping_criteria=StoppingCriteriaList([Stop(lambda: _is_stopped(job, stage))]),
     )
     ends = model.generation_config.eos_token_id
     stops = {ends} if isinstance(ends, int) else set(ends or [])

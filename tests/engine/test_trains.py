@@ -171,6 +171,7 @@ def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, mo
     assert "stopped after step 3 of 50" in (run.directory / "model" / "README.md").read_text()
     assert checkpoint_latest(run.directory).name == "checkpoint-3"
     assert run.of("checkpoint")[-1]["step"] == 3
+    assert [row["tokens"] for row in run.of("sample")][1] > 1, "what was learned is heard in full"
 
 
 def test_a_stop_in_an_evaluation_saves_the_step_before(tiny, tmp_path, monkeypatch):
@@ -231,6 +232,35 @@ def test_half_precision_trains_an_adapter_in_full_precision(tiny, tmp_path):
 
     adapter = load_file(run.directory / "model" / "adapter_model.safetensors")
     assert {str(value.dtype) for value in adapter.values()} == {"torch.float32"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gradient_checkpointing": True},
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"neftune_noise_alpha": 5},
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"answers_only": False},
+        {"adapter": "none", "precision": "bf16", "learning_rate": 1e-3},
+        {"adapter": "none", "gradient_checkpointing": True, "learning_rate": 1e-3},
+    ],
+    ids=lambda given: "-".join(given),
+)
+def test_every_switch_of_the_form_trains(tiny, tmp_path, given):
+    run = train(tmp_path / "run", tiny, **{"max_steps": 12} | given)
+    assert run.code == 0, run.last
+    assert run.losses()[12] < run.losses()[1] - 0.05
+
+
+def test_a_full_model_computed_in_half_precision_is_published_in_it(tiny, tmp_path):
+    from safetensors.torch import load_file
+
+    run = train(tmp_path / "run", tiny, adapter="none", precision="bf16", sample_prompts=1, sample_max_tokens=8)
+    weights = load_file(run.directory / "model" / "model.safetensors")
+    assert {str(value.dtype) for value in weights.values()} == {"torch.bfloat16"}
+    assert json.loads((run.directory / "model" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_defaults_of_these_tests_are_parameters_of_the_recipe():

@@ -19,7 +19,15 @@ from engine.events import Plan, Watch
 from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
-from engine.model import adapter_add, model_load, model_save, parameter_counts, stop_tokens_learn
+from engine.model import (
+    adapter_add,
+    fit_check,
+    max_tokens_of,
+    model_load,
+    model_save,
+    parameter_counts,
+    stop_tokens_learn,
+)
 from engine.recipes.sft.parameters import SftParameters
 from engine.render import Renderer, tokenizer_load
 from engine.trainer import Trainer, quiet, settle, trainer_options
@@ -41,24 +49,26 @@ def train(job: Job) -> bool:
     precision = precision_choose(given.precision, device, adapter=given.adapter == "lora")
     tokenizer = tokenizer_load(Path(spec.base_model_path))
     model: Any = model_load(Path(spec.base_model_path), precision, device, given)
+    fit_check(model, tokenizer)
     parameter_count, _ = parameter_counts(model)
-    job.say(f"{parameter_count / 1e6:,.0f} M weights on {device.name}, {precision.name}, {device.threads} threads")
+    job.say(f"{parameter_count:,} weights on {device.name}, {precision.name}, {device.threads} threads")
     job.stop_check()
 
     job.phase("preparing data")
     renderer = Renderer(tokenizer, system_prompt=spec.system_prompt, answers_only=given.answers_only, warn=job.warn)
-    data = prepare(job, renderer)
-    prompts = samples.prompts_of(data.sample_examples, renderer, given.max_tokens)
+    max_tokens = max_tokens_of(job, model)
+    data = prepare(job, renderer, max_tokens)
+    prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
         f"{data.train_rows:,} rows to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
-        f"{given.max_tokens:,} tokens, {data.left_out_rows:,} left out because their whole answer was cut"
+        f"{max_tokens:,} tokens, {data.left_out_rows:,} left out because their whole answer was cut"
     )
 
     if given.adapter == "lora":
         model = adapter_add(model, given)
     stop_tokens_learn(model, tokenizer, data.turn_ends)
     _, trainable_count = parameter_counts(model)
-    options = config_of(job, given, device, precision)
+    options = config_of(job, given, device, precision, max_tokens)
     trainer = Trainer(
         model=model,
         args=options,
@@ -124,10 +134,10 @@ def train(job: Job) -> bool:
     return not is_stopped
 
 
-def config_of(job: Job, given: SftParameters, device: Device, precision: Precision) -> SFTConfig:
+def config_of(job: Job, given: SftParameters, device: Device, precision: Precision, max_tokens: int) -> SFTConfig:
     """The trainer's options: every method's, this one's, and those that were asked for by their own name."""
     options = trainer_options(job, device, precision) | {
-        "max_length": given.max_tokens,
+        "max_length": max_tokens,
         "packing": given.packing,
         "neftune_noise_alpha": given.neftune_noise_alpha or None,
         # Without packing the rows are cut and labelled already; preparing them again would only copy them.
