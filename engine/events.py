@@ -190,13 +190,13 @@ class Watch(TrainerCallback):
             epoch=round(state.epoch or 0.0, 6),
             eval_loss=self.evaluations.get(step),
             size_bytes=size,
-            pruned=self._prune(),
+            pruned=self.prune(),
         )
         self.job.say(f"checkpoint of step {step} saved ({size / 2**20:.0f} MB)")
         if step < self.plan.total_steps and not control.should_training_stop:
             self.enter("training")
 
-    def _prune(self) -> list[int]:
+    def prune(self) -> list[int]:
         """Keep the last whole checkpoints and the best one besides."""
         whole = [
             (step, folder)

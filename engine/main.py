@@ -30,7 +30,7 @@ def run(directory: Path) -> int:
     """
     events = EventWriter(directory)
     try:
-        job = _prepare(directory, events)
+        job = job_read(directory, events)
         recipe = importlib.import_module(f"engine.recipes.{job.spec.recipe}.recipe")
         job.listen()
         return EXIT_FINISHED if recipe.train(job) else EXIT_STOPPED
@@ -55,7 +55,7 @@ def _leave_nothing_half_done(directory: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(directory: Path, events: EventWriter) -> Job:
+def job_read(directory: Path, events: EventWriter) -> Job:
     """The job, its parameters validated once more: the engine trusts the spec no more than the web trusts a form."""
     spec = read_spec(directory)
     if spec.recipe not in RECIPES:

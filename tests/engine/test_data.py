@@ -4,7 +4,7 @@ import pytest
 
 from engine.data import IGNORED, prepare
 from engine.job import Job
-from engine.main import _prepare as job_of
+from engine.main import job_read
 from engine.plan import holdout_rows
 from engine.render import Renderer, tokenizer_load
 from engine.rundir import DataFile, EventWriter, file_sha256
@@ -16,7 +16,7 @@ from tests.engine.runs import toy_rows, train, write_rows
 def data(tiny, tmp_path):
     def make(rows=None, *, max_tokens=64, **given):
         directory = prepare_run(tmp_path / "run", tiny, rows, max_tokens=max_tokens, **given)
-        job: Job = job_of(directory, EventWriter(directory))
+        job: Job = job_read(directory, EventWriter(directory))
         renderer = Renderer(tokenizer_load(tiny), system_prompt=job.spec.system_prompt, warn=job.warn)
         return prepare(job, renderer, max_tokens), renderer.tokenizer
 

@@ -1,12 +1,22 @@
 """A train from its run directory to its last event: what it writes, and that equal settings give equal losses."""
 
 import json
+import math
 import re
 
 import pytest
 
 from engine.__main__ import main as by_hand
-from engine.rundir import checkpoint_is_whole, checkpoint_latest, checkpoints, stop_request
+from engine.events import Plan, Watch
+from engine.main import job_read
+from engine.rundir import (
+    EventWriter,
+    checkpoint_is_whole,
+    checkpoint_latest,
+    checkpoint_seal,
+    checkpoints,
+    stop_request,
+)
 from tests.engine.runs import DEFAULTS, Run, prepare, toy_rows, train
 
 
@@ -78,6 +88,19 @@ def test_the_last_checkpoint_is_kept_and_the_best_besides(whole):
     assert not list(whole.directory.rglob("training_args.bin"))
 
 
+def test_the_best_checkpoint_outlives_the_last_ones(tiny, tmp_path):
+    directory = prepare(tmp_path / "run", tiny)
+    plan = Plan(20, total_steps=20, steps_per_epoch=5, evaluate_every=5, save_every=5, save_total_limit=1)
+    watch = Watch(job_read(directory, EventWriter(directory)), plan)
+    watch.evaluations = {5: 1.0, 10: 0.5, 15: 0.8, 20: math.nan}
+    for step in (5, 10, 15, 20):
+        folder = directory / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        checkpoint_seal(folder)
+    assert watch.prune() == [5, 15]
+    assert [step for step, _ in checkpoints(directory)] == [20, 10]
+
+
 def test_the_model_card_and_parameters_lie_beside_the_model(whole):
     folder = whole.directory / "model"
     card = (folder / "README.md").read_text()
@@ -86,7 +109,7 @@ def test_the_model_card_and_parameters_lie_beside_the_model(whole):
     assert spec["dataset"]["sha256"] in card
     assert "Be brief." in card
     assert json.loads((folder / "training_parameters.json").read_text())["parameters"]["lora_rank"] == 4
-    assert str(whole.directory) not in (folder / "adapter_config.json").read_text()
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "Tiny"
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
@@ -155,8 +178,6 @@ def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):
 
 
 def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, monkeypatch):
-    from engine.events import Watch
-
     log = Watch._train_metrics
 
     def stop_at_three(self, state, logs):
@@ -175,8 +196,6 @@ def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, mo
 
 
 def test_a_stop_in_an_evaluation_saves_the_step_before(tiny, tmp_path, monkeypatch):
-    from engine.events import Watch
-
     look = Watch.on_prediction_step
 
     def stop_while_measuring(self, args, state, control, **kwargs):
