@@ -45,7 +45,6 @@ from engine import warm
 warm.load()
 warm_threads = len(os.listdir("/proc/self/task"))
 import torch
-torch.set_num_threads(4)
 torch.ones(512, 512) @ torch.ones(512, 512)
 print(json.dumps([warm_threads, len(os.listdir("/proc/self/task"))]))
 """
@@ -54,10 +53,11 @@ print(json.dumps([warm_threads, len(os.listdir("/proc/self/task"))]))
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose():
     result = subprocess.run(
-        [sys.executable, "-c", THREADS], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
-    )
+        [sys.executable, "-c", THREADS],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=os.environ | {"OMP_NUM_THREADS": "8"},
+    )  # fmt: skip
     warm_threads, after_an_operation = json.loads(result.stdout)
-    assert after_an_operation - warm_threads == 3, "the pool of four is started by the first operation only"
+    assert after_an_operation - warm_threads >= 7, "the first operation starts the pool, so none was run before"
 
 
 def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing(tiny, tmp_path):
