@@ -18,8 +18,8 @@ from engine.lengths import examples
 from engine.plan import HOLDOUT_LIMIT, holdout_rows
 from engine.render import Renderer, Tokens
 from engine.rundir import DataFile, file_sha256
+from engine.trainer import IGNORED
 
-IGNORED = -100
 STOP_CHECK_ROWS = 256
 
 

@@ -9,6 +9,7 @@ platform sets itself, others would run code, load from elsewhere, or write elsew
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import functools
 import json
@@ -109,6 +110,22 @@ OFFERED: dict[str, dict[str, Bounds]] = {
 }  # fmt: skip
 
 
+# The trainer's names for what the platform has as parameters of its own.
+PARAMETERS_INSTEAD = {
+    "per_device_train_batch_size": "batch_size",
+    "num_train_epochs": "epochs",
+    "max_length": "max_tokens",
+    "max_seq_length": "max_tokens",
+    "warmup_ratio": "warmup_ratio",
+    "assistant_only_loss": "answers_only",
+    "completion_only_loss": "answers_only",
+    "save_steps": "save_every",
+    "eval_steps": "evaluation_every",
+    "bf16": "precision",
+    "fp16": "precision",
+}
+
+
 class OptionProblem(ValueError):
     """An option that is not offered, or a value that does not fit it; the text is a sentence for people."""
 
@@ -126,9 +143,18 @@ def options_check(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, value in values.items():
         if name not in offered:
-            raise OptionProblem(f"{name[:80]}: there is no such option, or it is set by the platform itself.")
+            raise OptionProblem(f"{name[:80]}: {_not_offered(name, offered)}")
         checked[name] = _checked(name, value, offered[name])
     return checked
+
+
+def _not_offered(name: str, offered: dict[str, Any]) -> str:
+    """Why, and what was probably meant."""
+    if name in PARAMETERS_INSTEAD:
+        return f"this is the parameter {PARAMETERS_INSTEAD[name]}, not one of the other options."
+    close = difflib.get_close_matches(name, offered, n=1, cutoff=0.7)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"there is no such option, or it is set by the platform itself.{hint}"
 
 
 def _checked(name: str, value: Any, option: dict[str, Any]) -> Any:

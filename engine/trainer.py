@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from engine.hardware import Device, Precision, memory_keep
 from engine.job import Job
 
+IGNORED = -100
 POOL_BATCHES = 16
 # Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
 CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
@@ -63,6 +64,7 @@ class Trainer(SFTTrainer):
 
     def __init__(self, *arguments: Any, grouped: bool, **options: Any) -> None:
         self.grouped = grouped
+        self.measured: list[tuple[float, int]] = []
         super().__init__(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -73,6 +75,27 @@ class Trainer(SFTTrainer):
         return GroupedByLength(
             lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
         )
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        found: Any = super().compute_loss(  # type: ignore[no-untyped-call]
+            model, inputs, return_outputs, num_items_in_batch
+        )
+        if not model.training:
+            loss = found[0] if return_outputs else found
+            self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Means over all held-out tokens. The trainer's own are means of batches: another batch size, another loss."""
+        if "eval_loss" in logs and (total := sum(tokens for _, tokens in self.measured)):
+            logs["eval_loss"] = sum(loss * tokens for loss, tokens in self.measured) / total
+            for name in ("entropy", "mean_token_accuracy"):
+                values = zip(self._metrics["eval"][name], self.measured, strict=True)
+                self._metrics["eval"][name] = [sum(value * tokens for value, (_, tokens) in values) / total]
+        self.measured.clear()
+        super().log(logs, start_time)
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """None in checkpoints: ours is written once, beside the finished model."""

@@ -146,6 +146,17 @@ def test_a_batch_of_four_equals_two_batches_of_two(tiny, tmp_path):
     assert two.losses() == pytest.approx(one.losses(), rel=1e-5)
 
 
+def test_the_evaluation_loss_does_not_depend_on_the_batch_size(tiny, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "one " * number}]}
+            for number in range(1, 13)]  # fmt: skip
+    given = {"evaluation_split": 0.5, "max_steps": 1, "learning_rate": 1e-9}
+    small = train(tmp_path / "small", tiny, rows, batch_size=1, **given)
+    large = train(tmp_path / "large", tiny, rows, batch_size=4, **given)
+    for one, other in zip(small.of("metrics"), large.of("metrics"), strict=True):
+        if one["split"] == "eval":
+            assert other["values"] == pytest.approx(one["values"], rel=1e-5)
+
+
 def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_path, monkeypatch):
     """Our switch in TRL's output layer for CPUs changes speed, not results."""
     import trl.trainer.utils as head
