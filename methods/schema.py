@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.recipes.registry import RECIPES
+from engine.recipes.registry import RECIPES, more_options
 from methods.models import TrainingMethod
 
 NUMBER_KINDS = ("int", "float")
@@ -94,7 +94,24 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
         _override(spec, override)
         if device == "cpu" and on_cpu is not None and "fixed" not in override:
             spec["default"] = on_cpu
+    schema["properties"]["more"] |= {
+        "properties": {name: option_schema(option) for name, option in more_options(method.recipe).items()},
+        "additionalProperties": False,
+    }
     return schema
+
+
+def option_schema(option: dict[str, Any]) -> dict[str, Any]:
+    """One of the trainer's other options as JSON Schema."""
+    kinds = {"bool": "boolean", "int": "integer", "float": "number", "object": "object"}
+    if option["type"] == "choice":
+        values = [*option["choices"], None] if option["nullable"] else option["choices"]
+        schema: dict[str, Any] = {"enum": values}
+    else:
+        kind = kinds[option["type"]]
+        schema = {"type": [kind, "null"] if option["nullable"] else kind}
+    bounds = {name: option[name] for name in ("minimum", "maximum") if name in option}
+    return schema | bounds | {"default": option["default"], "description": option["help"]}
 
 
 def _override(spec: dict[str, Any], override: dict[str, Any]) -> None:

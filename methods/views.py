@@ -13,6 +13,7 @@ from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
 from methods.models import TrainingMethod
 from methods.schema import method_fields
+from methods.services import method_defaults
 
 
 class MethodListView(View):
@@ -24,6 +25,12 @@ class MethodListView(View):
 
 def card(method: TrainingMethod) -> dict[str, Any]:
     rows = [json.dumps(row, ensure_ascii=False) for row in method.example_rows] or [method.example]
-    fields = [field for field in method_fields(method).values() if not field.hidden and field.kind != "options"]
+    defaults = method_defaults(method)
+    # What this method never uses is none of its settings: no rank where no adapter is trained.
+    fields = [
+        field
+        for field in method_fields(method).values()
+        if not field.hidden and field.kind != "options" and field.is_active(defaults)
+    ]
     formats = [FORMATS[slug].title for slug in RECIPES[method.recipe].formats]
     return {"method": method, "formats": formats, "fields": fields, "rows": rows}
