@@ -13,7 +13,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def process_mark(pid: int) -> str:
-    """ "pid:start" where /proc tells the start (clock ticks since boot), "pid" elsewhere, "" for a process that is gone.
+    """ "pid:start" where /proc tells the start (clock ticks since boot), "pid" elsewhere, "" for one that is gone.
 
     The pid alone is given out again, after a reboot at once: it would keep the dead alive.
     """

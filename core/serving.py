@@ -58,7 +58,7 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
     with _sole_server():
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
-        server = subprocess.Popen(
+        server = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(settings.BASE_DIR / "supervisord.conf")],
             cwd=settings.BASE_DIR,
             env=os.environ

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth import authenticate, login
-from django.contrib.auth.decorators import login_not_required
-from django.utils.decorators import method_decorator
+from django.contrib.auth import authenticate
 from drf_spectacular.utils import extend_schema
 from knox.models import get_token_model
 from rest_framework import exceptions, permissions, serializers

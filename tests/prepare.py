@@ -7,16 +7,16 @@ import django
 
 django.setup()
 
-from django.contrib.auth import get_user_model  # noqa: E402
-from django.core.management import call_command  # noqa: E402
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
 
-from core.store import models_folder  # noqa: E402
-from methods.services import methods_install  # noqa: E402
-from models_app.importing import model_import  # noqa: E402
-from models_app.services import model_add_folder  # noqa: E402
-from tests.live import PASSWORDS  # noqa: E402
-from tests.tiny import tiny_model  # noqa: E402
-from training.management.commands.install import collect_static  # noqa: E402
+from core.store import models_folder
+from methods.services import methods_install
+from models_app.importing import model_import
+from models_app.services import model_add_folder
+from tests.live import PASSWORDS
+from tests.tiny import tiny_model
+from training.management.commands.install import collect_static
 
 
 def main() -> None:

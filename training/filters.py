@@ -20,10 +20,17 @@ class TrainFilter(django_filters.FilterSet):
     until = django_filters.DateFilter(field_name="created_at", lookup_expr="date__lte")
     ordering = django_filters.OrderingFilter(
         fields=(
-            ("id", "id"), ("name", "name"), ("status", "status"), ("method__name", "method"),
-            ("base_model__name", "base_model"), ("dataset__name", "dataset"), ("best_eval_loss", "best_eval_loss"),
-            ("started_at", "started_at"), ("created_at", "created_at"), ("owner__username", "owner"),
-        )  # fmt: skip
+            ("id", "id"),
+            ("name", "name"),
+            ("status", "status"),
+            ("method__name", "method"),
+            ("base_model__name", "base_model"),
+            ("dataset__name", "dataset"),
+            ("best_eval_loss", "best_eval_loss"),
+            ("started_at", "started_at"),
+            ("created_at", "created_at"),
+            ("owner__username", "owner"),
+        )
     )
 
     class Meta:

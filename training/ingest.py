@@ -121,7 +121,9 @@ class _Batch:
 
     def seconds_left(self, now: float) -> float | None:
         """From the mean pace since the first step of this train, evaluations included."""
-        began: float | None = next((time for name, time in self.run.facts.get("phases", []) if name == "training"), None)
+        began: float | None = next(
+            (time for name, time in self.run.facts.get("phases", []) if name == "training"), None
+        )
         if began is None or not self.run.step:
             return None
         return max(0.0, (now - began) / self.run.step * (self.run.total_steps - self.run.step))

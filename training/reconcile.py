@@ -9,12 +9,12 @@ import logging
 import socket
 from datetime import timedelta
 
-from datasets_app.services import datasets_reconcile
 from django.conf import settings
 from django.utils import timezone
-from models_app.services import models_reconcile
 
 from core.processes import process_is_alive
+from datasets_app.services import datasets_reconcile
+from models_app.services import models_reconcile
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import decide

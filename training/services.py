@@ -10,7 +10,6 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from methods.services import method_defaults, parameters_validate
 
 from core.errors import UserError
 from core.queue import cancel, enqueue
@@ -20,6 +19,7 @@ from datasets_app.models import Dataset
 from engine.recipes.registry import RECIPES
 from engine.rundir import DataFile, Spec, write_spec
 from methods.models import TrainingMethod
+from methods.services import method_defaults, parameters_validate
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan

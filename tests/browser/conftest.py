@@ -94,7 +94,7 @@ def axe_violations(page: Page) -> list[str]:
 
 
 def until(page: Page, expression: str, seconds: float = 60) -> None:
-    """Wait until a JavaScript function says true. Playwright's own wait needs `unsafe-eval`, which no page of ours has."""
+    """Wait until a JavaScript function says true. Playwright's own wait needs `unsafe-eval`, which our pages deny."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {expression}"

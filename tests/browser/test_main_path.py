@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -147,7 +148,8 @@ def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
 def test_text_from_people_stays_text(open_page, platform):
     """Rows, names and logs with markup are shown and not run."""
     page = open_page()
-    nasty = b'{"prompt": "<img src=x onerror=document.title=1>", "completion": "</script><script>document.title=2</script>"}\n'
+    row = {"prompt": "<img src=x onerror=document.title=1>", "completion": "</script><script>document.title=2</script>"}
+    nasty = json.dumps(row).encode() + b"\n"
     page.goto("/datasets/new/")
     page.locator("#id_file").set_input_files({"name": "nasty.jsonl", "mimeType": "text/plain", "buffer": nasty * 3})
     page.get_by_label("Name", exact=True).fill("<b>nasty</b>")

@@ -19,7 +19,16 @@ FLOORS = {
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # The web process imports these; the rest of the engine belongs to workers.
-LIGHT = ("rundir.py", "formats.py", "rows.py", "sniff.py", "plan.py", "parameters.py", "registry.py", "inspect_model.py")
+LIGHT = (
+    "rundir.py",
+    "formats.py",
+    "rows.py",
+    "sniff.py",
+    "plan.py",
+    "parameters.py",
+    "registry.py",
+    "inspect_model.py",
+)
 
 
 def sources(package: str) -> list[Path]:

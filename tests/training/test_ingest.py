@@ -1,5 +1,6 @@
 """Events into rows: twice is once, a torn line waits, an overtaken attempt stands down."""
 
+import itertools
 import json
 
 import pytest
@@ -112,7 +113,7 @@ def test_the_small_curve_stays_small_even_and_ends_at_the_last_step():
     for step in range(1, 5001):
         curve = grown(curve, step, 1 / step)
 
-    gaps = [later[0] - earlier[0] for earlier, later in zip(curve, curve[1:-1], strict=False)]
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(curve[:-1])]
     assert CURVE_POINTS // 2 <= len(curve) <= CURVE_POINTS
     assert curve[0][0] == 1
     assert curve[-1][0] == 5000

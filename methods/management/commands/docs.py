@@ -14,6 +14,8 @@ Written by `make docs` from the schemas that the form, the API and the engine re
 Names in `code` are what the API and `spec.json` take.
 """
 
+COLUMNS = "| Field | Name | Default | Typical | Allowed | What it does |\n|---|---|---|---|---|---|\n"
+
 
 class Command(BaseCommand):
     help = "Write docs/methods.md anew from the schemas of the methods that come with the platform."
@@ -36,7 +38,7 @@ def method_page(method: TrainingMethod) -> str:
         f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\nNeeds: {method.needs}. Cost: {method.cost}.\n"
     )
     for group in dict.fromkeys(field.group for field in fields):
-        text += f"\n### {group}\n\n| Field | Name | Default | Typical | Allowed | What it does |\n|---|---|---|---|---|---|\n"
+        text += f"\n### {group}\n\n{COLUMNS}"
         for field in fields:
             if field.group == group:
                 text += row(field, on_cpu[field.name])
