@@ -24,31 +24,21 @@ FRAMES = (
 
 # (topic, what happened, answer, next step)
 CASES = (
-    ("Booking", "I cannot see my booking in the app", "Bookings appear once the e-mail is confirmed", "Open the confirmation mail and tap Confirm"),
     ("Booking", "I want to move my booking to Sunday", "Bookings move free of charge until the evening before", "Open the booking and tap Change day"),
     ("Booking", "the calendar says fully booked", "Cancelled bikes come back every hour", "Tap Notify me on the day you want"),
-    ("Booking", "I booked the wrong bike size", "Sizes can be swapped at every station", "Show the booking at the counter"),
     ("Booking", "I have to cancel my weekend trip", "Trips are cancelled free of charge until noon the day before", "Open the booking and tap Cancel"),
     ("Payment", "I was charged twice", "Double charges are paid back within three days", "Reply with the date of the charge"),
     ("Payment", "I did not get an invoice", "Invoices are sent on the first day of the month", "Look under Account and Invoices"),
     ("Payment", "my discount code does not work", "Codes work once and only before payment", "Enter the code before you tap Pay"),
-    ("Payment", "I still wait for my deposit", "Deposits are returned two days after the ride", "Check your bank statement on day three"),
-    ("Payment", "I was charged a late fee", "Late fees start thirty minutes after the booked time", "Reply with a reason and we look at it"),
     ("Repair", "I have a flat tyre", "Every bike carries a repair kit under the saddle", "Use the kit or call the road team"),
     ("Repair", "the chain keeps slipping", "A slipping chain needs a mechanic", "Bring the bike to the nearest station"),
-    ("Repair", "the front brake is loose", "Bikes with loose brakes must not be ridden", "Lock the bike and call the road team"),
     ("Repair", "the light does not turn on", "Lights run on a battery in the handlebar", "Press the button for three seconds"),
-    ("Repair", "the gears make a loud noise", "Noisy gears are adjusted free of charge", "Stop at any station with a workshop"),
     ("Return", "the return station is closed", "Closed stations have a night rail outside", "Lock the bike to the yellow rail"),
     ("Return", "I am running late", "The first thirty minutes are free", "Tap Extend in the app before you are late"),
     ("Return", "I left my bag in the basket", "Lost things are kept for ten days", "Call the harbour station with the bike number"),
-    ("Return", "I want to return the bike in another town", "One-way rides cost eight euros more", "Tap One way in the booking"),
-    ("Return", "the app says my ride is still running", "A ride ends when the lock is closed", "Close the lock and wait one minute"),
     ("Account", "I forgot my password", "Passwords are reset by e-mail", "Tap Forgot password on the sign-in page"),
-    ("Account", "I want to change my e-mail address", "The address is changed in the profile", "Open Account and tap Edit"),
     ("Account", "I cannot sign in with my new phone", "A new phone needs a new code", "Tap Send code on the sign-in page"),
     ("Account", "I want to close my account", "Accounts are closed within a week", "Open Account and tap Close"),
-    ("Account", "my student card is not accepted", "Student cards are checked once a year", "Upload a photo of the new card"),
 )  # fmt: skip
 
 
@@ -66,7 +56,7 @@ def follows_format(text: str) -> bool:
 
 
 def demo_jsonl() -> str:
-    """150 rows, as a file somebody might upload."""
+    """90 rows, as a file somebody might upload."""
     return "".join(
         json.dumps({"prompt": frame.format(problem), "completion": demo_answer(topic, answer, next_step)}) + "\n"
         for topic, problem, answer, next_step in CASES

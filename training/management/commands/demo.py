@@ -19,7 +19,7 @@ TRAIN = {
     "method": "lora",
     "base_model": "smollm2-135m-instruct",
     "parameters": {
-        "epochs": 1,
+        "epochs": 2,
         "batch_size": 4,
         "learning_rate": 1e-3,
         "max_tokens": 256,
