@@ -37,6 +37,8 @@ class BaseModelFilter(django_filters.FilterSet):
 
     def filter_queryset(self, queryset: BaseModelQuerySet) -> Any:
         rows = super().filter_queryset(queryset)
+        # Equal ones keep one order, so that no row is on two pages.
+        rows = rows.order_by(*rows.query.order_by, "id")
         return rows if self.form.cleaned_data.get("archived") else rows.filter(archived_at=None)
 
     def search_for(self, rows: BaseModelQuerySet, name: str, value: str) -> BaseModelQuerySet:

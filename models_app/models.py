@@ -21,7 +21,8 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
         return self.filter(status=BaseModel.Status.READY, archived_at=None)
 
     def with_related(self) -> BaseModelQuerySet:
-        return self.select_related("owner").annotate(train_count=models.Count("trains"))
+        # A count groups, and grouping forgets the model's own order.
+        return self.select_related("owner").annotate(train_count=models.Count("trains")).order_by("name", "id")
 
 
 class BaseModel(models.Model):
