@@ -156,7 +156,7 @@ def model_enqueue(model: BaseModel) -> None:
 
 def owner_check(model: BaseModel, by: User) -> None:
     """Only the owner and staff may change a model; one of the house is the staff's."""
-    if not by.is_staff and (model.owner_id is None or model.owner_id != by.pk):
+    if not by.is_staff and model.owner_id != by.pk:
         raise PermissionDenied
 
 

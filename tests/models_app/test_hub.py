@@ -135,6 +135,15 @@ def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(alice
     assert (model.path / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
+def test_weights_that_arrive_damaged_are_noticed(alice, hub, published, monkeypatch):
+    monkeypatch.setattr("models_app.importing.DOWNLOAD_TRIES", 1)
+    hub.damaged = True
+    model = download(alice)
+    assert model.status == "failed"
+    assert "arrived damaged" in model.error
+    assert not (model.import_path / "files" / "model.safetensors").exists()
+
+
 def test_no_space_is_said_before_the_download(alice, hub, published, settings):
     settings.DISK_RESERVE_BYTES = 10**18
     assert "Not enough disk space" in download(alice).error

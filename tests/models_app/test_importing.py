@@ -89,6 +89,7 @@ def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(alice, tiny_
     """With a look into the environment of the program that the template holds."""
     monkeypatch.setattr("models_app.importing.TRY_SECONDS", 8)
     monkeypatch.setenv("SECRET_KEY", "key-of-the-platform-0123456789abcdef")
+    monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_platform")
     settings.HF_TOKEN = "hf_token_of_the_platform"
     seen, look = [], Beat.look
 
