@@ -104,6 +104,14 @@
     else element.replaceChildren(`${text.slice(0, cut)} `, make("span", { className: "unit", textContent: text.slice(cut + 1) }));
   }
 
+  // How many trains run now, in the menu.
+  function running(count) {
+    const number = document.querySelector("[data-running]");
+    if (!number) return;
+    live(number, format.thousands(count));
+    number.closest(".side-count").hidden = count === 0;
+  }
+
   function toast(text, kind = "success") {
     const pictures = { success: "circle-check", error: "alert-circle", warning: "alert-triangle" };
     const box = document.getElementById("toasts");
@@ -187,7 +195,7 @@
     return element ? JSON.parse(element.textContent) : null;
   }
 
-  window.DX = { format, icon, make, live, toast, confirm, api, ApiError, poll, readJson };
+  window.DX = { format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
   if (!window.document?.body) return;
 
   document.addEventListener("click", async (event) => {

@@ -43,6 +43,7 @@
     const response = await fetch(location.href, { credentials: "same-origin" });
     if (!response.ok || response.redirected) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    DX.running(Number(fresh.querySelector("[data-running]")?.textContent.replace(/,/g, "") || 0));
     for (const part of document.querySelectorAll("[data-refresh]")) {
       const next = fresh.getElementById(part.id);
       if (next && !part.contains(document.activeElement?.closest("input, textarea"))) part.replaceWith(document.adoptNode(next));
@@ -57,6 +58,8 @@
     }
   }
 
+  const WORDS = { finished: ["has succeeded.", "success"], failed: ["has failed.", "error"], stopped: ["is stopped.", "warning"], running: ["has started.", "success"] };
+
   async function turn() {
     const train = await api(head.dataset.api);
     const changed = train.status !== status;
@@ -68,6 +71,7 @@
     if (changed || moved || saved) await refresh();
     if (!ENDED.includes(status)) show(train);
     document.dispatchEvent(new CustomEvent("train:update", { detail: train }));
+    if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
   }
 

@@ -27,6 +27,7 @@
     query.set("newest", list.dataset.newest);
     const answer = await api(`${list.dataset.liveUrl}?${query}`);
     swap(document.getElementById("strip"), answer.strip);
+    DX.running(answer.running);
     for (const row of rows()) {
       const cells = answer.rows[row.dataset.train];
       if (!cells) continue;
@@ -40,10 +41,19 @@
   }
 
   const busy = () => rows().some((row) => ["queued", "running", "stopping"].includes(row.dataset.state));
-  poll(turn, () => (busy() ? 2 : 5), {
-    failed: () => document.body.classList.add("stale"),
-    recovered: () => document.body.classList.remove("stale"),
+  const lost = document.getElementById("not-live");
+  const polling = poll(turn, () => (busy() ? 2 : 5), {
+    failed: (error, since) => {
+      document.body.classList.add("stale");
+      lost.hidden = false;
+      DX.live(lost.querySelector("div"), `Not live since ${DX.format.clock(since)}. Trains go on.`);
+    },
+    recovered: () => {
+      document.body.classList.remove("stale");
+      lost.hidden = true;
+    },
   });
+  lost.querySelector("button").addEventListener("click", () => polling.now());
   list.querySelector("[data-new]").addEventListener("click", () => location.reload());
 
   function drawBar() {
@@ -87,6 +97,13 @@
     } else if (event.target.matches(".filter-panel select")) {
       event.target.form.requestSubmit();
     }
+  });
+  // Empty filters stay out of the address.
+  document.querySelector(".list-tools").addEventListener("submit", (event) => {
+    for (const field of event.target.elements) field.disabled = field.name !== "" && field.value === "";
+  });
+  addEventListener("pageshow", () => {
+    for (const field of document.querySelector(".list-tools").elements) field.disabled = false;
   });
   bar.querySelector("[data-clear]").addEventListener("click", () => {
     chosen.clear();

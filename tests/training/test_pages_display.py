@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from core.templatetags import display
@@ -55,3 +57,16 @@ def test_units_are_set_apart_and_text_is_escaped():
     assert display.unit("73.9 MB") == '73.9 <span class="unit">MB</span>'
     assert display.unit("–") == "–"
     assert "<b>" not in display.unit("<b>1 x")
+
+
+def test_every_icon_that_a_page_names_is_in_the_sprite():
+    """A name that is not in scripts/icons.txt draws nothing and says nothing."""
+    known = set((settings.BASE_DIR / "scripts" / "icons.txt").read_text().split())
+    used = {
+        (name, path.name)
+        for folder, pattern in (("templates", "**/*.html"), ("static", "*.js"))
+        for path in (settings.BASE_DIR / folder).glob(pattern)
+        for name in re.findall(r"""(?:\{% icon |\bicon\()["']([a-z0-9-]+)""", path.read_text())
+    }
+    assert used
+    assert {(name, page) for name, page in used if name not in known} == set()
