@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import django_filters
-from django.db.models import Q
 
-from training.models import TrainRun, TrainRunQuerySet
+from core.filters import ListFilter
+from training.models import TrainRun
 
 
-class TrainFilter(django_filters.FilterSet):
-    search = django_filters.CharFilter(method="search_for", label="Name, model, dataset or #id")
+class TrainFilter(ListFilter):
+    searched = ("name", "base_model__name", "dataset__name")
     status = django_filters.MultipleChoiceFilter(choices=TrainRun.Status.choices)
     method = django_filters.CharFilter(field_name="method__slug")
     base_model = django_filters.CharFilter(field_name="base_model__slug")
@@ -36,10 +36,3 @@ class TrainFilter(django_filters.FilterSet):
     class Meta:
         model = TrainRun
         fields: tuple[str, ...] = ()
-
-    def search_for(self, rows: TrainRunQuerySet, name: str, value: str) -> TrainRunQuerySet:
-        words = Q(name__icontains=value) | Q(base_model__name__icontains=value) | Q(dataset__name__icontains=value)
-        number = value.removeprefix("#")
-        if number.isascii() and number.isdigit() and len(number) < 19:
-            words |= Q(pk=int(number))
-        return rows.filter(words)

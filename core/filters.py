@@ -1,0 +1,43 @@
+"""What every list has, on the page and in the API alike: a search, an order without ties, and archived rows apart."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import django_filters
+from django.db.models import Q, QuerySet
+
+
+class ListFilter(django_filters.FilterSet):
+    """`searched`: the fields that `search` looks into; "#7" and "7" find the row of that id too."""
+
+    searched: ClassVar[tuple[str, ...]] = ()
+    search = django_filters.CharFilter(method="search_for", label="Words, or #id")
+
+    def filter_queryset(self, queryset: QuerySet[Any]) -> Any:
+        rows = super().filter_queryset(queryset)
+        # Equal ones keep one order, so that no row is on two pages.
+        order = rows.query.order_by or rows.model._meta.ordering
+        return rows if {"id", "-id"} & set(order) else rows.order_by(*order, "id")
+
+    def search_for(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
+        words = Q()
+        for field in self.searched:
+            words |= Q(**{f"{field}__icontains": value})
+        number = value.removeprefix("#")
+        if number.isascii() and number.isdigit() and len(number) < 19:
+            words |= Q(pk=int(number))
+        return rows.filter(words)
+
+
+class ArchivableFilter(ListFilter):
+    """For rows with `archived_at`."""
+
+    archived = django_filters.BooleanFilter(method="show_archived", label="Only archived ones; they are left out else")
+
+    def filter_queryset(self, queryset: QuerySet[Any]) -> Any:
+        rows = super().filter_queryset(queryset)
+        return rows if self.form.cleaned_data.get("archived") else rows.filter(archived_at=None)
+
+    def show_archived(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
+        return rows.exclude(archived_at=None) if value else rows
