@@ -125,11 +125,7 @@ def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finis
         events = [json.loads(line) for line in path.read_text().splitlines()]
         return [event["values"]["loss"] for event in events if event["type"] == "metrics" and event["split"] == "train"]
 
-    (again,) = [
-        path
-        for path in directory.parent.rglob("events.jsonl")
-        if path.parent != directory and str(finished["id"]) in str(path)
-    ]
+    (again,) = (directory / "repeats").rglob("events.jsonl")
     assert losses(again) == losses(directory / "events.jsonl")
 
 

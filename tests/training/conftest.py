@@ -1,9 +1,11 @@
 """Rows of trains without their files; what runs for real stands in test_real_trains.py."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
 
+from core.store import runs_folder
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
@@ -13,6 +15,8 @@ from training.models import TrainRun
 @pytest.fixture
 def make_train(alice) -> Callable[..., TrainRun]:
     """A train of Alice's with the given fields."""
+    # Ids begin at 1 in every test, and the files of another test's train of that id would be taken for its own.
+    shutil.rmtree(runs_folder(), ignore_errors=True)
     method = TrainingMethod.objects.create(slug="lora-test", name="LoRA", description="-", needs="-", recipe="sft")
     model = BaseModel.objects.create(name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready")
     data = Dataset.objects.create(
