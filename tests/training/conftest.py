@@ -1,4 +1,4 @@
-"""Rows of trains without their files; what runs for real stands in test_real_trains.py."""
+"""Rows of trains without their files; what runs for real stands in tests/e2e."""
 
 import shutil
 from collections.abc import Callable
