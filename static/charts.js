@@ -43,12 +43,15 @@
   // The y range for values between low and high: widened to whole steps, and never narrower than `before`, so that
   // a live chart does not shrink and jump. Returns {min, max, step}.
   function widen(before, low, high, count = 4) {
+    // A range that was made up around one value binds nobody: a learning rate that starts at 0 is not drawn up to 0.5.
+    if (before?.madeUp) before = null;
     if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
     if (before && low === before.min && high === before.max) return before;
     // The same value again and again, but for what smoothing adds in its last digit.
-    if (high - low <= Math.abs(high) * 1e-9) { const room = Math.abs(low) * 0.1 || 0.5; low = low >= 0 ? Math.max(0, low - room) : low - room; high += room; }
+    const madeUp = high - low <= Math.abs(high) * 1e-9;
+    if (madeUp) { const room = Math.abs(low) * 0.1 || 0.5; low = low >= 0 ? Math.max(0, low - room) : low - room; high += room; }
     const step = niceStep(high - low, count);
-    return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step };
+    return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step, madeUp };
   }
 
   // 1, 2 or 5 times a power of ten: the next one at or below (up: above) a positive value.

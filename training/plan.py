@@ -123,7 +123,8 @@ def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_mod
         )
     elif plan.cut:
         share = plan.cut / plan.total
-        text = f"{plan.cut:,} rows ({share:.1%}) will be cut. They lose the end of the answer"
+        rows, they = (f"{plan.cut:,} rows", "They lose") if plan.cut > 1 else ("1 row", "It loses")
+        text = f"{rows} ({share:.1%}) will be cut. {they} the end of the answer"
         lost = (
             f", and {plan.lost:,} lose it whole and are left out."
             if plan.lost

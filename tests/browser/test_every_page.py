@@ -93,3 +93,14 @@ def test_the_menu_and_the_form_work_from_the_keyboard(open_page):
     page.locator("[data-continue]").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/trains/new/sft/**")
+
+
+def test_a_chart_forgets_the_range_that_it_made_up_around_its_first_value(open_page, things):
+    """A learning rate starts at 0 with warm-up; the range drawn then must not press the rest of the curve flat."""
+    page = open_page()
+    page.goto(f"/trains/{things['run']}/evaluation/")
+    first = page.evaluate("() => DXCharts.widen(null, 0, 0, 2)")
+    later = page.evaluate("(first) => DXCharts.widen(first, 0, 2e-4, 2)", first)
+    assert first["max"] == 0.5
+    assert later["max"] <= 4e-4
+    assert page.evaluate("(later) => DXCharts.widen(later, 0, 1e-4, 2).max", later) == later["max"]
