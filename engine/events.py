@@ -21,12 +21,14 @@ from engine.failures import TrainError
 from engine.job import Job
 from engine.parameters import TrainParameters
 from engine.plan import total_steps
+from engine.recipes.registry import Objective
 from engine.rundir import checkpoint_is_whole, checkpoint_seal, checkpoints, folder_size
 
 # Broken weights never mend: three lines without a loss are enough.
 DIVERGED_AFTER = 3
-EVAL_METRICS = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
-TRAIN_METRICS = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "num_tokens", "aux_loss")
+# What the trainer logs besides that is no measure of the train, or is told elsewhere.
+NO_METRICS = ("epoch", "step", "step_time", "total_flos", "num_input_tokens_seen", "eval_num_tokens")
+NO_METRIC_ENDINGS = ("_runtime", "_per_second", "_per_step", "_preparation_time")
 LEFT_OUT_OF_CHECKPOINTS = ("training_args.bin", "README.md")
 
 
@@ -70,9 +72,10 @@ class Plan:
 class Watch(TrainerCallback):
     """Hooks are called in the order on_step_begin, on_step_end, on_log, on_evaluate, on_save."""
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, plan: Plan, objective: Objective) -> None:
         self.job = job
         self.plan = plan
+        self.objective = objective
         self.seconds = 0.0
         self.step_began = 0.0
         self.logged_tokens = 0.0
@@ -118,13 +121,13 @@ class Watch(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = logs or {}
-        if "loss" in logs:
-            self._train_metrics(state, logs)
-        elif "eval_loss" in logs:
+        if any(name.startswith("eval_") for name in logs):
             self._eval_metrics(state, logs)
+        elif "loss" in logs:
+            self._train_metrics(state, logs)
 
     def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
-        values = {name: float(logs[name]) for name in TRAIN_METRICS if name in logs}
+        values = numbers(logs)
         epoch, tokens = state.epoch or 0.0, values.get("num_tokens", 0.0)
         if self.seconds > 0:
             values["tokens_per_second"] = round(max(0.0, tokens - self.logged_tokens) / self.seconds, 2)
@@ -135,10 +138,14 @@ class Watch(TrainerCallback):
         self.last |= values
         self.job.emit("metrics", step=state.global_step, epoch=round(epoch, 6), split="train", values=values)
         self.job.say(
-            f"step {state.global_step}/{self.plan.total_steps}  epoch {epoch:.2f}  loss {values['loss']:.4f}  "
+            f"step {state.global_step}/{self.plan.total_steps}  epoch {epoch:.2f}  {self._told(values)}"
             f"learning rate {values.get('learning_rate', 0):.2e}  {values.get('tokens_per_second', 0):.0f} tokens/s"
         )
         self._judge(values["loss"])
+
+    def _told(self, values: dict[str, float]) -> str:
+        names = dict.fromkeys((self.objective.train, "loss"))
+        return "".join(f"{name} {values[name]:.4f}  " for name in names if name in values)
 
     def _judge(self, loss: float) -> None:
         """Raises TrainError once the loss is no number several times in a row."""
@@ -155,16 +162,15 @@ class Watch(TrainerCallback):
             )
 
     def _eval_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
-        values = {name: float(logs[name]) for name in EVAL_METRICS if name in logs}
-        loss = values["eval_loss"]
-        values["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
-        self.evaluations[state.global_step] = loss
+        values = numbers(logs)
+        name = self.objective.evaluation
+        self.evaluations[state.global_step] = values.get(name, math.nan)
         self.last |= values
         self.job.emit(
             "metrics", step=state.global_step, epoch=round(state.epoch or 0.0, 6), split="eval", values=values
         )
         self.job.say(
-            f"evaluation at step {state.global_step}  loss {loss:.4f}  perplexity {values['eval_perplexity']:.2f}"
+            f"evaluation at step {state.global_step}  {self.objective.title.lower()} {values.get(name, math.nan):.4f}"
         )
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -188,7 +194,7 @@ class Watch(TrainerCallback):
             "checkpoint",
             step=step,
             epoch=round(state.epoch or 0.0, 6),
-            eval_loss=self.evaluations.get(step),
+            value=self.evaluations.get(step),
             size_bytes=size,
             pruned=self.prune(),
         )
@@ -204,11 +210,21 @@ class Watch(TrainerCallback):
             if checkpoint_is_whole(folder, hashes=False)
         ]
         measured = [step for step, _ in whole if math.isfinite(self.evaluations.get(step, math.nan))]
-        best = min(measured, key=lambda step: self.evaluations[step], default=None)
+        better = max if self.objective.higher_is_better else min
+        best = better(measured, key=lambda step: self.evaluations[step], default=None)
         pruned = [(step, folder) for step, folder in whole[self.plan.save_total_limit :] if step != best]
         for _, folder in pruned:
             shutil.rmtree(folder)
         return sorted(step for step, _ in pruned)
+
+
+def numbers(logs: dict[str, Any]) -> dict[str, float]:
+    """The metrics among what the trainer logs."""
+    return {
+        name: float(value)
+        for name, value in logs.items()
+        if isinstance(value, int | float) and name not in NO_METRICS and not name.endswith(NO_METRIC_ENDINGS)
+    }
 
 
 def peak_memory() -> int:

@@ -56,9 +56,8 @@ def fit_check(model: Any, tokenizer: Any) -> None:
         )
 
 
-def max_tokens_of(job: Job, model: Any) -> int:
+def max_tokens_of(job: Job, model: Any, wanted: int) -> int:
     """Max tokens as asked for, or what the model can read where that is less."""
-    wanted = job.parameters.max_tokens
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
     if wanted > context:
         job.warn("context_length", f"{job.spec.base_model_name} reads at most {context:,} tokens: rows are cut there.")

@@ -9,10 +9,13 @@ Imports neither torch nor any training library: the web process uses this module
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from engine import plan
+from engine.options import OptionProblem, options_check
 
 GROUPS = ("Data", "Training", "LoRA", "Method", "Evaluation and saving", "Hardware")
 
@@ -31,6 +34,7 @@ def parameter(
     advanced: bool = False,
     active_when: dict[str, Any] | None = None,
     default_on_cpu: Any = None,
+    needs: Literal["", "cuda"] = "",
     choice_titles: dict[str, str] | None = None,
     **bounds: Any,
 ) -> Any:
@@ -39,6 +43,7 @@ def parameter(
     percent: the value is a share (0.05); the form shows it times 100 with a percent sign.
     active_when: {other field: value or list of values}; the field has no effect otherwise, and is hidden.
     default_on_cpu: the default where the worker has no GPU.
+    needs: "cuda" where anything but the default is refused without a GPU.
     choice_titles: what a person reads for each value of a Literal.
     bounds: pydantic's gt, ge, lt, le, min_length, max_length.
     """
@@ -52,6 +57,7 @@ def parameter(
         "advanced": advanced,
         "active_when": active_when,
         "default_on_cpu": default_on_cpu,
+        "needs": needs,
         "choice_titles": choice_titles,
     }
     kept = {key: value for key, value in extra.items() if value not in (None, "", False)}
@@ -63,10 +69,8 @@ def refuse(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
 
 
-class TrainParameters(BaseModel):
-    """What every method has. Unknown names are refused, numbers must be finite."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+class LengthParameters(BaseModel):
+    """For methods that learn from whole rows. Named behind TrainParameters, so that this field comes first."""
 
     max_tokens: int = parameter(
         1024,
@@ -78,6 +82,15 @@ class TrainParameters(BaseModel):
         ge=16,
         le=1_048_576,
     )
+
+
+class TrainParameters(BaseModel):
+    """What every method has. Unknown names are refused, numbers must be finite."""
+
+    recipe: ClassVar[str]
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
     max_samples: int | None = parameter(
         None, "Max samples", "Use only the first rows. Blank: all.", group="Data", unit="rows", advanced=True, ge=1
     )
@@ -334,7 +347,16 @@ class TrainParameters(BaseModel):
         "Load the base model in fewer bits to save memory. Needs a GPU.",
         group="Hardware",
         advanced=True,
+        needs="cuda",
         choice_titles={"none": "None", "8-bit": "8-bit", "4-bit": "4-bit"},
+    )
+    use_liger_kernel: bool = parameter(
+        False,
+        "Liger kernels",
+        "Faster layers that save memory. Needs a GPU.",
+        group="Hardware",
+        advanced=True,
+        needs="cuda",
     )
     gradient_checkpointing: bool = parameter(
         False, "Gradient checkpointing", "Trades time for memory.", group="Hardware", advanced=True
@@ -355,18 +377,43 @@ class TrainParameters(BaseModel):
             self.epochs = None
         elif self.epochs is None:
             raise refuse("epochs", "Give epochs or max steps.")
-        device = (info.context or {}).get("device")
-        if device == "cpu" and self.quantization != "none":
-            raise refuse(
-                "quantization", f"{self.quantization} loading needs a GPU, and this worker has none. Choose None."
-            )
-        if device == "cpu" and self.precision == "fp16":
-            raise refuse("precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.")
+        if (info.context or {}).get("device") == "cpu":
+            self.check_cpu()
         if self.quantization != "none" and self.adapter != "lora":
             raise refuse(
                 "quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter."
             )
         return self
+
+    @field_validator("more")
+    @classmethod
+    def check_more(cls, more: dict[str, Any]) -> dict[str, Any]:
+        """Only options that the trainer has and that are offered, with values that fit them."""
+        try:
+            return options_check(cls.recipe, more)
+        except OptionProblem as problem:
+            raise refuse("more", str(problem)) from problem
+
+    def check_cpu(self) -> None:
+        """What a worker without a GPU cannot do."""
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if not isinstance(extra, dict) or extra.get("needs") != "cuda":
+                continue
+            value = getattr(self, name)
+            if value != field.default:
+                what = field.title if value is True else f"{value} loading"
+                raise refuse(name, f"{what}: this needs a GPU, and this worker has none. Leave it off.")
+        if self.precision == "fp16":
+            raise refuse("precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.")
+
+    def rows_per_step(self) -> int:
+        """Rows of the dataset that one optimizer step learns from, on one device."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    def steps_per_epoch(self, train_rows: int) -> int:
+        """Optimizer steps in one pass over the training rows, on one device."""
+        return plan.steps_per_epoch(train_rows, self.batch_size, self.gradient_accumulation_steps)
 
     def alpha(self) -> int:
         """LoRA's alpha: twice the rank until it is given."""

@@ -65,6 +65,17 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class Resource:
+    """A file or folder that a parameter names: a trained reward model (`base_path`: the model its adapter belongs to),
+    or a reward function's file. `sha256` is of the file, "" for a folder."""
+
+    path: str
+    sha256: str = ""
+    name: str = ""
+    base_path: str = ""
+
+
+@dataclass(frozen=True)
 class Spec:
     """What to train, complete: a run can be repeated from this file and the files it names."""
 
@@ -78,6 +89,7 @@ class Spec:
     base_model_sha256: str
     dataset: DataFile
     evaluation_dataset: DataFile | None = None
+    resources: dict[str, Resource] = field(default_factory=dict)
     system_prompt: str = ""
     attempt: int = 1
     resume_from: str | None = None
@@ -94,6 +106,12 @@ class Spec:
         for key in ("dataset", "evaluation_dataset"):
             if values.get(key) is not None:
                 values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
+        resources = values.get("resources", {})
+        if not isinstance(resources, dict):
+            raise SpecError("spec.json, resources does not hold an object.")
+        values["resources"] = {
+            name: _build(Resource, item, where=f"spec.json, resources, {name}") for name, item in resources.items()
+        }
         return _build(cls, values, where="spec.json")
 
 

@@ -1,108 +1,33 @@
-"""TRL's trainer with our order of rows, and what makes it fast on a CPU."""
+"""What all trainers share: options, seams, and what makes them fast on a CPU."""
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 import torch
 import trl.kernels.chunked_logprob as head_kernels
 import trl.trainer.utils as head
-from torch.utils.data import Sampler
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
-from trl.trainer.sft_trainer import SFTTrainer
 
 from engine.hardware import Device, Precision, memory_keep
 from engine.job import Job
 
-IGNORED = -100
-POOL_BATCHES = 16
 # Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
 CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
 
 
-class GroupedByLength(Sampler[int]):
-    """Rows in random order, with rows of like length in one batch, so that little is computed on padding.
-
-    The order depends on seed and epoch alone: the same before and after a resume, and the same for 2 batches of 4 rows
-    added up as for one of 8. A last batch that is not full stays last.
-    """
-
-    def __init__(self, lengths: Sequence[int], effective_batch: int, seed: int) -> None:
-        self.lengths = lengths
-        self.effective_batch = effective_batch
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        draw = random.Random(self.seed * 1_000_003 + self.epoch)  # noqa: S311 - an order, no secret
-        order = list(range(len(self.lengths)))
-        draw.shuffle(order)
-        full = len(order) - len(order) % self.effective_batch
-        pool = self.effective_batch * POOL_BATCHES
-        batches: list[list[int]] = []
-        for start in range(0, full, pool):
-            rows = sorted(order[start : min(start + pool, full)], key=lambda row: self.lengths[row])
-            batches += [rows[at : at + self.effective_batch] for at in range(0, len(rows), self.effective_batch)]
-        draw.shuffle(batches)
-        for batch in (*batches, order[full:]):
-            yield from batch
-
-
-class Trainer(SFTTrainer):
-    """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies."""
-
-    def __init__(self, *arguments: Any, grouped: bool, **options: Any) -> None:
-        self.grouped = grouped
-        self.measured: list[tuple[float, int]] = []
-        super().__init__(*arguments, **options)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self.grouped:
-            return super()._get_train_sampler(train_dataset)
-        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        return GroupedByLength(
-            lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
-        )
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        found: Any = super().compute_loss(  # type: ignore[no-untyped-call]
-            model, inputs, return_outputs, num_items_in_batch
-        )
-        if not model.training:
-            loss = found[0] if return_outputs else found
-            self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))
-        return found
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Means over all held-out tokens. The trainer's own are means of batches: another batch size, another loss."""
-        if "eval_loss" in logs and (total := sum(tokens for _, tokens in self.measured)):
-            logs["eval_loss"] = sum(loss * tokens for loss, tokens in self.measured) / total
-            for name in ("entropy", "mean_token_accuracy"):
-                values = zip(self._metrics["eval"][name], self.measured, strict=True)
-                self._metrics["eval"][name] = [sum(value * tokens for value, (_, tokens) in values) / total]
-        self.measured.clear()
-        super().log(logs, start_time)
+class Seams:
+    """What every trainer of ours does its own way; named before TRL's trainer in the list of bases."""
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """None in checkpoints: ours is written once, beside the finished model."""
 
-    def checkpoint_now(self) -> None:
+    def checkpoint_now(self: Any) -> None:
         """Write a checkpoint outside the training loop, where an evaluation was broken off."""
-        self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
+        self._save_checkpoint(self.model, trial=None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
 
@@ -127,6 +52,7 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
         "use_cpu": device.kind == "cpu",
         "dataloader_pin_memory": device.kind == "cuda",
         "gradient_checkpointing": given.gradient_checkpointing,
+        "use_liger_kernel": given.use_liger_kernel,
         "logging_steps": given.logging_steps,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,

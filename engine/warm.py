@@ -20,6 +20,10 @@ MODULES = (
     "datasets",
     "accelerate",
     "trl.trainer.sft_trainer",
+    "trl.trainer.dpo_trainer",
+    "trl.trainer.kto_trainer",
+    "trl.trainer.reward_trainer",
+    "trl.trainer.grpo_trainer",
     "engine.recipes.sft.recipe",
 )
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")

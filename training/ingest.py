@@ -148,7 +148,7 @@ class _Batch:
             {
                 "step": int(event["step"]),
                 "epoch": float(event.get("epoch") or 0),
-                "eval_loss": event.get("eval_loss"),
+                "eval_loss": event.get("value"),
                 "size_bytes": int(event.get("size_bytes") or 0),
                 "time": event["time"],
             }

@@ -6,9 +6,30 @@ from dataclasses import dataclass
 
 from engine.options import more_options
 from engine.parameters import TrainParameters
+from engine.recipes.dpo.parameters import DpoParameters
+from engine.recipes.grpo.parameters import GrpoParameters
+from engine.recipes.kto.parameters import KtoParameters
+from engine.recipes.ppo.parameters import PpoParameters
+from engine.recipes.reward.parameters import RewardParameters
 from engine.recipes.sft.parameters import SftParameters
 
-__all__ = ["RECIPES", "Recipe", "more_options"]
+__all__ = ["LOSS", "RECIPES", "REWARD", "Objective", "Recipe", "more_options"]
+
+CONVERSATIONS = ("messages", "conversations", "prompt-completion", "alpaca", "question-answer")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric by which a train is judged: what lists show, and which checkpoint is the best one."""
+
+    title: str
+    train: str
+    evaluation: str
+    higher_is_better: bool = False
+
+
+LOSS = Objective("Loss", "loss", "eval_loss")
+REWARD = Objective("Reward", "reward", "eval_reward", higher_is_better=True)
 
 
 @dataclass(frozen=True)
@@ -19,16 +40,23 @@ class Recipe:
     title: str
     parameters: type[TrainParameters]
     formats: tuple[str, ...]
+    objective: Objective = LOSS
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        Recipe("sft", "Supervised fine-tuning", SftParameters, (*CONVERSATIONS, "text")),
+        Recipe("dpo", "Direct preference optimisation", DpoParameters, ("preference",)),
+        Recipe("kto", "Learning from rated answers (KTO)", KtoParameters, ("kto", "preference")),
+        Recipe("reward", "Reward model", RewardParameters, ("preference",)),
         Recipe(
-            name="sft",
-            title="Supervised fine-tuning",
-            parameters=SftParameters,
-            formats=("messages", "conversations", "prompt-completion", "alpaca", "question-answer", "text"),
+            "grpo", "Group relative policy optimisation", GrpoParameters,
+            (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
+        ),
+        Recipe(
+            "ppo", "Proximal policy optimisation", PpoParameters,
+            (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
         ),
     )
-}
+}  # fmt: skip

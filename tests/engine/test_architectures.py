@@ -6,7 +6,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import engine.recipes.sft.recipe as recipe
+from engine import session
 from tests.engine.runs import train
 from tests.tiny import ARCHITECTURES, tiny_model
 
@@ -20,13 +20,13 @@ def model_folder(request, tmp_path):
 def trained(monkeypatch):
     """The model in memory as it stands when it is saved."""
     kept = {}
-    save = recipe.model_save
+    save = session.model_save
 
     def keep(job, model, *arguments):
         kept["model"] = model
         return save(job, model, *arguments)
 
-    monkeypatch.setattr(recipe, "model_save", keep)
+    monkeypatch.setattr(session, "model_save", keep)
     return kept
 
 

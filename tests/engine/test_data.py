@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine.data import IGNORED, prepare
 from engine.job import Job
 from engine.main import job_read
 from engine.plan import holdout_rows
+from engine.recipes.sft.data import IGNORED, prepare
 from engine.render import Renderer, tokenizer_load
 from engine.rundir import DataFile, EventWriter, file_sha256
 from tests.engine.runs import prepare as prepare_run

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from engine.hardware import Device, precision_choose, thread_count
-from engine.options import OFFERED, RECIPES_FOLDER, catalogue_text
+from engine.offered import BY_RECIPE
+from engine.options import RECIPES_FOLDER, catalogue_text
 from engine.recipes.registry import RECIPES, more_options
-from engine.trainer import GroupedByLength
+from engine.recipes.sft.trainer import GroupedByLength
 from tests.engine.runs import Run, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,7 +164,7 @@ def test_the_list_of_other_options_is_fresh(recipe):
     assert (RECIPES_FOLDER / recipe / "options.json").read_text() == catalogue_text(recipe), (
         "run python -m engine.options"
     )
-    assert set(more_options(recipe)) == set(OFFERED[recipe])
+    assert set(more_options(recipe)) == set(BY_RECIPE[recipe])
 
 
 def test_no_option_is_offered_that_runs_code_or_writes_elsewhere():

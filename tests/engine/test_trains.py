@@ -9,6 +9,7 @@ import pytest
 from engine.__main__ import main as by_hand
 from engine.events import Plan, Watch
 from engine.main import job_read
+from engine.recipes.registry import LOSS
 from engine.rundir import (
     EventWriter,
     checkpoint_is_whole,
@@ -79,10 +80,10 @@ def test_samples_answer_the_same_held_out_prompts_before_and_after(whole):
 def test_the_last_checkpoint_is_kept_and_the_best_besides(whole):
     events = whole.of("checkpoint")
     assert [event["step"] for event in events] == [5, 10, 15]
-    assert all(event["eval_loss"] == whole.losses("eval")[event["step"]] for event in events)
+    assert all(event["value"] == whole.losses("eval")[event["step"]] for event in events)
     kept = {step for step, folder in checkpoints(whole.directory) if checkpoint_is_whole(folder)}
     pruned = {step for event in events for step in event["pruned"]}
-    best = min(events, key=lambda event: event["eval_loss"])["step"]
+    best = min(events, key=lambda event: event["value"])["step"]
     assert kept == {15, best}
     assert pruned == {5, 10, 15} - kept
     assert not list(whole.directory.rglob("training_args.bin"))
@@ -91,7 +92,7 @@ def test_the_last_checkpoint_is_kept_and_the_best_besides(whole):
 def test_the_best_checkpoint_outlives_the_last_ones(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny)
     plan = Plan(20, total_steps=20, steps_per_epoch=5, evaluate_every=5, save_every=5, save_total_limit=1)
-    watch = Watch(job_read(directory, EventWriter(directory)), plan)
+    watch = Watch(job_read(directory, EventWriter(directory)), plan, LOSS)
     watch.evaluations = {5: 1.0, 10: 0.5, 15: 0.8, 20: math.nan}
     for step in (5, 10, 15, 20):
         folder = directory / "checkpoints" / f"checkpoint-{step}"
@@ -161,10 +162,10 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
     """Our switch in TRL's output layer for CPUs changes speed, not results."""
     import trl.trainer.utils as head
 
-    import engine.recipes.sft.recipe as recipe
+    from engine import session
 
     fast = train(tmp_path / "fast", tiny)
-    monkeypatch.setattr(recipe, "settle", lambda device, seed: __import__("transformers").set_seed(seed))
+    monkeypatch.setattr(session, "settle", lambda device, seed: __import__("transformers").set_seed(seed))
     monkeypatch.setattr(head, "_use_triton", lambda device: False)
     monkeypatch.setattr(head, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
     slow = train(tmp_path / "slow", tiny)

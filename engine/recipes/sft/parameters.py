@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
-from pydantic import field_validator
-
-from engine.options import OptionProblem, options_check
-from engine.parameters import TrainParameters, parameter, refuse
+from engine.parameters import LengthParameters, TrainParameters, parameter
 
 
-class SftParameters(TrainParameters):
+class SftParameters(TrainParameters, LengthParameters):
     """Supervised fine-tuning."""
+
+    recipe: ClassVar[str] = "sft"
 
     answers_only: bool = parameter(
         True,
@@ -36,12 +35,3 @@ class SftParameters(TrainParameters):
         ge=0,
         le=50,
     )
-
-    @field_validator("more")
-    @classmethod
-    def check_more(cls, more: dict[str, Any]) -> dict[str, Any]:
-        """Only options that the trainer has and that are offered, with values that fit them."""
-        try:
-            return options_check("sft", more)
-        except OptionProblem as problem:
-            raise refuse("more", str(problem)) from problem

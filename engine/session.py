@@ -1,0 +1,152 @@
+"""What every recipe does alike, in order: load the model, tell the start, measure, train, save, measure again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+
+from engine.card import Facts, card_write
+from engine.events import Plan, Watch
+from engine.failures import Stopped, TrainError
+from engine.hardware import Device, Precision, detect, precision_choose
+from engine.job import Job
+from engine.model import fit_check, model_load, model_save, parameter_counts
+from engine.recipes.registry import RECIPES
+from engine.render import tokenizer_load
+from engine.trainer import quiet, settle, trainer_options
+
+VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
+
+# Tells samples as events: what the model says (or how it scores) now. Called with "before" and 0, "after" and the step.
+Sampler = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """`train` and `evaluation` are what the trainer gets; `left_out` cannot be learned from under the parameters."""
+
+    train: int
+    evaluation: int
+    left_out: int = 0
+
+
+@dataclass
+class Session:
+    """The loaded base model and its device. `model` is what will be trained: a recipe puts the adapter on it."""
+
+    job: Job
+    device: Device
+    precision: Precision
+    tokenizer: Any
+    model: Any
+    parameter_count: int
+
+    @classmethod
+    def open(cls, job: Job, load: Callable[..., Any] = model_load) -> Session:
+        """Load the base model with `load`, which takes (folder, precision, device, parameters)."""
+        spec, given = job.spec, job.parameters
+        job.say(f"{spec.name}: {spec.method} on {spec.base_model_name}, attempt {spec.attempt}")
+        job.phase("loading model")
+        quiet()
+        device = detect()
+        settle(device, given.seed)
+        precision = precision_choose(given.precision, device, adapter=given.adapter == "lora")
+        folder = Path(spec.base_model_path)
+        tokenizer = tokenizer_load(folder)
+        model: Any = load(folder, precision, device, given)
+        fit_check(model, tokenizer)
+        parameter_count, _ = parameter_counts(model)
+        job.say(f"{parameter_count:,} weights on {device.name}, {precision.name}, {device.threads} threads")
+        job.stop_check()
+        job.phase("preparing data")
+        return cls(job, device, precision, tokenizer, model, parameter_count)
+
+    def options(self, config: Callable[..., Any], **own: Any) -> Any:
+        """The trainer's options: every method's, this method's `own`, and those asked for by their own name."""
+        given = self.job.parameters
+        options = trainer_options(self.job, self.device, self.precision) | own
+        try:
+            return config(**options | {name: value for name, value in given.more.items() if value is not None})
+        except (TypeError, ValueError, ImportError) as error:
+            raise TrainError(
+                "bad_option", f"The trainer refuses an option: {error}", "Copy the train and correct it."
+            ) from error
+
+    def run(self, trainer: Any, rows: RowCounts, sample: Sampler) -> bool:
+        """Train to the end or to a stop; write events, checkpoints and model/. Returns whether it came to its end.
+
+        `trainer` is a transformers Trainer with engine.trainer.Seams. What it holds out is measured before the first
+        step, unless the train goes on from a checkpoint.
+        """
+        job, objective = self.job, RECIPES[self.job.spec.recipe].objective
+        plan = Plan.of(job.parameters, rows.train, rows.evaluation, len(trainer.get_train_dataloader()))
+        watch = Watch(job, plan, objective)
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.add_callback(watch)
+        _, trainable_count = parameter_counts(trainer.model)
+        self._tell_start(plan, rows, trainable_count)
+
+        watch.enter("evaluating")
+        sample("before", 0)
+        if rows.evaluation and job.spec.resume_from is None:
+            trainer.evaluate()
+        job.stop_check()
+
+        try:
+            trainer.train(resume_from_checkpoint=job.checkpoint_given())
+        except Stopped:
+            # Asked for in the midst of an evaluation: the step before it is complete.
+            trainer.checkpoint_now()
+        step = trainer.state.global_step
+        is_stopped = step < plan.total_steps
+
+        watch.enter("saving")
+        facts = Facts(
+            device=self.device.name, precision=self.precision.name, versions=versions(),
+            parameter_count=self.parameter_count, trainable_count=trainable_count,
+            train_rows=rows.train, eval_rows=rows.evaluation, step=step, total_steps=plan.total_steps,
+            metrics=watch.last, is_adapter=job.parameters.adapter == "lora", is_stopped=is_stopped,
+        )  # fmt: skip
+        model_bytes = model_save(job, trainer.model, self.tokenizer, self.precision, card_write(job, facts))
+        job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
+        watch.enter("evaluating")
+        sample("after", step)
+        if is_stopped:
+            job.emit("stopped", step=step, model_bytes=model_bytes)
+            job.say(f"Stopped after step {step:,}.")
+        else:
+            job.emit("finished", step=step, model_bytes=model_bytes, metrics=watch.last)
+            job.say("Finished.")
+        return not is_stopped
+
+    def _tell_start(self, plan: Plan, rows: RowCounts, trainable_count: int) -> None:
+        self.job.emit(
+            "started",
+            device=asdict(self.device),
+            versions=versions(),
+            precision=self.precision.name,
+            parameter_count=self.parameter_count,
+            trainable_count=trainable_count,
+            train_rows=rows.train,
+            eval_rows=rows.evaluation,
+            left_out_rows=rows.left_out,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            evaluate_every=plan.evaluate_every,
+        )
+        given = self.job.parameters
+        self.job.say(
+            f"{plan.total_steps:,} steps of {given.batch_size * given.gradient_accumulation_steps} rows, "
+            f"{trainable_count:,} weights to train"
+        )
+
+
+def versions() -> dict[str, str]:
+    return {name: str(library.__version__) for name, library in VERSIONS.items()}
