@@ -7,6 +7,7 @@ from functools import partial
 from trl.trainer.sft_config import SFTConfig
 
 from engine import samples
+from engine.fast.choose import switch_on
 from engine.job import Job
 from engine.model import adapter_add, max_tokens_of, stop_tokens_learn
 from engine.recipes.sft.data import prepare
@@ -35,12 +36,15 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     stop_tokens_learn(model, tokenizer, data.turn_ends)
+    paths = switch_on(job, model, session.device)
     trainer = Trainer(
         model=model,
         args=session.options(
             SFTConfig,
-            max_length=max_tokens,
+            # Without packing the rows are cut already.
+            max_length=max_tokens if given.packing else None,
             packing=given.packing,
+            padding_free=paths.segments,
             neftune_noise_alpha=given.neftune_noise_alpha or None,
             # Without packing the rows are cut and labelled already; preparing them again would only copy them.
             dataset_kwargs={"skip_prepare_dataset": not given.packing},
@@ -48,7 +52,7 @@ def train(job: Job) -> bool:
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         processing_class=tokenizer,
-        grouped=not (given.packing or given.more.get("train_sampling_strategy")),
+        grouped=not (paths.segments or given.packing or given.more.get("train_sampling_strategy")),
     )
     rows = RowCounts(data.train_rows, data.eval_rows, data.left_out_rows)
     return session.run(trainer, rows, partial(samples.write, job, trainer.model, tokenizer, prompts))

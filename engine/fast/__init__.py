@@ -1,0 +1,1 @@
+"""What makes training fast on a processor. The plain path computes the same; tests hold the two together."""
