@@ -17,7 +17,8 @@ from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.services import may_change, uses_count
-from engine.formats import FORMATS, is_readable, nearest
+from engine.detect import nearest
+from engine.formats import FORMATS
 
 PREVIEW_ROWS = 5
 PROBLEM_ROWS = 20
@@ -65,7 +66,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "format": FORMATS.get(dataset.format),
         "uses": uses_count(dataset),
         "checking": checking,
-        "readable": is_readable(dataset.format),
+        "readable": dataset.format in FORMATS,
         "raw": query.get("view") == "raw",
     }
     if checking:
@@ -75,8 +76,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     if dataset.status == Dataset.Status.FAILED and dataset.columns and not dataset.format:
         near = nearest([column["name"] for column in dataset.columns])
         chosen, columns = columns_offered(dataset, query.get("format", "") or near[0].slug)
-        readable = [item for item in FORMATS.values() if is_readable(item.slug)]
-        context |= {"nearest": near, "map_format": chosen, "map_columns": columns, "map_formats": readable}
+        context |= {"nearest": near, "map_format": chosen, "map_columns": columns, "map_formats": FORMATS.values()}
     return context
 
 

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 from datasets_app.models import Dataset
-from engine.formats import Example, RowProblem, is_readable, to_example
+from engine.examples import Example, RowProblem, to_example
+from engine.formats import FORMATS
 from engine.rows import FileProblem, Mark, Row, read_rows
 
 TEXT_LIMIT = 20_000
@@ -63,7 +64,7 @@ def _seen(dataset: Dataset, row: Row) -> Seen:
         problem = {"field": "", "value": row.raw, "reason": row.problem}
         return Seen(row.line, None, None, problem)
     values, whole = shorten(row.values)
-    if not is_readable(dataset.format):
+    if dataset.format not in FORMATS:
         return Seen(row.line, values, None, None, not whole)
     try:
         example = to_example(row.values, dataset.format, dataset.column_map)
@@ -78,8 +79,9 @@ def _shorten_example(example: Example) -> tuple[Example, bool]:
     if example.text is not None:
         text, whole = shorten(example.text)
         return Example(text=text), whole
-    messages, whole = shorten(example.messages)
-    return Example(messages=messages), whole
+    turns = {side: shorten(getattr(example, side)) for side in ("messages", "chosen", "rejected")}
+    shown = Example(label=example.label, **{side: shortened for side, (shortened, _) in turns.items()})
+    return shown, all(whole for _, whole in turns.values())
 
 
 def shorten(value: Any) -> tuple[Any, bool]:

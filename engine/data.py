@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.examples import Example
 from engine.failures import TrainError
-from engine.formats import Example
 from engine.job import Job
 from engine.lengths import examples
 from engine.plan import HOLDOUT_LIMIT, holdout_rows

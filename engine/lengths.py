@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.examples import Example, RowProblem, to_example
 from engine.failures import explain
-from engine.formats import Example, RowProblem, to_example
 from engine.render import Renderer, tokenizer_load
 from engine.rows import read_rows
 
@@ -35,13 +35,21 @@ def count(renderer: Renderer, rows: Iterator[Example]) -> dict[str, dict[str, in
     lengths: Counter[int] = Counter()
     prompts: Counter[int] = Counter()
     for example in rows:
-        tokens = renderer.tokens(example)
-        lengths[len(tokens.ids)] += 1
-        prompts[tokens.prompt_length] += 1
+        rendered = [renderer.tokens(variant) for variant in variants(example)]
+        longest = max(rendered, key=lambda tokens: len(tokens.ids))
+        lengths[len(longest.ids)] += 1
+        prompts[longest.prompt_length] += 1
     return {
         name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
         for name, counter in (("rows", lengths), ("prompts", prompts))
     }
+
+
+def variants(example: Example) -> list[Example]:
+    """The conversations that are trained on for a row: two of a pair, each with its answer."""
+    if example.chosen is None or example.rejected is None:
+        return [example]
+    return [Example(messages=[*(example.messages or []), *side]) for side in (example.chosen, example.rejected)]
 
 
 def main(arguments: list[str] | None = None) -> int:

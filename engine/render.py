@@ -17,8 +17,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
-from engine.formats import Example, with_system_prompt
 from engine.inspect_model import config_read
 
 RENDER_SECONDS = 10.0
@@ -98,6 +98,9 @@ class Renderer:
             if ids[-1:] != [self.tokenizer.eos_token_id]:
                 ids.append(self.tokenizer.eos_token_id)
             return Tokens(ids, [True] * len(ids))
+        if not example.messages or example.messages[-1]["role"] != "assistant":
+            ids = self.prompt_ids(example.messages)
+            return Tokens(ids, [False] * len(ids))
         messages = self.messages(example)
         text = self.render(messages)
         spans = self._answers(messages, text) if self.answers_only else [(0, len(text))]
@@ -115,6 +118,11 @@ class Renderer:
     def prompt(self, messages: list[Message]) -> str:
         """The conversation up to where the model's answer begins."""
         return self.render(messages, add_generation_prompt=True)
+
+    def prompt_ids(self, turns: list[Message]) -> list[int]:
+        """A prompt up to where the model's answer begins, with the train's system prompt."""
+        text = self.prompt(self.messages(Example(messages=turns)))
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def render(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
         """Raises TrainError where the template takes too long or fails."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from engine.formats import Example
+from engine.examples import Example
 from engine.job import Job
 from engine.render import Message, Renderer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datasets_app import checking
 from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset
-from engine.formats import RowProblem, to_example
+from engine.examples import RowProblem, to_example
 from engine.rows import read_rows
 from tests.datasets_app.conftest import GOOD
 
@@ -70,7 +70,6 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
         ("a.json", b"[1, 2]", "not a list of objects"),
         ("a.json", b'[{"text": "a"}, {"text', "not closed"),
         ("a.csv", b"text,text\n1,2\n", "Two columns are named"),
-        ("a.jsonl", b'{"prompt": "p", "chosen": "c", "rejected": "r"}', "Preference pairs. No method here learns from"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_says_why(checked, name, content, words):

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.formats import FORMATS, Example, RowProblem, detect, is_readable, nearest, to_example, with_system_prompt
+from engine.detect import detect, nearest
+from engine.examples import Example, RowProblem, to_example, with_system_prompt
+from engine.formats import FORMATS
 
 
 def said(*pairs):
@@ -177,9 +179,7 @@ def test_a_problem_shows_no_more_of_a_value_than_a_table_holds():
 
 
 def test_a_format_that_no_reader_knows_is_a_problem_of_the_row():
-    assert "preference" in problem({"chosen": "a", "rejected": "b"}, "preference").reason
     assert "no such" in problem({}, "no such").reason
-    assert not is_readable("preference")
 
 
 def test_a_system_prompt_stands_in_front_of_conversations_that_have_none():
@@ -206,7 +206,7 @@ def test_every_example_of_a_format_is_a_good_row_of_it():
             rest = rest[end:]
         slug, column_map = detect(list(rows[0]), rows)
         assert slug == item.slug
-        for row in rows if is_readable(slug) else ():
+        for row in rows:
             to_example(row, slug, column_map)
 
 
@@ -246,3 +246,72 @@ def test_whatever_columns_there_are_the_map_leads_to_them(columns, sample):
     assert slug == "" or set(FORMATS[slug].columns) <= set(column_map)
     assert set(column_map.values()) <= set(columns)
     assert nearest(columns)
+
+
+PAIR = {"prompt": "P", "chosen": "good", "rejected": "bad"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        PAIR,
+        {"question": "P", "accepted": "good", "rejected_response": "bad"},
+        {"prompt": [turn("user", "P")], "chosen": [turn("assistant", "good")], "rejected": [turn("assistant", "bad")]},
+        {"conversations": [{"from": "human", "value": "P"}], "chosen": {"from": "gpt", "value": "good"},
+         "rejected": {"from": "gpt", "value": "bad"}},
+        {"chosen": [turn("user", "P"), turn("assistant", "good")],
+         "rejected": [turn("user", "P"), turn("assistant", "bad")]},
+        {"prompt": "P", "chosen": [turn("user", "P"), turn("assistant", "good")],
+         "rejected": [turn("user", "P"), turn("assistant", "bad")]},
+    ],
+    ids=["text", "aliases", "turns", "sharegpt", "implicit prompt", "prompt repeated"],
+)  # fmt: skip
+def test_pairs_are_read_in_every_shape(values):
+    slug, column_map = detect(list(values), [values])
+    example = to_example(values, slug, column_map)
+
+    assert slug == "preference"
+    assert example.messages == [turn("user", "P")]
+    assert (example.chosen, example.rejected) == ([turn("assistant", "good")], [turn("assistant", "bad")])
+    assert (example.asked, example.answer) == ([turn("user", "P")], "good")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"rejected": "good"}, "rejected"),
+        ({"prompt": None}, "prompt"),
+        ({"chosen": " ", "rejected": ""}, "chosen"),
+        ({"prompt": [turn("user", "P"), turn("assistant", "A")]}, "prompt"),
+        ({"chosen": {"role": "user", "content": "x"}}, "chosen"),
+        ({"chosen": [[["x"]]]}, "chosen[1]"),
+    ],
+    ids=["equal", "no prompt", "blank", "prompt ends with an answer", "not an answer", "nonsense"],
+)
+def test_pairs_that_cannot_be_learned_from(change, field):
+    assert problem(PAIR | change, "preference").field == field
+
+
+@pytest.mark.parametrize(
+    ("label", "good"), [(True, True), (False, False), (1, True), (0, False), ("Yes", True), ("bad", False), (1.0, True)]
+)
+def test_ratings_say_good_or_bad(label, good):
+    example = to_example({"prompt": "P", "completion": "A", "label": label}, "kto", {})
+
+    assert example.label is good
+    assert example.messages == [turn("user", "P"), turn("assistant", "A")]
+
+
+@pytest.mark.parametrize("label", ["maybe", 2, None, "", [True], 0.5])
+def test_other_ratings_are_problems(label):
+    assert problem({"prompt": "P", "completion": "A", "label": label}, "kto").field == "label"
+
+
+def test_prompts_alone_are_the_weakest_of_formats():
+    assert detect(["prompt"], [{"prompt": "P"}]) == ("prompt-only", {"prompt": "prompt"})
+    assert detect(["prompt", "response"], [])[0] == "prompt-completion"
+    assert to_example({"prompt": "P", "system": "S"}, "prompt-only", {}).asked == [
+        turn("system", "S"),
+        turn("user", "P"),
+    ]
+    assert problem({"prompt": [turn("assistant", "A")]}, "prompt-only").field == "prompt"

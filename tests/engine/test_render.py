@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import engine.render
+from engine.examples import Example
 from engine.failures import TrainError
-from engine.formats import Example
 from engine.lengths import main as lengths_main
 from engine.render import PLAIN_TEMPLATE, Renderer, tokenizer_load
 from tests.engine.runs import toy_rows, write_rows

@@ -22,6 +22,11 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safe
 LIGHT = (
     "rundir.py",
     "formats.py",
+    "turns.py",
+    "examples.py",
+    "detect.py",
+    "offered.py",
+    "rollouts.py",
     "rows.py",
     "sniff.py",
     "plan.py",

@@ -2,7 +2,8 @@
 
 import json
 
-from engine.formats import detect, to_example
+from engine.detect import detect
+from engine.examples import to_example
 from training.demo import CASES, FRAMES, demo_jsonl, follows_format
 
 

@@ -9,7 +9,7 @@ import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset  # type: ignore[import-untyped]
 
 from engine.data import asked, examples_read, split
-from engine.formats import Example
+from engine.examples import Example
 from engine.job import Job
 from engine.render import Renderer, Tokens
 from engine.rundir import DataFile
