@@ -20,7 +20,8 @@ from django.utils import timezone
 from core.text import clean_label, clean_text
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
-from engine.detect import detect
+from engine.detect import detect, nearest
+from engine.examples import RowProblem, to_example
 from engine.rows import FileProblem, Mark, Row, read_rows
 
 ATTEMPTS = 3
@@ -118,8 +119,29 @@ def _read(dataset: Dataset, findings: Findings) -> str:
 def _judge(dataset: Dataset, findings: Findings, row: Row) -> None:
     if row.values is None:
         findings.add_problem(dataset, row.line, "", row.raw, row.problem)
-        return None
+        return
     findings.add_columns(row.values)
+    if not findings.format:
+        return
+    try:
+        to_example(row.values, findings.format, findings.column_map)
+    except RowProblem as problem:
+        findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
+
+
+def obstacle(findings: Findings) -> str:
+    """Why a file that was read to its end cannot be used, or nothing."""
+    if findings.row_count == 0:
+        return EMPTY
+    if not findings.columns:
+        first = findings.problems[0]
+        return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"
+    if not findings.format:
+        names = ", ".join(list(findings.columns)[:20])
+        near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(findings.columns)))
+        return (
+            f"The columns fit no known format: {names}. Nearest are {near}. Say which column is which, or rename them."
+        )
     if findings.problem_count == findings.row_count:
         first = findings.problems[0]
         where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"

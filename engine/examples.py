@@ -6,7 +6,7 @@ order, and the check reports exactly the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,7 +188,7 @@ def _last(turns: Turns) -> str:
     return turns[-1]["content"] if turns else ""
 
 
-READERS: Mapping[str, Any] = {
+READERS: Mapping[str, Callable[[dict[str, Any], dict[str, str]], Example]] = {
     "messages": _messages,
     "conversations": _messages,
     "preference": _preference,

@@ -16,7 +16,7 @@ class _Product(torch.autograd.Function):
     """y = x W' + b + s (d A') B', with W and b frozen; d is x, or x with dropout."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any,
         x: torch.Tensor,
         dropped: torch.Tensor,

@@ -39,12 +39,13 @@ def segments_attention(
     (batch, tokens, heads, head size) and no weights.
     """
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     parts = []
     for start, end in pairwise(cu_seq_lens_q.tolist()):
         mask = _band(end - start, sliding_window, query.device)
-        rows = (states[:, :, start:end] for states in (query, key, value))
-        parts.append(sdpa_attention_forward(module, *rows, mask, **options)[0])
+        part = slice(start, end)
+        found = sdpa_attention_forward(module, query[:, :, part], key[:, :, part], value[:, :, part], mask, **options)
+        parts.append(found[0])
     return torch.cat(parts, dim=1), None
 
 

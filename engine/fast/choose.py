@@ -25,7 +25,7 @@ def switch_on(job: Job, model: Any, device: Device) -> Paths:
     if device.kind != "cpu":
         job.say("plain path: GPUs have kernels of their own")
         return Paths(segments=False)
-    trl_head._ChunkedLogProbFunction = Head  # type: ignore[attr-defined]
+    trl_head._ChunkedLogProbFunction = Head  # type: ignore[attr-defined,assignment]
     fused = adapter.fuse(model)
     obstacle = _segments_obstacle(model)
     if not obstacle:

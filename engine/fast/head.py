@@ -24,7 +24,7 @@ Outputs = tuple[torch.Tensor | None, ...]
 
 class _Head(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -53,7 +53,7 @@ class _Head(torch.autograd.Function):
             is_top[rows] = target_logits >= largest - 1e-5 * largest.abs().clamp(min=1)
             if mean is not None:
                 entropy[rows] = log_sum - (mean * states).sum(-1) * scale
-            if gradient is not None:
+            if gradient is not None and mean is not None:
                 gradient[rows] = (target_rows - mean) * scale
         mean_logits = (hidden.float() @ weight.float().mean(0)) * scale if "mean_logits" in outputs else None
         context.save_for_backward(gradient)
