@@ -36,6 +36,8 @@ def parameter(
     default_on_cpu: Any = None,
     needs: Literal["", "cuda"] = "",
     choice_titles: dict[str, str] | None = None,
+    multiline: bool = False,
+    control: str = "",
     **bounds: Any,
 ) -> Any:
     """A pydantic field with what a form shows about it.
@@ -45,7 +47,9 @@ def parameter(
     default_on_cpu: the default where the worker has no GPU.
     needs: "cuda" where anything but the default is refused without a GPU.
     choice_titles: what a person reads for each value of a Literal.
-    bounds: pydantic's gt, ge, lt, le, min_length, max_length.
+    multiline: a text of several lines.
+    control: the name of a control of its own, where the type alone does not tell.
+    bounds: pydantic's gt, ge, lt, le, min_length, max_length, pattern.
     """
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}")
@@ -59,6 +63,8 @@ def parameter(
         "default_on_cpu": default_on_cpu,
         "needs": needs,
         "choice_titles": choice_titles,
+        "multiline": multiline,
+        "control": control,
     }
     kept = {key: value for key, value in extra.items() if value not in (None, "", False)}
     return Field(default=default, title=title, description=help, json_schema_extra=kept, **bounds)

@@ -50,8 +50,10 @@ class Tokens:
         return self.learned.index(True) if True in self.learned else len(self.ids)
 
 
-def tokenizer_load(folder: Path) -> Any:
+def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
     """The tokenizer of a model folder, with a chat template and a token to pad with in any case.
+
+    `config_folder`: where the model's config.json lies, for an adapter's folder, which has none.
 
     The folder passes the gate first: raises ModelProblem where a file of it asks for code of its own, and TrainError
     where it is gone.
@@ -60,7 +62,7 @@ def tokenizer_load(folder: Path) -> Any:
 
     if not folder.is_dir():
         raise TrainError("model_gone", "The base model's folder is gone.", "Add the model again, or choose another.")
-    config_read(folder)
+    config_read(config_folder or folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if isinstance(tokenizer.chat_template, dict):
         templates = tokenizer.chat_template
@@ -232,6 +234,14 @@ class Renderer:
         if self.turn_end_id(tokens) is not None:
             return tokens
         return Tokens([*tokens.ids, self.tokenizer.eos_token_id], [*tokens.learned, True])
+
+    def stop_ids(self, known: int | list[int] | None) -> list[int]:
+        """The tokens at which an answer ends: those the model knows, the tokenizer's, and the one that ends a turn."""
+        stops = [known] if isinstance(known, int) else list(known or [])
+        turns: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        end = self.turn_end_id(self.tokens(Example(messages=turns)))
+        stops += [token for token in (end, self.tokenizer.eos_token_id) if token is not None]
+        return list(dict.fromkeys(stops))
 
     def turn_end_id(self, tokens: Tokens) -> int | None:
         """The special or added token with which the last answer ends."""

@@ -1,0 +1,148 @@
+"""A language model as a judge, behind an endpoint that speaks OpenAI's chat API.
+
+The operator sets address, key and model in the environment; none of them is ever written to a spec or a log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import requests
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
+
+from engine.parameters import parameter
+from engine.rewards.base import Answer, Reward, Unscored
+
+URL, KEY, MODEL = "DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_KEY", "DEEPEXTENSION_JUDGE_MODEL"
+AT_ONCE = 4
+TRIES = 3
+PAUSE_SECONDS = 0.5
+ANSWER_CHARACTERS = 20_000
+PLACES = re.compile(r"\{(question|reference|answer)\}")
+
+INSTRUCTION = """\
+Rate how good the answer is, from 0 (useless or wrong) to 10 (perfect). Reply with JSON only: {"score": number}.
+
+Question:
+{question}
+
+Reference answer, if any:
+{reference}
+
+Answer to rate:
+{answer}"""
+
+
+class LlmJudge(Reward):
+    """A score from 0 to 10 by another language model, divided by 10."""
+
+    slug: ClassVar[str] = "llm_judge"
+    title: ClassVar[str] = "Judge"
+    help: ClassVar[str] = "Another language model rates each answer. Your operator sets which one."
+
+    instruction: str = parameter(
+        INSTRUCTION, "Instruction", "{question}, {reference} and {answer} are put in. It must ask for a score from "
+        "0 to 10.", group="Method", max_length=20_000, multiline=True,
+    )  # fmt: skip
+    timeout_seconds: float = parameter(
+        30.0, "Time limit", "How long to wait for one rating.", group="Method", unit="s", ge=1, le=600
+    )
+
+    @field_validator("instruction")
+    @classmethod
+    def check_instruction(cls, instruction: str) -> str:
+        if "{answer}" not in instruction:
+            raise PydanticCustomError("rule", "{message}", {"message": "It must hold {answer}, the text to rate."})
+        return instruction
+
+    def obstacle(self) -> str:
+        if not os.environ.get(URL):
+            return f"No judge is set up here. Ask your operator to set {URL} and {MODEL}."
+        return ""
+
+    def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
+        """One score an answer, or why there is none. Several are asked for at once."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self._score_or_reason, answers))
+
+    def score(self, answer: Answer) -> float:
+        (found,) = self.score_all([answer])
+        if isinstance(found, Unscored):
+            raise found
+        return found
+
+    def _score_or_reason(self, answer: Answer) -> float | Unscored:
+        try:
+            return self._ask(answer)
+        except Unscored as reason:
+            return reason
+
+    def _ask(self, answer: Answer) -> float:
+        question = "\n\n".join(turn["content"] for turn in answer.prompt if turn["role"] != "system")
+        parts = {"question": question, "reference": answer.reference or "(none)", "answer": answer.text}
+        # Not str.format: the instruction holds braces of its own, and so may an answer.
+        text = PLACES.sub(lambda place: parts[place.group(1)][:ANSWER_CHARACTERS], self.instruction)
+        body: dict[str, Any] = {
+            "model": os.environ.get(MODEL, ""),
+            "messages": [{"role": "user", "content": text}],
+            "temperature": 0,
+            "max_tokens": 200,
+        }
+        reason = "The judge did not answer."
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE_SECONDS * 2**attempt)
+            try:
+                return score_read(self._post(body))
+            except requests.Timeout:
+                reason = f"The judge took longer than {self.timeout_seconds:g} s."
+            except requests.RequestException as error:
+                status = error.response.status_code if error.response is not None else None
+                reason = f"The judge answered with status {status}." if status else "The judge cannot be reached."
+                if status is not None and status < 500 and status != 429:
+                    break
+        raise Unscored(reason)
+
+    def _post(self, body: dict[str, Any]) -> str:
+        url, key = os.environ.get(URL, ""), os.environ.get(KEY, "")
+        if not url:
+            raise Unscored("No judge is set up here.")
+        reply = requests.post(
+            f"{url.rstrip('/')}/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=self.timeout_seconds,
+            allow_redirects=False,
+        )
+        reply.raise_for_status()
+        try:
+            return str(reply.json()["choices"][0]["message"]["content"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise Unscored("The judge's reply is not one of a chat API.") from error
+
+
+def score_read(text: str) -> float:
+    """The score of a reply, 0 to 1. Raises Unscored where it holds none from 0 to 10."""
+    block = re.search(r"\{[^{}]*\}", text)
+    value: object = None
+    if block:
+        try:
+            value = json.loads(block.group(0)).get("score")
+        except (ValueError, AttributeError):
+            value = None
+    if value is None and (number := re.search(r"-?\d+(?:\.\d+)?", text)):
+        value = number.group(0)
+    try:
+        score = float(str(value))
+    except ValueError as error:
+        raise Unscored(f"The judge gave no score: {text[:80]!r}") from error
+    if not 0 <= score <= 10:
+        raise Unscored(f"The judge gave {score:g}, and scores go from 0 to 10.")
+    return score / 10

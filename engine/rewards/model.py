@@ -1,0 +1,103 @@
+"""A reward model that was trained here before, as a reward function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from engine.parameters import parameter
+from engine.rewards.base import Answer, Reward
+
+if TYPE_CHECKING:
+    from engine.rundir import Resource
+
+BATCH = 8
+
+
+class RewardModel(Reward):
+    """The score of a trained reward model. It has no fixed range; weigh it accordingly."""
+
+    slug: ClassVar[str] = "reward_model"
+    title: ClassVar[str] = "Reward model"
+    help: ClassVar[str] = "The score of a reward model that was trained here from pairs."
+    low: ClassVar[float | None] = None
+    high: ClassVar[float | None] = None
+
+    model: int = parameter(
+        ..., "Model", "A finished train of the method Reward model.", group="Method", ge=1, control="reward_model"
+    )
+
+    @property
+    def resource(self) -> str:
+        """Its key in the spec's resources."""
+        return f"reward_model:{self.model}"
+
+
+class RewardModelScorer:
+    """Scores conversations. The model reads them by its own chat template and tokenizer, whatever the policy's are."""
+
+    def __init__(self, resource: Resource, max_tokens: int = 2048) -> None:
+        """Raises TrainError where the model is gone or cannot be used."""
+        import torch
+
+        from engine.failures import TrainError
+        from engine.render import Renderer, tokenizer_load
+
+        folder = Path(resource.path)
+        if not folder.is_dir() or (resource.base_path and not Path(resource.base_path).is_dir()):
+            raise TrainError(
+                "reward_model_gone",
+                f"The reward model {resource.name} is gone.",
+                "Choose another reward, or train the reward model again.",
+            )
+        base = Path(resource.base_path) if resource.base_path else None
+        self.tokenizer = tokenizer_load(folder, config_folder=base)
+        self.renderer = Renderer(self.tokenizer, warn=lambda code, message: None)
+        self.model = scorer_load(folder, base)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device).eval()
+        self.max_tokens = max_tokens
+
+    def score_all(self, answers: Sequence[Answer]) -> list[float]:
+        """One score an answer, (len(answers),)."""
+        import torch
+
+        ids = [self._ids(answer) for answer in answers]
+        scores: list[float] = []
+        with torch.no_grad():
+            for start in range(0, len(ids), BATCH):
+                batch = ids[start : start + BATCH]
+                width = max(len(row) for row in batch)
+                pad = self.tokenizer.pad_token_id
+                tokens = torch.tensor([row + [pad] * (width - len(row)) for row in batch], device=self.device)
+                mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=self.device)
+                logits = self.model(input_ids=tokens, attention_mask=mask).logits
+                scores += logits[:, 0].float().tolist()
+        return scores
+
+    def _ids(self, answer: Answer) -> list[int]:
+        """The end is what the model scores, so that a text that is too long loses its beginning."""
+        from engine.examples import Example
+
+        turns = [*answer.prompt, {"role": "assistant", "content": answer.text}]
+        return self.renderer.tokens(Example(messages=turns)).ids[-self.max_tokens :]
+
+
+def scorer_load(folder: Path, base: Path | None) -> Any:
+    """A sequence classification model with one score, from a folder of its own or an adapter on `base`. Safetensors
+    only. Raises ModelProblem where it holds none."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    from engine.inspect_model import config_read, weight_files
+
+    source = base or folder
+    config_read(source)
+    weight_files(source)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    if base is not None:
+        model = PeftModel.from_pretrained(model, folder)
+    return model

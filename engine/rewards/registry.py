@@ -1,0 +1,27 @@
+"""The table of reward functions. No training library is imported: form, API, docs and engine all read it."""
+
+from __future__ import annotations
+
+from engine.rewards.answers import ExactAnswer, NumericAnswer
+from engine.rewards.base import Reward
+from engine.rewards.judge import LlmJudge
+from engine.rewards.model import RewardModel
+from engine.rewards.similarity import ChrF, RougeL
+from engine.rewards.structure import Contains, JsonValid, Regex, TagFormat
+from engine.rewards.style import Language, LengthWindow, NoRepetition
+
+# In the order in which a person should think of them.
+REWARDS: dict[str, type[Reward]] = {
+    kind.slug: kind
+    for kind in (
+        NumericAnswer, ExactAnswer, TagFormat, Regex, JsonValid, Contains, LengthWindow, RougeL, ChrF, Language,
+        NoRepetition, RewardModel, LlmJudge,
+    )
+}  # fmt: skip
+
+CUSTOM_PREFIX = "custom:"
+
+
+def reward_title(function: str) -> str:
+    """What a person reads for a function's name."""
+    return REWARDS[function].title if function in REWARDS else function.removeprefix(CUSTOM_PREFIX)

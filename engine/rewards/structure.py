@@ -1,0 +1,190 @@
+"""Rewards for the form of an answer: patterns, tags, JSON, texts that must or must not be there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Literal, Self
+
+import jsonschema
+import regex
+from pydantic import field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from engine.parameters import parameter
+from engine.rewards.base import Answer, Reward, Unscored
+
+# A pattern that backtracks without end is given up.
+SECONDS = 0.5
+FENCED = regex.compile(r"```(?:json)?[^\S\n]*\n(.*?)\n?```", regex.DOTALL)
+
+
+def problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+class Regex(Reward):
+    """1 where the pattern matches."""
+
+    slug: ClassVar[str] = "regex"
+    title: ClassVar[str] = "Regular expression"
+    help: ClassVar[str] = "1 where the answer matches a pattern."
+
+    pattern: str = parameter(
+        r"^\S", "Pattern", "A regular expression, such as ^Dear .", group="Method", min_length=1, max_length=2000
+    )
+    whole: bool = parameter(False, "Whole answer", "The pattern must match all of it, not a part.", group="Method")
+    ignore_case: bool = parameter(False, "Ignore case", "A and a are the same.", group="Method")
+
+    @field_validator("pattern")
+    @classmethod
+    def check_pattern(cls, pattern: str) -> str:
+        try:
+            regex.compile(pattern)
+        except regex.error as error:
+            where = f" at position {error.pos + 1}" if error.pos is not None else ""
+            raise problem(f"This is no regular expression: {error.msg}{where}.") from error
+        return pattern
+
+    def score(self, answer: Answer) -> float:
+        flags = regex.DOTALL | (regex.IGNORECASE if self.ignore_case else 0)
+        match = regex.fullmatch if self.whole else regex.search
+        try:
+            return float(match(self.pattern, answer.text, flags=flags, timeout=SECONDS) is not None)
+        except TimeoutError as error:
+            raise Unscored("The pattern took too long for this answer; make it simpler.") from error
+
+
+class TagFormat(Reward):
+    """The share of tags that stand once each and in order; strict: 1 only for nothing but these blocks."""
+
+    slug: ClassVar[str] = "tag_format"
+    title: ClassVar[str] = "Tags"
+    help: ClassVar[str] = "1 where the answer has the wanted tags once each and in order, such as <think> and <answer>."
+
+    tags: str = parameter(
+        "think, answer", "Tags", "Names in order, with commas between them.", group="Method", min_length=1,
+        max_length=500,
+    )  # fmt: skip
+    strict: bool = parameter(
+        False, "Nothing else", "Nothing but white space may stand outside of the tags.", group="Method"
+    )
+    partial: bool = parameter(
+        True, "Count in part", "Give each tag its share. Off: all of them or nothing.", group="Method"
+    )
+
+    @field_validator("tags")
+    @classmethod
+    def check_tags(cls, tags: str) -> str:
+        names = [name.strip().strip("<>/") for name in tags.split(",")]
+        bad = next((name for name in names if not regex.fullmatch(r"[A-Za-z][\w-]{0,40}", name)), None)
+        if bad is not None:
+            raise problem(f"{bad!r} is no name of a tag. Give names such as: think, answer.")
+        if len(set(names)) < len(names):
+            raise problem("Each tag may be named once.")
+        return ", ".join(names)
+
+    def score(self, answer: Answer) -> float:
+        names = self.tags.split(", ")
+        position, good, rest = 0, 0, answer.text
+        for name in names:
+            opening, closing = f"<{name}>", f"</{name}>"
+            start = answer.text.find(opening, position)
+            end = answer.text.find(closing, start) if start >= 0 else -1
+            if start < 0 or end < 0 or answer.text.count(opening) > 1 or answer.text.count(closing) > 1:
+                continue
+            good, position = good + 1, end + len(closing)
+            rest = rest.replace(answer.text[start:position], "", 1)
+        if self.strict and rest.strip():
+            return 0.0
+        share = good / len(names)
+        return share if self.partial else float(share == 1)
+
+
+class JsonValid(Reward):
+    """1 for an answer that is JSON and fits the schema; half for JSON that does not fit it."""
+
+    slug: ClassVar[str] = "json_valid"
+    title: ClassVar[str] = "Valid JSON"
+    help: ClassVar[str] = "1 where the answer is JSON and fits a schema; half where it is JSON but does not fit."
+
+    json_schema: str = parameter(
+        "", "JSON Schema", "Blank: any JSON.", group="Method", max_length=20_000, multiline=True
+    )
+    fenced: bool = parameter(True, "Allow a code block", "```json … ``` around it is no mistake.", group="Method")
+
+    @field_validator("json_schema")
+    @classmethod
+    def check_schema(cls, text: str) -> str:
+        if not text.strip():
+            return ""
+        try:
+            schema = json.loads(text)
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except (ValueError, RecursionError) as error:
+            raise problem(f"This is no JSON: {error}.") from error
+        except jsonschema.SchemaError as error:
+            raise problem(f"This is no JSON Schema: {error.message[:200]}.") from error
+        if "$ref" in text and any(not reference.startswith("#") for reference in _references(schema)):
+            raise problem("A schema may only refer to parts of itself (#/…).")
+        return text
+
+    def score(self, answer: Answer) -> float:
+        text = answer.text.strip()
+        if self.fenced and (block := FENCED.fullmatch(text)):
+            text = block.group(1)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return 0.0
+        if not self.json_schema:
+            return 1.0
+        try:
+            return 1.0 if jsonschema.Draft202012Validator(json.loads(self.json_schema)).is_valid(value) else 0.5
+        except (jsonschema.exceptions.ValidationError, RecursionError, ValueError) as error:
+            raise Unscored(f"The schema cannot be applied: {str(error)[:200]}") from error
+
+
+def _references(schema: Any) -> list[str]:
+    if isinstance(schema, dict):
+        own = [schema["$ref"]] if isinstance(schema.get("$ref"), str) else []
+        return own + [item for value in schema.values() for item in _references(value)]
+    return [item for value in schema for item in _references(value)] if isinstance(schema, list) else []
+
+
+class Contains(Reward):
+    """The share of wanted texts that are there; 0 as soon as a forbidden one is."""
+
+    slug: ClassVar[str] = "contains"
+    title: ClassVar[str] = "Contains"
+    help: ClassVar[str] = "The share of wanted texts that the answer contains; 0 where it contains a forbidden one."
+
+    texts: str = parameter("", "Wanted texts", "One on each line.", group="Method", max_length=20_000, multiline=True)
+    forbidden: str = parameter(
+        "", "Forbidden texts", "One on each line.", group="Method", max_length=20_000, multiline=True
+    )
+    need: Literal["all", "any"] = parameter(
+        "all", "Wanted are", "All of them, each counting its share, or any one.", group="Method",
+        choice_titles={"all": "All", "any": "Any"},
+    )  # fmt: skip
+    ignore_case: bool = parameter(True, "Ignore case", "A and a are the same.", group="Method")
+
+    @model_validator(mode="after")
+    def check_texts(self) -> Self:
+        if not _lines(self.texts) and not _lines(self.forbidden):
+            raise problem("Give at least one wanted or forbidden text.")
+        return self
+
+    def score(self, answer: Answer) -> float:
+        text, wanted, forbidden = (
+            value.casefold() if self.ignore_case else value for value in (answer.text, self.texts, self.forbidden)
+        )
+        if any(line in text for line in _lines(forbidden)):
+            return 0.0
+        found = [line in text for line in _lines(wanted)]
+        if not found:
+            return 1.0
+        return float(any(found)) if self.need == "any" else sum(found) / len(found)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
