@@ -33,6 +33,14 @@ SHOWN_METRICS = {
     "eval_loss": "Evaluation loss",
     "eval_perplexity": "Evaluation perplexity",
     "eval_mean_token_accuracy": "Evaluation token accuracy",
+    "rewards/margins": "Margin between better and worse answers, last step",
+    "eval_rewards/margins": "Margin between better and worse answers, held out",
+    "eval_rewards/accuracies": "Better answers preferred, held out",
+    "accuracy": "Better answers scored higher, last step",
+    "eval_accuracy": "Better answers scored higher, held out",
+    "eval_margin": "Margin between scores, held out",
+    "reward": "Reward, last step",
+    "eval_reward": "Reward, held-out prompts",
 }
 
 LOAD_ADAPTER = """\
@@ -42,6 +50,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+
+LOAD_SCORER = """\
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+base = AutoModelForSequenceClassification.from_pretrained(
+    "{base}", num_labels=1, pad_token_id=tokenizer.pad_token_id
+)
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+turns = [{{"role": "user", "content": "…"}}, {{"role": "assistant", "content": "…"}}]
+text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]"""
+
+LOAD_WHOLE_SCORER = """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")
+turns = [{{"role": "user", "content": "…"}}, {{"role": "assistant", "content": "…"}}]
+text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]"""
 
 LOAD_MODEL = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,7 +83,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 def card_write(job: Job, facts: Facts) -> str:
     """The card as Markdown with the head that model hubs read."""
     spec = job.spec
-    kind, how = ("LoRA adapter", LOAD_ADAPTER) if facts.is_adapter else ("model", LOAD_MODEL)
+    kind, how = _kind(spec.recipe, facts.is_adapter)
     parts = [
         _head(job, facts),
         f"# {_line(spec.name)}",
@@ -88,15 +118,22 @@ def card_write(job: Job, facts: Facts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _kind(recipe: str, is_adapter: bool) -> tuple[str, str]:
+    """(what was made, how it is loaded)."""
+    if recipe == "reward":
+        return ("reward model (LoRA adapter)", LOAD_SCORER) if is_adapter else ("reward model", LOAD_WHOLE_SCORER)
+    return ("LoRA adapter", LOAD_ADAPTER) if is_adapter else ("model", LOAD_MODEL)
+
+
 def _head(job: Job, facts: Facts) -> str:
     """YAML; JSON strings are YAML strings, so names need no quoting rules of their own."""
     lines = {
         "base_model": job.spec.base_model_name,
         "base_model_relation": "adapter" if facts.is_adapter else "finetune",
         "library_name": "peft" if facts.is_adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if job.spec.recipe == "reward" else "text-generation",
     }
-    tags = ["sft", "trl", *(["lora"] if facts.is_adapter else [])]
+    tags = [job.spec.recipe, "trl", *(["lora"] if facts.is_adapter else [])]
     text = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items())
     return f"---\n{text}\ntags: {json.dumps(tags)}\n---"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from engine.failures import TrainError
 from engine.hardware import Device, Precision
@@ -24,8 +24,34 @@ from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
     """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises ModelProblem where
     it holds no safetensors, and TrainError where they lack weights that its config names."""
+    model, told = _load(AutoModelForCausalLM, folder, precision, device, parameters)
+    _complete(told)
+    return model
+
+
+def scorer_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
+    """The base model with a new head of one score in place of its output layer. Raises as model_load does, and
+    TrainError for an architecture that has no such form."""
+    try:
+        model, told = _load(AutoModelForSequenceClassification, folder, precision, device, parameters, num_labels=1)
+    except ValueError as error:
+        if "AutoModelForSequenceClassification" not in str(error):
+            raise
+        raise TrainError(
+            "no_scorer",
+            "A model of this architecture cannot score texts, so it cannot become a reward model.",
+            "Choose a base model of the Llama, Qwen, Mistral or Gemma family.",
+        ) from error
+    _complete([name for name in told if not name.startswith("score.")])
+    return model
+
+
+def _load(
+    kind: Any, folder: Path, precision: Precision, device: Device, parameters: TrainParameters, **options: Any
+) -> tuple[Any, list[str]]:
+    """(the model, names of weights that its files lack)."""
     weight_files(folder)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    model, told = kind.from_pretrained(
         folder,
         dtype=getattr(torch, precision.weights),
         use_safetensors=True,
@@ -34,15 +60,18 @@ def model_load(folder: Path, precision: Precision, device: Device, parameters: T
         output_loading_info=True,
         quantization_config=_quantization(parameters, device),
         device_map={"": 0} if parameters.quantization != "none" else None,
+        **options,
     )
-    model, told = loaded
-    if lacking := sorted(told["missing_keys"]):
+    return model, sorted(told["missing_keys"])
+
+
+def _complete(lacking: list[str]) -> None:
+    if lacking:
         raise TrainError(
             "bad_model",
             f"The base model's files lack {len(lacking)} of its weights, such as {lacking[0]}.",
             "The folder is not complete, or its config.json is of another model. Add the model again.",
         )
-    return model
 
 
 def fit_check(model: Any, tokenizer: Any) -> None:
@@ -89,10 +118,13 @@ def _quantization(parameters: TrainParameters, device: Device) -> Any:
     )
 
 
-def adapter_add(model: PreTrainedModel, parameters: TrainParameters) -> Any:
-    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have."""
+def adapter_add(model: PreTrainedModel, parameters: TrainParameters, task: str = "CAUSAL_LM") -> Any:
+    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have.
+
+    `task`: SEQ_CLS trains and saves the head of scores besides.
+    """
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=parameters.lora_rank,
         lora_alpha=parameters.alpha(),
         lora_dropout=parameters.lora_dropout,
@@ -148,7 +180,8 @@ def model_save(job: Job, model: Any, tokenizer: Any, precision: Precision, card:
             # The name, not this machine's path: whoever loads the adapter says where the base model lies.
             config.base_model_name_or_path = job.spec.base_model_name
         model.save_pretrained(folder, save_embedding_layers=False)
-        model.get_base_model().generation_config.save_pretrained(folder)
+        if (generation := getattr(model.get_base_model(), "generation_config", None)) is not None:
+            generation.save_pretrained(folder)
     else:
         if precision.autocast:
             model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)

@@ -389,6 +389,12 @@ class TrainParameters(BaseModel):
             raise refuse(
                 "quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter."
             )
+        if self.more.get("sync_ref_model") and self.adapter == "lora":
+            raise refuse(
+                "more", "sync_ref_model: with a LoRA adapter the reference is the base model, which cannot move along."
+            )
+        if self.more.get("sync_ref_model") and self.more.get("precompute_ref_log_probs"):
+            raise refuse("more", "precompute_ref_log_probs: a reference that moves along cannot be computed once.")
         return self
 
     @field_validator("more")

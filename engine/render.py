@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -125,6 +126,18 @@ class Renderer:
         """A prompt up to where the model's answer begins, with the train's system prompt."""
         text = self.prompt(self.messages(Example(messages=turns)))
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def answered(self, turns: list[Message], answer: list[Message]) -> tuple[list[int], list[int]]:
+        """(ids of the prompt, ids of the answer with its end), for methods that compare answers.
+
+        The answer begins where rendering it departs from the prompt; what the template writes behind the end of the
+        turn is left away, since no model has to say it.
+        """
+        prompt = self.prompt_ids(turns)
+        tokens = self.tokens(Example(messages=[*turns, *answer]))
+        end = max((index for index, learned in enumerate(tokens.learned) if learned), default=len(tokens.ids) - 1) + 1
+        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)))
+        return tokens.ids[:start], tokens.ids[start:end]
 
     def render(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
         """Raises TrainError where the template takes too long or fails."""

@@ -46,21 +46,18 @@ def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> 
 
 
 def _asked(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
-    messages = renderer.messages(example)
-    text = renderer.prompt(messages[:-1])
-    ids = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(_shown((example.messages or [])[:-1]), messages[-1]["content"], list(ids[-max_tokens:]))
+    return Prompt(shown(example.asked), example.answer, renderer.prompt_ids(example.asked)[-max_tokens:])
 
 
 def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
     tokenizer, text = renderer.tokenizer, example.text or ""
     ids = tokenizer(text)["input_ids"]
     count = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2, max_tokens))
-    shown = tokenizer.decode(ids[:count], skip_special_tokens=True)
-    return Prompt(shown, text.removeprefix(shown), list(ids[:count]))
+    begun = tokenizer.decode(ids[:count], skip_special_tokens=True)
+    return Prompt(begun, text.removeprefix(begun), list(ids[:count]))
 
 
-def _shown(messages: list[Message]) -> str:
+def shown(messages: list[Message]) -> str:
     """A single question as it is, a longer conversation with who speaks."""
     if [message["role"] for message in messages] == ["user"]:
         return messages[0]["content"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.hardware import Device, Precision, memory_keep
 from engine.job import Job
+from engine.order import GroupedByLength
 
 # Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
 CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
@@ -29,6 +31,44 @@ class Seams:
         """Write a checkpoint outside the training loop, where an evaluation was broken off."""
         self._save_checkpoint(self.model, trial=None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+class PreparedRows(Seams):
+    """For rows that are tokenised and cut already. With `lengths` rows of like length share a batch.
+
+    What is measured are means of rows. TRL's own are means of batches: another batch size, another result.
+    """
+
+    def __init__(self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any) -> None:
+        self.lengths = lengths
+        self.measured: list[int] = []
+        super().__init__(*arguments, **options)
+
+    def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+        if self.lengths is None:
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(self.lengths, batch, self.args.seed)
+
+    def rows_of(self, inputs: Any) -> int:
+        """Rows of the dataset in a batch."""
+        raise NotImplementedError
+
+    def prediction_step(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        self.measured.append(self.rows_of(inputs))
+        return super().prediction_step(model, inputs, *arguments, **options)  # type: ignore[misc]
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if any(name.startswith("eval_") for name in logs) and (total := sum(self.measured)):
+            for name, values in self._metrics["eval"].items():
+                if len(values) == len(self.measured):
+                    mean = sum(value * rows for value, rows in zip(values, self.measured, strict=True)) / total
+                    self._metrics["eval"][name] = [mean]
+            self.measured.clear()
+        super().log(logs, start_time)  # type: ignore[misc]
 
 
 def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:

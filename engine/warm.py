@@ -25,6 +25,9 @@ MODULES = (
     "trl.trainer.reward_trainer",
     "trl.trainer.grpo_trainer",
     "engine.recipes.sft.recipe",
+    "engine.recipes.dpo.recipe",
+    "engine.recipes.kto.recipe",
+    "engine.recipes.reward.recipe",
 )
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 

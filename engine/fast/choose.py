@@ -20,14 +20,17 @@ class Paths:
     segments: bool
 
 
-def switch_on(job: Job, model: Any, device: Device) -> Paths:
-    """Switch on what `model`, with its adapter if it has one, can use on `device`, and say so in the log."""
+def switch_on(job: Job, model: Any, device: Device, *, packs: bool = True) -> Paths:
+    """Switch on what `model`, with its adapter if it has one, can use on `device`, and say so in the log.
+
+    `packs`: whether the trainer can lay rows end to end.
+    """
     if device.kind != "cpu":
         job.say("plain path: GPUs have kernels of their own")
         return Paths(segments=False)
     trl_head._ChunkedLogProbFunction = Head  # type: ignore[attr-defined,assignment]
     fused = adapter.fuse(model)
-    obstacle = _segments_obstacle(model)
+    obstacle = _segments_obstacle(model) if packs else "this method compares rows side by side"
     if not obstacle:
         attention.register()
         (model.get_base_model() if hasattr(model, "peft_config") else model).set_attn_implementation(attention.NAME)

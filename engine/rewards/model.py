@@ -55,6 +55,8 @@ class RewardModelScorer:
         self.tokenizer = tokenizer_load(folder, config_folder=base)
         self.renderer = Renderer(self.tokenizer, warn=lambda code, message: None)
         self.model = scorer_load(folder, base)
+        # It finds the end of each text by what is padding.
+        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
         self.max_tokens = max_tokens
@@ -78,10 +80,8 @@ class RewardModelScorer:
 
     def _ids(self, answer: Answer) -> list[int]:
         """The end is what the model scores, so that a text that is too long loses its beginning."""
-        from engine.examples import Example
-
-        turns = [*answer.prompt, {"role": "assistant", "content": answer.text}]
-        return self.renderer.tokens(Example(messages=turns)).ids[-self.max_tokens :]
+        prompt, said = self.renderer.answered(answer.prompt, [{"role": "assistant", "content": answer.text or " "}])
+        return [*prompt, *said][-self.max_tokens :]
 
 
 def scorer_load(folder: Path, base: Path | None) -> Any:

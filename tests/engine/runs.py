@@ -24,6 +24,14 @@ def toy_rows(count: int = 24) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def toy_pairs(count: int = 24) -> list[dict[str, Any]]:
+    """Pairs whose better answer is told by its words alone."""
+    return [
+        {"prompt": f"Ball {number}?", "chosen": f"It is {COLOURS[number % 4]}.", "rejected": f"No idea, {number}!"}
+        for number in range(count)
+    ]
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
@@ -61,18 +69,17 @@ DEFAULTS = {
 
 def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "messages", **given: Any) -> Path:
     """A run directory. `rows`: the dataset's, or a file. Names of the spec go there, all others are parameters."""
-    names = {"resume_from", "system_prompt", "evaluation_dataset", "recipe"} & set(given)
+    names = {"resume_from", "system_prompt", "evaluation_dataset", "recipe", "resources"} & set(given)
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)
     data = rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())
-    columns = {"messages": ["messages"], "text": ["text"]}[format]
     values = {"recipe": "sft", "parameters": DEFAULTS | given} | spec
     write_spec(
         directory,
         Spec(
             run_id=7, name="Toy train", method="lora", base_model_path=str(model), base_model_name="Tiny",
             base_model_sha256="0" * 64,
-            dataset=DataFile(str(data), file_sha256(data), "jsonl", format, {name: name for name in columns}),
+            dataset=DataFile(str(data), file_sha256(data), "jsonl", format),
             **values,
         ),
     )  # fmt: skip

@@ -14,8 +14,8 @@ import pytest
 from engine.hardware import Device, precision_choose, thread_count
 from engine.offered import BY_RECIPE
 from engine.options import RECIPES_FOLDER, catalogue_text
+from engine.order import GroupedByLength
 from engine.recipes.registry import RECIPES, more_options
-from engine.recipes.sft.trainer import GroupedByLength
 from tests.engine.runs import Run, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
