@@ -78,6 +78,7 @@ class Watch(TrainerCallback):
         self.objective = objective
         self.seconds = 0.0
         self.step_began = 0.0
+        self.seconds_of_tokens = 0.0
         self.logged_tokens = 0.0
         self.logged_epoch = 0.0
         self.without_loss = 0
@@ -128,13 +129,17 @@ class Watch(TrainerCallback):
 
     def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
         values = numbers(logs)
-        epoch, tokens = state.epoch or 0.0, values.get("num_tokens", 0.0)
+        epoch = state.epoch or 0.0
+        self.seconds_of_tokens += self.seconds
+        # Steps that learn once more from answers written before count no tokens of their own.
+        if (tokens := values.get("num_tokens")) is not None and self.seconds_of_tokens > 0:
+            values["tokens_per_second"] = round(max(0.0, tokens - self.logged_tokens) / self.seconds_of_tokens, 2)
+            self.seconds_of_tokens, self.logged_tokens = 0.0, tokens
         if self.seconds > 0:
-            values["tokens_per_second"] = round(max(0.0, tokens - self.logged_tokens) / self.seconds, 2)
             rows = (epoch - self.logged_epoch) * self.plan.train_rows
             values["samples_per_second"] = round(max(0.0, rows) / self.seconds, 3)
         values["peak_memory_gb"] = round(peak_memory() / 2**30, 3)
-        self.seconds, self.logged_tokens, self.logged_epoch = 0.0, tokens, epoch
+        self.seconds, self.logged_epoch = 0.0, epoch
         self.last |= values
         self.job.emit("metrics", step=state.global_step, epoch=round(epoch, 6), split="train", values=values)
         self.job.say(

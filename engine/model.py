@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from engine.failures import TrainError
@@ -167,8 +168,16 @@ def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int
     model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def model_save(job: Job, model: Any, tokenizer: Any, precision: Precision, card: str) -> int:
-    """Write model/ whole or not at all, and return its size in bytes.
+def model_save(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    precision: Precision,
+    card: str,
+    *,
+    beside: dict[str, dict[str, torch.Tensor]] | None = None,
+) -> int:
+    """Write model/ whole or not at all, with the files `beside` it, and return its size in bytes.
 
     A model that was computed in half precision is published in it; `model` itself becomes what is published.
     """
@@ -187,6 +196,8 @@ def model_save(job: Job, model: Any, tokenizer: Any, precision: Precision, card:
             model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for name, tensors in (beside or {}).items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / name)
     (folder / "README.md").write_text(card)
     written = {"base_model": job.spec.base_model_name, "parameters": job.parameters.model_dump(mode="json")}
     written |= {"system_prompt": job.spec.system_prompt, "dataset_sha256": job.spec.dataset.sha256}

@@ -86,7 +86,14 @@ class Session:
         step, unless the train goes on from a checkpoint.
         """
         job, objective = self.job, RECIPES[self.job.spec.recipe].objective
-        plan = Plan.of(job.parameters, rows.train, rows.evaluation, len(trainer.get_train_dataloader()))
+        batches = len(trainer.get_train_dataloader())
+        if not batches:
+            raise TrainError(
+                "batch_too_large",
+                f"{rows.train:,} rows to train on are fewer than the {job.parameters.rows_per_step():,} of one step.",
+                "Copy the train with a smaller batch size or less gradient accumulation.",
+            )
+        plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
         watch = Watch(job, plan, objective)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(watch)
@@ -114,7 +121,9 @@ class Session:
             train_rows=rows.train, eval_rows=rows.evaluation, step=step, total_steps=plan.total_steps,
             metrics=watch.last, is_adapter=job.parameters.adapter == "lora", is_stopped=is_stopped,
         )  # fmt: skip
-        model_bytes = model_save(job, trainer.model, self.tokenizer, self.precision, card_write(job, facts))
+        model_bytes = model_save(
+            job, trainer.model, self.tokenizer, self.precision, card_write(job, facts), beside=trainer.beside_model()
+        )
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
         watch.enter("evaluating")
         sample("after", step)

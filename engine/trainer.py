@@ -27,6 +27,10 @@ class Seams:
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """None in checkpoints: ours is written once, beside the finished model."""
 
+    def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Weights that are no part of the model and are kept in its folder: {file name: tensors}."""
+        return {}
+
     def checkpoint_now(self: Any) -> None:
         """Write a checkpoint outside the training loop, where an evaluation was broken off."""
         self._save_checkpoint(self.model, trial=None)

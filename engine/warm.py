@@ -28,6 +28,8 @@ MODULES = (
     "engine.recipes.dpo.recipe",
     "engine.recipes.kto.recipe",
     "engine.recipes.reward.recipe",
+    "engine.recipes.grpo.recipe",
+    "engine.recipes.ppo.recipe",
 )
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 

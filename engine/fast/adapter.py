@@ -88,6 +88,7 @@ def _forward_of(module: LoraLinear) -> Any:
         if arguments or options or module.merged or module.disable_adapters or module.active_adapters != [name]:
             return plain(x, *arguments, **options)
         scaling = module.scaling[name]
-        return _Product.apply(x, dropout(x), base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-any-return, no-untyped-call]
+        dropped = dropout(x) if isinstance(dropout, torch.nn.Dropout) and dropout.p else x
+        return _Product.apply(x, dropped, base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-any-return, no-untyped-call]
 
     return forward

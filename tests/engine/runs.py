@@ -74,6 +74,9 @@ def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "me
     directory.mkdir(parents=True, exist_ok=True)
     data = rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())
     values = {"recipe": "sft", "parameters": DEFAULTS | given} | spec
+    if "rewards" in given:
+        # A row is a prompt there, and has its own limits.
+        del values["parameters"]["max_tokens"]
     write_spec(
         directory,
         Spec(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from engine.parameters import parameter
+from pydantic import model_validator
+
+from engine.parameters import parameter, refuse
 from engine.recipes.rollouts import RolloutParameters
 
 
@@ -61,6 +63,16 @@ class PpoParameters(RolloutParameters):
         ge=0,
         le=10,
     )
+    value_learning_rate: float = parameter(
+        1e-3,
+        "Learning rate of the values",
+        "Of the value head alone, which starts from nothing and has to catch up.",
+        group="Method",
+        advanced=True,
+        typical=(1e-4, 1e-2),
+        gt=0,
+        le=1,
+    )
     gamma: float = parameter(
         1.0,
         "Discount (gamma)",
@@ -97,6 +109,12 @@ class PpoParameters(RolloutParameters):
         ge=0,
         le=10,
     )
+
+    @model_validator(mode="after")
+    def check_batch(self) -> Self:
+        if self.batch_size * self.gradient_accumulation_steps < 2:
+            raise refuse("batch_size", "PPO compares answers with one another: it needs at least 2 a step.")
+        return self
 
     def steps_per_epoch(self, train_rows: int) -> int:
         """A last batch that is not full is left out, as TRL's sampler does."""
