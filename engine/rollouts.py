@@ -21,7 +21,7 @@ from engine.data import asked, examples_read, split
 from engine.examples import Example
 from engine.failures import Stopped, TrainError
 from engine.job import Job
-from engine.recipes.rollouts import RolloutParameters
+from engine.recipes.rollout_parameters import RolloutParameters
 from engine.render import Renderer
 from engine.rewards.base import Answer
 from engine.rewards.panel import Panel

@@ -26,7 +26,7 @@ LIGHT = (
     "examples.py",
     "detect.py",
     "offered.py",
-    "rollouts.py",
+    "rollout_parameters.py",
     "rows.py",
     "sniff.py",
     "plan.py",

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from engine.parameters import parameter, refuse
-from engine.recipes.rollouts import RolloutParameters
+from engine.recipes.rollout_parameters import RolloutParameters
 
 
 class GrpoParameters(RolloutParameters):
