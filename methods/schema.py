@@ -9,7 +9,11 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
+from engine.parameters import GROUPS
 from engine.recipes.registry import RECIPES, more_options
+from engine.rewards.registry import REWARDS, reward_title
 from methods.models import TrainingMethod
 
 NUMBER_KINDS = ("int", "float")
@@ -17,7 +21,11 @@ NUMBER_KINDS = ("int", "float")
 
 @dataclass(frozen=True)
 class Field:
-    """One parameter as a person meets it. kind: int, float, bool, choice, modules or options."""
+    """One parameter as a person meets it.
+
+    kind: int, float, bool, choice, text, modules, options, rewards or reward_model. `needs`: "cuda" for one that only a
+    GPU can do.
+    """
 
     name: str
     title: str
@@ -37,6 +45,8 @@ class Field:
     choices: tuple[tuple[str, str], ...] = ()
     hidden: bool = False
     fixed: bool = False
+    needs: str = ""
+    multiline: bool = False
 
     def is_active(self, values: dict[str, Any]) -> bool:
         """Whether the field has an effect beside `values`."""
@@ -53,9 +63,13 @@ class Field:
             return "On" if value else "Off"
         if self.kind == "choice":
             return dict(self.choices).get(value, str(value))
+        if self.kind == "rewards":
+            return rewards_text(value)
         if isinstance(value, int | float):
             return plain(value, self.percent)
-        return "All linear layers" if value == "all-linear" else ", ".join(map(str, value))
+        if isinstance(value, str):
+            return "All linear layers" if value == "all-linear" else value or "–"
+        return ", ".join(map(str, value))
 
     @property
     def default_text(self) -> str:
@@ -83,10 +97,37 @@ def plain(number: float, percent: bool = False) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
 
 
+def rewards_text(choices: Any) -> str:
+    """Chosen rewards in a line: Numeric answer (answer tag answer), 0.5 × Tags."""
+    if not isinstance(choices, list) or not choices:
+        return "none"
+    return ", ".join(_reward_text(choice) for choice in choices if isinstance(choice, dict))
+
+
+def _reward_text(choice: dict[str, Any]) -> str:
+    function, weight = str(choice.get("function", "")), choice.get("weight", 1.0)
+    fields = reward_fields(function)
+    given = choice.get("parameters") or {}
+    chosen = [
+        f"{fields[name].title.lower()} {fields[name].shown(value)}" if name in fields else f"{name} {value}"
+        for name, value in given.items()
+        if name not in fields or value != fields[name].default
+    ]
+    times = f"{plain(weight)} × " if isinstance(weight, int | float) and weight != 1 else ""
+    return f"{times}{reward_title(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
+
+
 def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """The effective JSON Schema. Hidden fields stay in it, marked; a fixed one has `const`."""
     schema = copy.deepcopy(RECIPES[method.recipe].parameters.model_json_schema())
     schema.pop("description", None)
+    schema.pop("$defs", None)
+    # In the order of the groups, whichever class declared a field.
+    properties = schema["properties"]
+    order = sorted(properties, key=lambda name: GROUPS.index(properties[name].get("group", "Training")))
+    schema["properties"] = {name: properties[name] for name in order}
+    if "rewards" in properties:
+        properties["rewards"]["items"] = {"oneOf": [reward_schema(kind) for kind in REWARDS.values()]}
     for name, spec in schema["properties"].items():
         override = method.overrides.get(name, {})
         on_cpu = override.get("default_on_cpu", None if "default" in override else spec.get("default_on_cpu"))
@@ -99,6 +140,33 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
         "additionalProperties": False,
     }
     return schema
+
+
+def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """One of the reward functions as an entry of `rewards`."""
+    parameters = kind.model_json_schema()
+    parameters.pop("description", None)
+    slug = kind.slug  # type: ignore[attr-defined]
+    return {
+        "type": "object",
+        "title": kind.title,  # type: ignore[attr-defined]
+        "description": kind.help,  # type: ignore[attr-defined]
+        "properties": {
+            "function": {"const": slug},
+            "weight": {"type": "number", "minimum": -100, "maximum": 100, "default": 1.0},
+            "parameters": parameters,
+        },
+        "required": ["function"],
+        "additionalProperties": False,
+    }
+
+
+def reward_fields(function: str) -> dict[str, Field]:
+    """The parameters of a reward function; none for one that is not known here, such as one's own."""
+    if function not in REWARDS:
+        return {}
+    properties = REWARDS[function].model_json_schema()["properties"] if REWARDS[function].model_fields else {}
+    return {name: _field(name, spec) for name, spec in properties.items()}
 
 
 def option_schema(option: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +226,19 @@ def _field(name: str, spec: dict[str, Any]) -> Field:
         choices=tuple((value, titles.get(value, value)) for value in main.get("enum", ())),
         hidden=spec.get("hidden", False),
         fixed="const" in spec,
+        needs=spec.get("needs", ""),
+        multiline=spec.get("multiline", False),
     )
 
 
 def _kind(name: str, spec: dict[str, Any]) -> str:
     if name == "target_modules":
         return "modules"
+    if name == "rewards":
+        return "rewards"
+    if spec.get("control"):
+        return str(spec["control"])
     if "enum" in spec:
         return "choice"
-    return {"integer": "int", "number": "float", "boolean": "bool", "object": "options"}[spec["type"]]
+    kinds = {"integer": "int", "number": "float", "boolean": "bool", "object": "options", "string": "text"}
+    return kinds[spec["type"]]

@@ -10,18 +10,30 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from core.errors import UserError
-from engine.recipes.registry import RECIPES
+from engine.recipes.registry import RECIPES, Objective
 from methods.builtin import BUILTIN
 from methods.models import TrainingMethod
 from methods.schema import NUMBER_KINDS, Field, method_fields, method_schema, plain
 
-__all__ = ["method_defaults", "method_schema", "methods_install", "parameters_validate", "parameters_warnings"]
+__all__ = [
+    "method_defaults",
+    "method_objective",
+    "method_schema",
+    "methods_install",
+    "parameters_validate",
+    "parameters_warnings",
+]
 
 
 def methods_install() -> None:
     """Create the methods that come with the platform; what operators edited since is left as it is."""
     for values in BUILTIN:
         TrainingMethod.objects.get_or_create(slug=values["slug"], defaults=values)
+
+
+def method_objective(method: TrainingMethod) -> Objective:
+    """The metric by which trains of the method are judged."""
+    return RECIPES[method.recipe].objective
 
 
 def method_defaults(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
@@ -121,6 +133,8 @@ def _message(detail: ErrorDetails, fields: dict[str, Field]) -> tuple[str, str]:
         return name, f"{field.title} must be true or false."
     if field.kind == "choice":
         return name, f"{field.title} must be one of {', '.join(value for value, _ in field.choices)}."
+    if field.kind == "rewards":
+        return name, f"{field.title} must be a list of objects with function, weight and parameters: {detail['msg']}."
     if field.kind == "modules":
         return name, f"{field.title} must be all-linear, or a list of module names of the base model."
     return name, f"{field.title} must be an object of option names and values."

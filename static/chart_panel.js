@@ -92,7 +92,7 @@
       for (const value of all) { if (value < low) low = value; if (value > high) high = value; }
       for (const limit of this.limits) if (limit.value < high * 2) high = Math.max(high, limit.value);
       // Amounts start at nothing; a loss does not, where that would press its curve flat.
-      const fromZero = this.spec.kind === "number" || (this.small && low < high * 0.4);
+      const fromZero = this.spec.kind === "number" && low >= 0 || (this.small && low < high * 0.4);
       if (!this.view.log && low >= 0 && fromZero) low = 0;
       const count = this.small ? 2 : 4;
       this.range = this.view.log ? C.widenLog(this.range, low, high) : C.widen(this.range, low, high, count);

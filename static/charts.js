@@ -155,6 +155,7 @@
     if (kind === "loss") return format.loss(value);
     if (kind === "rate") return format.rate(value);
     if (kind === "share") return format.share(value);
+    if (kind === "value") return value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace(/^-/, "−");
     if (Math.abs(value) >= 100) return format.thousands(value);
     return format.rate(Number(value.toPrecision(3)));
   }

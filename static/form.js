@@ -7,7 +7,7 @@
   const page = readJson("form-data");
   const summary = document.querySelector("[data-summary]");
   // What nobody has chosen yet is no mistake until Run was pressed.
-  const unasked = new Set(form.getAttribute("data-posted") ? [] : ["base_model", "dataset"]);
+  const unasked = new Set(form.getAttribute("data-posted") ? [] : ["base_model", "dataset", "rewards"]);
   // Attributes and not form.dataset, which is the field of that name.
   const ASK_AFTER = 200; // ms of silence after a key
   const COUNT_AGAIN = 1500; // ms between two looks at a running token count
@@ -21,6 +21,8 @@
     if (kind === "bool") return control(name).checked ? "on" : "";
     if (kind === "modules") return modulesValue(name);
     if (kind === "options") return optionsValue(row);
+    // Compared by the server alone.
+    if (kind === "rewards") return row.dataset.default;
     return control(name)?.value.trim() ?? "";
   }
 
@@ -131,6 +133,44 @@
 
   const optionText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
+  // Rewards: the menu adds a copy of a function's template under a key of its own.
+  let rewardKey = 0;
+
+  function rewardAdd(holder, slug) {
+    const template = [...holder.querySelectorAll("template")].find((item) => item.dataset.reward === slug);
+    const rows = holder.querySelector("[data-reward-rows]");
+    const taken = new Set([...rows.querySelectorAll(`[name="${holder.dataset.rewards}-key"]`)].map((input) => input.value));
+    while (taken.has(String(rewardKey))) rewardKey += 1;
+    const row = template.content.firstElementChild.cloneNode(true);
+    for (const item of row.querySelectorAll("[name], [id], [for]")) {
+      for (const attribute of ["name", "id", "for"]) {
+        const value = item.getAttribute(attribute);
+        if (value) item.setAttribute(attribute, value.replace("-KEY-", `-${rewardKey}-`));
+      }
+      if (item.value === "KEY") item.value = String(rewardKey);
+    }
+    rows.append(row);
+    holder.querySelector("[data-no-rewards]").hidden = true;
+    row.querySelector("input:not([type=hidden]), select, textarea")?.focus();
+  }
+
+  form.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-reward-menu]") || !event.target.value) return;
+    rewardAdd(event.target.closest("[data-rewards]"), event.target.value);
+    event.target.value = "";
+    unasked.delete("rewards");
+    changed();
+  });
+  form.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-reward-remove]");
+    if (!button) return;
+    const holder = button.closest("[data-rewards]");
+    button.closest("[data-reward-row]").remove();
+    holder.querySelector("[data-no-rewards]").hidden = Boolean(holder.querySelector("[data-reward-row]"));
+    holder.querySelector("[data-reward-menu]").focus();
+    changed();
+  });
+
   // Messages beside their fields
   function messages(answer) {
     for (const box of form.querySelectorAll("[data-messages]")) {
@@ -205,7 +245,8 @@
         make("a", { href: `#field-${name}`, textContent: page.titles[name] ?? "This train" }))));
     }
     const missing = Object.keys(answer.errors).filter((name) => unasked.has(name));
-    const titles = missing.map((name) => `a ${page.titles[name].toLowerCase()}`).join(" and ");
+    const words = { base_model: "a base model", dataset: "a dataset", rewards: "a reward" };
+    const titles = missing.map((name) => words[name]).join(" and ");
     const say = errors.length ? `Fix ${errors.length} error${errors.length > 1 ? "s" : ""} to run. Warnings do not block.`
       : missing.length ? `Choose ${titles} to run.`
       : found.length ? "Warnings do not block." : blank;

@@ -25,8 +25,8 @@
     const done = new Date(Date.now() + (train.eta_seconds || 0) * 1000);
     const wide = matchMedia("(min-width: 992px)").matches ? `, done near ${format.clock(done)}` : "";
     live(at("left"), train.eta_seconds === null ? "" : `${format.about(train.eta_seconds)} left${wide}`);
-    live(at("loss"), format.loss(metrics.loss));
-    figure("best", format.loss(train.best_eval_loss), train.best_step === null ? "" : `step ${format.thousands(train.best_step)}`);
+    live(at("loss"), format.loss(metrics[at("loss").dataset.metric]));
+    figure("best", format.loss(train.best_value), train.best_step === null ? "" : `step ${format.thousands(train.best_step)}`);
     figure("speed", format.thousands(metrics.tokens_per_second), metrics.tokens_per_second === undefined ? "" : "tok/s");
     live(at("tokens"), format.big(metrics.num_tokens), { unit: true });
     figure("memory", metrics.peak_memory_gb ? metrics.peak_memory_gb.toFixed(1) : format.missing, metrics.peak_memory_gb ? "GB" : "");

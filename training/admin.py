@@ -45,7 +45,7 @@ class TrainRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "copied_from",
         )}),
         ("Where it stands", {"fields": (
-            "attempt", "phase", "step", "total_steps", "epoch", "last_metrics", "last_evaluation", "best_eval_loss",
+            "attempt", "phase", "step", "total_steps", "epoch", "last_metrics", "last_evaluation", "best_value",
             "best_step", "warnings", "facts", "outcome", "error_code", "error", "error_advice",
         )}),
         ("Who runs it", {"fields": ("worker", "host", "process", "heartbeat_at")}),

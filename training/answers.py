@@ -55,7 +55,7 @@ def difference(one: str, other: str) -> float:
 def answers_of(run: TrainRun) -> list[Answer]:
     """Every sampled prompt, the one whose answer changed most first."""
     found: dict[int, list[Sample]] = {}
-    for sample in run.samples.order_by("index", "seq"):
+    for sample in run.samples.exclude(stage="completion").order_by("index", "seq"):
         found.setdefault(sample.index, []).append(sample)
     return sorted((_answer(index, samples) for index, samples in found.items()), key=lambda answer: -answer.change)
 
@@ -88,7 +88,7 @@ class SharedPrompt:
 def shared_prompts(trains: list[TrainRun]) -> list[SharedPrompt]:
     """Prompts that at least two of the trains answered, those that all answered first."""
     latest: dict[tuple[str, str], dict[int, Sample]] = {}
-    wanted = Sample.objects.filter(run__in=trains).exclude(stage="before").order_by("seq")
+    wanted = Sample.objects.filter(run__in=trains).exclude(stage__in=("before", "completion")).order_by("seq")
     for sample in wanted:
         latest.setdefault((sample.prompt, sample.reference), {})[sample.run_id] = sample
     shared = [

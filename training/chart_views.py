@@ -36,7 +36,7 @@ class EvaluationView(TrainPage):
                 "status": run.status,
                 "ended": run.ended,
                 "queuePosition": queue_position(run),
-                "table": charts_table(),
+                "table": charts_table(run.objective),
                 "ignored": NOT_CHARTED,
                 "planned": planned_of(run),
             },

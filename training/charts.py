@@ -7,9 +7,10 @@ Rewards). The page's script reads the same table, so that a metric that appears 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from engine.recipes.registry import LOSS, Objective
 from training.models import TrainRun
 
 # Per series. A chart is at most 2,000 pixels wide, and each bucket sends its lowest and its highest point.
@@ -22,8 +23,8 @@ STEP, EPOCH, TIME, VALUE = range(4)
 class Chart:
     """`train` and `eval` name the metrics of the two lines. `place` is "main", "side" or "" (below, under `heading`).
 
-    kind says how values are written: loss, rate, share, number. `limit` names the parameter or device fact whose
-    value is drawn as a reference line, labelled `limit_label`.
+    kind says how values are written: loss, rate, share, value (may be negative), number. `limit` names the parameter or
+    device fact whose value is drawn as a reference line, labelled `limit_label`.
     """
 
     name: str
@@ -57,6 +58,59 @@ CHARTS = (
         log=False,
     ),
     Chart("entropy", "Entropy", "entropy", "eval_entropy", heading="Quality", kind="loss"),
+    Chart("reward", "Reward", "reward", "eval_reward", heading="Rewards", kind="value", log=False),
+    Chart("reward_std", "Spread of rewards", "reward_std", heading="Rewards", kind="value", log=False),
+    Chart(
+        "no_spread", "Prompts whose answers are worth the same", "frac_reward_zero_std", heading="Rewards",
+        kind="share", log=False,
+    ),
+    Chart(
+        "margins", "Margin of the better answer", "rewards/margins", "eval_rewards/margins", heading="Preference",
+        kind="value", log=False,
+    ),
+    Chart(
+        "accuracies", "Better answer preferred", "rewards/accuracies", "eval_rewards/accuracies", heading="Preference",
+        kind="share", log=False,
+    ),
+    Chart(
+        "chosen", "Reward of better answers", "rewards/chosen", "eval_rewards/chosen", heading="Preference",
+        kind="value", log=False,
+    ),
+    Chart(
+        "rejected", "Reward of worse answers", "rewards/rejected", "eval_rewards/rejected", heading="Preference",
+        kind="value", log=False,
+    ),
+    Chart(
+        "logps_chosen", "Log-probability of better answers", "logps/chosen", "eval_logps/chosen", heading="Preference",
+        log=False,
+    ),
+    Chart(
+        "logps_rejected", "Log-probability of worse answers", "logps/rejected", "eval_logps/rejected",
+        heading="Preference", log=False,
+    ),
+    Chart(
+        "scorer_accuracy", "Better answer scored higher", "accuracy", "eval_accuracy", heading="Preference",
+        kind="share", log=False,
+    ),
+    Chart("margin", "Margin of scores", "margin", "eval_margin", heading="Preference", kind="value", log=False),
+    Chart(
+        "mean_reward", "Mean score", "mean_reward", "eval_mean_reward", heading="Preference", kind="value", log=False
+    ),
+    Chart("kl", "KL from the reference", "kl", "eval_kl", heading="Policy", kind="value", log=False),
+    Chart("clip_ratio", "Tokens clipped", "clip_ratio/region_mean", heading="Policy", kind="share", log=False),
+    Chart("policy_loss", "Policy loss", "policy_loss", heading="Policy", kind="value", log=False),
+    Chart("value_loss", "Value loss", "value_loss", heading="Policy", kind="loss"),
+    Chart("explained_variance", "Rewards foretold", "explained_variance", heading="Policy", kind="value", log=False),
+    Chart("return", "Mean return", "return", heading="Policy", kind="value", log=False),
+    Chart(
+        "completion_length", "Answer length", "completions/mean_length", "eval_completions/mean_length",
+        heading="Answers", unit="tokens", log=False,
+    ),
+    Chart(
+        "cut_off", "Answers cut off", "completions/clipped_ratio", "eval_completions/clipped_ratio", heading="Answers",
+        kind="share", log=False,
+    ),
+    Chart("unscored", "Answers without a score", "rewards/unscored", heading="Answers", kind="share", log=False),
     Chart("samples_per_second", "Rows a second", "samples_per_second", heading="Device", unit="rows/s"),
     Chart(
         "peak_memory_gb",
@@ -68,13 +122,26 @@ CHARTS = (
         limit="memory_gb",
         limit_label="device",
     ),
-)
-# Counted up or constant, and told elsewhere on the page.
-NOT_CHARTED = ("num_tokens", "eval_num_tokens", "epoch", "eval_runtime", "total_flos", "step")
+)  # fmt: skip
+# Counted up or constant, told elsewhere on the page, or the edges of what is charted.
+EDGES = (
+    "completions/min_length", "completions/max_length", "completions/mean_terminated_length",
+    "completions/min_terminated_length", "completions/max_terminated_length", "clip_ratio/low_mean",
+    "clip_ratio/low_min", "clip_ratio/high_mean", "clip_ratio/high_max", "logits/chosen", "logits/rejected",
+    "min_reward", "max_reward", "reward_std",
+)  # fmt: skip
+NOT_CHARTED = (
+    "num_tokens", "eval_num_tokens", "epoch", "eval_runtime", "total_flos", "step",
+    *(name for name in EDGES if name != "reward_std"), *(f"eval_{name}" for name in EDGES),
+)  # fmt: skip
 
 
-def charts_table() -> list[dict[str, Any]]:
-    return [asdict(chart) for chart in CHARTS]
+def charts_table(objective: Objective = LOSS) -> list[dict[str, Any]]:
+    """The chart of what a train is judged by stands first and large."""
+    first = next(chart for chart in CHARTS if chart.train == objective.train)
+    others = [replace(chart, place="", heading="Quality") if chart.place == "main" else chart for chart in CHARTS]
+    table = [replace(first, place="main", heading=""), *(chart for chart in others if chart.name != first.name)]
+    return [asdict(chart) for chart in table]
 
 
 def limits_of(run: TrainRun) -> dict[str, float]:

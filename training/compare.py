@@ -48,9 +48,13 @@ def outcomes_of(run: TrainRun) -> dict[str, Any]:
     folder = run.directory / MODEL
     seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at and run.started_at else None
     return {
-        "best_eval_loss": run.best_eval_loss,
+        "best_eval_loss": None if run.objective.higher_is_better else run.best_value,
+        "best_eval_reward": run.best_value if run.objective.higher_is_better else None,
         "final_eval_loss": run.last_evaluation.get("eval_loss"),
         "final_loss": metrics.get("loss"),
+        "final_reward": metrics.get("reward"),
+        "eval_preferred": run.last_evaluation.get("eval_rewards/accuracies", run.last_evaluation.get("eval_accuracy")),
+        "eval_margin": run.last_evaluation.get("eval_rewards/margins", run.last_evaluation.get("eval_margin")),
         "steps": run.step,
         "duration_seconds": seconds,
         "tokens_per_second": metrics.get("tokens_per_second"),
@@ -113,6 +117,10 @@ def setting_text(field: Field | None, value: Any) -> str:
 # (measure, title, how it is written, which is better: "low", "high" or neither)
 MEASURES: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
     ("best_eval_loss", "Best eval loss", display.loss, "low"),
+    ("best_eval_reward", "Best eval reward", display.loss, "high"),
+    ("final_reward", "Final reward", display.loss, "high"),
+    ("eval_preferred", "Better answers preferred, held out", display.share, "high"),
+    ("eval_margin", "Margin of better answers, held out", display.loss, "high"),
     ("final_eval_loss", "Final eval loss", display.loss, "low"),
     ("final_loss", "Final train loss", display.loss, "low"),
     ("steps", "Steps", display.thousands, ""),
@@ -168,25 +176,37 @@ def verdict(trains: list[TrainRun]) -> Verdict:
     """Which train did best, with its number, and how close the next one comes."""
     active = [run for run in trains if not run.ended]
     beside = f" #{active[0].pk} has not ended yet." if active else ""
+    objectives = {run.objective for run in trains}
+    if len(objectives) > 1:
+        names = " and ".join(sorted(objective.title.lower() for objective in objectives))
+        return Verdict(
+            "These trains are judged by different measures.",
+            f"Some by {names}: read their curves and answers side by side.{beside}",
+        )
+    (objective,) = objectives
+    what, sign = f"eval {objective.title.lower()}", -1 if objective.higher_is_better else 1
     ranked = sorted(
-        (run for run in trains if run.best_eval_loss is not None), key=lambda run: (run.best_eval_loss or 0, run.pk)
+        (run for run in trains if run.best_value is not None), key=lambda run: (sign * (run.best_value or 0), run.pk)
     )
     if len(ranked) < FEWEST_TRAINS:
-        return Verdict("There is no evaluation loss to rank them by.", f"Compare the train loss instead.{beside}")
+        return Verdict(
+            f"There is no {what} to rank them by.", f"Compare the train {objective.title.lower()} instead.{beside}"
+        )
     best, second = ranked[0], ranked[1]
-    assert best.best_eval_loss is not None
-    assert second.best_eval_loss is not None
+    assert best.best_value is not None
+    assert second.best_value is not None
+    most, beyond = ("highest", "below") if objective.higher_is_better else ("lowest", "above")
     if not measured_alike(trains):
         return Verdict(
-            f"#{best.pk} has the lowest eval loss, {best.best_eval_loss:.3f}, but not on the same rows.",
-            f"These trains were measured on different data, so their losses say little about each other.{beside}",
+            f"#{best.pk} has the {most} {what}, {best.best_value:.3f}, but not on the same rows.",
+            f"These trains were measured on different data, so their numbers say little about each other.{beside}",
         )
-    final = best.last_evaluation.get("eval_loss")
-    risen = final is not None and final > best.best_eval_loss * 1.01
-    where = f"{best.best_eval_loss:.3f} at step {best.best_step or 0:,}"
-    headline = f"#{best.pk} reaches the lowest eval loss, {where}{', then gets worse' if risen else ''}."
-    gap = second.best_eval_loss - best.best_eval_loss
-    return Verdict(headline, f"#{second.pk} is next, {gap:.3f} above it{_sooner(best, second)}.{beside}", best)
+    final = best.last_evaluation.get(objective.evaluation)
+    worse = final is not None and sign * (final - best.best_value) > 0.01 * abs(best.best_value)
+    where = f"{best.best_value:.3f} at step {best.best_step or 0:,}"
+    headline = f"#{best.pk} reaches the {most} {what}, {where}{', then gets worse' if worse else ''}."
+    gap = abs(second.best_value - best.best_value)
+    return Verdict(headline, f"#{second.pk} is next, {gap:.3f} {beyond} it{_sooner(best, second)}.{beside}", best)
 
 
 def _sooner(best: TrainRun, second: TrainRun) -> str:

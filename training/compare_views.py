@@ -89,7 +89,7 @@ class CompareView(View):
                     {"id": run.pk, "name": run.name, "colour": index % COLOURS + 1, "dash": index >= COLOURS}
                     for index, run in enumerate(trains)
                 ],
-                "table": charts_table(),
+                "table": charts_table(trains[0].objective),
                 "active": any(not run.ended for run in trains),
             },
         }

@@ -26,7 +26,7 @@ class TrainFilter(ListFilter):
             ("method__name", "method"),
             ("base_model__name", "base_model"),
             ("dataset__name", "dataset"),
-            ("best_eval_loss", "best_eval_loss"),
+            ("best_value", "best_value"),
             ("started_at", "started_at"),
             ("created_at", "created_at"),
             ("owner__username", "owner"),

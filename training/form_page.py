@@ -9,7 +9,8 @@ from engine.formats import FORMATS
 from engine.recipes.registry import more_options
 from models_app.models import BaseModel
 from training.draft import Draft, base_models_of, datasets_of
-from training.forms import Control, controls_make, groups_make
+from training.forms import Control, controls_make, groups_make, reward_templates
+from training.resources import reward_models
 from training.services import dataset_obstacle
 
 INGREDIENTS = {
@@ -35,6 +36,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         draft.parameters,
         original=origin.parameters if origin else None,
         modules=draft.base_model.linear_modules if draft.base_model else [],
+        device=(preview["worker"]["device"] or {}).get("kind", "cpu"),
     )
     errors = preview["errors"]
     for name, control in controls.items():
@@ -62,6 +64,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "fitting": [dataset for dataset, reason in datasets if not reason],
         "unfit": [(dataset, reason) for dataset, reason in datasets if reason],
         "explained": explanations(draft),
+        "reward_templates": reward_templates() if "rewards" in controls else [],
+        "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls) | {"options": options},
     }

@@ -63,6 +63,8 @@ class TrainFormView(View):
         for name in ("base_model", "dataset"):
             if getattr(draft, name) is None:
                 preview["errors"].pop(name, None)
+        if not draft.parameters.get("rewards"):
+            preview["errors"].pop("rewards", None)
         return render(request, "training/form.html", form_context(draft, preview))
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:

@@ -19,7 +19,8 @@ from typing import Any
 
 from django.http import QueryDict
 
-from methods.schema import Field, plain
+from engine.rewards.registry import REWARDS, reward_title
+from methods.schema import Field, plain, reward_fields, rewards_text
 
 GROUPED_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 ALL_LINEAR = "all-linear"
@@ -42,6 +43,8 @@ def value_text(field: Field, value: Any) -> str:
         return "on" if value else ""
     if isinstance(value, int | float):
         return f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
+    if field.kind == "rewards":
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
@@ -53,6 +56,8 @@ def shown_text(field: Field, value: Any) -> str:
         return "on" if value else "off"
     if field.kind == "choice":
         return dict(field.choices).get(value, str(value))
+    if field.kind == "rewards":
+        return rewards_text(value)
     if field.kind == "options":
         return ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items()) or "none"
     if value == ALL_LINEAR:
@@ -102,6 +107,8 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
             found[name] = name in data
         elif item.kind == "options":
             found[name] = options_read(data.getlist(f"{name}-name"), data.getlist(f"{name}-value"))
+        elif item.kind == "rewards":
+            found[name] = rewards_read(name, data)
         elif item.kind == "modules":
             chosen = data.get(name, ALL_LINEAR)
             found[name] = data.getlist(f"{name}-names") if chosen == "choose" else chosen
@@ -111,6 +118,78 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
             found[name] = number_value(item, data.get(name, ""))
     effective = {name: item.default for name, item in fields.items()} | found
     return {name: value for name, value in found.items() if fields[name].is_active(effective)}
+
+
+def rewards_read(name: str, data: QueryDict) -> list[dict[str, Any]]:
+    """The chosen rewards: a row for each `name`-key, its values under `name`-KEY-…; one without function is none."""
+    rows = []
+    for key in data.getlist(f"{name}-key"):
+        prefix = f"{name}-{key}-"
+        function = data.get(f"{prefix}function", "")
+        if not function:
+            continue
+        weight = Field("weight", "Weight", "", "float", 1.0)
+        parameters = {
+            item.name: reward_value(item, f"{prefix}p-{item.name}", data) for item in reward_fields(function).values()
+        }
+        rows.append(
+            {
+                "function": function,
+                "weight": number_value(weight, data.get(f"{prefix}weight", "1")),
+                "parameters": {item: value for item, value in parameters.items() if value is not None},
+            }
+        )
+    return rows
+
+
+def reward_value(item: Field, name: str, data: QueryDict) -> Any:
+    """A parameter of a reward as it was typed, None where it was left blank and must not be given."""
+    if item.kind == "bool":
+        return name in data
+    if item.kind in ("int", "float"):
+        return number_value(item, text) if (text := data.get(name, "")).strip() else None
+    if item.kind == "reward_model":
+        return int(text) if (text := data.get(name, "")).isdecimal() and len(text) < 19 else None
+    # Browsers send lines as CR LF.
+    return data.get(name, item.default).replace("\r\n", "\n")
+
+
+@dataclass
+class RewardRow:
+    """A chosen reward as the form shows it: `fields` with what their controls hold."""
+
+    key: str
+    function: str
+    title: str
+    help: str
+    weight: str
+    fields: list[tuple[Field, Any]]
+
+
+def reward_rows(choices: list[dict[str, Any]]) -> list[RewardRow]:
+    return [_reward_row(str(number), choice) for number, choice in enumerate(choices)]
+
+
+def reward_templates() -> list[RewardRow]:
+    """An empty row of each function, for the menu."""
+    return [_reward_row("KEY", {"function": slug, "weight": 1.0, "parameters": {}}) for slug in REWARDS]
+
+
+def _reward_row(key: str, choice: dict[str, Any]) -> RewardRow:
+    function, given = str(choice.get("function", "")), choice.get("parameters") or {}
+    kind, weight = REWARDS.get(function), choice.get("weight", 1.0)
+    return RewardRow(
+        key,
+        function,
+        reward_title(function),
+        kind.help if kind else "A function that was registered here.",
+        number_text(weight) if isinstance(weight, int | float) else str(weight),
+        [
+            (item, value if item.kind in ("bool", "choice", "text") else value_text(item, value))
+            for item in reward_fields(function).values()
+            for value in (given.get(item.name, item.default),)
+        ],
+    )
 
 
 def options_read(names: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
@@ -133,6 +212,8 @@ class Control:
     original_text: str = ""
     is_copy: bool = False
     active: bool = True
+    unavailable: str = ""
+    rewards: list[RewardRow] = made(default_factory=list)
     options: list[tuple[str, str]] = made(default_factory=list)
 
     @property
@@ -195,7 +276,12 @@ class Group:
 
 
 def controls_make(
-    fields: dict[str, Field], values: dict[str, Any], *, original: dict[str, Any] | None, modules: list[str]
+    fields: dict[str, Field],
+    values: dict[str, Any],
+    *,
+    original: dict[str, Any] | None,
+    modules: list[str],
+    device: str = "cpu",
 ) -> dict[str, Control]:
     """A control for each field that is shown. `modules` are the layers that the chosen base model has."""
     effective = {name: item.default for name, item in fields.items()} | values
@@ -211,6 +297,10 @@ def controls_make(
             control.is_copy = True
             control.original = shown_text(item, original[name])
             control.original_text = value_text(item, original[name])
+        if item.needs == "cuda" and device == "cpu" and same(control.text, control.default):
+            control.unavailable = "Needs a GPU, and this worker has none."
+        if item.kind == "rewards":
+            control.rewards = reward_rows(value if isinstance(value, list) else [])
         if item.kind == "modules":
             chosen = value if isinstance(value, list) else []
             control.options = [

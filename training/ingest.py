@@ -109,15 +109,18 @@ class _Batch:
         )
         if split == "eval":
             self.set(last_evaluation=self.run.last_evaluation | values)
-            self.best(step, values.get("eval_loss"))
+            self.best(step, values.get(self.run.objective.evaluation))
             return
         self.set(last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch)
-        self.set(loss_curve=grown(self.run.loss_curve, step, values.get("loss")))
+        self.set(curve=grown(self.run.curve, step, values.get(self.run.objective.train)))
         self.set(eta_seconds=self.seconds_left(event["time"]))
 
-    def best(self, step: int, loss: float | None) -> None:
-        if loss is not None and (self.run.best_eval_loss is None or loss < self.run.best_eval_loss):
-            self.set(best_eval_loss=loss, best_step=step)
+    def best(self, step: int, value: float | None) -> None:
+        if value is None:
+            return
+        best, higher = self.run.best_value, self.run.objective.higher_is_better
+        if best is None or (value > best if higher else value < best):
+            self.set(best_value=value, best_step=step)
 
     def seconds_left(self, now: float) -> float | None:
         """From the mean pace since the first step of this train, evaluations included."""
@@ -140,6 +143,7 @@ class _Batch:
                 reference=str(event.get("reference") or ""),
                 text=str(event.get("text", "")),
                 tokens=int(event.get("tokens") or 0),
+                rewards=event.get("rewards") or {},
             )
         )
 
@@ -148,7 +152,7 @@ class _Batch:
             {
                 "step": int(event["step"]),
                 "epoch": float(event.get("epoch") or 0),
-                "eval_loss": event.get("value"),
+                "value": event.get("value"),
                 "size_bytes": int(event.get("size_bytes") or 0),
                 "time": event["time"],
             }

@@ -10,6 +10,11 @@ from training.models import TrainRun
 LEVEL = 0.005
 # Evaluation loss this far over its best, as a share, is memorising and no noise.
 RISEN = 0.02
+# Rewards are noisy: so many points before anything is said, and so much of their size as a change.
+FEWEST_REWARDS = 6
+REWARD_STEP = 0.03
+# From this share on hardly any prompt has answers to tell apart.
+ALL_SAME = 0.9
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,17 @@ def signed(number: float) -> str:
 
 
 def judgement_of(run: TrainRun) -> Judgement:
+    objective = run.objective
     evaluations = [
-        (step, float(values["eval_loss"]))
+        (step, float(values[objective.evaluation]))
         for step, values in run.metrics.filter(split="eval").order_by("seq").values_list("step", "values")
-        if values.get("eval_loss") is not None
+        if values.get(objective.evaluation) is not None
     ]
-    losses = [(int(step), float(loss)) for step, loss in run.loss_curve]
+    losses = [(int(step), float(value)) for step, value in run.curve]
     # null and named `nonfinite` in the event, so that the latest value is None and not absent
     broken = "loss" in run.last_metrics and run.last_metrics["loss"] is None
+    if objective.higher_is_better and not broken:
+        return judge_rewards(losses, evaluations, same=run.last_metrics.get("frac_reward_zero_std"), ended=run.ended)
     return judge(losses, evaluations, broken=broken, ended=run.ended)
 
 
@@ -55,6 +63,41 @@ def judge(
     if not losses:
         return Judgement("none", "Nothing to judge yet.", "" if ended else "The first steps are on their way.")
     return Judgement("none", "Too early to say.", f"{len(losses)} points so far.")
+
+
+def judge_rewards(
+    rewards: list[tuple[int, float]], evaluations: list[tuple[int, float]], *, same: float | None, ended: bool
+) -> Judgement:
+    """`rewards` and `evaluations` as (step, reward) in order; `same`: the share of prompts whose answers were all worth
+    the same at the latest step."""
+    if len(rewards) < FEWEST_REWARDS:
+        text = "" if ended else f"{len(rewards)} points so far." if rewards else "The first answers are being written."
+        return Judgement("none", "Too early to say." if rewards else "Nothing to judge yet.", text)
+    if same is not None and same >= ALL_SAME:
+        return Judgement(
+            "warn",
+            "Nothing is learned.",
+            f"At the latest step {same:.0%} of prompts had answers that were all worth the same: the task may be too "
+            "hard or too easy, or the temperature too low.",
+        )
+    third = max(2, len(rewards) // 3)
+    begin = sum(value for _, value in rewards[:third]) / third
+    end = sum(value for _, value in rewards[-third:]) / third
+    spread = max(abs(value) for _, value in rewards) or 1.0
+    beside = (
+        f" On held-out prompts it went from {evaluations[0][1]:.2f} to {evaluations[-1][1]:.2f}."
+        if (len(evaluations) > 1)
+        else ""
+    )
+    if end > begin + REWARD_STEP * spread:
+        return Judgement("good", "The reward rises.", f"It went from {begin:.2f} to {end:.2f}.{beside}")
+    if end < begin - REWARD_STEP * spread:
+        return Judgement(
+            "warn",
+            "The reward falls.",
+            f"It went from {begin:.2f} to {end:.2f}: a lower learning rate may help.{beside}",
+        )
+    return Judgement("none", "The reward stands still.", f"It went from {begin:.2f} to {end:.2f}.{beside}")
 
 
 def _by_evaluations(losses: list[tuple[int, float]], evaluations: list[tuple[int, float]], ended: bool) -> Judgement:

@@ -19,7 +19,9 @@ from django.urls import reverse
 from core.ownership import OwnedQuerySet
 from core.store import runs_folder
 from datasets_app.models import Dataset
+from engine.recipes.registry import Objective
 from methods.models import TrainingMethod
+from methods.services import method_objective
 from models_app.models import BaseModel
 
 
@@ -83,8 +85,10 @@ class TrainRun(models.Model):
     eta_seconds = models.FloatField(null=True, blank=True)
     last_metrics = models.JSONField(default=dict, help_text="The latest value of every train metric.")
     last_evaluation = models.JSONField(default=dict, help_text="The latest value of every evaluation metric.")
-    loss_curve = models.JSONField(default=list, help_text="[[step, loss]], at most 64 points, for the list.")
-    best_eval_loss = models.FloatField(null=True, blank=True)
+    curve = models.JSONField(
+        default=list, help_text="[[step, value of the objective]], at most 64 points, for the list."
+    )
+    best_value = models.FloatField(null=True, blank=True, help_text="The best evaluation by the method's objective.")
     best_step = models.BigIntegerField(null=True, blank=True)
     facts = models.JSONField(default=dict, help_text="What the engine said when it started: device, versions, rows.")
     outcome = models.JSONField(default=dict, help_text="What the engine said when it ended.")
@@ -123,6 +127,17 @@ class TrainRun(models.Model):
     @property
     def directory(self) -> Path:
         return runs_folder() / str(self.pk)
+
+    @property
+    def objective(self) -> Objective:
+        """The metric by which this train is judged: loss, or reward."""
+        return method_objective(self.method)
+
+    @property
+    def last_value(self) -> float | None:
+        """The latest value of what the train is judged by."""
+        value: float | None = self.last_metrics.get(self.objective.train)
+        return value
 
     @property
     def ended(self) -> bool:
@@ -164,17 +179,18 @@ class MetricRow(models.Model):
 
 
 class Sample(models.Model):
-    """One held-out prompt and what the model said: before, and after `step` steps."""
+    """What the model said to a prompt: a held-out one before and after, or one it learned from at `step`."""
 
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="samples")
     seq = models.BigIntegerField()
     index = models.PositiveIntegerField()
     step = models.BigIntegerField(default=0)
-    stage = models.CharField(max_length=10, help_text="before, during or after")
+    stage = models.CharField(max_length=10, help_text="before, after or completion")
     prompt = models.TextField()
     reference = models.TextField(blank=True)
     text = models.TextField(blank=True)
     tokens = models.PositiveIntegerField(default=0)
+    rewards = models.JSONField(default=dict, help_text="{function: score}, null where there was none.")
 
     class Meta:
         ordering: ClassVar = ["index", "seq"]
@@ -185,7 +201,7 @@ class Checkpoint(models.Model):
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="checkpoints")
     step = models.BigIntegerField()
     epoch = models.FloatField(default=0)
-    eval_loss = models.FloatField(null=True, blank=True)
+    value = models.FloatField(null=True, blank=True, help_text="The evaluation by the method's objective.")
     size_bytes = models.BigIntegerField(default=0)
     time = models.FloatField()
     kept = models.BooleanField(default=True)

@@ -55,6 +55,8 @@ def value_text(field: Field | None, value: Any) -> str:
         return blank.group(1)
     if value is None or value == "" or value == {}:
         return MISSING
+    if field is not None and field.kind == "rewards":
+        return field.shown(value)
     if isinstance(value, bool):
         return "On" if value else "Off"
     if field is not None and field.percent:

@@ -6,10 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.errors import UserError
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
-from engine.plan import holdout_rows, steps_per_epoch, total_steps
+from engine.parameters import TrainParameters
+from engine.plan import holdout_rows, total_steps
+from engine.recipes.registry import RECIPES
+from engine.rewards.registry import REWARDS
 from methods.models import TrainingMethod
+from methods.schema import method_fields, plain
 from methods.services import parameters_warnings
 from models_app.models import BaseModel
 
@@ -50,33 +54,42 @@ def train_plan(
     lengths = token_lengths_get(
         dataset=dataset, model_path=str(base_model.path), tokenizer_sha256=base_model.tokenizer_sha256
     )
-    usable = dataset.good_row_count
-    counts = lengths.cut_by(parameters["max_tokens"]) if lengths.ready and lengths.rows else None
+    # What the recipe itself computes with; the values were validated before.
+    made = RECIPES[method.recipe].parameters.model_construct(**parameters)
+    max_tokens = parameters.get("max_tokens")
+    usable = dataset.good_row_count * rows_per_row(method, dataset)
+    counts = _counts(lengths, parameters) if lengths.ready and lengths.rows else None
     if counts:
         usable = max(0, usable - counts["lost"])
     if parameters["max_samples"] is not None:
-        usable = min(usable, parameters["max_samples"])
+        usable = min(usable, parameters["max_samples"] * rows_per_row(method, dataset))
     held_out = holdout_rows(usable, parameters["evaluation_split"])
     train_rows = usable
     if evaluation_dataset is not None:
         held_out = min(200, evaluation_dataset.good_row_count)
     else:
         train_rows -= held_out
-    batch, accumulation = parameters["batch_size"], parameters["gradient_accumulation_steps"]
+    per_epoch = made.steps_per_epoch(train_rows)
     plan = Plan(
-        effective_batch=batch * accumulation,
+        effective_batch=parameters["batch_size"] * parameters["gradient_accumulation_steps"],
         train_rows=train_rows,
         eval_rows=held_out,
-        steps_per_epoch=steps_per_epoch(train_rows, batch, accumulation),
-        steps=total_steps(train_rows, batch, accumulation, parameters["epochs"], parameters["max_steps"]),
+        steps_per_epoch=per_epoch,
+        steps=total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"]) if per_epoch else 0,
         warnings=parameters_warnings(method, parameters),
     )
     if counts:
         plan.counted, plan.cut, plan.lost, plan.total = True, counts["cut"], counts["lost"], counts["total"]
-        _judge_tokens(plan, lengths.rows, parameters["max_tokens"], base_model)
-    _judge_rows(plan, batch, train_rows)
+    _judge_rows(plan, parameters, made, train_rows)
     _judge_modules(plan, parameters, base_model)
-    if base_model.context_length and parameters["max_tokens"] > base_model.context_length:
+    _judge_rate(plan, method, parameters)
+    if max_tokens is None:
+        _judge_prompts(plan, parameters, base_model)
+        _judge_rewards(plan, parameters, dataset)
+        return plan
+    if counts:
+        _judge_tokens(plan, lengths.rows, max_tokens, base_model)
+    if base_model.context_length and max_tokens > base_model.context_length:
         plan.warnings["max_tokens"] = f"{base_model.name} reads at most {base_model.context_length:,} tokens."
         plan.fixes["max_tokens"] = [
             _fix(f"Use {base_model.context_length:,}", "", max_tokens=base_model.context_length)
@@ -84,19 +97,84 @@ def train_plan(
     return plan
 
 
+def rows_per_row(method: TrainingMethod, dataset: Dataset) -> int:
+    """KTO makes two rated answers of a pair."""
+    return 2 if method.recipe == "kto" and dataset.format == "preference" else 1
+
+
+def _counts(lengths: TokenLengths, parameters: dict[str, Any]) -> dict[str, int]:
+    """Rows cut and lost. Prompts that are too long are left out whole."""
+    if "max_tokens" in parameters:
+        return lengths.cut_by(parameters["max_tokens"])
+    limit = parameters["max_prompt_tokens"]
+    lost = sum(count for length, count in lengths.prompts.items() if int(length) > limit)
+    return {"cut": lost, "lost": lost, "total": sum(lengths.prompts.values())}
+
+
 def _fix(label: str, effect: str, **values: Any) -> dict[str, Any]:
     return {"label": label, "effect": effect, "set": values}
 
 
-def _judge_rows(plan: Plan, batch: int, train_rows: int) -> None:
+def _judge_rows(plan: Plan, parameters: dict[str, Any], made: TrainParameters, train_rows: int) -> None:
+    batch = parameters["batch_size"]
+    answers = "max_tokens" not in parameters
+    # A step of answers needs all its prompts; one of rows may be smaller than it should.
+    needed = made.rows_per_step() if answers else batch
     if train_rows < 1:
-        plan.errors["dataset"] = "No row is left to train on. Choose another dataset, or raise max tokens."
-    elif batch > train_rows:
+        plan.errors["dataset"] = "No row is left to train on. Choose another dataset, or raise the token limits."
+    elif needed > train_rows and answers:
+        plan.errors["batch_size"] = (
+            f"Only {train_rows:,} prompts are left to train on, and each step takes {needed:,}. "
+            "Use a smaller batch size, or less gradient accumulation."
+        )
+    elif needed > train_rows:
         plan.errors["batch_size"] = (
             f"Only {train_rows:,} rows are left to train on, and a batch of {batch:,} needs as many. "
             f"Use at most {train_rows:,}."
         )
         plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
+
+
+def _judge_rate(plan: Plan, method: TrainingMethod, parameters: dict[str, Any]) -> None:
+    """All weights at once want a tenth of an adapter's rate, where both can be chosen."""
+    rate = parameters["learning_rate"]
+    fields = method_fields(method)
+    if parameters.get("adapter") != "none" or fields["adapter"].fixed or rate < fields["learning_rate"].default:
+        return
+    lower = float(f"{fields['learning_rate'].default / 10:.6g}")
+    plan.warnings["learning_rate"] = f"For all weights about {plain(lower)} is usual; this is an adapter's rate."
+    plan.fixes["learning_rate"] = [_fix(f"Use {plain(lower)}", "", learning_rate=plain(lower))]
+
+
+def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
+    """Prompt and answer must fit the context together."""
+    prompt, answer, context = (
+        parameters["max_prompt_tokens"], parameters["max_completion_tokens"], base_model.context_length,
+    )  # fmt: skip
+    if context and prompt + answer > context:
+        plan.errors["max_completion_tokens"] = (
+            f"{prompt:,} prompt and {answer:,} answer tokens are {prompt + answer:,}, and {base_model.name} reads "
+            f"{context:,}."
+        )
+        if context > prompt:
+            room = context - prompt
+            plan.fixes["max_completion_tokens"] = [_fix(f"Use {room:,}", "", max_completion_tokens=room)]
+    if plan.cut:
+        rows = f"{plan.cut:,} prompts" if plan.cut > 1 else "1 prompt"
+        plan.warnings["max_prompt_tokens"] = f"{rows} of {plan.total:,} are longer and are left out."
+
+
+def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> None:
+    """Rewards that compare with a reference need data that has one."""
+    needing = [
+        REWARDS[choice["function"]].title
+        for choice in parameters["rewards"]
+        if choice["function"] in REWARDS and REWARDS[choice["function"]].needs_reference
+    ]
+    if needing and dataset.format == "prompt-only":
+        plan.errors["rewards"] = (
+            f"{' and '.join(needing)} compare answers with a reference, and the rows of {dataset.name} have none."
+        )
 
 
 def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:

@@ -18,6 +18,7 @@ from methods.services import parameters_validate
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, train_plan
+from training.resources import resources_of
 from training.services import ingredients_check
 from training.worker import WorkerState, worker_state
 
@@ -65,8 +66,17 @@ def train_preview(
             parameters=resolved,
         )
         errors |= {name: [text] for name, text in plan.errors.items()}
+        errors |= _resource_errors(resolved)
         answer |= _planned(plan, method, base_model, dataset, resolved)
     return answer | {"ok": not errors, "errors": errors, "queue": _queue(), "worker": _worker(state)}
+
+
+def _resource_errors(resolved: dict[str, Any]) -> dict[str, list[str]]:
+    try:
+        resources_of(resolved, None)
+    except UserError as error:
+        return error.fields
+    return {}
 
 
 def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str, list[str]]:
@@ -93,22 +103,23 @@ def _planned(
         "fixes": details.pop("fixes"),
         "plan": {name: value for name, value in details.items() if name != "errors"},
         "disk": {"needed_bytes": needed, "free_bytes": free},
-        "time": time_guess(plan, method, base_model, dataset, resolved["max_tokens"]),
+        "time": time_guess(plan, method, base_model, dataset, resolved),
     }
 
 
 def time_guess(
-    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, max_tokens: int
+    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any]
 ) -> dict[str, Any] | None:
     """{"seconds", "trains"}: the median seconds a row of finished trains alike, times the rows of this one.
 
-    Alike is the same method, base model and max tokens, on the same data where there is such a train.
+    Alike is the same method, base model and token limit, on the same data where there is such a train.
     """
+    limit = "max_tokens" if "max_tokens" in resolved else "max_completion_tokens"
     alike = TrainRun.objects.filter(
         status=TrainRun.Status.FINISHED,
         method=method,
         base_model=base_model,
-        parameters__max_tokens=max_tokens,
+        **{f"parameters__{limit}": resolved[limit]},
         step__gt=0,
         started_at__isnull=False,
         finished_at__isnull=False,

@@ -28,6 +28,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
     queue_position = serializers.SerializerMethodField(help_text="1 for the next to start, 0 if it does not wait.")
     duration_seconds = serializers.SerializerMethodField()
+    objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
 
@@ -36,11 +37,14 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
             "parameters", "system_prompt", "notes", "copied_from", "attempt", "phase", "step", "total_steps", "epoch",
-            "progress", "eta_seconds", "queue_position", "last_metrics", "last_evaluation", "best_eval_loss",
-            "best_step", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
+            "progress", "eta_seconds", "queue_position", "last_metrics", "last_evaluation", "best_value", "best_step",
+            "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
             "duration_seconds", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_objective(self, run: TrainRun) -> str:
+        return run.objective.evaluation
 
     def get_progress(self, run: TrainRun) -> float:
         if run.status == TrainRun.Status.FINISHED:
@@ -134,13 +138,13 @@ class LogSerializer(serializers.Serializer[Any]):
 class SampleSerializer(serializers.ModelSerializer[Sample]):
     class Meta:
         model = Sample
-        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens")
+        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "rewards")
 
 
 class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
     class Meta:
         model = Checkpoint
-        fields = ("step", "epoch", "eval_loss", "size_bytes", "time", "kept")
+        fields = ("step", "epoch", "value", "size_bytes", "time", "kept")
 
 
 class ComparisonSerializer(serializers.Serializer[Any]):

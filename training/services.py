@@ -23,6 +23,7 @@ from methods.services import method_defaults, parameters_validate
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
+from training.resources import resources_of
 from training.worker import WorkerState, worker_state
 
 __all__ = [
@@ -74,6 +75,7 @@ def train_create(
             parameters=resolved,
         )
     )
+    resources_of(resolved, owner)
     require_disk(disk_bytes(base_model, resolved))
     run = TrainRun(
         owner=owner,
@@ -160,6 +162,7 @@ def _prepare_directory(run: TrainRun) -> None:
                 base_model_sha256=run.base_model.sha256,
                 dataset=_data_file(run.dataset),
                 evaluation_dataset=_data_file(run.evaluation_dataset) if run.evaluation_dataset else None,
+                resources=resources_of(run.parameters, run.owner),
                 system_prompt=run.system_prompt,
             ),
         )

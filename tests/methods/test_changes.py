@@ -65,7 +65,7 @@ def test_set_up_leaves_what_operators_edited(lora):
     method_save(lora, name="Our LoRA")
     methods_install()
     assert TrainingMethod.objects.get(slug="lora").name == "Our LoRA"
-    assert TrainingMethod.objects.count() == 2
+    assert TrainingMethod.objects.count() == 7
 
 
 def test_a_retired_method_is_not_offered(lora):

@@ -20,11 +20,11 @@ def parameters(**changes):
 @pytest.fixture
 def two(make_train):
     first = make_train(
-        name="first", status="finished", parameters=parameters(), best_eval_loss=1.3, best_step=80,
+        name="first", status="finished", parameters=parameters(), best_value=1.3, best_step=80,
         last_evaluation={"eval_loss": 1.3}, last_metrics={"loss": 1.2, "tokens_per_second": 100},
     )  # fmt: skip
     second = make_train(
-        name="second", status="finished", parameters=parameters(learning_rate=1e-4), best_eval_loss=1.2, best_step=60,
+        name="second", status="finished", parameters=parameters(learning_rate=1e-4), best_value=1.2, best_step=60,
         last_evaluation={"eval_loss": 1.4}, last_metrics={"loss": 1.25, "tokens_per_second": 90}, copied_from=first,
     )  # fmt: skip
     return first, second

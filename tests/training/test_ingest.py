@@ -37,7 +37,7 @@ def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
     run.refresh_from_db()
     assert (run.step, run.total_steps, run.phase) == (3, 10, "training")
     assert run.last_metrics == {"loss": 2.7}
-    assert (run.best_eval_loss, run.best_step) == (2.5, 3)
+    assert (run.best_value, run.best_step) == (2.5, 3)
     assert run.facts["train_rows"] == 20
     assert list(run.metrics.values_list("step", "split")) == [(1, "train"), (2, "train"), (3, "train"), (3, "eval")]
     assert run.checkpoints.get().size_bytes == 99
@@ -55,7 +55,7 @@ def test_reading_everything_again_changes_nothing(run):
     TrainRun.objects.filter(pk=run.pk).update(events_offset=0)
     ingest(TrainRun.objects.get(pk=run.pk))
     # As if the second reader had not even known what was read: the unique seq is the last line of defence.
-    TrainRun.objects.filter(pk=run.pk).update(events_offset=0, last_seq=0, warnings=[], loss_curve=[])
+    TrainRun.objects.filter(pk=run.pk).update(events_offset=0, last_seq=0, warnings=[], curve=[])
     ingest(TrainRun.objects.get(pk=run.pk))
 
     assert TrainRun.objects.filter(pk=run.pk).values().get() == before

@@ -52,7 +52,7 @@ class TestList:
     def test_it_shows_newest_first_with_status_loss_and_duration(self, page, make_train):
         begun = timezone.now() - timedelta(hours=2)
         make_train(name="first", status=Status.FINISHED, last_metrics={"loss": 1.20449}, started_at=begun,
-                   finished_at=begun + timedelta(seconds=1506), loss_curve=[[1, 2.0], [2, 1.5], [3, 1.2]])  # fmt: skip
+                   finished_at=begun + timedelta(seconds=1506), curve=[[1, 2.0], [2, 1.5], [3, 1.2]])  # fmt: skip
         make_train(name="second")
         html = page("/trains/")
         assert names(html) == ["second", "first"]
@@ -223,7 +223,7 @@ class TestOverview:
             "device": {"kind": "cpu", "name": "Test CPU", "memory_gb": 8}, "versions": {"torch": "2.13.0"},
             "train_rows": 90, "eval_rows": 10,
         })  # fmt: skip
-        Checkpoint.objects.create(run=run, step=20, epoch=1, eval_loss=1.5, size_bytes=73_900_000, time=1e9)
+        Checkpoint.objects.create(run=run, step=20, epoch=1, value=1.5, size_bytes=73_900_000, time=1e9)
         html = page(f"/trains/{run.pk}/")
         assert "73.9 <span" in html
         assert ">best<" in html
