@@ -22,6 +22,10 @@ def runs_folder() -> Path:
     return settings.HOME / "runs"
 
 
+def trials_folder() -> Path:
+    return settings.HOME / "trials"
+
+
 def require_disk(needed_bytes: int, *, field: str = "") -> None:
     """Raises UserError (507) where writing `needed_bytes` would leave less than the reserve free."""
     free = shutil.disk_usage(settings.HOME).free

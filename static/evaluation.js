@@ -152,8 +152,23 @@
     };
     const [judgement, answers] = await Promise.all([part("judgement/"), part("evaluation/answers/")]);
     swap(document.querySelector("[data-judgement]"), judgement);
+    if (completions) await completionsShow();
     if (swap(document.querySelector("[data-answers]"), answers)) order();
   }
+
+  // Answers that are learned from: the latest step until another one is chosen.
+  const completions = document.querySelector("[data-completions]");
+
+  async function completionsShow(step = "") {
+    const chosen = completions.querySelector("[data-completion-step]");
+    if (!step && chosen && chosen.value !== chosen.options[chosen.options.length - 1].value) return;
+    const response = await fetch(`${completions.dataset.completions}?step=${step}`, { headers: { Accept: "text/html" } });
+    if (response.ok) swap(completions, await response.text());
+  }
+
+  completions?.addEventListener("change", (event) => {
+    if (event.target.matches("[data-completion-step]")) completionsShow(event.target.value);
+  });
 
   // Only what changed is touched: open references and selected text stay.
   function swap(element, html) {

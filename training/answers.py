@@ -6,7 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
+from engine.rewards.panel import Panel
+from engine.rewards.parameters import RewardChoice
 from training.models import Sample, TrainRun
 
 WORD = re.compile(r"\w+")
@@ -74,6 +77,39 @@ def _answer(index: int, samples: list[Sample]) -> Answer:
         overlap_after=overlap(after.text, shown.reference) if after else None,
         change=difference(before.text, after.text) if before and after else 0.0,
     )
+
+
+def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
+    """{"step", "steps", "functions", "rows"}: answers of one step with their rewards, the best first.
+
+    `step`: as typed in an address; of the latest step where it is none that was told.
+    """
+    told = run.samples.filter(stage="completion")
+    steps = list(told.order_by("step").values_list("step", flat=True).distinct())
+    if not steps:
+        return {"step": None, "steps": [], "functions": [], "rows": []}
+    chosen = int(step) if step.isascii() and step.isdigit() and len(step) < 19 and int(step) in steps else steps[-1]
+    weights = _weights(run)
+    rows = [
+        (sample, sum(weights.get(name, 1.0) * value for name, value in sample.rewards.items() if value is not None))
+        for sample in told.filter(step=chosen).order_by("seq")
+    ]
+    functions = list(dict.fromkeys(name for sample, _ in rows for name in sample.rewards))
+    return {
+        "step": chosen,
+        "steps": steps,
+        "functions": functions,
+        "rows": [
+            {"sample": sample, "total": total, "values": [sample.rewards.get(name) for name in functions]}
+            for sample, total in sorted(rows, key=lambda row: -row[1])
+        ],
+    }
+
+
+def _weights(run: TrainRun) -> dict[str, float]:
+    """{name as the engine numbers it: weight} of the chosen rewards."""
+    choices = [RewardChoice.model_construct(**choice) for choice in run.parameters.get("rewards", [])]
+    return dict(zip(Panel(choices, []).names, (choice.weight for choice in choices), strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 from django.urls import path
 
-from training import api
+from training import api, api_rewards
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
     path("plan/", api.TrainPlanView.as_view(), name="api-trains-plan"),
+    path("try-rewards/", api_rewards.RewardTrialView.as_view(), name="api-trains-try"),
+    path("try-rewards/<str:key>/", api_rewards.RewardTrialResultView.as_view(), name="api-trains-tried"),
     path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
     path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),
     path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
     path("<int:pk>/samples/", api.TrainSamplesView.as_view(), name="api-train-samples"),
+    path("<int:pk>/completions/", api_rewards.TrainCompletionsView.as_view(), name="api-train-completions"),
     path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),
     path("<int:pk>/stop/", api.TrainStopView.as_view(), name="api-train-stop"),
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import render
 from django.views import View
 
-from training.answers import answers_of
+from training.answers import answers_of, completions_of
 from training.charts import NOT_CHARTED, charts_table, planned_of, series_of
 from training.downloads import file_stem
 from training.judgement import judgement_of
@@ -31,6 +31,7 @@ class EvaluationView(TrainPage):
             "judgement": judgement_of(run),
             "evaluations": run.metrics.filter(split="eval").order_by("seq"),
             "answers": answers_of(run),
+            "completions": completions_of(run, ""),
             "page": {
                 "id": run.pk,
                 "status": run.status,
@@ -57,6 +58,16 @@ class AnswersView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_or_404(request, pk)
         return render(request, "training/_answers.html", {"run": run, "answers": answers_of(run)})
+
+
+class CompletionsView(View):
+    """Answers of one step with their rewards; of the latest where none is asked for."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        return render(
+            request, "training/_completions.html", {"run": run} | completions_of(run, request.GET.get("step", ""))
+        )
 
 
 class MetricsCsvView(View):

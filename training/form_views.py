@@ -17,6 +17,7 @@ from training.draft import Draft, datasets_of, draft_new, draft_read, train_find
 from training.form_page import form_context, with_missing
 from training.preview import train_preview
 from training.services import train_create
+from training.trial import trial_start
 from training.views import reader_of
 from training.worker import worker_state
 
@@ -120,3 +121,30 @@ class TrainPlanView(View):
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
         return JsonResponse(with_missing(train_preview(**_ingredients(draft), state=state), draft))
+
+
+class RewardTrialView(View):
+    """The form's fields as posted, perhaps with typed answers -> the key of a trial of its rewards."""
+
+    def post(self, request: HttpRequest, slug: str) -> JsonResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        state = worker_state()
+        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+        if draft.base_model is None or draft.dataset is None:
+            return JsonResponse({"error": "Choose a base model and a dataset first."}, status=400)
+        try:
+            key = trial_start(
+                by=draft.reader,
+                method=method,
+                base_model=draft.base_model,
+                dataset=draft.dataset,
+                parameters=draft.parameters,
+                system_prompt=draft.system_prompt,
+                answers=request.POST.getlist("trial-answer") or None,
+                device=state.device_kind,
+            )
+        except UserError as error:
+            return JsonResponse(
+                {"error": " ".join(text for texts in error.fields.values() for text in texts)}, status=400
+            )
+        return JsonResponse({"url": reverse("api-trains-tried", args=[key])}, status=202)

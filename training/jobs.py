@@ -10,3 +10,9 @@ def run_train(run_id: int, attempt: int) -> None:
 
     job = get_current_job()
     supervise(run_id, attempt, (job and job.worker_name) or "")
+
+
+def run_trial(key: str) -> None:
+    from training.trial import trial_run
+
+    trial_run(key)

@@ -1,0 +1,150 @@
+"""Try these rewards: a few rows of the dataset answered by the base model, or by a person, and what each is worth.
+
+A trial is a folder that a chore works on and that is thrown away; nothing of it is kept in the database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+
+from core.errors import UserError
+from core.processes import die_with_parent
+from core.queue import enqueue
+from core.store import trials_folder
+from datasets_app.models import Dataset
+from engine.examples import Example
+from engine.lengths import examples
+from engine.rewards.trial import RESULT, TRIAL
+from engine.rows import FileProblem
+from methods.models import TrainingMethod
+from methods.services import parameters_validate
+from models_app.models import BaseModel
+from training.resources import resources_of
+from training.services import ingredients_check
+
+ROWS = 5
+SECONDS = 300
+KEPT_SECONDS = 86_400
+KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
+# The first tokens of an answer tell what a reward makes of it; nobody waits for hundreds.
+LONGEST_ANSWER = 160
+ANSWER_CHARACTERS = 20_000
+
+
+def trial_start(
+    *,
+    by: User,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    parameters: dict[str, Any],
+    system_prompt: str = "",
+    answers: list[str] | None = None,
+    device: str = "cpu",
+) -> str:
+    """Begin a trial and return its key. `answers`: typed ones, in the order of the rows; the base model's else.
+
+    One at a time: the person's earlier trials are dropped. Raises UserError by field.
+    """
+    ingredients_check(method=method, base_model=base_model, dataset=dataset, evaluation_dataset=None)
+    resolved = parameters_validate(method, parameters, device=device)
+    if "rewards" not in resolved:
+        raise UserError({"method": [f"{method.name} has no rewards to try."]})
+    if answers is not None and (len(answers) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in answers)):
+        raise UserError({"answers": [f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."]})
+    resources = resources_of(resolved, by)
+    trial = {
+        "base_model_path": str(base_model.path),
+        "rewards": resolved["rewards"],
+        "rows": [
+            {
+                "prompt": example.asked,
+                "reference": example.answer,
+                "answer": answers[index] if answers is not None and index < len(answers) else None,
+            }
+            for index, example in enumerate(_first_rows(dataset))
+        ],
+        "resources": {name: asdict(resource) for name, resource in resources.items()},
+        "system_prompt": system_prompt,
+        "max_completion_tokens": min(resolved["max_completion_tokens"], LONGEST_ANSWER),
+        "temperature": resolved["temperature"],
+        "seed": resolved["seed"],
+    }
+    _drop_old(by)
+    key = f"{by.pk}-{uuid.uuid4().hex}"
+    folder = trials_folder() / key
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / TRIAL).write_text(json.dumps(trial, ensure_ascii=False))
+    enqueue(settings.CHORES_QUEUE, "training.jobs.run_trial", f"trial-{key}", key)
+    return key
+
+
+def _first_rows(dataset: Dataset) -> list[Example]:
+    try:
+        rows = islice(examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map), ROWS)
+        return [row for row in rows if row.asked]
+    except FileProblem as problem:
+        raise UserError({"dataset": [f"{dataset.name} cannot be read: {problem}"]}) from problem
+
+
+def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
+    """{"done", "answers", "error"}; None for a trial that is not there, or not this person's."""
+    if not KEY.fullmatch(key) or not key.startswith(f"{by.pk}-"):
+        return None
+    folder = trials_folder() / key
+    if not folder.is_dir():
+        return None
+    try:
+        return {"done": True, **json.loads((folder / RESULT).read_text())}
+    except FileNotFoundError:
+        return {"done": False, "answers": [], "error": ""}
+
+
+def trial_run(key: str) -> None:
+    """The chore: let the engine score, within a time limit."""
+    folder = trials_folder() / key
+    if not KEY.fullmatch(key) or not folder.is_dir():
+        return
+    parent = os.getpid()
+    try:
+        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
+            [sys.executable, "-m", "engine.rewards", str(folder)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
+        )
+        reason = "" if done.returncode == 0 else "The trial broke off. Try it with fewer rewards."
+    except subprocess.TimeoutExpired:
+        reason = f"The trial took longer than {SECONDS} s and was ended. Shorter answers help."
+    if reason and folder.is_dir() and not (folder / RESULT).exists():
+        (folder / RESULT).write_text(json.dumps({"answers": [], "error": reason}))
+
+
+def _drop_old(by: User) -> None:
+    """This person's trials, and everybody's of yesterday."""
+    for folder in trials_folder().glob("*-*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
+        except FileNotFoundError:
+            continue
+        if is_old or folder.name.startswith(f"{by.pk}-"):
+            shutil.rmtree(Path(folder), ignore_errors=True)
