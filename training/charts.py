@@ -61,7 +61,7 @@ CHARTS = (
     Chart("reward", "Reward", "reward", "eval_reward", heading="Rewards", kind="value", log=False),
     Chart("reward_std", "Spread of rewards", "reward_std", heading="Rewards", kind="value", log=False),
     Chart(
-        "no_spread", "Prompts whose answers are worth the same", "frac_reward_zero_std", heading="Rewards",
+        "no_spread", "Prompts without spread", "frac_reward_zero_std", heading="Rewards",
         kind="share", log=False,
     ),
     Chart(

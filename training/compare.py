@@ -102,7 +102,14 @@ def setting_rows(trains: list[TrainRun], baseline: TrainRun) -> list[Row]:
     rows = []
     for name in dict.fromkeys(name for values in chosen for name in values):
         field = fields.get(name)
-        cells = [Cell(setting_text(field, values.get(name)), values.get(name) != base.get(name)) for values in chosen]
+        cells = [
+            # What another method does not have at all is no value of it.
+            Cell(
+                setting_text(field, values[name]) if name in values else display.MISSING,
+                values.get(name) != base.get(name),
+            )
+            for values in chosen
+        ]
         title = field.title if field else INGREDIENTS.get(name, name)
         rows.append(Row(title, field.unit if field else "", cells, same=not any(cell.mark for cell in cells)))
     return rows

@@ -17,6 +17,7 @@ from methods.schema import Field, method_fields
 from models_app.models import BaseModel
 from training.forms import parameters_read
 from training.models import TrainRun
+from training.resources import reward_models
 from training.services import dataset_obstacle
 
 
@@ -71,6 +72,11 @@ def datasets_of(reader: User, method: TrainingMethod) -> list[tuple[Dataset, str
     return [(dataset, dataset_obstacle(dataset, method)) for dataset in rows]
 
 
+def _reward_model(reader: User, text: str) -> TrainRun | None:
+    run = train_find(reader, text)
+    return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
+
+
 def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
     """The form as it opens: `?copy=`, `?dataset=` and `?base_model=` are filled in, and the only choice there is."""
     fields = method_fields(method, device=device)
@@ -88,6 +94,8 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
         draft.dataset = dataset
+    if (scorer := _reward_model(reader, query.get("reward_model", ""))) is not None and "rewards" in fields:
+        draft.parameters["rewards"] = [{"function": "reward_model", "weight": 1.0, "parameters": {"model": scorer.pk}}]
     if draft.base_model is None and len(models := base_models_of(reader)) == 1:
         draft.base_model = models[0]
     if draft.dataset is None:
