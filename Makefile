@@ -9,7 +9,7 @@ MANAGE := $(BIN)/python manage.py
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast lint docs screenshots clean
+.PHONY: help setup demo run test test-fast lint docs check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,6 +37,9 @@ lint: $(VENV)/.dev ## Style and types
 
 docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
 	@$(MANAGE) docs
+
+check-method: $(VENV)/.runtime ## Run a custom method and say what of the contract it breaks (DIR=docs/examples/bigram)
+	@$(BIN)/python -m engine.check_method $(or $(DIR),docs/examples/bigram)
 
 screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
 	@$(BIN)/python scripts/screenshots.py

@@ -22,6 +22,10 @@ def runs_folder() -> Path:
     return settings.HOME / "runs"
 
 
+def methods_folder() -> Path:
+    return settings.HOME / "methods"
+
+
 def trials_folder() -> Path:
     return settings.HOME / "trials"
 

@@ -7,6 +7,7 @@ import shutil
 import traceback
 from pathlib import Path
 
+from engine.custom import run_program
 from engine.failures import Stopped, explain
 from engine.job import Job
 from engine.recipes.registry import RECIPES
@@ -30,6 +31,8 @@ def run(directory: Path) -> int:
     """
     events = EventWriter(directory)
     try:
+        if (program := read_spec(directory).program) is not None:
+            return run_program(directory, program)
         job = job_read(directory, events)
         recipe = importlib.import_module(f"engine.recipes.{job.spec.recipe}.recipe")
         job.listen()

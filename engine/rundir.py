@@ -30,6 +30,8 @@ T = TypeVar("T")
 SPEC_VERSION = 1
 EVENT_VERSION = 1
 
+LARGEST_SEQ = 1 << 53
+
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
@@ -76,6 +78,15 @@ class Resource:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A custom method's program: `interpreter` runs `script`, whose file must still be what it was (`sha256`)."""
+
+    interpreter: str
+    script: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Spec:
     """What to train, complete: a run can be repeated from this file and the files it names."""
 
@@ -90,6 +101,7 @@ class Spec:
     dataset: DataFile
     evaluation_dataset: DataFile | None = None
     resources: dict[str, Resource] = field(default_factory=dict)
+    program: Program | None = None
     system_prompt: str = ""
     attempt: int = 1
     resume_from: str | None = None
@@ -106,6 +118,8 @@ class Spec:
         for key in ("dataset", "evaluation_dataset"):
             if values.get(key) is not None:
                 values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
+        if values.get("program") is not None:
+            values["program"] = _build(Program, values["program"], where="spec.json, program")
         resources = values.get("resources", {})
         if not isinstance(resources, dict):
             raise SpecError("spec.json, resources does not hold an object.")
@@ -151,9 +165,10 @@ def read_spec(directory: Path) -> Spec:
 class EventWriter:
     """Appends to events.jsonl: one line a write, `seq` counted from 1, times in Unix seconds."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, seq: int = 0) -> None:
+        """`seq`: of the last event that is there already."""
         self.path = directory / EVENTS
-        self.seq = 0
+        self.seq = seq
 
     def write(self, kind: str, **values: Any) -> int:
         """Append one event and return its seq. Non-finite numbers become null and are named in `nonfinite`."""
@@ -201,12 +216,16 @@ def read_events(directory: Path, offset: int = 0, limit_bytes: int = 4 << 20) ->
 
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
-    except ValueError:
+        # JSON has no NaN and no infinity, though Python reads them.
+        event = json.loads(line, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or event.get("type") not in EVENT_TYPES or not isinstance(event.get("seq"), int):
+    if not isinstance(event, dict) or event.get("type") not in EVENT_TYPES:
         return None
-    return event
+    seq, moment = event.get("seq"), event.get("time")
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < LARGEST_SEQ:
+        return None
+    return event if isinstance(moment, int | float) else None
 
 
 def stop_request(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from django import forms
@@ -9,28 +10,49 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html_join
 
 from core.errors import UserError
+from engine.custom import RECIPE as CUSTOM
+from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
-from methods.changes import method_restore, method_retire, method_save
-from methods.models import TrainingMethod
+from methods.changes import custom_save, method_restore, method_retire, method_save
+from methods.custom import program_check, schema_check
+from methods.models import MethodVersion, TrainingMethod
 from methods.overrides import overrides_check
 
 
 class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
-    recipe = forms.ChoiceField(choices=[(recipe.name, recipe.title) for recipe in RECIPES.values()])
+    recipe = forms.ChoiceField(
+        choices=[*((recipe.name, recipe.title) for recipe in RECIPES.values()), (CUSTOM, "A program of one's own")]
+    )
+    interpreter = forms.CharField(
+        required=False, max_length=500, help_text="Of a program of one's own: what runs it, such as /usr/bin/python3."
+    )
+    script = forms.FileField(required=False, help_text="The program. Without a new one the old one stays.")
+    formats = forms.MultipleChoiceField(
+        required=False,
+        choices=[(item.slug, item.title) for item in FORMATS.values()],
+        help_text="Of a program of one's own: the formats of datasets that it reads.",
+    )
 
     class Meta:
         model = TrainingMethod
         fields = (
             "name", "slug", "tagline", "description", "needs", "example", "example_rows", "cost", "recipe", "overrides",
-            "order",
+            "order", "parameters",
         )  # fmt: skip
         help_texts: ClassVar = {
             "overrides": 'By field: {"learning_rate": {"default": 1e-4, "maximum": 1e-3}}. Keys: default, '
             "default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what the recipe allows.",
             "order": "Lower comes first.",
+            "parameters": "Of a program of one's own: the JSON Schema of its parameters. See docs/custom-method.md.",
         }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("interpreter", "formats"):
+            self.fields[name].initial = self.instance.program.get(name)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -39,12 +61,26 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error("example_rows", "Give a list of objects, one a row.")
         cleaned["example_rows"] = rows
         recipe = cleaned.get("recipe", self.instance.recipe)
+        cleaned["parameters"] = cleaned.get("parameters") or {}
+        if recipe == CUSTOM:
+            return self.clean_program(cleaned)
         if recipe and "overrides" in cleaned:
             cleaned["overrides"] = cleaned["overrides"] or {}
             try:
                 overrides_check(recipe, cleaned["overrides"])
             except UserError as error:
                 raise ValidationError(error.fields) from error
+        return cleaned
+
+    def clean_program(self, cleaned: dict[str, Any]) -> dict[str, Any]:
+        cleaned["overrides"] = {}
+        try:
+            schema_check(cleaned["parameters"])
+            program_check(cleaned.get("interpreter", ""), cleaned.get("formats", []))
+        except UserError as error:
+            raise ValidationError(error.fields) from error
+        if not cleaned.get("script") and not self.instance.program.get("script"):
+            self.add_error("script", "Upload the script.")
         return cleaned
 
 
@@ -54,19 +90,65 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "slug", "tagline", "recipe", "version", "order", "retired_at")
     list_filter = ("recipe", ("retired_at", admin.EmptyFieldListFilter))
     search_fields = ("name", "slug", "tagline", "description")
-    readonly_fields = ("version", "retired_at")
+    readonly_fields = ("version", "earlier", "retired_at")
     actions = ("retire", "restore")
+
+    @admin.display(description="Its versions")
+    def earlier(self, method: TrainingMethod) -> str:
+        """What each version was and who made it, the newest first."""
+        lines = [
+            (f"v{version.version}, {version.created_at:%d %b %Y}", version.changed_by or "set-up", _effect(version))
+            for version in (method.versions.select_related("changed_by") if method.pk else ())
+        ]
+        return format_html_join("", "<p>{} by {}: <code>{}</code></p>", lines) or "–"
 
     def get_readonly_fields(self, request: HttpRequest, obj: TrainingMethod | None = None) -> tuple[str, ...]:
         # Programs know a method by its slug, and its trains were made with its recipe.
         return ("slug", "recipe", *self.readonly_fields) if obj else self.readonly_fields
 
+    def has_change_permission(self, request: HttpRequest, obj: TrainingMethod | None = None) -> bool:
+        # A program runs as the platform does.
+        return super().has_change_permission(request, obj) and (
+            obj is None or not obj.is_custom or bool(getattr(request.user, "is_superuser", False))
+        )
+
     def has_delete_permission(self, request: HttpRequest, obj: TrainingMethod | None = None) -> bool:
-        return False
+        """Only one that no train has used; others are retired."""
+        return super().has_delete_permission(request, obj) and (obj is None or not obj.trains.exists())
+
+    def get_actions(self, request: HttpRequest) -> Any:
+        # Deleting goes one by one, where it is seen what was used.
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def get_form(
+        self, request: HttpRequest, obj: TrainingMethod | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        if not getattr(request.user, "is_superuser", False) and "recipe" in form.base_fields:
+            field: Any = form.base_fields["recipe"]
+            field.choices = [choice for choice in field.choices if choice[0] != CUSTOM]
+        return form
 
     def save_model(self, request: HttpRequest, obj: TrainingMethod, form: Any, change: bool) -> None:
         stored = TrainingMethod.objects.get(pk=obj.pk) if change else TrainingMethod()
-        method_save(stored, **{name: form.cleaned_data[name] for name in form.fields if name in form.cleaned_data})
+        values = {name: form.cleaned_data[name] for name in form.fields if name in form.cleaned_data}
+        program = {name: values.pop(name, None) for name in ("interpreter", "formats", "script")}
+        if (values.get("recipe") or stored.recipe) == CUSTOM:
+            script = program["script"]
+            for name in ("recipe", "overrides"):
+                values.pop(name, None)
+            custom_save(
+                stored,
+                by=request.user,
+                interpreter=program["interpreter"] or "",
+                formats=program["formats"] or [],
+                script=(script.name, script.read()) if script else None,
+                **values,
+            )
+        else:
+            method_save(stored, by=request.user, **values)
         obj.pk, obj.version = stored.pk, stored.version
 
     @admin.action(description="Retire: offer it no longer", permissions=["change"])
@@ -80,3 +162,9 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         for method in methods:
             method_restore(method)
         self.message_user(request, "Offered again.")
+
+
+def _effect(version: MethodVersion) -> str:
+    """What a version chose, in a line."""
+    chosen = {"overrides": version.overrides, "program": version.program.get("script")}
+    return json.dumps({name: value for name, value in chosen.items() if value} or {"recipe": version.recipe})

@@ -10,11 +10,20 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema
 from rest_framework import exceptions, generics
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from core.api import errors, object_or_404
+from core.errors import UserError
+from methods.changes import method_delete, method_restore, method_retire, method_save
 from methods.filters import TrainingMethodFilter
-from methods.models import TrainingMethod
-from methods.serializers import DEVICES, TrainingMethodSerializer
+from methods.models import MethodVersion, TrainingMethod
+from methods.serializers import (
+    DEVICES,
+    MethodChangeSerializer,
+    MethodCreateSerializer,
+    MethodVersionSerializer,
+    TrainingMethodSerializer,
+)
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 DEVICE = OpenApiParameter("device", OpenApiTypes.STR, enum=DEVICES, description="Some defaults differ by device.")
@@ -26,6 +35,11 @@ def device_asked(request: Request | None) -> dict[str, Any]:
     if device not in DEVICES:
         raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
     return {"device": device}
+
+
+def operator_check(request: Request) -> None:
+    if not request.user.is_staff:
+        raise exceptions.PermissionDenied("Only operators may change methods.")
 
 
 @extend_schema_view(
@@ -40,6 +54,17 @@ class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), **device_asked(self.request)}
+
+    @extend_schema(request=MethodCreateSerializer, responses={201: TrainingMethodSerializer, **errors(400, 401, 403)})
+    def post(self, request: Request) -> Response:
+        """For operators: a new method of a recipe, with defaults and bounds of its own."""
+        operator_check(request)
+        body = MethodCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        if TrainingMethod.objects.filter(slug=body.validated_data["slug"]).exists():
+            raise UserError({"slug": ["There is a method of that slug already."]})
+        method = method_save(TrainingMethod(), by=request.user, **body.validated_data)
+        return Response(self.get_serializer(method).data, status=201)
 
 
 class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
@@ -57,3 +82,54 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     def get(self, request: Request, key: str) -> Response:
         """One method, offered or retired."""
         return Response(self.get_serializer(object_or_404(self.get_queryset(), key)).data)
+
+    @extend_schema(
+        parameters=[KEY], request=MethodChangeSerializer,
+        responses={200: TrainingMethodSerializer, **errors(400, 401, 403, 404)},
+    )  # fmt: skip
+    def patch(self, request: Request, key: str) -> Response:
+        """For operators: change its words, defaults and bounds. Trains that ran keep the version they ran with."""
+        operator_check(request)
+        method = object_or_404(self.get_queryset(), key)
+        body = MethodChangeSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        method_save(method, by=request.user, **body.validated_data)
+        return Response(self.get_serializer(method).data)
+
+    @extend_schema(parameters=[KEY], responses={204: None, **errors(401, 403, 404, 409)})
+    def delete(self, request: Request, key: str) -> Response:
+        """For operators: remove a method that no train has used."""
+        operator_check(request)
+        method_delete(object_or_404(self.get_queryset(), key))
+        return Response(status=204)
+
+
+class MethodVersionsView(APIView):
+    @extend_schema(
+        parameters=[KEY],
+        responses={200: MethodVersionSerializer(many=True), **errors(401, 404)},
+        operation_id="v1_methods_versions",
+    )
+    def get(self, request: Request, key: str) -> Response:
+        """Every version of a method, the newest first; a train names the one that it ran with."""
+        method = object_or_404(TrainingMethod.objects.all(), key)
+        versions = MethodVersion.objects.filter(method=method).select_related("changed_by")
+        return Response(MethodVersionSerializer(versions, many=True).data)
+
+
+class MethodRetireView(APIView):
+    @extend_schema(parameters=[KEY], request=None, responses={204: None, **errors(401, 403, 404)})
+    def post(self, request: Request, key: str) -> Response:
+        """For operators: offer the method no longer. Its trains stay."""
+        operator_check(request)
+        method_retire(object_or_404(TrainingMethod.objects.all(), key))
+        return Response(status=204)
+
+
+class MethodRestoreView(APIView):
+    @extend_schema(parameters=[KEY], request=None, responses={204: None, **errors(401, 403, 404)})
+    def post(self, request: Request, key: str) -> Response:
+        """For operators: offer it again."""
+        operator_check(request)
+        method_restore(object_or_404(TrainingMethod.objects.all(), key))
+        return Response(status=204)

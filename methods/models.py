@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from django.conf import settings
 from django.db import models
+
+from engine.custom import RECIPE as CUSTOM
 
 
 class TrainingMethodQuerySet(models.QuerySet["TrainingMethod"]):
@@ -28,7 +31,13 @@ class TrainingMethod(models.Model):
         default=list, blank=True, help_text="A few rows that belong together, for the catalogue."
     )
     cost = models.CharField(max_length=200, blank=True)
-    recipe = models.CharField(max_length=40)
+    recipe = models.CharField(max_length=40, help_text="A recipe of the engine, or custom.")
+    program = models.JSONField(
+        default=dict, blank=True, help_text="Of a custom method: interpreter, script (its file), sha256, formats."
+    )
+    parameters = models.JSONField(
+        default=dict, blank=True, help_text="Of a custom method: JSON Schema of its parameters."
+    )
     overrides = models.JSONField(default=dict, blank=True)
     version = models.PositiveIntegerField(default=1)
     order = models.PositiveIntegerField(default=100)
@@ -41,3 +50,41 @@ class TrainingMethod(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def version_keep(self, by: Any = None) -> None:
+        """Write down what this version is; what is written once is never changed."""
+        MethodVersion.objects.get_or_create(
+            method=self,
+            version=self.version,
+            defaults={
+                "recipe": self.recipe,
+                "overrides": self.overrides,
+                "program": self.program,
+                "parameters": self.parameters,
+                "changed_by": by,
+            },
+        )
+
+    @property
+    def is_custom(self) -> bool:
+        return self.recipe == CUSTOM
+
+
+class MethodVersion(models.Model):
+    """What a method was in one of its versions; a train names the version that it ran with."""
+
+    method = models.ForeignKey(TrainingMethod, models.CASCADE, related_name="versions")
+    version = models.PositiveIntegerField()
+    recipe = models.CharField(max_length=40)
+    overrides = models.JSONField(default=dict)
+    program = models.JSONField(default=dict)
+    parameters = models.JSONField(default=dict)
+    changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["-version"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["method", "version"], name="one_row_a_version")]
+
+    def __str__(self) -> str:
+        return f"{self.method} v{self.version}"

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from engine.parameters import GROUPS
 from engine.recipes.registry import RECIPES, more_options
 from engine.rewards.registry import REWARDS, reward_title
+from methods.custom import schema_completed
 from methods.models import TrainingMethod
 
 NUMBER_KINDS = ("int", "float")
@@ -119,6 +120,8 @@ def _reward_text(choice: dict[str, Any]) -> str:
 
 def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """The effective JSON Schema. Hidden fields stay in it, marked; a fixed one has `const`."""
+    if method.is_custom:
+        return schema_completed(method.parameters)
     schema = copy.deepcopy(RECIPES[method.recipe].parameters.model_json_schema())
     schema.pop("description", None)
     schema.pop("$defs", None)

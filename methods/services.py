@@ -10,35 +10,44 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from core.errors import UserError
-from engine.recipes.registry import RECIPES, Objective
+from engine.recipes.registry import LOSS, RECIPES, Objective, more_options
 from methods.builtin import BUILTIN
+from methods.custom import parameters_check
 from methods.models import TrainingMethod
 from methods.schema import NUMBER_KINDS, Field, method_fields, method_schema, plain
 
 __all__ = [
-    "method_defaults",
-    "method_objective",
-    "method_schema",
-    "methods_install",
-    "parameters_validate",
-    "parameters_warnings",
-]
+    "method_defaults", "method_formats", "method_objective", "method_options", "method_schema", "methods_install",
+    "parameters_validate", "parameters_warnings",
+]  # fmt: skip
 
 
 def methods_install() -> None:
     """Create the methods that come with the platform; what operators edited since is left as it is."""
     for values in BUILTIN:
-        TrainingMethod.objects.get_or_create(slug=values["slug"], defaults=values)
+        method, _ = TrainingMethod.objects.get_or_create(slug=values["slug"], defaults=values)
+        method.version_keep()
 
 
 def method_objective(method: TrainingMethod) -> Objective:
     """The metric by which trains of the method are judged."""
-    return RECIPES[method.recipe].objective
+    return LOSS if method.is_custom else RECIPES[method.recipe].objective
+
+
+def method_formats(method: TrainingMethod) -> tuple[str, ...]:
+    """Slugs of the formats that the method can learn from."""
+    return tuple(method.program.get("formats", ())) if method.is_custom else RECIPES[method.recipe].formats
+
+
+def method_options(method: TrainingMethod) -> dict[str, dict[str, Any]]:
+    """The trainer's other options, by name; none of a custom method."""
+    return {} if method.is_custom else more_options(method.recipe)
 
 
 def method_defaults(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """Every parameter of the method with its default."""
-    return {name: field.default for name, field in method_fields(method, device=device).items()} | {"more": {}}
+    more: dict[str, Any] = {} if method.is_custom else {"more": {}}
+    return {name: field.default for name, field in method_fields(method, device=device).items()} | more
 
 
 def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu") -> dict[str, Any]:
@@ -54,6 +63,11 @@ def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, d
         elif message := value_obstacle(fields[name], value):
             errors[name] = [message]
     given = {name: _tidy(value) for name, value in parameters.items() if name in fields and name not in errors}
+    if method.is_custom:
+        if errors:
+            raise UserError(errors)
+        typed = {name: _number(fields[name], value) for name, value in given.items()}
+        return parameters_check(method.parameters, typed)
     # Defaults that a rule would count as given stay out, so that max_steps alone does not clash with epochs.
     base = {name: field.default for name, field in fields.items() if name not in given and name != "more"}
     if given.get("max_steps") is not None:
@@ -70,6 +84,14 @@ def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, d
     if errors:
         raise UserError(errors)
     return model.model_dump(mode="json")
+
+
+def _number(field: Field, value: Any) -> Any:
+    """A number that a form sent as text."""
+    if field.kind not in NUMBER_KINDS or isinstance(value, bool) or value is None:
+        return value
+    number = float(value)
+    return int(number) if field.kind == "int" else number
 
 
 def _tidy(value: Any) -> Any:

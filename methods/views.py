@@ -10,10 +10,9 @@ from django.shortcuts import render
 from django.views import View
 
 from engine.formats import FORMATS
-from engine.recipes.registry import RECIPES
 from methods.models import TrainingMethod
 from methods.schema import method_fields
-from methods.services import method_defaults
+from methods.services import method_defaults, method_formats
 
 
 class MethodListView(View):
@@ -32,5 +31,5 @@ def card(method: TrainingMethod) -> dict[str, Any]:
         for field in method_fields(method).values()
         if not field.hidden and field.kind != "options" and field.is_active(defaults)
     ]
-    formats = [FORMATS[slug].title for slug in RECIPES[method.recipe].formats]
+    formats = [FORMATS[slug].title for slug in method_formats(method)]
     return {"method": method, "formats": formats, "fields": fields, "rows": rows}

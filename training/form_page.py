@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
-from engine.recipes.registry import more_options
+from methods.services import method_options
 from models_app.models import BaseModel
 from training.draft import Draft, base_models_of, datasets_of
 from training.forms import Control, controls_make, groups_make, reward_templates
@@ -44,7 +44,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         control.warning = preview["warnings"].get(name, "")
         control.fixes = preview["fixes"].get(name, [])
     groups = groups_make(controls)
-    options = more_options(draft.method.recipe)
+    options = method_options(draft.method)
     models, datasets = base_models_of(draft.reader), datasets_of(draft.reader, draft.method)
     return {
         "draft": draft,

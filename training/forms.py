@@ -114,6 +114,8 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
             found[name] = data.getlist(f"{name}-names") if chosen == "choose" else chosen
         elif item.kind == "choice":
             found[name] = data.get(name, item.default)
+        elif item.kind == "text":
+            found[name] = data.get(name, item.default).replace("\r\n", "\n")
         elif name in data:
             found[name] = number_value(item, data.get(name, ""))
     effective = {name: item.default for name, item in fields.items()} | found

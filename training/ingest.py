@@ -17,6 +17,7 @@ CURVE_POINTS = 64
 PHASES_KEPT = 100
 PHASES_FIRST = 20
 ENDINGS = ("finished", "stopped", "failed")
+LARGEST = 1 << 53
 
 
 def ingest(run: TrainRun) -> int:
@@ -80,8 +81,18 @@ class _Batch:
         kind = event["type"]
         if kind in ENDINGS:
             self.set(outcome={key: value for key, value in event.items() if key not in ("v", "seq")})
-        else:
+            return
+        try:
             self.handlers[kind](event)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            # Only a custom method writes such events; one that cannot be read is no reason to lose the others.
+            self.warning(
+                {
+                    "seq": event["seq"],
+                    "code": "bad_event",
+                    "message": f"An event of type {kind} cannot be read: {error}.",
+                }
+            )
 
     def set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -97,10 +108,11 @@ class _Batch:
 
     def started(self, event: dict[str, Any]) -> None:
         facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
-        self.set(facts=self.run.facts | facts, total_steps=int(event.get("total_steps") or 0))
+        self.set(facts=self.run.facts | facts, total_steps=bounded(event.get("total_steps") or 0))
 
     def metrics(self, event: dict[str, Any]) -> None:
-        values, split, step = event.get("values", {}), event.get("split", "train"), int(event.get("step", 0))
+        values = numbers(event.get("values", {}))
+        split, step = str(event.get("split", "train"))[:10], bounded(event.get("step", 0))
         epoch = float(event.get("epoch") or 0)
         self.rows.append(
             MetricRow(
@@ -136,13 +148,13 @@ class _Batch:
             Sample(
                 run=self.run,
                 seq=event["seq"],
-                index=int(event.get("index", 0)),
-                step=int(event.get("step", 0)),
+                index=min(bounded(event.get("index", 0)), 1 << 30),
+                step=bounded(event.get("step", 0)),
                 stage=str(event.get("stage", "after"))[:10],
                 prompt=str(event.get("prompt", "")),
                 reference=str(event.get("reference") or ""),
                 text=str(event.get("text", "")),
-                tokens=int(event.get("tokens") or 0),
+                tokens=min(bounded(event.get("tokens") or 0), 1 << 30),
                 rewards=event.get("rewards") or {},
             )
         )
@@ -150,10 +162,10 @@ class _Batch:
     def checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(
             {
-                "step": int(event["step"]),
+                "step": bounded(event["step"]),
                 "epoch": float(event.get("epoch") or 0),
                 "value": event.get("value"),
-                "size_bytes": int(event.get("size_bytes") or 0),
+                "size_bytes": bounded(event.get("size_bytes") or 0),
                 "time": event["time"],
             }
         )
@@ -162,6 +174,23 @@ class _Batch:
     def warning(self, event: dict[str, Any]) -> None:
         warning = {key: value for key, value in event.items() if key not in ("v", "type")}
         self.set(warnings=[*self.run.warnings, warning][-100:])
+
+
+def numbers(values: Any) -> dict[str, float | None]:
+    """{name: number or None}; what is neither is left out."""
+    return {
+        str(name)[:100]: value
+        for name, value in dict(values).items()
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+    }
+
+
+def bounded(value: Any) -> int:
+    """A count as the database can hold it. Raises ValueError for one that it cannot."""
+    number = int(value)
+    if not 0 <= number < LARGEST:
+        raise ValueError(f"{str(value)[:40]} is no count")
+    return number
 
 
 def grown(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:

@@ -51,6 +51,10 @@ def train_plan(
     parameters: dict[str, Any],
 ) -> Plan:
     """`parameters` as methods.services.parameters_validate resolved them. Refusals stand in `errors`."""
+    if method.is_custom:
+        # How many steps its program makes is its own affair; it says so when it starts.
+        rows = dataset.good_row_count
+        return Plan(0, rows, 0, 0, 0, warnings=parameters_warnings(method, parameters))
     lengths = token_lengths_get(
         dataset=dataset, model_path=str(base_model.path), tokenizer_sha256=base_model.tokenizer_sha256
     )
@@ -230,7 +234,7 @@ def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict
 
 def disk_bytes(base_model: BaseModel, parameters: dict[str, Any]) -> int:
     """What the train will write: the model once, and its optimizer state in each checkpoint that is kept."""
-    return 3 * base_model.size_bytes if parameters["adapter"] == "none" else base_model.size_bytes // 2
+    return 3 * base_model.size_bytes if parameters.get("adapter") == "none" else base_model.size_bytes // 2
 
 
 def plan_insist(plan: Plan) -> None:

@@ -90,7 +90,9 @@ def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str,
 
 def _blanks(resolved: dict[str, Any]) -> dict[str, str]:
     """What parameters that were left blank stand for, where another one decides it."""
-    return {"lora_alpha": str(2 * resolved["lora_rank"])} if resolved.get("lora_alpha") is None else {}
+    if "lora_rank" not in resolved or resolved.get("lora_alpha") is not None:
+        return {}
+    return {"lora_alpha": str(2 * resolved["lora_rank"])}
 
 
 def _planned(
@@ -114,6 +116,8 @@ def time_guess(
 
     Alike is the same method, base model and token limit, on the same data where there is such a train.
     """
+    if method.is_custom:
+        return None
     limit = "max_tokens" if "max_tokens" in resolved else "max_completion_tokens"
     alike = TrainRun.objects.filter(
         status=TrainRun.Status.FINISHED,

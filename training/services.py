@@ -16,10 +16,9 @@ from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
-from engine.recipes.registry import RECIPES
-from engine.rundir import DataFile, Spec, write_spec
+from engine.rundir import DataFile, Program, Spec, write_spec
 from methods.models import TrainingMethod
-from methods.services import method_defaults, parameters_validate
+from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
@@ -135,7 +134,7 @@ def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
         return f"{dataset.name} is still being checked. Try again in a moment."
     if dataset.status != Dataset.Status.READY:
         return f"{dataset.name} cannot be used: {dataset.error}"
-    if dataset.format not in RECIPES[method.recipe].formats:
+    if dataset.format not in method_formats(method):
         return f"{method.name} cannot read the format of {dataset.name} ({dataset.format}). It needs: {method.needs}"
     if not dataset.path.is_file():
         return f"The file of {dataset.name} is gone. Upload it again."
@@ -163,12 +162,19 @@ def _prepare_directory(run: TrainRun) -> None:
                 dataset=_data_file(run.dataset),
                 evaluation_dataset=_data_file(run.evaluation_dataset) if run.evaluation_dataset else None,
                 resources=resources_of(run.parameters, run.owner),
+                program=_program(run.method),
                 system_prompt=run.system_prompt,
             ),
         )
     except BaseException:
         shutil.rmtree(run.directory, ignore_errors=True)
         raise
+
+
+def _program(method: TrainingMethod) -> Program | None:
+    if not method.is_custom:
+        return None
+    return Program(**{name: method.program[name] for name in ("interpreter", "script", "sha256")})
 
 
 def _data_file(dataset: Dataset) -> DataFile:

@@ -10,7 +10,6 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, axe_violations, overflows, until
 from tests.live import Platform
 
-
 SEVERAL = "(canvas) => window.Chart?.getChart(canvas)?.data.datasets.length >= 3"
 
 
