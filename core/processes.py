@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 SUPERVISED = "DEEPEXTENSION_SUPERVISED"
+JUDGE_KEY = "DEEPEXTENSION_JUDGE_KEY"
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "DEEPEXTENSION_ADMIN_PASSWORD", "HF_TOKEN", JUDGE_KEY)
 PR_SET_PDEATHSIG = 1
 
 
@@ -59,3 +61,8 @@ def die_with_supervisor() -> None:
     """For the platform's own processes: none outlives the supervisor that `serve` started, however that ended."""
     if os.environ.get(SUPERVISED):
         die_with_parent(os.getppid(), signal.SIGTERM)
+
+
+def environment_without_secrets(*, keep: tuple[str, ...] = ()) -> dict[str, str]:
+    """For a program that reads strangers' files: the platform's secrets are none of their business."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS or name in keep}

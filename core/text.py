@@ -20,3 +20,8 @@ def clean_text(text: str) -> str:
 def clean_label(text: str, *, limit: int) -> str:
     """One line of at most `limit` characters, spaces folded, in composed form (so that twins are equal)."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text))).strip()[:limit].strip()
+
+
+def number_of(text: str, *, most: int = 10**9) -> int:
+    """The whole number that a form or an address holds; 0 for anything else."""
+    return min(int(text), most) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else 0

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets_app import api
+from datasets_app import api, api_doctor
 
 urlpatterns = [
     path("", api.DatasetListView.as_view(), name="api-datasets"),
@@ -8,6 +8,8 @@ urlpatterns = [
     path("<str:key>/rows/", api.DatasetRowsView.as_view(), name="api-dataset-rows"),
     path("<str:key>/problems/", api.DatasetProblemsView.as_view(), name="api-dataset-problems"),
     path("<str:key>/lengths/", api.DatasetLengthsView.as_view(), name="api-dataset-lengths"),
+    path("<str:key>/doctor/", api_doctor.DatasetDoctorView.as_view(), name="api-dataset-doctor"),
+    path("<str:key>/repairs/", api_doctor.DatasetRepairsView.as_view(), name="api-dataset-repairs"),
     path("<str:key>/file/", api.DatasetFileView.as_view(), name="api-dataset-file"),
     path("<str:key>/archive/", api.DatasetArchiveView.as_view(), name="api-dataset-archive"),
     path("<str:key>/restore/", api.DatasetRestoreView.as_view(), name="api-dataset-restore"),

@@ -20,7 +20,9 @@ from django.utils import timezone
 from core.text import clean_label, clean_text
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
+from datasets_app.repairing import repair_apply
 from engine.detect import detect, nearest
+from engine.doctor import Doctor
 from engine.examples import RowProblem, to_example
 from engine.rows import FileProblem, Mark, Row, read_rows
 
@@ -53,6 +55,7 @@ class Findings:
     problems: list[DatasetProblem] = field(default_factory=list)
     columns: dict[str, set[str]] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    doctor: Doctor = field(default_factory=Doctor)
 
     def add_columns(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -84,7 +87,11 @@ def dataset_check(dataset_id: int) -> None:
         _conclude(dataset, findings, BROKE_OFF)
         return
     try:
-        error = _read(dataset, findings)
+        # A version that is made by a repair has its file made first.
+        error = repair_apply(dataset) if dataset.repair and not dataset.sha256 else ""
+        if not error:
+            dataset.refresh_from_db()
+            error = _read(dataset, findings)
     except FileProblem as problem:
         error = str(problem)
     except FileNotFoundError:
@@ -124,9 +131,11 @@ def _judge(dataset: Dataset, findings: Findings, row: Row) -> None:
     if not findings.format:
         return
     try:
-        to_example(row.values, findings.format, findings.column_map)
+        example = to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
         findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
+    else:
+        findings.doctor.see(row.line, example)
 
 
 def obstacle(findings: Findings) -> str:
@@ -172,6 +181,7 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
             ],
             row_count=findings.row_count,
             problem_count=findings.problem_count,
+            findings=clean_json(findings.doctor.findings()),
             checked_bytes=dataset.size_bytes,
             check_attempts=0,
             checked_at=timezone.now(),
@@ -195,3 +205,11 @@ def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
     if temporary.parent.is_dir():
         temporary.write_text(json.dumps([list(asdict(mark).values()) for mark in marks]))
         temporary.replace(dataset.marks_path)
+
+
+def clean_json(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts as a database takes them: no NUL, nothing that UTF-8 cannot write."""
+    return [
+        finding | {"examples": [item | {"text": clean_text(item["text"])} for item in finding["examples"]]}
+        for finding in findings
+    ]

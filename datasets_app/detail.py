@@ -10,18 +10,23 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count
 from django.http import QueryDict
 
+from core.text import number_of
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.forms import columns_offered
 from datasets_app.histogram import Bar, Histogram, histogram
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
+from datasets_app.repairing import family_of, long_repairs_of, readiness_of, repairs_of
 from datasets_app.services import may_change, uses_count
 from engine.detect import nearest
 from engine.formats import FORMATS
+from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
 
 PREVIEW_ROWS = 5
 PROBLEM_ROWS = 20
+# What the forms of most methods offer as the longest row.
+USUAL_LIMIT = 1024
 
 # The chart is drawn at about the size at which it is shown, so that its text has the size of other charts' axes.
 CHART_WIDTH, CHART_LEFT, CHART_TOP = 440, 44, 8
@@ -47,6 +52,16 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Over:
+    """Rows over a limit of tokens, those whose answer lies behind it whole, and (tokens, line) of the longest."""
+
+    limit: int
+    rows: int = 0
+    answers: int = 0
+    longest: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class LengthsPanel:
     """state: none (no model to count with), waiting, error or ready."""
 
@@ -56,6 +71,7 @@ class LengthsPanel:
     error: str = ""
     figures: Histogram = field(default_factory=Histogram)
     chart: Chart | None = None
+    over: Over | None = None
 
 
 def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
@@ -71,13 +87,32 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     }
     if checking:
         return context
-    context["lengths"] = lengths_panel(dataset, reader, query.get("model", ""))
+    context |= doctor_panel(dataset)
+    context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if dataset.status == Dataset.Status.FAILED and dataset.columns and not dataset.format:
         near = nearest([column["name"] for column in dataset.columns])
         chosen, columns = columns_offered(dataset, query.get("format", "") or near[0].slug)
         context |= {"nearest": near, "map_format": chosen, "map_columns": columns, "map_formats": FORMATS.values()}
     return context
+
+
+def doctor_panel(dataset: Dataset) -> dict[str, Any]:
+    """What methods can learn from it, what would mend it, and its other versions."""
+    return {
+        "readiness": readiness_of(dataset),
+        "repairs": repairs_of(dataset),
+        "made_by": made_by(dataset),
+        "versions": [(member, made_by(member)) for member in family_of(dataset)],
+    }
+
+
+def made_by(dataset: Dataset) -> str:
+    """The repair that made this version, in words."""
+    slug = dataset.repair.get("slug", "")
+    if slug in (TRAIN_PART, EVALUATION_PART):
+        return REPAIRS[SPLIT].title
+    return REPAIRS[slug].title if slug in REPAIRS else ""
 
 
 def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
@@ -92,7 +127,16 @@ def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     return {"problems": page, "problems_kept": page.paginator.count, "kinds": list(kinds)}
 
 
-def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str) -> LengthsPanel:
+def lengths_context(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, query: QueryDict) -> dict[str, Any]:
+    limit = number_of(query.get("limit", "")) or USUAL_LIMIT
+    return {
+        "lengths": lengths_panel(dataset, reader, query.get("model", ""), limit),
+        "long_repairs": long_repairs_of(dataset),
+        "mine": may_change(dataset, reader),
+    }
+
+
+def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str, limit: int) -> LengthsPanel:
     tokenizers = tokenizers_for(reader)
     chosen = tokenizer_choose(reader, slug) or tokenizer_choose(reader)
     lengths = lengths_of(dataset, chosen)
@@ -103,7 +147,19 @@ def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, sl
     if not lengths.ready:
         return LengthsPanel("waiting", tokenizers, chosen)
     figures = histogram(lengths.rows)
-    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart_make(figures))
+    over = Over(
+        limit,
+        rows_over(lengths.rows, limit + 1),
+        # An answer that begins behind the limit is cut away whole.
+        rows_over(lengths.prompts, limit),
+        [(tokens, line) for tokens, line in lengths.longest if tokens > limit],
+    )
+    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart_make(figures), over=over)
+
+
+def rows_over(counts: dict[str, int], tokens: int) -> int:
+    """Rows with that many tokens or more."""
+    return sum(rows for length, rows in counts.items() if int(length) >= tokens)
 
 
 def chart_make(figures: Histogram) -> Chart | None:

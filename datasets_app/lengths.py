@@ -7,7 +7,6 @@ memory, and never in the web or in the worker of the chores itself.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from core.processes import environment_without_secrets
 from core.queue import enqueue
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
@@ -76,14 +76,14 @@ def lengths_count(lengths_id: int) -> None:
     except CountFailed as failure:
         rows.update(error=str(failure)[:1000])
     else:
-        rows.update(ready=True, rows=counts["rows"], prompts=counts["prompts"])
+        rows.update(ready=True, **counts)
 
 
 class CountFailed(Exception):
     """No counts, and why, in words for a page."""
 
 
-def _counted(lengths: TokenLengths) -> dict[str, dict[str, int]]:
+def _counted(lengths: TokenLengths) -> dict[str, Any]:
     dataset = lengths.dataset
     command = [
         *(sys.executable, "-m", "engine.lengths"),
@@ -94,7 +94,7 @@ def _counted(lengths: TokenLengths) -> dict[str, dict[str, int]]:
         *("--model", lengths.model_path),
     ]
     seconds = min(MOST_SECONDS, START_SECONDS + dataset.size_bytes // BYTES_A_SECOND)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = environment_without_secrets() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             command,
@@ -121,13 +121,14 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def _parsed(output: str) -> dict[str, dict[str, int]]:
-    """{"rows", "prompts"}: {tokens: count} from the last line that was printed."""
+def _parsed(output: str) -> dict[str, Any]:
+    """{"rows", "prompts"}: {tokens: count}, and "longest", from the last line that was printed."""
     try:
         data: Any = json.loads(output.strip().splitlines()[-1])
-        return {
+        counts: dict[str, Any] = {
             kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()} for kind in ("rows", "prompts")
         }
+        return counts | {"longest": [[int(tokens), int(line)] for tokens, line in data["longest"]]}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
 

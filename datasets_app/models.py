@@ -63,6 +63,16 @@ class Dataset(models.Model):
     checked_bytes = models.BigIntegerField(default=0, help_text="How far the running check has read.")
     check_attempts = models.PositiveIntegerField(default=0, help_text="Checks that were begun and not yet ended.")
 
+    findings = models.JSONField(default=list, help_text="What the doctor found in good rows, see engine.doctor.")
+
+    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="repaired")
+    version = models.PositiveIntegerField(default=1, help_text="1 for what was uploaded, more for repaired ones.")
+    repair = models.JSONField(
+        default=dict, help_text="How it was made of its parent: slug, then counts and examples once it is done."
+    )
+    hub = models.JSONField(default=dict, help_text="Where on the hub it comes from: id, config, split, revision.")
+    licence = models.CharField(max_length=100, blank=True, help_text="As the hub names it.")
+
     created_at = models.DateTimeField(auto_now_add=True)
     checked_at = models.DateTimeField(null=True, blank=True)
     archived_at = models.DateTimeField(null=True, blank=True)
@@ -73,10 +83,15 @@ class Dataset(models.Model):
         ordering: ClassVar = ["-id"]
 
     def __str__(self) -> str:
-        return self.name
+        return self.title
 
     def get_absolute_url(self) -> str:
         return reverse("datasets:detail", args=[self.pk])
+
+    @property
+    def title(self) -> str:
+        """The name, with its version where it is not what was uploaded."""
+        return f"{self.name} v{self.version}" if self.version > 1 else self.name
 
     @property
     def path(self) -> Path:
@@ -134,6 +149,7 @@ class TokenLengths(models.Model):
     model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer.")
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
+    longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0, help_text="Counts that were begun.")

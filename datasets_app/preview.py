@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -80,7 +80,7 @@ def _shorten_example(example: Example) -> tuple[Example, bool]:
         text, whole = shorten(example.text)
         return Example(text=text), whole
     turns = {side: shorten(getattr(example, side)) for side in ("messages", "chosen", "rejected")}
-    shown = Example(label=example.label, **{side: shortened for side, (shortened, _) in turns.items()})
+    shown = replace(example, **{side: shortened for side, (shortened, _) in turns.items()})
     return shown, all(whole for _, whole in turns.values())
 
 

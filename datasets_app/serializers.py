@@ -29,6 +29,9 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     columns = ColumnSerializer(many=True, read_only=True)
     good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")
     progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
+    repair = serializers.SerializerMethodField(
+        help_text="{slug, counts, examples} of a version that a repair made; counts once it is made."
+    )
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The dataset's page.")
 
     class Meta:
@@ -36,9 +39,14 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         fields = (
             "id", "slug", "name", "description", "labels", "status", "error", "progress", "format", "row_count",
             "good_row_count", "problem_count", "columns", "column_map", "file_name", "file_type", "size_bytes",
-            "sha256", "owner", "created_at", "checked_at", "archived_at", "url",
+            "sha256", "version", "parent", "repair", "hub", "licence", "owner",
+            "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_repair(self, dataset: Dataset) -> dict[str, Any]:
+        # Not the path of the model that counted.
+        return {name: value for name, value in dataset.repair.items() if name != "model_path"}
 
 
 class LabelsField(serializers.ListField):

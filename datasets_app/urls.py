@@ -10,6 +10,7 @@ urlpatterns = [
     path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
     path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
     path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),
+    path("<int:pk>/repair/", views.DatasetRepairAction.as_view(), name="repair"),
     path("<int:pk>/columns/", views.DatasetColumnsAction.as_view(), name="columns"),
     path("<int:pk>/archive/", views.DatasetArchiveAction.as_view(), name="archive"),
     path("<int:pk>/restore/", views.DatasetRestoreAction.as_view(), name="restore"),

@@ -16,11 +16,13 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 
 from core.errors import UserError
+from core.text import number_of
 from core.upload import DiskUploadHandler
-from datasets_app.detail import detail_page, lengths_panel
+from datasets_app.detail import detail_page, lengths_context
 from datasets_app.downloads import dataset_download
 from datasets_app.forms import DatasetForm, DatasetUploadForm
 from datasets_app.models import Dataset, Label
+from datasets_app.repairing import dataset_repair
 from datasets_app.services import (
     dataset_archive,
     dataset_create,
@@ -126,8 +128,11 @@ class DatasetLengthsPanel(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
-        panel = lengths_panel(dataset, request.user, request.GET.get("model", ""))
-        return render(request, "datasets/_lengths.html", {"dataset": dataset, "lengths": panel})
+        return render(
+            request,
+            "datasets/_lengths.html",
+            {"dataset": dataset} | lengths_context(dataset, request.user, request.GET),
+        )
 
 
 class DatasetEditPage(View):
@@ -183,6 +188,26 @@ class DatasetRestoreAction(View):
         dataset = dataset_restore(dataset=dataset_or_404(request, pk), by=reader_of(request))
         messages.success(request, f"{dataset.name} is back in the lists.")
         return redirect(dataset)
+
+
+class DatasetRepairAction(View):
+    """A repair, in the background; on to the version that it makes."""
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        dataset = dataset_or_404(request, pk)
+        try:
+            made = dataset_repair(
+                dataset=dataset,
+                by=reader_of(request),
+                repair=request.POST.get("repair", ""),
+                model=request.POST.get("model", ""),
+                max_tokens=number_of(request.POST.get("limit", "")),
+            )
+        except UserError as error:
+            messages.error(request, " ".join(text for texts in error.fields.values() for text in texts) or str(error))
+            return redirect(dataset)
+        messages.success(request, f"{made[0].title} is being made. {dataset.title} stays as it is.")
+        return redirect(made[0])
 
 
 class DatasetDeleteAction(View):

@@ -24,6 +24,9 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[st
         for item in FORMATS.values()
         if item.slug != WEAKEST and (column_map := _matched(item, columns, aliases=False))
     ]
+    rated = _matched(FORMATS["kto"], columns, aliases=True)
+    if rated and not any(item.slug == "preference" for item, _ in exact) and _is_rated(rated, sample):
+        return "kto", rated
     for item, column_map in exact:
         if _suits(item.slug, column_map, sample, has_pairs=any(other.slug == "preference" for other, _ in exact)):
             return item.slug, _matched(item, columns, aliases=True)
@@ -59,6 +62,16 @@ def _suits(slug: str, column_map: dict[str, str], sample: Sequence[dict[str, Any
         # Beside chosen and rejected a conversation is mostly the prompt alone, with no answer of its own.
         return any(_is_good(values, slug, column_map) for values in sample)
     return True
+
+
+def _is_rated(column_map: dict[str, str], sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether these are conversations with a rating, which would be learned as good ones throughout if it were passed
+    over: said by the column's name, or by values that can mean nothing else."""
+    label = column_map["label"]
+    ratings = [values.get(label) for values in sample]
+    if not _suits("kto", column_map, sample, has_pairs=False):
+        return False
+    return label.strip().lower() == "kto_tag" or all(isinstance(rating, bool) for rating in ratings)
 
 
 def _is_good(values: dict[str, Any], slug: str, column_map: dict[str, str]) -> bool:

@@ -21,6 +21,7 @@ from engine.turns import (
     said,
     system_turns,
     text_of,
+    tools_of,
     turns_of,
 )
 
@@ -38,6 +39,7 @@ class Example:
 
     messages: a conversation that ends with an answer; of a pair and of a prompt alone the turns up to the answer.
     chosen, rejected: of a pair the turns that answer `messages`, better and worse. label: whether the answer is good.
+    tools: what the conversation offers to call.
     """
 
     messages: Turns | None = None
@@ -45,6 +47,11 @@ class Example:
     chosen: Turns | None = None
     rejected: Turns | None = None
     label: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def calls_tools(self) -> bool:
+        return bool(self.tools) or any(turn.get("tool_calls") for turn in self.messages or ())
 
     @property
     def asked(self) -> Turns:
@@ -56,7 +63,7 @@ class Example:
     def answer(self) -> str:
         """The answer to learn from or to compare with: the last one, the better one of a pair; "" for none."""
         turns = self.chosen or self.messages or []
-        return turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else ""
+        return str(turns[-1]["content"]) if turns and turns[-1]["role"] == "assistant" else ""
 
 
 def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) -> Example:
@@ -68,7 +75,7 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     return reader(values, {name: column_map.get(name, name) for name in columns})
 
 
-def with_system_prompt(messages: list[dict[str, str]], system_prompt: str) -> list[dict[str, str]]:
+def with_system_prompt(messages: Turns, system_prompt: str) -> Turns:
     """`system_prompt` in front of a conversation that has none of its own."""
     if not system_prompt.strip() or (messages and messages[0]["role"] == "system"):
         return messages
@@ -83,7 +90,8 @@ def rating_read(value: Any) -> bool | None:
 def _messages(values: dict[str, Any], columns: dict[str, str]) -> Example:
     column = columns.get("messages") or columns["conversations"]
     turns = turns_of(present(values, column), column)
-    return Example(messages=conversation(system_turns(values, columns) + turns, column))
+    tools = tools_of(values, columns)
+    return Example(messages=conversation(system_turns(values, columns) + turns, column), tools=tools)
 
 
 def _prompt_completion(values: dict[str, Any], columns: dict[str, str]) -> Example:
@@ -140,8 +148,10 @@ def _preference(values: dict[str, Any], columns: dict[str, str]) -> Example:
 
 
 def _kto(values: dict[str, Any], columns: dict[str, str]) -> Example:
-    asked = _prompt(values, columns, needed=True)
-    answered = _behind(asked, _answer_turns(values, columns["completion"]))
+    asked = _prompt(values, columns, needed=False)
+    answered = _answer_turns(values, columns["completion"])
+    # Without a prompt the rated answer ends a conversation that stands whole in its column.
+    answered = _behind(asked, answered) if asked else answered
     rating = present(values, columns["label"])
     label = rating_read(rating)
     if label is None:
@@ -185,7 +195,7 @@ def _behind(asked: Turns, turns: Turns) -> Turns:
 
 
 def _last(turns: Turns) -> str:
-    return turns[-1]["content"] if turns else ""
+    return str(turns[-1]["content"]) if turns else ""
 
 
 READERS: Mapping[str, Callable[[dict[str, Any], dict[str, str]], Example]] = {

@@ -33,7 +33,8 @@ FORMATS: dict[str, Format] = {
             ("messages",),
             '{"messages": [{"role": "user", "content": "Reset my PIN"},\n'
             '              {"role": "assistant", "content": "Open Settings …"}]}',
-            aliases={"messages": ("chat", "dialogue", "dialog")},
+            optional=("tools",),
+            aliases={"messages": ("chat", "dialogue", "dialog"), "tools": ("functions",)},
         ),
         Format(
             "conversations",
@@ -42,8 +43,8 @@ FORMATS: dict[str, Format] = {
             ("conversations",),
             '{"conversations": [{"from": "human", "value": "Reset my PIN"},\n'
             '                   {"from": "gpt", "value": "Open Settings …"}]}',
-            optional=("system",),
-            aliases=SYSTEM_ALIASES | {"conversations": ("conversation",)},
+            optional=("system", "tools"),
+            aliases=SYSTEM_ALIASES | {"conversations": ("conversation",), "tools": ("functions",)},
         ),
         Format(
             "preference",
@@ -69,13 +70,13 @@ FORMATS: dict[str, Format] = {
             "kto",
             "Rated answers (KTO)",
             "A prompt and an answer, and whether the answer is good.",
-            ("prompt", "completion", "label"),
+            ("completion", "label"),
             '{"prompt": "Reset my PIN",\n "completion": "Open Settings …", "label": true}',
-            optional=("system",),
+            optional=("prompt", "system"),
             aliases=SYSTEM_ALIASES
             | {
-                "prompt": ("question", "instruction", "query", "input", "messages", "conversations"),
-                "completion": ANSWER_NAMES,
+                "prompt": ("question", "instruction", "query", "input"),
+                "completion": (*ANSWER_NAMES, "messages", "conversations"),
                 "label": ("kto_tag", "is_good", "rating", "thumbs_up", "liked"),
             },
         ),

@@ -2,47 +2,63 @@
 
     python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}}; prompts are counted up to the first token
-that is learned, 0 for plain text. Runs in a process of its own, whose caller limits its time and memory.
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens, line]]}; prompts are
+counted up to the first token that is learned, 0 for plain text.
+Runs in a process of its own, whose caller limits its time and memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from engine.examples import Example, RowProblem, to_example
 from engine.failures import explain
 from engine.render import Renderer, tokenizer_load
 from engine.rows import read_rows
 
+LONGEST_KEPT = 10
+
 
 def examples(path: Path, file_type: str, format: str, column_map: dict[str, str]) -> Iterator[Example]:
     """The good rows in file order. Raises FileProblem."""
+    return (example for _, example in examples_by_line(path, file_type, format, column_map))
+
+
+def examples_by_line(
+    path: Path, file_type: str, format: str, column_map: dict[str, str]
+) -> Iterator[tuple[int, Example]]:
+    """(line, example) of the good rows in file order. Raises FileProblem."""
     for row in read_rows(path, file_type):
         if row.values is not None:
             try:
-                yield to_example(row.values, format, column_map)
+                yield row.line, to_example(row.values, format, column_map)
             except RowProblem:
                 continue
 
 
-def count(renderer: Renderer, rows: Iterator[Example]) -> dict[str, dict[str, int]]:
+def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:
+    """What the program prints."""
     lengths: Counter[int] = Counter()
     prompts: Counter[int] = Counter()
-    for example in rows:
+    longest_rows: list[tuple[int, int]] = []
+    for line, example in rows:
         rendered = [renderer.tokens(variant) for variant in variants(example)]
         longest = max(rendered, key=lambda tokens: len(tokens.ids))
         lengths[len(longest.ids)] += 1
         prompts[longest.prompt_length] += 1
-    return {
+        longest_rows = heapq.nlargest(LONGEST_KEPT, [*longest_rows, (len(longest.ids), line)])
+    counted: dict[str, Any] = {
         name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
         for name, counter in (("rows", lengths), ("prompts", prompts))
     }
+    return counted | {"longest": longest_rows}
 
 
 def variants(example: Example) -> list[Example]:
@@ -67,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         renderer = Renderer(
             tokenizer_load(given.model), system_prompt=given.system_prompt, warn=lambda code, message: None
         )
-        counted = count(renderer, examples(given.data, given.file_type, given.format, given.column_map))
+        counted = count(renderer, examples_by_line(given.data, given.file_type, given.format, given.column_map))
     except Exception as error:
         failure = explain(error)
         print(failure.message, file=sys.stderr)

@@ -34,8 +34,11 @@ PLAIN_TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '### Answer:\\n' }}{% endif %}"""
 
+NO_TOOLS = "The rows call tools, and the base model's chat template has no place for that: it would pass over them."
+
 Span = tuple[int, int]
-Message = dict[str, str]
+Message = dict[str, Any]
+Tools = list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ class Renderer:
                 ids.append(self.tokenizer.eos_token_id)
             return Tokens(ids, [True] * len(ids))
         if not example.messages or example.messages[-1]["role"] != "assistant":
-            ids = self.prompt_ids(example.messages)
+            ids = self.prompt_ids(example.messages, example.tools)
             return Tokens(ids, [False] * len(ids))
+        if example.calls_tools:
+            self._tools_check()
         messages = self.messages(example)
-        text = self.render(messages)
-        spans = self._answers(messages, text) if self.answers_only else [(0, len(text))]
+        text = self.render(messages, example.tools)
+        spans = self._answers(messages, text, example.tools) if self.answers_only else [(0, len(text))]
         return self._ended(self._tokenise(text, spans))
 
     def messages(self, example: Example) -> list[Message]:
@@ -118,13 +123,13 @@ class Renderer:
         first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
         return [first, *messages[2:]]
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: list[Message], tools: Tools = None) -> str:
         """The conversation up to where the model's answer begins."""
-        return self.render(messages, add_generation_prompt=True)
+        return self.render(messages, tools, add_generation_prompt=True)
 
-    def prompt_ids(self, turns: list[Message]) -> list[int]:
+    def prompt_ids(self, turns: list[Message], tools: Tools = None) -> list[int]:
         """A prompt up to where the model's answer begins, with the train's system prompt."""
-        text = self.prompt(self.messages(Example(messages=turns)))
+        text = self.prompt(self.messages(Example(messages=turns)), tools)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answered(self, turns: list[Message], answer: list[Message]) -> tuple[list[int], list[int]]:
@@ -139,13 +144,13 @@ class Renderer:
         start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)))
         return tokens.ids[:start], tokens.ids[start:end]
 
-    def render(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
+    def render(self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
         """Raises TrainError where the template takes too long or fails."""
         try:
             with time_limit(RENDER_SECONDS):
                 return str(
                     self.tokenizer.apply_chat_template(
-                        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
                     )
                 )
         except TimeoutError as error:
@@ -160,6 +165,14 @@ class Renderer:
                 f"The base model's chat template cannot render a row: {str(error)[:300]}",
                 "Choose another base model, or bring the dataset's turns into the order that this template takes.",
             ) from error
+
+    def _tools_check(self) -> None:
+        if not template_knows_tools(self.tokenizer.chat_template):
+            raise TrainError(
+                "no_tool_turns",
+                NO_TOOLS,
+                "Choose a base model whose chat template knows tools.",
+            )
 
     def _knows_system(self, messages: list[Message]) -> bool:
         """Gemma's template, for one, refuses a system turn; others pass over it without a word."""
@@ -177,7 +190,7 @@ class Renderer:
                 )
         return self.system_is_known
 
-    def _answers(self, messages: list[Message], text: str) -> list[Span]:
+    def _answers(self, messages: list[Message], text: str, tools: Tools) -> list[Span]:
         """Where in `text` the answers stand, each from behind the generation prompt to the end of its turn.
 
         An answer is what rendering one turn more adds to the rendering that asks for it. Some templates write earlier
@@ -188,17 +201,17 @@ class Renderer:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            asked = self.render(messages[:index], add_generation_prompt=True)
-            answered = text if index == len(messages) - 1 else self.render(messages[: index + 1])
+            asked = self.render(messages[:index], tools, add_generation_prompt=True)
+            answered = text if index == len(messages) - 1 else self.render(messages[: index + 1], tools)
             if not (answered.startswith(asked) and text.startswith(answered)):
-                return self._answers_by_words(messages, text)
+                return self._answers_by_words(messages, text, tools)
             spans.append((len(asked), _turn_end(answered, len(asked), message["content"])))
         return spans
 
-    def _answers_by_words(self, messages: list[Message], text: str) -> list[Span]:
-        asked = self.render(messages[:-1], add_generation_prompt=True)
+    def _answers_by_words(self, messages: list[Message], text: str, tools: Tools) -> list[Span]:
+        asked = self.render(messages[:-1], tools, add_generation_prompt=True)
         last = messages[-1]["content"].strip()
-        found = text.rfind(last)
+        found = text.rfind(last) if last else -1
         if found < 0:
             self.warn(
                 "template_rewrites",
@@ -212,7 +225,7 @@ class Renderer:
         position = 0
         for message in messages[:-1]:
             content = message["content"].strip()
-            start = text.find(content, position)
+            start = text.find(content, position) if content else -1
             if start < 0:
                 spans = []
                 break
@@ -261,6 +274,11 @@ class Renderer:
         last = max((index for index, is_learned in enumerate(tokens.learned) if is_learned), default=-1)
         tail = tokens.ids[max(0, last - 2) : last + 1]
         return next((token for token in tail if token in self.stops), None)
+
+
+def template_knows_tools(template: object) -> bool:
+    """Whether a chat template writes calls of tools: one that does not passes over them without a word."""
+    return "tool_calls" in str(template)
 
 
 def _turn_end(text: str, start: int, content: str) -> int:

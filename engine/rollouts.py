@@ -182,7 +182,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: list[str], completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
-        """(answers, functions), NaN where a function could not score."""
+        """(answers, functions), NaN throughout for an answer that one of them could not score."""
         rows = [self.prompts.rows[row["number"]] for row in inputs]
         answers = [Answer(row.asked, text.strip(), row.answer) for row, text in zip(rows, completions, strict=True)]
         scores = self.panel.score(answers)
@@ -191,12 +191,16 @@ class RolloutTrainer(Seams, GRPOTrainer):
         if all(total is None for total in scores.totals):
             raise TrainError(
                 "nothing_scored",
-                f"No reward could score any of {len(answers)} answers. {scores.failures[0]}",
+                f"None of {len(answers)} answers has a score from every reward. {scores.failures[0]}",
                 "Try the rewards on a few rows before the train, and choose others.",
             )
         if self.model.training:
             self._completions_tell(answers, scores.values, completion_ids_list)
-        columns = [[math.nan if score is None else score for score in values] for values in scores.values.values()]
+        # An answer that lacks one score is left out whole: TRL's sum would count the missing one as 0.
+        columns = [
+            [math.nan if total is None else score for score, total in zip(values, scores.totals, strict=True)]
+            for values in scores.values.values()
+        ]
         return torch.tensor(columns, device=self.accelerator.device).T.contiguous()
 
     def _failures_tell(self, failures: list[Any], answers: list[Answer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> 
 
 
 def _asked(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
-    return Prompt(shown(example.asked), example.answer, renderer.prompt_ids(example.asked)[-max_tokens:])
+    return Prompt(shown(example.asked), example.answer, renderer.prompt_ids(example.asked, example.tools)[-max_tokens:])
 
 
 def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
@@ -60,8 +61,14 @@ def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
 def shown(messages: list[Message]) -> str:
     """A single question as it is, a longer conversation with who speaks."""
     if [message["role"] for message in messages] == ["user"]:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+        return str(messages[0]["content"])
+    return "\n\n".join(f"{message['role'].capitalize()}: {said(message)}" for message in messages)
+
+
+def said(message: Message) -> str:
+    """What a turn says, and what it calls."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(filter(None, [message["content"], *calls]))
 
 
 def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int) -> None:

@@ -8,16 +8,22 @@ from typing import Any
 
 VALUE_CHARACTERS = 300
 
+# ShareGPT files have a role of its own for a call.
+CALL = "function_call"
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    CALL: "assistant",
+    "tool": "tool", "observation": "tool", "function": "tool",
 }  # fmt: skip
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
 
 
-Turns = list[dict[str, str]]
+# {"role", "content"} of texts; of an answer that calls tools also "tool_calls", see calls_of.
+Turn = dict[str, Any]
+Turns = list[Turn]
 
 
 class RowProblem(ValueError):
@@ -37,7 +43,7 @@ def present(values: dict[str, Any], column: str) -> Any:
     return values[column]
 
 
-def system_turns(values: dict[str, Any], columns: dict[str, str]) -> list[dict[str, str]]:
+def system_turns(values: dict[str, Any], columns: dict[str, str]) -> Turns:
     """The row's own system prompt; a blank one counts as none."""
     column = columns.get("system", "")
     if not column or values.get(column) is None:
@@ -46,7 +52,7 @@ def system_turns(values: dict[str, Any], columns: dict[str, str]) -> list[dict[s
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
-def said(role: str, value: Any, where: str) -> dict[str, str]:
+def said(role: str, value: Any, where: str) -> Turn:
     return {"role": role, "content": filled(value, where)}
 
 
@@ -82,13 +88,10 @@ def _part(part: dict[str, Any], where: str) -> str:
     raise RowProblem(where, part, "Holds something other than text, such as an image; only text can be learned from.")
 
 
-def turns_of(value: Any, column: str) -> list[dict[str, str]]:
+def turns_of(value: Any, column: str) -> Turns:
     """Turns with role and content (or from and value), also where a table holds them as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise RowProblem(column, value, "Begins like a list of turns, but is not valid JSON.") from None
+        value = _parsed(value, column, "Begins like a list of turns, but is not valid JSON.")
     if not isinstance(value, list):
         raise RowProblem(column, value, "Is not a list of turns.")
     if not value:
@@ -97,23 +100,72 @@ def turns_of(value: Any, column: str) -> list[dict[str, str]]:
     return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
 
 
-def _turn(item: Any, where: str) -> dict[str, str]:
+def tools_of(values: dict[str, Any], columns: dict[str, str]) -> list[dict[str, Any]] | None:
+    """The tools that a row offers, as chat templates take them: JSON Schemas of functions, also as JSON text."""
+    column = columns.get("tools", "")
+    value = values.get(column) if column else None
+    if isinstance(value, str) and value.strip():
+        value = _parsed(value, column, "Is not valid JSON; a list of tools is needed.")
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise RowProblem(column, value, "Is not a list of tools, each an object.")
+    return value
+
+
+def calls_of(value: Any, where: str) -> list[dict[str, Any]]:
+    """Calls of tools as chat templates take them: {"type": "function", "function": {"name", "arguments": object}}."""
+    value = _parsed(value, where, "Is not valid JSON; a call of a tool is needed.") if isinstance(value, str) else value
+    found = value if isinstance(value, list) else [value]
+    return [_call(item, f"{where}[{number}]" if len(found) > 1 else where) for number, item in enumerate(found, 1)]
+
+
+def _call(item: Any, where: str) -> dict[str, Any]:
+    function = item.get("function", item) if isinstance(item, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+        raise RowProblem(where, item, "Is no call of a tool: the name of a function is missing.")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        # As the OpenAI API writes them; templates would quote them once more.
+        arguments = _parsed(arguments, f"{where}.arguments", "Are not valid JSON; an object is needed.")
+    if not isinstance(arguments, dict):
+        raise RowProblem(f"{where}.arguments", arguments, "Are no object of named arguments.")
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _parsed(text: str, where: str, reason: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise RowProblem(where, text, reason) from None
+
+
+def _turn(item: Any, where: str) -> Turn:
     if not isinstance(item, dict):
         raise RowProblem(where, item, "Is not a turn with role and content.")
     role_key = next((key for key in ROLE_KEYS if item.get(key) is not None), "")
     if not role_key:
         raise RowProblem(where, item, "Has no role: each turn says who speaks.")
-    role = ROLES.get(str(item[role_key]).strip().lower())
+    named = str(item[role_key]).strip().lower()
+    role = ROLES.get(named)
     if role is None:
-        raise RowProblem(f"{where}.{role_key}", item[role_key], "Unknown role; system, user and assistant are known.")
+        raise RowProblem(
+            f"{where}.{role_key}", item[role_key], "Unknown role; system, user, assistant and tool are known."
+        )
     key = next((key for key in CONTENT_KEYS if key in item), CONTENT_KEYS[ROLE_KEYS.index(role_key)])
     content = item.get(key)
     if role == "system":
         return {"role": role, "content": "" if content is None else text_of(content, f"{where}.{key}")}
-    if content is None and item.get("tool_calls"):
-        raise RowProblem(
-            f"{where}.{key}", content, "Calls a tool in place of saying something; only text can be learned from."
-        )
+    if named == CALL:
+        return {"role": role, "content": "", "tool_calls": calls_of(content, f"{where}.{key}")}
+    if role == "assistant" and item.get("tool_calls"):
+        text = "" if content is None else text_of(content, f"{where}.{key}")
+        return {"role": role, "content": text, "tool_calls": calls_of(item["tool_calls"], f"{where}.tool_calls")}
+    if role == "tool":
+        # What a tool gave back may be an object, and may be nothing.
+        text = _as_json(content) if isinstance(content, dict | list | bool) or content is None else content
+        name = {"name": item["name"]} if isinstance(item.get("name"), str) else {}
+        return {"role": role, "content": text_of(text, f"{where}.{key}")} | name
     return said(role, content, f"{where}.{key}")
 
 
@@ -126,7 +178,10 @@ def opening(turns: Turns, column: str) -> Turns:
 
 
 def conversation(turns: Turns, column: str) -> Turns:
-    """The turns, where they are in an order that every chat template takes: [system,] user, assistant, user, …"""
+    """The turns, where they are in an order that chat templates take: [system,] user, assistant, user, …
+
+    Behind an answer that calls tools stands what they gave back, and then the next answer.
+    """
     _order(turns, column)
     if turns[-1]["role"] != "assistant":
         raise RowProblem(column, turns[-1]["content"], "The conversation ends without an answer of the assistant.")
@@ -135,19 +190,37 @@ def conversation(turns: Turns, column: str) -> Turns:
 
 def _order(turns: Turns, column: str) -> None:
     start = bool(turns) and turns[0]["role"] == "system"
-    for index, turn in enumerate(turns[start:]):
-        wanted = "assistant" if index % 2 else "user"
-        if turn["role"] == wanted:
-            continue
-        if turn["role"] == "system":
-            raise RowProblem(column, turn["content"], "A system turn stands behind the first turn.")
-        if index == 0:
-            raise RowProblem(
-                column, turn["content"], "The conversation begins with the assistant; the user comes first."
-            )
-        raise RowProblem(column, turn["content"], f"Two {turn['role']} turns in a row.")
+    wanted: tuple[str, ...] = ("user",)
+    before: Turn = {"role": ""}
+    for turn in turns[start:]:
+        if turn["role"] not in wanted:
+            raise RowProblem(column, turn["content"], _disorder(turn["role"], before))
+        wanted, before = _followers(turn), turn
     if not turns[start:]:
         raise RowProblem(column, "", "Has no turns of user and assistant.")
+
+
+def _followers(turn: Turn) -> tuple[str, ...]:
+    match turn["role"]:
+        case "user":
+            return ("assistant",)
+        case "tool":
+            return ("tool", "assistant")
+        case _:
+            return ("tool",) if turn.get("tool_calls") else ("user",)
+
+
+def _disorder(role: str, before: Turn) -> str:
+    """Why a turn of this role does not stand behind that one."""
+    if role == "system":
+        return "A system turn stands behind the first turn."
+    if role == "tool":
+        return "A tool answers, and none was called just before."
+    if before.get("tool_calls"):
+        return "A tool was called, and what it gave back is missing."
+    if not before["role"]:
+        return "The conversation begins with the assistant; the user comes first."
+    return f"Two {role} turns in a row."
 
 
 def _as_json(value: Any) -> str:

@@ -20,12 +20,12 @@ from pathlib import Path
 from django.conf import settings
 
 from core.errors import UserError
+from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from engine.inspect_model import ModelFacts, ModelProblem, folder_digest, folder_read, kept_files, tokenizer_digest
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
-from models_app.programs import ImportProblem, folder_bytes, program_run
 
 MOST_ATTEMPTS = 3
 TRY_SECONDS = 180
@@ -56,7 +56,7 @@ def model_import(pk: int) -> None:
             _finish(model)
         except Withdrawn:
             _clear(model)
-        except (ImportProblem, ModelProblem, UserError) as error:
+        except (ProgramProblem, ModelProblem, UserError) as error:
             _fail(model, error.message if isinstance(error, UserError) else str(error))
         except OSError as error:
             logger.exception("import of model %s", pk)
@@ -82,7 +82,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 def _begin(model: BaseModel) -> None:
     """An import that took its worker with it time and again is not begun for ever."""
     if model.attempts >= MOST_ATTEMPTS:
-        raise ImportProblem(
+        raise ProgramProblem(
             "The import was cut off several times, perhaps for lack of memory. Try again when it is calm."
         )
     _write(model, attempts=model.attempts + 1, error="")
@@ -136,7 +136,7 @@ def _fetch_hub(model: BaseModel, files: Path) -> None:
         try:
             _download(model, files)
             return
-        except ImportProblem as problem:
+        except ProgramProblem as problem:
             if not problem.passing or attempt == DOWNLOAD_TRIES:
                 raise
             _write(model, phase=f"Connection cut, trying again ({attempt + 1} of {DOWNLOAD_TRIES})")
@@ -168,7 +168,7 @@ def _download(model: BaseModel, files: Path) -> None:
         if done != grown_to:
             grown_to, grown_at = done, time.monotonic()
         elif time.monotonic() - grown_at > STANDSTILL_SECONDS:
-            raise ImportProblem("The download stands still. Try again later.", passing=True)
+            raise ProgramProblem("The download stands still. Try again later.", passing=True)
         beat(0.8 * min(1.0, done / total) if total else 0)
 
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
@@ -185,7 +185,7 @@ def _download(model: BaseModel, files: Path) -> None:
 def _fetch_gguf(model: BaseModel, files: Path) -> None:
     source = model.import_path / UPLOADED
     if not source.is_file():
-        raise ImportProblem("The uploaded file is gone. Upload it again.")
+        raise ProgramProblem("The uploaded file is gone. Upload it again.")
     size = source.stat().st_size
     # Four-bit weights become sixteen-bit ones.
     require_disk(4 * size)

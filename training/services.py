@@ -16,6 +16,8 @@ from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
+from engine.doctor import TOOL_CALLS
+from engine.render import NO_TOOLS, template_knows_tools
 from engine.rundir import DataFile, Program, Spec, write_spec
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
@@ -113,6 +115,10 @@ def ingredients_check(
         errors["method"] = [f"{method.name} is no longer offered. Choose another method."]
     if base_model.archived_at is not None or base_model.status != BaseModel.Status.READY:
         errors["base_model"] = [f"{base_model.name} is not ready to be trained. Choose another base model."]
+    elif any(finding["kind"] == TOOL_CALLS for finding in dataset.findings) and not template_knows_tools(
+        base_model.chat_template
+    ):
+        errors["base_model"] = [f"{NO_TOOLS} Choose another base model."]
     elif not base_model.path.is_dir():
         errors["base_model"] = [f"The files of {base_model.name} are gone. Ask your operator, or add it again."]
     for field, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):

@@ -23,7 +23,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from core.errors import UserError
-from core.processes import die_with_parent
+from core.processes import JUDGE_KEY, die_with_parent, environment_without_secrets
 from core.queue import enqueue
 from core.store import trials_folder
 from datasets_app.models import Dataset
@@ -129,7 +129,8 @@ def trial_run(key: str) -> None:
             errors="replace",
             timeout=SECONDS,
             cwd=settings.BASE_DIR,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=environment_without_secrets(keep=(JUDGE_KEY,))
+            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
             preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
         )
         reason = "" if done.returncode == 0 else "The trial broke off. Try it with fewer rewards."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from decimal import Decimal, DivisionByZero, InvalidOperation
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from engine.parameters import parameter
 from engine.rewards.base import Answer, Reward, Unscored, inside, reference_of
@@ -33,7 +33,12 @@ class ExactAnswer(Reward):
 
     def score(self, answer: Answer) -> float:
         found = inside(answer.text, self.answer_tag)
-        return float(found is not None and self._plain(found) == self._plain(reference_of(answer)))
+        wanted = reference_of(answer)
+        if found is None:
+            return 0.0
+        # A reference of punctuation alone, such as "!=", is compared as it stands.
+        plain = self._plain(wanted)
+        return float(self._plain(found) == plain if plain else found.strip() == wanted.strip())
 
     def _plain(self, text: str) -> str:
         if self.ignore_case:
@@ -47,14 +52,26 @@ class ExactAnswer(Reward):
 
 # 1,234.5 or 1234.5 or .5, with a sign and perhaps an exponent, perhaps as the upper half of a fraction.
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
-NUMBER = re.compile(rf"[-+]?\s?[$€£¥]?\s?(?:{DIGITS})(?:[eE][-+]?\d{{1,3}})?(?:\s?/\s?[-+]?(?:{DIGITS}))?\s?%?")
-MARKED = re.compile(r"####\s*(.{1,200})")
+WRITTEN = rf"[-+]?(?:[$€£¥]\s?)?(?:{DIGITS})(?:[eE][-+]?\d{{1,3}})?(?:\s?/\s?[-+]?(?:{DIGITS}))?(?:\s?%)?"
+NUMBER = re.compile(WRITTEN)
+# Markdown's headings begin alike, so that the number must follow at once.
+MARKED = re.compile(rf"####[^\S\n]*({WRITTEN})")
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\}){1,200})\}")
 FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+# 1{,}000 and 1\,000 in TeX, 1 000 with a space that does not break.
+GROUPED = re.compile(r"(?<=\d)(?:\{,\}|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 
 
-def number_read(text: str) -> Decimal | None:
+class Number(NamedTuple):
+    """`value`: 0.05 for 5%."""
+
+    value: Decimal
+    is_percentage: bool = False
+
+
+def number_read(text: str) -> Number | None:
     """The number a text comes to: behind ####, in \\boxed{}, else the last. 1,234, -3/4, 5% and 1e3 are numbers too."""
+    text = GROUPED.sub("", text)
     text = text.replace("−", "-").replace("–", "-").replace("\u00a0", " ").replace("\\%", "%").replace("\\$", "$")
     text = FRACTION.sub(r"\1/\2", text)
     for marker in (MARKED, BOXED):
@@ -64,12 +81,12 @@ def number_read(text: str) -> Decimal | None:
     return _last_number(text)
 
 
-def _last_number(text: str) -> Decimal | None:
+def _last_number(text: str) -> Number | None:
     numbers = list(NUMBER.finditer(text))
     return _value(text, numbers[-1]) if numbers else None
 
 
-def _value(text: str, found: re.Match[str]) -> Decimal | None:
+def _value(text: str, found: re.Match[str]) -> Number | None:
     written = found.group(0)
     start = found.start()
     # In "10-3" and "step-5" the stroke is no sign.
@@ -81,7 +98,7 @@ def _value(text: str, found: re.Match[str]) -> Decimal | None:
         value = Decimal(upper) / Decimal(lower) if lower else Decimal(upper)
     except (InvalidOperation, DivisionByZero, ArithmeticError):
         return None
-    return value / 100 if "%" in written else value
+    return Number(value / 100, True) if "%" in written else Number(value)
 
 
 class NumericAnswer(Reward):
@@ -113,5 +130,12 @@ class NumericAnswer(Reward):
         number = number_read(found) if found is not None else None
         if number is None:
             return 0.0
-        allowed = Decimal(str(self.tolerance)) * max(abs(wanted), Decimal(1))
-        return 1.0 if abs(number - wanted) <= allowed else self.readable_score
+        return 1.0 if self._same(number, wanted) else self.readable_score
+
+    def _same(self, number: Number, wanted: Number) -> bool:
+        allowed = Decimal(str(self.tolerance)) * max(abs(wanted.value), Decimal(1))
+        values = [number.value]
+        # Datasets write 50 where people say 50%.
+        if number.is_percentage != wanted.is_percentage:
+            values.append(number.value * 100 if number.is_percentage else number.value / 100)
+        return any(abs(value - wanted.value) <= allowed for value in values)

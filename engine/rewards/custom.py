@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ARGUMENTS = ("prompts", "completions", "references", "rows")
 LARGEST_BYTES = 200_000
+# For all answers of a step.
+SECONDS = 120.0
 
 
 def check_source(text: str) -> list[str]:
@@ -54,6 +56,7 @@ class CustomScorer:
     def __init__(self, slug: str, resource: Resource, parameters: dict[str, Any]) -> None:
         """Runs the file. Raises TrainError where it is gone, changed, or fails."""
         from engine.failures import TrainError
+        from engine.render import time_limit
         from engine.rundir import file_sha256
 
         path = Path(resource.path)
@@ -66,26 +69,32 @@ class CustomScorer:
         names: dict[str, Any] = {"__name__": f"reward_{slug}", "__file__": str(path)}
         try:
             # A superuser registered this file to be run; it is their code in this train's own process.
-            exec(compile(path.read_text(), str(path), "exec"), names)  # noqa: S102
-        except Exception as error:
+            with time_limit(SECONDS):
+                exec(compile(path.read_text(), str(path), "exec"), names)  # noqa: S102
+            self.function: Callable[..., Any] = names["reward"]
+        except (Exception, SystemExit) as error:
             raise TrainError(
                 "reward_fails", f"The reward function {slug} cannot be loaded: {_short(error)}", "Ask your operator."
             ) from error
-        self.function: Callable[..., Any] = names["reward"]
         self.parameters = parameters
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
         """One score an answer, or why there is none."""
+        from engine.render import time_limit
+
         try:
-            found = self.function(
-                [answer.prompt for answer in answers],
-                [answer.text for answer in answers],
-                [answer.reference for answer in answers],
-                [answer.row for answer in answers],
-                **self.parameters,
-            )
-            values = list(found)
-        except Exception as error:
+            with time_limit(SECONDS):
+                found = self.function(
+                    [answer.prompt for answer in answers],
+                    [answer.text for answer in answers],
+                    [answer.reference for answer in answers],
+                    [answer.row for answer in answers],
+                    **self.parameters,
+                )
+                values = list(found)
+        except TimeoutError:
+            return [Unscored(f"It took longer than {SECONDS:g} s.")] * len(answers)
+        except (Exception, SystemExit) as error:
             return [Unscored(f"It raised {_short(error)}.")] * len(answers)
         if len(values) != len(answers):
             return [Unscored(f"It returned {len(values)} numbers for {len(answers)} answers.")] * len(answers)

@@ -5,9 +5,9 @@ The operator sets address, key and model in the environment; none of them is eve
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +26,15 @@ TRIES = 3
 PAUSE_SECONDS = 0.5
 ANSWER_CHARACTERS = 20_000
 PLACES = re.compile(r"\{(question|reference|answer)\}")
+
+NUMBER = r"(-?\d+(?:\.\d+)?)(?![\d.]*[\deE])"
+THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+# What a reply may look like, the plainest first. A number within a sentence is no score: "on a scale of 0 to 10".
+SCORES = (
+    re.compile(rf'"score"\s*:\s*"?\s*{NUMBER}'),
+    re.compile(rf"{NUMBER}\s*(?:/|out of|of)\s*10\b"),
+    re.compile(rf"\A\W*?(?:(?:score|rating)\b[^\w-]*)?{NUMBER}\W*\Z", re.IGNORECASE),
+)
 
 INSTRUCTION = """\
 Rate how good the answer is, from 0 (useless or wrong) to 10 (perfect). Reply with JSON only: {"score": number}.
@@ -63,14 +72,19 @@ class LlmJudge(Reward):
         return instruction
 
     def obstacle(self) -> str:
-        if not os.environ.get(URL):
+        if not os.environ.get(URL) or not os.environ.get(MODEL):
             return f"No judge is set up here. Ask your operator to set {URL} and {MODEL}."
         return ""
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
-        """One score an answer, or why there is none. Several are asked for at once."""
+        """One score an answer, or why there is none. Several are asked for at once.
+
+        Once the judge is out of reach for one answer after all tries, those that wait are not asked for any more: each
+        would take as long.
+        """
+        gave_up = threading.Event()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._score_or_reason, answers))
+            return list(pool.map(lambda answer: self._score_or_reason(answer, gave_up), answers))
 
     def score(self, answer: Answer) -> float:
         (found,) = self.score_all([answer])
@@ -78,13 +92,15 @@ class LlmJudge(Reward):
             raise found
         return found
 
-    def _score_or_reason(self, answer: Answer) -> float | Unscored:
+    def _score_or_reason(self, answer: Answer, gave_up: threading.Event) -> float | Unscored:
+        if gave_up.is_set():
+            return Unscored("The judge was out of reach for the answers before this one.")
         try:
-            return self._ask(answer)
+            return self._ask(answer, gave_up)
         except Unscored as reason:
             return reason
 
-    def _ask(self, answer: Answer) -> float:
+    def _ask(self, answer: Answer, gave_up: threading.Event) -> float:
         question = "\n\n".join(turn["content"] for turn in answer.prompt if turn["role"] != "system")
         parts = {"question": question, "reference": answer.reference or "(none)", "answer": answer.text}
         # Not str.format: the instruction holds braces of its own, and so may an answer.
@@ -108,6 +124,7 @@ class LlmJudge(Reward):
                 reason = f"The judge answered with status {status}." if status else "The judge cannot be reached."
                 if status is not None and status < 500 and status != 429:
                     break
+        gave_up.set()
         raise Unscored(reason)
 
     def _post(self, body: dict[str, Any]) -> str:
@@ -130,19 +147,11 @@ class LlmJudge(Reward):
 
 def score_read(text: str) -> float:
     """The score of a reply, 0 to 1. Raises Unscored where it holds none from 0 to 10."""
-    block = re.search(r"\{[^{}]*\}", text)
-    value: object = None
-    if block:
-        try:
-            value = json.loads(block.group(0)).get("score")
-        except (ValueError, AttributeError):
-            value = None
-    if value is None and (number := re.search(r"-?\d+(?:\.\d+)?", text)):
-        value = number.group(0)
-    try:
-        score = float(str(value))
-    except ValueError as error:
-        raise Unscored(f"The judge gave no score: {text[:80]!r}") from error
+    text = THOUGHT.sub("", text)
+    found = next((places[-1] for pattern in SCORES if (places := pattern.findall(text))), None)
+    if found is None:
+        raise Unscored(f"The judge gave no score: {text.strip()[:80]!r}")
+    score = float(found)
     if not 0 <= score <= 10:
         raise Unscored(f"The judge gave {score:g}, and scores go from 0 to 10.")
     return score / 10

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from engine.rundir import Resource
 
 BATCH = 8
+ADAPTER = "adapter_model.safetensors"
 
 
 class RewardModel(Reward):
@@ -59,7 +60,8 @@ class RewardModelScorer:
         self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
-        self.max_tokens = max_tokens
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.max_tokens = min(max_tokens, context or max_tokens)
 
     def score_all(self, answers: Sequence[Answer]) -> list[float]:
         """One score an answer, (len(answers),)."""
@@ -86,18 +88,28 @@ class RewardModelScorer:
 
 def scorer_load(folder: Path, base: Path | None) -> Any:
     """A sequence classification model with one score, from a folder of its own or an adapter on `base`. Safetensors
-    only. Raises ModelProblem where it holds none."""
+    only. Raises ModelProblem where it holds none, TrainError where no score was ever learned."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from engine.inspect_model import config_read, weight_files
+    from engine.failures import TrainError
+    from engine.inspect_model import ModelProblem, config_read, safetensors_read, weight_files
 
     source = base or folder
     config_read(source)
     weight_files(source)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=1, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    if base is not None:
-        model = PeftModel.from_pretrained(model, folder)
-    return model
+    if base is not None and not (folder / ADAPTER).is_file():
+        raise ModelProblem(f"The reward model's folder holds no {ADAPTER}.")
+    model, told = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    learned = {name for name, _, _ in safetensors_read(folder / ADAPTER)} if base is not None else set()
+    # What no file holds is made up at random.
+    if lacking := [name for name in sorted(told["missing_keys"]) if f"base_model.model.{name}" not in learned]:
+        raise TrainError(
+            "no_reward_model",
+            f"This is no reward model: its files lack {lacking[0]}, with which it would score.",
+            "Choose a train of the method Reward model.",
+        )
+    return PeftModel.from_pretrained(model, folder) if base is not None else model

@@ -32,8 +32,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Scores:
-    """`values[name]`: one score an answer, None where there is none; `totals`: the weighted sums of those there are,
-    None for an answer that no function could score."""
+    """`values[name]`: one score an answer, None where there is none; `totals`: the weighted sums, None for an answer
+    that one of the functions could not score: a sum without it would count it as 0."""
 
     values: dict[str, list[float | None]]
     totals: list[float | None]
@@ -56,7 +56,7 @@ class Panel:
     def score(self, answers: Sequence[Answer]) -> Scores:
         values: dict[str, list[float | None]] = {}
         failures: list[Failure] = []
-        totals: list[float | None] = [None] * len(answers)
+        totals: list[float | None] = [0.0] * len(answers)
         for name, choice, scorer in zip(self.names, self.choices, self.scorers, strict=True):
             found = _score_all(scorer, answers)
             values[name] = []
@@ -64,24 +64,32 @@ class Panel:
                 if isinstance(score, Unscored):
                     failures.append(Failure(choice.function, row, str(score)))
                     values[name].append(None)
+                    totals[row] = None
                     continue
                 values[name].append(score)
-                totals[row] = (totals[row] or 0.0) + choice.weight * score
+                if (total := totals[row]) is not None:
+                    totals[row] = total + choice.weight * score
         return Scores(values, totals, failures)
 
 
 def _score_all(scorer: Any, answers: Sequence[Answer]) -> Sequence[float | Unscored]:
     if hasattr(scorer, "score_all"):
-        return scorer.score_all(answers)  # type: ignore[no-any-return]
-    return [_score(scorer, answer) for answer in answers]
+        found: Sequence[float | Unscored] = scorer.score_all(answers)
+    else:
+        found = [_score(scorer, answer) for answer in answers]
+    return [
+        score if isinstance(score, Unscored) or math.isfinite(score) else Unscored(f"It came to {score}.")
+        for score in found
+    ]
 
 
 def _score(scorer: Any, answer: Answer) -> float | Unscored:
     try:
-        score = float(scorer.score(answer))
+        return float(scorer.score(answer))
     except Unscored as reason:
         return reason
-    return score if math.isfinite(score) else Unscored(f"It came to {score}.")
+    except Exception as error:
+        return Unscored(f"It failed: {type(error).__name__}: {str(error)[:200]}")
 
 
 def _scorer(choice: RewardChoice, resources: Mapping[str, Resource]) -> Any:

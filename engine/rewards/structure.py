@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
 import jsonschema
 import regex
+from jsonschema.validators import extend
 from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from engine.parameters import parameter
 from engine.rewards.base import Answer, Reward, Unscored
@@ -20,6 +25,14 @@ FENCED = regex.compile(r"```(?:json)?[^\S\n]*\n(.*?)\n?```", regex.DOTALL)
 
 def problem(message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _pattern_check(pattern: str) -> None:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        where = f" at position {error.pos + 1}" if error.pos is not None else ""
+        raise problem(f"This is no regular expression: {error.msg}{where}.") from error
 
 
 class Regex(Reward):
@@ -38,11 +51,7 @@ class Regex(Reward):
     @field_validator("pattern")
     @classmethod
     def check_pattern(cls, pattern: str) -> str:
-        try:
-            regex.compile(pattern)
-        except regex.error as error:
-            where = f" at position {error.pos + 1}" if error.pos is not None else ""
-            raise problem(f"This is no regular expression: {error.msg}{where}.") from error
+        _pattern_check(pattern)
         return pattern
 
     def score(self, answer: Answer) -> float:
@@ -124,8 +133,11 @@ class JsonValid(Reward):
             raise problem(f"This is no JSON: {error}.") from error
         except jsonschema.SchemaError as error:
             raise problem(f"This is no JSON Schema: {error.message[:200]}.") from error
-        if "$ref" in text and any(not reference.startswith("#") for reference in _references(schema)):
-            raise problem("A schema may only refer to parts of itself (#/…).")
+        if any(True for _ in _values(schema, "patternProperties", dict)):
+            raise problem("patternProperties cannot be used here; name the properties instead.")
+        for pattern in _values(schema, "pattern", str):
+            _pattern_check(pattern)
+        _references_check(schema)
         return text
 
     def score(self, answer: Answer) -> float:
@@ -133,22 +145,59 @@ class JsonValid(Reward):
         if self.fenced and (block := FENCED.fullmatch(text)):
             text = block.group(1)
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             return 0.0
         if not self.json_schema:
             return 1.0
         try:
-            return 1.0 if jsonschema.Draft202012Validator(json.loads(self.json_schema)).is_valid(value) else 0.5
-        except (jsonschema.exceptions.ValidationError, RecursionError, ValueError) as error:
-            raise Unscored(f"The schema cannot be applied: {str(error)[:200]}") from error
+            return 1.0 if Validator(json.loads(self.json_schema), registry=Registry()).is_valid(value) else 0.5
+        except TimeoutError as error:
+            raise Unscored("A pattern of the schema took too long for this answer; make it simpler.") from error
+        except (RecursionError, OverflowError):
+            # Nested without end, or a number that is none any more: an answer like this fits no schema.
+            return 0.5
 
 
-def _references(schema: Any) -> list[str]:
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """JSON Schema's keyword, with a time limit."""
+    if isinstance(value, str) and regex.search(pattern, value, timeout=SECONDS) is None:
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+Validator = extend(jsonschema.Draft202012Validator, {"pattern": _pattern})
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity, which Python reads, are no JSON."""
+    raise ValueError(name)
+
+
+def _references_check(schema: Any) -> None:
+    """Raises a problem for references that lead out of the schema, nowhere or back to themselves."""
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver("")
+    for reference in (*_values(schema, "$ref", str), *_values(schema, "$dynamicRef", str)):
+        if not reference.startswith("#"):
+            raise problem("A schema may only refer to parts of itself (#/…).")
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise problem(f"The schema has no part {reference!r}, which it refers to.") from error
+    try:
+        Validator(schema, registry=Registry()).is_valid({})
+    except RecursionError as error:
+        raise problem("A part of the schema refers to itself without end.") from error
+
+
+def _values(schema: Any, keyword: str, kind: type) -> Iterator[Any]:
+    """What stands under a keyword anywhere in a schema, where it is of this kind."""
     if isinstance(schema, dict):
-        own = [schema["$ref"]] if isinstance(schema.get("$ref"), str) else []
-        return own + [item for value in schema.values() for item in _references(value)]
-    return [item for value in schema for item in _references(value)] if isinstance(schema, list) else []
+        if isinstance(schema.get(keyword), kind):
+            yield schema[keyword]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _values(part, keyword, kind)
 
 
 class Contains(Reward):

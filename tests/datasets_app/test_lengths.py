@@ -13,7 +13,7 @@ from datasets_app.histogram import histogram
 from datasets_app.lengths import lengths_count, lengths_reconcile, token_lengths_get
 from datasets_app.models import TokenLengths
 
-COUNTS = '{"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}}'
+COUNTS = '{"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]]}'
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_counts_are_written_as_the_engine_prints_them(row, engine):
 
     row.refresh_from_db()
     assert row.ready
-    assert (row.rows, row.prompts) == ({"12": 3, "40": 1}, {"8": 4})
+    assert (row.rows, row.prompts, row.longest) == ({"12": 3, "40": 1}, {"8": 4}, [[40, 3]])
     assert row.cut_by(20) == {"cut": 1, "lost": 0, "total": 4}
 
 

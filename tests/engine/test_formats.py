@@ -128,6 +128,44 @@ def turn(role, content):
     return {"role": role, "content": content}
 
 
+CALL = {"role": "assistant", "content": "", "tool_calls": [
+    {"type": "function", "function": {"name": "warmth", "arguments": {"place": "Oslo"}}}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("called", "answered"),
+    [
+        (
+            {"role": "assistant", "content": None,
+             "tool_calls": [{"id": "1", "function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}]},
+            {"role": "tool", "content": {"celsius": 4}},
+        ),
+        (
+            {"from": "function_call", "value": '{"name": "warmth", "arguments": {"place": "Oslo"}}'},
+            {"from": "observation", "value": '{"celsius": 4}'},
+        ),
+    ],
+)  # fmt: skip
+def test_calls_of_tools_are_read_as_templates_take_them(called, answered):
+    tools = [{"type": "function", "function": {"name": "warmth"}}]
+    row = {"messages": [turn("user", "U"), called, answered, turn("assistant", "A")], "tools": json.dumps(tools)}
+    example = to_example(row, "messages", {})
+    assert example.messages == [turn("user", "U"), CALL, turn("tool", '{"celsius": 4}'), turn("assistant", "A")]
+    assert example.tools == tools
+    assert example.calls_tools
+
+
+def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
+    talk = [turn("system", "S"), turn("user", "U"), turn("assistant", "A")]
+    for name, rating in (("kto_tag", 0), ("label", False)):
+        rows = [{"messages": talk, name: rating}]
+        found, column_map = detect(list(rows[0]), rows)
+        assert found == "kto"
+        example = to_example(rows[0], found, column_map)
+        assert (example.messages, example.label) == (talk, False)
+    assert detect(["messages", "label"], [{"messages": talk, "label": "weather"}])[0] == "messages"
+
+
 @pytest.mark.parametrize(
     ("turns", "field", "reason"),
     [
@@ -137,13 +175,27 @@ def turn(role, content):
         (["hello"], "messages[1]", "not a turn"),
         ([{"content": "x"}], "messages[1]", "Has no role"),
         ([turn("hacker", "x")], "messages[1].role", "Unknown role"),
-        ([turn("tool", "x")], "messages[1].role", "Unknown role"),
+        ([turn("tool", "x")], "messages", "none was called"),
+        ([turn("user", "U"), turn("tool", "x")], "messages", "none was called"),
+        ([turn("user", "U"), CALL, turn("assistant", "A")], "messages", "what it gave back is missing"),
+        ([turn("user", "U"), CALL, turn("tool", "x"), turn("user", "V")], "messages", "Two user"),
+        ([turn("user", "U"), CALL, turn("tool", "x")], "messages", "ends without an answer"),
+        ([turn("user", "U"), turn("function_call", "{")], "messages[2].content", "not valid JSON"),
+        (
+            [turn("user", "U"), turn("function_call", '{"name": "f", "arguments": [1]}')],
+            "messages[2].content.arguments",
+            "no object",
+        ),
         ([turn("user", None)], "messages[1].content", "Is null"),
         ([turn("user", "U"), turn("assistant", " \n")], "messages[2].content", "Is blank"),
         ([turn("user", True)], "messages[1].content", "Is true or false"),
         ([turn("user", float("nan"))], "messages[1].content", "Is not a number that can be written down"),
         ([turn("user", [{"type": "image_url", "image_url": {}}])], "messages[1].content", "such as an image"),
-        ([turn("user", "U"), {"role": "assistant", "content": None, "tool_calls": [1]}], "messages[2].content", "tool"),
+        (
+            [turn("user", "U"), {"role": "assistant", "content": None, "tool_calls": [1]}],
+            "messages[2].tool_calls",
+            "no call of a tool",
+        ),
         ([turn("user", "U")], "messages", "ends without an answer"),
         ([turn("assistant", "A")], "messages", "begins with the assistant"),
         ([turn("user", "U"), turn("user", "V"), turn("assistant", "A")], "messages", "Two user turns in a row"),

@@ -109,6 +109,41 @@ def test_a_template_that_rewrites_earlier_turns_still_has_every_answer_learned(r
     assert learned(chat, TALK) == ["Un.<|im_end|>", "<think>\n\n</think>\n\nDeux.<|im_end|>"]
 
 
+# As the Hermes format writes calls of tools.
+CALLING = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = {"name": "warmth", "arguments": {"place": "Oslo"}}
+CALLS = Example(
+    messages=[
+        {"role": "user", "content": "How warm?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "4 degrees."},
+    ],
+    tools=[{"type": "function", "function": {"name": "warmth"}}],
+)
+
+
+def test_calls_of_tools_are_learned_and_what_tools_say_is_not(renderer):
+    chat = renderer(CALLING)
+    call, answer = learned(chat, CALLS)
+    assert json.loads(call.removeprefix("<tool_call>").removesuffix("</tool_call><|im_end|>")) == CALL
+    assert answer == "4 degrees.<|im_end|>"
+    assert '"warmth"}}]<|im_end|>' in chat.tokenizer.decode(chat.tokens(CALLS).ids)
+    asked = chat.tokenizer.decode(chat.prompt_ids(CALLS.asked, CALLS.tools))
+    assert asked.endswith("<|im_start|>tool\n4<|im_end|>\n<|im_start|>assistant\n")
+    assert chat.warned == []
+
+
+def test_a_template_without_tools_is_refused_and_not_trained_on_blank_answers(renderer):
+    with pytest.raises(TrainError, match="no place for that"):
+        renderer(REWRITING).tokens(CALLS)
+
+
 def test_a_template_that_changes_the_words_falls_back_to_whole_rows_and_says_so(renderer):
     chat = renderer(SHOUTING)
     assert "".join(learned(chat, TALK)) == "4: ONE?<|im_end|>UN.<|im_end|>TWO?<|im_end|>DEUX.<|im_end|>"

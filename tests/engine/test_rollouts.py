@@ -142,6 +142,15 @@ def test_answers_without_a_score_can_be_left_out(tiny, tmp_path, recipe):
     assert all(value == value for value in series(done, "loss")), "no loss is NaN"
 
 
+def test_a_missing_score_is_no_score_of_nothing(tiny, tmp_path):
+    """Its answer is left out whole: the other rewards alone would tell against it."""
+    source = f"{HEAD}return [None if index % 3 == 0 else 1.0 for index, text in enumerate(completions)]\n"
+    both = [{"function": "custom:mine"}, {"function": "contains", "parameters": {"forbidden": "🐙"}}]
+    done = run(tmp_path / "run", tiny, "grpo", source=source, rewards=both, on_reward_error="skip")
+    assert set(series(done, "reward")) == {2.0}
+    assert set(series(done, "frac_reward_zero_std")) == {1.0}
+
+
 def test_nothing_scored_at_all_is_a_failure_even_when_left_out(tiny, tmp_path):
     source = f"{HEAD}{BROKEN['none']}\n"
     done = run(tmp_path / "run", tiny, "ppo", source=source, on_reward_error="skip")

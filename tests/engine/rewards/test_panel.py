@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.failures import TrainError
-from engine.rewards import judge
+from engine.rewards import custom, judge
 from engine.rewards.base import Answer, Unscored
 from engine.rewards.custom import check_source
 from engine.rewards.panel import Panel
@@ -27,7 +27,7 @@ def choose(*functions):
     return [RewardChoice(function=name, weight=weight, parameters=given) for name, weight, given in functions]
 
 
-def test_totals_are_weighted_sums_of_what_could_be_scored():
+def test_totals_are_weighted_sums_and_none_where_a_score_is_missing():
     panel = Panel.of(
         choose(("numeric_answer", 2.0, {}), ("contains", -1.0, {"texts": "sorry"}), ("contains", 0.5, {"texts": "is"})),
         {},
@@ -36,15 +36,28 @@ def test_totals_are_weighted_sums_of_what_could_be_scored():
 
     assert panel.names == ["numeric_answer", "contains", "contains_2"]
     assert scores.values == {"numeric_answer": [1, None, 0], "contains": [1, 0, 0], "contains_2": [1, 1, 0]}
-    assert scores.totals == [1.5, 0.5, 0]
+    assert scores.totals == [1.5, None, 0]
     assert [str(failure) for failure in scores.failures] == [
         "Numeric answer, answer 2: The row has no reference answer."
     ]
 
 
-def test_an_answer_that_nothing_could_score_has_no_total():
-    scores = Panel.of(choose(("numeric_answer", 1.0, {})), {}).score([Answer(ASKED, "5", "")])
+class Broken:
+    def score(self, answer):
+        raise KeyError(answer.text)
+
+
+class Diverged:
+    def score_all(self, answers):
+        return [float("nan") for _ in answers]
+
+
+def test_a_function_that_fails_in_a_way_nobody_thought_of_is_told_by_row():
+    scores = Panel(choose(("exact_answer", 1.0, {}), ("rouge_l", 1.0, {})), [Broken(), Diverged()]).score(
+        [Answer(ASKED, "5")]
+    )
     assert scores.totals == [None]
+    assert [failure.reason for failure in scores.failures] == ["It failed: KeyError: '5'", "It came to nan."]
 
 
 SOURCES = {
@@ -53,6 +66,8 @@ SOURCES = {
     "nan": "return [float('nan') for text in completions]",
     "length": "return [1.0]",
     "text": "return ['good' for text in completions]",
+    "exits": "raise SystemExit(1)",
+    "hangs": "while True: pass",
     "good": "return [len(text) + parameters.get('more', 0) for text in completions]",
 }
 
@@ -72,13 +87,16 @@ def registered(tmp_path):
     ("case", "reason"),
     [
         ("raises", "It raised ValueError: no."),
+        ("exits", "It raised SystemExit: 1."),
+        ("hangs", "It took longer than 0.2 s."),
         ("none", "It returned None."),
         ("nan", "It returned nan."),
         ("length", "It returned 1 numbers for 2 answers."),
         ("text", "It returned str, and a number is needed."),
     ],
 )
-def test_a_function_of_ones_own_that_fails_says_why(registered, case, reason):
+def test_a_function_of_ones_own_that_fails_says_why(registered, monkeypatch, case, reason):
+    monkeypatch.setattr(custom, "SECONDS", 0.2)
     panel = Panel.of(choose(("custom:mine", 1.0, {})), registered(SOURCES[case]))
     scores = panel.score([Answer(ASKED, "a"), Answer(ASKED, "bb")])
 
@@ -99,6 +117,12 @@ def test_a_file_that_changed_is_not_run(registered):
         file.write("# changed\n")
     with pytest.raises(TrainError, match="has changed"):
         Panel.of(choose(("custom:mine", 1.0, {})), resources)
+
+
+@pytest.mark.parametrize("end", ["del reward", "raise SystemExit(0)"])
+def test_a_file_that_cannot_be_loaded_says_so(registered, end):
+    with pytest.raises(TrainError, match="cannot be loaded"):
+        Panel.of(choose(("custom:mine", 1.0, {})), registered(f"return []\n{end}"))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +148,9 @@ class JudgeServer(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).asked.append({"key": self.headers.get("Authorization"), **body})
         status, text = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if not status:
+            self.connection.recv(1)  # until the caller hangs up
+            return
         payload = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(payload)))
@@ -154,7 +181,16 @@ def judged(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("reply", "score"), [('{"score": 7}', 0.7), ("I would say 8.5 of 10", 0.85), ('Sure: {"score": "10"}', 1.0)]
+    ("reply", "score"),
+    [
+        ('{"score": 7}', 0.7),
+        ("I would say 8.5 of 10", 0.85),
+        ('Sure: {"score": "10"}', 1.0),
+        ('<think>Perhaps {"score": 2}?</think>{"score": 6, "why": {"a": 1}}', 0.6),
+        ("On a scale of 0 to 10, I give 8/10.", 0.8),
+        ("**Score: 3**", 0.3),
+        ("4", 0.4),
+    ],
 )
 def test_a_judge_rates(judged, reply, score):
     assert judged((200, reply)).score(Answer(ASKED, "{reference}", "R")) == pytest.approx(score)
@@ -170,6 +206,9 @@ def test_a_judge_rates(judged, reply, score):
         ((500, ""), "status 500", 3),
         ((401, ""), "status 401", 1),
         ((200, "no idea"), "gave no score", 1),
+        ((200, "On a scale of 0 to 10 it is fine"), "gave no score", 1),
+        ((200, "All 3 steps are right"), "gave no score", 1),
+        ((200, "-3"), "from 0 to 10", 1),
         ((200, "11"), "from 0 to 10", 1),
     ],
 )
@@ -183,6 +222,19 @@ def test_a_judge_that_comes_back_is_asked_again(judged):
     assert judged((503, ""), (200, "5")).score(Answer(ASKED, "a")) == 0.5
 
 
+def test_a_judge_that_stays_away_is_not_asked_for_every_answer(judged):
+    found = judged((500, "")).score_all([Answer(ASKED, str(number)) for number in range(40)])
+    assert all(isinstance(score, Unscored) for score in found)
+    assert len(JudgeServer.asked) <= 2 * judge.AT_ONCE * judge.TRIES
+
+
+def test_a_judge_that_is_slow_says_so(judged, monkeypatch):
+    monkeypatch.setattr(judge, "TRIES", 1)
+    reward = judged((0, "")).model_copy(update={"timeout_seconds": 0.1})
+    with pytest.raises(Unscored, match="longer than"):
+        reward.score(Answer(ASKED, "a"))
+
+
 def test_a_judge_that_is_down_or_missing_says_so(monkeypatch):
     monkeypatch.setattr(judge, "PAUSE_SECONDS", 0.0)
     monkeypatch.delenv(judge.URL, raising=False)
@@ -190,6 +242,7 @@ def test_a_judge_that_is_down_or_missing_says_so(monkeypatch):
     with pytest.raises(TrainError, match="operator"):
         Panel.of(choose(("llm_judge", 1.0, {})), {})
     monkeypatch.setenv(judge.URL, "http://127.0.0.1:9/v1")
+    monkeypatch.setenv(judge.MODEL, "big")
     assert REWARDS["llm_judge"]().obstacle() == ""
     with pytest.raises(Unscored, match="cannot be reached"):
         REWARDS["llm_judge"]().score(Answer(ASKED, "a"))
@@ -217,7 +270,7 @@ def test_typed_answers_are_scored_without_torch(tmp_path):
     assert told["error"] == ""
     first, second = told["answers"]
     assert first["rewards"]["numeric_answer"] == {"value": 1.0, "error": ""}
-    assert (first["total"], second["total"]) == (2.0, 1.0)
+    assert (first["total"], second["total"]) == (2.0, None)
     assert second["rewards"]["numeric_answer"] == {"value": None, "error": "The row has no reference answer."}
 
 

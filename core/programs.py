@@ -19,16 +19,16 @@ from typing import IO, Any
 
 from django.conf import settings
 
-from core.processes import die_with_parent
+from core.processes import die_with_parent, environment_without_secrets
 
 TICK_SECONDS = 1.0
 LONGEST_REPORT_BYTES = 2**20
 
-logger = logging.getLogger("deepextension.models")
+logger = logging.getLogger("deepextension.programs")
 
 
-class ImportProblem(Exception):
-    """Why an import ends, in words for people. `passing`: the same import may go well later, so it is tried again."""
+class ProgramProblem(Exception):
+    """Why a program came to nothing, in words for people. `passing`: it may go well later, so it is tried again."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ def program_run(
     """Run `python -m module arguments…` and return what it says last under "done".
 
     on_news gets every other report, on_tick is called about once a second; what they raise ends the program. Raises
-    ImportProblem with the program's own "error", or with `too_long` after `seconds`.
+    ProgramProblem with the program's own "error", or with `too_long` after `seconds`.
     """
     with tempfile.TemporaryFile() as complaints:
         program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
@@ -57,7 +57,7 @@ def program_run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            env=_environment() | (environment or {}),
+            env=environment_without_secrets() | (environment or {}),
             preexec_fn=_limits(os.getpid(), memory_bytes),
         )
         try:
@@ -70,16 +70,10 @@ def program_run(
         if "done" in last:
             return dict(last["done"])
         if "error" in last:
-            raise ImportProblem(str(last["error"]), passing=bool(last.get("passing")))
+            raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
         complaints.seek(max(0, complaints.tell() - 4000))
         logger.error("%s ended with %s: %s", module, code, complaints.read().decode("utf-8", "replace"))
-        raise ImportProblem(_cause(code))
-
-
-def _environment() -> dict[str, str]:
-    """The platform's secrets are none of a stranger's file's business."""
-    secrets = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "DEEPEXTENSION_ADMIN_PASSWORD", "HF_TOKEN")
-    return {name: value for name, value in os.environ.items() if name not in secrets}
+        raise ProgramProblem(_cause(code))
 
 
 def _limits(parent: int, memory_bytes: int) -> Callable[[], None]:
@@ -108,7 +102,7 @@ def _listen(
         rest = b""
         while True:
             if deadline is not None and time.monotonic() > deadline:
-                raise ImportProblem(too_long)
+                raise ProgramProblem(too_long)
             on_tick()
             if not selector.select(TICK_SECONDS):
                 continue
@@ -120,7 +114,7 @@ def _listen(
             if not piece:
                 return last
             if len(rest) > LONGEST_REPORT_BYTES:
-                raise ImportProblem("The program that reads the model talks nonsense. Ask your operator.")
+                raise ProgramProblem("The program that reads the files talks nonsense. Ask your operator.")
 
 
 def _piece(stream: IO[bytes]) -> bytes:
@@ -129,8 +123,8 @@ def _piece(stream: IO[bytes]) -> bytes:
 
 def _cause(code: int) -> str:
     if code in (-signal.SIGKILL, -signal.SIGSEGV):
-        return "Reading the model was killed, most likely for lack of memory."
-    return "Reading the model needed more memory than it may have, or its files are damaged. Ask your operator."
+        return "Reading the files was killed, most likely for lack of memory."
+    return "Reading the files needed more memory than there may be, or they are damaged. Ask your operator."
 
 
 def folder_bytes(path: Path) -> int:

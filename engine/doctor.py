@@ -1,0 +1,195 @@
+"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned.
+
+Standard library only. One pass beside the check; what is remembered of each row is eight bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.examples import Example
+
+EXAMPLES_KEPT = 5
+# What a chat template must know is no fault, but is told with the faults.
+TOOL_CALLS = "tool_calls"
+# Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
+ROWS_REMEMBERED = 2_000_000
+SHOWN_CHARACTERS = 160
+
+TITLES = {
+    "duplicate": "The same row again",
+    "other_answer": "The same prompt with another answer",
+    "template_tokens": "Marks of a chat template inside the text",
+    "secret": "Looks like a key or a password",
+    "email": "E-mail address",
+    "damaged": "Text read in the wrong encoding",
+    "lost": "Characters that were lost",
+    TOOL_CALLS: "Conversations that call tools",
+    "one_label": "Only one kind of rating",
+    "imbalance": "One kind of rating is rare",
+    "mixed_scripts": "Rows in several scripts",
+}
+
+TEMPLATE = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|eot_id|begin_of_text|start_header_id|end_header_id|user|assistant|system)\|>"
+    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</s>|<s>"
+)
+SECRET = re.compile(
+    r"\b(?:sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|hf_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|xox[abp]-[0-9A-Za-z-]{20,}"
+    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
+# UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that could not be read.
+LOST = "\ufffd"
+DAMAGED = re.compile(r"Ã[\u0080-\u00bf]|â€[\u0098-\u009d™œ\u201c\u201d]")
+SCRIPT = re.compile(
+    r"(?P<Latin>[A-Za-z\u00c0-\u024f]+)|(?P<Chinese>[\u4e00-\u9fff]+)|(?P<Japanese>[\u3040-\u30ff]+)"
+    r"|(?P<Korean>[\uac00-\ud7af]+)|(?P<Cyrillic>[\u0400-\u04ff]+)|(?P<Arabic>[\u0600-\u06ff]+)"
+    r"|(?P<Devanagari>[\u0900-\u097f]+)"
+)
+LETTER = re.compile(r"[A-Za-z]")
+SCRIPT_CHARACTERS = 400
+# A second script in fewer rows than this share is a loan word or two.
+RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
+
+
+@dataclass
+class Finding:
+    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT."""
+
+    kind: str
+    count: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "title": TITLES[self.kind], "count": self.count, "examples": self.examples}
+
+
+class Doctor:
+    """Sees every good row once, in file order."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Finding] = {}
+        self.rows: set[int] = set()
+        self.prompts: set[int] = set()
+        self.scripts: Counter[str] = Counter()
+        self.labels: Counter[bool] = Counter()
+
+    def see(self, line: int, example: Example) -> None:
+        self._same(line, example)
+        if example.label is not None:
+            self.labels[example.label] += 1
+        if example.calls_tools:
+            self._add(TOOL_CALLS, line, example.asked[-1]["content"])
+        texts = list(_texts(example))
+        self._script("\n".join(texts)[:SCRIPT_CHARACTERS])
+        for text in texts:
+            self._text(line, text)
+
+    def _text(self, line: int, text: str) -> None:
+        # Each search is skipped where a character that it needs is not there: most rows have none.
+        if ("<" in text or "[" in text) and TEMPLATE.search(text):
+            self._add("template_tokens", line, text, TEMPLATE)
+        if found := SECRET.search(text):
+            self._add("secret", line, found.group(0))
+        if "@" in text and (found := EMAIL.search(text)):
+            self._add("email", line, found.group(0))
+        if text.isascii():
+            return
+        if DAMAGED.search(text):
+            self._add("damaged", line, text, DAMAGED)
+        if LOST in text:
+            self._add("lost", line, text, re.compile(LOST))
+
+    def _same(self, line: int, example: Example) -> None:
+        if len(self.rows) >= ROWS_REMEMBERED:
+            return
+        row = mark_of(example)
+        if row in self.rows:
+            self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
+            return
+        self.rows.add(row)
+        if example.messages is None:
+            return
+        prompt = fingerprint(example.asked)
+        if prompt in self.prompts and example.label is None and example.answer:
+            self._add("other_answer", line, example.asked[-1]["content"])
+        self.prompts.add(prompt)
+
+    def _script(self, text: str) -> None:
+        if text.isascii():
+            if LETTER.search(text):
+                self.scripts["Latin"] += 1
+            return
+        counts: Counter[str] = Counter()
+        for found in SCRIPT.finditer(text):
+            counts[str(found.lastgroup)] += len(found.group(0))
+        if counts:
+            self.scripts[counts.most_common(1)[0][0]] += 1
+
+    def _add(self, kind: str, line: int, text: str, mark: re.Pattern[str] | None = None) -> None:
+        """`mark`: what to show the surroundings of, in a text."""
+        finding = self.found.setdefault(kind, Finding(kind))
+        finding.count += 1
+        if len(finding.examples) < EXAMPLES_KEPT:
+            text = concealed(text)
+            shown = _around(text, found) if mark is not None and (found := mark.search(text)) else text
+            finding.examples.append({"line": line, "text": shown[:SHOWN_CHARACTERS]})
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What was found, the most frequent first."""
+        found = list(self.found.values())
+        total = sum(self.scripts.values())
+        others = [f"{count:,} {name}" for name, count in self.scripts.most_common() if count > total * RARE_SCRIPT]
+        if len(others) > 1:
+            rest = total - self.scripts.most_common(1)[0][1]
+            found.append(Finding("mixed_scripts", rest, [{"line": 0, "text": ", ".join(others)}]))
+        if total := sum(self.labels.values()):
+            rare = min(self.labels[True], self.labels[False])
+            text = f"{self.labels[True]:,} good, {self.labels[False]:,} bad"
+            if not rare:
+                found.append(Finding("one_label", total, [{"line": 0, "text": text}]))
+            elif rare < total * RARE_LABEL:
+                found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
+        return [finding.as_dict() for finding in sorted(found, key=lambda finding: -finding.count)]
+
+
+def fingerprint(*parts: Any) -> int:
+    """Eight bytes of the parts' JSON."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def mark_of(example: Example) -> int:
+    """The same for rows that say the same."""
+    return fingerprint(example.messages, example.text, example.chosen, example.rejected, example.label)
+
+
+def concealed(text: str) -> str:
+    """The text as a page may show it: of keys and addresses enough to find them again, and no more."""
+    return EMAIL.sub(_masked, SECRET.sub(_masked, text))
+
+
+def _masked(found: re.Match[str]) -> str:
+    text = found.group(0)
+    return f"{text[:4]}…{text[-2:]}" if len(text) > 10 else f"{text[:1]}…"
+
+
+def _texts(example: Example) -> Iterator[str]:
+    if example.text is not None:
+        yield example.text
+    for turns in (example.messages, example.chosen, example.rejected):
+        for turn in turns or ():
+            yield turn["content"]
+
+
+def _around(text: str, found: re.Match[str]) -> str:
+    start = max(0, found.start() - 30)
+    return f"{'…' if start else ''}{text[start : found.end() + 30]}"
