@@ -22,9 +22,9 @@ def trained(monkeypatch):
     kept = {}
     save = session.model_save
 
-    def keep(job, model, *arguments):
+    def keep(job, model, *arguments, **named):
         kept["model"] = model
-        return save(job, model, *arguments)
+        return save(job, model, *arguments, **named)
 
     monkeypatch.setattr(session, "model_save", keep)
     return kept
