@@ -21,11 +21,13 @@ from core.upload import DiskUploadHandler
 from datasets_app.downloads import dataset_download
 from datasets_app.filters import DatasetFilter
 from datasets_app.histogram import histogram
+from datasets_app.importing import dataset_import
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.preview import rows_seen
 from datasets_app.serializers import (
     DatasetCreateSerializer,
+    DatasetImportSerializer,
     DatasetSerializer,
     DatasetUpdateSerializer,
     LengthsSerializer,
@@ -84,6 +86,18 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
         body = DatasetCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset = dataset_create(owner=self.reader, **body.validated_data)
+        return Response(DatasetSerializer(dataset).data, status=201)
+
+
+class DatasetImportView(DatasetView):
+    serializer_class = DatasetImportSerializer
+
+    @extend_schema(request=DatasetImportSerializer, responses={201: DatasetSerializer, **errors(400, 401, 507)})
+    def post(self, request: Request) -> Response:
+        """Fetch a split of a dataset on the Hugging Face hub, in the background, and check it."""
+        body = DatasetImportSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        dataset = dataset_import(owner=self.reader, **body.validated_data)
         return Response(DatasetSerializer(dataset).data, status=201)
 
 

@@ -4,6 +4,7 @@ from datasets_app import api, api_doctor
 
 urlpatterns = [
     path("", api.DatasetListView.as_view(), name="api-datasets"),
+    path("import/", api.DatasetImportView.as_view(), name="api-dataset-import"),
     path("<str:key>/", api.DatasetDetailView.as_view(), name="api-dataset"),
     path("<str:key>/rows/", api.DatasetRowsView.as_view(), name="api-dataset-rows"),
     path("<str:key>/problems/", api.DatasetProblemsView.as_view(), name="api-dataset-problems"),

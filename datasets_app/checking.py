@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from core.text import clean_label, clean_text
+from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
@@ -76,8 +78,11 @@ class Findings:
             )
 
 
-def dataset_check(dataset_id: int) -> None:
-    """Check a dataset that waits for it; one that is gone or checked already is left alone."""
+def dataset_check(dataset_id: int, before_reading: Callable[[Dataset], None] = lambda dataset: None) -> None:
+    """Check a dataset that waits for it; one that is gone or checked already is left alone.
+
+    before_reading: called when its file is there, and this very process is about to read it.
+    """
     waiting = Dataset.objects.filter(pk=dataset_id, status=Dataset.Status.CHECKING)
     if not waiting.update(check_attempts=F("check_attempts") + 1, checked_bytes=0):
         return
@@ -87,10 +92,10 @@ def dataset_check(dataset_id: int) -> None:
         _conclude(dataset, findings, BROKE_OFF)
         return
     try:
-        # A version that is made by a repair has its file made first.
-        error = repair_apply(dataset) if dataset.repair and not dataset.sha256 else ""
+        error = _make(dataset)
         if not error:
             dataset.refresh_from_db()
+            before_reading(dataset)
             error = _read(dataset, findings)
     except FileProblem as problem:
         error = str(problem)
@@ -99,6 +104,13 @@ def dataset_check(dataset_id: int) -> None:
     except MemoryError:
         error = OUT_OF_MEMORY
     _conclude(dataset, findings, error)
+
+
+def _make(dataset: Dataset) -> str:
+    """The file of what comes from the hub, or is made by a repair, is made first. Returns why it cannot be."""
+    if dataset.sha256:
+        return ""
+    return rows_fetch(dataset) if dataset.hub else repair_apply(dataset)
 
 
 def _read(dataset: Dataset, findings: Findings) -> str:

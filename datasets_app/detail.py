@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.paginator import Page, Paginator
@@ -87,14 +88,37 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     }
     if checking:
         return context
+    if dataset.hub:
+        context["retry"] = retry_query(dataset)
     context |= doctor_panel(dataset)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
-    if dataset.status == Dataset.Status.FAILED and dataset.columns and not dataset.format:
-        near = nearest([column["name"] for column in dataset.columns])
-        chosen, columns = columns_offered(dataset, query.get("format", "") or near[0].slug)
-        context |= {"nearest": near, "map_format": chosen, "map_columns": columns, "map_formats": FORMATS.values()}
-    return context
+    return context | columns_form(dataset, context["mine"] and not context["uses"], query.get("format", ""))
+
+
+def columns_form(dataset: Dataset, may: bool, asked: str) -> dict[str, Any]:
+    """The menus that say which column is which, where they may be used, and what the columns come nearest to."""
+    if not dataset.columns:
+        return {}
+    near = [] if dataset.format else nearest([column["name"] for column in dataset.columns])
+    if not may:
+        return {"nearest": near}
+    chosen, columns = columns_offered(dataset, asked or dataset.format or near[0].slug)
+    return {
+        "nearest": near,
+        "mapping": bool(asked),
+        "map_format": chosen,
+        "map_columns": columns,
+        "map_formats": FORMATS.values(),
+    }
+
+
+def retry_query(dataset: Dataset) -> str:
+    """What the page that fetches from the hub is to be filled with, to change what was asked for."""
+    hub = dataset.hub
+    reference = f"{hub['id']}@{hub['asked']}" if hub["asked"] else hub["id"]
+    asked = {name: hub[name] for name in ("configuration", "split", "most_rows") if hub[name]}
+    return urlencode({"reference": reference, "name": dataset.name, **asked})
 
 
 def doctor_panel(dataset: Dataset) -> dict[str, Any]:

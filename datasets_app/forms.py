@@ -46,9 +46,26 @@ class DatasetUploadForm(DatasetForm):
         super().add_refusal({name: texts for name, texts in fields.items() if name != "file"})
 
 
+class DatasetImportForm(DatasetForm):
+    """A split of a dataset on the Hugging Face hub."""
+
+    reference = forms.CharField(
+        max_length=300,
+        widget=forms.TextInput(attrs={"placeholder": "openai/gsm8k", "autocapitalize": "off", "spellcheck": "false"}),
+        error_messages={"required": "Say which dataset."},
+    )
+    configuration = forms.CharField(max_length=100, required=False)
+    split = forms.CharField(max_length=100, required=False, widget=forms.TextInput(attrs={"placeholder": "train"}))
+    most_rows = forms.IntegerField(
+        required=False, min_value=1, max_value=10**9, widget=forms.NumberInput(attrs={"placeholder": "all"})
+    )
+    name = forms.CharField(max_length=120, required=False)
+
+
 def columns_offered(dataset: Dataset, chosen: str) -> tuple[Format, list[tuple[str, bool, str]]]:
     """The format to map columns for, and its columns: (name, whether it is needed, the file's column so far)."""
     item = FORMATS.get(chosen) or FORMATS["question-answer"]
     there = {column["name"] for column in dataset.columns}
+    so_far = {name: name for name in there} | (dataset.column_map if item.slug == dataset.format else {})
     columns = [(name, True) for name in item.columns] + [(name, False) for name in item.optional]
-    return item, [(name, needed, name if name in there else "") for name, needed in columns]
+    return item, [(name, needed, so_far.get(name, "")) for name, needed in columns]

@@ -13,15 +13,12 @@ BYTES_A_SECOND = 500_000
 
 def check_dataset(dataset_id: int) -> None:
     from datasets_app.checking import dataset_check
-    from datasets_app.models import Dataset
 
-    dataset = Dataset.objects.filter(pk=dataset_id).first()
-    if dataset is None:
-        return
-    source = dataset.parent if dataset.repair and not dataset.sha256 else None
-    size = dataset.size_bytes + 2 * (source.size_bytes if source is not None else 0)
-    limit_process(seconds=START_SECONDS + size // BYTES_A_SECOND)
-    dataset_check(dataset_id)
+    # Programs that make the file first have limits of their own.
+    dataset_check(
+        dataset_id,
+        lambda dataset: limit_process(seconds=START_SECONDS + dataset.size_bytes // BYTES_A_SECOND),
+    )
 
 
 def count_tokens(lengths_id: int) -> None:

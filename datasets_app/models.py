@@ -70,7 +70,11 @@ class Dataset(models.Model):
     repair = models.JSONField(
         default=dict, help_text="How it was made of its parent: slug, then counts and examples once it is done."
     )
-    hub = models.JSONField(default=dict, help_text="Where on the hub it comes from: id, config, split, revision.")
+    hub = models.JSONField(
+        default=dict,
+        help_text="Where on the hub it comes from: id, asked (revision), configuration, split, most_rows (0 for all); "
+        "then revision, and dropped, the columns that were left out.",
+    )
     licence = models.CharField(max_length=100, blank=True, help_text="As the hub names it.")
 
     created_at = models.DateTimeField(auto_now_add=True)
@@ -108,6 +112,15 @@ class Dataset(models.Model):
         if self.status != self.Status.CHECKING:
             return 1.0
         return min(1.0, self.checked_bytes / self.size_bytes) if self.size_bytes else 0.0
+
+    @property
+    def phase(self) -> str:
+        """What is being done with it, in words; "" when it is ready or failed."""
+        if self.status != self.Status.CHECKING:
+            return ""
+        if self.sha256:
+            return "Checking the rows"
+        return "Fetching the rows from the hub" if self.hub else "Making this version"
 
     @property
     def format_title(self) -> str:

@@ -28,6 +28,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     )
     columns = ColumnSerializer(many=True, read_only=True)
     good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")
+    phase = serializers.CharField(read_only=True, help_text="What is being done while the status is `checking`.")
     progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
     repair = serializers.SerializerMethodField(
         help_text="{slug, counts, examples} of a version that a repair made; counts once it is made."
@@ -37,9 +38,9 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     class Meta:
         model = Dataset
         fields = (
-            "id", "slug", "name", "description", "labels", "status", "error", "progress", "format", "row_count",
-            "good_row_count", "problem_count", "columns", "column_map", "file_name", "file_type", "size_bytes",
-            "sha256", "version", "parent", "repair", "hub", "licence", "owner",
+            "id", "slug", "name", "description", "labels", "status", "error", "phase", "progress", "format",
+            "row_count", "good_row_count", "problem_count", "columns", "column_map",
+            "file_name", "file_type", "size_bytes", "sha256", "version", "parent", "repair", "hub", "licence", "owner",
             "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
@@ -72,6 +73,20 @@ class DatasetCreateSerializer(StrictSerializer):
     labels = LabelsField(required=False, default=list)
 
 
+class DatasetImportSerializer(StrictSerializer):
+    reference = serializers.CharField(max_length=300, help_text="org/name or org/name@revision, as on the hub.")
+    configuration = serializers.CharField(
+        max_length=100, required=False, allow_blank=True, default="", help_text="Empty: the usual or the only one."
+    )
+    split = serializers.CharField(
+        max_length=100, required=False, allow_blank=True, default="", help_text="Empty: train, or the only one."
+    )
+    most_rows = serializers.IntegerField(required=False, allow_null=True, default=None, help_text="Null: all rows.")
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+    description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True, default="")
+    labels = LabelsField(required=False, default=list)
+
+
 class DatasetUpdateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False)
     description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True)
@@ -80,9 +95,9 @@ class DatasetUpdateSerializer(StrictSerializer):
         choices=list(FORMATS), required=False, help_text="Read the file in this format and check it again."
     )
     column_map = serializers.DictField(
-        child=serializers.CharField(max_length=200),
+        child=serializers.CharField(max_length=200, allow_blank=True),
         required=False,
-        help_text="{the format's column: the file's column}",
+        help_text="{the format's column: the file's column, or nothing where an optional one is not to be read}",
     )
 
 

@@ -39,6 +39,8 @@ __all__ = [
     "uses_count",
 ]
 
+# Names under the API's address, and so no slugs.
+RESERVED_SLUGS = {"import"}
 LABELS_LIMIT = 20
 DESCRIPTION_LIMIT = 20_000
 
@@ -96,7 +98,7 @@ def dataset_create(
 def slug_free(name: str) -> str:
     """A slug that no dataset has. It never is a number alone, which would be taken for an id."""
     base = slugify(name)[:120].strip("-_") or "dataset"
-    base = f"dataset-{base}" if base.isdigit() else base
+    base = f"dataset-{base}" if base.isdigit() or base in RESERVED_SLUGS else base
     taken = set(Dataset.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     return next(
         slug for number in range(1, len(taken) + 2) if (slug := f"{base}-{number}" if number > 1 else base) not in taken
@@ -148,7 +150,7 @@ def dataset_update(
 
 
 def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> None:
-    """Read the file in `format`, with {the format's column: the file's column}, and check it again."""
+    """Read the file in `format`, with {the format's column: the file's column, or "" for none}, and check it again."""
     if dataset.status == Dataset.Status.CHECKING:
         raise UserError({"format": ["The file is still being checked. Try again in a moment."]}, code="wrong_state")
     if uses_count(dataset):
@@ -162,9 +164,10 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
     for column, source in column_map.items():
         if column not in known:
             raise UserError({"column_map": [f"{FORMATS[format].title} has no column {column[:80]!r}."]})
-        if source not in there:
+        if source and source not in there:
             raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
-    chosen = {name: name for name in known if name in there} | column_map
+    wanted = {name: name for name in known if name in there} | column_map
+    chosen = {name: source for name, source in wanted.items() if source}
     if missing := [name for name in FORMATS[format].columns if name not in chosen]:
         raise UserError({"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]})
     dataset_check_again(dataset=dataset, format=format, column_map=chosen)

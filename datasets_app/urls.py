@@ -7,6 +7,7 @@ app_name = "datasets"
 urlpatterns = [
     path("", views.DatasetListPage.as_view(), name="list"),
     path("new/", views.DatasetUploadPage.as_view(), name="upload"),
+    path("import/", views.DatasetImportPage.as_view(), name="import"),
     path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
     path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
     path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),

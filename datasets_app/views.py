@@ -20,7 +20,8 @@ from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import detail_page, lengths_context
 from datasets_app.downloads import dataset_download
-from datasets_app.forms import DatasetForm, DatasetUploadForm
+from datasets_app.forms import DatasetForm, DatasetImportForm, DatasetUploadForm
+from datasets_app.importing import dataset_import
 from datasets_app.models import Dataset, Label
 from datasets_app.repairing import dataset_repair
 from datasets_app.services import (
@@ -117,6 +118,29 @@ class DatasetUploadPage(View):
         return render(request, "datasets/upload.html", context, status=status)
 
 
+class DatasetImportPage(View):
+    """Fetch a dataset from the Hugging Face hub."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        # What an earlier try was given, to be changed.
+        return self.page(request, DatasetImportForm(initial=request.GET.dict()))
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        form = DatasetImportForm(request.POST)
+        if form.is_valid():
+            try:
+                dataset = dataset_import(owner=reader_of(request), **form.cleaned_data | {"labels": form.words})
+            except UserError as error:
+                form.add_refusal(error.fields)
+            else:
+                messages.success(request, f"{dataset.name} is being fetched.")
+                return redirect(dataset)
+        return self.page(request, form, status=400)
+
+    def page(self, request: HttpRequest, form: DatasetImportForm, status: int = 200) -> HttpResponse:
+        return render(request, "datasets/import.html", {"form": form}, status=status)
+
+
 class DatasetDetailPage(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
@@ -166,7 +190,7 @@ class DatasetColumnsAction(View):
         column_map = {
             name.removeprefix("column-"): str(value)
             for name, value in request.POST.items()
-            if name.startswith("column-") and value
+            if name.startswith("column-")
         }
         try:
             dataset_update(dataset=dataset, by=reader_of(request), format=chosen, column_map=column_map)

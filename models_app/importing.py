@@ -20,6 +20,7 @@ from pathlib import Path
 from django.conf import settings
 
 from core.errors import UserError
+from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import require_disk
 from core.text import clean_label, clean_text
@@ -172,12 +173,10 @@ def _download(model: BaseModel, files: Path) -> None:
         beat(0.8 * min(1.0, done / total) if total else 0)
 
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
-    token = {"HF_TOKEN": settings.HF_TOKEN} if settings.HF_TOKEN else {}
-    # A home of its own: no token and no cache that a person of this machine left in theirs.
-    hub = {"HF_HOME": str(model.import_path / "hub"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     program_run(
-        "models_app.hub", repository, revision, str(files), str(free),
-        seconds=None, memory_bytes=4 * 2**30, environment=hub | token, on_news=on_news, on_tick=on_tick,
+        "engine.hub.model", repository, revision, str(files), str(free),
+        seconds=None, memory_bytes=4 * 2**30, environment=hub_environment(model.import_path / "hub"),
+        on_news=on_news, on_tick=on_tick,
     )  # fmt: skip
     shutil.rmtree(files / ".cache", ignore_errors=True)
 

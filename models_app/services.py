@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from core.errors import UserError
+from core.hub import reference_clean
 from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
@@ -22,14 +23,9 @@ from core.upload import ReceivedFile
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
-# What the hub takes for a name: no path, no URL, no scheme.
-_PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
-HUB_REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@{_PART})?", re.ASCII)
-LONGEST_REFERENCE = 200
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
-HUB_URL = re.compile(r"https://(?:huggingface\.co|hf\.co)/")
 GGUF_MAGIC = b"GGUF"
 GGUF_VERSIONS = (2, 3)
 SMALLEST_GGUF_BYTES = 24
@@ -59,10 +55,7 @@ def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> B
 
 def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
     """Download org/name[@revision] in the background. Raises UserError {"reference": …}."""
-    reference = HUB_URL.sub("", reference.strip()).rstrip("/")
-    if len(reference) > LONGEST_REFERENCE or not HUB_REFERENCE.fullmatch(reference):
-        text = "Write the model's name as on Hugging Face, such as Qwen/Qwen3-0.6B or Qwen/Qwen3-0.6B@main."
-        raise UserError({"reference": [text]})
+    reference = reference_clean(reference, "model", "Qwen/Qwen3-0.6B")
     return _add(owner, BaseModel.Source.HUB, reference, name or reference.partition("/")[2].partition("@")[0])
 
 

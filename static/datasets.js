@@ -138,8 +138,12 @@
     let over = false;
     poll(async () => {
       const dataset = await api(box.dataset.url);
-      box.querySelector("progress").value = dataset.progress;
-      live(box.querySelector("[data-share]"), format.share(dataset.progress));
+      const share = box.querySelector("[data-share]");
+      live(box.querySelector("[data-phase]"), dataset.phase);
+      // How much is to come of what is fetched or made, nobody knows yet.
+      share.hidden = !dataset.sha256;
+      if (dataset.sha256) box.querySelector("progress").value = dataset.progress;
+      live(share, format.share(dataset.progress));
       live(box.querySelector("[data-rows]"), format.thousands(dataset.row_count));
       if (dataset.status === "checking") return;
       over = true;

@@ -6,6 +6,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 
+from tests.hub_server import Hub, running_hub
 from tests.live import Platform, running_platform
 
 
@@ -39,6 +40,17 @@ def bob(db) -> User:
 def olga(db) -> User:
     """An operator: superuser."""
     return get_user_model().objects.create_superuser("olga", password="olga-password-1")
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """The hub, on this machine, for real downloads."""
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setattr("models_app.importing.RETRY_SECONDS", 0.01)
+        monkeypatch.setattr("datasets_app.importing.RETRY_SECONDS", 0.01)
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

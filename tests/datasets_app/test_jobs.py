@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from datasets_app import checking, jobs
+from datasets_app import jobs
 from tests.live import ROOT
 
 LIMITED = "from datasets_app.jobs import limit_process; limit_process(seconds=1)\n"
@@ -34,7 +34,6 @@ def test_a_check_that_computes_for_ever_is_ended():
 
 def test_a_job_for_a_dataset_that_is_gone_does_nothing(db, monkeypatch):
     monkeypatch.setattr(jobs, "limit_process", lambda **limits: pytest.fail("limited without need"))
-    monkeypatch.setattr(checking, "dataset_check", lambda pk: pytest.fail("checked"))
     jobs.check_dataset(12345)
 
 

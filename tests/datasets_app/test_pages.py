@@ -6,6 +6,7 @@ from django.test import Client
 
 from core import tokenizers
 from core.tokenizers import Tokenizer
+from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, TokenLengths
 from tests.datasets_app.conftest import GOOD
 from tests.datasets_app.test_services import temporary_files, use
@@ -142,6 +143,21 @@ def test_columns_that_fit_nothing_can_be_named_on_the_page(page, checked):
     )
     dataset.refresh_from_db()
     assert (dataset.status, dataset.column_map) == ("checking", {"question": "frage", "answer": "antwort"})
+
+
+def test_columns_that_were_guessed_can_be_read_otherwise(page, checked):
+    dataset = checked(b'{"question": "q", "answer": "a", "system": "s", "better": "b"}\n')
+    assert dataset.column_map == {"question": "question", "answer": "answer", "system": "system"}
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+    assert "Read them otherwise" in found
+    assert '<option value="system" selected>' in found
+
+    chosen = {"column-question": "question", "column-answer": "better", "column-system": ""}
+    page.post(f"/datasets/{dataset.pk}/columns/", {"format": "question-answer"} | chosen)
+    dataset_check(dataset.pk)
+    dataset.refresh_from_db()
+    assert dataset.column_map == {"question": "question", "answer": "better"}
+    assert '<option value="better" selected>' in text(page.get(f"/datasets/{dataset.pk}/"))
 
 
 def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatch):

@@ -199,7 +199,7 @@ def test_the_api_does_the_same(checked, alice, bob, counted):
     assert (version["version"], version["parent"]) == (2, dataset.pk)
     assert version["repair"] == {"slug": "drop_long", "model": "Tiny", "max_tokens": 64}
     refused = api.post(f"{url}/repairs/", {"repair": "drop_long", "model": "tiny"})
-    assert (refused.status_code, set(refused.json()["errors"])) == (400, {"max_tokens"})
+    assert (refused.status_code, set(refused.json()["error"]["fields"])) == (400, {"max_tokens"})
     api.force_authenticate(bob)
     assert api.get(f"{url}/doctor/").status_code == 404
     assert api.post(f"{url}/repairs/", {"repair": "split"}).status_code == 404

@@ -1,13 +1,12 @@
-"""A home of its own for each test, a tiny model to import, a hub on this machine."""
+"""A home of its own for each test, and a tiny model to import."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from models_app.models import BaseModel
-from tests.models_app.hub_server import Hub, running_hub
 from tests.tiny import tiny_model
 
 
@@ -40,15 +39,6 @@ def inbox(home) -> Path:
 def tiny_folder(tiny, inbox) -> Path:
     """A copy of the tiny model below an allowed root, to be spoilt at will."""
     return Path(shutil.copytree(tiny, inbox / "tiny"))
-
-
-@pytest.fixture
-def hub(monkeypatch) -> Iterator[Hub]:
-    with running_hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.delenv("HF_HUB_OFFLINE")
-        monkeypatch.setattr("models_app.importing.RETRY_SECONDS", 0.01)
-        yield running
 
 
 @pytest.fixture

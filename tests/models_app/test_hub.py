@@ -10,7 +10,7 @@ from models_app import importing
 from models_app.importing import model_import
 from models_app.models import BaseModel
 from models_app.services import model_add_hub, model_retry
-from tests.models_app.hub_server import COMMIT, TOKEN
+from tests.hub_server import COMMIT, TOKEN
 
 
 def download(alice, reference="org/tiny") -> BaseModel:
@@ -37,7 +37,7 @@ def quick(monkeypatch):
     run = importing.program_run
 
     def only_downloads(module, *arguments, **options):
-        return run(module, *arguments, **options) if module == "models_app.hub" else {"example": ""}
+        return run(module, *arguments, **options) if module == "engine.hub.model" else {"example": ""}
 
     monkeypatch.setattr(importing, "program_run", only_downloads)
 

@@ -1,4 +1,4 @@
-"""python -m models_app.hub ORG/NAME REVISION FOLDER LARGEST_BYTES
+"""python -m engine.hub.model ORG/NAME REVISION FOLDER LARGEST_BYTES
 
 Downloads a model's safetensors, JSON and tokenizer files at one commit. A program of its own, so that the worker
 stays light and the token is in this process's environment alone. Prints JSON lines: {"bytes": …, "revision": …} once
@@ -8,30 +8,19 @@ it knows what comes, and last {"done": {…}} or {"error": text, "passing": whet
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from engine.hub import Refused, refusal, say, token
 from engine.inspect_model import INDEX, KEPT_FILES, PICKLES, SHARD_NAME, WEIGHTS
-
-
-class Refused(Exception):
-    def __init__(self, text: str, *, passing: bool = False) -> None:
-        super().__init__(text)
-        self.passing = passing
-
-
-def say(**news: Any) -> None:
-    print(json.dumps(news), flush=True)  # noqa: T201
 
 
 def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
     """Put the model's files into `folder`. A second call goes on where a first one was cut off. Raises Refused."""
     from huggingface_hub import HfApi, snapshot_download
 
-    api = HfApi(token=os.environ.get("HF_TOKEN") or False)
+    api = HfApi(token=token())
     info = api.model_info(repository, revision=revision or None, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
     wanted = choose(list(files))
@@ -47,7 +36,7 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
         revision=info.sha,
         local_dir=folder,
         allow_patterns=wanted,
-        token=os.environ.get("HF_TOKEN") or False,
+        token=token(),
         max_workers=4,
     )
     # What an earlier attempt at another commit left behind.
@@ -88,47 +77,15 @@ def verify(path: Path, sha256: str) -> None:
     raise Refused(f"{path.name} arrived damaged.", passing=True)
 
 
-def refusal(error: Exception, repository: str) -> Refused:
-    """What a person can do about a failed download."""
-    from huggingface_hub import errors
-
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response else 0
-    match error:
-        case Refused():
-            return error
-        case errors.OfflineModeIsEnabled():
-            return Refused("This server is set to work without a network (HF_HUB_OFFLINE). Add a local folder instead.")
-        case errors.GatedRepoError() | errors.DisabledRepoError():
-            return Refused(f"{repository} is gated: {_access()}")
-        case errors.RevisionNotFoundError():
-            return Refused(f"{repository} has no such revision. Check what follows the @.")
-        case errors.RepositoryNotFoundError():
-            return Refused(f"There is no model {repository} on the hub, or it is private: {_access()}")
-        case _ if status in (401, 403):
-            return Refused(f"The hub refuses access to {repository}: {_access()}")
-        case _ if status == 429:
-            return Refused("The hub asks to wait: too many downloads from here. Try again later.", passing=True)
-        case OSError() if error.errno == 28:
-            return Refused("The disk is full. Free some space and try again.")
-        case _:
-            return Refused("The hub cannot be reached, or the connection was cut. Try again later.", passing=True)
-
-
-def _access() -> str:
-    if os.environ.get("HF_TOKEN"):
-        return "the token that the operator set (HF_TOKEN) has no access to it."
-    return "it needs access with a token. Ask your operator to set HF_TOKEN, or add a local folder."
-
-
 def main(arguments: list[str]) -> int:
     repository, revision, folder, largest_bytes = arguments
     try:
         say(done=download(repository, revision, Path(folder), int(largest_bytes)))
     except Exception as error:
-        reason = refusal(error, repository)
+        reason = refusal(error, repository, kind="model", instead="Or add a local folder.")
         # The reason for people goes out above; the log gets the type alone, since texts of errors may hold addresses
         # with signatures in them.
-        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)  # noqa: T201
+        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
         say(error=str(reason), passing=reason.passing)
         return 1
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import parse_qs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret_of_the_operator"
@@ -16,12 +17,13 @@ TOKEN = "hf_secret_of_the_operator"
 
 @dataclass
 class Hub:
-    """`repositories`: {"org/name": folder}; `gated` need TOKEN. `cut`: how many bytes of a large file are sent before
-    the connection ends, None for all of it. `damaged`: weights arrive with another
-    byte than they have. `asked`: (path, Authorization header) of every request."""
+    """`repositories`: {"org/name": folder}, and `datasets` alike; `gated` need TOKEN. `cut`: how many bytes of a large
+    file are sent before the connection ends, None for all of it. `damaged`: weights arrive with another byte than they
+    have. `asked`: (path, Authorization header) of every request."""
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
+    datasets: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     limited: bool = False
     cut: int | None = None
@@ -57,20 +59,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append((path, self.headers.get("Authorization", "")))
         if self.hub.limited:
             return self.refuse(429, "")
+        kind = "datasets" if path.startswith(("/datasets/", "/api/datasets/")) else "models"
         found = re.fullmatch(
-            r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?|/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path
+            r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/.*)?)?"
+            r"|(?:/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)",
+            path,
         )
         name = (found[1] or found[4]) if found else ""
-        if name not in self.hub.repositories:
+        published = self.hub.datasets if kind == "datasets" else self.hub.repositories
+        if name not in published:
             return self.refuse(401, "RepoNotFound")
         if name in self.hub.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.refuse(403, "GatedRepo")
-        folder = self.hub.repositories[name]
+        folder = published[name]
         if found[4]:
             return self.file(folder / found[5])
         if found[3] not in (None, "main", COMMIT):
             return self.refuse(404, "RevisionNotFound")
+        if found[2] == "paths-info":
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            return self.json([entry for entry in tree(folder) if entry["path"] in asked])
         return self.json(tree(folder) if found[2] == "tree" else info(name, folder))
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def refuse(self, status: int, code: str) -> None:
         self.json({"error": "no"}, status, {"X-Error-Code": code} if code else {})
@@ -85,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(key, text)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def file(self, path: Path) -> None:
@@ -128,7 +140,10 @@ def info(name: str, folder: Path) -> dict[str, object]:
         if path.suffix == ".safetensors":
             sibling["lfs"] = {"sha256": etag(path), "size": size, "pointerSize": 134}
         siblings.append(sibling)
+    card = folder / "README.md"
+    head = card.read_text().split("---")[1] if card.is_file() else ""
     return {
+        "cardData": dict(line.split(": ") for line in head.splitlines() if ": " in line),
         "id": name,
         "modelId": name,
         "sha": COMMIT,
