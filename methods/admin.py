@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 from django import forms
@@ -10,7 +11,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 
 from core.errors import UserError
 from engine.custom import RECIPE as CUSTOM
@@ -18,8 +19,9 @@ from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
 from methods.changes import custom_save, method_restore, method_retire, method_save
 from methods.custom import program_check, schema_check
-from methods.models import MethodVersion, TrainingMethod
+from methods.models import MethodVersion, RewardFunction, TrainingMethod
 from methods.overrides import overrides_check
+from methods.rewards import reward_function_check, reward_function_retire, reward_function_save
 
 
 class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -161,6 +163,87 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def restore(self, request: HttpRequest, methods: QuerySet[TrainingMethod]) -> None:
         for method in methods:
             method_restore(method)
+        self.message_user(request, "Offered again.")
+
+
+class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
+    source = forms.FileField(
+        required=False, help_text="A Python file with a function reward, see docs/custom-reward.md. Without a new one "
+        "the old one stays.",
+    )  # fmt: skip
+
+    class Meta:
+        model = RewardFunction
+        fields = ("name", "slug", "description", "parameters")
+        help_texts: ClassVar = {"slug": "Chosen by programs as custom:<slug>. It never changes."}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        cleaned["parameters"] = cleaned.get("parameters") or {}
+        source = cleaned.get("source")
+        content = source.read() if source else None
+        if source:
+            source.seek(0)
+        try:
+            reward_function_check(
+                self.instance,
+                slug=self.instance.slug or cleaned.get("slug", ""),
+                name=cleaned.get("name", ""),
+                source=content,
+                parameters=cleaned["parameters"],
+            )
+        except UserError as error:
+            for name, texts in error.fields.items():
+                if name not in self.errors:
+                    self.add_error(name if name in self.fields else None, texts)
+        return cleaned
+
+
+@admin.register(RewardFunction)
+class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Superusers register them, since they run within trains as the platform does; operators see them."""
+
+    form = RewardFunctionForm
+    list_display = ("name", "slug", "description", "registered_by", "changed_at", "retired_at")
+    search_fields = ("name", "slug", "description")
+    readonly_fields = ("text", "sha256", "registered_by", "changed_at", "retired_at")
+    actions = ("retire", "restore")
+
+    @admin.display(description="The file as it runs")
+    def text(self, function: RewardFunction) -> str:
+        path = Path(function.file) if function.file else None
+        return format_html("<pre>{}</pre>", path.read_text()) if path is not None and path.is_file() else "–"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(getattr(request.user, "is_superuser", False))
+
+    def has_change_permission(self, request: HttpRequest, obj: RewardFunction | None = None) -> bool:
+        return bool(getattr(request.user, "is_superuser", False))
+
+    def has_delete_permission(self, request: HttpRequest, obj: RewardFunction | None = None) -> bool:
+        # Trains name it; it is retired.
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: RewardFunction | None = None) -> tuple[str, ...]:
+        return ("slug", *self.readonly_fields) if obj else self.readonly_fields
+
+    def save_model(self, request: HttpRequest, obj: RewardFunction, form: Any, change: bool) -> None:
+        values = {name: form.cleaned_data[name] for name in (*form.fields,) if form.cleaned_data.get(name) is not None}
+        source = values.pop("source", None)
+        stored = RewardFunction.objects.get(pk=obj.pk) if change else RewardFunction()
+        reward_function_save(stored, by=request.user, source=source.read() if source else None, **values)
+        obj.pk = stored.pk
+
+    @admin.action(description="Retire: offer it no longer", permissions=["change"])
+    def retire(self, request: HttpRequest, functions: QuerySet[RewardFunction]) -> None:
+        for function in functions:
+            reward_function_retire(function)
+        self.message_user(request, "Retired. Trains that use it are not touched.")
+
+    @admin.action(description="Offer it again", permissions=["change"])
+    def restore(self, request: HttpRequest, functions: QuerySet[RewardFunction]) -> None:
+        for function in functions:
+            reward_function_retire(function, retired=False)
         self.message_user(request, "Offered again.")
 
 

@@ -70,6 +70,36 @@ class TrainingMethod(models.Model):
         return self.recipe == CUSTOM
 
 
+class RewardFunctionQuerySet(models.QuerySet["RewardFunction"]):
+    def offered(self) -> RewardFunctionQuerySet:
+        return self.filter(retired_at=None)
+
+
+class RewardFunction(models.Model):
+    """A reward of one's own: a Python file with a function `reward`, see engine.rewards.custom.
+
+    Trains name the file by path and sha256; one that is replaced stays where it is.
+    """
+
+    slug = models.SlugField(max_length=60, unique=True)
+    name = models.CharField(max_length=80)
+    description = models.CharField(max_length=300, help_text="What it rewards, for those who choose it.")
+    file = models.CharField(max_length=500, help_text="Its path.")
+    sha256 = models.CharField(max_length=64)
+    parameters = models.JSONField(default=dict, blank=True, help_text="JSON Schema of its parameters.")
+    registered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    changed_at = models.DateTimeField(auto_now=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    objects = RewardFunctionQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class MethodVersion(models.Model):
     """What a method was in one of its versions; a train names the version that it ran with."""
 

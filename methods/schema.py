@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from engine.parameters import GROUPS
 from engine.recipes.registry import RECIPES, more_options
-from engine.rewards.registry import REWARDS, reward_title
+from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from methods.custom import schema_completed
-from methods.models import TrainingMethod
+from methods.models import RewardFunction, TrainingMethod
+from methods.rewards import function_of, title_of
 
 NUMBER_KINDS = ("int", "float")
 
@@ -115,7 +116,7 @@ def _reward_text(choice: dict[str, Any]) -> str:
         if name not in fields or value != fields[name].default
     ]
     times = f"{plain(weight)} × " if isinstance(weight, int | float) and weight != 1 else ""
-    return f"{times}{reward_title(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
+    return f"{times}{title_of(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
 
 
 def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
@@ -149,13 +150,22 @@ def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """One of the reward functions as an entry of `rewards`."""
     parameters = kind.model_json_schema()
     parameters.pop("description", None)
-    slug = kind.slug  # type: ignore[attr-defined]
+    return _reward_entry(kind.slug, kind.title, kind.help, parameters)  # type: ignore[attr-defined]
+
+
+def reward_function_schema(function: RewardFunction) -> dict[str, Any]:
+    """A function that was registered here, likewise."""
+    parameters = schema_completed(function.parameters)
+    return _reward_entry(f"{CUSTOM_PREFIX}{function.slug}", function.name, function.description, parameters)
+
+
+def _reward_entry(function: str, title: str, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "title": kind.title,  # type: ignore[attr-defined]
-        "description": kind.help,  # type: ignore[attr-defined]
+        "title": title,
+        "description": text,
         "properties": {
-            "function": {"const": slug},
+            "function": {"const": function},
             "weight": {"type": "number", "minimum": -100, "maximum": 100, "default": 1.0},
             "parameters": parameters,
         },
@@ -165,9 +175,11 @@ def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def reward_fields(function: str) -> dict[str, Field]:
-    """The parameters of a reward function; none for one that is not known here, such as one's own."""
+    """The parameters of a reward function; none for one that is not known here."""
     if function not in REWARDS:
-        return {}
+        own = function_of(function)
+        specs = schema_completed(own.parameters)["properties"] if own is not None else {}
+        return {name: _field(name, spec) for name, spec in specs.items()}
     properties = REWARDS[function].model_json_schema()["properties"] if REWARDS[function].model_fields else {}
     return {name: _field(name, spec) for name, spec in properties.items()}
 

@@ -8,7 +8,8 @@ from rest_framework import serializers
 
 from core.api import StrictSerializer
 from engine.recipes.registry import RECIPES
-from methods.models import MethodVersion, TrainingMethod
+from methods.models import MethodVersion, RewardFunction, TrainingMethod
+from methods.schema import reward_function_schema
 from methods.services import method_defaults, method_formats, method_schema
 
 DEVICES = ("cpu", "cuda")
@@ -62,7 +63,11 @@ class TrainingMethodSerializer(serializers.ModelSerializer[TrainingMethod]):
         return list(method_formats(method))
 
     def get_parameters_schema(self, method: TrainingMethod) -> dict[str, Any]:
-        return method_schema(method, device=self.context["device"])
+        schema = method_schema(method, device=self.context["device"])
+        if not method.is_custom and "rewards" in schema["properties"]:
+            offered = [reward_function_schema(function) for function in RewardFunction.objects.offered()]
+            schema["properties"]["rewards"]["items"]["oneOf"] += offered
+        return schema
 
     def get_defaults(self, method: TrainingMethod) -> dict[str, Any]:
         return method_defaults(method, device=self.context["device"])

@@ -14,6 +14,7 @@ from engine.recipes.registry import LOSS, RECIPES, Objective, more_options
 from methods.builtin import BUILTIN
 from methods.custom import parameters_check
 from methods.models import TrainingMethod
+from methods.rewards import choices_resolved
 from methods.schema import NUMBER_KINDS, Field, method_fields, method_schema, plain
 
 __all__ = [
@@ -83,7 +84,10 @@ def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, d
         errors.setdefault("", ["These parameters cannot be read."])
     if errors:
         raise UserError(errors)
-    return model.model_dump(mode="json")
+    resolved = model.model_dump(mode="json")
+    if "rewards" in resolved:
+        resolved["rewards"] = choices_resolved(resolved["rewards"])
+    return resolved
 
 
 def _number(field: Field, value: Any) -> Any:

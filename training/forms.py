@@ -19,7 +19,9 @@ from typing import Any
 
 from django.http import QueryDict
 
-from engine.rewards.registry import REWARDS, reward_title
+from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
+from methods.models import RewardFunction
+from methods.rewards import function_of, title_of
 from methods.schema import Field, plain, reward_fields, rewards_text
 
 GROUPED_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -174,17 +176,18 @@ def reward_rows(choices: list[dict[str, Any]]) -> list[RewardRow]:
 
 def reward_templates() -> list[RewardRow]:
     """An empty row of each function, for the menu."""
-    return [_reward_row("KEY", {"function": slug, "weight": 1.0, "parameters": {}}) for slug in REWARDS]
+    own = [f"{CUSTOM_PREFIX}{function.slug}" for function in RewardFunction.objects.offered()]
+    return [_reward_row("KEY", {"function": slug, "weight": 1.0, "parameters": {}}) for slug in (*REWARDS, *own)]
 
 
 def _reward_row(key: str, choice: dict[str, Any]) -> RewardRow:
     function, given = str(choice.get("function", "")), choice.get("parameters") or {}
-    kind, weight = REWARDS.get(function), choice.get("weight", 1.0)
+    kind, own, weight = REWARDS.get(function), function_of(function), choice.get("weight", 1.0)
     return RewardRow(
         key,
         function,
-        reward_title(function),
-        kind.help if kind else "A function that was registered here.",
+        title_of(function),
+        kind.help if kind else own.description if own else "It is not registered here.",
         number_text(weight) if isinstance(weight, int | float) else str(weight),
         [
             (item, value if item.kind in ("bool", "choice", "text") else value_text(item, value))

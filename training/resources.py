@@ -10,6 +10,7 @@ from core.errors import UserError
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from engine.rundir import MODEL, Resource
+from methods.rewards import function_resource
 from training.models import TrainRun, TrainRunQuerySet
 
 Reader = AbstractBaseUser | AnonymousUser
@@ -27,8 +28,8 @@ def resources_of(parameters: dict[str, Any], reader: Reader | None) -> dict[str,
     for number, choice in enumerate(parameters.get("rewards") or [], 1):
         function = choice["function"]
         if function.startswith(CUSTOM_PREFIX):
-            raise UserError({"rewards": [f"Reward {number}: there is no function {function!r} here."]})
-        if function == "reward_model":
+            found |= function_resource(function)
+        elif function == "reward_model":
             found |= _reward_model(number, choice["parameters"]["model"], reader)
         elif obstacle := RewardChoice.model_validate(choice).make().obstacle():
             raise UserError({"rewards": [f"{REWARDS[function].title}: {obstacle}"]})

@@ -76,4 +76,4 @@ def reward_name(name: str) -> str:
     plain, _, number = name.rpartition("_")
     if plain in REWARDS and number.isdigit():
         return f"{REWARDS[plain].title} {number}"
-    return REWARDS[name].title if name in REWARDS else name
+    return REWARDS[name].title if name in REWARDS else name.replace("_", " ").capitalize()
