@@ -53,6 +53,17 @@ class RolloutParameters(TrainParameters):
         ge=1,
         le=4096,
     )
+    evaluation_every: float = parameter(
+        0.5,
+        "Evaluate every",
+        "Share of the train between two evaluations. Each writes an answer to every held-out prompt, which takes as "
+        "long as some steps.",
+        group="Evaluation and saving",
+        percent=True,
+        typical=(0.1, 0.5),
+        gt=0,
+        le=1,
+    )
     rewards: list[RewardChoice] = parameter(
         [],
         "Rewards",
