@@ -140,6 +140,8 @@ RQ_QUEUES = {
 # Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
 # another host counts as gone.
 STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
+# How often a train that lost its worker goes back to the queue by itself.
+RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
 # Sign-in

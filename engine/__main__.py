@@ -75,6 +75,8 @@ def _events(directory: Path) -> Iterator[dict[str, Any]]:
 
 def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
     """The spec with what was left to the device fixed to what the recorded train had."""
+    # From the beginning, however many attempts it took.
+    spec = replace(spec, attempt=1, resume_from=None)
     started = next((event for event in recorded if event["type"] == "started"), None)
     if started is None:
         return spec
@@ -86,9 +88,11 @@ def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
 
 
 def losses(events: Any) -> dict[tuple[str, int], float | None]:
-    """{(split, step): loss} of a run's events."""
-    found = {}
+    """{(split, step): loss} of a run's events; what a later attempt began anew counts as that attempt told it."""
+    found: dict[tuple[str, int], float | None] = {}
     for event in events:
+        if event["type"] == "started" and (begins := event.get("resumed_from")) is not None:
+            found = {key: value for key, value in found.items() if 0 < begins >= key[1]}
         if event["type"] == "metrics":
             split = event["split"]
             found[split, event["step"]] = event["values"].get("eval_loss" if split == "eval" else "loss")

@@ -80,6 +80,7 @@ class Watch(TrainerCallback):
         self.step_began = 0.0
         self.seconds_of_tokens = 0.0
         self.logged_tokens = 0.0
+        self.earlier_tokens = 0.0
         self.logged_epoch = 0.0
         self.without_loss = 0
         self.evaluations: dict[int, float] = {}
@@ -94,6 +95,10 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A resumed train counts on from what its checkpoint had counted."""
         self.logged_epoch = state.epoch or 0.0
+        counted = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        self.logged_tokens = counted[-1] if counted else 0.0
+        # Trainers that count in their state go on by themselves; the others begin at 0 again.
+        self.earlier_tokens = 0.0 if state.num_input_tokens_seen else self.logged_tokens
         self.enter("training")
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -128,6 +133,10 @@ class Watch(TrainerCallback):
             self._train_metrics(state, logs)
 
     def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
+        if "num_tokens" in logs and self.earlier_tokens:
+            # The next checkpoint is to hold the sum.
+            logs["num_tokens"] += self.earlier_tokens
+            state.log_history[-1]["num_tokens"] = logs["num_tokens"]
         values = numbers(logs)
         epoch = state.epoch or 0.0
         self.seconds_of_tokens += self.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +13,15 @@ from typing import Any
 
 from engine.failures import Stopped, TrainError
 from engine.parameters import TrainParameters
-from engine.rundir import CHECKPOINTS, EventWriter, Spec, checkpoint_is_whole, stop_requested
+from engine.rundir import (
+    CHECKPOINTS,
+    EventWriter,
+    Spec,
+    checkpoint_is_whole,
+    checkpoint_step,
+    checkpoints,
+    stop_requested,
+)
 
 
 @dataclass
@@ -70,6 +79,18 @@ class Job:
             )
         self.say(f"going on from {folder.name}")
         return str(folder)
+
+    @property
+    def begins_at(self) -> int:
+        """The step after which this attempt goes on; 0 for one that begins at the beginning."""
+        return checkpoint_step(Path(self.spec.resume_from)) if self.spec.resume_from else 0
+
+    def rewind(self) -> None:
+        """Remove what an earlier attempt kept beyond the step that this one goes on from."""
+        if self.spec.attempt > 1:
+            for step, folder in checkpoints(self.directory):
+                if step > self.begins_at:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def listen(self) -> None:
         """SIGTERM asks for a stop like the stop file does; a second one ends the process."""

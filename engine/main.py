@@ -29,7 +29,7 @@ def run(directory: Path) -> int:
 
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
-    events = EventWriter(directory)
+    events = EventWriter.going_on(directory)
     try:
         if (program := read_spec(directory).program) is not None:
             return run_program(directory, program)

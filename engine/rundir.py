@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -170,6 +171,22 @@ class EventWriter:
         self.path = directory / EVENTS
         self.seq = seq
 
+    @classmethod
+    def going_on(cls, directory: Path) -> EventWriter:
+        """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and so is no event."""
+        last, offset = 0, 0
+        while True:
+            events, end = read_events(directory, offset)
+            last = max([last, *(event["seq"] for event in events)])
+            if end == offset:
+                break
+            offset = end
+        path = directory / EVENTS
+        if path.is_file() and path.stat().st_size > offset:
+            with path.open("ab", buffering=0) as stream:
+                stream.write(b"\n")
+        return cls(directory, last)
+
     def write(self, kind: str, **values: Any) -> int:
         """Append one event and return its seq. Non-finite numbers become null and are named in `nonfinite`."""
         if kind not in EVENT_TYPES:
@@ -274,6 +291,12 @@ def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True) -> bool:
         return False
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step of checkpoint-N; 0 for another name."""
+    step = checkpoint.name.removeprefix("checkpoint-")
+    return int(step) if step.isdigit() else 0
+
+
 def checkpoints(directory: Path) -> Iterator[tuple[int, Path]]:
     """(step, folder) of every checkpoint folder, newest first, whole or not."""
     found = []
@@ -290,7 +313,9 @@ def checkpoint_latest(directory: Path) -> Path | None:
 
 
 def model_publish(directory: Path) -> Path:
-    """Rename model.tmp/ to model/: from here on the model is whole."""
+    """Rename model.tmp/ to model/: from here on the model is whole. One of an earlier attempt makes room for it."""
     final = directory / MODEL
+    if final.exists():
+        shutil.rmtree(final)
     (directory / MODEL_UNFINISHED).rename(final)
     return final

@@ -100,14 +100,17 @@ class Session:
         _, trainable_count = parameter_counts(trainer.model)
         self._tell_start(plan, rows, trainable_count)
 
-        watch.enter("evaluating")
-        sample("before", 0)
-        if rows.evaluation and job.spec.resume_from is None:
-            trainer.evaluate()
+        checkpoint = job.checkpoint_given()
+        job.rewind()
+        if checkpoint is None:
+            watch.enter("evaluating")
+            sample("before", 0)
+            if rows.evaluation:
+                trainer.evaluate()
         job.stop_check()
 
         try:
-            trainer.train(resume_from_checkpoint=job.checkpoint_given())
+            trainer.train(resume_from_checkpoint=checkpoint)
         except Stopped:
             # Asked for in the midst of an evaluation: the step before it is complete.
             trainer.checkpoint_now()
@@ -149,6 +152,7 @@ class Session:
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             evaluate_every=plan.evaluate_every,
+            **({"resumed_from": self.job.begins_at} if self.job.spec.attempt > 1 else {}),
         )
         given = self.job.parameters
         self.job.say(

@@ -9,7 +9,7 @@
   const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
-  const state = { status: page.status, next: 0, series: {}, planned: page.planned, limits: {}, loaded: false, updated: null };
+  const state = { status: page.status, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
@@ -18,7 +18,7 @@
 
   async function load() {
     const answer = await api(`${base}series/`);
-    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, loaded: true, updated: new Date() });
+    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, seams: answer.seams, loaded: true, updated: new Date() });
     root.removeAttribute("aria-busy");
     drawAll();
   }
@@ -40,6 +40,13 @@
     const count = Math.ceil(step / each) - 1;
     if (count < 1 || count > 4) return [];
     return Array.from({ length: count }, (_, index) => [view.axis === "epoch" ? index + 1 : each * (index + 1), `epoch ${index + 2}`]);
+  }
+
+  // Where a later attempt went on from a checkpoint.
+  function seams(first) {
+    const each = state.planned.per_epoch;
+    const place = { step: ([step]) => step, epoch: ([step]) => (each ? step / each : -1), time: ([, time]) => time - first }[view.axis];
+    return state.seams.map((seam) => [place(seam), "went on"]);
   }
 
   function linesOf(chart) {
@@ -87,12 +94,12 @@
     const first = names.length ? start() : 0;
     const latest = Math.max(0, ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
     const ends = { step: state.planned.step, epoch: state.planned.epoch, time: latest - first };
-    const shown = { ...view, end: ends[view.axis], borders: [] };
+    const shown = { ...view, end: ends[view.axis], borders: seams(first) };
     for (const chart of charts) {
       const panel = panelFor(chart);
       const limit = state.limits[chart.limit];
       const limits = limit && !view.log ? [{ value: limit, label: `${chart.limit_label} ${C.valueText(chart.kind === "loss" ? "rate" : chart.kind, limit)}` }] : [];
-      const own = chart.place === "main" ? { ...shown, borders: borders() } : shown;
+      const own = chart.place === "main" ? { ...shown, borders: [...borders(), ...shown.borders] } : shown;
       panel.set(linesOf(chart).map((line) => ({ ...line, start: first })), { ...own, log: view.log && chart.log }, limits);
     }
     waiting(panels.get(main.name), names.length);

@@ -94,7 +94,7 @@
     });
     setInterval(() => {
       const elapsed = at("elapsed");
-      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration((Date.now() - new Date(elapsed.dataset.since)) / 1000));
+      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration(Number(elapsed.dataset.earlier || 0) + (Date.now() - new Date(elapsed.dataset.since)) / 1000));
     }, 1000);
   }
 })();

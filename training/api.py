@@ -25,6 +25,7 @@ from training.filters import TrainFilter
 from training.log import PIECE_BYTES, log_read
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.preview import train_preview
+from training.resuming import train_resume
 from training.serializers import (
     CheckpointSerializer,
     ComparisonSerializer,
@@ -36,6 +37,7 @@ from training.serializers import (
     TrainCreateSerializer,
     TrainPlanSerializer,
     TrainPreviewSerializer,
+    TrainResumeSerializer,
     TrainSerializer,
     TrainUpdateSerializer,
 )
@@ -244,6 +246,16 @@ class TrainStopView(APIView):
     def post(self, request: Request, pk: int) -> Response:
         """Stop: a waiting train at once, a running one after its step, with a checkpoint and a usable model."""
         run = train_stop(run=train_or_404(request, pk), by=reader(request))
+        return Response(TrainSerializer(run).data)
+
+
+class TrainResumeView(APIView):
+    @extend_schema(request=TrainResumeSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404, 507)})
+    def post(self, request: Request, pk: int) -> Response:
+        """Go on with a train that was stopped or failed, after a checkpoint: the same train, its next attempt."""
+        body = TrainResumeSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        run = train_resume(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
         return Response(TrainSerializer(run).data)
 
 

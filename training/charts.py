@@ -152,8 +152,9 @@ def limits_of(run: TrainRun) -> dict[str, float]:
 
 
 def series_of(run: TrainRun, *, most_points: int = MOST_POINTS) -> dict[str, Any]:
-    """{"status", "next", "planned": {step, epoch}, "series": {metric: [[step, epoch, time, value]]}}.
+    """{"status", "next", "planned": {step, epoch}, "seams", "series": {metric: [[step, epoch, time, value]]}}.
 
+    Seams: [step, time] where a later attempt went on from a checkpoint.
     Each series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
     """
     series: dict[str, list[Point]] = {}
@@ -169,6 +170,7 @@ def series_of(run: TrainRun, *, most_points: int = MOST_POINTS) -> dict[str, Any
         "next": last,
         "planned": planned_of(run),
         "limits": limits_of(run),
+        "seams": run.facts.get("seams") or [],
         "series": {name: reduce_points(points, most_points) for name, points in series.items()},
     }
 

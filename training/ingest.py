@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from engine.rundir import read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
@@ -43,6 +44,8 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
         mine = TrainRun.objects.filter(pk=run.pk, attempt=run.attempt)
         if not mine.update(events_offset=offset, **fields):
             raise Overtaken(f"attempt {run.attempt} of train {run.pk} was overtaken")
+        for step, seq in batch.rewound:
+            rewind(run, step, seq)
         MetricRow.objects.bulk_create(batch.rows, ignore_conflicts=True)
         Sample.objects.bulk_create(batch.samples, ignore_conflicts=True)
         for checkpoint in batch.checkpoints:
@@ -51,6 +54,14 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
             run.checkpoints.filter(step__in=batch.pruned).update(kept=False)
     run.events_offset = offset
     return len(events)
+
+
+def rewind(run: TrainRun, step: int, seq: int) -> None:
+    """Take away what earlier attempts told before event `seq` about steps after `step`; 0: all of it."""
+    beyond = Q(step__gt=step or -1)
+    run.metrics.filter(beyond, seq__lt=seq).delete()
+    run.samples.filter(beyond | Q(stage="after"), seq__lt=seq).delete()
+    run.checkpoints.filter(beyond).delete()
 
 
 class Overtaken(RuntimeError):
@@ -66,6 +77,7 @@ class _Batch:
         self.samples: list[Sample] = []
         self.checkpoints: list[dict[str, Any]] = []
         self.pruned: list[int] = []
+        self.rewound: list[tuple[int, int]] = []
         self.touched: set[str] = set()
         self.handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "phase": self.phase,
@@ -108,7 +120,26 @@ class _Batch:
 
     def started(self, event: dict[str, Any]) -> None:
         facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
+        if (step := event.get("resumed_from")) is not None:
+            facts["seams"] = self.went_on(bounded(step), event)
         self.set(facts=self.run.facts | facts, total_steps=bounded(event.get("total_steps") or 0))
+
+    def went_on(self, step: int, event: dict[str, Any]) -> list[list[float]]:
+        """A later attempt goes on after `step`. Returns the seams of the curve: [step, Unix seconds]."""
+        self.rewound.append((step, event["seq"]))
+        self.rows = [row for row in self.rows if 0 < step >= row.step]
+        self.samples = [sample for sample in self.samples if 0 < step >= sample.step and sample.stage != "after"]
+        self.checkpoints = [found for found in self.checkpoints if found["step"] <= step]
+        measured = [(row.step, row.values) for row in self.rows if row.split == "eval"]
+        if step:
+            measured += self.run.metrics.filter(split="eval", step__lte=step).values_list("step", "values")
+        self.set(step=step, curve=[point for point in self.run.curve if point[0] <= step], outcome={})
+        self.set(best_value=None, best_step=None, last_evaluation={}, eta_seconds=None)
+        for at, values in sorted(measured, key=lambda found: found[0]):
+            self.set(last_evaluation=self.run.last_evaluation | values)
+            self.best(at, values.get(self.run.objective.evaluation))
+        kept = [seam for seam in self.run.facts.get("seams", []) if seam[0] < step]
+        return [*kept, [step, event["time"]]] if step else []
 
     def metrics(self, event: dict[str, Any]) -> None:
         values = numbers(event.get("values", {}))
@@ -135,13 +166,14 @@ class _Batch:
             self.set(best_value=value, best_step=step)
 
     def seconds_left(self, now: float) -> float | None:
-        """From the mean pace since the first step of this train, evaluations included."""
+        """From the mean pace since the first step of this attempt, evaluations included."""
+        first, since = (self.run.facts.get("seams") or [[0, 0.0]])[-1]
         began: float | None = next(
-            (time for name, time in self.run.facts.get("phases", []) if name == "training"), None
+            (time for name, time in self.run.facts.get("phases", []) if name == "training" and time >= since), None
         )
-        if began is None or not self.run.step:
+        if began is None or self.run.step <= first:
             return None
-        return max(0.0, (now - began) / self.run.step * (self.run.total_steps - self.run.step))
+        return max(0.0, (now - began) / float(self.run.step - first) * (self.run.total_steps - self.run.step))
 
     def sample(self, event: dict[str, Any]) -> None:
         self.samples.append(

@@ -5,6 +5,7 @@ The life of a train, and its only writer of status, TrainRun.transition:
     queued  -> running -> finished | failed | stopped
     queued  -> stopped | failed
     running -> stopping -> stopped | finished | failed
+    failed | stopped -> queued, as its next attempt
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class TrainRun(models.Model):
         Status.RUNNING: {Status.STOPPING, Status.FINISHED, Status.FAILED, Status.STOPPED},
         Status.STOPPING: {Status.STOPPED, Status.FINISHED, Status.FAILED},
         Status.FINISHED: set(),
-        Status.FAILED: set(),
-        Status.STOPPED: set(),
+        Status.FAILED: {Status.QUEUED},
+        Status.STOPPED: {Status.QUEUED},
     }
 
     # What was asked for; never changes after the start.
@@ -109,6 +110,7 @@ class TrainRun(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
+    earlier_seconds = models.FloatField(default=0, help_text="How long earlier attempts ran.")
 
     objects = TrainRunQuerySet.as_manager()
 
@@ -147,13 +149,16 @@ class TrainRun(models.Model):
         """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this caller won.
 
         Loses (False, nothing written) where somebody else has moved the train on since it was read, or where
-        `attempt` is given and has been overtaken. Raises IllegalTransition for a move the machine does not have.
+        `attempt` is given and has been overtaken. Going back to the queue is the next attempt. Raises
+        IllegalTransition for a move the machine does not have.
         """
         if to not in self.TRANSITIONS[self.Status(self.status)]:
             raise IllegalTransition(f"A train cannot go from {self.status} to {to}.")
         rows = type(self).objects.filter(pk=self.pk, status=self.status)
         if attempt is not None:
             rows = rows.filter(attempt=attempt)
+        if to == self.Status.QUEUED:
+            values["attempt"] = self.attempt + 1
         won = rows.update(status=to, **values) == 1
         if won:
             self.status = to

@@ -10,6 +10,7 @@ from engine.rundir import EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
 from training.models import TrainRun
 
 Status = TrainRun.Status
+WORKER_LOST = "worker_lost"
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ def failure(code: str, message: str, advice: str) -> Outcome:
 
 def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outcome:
     return failure(
-        "worker_lost",
+        WORKER_LOST,
         reason,
-        "Nothing is wrong with your settings. Checkpoints and curves up to the last step are kept; "
-        "copy the train to run it again.",
+        "Nothing is wrong with your settings. Checkpoints and curves up to the last step are kept: let it go on from "
+        "the last checkpoint, or copy the train to begin anew.",
     )
 
 

@@ -167,7 +167,7 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
         "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept if checkpoint.kept),
         "command": command_of(run),
         "as_json": as_json(run),
-        "waited": (run.started_at - run.created_at).total_seconds() if run.started_at else None,
+        "waited": (run.started_at - run.created_at).total_seconds() if run.started_at and run.attempt == 1 else None,
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
     }

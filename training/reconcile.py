@@ -18,6 +18,7 @@ from models_app.services import models_reconcile
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import decide
+from training.resuming import end_or_go_on
 from training.services import train_enqueue
 
 logger = logging.getLogger("deepextension.reconcile")
@@ -40,15 +41,7 @@ def lost_trains_close() -> None:
         except Overtaken:
             continue
         outcome = decide(run, None)
-        won = run.transition(
-            outcome.status,
-            attempt=run.attempt,
-            finished_at=timezone.now(),
-            eta_seconds=None,
-            phase="",
-            **outcome.values,
-        )
-        if won:
+        if end_or_go_on(run, outcome):
             logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.services import queue_position
+from training.table import run_seconds
 
 
 class TrainErrorSerializer(serializers.Serializer[Any]):
@@ -27,7 +27,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     owner = serializers.CharField(source="owner.username", default=None, read_only=True, allow_null=True)
     progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
     queue_position = serializers.SerializerMethodField(help_text="1 for the next to start, 0 if it does not wait.")
-    duration_seconds = serializers.SerializerMethodField()
+    duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
@@ -57,9 +57,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         return places.get(run.pk, 0) if places is not None else queue_position(run)
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
-        if run.started_at is None:
-            return None
-        return ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+        return run_seconds(run)
 
     @extend_schema_field(TrainErrorSerializer(allow_null=True))
     def get_error(self, run: TrainRun) -> dict[str, str] | None:
@@ -78,6 +76,13 @@ class TrainCreateSerializer(StrictSerializer):
     system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True, default="")
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
     copied_from = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=2**62)
+
+
+class TrainResumeSerializer(StrictSerializer):
+    step = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
+        help_text="Of the checkpoint to go on from. Null: the newest whole one.",
+    )  # fmt: skip
 
 
 class TrainPlanSerializer(StrictSerializer):

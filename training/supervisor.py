@@ -23,6 +23,7 @@ from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import Outcome, decide, worker_lost
 from training.process import Engine
+from training.resuming import end_or_go_on
 
 logger = logging.getLogger("deepextension.supervisor")
 
@@ -117,14 +118,7 @@ class Supervisor:
         """Write the outcome. Where the database refuses, the reconciler does it from what lies on the disk."""
         if self.shutting_down and outcome.status == TrainRun.Status.STOPPED and not self.stop_asked_by_person():
             outcome = worker_lost("The platform was shut down while this train ran.")
-        self.run.transition(
-            outcome.status,
-            attempt=self.run.attempt,
-            finished_at=timezone.now(),
-            eta_seconds=None,
-            phase="",
-            **outcome.values,
-        )
+        end_or_go_on(self.run, outcome)
 
     def stop_asked_by_person(self) -> bool:
         self.run.refresh_from_db(fields=["status"])

@@ -27,6 +27,7 @@ urlpatterns = [
     path("<int:pk>/log/", views.TrainLogPageView.as_view(), name="log"),
     path("<int:pk>/log/download/", views.TrainLogDownloadView.as_view(), name="log_download"),
     path("<int:pk>/stop/", views.TrainStopView.as_view(), name="stop"),
+    path("<int:pk>/resume/", views.TrainResumeView.as_view(), name="resume"),
     path("<int:pk>/edit/", views.TrainEditView.as_view(), name="edit"),
     path("<int:pk>/delete/", views.TrainDeleteView.as_view(), name="delete"),
     path("<int:pk>/copy/", views.TrainCopyView.as_view(), name="copy"),

@@ -16,11 +16,13 @@ from django.views import View
 from django.views.generic import TemplateView
 
 from core.errors import UserError
+from core.text import number_of
 from engine.rundir import LOG
 from training.downloads import file_stem, model_download
 from training.log import log_read
 from training.models import TrainRun
 from training.overview import done_near, has_model, overview, phases_of
+from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import queue_position, train_delete, train_stop, train_update
 from training.table import narrowed, pills_make, rows_make, run_progress, run_seconds, strip_make, table_page
 from training.worker import worker_state
@@ -106,6 +108,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
         "kept_count": run.checkpoints.filter(kept=True).count(),
+        "resume_steps": [] if resume_obstacle(run) else resumable_steps(run),
     }
 
 
@@ -155,6 +158,16 @@ class TrainStopView(TrainActionView):
         messages.success(
             request, f"{run.name} is stopped." if ended else f"{run.name} finishes its step, saves and stops."
         )
+        return back(request, run.get_absolute_url())
+
+
+class TrainResumeView(TrainActionView):
+    """Go on after the newest whole checkpoint, or after the one that was named."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        step = request.POST.get("step", "")
+        train_resume(run=run, by=reader_of(request), step=number_of(step) if step else None)
+        messages.success(request, f"{run.name} is back in the queue and goes on from its checkpoint.")
         return back(request, run.get_absolute_url())
 
 

@@ -12,6 +12,10 @@ from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
 
 POINTS = "() => window.Chart?.getChart(document.querySelector('#charts canvas'))?.data.datasets[0]?.data.length ?? 0"
+STEP = """() => {
+  const found = /step ([\\d,]+)\\s+of/i.exec(document.querySelector("#train-progress").textContent);
+  return Number((found ?? [0, "0"])[1].replaceAll(",", ""));
+}"""
 LINES = "() => window.Chart?.getChart(document.querySelector('.charts canvas'))?.data.datasets.length ?? 0"
 
 
@@ -80,6 +84,15 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     dialog.get_by_role("button", name="Save and stop").click()
     expect(page.locator("#train-head")).to_contain_text("Stopped", timeout=60_000)
     expect(page.get_by_role("link", name="Download", exact=True)).to_be_visible()
+
+    # Go on: the same train works on behind its checkpoint.
+    reached = page.evaluate(STEP)
+    page.get_by_role("button", name=re.compile("Go on from step")).click()
+    expect(page.locator("#train-head")).to_contain_text("Running", timeout=60_000)
+    until(page, f"() => ({STEP})() > {reached}", seconds=60)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Save and stop").click()
+    expect(page.locator("#train-head")).to_contain_text("Stopped", timeout=60_000)
 
     # Copy: the same values; what is changed is marked, and lineage is kept.
     page.goto(address)

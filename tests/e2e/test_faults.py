@@ -1,6 +1,7 @@
-"""Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost."""
+"""Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost, and it goes on."""
 
 import contextlib
+import json
 
 import psutil
 import pytest
@@ -31,6 +32,11 @@ def supervisor_and_engine(platform: Platform) -> tuple[psutil.Process, psutil.Pr
     return supervisor, engine
 
 
+def events_of(platform: Platform, run: dict) -> list[dict]:
+    lines = (platform.home / "runs" / str(run["id"]) / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def is_gone(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
@@ -57,25 +63,69 @@ def test_a_killed_engine_is_a_failed_train_with_its_cause(platform, running):
     assert "memory" in ended["error"]["message"]
 
 
-def test_a_killed_supervisor_takes_its_engine_along_and_the_train_says_so(platform, running):
+def attempt_runs(platform: Platform, run: dict, attempt: int, step: int) -> dict:
+    """The train as it is when its `attempt` has made step `step`."""
+    return platform.poll(
+        f"trains/{run['id']}/",
+        lambda row: row["attempt"] == attempt and row["status"] == "running" and row["step"] >= step,
+    )
+
+
+def train_steps(platform: Platform, run: dict) -> list[int]:
+    return [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
+
+
+def test_a_killed_supervisor_takes_its_engine_along_and_the_train_begins_anew(platform, running):
+    """Killed before its first checkpoint."""
     supervisor, engine = supervisor_and_engine(platform)
     supervisor.kill()
-    ended = platform.ended(running)
-    assert (ended["status"], ended["error"]["code"]) == ("failed", "worker_lost")
+    row = attempt_runs(platform, running, attempt=2, step=2)
+    assert row["error"] is None
     assert is_gone(engine)
+    steps = train_steps(platform, running)
+    assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_killed_worker_leaves_no_orphan_and_comes_back(platform, running, dataset):
+def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkpoint(platform, dataset):
+    run = platform.start(dataset, **LONG | {"max_steps": 120})
+    platform.training(run, step=25)
     worker = platform.train_worker()
     supervisor, engine = supervisor_and_engine(platform)
     worker.kill()
-    ended = platform.ended(running)
-    assert ended["status"] == "failed"
-    assert ended["error"]["code"] == "worker_lost"
+    ended = platform.ended(run)
+    assert (ended["status"], ended["step"]) == ("finished", 120)
+    assert ended["attempt"] == 2
+    assert train_steps(platform, run) == list(range(1, 121))
     _, alive = psutil.wait_procs([supervisor, engine], timeout=30)
     assert not alive
     assert platform.train_worker().pid != worker.pid
-    assert platform.ended(platform.start(dataset, max_steps=2))["status"] == "finished"
+    began = [event.get("resumed_from") for event in events_of(platform, run) if event["type"] == "started"]
+    assert began[0] is None
+    assert began[1] >= 20
+
+
+def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
+    run = platform.start(dataset, **LONG | {"max_steps": 400})
+    platform.training(run, step=3)
+    platform.api("POST", f"trains/{run['id']}/stop/")
+    stopped = platform.ended(run)
+    assert stopped["status"] == "stopped"
+
+    answer = platform.api("POST", f"trains/{run['id']}/resume/", json={"step": stopped["step"] + 1})
+    assert (answer.status_code, answer.json()["error"]["fields"]) == (
+        400,
+        {"step": [f"There is no whole checkpoint of step {stopped['step'] + 1}."]},
+    )
+    assert platform.api("POST", f"trains/{run['id']}/resume/", by="bob").status_code == 404
+    answer = platform.api("POST", f"trains/{run['id']}/resume/")
+    assert answer.status_code == 200, answer.text
+
+    ended = platform.ended(run)
+    assert (ended["status"], ended["step"], ended["attempt"]) == ("finished", 400, 2)
+    assert train_steps(platform, run) == list(range(1, 401))
+    assert ended["duration_seconds"] > stopped["duration_seconds"]
+    model = platform.home / "runs" / str(run["id"]) / "model" / "adapter_model.safetensors"
+    assert model.is_file()
 
 
 def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):

@@ -3,20 +3,27 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from engine.__main__ import losses
 from engine.__main__ import main as by_hand
 from engine.events import Plan, Watch
-from engine.main import job_read
+from engine.main import job_read, run
 from engine.recipes.registry import LOSS
 from engine.rundir import (
+    EVENTS,
     EventWriter,
     checkpoint_is_whole,
     checkpoint_latest,
     checkpoint_seal,
     checkpoints,
+    read_spec,
     stop_request,
+    write_spec,
 )
 from tests.engine.runs import DEFAULTS, Run, prepare, toy_rows, train
 
@@ -172,6 +179,36 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
     assert fast.losses() == pytest.approx(slow.losses(), rel=1e-5)
 
 
+def tokens(run):
+    return [event["values"]["num_tokens"] for event in run.of("metrics") if event["split"] == "train"]
+
+
+def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch):
+    """Stopped after a checkpoint, with a torn line at its end: one curve, no step twice, the model made anew."""
+    given = {"max_steps": 9, "save_strategy": "steps", "save_every": 4, "save_total_limit": 9, "logging_steps": 1}
+    whole = train(tmp_path / "whole", tiny, **given)
+    first = train(tmp_path / "run", tiny, **given)
+    with (first.directory / EVENTS).open("a") as stream:
+        stream.write('{"v": 1, "seq": 99999, "ty')
+    checkpoint = first.directory / "checkpoints" / "checkpoint-4"
+    write_spec(first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint)))
+    second = Run(run(first.directory), first.directory)
+
+    assert second.code == 0, second.last
+    seqs = [event["seq"] for event in second.events]
+    assert seqs == list(range(1, len(seqs) + 1))
+    assert [event.get("resumed_from") for event in second.of("started")] == [None, 4]
+    told = [event for event in second.events if event["seq"] > second.of("started")[1]["seq"]]
+    again = {event["step"]: event["values"] for event in told if event["type"] == "metrics"}
+    assert {step: values["loss"] for step, values in again.items()} == {
+        step: loss for step, loss in whole.losses().items() if step > 4
+    }
+    assert losses(second.events) == losses(whole.events)
+    assert {path.name for path in (first.directory / "checkpoints").iterdir()} == {"checkpoint-4", "checkpoint-8"}
+    made = [load_file(folder / "model" / "adapter_model.safetensors") for folder in (first.directory, whole.directory)]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[1])
+
+
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
     given = {"max_steps": 9, "lora_dropout": 0.1, "save_strategy": "steps", "save_every": 4, "scheduler": "cosine"}
     whole = train(tmp_path / "whole", tiny, **given)
@@ -179,6 +216,7 @@ def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
     resumed = train(tmp_path / "resumed", tiny, resume_from=str(checkpoint), **given)
     assert resumed.code == 0, resumed.last
     assert resumed.losses() == {step: loss for step, loss in whole.losses().items() if step > 4}
+    assert tokens(resumed) == tokens(whole)[4:]
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):

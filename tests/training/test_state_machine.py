@@ -11,6 +11,7 @@ LEGAL = {
     ("queued", "running"), ("queued", "stopped"), ("queued", "failed"),
     ("running", "stopping"), ("running", "finished"), ("running", "failed"), ("running", "stopped"),
     ("stopping", "stopped"), ("stopping", "finished"), ("stopping", "failed"),
+    ("failed", "queued"), ("stopped", "queued"),
 }  # fmt: skip
 
 

@@ -1,0 +1,218 @@
+"""Going on after a stop, a failure or a lost worker: from which checkpoint, how often, and one curve at the end."""
+
+import shutil
+
+import pytest
+from django.core.exceptions import PermissionDenied
+
+from core.errors import UserError
+from engine.custom import RECIPE as CUSTOM
+from engine.rundir import (
+    DataFile,
+    EventWriter,
+    Spec,
+    checkpoint_seal,
+    read_spec,
+    stop_request,
+    stop_requested,
+    write_spec,
+)
+from tests.training.test_ingest import write_steps
+from training.ingest import ingest
+from training.models import TrainRun
+from training.outcome import failure, worker_lost
+from training.resuming import end_or_go_on, resumable_steps, resume_obstacle, train_resume
+
+SPEC = Spec(
+    run_id=1, name="toy-train", method="lora-test", recipe="sft", parameters={}, base_model_path="-",
+    base_model_name="Tiny", base_model_sha256="-", dataset=DataFile("toys.jsonl", "-", "jsonl", "messages"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def stopped(make_train):
+    """A train that was stopped after step 6 of 10, with whole checkpoints of steps 3 and 6 and all it was made of."""
+    run = make_train(status="stopped", step=6, total_steps=10)
+    for folder in (run.base_model.path, run.dataset.path.parent, run.directory / "checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
+    run.dataset.path.write_text("{}\n")
+    for step in (3, 6):
+        checkpoint = run.directory / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "optimizer.pt").write_bytes(b"state")
+        checkpoint_seal(checkpoint)
+    write_spec(run.directory, SPEC)
+    stop_request(run.directory)
+    yield run
+    shutil.rmtree(run.base_model.path, ignore_errors=True)
+    shutil.rmtree(run.dataset.path.parent, ignore_errors=True)
+
+
+def checkpoint_of(run: TrainRun, step: int):
+    return run.directory / "checkpoints" / f"checkpoint-{step}"
+
+
+def test_it_is_queued_again_from_its_newest_checkpoint(stopped, alice):
+    train_resume(run=stopped, by=alice)
+
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.attempt, stopped.started_at) == ("queued", 2, None)
+    spec = read_spec(stopped.directory)
+    assert (spec.attempt, spec.resume_from) == (2, str(checkpoint_of(stopped, 6)))
+    assert not stop_requested(stopped.directory)
+
+
+def test_it_goes_on_from_the_checkpoint_that_was_named(stopped, alice):
+    train_resume(run=stopped, by=alice, step=3)
+    assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
+
+
+def test_a_cut_checkpoint_is_passed_over_for_the_one_before(stopped, alice):
+    (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"stat")
+    assert resumable_steps(stopped) == [3]
+    train_resume(run=stopped, by=alice)
+    assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
+
+
+def test_a_checkpoint_whose_bytes_changed_is_passed_over_though_its_size_is_right(stopped, alice):
+    (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"stale")
+    train_resume(run=stopped, by=alice)
+    assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_nothing(stopped, alice):
+    with pytest.raises(UserError) as raised:
+        train_resume(run=stopped, by=alice, step=5)
+    assert raised.value.fields == {"step": ["There is no whole checkpoint of step 5."]}
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.attempt) == ("stopped", 1)
+    assert stop_requested(stopped.directory)
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "finished"])
+def test_only_what_ended_before_its_time_goes_on(stopped, alice, status):
+    stopped.status = status
+    assert resumable_steps(stopped) == []
+    with pytest.raises(UserError, match="Only a train that was stopped or failed can go on"):
+        train_resume(run=stopped, by=alice)
+
+
+def test_what_is_missing_is_named(stopped):
+    assert resume_obstacle(stopped) == ""
+    shutil.rmtree(stopped.directory / "checkpoints")
+    assert resume_obstacle(stopped) == "It has no checkpoint to go on from. Copy the train to begin anew."
+    stopped.dataset.path.unlink()
+    assert resume_obstacle(stopped) == f"The file of {stopped.dataset.title} is gone."
+    shutil.rmtree(stopped.base_model.path)
+    assert resume_obstacle(stopped) == "The files of Tiny are gone."
+    stopped.method.recipe = CUSTOM
+    assert resume_obstacle(stopped).startswith("LoRA is a program of one's own")
+
+
+def test_nobody_else_moves_it_on(stopped, bob):
+    with pytest.raises(PermissionDenied):
+        train_resume(run=stopped, by=bob)
+
+
+def test_of_two_who_press_at_once_one_is_told(stopped, alice):
+    second = TrainRun.objects.get(pk=stopped.pk)
+    train_resume(run=stopped, by=alice)
+    with pytest.raises(UserError, match="Somebody else has moved this train on"):
+        train_resume(run=second, by=alice)
+    assert TrainRun.objects.get(pk=stopped.pk).attempt == 2
+
+
+def running(run: TrainRun, attempt: int = 1, status: str = "running") -> TrainRun:
+    TrainRun.objects.filter(pk=run.pk).update(status=status, attempt=attempt)
+    run.refresh_from_db()
+    return run
+
+
+def test_a_lost_worker_costs_two_new_attempts_at_most(stopped):
+    for attempt in (1, 2):
+        assert end_or_go_on(running(stopped, attempt), worker_lost())
+        stopped.refresh_from_db()
+        assert (stopped.status, stopped.error_code, stopped.finished_at) == ("queued", "", None)
+        spec = read_spec(stopped.directory)
+        assert (spec.attempt, spec.resume_from) == (attempt + 1, str(checkpoint_of(stopped, 6)))
+    assert end_or_go_on(running(stopped, 3), worker_lost())
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
+
+
+def test_a_train_lost_before_its_first_checkpoint_begins_anew(stopped):
+    shutil.rmtree(stopped.directory / "checkpoints")
+    end_or_go_on(running(stopped), worker_lost())
+    assert stopped.status == "queued"
+    assert read_spec(stopped.directory).resume_from is None
+
+
+def test_a_train_that_failed_by_itself_stays_failed(stopped):
+    end_or_go_on(running(stopped), failure("out_of_memory", "-", "-"))
+    assert stopped.status == "failed"
+
+
+def test_a_train_that_was_asked_to_stop_does_not_go_on_when_its_worker_is_lost(stopped):
+    end_or_go_on(running(stopped, status="stopping"), worker_lost())
+    assert stopped.status == "failed"
+
+
+def test_whoever_was_overtaken_ends_nothing(stopped):
+    mine = running(stopped)
+    TrainRun.objects.filter(pk=mine.pk).update(attempt=2)
+    assert not end_or_go_on(mine, worker_lost())
+    mine.refresh_from_db()
+    assert (mine.status, mine.attempt) == ("running", 2)
+
+
+@pytest.fixture
+def gone_on(make_train):
+    """Told by its first attempt: six steps, evaluations after 2, 4 and 6, and answers."""
+    run = make_train(status="running")
+    run.directory.mkdir(parents=True, exist_ok=True)
+    writer = EventWriter(run.directory)
+    writer.write("started", total_steps=8)
+    writer.write("sample", index=0, stage="before", step=0, prompt="Hi", reference="", text="Hm", tokens=1)
+    for step, loss in ((2, 2.9), (4, 2.5), (6, 2.0)):
+        write_steps(writer, step - 1, step)
+        writer.write("metrics", step=step, epoch=step / 10, split="eval", values={"eval_loss": loss})
+        writer.write("checkpoint", step=step, epoch=step / 10, size_bytes=9, value=loss)
+        writer.write("sample", index=0, stage="during", step=step, prompt="Hi", reference="", text="Hm", tokens=1)
+    writer.write("sample", index=0, stage="after", step=6, prompt="Hi", reference="", text="Ho", tokens=1)
+    writer.write("stopped", step=6)
+    return run, writer
+
+
+@pytest.mark.parametrize("looked_between", [True, False])
+def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(gone_on, looked_between):
+    run, writer = gone_on
+    if looked_between:
+        ingest(run)
+    writer.write("started", total_steps=8, resumed_from=4)
+    writer.write("phase", name="training")
+    write_steps(writer, 5, 5)
+    ingest(run)
+
+    run.refresh_from_db()
+    assert (run.step, run.best_value, run.best_step) == (5, 2.5, 4)
+    assert list(run.metrics.filter(split="train").values_list("step", flat=True)) == [1, 2, 3, 4, 5]
+    assert list(run.metrics.filter(split="eval").values_list("step", flat=True)) == [2, 4]
+    assert list(run.checkpoints.order_by("step").values_list("step", flat=True)) == [2, 4]
+    told = list(run.samples.order_by("seq").values_list("stage", "step"))
+    assert told == [("before", 0), ("during", 2), ("during", 4)]
+    assert [step for step, _ in run.curve] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in run.facts["seams"]] == [4]
+    assert run.outcome == {}
+
+
+def test_an_attempt_that_begins_anew_leaves_nothing_of_the_earlier(gone_on):
+    run, writer = gone_on
+    ingest(run)
+    writer.write("started", total_steps=8, resumed_from=0)
+    ingest(run)
+
+    run.refresh_from_db()
+    assert (run.step, run.best_value, run.curve, run.facts["seams"]) == (0, None, [], [])
+    assert not run.metrics.exists()
+    assert not run.samples.exists()
+    assert not run.checkpoints.exists()

@@ -1,0 +1,134 @@
+"""Going on with a train that ended before its time: the same train, its next attempt, from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from core.errors import UserError
+from core.store import require_disk
+from engine.rundir import STOP, checkpoint_is_whole, checkpoint_step, checkpoints, read_spec, write_spec
+from training.models import TrainRun
+from training.outcome import WORKER_LOST, Outcome
+from training.services import owner_check, train_enqueue
+from training.table import run_seconds
+
+logger = logging.getLogger("deepextension.resuming")
+
+Status = TrainRun.Status
+
+
+def resumable_steps(run: TrainRun) -> list[int]:
+    """Steps of whole checkpoints, the newest first. Their files are looked at, not read."""
+    if run.status not in (Status.STOPPED, Status.FAILED) or run.method.is_custom:
+        return []
+    return [step for step, folder in checkpoints(run.directory) if checkpoint_is_whole(folder, hashes=False)]
+
+
+def resume_obstacle(run: TrainRun) -> str:
+    """Why a train cannot go on, or nothing."""
+    if run.status not in (Status.STOPPED, Status.FAILED):
+        return "Only a train that was stopped or failed can go on."
+    if run.method.is_custom:
+        return f"{run.method.name} is a program of one's own, which begins anew. Copy the train."
+    if not run.base_model.path.is_dir():
+        return f"The files of {run.base_model.name} are gone."
+    gone = [data for data in (run.dataset, run.evaluation_dataset) if data is not None and not data.path.is_file()]
+    if gone:
+        return f"The file of {gone[0].title} is gone."
+    if not resumable_steps(run):
+        return "It has no checkpoint to go on from. Copy the train to begin anew."
+    return ""
+
+
+def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRun:
+    """Queue the train again, to go on after `step`, or after its newest whole checkpoint. What it told of later steps
+    is taken away when it starts. Raises UserError.
+    """
+    owner_check(run, by)
+    if obstacle := resume_obstacle(run):
+        raise UserError(obstacle, code="wrong_state")
+    checkpoint = _whole_checkpoint(run, step)
+    if checkpoint is None:
+        raise UserError(
+            {"step": [f"There is no whole checkpoint of step {step:,}."]}
+            if step is not None
+            else "None of its checkpoints is whole. Copy the train to begin anew.",
+        )
+    require_disk(2 * sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()))
+    if not _queue_again(run, checkpoint):
+        raise UserError("Somebody else has moved this train on. Look again.", code="wrong_state")
+    return run
+
+
+def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
+    """Write how the train ended; one that lost its worker goes back to the queue in the same transaction, a bounded
+    number of times: to its newest whole checkpoint, or to the beginning where there is none. Returns whether this
+    caller ended it."""
+    asked_to_stop = run.status == Status.STOPPING
+    goes_on = outcome.values.get("error_code") == WORKER_LOST and not asked_to_stop and _may_go_on_alone(run)
+    checkpoint = _whole_checkpoint(run, None) if goes_on else None
+    with transaction.atomic():
+        won = run.transition(
+            outcome.status,
+            attempt=run.attempt,
+            finished_at=timezone.now(),
+            eta_seconds=None,
+            phase="",
+            **outcome.values,
+        )
+        if won and goes_on and _queue_again(run, checkpoint):
+            step = checkpoint_step(checkpoint) if checkpoint is not None else 0
+            logger.warning("train %s lost its worker and goes on after step %s", run.pk, step)
+    return won
+
+
+def _may_go_on_alone(run: TrainRun) -> bool:
+    return run.attempt <= settings.RESUMES and not run.method.is_custom and run.base_model.path.is_dir()
+
+
+def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
+    """Of `wanted`, or the newest; one that is cut is passed over for the one before it."""
+    return next(
+        (
+            folder
+            for step, folder in checkpoints(run.directory)
+            if (wanted is None or step == wanted) and checkpoint_is_whole(folder)
+        ),
+        None,
+    )
+
+
+def _queue_again(run: TrainRun, checkpoint: Path | None) -> bool:
+    with transaction.atomic():
+        won = run.transition(
+            Status.QUEUED,
+            attempt=run.attempt,
+            earlier_seconds=run_seconds(run) or 0,
+            started_at=None,
+            finished_at=None,
+            eta_seconds=None,
+            error_code="",
+            error="",
+            error_advice="",
+            outcome={},
+            phase="",
+            worker="",
+            process="",
+        )
+        if not won:
+            return False
+        (run.directory / STOP).unlink(missing_ok=True)
+        spec = read_spec(run.directory)
+        write_spec(
+            run.directory,
+            replace(spec, attempt=run.attempt, resume_from=str(checkpoint) if checkpoint is not None else None),
+        )
+        train_enqueue(run)
+    return True
