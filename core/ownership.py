@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.core.exceptions import PermissionDenied
 from django.db import models
 
 M = TypeVar("M", bound=models.Model)
@@ -15,3 +16,14 @@ class OwnedQuerySet(models.QuerySet[M]):
         if getattr(user, "is_staff", False):
             return self
         return self.filter(models.Q(owner=user.pk) | models.Q(owner=None))
+
+
+def may_change(row: Any, user: Any) -> bool:
+    """One's own, and for staff every one; what belongs to the house is theirs alone to change."""
+    return bool(user.is_staff or (row.owner_id is not None and row.owner_id == user.pk))
+
+
+def owner_check(row: Any, by: User) -> None:
+    """Raises PermissionDenied where `by` may not change `row`."""
+    if not may_change(row, by):
+        raise PermissionDenied

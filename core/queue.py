@@ -74,6 +74,16 @@ def _silent(job: Job) -> bool:
     return heartbeat is not None and datetime.now(UTC) - heartbeat > SILENCE
 
 
+def waiting_calls(queue: str, function: str) -> int:
+    """How many calls of `function` nobody has answered yet; 0 where Redis cannot say."""
+    try:
+        bell = django_rq.get_queue(queue)
+        jobs = bell.get_jobs()
+    except RedisError:
+        return 0
+    return sum(job.func_name == function for job in jobs)
+
+
 def cancel(queue: str, job_id: str) -> None:
     """Take a waiting job off the queue; one that runs or is gone is left alone."""
     try:

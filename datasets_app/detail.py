@@ -11,6 +11,7 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count
 from django.http import QueryDict
 
+from core.ownership import may_change
 from core.text import number_of
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.forms import columns_offered
@@ -19,7 +20,7 @@ from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.repairing import family_of, long_repairs_of, readiness_of, repairs_of
-from datasets_app.services import may_change, uses_count
+from datasets_app.services import uses_count
 from engine.detect import nearest
 from engine.formats import FORMATS
 from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART

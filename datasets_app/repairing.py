@@ -10,13 +10,14 @@ from django.contrib.auth.models import AbstractBaseUser, User
 from django.db import transaction
 
 from core.errors import UserError
+from core.ownership import owner_check
 from core.programs import ProgramProblem, program_run
 from core.store import require_disk
 from core.text import clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset
-from datasets_app.services import check_enqueue, owner_check, slug_free
+from datasets_app.services import check_enqueue, slug_free
 from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
 from engine.repairs import EVALUATION_PART, LONG, REPAIRS, SPLIT, TRAIN_PART, Repair, offered

@@ -9,13 +9,13 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
 from django.utils.text import slugify
 
 from core.errors import UserError
+from core.ownership import owner_check
 from core.queue import cancel, enqueue
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile, leftovers_remove
@@ -34,7 +34,6 @@ __all__ = [
     "datasets_reconcile",
     "labels_set",
     "lengths_enqueue",
-    "may_change",
     "token_lengths_get",
     "uses_count",
 ]
@@ -103,16 +102,6 @@ def slug_free(name: str) -> str:
     return next(
         slug for number in range(1, len(taken) + 2) if (slug := f"{base}-{number}" if number > 1 else base) not in taken
     )
-
-
-def may_change(dataset: Dataset, user: Any) -> bool:
-    """One's own, and for staff every one; what belongs to the house is theirs alone to change."""
-    return bool(user.is_staff or (dataset.owner_id is not None and dataset.owner_id == user.pk))
-
-
-def owner_check(dataset: Dataset, by: User) -> None:
-    if not may_change(dataset, by):
-        raise PermissionDenied
 
 
 def dataset_update(

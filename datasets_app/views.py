@@ -16,6 +16,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 
 from core.errors import UserError
+from core.ownership import may_change
 from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import detail_page, lengths_context
@@ -30,7 +31,6 @@ from datasets_app.services import (
     dataset_delete,
     dataset_restore,
     dataset_update,
-    may_change,
 )
 from datasets_app.table import SAMPLES, table_page
 from engine.formats import FORMATS

@@ -10,6 +10,7 @@ urlpatterns = [
     path("models/", include("models_app.api_urls")),
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api_urls")),
+    path("queue/", include("training.queue_urls")),
     path("schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("docs/", login_required(SpectacularSwaggerSplitView.as_view(url_name="api-schema")), name="api-docs"),
 ]

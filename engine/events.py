@@ -10,6 +10,7 @@ import math
 import resource
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engine.failures import TrainError
+from engine.health import Health, Trouble
 from engine.job import Job
 from engine.parameters import TrainParameters
 from engine.plan import total_steps
@@ -29,6 +31,7 @@ DIVERGED_AFTER = 3
 # What the trainer logs besides that is no measure of the train, or is told elsewhere.
 NO_METRICS = ("epoch", "step", "step_time", "total_flos", "num_input_tokens_seen", "eval_num_tokens")
 NO_METRIC_ENDINGS = ("_runtime", "_per_second", "_per_step", "_preparation_time")
+FROM_REWARDS = ("grpo", "ppo")
 LEFT_OUT_OF_CHECKPOINTS = ("training_args.bin", "README.md")
 
 
@@ -86,6 +89,9 @@ class Watch(TrainerCallback):
         self.evaluations: dict[int, float] = {}
         self.last: dict[str, float] = {}
         self.phase = ""
+        self.health = Health(objective, total_steps=plan.total_steps, from_rewards=job.spec.recipe in FROM_REWARDS)
+        self.ended_early = ""
+        self.trouble: Trouble | None = None
 
     def enter(self, phase: str) -> None:
         if phase != self.phase:
@@ -99,6 +105,9 @@ class Watch(TrainerCallback):
         self.logged_tokens = counted[-1] if counted else 0.0
         # Trainers that count in their state go on by themselves; the others begin at 0 again.
         self.earlier_tokens = 0.0 if state.num_input_tokens_seen else self.logged_tokens
+        name = self.objective.evaluation
+        measured = {int(entry["step"]): entry[name] for entry in state.log_history if name in entry}
+        self.evaluations = measured | self.evaluations
         self.enter("training")
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -112,11 +121,22 @@ class Watch(TrainerCallback):
         control.should_log = control.should_log or step >= self.plan.total_steps
         control.should_evaluate = self.plan.evaluates_at(step)
         control.should_save = self.plan.saves_at(step)
-        if self.job.stopping and step < self.plan.total_steps:
-            self.job.say(f"Stopping after step {step}, as asked.")
+        reason = self.ends_because() if step < self.plan.total_steps else ""
+        if reason:
+            self.job.say(f"Stopping after step {step}, {reason}.")
             control.should_log, control.should_evaluate, control.should_save = True, False, True
             control.should_training_stop = True
         return control
+
+    def ends_because(self) -> str:
+        """Why the train ends before its last step, or nothing."""
+        if self.job.stopping:
+            return "as asked"
+        if self.job.overtime:
+            return "since its time is over"
+        if self.trouble is not None:
+            return "since it goes wrong"
+        return self.ended_early
 
     def on_log(
         self,
@@ -156,6 +176,13 @@ class Watch(TrainerCallback):
             f"learning rate {values.get('learning_rate', 0):.2e}  {values.get('tokens_per_second', 0):.0f} tokens/s"
         )
         self._judge(values["loss"])
+        self._look(self.health.train(state.global_step, values))
+
+    def _look(self, troubles: Iterable[Trouble]) -> None:
+        for trouble in troubles:
+            self.job.warn(trouble.code, f"{trouble.message} {trouble.advice}")
+            if trouble.serious and self.job.parameters.on_trouble == "end":
+                self.trouble = trouble
 
     def _told(self, values: dict[str, float]) -> str:
         names = dict.fromkeys((self.objective.train, "loss"))
@@ -186,6 +213,24 @@ class Watch(TrainerCallback):
         self.job.say(
             f"evaluation at step {state.global_step}  {self.objective.title.lower()} {values.get(name, math.nan):.4f}"
         )
+        self._look(self.health.evaluation(values))
+        self._patience(state.global_step)
+
+    def _patience(self, step: int) -> None:
+        """Whether so many evaluations without a better one have passed that the train ends early."""
+        patience = self.job.parameters.early_stop_after
+        best = self.best_of(self.evaluations)
+        if patience is None or best is None:
+            return
+        since = sum(best < other <= step for other in self.evaluations)
+        if since >= patience:
+            self.ended_early = f"since {since} evaluations were no better than that of step {best}"
+
+    def best_of(self, steps: Iterable[int]) -> int | None:
+        """The step among `steps` with the best evaluation; of equals the first."""
+        measured = sorted(step for step in steps if math.isfinite(self.evaluations.get(step, math.nan)))
+        better = max if self.objective.higher_is_better else min
+        return better(measured, key=lambda step: self.evaluations[step], default=None)
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.enter("evaluating")
@@ -223,9 +268,7 @@ class Watch(TrainerCallback):
             for step, folder in checkpoints(self.job.directory)
             if checkpoint_is_whole(folder, hashes=False)
         ]
-        measured = [step for step, _ in whole if math.isfinite(self.evaluations.get(step, math.nan))]
-        better = max if self.objective.higher_is_better else min
-        best = better(measured, key=lambda step: self.evaluations[step], default=None)
+        best = self.best_of(step for step, _ in whole)
         pruned = [(step, folder) for step, folder in whole[self.plan.save_total_limit :] if step != best]
         for _, folder in pruned:
             shutil.rmtree(folder)

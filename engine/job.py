@@ -34,7 +34,7 @@ class Job:
     events: EventWriter
     warned: set[str] = field(default_factory=set)
     terminated: bool = False
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def checkpoints(self) -> Path:
@@ -60,6 +60,11 @@ class Job:
     @property
     def stopping(self) -> bool:
         return self.terminated or stop_requested(self.directory)
+
+    @property
+    def overtime(self) -> bool:
+        limit = self.parameters.time_limit_minutes
+        return limit is not None and time.monotonic() - self.began > 60 * limit
 
     def stop_check(self) -> None:
         """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving at once."""

@@ -339,6 +339,43 @@ class TrainParameters(BaseModel):
         ge=1,
         le=1_000_000,
     )
+    keep_best: bool = parameter(
+        False,
+        "Keep the best",
+        "The finished model is the checkpoint with the best evaluation, not the last step.",
+        group="Evaluation and saving",
+        advanced=True,
+    )
+    early_stop_after: int | None = parameter(
+        None,
+        "Stop early",
+        "Ends after so many evaluations without a better one. Blank: never.",
+        group="Evaluation and saving",
+        unit="evaluations",
+        advanced=True,
+        typical=(2, 10),
+        ge=1,
+        le=1000,
+    )
+    on_trouble: Literal["warn", "end"] = parameter(
+        "warn",
+        "When it goes wrong",
+        "What happens when it overfits, runs away from its reference or its answers become all alike.",
+        group="Evaluation and saving",
+        advanced=True,
+        choice_titles={"warn": "Warn on its page", "end": "Save and end it"},
+    )
+    time_limit_minutes: int | None = parameter(
+        None,
+        "Time limit",
+        "Saves and ends after so long. Blank: none.",
+        group="Hardware",
+        unit="minutes",
+        advanced=True,
+        typical=(10, 10_000),
+        ge=1,
+        le=525_600,
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = parameter(
         "auto",
         "Precision",

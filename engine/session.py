@@ -20,6 +20,7 @@ from engine.job import Job
 from engine.model import fit_check, model_load, model_save, parameter_counts
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
+from engine.rundir import checkpoint_is_whole, checkpoints
 from engine.trainer import quiet, settle, trainer_options
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
@@ -115,7 +116,9 @@ class Session:
             # Asked for in the midst of an evaluation: the step before it is complete.
             trainer.checkpoint_now()
         step = trainer.state.global_step
-        is_stopped = step < plan.total_steps
+        is_stopped = step < plan.total_steps and not watch.ended_early
+        if job.parameters.keep_best:
+            step = self._best_loaded(trainer, watch, step)
 
         watch.enter("saving")
         facts = Facts(
@@ -130,6 +133,15 @@ class Session:
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
         watch.enter("evaluating")
         sample("after", step)
+        if job.overtime and is_stopped and not job.stopping:
+            raise TrainError(
+                "time_limit",
+                f"The time limit of {job.parameters.time_limit_minutes:,} minutes was over after step {step:,} of "
+                f"{plan.total_steps:,}.",
+                "What it learned until then is saved. Let it go on from there, or copy it with more time.",
+            )
+        if watch.trouble is not None and is_stopped and not job.stopping:
+            raise TrainError(watch.trouble.code, watch.trouble.message, watch.trouble.advice)
         if is_stopped:
             job.emit("stopped", step=step, model_bytes=model_bytes)
             job.say(f"Stopped after step {step:,}.")
@@ -137,6 +149,16 @@ class Session:
             job.emit("finished", step=step, model_bytes=model_bytes, metrics=watch.last)
             job.say("Finished.")
         return not is_stopped
+
+    def _best_loaded(self, trainer: Any, watch: Watch, step: int) -> int:
+        """Put the weights of the best kept checkpoint into the model. Returns its step, or `step` where it is that."""
+        kept = dict(checkpoints(self.job.directory))
+        best = watch.best_of(number for number, folder in kept.items() if checkpoint_is_whole(folder))
+        if best is None or best == step:
+            return step
+        trainer._load_from_checkpoint(str(kept[best]))
+        self.job.say(f"The model is that of step {best:,}, the best of those kept.")
+        return best
 
     def _tell_start(self, plan: Plan, rows: RowCounts, trainable_count: int) -> None:
         self.job.emit(

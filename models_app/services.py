@@ -8,7 +8,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
@@ -16,6 +15,7 @@ from django.utils.text import slugify
 
 from core.errors import UserError
 from core.hub import reference_clean
+from core.ownership import owner_check
 from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
@@ -145,12 +145,6 @@ def job_id(model: BaseModel) -> str:
 
 def model_enqueue(model: BaseModel) -> None:
     enqueue(settings.CHORES_QUEUE, "models_app.jobs.import_model", job_id(model), model.pk)
-
-
-def owner_check(model: BaseModel, by: User) -> None:
-    """Only the owner and staff may change a model; one of the house is the staff's."""
-    if not by.is_staff and model.owner_id != by.pk:
-        raise PermissionDenied
 
 
 def model_update(*, model: BaseModel, by: User, name: str | None = None, description: str | None = None) -> BaseModel:

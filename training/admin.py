@@ -14,9 +14,9 @@ from django.urls import reverse
 from core.errors import UserError
 from core.templatetags.display import duration, loss, share
 from training.compare import MOST_TRAINS
+from training.durations import run_progress, run_seconds
 from training.models import TrainRun
 from training.services import train_delete, train_stop, train_update
-from training.table import run_progress, run_seconds
 
 EDITABLE = ("name", "notes")
 

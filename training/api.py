@@ -21,10 +21,12 @@ from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.compare import MOST_TRAINS, comparison, ids_parse
 from training.downloads import model_download
+from training.estimate import starts_now
 from training.filters import TrainFilter
 from training.log import PIECE_BYTES, log_read
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.preview import train_preview
+from training.queue import queue_places, train_wait
 from training.resuming import train_resume
 from training.serializers import (
     CheckpointSerializer,
@@ -41,9 +43,13 @@ from training.serializers import (
     TrainSerializer,
     TrainUpdateSerializer,
 )
-from training.services import queue_places, train_create, train_delete, train_stop, train_update
+from training.services import train_create, train_delete, train_stop, train_update
 
 METRIC_ROWS = 5000
+# Fields of a train that stand beside its parameters.
+BESIDE = (
+    "", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset", "after", "priority",
+)  # fmt: skip
 LARGEST_ID = 2**63 - 1
 
 
@@ -85,7 +91,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
         return visible_trains(self.request)
 
     def get_serializer_context(self) -> dict[str, Any]:
-        return {**super().get_serializer_context(), "queue_places": queue_places()}
+        return {**super().get_serializer_context(), "queue_places": queue_places(), "starts": starts_now()}
 
     @extend_schema(
         request=TrainCreateSerializer,
@@ -103,14 +109,21 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
         body = TrainCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
-        if data["copied_from"] is not None:
-            origin = visible_trains(request).filter(pk=data["copied_from"]).first()
-            if origin is None:
-                raise exceptions.ValidationError({"copied_from": ["There is no such train."]})
-            data["copied_from"] = origin
+        data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
+        data["after"] = other_train(request, "after", data["after"])
         key = request.headers.get("Idempotency-Key", "")[:200]
         run, created = create(reader(request), data, key)
         return Response(TrainSerializer(run).data, status=201 if created else 200)
+
+
+def other_train(request: Request, field: str, pk: int | None) -> TrainRun | None:
+    """The train that a field of the body names. Raises ValidationError at that field."""
+    if pk is None:
+        return None
+    run = visible_trains(request).filter(pk=pk).first()
+    if run is None:
+        raise exceptions.ValidationError({field: ["There is no such train."]})
+    return run
 
 
 def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
@@ -119,8 +132,7 @@ def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, boo
     try:
         return train_create(owner=by, idempotency_key=key or None, **data | found)
     except UserError as error:
-        beside = ("", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset")
-        fields = {name if name in beside else f"parameters.{name}": texts for name, texts in error.fields.items()}
+        fields = {name if name in BESIDE else f"parameters.{name}": texts for name, texts in error.fields.items()}
         raise UserError(fields, code=error.code, status=error.status) from error
 
 
@@ -170,11 +182,17 @@ class TrainDetailView(APIView):
 
     @extend_schema(request=TrainUpdateSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, pk: int) -> Response:
-        """Rename the train or change its notes."""
+        """Rename the train, change its notes, or how it waits."""
         run = train_or_404(request, pk)
         body = TrainUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        return Response(TrainSerializer(train_update(run=run, by=reader(request), **body.validated_data)).data)
+        data = dict(body.validated_data)
+        waits = {name: data.pop(name) for name in ("priority", "after") if name in data}
+        if "after" in waits:
+            waits["after"] = other_train(request, "after", waits["after"])
+        if waits:
+            run = train_wait(run=run, by=reader(request), **waits)
+        return Response(TrainSerializer(train_update(run=run, by=reader(request), **data)).data)
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, pk: int) -> Response:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import api, api_rewards
+from training import api, api_queue, api_rewards
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
@@ -16,6 +16,7 @@ urlpatterns = [
     path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),
     path("<int:pk>/stop/", api.TrainStopView.as_view(), name="api-train-stop"),
     path("<int:pk>/resume/", api.TrainResumeView.as_view(), name="api-train-resume"),
+    path("<int:pk>/move/", api_queue.TrainMoveView.as_view(), name="api-train-move"),
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),
     path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
 ]

@@ -15,7 +15,7 @@ from training.charts import NOT_CHARTED, charts_table, planned_of, series_of
 from training.downloads import file_stem
 from training.judgement import judgement_of
 from training.models import TrainRun
-from training.services import queue_position
+from training.queue import queue_position
 from training.views import TrainPage, train_or_404
 
 # A cell that begins like this is a formula to a spreadsheet.

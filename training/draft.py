@@ -17,6 +17,7 @@ from methods.schema import Field, method_fields
 from models_app.models import BaseModel
 from training.forms import parameters_read
 from training.models import TrainRun
+from training.remedies import changes_read
 from training.resources import reward_models
 from training.services import dataset_obstacle
 
@@ -34,6 +35,8 @@ class Draft:
     dataset: Dataset | None = None
     evaluation_dataset: Dataset | None = None
     system_prompt: str = ""
+    after: TrainRun | None = None
+    priority: int = TrainRun.Priority.NORMAL
     origin: TrainRun | None = None
     key: str = field(default_factory=lambda: str(uuid.uuid4()))
     missing: dict[str, list[str]] = field(default_factory=dict)
@@ -72,6 +75,12 @@ def datasets_of(reader: User, method: TrainingMethod) -> list[tuple[Dataset, str
     return [(dataset, dataset_obstacle(dataset, method)) for dataset in rows]
 
 
+def unfinished_of(reader: User) -> list[TrainRun]:
+    """Trains that another can wait for, the newest first."""
+    open_ones = (*TrainRun.ACTIVE, TrainRun.Status.QUEUED)
+    return list(TrainRun.objects.visible_to(reader).filter(status__in=open_ones)[:100])
+
+
 def _reward_model(reader: User, text: str) -> TrainRun | None:
     run = train_find(reader, text)
     return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
@@ -87,7 +96,7 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
             name: origin.parameters[name]
             for name, item in fields.items()
             if name in origin.parameters and not item.fixed
-        }
+        } | {name: value for name, value in changes_read(method, query.get("with", "")).items() if name in fields}
         draft.base_model, draft.dataset = origin.base_model, origin.dataset
         draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
@@ -119,6 +128,12 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
     )
     draft.parameters = draft.kept() | draft.parameters
+    if (priority := str(data.get("priority", ""))) in map(str, TrainRun.Priority.values):
+        draft.priority = int(priority)
+    if after := str(data.get("after", "")):
+        draft.after = train_find(reader, after)
+        if draft.after is None:
+            draft.missing["after"] = ["This train does not exist any more. Choose another."]
     draft.base_model = _chosen(draft, data, "base_model", BaseModel, "base model")
     draft.dataset = _chosen(draft, data, "dataset", Dataset, "dataset")
     draft.evaluation_dataset = _chosen(draft, data, "evaluation_dataset", Dataset, "dataset")

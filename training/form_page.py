@@ -8,8 +8,9 @@ from datasets_app.models import Dataset
 from engine.formats import FORMATS
 from methods.services import method_options
 from models_app.models import BaseModel
-from training.draft import Draft, base_models_of, datasets_of
+from training.draft import Draft, base_models_of, datasets_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
+from training.models import TrainRun
 from training.resources import reward_models
 from training.services import dataset_obstacle
 
@@ -19,6 +20,8 @@ INGREDIENTS = {
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
+    "after": "Starts",
+    "priority": "Priority",
 }
 
 
@@ -66,6 +69,12 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "explained": explanations(draft),
         "reward_templates": reward_templates() if "rewards" in controls else [],
         "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
+        "unfinished": unfinished_of(draft.reader),
+        "priorities": [
+            (value, label)
+            for value, label in reversed(TrainRun.Priority.choices)
+            if draft.reader.is_staff or value != TrainRun.Priority.HIGH
+        ],
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls) | {"options": options},
     }

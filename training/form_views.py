@@ -86,6 +86,8 @@ class TrainFormView(View):
                     dataset=draft.dataset,
                     evaluation_dataset=draft.evaluation_dataset,
                     parameters=draft.parameters,
+                    priority=draft.priority,
+                    after=draft.after,
                 )
             except UserError as error:
                 preview["errors"] |= error.fields

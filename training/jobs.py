@@ -5,11 +5,12 @@ from __future__ import annotations
 from rq import get_current_job
 
 
-def run_train(run_id: int, attempt: int) -> None:
-    from training.supervisor import supervise
+def run_train(*_: int) -> None:
+    """A bell: whichever train is next. Bells of an earlier version carried a train's number."""
+    from training.supervisor import supervise_next
 
     job = get_current_job()
-    supervise(run_id, attempt, (job and job.worker_name) or "")
+    supervise_next((job and job.worker_name) or "")
 
 
 def run_trial(key: str) -> None:

@@ -32,7 +32,9 @@ class IllegalTransition(ValueError):
 
 class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
-        return self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from")
+        return self.select_related(
+            "owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from", "after"
+        )
 
     def active(self) -> TrainRunQuerySet:
         return self.filter(status__in=TrainRun.ACTIVE)
@@ -46,6 +48,11 @@ class TrainRun(models.Model):
         FINISHED = "finished", "Succeeded"
         FAILED = "failed", "Failed"
         STOPPED = "stopped", "Stopped"
+
+    class Priority(models.IntegerChoices):
+        LOW = -1, "Low"
+        NORMAL = 0, "Normal"
+        HIGH = 1, "High"
 
     ACTIVE: ClassVar = (Status.RUNNING, Status.STOPPING)
     ENDED: ClassVar = (Status.FINISHED, Status.FAILED, Status.STOPPED)
@@ -75,6 +82,14 @@ class TrainRun(models.Model):
     copied_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="copies")
     # Null and not "": the constraint below lets any number of trains have no key.
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
+
+    # How it waits, see training.queue.
+    priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    place = models.FloatField(default=0, help_text="The order in line among those of the same priority.")
+    after = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="followers", help_text="Starts once that finished."
+    )
+    planned_rows = models.BigIntegerField(default=0, help_text="Rows that it will learn from, repeats counted.")
 
     # Where it stands. `status` is written by transition() alone.
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True)
@@ -165,6 +180,21 @@ class TrainRun(models.Model):
             for name, value in values.items():
                 setattr(self, name, value)
         return won
+
+
+class TrainQueue(models.Model):
+    """The one row that says whether trains start."""
+
+    paused_at = models.DateTimeField(null=True, blank=True)
+    paused_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
+    reason = models.CharField(max_length=200, blank=True)
+
+    def __str__(self) -> str:
+        return "paused" if self.paused else "open"
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_at is not None
 
 
 class MetricRow(models.Model):

@@ -6,7 +6,7 @@ The form asks while somebody types, and the API offers the same. Nothing is writ
 from __future__ import annotations
 
 import shutil
-from statistics import median
+from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
@@ -16,13 +16,13 @@ from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
+from training.estimate import Estimator, device_name
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, train_plan
+from training.queue import queue_state
 from training.resources import resources_of
 from training.services import ingredients_check
 from training.worker import WorkerState, worker_state
-
-SIMILAR_TRAINS = 8
 
 
 def train_preview(
@@ -67,7 +67,7 @@ def train_preview(
         )
         errors |= {name: [text] for name, text in plan.errors.items()}
         errors |= _resource_errors(resolved)
-        answer |= _planned(plan, method, base_model, dataset, resolved)
+        answer |= _planned(plan, method, base_model, dataset, resolved, device_name(state))
     return answer | {"ok": not errors, "errors": errors, "queue": _queue(), "worker": _worker(state)}
 
 
@@ -96,7 +96,7 @@ def _blanks(resolved: dict[str, Any]) -> dict[str, str]:
 
 
 def _planned(
-    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any]
+    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any], device: str
 ) -> dict[str, Any]:
     details = plan.as_dict()
     needed, free = disk_bytes(base_model, resolved), shutil.disk_usage(settings.HOME).free
@@ -105,47 +105,24 @@ def _planned(
         "fixes": details.pop("fixes"),
         "plan": {name: value for name, value in details.items() if name != "errors"},
         "disk": {"needed_bytes": needed, "free_bytes": free},
-        "time": time_guess(plan, method, base_model, dataset, resolved),
+        "time": time_guess(plan, method, base_model, dataset, resolved, device),
     }
 
 
 def time_guess(
-    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any]
+    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any], device: str
 ) -> dict[str, Any] | None:
-    """{"seconds", "trains"}: the median seconds a row of finished trains alike, times the rows of this one.
-
-    Alike is the same method, base model and token limit, on the same data where there is such a train.
-    """
-    if method.is_custom:
-        return None
-    limit = "max_tokens" if "max_tokens" in resolved else "max_completion_tokens"
-    alike = TrainRun.objects.filter(
-        status=TrainRun.Status.FINISHED,
-        method=method,
-        base_model=base_model,
-        **{f"parameters__{limit}": resolved[limit]},
-        step__gt=0,
-        started_at__isnull=False,
-        finished_at__isnull=False,
-    )
-    closest = alike.filter(dataset=dataset)
-    paces = [_seconds_a_row(run) for run in (closest if closest.exists() else alike)[:SIMILAR_TRAINS]]
-    if not paces:
-        return None
-    return {"seconds": median(paces) * plan.steps * plan.effective_batch, "trains": len(paces)}
+    """{"seconds", "error", "trains"}, see training.estimate."""
+    rows = plan.steps * plan.effective_batch
+    guess = Estimator(device).guess(method, base_model, resolved, rows, dataset.pk)
+    return asdict(guess) if guess is not None else None
 
 
-def _seconds_a_row(run: TrainRun) -> float:
-    assert run.started_at is not None
-    assert run.finished_at is not None
-    rows: int = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
-    return (run.finished_at - run.started_at).total_seconds() / max(1, rows)
-
-
-def _queue() -> dict[str, int]:
+def _queue() -> dict[str, int | bool]:
     return {
         "waiting": TrainRun.objects.filter(status=TrainRun.Status.QUEUED).count(),
         "running": TrainRun.objects.active().count(),
+        "paused": queue_state().paused,
     }
 
 

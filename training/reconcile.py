@@ -1,6 +1,7 @@
 """House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten by the queue.
 
-Every call may be repeated or run twice at the same time: all writes are conditional, all jobs have fixed ids.
+Every call may be repeated or run twice at the same time: all writes are conditional, and a bell too many does
+nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from models_app.services import models_reconcile
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import decide
+from training.queue import bells_complete
 from training.resuming import end_or_go_on
-from training.services import train_enqueue
+from training.worker import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 
@@ -55,6 +57,5 @@ def supervisor_is_alive(run: TrainRun) -> bool:
 
 
 def waiting_trains_enqueue() -> None:
-    """Ring again for whoever waits: a job that is there already is left as it is."""
-    for run in TrainRun.objects.filter(status=TrainRun.Status.QUEUED).order_by("pk"):
-        train_enqueue(run)
+    """Ring again for whoever waits unheard."""
+    bells_complete(worker_state().kinds)

@@ -12,12 +12,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from core.errors import UserError
+from core.ownership import owner_check
 from core.store import require_disk
 from engine.rundir import STOP, checkpoint_is_whole, checkpoint_step, checkpoints, read_spec, write_spec
+from training.durations import run_seconds
 from training.models import TrainRun
 from training.outcome import WORKER_LOST, Outcome
-from training.services import owner_check, train_enqueue
-from training.table import run_seconds
+from training.queue import line_up, ring
 
 logger = logging.getLogger("deepextension.resuming")
 
@@ -83,9 +84,11 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
             phase="",
             **outcome.values,
         )
-        if won and goes_on and _queue_again(run, checkpoint):
+        if won and goes_on and _queue_again(run, checkpoint, first=True):
             step = checkpoint_step(checkpoint) if checkpoint is not None else 0
             logger.warning("train %s lost its worker and goes on after step %s", run.pk, step)
+        elif won and outcome.status == Status.FINISHED:
+            ring(run.followers.filter(status=Status.QUEUED).count())
     return won
 
 
@@ -105,11 +108,13 @@ def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
     )
 
 
-def _queue_again(run: TrainRun, checkpoint: Path | None) -> bool:
+def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False) -> bool:
     with transaction.atomic():
+        line_up(run, first=first)
         won = run.transition(
             Status.QUEUED,
             attempt=run.attempt,
+            place=run.place,
             earlier_seconds=run_seconds(run) or 0,
             started_at=None,
             finished_at=None,
@@ -130,5 +135,5 @@ def _queue_again(run: TrainRun, checkpoint: Path | None) -> bool:
             run.directory,
             replace(spec, attempt=run.attempt, resume_from=str(checkpoint) if checkpoint is not None else None),
         )
-        train_enqueue(run)
+        ring()
     return True

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
+from training.durations import run_seconds
+from training.estimate import starts_now
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
-from training.services import queue_position
-from training.table import run_seconds
+from training.queue import MOVES, queue_position
+
+
+class PriorityField(serializers.ChoiceField):
+    """low, normal or high, as the number that the database orders by."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(choices=[label.lower() for label in TrainRun.Priority.labels], **kwargs)
+
+    def to_representation(self, value: Any) -> str:
+        return str(TrainRun.Priority(value).label).lower()
+
+    def to_internal_value(self, data: Any) -> int:  # type: ignore[override]
+        return int(TrainRun.Priority[super().to_internal_value(data).upper()])
+
+
+class EstimateSerializer(serializers.Serializer[Any]):
+    seconds = serializers.FloatField()
+    error = serializers.FloatField(help_text="Give or take so many seconds.")
+    trains = serializers.IntegerField(help_text="How many finished trains alike it is read from.")
 
 
 class TrainErrorSerializer(serializers.Serializer[Any]):
@@ -27,6 +48,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     owner = serializers.CharField(source="owner.username", default=None, read_only=True, allow_null=True)
     progress = serializers.SerializerMethodField(help_text="Share of the steps that are done, 0 to 1.")
     queue_position = serializers.SerializerMethodField(help_text="1 for the next to start, 0 if it does not wait.")
+    priority = PriorityField(read_only=True)
+    starts_in = serializers.SerializerMethodField(help_text="For one that waits, as far as it can be guessed.")
     duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
@@ -37,7 +60,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
             "parameters", "system_prompt", "notes", "copied_from", "attempt", "phase", "step", "total_steps", "epoch",
-            "progress", "eta_seconds", "queue_position", "last_metrics", "last_evaluation", "best_value", "best_step",
+            "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
+            "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
             "duration_seconds", "url",
         )  # fmt: skip
@@ -55,6 +79,14 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         """A list brings all places with it, so that they cost one query and not one a train."""
         places: dict[int, int] | None = self.context.get("queue_places")
         return places.get(run.pk, 0) if places is not None else queue_position(run)
+
+    @extend_schema_field(EstimateSerializer(allow_null=True))
+    def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
+        if run.status != TrainRun.Status.QUEUED:
+            return None
+        guesses = self.context.get("starts")
+        guess = (starts_now() if guesses is None else guesses).get(run.pk)
+        return asdict(guess) if guess is not None else None
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
@@ -76,6 +108,13 @@ class TrainCreateSerializer(StrictSerializer):
     system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True, default="")
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
     copied_from = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=2**62)
+    priority = PriorityField(
+        required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
+    )
+    after = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
+        help_text="A train that has to finish before this one starts.",
+    )  # fmt: skip
 
 
 class TrainResumeSerializer(StrictSerializer):
@@ -108,6 +147,30 @@ class TrainPreviewSerializer(serializers.Serializer[Any]):
 class TrainUpdateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False)
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+    priority = PriorityField(required=False, help_text="While it waits; high is for operators to give.")
+    after = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**62,
+        help_text="While it waits: the train that has to finish before. Null: none.",
+    )  # fmt: skip
+
+
+class TrainMoveSerializer(StrictSerializer):
+    to = serializers.ChoiceField(choices=MOVES, help_text="Among all for operators, among one's own for others.")
+
+
+class QueuePauseSerializer(StrictSerializer):
+    reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
+
+
+class QueueSerializer(serializers.Serializer[Any]):
+    paused = serializers.BooleanField()
+    paused_at = serializers.DateTimeField(allow_null=True)
+    paused_by = serializers.CharField(source="paused_by.username", default=None, allow_null=True)
+    reason = serializers.CharField()
+    workers = serializers.IntegerField(help_text="Workers that could start a train now.")
+    running = serializers.ListField(child=serializers.IntegerField(), help_text="Ids of trains of yours that run.")
+    waiting = serializers.ListField(child=serializers.IntegerField(), help_text="Ids of yours in line, next first.")
+    waiting_count = serializers.IntegerField(help_text="Everybody in line.")
 
 
 class TrainCopySerializer(StrictSerializer):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from core.errors import UserError
-from core.queue import cancel, enqueue
+from core.ownership import owner_check
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
@@ -24,17 +22,15 @@ from methods.services import method_defaults, method_formats, parameters_validat
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
+from training.queue import after_check, line_up, priority_check, ring
 from training.resources import resources_of
 from training.worker import WorkerState, worker_state
 
 __all__ = [
     "Plan",
     "WorkerState",
-    "queue_places",
-    "queue_position",
     "train_create",
     "train_delete",
-    "train_enqueue",
     "train_plan",
     "train_stop",
     "train_update",
@@ -57,6 +53,8 @@ def train_create(
     notes: str = "",
     copied_from: TrainRun | None = None,
     idempotency_key: str | None = None,
+    priority: int = TrainRun.Priority.NORMAL,
+    after: TrainRun | None = None,
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it is new).
 
@@ -67,15 +65,15 @@ def train_create(
     ingredients_check(method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset)
     device = worker_state().device_kind
     resolved = parameters_validate(method, parameters, device=device)
-    plan_insist(
-        train_plan(
-            method=method,
-            base_model=base_model,
-            dataset=dataset,
-            evaluation_dataset=evaluation_dataset,
-            parameters=resolved,
-        )
+    plan = train_plan(
+        method=method,
+        base_model=base_model,
+        dataset=dataset,
+        evaluation_dataset=evaluation_dataset,
+        parameters=resolved,
     )
+    plan_insist(plan)
+    priority_check(priority, owner)
     resources_of(resolved, owner)
     require_disk(disk_bytes(base_model, resolved))
     run = TrainRun(
@@ -92,12 +90,17 @@ def train_create(
         system_prompt=clean_text(system_prompt),
         copied_from=copied_from,
         idempotency_key=idempotency_key or None,
+        priority=priority,
+        after=after,
+        planned_rows=plan.steps * plan.effective_batch,
     )
+    after_check(run, after)
     try:
         with transaction.atomic():
+            line_up(run)
             run.save()
             _prepare_directory(run)
-            train_enqueue(run)
+            ring()
     except IntegrityError:
         # The other half of a double click was faster.
         if idempotency_key and (first := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()):
@@ -193,20 +196,6 @@ def _data_file(dataset: Dataset) -> DataFile:
     )
 
 
-def job_id(run: TrainRun) -> str:
-    return f"train-{run.pk}-{run.attempt}"
-
-
-def train_enqueue(run: TrainRun) -> None:
-    enqueue(settings.TRAINS_QUEUE, "training.jobs.run_train", job_id(run), run.pk, run.attempt)
-
-
-def owner_check(run: TrainRun, by: User) -> None:
-    """Only the owner and staff may change a train."""
-    if run.owner_id != by.pk and not by.is_staff:
-        raise PermissionDenied
-
-
 def train_stop(*, run: TrainRun, by: User) -> TrainRun:
     """Ask for a stop: a waiting train is stopped at once, a running one saves first. Asking twice is harmless."""
     owner_check(run, by)
@@ -216,7 +205,6 @@ def train_stop(*, run: TrainRun, by: User) -> TrainRun:
             return run
         if run.status == Status.QUEUED:
             if run.transition(Status.STOPPED, finished_at=timezone.now()):
-                cancel(settings.TRAINS_QUEUE, job_id(run))
                 return run
         elif run.transition(Status.STOPPING):
             return run
@@ -249,16 +237,3 @@ def train_delete(*, run: TrainRun, by: User) -> None:
     deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
     if deleted:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def queue_places() -> dict[int, int]:
-    """{id: place} of all trains that wait."""
-    waiting = TrainRun.objects.filter(status=Status.QUEUED).order_by("pk").values_list("pk", flat=True)
-    return {pk: place for place, pk in enumerate(waiting, start=1)}
-
-
-def queue_position(run: TrainRun) -> int:
-    """1 for the next train to start; 0 for one that does not wait."""
-    if run.status != Status.QUEUED:
-        return 0
-    return TrainRun.objects.filter(status=Status.QUEUED, pk__lt=run.pk).count() + 1

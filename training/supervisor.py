@@ -23,7 +23,9 @@ from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import Outcome, decide, worker_lost
 from training.process import Engine
+from training.queue import claim
 from training.resuming import end_or_go_on
+from training.worker import worker_device
 
 logger = logging.getLogger("deepextension.supervisor")
 
@@ -32,15 +34,11 @@ HEARTBEAT_SECONDS = 1.0
 SHUTDOWN_GRACE_SECONDS = 3.0
 
 
-def supervise(run_id: int, attempt: int, worker: str) -> None:
-    """Claim the train and see it through. Returns at once where somebody else has it or it was stopped meanwhile."""
-    run = TrainRun.objects.filter(pk=run_id, attempt=attempt, status=TrainRun.Status.QUEUED).first()
-    if run is None:
-        return
+def supervise_next(worker: str) -> None:
+    """Claim the next train in line that this worker can run and see it through. Returns at once where none waits."""
     now = timezone.now()
-    won = run.transition(
-        TrainRun.Status.RUNNING,
-        attempt=attempt,
+    run = claim(
+        worker_device(worker),
         worker=worker,
         host=socket.gethostname(),
         process=process_mark(os.getpid()),
@@ -48,7 +46,7 @@ def supervise(run_id: int, attempt: int, worker: str) -> None:
         heartbeat_at=now,
         phase="starting",
     )
-    if won:
+    if run is not None:
         Supervisor(run).work()
 
 

@@ -9,10 +9,13 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, Max
 from django.http import QueryDict
-from django.utils import timezone
 
+from core.ownership import may_change
+from training.durations import run_progress, run_seconds
+from training.estimate import Estimate, starts_now
 from training.filters import TrainFilter
 from training.models import TrainRun, TrainRunQuerySet
+from training.queue import queue_places, queue_state, waiting
 from training.worker import worker_state
 
 PAGE_ROWS = 25
@@ -45,6 +48,7 @@ class Row:
     run: TrainRun
     position: int
     mine: bool
+    starts: Estimate | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -71,28 +75,11 @@ class Facet:
     value: str
 
 
-def run_seconds(run: TrainRun) -> float | None:
-    """How long the train has run or ran, all attempts together; None for one that never started."""
-    if run.started_at is None:
-        return run.earlier_seconds or None
-    return run.earlier_seconds + ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
-
-
-def run_progress(run: TrainRun) -> float | None:
-    """Share of the steps that are done, 0 to 1; None while the number of steps is not known."""
-    return min(1.0, run.step / run.total_steps) if run.total_steps else None
-
-
-def queue_places() -> dict[int, int]:
-    """{id: place in the queue} of all who wait, the next to start at 1. Places count strangers' trains too."""
-    waiting = TrainRun.objects.filter(status=Status.QUEUED).order_by("pk").values_list("pk", flat=True)
-    return {pk: place for place, pk in enumerate(waiting, 1)}
-
-
 def rows_make(runs: Any, reader: Reader) -> list[Row]:
+    runs = list(runs)
     places = queue_places()
-    staff = bool(getattr(reader, "is_staff", False))
-    return [Row(run, places.get(run.pk, 0), staff or run.owner_id == reader.pk) for run in runs]
+    starts = starts_now() if any(run.status == Status.QUEUED for run in runs) else {}
+    return [Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs]
 
 
 def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
@@ -134,7 +121,7 @@ def strip_make(reader: Reader) -> dict[str, Any]:
     """Running now, waiting, and the device: what stands above the list."""
     visible = TrainRun.objects.visible_to(reader)
     places = queue_places()
-    mine = list(visible.filter(status=Status.QUEUED).order_by("pk")[:1])
+    mine = list(waiting().filter(owner=reader.pk)[:1])
     running = list(visible.active().order_by("pk"))
     return {
         "running": running,
@@ -143,6 +130,7 @@ def strip_make(reader: Reader) -> dict[str, Any]:
         "waiting": len(places),
         "next": mine[0] if mine else None,
         "worker": worker_state(),
+        "queue": queue_state(),
     }
 
 

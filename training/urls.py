@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from training import chart_views, compare_views, form_views, views
+from training import chart_views, compare_views, form_views, queue_views, views
 
 app_name = "training"
 
@@ -15,6 +15,8 @@ urlpatterns = [
     path("new/<slug:slug>/", form_views.TrainFormView.as_view(), name="form"),
     path("new/<slug:slug>/plan/", form_views.TrainPlanView.as_view(), name="plan"),
     path("new/<slug:slug>/try/", form_views.RewardTrialView.as_view(), name="try"),
+    path("queue/pause/", queue_views.QueuePauseView.as_view(), name="queue_pause"),
+    path("queue/resume/", queue_views.QueueResumeView.as_view(), name="queue_resume"),
     path("compare/", compare_views.CompareView.as_view(), name="compare"),
     path("compare/series/", compare_views.CompareSeriesView.as_view(), name="compare_series"),
     path("<int:pk>/", views.TrainOverviewView.as_view(), name="overview"),
@@ -28,6 +30,8 @@ urlpatterns = [
     path("<int:pk>/log/download/", views.TrainLogDownloadView.as_view(), name="log_download"),
     path("<int:pk>/stop/", views.TrainStopView.as_view(), name="stop"),
     path("<int:pk>/resume/", views.TrainResumeView.as_view(), name="resume"),
+    path("<int:pk>/move/", queue_views.TrainMoveView.as_view(), name="move"),
+    path("<int:pk>/wait/", queue_views.TrainWaitView.as_view(), name="wait"),
     path("<int:pk>/edit/", views.TrainEditView.as_view(), name="edit"),
     path("<int:pk>/delete/", views.TrainDeleteView.as_view(), name="delete"),
     path("<int:pk>/copy/", views.TrainCopyView.as_view(), name="copy"),

@@ -16,15 +16,20 @@ from django.views import View
 from django.views.generic import TemplateView
 
 from core.errors import UserError
+from core.ownership import may_change
 from core.text import number_of
 from engine.rundir import LOG
 from training.downloads import file_stem, model_download
+from training.durations import run_progress, run_seconds
+from training.estimate import starts_now
 from training.log import log_read
 from training.models import TrainRun
 from training.overview import done_near, has_model, overview, phases_of
+from training.queue import queue_position, queue_state
+from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
-from training.services import queue_position, train_delete, train_stop, train_update
-from training.table import narrowed, pills_make, rows_make, run_progress, run_seconds, strip_make, table_page
+from training.services import train_delete, train_stop, train_update
+from training.table import narrowed, pills_make, rows_make, strip_make, table_page
 from training.worker import worker_state
 
 LARGEST_ID = 2**63 - 1
@@ -95,21 +100,53 @@ class TrainPage(View):
         return {"tab": self.tab}
 
 
+QUEUE_MOVES = (
+    ("front", "Move to the front", "arrow-up"),
+    ("up", "Move up", "chevron-up"),
+    ("down", "Move down", "chevron-down"),
+    ("back", "Move to the back", "arrow-down"),
+)
+
+
 def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     """What templates/training/_header.html needs, on every tab."""
     waiting = run.status == TrainRun.Status.QUEUED
     return {
         "run": run,
-        "may_change": run.owner_id == request.user.pk or reader_of(request).is_staff,
+        "may_change": may_change(run, request.user),
         "position": queue_position(run),
         "worker": worker_state() if waiting else None,
+        "queue": queue_state() if waiting else None,
+        "starts": starts_now().get(run.pk) if waiting else None,
+        "moves": QUEUE_MOVES,
+        "priorities": priorities(request, run) if waiting else [],
         "progress": run_progress(run),
         "seconds": run_seconds(run),
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
         "kept_count": run.checkpoints.filter(kept=True).count(),
+        **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
         "resume_steps": [] if resume_obstacle(run) else resumable_steps(run),
     }
+
+
+def failure_context(run: TrainRun) -> dict[str, Any]:
+    """What templates/training/_failure.html needs."""
+    return {
+        "evidence": evidence(run),
+        "remedies": [(remedy.words, remedy.address(run)) for remedy in remedies(run)],
+        "is_unknown": run.error_code in UNKNOWN,
+    }
+
+
+def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
+    """Those that this reader can give the train, without the one that it has."""
+    high = reader_of(request).is_staff
+    return [
+        (value, label)
+        for value, label in TrainRun.Priority.choices
+        if value != run.priority and (high or value != TrainRun.Priority.HIGH)
+    ]
 
 
 class TrainOverviewView(TrainPage):

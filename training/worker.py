@@ -76,6 +76,15 @@ def measure_device() -> dict[str, Any]:
     return device
 
 
+def worker_device(name: str) -> str:
+    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it cannot be told."""
+    try:
+        presence = connection().get(f"{KEY}{name}")
+    except RedisError:
+        presence = None
+    return str(json.loads(presence)["device"].get("kind", "cpu")) if isinstance(presence, str | bytes) else "cpu"
+
+
 @dataclass(frozen=True)
 class WorkerState:
     """Whether something would run a train now; `message` says why not, in words for a page."""
@@ -84,6 +93,7 @@ class WorkerState:
     device: dict[str, Any] | None
     message: str
     workers: int = 0
+    kinds: tuple[str, ...] = ()
 
     @property
     def device_kind(self) -> str:
@@ -104,7 +114,8 @@ def worker_state() -> WorkerState:
         return WorkerState(
             False, None, "No training worker is running, so nothing will start. Trains wait until a worker is back."
         )
-    return WorkerState(True, best_device(alive), "", len(alive))
+    kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
+    return WorkerState(True, best_device(alive), "", len(alive), kinds)
 
 
 def is_alive(presence: dict[str, Any]) -> bool:

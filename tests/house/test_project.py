@@ -77,6 +77,12 @@ def test_every_page_of_the_docs_is_linked_from_the_readme():
         assert f"docs/{path.name}" in readme
 
 
+def test_every_rule_of_health_is_documented():
+    codes = set(re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "health.py").read_text()))
+    documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "health.md").read_text(), re.MULTILINE))
+    assert documented == codes | {"loss_not_finite"}
+
+
 def test_scripts_and_styles_come_from_this_host_only():
     csp = settings.CONTENT_SECURITY_POLICY["DIRECTIVES"]
     assert csp["script-src"] == csp["style-src"] == ["'self'"]

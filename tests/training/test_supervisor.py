@@ -10,7 +10,7 @@ from django.test import override_settings
 from engine.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from training.models import TrainRun
 from training.process import Engine
-from training.supervisor import Supervisor, supervise
+from training.supervisor import Supervisor, supervise_next
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def queued(make_train):
 
 
 def work(run: TrainRun) -> TrainRun:
-    supervise(run.pk, run.attempt, "worker-1")
+    supervise_next("worker-1")
     run.refresh_from_db()
     return run
 

@@ -1,0 +1,259 @@
+"""The line of waiting trains: turns, priorities, moves, pauses, and who takes what."""
+
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import PermissionDenied
+from django.utils import timezone
+
+from core.errors import UserError
+from training import queue
+from training.estimate import Estimate, Estimator, starts
+from training.models import TrainRun
+from training.queue import (
+    after_check,
+    claim,
+    line_up,
+    queue_pause,
+    queue_places,
+    queue_position,
+    queue_resume,
+    queue_state,
+    train_move,
+    train_wait,
+    waiting,
+)
+
+Priority = TrainRun.Priority
+
+
+@pytest.fixture
+def stand(make_train):
+    """Put a train of that name in line, as a start does."""
+
+    def stand(name: str, **fields) -> TrainRun:
+        run = make_train(name=name, **fields)
+        line_up(run)
+        run.save()
+        return run
+
+    return stand
+
+
+def names() -> list[str]:
+    return list(waiting().values_list("name", flat=True))
+
+
+def test_people_take_turns(stand, bob):
+    for number in range(3):
+        stand(f"alice-{number}")
+    stand("bob-0", owner=bob)
+    stand("bob-1", owner=bob)
+    stand("alice-3")
+    assert names() == ["alice-0", "bob-0", "alice-1", "bob-1", "alice-2", "alice-3"]
+
+
+def test_a_train_that_runs_was_a_turn(stand, make_train, bob):
+    make_train(status="running")
+    stand("alice-1")
+    stand("alice-2")
+    stand("bob-0", owner=bob)
+    stand("bob-1", owner=bob)
+    assert names() == ["bob-0", "alice-1", "bob-1", "alice-2"]
+
+
+def test_one_that_lost_its_worker_is_next(stand, make_train):
+    stand("first")
+    back = make_train(name="back")
+    line_up(back, first=True)
+    back.save()
+    assert names() == ["back", "first"]
+
+
+def test_a_higher_priority_goes_before_and_positions_say_so(stand):
+    low = stand("low", priority=Priority.LOW)
+    normal = stand("normal")
+    high = stand("high", priority=Priority.HIGH)
+    assert names() == ["high", "normal", "low"]
+    assert [queue_position(run) for run in (high, normal, low)] == [1, 2, 3]
+    assert queue_places() == {high.pk: 1, normal.pk: 2, low.pk: 3}
+
+
+def test_those_who_waited_before_there_were_places_keep_their_order(make_train):
+    runs = [make_train(name=str(number), place=0) for number in range(3)]
+    assert names() == ["0", "1", "2"]
+    assert [queue_position(run) for run in runs] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"), [("front", "cabd"), ("up", "acbd"), ("down", "abdc"), ("back", "abdc")]
+)  # fmt: skip
+def test_an_operator_moves_among_all(stand, olga, to, expected):
+    runs = {name: stand(name) for name in "abcd"}
+    train_move(run=runs["c"], by=olga, to=to)
+    assert "".join(names()) == expected
+
+
+def test_an_owner_moves_among_the_own_and_nobody_else_moves(stand, alice, bob):
+    stand("a0")
+    stand("b0", owner=bob)
+    stand("a1")
+    last = stand("b1", owner=bob)
+    assert names() == ["a0", "b0", "a1", "b1"]
+    train_move(run=last, by=bob, to="front")
+    assert names() == ["a0", "b1", "a1", "b0"]
+    with pytest.raises(PermissionDenied):
+        train_move(run=last, by=alice, to="front")
+
+
+def test_moving_the_first_up_and_the_last_down_changes_nothing(stand, olga):
+    first, last = stand("a"), stand("b")
+    train_move(run=first, by=olga, to="up")
+    train_move(run=last, by=olga, to="down")
+    assert names() == ["a", "b"]
+
+
+def test_equal_places_come_apart_when_somebody_moves(make_train, olga):
+    runs = [make_train(name=name, place=0) for name in "abc"]
+    train_move(run=runs[2], by=olga, to="front")
+    assert names() == ["c", "a", "b"]
+
+
+def test_what_runs_cannot_be_moved(make_train, olga):
+    with pytest.raises(UserError, match="does not wait"):
+        train_move(run=make_train(status="running"), by=olga, to="front")
+    with pytest.raises(UserError, match="does not wait"):
+        train_wait(run=make_train(status="finished"), by=olga, priority=Priority.LOW)
+
+
+def test_only_operators_give_a_high_priority(stand, alice, olga):
+    run = stand("a")
+    with pytest.raises(UserError, match="Only an operator"):
+        train_wait(run=run, by=alice, priority=Priority.HIGH)
+    stand("b")
+    train_wait(run=run, by=alice, priority=Priority.LOW)
+    assert names() == ["b", "a"]
+    train_wait(run=run, by=olga, priority=Priority.HIGH)
+    assert names() == ["a", "b"]
+
+
+def test_one_that_waits_for_another_is_passed_over_until_that_succeeds(stand, make_train):
+    before = make_train(status="running")
+    stand("after", after=before)
+    stand("other")
+    assert claim("cpu").name == "other"
+    assert claim("cpu") is None
+    assert before.transition(TrainRun.Status.FINISHED)
+    assert claim("cpu").name == "after"
+
+
+def test_trains_cannot_wait_for_each_other_nor_for_what_failed(stand, make_train, alice):
+    first = stand("first")
+    second = stand("second", after=first)
+    with pytest.raises(UserError, match="wait for each other"):
+        train_wait(run=first, by=alice, after=second)
+    with pytest.raises(UserError, match="wait for each other"):
+        after_check(first, first)
+    with pytest.raises(UserError, match="ended without success"):
+        train_wait(run=first, by=alice, after=make_train(status="failed"))
+    train_wait(run=second, by=alice, after=None)
+    second.refresh_from_db()
+    assert second.after is None
+
+
+def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):
+    stand("a")
+    with pytest.raises(PermissionDenied):
+        queue_pause(by=alice)
+    queue_pause(by=olga, reason="New disks")
+    state = queue_state()
+    assert (state.paused, state.paused_by, state.reason) == (True, olga, "New disks")
+    assert claim("cpu") is None
+    queue_resume(by=olga)
+    assert claim("cpu").name == "a"
+
+
+def test_a_worker_takes_only_what_its_device_can_run(stand):
+    stand("quantised", parameters={"quantization": "4bit"})
+    stand("fp16", parameters={"precision": "fp16"})
+    stand("plain", parameters={"precision": "fp32"})
+    assert claim("cpu").name == "plain"
+    assert claim("cpu") is None
+    assert claim("cuda").name == "quantised"
+
+
+def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
+    """The second sees a line that is a moment old."""
+    stand("a")
+    stand("b")
+    old = list(waiting())
+    assert claim("cpu").name == "a"
+    monkeypatch.setattr(queue, "ready", lambda: Looked([old, list(waiting())]))
+    assert claim("cpu").name == "b"
+
+
+class Looked:
+    """A line as it is seen at each look."""
+
+    looks: list = []
+
+    def __init__(self, looks):
+        type(self).looks = type(self).looks or looks
+
+    def select_related(self, *_):
+        return self.looks.pop(0)
+
+
+# Estimates
+
+
+@pytest.fixture
+def ran(make_train):
+    """A finished train of that many seconds for 100 rows."""
+
+    def ran(seconds: float, **fields) -> TrainRun:
+        now = timezone.now()
+        values = {
+            "status": "finished", "step": 50, "started_at": now - timedelta(seconds=seconds), "finished_at": now,
+            "parameters": {"batch_size": 2, "gradient_accumulation_steps": 1, "max_tokens": 64},
+            "facts": {"device": {"name": "CPU"}},
+        }  # fmt: skip
+        return make_train(**values | fields)
+
+    return ran
+
+
+PLAIN = {"batch_size": 2, "gradient_accumulation_steps": 1, "max_tokens": 64}
+
+
+def test_a_guess_is_the_median_of_trains_alike_with_its_error(ran, make_train):
+    for seconds in (10, 20, 30, 40):
+        ran(seconds)
+    ran(9000, parameters=PLAIN | {"max_tokens": 2048})
+    ran(9000, facts={"device": {"name": "GPU"}})
+    guess = Estimator("CPU").of(make_train(parameters=PLAIN, planned_rows=200))
+    # 25 s for 100 rows in the middle; the middle half lies between 20 and 30.
+    assert (guess.seconds, guess.error, guess.trains) == (pytest.approx(50), pytest.approx(10), 4)
+
+
+def test_without_a_train_alike_there_is_no_guess(make_train):
+    assert Estimator("CPU").of(make_train(parameters=PLAIN, planned_rows=200)) is None
+
+
+def test_starts_add_up_over_the_line(ran, stand, make_train):
+    ran(10)
+    make_train(status="running", eta_seconds=4, parameters=PLAIN, planned_rows=100)
+    first, second = (stand(name, parameters=PLAIN, planned_rows=100) for name in "ab")
+    later = stand("c", parameters=PLAIN, planned_rows=100, after=first)
+    unknown = stand("d", parameters=PLAIN | {"max_tokens": 128}, planned_rows=100)
+    behind = stand("e", parameters=PLAIN, planned_rows=100)
+
+    guesses = starts(1, "CPU")
+    assert guesses[first.pk].seconds == pytest.approx(4)
+    assert guesses[second.pk].seconds == pytest.approx(14)
+    assert guesses[later.pk] is None
+    assert guesses[unknown.pk].seconds == pytest.approx(24)
+    assert guesses[behind.pk] is None
+
+    assert starts(2, "CPU")[first.pk] == Estimate(0.0, 0.0, 20)
+    assert starts(2, "CPU")[second.pk].seconds == pytest.approx(4)

@@ -1,0 +1,66 @@
+"""/api/v1/queue/ and how a waiting train moves in it."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.api import errors
+from training.api import reader, train_or_404
+from training.models import TrainRun
+from training.queue import queue_pause, queue_resume, queue_state, train_move, waiting
+from training.serializers import QueuePauseSerializer, QueueSerializer, TrainMoveSerializer, TrainSerializer
+from training.worker import worker_state
+
+
+def queue_told(request: Request) -> Response:
+    state = queue_state()
+    running = TrainRun.objects.active().visible_to(request.user).order_by("pk")
+    told = {
+        "paused": state.paused,
+        "paused_at": state.paused_at,
+        "paused_by": state.paused_by,
+        "reason": state.reason,
+        "workers": worker_state().workers,
+        "running": list(running.values_list("pk", flat=True)),
+        "waiting": list(waiting().visible_to(request.user).values_list("pk", flat=True)),
+        "waiting_count": waiting().count(),
+    }
+    return Response(QueueSerializer(told).data)
+
+
+class QueueView(APIView):
+    @extend_schema(responses={200: QueueSerializer, **errors(401)})
+    def get(self, request: Request) -> Response:
+        """Whether trains start, what runs and who waits."""
+        return queue_told(request)
+
+
+class QueuePauseView(APIView):
+    @extend_schema(request=QueuePauseSerializer, responses={200: QueueSerializer, **errors(400, 401, 403)})
+    def post(self, request: Request) -> Response:
+        """Let no further train start; those that run go on. For operators."""
+        body = QueuePauseSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        queue_pause(by=reader(request), reason=body.validated_data["reason"])
+        return queue_told(request)
+
+
+class QueueResumeView(APIView):
+    @extend_schema(request=None, responses={200: QueueSerializer, **errors(401, 403)})
+    def post(self, request: Request) -> Response:
+        """Let trains start again. For operators."""
+        queue_resume(by=reader(request))
+        return queue_told(request)
+
+
+class TrainMoveView(APIView):
+    @extend_schema(request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
+    def post(self, request: Request, pk: int) -> Response:
+        """Move a waiting train in line: operators among all of its priority, others among their own."""
+        body = TrainMoveSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        run = train_move(run=train_or_404(request, pk), by=reader(request), to=body.validated_data["to"])
+        return Response(TrainSerializer(run).data)
