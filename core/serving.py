@@ -68,6 +68,10 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
                 "PYTHON": sys.executable,
                 SUPERVISED: "1",
             },
+            # It logs to logs/. On a full disk it complains on stderr instead, and where that is a file on the same disk
+            # the complaint itself would end it, and everything with it.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             # Of its own group: Ctrl-C reaches this process alone, which then stops the rest in order.
             process_group=0,
             preexec_fn=_with_parent(os.getpid()),

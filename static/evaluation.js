@@ -24,6 +24,8 @@
   }
 
   function append(rows) {
+    // A later attempt begins behind an earlier step: what the first told beyond it no longer counts.
+    if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step)) return load();
     for (const row of rows) {
       for (const [name, value] of Object.entries(row.values)) {
         if (state.ignored?.has(name)) continue;

@@ -36,6 +36,7 @@ class Platform:
             "DJANGO_SETTINGS_MODULE": "deepextension.settings",
         }
         self.tokens: dict[str, str] = {}
+        self.server: subprocess.Popen[bytes]
 
     def manage(self, *arguments: str) -> str:
         result = subprocess.run(
@@ -103,6 +104,29 @@ class Platform:
         assert row["status"] == "running", row
         return row
 
+    def serve(self) -> None:
+        """Start everything and wait until it answers."""
+        log = self.home / "serve.log"
+        with log.open("wb") as stream:
+            self.server = subprocess.Popen(
+                [sys.executable, "-u", "manage.py", "serve"], cwd=ROOT, env=self.env, stdout=stream, stderr=stream
+            )
+        deadline = time.monotonic() + 180
+        while b"DeepExtension is at" not in log.read_bytes():
+            assert self.server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+    def shut_down(self) -> None:
+        """Stop everything in order."""
+        self.server.send_signal(signal.SIGTERM)
+        self.server.wait(60)
+
+    def wait_dead(self) -> None:
+        """After everything was killed: until nothing of it is left."""
+        self.server.wait(60)
+        psutil.wait_procs(self.processes(), timeout=60)
+
     def processes(self, *words: str) -> list[psutil.Process]:
         """This platform's processes whose command line has all `words`."""
         found = []
@@ -134,23 +158,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_platform() -> Iterator[Platform]:
-    """Set up and serve; everything is gone afterwards."""
+def running_platform(home: Path | None = None) -> Iterator[Platform]:
+    """Set up and serve, in `home` or in a folder of its own; everything is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
-        platform = Platform(Path(folder), free_port())
+        platform = Platform(home or Path(folder), free_port())
         subprocess.run([sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True)
-        log = (Path(folder) / "serve.log").open("wb")
-        server = subprocess.Popen(
-            [sys.executable, "-u", "manage.py", "serve"], cwd=ROOT, env=platform.env, stdout=log, stderr=log
-        )
+        platform.serve()
         try:
-            deadline = time.monotonic() + 180
-            while b"DeepExtension is at" not in (Path(folder) / "serve.log").read_bytes():
-                said = (Path(folder) / "serve.log").read_text()
-                assert server.poll() is None, said
-                assert time.monotonic() < deadline, said
-                time.sleep(0.2)
             yield platform
         finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
+            platform.shut_down()

@@ -14,10 +14,11 @@ from django.utils import timezone
 from core.errors import UserError
 from core.ownership import owner_check
 from core.store import require_disk
-from engine.rundir import STOP, checkpoint_is_whole, checkpoint_step, checkpoints, read_spec, write_spec
+from engine.rundir import STOP, checkpoint_is_whole, checkpoint_step, checkpoints, folder_size, read_spec, write_spec
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.outcome import WORKER_LOST, Outcome
+from training.plan import disk_bytes
 from training.queue import line_up, ring
 
 logger = logging.getLogger("deepextension.resuming")
@@ -33,7 +34,7 @@ def resumable_steps(run: TrainRun) -> list[int]:
 
 
 def resume_obstacle(run: TrainRun) -> str:
-    """Why a train cannot go on, or nothing."""
+    """Why a train cannot go on, not even from its beginning, or nothing."""
     if run.status not in (Status.STOPPED, Status.FAILED):
         return "Only a train that was stopped or failed can go on."
     if run.method.is_custom:
@@ -43,26 +44,25 @@ def resume_obstacle(run: TrainRun) -> str:
     gone = [data for data in (run.dataset, run.evaluation_dataset) if data is not None and not data.path.is_file()]
     if gone:
         return f"The file of {gone[0].title} is gone."
-    if not resumable_steps(run):
-        return "It has no checkpoint to go on from. Copy the train to begin anew."
     return ""
 
 
 def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRun:
-    """Queue the train again, to go on after `step`, or after its newest whole checkpoint. What it told of later steps
-    is taken away when it starts. Raises UserError.
+    """Queue the train again, to go on after `step` (0: from the beginning), or after its newest whole checkpoint. What
+    it told of later steps is taken away when it starts. Raises UserError.
     """
     owner_check(run, by)
     if obstacle := resume_obstacle(run):
         raise UserError(obstacle, code="wrong_state")
-    checkpoint = _whole_checkpoint(run, step)
-    if checkpoint is None:
-        raise UserError(
-            {"step": [f"There is no whole checkpoint of step {step:,}."]}
-            if step is not None
-            else "None of its checkpoints is whole. Copy the train to begin anew.",
+    checkpoint = None if step == 0 else _whole_checkpoint(run, step)
+    if checkpoint is None and step != 0:
+        reason = (
+            "It has no whole checkpoint to go on from."
+            if step is None
+            else f"There is no whole checkpoint of step {step:,}."
         )
-    require_disk(2 * sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()))
+        raise UserError({"step": [f"{reason} Begin it again from step 0, or copy it."]})
+    require_disk(2 * folder_size(checkpoint) if checkpoint is not None else disk_bytes(run.base_model, run.parameters))
     if not _queue_again(run, checkpoint):
         raise UserError("Somebody else has moved this train on. Look again.", code="wrong_state")
     return run

@@ -119,8 +119,8 @@ class TrainCreateSerializer(StrictSerializer):
 
 class TrainResumeSerializer(StrictSerializer):
     step = serializers.IntegerField(
-        required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
-        help_text="Of the checkpoint to go on from. Null: the newest whole one.",
+        required=False, allow_null=True, default=None, min_value=0, max_value=2**62,
+        help_text="Of the checkpoint to go on from. Null: the newest whole one. 0: from the beginning.",
     )  # fmt: skip
 
 

@@ -126,8 +126,16 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "has_model": has_model(run),
         "kept_count": run.checkpoints.filter(kept=True).count(),
         **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
-        "resume_steps": [] if resume_obstacle(run) else resumable_steps(run),
+        **resume_context(run),
     }
+
+
+def resume_context(run: TrainRun) -> dict[str, Any]:
+    """`resume_steps`: of checkpoints to go on from. `may_begin_again`: where there is none."""
+    if resume_obstacle(run):
+        return {"resume_steps": [], "may_begin_again": False}
+    steps = resumable_steps(run)
+    return {"resume_steps": steps, "may_begin_again": not steps}
 
 
 def failure_context(run: TrainRun) -> dict[str, Any]:

@@ -114,7 +114,11 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
     answer = platform.api("POST", f"trains/{run['id']}/resume/", json={"step": stopped["step"] + 1})
     assert (answer.status_code, answer.json()["error"]["fields"]) == (
         400,
-        {"step": [f"There is no whole checkpoint of step {stopped['step'] + 1}."]},
+        {
+            "step": [
+                f"There is no whole checkpoint of step {stopped['step'] + 1}. Begin it again from step 0, or copy it."
+            ]
+        },
     )
     assert platform.api("POST", f"trains/{run['id']}/resume/", by="bob").status_code == 404
     answer = platform.api("POST", f"trains/{run['id']}/resume/")

@@ -83,7 +83,9 @@ def test_a_checkpoint_whose_bytes_changed_is_passed_over_though_its_size_is_righ
 def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_nothing(stopped, alice):
     with pytest.raises(UserError) as raised:
         train_resume(run=stopped, by=alice, step=5)
-    assert raised.value.fields == {"step": ["There is no whole checkpoint of step 5."]}
+    assert raised.value.fields == {
+        "step": ["There is no whole checkpoint of step 5. Begin it again from step 0, or copy it."]
+    }
     stopped.refresh_from_db()
     assert (stopped.status, stopped.attempt) == ("stopped", 1)
     assert stop_requested(stopped.directory)
@@ -99,14 +101,20 @@ def test_only_what_ended_before_its_time_goes_on(stopped, alice, status):
 
 def test_what_is_missing_is_named(stopped):
     assert resume_obstacle(stopped) == ""
-    shutil.rmtree(stopped.directory / "checkpoints")
-    assert resume_obstacle(stopped) == "It has no checkpoint to go on from. Copy the train to begin anew."
     stopped.dataset.path.unlink()
     assert resume_obstacle(stopped) == f"The file of {stopped.dataset.title} is gone."
     shutil.rmtree(stopped.base_model.path)
     assert resume_obstacle(stopped) == "The files of Tiny are gone."
     stopped.method.recipe = CUSTOM
     assert resume_obstacle(stopped).startswith("LoRA is a program of one's own")
+
+
+def test_without_a_whole_checkpoint_it_begins_again_where_that_is_said(stopped, alice):
+    shutil.rmtree(stopped.directory / "checkpoints")
+    with pytest.raises(UserError, match="no whole checkpoint to go on from"):
+        train_resume(run=stopped, by=alice)
+    train_resume(run=stopped, by=alice, step=0)
+    assert (stopped.status, read_spec(stopped.directory).resume_from) == ("queued", None)
 
 
 def test_nobody_else_moves_it_on(stopped, bob):

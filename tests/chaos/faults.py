@@ -1,0 +1,186 @@
+"""Plugs to pull. Each fault breaks one thing on a running platform, and mends nothing itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import psutil
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.live import ROOT, Platform
+
+
+@dataclass
+class Scene:
+    """What a fault may touch: the platform, and the train that runs."""
+
+    platform: Platform
+    run: int
+    draw: Random
+
+    @property
+    def directory(self) -> Path:
+        return self.platform.home / "runs" / str(self.run)
+
+
+Fault = Callable[[Scene], None]
+
+
+def _kill(*processes: psutil.Process | None) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process is not None:
+                process.kill()
+
+
+def _family(scene: Scene) -> tuple[psutil.Process | None, psutil.Process | None, psutil.Process | None]:
+    """(worker, supervisor, engine), as far as they live."""
+    with contextlib.suppress(psutil.Error, StopIteration):
+        worker = scene.platform.train_worker()
+        supervisor = next(iter(worker.children()), None)
+        engine = next(iter(supervisor.children()), None) if supervisor else None
+        return worker, supervisor, engine
+    return None, None, None
+
+
+def kill_engine(scene: Scene) -> None:
+    _kill(_family(scene)[2])
+
+
+def kill_supervisor(scene: Scene) -> None:
+    _kill(_family(scene)[1])
+
+
+def kill_worker(scene: Scene) -> None:
+    _kill(_family(scene)[0])
+
+
+def kill_the_whole_line_of_command(scene: Scene) -> None:
+    """All at once, so that nobody is left to say anything."""
+    _kill(*_family(scene))
+
+
+def kill_web(scene: Scene) -> None:
+    _kill(*scene.platform.processes("gunicorn"))
+
+
+def kill_redis(scene: Scene) -> None:
+    with contextlib.suppress(psutil.Error, StopIteration, ValueError):
+        _kill(scene.platform.redis())
+
+
+def empty_redis(scene: Scene) -> None:
+    with contextlib.suppress(RedisError):
+        Redis(unix_socket_path=str(scene.platform.home / "redis.sock"), socket_timeout=5).flushall()
+
+
+def lock_database(scene: Scene) -> None:
+    """Longer than anybody waits for it."""
+    connection = sqlite3.connect(scene.platform.home / "db.sqlite3", timeout=30, isolation_level=None)
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("BEGIN EXCLUSIVE")
+        time.sleep(scene.draw.choice([1, 3, 25]))
+        connection.execute("ROLLBACK")
+    connection.close()
+
+
+def torn_line(scene: Scene) -> None:
+    """The engine dies in the midst of a line."""
+    _kill(_family(scene)[2])
+    with contextlib.suppress(FileNotFoundError), (scene.directory / "events.jsonl").open("ab") as stream:
+        stream.write(b'{"v": 1, "seq": 999999, "type": "metr')
+
+
+def half_checkpoint(scene: Scene) -> None:
+    """One that was never sealed, and the newest one cut, when the worker goes."""
+    _kill(*_family(scene)[1:])
+    folder = scene.directory / "checkpoints"
+    with contextlib.suppress(FileNotFoundError):
+        found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        if found:
+            files = [path for path in found[-1].iterdir() if path.stat().st_size > 1 and path.name != "COMPLETE"]
+            victim = scene.draw.choice(sorted(files))
+            os.truncate(victim, scene.draw.randrange(victim.stat().st_size))
+        (folder / "checkpoint-99999").mkdir(exist_ok=True)
+
+
+def second_worker(scene: Scene) -> None:
+    """Another worker grabs at the same line for a while, and is killed."""
+    log = (scene.platform.home / "logs" / "second.log").open("ab")
+    other = subprocess.Popen(
+        [sys.executable, "manage.py", "train_worker"], cwd=ROOT, env=scene.platform.env, stdout=log, stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
+    time.sleep(scene.draw.uniform(2, 10))
+    for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:
+        _kill(process)
+    other.wait()
+
+
+def deploy(scene: Scene) -> None:
+    """Stop in order, migrate, start again."""
+    scene.platform.shut_down()
+    scene.platform.manage("migrate", "--noinput")
+    scene.platform.serve()
+
+
+def reboot(scene: Scene) -> None:
+    """Everything dies at the same moment, and is started again."""
+    for process in scene.platform.processes():
+        _kill(process)
+    scene.platform.wait_dead()
+    scene.platform.serve()
+
+
+def fill_disk(scene: Scene) -> None:
+    """No byte is left for a while. Needs a home on a file system of its own, see small_home."""
+    ballast = scene.platform.home / "ballast"
+    try:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(b"\0" * (1 << 20))
+        with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as stream:
+            while True:
+                stream.write(b"\0" * 512)
+        time.sleep(scene.draw.uniform(1, 4))
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+def freeze_engine(scene: Scene) -> None:
+    """Nothing is dead, and nothing moves."""
+    _, _, engine = _family(scene)
+    with contextlib.suppress(psutil.Error):
+        if engine is not None:
+            engine.send_signal(signal.SIGSTOP)
+            time.sleep(scene.draw.uniform(1, 5))
+            engine.send_signal(signal.SIGCONT)
+
+
+EVERYWHERE: tuple[Fault, ...] = (
+    kill_engine, kill_supervisor, kill_worker, kill_the_whole_line_of_command, kill_web, kill_redis, empty_redis,
+    lock_database, torn_line, half_checkpoint, second_worker, deploy, reboot, freeze_engine,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def small_home(folder: Path, megabytes: int = 600) -> Iterator[bool]:
+    """A small file system at `folder`. Yields whether there is one: mounting may not be allowed."""
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
