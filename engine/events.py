@@ -24,7 +24,7 @@ from engine.job import Job
 from engine.parameters import TrainParameters
 from engine.plan import total_steps
 from engine.recipes.registry import Objective
-from engine.rundir import checkpoint_is_whole, checkpoint_seal, checkpoints, folder_size
+from engine.rundir import checkpoint_is_whole, checkpoint_seal, checkpoints, folder_size, save_taken
 
 # Broken weights never mend: three lines without a loss are enough.
 DIVERGED_AFTER = 3
@@ -120,7 +120,7 @@ class Watch(TrainerCallback):
         step = state.global_step
         control.should_log = control.should_log or step >= self.plan.total_steps
         control.should_evaluate = self.plan.evaluates_at(step)
-        control.should_save = self.plan.saves_at(step)
+        control.should_save = self.plan.saves_at(step) or save_taken(self.job.directory)
         reason = self.ends_because() if step < self.plan.total_steps else ""
         if reason:
             self.job.say(f"Stopping after step {step}, {reason}.")

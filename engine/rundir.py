@@ -41,6 +41,7 @@ SPEC = "spec.json"
 EVENTS = "events.jsonl"
 LOG = "train.log"
 STOP = "stop"
+SAVE = "save"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MODEL_UNFINISHED = "model.tmp"
@@ -248,6 +249,20 @@ def _event(line: bytes) -> dict[str, Any] | None:
 def stop_request(directory: Path) -> None:
     """Ask the engine to finish its step, save and leave."""
     (directory / STOP).touch()
+
+
+def save_request(directory: Path) -> None:
+    """Ask the engine for a checkpoint after the step that it is at."""
+    (directory / SAVE).touch()
+
+
+def save_taken(directory: Path) -> bool:
+    """Whether a checkpoint was asked for; the request is taken away."""
+    try:
+        (directory / SAVE).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def stop_requested(directory: Path) -> bool:

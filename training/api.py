@@ -41,9 +41,10 @@ from training.serializers import (
     TrainPreviewSerializer,
     TrainResumeSerializer,
     TrainSerializer,
+    TrainStopSerializer,
     TrainUpdateSerializer,
 )
-from training.services import train_create, train_delete, train_stop, train_update
+from training.services import train_create, train_delete, train_save, train_stop, train_update
 
 METRIC_ROWS = 5000
 # Fields of a train that stand beside its parameters.
@@ -260,10 +261,20 @@ class TrainCheckpointsView(generics.ListAPIView[Checkpoint]):
 
 
 class TrainStopView(APIView):
-    @extend_schema(request=None, responses={200: TrainSerializer, **errors(401, 403, 404)})
+    @extend_schema(request=TrainStopSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Stop: a waiting train at once, a running one after its step, with a checkpoint and a usable model."""
-        run = train_stop(run=train_or_404(request, pk), by=reader(request))
+        body = TrainStopSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        run = train_stop(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
+        return Response(TrainSerializer(run).data)
+
+
+class TrainSaveView(APIView):
+    @extend_schema(request=None, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
+    def post(self, request: Request, pk: int) -> Response:
+        """Save a checkpoint after the step that the train is at."""
+        run = train_save(run=train_or_404(request, pk), by=reader(request))
         return Response(TrainSerializer(run).data)
 
 

@@ -15,6 +15,7 @@ urlpatterns = [
     path("<int:pk>/completions/", api_rewards.TrainCompletionsView.as_view(), name="api-train-completions"),
     path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),
     path("<int:pk>/stop/", api.TrainStopView.as_view(), name="api-train-stop"),
+    path("<int:pk>/save/", api.TrainSaveView.as_view(), name="api-train-save"),
     path("<int:pk>/resume/", api.TrainResumeView.as_view(), name="api-train-resume"),
     path("<int:pk>/move/", api_queue.TrainMoveView.as_view(), name="api-train-move"),
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),

@@ -5,6 +5,7 @@ The supervisor reads while the train runs; the reconciler reads what a dead supe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -36,10 +37,11 @@ def ingest(run: TrainRun) -> int:
 
 
 def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
-    batch = _Batch(run)
+    # Worked out on a copy: where the database refuses, `run` still says what was stored, and the events are read again.
+    batch = _Batch(copy.copy(run))
     for event in events:
         batch.add(event)
-    fields = {name: getattr(run, name) for name in batch.touched}
+    fields = {name: getattr(batch.run, name) for name in batch.touched}
     with transaction.atomic():
         mine = TrainRun.objects.filter(pk=run.pk, attempt=run.attempt)
         if not mine.update(events_offset=offset, **fields):
@@ -52,6 +54,8 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
             Checkpoint.objects.update_or_create(run=run, step=checkpoint.pop("step"), defaults=checkpoint)
         if batch.pruned:
             run.checkpoints.filter(step__in=batch.pruned).update(kept=False)
+    for name, value in fields.items():
+        setattr(run, name, value)
     run.events_offset = offset
     return len(events)
 

@@ -95,6 +95,7 @@ class TrainRun(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True)
     attempt = models.PositiveIntegerField(default=1)
     phase = models.CharField(max_length=30, blank=True)
+    discards = models.BooleanField(default=False, help_text="Its stop saves nothing.")
     step = models.BigIntegerField(default=0)
     total_steps = models.BigIntegerField(default=0)
     epoch = models.FloatField(default=0)

@@ -14,7 +14,16 @@ from django.utils import timezone
 from core.errors import UserError
 from core.ownership import owner_check
 from core.store import require_disk
-from engine.rundir import STOP, checkpoint_is_whole, checkpoint_step, checkpoints, folder_size, read_spec, write_spec
+from engine.rundir import (
+    SAVE,
+    STOP,
+    checkpoint_is_whole,
+    checkpoint_step,
+    checkpoints,
+    folder_size,
+    read_spec,
+    write_spec,
+)
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.outcome import WORKER_LOST, Outcome
@@ -115,6 +124,7 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False)
             Status.QUEUED,
             attempt=run.attempt,
             place=run.place,
+            discards=False,
             earlier_seconds=run_seconds(run) or 0,
             started_at=None,
             finished_at=None,
@@ -129,7 +139,8 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False)
         )
         if not won:
             return False
-        (run.directory / STOP).unlink(missing_ok=True)
+        for name in (STOP, SAVE):
+            (run.directory / name).unlink(missing_ok=True)
         spec = read_spec(run.directory)
         write_spec(
             run.directory,

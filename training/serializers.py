@@ -117,6 +117,10 @@ class TrainCreateSerializer(StrictSerializer):
     )  # fmt: skip
 
 
+class TrainStopSerializer(StrictSerializer):
+    discard = serializers.BooleanField(default=False, help_text="End it where it is and save nothing more.")
+
+
 class TrainResumeSerializer(StrictSerializer):
     step = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=0, max_value=2**62,

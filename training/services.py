@@ -16,7 +16,7 @@ from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from engine.doctor import TOOL_CALLS
 from engine.render import NO_TOOLS, template_knows_tools
-from engine.rundir import DataFile, Program, Spec, write_spec
+from engine.rundir import DataFile, Program, Spec, save_request, write_spec
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
@@ -32,6 +32,7 @@ __all__ = [
     "train_create",
     "train_delete",
     "train_plan",
+    "train_save",
     "train_stop",
     "train_update",
     "worker_state",
@@ -196,18 +197,33 @@ def _data_file(dataset: Dataset) -> DataFile:
     )
 
 
-def train_stop(*, run: TrainRun, by: User) -> TrainRun:
-    """Ask for a stop: a waiting train is stopped at once, a running one saves first. Asking twice is harmless."""
+def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
+    """Ask for a stop: a waiting train is stopped at once, a running one saves first, unless `discard` ends it where it
+    is. Asking twice is harmless, and the second time may be for less patience."""
     owner_check(run, by)
     for _ in range(5):
         run.refresh_from_db()
+        if run.status == Status.STOPPING and discard:
+            TrainRun.objects.filter(pk=run.pk, status=Status.STOPPING).update(discards=True)
         if run.ended or run.status == Status.STOPPING:
             return run
         if run.status == Status.QUEUED:
             if run.transition(Status.STOPPED, finished_at=timezone.now()):
                 return run
-        elif run.transition(Status.STOPPING):
+        elif run.transition(Status.STOPPING, discards=discard):
             return run
+    return run
+
+
+def train_save(*, run: TrainRun, by: User) -> TrainRun:
+    """Ask a running train for a checkpoint after its step. Raises UserError for one that does not run, or whose program
+    is one's own and saves when it wants."""
+    owner_check(run, by)
+    if run.status != Status.RUNNING:
+        raise UserError("Only a train that runs can save a checkpoint.", code="wrong_state")
+    if run.method.is_custom:
+        raise UserError(f"{run.method.name} is a program of one's own and saves when it wants.", code="wrong_state")
+    save_request(run.directory)
     return run
 
 

@@ -1,6 +1,7 @@
 """One train from claim to outcome, in the work horse: start the engine, read what it writes, pass on a stop.
 
 Stop climbs a ladder, each rung after a grace: the stop file (finish the step, save), SIGTERM, SIGKILL.
+One who wants nothing saved begins at the last rung.
 A horse that is told to go (SIGTERM: the platform shuts down) stops its engine in the same way, with less patience.
 """
 
@@ -56,6 +57,7 @@ class Supervisor:
         self.shutting_down = False
         self.stop_asked_at: float | None = None
         self.rung = 0
+        self.discards = False
         self.last_heartbeat = 0.0
 
     def work(self) -> None:
@@ -89,7 +91,9 @@ class Supervisor:
         mine = TrainRun.objects.filter(pk=self.run.pk, attempt=self.run.attempt, status__in=TrainRun.ACTIVE)
         if not mine.update(heartbeat_at=timezone.now()):
             raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} is no longer running")
-        if self.stop_asked_at is None and mine.filter(status=TrainRun.Status.STOPPING).exists():
+        asked = mine.filter(status=TrainRun.Status.STOPPING).values_list("discards", flat=True).first()
+        self.discards = bool(asked)
+        if self.stop_asked_at is None and asked is not None:
             self.run.status = TrainRun.Status.STOPPING
             self.stop_asked_at = now
 
@@ -98,7 +102,10 @@ class Supervisor:
             return
         patience = SHUTDOWN_GRACE_SECONDS if self.shutting_down else settings.STOP_GRACE_SECONDS
         waited = time.monotonic() - self.stop_asked_at
-        if self.rung == 0:
+        if self.discards and self.rung < 3:
+            engine.signal(signal.SIGKILL)
+            self.rung = 3
+        elif self.rung == 0:
             stop_request(self.run.directory)
             self.rung = 1
         elif self.rung == 1 and waited > patience:

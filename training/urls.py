@@ -29,6 +29,7 @@ urlpatterns = [
     path("<int:pk>/log/", views.TrainLogPageView.as_view(), name="log"),
     path("<int:pk>/log/download/", views.TrainLogDownloadView.as_view(), name="log_download"),
     path("<int:pk>/stop/", views.TrainStopView.as_view(), name="stop"),
+    path("<int:pk>/save/", views.TrainSaveView.as_view(), name="save"),
     path("<int:pk>/resume/", views.TrainResumeView.as_view(), name="resume"),
     path("<int:pk>/move/", queue_views.TrainMoveView.as_view(), name="move"),
     path("<int:pk>/wait/", queue_views.TrainWaitView.as_view(), name="wait"),

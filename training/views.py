@@ -28,7 +28,7 @@ from training.overview import done_near, has_model, overview, phases_of
 from training.queue import queue_position, queue_state
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
-from training.services import train_delete, train_stop, train_update
+from training.services import train_delete, train_save, train_stop, train_update
 from training.table import narrowed, pills_make, rows_make, strip_make, table_page
 from training.worker import worker_state
 
@@ -198,11 +198,20 @@ def back(request: HttpRequest, default: str) -> HttpResponse:
 
 class TrainStopView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        run = train_stop(run=run, by=reader_of(request))
+        discard = "discard" in request.POST
+        run = train_stop(run=run, by=reader_of(request), discard=discard)
+        going = "ends and saves nothing more." if discard else "finishes its step, saves and stops."
         ended = run.status == TrainRun.Status.STOPPED
-        messages.success(
-            request, f"{run.name} is stopped." if ended else f"{run.name} finishes its step, saves and stops."
-        )
+        messages.success(request, f"{run.name} {'is stopped.' if ended else going}")
+        return back(request, run.get_absolute_url())
+
+
+class TrainSaveView(TrainActionView):
+    """A checkpoint now."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        train_save(run=run, by=reader_of(request))
+        messages.success(request, f"{run.name} saves a checkpoint after its step.")
         return back(request, run.get_absolute_url())
 
 

@@ -25,7 +25,7 @@ from tests.chaos.faults import EVERYWHERE, Fault, Scene, fill_disk, small_home
 from tests.chaos.truth import lost, phantoms
 from tests.live import ENDED, Platform, running_platform
 
-STEPS = 400
+STEPS = 1200
 SAVE_EVERY = 20
 FAULTS_A_ROUND = 6
 ROUND_SECONDS = 600

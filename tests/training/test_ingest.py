@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+from django.db import OperationalError, transaction
 
 from engine.rundir import EVENTS, EventWriter
 from training.ingest import CURVE_POINTS, PHASES_KEPT, Overtaken, grown, ingest
@@ -75,6 +76,26 @@ def test_a_line_without_its_end_waits_for_the_rest(run):
     ingest(run)
 
     assert list(run.metrics.values_list("step", flat=True)) == [1, 2]
+
+
+def test_what_the_database_refused_is_stored_the_next_time(run, monkeypatch):
+    writer = EventWriter(run.directory)
+    write_steps(writer, 1, 2)
+    ingest(run)
+    write_steps(writer, 3, 4)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(transaction, "atomic", locked)
+        with pytest.raises(OperationalError):
+            ingest(run)
+    write_steps(writer, 5, 5)
+    ingest(run)
+
+    assert list(run.metrics.values_list("step", flat=True)) == [1, 2, 3, 4, 5]
+    assert [step for step, _ in run.curve] == [1, 2, 3, 4, 5]
+
+
+def locked():
+    raise OperationalError("database is locked")
 
 
 def test_numbers_that_are_none_become_gaps(run):
