@@ -36,6 +36,15 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
             "owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from", "after"
         )
 
+    def told(self) -> TrainRunQuerySet:
+        """With what the API tells of a train, and no more of what it is made of: pages ask every second."""
+        return self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset").only(
+            *(field.attname for field in TrainRun._meta.concrete_fields),
+            "owner__username",
+            *(f"method__{name}" for name in ("slug", "recipe")),
+            *(f"{name}__slug" for name in ("base_model", "dataset", "evaluation_dataset")),
+        )
+
     def active(self) -> TrainRunQuerySet:
         return self.filter(status__in=TrainRun.ACTIVE)
 

@@ -1,0 +1,185 @@
+"""200 open pages of a running train and 20 people who click: python -m benchmarks.load
+
+Every open page asks as static/train.js and static/evaluation.js do: the train every second, its new metrics every half
+second after the last answer. People open a page, read it for a while, open the next. Measured is how long after the
+engine wrote a logged step it is in an answer, over all pages, and whether any request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+
+from tests.live import PASSWORDS, Platform, running_platform
+
+CLICKS = ("/trains/", "/trains/{run}/", "/trains/{run}/evaluation/", "/trains/{run}/log/", "/datasets/", "/methods/")
+
+
+@dataclass
+class Seen:
+    delays: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    requests: int = 0
+
+
+class Browser:
+    """One connection kept open, as a browser keeps it; the next request waits for the last answer."""
+
+    def __init__(self, port: int, cookie: str, seen: Seen) -> None:
+        self.port, self.cookie, self.seen = port, cookie, seen
+        self.reader: asyncio.StreamReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def get(self, path: str) -> bytes:
+        began = time.monotonic()
+        self.seen.requests += 1
+        for attempt in (1, 2):
+            try:
+                status, body = await self._ask(path)
+                break
+            except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+                # A kept connection may have been closed meanwhile; a browser then opens another one.
+                self.writer = None
+                if attempt == 2:
+                    self.seen.errors.append(f"{path}: {type(error).__name__}")
+                    return b""
+        self.seen.waits.append(time.monotonic() - began)
+        if status != 200:
+            self.seen.errors.append(f"{path}: {status}")
+        return body
+
+    async def _ask(self, path: str) -> tuple[int, bytes]:
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        assert self.reader is not None
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: {self.cookie}\r\nAccept: */*\r\n\r\n"
+        self.writer.write(head.encode())
+        await self.writer.drain()
+        answer = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status = int(answer.split(" ", 2)[1])
+        headers = dict(line.split(": ", 1) for line in answer.split("\r\n")[1:] if ": " in line)
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(await self.reader.readline(), 16):
+                body += await self.reader.readexactly(size)
+                await self.reader.readline()
+            await self.reader.readline()
+        else:
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection") == "close":
+            self.writer.close()
+            self.writer = None
+        return status, body
+
+
+async def header(browser: Browser, run: int, until: float) -> None:
+    """static/train.js"""
+    while time.monotonic() < until:
+        await browser.get(f"/api/v1/trains/{run}/")
+        await asyncio.sleep(1)
+
+
+async def charts(browser: Browser, run: int, until: float) -> None:
+    """static/evaluation.js"""
+    after = json.loads(await browser.get(f"/trains/{run}/series/") or b'{"next": 0}')["next"]
+    while time.monotonic() < until:
+        body = await browser.get(f"/api/v1/trains/{run}/metrics/?after={after}")
+        now = time.time()
+        if body:
+            answer = json.loads(body)
+            after = answer["next"]
+            browser.seen.delays += [now - row["time"] for row in answer["rows"]]
+        await asyncio.sleep(0.5)
+
+
+async def person(browser: Browser, run: int, until: float) -> None:
+    while time.monotonic() < until:
+        await browser.get(random.choice(CLICKS).format(run=run))
+        await asyncio.sleep(random.uniform(1, 4))
+
+
+async def crowd(port: int, cookie: str, run: int, pages: int, people: int, seconds: float) -> Seen:
+    seen = Seen()
+    until = time.monotonic() + seconds
+
+    def browser() -> Browser:
+        return Browser(port, cookie, seen)
+
+    async def later(task: Any) -> None:
+        """Nobody opens 200 pages in the same instant."""
+        await asyncio.sleep(random.uniform(0, 3))
+        await task
+
+    tasks = [header(browser(), run, until) for _ in range(pages)]
+    tasks += [charts(browser(), run, until) for _ in range(pages)]
+    tasks += [person(browser(), run, until) for _ in range(people)]
+    await asyncio.gather(*(later(task) for task in tasks))
+    return seen
+
+
+def session_of(platform: Platform, name: str) -> str:
+    """The cookie of somebody signed in."""
+    session = requests.Session()
+    session.get(f"{platform.url}/login/", timeout=30)
+    port = platform.env["PORT"]
+    token = session.cookies[f"deepextension_csrf_{port}"]
+    form = {"username": name, "password": PASSWORDS[name], "csrfmiddlewaretoken": token}
+    session.post(f"{platform.url}/login/", data=form, headers={"Referer": platform.url}, timeout=30)
+    key = f"deepextension_session_{port}"
+    return f"{key}={session.cookies[key]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument("--pages", type=int, default=200)
+    parser.add_argument("--people", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60)
+    given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with running_platform() as platform:
+        rows = [{"prompt": f"Question {number}?", "completion": "The answer is yes."} for number in range(40)]
+        dataset = platform.upload("load.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        run = platform.start(dataset, max_steps=100_000, batch_size=8, max_tokens=256, evaluation_split=0)
+        platform.training(run, step=3)
+        cookie = session_of(platform, "alice")
+        port = int(platform.url.rsplit(":", 1)[1])
+        seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
+        steps = platform.get(f"trains/{run['id']}/")["step"]
+        platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
+        platform.ended(run)
+    cuts = statistics.quantiles(seen.delays, n=20)
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "pages": given.pages,
+        "people": given.people,
+        "seconds": given.seconds,
+        "requests": seen.requests,
+        "requests_per_second": round(seen.requests / given.seconds, 1),
+        "errors": len(seen.errors),
+        "step_to_page_median_s": round(statistics.median(seen.delays), 2),
+        "step_to_page_p95_s": round(cuts[18], 2),
+        "answer_median_s": round(statistics.median(seen.waits), 3),
+        "answer_p95_s": round(statistics.quantiles(seen.waits, n=20)[18], 3),
+        "steps_while_measured": steps,
+    }
+    print(json.dumps(result, indent=2))
+    for text in sorted(set(seen.errors))[:10]:
+        print(text, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
