@@ -85,6 +85,20 @@ class Job:
         self.say(f"going on from {folder.name}")
         return str(folder)
 
+    def branch_given(self) -> str | None:
+        """The folder of weights to begin with. Raises TrainError for one that is not whole."""
+        branch = self.spec.branch
+        if branch is None:
+            return None
+        if not checkpoint_is_whole(Path(branch.path)):
+            raise TrainError(
+                "bad_checkpoint",
+                f"The weights of train {branch.run_id} at step {branch.step:,} are gone or not whole.",
+                "Branch from another checkpoint, or copy the train to begin with the base model.",
+            )
+        self.say(f"beginning with the weights of train {branch.run_id} at step {branch.step:,}")
+        return branch.path
+
     @property
     def begins_at(self) -> int:
         """The step after which this attempt goes on; 0 for one that begins at the beginning."""

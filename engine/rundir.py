@@ -42,6 +42,7 @@ EVENTS = "events.jsonl"
 LOG = "train.log"
 STOP = "stop"
 SAVE = "save"
+START = "start"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MODEL_UNFINISHED = "model.tmp"
@@ -80,6 +81,15 @@ class Resource:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Weights to begin with: a sealed folder, and whose they were."""
+
+    path: str
+    run_id: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Program:
     """A custom method's program: `interpreter` runs `script`, whose file must still be what it was (`sha256`)."""
 
@@ -104,6 +114,7 @@ class Spec:
     evaluation_dataset: DataFile | None = None
     resources: dict[str, Resource] = field(default_factory=dict)
     program: Program | None = None
+    branch: Branch | None = None
     system_prompt: str = ""
     attempt: int = 1
     resume_from: str | None = None
@@ -122,6 +133,8 @@ class Spec:
                 values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
         if values.get("program") is not None:
             values["program"] = _build(Program, values["program"], where="spec.json, program")
+        if values.get("branch") is not None:
+            values["branch"] = _build(Branch, values["branch"], where="spec.json, branch")
         resources = values.get("resources", {})
         if not isinstance(resources, dict):
             raise SpecError("spec.json, resources does not hold an object.")

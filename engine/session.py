@@ -104,6 +104,8 @@ class Session:
         checkpoint = job.checkpoint_given()
         job.rewind()
         if checkpoint is None:
+            if (weights := job.branch_given()) is not None:
+                trainer._load_from_checkpoint(weights)
             watch.enter("evaluating")
             sample("before", 0)
             if rows.evaluation:

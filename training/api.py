@@ -19,6 +19,7 @@ from core.errors import UserError
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
+from training.branching import Origin
 from training.compare import MOST_TRAINS, comparison, ids_parse
 from training.downloads import model_download
 from training.estimate import starts_now
@@ -50,6 +51,7 @@ METRIC_ROWS = 5000
 # Fields of a train that stand beside its parameters.
 BESIDE = (
     "", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset", "after", "priority",
+    "branched_from", "branch_step",
 )  # fmt: skip
 LARGEST_ID = 2**63 - 1
 
@@ -119,6 +121,10 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
         data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
+        branched_from, step = other_train(request, "branched_from", data.pop("branched_from")), data.pop("branch_step")
+        if (branched_from is None) != (step is None):
+            raise exceptions.ValidationError({"branch_step": ["Give branched_from and branch_step together."]})
+        data["branch"] = Origin(branched_from, step) if branched_from is not None else None
         data["after"] = other_train(request, "after", data["after"])
         key = request.headers.get("Idempotency-Key", "")[:200]
         run, created = create(reader(request), data, key)

@@ -10,11 +10,12 @@ from django.contrib.auth.models import User
 from django.http import QueryDict
 
 from core.api import by_id_or_slug
-from core.text import clean_label
+from core.text import clean_label, number_of
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.models import BaseModel
+from training.branching import Origin
 from training.forms import parameters_read
 from training.models import TrainRun
 from training.remedies import changes_read
@@ -35,6 +36,7 @@ class Draft:
     dataset: Dataset | None = None
     evaluation_dataset: Dataset | None = None
     system_prompt: str = ""
+    branch: Origin | None = None
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
     origin: TrainRun | None = None
@@ -86,6 +88,15 @@ def _reward_model(reader: User, text: str) -> TrainRun | None:
     return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
 
 
+def branch_of(origin: TrainRun, step: str) -> Origin | None:
+    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from the same place."""
+    if step:
+        return Origin(origin, number_of(step))
+    if origin.branched_from is not None and origin.branch_step is not None:
+        return Origin(origin.branched_from, origin.branch_step)
+    return None
+
+
 def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
     """The form as it opens: `?copy=`, `?dataset=` and `?base_model=` are filled in, and the only choice there is."""
     fields = method_fields(method, device=device)
@@ -99,6 +110,7 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         } | {name: value for name, value in changes_read(method, query.get("with", "")).items() if name in fields}
         draft.base_model, draft.dataset = origin.base_model, origin.dataset
         draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
+        draft.branch = branch_of(origin, query.get("step", ""))
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
@@ -128,6 +140,8 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
     )
     draft.parameters = draft.kept() | draft.parameters
+    if (branched := train_find(reader, str(data.get("branched_from", "")))) is not None:
+        draft.branch = Origin(branched, number_of(str(data.get("branch_step", ""))))
     if (priority := str(data.get("priority", ""))) in map(str, TrainRun.Priority.values):
         draft.priority = int(priority)
     if after := str(data.get("after", "")):

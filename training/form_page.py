@@ -21,6 +21,7 @@ INGREDIENTS = {
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
     "after": "Starts",
+    "branch_step": "Weights to begin with",
     "priority": "Priority",
 }
 

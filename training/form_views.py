@@ -88,6 +88,7 @@ class TrainFormView(View):
                     parameters=draft.parameters,
                     priority=draft.priority,
                     after=draft.after,
+                    branch=draft.branch,
                 )
             except UserError as error:
                 preview["errors"] |= error.fields

@@ -89,6 +89,8 @@ class TrainRun(models.Model):
     defaults = models.JSONField(default=dict, help_text="The method's defaults on the day of the start.")
     system_prompt = models.TextField(blank=True)
     copied_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="copies")
+    branched_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="branches")
+    branch_step = models.BigIntegerField(null=True, blank=True, help_text="The step whose weights it began with.")
     # Null and not "": the constraint below lets any number of trains have no key.
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
 

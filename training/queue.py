@@ -86,9 +86,9 @@ def line_up(run: TrainRun, *, first: bool = False) -> None:
     run.place = 0.0 if before is None else before + 1
 
 
-def after_check(run: TrainRun, after: TrainRun | None) -> None:
-    """Whether `run` can wait for `after`. Raises UserError where it never would begin."""
-    seen = {run.pk} - {None}
+def after_check(after: TrainRun | None, run: TrainRun | None = None) -> None:
+    """Whether `run`, or a new train, can wait for `after`. Raises UserError where it never would begin."""
+    seen = {run.pk} if run is not None else set()
     while after is not None:
         if after.pk in seen:
             raise UserError({"after": ["These trains would wait for each other."]})
@@ -149,7 +149,7 @@ def train_wait(*, run: TrainRun, by: User, priority: int | None = None, **after:
     with transaction.atomic():
         values: dict[str, Any] = dict(after)
         if after:
-            after_check(run, after["after"])
+            after_check(after["after"], run)
         if priority is not None and priority != run.priority:
             priority_check(priority, by)
             run.priority = priority

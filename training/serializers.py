@@ -59,7 +59,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         model = TrainRun
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
-            "parameters", "system_prompt", "notes", "copied_from", "attempt", "phase", "step", "total_steps", "epoch",
+            "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
+            "attempt", "phase", "step", "total_steps", "epoch",
             "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
             "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
@@ -108,6 +109,14 @@ class TrainCreateSerializer(StrictSerializer):
     system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True, default="")
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
     copied_from = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=2**62)
+    branched_from = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
+        help_text="A train of the same kind whose weights this one begins with.",
+    )  # fmt: skip
+    branch_step = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
+        help_text="Of the checkpoint of branched_from.",
+    )  # fmt: skip
     priority = PriorityField(
         required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
     )

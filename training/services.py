@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -20,6 +21,7 @@ from engine.rundir import DataFile, Program, Spec, save_request, write_spec
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
+from training.branching import Origin, branch_check, branch_prepare, branch_take
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
 from training.queue import after_check, line_up, priority_check, ring
@@ -55,6 +57,7 @@ def train_create(
     copied_from: TrainRun | None = None,
     idempotency_key: str | None = None,
     priority: int = TrainRun.Priority.NORMAL,
+    branch: Origin | None = None,
     after: TrainRun | None = None,
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it is new).
@@ -77,6 +80,11 @@ def train_create(
     priority_check(priority, owner)
     resources_of(resolved, owner)
     require_disk(disk_bytes(base_model, resolved))
+    after_check(after)
+    weights = None
+    if branch is not None:
+        checkpoint = branch_check(branch, method=method, base_model=base_model, parameters=resolved)
+        weights = branch_prepare(checkpoint)
     run = TrainRun(
         owner=owner,
         name=clean_label(name, limit=120) or f"{dataset.slug}-{method.slug}"[:120],
@@ -90,23 +98,27 @@ def train_create(
         defaults=method_defaults(method, device=device),
         system_prompt=clean_text(system_prompt),
         copied_from=copied_from,
+        branched_from=branch.run if branch is not None else None,
+        branch_step=branch.step if branch is not None else None,
         idempotency_key=idempotency_key or None,
         priority=priority,
         after=after,
         planned_rows=plan.steps * plan.effective_batch,
     )
-    after_check(run, after)
     try:
         with transaction.atomic():
             line_up(run)
             run.save()
-            _prepare_directory(run)
+            _prepare_directory(run, weights, branch)
             ring()
     except IntegrityError:
         # The other half of a double click was faster.
         if idempotency_key and (first := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()):
             return first, False
         raise
+    finally:
+        if weights is not None:
+            shutil.rmtree(weights, ignore_errors=True)
     return run, True
 
 
@@ -151,12 +163,13 @@ def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
     return ""
 
 
-def _prepare_directory(run: TrainRun) -> None:
+def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | None) -> None:
     """The run directory with its spec. Inside the transaction: without a spec there is no train."""
     # A leftover of a database that was set back: these files are no train's.
     shutil.rmtree(run.directory, ignore_errors=True)
     run.directory.mkdir(parents=True, mode=0o700)
     try:
+        begins = branch_take(weights, branch, run.directory) if weights is not None and branch is not None else None
         write_spec(
             run.directory,
             Spec(
@@ -173,6 +186,7 @@ def _prepare_directory(run: TrainRun) -> None:
                 evaluation_dataset=_data_file(run.evaluation_dataset) if run.evaluation_dataset else None,
                 resources=resources_of(run.parameters, run.owner),
                 program=_program(run.method),
+                branch=begins,
                 system_prompt=run.system_prompt,
             ),
         )

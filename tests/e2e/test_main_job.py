@@ -172,6 +172,23 @@ def test_a_copy_changes_one_thing_and_remembers_where_it_came_from(platform, fin
     assert comparison["outcomes"]["steps"] == {str(finished["id"]): 27, str(copy["id"]): 9}
 
 
+def test_a_branch_begins_where_a_checkpoint_was(platform, finished, dataset):
+    kept = [row for row in platform.get(f"trains/{finished['id']}/checkpoints/") if row["kept"]]
+    body = {
+        "name": "branch", "method": "lora", "base_model": "tiny", "dataset": dataset["id"],
+        "parameters": finished["parameters"] | {"epochs": 1, "max_steps": None, "learning_rate": 1e-3},
+        "branched_from": finished["id"], "branch_step": kept[0]["step"],
+    }  # fmt: skip
+    answer = platform.api("POST", "trains/", json=body)
+    assert answer.status_code == 201, answer.text
+    run = platform.ended(answer.json())
+    assert (run["status"], run["branched_from"], run["branch_step"]) == ("finished", finished["id"], kept[0]["step"])
+    before = platform.get(f"trains/{run['id']}/metrics/")["rows"][0]
+    assert before["values"]["eval_loss"] == pytest.approx(kept[0]["value"], abs=1e-4)
+    refused = platform.api("POST", "trains/", json=body | {"parameters": body["parameters"] | {"lora_rank": 2}})
+    assert list(refused.json()["error"]["fields"]) == ["parameters.lora_rank"]
+
+
 def test_what_a_train_used_is_not_deleted(platform, dataset, finished):
     answer = platform.api("DELETE", f"datasets/{dataset['id']}/")
     assert answer.status_code == 400

@@ -16,6 +16,7 @@ from engine.main import job_read, run
 from engine.recipes.registry import LOSS
 from engine.rundir import (
     EVENTS,
+    Branch,
     EventWriter,
     checkpoint_is_whole,
     checkpoint_latest,
@@ -217,6 +218,26 @@ def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
     assert resumed.code == 0, resumed.last
     assert resumed.losses() == {step: loss for step, loss in whole.losses().items() if step > 4}
     assert tokens(resumed) == tokens(whole)[4:]
+
+
+def test_a_branch_begins_with_the_weights_of_another_train(tiny, tmp_path):
+    given = {"evaluation_split": 0.25, "evaluation_every": 1.0, "logging_steps": 1}
+    first = train(tmp_path / "first", tiny, max_steps=6, **given)
+    checkpoint = checkpoint_latest(first.directory)
+    branch = Branch(str(checkpoint), run_id=1, step=6)
+    second = train(tmp_path / "second", tiny, branch=branch, max_steps=3, learning_rate=1e-3, **given)
+    assert second.code == 0, second.last
+    assert second.losses("eval")[0] == pytest.approx(first.losses("eval")[6], abs=1e-5)
+    assert list(second.losses()) == [1, 2, 3]
+    assert second.losses("eval")[3] < second.losses("eval")[0]
+
+
+def test_a_branch_of_torn_weights_is_no_train_of_the_base_model(tiny, tmp_path):
+    first = train(tmp_path / "first", tiny, max_steps=1)
+    checkpoint = checkpoint_latest(first.directory)
+    (checkpoint / "adapter_model.safetensors").write_bytes(b"torn")
+    second = train(tmp_path / "second", tiny, branch=Branch(str(checkpoint), run_id=1, step=1), max_steps=1)
+    assert (second.code, second.last["code"]) == (1, "bad_checkpoint")
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):
