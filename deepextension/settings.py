@@ -144,6 +144,16 @@ STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
+# Notices of ended trains. PUBLIC_URL: how people reach the platform, for links.
+PUBLIC_URL = env("DEEPEXTENSION_URL", default=f"http://127.0.0.1:{PORT}")
+WEBHOOK_URL = env("DEEPEXTENSION_WEBHOOK_URL", default="")
+WEBHOOK_SECRET = env("DEEPEXTENSION_WEBHOOK_SECRET", default="")
+if WEBHOOK_URL and not WEBHOOK_URL.startswith(("https://", "http://")):
+    raise ImproperlyConfigured("DEEPEXTENSION_WEBHOOK_URL is no http or https address.")
+MAIL_FROM = env("DEEPEXTENSION_MAIL_FROM", default="")
+vars().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
+EMAIL_TIMEOUT = 10
+
 # Sign-in
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)

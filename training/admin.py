@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.templatetags.display import duration, loss, share
 from training.compare import MOST_TRAINS
 from training.durations import run_progress, run_seconds
-from training.models import TrainRun
+from training.models import Notice, TrainRun
 from training.services import train_delete, train_stop, train_update
 
 EDITABLE = ("name", "notes")
@@ -120,3 +120,18 @@ class TrainRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         for run in open_ones:
             train_stop(run=run, by=reader_of(request))
         self.message_user(request, f"{len(open_ones)} of {queryset.count()} asked to stop; the others had ended.")
+
+
+@admin.register(Notice)
+class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Who was told of which end, and why not yet."""
+
+    list_display = ("run", "status", "way", "tries", "sent_at", "error")
+    list_filter = ("way", "status")
+    list_select_related = ("run",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Notice | None = None) -> bool:
+        return False

@@ -14,10 +14,12 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.processes import process_is_alive
+from core.queue import enqueue
 from datasets_app.services import datasets_reconcile
 from models_app.services import models_reconcile
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
+from training.notices import notices_due
 from training.outcome import decide
 from training.queue import bells_complete
 from training.resuming import end_or_go_on
@@ -29,6 +31,7 @@ logger = logging.getLogger("deepextension.reconcile")
 def reconcile() -> None:
     lost_trains_close()
     waiting_trains_enqueue()
+    notices_enqueue()
     datasets_reconcile()
     models_reconcile()
 
@@ -54,6 +57,11 @@ def supervisor_is_alive(run: TrainRun) -> bool:
     if run.heartbeat_at is None:
         return False
     return timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
+
+
+def notices_enqueue() -> None:
+    if notices_due():
+        enqueue(settings.CHORES_QUEUE, "training.jobs.send_notices", "send-notices")
 
 
 def waiting_trains_enqueue() -> None:

@@ -26,6 +26,7 @@ from engine.rundir import (
 )
 from training.durations import run_seconds
 from training.models import TrainRun
+from training.notices import notices_make
 from training.outcome import WORKER_LOST, Outcome
 from training.plan import disk_bytes
 from training.queue import line_up, ring
@@ -96,8 +97,10 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
         if won and goes_on and _queue_again(run, checkpoint, first=True):
             step = checkpoint_step(checkpoint) if checkpoint is not None else 0
             logger.warning("train %s lost its worker and goes on after step %s", run.pk, step)
-        elif won and outcome.status == Status.FINISHED:
-            ring(run.followers.filter(status=Status.QUEUED).count())
+        elif won:
+            notices_make(run)
+            if outcome.status == Status.FINISHED:
+                ring(run.followers.filter(status=Status.QUEUED).count())
     return won
 
 
