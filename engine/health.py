@@ -40,7 +40,8 @@ class Thresholds:
     gradient_floor: float = 10.0
     """A norm under ten times the usual clip of 1 is never called an explosion."""
     zero_spread: float = 0.8
-    """Share of groups whose answers all got the same reward: they have no advantage (DAPO, 2025, section 3.2)."""
+    """Share of groups whose answers all got the same reward: they have no advantage (DAPO, 2025, section 3.2).
+    Over half a window; over a quarter where it is every group."""
     kl: float = 1.0
     """Mean KL a token to the reference model, in nats. Trains that go well stay under 0.1 (TRL's documentation of PPO
     calls it healthy under 10 to 20 an answer)."""
@@ -150,8 +151,9 @@ class Health:
         )
 
     def _zero_spread(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately = self.lately.get("frac_reward_zero_std")
-        if lately is None or len(lately) < self.limits.window // 2 or fmean(lately) < self.limits.zero_spread:
+        lately = self.lately.get("frac_reward_zero_std", ())
+        at_all = len(lately) >= self.limits.window // 4 and min(lately) == 1
+        if not at_all and (len(lately) < self.limits.window // 2 or fmean(lately) < self.limits.zero_spread):
             return None
         return Trouble(
             "zero_spread",

@@ -35,8 +35,6 @@ EVALUATION_PROMPTS = 32
 # Of the answers of a logged step so many are told, over so many steps of a train.
 COMPLETIONS_TOLD = 4
 STEPS_TOLD = 200
-# Steps in a row in which every prompt's answers were worth the same.
-STEPS_WITHOUT_SPREAD = 5
 
 # What says nothing where each prompt has one answer and nothing is learned from it.
 SINGLE = ("clip_ratio/", "frac_reward_zero_std")
@@ -141,7 +139,6 @@ class RolloutTrainer(Seams, GRPOTrainer):
         self.panel = panel
         self.prompts = prompts
         self.told_at = -1
-        self.steps_without_spread = 0
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in panel.names],
@@ -241,19 +238,10 @@ class RolloutTrainer(Seams, GRPOTrainer):
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Without a loss of held-out prompts, which says nothing, and with a word where nothing can be learned."""
+        """Without a loss of held-out prompts, which says nothing."""
         logs.pop("eval_loss", None)
         for name in [name for name in self._metrics["eval"] if name.startswith(SINGLE)]:
             del self._metrics["eval"][name]
-        spread = self._metrics["train"].get("frac_reward_zero_std", [])
-        if self.model.training and spread:
-            self.steps_without_spread = self.steps_without_spread + 1 if min(spread) >= 1.0 else 0
-            if self.steps_without_spread == STEPS_WITHOUT_SPREAD:
-                self.job.warn(
-                    "no_spread",
-                    f"For {STEPS_WITHOUT_SPREAD} logged steps all answers to each prompt were worth the same, so that "
-                    "nothing was learned. The task may be too hard or too easy, or the temperature too low.",
-                )
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

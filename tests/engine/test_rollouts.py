@@ -160,7 +160,7 @@ def test_nothing_scored_at_all_is_a_failure_even_when_left_out(tiny, tmp_path):
 def test_rewards_without_spread_are_warned_about(tiny, tmp_path):
     source = HEAD + "return [1.0] * len(completions)\n"
     done = run(tmp_path / "run", tiny, "grpo", source=source, max_steps=6)
-    assert "no_spread" in [event["code"] for event in done.of("warning")]
+    assert "zero_spread" in [event["code"] for event in done.of("warning")]
 
 
 def test_fewer_prompts_than_a_step_takes_is_an_error(tiny, tmp_path):
