@@ -365,6 +365,14 @@ class TrainParameters(BaseModel):
         advanced=True,
         choice_titles={"warn": "Warn on its page", "end": "Save and end it"},
     )
+    on_out_of_memory: Literal["fail", "shrink"] = parameter(
+        "fail",
+        "When memory runs out",
+        "Going on: half the batch with twice the accumulation, then gradient checkpointing. What is learned stays.",
+        group="Hardware",
+        advanced=True,
+        choice_titles={"fail": "Fail", "shrink": "Go on with less"},
+    )
     time_limit_minutes: int | None = parameter(
         None,
         "Time limit",

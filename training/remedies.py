@@ -138,7 +138,10 @@ def _no_time_limit(given: Parameters) -> Remedy | None:
     return Remedy(f"Time limit {doubled:,} minutes", {"time_limit_minutes": doubled})
 
 
-MEMORY = (_half_batch, _checkpoint_activations, _half_tokens)
+# Codes of a train that ran out of memory, and what can be done about it without changing what is learned.
+OUT_OF_MEMORY = ("out_of_memory", "killed")
+LADDER = (_half_batch, _checkpoint_activations)
+MEMORY = (*LADDER, _half_tokens)
 REMEDIES: dict[str, tuple[Callable[[Parameters], Remedy | None], ...]] = {
     "out_of_memory": MEMORY,
     "killed": MEMORY,

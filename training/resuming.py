@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -30,6 +31,7 @@ from training.notices import notices_make
 from training.outcome import WORKER_LOST, Outcome
 from training.plan import disk_bytes
 from training.queue import line_up, ring
+from training.remedies import LADDER, OUT_OF_MEMORY
 
 logger = logging.getLogger("deepextension.resuming")
 
@@ -79,12 +81,11 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
 
 
 def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
-    """Write how the train ended; one that lost its worker goes back to the queue in the same transaction, a bounded
-    number of times: to its newest whole checkpoint, or to the beginning where there is none. Returns whether this
-    caller ended it."""
+    """Write how the train ended. One that can go on by itself goes back to the queue in the same transaction, to its
+    newest whole checkpoint or to the beginning where there is none. Returns whether this caller ended it."""
     asked_to_stop = run.status == Status.STOPPING
-    goes_on = outcome.values.get("error_code") == WORKER_LOST and not asked_to_stop and _may_go_on_alone(run)
-    checkpoint = _whole_checkpoint(run, None) if goes_on else None
+    goes_on = None if asked_to_stop else _goes_on_alone(run, str(outcome.values.get("error_code", "")))
+    checkpoint = _whole_checkpoint(run, None) if goes_on is not None else None
     with transaction.atomic():
         won = run.transition(
             outcome.status,
@@ -94,9 +95,9 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
             phase="",
             **outcome.values,
         )
-        if won and goes_on and _queue_again(run, checkpoint, first=True):
+        if won and goes_on is not None and _queue_again(run, checkpoint, first=True, **goes_on):
             step = checkpoint_step(checkpoint) if checkpoint is not None else 0
-            logger.warning("train %s lost its worker and goes on after step %s", run.pk, step)
+            logger.warning("train %s (%s) goes on after step %s", run.pk, outcome.values["error_code"], step)
         elif won:
             notices_make(run)
             if outcome.status == Status.FINISHED:
@@ -104,8 +105,20 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
     return won
 
 
-def _may_go_on_alone(run: TrainRun) -> bool:
-    return run.attempt <= settings.RESUMES and not run.method.is_custom and run.base_model.path.is_dir()
+def _goes_on_alone(run: TrainRun, code: str) -> dict[str, Any] | None:
+    """Changes with which the train goes on by itself; None where it does not. A lost worker costs DEEPEXTENSION_RESUMES
+    attempts at most; where memory ran out and that was asked for, each rung of the ladder one."""
+    if run.method.is_custom or not run.base_model.path.is_dir():
+        return None
+    if code == WORKER_LOST and run.attempt <= settings.RESUMES:
+        return {}
+    if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
+        rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)
+        if rung is not None:
+            message = f"Memory ran out in attempt {run.attempt}. It goes on with less: {rung.words.lower()}."
+            warning = {"code": "shrunk", "message": message, "time": timezone.now().timestamp()}
+            return {"parameters": run.parameters | rung.changes, "warnings": [*run.warnings, warning][-100:]}
+    return None
 
 
 def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
@@ -120,7 +133,7 @@ def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
     )
 
 
-def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False) -> bool:
+def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False, **changes: Any) -> bool:
     with transaction.atomic():
         line_up(run, first=first)
         won = run.transition(
@@ -139,6 +152,7 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False)
             phase="",
             worker="",
             process="",
+            **changes,
         )
         if not won:
             return False
@@ -147,7 +161,12 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False)
         spec = read_spec(run.directory)
         write_spec(
             run.directory,
-            replace(spec, attempt=run.attempt, resume_from=str(checkpoint) if checkpoint is not None else None),
+            replace(
+                spec,
+                attempt=run.attempt,
+                parameters=run.parameters,
+                resume_from=str(checkpoint) if checkpoint is not None else None,
+            ),
         )
         ring()
     return True

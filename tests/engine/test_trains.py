@@ -220,6 +220,17 @@ def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
     assert tokens(resumed) == tokens(whole)[4:]
 
 
+def test_half_the_batch_with_twice_the_accumulation_goes_on_alike(tiny, tmp_path):
+    given = {"max_steps": 9, "save_strategy": "steps", "save_every": 4}
+    whole = train(tmp_path / "whole", tiny, batch_size=4, **given)
+    checkpoint = whole.directory / "checkpoints" / "checkpoint-4"
+    smaller = {"batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": True}
+    resumed = train(tmp_path / "resumed", tiny, resume_from=str(checkpoint), **given | smaller)
+    assert resumed.code == 0, resumed.last
+    wanted = {step: loss for step, loss in whole.losses().items() if step > 4}
+    assert resumed.losses() == pytest.approx(wanted, abs=2e-3)
+
+
 def test_a_branch_begins_with_the_weights_of_another_train(tiny, tmp_path):
     given = {"evaluation_split": 0.25, "evaluation_every": 1.0, "logging_steps": 1}
     first = train(tmp_path / "first", tiny, max_steps=6, **given)

@@ -160,6 +160,23 @@ def test_a_train_that_failed_by_itself_stays_failed(stopped):
     assert stopped.status == "failed"
 
 
+def test_where_memory_ran_out_it_goes_on_with_less_if_that_was_asked_for(stopped):
+    given = {"batch_size": 2, "gradient_accumulation_steps": 3, "gradient_checkpointing": False}
+    stopped.parameters = given | {"on_out_of_memory": "shrink"}
+    stopped.save()
+    seen = []
+    for attempt in (1, 2, 3):
+        end_or_go_on(running(stopped, attempt), failure("out_of_memory", "-", "-"))
+        seen.append((stopped.status, {name: stopped.parameters[name] for name in given}))
+        assert read_spec(stopped.directory).parameters == stopped.parameters or stopped.status == "failed"
+    half = {"batch_size": 1, "gradient_accumulation_steps": 6, "gradient_checkpointing": False}
+    last = half | {"gradient_checkpointing": True}
+    assert seen == [("queued", half), ("queued", last), ("failed", last)]
+    stopped.refresh_from_db()
+    assert [warning["code"] for warning in stopped.warnings] == ["shrunk", "shrunk"]
+    assert "batch size 1, gradient accumulation 6" in stopped.warnings[0]["message"]
+
+
 def test_a_train_that_was_asked_to_stop_does_not_go_on_when_its_worker_is_lost(stopped):
     end_or_go_on(running(stopped, status="stopping"), worker_lost())
     assert stopped.status == "failed"
