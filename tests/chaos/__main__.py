@@ -109,6 +109,9 @@ def round_of(
     ended = time.monotonic() + 30
     while (ghosts := phantoms(platform)) and time.monotonic() < ended:
         time.sleep(0.5)
+    if not problems:
+        # Room for the next: the platform keeps a reserve and starts nothing below it.
+        platform.api("DELETE", f"trains/{run}/")
     life = f"{struck} while it lived, attempt {row.get('attempt')}"
     return problems + ghosts, life
 

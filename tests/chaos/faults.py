@@ -175,7 +175,7 @@ EVERYWHERE: tuple[Fault, ...] = (
 
 
 @contextlib.contextmanager
-def small_home(folder: Path, megabytes: int = 600) -> Iterator[bool]:
+def small_home(folder: Path, megabytes: int = 1000) -> Iterator[bool]:
     """A small file system at `folder`. Yields whether there is one: mounting may not be allowed."""
     options = ["-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)]
     mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
