@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from engine.main import run
-from engine.rundir import EVENTS, EXIT_FAILED, EXIT_FINISHED, Spec, SpecError, read_events, read_spec, write_spec
+from engine.rundir import EVENTS, EXIT_FAILED, EXIT_FINISHED, Spec, SpecError, all_events, read_spec, write_spec
 
 REPEATS = "repeats"
 EXIT_DIFFERENT = 4
@@ -51,7 +50,7 @@ def _in_place(directory: Path) -> int:
 
 def _repeat(directory: Path, into: Path | None) -> int:
     spec = read_spec(directory)
-    recorded = list(_events(directory))
+    recorded = list(all_events(directory))
     target = into or next(path for number in count(1) if not (path := directory / REPEATS / str(number)).exists())
     if target.exists():
         raise FileExistsError(f"{target} is there already. Name a folder that is new.")
@@ -60,17 +59,7 @@ def _repeat(directory: Path, into: Path | None) -> int:
     code = run(target)
     if code != EXIT_FINISHED:
         return code
-    return EXIT_FINISHED if _compare(losses(recorded), losses(_events(target))) else EXIT_DIFFERENT
-
-
-def _events(directory: Path) -> Iterator[dict[str, Any]]:
-    offset = 0
-    while True:
-        found, end = read_events(directory, offset)
-        yield from found
-        if end == offset:
-            return
-        offset = end
+    return EXIT_FINISHED if _compare(losses(recorded), losses(all_events(target))) else EXIT_DIFFERENT
 
 
 def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:

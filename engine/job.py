@@ -17,6 +17,7 @@ from engine.rundir import (
     CHECKPOINTS,
     EventWriter,
     Spec,
+    all_events,
     checkpoint_is_whole,
     checkpoint_step,
     checkpoints,
@@ -103,6 +104,16 @@ class Job:
     def begins_at(self) -> int:
         """The step after which this attempt goes on; 0 for one that begins at the beginning."""
         return checkpoint_step(Path(self.spec.resume_from)) if self.spec.resume_from else 0
+
+    def precision_before(self, kind: str) -> str | None:
+        """What the attempt that this one goes on from computed in, on a device of the same kind: "auto" may choose
+        otherwise today, and the curve would not go on as it was."""
+        if not self.begins_at:
+            return None
+        started = [event for event in all_events(self.directory) if event["type"] == "started"]
+        if not started or started[-1].get("device", {}).get("kind") != kind:
+            return None
+        return started[-1].get("precision")
 
     def rewind(self) -> None:
         """Remove what an earlier attempt kept beyond the step that this one goes on from."""

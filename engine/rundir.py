@@ -188,15 +188,9 @@ class EventWriter:
     @classmethod
     def going_on(cls, directory: Path) -> EventWriter:
         """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and so is no event."""
-        last, offset = 0, 0
-        while True:
-            events, end = read_events(directory, offset)
-            last = max([last, *(event["seq"] for event in events)])
-            if end == offset:
-                break
-            offset = end
+        last = max((event["seq"] for event in all_events(directory)), default=0)
         path = directory / EVENTS
-        if path.is_file() and path.stat().st_size > offset:
+        if path.is_file() and path.stat().st_size and not _ends_with_a_line(path):
             with path.open("ab", buffering=0) as stream:
                 stream.write(b"\n")
         return cls(directory, last)
@@ -243,6 +237,23 @@ def read_events(directory: Path, offset: int = 0, limit_bytes: int = 4 << 20) ->
     end = block.rfind(b"\n") + 1
     events = [event for line in block[:end].splitlines() if (event := _event(line)) is not None]
     return events, offset + end
+
+
+def all_events(directory: Path) -> Iterator[dict[str, Any]]:
+    """Every whole event there is, in order."""
+    offset = 0
+    while True:
+        found, end = read_events(directory, offset)
+        yield from found
+        if end == offset:
+            return
+        offset = end
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -58,7 +58,10 @@ class Session:
         quiet()
         device = detect()
         settle(device, given.seed)
-        precision = precision_choose(given.precision, device, adapter=given.adapter == "lora")
+        wanted: str = given.precision
+        if wanted == "auto" and (before := job.precision_before(device.kind)):
+            wanted = before
+        precision = precision_choose(wanted, device, adapter=given.adapter == "lora")
         folder = Path(spec.base_model_path)
         tokenizer = tokenizer_load(folder)
         model: Any = load(folder, precision, device, given)

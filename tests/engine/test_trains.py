@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from engine.__main__ import losses
 from engine.__main__ import main as by_hand
 from engine.events import Plan, Watch
+from engine.hardware import detect
 from engine.main import job_read, run
 from engine.recipes.registry import LOSS
 from engine.rundir import (
@@ -208,6 +209,24 @@ def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch)
     assert {path.name for path in (first.directory / "checkpoints").iterdir()} == {"checkpoint-4", "checkpoint-8"}
     made = [load_file(folder / "model" / "adapter_model.safetensors") for folder in (first.directory, whole.directory)]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[1])
+
+
+def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch):
+    """Auto measures the device, and on a busy machine not always with the same result."""
+    given = {"max_steps": 4, "save_strategy": "steps", "save_every": 2}
+    first = train(tmp_path / "run", tiny, **given)
+    kind = {"fp32": True, "bf16": False}[first.of("started")[0]["precision"]]
+    here = detect()
+    monkeypatch.setattr("engine.session.detect", lambda: replace(here, bf16=kind))
+    checkpoint = first.directory / "checkpoints" / "checkpoint-2"
+    write_spec(first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint)))
+    run(first.directory)
+    told = Run(0, first.directory).of("started")
+    assert [event["precision"] for event in told] == [told[0]["precision"]] * 2
+    # From the beginning it may choose anew.
+    write_spec(first.directory, replace(read_spec(first.directory), attempt=3, resume_from=None))
+    run(first.directory)
+    assert Run(0, first.directory).of("started")[-1]["precision"] != told[0]["precision"]
 
 
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
