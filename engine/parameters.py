@@ -1,8 +1,8 @@
-"""Parameters that every recipe shares, and how a field is declared.
+"""Parameters that every recipe shares.
 
 A recipe's parameters are one pydantic model. Its JSON Schema is what the web form, the API, the docs and the engine
-read, so everything a person needs to see about a field stands in its declaration: title, help, unit, bounds (refused
-when left), typical range (warned about when left), group, and which other field switches it on.
+read, so everything a person needs to see about a field stands in its declaration (engine.fields): title, help, unit,
+bounds (refused when left), typical range (warned about when left), group, and which other field switches it on.
 
 Imports neither torch nor any training library: the web process uses this module.
 """
@@ -12,67 +12,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from engine import plan
+from engine.fields import parameter, refuse
 from engine.options import OptionProblem, options_check
-
-GROUPS = ("Data", "Training", "LoRA", "Method", "Evaluation and saving", "Hardware")
+from engine.saving_parameters import SavingParameters
 
 SCHEDULERS = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
-
-
-def parameter(
-    default: Any,
-    title: str,
-    help: str,
-    *,
-    group: str,
-    typical: tuple[float, float] | None = None,
-    unit: str = "",
-    percent: bool = False,
-    advanced: bool = False,
-    active_when: dict[str, Any] | None = None,
-    default_on_cpu: Any = None,
-    needs: Literal["", "cuda"] = "",
-    choice_titles: dict[str, str] | None = None,
-    multiline: bool = False,
-    control: str = "",
-    **bounds: Any,
-) -> Any:
-    """A pydantic field with what a form shows about it.
-
-    percent: the value is a share (0.05); the form shows it times 100 with a percent sign.
-    active_when: {other field: value or list of values}; the field has no effect otherwise, and is hidden.
-    default_on_cpu: the default where the worker has no GPU.
-    needs: "cuda" where anything but the default is refused without a GPU.
-    choice_titles: what a person reads for each value of a Literal.
-    multiline: a text of several lines.
-    control: the name of a control of its own, where the type alone does not tell.
-    bounds: pydantic's gt, ge, lt, le, min_length, max_length, pattern.
-    """
-    if group not in GROUPS:
-        raise ValueError(f"unknown group {group!r}")
-    extra = {
-        "group": group,
-        "typical": typical,
-        "unit": unit,
-        "percent": percent,
-        "advanced": advanced,
-        "active_when": active_when,
-        "default_on_cpu": default_on_cpu,
-        "needs": needs,
-        "choice_titles": choice_titles,
-        "multiline": multiline,
-        "control": control,
-    }
-    kept = {key: value for key, value in extra.items() if value not in (None, "", False)}
-    return Field(default=default, title=title, description=help, json_schema_extra=kept, **bounds)
-
-
-def refuse(field: str, message: str) -> PydanticCustomError:
-    """The error of a rule over several fields, shown beside `field`."""
-    return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
 
 
 class LengthParameters(BaseModel):
@@ -90,7 +36,7 @@ class LengthParameters(BaseModel):
     )
 
 
-class TrainParameters(BaseModel):
+class TrainParameters(SavingParameters):
     """What every method has. Unknown names are refused, numbers must be finite."""
 
     recipe: ClassVar[str]
@@ -259,111 +205,6 @@ class TrainParameters(BaseModel):
         group="LoRA",
         advanced=True,
         active_when={"adapter": "lora"},
-    )
-    evaluation_split: float = parameter(
-        0.05,
-        "Held-out rows",
-        "Share kept out of training to measure it, at most 200 rows. 0: measure nothing.",
-        group="Evaluation and saving",
-        percent=True,
-        typical=(0.02, 0.2),
-        ge=0,
-        le=0.5,
-    )
-    evaluation_every: float = parameter(
-        0.1,
-        "Evaluate every",
-        "Share of the train between two evaluations.",
-        group="Evaluation and saving",
-        percent=True,
-        typical=(0.05, 0.5),
-        gt=0,
-        le=1,
-    )
-    sample_prompts: int = parameter(
-        4,
-        "Sample prompts",
-        "Held-out prompts answered before and after the train.",
-        group="Evaluation and saving",
-        unit="prompts",
-        typical=(0, 12),
-        ge=0,
-        le=32,
-    )
-    sample_max_tokens: int = parameter(
-        96,
-        "Sample length",
-        "Longest sample answer.",
-        group="Evaluation and saving",
-        unit="tokens",
-        advanced=True,
-        typical=(32, 256),
-        ge=8,
-        le=2048,
-    )
-    save_strategy: Literal["epochs", "steps", "end"] = parameter(
-        "epochs",
-        "Save checkpoints",
-        "When a checkpoint is written. The finished model is always saved.",
-        group="Evaluation and saving",
-        choice_titles={"epochs": "Every N epochs", "steps": "Every N steps", "end": "Only at the end"},
-    )
-    save_every: int = parameter(
-        1,
-        "Save every",
-        "N for the choice above.",
-        group="Evaluation and saving",
-        active_when={"save_strategy": ["epochs", "steps"]},
-        ge=1,
-        le=10_000_000,
-    )
-    save_total_limit: int = parameter(
-        3,
-        "Keep checkpoints",
-        "The last ones are kept, and the best one besides.",
-        group="Evaluation and saving",
-        unit="checkpoints",
-        typical=(1, 10),
-        active_when={"save_strategy": ["epochs", "steps"]},
-        ge=1,
-        le=1000,
-    )
-    logging_steps: int = parameter(
-        1,
-        "Log every",
-        "Steps between two points of the charts.",
-        group="Evaluation and saving",
-        unit="steps",
-        advanced=True,
-        typical=(1, 50),
-        ge=1,
-        le=1_000_000,
-    )
-    keep_best: bool = parameter(
-        False,
-        "Keep the best",
-        "The finished model is the checkpoint with the best evaluation, not the last step.",
-        group="Evaluation and saving",
-        advanced=True,
-    )
-    early_stop_after: int | None = parameter(
-        None,
-        "Stop early",
-        "Ends after so many evaluations without a better one. Blank: never.",
-        group="Evaluation and saving",
-        unit="evaluations",
-        advanced=True,
-        typical=(2, 10),
-        ge=1,
-        le=1000,
-    )
-    on_trouble: Literal["warn", "end"] = parameter(
-        "warn",
-        "When it goes wrong",
-        "What happens when it overfits, runs away from its reference or its answers become all alike.",
-        group="Evaluation and saving",
-        advanced=True,
-        choice_titles={"warn": "Warn on its page", "end": "Save and end it"},
     )
     on_out_of_memory: Literal["fail", "shrink"] = parameter(
         "fail",

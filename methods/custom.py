@@ -12,8 +12,8 @@ import jsonschema
 
 from core.errors import UserError
 from core.store import methods_folder
+from engine.fields import GROUPS
 from engine.formats import FORMATS
-from engine.parameters import GROUPS
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 SCRIPT_BYTES = 1_000_000

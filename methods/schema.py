@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.parameters import GROUPS
+from engine.fields import GROUPS
 from engine.recipes.registry import RECIPES, more_options
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from methods.custom import schema_completed

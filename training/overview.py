@@ -15,7 +15,7 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.utils import timezone
 
 from core.templatetags.display import MISSING, rate, thousands
-from engine.parameters import GROUPS
+from engine.fields import GROUPS
 from engine.rundir import MODEL
 from methods.schema import Field, method_fields, plain
 from training.compare import settings_of

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from engine.parameters import TrainParameters, parameter, refuse
+from engine.fields import parameter, refuse
+from engine.parameters import TrainParameters
 from engine.rewards.parameters import RewardChoice
 
 

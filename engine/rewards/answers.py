@@ -7,7 +7,7 @@ import string
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import ClassVar, NamedTuple
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored, inside, reference_of
 
 TAG = r"^[A-Za-z][A-Za-z0-9_-]{0,40}$|^$"

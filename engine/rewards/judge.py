@@ -17,7 +17,7 @@ import requests
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored
 
 URL, KEY, MODEL = "DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_KEY", "DEEPEXTENSION_JUDGE_MODEL"

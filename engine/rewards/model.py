@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward
 
 if TYPE_CHECKING:

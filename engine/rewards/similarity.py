@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, reference_of
 from engine.rewards.words import words
 

@@ -15,7 +15,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored
 
 # A pattern that backtracks without end is given up.

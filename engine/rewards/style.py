@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.parameters import parameter
+from engine.fields import parameter
 from engine.rewards.base import Answer, Reward
 from engine.rewards.words import words
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from engine.parameters import LengthParameters, TrainParameters, parameter
+from engine.fields import parameter
+from engine.parameters import LengthParameters, TrainParameters
 
 
 class DpoParameters(TrainParameters, LengthParameters):

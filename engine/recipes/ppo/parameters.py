@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from engine.parameters import parameter, refuse
+from engine.fields import parameter, refuse
 from engine.recipes.rollout_parameters import RolloutParameters
 
 
