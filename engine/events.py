@@ -92,6 +92,7 @@ class Watch(TrainerCallback):
         self.health = Health(objective, total_steps=plan.total_steps, from_rewards=job.spec.recipe in FROM_REWARDS)
         self.ended_early = ""
         self.trouble: Trouble | None = None
+        self.failure: TrainError | None = None
 
     def enter(self, phase: str) -> None:
         if phase != self.phase:
@@ -120,21 +121,29 @@ class Watch(TrainerCallback):
         step = state.global_step
         control.should_log = control.should_log or step >= self.plan.total_steps
         control.should_evaluate = self.plan.evaluates_at(step)
-        control.should_save = self.plan.saves_at(step) or save_taken(self.job.directory)
-        reason = self.ends_because() if step < self.plan.total_steps else ""
+        control.should_save = save_taken(self.job.directory) or self.plan.saves_at(step)
+        reason = self.ends_because(step) if step < self.plan.total_steps else ""
         if reason:
             self.job.say(f"Stopping after step {step}, {reason}.")
             control.should_log, control.should_evaluate, control.should_save = True, False, True
             control.should_training_stop = True
         return control
 
-    def ends_because(self) -> str:
-        """Why the train ends before its last step, or nothing."""
+    def ends_because(self, step: int) -> str:
+        """Why the train ends before its last step, or nothing. Where that is a failure it is kept, to be raised once
+        all is saved."""
         if self.job.stopping:
             return "as asked"
         if self.job.overtime:
+            self.failure = TrainError(
+                "time_limit",
+                f"The time limit of {self.job.parameters.time_limit_minutes:,} minutes was over after step {step:,} of "
+                f"{self.plan.total_steps:,}.",
+                "What it learned until then is saved. Let it go on from there, or copy it with more time.",
+            )
             return "since its time is over"
         if self.trouble is not None:
+            self.failure = TrainError(self.trouble.code, self.trouble.message, self.trouble.advice)
             return "since it goes wrong"
         return self.ended_early
 

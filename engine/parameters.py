@@ -293,7 +293,12 @@ class TrainParameters(SavingParameters):
             raise refuse("more", str(problem)) from problem
 
     def check_cpu(self) -> None:
-        """What a worker without a GPU cannot do."""
+        """Raises the refusal of a worker without a GPU."""
+        if (needs := self.gpu_needed()) is not None:
+            raise refuse(*needs)
+
+    def gpu_needed(self) -> tuple[str, str] | None:
+        """(field, why) of the first value that a worker without a GPU cannot do."""
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra
             if not isinstance(extra, dict) or extra.get("needs") != "cuda":
@@ -301,9 +306,10 @@ class TrainParameters(SavingParameters):
             value = getattr(self, name)
             if value != field.default:
                 what = field.title if value is True else f"{value} loading"
-                raise refuse(name, f"{what}: this needs a GPU, and this worker has none. Leave it off.")
+                return name, f"{what}: this needs a GPU, and this worker has none. Leave it off."
         if self.precision == "fp16":
-            raise refuse("precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.")
+            return "precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32."
+        return None
 
     def rows_per_step(self) -> int:
         """Rows of the dataset that one optimizer step learns from, on one device."""

@@ -122,14 +122,13 @@ class Session:
             trainer.checkpoint_now()
         step = trainer.state.global_step
         is_stopped = step < plan.total_steps and not watch.ended_early
-        if job.parameters.keep_best:
-            step = self._best_loaded(trainer, watch, step)
+        model_step = self._best_loaded(trainer, watch, step) if job.parameters.keep_best else step
 
         watch.enter("saving")
         facts = Facts(
             device=self.device.name, precision=self.precision.name, versions=versions(),
             parameter_count=self.parameter_count, trainable_count=trainable_count,
-            train_rows=rows.train, eval_rows=rows.evaluation, step=step, total_steps=plan.total_steps,
+            train_rows=rows.train, eval_rows=rows.evaluation, step=model_step, total_steps=plan.total_steps,
             metrics=watch.last, is_adapter=job.parameters.adapter == "lora", is_stopped=is_stopped,
         )  # fmt: skip
         model_bytes = model_save(
@@ -137,21 +136,15 @@ class Session:
         )
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
         watch.enter("evaluating")
-        sample("after", step)
-        if job.overtime and is_stopped and not job.stopping:
-            raise TrainError(
-                "time_limit",
-                f"The time limit of {job.parameters.time_limit_minutes:,} minutes was over after step {step:,} of "
-                f"{plan.total_steps:,}.",
-                "What it learned until then is saved. Let it go on from there, or copy it with more time.",
-            )
-        if watch.trouble is not None and is_stopped and not job.stopping:
-            raise TrainError(watch.trouble.code, watch.trouble.message, watch.trouble.advice)
+        sample("after", model_step)
+        if watch.failure is not None:
+            raise watch.failure
+        told = {"step": step, "model_step": model_step, "model_bytes": model_bytes}
         if is_stopped:
-            job.emit("stopped", step=step, model_bytes=model_bytes)
+            job.emit("stopped", **told)
             job.say(f"Stopped after step {step:,}.")
         else:
-            job.emit("finished", step=step, model_bytes=model_bytes, metrics=watch.last)
+            job.emit("finished", **told, metrics=watch.last)
             job.say("Finished.")
         return not is_stopped
 

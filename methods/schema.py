@@ -217,15 +217,6 @@ def method_fields(method: TrainingMethod, *, device: str = "cpu") -> dict[str, F
     return {name: _field(name, spec) for name, spec in schema["properties"].items()}
 
 
-def needs_gpu(method: TrainingMethod, parameters: dict[str, Any]) -> bool:
-    """Whether a worker without a GPU would refuse these values, see engine.parameters.TrainParameters.check_cpu."""
-    wanted = any(
-        item.needs == "cuda" and parameters.get(name, item.default) != item.default
-        for name, item in method_fields(method).items()
-    )
-    return wanted or parameters.get("precision") == "fp16"
-
-
 def _field(name: str, spec: dict[str, Any]) -> Field:
     parts = spec.get("anyOf", [spec])
     main = next(part for part in parts if part.get("type") != "null")

@@ -72,7 +72,11 @@ def visible_trains(request: Request) -> TrainRunQuerySet:
 
 def train_or_404(request: Request, pk: int) -> TrainRun:
     """A train that this reader may see; a stranger's is not found."""
-    run = visible_trains(request).filter(pk=pk).first() if pk <= LARGEST_ID else None
+    return found_or_404(visible_trains(request), pk)
+
+
+def found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
+    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
     if run is None:
         raise exceptions.NotFound()
     return run
@@ -84,12 +88,9 @@ def reader(request: Request) -> User:
     return request.user
 
 
-def told_or_404(request: Request, pk: int) -> TrainRun:
-    """The same with no more than a serializer needs."""
-    run = TrainRun.objects.visible_to(request.user).told().filter(pk=min(pk, LARGEST_ID)).first()
-    if run is None:
-        raise exceptions.NotFound()
-    return run
+def told_trains(request: Request) -> TrainRunQuerySet:
+    """What this reader may see, with no more of it than a serializer needs."""
+    return TrainRun.objects.visible_to(request.user).told()
 
 
 class TrainListView(generics.ListCreateAPIView[TrainRun]):
@@ -99,7 +100,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
     filterset_class = TrainFilter
 
     def get_queryset(self) -> TrainRunQuerySet:
-        return TrainRun.objects.visible_to(self.request.user).told()
+        return told_trains(self.request)
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "queue_places": queue_places(), "starts": starts_now()}
@@ -193,7 +194,7 @@ class TrainPlanView(APIView):
 class TrainDetailView(APIView):
     @extend_schema(responses={200: TrainSerializer, **errors()})
     def get(self, request: Request, pk: int) -> Response:
-        return Response(TrainSerializer(told_or_404(request, pk)).data)
+        return Response(TrainSerializer(found_or_404(told_trains(request), pk)).data)
 
     @extend_schema(request=TrainUpdateSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, pk: int) -> Response:
@@ -223,9 +224,7 @@ class TrainMetricsView(APIView):
     )
     def get(self, request: Request, pk: int) -> Response:
         """Logged steps in order, at most 5,000 at a time."""
-        run = TrainRun.objects.visible_to(request.user).filter(pk=min(pk, LARGEST_ID)).only("status").first()
-        if run is None:
-            raise exceptions.NotFound()
+        run = found_or_404(TrainRun.objects.visible_to(request.user).only("status"), pk)
         after = whole_number(request, "after", 0)
         rows = list(run.metrics.filter(seq__gt=after)[:METRIC_ROWS])
         return Response(

@@ -126,10 +126,7 @@ def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
         heapq.heappush(free, (0.0, len(free), NOTHING))
     found: dict[int, Estimate | None] = {}
     for run in waiting().select_related("method", "base_model", "after"):
-        if run.after is not None and run.after.status != TrainRun.Status.FINISHED:
-            found[run.pk] = None
-            continue
-        if not free:
+        if not free or (run.after is not None and run.after.status != TrainRun.Status.FINISHED):
             found[run.pk] = None
             continue
         _, number, begins = heapq.heappop(free)

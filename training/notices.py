@@ -18,7 +18,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import send_mail
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from core.queue import enqueue
@@ -43,18 +43,23 @@ def notices_make(run: TrainRun) -> None:
     if ways:
         rows = [Notice(run=run, attempt=run.attempt, status=run.status, way=way) for way in ways]
         Notice.objects.bulk_create(rows, ignore_conflicts=True)
+        notices_enqueue()
+
+
+def due() -> QuerySet[Notice]:
+    return Notice.objects.filter(sent_at=None, next_at__lte=timezone.now(), tries__lte=len(PAUSES))
+
+
+def notices_enqueue() -> None:
+    """Have what is due sent."""
+    if due().exists():
         enqueue(settings.CHORES_QUEUE, "training.jobs.send_notices", "send-notices")
-
-
-def notices_due() -> bool:
-    return Notice.objects.filter(sent_at=None, next_at__lte=timezone.now(), tries__lte=len(PAUSES)).exists()
 
 
 def notices_send() -> int:
     """Send what is due and return how many were taken."""
-    due = Notice.objects.filter(sent_at=None, next_at__lte=timezone.now(), tries__lte=len(PAUSES))
     sent = 0
-    for notice in due.select_related("run__owner", "run__method", "run__base_model", "run__dataset"):
+    for notice in due().select_related("run__owner", "run__method", "run__base_model", "run__dataset"):
         pause = PAUSES[min(notice.tries, len(PAUSES) - 1)]
         mine = Notice.objects.filter(pk=notice.pk, tries=notice.tries, sent_at=None)
         if not mine.update(tries=F("tries") + 1, next_at=timezone.now() + pause):

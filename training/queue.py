@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -22,7 +23,7 @@ from core.errors import UserError
 from core.ownership import owner_check
 from core.queue import enqueue, waiting_calls
 from core.text import clean_label
-from methods.schema import needs_gpu
+from engine.recipes.registry import RECIPES
 from training.models import TrainQueue, TrainRun, TrainRunQuerySet
 
 Status = TrainRun.Status
@@ -180,7 +181,10 @@ def claim(device: str, **values: Any) -> TrainRun | None:
 
 
 def runs_on(run: TrainRun, device: str) -> bool:
-    return device != "cpu" or run.method.is_custom or not needs_gpu(run.method, run.parameters)
+    if device != "cpu" or run.method.is_custom:
+        return True
+    # The values were validated when the train was started.
+    return RECIPES[run.method.recipe].parameters.model_construct(**run.parameters).gpu_needed() is None
 
 
 # Bells
@@ -198,8 +202,8 @@ def bells_complete(devices: Iterable[str]) -> int:
     if queue_state().paused:
         return 0
     kinds = set(devices)
-    fitting = sum(any(runs_on(run, kind) for kind in kinds) for run in ready().select_related("method")[:MOST_BELLS])
-    missing = max(0, fitting - waiting_calls(settings.TRAINS_QUEUE, FUNCTION))
+    fitting = (run for run in ready().select_related("method") if any(runs_on(run, kind) for kind in kinds))
+    missing = max(0, sum(1 for _ in islice(fitting, MOST_BELLS)) - waiting_calls(settings.TRAINS_QUEUE, FUNCTION))
     ring(missing)
     return missing
 

@@ -14,12 +14,11 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.processes import process_is_alive
-from core.queue import enqueue
 from datasets_app.services import datasets_reconcile
 from models_app.services import models_reconcile
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
-from training.notices import notices_due
+from training.notices import notices_enqueue
 from training.outcome import decide
 from training.queue import bells_complete
 from training.resuming import end_or_go_on
@@ -57,11 +56,6 @@ def supervisor_is_alive(run: TrainRun) -> bool:
     if run.heartbeat_at is None:
         return False
     return timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
-
-
-def notices_enqueue() -> None:
-    if notices_due():
-        enqueue(settings.CHORES_QUEUE, "training.jobs.send_notices", "send-notices")
 
 
 def waiting_trains_enqueue() -> None:

@@ -115,7 +115,7 @@ def _smaller_batch(given: Parameters) -> Remedy | None:
     return Remedy("Batch size 1, no accumulation", {"batch_size": 1, "gradient_accumulation_steps": 1})
 
 
-def _whole_numbers(given: Parameters) -> Remedy | None:
+def _unquantised(given: Parameters) -> Remedy | None:
     if given.get("quantization", "none") == "none":
         return None
     return Remedy("No quantisation", {"quantization": "none"})
@@ -148,8 +148,8 @@ REMEDIES: dict[str, tuple[Callable[[Parameters], Remedy | None], ...]] = {
     "diverged": (_tenth_of_the_rate,),
     "disk_full": (_fewer_checkpoints,),
     "batch_too_large": (_smaller_batch,),
-    "no_gpu": (_whole_numbers,),
-    "no_bitsandbytes": (_whole_numbers,),
+    "no_gpu": (_unquantised,),
+    "no_bitsandbytes": (_unquantised,),
     "no_such_modules": (_all_layers,),
     "context_length": (_half_tokens,),
     "bad_option": (_no_options,),

@@ -65,12 +65,12 @@ def begin(platform: Platform, dataset: dict[str, Any]) -> int:
         time.sleep(0.5)
 
 
-def settle(platform: Platform, run: int, deadline: float, ends: tuple[str, ...] = ("finished",)) -> dict[str, Any]:
+def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
     """Wait until the train has come to its end, telling it to go on wherever it failed."""
     row: dict[str, Any] = {"id": run, "status": "unknown", "error": None, "step": 0}
     while time.monotonic() < deadline:
         row = told(platform, run) or row
-        if row["status"] in ends:
+        if row["status"] == "finished":
             return row
         if row["status"] in ENDED:
             resume(platform, row)

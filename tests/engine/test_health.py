@@ -121,7 +121,7 @@ def test_it_stops_early_and_keeps_the_best(tiny, tmp_path):
     kept = {int(path.name.removeprefix("checkpoint-")) for path in (run.directory / "checkpoints").iterdir()}
     best = min((step for step in kept if step in losses), key=losses.__getitem__)
     assert best != max(kept)
-    assert run.last["step"] == best
+    assert (run.last["step"], run.last["model_step"]) == (max(run.losses()), best)
     model = load_file(run.directory / "model" / "model.safetensors")
     checkpoint = load_file(run.directory / "checkpoints" / f"checkpoint-{best}" / "model.safetensors")
     assert all(model[name].equal(checkpoint[name]) for name in model)
@@ -133,7 +133,7 @@ def test_the_best_adapter_is_kept_too(tiny, tmp_path):
     run = train(tmp_path / "run", tiny, noise(), keep_best=True, **given)
     losses = run.losses("eval")
     best = min(range(3, 16, 3), key=losses.__getitem__)
-    assert run.last["step"] == best < 15
+    assert run.last["model_step"] == best < run.last["step"] == 15
     made = load_file(run.directory / "model" / "adapter_model.safetensors")
     checkpoint = load_file(run.directory / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
     assert all(made[name].equal(checkpoint[name]) for name in checkpoint)

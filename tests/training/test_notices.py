@@ -14,7 +14,7 @@ from django.utils import timezone
 from engine.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
-from training.notices import PAUSES, notices_due, notices_send
+from training.notices import PAUSES, due, notices_send
 from training.outcome import Outcome, failure, worker_lost
 from training.resuming import end_or_go_on
 
@@ -69,7 +69,7 @@ def later() -> None:
 
 def test_a_webhook_is_told_once_with_a_signature(receiver, run):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
-    assert notices_due()
+    assert due().exists()
     assert notices_send() == 1
     later()
     assert notices_send() == 0
@@ -108,7 +108,7 @@ def test_it_gives_up_after_half_a_day(receiver, run):
         later()
         notices_send()
     assert len(receiver.calls) == len(PAUSES) + 1
-    assert not notices_due()
+    assert not due().exists()
 
 
 def test_a_redirect_is_not_followed(receiver, run):
@@ -120,10 +120,10 @@ def test_a_redirect_is_not_followed(receiver, run):
 
 def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
-    due = list(Notice.objects.select_related("run__owner", "run__method", "run__base_model", "run__dataset"))
+    seen = list(Notice.objects.select_related("run__owner", "run__method", "run__base_model", "run__dataset"))
     assert notices_send() == 1
     Notice.objects.update(sent_at=None)  # as the other saw it when it looked
-    monkeypatch.setattr("training.notices.Notice.objects.filter", lambda **given: Seen(due, given))
+    monkeypatch.setattr("training.notices.Notice.objects.filter", lambda **given: Seen(seen, given))
     notices_send()
     assert len(receiver.calls) == 1
 
@@ -166,4 +166,4 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
 def test_without_an_address_or_a_sender_nothing_is_noted(run):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
     assert not Notice.objects.exists()
-    assert not notices_due()
+    assert not due().exists()

@@ -174,7 +174,7 @@ def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):
 
 
 def test_a_worker_takes_only_what_its_device_can_run(stand):
-    stand("quantised", parameters={"quantization": "4bit"})
+    stand("quantised", parameters={"quantization": "4-bit"})
     stand("fp16", parameters={"precision": "fp16"})
     stand("plain", parameters={"precision": "fp32"})
     assert claim("cpu").name == "plain"
