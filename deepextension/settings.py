@@ -142,6 +142,10 @@ RQ_QUEUES = {
 STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 # How often a train that lost its worker goes back to the queue by itself.
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
+# Workers of one slot share a device one after the other, those of different slots at once.
+WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
+# {name of an engine.health.Thresholds: another value}, checked by training.checks.
+HEALTH_THRESHOLDS = env.dict("DEEPEXTENSION_HEALTH", cast={"value": float}, default={})
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
 # Notices of ended trains. PUBLIC_URL: how people reach the platform, for links.

@@ -19,7 +19,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engine.failures import TrainError
-from engine.health import Health, Trouble
+from engine.health import Health, Trouble, thresholds_read
 from engine.job import Job
 from engine.parameters import TrainParameters
 from engine.plan import total_steps
@@ -89,7 +89,12 @@ class Watch(TrainerCallback):
         self.evaluations: dict[int, float] = {}
         self.last: dict[str, float] = {}
         self.phase = ""
-        self.health = Health(objective, total_steps=plan.total_steps, from_rewards=job.spec.recipe in FROM_REWARDS)
+        self.health = Health(
+            objective,
+            total_steps=plan.total_steps,
+            from_rewards=job.spec.recipe in FROM_REWARDS,
+            thresholds=thresholds_read(job.spec.health),
+        )
         self.ended_early = ""
         self.trouble: Trouble | None = None
         self.failure: TrainError | None = None

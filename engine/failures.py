@@ -42,13 +42,19 @@ DISK_FULL = Failure(
     "The disk is full.",
     "Free some space, or keep fewer checkpoints. Checkpoints written before are whole.",
 )
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+# The last is oneDNN's, whose kernels say no more where they get no memory.
+MEMORY_WORDS = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc",
+    "could not create a primitive",
+)  # fmt: skip
+# Raised where a cause is found, with its words: a traceback proves nothing more.
+TOLD = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
 DISK_WORDS = ("no space left on device", "disk quota exceeded", "file write failed", "unexpected pos")
 
 
 def explain(error: BaseException) -> Failure:
     """The failure behind an exception; code "unknown" with its last line where nobody knows."""
-    return _known(error) or _by_words(error) or _unknown(error)
+    return _known(error) or by_words(str(error)) or _unknown(error)
 
 
 def _known(error: BaseException) -> Failure | None:
@@ -61,6 +67,10 @@ def _known(error: BaseException) -> Failure | None:
         return Failure("bad_parameters", _first_problem(error), "Copy the train and correct this field.")
     if isinstance(error, ModelProblem):
         return Failure("bad_model", f"The base model cannot be used: {error}", "Choose another base model.")
+    if type(error).__name__ == "SafetensorError":
+        return Failure(
+            "bad_model", f"A file of weights cannot be read: {error}", "It is damaged or cut. Add that model again."
+        )
     if isinstance(error, FileProblem):
         return Failure("bad_data", f"The dataset cannot be read: {error}", "Upload the dataset again.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -76,18 +86,17 @@ def _known(error: BaseException) -> Failure | None:
     return None
 
 
-def _by_words(error: BaseException) -> Failure | None:
-    """Libraries in other languages raise RuntimeError and the like, and say the cause in the text only."""
-    text = str(error).lower()
+def by_words(told: str) -> Failure | None:
+    """The failure behind words: libraries in other languages raise RuntimeError and the like, or write why they end the
+    process."""
+    text = told.lower()
     if any(words in text for words in MEMORY_WORDS):
         return OUT_OF_MEMORY
     if any(words in text for words in DISK_WORDS):
         return DISK_FULL
     if "device-side assert" in text or "cuda error" in text:
         return Failure(
-            "gpu_error",
-            f"The GPU failed: {last_line(error)}",
-            "Start the train again. If it recurs, ask your operator.",
+            "gpu_error", f"The GPU failed: {_last(told)}", "Start the train again. If it recurs, ask your operator."
         )
     return None
 
@@ -101,8 +110,13 @@ def _unknown(error: BaseException) -> Failure:
 
 
 def last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
+    last = _last(str(error))
+    return f"{type(error).__name__}: {last}" if last else type(error).__name__
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -58,6 +58,13 @@ def detect() -> Device:
     return Device("cpu", processor_name(), round(machine_memory() / 2**30, 1), threads, bf16_gain() >= BF16_GAIN)
 
 
+def device_identity() -> str:
+    """Which device of this machine `detect` tells of: "cpu", or a GPU's UUID."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(0).uuid) if torch.cuda.is_available() else "cpu"
+
+
 def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision:
     """`wanted`: auto, bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights and computes in the wanted precision."""
     name = wanted
@@ -133,4 +140,4 @@ def memory_keep() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(detect())))
+    print(json.dumps(asdict(detect()) | {"identity": device_identity()}))

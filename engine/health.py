@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from statistics import fmean, median
 
 from engine.recipes.registry import Objective
@@ -47,6 +47,18 @@ class Thresholds:
     calls it healthy under 10 to 20 an answer)."""
     entropy: float = 0.2
     """Entropy as a share of its first window: the policy has stopped exploring (DAPO, 2025, section 3.1)."""
+
+
+def thresholds_read(values: dict[str, float]) -> Thresholds:
+    """The usual thresholds with these in their place. Raises ValueError for one of an unknown name or not over 0."""
+    known = {item.name for item in fields(Thresholds)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{name} is none of {', '.join(sorted(known))}.")
+        if not 0 < value < math.inf or (name == "window" and value < 4):
+            raise ValueError(f"{name} cannot be {value:g}.")
+    others = {name: value for name, value in values.items() if name != "window"}
+    return replace(Thresholds(window=int(values.get("window", Thresholds.window))), **others)  # type: ignore[arg-type]
 
 
 class Health:

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from engine.custom import run_program
-from engine.failures import Stopped, explain
+from engine.failures import TOLD, Stopped, explain
 from engine.job import Job
 from engine.recipes.registry import RECIPES
 from engine.rundir import (
@@ -43,7 +43,8 @@ def run(directory: Path) -> int:
         return EXIT_STOPPED
     except Exception as error:
         failure = explain(error)
-        if failure.code == "unknown":
+        if not isinstance(error, TOLD):
+            # The proof of what is said in plain words below.
             traceback.print_exc()
         _leave_nothing_half_done(directory)
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)

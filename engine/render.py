@@ -67,7 +67,15 @@ def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
     if not folder.is_dir():
         raise TrainError("model_gone", "The base model's folder is gone.", "Add the model again, or choose another.")
     config_read(config_folder or folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # What reads tokenizer.json raises Exception itself.
+        raise TrainError(
+            "bad_model",
+            f"The base model's tokenizer cannot be read: {error}",
+            "Its files are damaged or of an unknown kind. Add the model again.",
+        ) from error
     if isinstance(tokenizer.chat_template, dict):
         templates = tokenizer.chat_template
         tokenizer.chat_template = templates.get("default") or next(iter(templates.values()), None)

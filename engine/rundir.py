@@ -116,6 +116,8 @@ class Spec:
     program: Program | None = None
     branch: Branch | None = None
     system_prompt: str = ""
+    health: dict[str, float] = field(default_factory=dict)
+    """Thresholds of engine.health that are not the usual ones."""
     attempt: int = 1
     resume_from: str | None = None
     version: int = SPEC_VERSION

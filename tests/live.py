@@ -36,6 +36,7 @@ class Platform:
             "DJANGO_SETTINGS_MODULE": "deepextension.settings",
         }
         self.tokens: dict[str, str] = {}
+        self.sessions: dict[str, requests.Session] = {}
         self.server: subprocess.Popen[bytes]
 
     def manage(self, *arguments: str) -> str:
@@ -67,6 +68,21 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def page(self, path: str, *, by: str = "alice") -> str:
+        """A page as somebody who has signed in gets it."""
+        if by not in self.sessions:
+            session = requests.Session()
+            session.get(f"{self.url}/login/", timeout=30)
+            token = next(cookie.value for cookie in session.cookies if "csrf" in cookie.name)
+            fields = {"username": by, "password": PASSWORDS[by], "csrfmiddlewaretoken": token}
+            answer = session.post(f"{self.url}/login/", data=fields, timeout=30)
+            assert answer.ok
+            assert "/login/" not in answer.url, "not signed in"
+            self.sessions[by] = session
+        answer = self.sessions[by].get(f"{self.url}/{path}", timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120) -> Any:
         """Ask until `until` holds; what was answered last is in the failure."""
         deadline = time.monotonic() + seconds
@@ -82,12 +98,18 @@ class Platform:
         return self.poll(f"datasets/{answer.json()['id']}/", lambda row: row["status"] != "checking")
 
     def start(
-        self, dataset: dict[str, Any], *, method: str = "lora", name: str = "test-train", **parameters: Any
+        self,
+        dataset: dict[str, Any],
+        *,
+        method: str = "lora",
+        name: str = "test-train",
+        base_model: str = "tiny",
+        **parameters: Any,
     ) -> Any:
         body = {
             "name": name,
             "method": method,
-            "base_model": "tiny",
+            "base_model": base_model,
             "dataset": dataset["id"],
             "parameters": {"max_tokens": 64, "sample_max_tokens": 8, "sample_prompts": 2} | parameters,
         }

@@ -139,6 +139,9 @@ class TrainRun(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
+    resumes = models.PositiveSmallIntegerField(
+        default=0, help_text="How often it went on by itself since a person last let it."
+    )
     earlier_seconds = models.FloatField(default=0, help_text="How long earlier attempts ran.")
 
     objects = TrainRunQuerySet.as_manager()

@@ -6,6 +6,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.failures import by_words
 from engine.rundir import EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
 from training.models import TrainRun
 
@@ -61,6 +62,9 @@ def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False) -> Ou
             "Lower the batch size or max tokens, and raise gradient accumulation to keep the effective batch.",
         )
     if exit_status < 0:
+        # Code in other languages writes why it gives up, and ends the process.
+        if (known := by_words(last_lines(run))) is not None:
+            return failure(known.code, known.message, known.advice)
         name = signal.Signals(-exit_status).name
         return failure("crashed", f"The engine crashed ({name}).", "See the end of the Train Log for what it did last.")
     return failure(

@@ -22,7 +22,8 @@ LINES = 6
 UNKNOWN = ("unknown", "crashed")
 # Words in the log by which a cause is known; the end of the log where none is found.
 WORDS = {
-    "out_of_memory": r"out of memory|cannot allocate|can't allocate|not enough memory|OutOfMemory|MemoryError",
+    "out_of_memory": r"out of memory|cannot allocate|can't allocate|not enough memory|OutOfMemory|MemoryError"
+    r"|bad_alloc|create a primitive",
     "disk_full": r"no space left|disk quota|file write failed|unexpected pos",
     "diverged": r"loss nan|loss inf|not a number",
     "gpu_error": r"cuda error|device-side assert|cublas|nccl",

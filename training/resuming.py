@@ -75,7 +75,7 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
         )
         raise UserError({"step": [f"{reason} Begin it again from step 0, or copy it."]})
     require_disk(2 * folder_size(checkpoint) if checkpoint is not None else disk_bytes(run.base_model, run.parameters))
-    if not _queue_again(run, checkpoint):
+    if not _queue_again(run, checkpoint, resumes=0):
         raise UserError("Somebody else has moved this train on. Look again.", code="wrong_state")
     return run
 
@@ -107,11 +107,12 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
 
 def _goes_on_alone(run: TrainRun, code: str) -> dict[str, Any] | None:
     """Changes with which the train goes on by itself; None where it does not. A lost worker costs DEEPEXTENSION_RESUMES
-    attempts at most; where memory ran out and that was asked for, each rung of the ladder one."""
+    attempts at most, counted anew when a person lets it go on; where memory ran out and that was asked for, each rung
+    of the ladder one."""
     if run.method.is_custom or not run.base_model.path.is_dir():
         return None
-    if code == WORKER_LOST and run.attempt <= settings.RESUMES:
-        return {}
+    if code == WORKER_LOST and run.resumes < settings.RESUMES:
+        return {"resumes": run.resumes + 1}
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
         rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)
         if rung is not None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -188,6 +189,7 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
                 program=_program(run.method),
                 branch=begins,
                 system_prompt=run.system_prompt,
+                health=settings.HEALTH_THRESHOLDS,
             ),
         )
     except BaseException:

@@ -5,13 +5,16 @@ It tells the platform that it is there through a key in Redis that lapses by its
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +70,27 @@ class TrainWorker(Worker):
         connections.close_all()
 
 
+@contextmanager
+def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[None]:
+    """Have the device to oneself: one train a device, however many workers are started. `wait` is called where another
+    worker of this home has it, before waiting until that one is gone.
+
+    Horse and engine inherit the lock, so that it is free only once the last of them has left the device.
+    """
+    folder = settings.HOME / "locks"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    name = "-".join((socket.gethostname(), str(device["identity"]), settings.WORKER_SLOT))
+    with (folder / re.sub(r"[^\w.-]", "_", name)).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def measure_device() -> dict[str, Any]:
-    """What `python -m engine.hardware` prints."""
+    """What `python -m engine.hardware` prints: engine.hardware.Device, and the `identity` of that device."""
     result = subprocess.run(
         [sys.executable, "-m", "engine.hardware"], capture_output=True, text=True, check=True, cwd=settings.BASE_DIR
     )

@@ -116,11 +116,11 @@ def half_checkpoint(scene: Scene) -> None:
 
 
 def second_worker(scene: Scene) -> None:
-    """Another worker grabs at the same line for a while, and is killed."""
+    """Another worker, which may train beside the first, grabs at the same line for a while and is killed."""
     log = (scene.platform.home / "logs" / "second.log").open("ab")
     other = subprocess.Popen(
-        [sys.executable, "manage.py", "train_worker"], cwd=ROOT, env=scene.platform.env, stdout=log, stderr=log,
-        start_new_session=True,
+        [sys.executable, "manage.py", "train_worker"], cwd=ROOT, stdout=log, stderr=log,
+        env=scene.platform.env | {"DEEPEXTENSION_WORKER_SLOT": "second"}, start_new_session=True,
     )  # fmt: skip
     time.sleep(scene.draw.uniform(2, 10))
     for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:

@@ -69,7 +69,9 @@ DEFAULTS = {
 
 def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "messages", **given: Any) -> Path:
     """A run directory. `rows`: the dataset's, or a file. Names of the spec go there, all others are parameters."""
-    names = {"resume_from", "branch", "system_prompt", "evaluation_dataset", "recipe", "resources"} & set(given)
+    names = {"resume_from", "branch", "system_prompt", "evaluation_dataset", "recipe", "resources", "health"} & set(
+        given
+    )
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)
     data = rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())

@@ -94,6 +94,14 @@ def test_a_model_whose_weights_lack_a_layer(copy, tmp_path):
     assert "layers.2" in run.last["message"]
 
 
+def test_a_tokenizer_that_was_cut(copy, tmp_path):
+    path = copy / "tokenizer.json"
+    path.write_text(path.read_text()[:2000])
+    run = train(tmp_path / "run", copy)
+    assert failed(run) == "bad_model"
+    assert "tokenizer cannot be read" in run.last["message"]
+
+
 def test_a_template_that_loops_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.render, "RENDER_SECONDS", 0.3)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -158,6 +166,7 @@ def _broken(tiny, tmp_path):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "out_of_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (RuntimeError("could not create a primitive"), "out_of_memory"),
         (RuntimeError("PytorchStreamWriter failed: unexpected pos 64 vs 0"), "disk_full"),
         (PermissionError(errno.EACCES, "denied", "/data"), "no_permission"),
         (FileNotFoundError(errno.ENOENT, "none", "/data"), "file_gone"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from engine.health import Health, Thresholds
+from engine.health import Health, Thresholds, thresholds_read
 from engine.recipes.registry import LOSS, RECIPES
 from engine.rundir import checkpoint_is_whole
 from tests.engine.runs import train
@@ -56,6 +56,29 @@ def test_groups_without_spread_a_runaway_and_a_collapse():
     assert sorted(told(lines, from_rewards=True)) == ["entropy_collapse", "kl_runaway", "zero_spread"]
     healthy = [{"loss": 0.0, "frac_reward_zero_std": 0.3, "kl": 0.02, "entropy": 1.5} for _ in range(110)]
     assert told(healthy, from_rewards=True) == []
+
+
+def test_an_operator_sets_other_thresholds():
+    limits = thresholds_read({"spike": 1.5, "window": 5})
+    assert (limits.spike, limits.window, limits.kl) == (1.5, 5, Thresholds().kl)
+    health = Health(LOSS, total_steps=100, from_rewards=False, thresholds=limits)
+    lines = [{"loss": 2.0, "grad_norm": 1.0}] * 5 + [{"loss": 3.1, "grad_norm": 1.0}]
+    assert [found.code for step, line in enumerate(lines) for found in health.train(step, line)] == ["loss_spike"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"spikes": 2}, "spikes is none of"), ({"spike": 0}, "spike cannot"), ({"kl": math.nan}, "kl cannot"),
+     ({"window": 1}, "window cannot")],
+)  # fmt: skip
+def test_a_threshold_that_is_none_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        thresholds_read(values)
+
+
+def test_a_train_is_watched_with_the_thresholds_of_its_spec(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, max_steps=8, health={"window": 4, "gradient": 0.01, "gradient_floor": 0.01})
+    assert "gradient_explosion" in [event["code"] for event in run.of("warning")]
 
 
 def test_three_evaluations_well_over_the_best_are_overfit():
@@ -124,7 +147,8 @@ def test_it_stops_early_and_keeps_the_best(tiny, tmp_path):
     assert (run.last["step"], run.last["model_step"]) == (max(run.losses()), best)
     model = load_file(run.directory / "model" / "model.safetensors")
     checkpoint = load_file(run.directory / "checkpoints" / f"checkpoint-{best}" / "model.safetensors")
-    assert all(model[name].equal(checkpoint[name]) for name in model)
+    # Published in the precision that this machine computes in.
+    assert all(model[name].equal(checkpoint[name].to(model[name].dtype)) for name in model)
 
 
 def test_the_best_adapter_is_kept_too(tiny, tmp_path):

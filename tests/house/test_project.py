@@ -4,16 +4,28 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management import call_command
+
+from engine.health import Thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_no_migration_is_missing(db):
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+def test_a_threshold_of_no_rule_is_told_at_the_start(settings):
+    from training.checks import health_thresholds
+
+    assert health_thresholds(None) == []
+    settings.HEALTH_THRESHOLDS = {"spikes": 3.0}
+    (error,) = health_thresholds(None)
+    assert error.msg.startswith("DEEPEXTENSION_HEALTH: spikes is none of entropy, flat, gradient")
 
 
 def test_it_passes_the_checks_for_deployment(monkeypatch, tmp_path):
@@ -80,7 +92,7 @@ def test_every_page_of_the_docs_is_linked_from_the_readme():
 def test_every_rule_of_health_is_documented():
     codes = set(re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "health.py").read_text()))
     documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "health.md").read_text(), re.MULTILINE))
-    assert documented == codes | {"loss_not_finite"}
+    assert documented == codes | {"loss_not_finite"} | {item.name for item in fields(Thresholds)}
 
 
 def test_scripts_and_styles_come_from_this_host_only():

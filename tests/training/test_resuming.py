@@ -148,6 +148,15 @@ def test_a_lost_worker_costs_two_new_attempts_at_most(stopped):
     assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
 
 
+def test_what_a_person_lets_go_on_may_be_lost_as_often_again(stopped, alice):
+    for attempt in (1, 2, 3):
+        end_or_go_on(running(stopped, attempt), worker_lost())
+    train_resume(run=stopped, by=alice)
+    end_or_go_on(running(stopped, 4), worker_lost())
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.attempt, stopped.resumes) == ("queued", 5, 1)
+
+
 def test_a_train_lost_before_its_first_checkpoint_begins_anew(stopped):
     shutil.rmtree(stopped.directory / "checkpoints")
     end_or_go_on(running(stopped), worker_lost())

@@ -10,7 +10,7 @@ from rq.serializers import JSONSerializer
 
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
-from training.worker import TrainWorker, measure_device
+from training.worker import TrainWorker, device_alone, measure_device
 
 
 class Command(BaseCommand):
@@ -34,5 +34,12 @@ class Command(BaseCommand):
         )
         worker.device = device
         worker.mark = process_mark(os.getpid())
-        self.stdout.write("Ready.")
-        worker.work(logging_level="WARNING")
+        with device_alone(device, self.say_that_it_waits):
+            self.stdout.write("Ready.")
+            worker.work(logging_level="WARNING")
+
+    def say_that_it_waits(self) -> None:
+        self.stdout.write(
+            "Another worker trains on this device. This one begins when that one is gone; to have both train at once, "
+            "give it a DEEPEXTENSION_WORKER_SLOT of its own."
+        )
