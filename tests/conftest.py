@@ -54,10 +54,11 @@ def hub(monkeypatch) -> Iterator[Hub]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes one has the platform, and all tests that need it."""
+    """Of several test processes one has the platform of the browser tests and all of those, one that of the others."""
     for item in items:
         if "platform" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("platform"))
+            which = "browser" if item.path.parent.name == "browser" else "others"
+            item.add_marker(pytest.mark.xdist_group(f"platform-{which}"))
 
 
 @pytest.fixture(scope="session")

@@ -180,10 +180,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_platform(home: Path | None = None) -> Iterator[Platform]:
-    """Set up and serve, in `home` or in a folder of its own; everything is gone afterwards."""
+def running_platform(home: Path | None = None, variables: dict[str, str] | None = None) -> Iterator[Platform]:
+    """Set up and serve, in `home` or in a folder of its own; everything is gone afterwards. `variables`: more of its
+    processes' environment."""
     with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
         platform = Platform(home or Path(folder), free_port())
+        platform.env |= variables or {}
         subprocess.run([sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True)
         platform.serve()
         try:

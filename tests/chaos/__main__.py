@@ -21,7 +21,7 @@ from typing import Any
 
 import requests
 
-from tests.chaos.faults import EVERYWHERE, Fault, Scene, fill_disk, small_home
+from tests.chaos.faults import EVERYWHERE, Fault, Scene, fill_disk, jump_clock, movable_clock, small_home
 from tests.chaos.truth import lost, phantoms
 from tests.live import ENDED, Platform, running_platform
 
@@ -133,8 +133,10 @@ class Count:
             self.lost += len(faults)
 
 
-def rounds(home: Path, known: tuple[Fault, ...], wanted: int, draw: random.Random, count: Count) -> None:
-    with running_platform(home) as platform:
+def rounds(
+    home: Path, clock: dict[str, str], known: tuple[Fault, ...], wanted: int, draw: random.Random, count: Count
+) -> None:
+    with running_platform(home, clock) as platform:
         dataset = platform.upload("chaos.jsonl", toy_rows())
         while count.faults < wanted:
             faults = [draw.choice(known) for _ in range(min(FAULTS_A_ROUND, wanted - count.faults))]
@@ -160,10 +162,14 @@ def main() -> int:
         known: tuple[Fault, ...] = (*EVERYWHERE, fill_disk) if is_small else EVERYWHERE
         if not is_small:
             print("No file system can be mounted here: the full disk is left out.", flush=True)
+        if clock := movable_clock(Path(folder)):
+            known = (*known, jump_clock)
+        else:
+            print("libfaketime is not installed: the clock that jumps is left out.", flush=True)
         if given.only:
             known = tuple(fault for fault in known if fault.__name__ in given.only.split(","))
         with contextlib.suppress(KeyboardInterrupt):
-            rounds(Path(folder), known, given.faults, random.Random(given.seed), count)
+            rounds(Path(folder), clock, known, given.faults, random.Random(given.seed), count)
     print(json.dumps(dict(sorted(count.names.items()))))
     survived = count.faults - count.lost
     print(f"{count.faults} faults, {survived} survived, {count.lost} lost (seed {given.seed})", flush=True)

@@ -174,6 +174,29 @@ EVERYWHERE: tuple[Fault, ...] = (
 )  # fmt: skip
 
 
+def jump_clock(scene: Scene) -> None:
+    """The time of day is another one from now on, as after a reply of a time server. Needs movable_clock."""
+    (scene.platform.home / CLOCK).write_text(f"{scene.draw.choice([-7200, -90, 90, 7200]):+}")
+    time.sleep(scene.draw.uniform(1, 4))
+
+
+CLOCK = "clock"
+FAKETIME = "libfaketimeMT.so.1"
+
+
+def movable_clock(home: Path) -> dict[str, str]:
+    """Variables by which all of a platform's processes take the time of day from a file in its home; {} where
+    libfaketime is not installed. The monotonic clock stays, as it does in life."""
+    found = next((path for root in ("/usr/lib", "/usr/local/lib") for path in Path(root).rglob(FAKETIME)), None)
+    if found is None:
+        return {}
+    (home / CLOCK).write_text("+0")
+    return {
+        "LD_PRELOAD": str(found), "FAKETIME_TIMESTAMP_FILE": str(home / CLOCK), "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+    }  # fmt: skip
+
+
 @contextlib.contextmanager
 def small_home(folder: Path, megabytes: int = 1000) -> Iterator[bool]:
     """A small file system at `folder`. Yields whether there is one: mounting may not be allowed."""

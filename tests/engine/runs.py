@@ -64,6 +64,8 @@ DEFAULTS = {
     "adapter": "lora", "max_steps": 4, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 0.01,
     "max_tokens": 64, "lora_rank": 4, "lora_dropout": 0.0, "warmup_ratio": 0.0, "weight_decay": 0.0,
     "scheduler": "constant", "evaluation_split": 0.0, "sample_prompts": 0, "save_strategy": "end",
+    # Not what the machine is good at: the same numbers everywhere.
+    "precision": "fp32",
 }  # fmt: skip
 
 

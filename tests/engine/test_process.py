@@ -113,7 +113,7 @@ def test_the_device_is_told_as_one_json_line():
         [sys.executable, "-m", "engine.hardware"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     device = json.loads(result.stdout)
-    assert set(device) == {"kind", "name", "memory_gb", "threads", "bf16"}
+    assert set(device) == {"kind", "name", "memory_gb", "threads", "bf16", "identity"}
     assert device["threads"] >= 1
 
 

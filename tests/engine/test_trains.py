@@ -213,7 +213,7 @@ def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch)
 
 def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch):
     """Auto measures the device, and on a busy machine not always with the same result."""
-    given = {"max_steps": 4, "save_strategy": "steps", "save_every": 2}
+    given = {"precision": "auto", "max_steps": 4, "save_strategy": "steps", "save_every": 2}
     first = train(tmp_path / "run", tiny, **given)
     kind = {"fp32": True, "bf16": False}[first.of("started")[0]["precision"]]
     here = detect()

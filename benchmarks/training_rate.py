@@ -1,0 +1,370 @@
+"""Our training rate beside LLaMA-Factory's and plain TRL's, on the same rows: python -m benchmarks.training_rate
+
+All contenders train the same LoRA (rank 8 on all linear layers, frozen weights in bf16) of SmolLM2-135M on the same
+rows in the same order, with logging at each step, an evaluation and a checkpoint at the end, and take turns. Ours runs
+as any train does, `python -m engine` on a run directory. A train's seconds are those of its training steps: loading,
+evaluation and saving are left out for everybody. What was learned is compared too: each step's loss, and the loss of
+the saved adapters on held-out rows, measured for all by the same few lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.environments import ROOT, environment, environment_of_thread_libraries
+from engine.hardware import processor_name
+from engine.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec
+
+FACTORY = ("torch==2.13.0", "llamafactory==0.9.5")
+RESULT = ROOT / "benchmarks" / "results" / "training_rate.json"
+MAX_TOKENS = 512
+LEARNING_RATE = 1e-4
+WORDS = re.findall(
+    r"\w+",
+    """the people of a small town keep their boats near the old bridge and every spring they build one more from the
+    wood that the river brings down after rain; children learn early how to row, where the water is deep, which wind
+    turns at night, and why nobody leaves before the light on the far hill has changed its colour""",
+)
+
+
+@dataclass
+class Told:
+    """What one train of one contender came to."""
+
+    seconds: float
+    losses: list[float]
+    adapter: Path
+    rows: int
+    peak_mb: float = 0.0
+    held_out: float = 0.0
+
+
+@dataclass
+class Job:
+    method: str
+    steps: int
+    batch: int
+    model: Path
+    folder: Path
+    generations: int = 4
+    completion: int = 64
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.steps * self.batch // (self.generations if self.method == "grpo" else 1)
+
+
+def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str, Any]]:
+    """Rows of lengths spread as Alpaca's are: half of the answers under 100 tokens, a tenth over 350."""
+
+    def text(tokens: float) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(max(3, round(tokens))))
+
+    def answer() -> str:
+        return text(min(430.0, draw.lognormvariate(4.5, 0.95)))
+
+    found = []
+    for number in range(count):
+        prompt = [{"role": "user", "content": text(draw.uniform(8, 50))}]
+        if method == "sft":
+            found.append({"prompt": prompt, "completion": [{"role": "assistant", "content": answer()}]})
+        elif method == "dpo":
+            better, worse = ([{"role": "assistant", "content": answer()}] for _ in range(2))
+            found.append({"prompt": prompt, "chosen": better, "rejected": worse})
+        else:
+            sum_of = f"What is {number % 50} plus {draw.randrange(50)}? Explain, and end with the number."
+            found.append({"prompt": [{"role": "user", "content": sum_of}], "answer": "42"})
+    return found
+
+
+# The contenders
+
+
+def ours(job: Job) -> Told:
+    run = job.folder / "run"
+    common = {
+        "adapter": "lora", "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear",
+        "max_steps": job.steps, "batch_size": job.batch, "gradient_accumulation_steps": 1, "precision": "bf16",
+        "learning_rate": LEARNING_RATE, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
+        "sample_prompts": 0, "save_strategy": "end", "logging_steps": 1, "seed": 1,
+        "more": {"train_sampling_strategy": "sequential"},
+    }  # fmt: skip
+    data, held_out = job.folder / "rows.jsonl", job.folder / "held_out.jsonl"
+    resources = {}
+    if job.method == "grpo":
+        reward = job.folder / "rewards.py"
+        reward.write_text(REWARDS)
+        resources = {"reward_function:both": Resource(str(reward), file_sha256(reward))}
+        common |= {
+            "num_generations": job.generations, "max_completion_tokens": job.completion, "evaluation_split": 0.0,
+            "max_prompt_tokens": 128, "rewards": [{"function": "custom:both"}],
+        }  # fmt: skip
+    else:
+        common |= {"max_tokens": MAX_TOKENS, "evaluation_every": 1.0}
+    kind = {"sft": "prompt-completion", "dpo": "preference", "grpo": "prompt-only"}[job.method]
+    write_spec(
+        run,
+        Spec(
+            run_id=1, name="Rate", method=job.method, recipe=job.method, parameters=common, resources=resources,
+            base_model_path=str(job.model), base_model_name="SmolLM2", base_model_sha256="-",
+            dataset=DataFile(str(data), file_sha256(data), "jsonl", kind),
+            evaluation_dataset=None if job.method == "grpo"
+            else DataFile(str(held_out), file_sha256(held_out), "jsonl", kind),
+        ),
+    )  # fmt: skip
+    peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], {}, ROOT)
+    events = read_events(run)[0]
+    learned = [event for event in events if event["type"] == "metrics" and event["split"] == "train"]
+    return Told(training_seconds(events), [event["values"]["loss"] for event in learned], run / "model", job.rows, peak)
+
+
+def training_seconds(events: list[dict[str, Any]]) -> float:
+    """Seconds in the phase "training", each time up to the last step that was logged in it."""
+    seconds, began, last = 0.0, None, 0.0
+    for event in events:
+        if event["type"] == "phase":
+            if began is not None:
+                seconds += last - began
+            began = last = event["time"]
+            if event["name"] != "training":
+                began = None
+        if event["type"] == "metrics" and event["split"] == "train":
+            last = event["time"]
+    return seconds + (last - began if began is not None else 0.0)
+
+
+def plain_trl(job: Job) -> Told:
+    facts = {
+        "model": str(job.model), "batch": job.batch, "steps": job.steps, "learning_rate": LEARNING_RATE,
+        "max_tokens": MAX_TOKENS, "generations": job.generations, "max_completion_tokens": job.completion,
+    }  # fmt: skip
+    (job.folder / "job.json").write_text(json.dumps(facts))
+    peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], {}, ROOT)
+    result = json.loads((job.folder / "result.json").read_text())
+    return Told(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
+
+
+def factory(job: Job, *, best: bool = False) -> Told:
+    """LLaMA-Factory; at its `best` without activation checkpointing and with the allocator and threads that it gains
+    from on a CPU."""
+    python = environment("llama-factory", *FACTORY)
+    shared: dict[str, Any] = {"formatting": "sharegpt", "tags": {
+        "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+    }}  # fmt: skip
+    if job.method == "sft":
+        columns: dict[str, Any] = {"columns": {"messages": "messages"}}
+    else:
+        columns = {"columns": {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}, "ranking": True}
+    info = {}
+    for name in ("rows", "held_out"):
+        rows = [json.loads(line) for line in (job.folder / f"{name}.jsonl").read_text().splitlines()]
+        if job.method == "sft":
+            rows = [{"messages": row["prompt"] + row["completion"]} for row in rows]
+        else:
+            rows = [row | {"chosen": row["chosen"][0], "rejected": row["rejected"][0]} for row in rows]
+        (job.folder / f"{name}.factory.json").write_text(json.dumps(rows))
+        info[name] = {"file_name": f"{name}.factory.json"} | shared | columns
+    (job.folder / "dataset_info.json").write_text(json.dumps(info))
+    adapter = job.folder / "factory"
+    options = {
+        "stage": job.method, "do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16,
+        "lora_target": "all", "model_name_or_path": str(job.model), "template": "smollm2", "dataset": "rows",
+        "eval_dataset": "held_out", "dataset_dir": str(job.folder), "cutoff_len": MAX_TOKENS,
+        "output_dir": str(adapter), "per_device_train_batch_size": job.batch, "gradient_accumulation_steps": 1,
+        "per_device_eval_batch_size": job.batch, "max_steps": job.steps, "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant", "logging_steps": 1, "save_steps": job.steps, "eval_strategy": "steps",
+        "eval_steps": job.steps, "bf16": True, "disable_shuffling": True, "report_to": "none", "seed": 1,
+        "overwrite_output_dir": True, "preprocessing_num_workers": 1, "disable_gradient_checkpointing": best,
+    }  # fmt: skip
+    (job.folder / "train.json").write_text(json.dumps(options))
+    extra = environment_of_thread_libraries(python) if best else {}
+    peak = watched([str(python.parent / "llamafactory-cli"), "train", str(job.folder / "train.json")], extra, ROOT)
+    state = json.loads((adapter / "trainer_state.json").read_text())
+    history = state["log_history"]
+    runtime = next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
+    evaluated = sum(entry.get("eval_runtime", 0.0) for entry in history)
+    saved = checkpoint_seconds(adapter)
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return Told(runtime - evaluated - saved, losses, adapter, job.rows, peak)
+
+
+def factory_best(job: Job) -> Told:
+    return factory(job, best=True)
+
+
+def checkpoint_seconds(adapter: Path) -> float:
+    """From the first file of the checkpoint to its last: it is written within train_runtime."""
+    times = [path.stat().st_mtime for path in adapter.glob("checkpoint-*/*")]
+    return max(times) - min(times) if times else 0.0
+
+
+CONTENDERS = {
+    "ours": ours, "plain TRL": plain_trl, "LLaMA-Factory": factory, "LLaMA-Factory, its best": factory_best,
+}  # fmt: skip
+REWARDS = """
+import re
+
+def reward(prompts, completions, references, rows, **parameters):
+    found = [re.findall(r"-?\\d[\\d,]*", text) for text in completions]
+    right = [float(bool(numbers) and numbers[-1] == row["answer"]) for numbers, row in zip(found, rows)]
+    return [value + min(1.0, len(text) / 200) for value, text in zip(right, completions)]
+"""
+
+
+def watched(command: list[str], extra: dict[str, str], folder: Path) -> float:
+    """Run it to its end; its peak memory in MB. Ends the benchmark with its last words where it fails."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env | extra, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            sys.exit(f"{' '.join(command)} failed:\n{log.read()[-4000:]}")
+    return usage.ru_maxrss / 1024
+
+
+# What was learned
+
+
+def held_out_loss(job: Job, adapter: Path) -> float:
+    """Mean loss of the answers' tokens of the held-out rows, in fp32, by plain transformers and peft."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32), adapter
+    )
+    total, count = 0.0, 0
+    for line in (job.folder / "held_out.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        turns = row["prompt"] + row.get("completion", row.get("chosen"))
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(turns, return_dict=False)[:MAX_TOKENS]
+        labels = torch.tensor([whole])
+        labels[:, : len(prompt)] = -100
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([whole]), labels=labels).loss
+        learned = int((labels[:, 1:] != -100).sum())
+        total, count = total + float(loss) * learned, count + learned
+    return total / count
+
+
+def matrix_rate() -> float:
+    """Operations a second of this machine's bf16 matrix product, the best of several tries."""
+    left, right = (torch.ones((2048, 2048), dtype=torch.bfloat16) for _ in range(2))
+    tries = []
+    for _ in range(8):
+        began = time.perf_counter()
+        left @ right
+        tries.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(tries)
+
+
+def real_tokens(job: Job) -> int:
+    """Tokens of all rows, without padding."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    total = 0
+    for line in (job.folder / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for name in ("completion", "chosen", "rejected"):
+            if name in row:
+                total += min(
+                    MAX_TOKENS, len(tokenizer.apply_chat_template(row["prompt"] + row[name], return_dict=False))
+                )
+    return total
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_rate", description=__doc__)
+    parser.add_argument("--method", choices=("sft", "dpo", "grpo"), default="sft")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2, such as var/models/1")
+    parser.add_argument("--rows", type=Path, help="JSONL to take rows from, of the method's own columns")
+    parser.add_argument("--only", help="names of contenders, with commas")
+    parser.add_argument("--write", action="store_true", help=f"add the figures to {RESULT.relative_to(ROOT)}")
+    given = parser.parse_args()
+    names = [name.strip() for name in given.only.split(",")] if given.only else list(CONTENDERS)
+    if given.method == "grpo":
+        names = [name for name in names if not name.startswith("LLaMA")]
+    draw = random.Random(1)
+    told: dict[str, list[Told]] = {name: [] for name in names}
+    rate = matrix_rate()
+    for turn in range(given.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            job = Job(given.method, given.steps, given.batch, given.model.resolve(), Path(name))
+            made = made_up_rows(given.method, job.rows + 8, draw)
+            if given.rows:
+                taken = [json.loads(line) for line in given.rows.read_text().splitlines()]
+                made = draw.sample(taken, job.rows + 8)
+            for file, rows in (("rows", made[:-8]), ("held_out", made[-8:])):
+                (job.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            tokens = real_tokens(job) if given.method != "grpo" else 0
+            for contender in names:
+                found = CONTENDERS[contender](job)
+                if given.method == "sft":
+                    found.held_out = held_out_loss(job, found.adapter)
+                told[contender].append(found)
+                print(
+                    f"round {turn + 1}  {contender:24} {found.seconds:7.1f} s  "
+                    f"{found.rows / found.seconds:6.2f} rows/s  {tokens / found.seconds:6.0f} tokens/s  "
+                    f"peak {found.peak_mb:6.0f} MB  held out "
+                    f"{found.held_out:.4f}  losses {' '.join(f'{loss:.3f}' for loss in found.losses[:8])}",
+                    flush=True,
+                )
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(), "machine": f"{processor_name()}, {os.cpu_count()} processors",
+        "method": given.method, "rounds": given.rounds, "steps": given.steps, "batch": given.batch,
+        "bf16_matrix_gflops": round(rate / 1e9), "peer": FACTORY, "contenders": {},
+    }  # fmt: skip
+    for name, trains in told.items():
+        ratios = [other.seconds / mine.seconds for other, mine in zip(trains, told[names[0]], strict=True)]
+        apart = [
+            max((abs(a - b) for a, b in zip(mine.losses, other.losses, strict=False)), default=0.0)
+            for mine, other in zip(told[names[0]], trains, strict=True)
+        ]
+        result["contenders"][name] = {
+            "rows_per_second": round(statistics.median(train.rows / train.seconds for train in trains), 3),
+            "seconds": [round(train.seconds, 2) for train in trains],
+            "peak_mb": round(max(train.peak_mb for train in trains)),
+            "first_is_faster_by": [round(ratio, 2) for ratio in ratios],
+            "largest_loss_difference": round(max(apart), 4),
+            "held_out_loss": [round(train.held_out, 4) for train in trains],
+        }
+        print(
+            f"{name:24} {names[0]} is {spread(ratios)} times as fast; losses differ by {max(apart):.3f} at most; "
+            f"peak {max(train.peak_mb for train in trains):.0f} MB"
+        )
+    if given.write:
+        before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+        RESULT.write_text(json.dumps(before | {given.method: result}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
