@@ -79,7 +79,7 @@ def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str,
     def answer() -> str:
         return text(min(430.0, draw.lognormvariate(4.5, 0.95)))
 
-    found = []
+    found: list[dict[str, Any]] = []
     for number in range(count):
         prompt = [{"role": "user", "content": text(draw.uniform(8, 50))}]
         if method == "sft":
@@ -88,8 +88,8 @@ def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str,
             better, worse = ([{"role": "assistant", "content": answer()}] for _ in range(2))
             found.append({"prompt": prompt, "chosen": better, "rejected": worse})
         else:
-            sum_of = f"What is {number % 50} plus {draw.randrange(50)}? Explain, and end with the number."
-            found.append({"prompt": [{"role": "user", "content": sum_of}], "answer": "42"})
+            sum_of = f"What is {number % 50} plus 7? Explain, and end with the number."
+            found.append({"prompt": [{"role": "user", "content": sum_of}], "answer": str(number % 50 + 7)})
     return found
 
 
@@ -98,7 +98,7 @@ def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str,
 
 def ours(job: Job) -> Told:
     run = job.folder / "run"
-    common = {
+    common: dict[str, Any] = {
         "adapter": "lora", "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear",
         "max_steps": job.steps, "batch_size": job.batch, "gradient_accumulation_steps": 1, "precision": "bf16",
         "learning_rate": LEARNING_RATE, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
