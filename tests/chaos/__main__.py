@@ -165,7 +165,7 @@ def main() -> int:
         if clock := movable_clock(Path(folder)):
             known = (*known, jump_clock)
         else:
-            print("libfaketime is not installed: the clock that jumps is left out.", flush=True)
+            print("There is no C compiler here: the clock that jumps is left out.", flush=True)
         if given.only:
             known = tuple(fault for fault in known if fault.__name__ in given.only.split(","))
         with contextlib.suppress(KeyboardInterrupt):
