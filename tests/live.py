@@ -33,6 +33,7 @@ class Platform:
             "PORT": str(port),
             "HF_HUB_OFFLINE": "1",
             "STOP_GRACE_SECONDS": "20",
+            "HEARTBEAT_LIMIT_SECONDS": "10",
             "DJANGO_SETTINGS_MODULE": "deepextension.settings",
         }
         self.tokens: dict[str, str] = {}

@@ -133,6 +133,7 @@ class TrainRun(models.Model):
 
     # Who runs it.
     worker = models.CharField(max_length=200, blank=True)
+    # The machine whose worker runs it, or ran it last.
     host = models.CharField(max_length=200, blank=True)
     process = models.CharField(max_length=60, blank=True, help_text="The supervisor's, see core.processes.")
     created_at = models.DateTimeField(auto_now_add=True)
