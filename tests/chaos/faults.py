@@ -108,9 +108,9 @@ def half_checkpoint(scene: Scene) -> None:
     folder = scene.directory / "checkpoints"
     with contextlib.suppress(FileNotFoundError):
         found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        if found:
-            files = [path for path in found[-1].iterdir() if path.stat().st_size > 1 and path.name != "COMPLETE"]
-            victim = scene.draw.choice(sorted(files))
+        files = [path for path in found[-1].iterdir() if path.stat().st_size > 1] if found else []
+        if victims := sorted(path for path in files if path.name != "COMPLETE"):
+            victim = scene.draw.choice(victims)
             os.truncate(victim, scene.draw.randrange(victim.stat().st_size))
         (folder / "checkpoint-99999").mkdir(exist_ok=True)
 
