@@ -45,8 +45,18 @@ class EvaluationView(TrainPage):
 
 
 class SeriesView(View):
+    """Of the steps `from` to `to`, or of the whole train."""
+
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
-        return JsonResponse(series_of(train_or_404(request, pk)))
+        return JsonResponse(series_of(train_or_404(request, pk), steps=steps_asked(request)))
+
+
+def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
+    ends = [request.GET.get(name, "") for name in ("from", "to")]
+    if not all(end.isdecimal() and len(end) < 16 for end in ends):
+        return None
+    first, last = map(int, ends)
+    return (first, last) if first <= last else None
 
 
 class JudgementView(View):

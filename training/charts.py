@@ -6,17 +6,15 @@ Rewards). The page's script reads the same table, so that a metric that appears 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.recipes.registry import LOSS, Objective
 from training.models import TrainRun
+from training.stretches import VALUE, Point, extremes, points_read
 
 # Per series. A chart is at most 2,000 pixels wide, and each bucket sends its lowest and its highest point.
 MOST_POINTS = 2000
-Point = list[Any]  # [step, epoch, time, value]; value None where it was not a finite number
-STEP, EPOCH, TIME, VALUE = range(4)
 
 
 @dataclass(frozen=True)
@@ -151,33 +149,25 @@ def limits_of(run: TrainRun) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float) and value > 0}
 
 
-def series_of(run: TrainRun, *, most_points: int = MOST_POINTS) -> dict[str, Any]:
+def series_of(run: TrainRun, *, most_points: int = MOST_POINTS, steps: tuple[int, int] | None = None) -> dict[str, Any]:
     """{"status", "next", "planned": {step, epoch}, "seams", "series": {metric: [[step, epoch, time, value]]}}.
+
+    `steps`: the first and the last to tell of.
 
     Seams: [step, time] where a later attempt went on from a checkpoint.
     Each series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
     """
-    series: dict[str, list[Point]] = {}
-    last = 0
-    rows = run.metrics.values_list("seq", "step", "epoch", "time", "values").iterator(chunk_size=2000)
-    for seq, step, epoch, time, values in rows:
-        last = seq
-        for name, value in values.items():
-            if name not in NOT_CHARTED:
-                series.setdefault(name, []).append([step, round(epoch, 4), round(time, 1), shortened(value)])
+    found = points_read(run, steps)
     return {
         "status": run.status,
-        "next": last,
+        "next": run.last_seq,
         "planned": planned_of(run),
         "limits": limits_of(run),
         "seams": run.facts.get("seams") or [],
-        "series": {name: reduce_points(points, most_points) for name, points in series.items()},
+        "series": {
+            name: reduce_points(points, most_points) for name, points in found.items() if name not in NOT_CHARTED
+        },
     }
-
-
-def shortened(value: Any) -> float | None:
-    """Six digits are more than a chart can show; what is no number is a gap."""
-    return float(f"{value:.6g}") if isinstance(value, int | float) else None
 
 
 def planned_of(run: TrainRun) -> dict[str, float]:
@@ -201,15 +191,5 @@ def reduce_points(points: list[Point], most: int) -> list[Point]:
     kept = [points[0]]
     for number in range(stretches):
         start, end = number * len(inner) // stretches, (number + 1) * len(inner) // stretches
-        kept += _extremes(inner[start:end])
+        kept += extremes(inner[start:end])
     return [*kept, points[-1]]
-
-
-def _extremes(stretch: list[Point]) -> Iterable[Point]:
-    finite = [index for index, point in enumerate(stretch) if point[VALUE] is not None]
-    gap = next((index for index, point in enumerate(stretch) if point[VALUE] is None), None)
-    chosen = {index for index in (gap,) if index is not None}
-    if finite:
-        chosen.add(min(finite, key=lambda index: stretch[index][VALUE]))
-        chosen.add(max(finite, key=lambda index: stretch[index][VALUE]))
-    return [stretch[index] for index in sorted(chosen)]

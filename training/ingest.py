@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Min, Q
 
 from engine.rundir import read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.stretches import stretches_grow, stretches_rewind
 
 CURVE_POINTS = 64
 PHASES_KEPT = 100
@@ -49,6 +50,8 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
         for step, seq in batch.rewound:
             rewind(run, step, seq)
         MetricRow.objects.bulk_create(batch.rows, ignore_conflicts=True)
+        if batch.rows or batch.rewound:
+            stretches_grow(run, batch.run.last_seq)
         Sample.objects.bulk_create(batch.samples, ignore_conflicts=True)
         for checkpoint in batch.checkpoints:
             Checkpoint.objects.update_or_create(run=run, step=checkpoint.pop("step"), defaults=checkpoint)
@@ -63,7 +66,10 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
 def rewind(run: TrainRun, step: int, seq: int) -> None:
     """Take away what earlier attempts told before event `seq` about steps after `step`; 0: all of it."""
     beyond = Q(step__gt=step or -1)
-    run.metrics.filter(beyond, seq__lt=seq).delete()
+    gone = run.metrics.filter(beyond, seq__lt=seq)
+    if (first := gone.aggregate(first=Min("seq"))["first"]) is not None:
+        stretches_rewind(run, first)
+        gone.delete()
     run.samples.filter(beyond | Q(stage="after"), seq__lt=seq).delete()
     run.checkpoints.filter(beyond).delete()
 

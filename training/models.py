@@ -258,6 +258,23 @@ class MetricRow(models.Model):
         constraints: ClassVar = [models.UniqueConstraint(fields=["run", "seq"], name="one_row_a_seq")]
 
 
+class MetricStretch(models.Model):
+    """Of `size` consecutive events the points that a short curve keeps; see training.stretches."""
+
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="stretches")
+    size = models.PositiveIntegerField()
+    number = models.BigIntegerField(help_text="Events number * size up to the next.")
+    first_step = models.BigIntegerField()
+    last_step = models.BigIntegerField()
+    points = models.JSONField(help_text="{metric: [[step, epoch, time, value]]}")
+
+    class Meta:
+        ordering: ClassVar = ["size", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "size", "number"], name="one_stretch_a_size_and_number")
+        ]
+
+
 class Sample(models.Model):
     """What the model said to a prompt: a held-out one before and after, or one it learned from at `step`."""
 

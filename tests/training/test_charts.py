@@ -53,7 +53,7 @@ def test_a_long_series_keeps_its_gaps():
 
 
 def test_series_are_split_by_metric_and_polling_goes_on_after_the_last_row(make_train):
-    run = make_train(status="running", total_steps=10)
+    run = make_train(status="running", total_steps=10, last_seq=7)
     log(run, 1, 1, loss=2.0, num_tokens=100)
     log(run, 1, 7, split="eval", eval_loss=1.5)
 
