@@ -19,12 +19,14 @@
     return element;
   }
 
-  // lines: [{label, colour (series number), points, smoothed, dots, dash, tag, alone (no raw line)}]; view: {axis, smoothing, log, end, start}.
+  // lines: [{label, colour (series number), points, smoothed, dots, dash, tag, alone (no raw line)}]; view: {axis, smoothing,
+  // log, begin, end, start}. `select`, where given, hears which range of x was dragged over: [from, to], or null for all.
   class Panel {
-    constructor(spec, { small = false, gutter = null } = {}) {
+    constructor(spec, { small = false, gutter = null, select = null } = {}) {
       this.spec = spec;
       this.small = small;
       this.gutterFixed = gutter;
+      this.select = select;
       this.lines = [];
       this.limits = [];
       this.view = { axis: "step", smoothing: 0, log: false, end: 0 };
@@ -57,6 +59,7 @@
       this.fullButton.addEventListener("click", () => this.fullToggle());
       this.plot.addEventListener("pointermove", (event) => this.pointed(event));
       this.plot.addEventListener("pointerleave", () => point(null, null));
+      this.zoom = this.select ? new C.Zoom(this) : null;
       this.plot.addEventListener("blur", () => point(null, null));
       this.plot.addEventListener("keydown", (event) => this.keyed(event));
       this.element.addEventListener("keydown", (event) => {
@@ -66,6 +69,7 @@
 
     set(lines, view, limits = []) {
       if (view.log !== this.view.log || view.axis !== this.view.axis) { this.range = null; this.drop(); }
+      if (view.begin !== this.view.begin) { this.range = null; this.tip.hidden = true; }
       this.view = view;
       this.limits = limits;
       this.lines = lines.map((line) => this.prepared(line));
@@ -134,14 +138,15 @@
     options() {
       const font = { family: "Inter Variable, system-ui, sans-serif", size: 11 };
       const grey = css("--text-3"), hair = css("--border");
-      const end = this.end(), { axis, log } = this.view;
+      const end = this.end(), { axis, log, begin = 0 } = this.view;
       const range = this.range ?? { min: 0, max: 1, step: 0.5 };
       // Of a chart without values only the lines are drawn: its numbers would be invented.
       const known = this.range !== null;
       const xs = (width) => {
         const count = Math.min(this.small ? 3 : 7, Math.max(2, Math.floor(width / 80)));
-        const step = axis === "time" ? C.niceTimeStep(end, count) : C.niceStep(end, count);
-        return C.xTicks(end, count, axis === "step" ? Math.max(1, step) : step);
+        const step = axis === "time" ? C.niceTimeStep(end - begin, count) : C.niceStep(end - begin, count);
+        const whole = axis === "step" ? Math.max(1, step) : step;
+        return begin ? C.multiples(begin, end, whole) : C.xTicks(end, count, whole);
       };
       const ys = log ? C.logTicks(range, this.small) : C.multiples(range.min, range.max, range.step);
       return {
@@ -149,7 +154,7 @@
         layout: { padding: { right: this.gutter(), top: 10 } },
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
-          x: { type: "linear", min: 0, max: end, grid: { display: false }, border: { color: hair },
+          x: { type: "linear", min: begin, max: end, grid: { display: false }, border: { color: hair },
             ticks: { font, color: grey, maxRotation: 0, autoSkip: false, callback: (value) => C.axisText(axis, value) },
             afterBuildTicks: (scale) => { scale.ticks = known || this.view.end ? xs(scale.width).map((value) => ({ value })) : []; } },
           y: { type: log ? "logarithmic" : "linear", min: range.min, max: range.max, border: { display: false }, grid: { color: hair, drawTicks: false },
@@ -170,6 +175,7 @@
         this.gapMarks(ctx, area, x);
         if (this.labelled()) this.endLabels(ctx, area, x, y);
         if (cursor.x !== null) this.crosshair(ctx, area, x, y);
+        this.zoom?.draw(ctx, area, x);
         ctx.restore();
       } };
     }
@@ -189,6 +195,7 @@
       ctx.strokeStyle = css("--border-strong");
       for (const [place, label] of this.view.borders ?? []) {
         const left = x.getPixelForValue(place);
+        if (left < area.left || left > area.right) continue;
         stroke(ctx, left, area.top, left, area.bottom);
         ctx.textAlign = "left";
         ctx.fillText(label, left + 4, area.top + 8);
@@ -271,6 +278,7 @@
       const line = this.densest();
       const moves = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
       if (event.key === "Escape") return point(null, null);
+      if (this.zoom?.keyed(event, cursor.x)) return;
       if (!line || !(event.key in moves)) return;
       event.preventDefault();
       const from = cursor.x === null ? (event.key === "ArrowLeft" ? line.xs.length : -1) : C.nearest(line.xs, cursor.x);
@@ -316,7 +324,7 @@
         this.legend.replaceChildren(...wanted.map(([label, colour, dots]) => make("li", {}, make("span", { className: `swatch ${dots ? "dot" : "bar"} series-${((colour - 1) % 5) + 1}` }), label)));
       }
       const values = this.lines.map((line, index) => `${line.label} ${C.valueText(this.spec.kind, last[index])}`).join(", ");
-      this.plot.setAttribute("aria-label", `${this.spec.title}: ${values || "no values yet"}. Arrow keys move along the line.`);
+      this.plot.setAttribute("aria-label", `${this.spec.title}: ${values || "no values yet"}. Arrow keys move along the line${this.select ? ", plus looks closer, minus shows all" : ""}.`);
     }
 
     say(title, text = "") {

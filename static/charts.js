@@ -120,6 +120,15 @@
     return axis === "epoch" ? point[EPOCH] : axis === "time" ? point[TIME] - start : point[STEP];
   }
 
+  // The step at x, between the points that stand around it.
+  function stepAt(points, axis, start, x) {
+    const xs = points.map((point) => xOf(point, axis, start));
+    const after = xs.findIndex((value) => value >= x);
+    if (after <= 0) return points.at(after)?.[STEP] ?? 0;
+    const share = (x - xs[after - 1]) / (xs[after] - xs[after - 1] || 1);
+    return points[after - 1][STEP] + share * (points[after][STEP] - points[after - 1][STEP]);
+  }
+
   const words = (name) => {
     const text = name.replace(/[_./-]+/g, " ").trim();
     return text.charAt(0).toUpperCase() + text.slice(1);
@@ -180,6 +189,6 @@
 
   window.DXCharts = {
     STEP, EPOCH, TIME, VALUE, smooth, niceStep, niceTimeStep, widen, widenLog, logTicks, multiples, xTicks, nearest, spread,
-    xOf, chartFor, chartsFor, valueText, tickText, axisText,
+    xOf, stepAt, chartFor, chartsFor, valueText, tickText, axisText,
   };
 })();

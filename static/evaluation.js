@@ -14,14 +14,46 @@
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
 
+  // A closer look: its steps, in the address so that a link shows the same, and their points in full.
+  const asked = new URL(location).searchParams;
+  let zoom = asked.get("from") && asked.get("to") ? { from: Number(asked.get("from")), to: Number(asked.get("to")), series: null } : null;
+  const whole = document.querySelector("[data-whole]");
+  const hint = document.querySelector("[data-hint]");
+  hint.hidden = true;
+  whole.addEventListener("click", () => zoomTo(null));
+
   const place = (name) => root.querySelector(`[data-place="${name}"]`);
 
   async function load() {
     const answer = await api(`${base}series/`);
     Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, seams: answer.seams, loaded: true, updated: new Date() });
     root.removeAttribute("aria-busy");
+    if (zoom && !zoom.series) await zoomLoad();
     drawAll();
   }
+
+  async function zoomTo(range) {
+    if (range) {
+      const longest = Object.values(shownSeries()).reduce((best, points) => (points.length > best.length ? points : best), []);
+      const [from, to] = range.map((x) => C.stepAt(longest, view.axis, start(), x));
+      zoom = { from: Math.max(0, Math.floor(from)), to: Math.ceil(to), series: null };
+    } else zoom = null;
+    const url = new URL(location);
+    for (const name of ["from", "to"]) if (zoom) url.searchParams.set(name, zoom[name]); else url.searchParams.delete(name);
+    history.replaceState(history.state, "", url);
+    await zoomLoad();
+    drawAll();
+  }
+
+  async function zoomLoad() {
+    if (!zoom) return;
+    const mine = zoom;
+    const { series } = await api(`${base}series/?from=${mine.from}&to=${mine.to}`);
+    // A range without a point is nothing to look at.
+    mine.series = Object.keys(series).length ? series : null;
+  }
+
+  const shownSeries = () => zoom?.series ?? state.series;
 
   function append(rows) {
     // A later attempt begins behind an earlier step: what the first told beyond it no longer counts.
@@ -52,7 +84,7 @@
   }
 
   function linesOf(chart) {
-    const train = state.series[chart.train], evaluated = state.series[chart.eval];
+    const train = shownSeries()[chart.train], evaluated = shownSeries()[chart.eval];
     const lines = [];
     if (train) lines.push({ label: "Train", colour: 1, points: train, smoothed: chart.kind !== "rate" });
     if (evaluated) lines.push({ label: "Eval", colour: 2, points: evaluated, dots: true });
@@ -65,7 +97,7 @@
 
   function panelFor(chart) {
     if (panels.has(chart.name)) return panels.get(chart.name);
-    const panel = new C.Panel(chart, { small: chart.place !== "main" });
+    const panel = new C.Panel(chart, { small: chart.place !== "main", select: (range) => zoomTo(range) });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
       place("main").replaceChildren(panel.element);
@@ -96,7 +128,9 @@
     const first = names.length ? start() : 0;
     const latest = Math.max(0, ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
     const ends = { step: state.planned.step, epoch: state.planned.epoch, time: latest - first };
-    const shown = { ...view, end: ends[view.axis], borders: seams(first) };
+    const shown = { ...view, end: ends[view.axis], borders: seams(first), ...zoomed(first) };
+    whole.hidden = !zoom?.series;
+    hint.hidden = !names.length || !whole.hidden;
     for (const chart of charts) {
       const panel = panelFor(chart);
       const limit = state.limits[chart.limit];
@@ -105,6 +139,13 @@
       panel.set(linesOf(chart).map((line) => ({ ...line, start: first })), { ...own, log: view.log && chart.log }, limits);
     }
     waiting(panels.get(main.name), names.length);
+  }
+
+  // Where a closer look begins and ends on the x axis.
+  function zoomed(first) {
+    if (!zoom?.series) return {};
+    const places = Object.values(zoom.series).flatMap((points) => [points[0], points.at(-1)]).map((point) => C.xOf(point, view.axis, first));
+    return { begin: Math.min(...places), end: Math.max(...places) };
   }
 
   function waiting(panel, any) {

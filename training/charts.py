@@ -157,7 +157,7 @@ def series_of(run: TrainRun, *, most_points: int = MOST_POINTS, steps: tuple[int
     Seams: [step, time] where a later attempt went on from a checkpoint.
     Each series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
     """
-    found = points_read(run, steps)
+    found = points_read(run, most_points, steps)
     return {
         "status": run.status,
         "next": run.last_seq,

@@ -1,7 +1,7 @@
 """Long curves made short while they grow, so that a chart of a million steps costs what one of a thousand does.
 
-Events are numbered, and every 64 of them are a stretch: of each metric it keeps the lowest point, the highest and one
-gap. Eight stretches make one of 512, eight of those one of 4096. They only repeat what the metric rows hold.
+Events are numbered, and every 16 of them are a stretch: of each metric it keeps the lowest point, the highest and one
+gap. Four stretches make one of 64, four of those one of 256, and so on. They only repeat what the metric rows hold.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ Point = list[Any]  # [step, epoch, time, value]; value None where it was not a f
 STEP, EPOCH, TIME, VALUE = range(4)
 Points = dict[str, list[Point]]
 
-SIZES = (64, 512, 4096)
-# A range of fewer events is read row by row; of more, in stretches of which there are at most that many (as long as
-# there is a size for it).
-ROWS_READ = 8192
-STRETCHES_READ = 2048
-# How much one call catches up at most: it holds the database meanwhile.
-CAUGHT_UP = 256
+SIZES = (16, 64, 256, 1024, 4096)
+# Events that one call catches up with at most: it holds the database meanwhile.
+CAUGHT_UP = 1 << 16
 
 
 def extremes(points: list[Point]) -> Iterable[Point]:
@@ -45,7 +41,7 @@ def stretches_grow(run: TrainRun, last_seq: int) -> None:
     for below, size in zip((0, *SIZES), SIZES, strict=False):
         done = run.stretches.filter(size=size).aggregate(last=Max("number"))["last"]
         first = 0 if done is None else done + 1
-        end = max(first, min(covered // size, first + CAUGHT_UP))
+        end = max(first, min(covered // size, first + CAUGHT_UP // size))
         covered = end * size
         if end == first:
             continue
@@ -79,12 +75,12 @@ def stretches_rewind(run: TrainRun, seq: int) -> None:
 # Read
 
 
-def points_read(run: TrainRun, steps: tuple[int, int] | None = None) -> Points:
-    """Points of every metric in their order, of these steps (both included) or of all: each one where they are few, the
-    extremes of stretches where they are many."""
+def points_read(run: TrainRun, most: int, steps: tuple[int, int] | None = None) -> Points:
+    """Points of every metric in their order, of these steps (both included) or of all: each one up to four times `most`
+    events, above that the extremes of at most `most` stretches (as long as there is a size for it)."""
     low, high = _events_of(run, steps)
     count = _events_count(run, low, high)
-    size = 0 if count <= ROWS_READ else next((size for size in SIZES if count <= size * STRETCHES_READ), SIZES[-1])
+    size = 0 if count <= 4 * most else next((size for size in SIZES if count <= size * most), SIZES[-1])
     found: Points = {}
     for points in _parts(run, low, high, size):
         for name, some in points.items():
@@ -132,7 +128,7 @@ def _rows(run: TrainRun, low: int, high: int) -> Iterator[tuple[int, Points]]:
     """(event, {metric: [point]}) of the rows of events [low, high)."""
     rows = run.metrics.filter(seq__gte=low, seq__lt=high).values_list("seq", "step", "epoch", "time", "values")
     for seq, step, epoch, time, values in rows.iterator(chunk_size=2000):
-        place = (step, round(epoch, 4), round(time, 1))
+        place = (step, round(epoch, 4), round(time, 2))
         yield seq, {name: [[*place, shortened(value)]] for name, value in values.items()}
 
 

@@ -140,6 +140,45 @@ def test_a_double_click_on_run_starts_one_train(open_page):
     expect(page.locator("#trains tbody tr")).to_have_count(1)
 
 
+SHOWN = """() => {
+  const { min, max } = Chart.getChart(document.querySelector("#charts canvas")).scales.x;
+  return [min, max];
+}"""
+
+
+def test_a_closer_look_at_a_curve_shows_its_steps_and_a_link_shows_the_same(open_page, platform):
+    dataset = platform.upload("closer.jsonl", toy_rows(20))
+    run = platform.ended(platform.start(dataset, max_steps=60, sample_prompts=0))
+    page = open_page()
+    page.goto(f"/trains/{run['id']}/evaluation/")
+    until(page, f"() => ({POINTS})() >= 60")
+    assert page.evaluate(SHOWN) == [0, 60]
+
+    box = page.locator(".charts-main .chart-plot").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + box["width"] / 8, middle[1], steps=4)
+    page.mouse.up()
+    page.wait_for_url(re.compile(r"from=\d+&to=\d+"))
+    until(page, f"() => ({SHOWN})()[1] < 50")
+    begin, end = page.evaluate(SHOWN)
+    assert 20 < begin < end
+    assert page.evaluate(POINTS) == end - begin + 1
+    assert f"from={begin}&to={end}" in page.url
+
+    page.reload()
+    until(page, f"() => ({POINTS})() === {end - begin + 1}")
+    assert page.evaluate(SHOWN) == [begin, end]
+    page.locator(".charts-main .chart-plot").focus()
+    page.keyboard.press("+")
+    until(page, f"() => ({SHOWN})()[0] > {begin}")
+    page.get_by_role("button", name="Whole train").click()
+    until(page, f"() => ({POINTS})() >= 60")
+    assert page.evaluate(SHOWN) == [0, 60]
+    assert "from=" not in page.url
+
+
 def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
     page = open_page()
     upload(page, "toys-bad")
