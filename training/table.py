@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.paginator import Page, Paginator
-from django.db.models import Count, Max
+from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
 
 from core.ownership import may_change
@@ -75,9 +75,8 @@ class Facet:
     value: str
 
 
-def rows_make(runs: Any, reader: Reader) -> list[Row]:
+def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
     runs = list(runs)
-    places = queue_places()
     starts = starts_now() if any(run.status == Status.QUEUED for run in runs) else {}
     return [Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs]
 
@@ -109,18 +108,25 @@ def pills_make(reader: Reader, query: QueryDict) -> list[Pill]:
 
 
 def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
+    """Every value that occurs, of all facets by one query."""
     visible = TrainRun.objects.visible_to(reader).order_by()
-    facets = []
-    for name, title, key, label in FACETS:
-        found = visible.exclude(**{key: None}).values_list(key, label).distinct().order_by(label)
-        facets.append(Facet(name, title, [(str(a), str(b)) for a, b in found], query.get(name, "")))
-    return facets
+    first, *others = (
+        visible.exclude(**{key: None}).annotate(facet=Value(name), key=F(key), label=F(label))
+        .values_list("facet", "key", "label").distinct()
+        for name, _, key, label in FACETS
+    )  # fmt: skip
+    choices: dict[str, list[tuple[str, str]]] = {name: [] for name, *_ in FACETS}
+    for name, key, label in first.union(*others, all=True):
+        choices[name].append((str(key), str(label)))
+    return [
+        Facet(name, title, sorted(choices[name], key=lambda choice: choice[1]), query.get(name, ""))
+        for name, title, *_ in FACETS
+    ]
 
 
-def strip_make(reader: Reader) -> dict[str, Any]:
+def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
     """Running now, waiting, and the device: what stands above the list."""
     visible = TrainRun.objects.visible_to(reader)
-    places = queue_places()
     mine = list(waiting().filter(owner=reader.pk)[:1])
     running = list(visible.active().order_by("pk"))
     return {
@@ -139,13 +145,14 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     runs = narrowed(reader, query)
     page: Page[TrainRun] = Paginator(runs, PAGE_ROWS).get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
+    places = queue_places()
     filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
     return {
         "page": page,
-        "rows": rows_make(page.object_list, reader),
+        "rows": rows_make(page.object_list, reader, places),
         "pills": pills_make(reader, query),
         "facets": facets_make(reader, query),
-        "strip": strip_make(reader),
+        "strip": strip_make(reader, places),
         "statuses_chosen": query.getlist("status"),
         "facets_chosen": sum(name != "search" for name in filters),
         "active_filters": active_filters(filters, query),

@@ -25,7 +25,7 @@ from training.estimate import starts_now
 from training.log import log_read
 from training.models import TrainRun
 from training.overview import done_near, has_model, overview, phases_of
-from training.queue import queue_position, queue_state
+from training.queue import queue_places, queue_position, queue_state
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
@@ -67,9 +67,10 @@ class TrainLiveView(View):
         known = int(newest) if newest.isascii() and newest.isdigit() and len(newest) < 19 else LARGEST_ID
         ids = [pk for pk in ids if pk <= LARGEST_ID][:LIVE_ROWS]
         runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids)
-        rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user)}
+        places = queue_places()
+        rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
         pills = pills_make(request.user, request.GET)
-        strip = strip_make(request.user)
+        strip = strip_make(request.user, places)
         return JsonResponse(
             {
                 "rows": rows,
