@@ -32,3 +32,14 @@ def environment_of_thread_libraries(python: Path) -> dict[str, str]:
     found = [next(python.parent.parent.rglob("libiomp5.so"))]
     found += list(Path("/usr/lib").rglob("libtcmalloc*.so.4"))[:1]
     return {"LD_PRELOAD": ":".join(str(path) for path in found)}
+
+
+def without_sound_and_pictures(python: Path) -> None:
+    """For texts alone: torchvision and torchaudio as the package index has them do not load beside a CPU build of torch.
+    Without the first transformers does well; the second is imported by name, so an empty module stands there."""
+    (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
+    empty = packages / "torchaudio.py"
+    if not empty.exists():
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "uninstall", "--quiet", "--yes"]
+        subprocess.run([*pip, "torchvision", "torchaudio"], check=True)
+        empty.write_text("")

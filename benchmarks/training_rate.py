@@ -14,19 +14,25 @@ import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.environments import ROOT, environment, environment_of_thread_libraries
+from benchmarks.environments import (
+    ROOT,
+    environment,
+    environment_of_thread_libraries,
+    without_sound_and_pictures,
+)
 from engine.hardware import processor_name
 from engine.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec
 
@@ -63,7 +69,6 @@ class Job:
     folder: Path
     generations: int = 4
     completion: int = 64
-    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -128,7 +133,7 @@ def ours(job: Job) -> Told:
             else DataFile(str(held_out), file_sha256(held_out), "jsonl", kind),
         ),
     )  # fmt: skip
-    peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], {}, ROOT)
+    peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], bare())
     events = read_events(run)[0]
     learned = [event for event in events if event["type"] == "metrics" and event["split"] == "train"]
     return Told(training_seconds(events), [event["values"]["loss"] for event in learned], run / "model", job.rows, peak)
@@ -155,18 +160,20 @@ def plain_trl(job: Job) -> Told:
         "max_tokens": MAX_TOKENS, "generations": job.generations, "max_completion_tokens": job.completion,
     }  # fmt: skip
     (job.folder / "job.json").write_text(json.dumps(facts))
-    peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], {}, ROOT)
+    peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], bare())
     result = json.loads((job.folder / "result.json").read_text())
     return Told(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
 
 
-def factory(job: Job, *, best: bool = False) -> Told:
-    """LLaMA-Factory; at its `best` without activation checkpointing and with the allocator and threads that it gains
-    from on a CPU."""
+def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, dict[str, str]]:
+    """(command, folder that it writes to, its environment) of LLaMA-Factory; at its `best` without activation
+    checkpointing and with the allocator and threads that it gains from on a CPU."""
     python = environment("llama-factory", *FACTORY)
-    shared: dict[str, Any] = {"formatting": "sharegpt", "tags": {
-        "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-    }}  # fmt: skip
+    without_sound_and_pictures(python)
+    shared: dict[str, Any] = {
+        "formatting": "sharegpt",
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    }
     if job.method == "sft":
         columns: dict[str, Any] = {"columns": {"messages": "messages"}}
     else:
@@ -182,6 +189,7 @@ def factory(job: Job, *, best: bool = False) -> Told:
         info[name] = {"file_name": f"{name}.factory.json"} | shared | columns
     (job.folder / "dataset_info.json").write_text(json.dumps(info))
     adapter = job.folder / "factory"
+    shutil.rmtree(adapter, ignore_errors=True)
     options = {
         "stage": job.method, "do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16,
         "lora_target": "all", "model_name_or_path": str(job.model), "template": "smollm2", "dataset": "rows",
@@ -189,19 +197,22 @@ def factory(job: Job, *, best: bool = False) -> Told:
         "output_dir": str(adapter), "per_device_train_batch_size": job.batch, "gradient_accumulation_steps": 1,
         "per_device_eval_batch_size": job.batch, "max_steps": job.steps, "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant", "logging_steps": 1, "save_steps": job.steps, "eval_strategy": "steps",
-        "eval_steps": job.steps, "bf16": True, "disable_shuffling": True, "report_to": "none", "seed": 1,
+        "eval_steps": job.steps, "bf16": True, "use_cpu": True, "disable_shuffling": True, "report_to": "none", "seed": 1,
         "overwrite_output_dir": True, "preprocessing_num_workers": 1, "disable_gradient_checkpointing": best,
     }  # fmt: skip
-    (job.folder / "train.json").write_text(json.dumps(options))
+    (job.folder / "train.yaml").write_text(json.dumps(options))
     extra = environment_of_thread_libraries(python) if best else {}
-    peak = watched([str(python.parent / "llamafactory-cli"), "train", str(job.folder / "train.json")], extra, ROOT)
-    state = json.loads((adapter / "trainer_state.json").read_text())
-    history = state["log_history"]
+    return [str(python), "-m", "llamafactory.cli", "train", str(job.folder / "train.yaml")], adapter, bare() | extra
+
+
+def factory(job: Job, *, best: bool = False) -> Told:
+    command, adapter, env = factory_command(job, best=best)
+    peak = watched(command, env)
+    history = json.loads((adapter / "trainer_state.json").read_text())["log_history"]
     runtime = next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
     evaluated = sum(entry.get("eval_runtime", 0.0) for entry in history)
-    saved = checkpoint_seconds(adapter)
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    return Told(runtime - evaluated - saved, losses, adapter, job.rows, peak)
+    return Told(runtime - evaluated - checkpoint_seconds(adapter), losses, adapter, job.rows, peak)
 
 
 def factory_best(job: Job) -> Told:
@@ -227,11 +238,15 @@ def reward(prompts, completions, references, rows, **parameters):
 """
 
 
-def watched(command: list[str], extra: dict[str, str], folder: Path) -> float:
+def bare() -> dict[str, str]:
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    return env | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+
+
+def watched(command: list[str], env: dict[str, str]) -> float:
     """Run it to its end; its peak memory in MB. Ends the benchmark with its last words where it fails."""
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, env=env | extra, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

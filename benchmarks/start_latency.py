@@ -1,0 +1,136 @@
+"""From "Run the Train" to the end of the first step, beside llamafactory-cli: python -m benchmarks.start_latency
+
+Both train the same LoRA of the same model on the same rows, in turn. Ours is asked for through the API of a platform
+whose worker is warm; its parts are told by the times of the train's events. LLaMA-Factory's command is started anew for
+each train, as its board does too. What the platform costs while a train runs is measured beside `python -m engine` on
+the same spec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environments import ROOT
+from benchmarks.training_rate import FACTORY, Job, factory_command, made_up_rows, training_seconds
+from engine.hardware import processor_name
+from engine.rundir import read_events
+from tests.live import Platform, running_platform
+
+RESULT = ROOT / "benchmarks" / "results" / "start_latency.json"
+PARAMETERS = {
+    "batch_size": 4, "max_tokens": 512, "lora_rank": 8, "evaluation_split": 0, "sample_prompts": 0,
+    "save_strategy": "end", "precision": "bf16",
+}  # fmt: skip
+
+
+def model_added(platform: Platform, folder: Path) -> str:
+    """The slug of the model, imported."""
+    inbox = platform.home / "models-inbox" / "smollm2"
+    shutil.copytree(folder, inbox)
+    body = {"source": "folder", "reference": str(inbox), "name": "SmolLM2"}
+    answer = platform.api("POST", "models/", json=body)
+    assert answer.status_code == 201, answer.text
+    model = platform.poll(f"models/{answer.json()['id']}/", lambda row: row["status"] not in ("queued", "importing"))
+    assert model["status"] == "ready", model
+    return str(model["slug"])
+
+
+def ours(platform: Platform, dataset: dict[str, Any], model: str, steps: int) -> tuple[dict[str, float], Path]:
+    """Seconds of each part, and the run directory."""
+    pressed = time.time()
+    run = platform.start(dataset, base_model=model, max_steps=steps, **PARAMETERS)
+    ended = platform.ended(run, seconds=1200)
+    assert ended["status"] == "finished", ended
+    directory = platform.home / "runs" / str(run["id"])
+    events = read_events(directory)[0]
+    at = {event["name"]: event["time"] for event in reversed(events) if event["type"] == "phase"}
+    first_step = next(event["time"] for event in events if event["type"] == "metrics")
+    claimed = datetime.fromisoformat(ended["started_at"]).timestamp()
+    parts = {
+        "queue": claimed - pressed,
+        "fork": at["loading model"] - claimed,
+        "load": at["preparing data"] - at["loading model"],
+        "data and trainer": at["training"] - at["preparing data"],
+        "first step": first_step - at["training"],
+        "whole": first_step - pressed,
+    }
+    return parts, directory
+
+
+def theirs(job: Job) -> float:
+    """Until LLaMA-Factory has logged its first step."""
+    command, adapter, env = factory_command(job)
+    log = adapter / "trainer_log.jsonl"
+    began = time.time()
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (log.is_file() and log.stat().st_size):
+        assert process.poll() is None, "llamafactory-cli ended before its first step"
+        time.sleep(0.005)
+    seconds = time.time() - began
+    process.terminate()
+    process.wait()
+    return seconds
+
+
+def engine_alone(directory: Path) -> float:
+    """Seconds of training of the same spec without a platform."""
+    with tempfile.TemporaryDirectory() as name:
+        into = Path(name) / "repeat"
+        env = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "engine", str(directory), "--into", str(into)]
+        subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+        return training_seconds(read_events(into)[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start_latency", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2, such as var/models/1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12, help="of the trains that the platform's cost is measured with")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    given = parser.parse_args()
+    found: list[dict[str, float]] = []
+    peer: list[float] = []
+    cost: list[float] = []
+    with running_platform() as platform, tempfile.TemporaryDirectory() as name:
+        model = model_added(platform, given.model)
+        job = Job("sft", 1, 4, given.model.resolve(), Path(name))
+        rows = made_up_rows("sft", 108, random.Random(1))
+        for file, some in (("rows", rows[:-8]), ("held_out", rows[-8:])):
+            (job.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        dataset = platform.upload("rows.jsonl", (job.folder / "rows.jsonl").read_bytes())
+        for turn in range(given.rounds):
+            parts, directory = ours(platform, dataset, model, given.steps)
+            found.append(parts)
+            peer.append(theirs(job))
+            cost.append(training_seconds(read_events(directory)[0]) / engine_alone(directory))
+            told = "  ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
+            print(f"round {turn + 1}  {told}  LLaMA-Factory {peer[-1]:.2f}  platform/engine {cost[-1]:.3f}", flush=True)
+    medians = {part: round(statistics.median(parts[part] for parts in found), 2) for part in found[0]}
+    result = {
+        "date": datetime.now(UTC).date().isoformat(), "machine": f"{processor_name()}, {os.cpu_count()} processors",
+        "peer": FACTORY, "rounds": given.rounds, "seconds": medians,
+        "peer_seconds": round(statistics.median(peer), 2),
+        "share_of_peer": round(medians["whole"] / statistics.median(peer), 3),
+        "platform_over_engine": [round(value, 3) for value in cost],
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+    if given.write:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
