@@ -40,12 +40,13 @@ def segments_attention(
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    parts = []
-    for start, end in pairwise(cu_seq_lens_q.tolist()):
-        mask = _band(end - start, sliding_window, query.device)
-        part = slice(start, end)
-        found = sdpa_attention_forward(module, query[:, :, part], key[:, :, part], value[:, :, part], mask, **options)
-        parts.append(found[0])
+    lengths = [end - start for start, end in pairwise(cu_seq_lens_q.tolist())]
+    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
+    segments = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
+    parts = [
+        sdpa_attention_forward(module, *segment, _band(length, sliding_window, query.device), **options)[0]
+        for segment, length in zip(segments, lengths, strict=True)
+    ]
     return torch.cat(parts, dim=1), None
 
 
