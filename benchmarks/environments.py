@@ -35,8 +35,8 @@ def environment_of_thread_libraries(python: Path) -> dict[str, str]:
 
 
 def without_sound_and_pictures(python: Path) -> None:
-    """For texts alone: torchvision and torchaudio as the package index has them do not load beside a CPU build of torch.
-    Without the first transformers does well; the second is imported by name, so an empty module stands there."""
+    """For texts alone: torchvision and torchaudio as the package index has them do not load beside a CPU build of
+    torch. Without the first transformers does well; the second is imported by name, so an empty module stands there."""
     (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
     empty = packages / "torchaudio.py"
     if not empty.exists():

@@ -197,7 +197,8 @@ def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, d
         "output_dir": str(adapter), "per_device_train_batch_size": job.batch, "gradient_accumulation_steps": 1,
         "per_device_eval_batch_size": job.batch, "max_steps": job.steps, "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant", "logging_steps": 1, "save_steps": job.steps, "eval_strategy": "steps",
-        "eval_steps": job.steps, "bf16": True, "use_cpu": True, "disable_shuffling": True, "report_to": "none", "seed": 1,
+        "eval_steps": job.steps, "bf16": True, "use_cpu": True, "disable_shuffling": True, "report_to": "none",
+        "seed": 1,
         "overwrite_output_dir": True, "preprocessing_num_workers": 1, "disable_gradient_checkpointing": best,
     }  # fmt: skip
     (job.folder / "train.yaml").write_text(json.dumps(options))

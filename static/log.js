@@ -3,10 +3,11 @@
 (() => {
   "use strict";
   const { api, format, poll } = DX;
-  const MOST_BYTES = 16 << 20;   // of the end of the log are shown; the whole is a download
+  const MOST_BYTES = 16 << 20;   // of the end of the log are shown at first
   const PIECE_LINES = 200;
   const LONGEST_PIECE = 1 << 18; // characters: lines without an end must not make one endless piece
   const MOST_MATCHES = 10_000;
+  const BEFORE_BYTES = 4096;
   const box = document.getElementById("log");
   const follow = document.getElementById("log-follow");
   const wrap = document.getElementById("log-wrap");
@@ -17,7 +18,7 @@
   const ENDED = ["finished", "failed", "stopped"];
   let ended = ENDED.includes(document.getElementById("train-head").dataset.state);
   let offset = null, size = 0, skipped = 0, complete = false, pieces = [], lines = 0, held = 0;
-  let matches = [], current = -1, searching = 0;
+  let matches = [], current = -1, searching = 0, detached = false;
 
   document.querySelector("[data-zone]").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
@@ -62,12 +63,20 @@
     box.scrollTop = box.scrollHeight;
   }
 
+  function clear() {
+    pieces = [];
+    lines = held = 0;
+    box.replaceChildren();
+  }
+
   async function read() {
+    if (detached) return;
     if (offset === null) {
       const first = await api(`${box.dataset.url}?offset=0&limit=1`);
       skipped = Math.max(0, first.size - MOST_BYTES);
       offset = skipped;
-      box.replaceChildren();
+      clear();
+      document.dispatchEvent(new CustomEvent("log:size", { detail: { size: first.size, skipped } }));
     }
     let fresh = skipped > 0 && pieces.length === 0;
     do {
@@ -88,9 +97,37 @@
   }
 
   function describe() {
-    const part = skipped ? `, the first ${format.size(skipped)} are only in the download` : "";
+    const part = skipped ? `, the first ${format.size(skipped)} by place or search` : "";
     const read = offset < size ? `reading, ${format.share(offset / size)}` : ended ? "complete" : follow.checked ? "following" : "live";
     DX.live(state, size ? `${format.size(size)}, ${format.thousands(lines)} lines, ${read}${part}` : ended ? "This train wrote no log." : "Nothing written yet.");
+  }
+
+  // Of a log too long to be shown whole: the part from byte `at` on, where a line begins, under some lines before it.
+  // What is written meanwhile waits.
+  async function showPart(at) {
+    detached = true;
+    follow.checked = false;
+    const start = Math.max(0, at - BEFORE_BYTES);
+    const [before, after] = await Promise.all([
+      at ? api(`${box.dataset.url}?offset=${start}&limit=${at - start}`) : { text: "" }, api(`${box.dataset.url}?offset=${at}`),
+    ]);
+    clear();
+    append(start ? before.text.slice(before.text.indexOf("\n") + 1) : before.text);
+    // Where its first line comes to stand: on the last piece, or at the beginning of the next.
+    const last = pieces.at(-1), length = last ? last.node.data.length : 0;
+    append(after.text);
+    const goesOn = last && last.node.data.length > length;
+    const node = goesOn ? last.node : pieces[pieces.indexOf(last) + 1]?.node;
+    if (node?.length) bring([node, goesOn ? Math.min(length + 1, node.length - 1) : 0], 1);
+    DX.live(state, `Around ${format.size(at)} of ${format.size(after.size)}`);
+  }
+
+  function toTheEnd() {
+    detached = complete = false;
+    offset = null;
+    follow.checked = true;
+    // Of a train that has ended nobody looks by himself any more.
+    if (ended) read(); else polling.now();
   }
 
   const polling = poll(read, () => (complete ? null : 1), {
@@ -151,13 +188,20 @@
     CSS.highlights.set("log-current", new Highlight(...(current >= 0 ? [range(matches[current], length)] : [])));
   }
 
+  // Text of a piece into the middle of the box; twice, since what comes into view is laid out only then.
+  function bring(text, length) {
+    const frame = box.getBoundingClientRect();
+    for (let turn = 0; turn < 2; turn += 1) {
+      text[0].parentElement.scrollIntoView({ block: "nearest" });
+      const place = range(text, length).getBoundingClientRect();
+      box.scrollTop += place.top - frame.top - box.clientHeight / 2;
+      if (!wrap.checked && (place.right > frame.right || place.left < frame.left)) box.scrollLeft += place.left - frame.left - box.clientWidth / 2;
+    }
+  }
+
   function show() {
     follow.checked = false;
-    matches[current][0].parentElement.scrollIntoView({ block: "nearest" });
-    const place = range(matches[current], search.value.length).getBoundingClientRect();
-    const frame = box.getBoundingClientRect();
-    box.scrollTop += place.top - frame.top - box.clientHeight / 2;
-    if (!wrap.checked && (place.right > frame.right || place.left < frame.left)) box.scrollLeft += place.left - frame.left - box.clientWidth / 2;
+    bring(matches[current], search.value.length);
     describe();
   }
 
@@ -176,4 +220,5 @@
     if (event.key === "Enter") { event.preventDefault(); step(event.shiftKey ? -1 : 1); }
   });
   for (const button of steps) button.addEventListener("click", () => step(Number(button.dataset.match)));
+  window.DXLog = { showPart, toTheEnd };
 })();

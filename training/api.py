@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -24,7 +25,7 @@ from training.compare import MOST_TRAINS, comparison, ids_parse
 from training.downloads import model_download
 from training.estimate import starts_now
 from training.filters import TrainFilter
-from training.log import PIECE_BYTES, log_read
+from training.log import PIECE_BYTES, log_read, log_search
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.preview import train_preview
 from training.queue import queue_places, train_wait
@@ -32,6 +33,7 @@ from training.resuming import train_resume
 from training.serializers import (
     CheckpointSerializer,
     ComparisonSerializer,
+    LogSearchSerializer,
     LogSerializer,
     MetricRowSerializer,
     MetricsSerializer,
@@ -48,6 +50,7 @@ from training.serializers import (
 from training.services import train_create, train_delete, train_save, train_stop, train_update
 
 METRIC_ROWS = 5000
+LONGEST_SEARCH = 200
 # Fields of a train that stand beside its parameters.
 BESIDE = (
     "", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset", "after", "priority",
@@ -249,6 +252,24 @@ class TrainLogView(APIView):
         offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
         piece = log_read(train_or_404(request, pk), offset, whole_number(request, "limit", PIECE_BYTES, least=1))
         return Response({"offset": piece.offset, "size": piece.size, "text": piece.text})
+
+
+class TrainLogSearchView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("q", OpenApiTypes.STR, required=True, description="Text; the case is ignored."),
+            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes: where to go on."),
+        ],
+        responses={200: LogSearchSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """Lines of the log that hold a text. A long log takes several calls: go on at `next` until that is null."""
+        run = train_or_404(request, pk)
+        words = request.query_params.get("q", "")
+        if not 0 < len(words) <= LONGEST_SEARCH:
+            raise UserError({"q": [f"Give a text of at most {LONGEST_SEARCH} characters."]})
+        matches, following, size = log_search(run, words, whole_number(request, "offset", 0, least=0))
+        return Response({"matches": [asdict(match) for match in matches], "next": following, "size": size})
 
 
 class TrainSamplesView(generics.ListAPIView[Sample]):

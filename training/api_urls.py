@@ -11,6 +11,7 @@ urlpatterns = [
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
     path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),
     path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
+    path("<int:pk>/log/search/", api.TrainLogSearchView.as_view(), name="api-train-log-search"),
     path("<int:pk>/samples/", api.TrainSamplesView.as_view(), name="api-train-samples"),
     path("<int:pk>/completions/", api_rewards.TrainCompletionsView.as_view(), name="api-train-completions"),
     path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),

@@ -1,4 +1,4 @@
-"""train.log by byte offset: a page reads pieces, never the whole file."""
+"""train.log by byte offset: a page reads pieces and searches stretches, never the whole file at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from engine.rundir import LOG
 from training.models import TrainRun
 
 PIECE_BYTES = 256 << 10
+SEARCH_BYTES = 64 << 20
+BLOCK_BYTES = 4 << 20
+MOST_MATCHES = 200
+LONGEST_LINE = 300
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,48 @@ class LogPiece:
     offset: int
     size: int
     text: str
+
+
+@dataclass(frozen=True)
+class LogMatch:
+    """A line that holds what was searched: where it begins, in bytes, and its text, cut around the match."""
+
+    offset: int
+    text: str
+
+
+def log_search(run: TrainRun, words: str, offset: int = 0) -> tuple[list[LogMatch], int | None, int]:
+    """(matches, where to go on, size of the log) of a search from byte `offset` on, the case of Latin letters ignored.
+
+    Ends after SEARCH_BYTES or MOST_MATCHES lines; None says that the end of the log was reached.
+    """
+    wanted = words.encode().lower()
+    found: list[LogMatch] = []
+    try:
+        stream = (run.directory / LOG).open("rb")
+    except FileNotFoundError:
+        return found, None, 0
+    with stream:
+        size = stream.seek(0, 2)
+        at, last = min(offset, size), min(size, offset + SEARCH_BYTES)
+        while at < last:
+            stream.seek(at)
+            block = stream.read(BLOCK_BYTES)
+            # Whole lines, but for one that is longer than a block.
+            if at + len(block) < size and (end := block.rfind(b"\n") + 1):
+                block = block[:end]
+            lower, place = block.lower(), 0
+            while (hit := lower.find(wanted, place)) >= 0:
+                begin, end = block.rfind(b"\n", 0, hit) + 1, block.find(b"\n", hit)
+                end = len(block) if end < 0 else end
+                cut = max(begin, hit - LONGEST_LINE // 3)
+                text = block[cut : min(end, cut + LONGEST_LINE)].decode(errors="replace")
+                found.append(LogMatch(at + begin, ("…" if cut > begin else "") + text))
+                place = end + 1
+                if len(found) == MOST_MATCHES:
+                    return found, at + place, size
+            at += len(block)
+    return found, at if at < size else None, size
 
 
 def log_read(run: TrainRun, offset: int, limit: int = PIECE_BYTES) -> LogPiece:

@@ -216,6 +216,17 @@ class LogSerializer(serializers.Serializer[Any]):
     text = serializers.CharField()
 
 
+class LogMatchSerializer(serializers.Serializer[Any]):
+    offset = serializers.IntegerField(help_text="Byte at which the line begins.")
+    text = serializers.CharField(help_text="The line, cut around the match where it is long.")
+
+
+class LogSearchSerializer(serializers.Serializer[Any]):
+    matches = LogMatchSerializer(many=True)
+    next = serializers.IntegerField(allow_null=True, help_text="Offset to go on from; null at the end of the log.")
+    size = serializers.IntegerField(help_text="Bytes of the whole log.")
+
+
 class SampleSerializer(serializers.ModelSerializer[Sample]):
     class Meta:
         model = Sample

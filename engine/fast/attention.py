@@ -42,10 +42,10 @@ def segments_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     lengths = [end - start for start, end in pairwise(cu_seq_lens_q.tolist())]
     # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
-    segments = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
+    queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
     parts = [
-        sdpa_attention_forward(module, *segment, _band(length, sliding_window, query.device), **options)[0]
-        for segment, length in zip(segments, lengths, strict=True)
+        sdpa_attention_forward(module, one, key, value, _band(length, sliding_window, query.device), **options)[0]
+        for one, key, value, length in zip(queries, keys, values, lengths, strict=True)
     ]
     return torch.cat(parts, dim=1), None
 
