@@ -9,7 +9,7 @@ MANAGE := $(BIN)/python manage.py
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast lint docs chaos check-method screenshots clean
+.PHONY: help setup demo run test test-fast lint docs chaos bench check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,6 +34,13 @@ test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browse
 
 chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
+
+bench: setup $(VENV)/.dev ## Measure training rate, start, store and pages beside their peers (an hour; writes benchmarks/results)
+	@$(BIN)/python -m benchmarks.training_rate --write
+	@$(BIN)/python -m benchmarks.training_rate --method dpo --write
+	@$(BIN)/python -m benchmarks.training_rate --method grpo --write
+	@$(BIN)/python -m benchmarks.start_latency --write
+	@$(BIN)/python -m benchmarks.store_and_pages --full --write
 
 lint: $(VENV)/.dev ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy .

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import ROOT
-from benchmarks.training_rate import FACTORY, Job, factory_command, made_up_rows, training_seconds
+from benchmarks.training_rate import FACTORY, Job, factory_command, made_up_rows, smollm2, training_seconds
 from engine.hardware import processor_name
 from engine.rundir import read_events
 from tests.live import Platform, running_platform
@@ -96,11 +96,13 @@ def engine_alone(directory: Path) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start_latency", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2, such as var/models/1")
+    parser.add_argument("--model", type=Path, default=smollm2(), help="folder of SmolLM2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="of the trains that the platform's cost is measured with")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
+    if given.model is None:
+        parser.error("there is no base model: make setup, or give --model")
     found: list[dict[str, float]] = []
     peer: list[float] = []
     cost: list[float] = []

@@ -75,6 +75,12 @@ class Job:
         return self.steps * self.batch // (self.generations if self.method == "grpo" else 1)
 
 
+def smollm2() -> Path | None:
+    """The base model that set-up made."""
+    home = Path(os.environ.get("DEEPEXTENSION_HOME", ROOT / "var"))
+    return next((path.parent for path in sorted(home.glob("models/*/config.json"))), None)
+
+
 def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str, Any]]:
     """Rows of lengths spread as Alpaca's are: half of the answers under 100 tokens, a tenth over 350."""
 
@@ -320,11 +326,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2, such as var/models/1")
+    parser.add_argument("--model", type=Path, default=smollm2(), help="folder of SmolLM2")
     parser.add_argument("--rows", type=Path, help="JSONL to take rows from, of the method's own columns")
     parser.add_argument("--only", help="names of contenders, with commas")
     parser.add_argument("--write", action="store_true", help=f"add the figures to {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
+    if given.model is None:
+        parser.error("there is no base model: make setup, or give --model")
     names = [name.strip() for name in given.only.split(",")] if given.only else list(CONTENDERS)
     if given.method == "grpo":
         names = [name for name in names if not name.startswith("LLaMA")]

@@ -1,0 +1,354 @@
+"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full]
+
+In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a train's events, curves of
+the whole train and of a part, the list of trains on its first and last page and under filters, eight curves compared, a
+long log, the check of a big dataset beside datasets.load_dataset, the web process. Times are the server's, best of
+three; ingest is held against MLflow's server over its REST API. `--full` goes up to a million steps, 10,000 trains and
+1 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from benchmarks.environments import ROOT, environment
+from engine.hardware import processor_name
+from engine.rundir import EVENTS, LOG
+from tests.live import free_port
+
+RESULT = ROOT / "benchmarks" / "results" / "store_and_pages.json"
+MLFLOW = ("mlflow==3.18.0",)
+METRICS = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "entropy", "mean_token_accuracy")
+
+
+def best(call: Callable[[], Any], tries: int = 3) -> float:
+    """Milliseconds of the fastest of several tries."""
+    found = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return round(1000 * min(found), 1)
+
+
+class Store:
+    """A home with trains in it, made through the platform's own models."""
+
+    def __init__(self) -> None:
+        from django.contrib.auth.models import User
+        from django.core.management import call_command
+
+        from datasets_app.models import Dataset
+        from methods.models import TrainingMethod
+        from methods.services import methods_install
+        from models_app.models import BaseModel
+
+        call_command("migrate", verbosity=0)
+        methods_install()
+        self.owner = User.objects.create_superuser("olga", password="olga-password-1")
+        self.methods = list(TrainingMethod.objects.all())
+        self.dataset = Dataset.objects.create(name="Rows", slug="rows", owner=self.owner, size_bytes=1)
+        self.model = BaseModel.objects.create(name="Base", slug="base")
+
+    def train(self, **fields: Any) -> Any:
+        from training.models import TrainRun
+
+        given = {"owner": self.owner, "dataset": self.dataset, "base_model": self.model, "parameters": {}}
+        return TrainRun(**given | {"method": self.methods[0], "name": "train"} | fields)
+
+    def fill(self, count: int) -> None:
+        from django.utils import timezone
+
+        from training.models import TrainRun
+
+        draw = random.Random(1)
+        have = TrainRun.objects.count()
+        rows = []
+        for number in range(have, count):
+            status = draw.choice([*["finished"] * 7, "failed", "stopped", "queued"])
+            began = timezone.now() - timedelta(minutes=count - number)
+            rows.append(
+                self.train(
+                    name=f"train-{number}", method=draw.choice(self.methods), status=status, total_steps=100, step=100,
+                    curve=[[step, 3 - step / 50] for step in range(64)], last_metrics={"loss": draw.random()},
+                    best_value=draw.random(), started_at=began, finished_at=began + timedelta(minutes=3), place=number,
+                )
+            )  # fmt: skip
+        TrainRun.objects.bulk_create(rows, batch_size=500)
+
+    def long_train(self, steps: int) -> tuple[Any, float]:
+        """(a train of that many logged steps, metric points a second from its events to the database)"""
+        from training.ingest import ingest
+
+        run = self.train(name=f"long-{steps}", status="running", total_steps=steps)
+        run.save()
+        run.directory.mkdir(parents=True)
+        draw = random.Random(steps)
+        with (run.directory / EVENTS).open("w") as stream:
+            for step in range(1, steps + 1):
+                event = {"v": 1, "seq": step, "time": 1e9 + step, "type": "metrics", "step": step, "epoch": step / 1000}
+                values = {name: draw.random() for name in METRICS}
+                stream.write(json.dumps(event | {"split": "train", "values": values}) + "\n")
+        began = time.perf_counter()
+        ingest(run)
+        return run, steps * len(METRICS) / (time.perf_counter() - began)
+
+
+def pages(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
+    """{address: {trains: [milliseconds, queries]}}"""
+    from django.db import connection
+    from django.test import Client
+    from django.test.utils import CaptureQueriesContext
+
+    client = Client()
+    client.force_login(store.owner)
+    found: dict[str, dict[str, Any]] = {}
+    for size in sizes:
+        store.fill(size)
+        last = size // 25
+        for title, address in {
+            "list, page 1": "/trains/", "list, last page": f"/trains/?page={last}",
+            "list, failed": "/trains/?status=failed", "list, waiting": "/trains/?status=queued",
+            "list, search": "/trains/?search=train-99", "list, method": "/trains/?method=lora",
+            "API, page 1": "/api/v1/trains/", "API, last page": f"/api/v1/trains/?page={last}",
+        }.items():  # fmt: skip
+            with CaptureQueriesContext(connection) as captured:
+                client.get(address)
+            # Counted here: the next request empties the list.
+            queries = len(captured)
+            milliseconds = best(lambda address=address: client.get(address))  # type: ignore[misc]
+            found.setdefault(title, {})[f"{size:,} trains"] = [milliseconds, queries]
+    return found
+
+
+def curves(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
+    from training.charts import series_of
+
+    found: dict[str, dict[str, Any]] = {}
+    for size in sizes:
+        run, rate = store.long_train(size)
+        run.refresh_from_db()
+        middle = size // 2
+        told = f"{size:,} steps"
+        found.setdefault("ingest, points a second", {})[told] = round(rate)
+        found.setdefault("whole train, ms", {})[told] = best(lambda run=run: series_of(run))  # type: ignore[misc]
+        for width in (500, size // 4):
+            asked = (middle, middle + width)
+            took = best(lambda run=run, asked=asked: series_of(run, steps=asked))  # type: ignore[misc]
+            found.setdefault("500 steps, ms" if width == 500 else "a quarter, ms", {})[told] = took
+    return found
+
+
+def compared(store: Store, steps: int) -> float:
+    """Milliseconds of the curves of eight trains on one page."""
+    from django.test import Client
+
+    client = Client()
+    client.force_login(store.owner)
+    ids = ",".join(str(store.long_train(steps)[0].pk) for _ in range(8))
+    return best(lambda: client.get(f"/trains/compare/series/?ids={ids}"))
+
+
+def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
+    from training.log import log_read, log_search
+
+    found: dict[str, dict[str, float]] = {}
+    for size in sizes:
+        run = store.train(name=f"log-{size}", status="finished")
+        run.save()
+        run.directory.mkdir(parents=True)
+        block = "".join(f"[00:01] step {number} of many  loss 5.7399  1538 tokens/s\n" for number in range(20_000))
+        with (run.directory / LOG).open("w") as stream:
+            for _ in range(max(1, size // len(block))):
+                stream.write(block)
+            stream.write("the one needle\n")
+
+        def search(run: Any = run) -> int:
+            at: int | None = 0
+            count = 0
+            while at is not None:
+                matches, at, _ = log_search(run, "NEEDLE", at)
+                count += len(matches)
+            assert count == 1
+            return count
+
+        told = f"{size / 1e6:,.0f} MB"
+        found.setdefault("end, ms", {})[told] = best(lambda run=run: log_read(run, -(64 << 10)))  # type: ignore[misc]
+        middle = size // 2
+        found.setdefault("middle, ms", {})[told] = best(lambda run=run, at=middle: log_read(run, at))  # type: ignore[misc]
+        found.setdefault("search of all, ms", {})[told] = best(search, tries=1)
+    return found
+
+
+CHECK = """
+import os, resource, sys, time
+os.environ["DJANGO_SETTINGS_MODULE"] = "deepextension.settings"
+import django
+django.setup()
+from pathlib import Path
+from engine.rundir import file_sha256
+from datasets_app.models import Dataset
+from datasets_app.checking import dataset_check
+source = Path(sys.argv[1])
+data = Dataset.objects.create(name="Big", slug=f"big-{source.stat().st_size}", file_name="big.jsonl", file_type="jsonl",
+                              size_bytes=source.stat().st_size, sha256="-", status="checking")
+data.path.parent.mkdir(parents=True)
+os.link(source, data.path)
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+dataset_check(data.pk)
+data.refresh_from_db()
+assert data.status == "ready", data.error
+print(data.row_count, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+LOAD = """
+import resource, sys, tempfile, time
+import datasets
+began = time.perf_counter()
+rows = datasets.load_dataset("json", data_files=sys.argv[1], cache_dir=tempfile.mkdtemp(), split="train")
+print(len(rows), time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def dataset_checks(folder: Path, sizes: list[int]) -> dict[str, dict[str, Any]]:
+    """{size: {rows, seconds and MB of ours, of datasets.load_dataset}}"""
+    draw = random.Random(1)
+    found = {}
+    for size in sizes:
+        path = folder / "big.jsonl"
+        with path.open("w") as stream:
+            while stream.tell() < size:
+                words = " ".join(f"word{draw.randrange(9999)}" for _ in range(draw.randrange(20, 90)))
+                turns = [{"role": "user", "content": words[:80]}, {"role": "assistant", "content": words}]
+                stream.write(json.dumps({"messages": turns}) + "\n")
+        told: dict[str, Any] = {}
+        for name, program in (("ours", CHECK), ("load_dataset", LOAD)):
+            output = subprocess.run(
+                [sys.executable, "-c", program, str(path)], cwd=ROOT, check=True, capture_output=True, text=True
+            ).stdout.split()
+            told |= {"rows": int(output[-3]), f"{name}, s": round(float(output[-2]), 2)}
+            told[f"{name}, MB"] = round(float(output[-1]))
+        found[f"{size / 1e6:,.0f} MB"] = told
+        path.unlink()
+    return found
+
+
+def web_process() -> dict[str, float]:
+    """Seconds until the web server answers, and MB of each of its processes."""
+    port = free_port()
+    began = time.perf_counter()
+    env = os.environ | {"PORT": str(port)}
+    server = subprocess.Popen([sys.executable, "manage.py", "web"], cwd=ROOT, env=env)
+    try:
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/login/", timeout=5)
+                break
+            time.sleep(0.01)
+        seconds = time.perf_counter() - began
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        return {"starts in, s": round(seconds, 2), "largest, MB": max(one.memory_info().rss >> 20 for one in family)}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    python = environment("mlflow", *MLFLOW)
+    port = free_port()
+    command = [str(python), "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    with (folder / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=log, stderr=log, cwd=folder)
+    try:
+        url = f"http://127.0.0.1:{port}/api/2.0/mlflow"
+        deadline = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < deadline, (folder / "mlflow.log").read_text()[-3000:]
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def mlflow_rate(folder: Path, steps: int) -> float:
+    """Metric points a second through MLflow's REST API, 1,000 points a call, its limit."""
+    with mlflow_server(folder) as url:
+        experiment = requests.post(f"{url}/experiments/create", json={"name": "rate"}, timeout=60).json()
+        run = requests.post(
+            f"{url}/runs/create", json={"experiment_id": experiment["experiment_id"]}, timeout=60
+        ).json()
+        run_id = run["run"]["info"]["run_id"]
+        points = [
+            {"key": name, "value": random.random(), "timestamp": 10**12 + step, "step": step}
+            for step in range(steps)
+            for name in METRICS
+        ]
+        began = time.perf_counter()
+        for at in range(0, len(points), 1000):
+            body = {"run_id": run_id, "metrics": points[at : at + 1000]}
+            requests.post(f"{url}/runs/log-batch", json=body, timeout=60).raise_for_status()
+        return len(points) / (time.perf_counter() - began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.store_and_pages", description=__doc__)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--no-peers", action="store_true", help="leave MLflow out")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    given = parser.parse_args()
+    large = 10 if given.full else 1
+    with tempfile.TemporaryDirectory(prefix="deepextension-store-") as name:
+        os.environ |= {"DEEPEXTENSION_HOME": name, "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
+        import django
+        from django.conf import settings
+
+        django.setup()
+        settings.ALLOWED_HOSTS = ["*"]
+        settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+        store = Store()
+        result: dict[str, Any] = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{processor_name()}, {os.cpu_count()} processors",
+            "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
+        }
+
+        def tell(part: str, found: Any) -> None:
+            result[part] = found
+            print(f"{part}: {json.dumps(found, indent=1)}", flush=True)
+
+        tell("web", web_process())
+        tell("curves", curves(store, [1000 * large, 10_000 * large, 100_000 * large]))
+        tell("compare of 8 trains, ms", {f"{10_000 * large:,} steps": compared(store, 10_000 * large)})
+        if not given.no_peers:
+            tell("MLflow, points a second", round(mlflow_rate(Path(name), 2000 * large)))
+        tell("pages, ms and queries", pages(store, [100, 1000, 1000 * large] if given.full else [100, 1000]))
+        tell("log", log_times(store, [10**6 * large, 10**7 * large, 10**8 * large]))
+        tell("dataset check", dataset_checks(Path(name), [10**6 * large, 10**7 * large, 10**8 * large]))
+        tell("peak of this process, MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    if given.write:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
