@@ -48,7 +48,9 @@ def log_search(run: TrainRun, words: str, offset: int = 0) -> tuple[list[LogMatc
         at, last = min(offset, size), min(size, offset + SEARCH_BYTES)
         while at < last:
             stream.seek(at)
-            block = stream.read(BLOCK_BYTES)
+            if not (block := stream.read(BLOCK_BYTES)):
+                # Cut meanwhile: there is nothing more to search.
+                return found, None, size
             # Whole lines, but for one that is longer than a block.
             if at + len(block) < size and (end := block.rfind(b"\n") + 1):
                 block = block[:end]
