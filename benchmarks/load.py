@@ -19,9 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import requests
-
-from tests.live import PASSWORDS, Platform, running_platform
+from tests.live import running_platform
 
 CLICKS = ("/trains/", "/trains/{run}/", "/trains/{run}/evaluation/", "/trains/{run}/log/", "/datasets/", "/methods/")
 
@@ -129,18 +127,6 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
     return seen
 
 
-def session_of(platform: Platform, name: str) -> str:
-    """The cookie of somebody signed in."""
-    session = requests.Session()
-    session.get(f"{platform.url}/login/", timeout=30)
-    port = platform.env["PORT"]
-    token = session.cookies[f"deepextension_csrf_{port}"]
-    form = {"username": name, "password": PASSWORDS[name], "csrfmiddlewaretoken": token}
-    session.post(f"{platform.url}/login/", data=form, headers={"Referer": platform.url}, timeout=30)
-    key = f"deepextension_session_{port}"
-    return f"{key}={session.cookies[key]}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--pages", type=int, default=200)
@@ -153,7 +139,7 @@ def main() -> int:
         dataset = platform.upload("load.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
         run = platform.start(dataset, max_steps=100_000, batch_size=8, max_tokens=256, evaluation_split=0)
         platform.training(run, step=3)
-        cookie = session_of(platform, "alice")
+        cookie = "; ".join(f"{item.name}={item.value}" for item in platform.session("alice").cookies)
         port = int(platform.url.rsplit(":", 1)[1])
         seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
         steps = platform.get(f"trains/{run['id']}/")["step"]

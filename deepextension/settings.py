@@ -145,7 +145,13 @@ RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
 # Workers of one slot share a device one after the other, those of different slots at once.
 WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
 # {name of an engine.health.Thresholds: another value}, checked by training.checks.
-HEALTH_THRESHOLDS = env.dict("DEEPEXTENSION_HEALTH", cast={"value": float}, default={})
+try:
+    HEALTH_THRESHOLDS = {
+        name.strip(): float(value)
+        for name, _, value in (part.partition("=") for part in env.list("DEEPEXTENSION_HEALTH", default=[]))
+    }
+except ValueError as error:
+    raise ImproperlyConfigured(f"DEEPEXTENSION_HEALTH is to be written like spike=5,kl=0.5: {error}.") from error
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
 # Notices of ended trains. PUBLIC_URL: how people reach the platform, for links.

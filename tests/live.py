@@ -69,8 +69,8 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def page(self, path: str, *, by: str = "alice") -> str:
-        """A page as somebody who has signed in gets it."""
+    def session(self, by: str) -> requests.Session:
+        """The session of somebody who has signed in."""
         if by not in self.sessions:
             session = requests.Session()
             session.get(f"{self.url}/login/", timeout=30)
@@ -80,7 +80,11 @@ class Platform:
             assert answer.ok
             assert "/login/" not in answer.url, "not signed in"
             self.sessions[by] = session
-        answer = self.sessions[by].get(f"{self.url}/{path}", timeout=60)
+        return self.sessions[by]
+
+    def page(self, path: str, *, by: str = "alice") -> str:
+        """A page as somebody who has signed in gets it."""
+        answer = self.session(by).get(f"{self.url}/{path}", timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.text
 

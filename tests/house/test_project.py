@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 from django.conf import settings
 from django.core.management import call_command
 
@@ -26,6 +27,19 @@ def test_a_threshold_of_no_rule_is_told_at_the_start(settings):
     settings.HEALTH_THRESHOLDS = {"spikes": 3.0}
     (error,) = health_thresholds(None)
     assert error.msg.startswith("DEEPEXTENSION_HEALTH: spikes is none of entropy, flat, gradient")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("spike=5, kl=0.5", "{'spike': 5.0, 'kl': 0.5}"), ("", "{}"), ("spike=high", "spike=5,kl=0.5: could not convert")],
+)
+def test_thresholds_are_read_from_the_environment(tmp_path, given, told):
+    import os
+
+    env = os.environ | {"DEEPEXTENSION_HOME": str(tmp_path), "DEEPEXTENSION_HEALTH": given}
+    show = "from deepextension import settings; print(settings.HEALTH_THRESHOLDS)"
+    ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert told in ran.stdout + ran.stderr
 
 
 def test_it_passes_the_checks_for_deployment(monkeypatch, tmp_path):
