@@ -55,12 +55,13 @@ def main(method: str, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.bfloat16)
+    has_gpu = torch.cuda.is_available()
     common = {
         "output_dir": str(folder / "out"), "per_device_train_batch_size": job["batch"], "max_steps": job["steps"],
         "learning_rate": job["learning_rate"], "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0,
-        "logging_steps": 1, "save_strategy": "steps", "save_steps": job["steps"], "report_to": "none", "use_cpu": True,
-        "bf16": False, "gradient_checkpointing": False, "train_sampling_strategy": "sequential", "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        "logging_steps": 1, "save_strategy": "steps", "save_steps": job["steps"], "report_to": "none", "use_cpu": not has_gpu,
+        "bf16": has_gpu, "gradient_checkpointing": False, "train_sampling_strategy": "sequential", "disable_tqdm": True,
+        "dataloader_pin_memory": has_gpu,
     }  # fmt: skip
     adapter = LoraConfig(
         r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -89,6 +90,8 @@ def main(method: str, folder: Path) -> None:
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
     result = {"seconds": clock.seconds, "losses": [entry["loss"] for entry in history], "tokens": tokens}
+    if has_gpu:
+        result["gpu_peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
     (folder / "result.json").write_text(json.dumps(result))
 
 

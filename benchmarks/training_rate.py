@@ -142,6 +142,8 @@ def ours(job: Job) -> Told:
     peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], bare())
     events = read_events(run)[0]
     learned = [event for event in events if event["type"] == "metrics" and event["split"] == "train"]
+    if torch.cuda.is_available():
+        peak = max(event["values"].get("peak_memory_gb", 0.0) for event in learned) * 1024
     return Told(training_seconds(events), [event["values"]["loss"] for event in learned], run / "model", job.rows, peak)
 
 
@@ -168,6 +170,7 @@ def plain_trl(job: Job) -> Told:
     (job.folder / "job.json").write_text(json.dumps(facts))
     peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], bare())
     result = json.loads((job.folder / "result.json").read_text())
+    peak = result.get("gpu_peak_mb", peak)
     return Told(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
 
 
@@ -246,7 +249,8 @@ def reward(prompts, completions, references, rows, **parameters):
 
 
 def bare() -> dict[str, str]:
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    kept = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
     return env | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
 
@@ -291,13 +295,20 @@ def held_out_loss(job: Job, adapter: Path) -> float:
 
 def matrix_rate() -> float:
     """Operations a second of this machine's bf16 matrix product, the best of several tries."""
-    left, right = (torch.ones((2048, 2048), dtype=torch.bfloat16) for _ in range(2))
+    size, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
+    left, right = (torch.randn((size, size), device=device).bfloat16() for _ in range(2))
     tries = []
     for _ in range(8):
         began = time.perf_counter()
-        left @ right
+        float((left @ right)[0, 0])  # waits for a GPU
         tries.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(tries)
+    return 2 * size**3 / min(tries)
+
+
+def machine_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{processor_name()}, {os.cpu_count()} processors"
 
 
 def real_tokens(job: Job) -> int:
@@ -334,7 +345,8 @@ def main() -> int:
     if given.model is None:
         parser.error("there is no base model: make setup, or give --model")
     names = [name.strip() for name in given.only.split(",")] if given.only else list(CONTENDERS)
-    if given.method == "grpo":
+    if given.method == "grpo" or torch.cuda.is_available():
+        # The peer's options here are those of a CPU.
         names = [name for name in names if not name.startswith("LLaMA")]
     draw = random.Random(1)
     told: dict[str, list[Told]] = {name: [] for name in names}
@@ -362,8 +374,9 @@ def main() -> int:
                     flush=True,
                 )
     result: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": f"{processor_name()}, {os.cpu_count()} processors",
+        "date": datetime.now(UTC).date().isoformat(), "machine": machine_name(),
         "method": given.method, "rounds": given.rounds, "steps": given.steps, "batch": given.batch,
+        "torch": torch.__version__,
         "bf16_matrix_gflops": round(rate / 1e9), "peer": FACTORY, "contenders": {},
     }  # fmt: skip
     for name, trains in told.items():

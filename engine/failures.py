@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -37,6 +37,7 @@ OUT_OF_MEMORY = Failure(
     "Lower the batch size and raise gradient accumulation by the same factor: the result stays the same. "
     "Fewer max tokens or gradient checkpointing help too.",
 )
+GPU_OUT_OF_MEMORY = replace(OUT_OF_MEMORY, message="The GPU ran out of memory.")
 DISK_FULL = Failure(
     "disk_full",
     "The disk is full.",
@@ -73,7 +74,9 @@ def _known(error: BaseException) -> Failure | None:
         )
     if isinstance(error, FileProblem):
         return Failure("bad_data", f"The dataset cannot be read: {error}", "Upload the dataset again.")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError":
+        return GPU_OUT_OF_MEMORY
+    if isinstance(error, MemoryError):
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
@@ -90,6 +93,8 @@ def by_words(told: str) -> Failure | None:
     """The failure behind words: libraries in other languages raise RuntimeError and the like, or write why they end the
     process."""
     text = told.lower()
+    if "cuda" in text and any(words in text for words in ("out of memory", "alloc_failed")):
+        return GPU_OUT_OF_MEMORY
     if any(words in text for words in MEMORY_WORDS):
         return OUT_OF_MEMORY
     if any(words in text for words in DISK_WORDS):

@@ -1,9 +1,11 @@
-"""One train from its run directory to its last event. The platform forks a warm process and calls `run`."""
+"""One train from its run directory to its last event. The platform forks a warm process and calls `run`, or starts
+`python -m engine.main DIR` where a fork cannot train."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
+import sys
 import traceback
 from pathlib import Path
 
@@ -69,3 +71,7 @@ def job_read(directory: Path, events: EventWriter) -> Job:
         if data is not None and data.format not in recipe.formats:
             raise SpecError(f"{recipe.title} cannot read the dataset format {data.format!r}.")
     return Job(directory, spec, recipe.parameters.model_validate(spec.parameters), events)
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1]).resolve()))

@@ -1,12 +1,15 @@
 """Everything a train imports, imported ahead: a train that is forked from a warm process starts without delay.
 
 Nothing here may run a tensor operation. The first one starts a pool of threads, a fork does not copy threads, and the
-child would wait for them for ever.
+child would wait for them for ever. Nothing may wake a GPU either: CUDA refuses to work in a fork of a process in which it
+has worked, and to be asked whether there is a GPU is work enough.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 MODULES = (
     "torch",
@@ -35,7 +38,16 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma
 
 
 def load() -> None:
+    # Libraries ask for a GPU while they are imported. This way torch asks the driver's monitor, which wakes nothing.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for name in MODULES:
         importlib.import_module(name)
     for name in ARCHITECTURES:
         importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+
+
+def is_spoiled() -> bool:
+    """Whether this process was forked from one that had woken the GPU all the same, as some library may on its import:
+    then it cannot train, and a fresh process must."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())

@@ -1,8 +1,9 @@
 """The engine as a process: forked from the warm worker, supervised by its pid.
 
 Forking costs no import time, since the worker has imported torch already. It is safe only because the worker has run
-no tensor operation: after one threaded operation a forked child hangs. The child gives up everything of the parent's
-that is not the engine's: signal handlers, standard output, and (closed before the fork) database connections.
+no tensor operation: after one threaded operation a forked child hangs. A child that cannot reach the GPU because of what
+its parent did becomes a fresh process. The child gives up everything of the parent's that is not the engine's: signal
+handlers, standard output, and (closed before the fork) database connections.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from django.conf import settings
 from django.db import connections
 
 from core.processes import die_with_parent
@@ -61,8 +63,12 @@ def _child(directory: Path, parent: int) -> None:
         os.dup2(log, 2)
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        from engine import warm
         from engine.main import run
 
+        if warm.is_spoiled():
+            os.chdir(settings.BASE_DIR)
+            os.execv(sys.executable, [sys.executable, "-m", "engine.main", str(directory)])  # noqa: S606
         code = run(directory)
     except BaseException:
         import traceback

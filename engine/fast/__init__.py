@@ -1,1 +1,1 @@
-"""What makes training fast on a processor. The plain path computes the same; tests hold the two together."""
+"""What makes training fast. The plain path computes the same; tests hold the two together."""

@@ -84,8 +84,9 @@ def _forward_of(module: LoraLinear) -> Any:
     down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
 
     def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        # Merged, switched off (as a reference model is computed) or mixed: peft knows how.
-        if arguments or options or module.merged or module.disable_adapters or module.active_adapters != [name]:
+        # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
+        is_other = arguments or options or x.dtype != base.weight.dtype
+        if is_other or module.merged or module.disable_adapters or module.active_adapters != [name]:
             return plain(x, *arguments, **options)
         scaling = module.scaling[name]
         dropped = dropout(x) if isinstance(dropout, torch.nn.Dropout) and dropout.p else x

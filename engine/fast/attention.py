@@ -1,7 +1,7 @@
 """Attention over rows that are laid end to end, so that nothing is computed on padding.
 
-TRL's padding-free batches are one long row with the borders of the rows in it. Flash attention reads those borders on a
-GPU; here each segment goes through torch's own attention by itself, so that no row can see another.
+TRL's padding-free batches are one long row with the borders of the rows in it. On a GPU torch's flash attention reads
+those borders; on a CPU each segment goes through torch's attention by itself. Either way no row can see another.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -20,7 +21,15 @@ NAME = "segments"
 def register() -> None:
     """Make the attention known to transformers under NAME."""
     AttentionInterface.register(NAME, segments_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, segments_mask)
+
+
+def segments_mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+    """None where nothing is padded or remembered: a mask of all tokens of a batch by all is never made for borders that
+    are known anyway, and would have four gigabytes at 65,536 tokens."""
+    if attention_mask is None and options["q_length"] == options["kv_length"] > 1:
+        return None
+    return sdpa_mask(*arguments, attention_mask=attention_mask, **options)
 
 
 def segments_attention(
@@ -30,16 +39,22 @@ def segments_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`query`: (1, heads, tokens, head size); `cu_seq_lens_q`: (segments + 1,) borders, from 0 to tokens.
+    """`query`: (1, heads, tokens, head size); `cu_seq_lens_q`: (segments + 1,) borders, from 0 to tokens;
+    `max_length_q`: tokens of the longest segment.
 
     Without borders it is an ordinary batch, with its mask: generation, or rows that were padded after all. Returns
     (batch, tokens, heads, head size) and no weights.
     """
     if cu_seq_lens_q is None:
+        if attention_mask is None and query.shape[2] == key.shape[2]:
+            attention_mask = _band(query.shape[2], sliding_window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if query.device.type == "cuda":
+        return _flash(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, options.get("scaling")), None
     lengths = [end - start for start, end in pairwise(cu_seq_lens_q.tolist())]
     # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
     queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
@@ -48,6 +63,26 @@ def segments_attention(
         for one, key, value, length in zip(queries, keys, values, lengths, strict=True)
     ]
     return torch.cat(parts, dim=1), None
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    longest: int,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """All segments by one kernel, which knows half precision alone."""
+    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    rows = (tensor.transpose(1, 2).squeeze(0).to(half) for tensor in (query, key, value))
+    found = varlen_attn(
+        *rows, borders, borders, longest, longest, scale=scaling, window_size=(window - 1 if window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    assert isinstance(found, torch.Tensor)
+    return found.to(query.dtype).unsqueeze(0)
 
 
 def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:

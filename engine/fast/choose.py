@@ -10,8 +10,8 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from engine.fast import adapter, attention
 from engine.fast.head import Head
-from engine.hardware import Device
-from engine.job import Job
+from engine.hardware import Device, Precision
+from engine.session import Session
 
 
 @dataclass(frozen=True)
@@ -21,33 +21,39 @@ class Paths:
     segments: bool
 
 
-def switch_on(job: Job, model: Any, device: Device, *, packs: bool = True, entropy_is_learned: bool = False) -> Paths:
-    """Switch on what `model`, with its adapter if it has one, can use on `device`, and say so in the log.
+def switch_on(session: Session, model: Any, *, packs: bool = True, entropy_is_learned: bool = False) -> Paths:
+    """Switch on what `model`, with its adapter if it has one, can use on the session's device, and say so in the log.
 
     `packs`: whether the trainer can lay rows end to end. `entropy_is_learned`: whether the loss has a term of entropy,
     of which the fast head knows no gradient.
     """
-    if device.kind != "cpu":
-        job.say("plain path: GPUs have kernels of their own")
-        return Paths(segments=False)
-    trl_head._ChunkedLogProbFunction = ChunkedLogProbFunction if entropy_is_learned else Head  # type: ignore[attr-defined,assignment]
+    device = session.device
     fused = adapter.fuse(model)
-    obstacle = _segments_obstacle(model) if packs else "this method compares rows side by side"
+    parts = [f"{fused} adapter layers as one function each"] if fused else []
+    if device.kind == "cpu":
+        # On a GPU TRL has a kernel of its own for it.
+        trl_head._ChunkedLogProbFunction = ChunkedLogProbFunction if entropy_is_learned else Head  # type: ignore[attr-defined,assignment]
+        parts.append("loss with its gradient in one go" if fused and not entropy_is_learned else "loss in tiles")
+    obstacle = _segments_obstacle(model, device, session.precision) if packs else "this method compares rows side by side"
     if not obstacle:
         attention.register()
         (model.get_base_model() if hasattr(model, "peft_config") else model).set_attn_implementation(attention.NAME)
-    parts = ["loss with its gradient in one go" if fused and not entropy_is_learned else "loss in tiles"]
-    if fused:
-        parts.append(f"{fused} adapter layers as one function each")
     parts.append(f"padding stays, because {obstacle}" if obstacle else "rows end to end without padding")
-    job.say(f"fast path: {', '.join(parts)}")
+    session.job.say(f"fast path: {', '.join(parts)}")
     return Paths(segments=not obstacle)
 
 
-def _segments_obstacle(model: Any) -> str:
+def _segments_obstacle(model: Any, device: Device, precision: Precision) -> str:
     config = model.config.get_text_config()
     if getattr(config, "_attn_implementation", "") != "sdpa":
         return f"this model computes attention by {config._attn_implementation}"
     if getattr(config, "attn_logit_softcapping", None):
         return "this model caps its attention"
-    return ""
+    if device.kind == "cpu":
+        return ""
+    if precision.name == "fp32":
+        return "GPUs know attention without padding in half precision alone"
+    if not device.bf16:
+        return "attention without padding needs a GPU of the Ampere generation or later"
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return f"its attention heads of {size} numbers have no such kernel" if size > 256 or size % 8 else ""

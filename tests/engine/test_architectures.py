@@ -1,5 +1,7 @@
 """Both recipes on every architecture: the right weights move, the loss falls, and what is saved is what was trained."""
 
+import copy
+
 import pytest
 import torch
 from peft import PeftModel
@@ -23,8 +25,9 @@ def trained(monkeypatch):
     save = session.model_save
 
     def keep(job, model, *arguments, **named):
-        kept["model"] = model
-        return save(job, model, *arguments, **named)
+        told = save(job, model, *arguments, **named)
+        kept["model"] = copy.deepcopy(model).cpu()
+        return told
 
     monkeypatch.setattr(session, "model_save", keep)
     return kept

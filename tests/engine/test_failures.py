@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import engine.recipes.sft.recipe as recipe
 import engine.render
@@ -135,6 +136,7 @@ def test_a_recipe_that_does_not_exist(tiny, tmp_path):
     assert failed(train(tmp_path / "run", tiny, recipe="alchemy")) == "bad_spec"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_eight_bit_loading_without_a_gpu(tiny, tmp_path):
     run = train(tmp_path / "run", tiny, quantization="8-bit")
     assert failed(run) == "no_gpu"
@@ -167,6 +169,7 @@ def _broken(tiny, tmp_path):
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (RuntimeError("could not create a primitive"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
         (RuntimeError("PytorchStreamWriter failed: unexpected pos 64 vs 0"), "disk_full"),
         (PermissionError(errno.EACCES, "denied", "/data"), "no_permission"),
         (FileNotFoundError(errno.ENOENT, "none", "/data"), "file_gone"),

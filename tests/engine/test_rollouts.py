@@ -211,8 +211,9 @@ def log_probabilities(model, inputs):
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     count = inputs["completion_ids"].shape[1]
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, -count - 1 : -1]
-    return torch.log_softmax(logits.float(), -1).gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, -count - 1 : -1]
+    logits = logits.to(ids.device).float()
+    return torch.log_softmax(logits, -1).gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
 
 
 @pytest.mark.parametrize("given", [{}, {"gradient_accumulation_steps": 2, "batch_size": 8}], ids=["whole", "in two"])
@@ -226,7 +227,7 @@ def test_without_values_and_discount_the_gradient_is_that_of_reinforce(first_ste
     tokens = sum(float(inputs["completion_mask"].sum()) for inputs in batches)
     for inputs in batches:
         texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
-        worth = torch.tensor([text.count("e") / 16 for text in texts])
+        worth = torch.tensor([text.count("e") / 16 for text in texts], device=model.device)
         (-(worth[:, None] * log_probabilities(model, inputs) * inputs["completion_mask"]).sum() / tokens).backward()
     assert found
     for name, gradient in found.items():
@@ -247,9 +248,9 @@ def test_what_ppo_learns_from_is_what_it_says(first_step, tiny, adapter, epochs)
     torch.testing.assert_close(inputs["ref_per_token_logps"] * mask, plain * mask, atol=1e-4, rtol=1e-4)
     assert inputs["old_values"].abs().max() == 0
     texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
-    worth = torch.tensor([text.count("e") / 16 for text in texts])
+    worth = torch.tensor([text.count("e") / 16 for text in texts], device=mask.device)
     lengths = mask.sum(1, keepdim=True)
-    to_go = worth[:, None] * 0.95 ** (lengths - 1 - torch.arange(mask.shape[1])) * mask
+    to_go = worth[:, None] * 0.95 ** (lengths - 1 - torch.arange(mask.shape[1], device=mask.device)) * mask
     torch.testing.assert_close(inputs["advantages"] * mask, to_go, atol=1e-5, rtol=1e-4)
     assert trainer.head.weight.grad.abs().max() > 0
 

@@ -41,7 +41,7 @@ def train(job: Job) -> bool:
 
     if given.adapter == "lora":
         model = adapter_add(model, given, task="SEQ_CLS")
-    switch_on(job, model, session.device, packs=False)
+    switch_on(session, model, packs=False)
     trainer = Trainer(
         model=model,
         args=session.options(

@@ -36,7 +36,7 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     stop_tokens_learn(model, tokenizer, data.turn_ends)
-    paths = switch_on(job, model, session.device)
+    paths = switch_on(session, model)
     trainer = Trainer(
         model=model,
         args=session.options(

@@ -7,11 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.fast import attention, choose
+from engine.hardware import Device, precision_choose
 from tests.engine.runs import toy_rows, train
 from tests.tiny import ARCHITECTURES, tiny_model
 
 LENGTHS = (5, 19, 1, 12)
 ROWS = [torch.randint(4, 300, (1, length), generator=torch.Generator().manual_seed(length)) for length in LENGTHS]
+CPU = Device("cpu", "", 1, 1, bf16=True)
+FP32 = precision_choose("fp32", CPU, adapter=True)
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -20,8 +23,8 @@ def model(request, tmp_path):
     folder = tiny_model(tmp_path / request.param, request.param)
     options = {"sliding_window": 6} if request.param in ("mistral", "gemma2", "gemma3_text") else {}
     loaded = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-    if choose._segments_obstacle(loaded):
-        pytest.skip(choose._segments_obstacle(loaded))
+    if obstacle := choose._segments_obstacle(loaded, CPU, FP32):
+        pytest.skip(obstacle)
     return loaded
 
 
@@ -77,7 +80,7 @@ def test_a_train_by_the_fast_path_is_the_train_by_the_plain_one(tiny, tmp_path, 
     )
     given = {"more": {"train_sampling_strategy": "sequential"}, "evaluation_split": 0.1, "max_steps": 5} | given
     fast = train(tmp_path / "fast", tiny, rows, **given)
-    monkeypatch.setattr(recipe, "switch_on", lambda *arguments: choose.Paths(segments=False))
+    monkeypatch.setattr(recipe, "switch_on", lambda *arguments, **options: choose.Paths(segments=False))
     monkeypatch.setattr(trl_head, "_ChunkedLogProbFunction", ChunkedLogProbFunction)
     plain = train(tmp_path / "plain", tiny, rows, **given)
     assert fast.code == plain.code == 0, (fast.last, plain.last)
