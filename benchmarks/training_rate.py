@@ -114,8 +114,10 @@ def ours(job: Job) -> Told:
         "max_steps": job.steps, "batch_size": job.batch, "gradient_accumulation_steps": 1, "precision": "bf16",
         "learning_rate": LEARNING_RATE, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
         "sample_prompts": 0, "save_strategy": "end", "logging_steps": 1, "seed": 1,
-        "more": {"train_sampling_strategy": "sequential"},
     }  # fmt: skip
+    if job.method == "sft":
+        # As the others have it. DPO puts pairs of like length together; the rows of all steps are the same.
+        common["more"] = {"train_sampling_strategy": "sequential"}
     data, held_out = job.folder / "rows.jsonl", job.folder / "held_out.jsonl"
     resources = {}
     if job.method == "grpo":

@@ -1,9 +1,9 @@
 """The engine as a process: forked from the warm worker, supervised by its pid.
 
 Forking costs no import time, since the worker has imported torch already. It is safe only because the worker has run
-no tensor operation: after one threaded operation a forked child hangs. A child that cannot reach the GPU because of what
-its parent did becomes a fresh process. The child gives up everything of the parent's that is not the engine's: signal
-handlers, standard output, and (closed before the fork) database connections.
+no tensor operation: after one threaded operation a forked child hangs. A child that cannot train all the same
+(engine.warm.can_train) becomes a fresh process. The child gives up everything of the parent's that is not the engine's:
+signal handlers, standard output, and (closed before the fork) database connections.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import connections
 
 from core.processes import die_with_parent
-from engine.rundir import EXIT_FAILED, LOG
+from engine.rundir import EXIT_FAILED, LOG, SpecError, read_spec
 
 
 class Engine:
@@ -51,6 +52,14 @@ class Engine:
             os.kill(self.pid, sign)
 
 
+def _parameters(directory: Path) -> dict[str, Any]:
+    """Those of the spec; none where it cannot be read, which the engine says better."""
+    try:
+        return read_spec(directory).parameters
+    except SpecError:
+        return {}
+
+
 def _child(directory: Path, parent: int) -> None:
     """Never returns."""
     code = EXIT_FAILED
@@ -66,7 +75,7 @@ def _child(directory: Path, parent: int) -> None:
         from engine import warm
         from engine.main import run
 
-        if warm.is_spoiled():
+        if not warm.can_train(_parameters(directory)):
             os.chdir(settings.BASE_DIR)
             os.execv(sys.executable, [sys.executable, "-m", "engine.main", str(directory)])  # noqa: S606
         code = run(directory)

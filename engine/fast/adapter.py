@@ -5,6 +5,7 @@ peft's modules, weights and files stay what they are; only the forward of each l
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def fuse(model: torch.nn.Module) -> int:
     count = 0
     for module in model.modules():
         if isinstance(module, LoraLinear) and _is_plain(module):
-            module.forward = _forward_of(module)  # type: ignore[method-assign]
+            # Bound, so that a copy of the layer computes with its own weights.
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
             count += 1
     return count
 
@@ -78,18 +80,15 @@ def _is_plain(module: LoraLinear) -> bool:
     )
 
 
-def _forward_of(module: LoraLinear) -> Any:
+def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     (name,) = module.lora_A
-    plain, base = module.forward, module.get_base_layer()
-    down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
-
-    def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
-        is_other = arguments or options or x.dtype != base.weight.dtype
-        if is_other or module.merged or module.disable_adapters or module.active_adapters != [name]:
-            return plain(x, *arguments, **options)
-        scaling = module.scaling[name]
-        dropped = dropout(x) if isinstance(dropout, torch.nn.Dropout) and dropout.p else x
-        return _Product.apply(x, dropped, base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-any-return, no-untyped-call]
-
-    return forward
+    base = module.base_layer
+    # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
+    is_other = arguments or options or x.dtype != base.weight.dtype
+    if is_other or module.merged or module.disable_adapters or module.active_adapters != [name]:
+        plain: torch.Tensor = LoraLinear.forward(module, x, *arguments, **options)
+        return plain
+    dropout = module.lora_dropout[name]
+    dropped = dropout(x) if isinstance(dropout, torch.nn.Dropout) and dropout.p else x
+    down, up = module.lora_A[name].weight, module.lora_B[name].weight
+    return _Product.apply(x, dropped, base.weight, base.bias, down, up, module.scaling[name])  # type: ignore[no-any-return, no-untyped-call]

@@ -24,12 +24,12 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, segments_mask)
 
 
-def segments_mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+def segments_mask(*, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
     """None where nothing is padded or remembered: a mask of all tokens of a batch by all is never made for borders that
     are known anyway, and would have four gigabytes at 65,536 tokens."""
     if attention_mask is None and options["q_length"] == options["kv_length"] > 1:
         return None
-    return sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+    return sdpa_mask(attention_mask=attention_mask, **options)
 
 
 def segments_attention(
@@ -76,9 +76,9 @@ def _flash(
 ) -> torch.Tensor:
     """All segments by one kernel, which knows half precision alone."""
     half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
-    rows = (tensor.transpose(1, 2).squeeze(0).to(half) for tensor in (query, key, value))
+    q, k, v = (tensor.transpose(1, 2).squeeze(0).to(half) for tensor in (query, key, value))
     found = varlen_attn(
-        *rows, borders, borders, longest, longest, scale=scaling, window_size=(window - 1 if window else -1, 0),
+        q, k, v, borders, borders, longest, longest, scale=scaling, window_size=(window - 1 if window else -1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     assert isinstance(found, torch.Tensor)

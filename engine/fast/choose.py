@@ -34,7 +34,9 @@ def switch_on(session: Session, model: Any, *, packs: bool = True, entropy_is_le
         # On a GPU TRL has a kernel of its own for it.
         trl_head._ChunkedLogProbFunction = ChunkedLogProbFunction if entropy_is_learned else Head  # type: ignore[attr-defined,assignment]
         parts.append("loss with its gradient in one go" if fused and not entropy_is_learned else "loss in tiles")
-    obstacle = _segments_obstacle(model, device, session.precision) if packs else "this method compares rows side by side"
+    obstacle = (
+        _segments_obstacle(model, device, session.precision) if packs else "this method compares rows side by side"
+    )
     if not obstacle:
         attention.register()
         (model.get_base_model() if hasattr(model, "peft_config") else model).set_attn_implementation(attention.NAME)

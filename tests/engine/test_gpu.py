@@ -1,5 +1,7 @@
-"""What only a GPU shows: half precision, attention without padding by one kernel, its memory. Skipped where there is none;
-all other tests of the engine use the GPU too where there is one."""
+"""What only a GPU shows: half precision, attention without padding by one kernel, its memory.
+
+Skipped where there is none. All other tests of the engine use the GPU too where there is one.
+"""
 
 from itertools import accumulate, pairwise
 
@@ -121,7 +123,9 @@ def test_a_gpu_that_runs_out_of_memory_is_said_to_have(tiny, tmp_path):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (24 << 20)) / free)
     try:
-        rows = [{"messages": [{"role": "user", "content": "Why? " * 90}, {"role": "assistant", "content": "So. " * 90}]}]
+        rows = [
+            {"messages": [{"role": "user", "content": "Why? " * 90}, {"role": "assistant", "content": "So. " * 90}]}
+        ]
         done = train(tmp_path / "run", tiny, rows * 256, batch_size=128, max_tokens=512, **HALF)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

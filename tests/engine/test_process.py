@@ -40,6 +40,14 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+WAKES = """
+import sys
+from engine import warm
+warm.load()
+assert "peft" in sys.modules
+print(warm.can_train({}), warm.can_train({"quantization": "4-bit"}))
+"""
+
 THREADS = """
 import json, os
 from pathlib import Path
@@ -66,6 +74,19 @@ def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose():
     )  # fmt: skip
     threads, warm, after_an_operation = json.loads(result.stdout)
     assert (threads, after_an_operation - warm) == (2, 1), "the first operation starts the pool, so none was run before"
+
+
+def test_a_warm_process_does_not_import_what_wakes_the_gpu(tmp_path):
+    """peft imports bitsandbytes where it is installed, and that asks the GPU what it can do."""
+    package = tmp_path / "bitsandbytes"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('bitsandbytes was imported')")
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    result = subprocess.run(
+        [sys.executable, "-c", WAKES], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["True", "False"]
 
 
 def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing(tiny, tmp_path):

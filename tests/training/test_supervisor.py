@@ -61,10 +61,10 @@ def test_it_sees_a_train_through_and_reads_what_it_wrote(engine_does, queued):
     assert (run.directory / "train.log").read_text() == "a line for people\n"
 
 
-def test_where_a_fork_cannot_reach_the_gpu_a_fresh_process_trains(engine_does, queued, monkeypatch):
+def test_where_a_fork_cannot_train_a_fresh_process_trains(engine_does, queued, monkeypatch):
     """There is no spec here, and only the real engine looks for it."""
     engine_does(lambda directory: EventWriter(directory).write("finished") or 0)
-    monkeypatch.setattr("engine.warm.is_spoiled", lambda: True)
+    monkeypatch.setattr("engine.warm.can_train", lambda parameters: False)
     run = work(queued)
     assert (run.status, run.error_code) == ("failed", "bad_spec")
     assert "spec.json" in (run.directory / "train.log").read_text()

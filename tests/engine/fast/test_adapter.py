@@ -67,5 +67,17 @@ def test_an_adapter_that_is_switched_off_is_off(tiny):
         assert not torch.allclose(model(input_ids=IDS).logits, wanted, atol=1e-3)
 
 
+def test_a_copy_computes_with_its_own_weights(tiny):
+    model = with_adapter(tiny).eval()
+    adapter.fuse(model)
+    with torch.no_grad():
+        wanted = model(input_ids=IDS).logits
+        copied = copy.deepcopy(model)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.zero_()
+        assert torch.equal(copied(input_ids=IDS).logits, wanted)
+
+
 def test_variants_of_peft_are_left_alone(tiny):
     assert adapter.fuse(with_adapter(tiny, use_dora=True)) == 0

@@ -36,7 +36,8 @@ def test_a_whole_folder_reads_answers_by_its_own_template(scorer_folder):
         assert alone == pytest.approx([score], abs=1e-5), "padding does not change a score"
     ids = scorer.tokenizer("[user] How many?<|im_end|>[assistant] Five.<|im_end|>", return_tensors="pt")
     with torch.no_grad():
-        assert float(scorer.model(input_ids=ids["input_ids"].to(scorer.device)).logits[0, 0]) == pytest.approx(together[0], abs=1e-5)
+        score = float(scorer.model(input_ids=ids["input_ids"].to(scorer.device)).logits[0, 0])
+    assert score == pytest.approx(together[0], abs=1e-5)
 
 
 def test_answers_over_its_context_are_cut_and_scored(scorer_folder):
