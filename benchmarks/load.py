@@ -1,8 +1,9 @@
 """200 open pages of a running train and 20 people who click: python -m benchmarks.load
 
-Every open page asks as static/train.js and static/evaluation.js do: the train every second, its new metrics every half
-second after the last answer. People open a page, read it for a while, open the next. Measured is how long after the
-engine wrote a logged step it is in an answer, over all pages, and whether any request failed.
+Every open page asks as static/evaluation.js does: for new metrics half a second after the last answer, or after as long
+as that took, and for the judgement every 15 seconds. The header of the page is told by the same answers. People open a
+page, read it for a while, open the next. Measured is how long after the engine wrote a logged step it is in an answer,
+over all pages, and whether any request failed.
 """
 
 from __future__ import annotations
@@ -82,24 +83,23 @@ class Browser:
         return status, body
 
 
-async def header(browser: Browser, run: int, until: float) -> None:
-    """static/train.js"""
-    while time.monotonic() < until:
-        await browser.get(f"/api/v1/trains/{run}/")
-        await asyncio.sleep(1)
-
-
-async def charts(browser: Browser, run: int, until: float) -> None:
+async def page(browser: Browser, run: int, until: float) -> None:
     """static/evaluation.js"""
     after = json.loads(await browser.get(f"/trains/{run}/series/") or b'{"next": 0}')["next"]
+    await browser.get(f"/trains/{run}/evaluation/answers/")
+    judged = 0.0
     while time.monotonic() < until:
+        began = time.monotonic()
         body = await browser.get(f"/api/v1/trains/{run}/metrics/?after={after}")
         now = time.time()
         if body:
             answer = json.loads(body)
             after = answer["next"]
             browser.seen.delays += [now - row["time"] for row in answer["rows"]]
-        await asyncio.sleep(0.5)
+        if time.monotonic() - judged > 15:
+            judged = time.monotonic()
+            await browser.get(f"/trains/{run}/judgement/")
+        await asyncio.sleep(max(0.5, time.monotonic() - began))
 
 
 async def person(browser: Browser, run: int, until: float) -> None:
@@ -120,8 +120,7 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
         await asyncio.sleep(random.uniform(0, 3))
         await task
 
-    tasks = [header(browser(), run, until) for _ in range(pages)]
-    tasks += [charts(browser(), run, until) for _ in range(pages)]
+    tasks = [page(browser(), run, until) for _ in range(pages)]
     tasks += [person(browser(), run, until) for _ in range(people)]
     await asyncio.gather(*(later(task) for task in tasks))
     return seen

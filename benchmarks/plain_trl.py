@@ -60,8 +60,8 @@ def main(method: str, folder: Path) -> None:
         "output_dir": str(folder / "out"), "per_device_train_batch_size": job["batch"], "max_steps": job["steps"],
         "learning_rate": job["learning_rate"], "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0,
         "logging_steps": 1, "save_strategy": "steps", "save_steps": job["steps"], "report_to": "none",
-        "use_cpu": not has_gpu, "bf16": has_gpu, "gradient_checkpointing": False, "train_sampling_strategy": "sequential",
-        "disable_tqdm": True, "dataloader_pin_memory": has_gpu,
+        "use_cpu": not has_gpu, "bf16": has_gpu, "gradient_checkpointing": False, "disable_tqdm": True,
+        "train_sampling_strategy": "sequential", "dataloader_pin_memory": has_gpu,
     }  # fmt: skip
     adapter = LoraConfig(
         r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"

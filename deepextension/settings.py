@@ -111,6 +111,8 @@ TEMPLATES = [
 # Database. SQLite in WAL mode takes readers beside one writer; IMMEDIATE makes a writer wait for its turn at the
 # start of a transaction, where waiting is possible, and not in the middle, where it fails at once.
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
+# A thread of the web server keeps its connection for a minute: to open one costs as much as most answers.
+DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",

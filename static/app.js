@@ -170,6 +170,7 @@
       clearTimeout(timer);
       if (over || running || document.hidden) return;
       running = true;
+      const began = performance.now();
       try {
         await task();
         if (failures) recovered();
@@ -182,8 +183,10 @@
       }
       running = false;
       const wait = typeof seconds === "function" ? seconds() : seconds;
+      // A server that takes its time is given as much again, so that other pages get their turn.
+      const took = performance.now() - began;
       if (wait === null) over = true;
-      else timer = setTimeout(turn, wait * 1000 * Math.min(2 ** failures, 16));
+      else timer = setTimeout(turn, Math.max(wait * 1000, took) * Math.min(2 ** failures, 16));
     };
     document.addEventListener("visibilitychange", turn);
     turn();

@@ -9,7 +9,7 @@
   const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
-  const state = { status: page.status, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
+  const state = { status: page.status, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
@@ -177,6 +177,7 @@
     do {
       answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
       state.next = answer.next;
+      document.dispatchEvent(new CustomEvent("train:told", { detail: answer.train }));
       if (answer.rows.length) {
         state.updated = new Date();
         measured ||= answer.rows.some((row) => row.split === "eval");
@@ -186,23 +187,31 @@
     state.status = answer.status;
     page.ended = ended();
     if (before !== state.status) await load();
-    if (measured || before !== state.status || judgementIsOld()) await words();
+    const phase = state.phase;
+    state.phase = answer.train.phase;
+    if (measured || before !== state.status || phase !== state.phase) await words();
+    else if (judgementIsOld()) await judge();
     stampShow();
   }
 
   let judged = 0;
   const judgementIsOld = () => !ended() && state.updated && state.updated - judged > 15000;
 
-  async function words() {
+  async function part(path) {
+    const response = await fetch(base + path, { headers: { Accept: "text/html" } });
+    if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+    return response.text();
+  }
+
+  async function judge() {
     judged = Date.now();
-    const part = async (path) => {
-      const response = await fetch(base + path, { headers: { Accept: "text/html" } });
-      if (!response.ok) throw new Error(`The server answered ${response.status}.`);
-      return response.text();
-    };
-    const [judgement, answers] = await Promise.all([part("judgement/"), part("evaluation/answers/")]);
-    swap(document.querySelector("[data-judgement]"), judgement);
+    swap(document.querySelector("[data-judgement]"), await part("judgement/"));
     if (completions) await completionsShow();
+  }
+
+  // Answers are written before and after the training, and when it is measured.
+  async function words() {
+    const [answers] = await Promise.all([part("evaluation/answers/"), judge()]);
     if (swap(document.querySelector("[data-answers]"), answers)) order();
   }
 

@@ -1,14 +1,17 @@
-// The header of a train's page, live. Other scripts of the page hear of each answer and of a change of status:
-//   document.addEventListener("train:update", (event) => event.detail)   the train as the API tells it
-//   document.addEventListener("train:status", (event) => event.detail)   the same, when its status has changed
+// The header of a train's page, live. Other scripts of the page hear of a change of status:
+//   document.addEventListener("train:status", (event) => event.detail)   the train as the API's live/ tells it
+// A script that is told of the train with what it asks for itself passes that on, and the header does not ask too:
+//   document.dispatchEvent(new CustomEvent("train:told", { detail: train }))
 (() => {
   "use strict";
   const { format, live, api, poll } = DX;
+  const TOLD_FOR = 3000; // milliseconds for which what another script was told is new enough
   const ENDED = ["finished", "failed", "stopped"];
   const head = document.getElementById("train-head");
   let status = head.dataset.state;
   let phase = null;
   let kept = null;
+  let told = -Infinity;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
 
   function show(train) {
@@ -63,16 +66,19 @@
   const WORDS = { finished: ["has succeeded.", "success"], failed: ["has failed.", "error"], stopped: ["is stopped.", "warning"], running: ["has started.", "success"] };
 
   async function turn() {
-    const train = await api(head.dataset.api);
+    if (performance.now() - told > TOLD_FOR) await take(await api(head.dataset.api));
+  }
+
+  async function take(train) {
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
     const saved = kept !== null && train.best_step !== kept;
+    if (changed || moved || saved) await refresh();
+    // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
     kept = train.best_step;
-    if (changed || moved || saved) await refresh();
     if (!ENDED.includes(status)) show(train);
-    document.dispatchEvent(new CustomEvent("train:update", { detail: train }));
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
   }
@@ -91,6 +97,18 @@
 
   if (!ENDED.includes(status)) {
     const polling = poll(turn, () => (ENDED.includes(status) ? null : status === "queued" ? 2 : 1), { failed: lost, recovered });
+    let taking = false;
+    document.addEventListener("train:told", async ({ detail }) => {
+      told = performance.now();
+      if (taking) return;
+      taking = true;
+      try {
+        await take(detail);
+      } catch {
+        told = -Infinity; // the header asks by itself, and says what is wrong
+      }
+      taking = false;
+    });
     document.addEventListener("click", (event) => {
       if (event.target.closest("[data-try-now]")) polling.now();
     });

@@ -31,6 +31,7 @@ from training.preview import train_preview
 from training.queue import queue_places, train_wait
 from training.resuming import train_resume
 from training.serializers import (
+    LIVE_COLUMNS,
     CheckpointSerializer,
     ComparisonSerializer,
     LogSearchSerializer,
@@ -40,12 +41,14 @@ from training.serializers import (
     SampleSerializer,
     TrainCopySerializer,
     TrainCreateSerializer,
+    TrainLiveSerializer,
     TrainPlanSerializer,
     TrainPreviewSerializer,
     TrainResumeSerializer,
     TrainSerializer,
     TrainStopSerializer,
     TrainUpdateSerializer,
+    live_state,
 )
 from training.services import train_create, train_delete, train_save, train_stop, train_update
 
@@ -220,19 +223,31 @@ class TrainDetailView(APIView):
         return Response(status=204)
 
 
+def live_train_or_404(request: Request, pk: int) -> TrainRun:
+    return found_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_COLUMNS, "priority", "place"), pk)
+
+
+class TrainLiveView(APIView):
+    @extend_schema(responses={200: TrainLiveSerializer, **errors()})
+    def get(self, request: Request, pk: int) -> Response:
+        """What changes while a train waits and runs, for programs that ask often."""
+        return Response(live_state(live_train_or_404(request, pk)))
+
+
 class TrainMetricsView(APIView):
     @extend_schema(
         parameters=[OpenApiParameter("after", OpenApiTypes.INT, description="Only rows with a higher seq.")],
         responses={200: MetricsSerializer, **errors(400, 401, 404)},
     )
     def get(self, request: Request, pk: int) -> Response:
-        """Logged steps in order, at most 5,000 at a time."""
-        run = found_or_404(TrainRun.objects.visible_to(request.user).only("status"), pk)
+        """Logged steps in order, at most 5,000 at a time, and how the train stands."""
+        run = live_train_or_404(request, pk)
         after = whole_number(request, "after", 0)
         rows = list(run.metrics.filter(seq__gt=after)[:METRIC_ROWS])
         return Response(
             {
                 "status": run.status,
+                "train": live_state(run),
                 "next": rows[-1].seq if rows else after,
                 "rows": MetricRowSerializer(rows, many=True).data,
             }

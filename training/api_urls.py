@@ -9,6 +9,7 @@ urlpatterns = [
     path("try-rewards/<str:key>/", api_rewards.RewardTrialResultView.as_view(), name="api-trains-tried"),
     path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
+    path("<int:pk>/live/", api.TrainLiveView.as_view(), name="api-train-live"),
     path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),
     path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
     path("<int:pk>/log/search/", api.TrainLogSearchView.as_view(), name="api-train-log-search"),

@@ -16,7 +16,7 @@ from training.downloads import file_stem
 from training.judgement import judgement_of
 from training.models import TrainRun
 from training.queue import queue_position
-from training.views import TrainPage, train_or_404
+from training.views import TrainPage, train_for_part_or_404, train_or_404
 
 # A cell that begins like this is a formula to a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -48,7 +48,7 @@ class SeriesView(View):
     """Of the steps `from` to `to`, or of the whole train."""
 
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
-        return JsonResponse(series_of(train_or_404(request, pk), steps=steps_asked(request)))
+        return JsonResponse(series_of(train_for_part_or_404(request, pk), steps=steps_asked(request)))
 
 
 def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
@@ -61,12 +61,14 @@ def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
 
 class JudgementView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return render(request, "training/_judgement.html", {"judgement": judgement_of(train_or_404(request, pk))})
+        return render(
+            request, "training/_judgement.html", {"judgement": judgement_of(train_for_part_or_404(request, pk))}
+        )
 
 
 class AnswersView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        run = train_or_404(request, pk)
+        run = train_for_part_or_404(request, pk)
         return render(request, "training/_answers.html", {"run": run, "answers": answers_of(run)})
 
 
@@ -74,7 +76,7 @@ class CompletionsView(View):
     """Answers of one step with their rewards; of the latest where none is asked for."""
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        run = train_or_404(request, pk)
+        run = train_for_part_or_404(request, pk)
         return render(
             request, "training/_completions.html", {"run": run} | completions_of(run, request.GET.get("step", ""))
         )

@@ -99,6 +99,33 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         return {"code": run.error_code, "message": run.error, "advice": run.error_advice}
 
 
+class TrainLiveSerializer(TrainSerializer):
+    """What changes while a train waits and runs. The answers are written by `live_state`."""
+
+    class Meta(TrainSerializer.Meta):
+        fields = (  # type: ignore[assignment]
+            "id", "name", "status", "phase", "step", "total_steps", "epoch", "progress", "eta_seconds",
+            "queue_position", "starts_in", "last_metrics", "best_value", "best_step",
+        )  # fmt: skip
+        read_only_fields = fields  # type: ignore[assignment]
+
+
+LIVE_COLUMNS = (
+    "id", "name", "status", "phase", "step", "total_steps", "epoch", "eta_seconds", "last_metrics", "best_value",
+    "best_step",
+)  # fmt: skip
+
+
+def live_state(run: TrainRun) -> dict[str, Any]:
+    """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and again."""
+    told = TrainSerializer()
+    return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
+        "progress": told.get_progress(run),
+        "queue_position": queue_position(run),
+        "starts_in": told.get_starts_in(run),
+    }
+
+
 class TrainCreateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
     method = KeyField(help_text="Id or slug, such as lora.")
@@ -206,6 +233,7 @@ class MetricRowSerializer(serializers.ModelSerializer[MetricRow]):
 
 class MetricsSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=TrainRun.Status.choices)
+    train = TrainLiveSerializer()
     next = serializers.IntegerField(help_text="Send as `after` to get what came since.")
     rows = MetricRowSerializer(many=True)
 

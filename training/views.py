@@ -23,7 +23,7 @@ from training.downloads import file_stem, model_download
 from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.log import log_read
-from training.models import TrainRun
+from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
 from training.queue import queue_places, queue_position, queue_state
 from training.remedies import UNKNOWN, evidence, remedies
@@ -44,7 +44,15 @@ def reader_of(request: HttpRequest) -> User:
 
 def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
     """The train if this reader may see it; a stranger's is not there."""
-    runs = TrainRun.objects.visible_to(request.user).with_related().select_related("evaluation_dataset")
+    return _found_or_404(TrainRun.objects.visible_to(request.user).with_related(), pk)
+
+
+def train_for_part_or_404(request: HttpRequest, pk: int) -> TrainRun:
+    """The same without what it is made of but its method: for a part of a page that open pages ask for again."""
+    return _found_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
+
+
+def _found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
     run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
     if run is None:
         raise Http404

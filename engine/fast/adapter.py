@@ -81,13 +81,13 @@ def _is_plain(module: LoraLinear) -> bool:
 
 
 def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-    (name,) = module.lora_A
-    base = module.base_layer
+    base, active = module.base_layer, module.active_adapters
     # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
     is_other = arguments or options or x.dtype != base.weight.dtype
-    if is_other or module.merged or module.disable_adapters or module.active_adapters != [name]:
+    if is_other or module.merged or module.disable_adapters or len(active) != 1:
         plain: torch.Tensor = LoraLinear.forward(module, x, *arguments, **options)
         return plain
+    (name,) = active
     dropout = module.lora_dropout[name]
     dropped = dropout(x) if isinstance(dropout, torch.nn.Dropout) and dropout.p else x
     down, up = module.lora_A[name].weight, module.lora_B[name].weight

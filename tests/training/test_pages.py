@@ -14,6 +14,7 @@ from datasets_app.models import Label
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from training.models import Checkpoint, TrainRun
+from training.serializers import TrainLiveSerializer
 
 Status = TrainRun.Status
 
@@ -347,3 +348,18 @@ class TestActions:
         run = make_train()
         client.force_login(alice)
         assert client.get(f"/trains/{run.pk}/copy/")["Location"] == f"/trains/new/lora-test/?copy={run.pk}"
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "finished"])
+def test_what_open_pages_ask_for_is_what_the_api_says_of_the_train(
+    client, alice, make_train, django_assert_max_num_queries, status
+):
+    run = make_train(status=status, step=3, total_steps=12, epoch=0.5, last_metrics={"loss": 2.5}, phase="training")
+    client.force_login(alice)
+    whole = client.get(f"/api/v1/trains/{run.pk}/").json()
+    # The reader, the train, and for one that waits its place and what it waits for.
+    with django_assert_max_num_queries(7 if status == "queued" else 3):
+        live = client.get(f"/api/v1/trains/{run.pk}/live/").json()
+    assert set(live) == set(TrainLiveSerializer.Meta.fields)
+    assert live == {name: whole[name] for name in live}
+    assert client.get(f"/api/v1/trains/{run.pk}/metrics/").json()["train"] == live

@@ -67,6 +67,21 @@ def test_an_adapter_that_is_switched_off_is_off(tiny):
         assert not torch.allclose(model(input_ids=IDS).logits, wanted, atol=1e-3)
 
 
+def test_each_of_two_adapters_computes_as_itself(tiny):
+    """As DPO has it, whose reference may be an adapter of its own."""
+    model = with_adapter(tiny).eval()
+    adapter.fuse(model)
+    with torch.no_grad():
+        wanted = model(input_ids=IDS).logits
+        model.add_adapter("reference", LoraConfig(r=4, lora_alpha=12, target_modules="all-linear"))
+        assert torch.equal(model(input_ids=IDS).logits, wanted)
+        model.set_adapter("reference")
+        with model.disable_adapter():
+            base = model(input_ids=IDS).logits
+        # A fresh adapter changes nothing.
+        torch.testing.assert_close(model(input_ids=IDS).logits, base)
+
+
 def test_a_copy_computes_with_its_own_weights(tiny):
     model = with_adapter(tiny).eval()
     adapter.fuse(model)
