@@ -1,7 +1,7 @@
 """Attention over rows that are laid end to end, so that nothing is computed on padding.
 
 TRL's padding-free batches are one long row with the borders of the rows in it. On a GPU torch's flash attention reads
-those borders; on a CPU each segment goes through torch's attention by itself. Either way no row can see another.
+those borders; on a CPU each segment goes through attention by itself. Either way no row can see another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from engine.fast.causal import causal_attention
 
 NAME = "segments"
 
@@ -57,11 +59,15 @@ def segments_attention(
         return _flash(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, options.get("scaling")), None
     lengths = [end - start for start, end in pairwise(cu_seq_lens_q.tolist())]
     # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
-    queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
-    parts = [
-        sdpa_attention_forward(module, one, key, value, _band(length, sliding_window, query.device), **options)[0]
-        for one, key, value, length in zip(queries, keys, values, lengths, strict=True)
-    ]
+    segments = zip(*(torch.split(whole, lengths, dim=2) for whole in (query, key, value)), strict=True)
+    if query.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
+        scaling = options.get("scaling")
+        parts = [causal_attention(q, k, v, scaling, sliding_window).transpose(1, 2) for q, k, v in segments]
+    else:
+        parts = [
+            sdpa_attention_forward(module, q, k, v, _band(length, sliding_window, query.device), **options)[0]
+            for (q, k, v), length in zip(segments, lengths, strict=True)
+        ]
     return torch.cat(parts, dim=1), None
 
 

@@ -1,0 +1,106 @@
+"""Causal attention of one row in half precision on a CPU: twice as fast as torch's own, forward and backward together.
+
+torch's flash attention for CPUs is made for long rows: it never holds the weights of more than a tile of them. The rows
+of fine-tuning are short, and for them plain batched products are faster, most of all in the backward. The weights of a
+block of queries are computed again there, so that no more memory is held between the two than flash attention holds.
+
+Mathematics: FlashAttention, https://arxiv.org/abs/2205.14135, appendix B; the blocks are rows of queries alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+# A block of weights, 9 heads of 192 queries by 512 keys in fp32, is 3.5 MB.
+BLOCK = 192
+
+
+class _Causal(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
+    ) -> torch.Tensor:
+        """query: (1, heads, tokens, size); key, value: (1, groups, tokens, size), a group serving heads / groups heads.
+        window: how many tokens, itself included, each may see. Returns (1, heads, tokens, size)."""
+        (_, heads, tokens, size), groups = query.shape, key.shape[1]
+        queries = query.reshape(groups, heads // groups, tokens, size)
+        keys, values = key.reshape(groups, tokens, size), value.reshape(groups, tokens, size)
+        result = torch.empty_like(queries)
+        for rows, seen in _blocks(tokens, window):
+            weights = _weights(queries[:, :, rows], keys[:, seen], scale, _hidden(rows, seen, window))
+            result[:, :, rows] = (weights @ values[:, seen]).view(groups, -1, rows.stop - rows.start, size)
+        context.save_for_backward(queries, keys, values, result)
+        context.scale, context.window, context.shapes = scale, window, (query.shape, key.shape)
+        return result.view(query.shape)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        queries, keys, values, result = context.saved_tensors
+        of_query, of_key = context.shapes
+        groups, tokens, size = keys.shape
+        to_result = gradients[0].reshape(queries.shape)
+        # What all weights of a query lose for their sum to stay 1.
+        common = (to_result.float() * result.float()).sum(-1, keepdim=True)
+        to_query = torch.empty_like(queries)
+        to_key, to_value = (torch.zeros(keys.shape) for _ in range(2))
+        for rows, seen in _blocks(tokens, context.window):
+            hidden = _hidden(rows, seen, context.window)
+            weights = _weights(queries[:, :, rows], keys[:, seen], context.scale, hidden)
+            pull = to_result[:, :, rows].reshape(groups, -1, size)
+            to_value[:, seen] += weights.transpose(1, 2) @ pull
+            to_weights = (pull @ values[:, seen].transpose(1, 2)).float()
+            to_weights.sub_(common[:, :, rows].reshape(groups, -1, 1)).mul_(weights).mul_(context.scale)
+            to_scores = to_weights.to(keys.dtype)
+            to_query[:, :, rows] = (to_scores @ keys[:, seen]).view(groups, -1, rows.stop - rows.start, size)
+            to_key[:, seen] += to_scores.transpose(1, 2) @ queries[:, :, rows].reshape(groups, -1, size)
+        return (
+            to_query.view(of_query),
+            to_key.to(keys.dtype).view(of_key),
+            to_value.to(keys.dtype).view(of_key),
+            None,
+            None,
+        )
+
+
+def causal_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
+) -> torch.Tensor:
+    """As _Causal.forward; `scale` is 1 / sqrt(size) and `window` all tokens where they are None."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    result: torch.Tensor = _Causal.apply(query, key, value, scale, window or query.shape[2])  # type: ignore[no-untyped-call]
+    return result
+
+
+def _blocks(tokens: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """(queries, the keys that some of them sees), in blocks of like size."""
+    step = -(-tokens // -(-tokens // BLOCK))
+    for start in range(0, tokens, step):
+        end = min(start + step, tokens)
+        yield slice(start, end), slice(max(0, start - window + 1), end)
+
+
+def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, hidden: torch.Tensor) -> torch.Tensor:
+    """queries: (groups, heads of a group, rows, size); keys: (groups, seen, size).
+
+    Returns (groups, heads of a group * rows, seen).
+    """
+    groups, _, rows, size = queries.shape
+    scores = (queries.reshape(groups, -1, size) @ keys.transpose(1, 2)).view(groups, -1, rows, keys.shape[1])
+    weights = torch.softmax(torch.add(hidden, scores, alpha=scale), -1)
+    return weights.to(queries.dtype).view(groups, -1, keys.shape[1])
+
+
+def _hidden(rows: slice, seen: slice, window: int) -> torch.Tensor:
+    return _hidden_at(rows.start - seen.start, rows.stop - rows.start, window)
+
+
+@lru_cache(maxsize=64)
+def _hidden_at(offset: int, rows: int, window: int) -> torch.Tensor:
+    """(rows, offset + rows) of 0 where a query may look and -inf elsewhere; the first query is token `offset`."""
+    position = torch.arange(offset, offset + rows)[:, None]
+    behind = position - torch.arange(offset + rows)[None]
+    return torch.zeros(rows, offset + rows).masked_fill_((behind < 0) | (behind >= window), -torch.inf)

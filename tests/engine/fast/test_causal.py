@@ -1,0 +1,63 @@
+"""Causal attention in blocks, held to torch's own."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from engine.fast import causal
+
+
+def drawn(tokens, dtype=torch.float32, heads=6, groups=2, size=16):
+    torch.manual_seed(tokens)
+    return [torch.randn(1, count, tokens, size).to(dtype) for count in (heads, groups, groups)]
+
+
+def computed(function, tensors, dtype=None):
+    """Result and gradients, under a pull that differs for each number of it."""
+    given = [tensor.to(dtype or tensor.dtype).requires_grad_() for tensor in tensors]
+    result = function(*given)
+    pull = torch.linspace(-1, 1, result.numel()).view(result.shape)
+    return result.detach(), *torch.autograd.grad((result.float() * pull).sum(), given)
+
+
+def torchs_own(window=None):
+    def function(query, key, value):
+        tokens, repeat = query.shape[2], query.shape[1] // key.shape[1]
+        behind = torch.arange(tokens)[:, None] - torch.arange(tokens)[None]
+        seen = (behind >= 0) & (behind < (window or tokens))
+        key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+        return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3)
+
+    return function
+
+
+def ours(window=None):
+    return lambda query, key, value: causal.causal_attention(query, key, value, 0.3, window)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, causal.BLOCK, causal.BLOCK + 1, 3 * causal.BLOCK - 5])
+@pytest.mark.parametrize("window", [None, 1, 7, 250])
+def test_result_and_gradients_are_those_of_torch(tokens, window):
+    tensors = drawn(tokens)
+    for found, wanted in zip(computed(ours(window), tensors), computed(torchs_own(window), tensors), strict=True):
+        torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-4)
+
+
+def test_in_half_precision_it_is_about_as_near_to_the_truth():
+    tensors = drawn(300, torch.bfloat16)
+    truth = computed(torchs_own(), tensors, torch.float64)
+
+    def errors(function):
+        found = computed(function, tensors)
+        return [float((one.double() - other).norm() / other.norm()) for one, other in zip(found, truth, strict=True)]
+
+    for found, torchs in zip(errors(ours()), errors(torchs_own()), strict=True):
+        assert found < max(2.5 * torchs, 0.006)
+
+
+def test_a_token_is_not_moved_by_later_ones():
+    tensors = drawn(400)
+    before = ours()(*tensors)
+    for tensor in tensors:
+        tensor[:, :, 250:] = 9.0
+    assert torch.equal(ours()(*tensors)[:, :, :250], before[:, :, :250])
