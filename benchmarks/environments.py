@@ -30,7 +30,8 @@ def environment_of_thread_libraries(python: Path) -> dict[str, str]:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "intel-openmp"]
     subprocess.run(pip, check=True)
     found = [next(python.parent.parent.rglob("libiomp5.so"))]
-    found += list(Path("/usr/lib").rglob("libtcmalloc*.so.4"))[:1]
+    # Not its siblings, which check or profile.
+    found += list(Path("/usr/lib").rglob("libtcmalloc_minimal.so.4"))[:1]
     return {"LD_PRELOAD": ":".join(str(path) for path in found)}
 
 

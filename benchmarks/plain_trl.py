@@ -53,6 +53,12 @@ def main(method: str, folder: Path) -> None:
         for name in ("rows.jsonl", "held_out.jsonl")
     )
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    # The line break behind the last end token is not to be learned, as ours does not and nobody writes.
+    ended = "'<|im_end|>' + '\n'"
+    if ended not in tokenizer.chat_template:
+        sys.exit("This template does not end as SmolLM2's does.")
+    last = "'' if loop.last and message['role'] == 'assistant'"
+    tokenizer.chat_template = tokenizer.chat_template.replace(ended, f"'<|im_end|>' + ({last} else '\n')")
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.bfloat16)
     has_gpu = torch.cuda.is_available()

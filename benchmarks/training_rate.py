@@ -203,7 +203,7 @@ def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, d
     shutil.rmtree(adapter, ignore_errors=True)
     options = {
         "stage": job.method, "do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16,
-        "lora_target": "all", "model_name_or_path": str(job.model), "template": "smollm2", "dataset": "rows",
+        "lora_target": "all", "model_name_or_path": str(job.model), "template": "as_the_others", "dataset": "rows",
         "eval_dataset": "held_out", "dataset_dir": str(job.folder), "cutoff_len": MAX_TOKENS,
         "output_dir": str(adapter), "per_device_train_batch_size": job.batch, "gradient_accumulation_steps": 1,
         "per_device_eval_batch_size": job.batch, "max_steps": job.steps, "learning_rate": LEARNING_RATE,
@@ -214,7 +214,8 @@ def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, d
     }  # fmt: skip
     (job.folder / "train.yaml").write_text(json.dumps(options))
     extra = environment_of_thread_libraries(python) if best else {}
-    return [str(python), "-m", "llamafactory.cli", "train", str(job.folder / "train.yaml")], adapter, bare() | extra
+    command = [str(python), "benchmarks/factory_train.py", str(job.folder / "train.yaml")]
+    return command, adapter, bare() | extra
 
 
 def factory(job: Job, *, best: bool = False) -> Told:
