@@ -29,20 +29,62 @@ def gradients(model):
     return loss.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
+@pytest.fixture
+def replayed(monkeypatch):
+    """Masks as the one function drew them, for peft's own dropout to use in the same order."""
+    drawn = []
+    draw = adapter._keep
+
+    def keep(rows, dropout):
+        drawn.append(draw(rows, dropout))
+        return drawn[-1]
+
+    class Replay(torch.nn.Module):
+        def forward(self, x):
+            return x * drawn.pop(0).view(x.shape) / 0.7
+
+    monkeypatch.setattr(adapter, "_keep", keep)
+    return Replay
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"lora_dropout": 0.3}, {"use_rslora": True}], ids=["plain", "dropout", "rslora"]
 )
-def test_loss_and_gradients_are_those_of_peft(tiny, options):
+def test_loss_and_gradients_are_those_of_peft(tiny, options, replayed):
     plain = with_adapter(tiny, **options).double()
     fused = copy.deepcopy(plain)
     assert adapter.fuse(fused) == 2 * 7
-    loss, wanted = gradients(plain)
     fused_loss, found = gradients(fused)
+    if options.get("lora_dropout"):
+        for module in plain.modules():
+            if hasattr(module, "lora_dropout"):
+                module.lora_dropout["default"] = replayed()
+    loss, wanted = gradients(plain)
     torch.testing.assert_close(fused_loss, loss)
     assert found.keys() == wanted.keys()
     assert all("lora_" in name for name in found)
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.05, 0.5])
+def test_so_many_are_dropped_and_each_independently(dropout):
+    torch.manual_seed(2)
+    keep = adapter._keep(torch.empty(1001, 333), dropout)
+    assert set(keep.unique().tolist()) == {0.0, 1.0}
+    count = keep.numel()
+    spread = (dropout * (1 - dropout)) ** 0.5
+    assert abs(float(keep.mean()) - (1 - dropout)) < 5 * spread / count**0.5
+    centred = (keep.flatten() - (1 - dropout)) / spread
+    for distance in (1, 2, 3, 4, 333):
+        assert abs(float((centred[distance:] * centred[:-distance]).mean())) < 5 / count**0.5
+
+
+def test_nothing_is_dropped_where_nothing_is_trained(tiny):
+    model = with_adapter(tiny, lora_dropout=0.5).eval()
+    adapter.fuse(model)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
 def test_bf16_weights_keep_their_adapter_in_fp32(tiny):
