@@ -334,6 +334,47 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+def summary(given: argparse.Namespace, rate: float, told: dict[str, list[Told]]) -> dict[str, Any]:
+    """What the rounds so far came to, each contender held against the first."""
+    first = next(iter(told.values()))
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(), "machine": machine_name(), "torch": torch.__version__,
+        "method": given.method, "rounds": len(first), "steps": given.steps, "batch": given.batch,
+        "bf16_matrix_gflops": round(rate / 1e9), "peer": FACTORY, "contenders": {},
+    }  # fmt: skip
+    for name, trains in told.items():
+        # Rows in one order have losses to compare, step by step.
+        apart = [
+            max((abs(a - b) for a, b in zip(mine.losses, other.losses, strict=False)), default=0.0)
+            for mine, other in zip(first, trains, strict=True)
+        ]
+        result["contenders"][name] = {
+            "rows_per_second": round(statistics.median(train.rows / train.seconds for train in trains), 3),
+            "seconds": [round(train.seconds, 2) for train in trains],
+            "peak_mb": round(max(train.peak_mb for train in trains)),
+            "first_is_faster_by": [
+                round(other.seconds / mine.seconds, 2) for other, mine in zip(trains, first, strict=True)
+            ],
+        }
+        if given.method == "sft":
+            result["contenders"][name] |= {
+                "largest_loss_difference": round(max(apart), 4),
+                "held_out_loss": [round(train.held_out, 4) for train in trains],
+            }
+    return result
+
+
+def text(result: dict[str, Any]) -> str:
+    lines = []
+    for name, figures in result["contenders"].items():
+        line = f"{name:24} the first is {spread(figures['first_is_faster_by'])} times as fast"
+        line += f"; peak {figures['peak_mb']} MB"
+        if "largest_loss_difference" in figures:
+            line += f"; losses differ by {figures['largest_loss_difference']:.3f} at most"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_rate", description=__doc__)
     parser.add_argument("--method", choices=("sft", "dpo", "grpo"), default="sft")
@@ -352,6 +393,7 @@ def main() -> int:
         # The peer's options here are those of a CPU.
         names = [name for name in names if not name.startswith("LLaMA")]
     draw = random.Random(1)
+    result: dict[str, Any] = {}
     told: dict[str, list[Told]] = {name: [] for name in names}
     rate = matrix_rate()
     for turn in range(given.rounds):
@@ -376,33 +418,12 @@ def main() -> int:
                     f"{found.held_out:.4f}  losses {' '.join(f'{loss:.3f}' for loss in found.losses[:8])}",
                     flush=True,
                 )
-    result: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": machine_name(),
-        "method": given.method, "rounds": given.rounds, "steps": given.steps, "batch": given.batch,
-        "torch": torch.__version__,
-        "bf16_matrix_gflops": round(rate / 1e9), "peer": FACTORY, "contenders": {},
-    }  # fmt: skip
-    for name, trains in told.items():
-        ratios = [other.seconds / mine.seconds for other, mine in zip(trains, told[names[0]], strict=True)]
-        apart = [
-            max((abs(a - b) for a, b in zip(mine.losses, other.losses, strict=False)), default=0.0)
-            for mine, other in zip(told[names[0]], trains, strict=True)
-        ]
-        result["contenders"][name] = {
-            "rows_per_second": round(statistics.median(train.rows / train.seconds for train in trains), 3),
-            "seconds": [round(train.seconds, 2) for train in trains],
-            "peak_mb": round(max(train.peak_mb for train in trains)),
-            "first_is_faster_by": [round(ratio, 2) for ratio in ratios],
-            "largest_loss_difference": round(max(apart), 4),
-            "held_out_loss": [round(train.held_out, 4) for train in trains],
-        }
-        print(
-            f"{name:24} {names[0]} is {spread(ratios)} times as fast; losses differ by {max(apart):.3f} at most; "
-            f"peak {max(train.peak_mb for train in trains):.0f} MB"
-        )
-    if given.write:
-        before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        RESULT.write_text(json.dumps(before | {given.method: result}, indent=1) + "\n")
+        result = summary(given, rate, told)
+        if given.write:
+            # After each round: what was measured is kept where a later one is broken off.
+            before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+            RESULT.write_text(json.dumps(before | {given.method: result}, indent=1) + "\n")
+    print(text(result))
     return 0
 
 
