@@ -246,7 +246,7 @@ import re
 
 def reward(prompts, completions, references, rows, **parameters):
     found = [re.findall(r"-?\\d[\\d,]*", text) for text in completions]
-    right = [float(bool(numbers) and numbers[-1] == row["answer"]) for numbers, row in zip(found, rows)]
+    right = [float(bool(numbers) and numbers[-1] == answer) for numbers, answer in zip(found, references)]
     return [value + min(1.0, len(text) / 200) for value, text in zip(right, completions)]
 """
 
