@@ -321,8 +321,10 @@ def main() -> int:
         os.environ |= {"DEEPEXTENSION_HOME": name, "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
         import django
         from django.conf import settings
+        from django.core.management import call_command
 
         django.setup()
+        call_command("collectstatic", interactive=False, verbosity=0)
         settings.ALLOWED_HOSTS = ["*"]
         settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
         store = Store()
