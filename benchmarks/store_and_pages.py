@@ -33,7 +33,7 @@ from engine.rundir import EVENTS, LOG
 from tests.live import free_port
 
 RESULT = ROOT / "benchmarks" / "results" / "store_and_pages.json"
-MLFLOW = ("mlflow==3.18.0",)
+MLFLOW = ("mlflow==3.17.2",)
 METRICS = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "entropy", "mean_token_accuracy")
 
 
@@ -314,6 +314,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store_and_pages", description=__doc__)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--no-peers", action="store_true", help="leave MLflow out")
+    parser.add_argument("--only", help="parts with commas: web, curves, compare, MLflow, pages, log, dataset")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
     large = 10 if given.full else 1
@@ -333,22 +334,27 @@ def main() -> int:
             "machine": f"{processor_name()}, {os.cpu_count()} processors",
             "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
         }
-
-        def tell(part: str, found: Any) -> None:
-            result[part] = found
-            print(f"{part}: {json.dumps(found, indent=1)}", flush=True)
-
-        tell("web", web_process())
-        tell("curves", curves(store, [1000 * large, 10_000 * large, 100_000 * large]))
-        tell("compare of 8 trains, ms", {f"{10_000 * large:,} steps": compared(store, 10_000 * large)})
-        if not given.no_peers:
-            tell("MLflow, points a second", round(mlflow_rate(Path(name), 2000 * large)))
-        tell("pages, ms and queries", pages(store, [100, 1000, 1000 * large] if given.full else [100, 1000]))
-        tell("log", log_times(store, [10**6 * large, 10**7 * large, 10**8 * large]))
-        tell("dataset check", dataset_checks(Path(name), [10**6 * large, 10**7 * large, 10**8 * large]))
-        tell("peak of this process, MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
-    if given.write:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        parts: dict[str, Callable[[], Any]] = {
+            "web": web_process,
+            "curves": lambda: curves(store, [1000 * large, 10_000 * large, 100_000 * large]),
+            "compare of 8 trains, ms": lambda: {f"{10_000 * large:,} steps": compared(store, 10_000 * large)},
+            "MLflow, points a second": lambda: round(mlflow_rate(Path(name), 2000 * large)),
+            "pages, ms and queries": lambda: pages(store, [100, 1000, 1000 * large] if given.full else [100, 1000]),
+            "log": lambda: log_times(store, [10**6 * large, 10**7 * large, 10**8 * large]),
+            "dataset check": lambda: dataset_checks(Path(name), [10**6 * large, 10**7 * large, 10**8 * large]),
+        }
+        for part, measure in parts.items():
+            if (given.only and part.split(",")[0].split(" ")[0] not in given.only.split(",")) or (
+                given.no_peers and part.startswith("MLflow")
+            ):
+                continue
+            result[part] = measure()
+            print(f"{part}: {json.dumps(result[part], indent=1)}", flush=True)
+            if given.write:
+                # After each part: what was measured is kept where a later one fails.
+                before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+                RESULT.write_text(json.dumps(before | result, indent=1) + "\n")
+        print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
     return 0
 
 
