@@ -86,19 +86,19 @@ def spoiled(platform: Platform, request) -> Iterator[tuple[str, Path]]:
 
 def test_memory_that_is_refused(platform, dataset):
     """The operating system gives the engine little more than it begins with, as where the machine's memory is spent."""
-    rows = [{"prompt": "Question?", "completion": "word " * 400}] * 64
+    rows = [{"prompt": "Question?", "completion": "word " * 400}] * 256
     long = platform.upload("long.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     worker = platform.train_worker()
     before = worker.rlimit(psutil.RLIMIT_AS)
     worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (300 << 20), before[1]))
     try:
-        found = card(platform, platform.start(long, max_tokens=512, batch_size=64, max_steps=2, evaluation_split=0))
+        found = card(platform, platform.start(long, max_tokens=512, batch_size=256, max_steps=2, evaluation_split=0))
     finally:
         worker.rlimit(psutil.RLIMIT_AS, before)
     assert found.code == "out_of_memory"
     assert "allocate memory" in found.lines
-    fix = found.fixes["Batch size 32, gradient accumulation 2"]
-    assert form_values(platform, fix, "batch_size", "gradient_accumulation_steps") == ["32", "2"]
+    fix = found.fixes["Batch size 128, gradient accumulation 2"]
+    assert form_values(platform, fix, "batch_size", "gradient_accumulation_steps") == ["128", "2"]
 
 
 @contextlib.contextmanager
