@@ -9,7 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
-from training.durations import run_seconds
+from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.queue import MOVES, queue_position
@@ -72,9 +72,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         return run.objective.evaluation
 
     def get_progress(self, run: TrainRun) -> float:
-        if run.status == TrainRun.Status.FINISHED:
-            return 1.0
-        return min(1.0, run.step / run.total_steps) if run.total_steps else 0.0
+        return _progress(run)
 
     def get_queue_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
@@ -83,11 +81,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
 
     @extend_schema_field(EstimateSerializer(allow_null=True))
     def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
-        if run.status != TrainRun.Status.QUEUED:
-            return None
-        guesses = self.context.get("starts")
-        guess = (starts_now() if guesses is None else guesses).get(run.pk)
-        return asdict(guess) if guess is not None else None
+        return _starts_in(run, self.context.get("starts"))
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
@@ -97,6 +91,18 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         if run.status != TrainRun.Status.FAILED:
             return None
         return {"code": run.error_code, "message": run.error, "advice": run.error_advice}
+
+
+def _progress(run: TrainRun) -> float:
+    return 1.0 if run.status == TrainRun.Status.FINISHED else run_progress(run) or 0.0
+
+
+def _starts_in(run: TrainRun, guesses: dict[int, Any] | None = None) -> dict[str, Any] | None:
+    """`guesses`: those of all waiting trains, where they are known already."""
+    if run.status != TrainRun.Status.QUEUED:
+        return None
+    guess = (starts_now() if guesses is None else guesses).get(run.pk)
+    return asdict(guess) if guess is not None else None
 
 
 class TrainLiveSerializer(TrainSerializer):
@@ -110,19 +116,16 @@ class TrainLiveSerializer(TrainSerializer):
         read_only_fields = fields  # type: ignore[assignment]
 
 
-LIVE_COLUMNS = (
-    "id", "name", "status", "phase", "step", "total_steps", "epoch", "eta_seconds", "last_metrics", "best_value",
-    "best_step",
-)  # fmt: skip
+COMPUTED = ("progress", "queue_position", "starts_in")
+LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
     """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and again."""
-    told = TrainSerializer()
     return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
-        "progress": told.get_progress(run),
+        "progress": _progress(run),
         "queue_position": queue_position(run),
-        "starts_in": told.get_starts_in(run),
+        "starts_in": _starts_in(run),
     }
 
 

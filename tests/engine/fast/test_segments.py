@@ -29,6 +29,7 @@ def model(request, tmp_path):
 
 
 def end_to_end(model, rows):
+    """The logits of each row, computed in one long row on the model's device."""
     attention.register()
     model.set_attn_implementation(attention.NAME)
     borders = torch.tensor([0, *accumulate(row.shape[1] for row in rows)], dtype=torch.int32)
