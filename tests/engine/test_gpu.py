@@ -1,64 +1,21 @@
-"""What only a GPU shows: half precision, attention without padding by one kernel, its memory.
+"""What only a GPU shows: half precision, trains without padding, its memory. fast/test_segments.py has the kernel.
 
 Skipped where there is none. All other tests of the engine use the GPU too where there is one.
 """
-
-from itertools import accumulate, pairwise
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from engine.fast import attention, choose
-from engine.hardware import detect, precision_choose
+from engine.fast import choose
 from tests.engine.runs import toy_pairs, toy_rows, train
 from tests.engine.test_rollouts import run as rewarded
-from tests.tiny import ARCHITECTURES, tiny_model
+from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-LENGTHS = (5, 19, 1, 12)
-ROWS = [torch.randint(4, 300, (1, length), generator=torch.Generator().manual_seed(length)) for length in LENGTHS]
 HALF = {"precision": "bf16"}
-
-
-@pytest.fixture(params=ARCHITECTURES)
-def model(request, tmp_path):
-    folder = tiny_model(tmp_path / request.param, request.param)
-    options = {"sliding_window": 6} if request.param in ("mistral", "gemma2", "gemma3_text") else {}
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).cuda().eval()
-    device = detect()
-    if obstacle := choose._segments_obstacle(loaded, device, precision_choose("bf16", device, adapter=True)):
-        pytest.skip(obstacle)
-    return loaded
-
-
-def end_to_end(model, rows):
-    attention.register()
-    model.set_attn_implementation(attention.NAME)
-    borders = torch.tensor([0, *accumulate(row.shape[1] for row in rows)], dtype=torch.int32)
-    told = {"cu_seq_lens_q": borders.cuda(), "max_length_q": int(borders.diff().max())}
-    positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None].cuda()
-    ids = torch.cat(rows, 1).cuda()
-    with torch.no_grad():
-        logits = model(input_ids=ids, position_ids=positions, use_cache=False, **told).logits.float()
-    return [logits[:, start:end] for start, end in pairwise(borders.tolist())]
-
-
-def test_rows_end_to_end_are_computed_as_rows_alone(model):
-    with torch.no_grad():
-        alone = [model(input_ids=row.cuda(), use_cache=False).logits.float() for row in ROWS]
-    for found, wanted in zip(end_to_end(model, ROWS), alone, strict=True):
-        torch.testing.assert_close(found, wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
-
-
-def test_no_row_sees_another(model):
-    changed = [*ROWS[:1], ROWS[1].flip(1), *ROWS[2:]]
-    before, after = end_to_end(model, ROWS), end_to_end(model, changed)
-    for index in (0, 2, 3):
-        assert torch.equal(after[index], before[index])
-    assert not torch.allclose(after[1], before[1], atol=1e-3)
 
 
 def test_a_train_without_padding_is_the_train_with_it(tiny, tmp_path, monkeypatch, capfd):
