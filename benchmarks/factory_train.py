@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own training with the base model's own template, for training_rate.py: factory_train.py YAML
+"""LLaMA-Factory's own training with the base model's own template, for contenders.py: factory_train.py YAML
 
 Its template of that name writes the system prompt with a dot that the model's has not, and learns the line break behind
 an answer's end, which is of the next turn. Everybody is to learn the same tokens, so that losses can be compared.

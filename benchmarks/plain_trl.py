@@ -1,4 +1,4 @@
-"""TRL's own trainers as its documentation shows them, for benchmarks/training_rate.py: plain_trl.py METHOD FOLDER
+"""TRL's own trainers as its documentation shows them, for benchmarks/contenders.py: plain_trl.py METHOD FOLDER
 
 FOLDER holds job.json and the rows. What happened is written to FOLDER/result.json, the adapter to FOLDER/adapter.
 """

@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders import FACTORY, Job, factory_command, made_up_rows, smollm2, training_seconds
 from benchmarks.environments import ROOT
-from benchmarks.training_rate import FACTORY, Job, factory_command, made_up_rows, smollm2, training_seconds
 from engine.hardware import processor_name
 from engine.rundir import read_events
 from tests.live import Platform, running_platform
