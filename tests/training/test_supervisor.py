@@ -55,6 +55,7 @@ def test_it_sees_a_train_through_and_reads_what_it_wrote(engine_does, queued):
     engine_does(engine)
     run = work(queued)
 
+    assert run.status == "finished", (run.directory / "train.log").read_text()
     assert (run.status, run.step, run.last_metrics) == ("finished", 1, {"loss": 1.5})
     assert run.worker == "worker-1"
     assert run.started_at <= run.finished_at
