@@ -53,6 +53,8 @@ def hub(monkeypatch) -> Iterator[Hub]:
         yield running
 
 
+# First, because pytest-xdist reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several test processes one has the platform of the browser tests and all of those, one that of the others."""
     for item in items:

@@ -1,6 +1,7 @@
 """The project as a whole: migrations, settings, documents."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -117,3 +118,10 @@ def test_scripts_and_styles_come_from_this_host_only():
         assert not re.search(r"""(src|href)=["'](https?:)?//""", text), path
         assert " style=" not in text, path
         assert not re.search(r"<script(?![^>]*(src=|type=\"application/json\"))", text), path
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+def test_tests_of_one_platform_run_in_one_process(request):
+    """pytest-xdist keeps groups together by a mark on a test's id, which some releases of pytest lose."""
+    shared = [item.nodeid for item in request.session.items if "platform" in getattr(item, "fixturenames", ())]
+    assert [nodeid for nodeid in shared if "@platform-" not in nodeid] == []
