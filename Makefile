@@ -36,11 +36,11 @@ chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random 
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
 
 bench: setup $(VENV)/.dev ## Measure training rate, start, store and pages beside their peers (an hour; writes benchmarks/results)
-	@$(BIN)/python -m benchmarks.training_rate --write
-	@$(BIN)/python -m benchmarks.training_rate --method dpo --write
-	@$(BIN)/python -m benchmarks.training_rate --method grpo --write
-	@$(BIN)/python -m benchmarks.start_latency --write
 	@$(BIN)/python -m benchmarks.store_and_pages --full --write
+	@$(BIN)/python -m benchmarks.start_latency --write
+	@$(BIN)/python -m benchmarks.training_rate --write
+	@$(BIN)/python -m benchmarks.training_rate --method dpo --rounds 3 --steps 3 --only "ours, plain TRL" --write
+	@$(BIN)/python -m benchmarks.training_rate --method grpo --rounds 3 --steps 3 --write
 
 lint: $(VENV)/.dev ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy .

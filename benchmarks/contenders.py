@@ -58,7 +58,7 @@ class Job:
     model: Path
     folder: Path
     generations: int = 4
-    completion: int = 64
+    completion: int = 256
 
     @property
     def rows(self) -> int:

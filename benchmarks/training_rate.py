@@ -114,6 +114,8 @@ def summary(given: argparse.Namespace, rate: float, told: dict[str, list[Told]])
                 round(other.seconds / mine.seconds, 2) for other, mine in zip(trains, first, strict=True)
             ],
         }
+        if given.method == "grpo":
+            result["completion"] = given.completion
         if given.method == "sft":
             result["contenders"][name] |= {
                 "largest_loss_difference": round(max(apart), 4),
@@ -139,6 +141,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--completion", type=int, default=256, help="longest answer of GRPO, in tokens")
     parser.add_argument("--model", type=Path, default=smollm2(), help="folder of SmolLM2")
     parser.add_argument("--rows", type=Path, help="JSONL to take rows from, of the method's own columns")
     parser.add_argument("--only", help="names of contenders, with commas")
@@ -156,7 +159,8 @@ def main() -> int:
     rate = matrix_rate()
     for turn in range(given.rounds):
         with tempfile.TemporaryDirectory() as name:
-            job = Job(given.method, given.steps, given.batch, given.model.resolve(), Path(name))
+            model = given.model.resolve()
+            job = Job(given.method, given.steps, given.batch, model, Path(name), completion=given.completion)
             made = made_up_rows(given.method, job.rows + 8, draw)
             if given.rows:
                 taken = [json.loads(line) for line in given.rows.read_text().splitlines()]

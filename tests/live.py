@@ -88,12 +88,12 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120) -> Any:
+    def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1) -> Any:
         """Ask until `until` holds; what was answered last is in the failure."""
         deadline = time.monotonic() + seconds
         while not until(answer := self.get(path)):
             assert time.monotonic() < deadline, f"{path} after {seconds:.0f} s: {answer}"
-            time.sleep(0.1)
+            time.sleep(every)
         return answer
 
     def upload(self, name: str, content: bytes, *, by: str = "alice") -> dict[str, Any]:
@@ -122,8 +122,8 @@ class Platform:
         assert answer.status_code == 201, answer.text
         return answer.json()
 
-    def ended(self, run: dict[str, Any], seconds: float = 180) -> Any:
-        return self.poll(f"trains/{run['id']}/", lambda row: row["status"] in ENDED, seconds)
+    def ended(self, run: dict[str, Any], seconds: float = 180, *, every: float = 0.1) -> Any:
+        return self.poll(f"trains/{run['id']}/", lambda row: row["status"] in ENDED, seconds, every=every)
 
     def training(self, run: dict[str, Any], step: int = 1) -> Any:
         """Wait until the train has made `step` steps; it must still run then."""

@@ -72,23 +72,22 @@ def fuse(model: torch.nn.Module) -> int:
     """Give every plain LoRA layer of `model` the one function; returns how many there are."""
     count = 0
     for module in model.modules():
-        if isinstance(module, LoraLinear) and _is_plain(module):
+        if isinstance(module, LoraLinear) and len(module.lora_A) == 1 and is_plain(module, *module.lora_A):
             # Bound, so that a copy of the layer computes with its own weights.
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
             count += 1
     return count
 
 
-def _is_plain(module: LoraLinear) -> bool:
-    """One adapter of two matrices over a frozen, unquantised layer, and nothing of peft's variants."""
-    names = list(module.lora_A)
+def is_plain(module: LoraLinear, name: str) -> bool:
+    """An adapter of two matrices over a frozen, unquantised layer, and nothing of peft's variants."""
     base = module.get_base_layer()
     return (
-        len(names) == 1
+        name in module.lora_A
         and type(base) is torch.nn.Linear
         and not base.weight.requires_grad
         and not module.lora_variant
-        and not module.lora_bias[names[0]]
+        and not module.lora_bias[name]
         and not module.fan_in_fan_out
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import trl.trainer.utils as trl_head
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from engine.fast import adapter, attention
+from engine.fast import adapter, attention, generation
 from engine.fast.head import Head
 from engine.hardware import Device, Precision
 from engine.session import Session
@@ -31,6 +31,8 @@ def switch_on(session: Session, model: Any, *, packs: bool = True, entropy_is_le
     fused = adapter.fuse(model)
     parts = [f"{fused} adapter layers as one function each"] if fused else []
     if device.kind == "cpu":
+        slow = generation.switch_on(model)
+        parts.append(f"answers by transformers' loop, because {slow}" if slow else "answers by a loop of our own")
         # On a GPU TRL has a kernel of its own for it.
         trl_head._ChunkedLogProbFunction = ChunkedLogProbFunction if entropy_is_learned else Head  # type: ignore[attr-defined,assignment]
         parts.append("loss with its gradient in one go" if fused and not entropy_is_learned else "loss in tiles")

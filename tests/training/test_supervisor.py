@@ -19,6 +19,8 @@ def engine_does(monkeypatch):
 
     def choose(function):
         monkeypatch.setattr("engine.main.run", function)
+        # Tests before may have asked for a GPU in this process: then torch holds every fork of it for unfit.
+        monkeypatch.setattr("engine.warm.can_train", lambda parameters: True)
 
     before = signal.getsignal(signal.SIGTERM)
     yield choose

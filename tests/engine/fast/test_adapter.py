@@ -4,22 +4,12 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig
 
 from engine.fast import adapter
+from tests.engine.fast.adapted import with_adapter
 
 IDS = torch.tensor([[5, 9, 30, 77, 12, 8, 41, 3]])
-
-
-def with_adapter(folder, dtype=torch.float32, **options):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    torch.manual_seed(5)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", **options))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    return model.train()
 
 
 def gradients(model):
