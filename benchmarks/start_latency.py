@@ -3,7 +3,7 @@
 Both train the same LoRA of the same model on the same rows, in turn. Ours is asked for through the API of a platform
 whose worker is warm; its parts are told by the times of the train's events. LLaMA-Factory's command is started anew for
 each train, as its board does too. What the platform costs while a train runs is measured beside `python -m engine` on
-the same spec.
+the same spec. Last, a dataset of many rows is trained on twice: the second train finds them tokenised.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=smollm2(), help="folder of SmolLM2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="of the trains that the platform's cost is measured with")
+    parser.add_argument("--rows", type=int, default=20_000, help="of the dataset that is trained on twice")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
     if given.model is None:
@@ -121,6 +122,10 @@ def main() -> int:
             cost.append(training_seconds(read_events(directory)[0]) / engine_alone(directory))
             told = "  ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
             print(f"round {turn + 1}  {told}  LLaMA-Factory {peer[-1]:.2f}  platform/engine {cost[-1]:.3f}", flush=True)
+        many = made_up_rows("sft", given.rows, random.Random(2))
+        dataset = platform.upload("many.jsonl", "".join(json.dumps(row) + "\n" for row in many).encode())
+        data = [round(ours(platform, dataset, model, 1)[0]["data and trainer"], 2) for _ in range(2)]
+        print(f"{given.rows:,} rows  data and trainer, s: {data[0]}, again {data[1]}", flush=True)
     medians = {part: round(statistics.median(parts[part] for parts in found), 2) for part in found[0]}
     result = {
         "date": datetime.now(UTC).date().isoformat(), "machine": f"{processor_name()}, {os.cpu_count()} processors",
@@ -128,6 +133,7 @@ def main() -> int:
         "peer_seconds": round(statistics.median(peer), 2),
         "share_of_peer": round(medians["whole"] / statistics.median(peer), 3),
         "platform_over_engine": [round(value, 3) for value in cost],
+        "data_seconds_first_and_again": {f"{given.rows:,} rows": data},
     }  # fmt: skip
     print(json.dumps(result, indent=1))
     if given.write:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,8 @@ from engine.rundir import DataFile, file_sha256
 STOP_CHECK_ROWS = 256
 
 
-def examples_read(job: Job, data: DataFile) -> Iterator[Example]:
-    """The good rows in file order. Raises TrainError where the file is gone or not the one that was chosen, and Stopped
-    where somebody asks for a stop meanwhile."""
+def file_check(data: DataFile) -> None:
+    """Raises TrainError where the file is gone or not the one that was chosen."""
     path = Path(data.path)
     if not path.is_file():
         raise TrainError("data_gone", "The dataset's file is gone.", "Upload it again, or choose another dataset.")
@@ -29,7 +28,13 @@ def examples_read(job: Job, data: DataFile) -> Iterator[Example]:
             "The dataset's file has changed since the train was started.",
             "Upload the file as a new dataset, so that results can be traced to their data.",
         )
-    for number, example in enumerate(examples(path, data.file_type, data.format, data.column_map)):
+
+
+def examples_read(job: Job, data: DataFile) -> Iterator[Example]:
+    """The good rows in file order. Raises TrainError as file_check does, and Stopped where somebody asks for a stop
+    meanwhile."""
+    file_check(data)
+    for number, example in enumerate(examples(Path(data.path), data.file_type, data.format, data.column_map)):
         if number % STOP_CHECK_ROWS == 0:
             job.stop_check()
         yield example
@@ -64,10 +69,12 @@ def _drawn(count: int, size: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), size))  # noqa: S311 - a draw, no secret
 
 
-def asked(job: Job, found: Split, rows: list[Example], evaluation_rows: list[Example] | None) -> list[Example]:
+def asked(
+    job: Job, found: Split, row: Callable[[int], Example], evaluation_row: Callable[[int], Example] | None
+) -> list[Example]:
     """What the model is asked before and after: held-out rows, or rows trained on where nothing is held out."""
-    held_out = [(rows if evaluation_rows is None else evaluation_rows)[index] for index in found.held_out]
-    if not held_out and job.parameters.sample_prompts:
-        job.warn("samples_of_training_rows", "Nothing is held out: the sample prompts are rows that are trained on.")
-        held_out = [rows[index] for index in found.kept[: job.parameters.sample_prompts]]
-    return held_out[: job.parameters.sample_prompts]
+    count = job.parameters.sample_prompts
+    if found.held_out or not count:
+        return [(evaluation_row or row)(index) for index in found.held_out[:count]]
+    job.warn("samples_of_training_rows", "Nothing is held out: the sample prompts are rows that are trained on.")
+    return [row(index) for index in found.kept[:count]]

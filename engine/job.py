@@ -27,7 +27,7 @@ from engine.rundir import (
 
 @dataclass
 class Job:
-    """`directory` is the run directory, the only place that is written to."""
+    """`directory` is the run directory, the only place that is written to besides a dataset's cache."""
 
     directory: Path
     spec: Spec

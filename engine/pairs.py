@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from datasets import Dataset  # type: ignore[import-untyped]
 
 from engine.data import asked, examples_read, split
 from engine.examples import Example
@@ -13,42 +11,19 @@ from engine.job import Job
 from engine.render import Renderer
 from engine.rundir import DataFile
 from engine.session import RowCounts
-
-
-@dataclass
-class AnsweredRows:
-    """`columns`: one list a column of the trainer, a row each; `lengths`: tokens of the longest text of each row.
-    `left_out`: rows of which nothing could be learned under the token limit; `cut`: rows that lose an end."""
-
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    lengths: list[int] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-    left_out: int = 0
-    cut: int = 0
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def add(self, example: Example, length: int, **values: Any) -> None:
-        for name, value in values.items():
-            self.columns.setdefault(name, []).append(value)
-        self.lengths.append(length)
-        self.examples.append(example)
-
-    def dataset(self, indices: list[int]) -> Dataset:
-        return Dataset.from_dict({name: [values[index] for index in indices] for name, values in self.columns.items()})
+from engine.tokenised import Rows, Tokenised, tokenised
 
 
 @dataclass(frozen=True)
 class Prepared:
-    train: Dataset
-    evaluation: Dataset | None
+    train: Any
+    evaluation: Any
     lengths: list[int]
     counts: RowCounts
     sample_examples: list[Example]
 
 
-def pair_add(rows: AnsweredRows, example: Example, renderer: Renderer, max_tokens: int) -> None:
+def pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) -> None:
     """A pair as prompt_ids, chosen_ids, rejected_ids, cut at their ends."""
     turns = example.messages or []
     prompt, chosen = renderer.answered(turns, example.chosen or [])
@@ -72,7 +47,7 @@ def pair_add(rows: AnsweredRows, example: Example, renderer: Renderer, max_token
     )
 
 
-def rating_add(rows: AnsweredRows, example: Example, renderer: Renderer, max_tokens: int) -> None:
+def rating_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) -> None:
     """A rated answer as prompt_ids, completion_ids and label; a pair as two of them."""
     if example.chosen is not None:
         turns = example.messages or []
@@ -95,13 +70,14 @@ def rating_add(rows: AnsweredRows, example: Example, renderer: Renderer, max_tok
     )
 
 
-def read(job: Job, data: DataFile, renderer: Renderer, max_tokens: int, add: Any, limit: int | None) -> AnsweredRows:
-    rows = AnsweredRows()
-    for number, example in enumerate(examples_read(job, data)):
-        if limit is not None and number >= limit:
-            break
-        add(rows, example, renderer, max_tokens)
-    return rows
+def read(job: Job, data: DataFile, renderer: Renderer, max_tokens: int, add: Any, limit: int | None) -> Tokenised:
+    def fill(rows: Rows) -> None:
+        for number, example in enumerate(examples_read(job, data)):
+            if limit is not None and number >= limit:
+                break
+            add(rows, example, renderer, max_tokens)
+
+    return tokenised(job, data, renderer, fill, method=add.__name__, max_tokens=max_tokens, limit=limit)
 
 
 def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared:
@@ -112,18 +88,16 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared
     why = f": {rows.left_out:,} lose what they could teach at {max_tokens:,} tokens" if rows.left_out else ""
     found = split(job, len(rows), len(other) if other is not None else None, why_none=why)
     measured = other if other is not None else rows
-    # Measuring goes by length, where the order is free: little padding in a batch.
-    held_out = sorted(found.held_out, key=lambda index: measured.lengths[index])
     prepared = Prepared(
         train=rows.dataset(found.kept),
-        evaluation=measured.dataset(held_out) if held_out else None,
+        evaluation=measured.by_length(found.held_out) if found.held_out else None,
         lengths=[rows.lengths[index] for index in found.kept],
-        counts=RowCounts(len(found.kept), len(held_out), rows.left_out),
-        sample_examples=asked(job, found, rows.examples, other.examples if other is not None else None),
+        counts=RowCounts(len(found.kept), len(found.held_out), rows.left_out),
+        sample_examples=asked(job, found, rows.example, other.example if other is not None else None),
     )
     job.say(
-        f"{len(found.kept):,} rows to train on, {len(held_out):,} held out, {rows.cut:,} cut at {max_tokens:,} tokens, "
-        f"{rows.left_out:,} left out because nothing to learn from is left of them"
+        f"{len(found.kept):,} rows to train on, {len(found.held_out):,} held out, {rows.cut:,} cut at "
+        f"{max_tokens:,} tokens, {rows.left_out:,} left out because nothing to learn from is left of them"
     )
     if rows.left_out:
         job.warn(

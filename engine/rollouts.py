@@ -70,7 +70,7 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         train=_dataset(rows, found.kept, 0),
         evaluation=_dataset(measured, held_out, start) if held_out else None,
         counts=RowCounts(len(found.kept), len(held_out), left_out),
-        sample_examples=asked(job, found, examples, others),
+        sample_examples=asked(job, found, examples.__getitem__, others.__getitem__ if others is not None else None),
     )
     job.say(
         f"{len(found.kept):,} prompts to train on, {len(held_out):,} of the {len(found.held_out):,} held out are "

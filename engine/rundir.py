@@ -60,13 +60,15 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class DataFile:
-    """One dataset file: `format` is a slug of engine.formats, `column_map` maps that format's columns to the file's."""
+    """One dataset file: `format` is a slug of engine.formats, `column_map` maps that format's columns to the file's.
+    `cache`: a folder for what is derived from it and may be lost, "" where nothing may be kept."""
 
     path: str
     sha256: str
     file_type: str
     format: str
     column_map: dict[str, str] = field(default_factory=dict)
+    cache: str = ""
 
 
 @dataclass(frozen=True)

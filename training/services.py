@@ -210,6 +210,7 @@ def _data_file(dataset: Dataset) -> DataFile:
         file_type=dataset.file_type,
         format=dataset.format,
         column_map=dataset.column_map,
+        cache=str(dataset.path.parent / "tokens"),
     )
 
 

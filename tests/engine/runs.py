@@ -69,8 +69,11 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "messages", **given: Any) -> Path:
-    """A run directory. `rows`: the dataset's, or a file. Names of the spec go there, all others are parameters."""
+def prepare(
+    directory: Path, model: Path, rows: Any = None, *, format: str = "messages", cache: str = "", **given: Any
+) -> Path:
+    """A run directory. `rows`: the dataset's, or a file; `cache`: what is derived from it is kept there. Names of the
+    spec go there, all others are parameters."""
     names = {"resume_from", "branch", "system_prompt", "evaluation_dataset", "recipe", "resources", "health"} & set(
         given
     )
@@ -86,7 +89,7 @@ def prepare(directory: Path, model: Path, rows: Any = None, *, format: str = "me
         Spec(
             run_id=7, name="Toy train", method="lora", base_model_path=str(model), base_model_name="Tiny",
             base_model_sha256="0" * 64,
-            dataset=DataFile(str(data), file_sha256(data), "jsonl", format),
+            dataset=DataFile(str(data), file_sha256(data), "jsonl", format, cache=cache),
             **values,
         ),
     )  # fmt: skip

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from engine.examples import Example
-from engine.pairs import AnsweredRows, pair_add
+from engine.pairs import pair_add
 from engine.render import Renderer, tokenizer_load
 from engine.rewards.base import Answer
 from engine.rewards.model import RewardModelScorer
 from engine.rundir import Resource
+from engine.tokenised import Rows
 from tests.engine.runs import toy_pairs, train
 from tests.tiny import tiny_model
 
@@ -141,7 +142,7 @@ def test_pairs_that_the_limit_makes_equal_are_left_out(tiny):
     text = renderer.tokenizer.decode(prompt + answer)
     assert text == renderer.render([*asked, *sides[0]]).rstrip()
 
-    rows = AnsweredRows()
+    rows = Rows()
     pair_add(rows, example, renderer, len(prompt) + 5)
     pair_add(rows, example, renderer, len(prompt) - 1)
     pair_add(rows, example, renderer, len(prompt) + len(answer) - 2)

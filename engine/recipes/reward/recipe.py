@@ -13,10 +13,11 @@ from engine.examples import Example
 from engine.fast.choose import switch_on
 from engine.job import Job
 from engine.model import adapter_add, max_tokens_of, scorer_load
-from engine.pairs import AnsweredRows, pair_add, prepare
+from engine.pairs import pair_add, prepare
 from engine.recipes.reward.parameters import RewardParameters
 from engine.render import Renderer
 from engine.session import Session
+from engine.tokenised import Rows
 from engine.trainer import PreparedRows
 
 
@@ -63,9 +64,9 @@ def train(job: Job) -> bool:
     return session.run(trainer, data.counts, scores_write)
 
 
-def whole_pair_add(rows: AnsweredRows, example: Example, renderer: Renderer, max_tokens: int) -> None:
+def whole_pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) -> None:
     """A pair as chosen_ids and rejected_ids, each with its prompt."""
-    pairs = AnsweredRows()
+    pairs = Rows()
     pair_add(pairs, example, renderer, max_tokens)
     rows.left_out += pairs.left_out
     rows.cut += pairs.cut
