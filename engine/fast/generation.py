@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from types import MethodType
 from typing import Any
 
 import torch
@@ -34,22 +35,25 @@ GROWTH = 128
 
 def switch_on(model: Any) -> str:
     """Have `model.generate` write by this loop where it can. Returns what stands against it, "" where nothing does."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    if obstacle := _obstacle(base):
-        return obstacle
-    plain = model.generate
+    obstacle = _obstacle(_base(model))
+    if not obstacle:
+        # Bound, so that a copy of the model writes with its own weights.
+        model.generate = MethodType(_generate, model)
+    return obstacle
 
-    def generate(*arguments: Any, **options: Any) -> Any:
-        config = copy.copy(options.get("generation_config") or model.generation_config)
-        config.update(**options)
-        is_plain_writing = config.get_generation_mode() in MODES and not config.return_dict_in_generate
-        # Looked at each time: a trainer may have given the model a second adapter meanwhile.
-        if is_plain_writing and not _obstacle(base):
-            options["custom_generate"] = _write
-        return plain(*arguments, **options)
 
-    model.generate = generate
-    return ""
+def _generate(model: Any, *arguments: Any, **options: Any) -> Any:
+    config = copy.copy(options.get("generation_config") or model.generation_config)
+    config.update(**options)
+    is_plain_writing = config.get_generation_mode() in MODES and not config.return_dict_in_generate
+    # Looked at each time: a trainer may have given the model a second adapter meanwhile.
+    if is_plain_writing and not _obstacle(_base(model)):
+        options["custom_generate"] = _write
+    return type(model).generate(model, *arguments, **options)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _obstacle(base: Any) -> str:

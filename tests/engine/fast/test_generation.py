@@ -133,6 +133,20 @@ def test_it_writes_with_what_was_learned_meanwhile(adapted):
     assert without.tolist() == adapted.unload().generate(**options).tolist()
 
 
+def test_a_copy_writes_with_its_own_weights(adapted, reads):
+    assert generation.switch_on(adapted) == ""
+    options = ASKED | {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
+    learned = adapted.generate(**options).tolist()
+    other = copy.deepcopy(adapted)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.neg_()
+    assert adapted.generate(**options).tolist() != learned
+    assert other.generate(**options).tolist() == learned
+    assert len(reads) == 3 * 12
+
+
 def test_of_two_adapters_the_active_one_writes(adapted, reads):
     assert generation.switch_on(adapted) == ""
     options = ASKED | {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
