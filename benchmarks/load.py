@@ -3,7 +3,7 @@
 Every open page asks as static/evaluation.js does: for new metrics half a second after the last answer, or after as long
 as that took, and for the judgement every 15 seconds. The header of the page is told by the same answers. People open a
 page, read it for a while, open the next. Measured is how long after the engine wrote a logged step it is in an answer,
-over all pages, and whether any request failed.
+over all pages, what that costs the web processes, and whether any request failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.live import running_platform
+from tests.live import Platform, running_platform
 
 CLICKS = ("/trains/", "/trains/{run}/", "/trains/{run}/evaluation/", "/trains/{run}/log/", "/datasets/", "/methods/")
 
@@ -126,6 +126,11 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
     return seen
 
 
+def web_seconds(platform: Platform) -> float:
+    """Processor time of all web processes."""
+    return sum(sum(process.cpu_times()[:2]) for process in platform.processes("gunicorn"))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--pages", type=int, default=200)
@@ -140,7 +145,9 @@ def main() -> int:
         platform.training(run, step=3)
         cookie = "; ".join(f"{item.name}={item.value}" for item in platform.session("alice").cookies)
         port = int(platform.url.rsplit(":", 1)[1])
+        before = web_seconds(platform)
         seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
+        web = web_seconds(platform) - before
         steps = platform.get(f"trains/{run['id']}/")["step"]
         platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
         platform.ended(run)
@@ -156,6 +163,7 @@ def main() -> int:
         "errors": len(seen.errors),
         "step_to_page_median_s": round(statistics.median(seen.delays), 2),
         "step_to_page_p95_s": round(cuts[18], 2),
+        "web_cores": round(web / given.seconds, 2),
         "answer_median_s": round(statistics.median(seen.waits), 3),
         "answer_p95_s": round(statistics.quantiles(seen.waits, n=20)[18], 3),
         "steps_while_measured": steps,

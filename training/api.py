@@ -243,13 +243,14 @@ class TrainMetricsView(APIView):
         """Logged steps in order, at most 5,000 at a time, and how the train stands."""
         run = live_train_or_404(request, pk)
         after = whole_number(request, "after", 0)
-        rows = list(run.metrics.filter(seq__gt=after)[:METRIC_ROWS])
+        # As they lie there: open pages ask again and again, and a serializer says the same in twice the time.
+        rows = list(run.metrics.filter(seq__gt=after).values(*MetricRowSerializer.Meta.fields)[:METRIC_ROWS])
         return Response(
             {
                 "status": run.status,
                 "train": live_state(run),
-                "next": rows[-1].seq if rows else after,
-                "rows": MetricRowSerializer(rows, many=True).data,
+                "next": rows[-1]["seq"] if rows else after,
+                "rows": rows,
             }
         )
 
