@@ -1,6 +1,6 @@
 """What is wrong with rows that can be read: duplicates, damage, things that should not be learned.
 
-Standard library only. One pass beside the check; what is remembered of each row is eight bytes.
+No training library. One pass beside the check; what is remembered of each row is a mark of eight bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from engine.examples import Example
+from engine.marks import Marks
 
 EXAMPLES_KEPT = 5
 # What a chat template must know is no fault, but is told with the faults.
@@ -81,8 +82,8 @@ class Doctor:
 
     def __init__(self) -> None:
         self.found: dict[str, Finding] = {}
-        self.rows: set[int] = set()
-        self.prompts: set[int] = set()
+        self.rows = Marks()
+        self.prompts = Marks()
         self.scripts: Counter[str] = Counter()
         self.labels: Counter[bool] = Counter()
 
@@ -115,17 +116,14 @@ class Doctor:
     def _same(self, line: int, example: Example) -> None:
         if len(self.rows) >= ROWS_REMEMBERED:
             return
-        row = mark_of(example)
-        if row in self.rows:
+        if not self.rows.add(mark_of(example)):
             self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
             return
-        self.rows.add(row)
         if example.messages is None:
             return
-        prompt = fingerprint(example.asked)
-        if prompt in self.prompts and example.label is None and example.answer:
+        is_new = self.prompts.add(fingerprint(example.asked))
+        if not is_new and example.label is None and example.answer:
             self._add("other_answer", line, example.asked[-1]["content"])
-        self.prompts.add(prompt)
 
     def _script(self, text: str) -> None:
         if text.isascii():

@@ -23,6 +23,7 @@ from typing import Any
 from engine.doctor import EMAIL, ROWS_REMEMBERED, SECRET, TEMPLATE, concealed, mark_of
 from engine.examples import Example, RowProblem, to_example
 from engine.formats import FORMATS
+from engine.marks import Marks
 from engine.rows import FileProblem, read_rows
 from engine.turns import CALL, CONTENT_KEYS, ROLE_KEYS, ROLES
 
@@ -132,7 +133,7 @@ class Mender:
     def __init__(self, slug: str, format: str, column_map: dict[str, str], fits: Fits | None = None) -> None:
         self.slug, self.format, self.column_map, self.fits = slug, format, column_map, fits
         self.makes = REPAIRS[slug].makes if slug in REPAIRS else ""
-        self.seen: set[int] = set()
+        self.seen = Marks()
         # What the rows say, in the columns that are read.
         self.columns = {column_map.get(name, name) for name in (*FORMATS[format].columns, *FORMATS[format].optional)}
 
@@ -188,10 +189,7 @@ class Mender:
         example = self._example(values)
         if example is None or len(self.seen) >= ROWS_REMEMBERED:
             return False
-        mark = mark_of(example)
-        again = mark in self.seen
-        self.seen.add(mark)
-        return again
+        return not self.seen.add(mark_of(example))
 
     def _keeps(self, values: Row) -> bool:
         example = self._example(values)
