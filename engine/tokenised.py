@@ -1,7 +1,7 @@
 """Rows of a dataset as token ids, and where they are kept: a later train on the same rows tokenises nothing.
 
 What is kept lies beside the dataset, so that it goes with it: Arrow files, which are mapped and not read. A file's name
-is a hash of all that its content depends on, so none is ever out of date; the oldest make room for new ones.
+is a hash of all that its content depends on, the code that makes it included; the oldest make room for new ones.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +30,19 @@ from engine.job import Job
 from engine.render import Renderer
 from engine.rundir import DataFile
 
-# To be raised with every change of what rows become.
-VERSION = 1
 # So many files a dataset: other base models, other token limits.
 KEPT = 4
-SUFFIX = ".arrow"
+# A file takes no more than this share of the disk's free room, which checkpoints need more.
+SHARE_OF_ROOM = 0.1
+SUFFIX, UNFINISHED = ".arrow", "unfinished-"
+UNFINISHED_SECONDS = 24 * 3600
 NOTES = b"notes"
 IDS = pyarrow.list_(pyarrow.int32())
+# The code that decides what a row becomes.
+CODE = (
+    "examples", "formats", "lengths", "pairs", "render", "rows", "sniff", "tokenised", "turns", "recipes/sft/data",
+    "recipes/reward/recipe",
+)  # fmt: skip
 
 
 @dataclass
@@ -40,13 +50,13 @@ class Rows:
     """Tokenised rows while they are collected, in file order.
 
     `columns`: one list a column of the trainer, a row each, of ids or of yes and no; `lengths`: tokens of the longest
-    text of each row; `examples`: JSON of each. `left_out`: rows of which nothing can be learned under the token limit;
-    `cut`: rows that lose an end; `turn_ends`: tokens with which answers end; `warnings`: (code, message).
+    text of each row. `left_out`: rows of which nothing can be learned under the token limit; `cut`: rows that lose an
+    end; `turn_ends`: tokens with which answers end; `warnings`: (code, message).
     """
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     left_out: int = 0
     cut: int = 0
     turn_ends: set[int] = field(default_factory=set)
@@ -59,16 +69,12 @@ class Rows:
         for name, value in values.items():
             self.columns.setdefault(name, []).append(value)
         self.lengths.append(length)
-        self.examples.append(json.dumps(asdict(example)))
+        self.examples.append(example)
 
     def tokenised(self) -> Tokenised:
         arrays = {
             name: pyarrow.array(values, pyarrow.bool_() if isinstance(values[0], bool) else IDS)
             for name, values in self.columns.items()
-        }
-        told = {
-            "lengths": pyarrow.array(self.lengths, pyarrow.int32()),
-            "examples": pyarrow.array(self.examples, pyarrow.string()),
         }
         notes = {
             "left_out": self.left_out,
@@ -76,15 +82,16 @@ class Rows:
             "turn_ends": sorted(self.turn_ends),
             "warnings": self.warnings,
         }
-        table = pyarrow.table(told | arrays)
-        return Tokenised(table.replace_schema_metadata({NOTES: json.dumps(notes)}))
+        table = pyarrow.table({"lengths": pyarrow.array(self.lengths, pyarrow.int32())} | arrays)
+        return Tokenised(table.replace_schema_metadata({NOTES: json.dumps(notes)}), self.examples.__getitem__)
 
 
 class Tokenised:
-    """Rows that are collected, as one Arrow table."""
+    """Rows that are collected, as one Arrow table. `example`: a row as it was before, by its number."""
 
-    def __init__(self, table: pyarrow.Table) -> None:
+    def __init__(self, table: pyarrow.Table, example: Callable[[int], Example]) -> None:
         self.table = table
+        self.example = example
         notes = json.loads(table.schema.metadata[NOTES])
         self.left_out: int = notes["left_out"]
         self.cut: int = notes["cut"]
@@ -95,14 +102,11 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.table)
 
-    def example(self, index: int) -> Example:
-        return Example(**json.loads(self.table["examples"][index].as_py()))
-
     def dataset(self, indices: list[int]) -> Any:
         """A Dataset of these rows, with the trainer's columns."""
         from datasets import Dataset  # type: ignore[import-untyped]
 
-        columns = self.table.drop_columns(["lengths", "examples"]).replace_schema_metadata()
+        columns = self.table.drop_columns(["lengths"]).replace_schema_metadata()
         return Dataset(columns.take(pyarrow.array(indices, pyarrow.int64())))
 
     def by_length(self, indices: list[int]) -> Any:
@@ -123,6 +127,8 @@ def tokenised(job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows
         return found
     rows = Rows()
     told = renderer.warn
+    # What was learned from another dataset's rows would keep a warning from these.
+    renderer.system_is_known = None
 
     def warn(code: str, message: str) -> None:
         if (code, message) not in rows.warnings:
@@ -137,8 +143,9 @@ def tokenised(job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows
     made = rows.tokenised()
     if path is not None:
         try:
-            _keep(path, made.table)
-        except OSError as error:
+            _keep(path, made, rows.examples)
+        except (OSError, TypeError) as error:
+            # TypeError: Parquet knows values that JSON does not.
             job.say(f"the tokenised rows are not kept for later trains: {error}")
     return made
 
@@ -148,16 +155,29 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
     tokenizer = renderer.tokenizer
     if not data.cache or not tokenizer.is_fast:
         return None
+    template = str(tokenizer.chat_template)
     whole = {
-        "version": [VERSION, transformers.__version__, tokenizers.__version__],
+        "code": [_code(), transformers.__version__, tokenizers.__version__],
         "data": [data.sha256, data.file_type, data.format, data.column_map],
-        "tokenizer": [type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map],
-        "template": tokenizer.chat_template,
+        "tokenizer": [
+            type(tokenizer).__name__,
+            tokenizer.backend_tokenizer.to_str(),
+            tokenizer.special_tokens_map,
+            getattr(tokenizer, "split_special_tokens", False),
+        ],
+        # Some templates write today's date.
+        "template": [template, datetime.now().astimezone().date().isoformat() if "strftime" in template else ""],
         "renderer": [renderer.system_prompt, renderer.answers_only],
         "depends": depends,
     }
     text = json.dumps(whole, sort_keys=True, default=str)
     return Path(data.cache) / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    sources = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)
+    return hashlib.sha256(sources).hexdigest()
 
 
 def _kept(path: Path | None) -> Tokenised | None:
@@ -166,7 +186,11 @@ def _kept(path: Path | None) -> Tokenised | None:
         return None
     try:
         with pyarrow.memory_map(str(path)) as source:
-            found = Tokenised(pyarrow.ipc.open_file(source).read_all())
+            table = pyarrow.ipc.open_file(source).read_all()
+        examples = table["examples"]
+        found = Tokenised(
+            table.drop_columns(["examples"]), lambda index: Example(**json.loads(examples[index].as_py()))
+        )
     except (OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
         return None
     with contextlib.suppress(OSError):
@@ -174,10 +198,15 @@ def _kept(path: Path | None) -> Tokenised | None:
     return found
 
 
-def _keep(path: Path, table: pyarrow.Table) -> None:
+def _keep(path: Path, made: Tokenised, examples: list[Example]) -> None:
+    """Raises OSError, and TypeError for rows that JSON cannot hold."""
+    texts = pyarrow.array([json.dumps(asdict(example)) for example in examples], pyarrow.string())
+    table = made.table.append_column("examples", texts)
     path.parent.mkdir(exist_ok=True)
+    if table.nbytes > SHARE_OF_ROOM * shutil.disk_usage(path.parent).free:
+        raise OSError(f"they would take {table.nbytes / 1e6:,.1f} MB of a disk that is nearly full")
     # Under another name until it is whole: another train may look meanwhile.
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=UNFINISHED, delete=False) as stream:
         try:
             with pyarrow.ipc.new_file(stream, table.schema) as writer:
                 writer.write_table(table)
@@ -187,6 +216,17 @@ def _keep(path: Path, table: pyarrow.Table) -> None:
             Path(stream.name).unlink()
             raise
     Path(stream.name).replace(path)
-    others = sorted(path.parent.iterdir(), key=lambda other: other.stat().st_mtime, reverse=True)
-    for old in others[KEPT:]:
-        old.unlink(missing_ok=True)
+    _room_make(path.parent)
+
+
+def _room_make(folder: Path) -> None:
+    """Remove the oldest beyond KEPT, and what a train that was killed left unfinished."""
+    ages = []
+    for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"{UNFINISHED}*")):
+        # Another train may have removed it meanwhile.
+        with contextlib.suppress(OSError):
+            ages.append((time.time() - path.stat().st_mtime, path))
+    whole = sorted(item for item in ages if item[1].suffix == SUFFIX)
+    broken_off = [item for item in ages if item[1].suffix != SUFFIX and item[0] > UNFINISHED_SECONDS]
+    for _, path in (*whole[KEPT:], *broken_off):
+        path.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ read once, padding is not read at all, and an answer that has ended is computed 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from itertools import pairwise
 from types import MethodType
@@ -16,10 +15,11 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch.nn import functional
+from transformers.generation import logits_process
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from engine.fast.adapter import is_plain
-from engine.hardware import machine_memory
 
 # All of them are embeddings, layers of attention and a gated MLP with a norm before each, a last norm and a head.
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -27,8 +27,15 @@ PRODUCTS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "d
 # Of these the angles depend on how long the text has become.
 CHANGING_POSITIONS = ("dynamic", "longrope")
 MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-# A copy of the weights with the adapter in them is made where it takes no more than this share of the machine's memory.
-COPY_SHARE = 16
+# Of each row by itself, so that rows may be left out.
+PROCESSORS = (
+    logits_process.TemperatureLogitsWarper, logits_process.TopKLogitsWarper, logits_process.TopPLogitsWarper,
+    logits_process.MinPLogitsWarper, logits_process.RepetitionPenaltyLogitsProcessor,
+    logits_process.NoRepeatNGramLogitsProcessor, logits_process.MinLengthLogitsProcessor,
+    logits_process.MinNewTokensLengthLogitsProcessor, logits_process.SuppressTokensLogitsProcessor,
+)  # fmt: skip
+# Arguments of `generate` that this loop, or what hands it over, would pass over.
+NOT_KNOWN = {"assistant_model", "custom_generate", "streamer", "tokenizer"}
 # Room for so many more tokens is made at once.
 GROWTH = 128
 
@@ -43,11 +50,11 @@ def switch_on(model: Any) -> str:
 
 
 def _generate(model: Any, *arguments: Any, **options: Any) -> Any:
-    config = copy.copy(options.get("generation_config") or model.generation_config)
-    config.update(**options)
-    is_plain_writing = config.get_generation_mode() in MODES and not config.return_dict_in_generate
+    base = _base(model)
+    # Trainers let the products of fp32 weights be computed in half precision by a forward of their own.
+    is_mixed = base.dtype is torch.float32 and any("forward" in vars(module) for module in (model, base))
     # Looked at each time: a trainer may have given the model a second adapter meanwhile.
-    if is_plain_writing and not _obstacle(_base(model)):
+    if not (is_mixed or NOT_KNOWN & set(options) or _obstacle(base)):
         options["custom_generate"] = _write
     return type(model).generate(model, *arguments, **options)
 
@@ -65,7 +72,8 @@ def _obstacle(base: Any) -> str:
         return "it looks back through a window"
     head = base.get_output_embeddings()
     modules = [module for layer in base.model.layers for module in _products(layer)]
-    if type(head) is not torch.nn.Linear or "forward" in vars(head) or not all(map(_is_known, modules)):
+    is_plain_head = type(head) is torch.nn.Linear and head.bias is None and "forward" not in vars(head)
+    if not (is_plain_head and all(map(_is_known, modules))):
         return "its layers are of another kind"
     weights = [base.get_input_embeddings().weight, head.weight, *(_linear(module).weight for module in modules)]
     return "" if len({weight.dtype for weight in weights}) == 1 else "its weights have several precisions"
@@ -92,46 +100,37 @@ def _linear(module: Any) -> Any:
 class _Products:
     """x W' + b + s (x A') B' of the modules that have one input, side by side.
 
-    `merges`: W + s B A is computed ahead, in a copy, as vLLM has it too. Otherwise the adapter's part is computed in
-    fp32 each time: so small, it is several times faster that way.
+    The adapter's part is computed in fp32: so small, it is several times faster that way. It is not added to the
+    weights ahead: in half precision they would swallow most of an adapter that has learned for a few steps, and the
+    answers would be those of another model than the one that learns from them.
     """
 
-    def __init__(self, modules: list[Any], merges: bool) -> None:
-        self.sizes = [module.out_features for module in modules]
+    def __init__(self, modules: list[Any]) -> None:
         self.linears = [_linear(module) for module in modules]
-        self.adapters = [_adapter(module) for module in modules]
-        self.weight, self.bias = (self._merged() if merges else None), None
-        if self.weight is not None and self.linears[0].bias is not None:
-            self.bias = torch.cat([linear.bias for linear in self.linears])
-
-    def _merged(self) -> torch.Tensor:
-        weight = torch.cat([linear.weight for linear in self.linears])
-        for part, adapter in zip(torch.split(weight, self.sizes), self.adapters, strict=True):
-            if adapter is not None:
-                down, up, scaling = adapter
-                part.copy_(torch.addmm(part.float(), up.float(), down.float(), alpha=scaling))
-        return weight
+        # (columns of the result, columns of x A', s B') of each adapter that is at work.
+        self.adapters: list[tuple[slice, slice, torch.Tensor]] = []
+        downs: list[torch.Tensor] = []
+        column = rank = 0
+        for module in modules:
+            if module is not _linear(module) and not (module.merged or module.disable_adapters):
+                (name,) = module.active_adapters
+                down, up = module.lora_A[name].weight, module.lora_B[name].weight
+                place = slice(column, column + len(up)), slice(rank, rank + len(down))
+                self.adapters.append((*place, up.float().t() * module.scaling[name]))
+                downs.append(down.float())
+                rank += len(down)
+            column += module.out_features
+        self.down = torch.cat(downs).t() if downs else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: (tokens, in). Returns (tokens, out of all modules)."""
-        if self.weight is not None:
-            return functional.linear(x, self.weight, self.bias)
         results = [functional.linear(x, linear.weight, linear.bias) for linear in self.linears]
-        if any(self.adapters):
-            exact = x.float()
-            for result, adapter in zip(results, self.adapters, strict=True):
-                if adapter is not None:
-                    down, up, scaling = adapter
-                    result += (exact @ down.float().t()) @ (up.float().t() * scaling)
-        return torch.cat(results, -1) if len(results) > 1 else results[0]
-
-
-def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-    """(A, B, s) of a module whose adapter is at work."""
-    if type(module) is torch.nn.Linear or module.merged or module.disable_adapters:
-        return None
-    (name,) = module.active_adapters
-    return module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+        result = torch.cat(results, -1) if len(results) > 1 else results[0]
+        if self.down is not None:
+            inner = x.float() @ self.down
+            for columns, ranks, up in self.adapters:
+                result[:, columns] += inner[:, ranks] @ up
+        return result
 
 
 # (layer, queries, keys, values), each (tokens, heads, head size), to (tokens, heads, head size).
@@ -149,10 +148,8 @@ class _Reader:
         self.scale: float = attention.scaling
         self.groups: int = base.config.num_key_value_heads
         self.heads: int = base.config.num_attention_heads
-        weights = sum(_linear(module).weight.nbytes for layer in self.layers for module in _products(layer))
-        merges = weights * COPY_SHARE <= machine_memory()
         self.products = [
-            [_Products(modules, merges) for modules in (products[:3], products[3:4], products[4:6], products[6:])]
+            [_Products(modules) for modules in (products[:3], products[3:4], products[4:6], products[6:])]
             for products in map(_products, self.layers)
         ]
 
@@ -276,6 +273,11 @@ def _write(
     input_ids: (rows, tokens), padded on the left. Returns them with what was written, (rows, tokens and more), padded
     on the right.
     """
+    mode = generation_config.get_generation_mode()
+    if mode not in MODES or generation_config.return_dict_in_generate or not _are_known(logits_processor):
+        theirs = getattr(base, GENERATION_MODES_MAPPING[mode])
+        whole: torch.Tensor = theirs(input_ids, logits_processor, stopping_criteria, generation_config, **options)
+        return whole
     mask = options.get("attention_mask")
     asked = input_ids.new_ones(input_ids.shape) if mask is None else mask
     prompts = [ids[are_asked.bool()] for ids, are_asked in zip(input_ids, asked, strict=True)]
@@ -298,6 +300,10 @@ def _write(
         logits = memory.next_read(tokens)
 
 
+def _are_known(processors: Any) -> bool:
+    return all(type(processor) in PROCESSORS for processor in processors)
+
+
 def _drawn(probabilities: torch.Tensor) -> torch.Tensor:
     """probabilities: (rows, vocabulary). Returns a token for each row, (rows,).
 
@@ -305,6 +311,9 @@ def _drawn(probabilities: torch.Tensor) -> torch.Tensor:
     """
     reached = probabilities.cumsum(-1, dtype=torch.float64)
     whole = reached[:, -1:]
+    if not whole.isfinite().all():
+        # In the words of torch.multinomial.
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
     wanted = torch.rand(whole.shape, dtype=torch.float64) * whole
     # Rounding may lead to the very end, behind which there is no token.
     wanted = torch.minimum(wanted, torch.nextafter(whole, torch.zeros_like(whole)))

@@ -1,13 +1,17 @@
 """Tokenised rows that are kept beside the dataset: the next train takes them, and never others than its own."""
 
-import json
+import os
+from datetime import datetime
 
 import pytest
 
 from engine import main, tokenised
 from engine.render import Renderer
+from engine.rundir import DataFile, file_sha256
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows, train, write_rows
 from tests.tiny import CHAT_TEMPLATE, tiny_model
+
+REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
 
 
 @pytest.fixture
@@ -44,13 +48,46 @@ def run(tiny, tmp_path, rendered):
 def test_the_second_train_tokenises_nothing_and_learns_the_same(run, capfd):
     first, count = run()
     assert (first.code, count) == (0, 24)
-    again, count = run(learning_rate=0.01)
+    again, count = run()
     assert (again.code, count) == (0, 0)
     assert "24 rows tokenised by an earlier train" in capfd.readouterr().out
     assert again.losses() == first.losses()
     assert again.losses("eval") == first.losses("eval")
     assert [sample["prompt"] for sample in again.of("sample")] == [sample["prompt"] for sample in first.of("sample")]
     assert [event["train_rows"] for event in again.of("started")] == [18]
+
+
+class Clock:
+    """datetime, on another day."""
+
+    def __init__(self, day):
+        self.day = day
+
+    def now(self):
+        return datetime.fromisoformat(self.day)
+
+
+def test_how_a_file_is_read_makes_others(run, tmp_path):
+    data = write_rows(tmp_path / "data.jsonl", [
+        {"prompt": f"Ball {number}?", "completion": "It is red.", "question": "Which?", "answer": f"Ball {number}."}
+        for number in range(24)
+    ])  # fmt: skip
+    formats = ("prompt-completion", "question-answer")
+    assert [run(data, format=name)[1] for name in formats * 2] == [24, 24, 0, 0]
+
+
+def test_a_dataset_to_measure_on_is_kept_and_warns_for_itself(run, tmp_path):
+    refusing = tiny_model(tmp_path / "gemma", chat_template=REFUSES_SYSTEM)
+    own = write_rows(tmp_path / "own.jsonl", toy_rows(6))
+    file = DataFile(str(own), file_sha256(own), "jsonl", "messages", cache=str(run.cache))
+    given = {"model": refusing, "system_prompt": "Be brief.", "sample_prompts": 0}
+    # The one that is trained on has no such warning to tell of, once it has been told for the other.
+    both = [run(evaluation_dataset=file, **given) for _ in range(2)]
+    assert [count for _, count in both] == [30, 0]
+    assert both[1][0].losses("eval") == both[0][0].losses("eval")
+    alone, count = run(own, max_samples=None, **given)
+    assert [event["code"] for event in alone.of("warning")] == ["no_system_turn"]
+    assert count == 0
 
 
 @pytest.mark.parametrize(
@@ -84,13 +121,24 @@ def test_answers_that_are_compared_are_kept_too(run, tmp_path, recipe, format, r
         {"system_prompt": "Be brief."},
         {"rows": [*toy_rows(), toy_rows()[0]]},
         {"model": CHAT_TEMPLATE.replace("\n", " ")},
-        {"format": "prompt-completion", "rows": [{"prompt": "Q?", "completion": f"A {n}."} for n in range(24)]},
+        {"code": "another"},
+        {"date": "2027-01-01"},
     ],
-    ids=["limit", "rows", "learned", "system", "data", "template", "format"],
+    ids=["limit", "rows", "learned", "system", "data", "template", "code", "date"],
 )
-def test_what_tokens_depend_on_makes_others(run, tmp_path, given):
+def test_what_tokens_depend_on_makes_others(run, tmp_path, given, monkeypatch):
     bare = {"max_steps": 1, "evaluation_split": 0.0, "sample_prompts": 0}
+    if "date" in given:
+        bare["model"] = tiny_model(
+            tmp_path / "dated", chat_template="{% set today = strftime_now('%d %b %Y') %}" + CHAT_TEMPLATE
+        )
     run(**bare)
+    if "code" in given:
+        monkeypatch.setattr(tokenised, "_code", lambda code=given["code"]: code)
+        given = {}
+    if "date" in given:
+        monkeypatch.setattr(tokenised, "datetime", Clock(given["date"]))
+        given = {}
     if "rows" in given:
         given = given | {"rows": write_rows(tmp_path / "other.jsonl", given["rows"])}
     if "model" in given:
@@ -126,10 +174,7 @@ def test_a_file_that_changed_is_refused_all_the_same(run, tiny, tmp_path, render
 
 
 def test_warnings_are_told_again(run, tmp_path):
-    refusing = tiny_model(
-        tmp_path / "gemma",
-        chat_template="{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE,
-    )
+    refusing = tiny_model(tmp_path / "gemma", chat_template=REFUSES_SYSTEM)
     for rows in (24, 0):
         done, count = run(model=refusing, system_prompt="Be brief.", sample_prompts=0)
         assert [event["code"] for event in done.of("warning")] == ["no_system_turn"]
@@ -149,5 +194,23 @@ def test_where_nothing_can_be_kept_the_train_runs(run, capfd):
     done, count = run()
     assert (done.code, count) == (0, 24)
     assert "not kept for later trains" in capfd.readouterr().out
-    spec = json.loads((done.directory / "spec.json").read_text())
-    assert spec["dataset"]["cache"] == str(run.cache)
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_checkpoints(run, capfd, monkeypatch):
+    monkeypatch.setattr(tokenised, "SHARE_OF_ROOM", 1e-12)
+    done, _ = run()
+    assert done.code == 0
+    assert "nearly full" in capfd.readouterr().out
+    assert list(run.cache.iterdir()) == []
+
+
+def test_what_is_not_its_own_is_left_alone(run, monkeypatch):
+    monkeypatch.setattr(tokenised, "KEPT", 1)
+    run.cache.mkdir()
+    (run.cache / "data.jsonl").write_text("{}")
+    broken_off = run.cache / f"{tokenised.UNFINISHED}1"
+    broken_off.touch()
+    os.utime(broken_off, (1, 1))
+    run(max_tokens=60)
+    run(max_tokens=61)
+    assert sorted(path.suffix for path in run.cache.iterdir()) == [".arrow", ".jsonl"]
