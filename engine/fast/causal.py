@@ -1,8 +1,9 @@
-"""Causal attention of one row in half precision on a CPU: twice as fast as torch's own, forward and backward together.
+"""Causal attention of one row in half precision on a CPU: up to twice as fast as torch's own, forward and backward.
 
 torch's flash attention for CPUs is made for long rows: it never holds the weights of more than a tile of them. The rows
 of fine-tuning are short, and for them plain batched products are faster, most of all in the backward. The weights of a
 block of queries are computed again there, so that between the two no more memory is held than flash attention holds.
+Where the processor multiplies tiles (AMX), torch's forward is the faster one, and for long rows its backward too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
+TILES = torch.cpu.get_capabilities().get("amx_bf16", False)
+# From so many tokens on all of torch's own is faster there.
+LONG = 224
 # A block of weights, 9 heads of 192 queries by 512 keys in bf16, is 1.8 MB.
 BLOCK = 192
 
@@ -25,14 +30,16 @@ class _Causal(torch.autograd.Function):
         """query: (1, heads, tokens, size); key, value: (1, groups, tokens, size), a group serving heads / groups heads.
         window: how many tokens, itself included, each may see. Returns (1, heads, tokens, size)."""
         (_, heads, tokens, size), groups = query.shape, key.shape[1]
+        context.scale, context.window, context.shapes = scale, window, (query.shape, key.shape)
         queries = query.reshape(groups, heads // groups, tokens, size)
         keys, values = key.reshape(groups, tokens, size), value.reshape(groups, tokens, size)
+        context.save_for_backward(queries, keys, values)
+        if TILES and window >= tokens:
+            return _torchs(query, key, value, scale)
         result = torch.empty_like(queries)
         for rows, seen in _blocks(tokens, window):
             weights = _weights(queries, keys, scale, window, rows, seen)
             result[:, :, rows] = (weights @ values[:, seen]).view(groups, -1, rows.stop - rows.start, size)
-        context.save_for_backward(queries, keys, values)
-        context.scale, context.window, context.shapes = scale, window, (query.shape, key.shape)
         return result.view(query.shape)
 
     @staticmethod
@@ -67,8 +74,16 @@ def causal_attention(
 ) -> torch.Tensor:
     """As _Causal.forward; `scale` is 1 / sqrt(size) and `window` all tokens where they are None."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    result: torch.Tensor = _Causal.apply(query, key, value, scale, window or query.shape[2])  # type: ignore[no-untyped-call]
+    tokens = query.shape[2]
+    window = window or tokens
+    if TILES and tokens >= LONG and window >= tokens:
+        return _torchs(query, key, value, scale)
+    result: torch.Tensor = _Causal.apply(query, key, value, scale, window)  # type: ignore[no-untyped-call]
     return result
+
+
+def _torchs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
 
 def _blocks(tokens: int, window: int) -> Iterator[tuple[slice, slice]]:

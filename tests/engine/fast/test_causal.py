@@ -7,6 +7,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from engine.fast import causal
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "tiles"])
+def tiles(request, monkeypatch):
+    """Which way a processor with or without tiles goes; both can."""
+    monkeypatch.setattr(causal, "TILES", request.param)
+
+
 def drawn(tokens, dtype=torch.float32, heads=6, groups=2, size=16):
     torch.manual_seed(tokens)
     return [torch.randn(1, count, tokens, size).to(dtype) for count in (heads, groups, groups)]
