@@ -3,7 +3,8 @@
 Both train the same LoRA of the same model on the same rows, in turn. Ours is asked for through the API of a platform
 whose worker is warm; its parts are told by the times of the train's events. LLaMA-Factory's command is started anew for
 each train, as its board does too. What the platform costs while a train runs is measured beside `python -m engine` on
-the same spec. The first round is told apart: its worker has trained nothing before. Last, a dataset of many rows is trained on twice: the second train finds them tokenised.
+the same spec. The first round is told apart: its worker has trained nothing before. Last, a dataset of many rows is
+trained on twice: the second train finds them tokenised.
 """
 
 from __future__ import annotations
