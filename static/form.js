@@ -133,44 +133,6 @@
 
   const optionText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-  // Rewards: the menu adds a copy of a function's template under a key of its own.
-  let rewardKey = 0;
-
-  function rewardAdd(holder, slug) {
-    const template = [...holder.querySelectorAll("template")].find((item) => item.dataset.reward === slug);
-    const rows = holder.querySelector("[data-reward-rows]");
-    const taken = new Set([...rows.querySelectorAll(`[name="${holder.dataset.rewards}-key"]`)].map((input) => input.value));
-    while (taken.has(String(rewardKey))) rewardKey += 1;
-    const row = template.content.firstElementChild.cloneNode(true);
-    for (const item of row.querySelectorAll("[name], [id], [for]")) {
-      for (const attribute of ["name", "id", "for"]) {
-        const value = item.getAttribute(attribute);
-        if (value) item.setAttribute(attribute, value.replace("-KEY-", `-${rewardKey}-`));
-      }
-      if (item.value === "KEY") item.value = String(rewardKey);
-    }
-    rows.append(row);
-    holder.querySelector("[data-no-rewards]").hidden = true;
-    row.querySelector("input:not([type=hidden]), select, textarea")?.focus();
-  }
-
-  form.addEventListener("change", (event) => {
-    if (!event.target.matches("[data-reward-menu]") || !event.target.value) return;
-    rewardAdd(event.target.closest("[data-rewards]"), event.target.value);
-    event.target.value = "";
-    unasked.delete("rewards");
-    changed();
-  });
-  form.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-reward-remove]");
-    if (!button) return;
-    const holder = button.closest("[data-rewards]");
-    button.closest("[data-reward-row]").remove();
-    holder.querySelector("[data-no-rewards]").hidden = Boolean(holder.querySelector("[data-reward-row]"));
-    holder.querySelector("[data-reward-menu]").focus();
-    changed();
-  });
-
   // Messages beside their fields
   function messages(answer) {
     for (const box of form.querySelectorAll("[data-messages]")) {
@@ -364,6 +326,7 @@
   form.addEventListener("change", (event) => {
     // A browser that fills the form in again says so by change alone.
     if (event.target.matches("select")) unasked.delete(event.target.name);
+    if (event.target.matches("[data-reward-menu]")) unasked.delete("rewards");
     changed();
   });
   form.addEventListener("click", (event) => {
