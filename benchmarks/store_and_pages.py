@@ -1,10 +1,10 @@
-"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full]
+"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full] [--postgresql]
 
 In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a train's events, curves of
 the whole train and of a part, the list of trains on its first and last page and under filters, eight curves compared, a
 long log, the check of a big dataset beside datasets.load_dataset, the web process. Times are the server's, best of
-three; ingest is held against MLflow's server over its REST API. `--full` goes up to a million steps, 10,000 trains and
-1 GB. With DATABASE_URL the store is that database, which has to be empty.
+three; ingest and curves are held against MLflow's server and trackio. `--full` goes up to a million steps, 10,000
+trains and 1 GB. The store is SQLite, or with `--postgresql` a server of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,14 @@ from typing import Any
 import psutil
 import requests
 
-from benchmarks.environments import ROOT, environment
+from benchmarks.environments import ROOT
+from benchmarks.trackers import METRICS, best, mlflow, trackio
 from engine.hardware import processor_name
 from engine.rundir import EVENTS, LOG
 from tests.live import free_port
+from tests.postgresql import database_url, postgresql_socket
 
 RESULT = ROOT / "benchmarks" / "results" / "store_and_pages.json"
-MLFLOW = ("mlflow==3.17.2",)
-METRICS = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "entropy", "mean_token_accuracy")
-
-
-def best(call: Callable[[], Any], tries: int = 3) -> float:
-    """Milliseconds of the fastest of several tries."""
-    found = []
-    for _ in range(tries):
-        began = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - began)
-    return round(1000 * min(found), 1)
 
 
 class Store:
@@ -274,58 +264,27 @@ def web_process() -> dict[str, float]:
         server.wait()
 
 
-@contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    python = environment("mlflow", *MLFLOW)
-    port = free_port()
-    command = [str(python), "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=log, stderr=log, cwd=folder)
-    try:
-        url = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-        deadline = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < deadline, (folder / "mlflow.log").read_text()[-3000:]
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def mlflow_rate(folder: Path, steps: int) -> float:
-    """Metric points a second through MLflow's REST API, 1,000 points a call, its limit."""
-    with mlflow_server(folder) as url:
-        experiment = requests.post(f"{url}/experiments/create", json={"name": "rate"}, timeout=60).json()
-        run = requests.post(
-            f"{url}/runs/create", json={"experiment_id": experiment["experiment_id"]}, timeout=60
-        ).json()
-        run_id = run["run"]["info"]["run_id"]
-        points = [
-            {"key": name, "value": random.random(), "timestamp": 10**12 + step, "step": step}
-            for step in range(steps)
-            for name in METRICS
-        ]
-        began = time.perf_counter()
-        for at in range(0, len(points), 1000):
-            body = {"run_id": run_id, "metrics": points[at : at + 1000]}
-            requests.post(f"{url}/runs/log-batch", json=body, timeout=60).raise_for_status()
-        return len(points) / (time.perf_counter() - began)
+def peers(folder: Path, steps: list[int]) -> dict[str, dict[str, Any]]:
+    """{peer: {steps: its figures}}; MLflow takes minutes for the longest, so it is asked for the middle one."""
+    return {
+        "MLflow": {f"{steps[1]:,} steps": mlflow(folder, steps[1])},
+        "trackio": {f"{count:,} steps": trackio(folder, count) for count in steps},
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store_and_pages", description=__doc__)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--no-peers", action="store_true", help="leave MLflow out")
-    parser.add_argument("--only", help="parts with commas: web, curves, compare, MLflow, pages, log, dataset")
+    parser.add_argument("--postgresql", action="store_true", help="what depends on the database, with PostgreSQL")
+    parser.add_argument("--only", help="parts with commas: web, curves, compare, peers, pages, log, dataset")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
     large = 10 if given.full else 1
-    with tempfile.TemporaryDirectory(prefix="deepextension-store-") as name:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepextension-store-"))
         os.environ |= {"DEEPEXTENSION_HOME": name, "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
+        if given.postgresql:
+            os.environ["DATABASE_URL"] = database_url(stack.enter_context(postgresql_socket()))
         import django
         from django.conf import settings
         from django.core.management import call_command
@@ -340,19 +299,21 @@ def main() -> int:
             "machine": f"{processor_name()}, {os.cpu_count()} processors",
             "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
         }
+        steps = [1000 * large, 10_000 * large, 100_000 * large]
+        sizes = [10**6 * large, 10**7 * large, 10**8 * large]
         parts: dict[str, Callable[[], Any]] = {
             "web": web_process,
-            "curves": lambda: curves(store, [1000 * large, 10_000 * large, 100_000 * large]),
-            "compare of 8 trains, ms": lambda: {f"{10_000 * large:,} steps": compared(store, 10_000 * large)},
-            "MLflow, points a second": lambda: round(mlflow_rate(Path(name), 2000 * large)),
+            "curves": lambda: curves(store, steps),
+            "compare of 8 trains, ms": lambda: {f"{steps[1]:,} steps": compared(store, steps[1])},
+            "peers": lambda: peers(Path(name), steps),
             "pages, ms and queries": lambda: pages(store, [100, 1000, 1000 * large] if given.full else [100, 1000]),
-            "log": lambda: log_times(store, [10**6 * large, 10**7 * large, 10**8 * large]),
-            "dataset check": lambda: dataset_checks(Path(name), [10**6 * large, 10**7 * large, 10**8 * large]),
+            "log": lambda: log_times(store, sizes),
+            "dataset check": lambda: dataset_checks(Path(name), sizes),
         }
+        of_database = {"curves", "compare", "pages"}
+        chosen = set(given.only.split(",")) if given.only else of_database if given.postgresql else None
         for part, measure in parts.items():
-            if (given.only and part.split(",")[0].split(" ")[0] not in given.only.split(",")) or (
-                given.no_peers and part.startswith("MLflow")
-            ):
+            if chosen and part.split(",")[0].split(" ")[0] not in chosen:
                 continue
             result[part] = measure()
             print(f"{part}: {json.dumps(result[part], indent=1)}", flush=True)

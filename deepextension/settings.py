@@ -119,6 +119,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
     }
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # A server that stopped answering is an error soon, not after the quarter of an hour that TCP would wait: whoever
+    # looks after a train has other things to see to meanwhile.
+    _waits = {"connect_timeout": 3, "tcp_user_timeout": 20_000, "keepalives_idle": 20, "keepalives_interval": 5}
+    DATABASES["default"]["OPTIONS"] = _waits | DATABASES["default"].get("OPTIONS", {})
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Queue. Without REDIS_URL the embedded server listens on a socket in HOME; a socket's path may hold about 100

@@ -94,7 +94,9 @@ def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
         (sample, sum(weights.get(name, 1.0) * value for name, value in sample.rewards.items() if value is not None))
         for sample in told.filter(step=chosen).order_by("seq")
     ]
-    functions = list(dict.fromkeys(name for sample, _ in rows for name in sample.rewards))
+    # In the order of the form; a database may keep a row's own in another.
+    told_of = {name for sample, _ in rows for name in sample.rewards}
+    functions = [name for name in weights if name in told_of] + sorted(told_of - set(weights))
     return {
         "step": chosen,
         "steps": steps,

@@ -7,6 +7,7 @@ A horse that is told to go (SIGTERM: the platform shuts down) stops its engine i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,11 +16,11 @@ import time
 from types import FrameType
 
 from django.conf import settings
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
 from core.processes import process_mark
-from engine.rundir import stop_request
+from engine.rundir import SpecError, read_spec, stop_request
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import Outcome, decide, worker_lost
@@ -78,9 +79,19 @@ class Supervisor:
         try:
             ingest(self.run)
             self.heartbeat()
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             logger.warning("database busy, will try again: %s", error)
+            # One that was restarted has ended the connection: the next try needs another.
+            close_old_connections()
+            self.replacement_check()
         self.climb(engine)
+
+    def replacement_check(self) -> None:
+        """Whom the others cannot hear in the database they take for gone, and let the train go on elsewhere. Two must
+        not write into its folder, and the folder says so too: going on writes a new spec there first."""
+        with contextlib.suppress(SpecError, OSError):
+            if read_spec(self.run.directory).attempt > self.run.attempt:
+                raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} goes on elsewhere")
 
     def heartbeat(self) -> None:
         """Say that this train is looked after, and see whether somebody asked it to stop."""

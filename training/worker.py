@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 from redis.exceptions import RedisError
 from rq import Worker
 from rq.job import Job
@@ -27,6 +28,8 @@ from rq.queue import Queue
 
 from core.processes import die_with_parent, process_is_alive
 from core.queue import connection
+
+logger = logging.getLogger("deepextension.worker")
 
 KEY = "deepextension:worker:"
 LAPSE_SECONDS = 60
@@ -66,7 +69,10 @@ class TrainWorker(Worker):
         """The supervisor itself was killed: nobody else would say how the train ended, so look at once."""
         from training.reconcile import lost_trains_close
 
-        lost_trains_close()
+        try:
+            lost_trains_close()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("database not available, the watch will see to the train: %s", error)
         connections.close_all()
 
 

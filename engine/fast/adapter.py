@@ -44,7 +44,8 @@ class _Product(torch.autograd.Function):
         (gradient,) = gradients
         flat = gradient.reshape(-1, gradient.shape[-1])
         at_inner = (flat @ up.to(flat.dtype)) * context.scaling
-        to_up = (flat.t() @ inner).to(up.dtype) * context.scaling
+        # Turned: the product of the narrow one first takes half the time.
+        to_up = (inner.t() @ flat).t().to(up.dtype) * context.scaling
         to_down = (at_inner.t() @ (rows if keep is None else rows * keep)).to(down.dtype)
         to_x = None
         if context.needs_input_grad[0]:

@@ -57,17 +57,15 @@ def segments_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if query.device.type == "cuda":
         return _flash(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, options.get("scaling")), None
-    lengths = [end - start for start, end in pairwise(cu_seq_lens_q.tolist())]
-    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
-    segments = zip(*(torch.split(whole, lengths, dim=2) for whole in (query, key, value)), strict=True)
+    lengths = tuple(end - start for start, end in pairwise(cu_seq_lens_q.tolist()))
     if query.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
-        scaling = options.get("scaling")
-        parts = [causal_attention(q, k, v, scaling, sliding_window).transpose(1, 2) for q, k, v in segments]
-    else:
-        parts = [
-            sdpa_attention_forward(module, q, k, v, _band(length, sliding_window, query.device), **options)[0]
-            for (q, k, v), length in zip(segments, lengths, strict=True)
-        ]
+        return causal_attention(query, key, value, lengths, options.get("scaling"), sliding_window), None
+    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
+    segments = zip(*(torch.split(whole, list(lengths), dim=2) for whole in (query, key, value)), strict=True)
+    parts = [
+        sdpa_attention_forward(module, q, k, v, _band(length, sliding_window, query.device), **options)[0]
+        for (q, k, v), length in zip(segments, lengths, strict=True)
+    ]
     return torch.cat(parts, dim=1), None
 
 

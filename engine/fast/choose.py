@@ -8,7 +8,7 @@ from typing import Any
 import trl.trainer.utils as trl_head
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from engine.fast import adapter, attention, generation
+from engine.fast import adapter, attention, generation, norm
 from engine.fast.head import Head
 from engine.hardware import Device, Precision
 from engine.session import Session
@@ -31,6 +31,8 @@ def switch_on(session: Session, model: Any, *, packs: bool = True, entropy_is_le
     fused = adapter.fuse(model)
     parts = [f"{fused} adapter layers as one function each"] if fused else []
     if device.kind == "cpu":
+        if (norms := norm.fuse(model)) and session.precision.weights != "float32":
+            parts.append(f"{norms} norms as well")
         slow = generation.switch_on(model)
         parts.append(f"answers by transformers' loop, because {slow}" if slow else "answers by a loop of our own")
         # On a GPU TRL has a kernel of its own for it.

@@ -1,14 +1,18 @@
-"""A worker on another machine: the same code with the same settings and folder, under another host name."""
+"""A worker on another machine: the same code with the same settings and folder, under another host name, and a
+PostgreSQL that both reach."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from tests.e2e.test_faults import LONG, train_steps
 from tests.e2e.test_main_job import toy_rows
-from tests.live import ROOT, Platform
+from tests.live import ROOT, Platform, running_platform
+from tests.postgresql import database_url, postgresql_socket
 
 NAME = "second-machine"
 # Neither train may end before the other has begun, however slow a machine is at that.
@@ -16,39 +20,74 @@ STEPS = 1000
 JOIN = f'hostname {NAME} && exec "$0" manage.py train_worker'
 
 
+class Database:
+    """The server, and the ways to it: the second machine's can be cut."""
+
+    def __init__(self, socket: Path, way: Path) -> None:
+        self.socket, self.way = socket, way
+        way.symlink_to(socket)
+
+    def hang_up(self, application: str = "") -> int:
+        """End every connection, or those of one machine, as a restart does. Returns how many there were."""
+        with psycopg.connect(host=str(self.socket), user="postgres", dbname="postgres", autocommit=True) as own:
+            asked = (
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND application_name LIKE %s"
+            )
+            return len(own.execute(asked, [application or "%machine"]).fetchall())
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    with postgresql_socket() as socket:
+        yield Database(socket, tmp_path_factory.mktemp("way") / "way")
+
+
+@pytest.fixture(scope="module")
+def platform(database):
+    with running_platform(variables={"DATABASE_URL": database_url(database.socket, "first-machine")}) as running:
+        yield running
+
+
 @pytest.fixture
-def second_machine(platform: Platform):
+def second_machine(platform: Platform, database: Database):
     """Its worker, in a namespace whose host has a name of its own."""
     asked = subprocess.run(["unshare", "--uts", "hostname", NAME], capture_output=True, text=True, check=False)
     if asked.returncode:
         pytest.skip(f"no host name of its own can be had here: {asked.stderr.strip()}")
+    env = platform.env | {"DATABASE_URL": database_url(database.way, NAME)}
     with (platform.home / "logs" / f"{NAME}.log").open("ab") as log:
         process = subprocess.Popen(
             ["unshare", "--uts", "sh", "-c", JOIN, sys.executable],
-            cwd=ROOT, env=platform.env, stdout=log, stderr=log, start_new_session=True,
+            cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     worker = psutil.Process(process.pid)
     yield worker
-    unplug(worker)
+    for each in [*worker.children(recursive=True), worker]:
+        each.kill()
     process.wait()
 
 
-def unplug(worker: psutil.Process) -> None:
-    """Nobody there is left to say anything."""
-    for process in [*worker.children(recursive=True), worker]:
-        process.kill()
-
-
-def test_a_train_whose_machine_vanishes_goes_on_elsewhere(platform, second_machine):
+def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, database, second_machine):
     dataset = platform.upload("machines.jsonl", toy_rows(20))
     platform.poll("queue/", lambda queue: queue["workers"] == 2)
     trains = [platform.start(dataset, **LONG | {"max_steps": STEPS}) for _ in range(2)]
     rows = {row["host"]: row for row in (platform.training(run, step=21) for run in trains)}
     assert len(rows) == 2
+
+    # The server is restarted: both machines' trains are told of on as before.
+    assert database.hang_up() >= 2
+    told = {row["id"]: platform.get(f"trains/{row['id']}/")["step"] for row in rows.values()}
+    for row in rows.values():
+        assert platform.training(row, step=told[row["id"]] + 10)["attempt"] == 1
+
     lost = rows.pop(NAME)
     (other,) = rows.values()
-    unplug(second_machine)
-
+    (supervisor,) = second_machine.children()
+    (engine,) = supervisor.children()
+    # Only the way to the database is cut: the machine trains on, into the folder that both share.
+    database.way.unlink()
+    assert database.hang_up(NAME)
     # Makes room for the lost one.
     assert platform.api("POST", f"trains/{other['id']}/stop/").status_code == 200
     assert platform.ended(other)["attempt"] == 1
@@ -56,3 +95,6 @@ def test_a_train_whose_machine_vanishes_goes_on_elsewhere(platform, second_machi
     assert (ended["status"], ended["step"], ended["attempt"]) == ("finished", STEPS, 2)
     assert ended["host"] == other["host"]
     assert train_steps(platform, lost) == list(range(1, STEPS + 1))
+    psutil.wait_procs([engine, supervisor], timeout=10)
+    assert not engine.is_running()
+    assert not supervisor.is_running()

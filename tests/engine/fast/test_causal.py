@@ -37,8 +37,11 @@ def torchs_own(window=None):
     return function
 
 
-def ours(window=None):
-    return lambda query, key, value: causal.causal_attention(query, key, value, 0.3, window)
+def ours(window=None, lengths=None):
+    def function(query, key, value):
+        return causal.causal_attention(query, key, value, lengths or (query.shape[2],), 0.3, window).transpose(1, 2)
+
+    return function
 
 
 @pytest.mark.parametrize("tokens", [1, 2, causal.BLOCK, causal.BLOCK + 1, 3 * causal.BLOCK - 5])
@@ -47,6 +50,37 @@ def test_result_and_gradients_are_those_of_torch(tokens, window):
     tensors = drawn(tokens)
     for found, wanted in zip(computed(ours(window), tensors), computed(torchs_own(window), tensors), strict=True):
         torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_rows_end_to_end_are_computed_as_each_alone(window):
+    """Short ones, whose weights are kept, among long ones."""
+    lengths = (5, causal.KEPT, 1, 2 * causal.BLOCK + 1, 40)
+    tensors = drawn(sum(lengths))
+    pull = torch.randn(1, 6, sum(lengths), 16)
+
+    def pulled(function, given, pull):
+        given = [tensor.clone().requires_grad_() for tensor in given]
+        result = function(*given)
+        return result.detach(), *torch.autograd.grad((result * pull).sum(), given)
+
+    together = pulled(ours(window, lengths), tensors, pull)
+    rows = zip(*(torch.split(tensor, lengths, 2) for tensor in tensors), torch.split(pull, lengths, 2), strict=True)
+    alone = [pulled(ours(window), row, part) for *row, part in rows]
+    for found, wanted in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(wanted, 2), atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [causal.BLOCK, causal.KEPT + 1])
+def test_weights_of_short_rows_alone_are_kept(tokens, tiles):
+    tensors = drawn(tokens)
+    result = ours()(*(tensor.requires_grad_() for tensor in tensors))
+    # The function's own node is behind the turning of its result; torch's own function keeps no weights either.
+    node = result.grad_fn.next_functions[0][0]
+    kept = sum(saved.numel() for saved in getattr(node, "saved_tensors", ()))
+    is_kept = tokens <= causal.KEPT and not causal.TILES
+    assert kept <= sum(tensor.numel() for tensor in tensors) + is_kept * 6 * tokens**2
+    assert not is_kept or kept > 6 * tokens**2
 
 
 def test_in_half_precision_it_is_about_as_near_to_the_truth():
