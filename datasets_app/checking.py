@@ -120,12 +120,12 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         sample = list(itertools.islice(rows, SAMPLE_ROWS))
         columns = list(dict.fromkeys(name for values in sample for name in values))
         findings.format, findings.column_map = detect(columns, sample)
-    told, mark = time.monotonic(), Mark()
+    told = time.monotonic()
+    findings.marks.append(Mark())
     for row in read_rows(dataset.path, dataset.file_type):
-        if findings.row_count % MARK_EVERY_ROWS == 0:
-            findings.marks.append(mark)
         findings.row_count += 1
-        mark = mark.after(row)
+        if findings.row_count % MARK_EVERY_ROWS == 0:
+            findings.marks.append(findings.marks[-1].after(row, MARK_EVERY_ROWS))
         _judge(dataset, findings, row)
         if time.monotonic() - told > PROGRESS_EVERY_SECONDS:
             told = time.monotonic()

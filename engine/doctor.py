@@ -5,7 +5,6 @@ No training library. One pass beside the check; what is remembered of each row i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import xxhash
 
 from engine.examples import Example
 from engine.marks import Marks
@@ -48,8 +48,8 @@ SECRET = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-# One of these is in every secret.
-SECRET_SIGNS = ("sk-", "_", "AKIA", "xox", "eyJ", "-----BEGIN")
+# One of these is in every mark of a template, every secret and every address.
+SIGNS = ("<", "[", "@", "_", "sk-", "AKIA", "xox", "eyJ", "-----BEGIN")
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
 # UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that could not be read.
 LOST = "\ufffd"
@@ -94,20 +94,20 @@ class Doctor:
         if example.calls_tools:
             self._add(TOOL_CALLS, line, example.asked[-1]["content"])
         texts = list(_texts(example))
-        self._script("\n".join(texts)[:SCRIPT_CHARACTERS])
-        for text in texts:
-            self._text(line, text)
+        whole = "\n".join(texts)
+        self._script(whole[:SCRIPT_CHARACTERS])
+        # Searches are skipped where a sign that each needs is not there: most rows have none.
+        if any(map(whole.__contains__, SIGNS)) or not whole.isascii():
+            for text in texts:
+                self._text(line, text)
 
     def _text(self, line: int, text: str) -> None:
-        # Each search is skipped where a character that it needs is not there: most rows have none.
-        if ("<" in text or "[" in text) and TEMPLATE.search(text):
+        if TEMPLATE.search(text):
             self._add("template_tokens", line, text, TEMPLATE)
-        if any(sign in text for sign in SECRET_SIGNS) and (found := SECRET.search(text)):
+        if found := SECRET.search(text):
             self._add("secret", line, found.group(0))
         if "@" in text and (found := EMAIL.search(text)):
             self._add("email", line, found.group(0))
-        if text.isascii():
-            return
         if DAMAGED.search(text):
             self._add("damaged", line, text, DAMAGED)
         if LOST in text:
@@ -170,7 +170,7 @@ def fingerprint(*parts: Any) -> int:
     except TypeError:
         # Half a surrogate pair, or a number of more than 64 bits.
         data = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def mark_of(example: Example) -> int:

@@ -96,7 +96,7 @@ def turns_of(value: Any, column: str) -> Turns:
         raise RowProblem(column, value, "Is not a list of turns.")
     if not value:
         raise RowProblem(column, value, "Has no turns.")
-    turns = [_turn(item, f"{column}[{index}]") for index, item in enumerate(value, 1)]
+    turns = [_turn(item, column, index) for index, item in enumerate(value, 1)]
     return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
 
 
@@ -140,7 +140,16 @@ def _parsed(text: str, where: str, reason: str) -> Any:
         raise RowProblem(where, text, reason) from None
 
 
-def _turn(item: Any, where: str) -> Turn:
+def _turn(item: Any, column: str, index: int) -> Turn:
+    # What most files have is told first, for there are millions of them.
+    if type(item) is dict and len(item) == 2:
+        role, content = item.get("role"), item.get("content")
+        if (role == "user" or role == "assistant") and type(content) is str and content and not content.isspace():
+            return {"role": role, "content": content}
+    return _turn_of_any_kind(item, f"{column}[{index}]")
+
+
+def _turn_of_any_kind(item: Any, where: str) -> Turn:
     if not isinstance(item, dict):
         raise RowProblem(where, item, "Is not a turn with role and content.")
     role_key = next((key for key in ROLE_KEYS if item.get(key) is not None), "")

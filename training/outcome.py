@@ -12,6 +12,7 @@ from training.models import TrainRun
 
 Status = TrainRun.Status
 WORKER_LOST = "worker_lost"
+BAD_CHECKPOINT = "bad_checkpoint"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from engine.rundir import (
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.notices import notices_make
-from training.outcome import WORKER_LOST, Outcome
+from training.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.plan import disk_bytes
 from training.queue import line_up, ring
 from training.remedies import LADDER, OUT_OF_MEMORY
@@ -84,7 +84,7 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
     """Write how the train ended. One that can go on by itself goes back to the queue in the same transaction, to its
     newest whole checkpoint or to the beginning where there is none. Returns whether this caller ended it."""
     asked_to_stop = run.status == Status.STOPPING
-    goes_on = None if asked_to_stop else _goes_on_alone(run, str(outcome.values.get("error_code", "")))
+    goes_on = None if asked_to_stop else _goes_on_alone(run, outcome)
     checkpoint = _whole_checkpoint(run, None) if goes_on is not None else None
     with transaction.atomic():
         won = run.transition(
@@ -105,21 +105,30 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
     return won
 
 
-def _goes_on_alone(run: TrainRun, code: str) -> dict[str, Any] | None:
+def _goes_on_alone(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
     """Changes with which the train goes on by itself; None where it does not. A lost worker costs DEEPEXTENSION_RESUMES
-    attempts at most, counted anew when a person lets it go on; where memory ran out and that was asked for, each rung
-    of the ladder one."""
+    attempts at most, counted anew when a person lets it go on, and so does a checkpoint that was cut after the platform
+    had chosen it; where memory ran out and that was asked for, each rung of the ladder one."""
+    code = outcome.values.get("error_code", "")
     if run.method.is_custom or not run.base_model.path.is_dir():
         return None
     if code == WORKER_LOST and run.resumes < settings.RESUMES:
         return {"resumes": run.resumes + 1}
+    # One that a person chose is theirs to choose again.
+    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES:
+        message = f"{outcome.values['error']} It goes on from the one before, or from its beginning."
+        return {"resumes": run.resumes + 1} | _warned(run, "checkpoint_passed_over", message)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
         rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)
         if rung is not None:
             message = f"Memory ran out in attempt {run.attempt}. It goes on with less: {rung.words.lower()}."
-            warning = {"code": "shrunk", "message": message, "time": timezone.now().timestamp()}
-            return {"parameters": run.parameters | rung.changes, "warnings": [*run.warnings, warning][-100:]}
+            return {"parameters": run.parameters | rung.changes} | _warned(run, "shrunk", message)
     return None
+
+
+def _warned(run: TrainRun, code: str, message: str) -> dict[str, Any]:
+    warning = {"code": code, "message": message, "time": timezone.now().timestamp()}
+    return {"warnings": [*run.warnings, warning][-100:]}
 
 
 def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:

@@ -81,7 +81,8 @@ def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
 def resume(platform: Platform, row: dict[str, Any]) -> None:
     """Go on from the newest whole checkpoint; a train that has none is begun anew by hand, as its page says."""
     try:
-        platform.api("POST", f"trains/{row['id']}/resume/")
+        if platform.api("POST", f"trains/{row['id']}/resume/").status_code == 400:
+            platform.api("POST", f"trains/{row['id']}/resume/", json={"step": 0})
     except requests.RequestException:
         time.sleep(0.5)
 

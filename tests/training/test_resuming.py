@@ -164,6 +164,26 @@ def test_a_train_lost_before_its_first_checkpoint_begins_anew(stopped):
     assert read_spec(stopped.directory).resume_from is None
 
 
+def test_a_checkpoint_cut_after_the_platform_chose_it_is_passed_over(stopped):
+    end_or_go_on(running(stopped), worker_lost())
+    (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"torn")
+    cut = failure("bad_checkpoint", "The checkpoint checkpoint-6 is gone or not whole.", "-")
+    assert end_or_go_on(running(stopped, 2), cut)
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.attempt) == ("queued", 3)
+    assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
+    assert "checkpoint-6" in stopped.warnings[-1]["message"]
+    # Not for ever: two attempts of its own are all.
+    end_or_go_on(running(stopped, 3), cut)
+    assert stopped.status == "failed"
+
+
+def test_a_checkpoint_that_a_person_chose_is_not_passed_over(stopped, alice):
+    train_resume(run=stopped, by=alice, step=6)
+    end_or_go_on(running(stopped, 2), failure("bad_checkpoint", "-", "-"))
+    assert stopped.status == "failed"
+
+
 def test_a_train_that_failed_by_itself_stays_failed(stopped):
     end_or_go_on(running(stopped), failure("out_of_memory", "-", "-"))
     assert stopped.status == "failed"
