@@ -37,6 +37,7 @@ chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random 
 
 bench: setup $(VENV)/.dev ## Measure training rate, start, store and pages beside their peers (an hour; writes benchmarks/results)
 	@$(BIN)/python -m benchmarks.store_and_pages --full --write
+	@$(BIN)/python -m benchmarks.store_and_pages --full --postgresql --write
 	@$(BIN)/python -m benchmarks.start_latency --write
 	@$(BIN)/python -m benchmarks.training_rate --write
 	@$(BIN)/python -m benchmarks.training_rate --method dpo --rounds 3 --steps 3 --only "ours, plain TRL" --write

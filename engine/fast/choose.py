@@ -31,7 +31,7 @@ def switch_on(session: Session, model: Any, *, packs: bool = True, entropy_is_le
     fused = adapter.fuse(model)
     parts = [f"{fused} adapter layers as one function each"] if fused else []
     if device.kind == "cpu":
-        if (norms := norm.fuse(model)) and session.precision.weights != "float32":
+        if session.precision.weights != "float32" and (norms := norm.fuse(model)):
             parts.append(f"{norms} norms as well")
         slow = generation.switch_on(model)
         parts.append(f"answers by transformers' loop, because {slow}" if slow else "answers by a loop of our own")
