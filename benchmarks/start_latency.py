@@ -75,10 +75,12 @@ def theirs(job: Job) -> float:
     """Until LLaMA-Factory has logged its first step."""
     command, adapter, env = factory_command(job)
     log = adapter / "trainer_log.jsonl"
+    said = job.folder / "factory.log"
     began = time.time()
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said.open("wb") as stream:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=stream, stderr=stream)
     while not (log.is_file() and log.stat().st_size):
-        assert process.poll() is None, "llamafactory-cli ended before its first step"
+        assert process.poll() is None, f"the peer ended before its first step: {said.read_text()[-3000:]}"
         time.sleep(0.005)
     seconds = time.time() - began
     process.terminate()
@@ -92,7 +94,8 @@ def engine_alone(directory: Path) -> float:
         into = Path(name) / "repeat"
         env = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "engine", str(directory), "--into", str(into)]
-        subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=ROOT, env=env, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
         return training_seconds(read_events(into)[0])
 
 
