@@ -3,8 +3,9 @@
 In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a train's events, curves of
 the whole train and of a part, the list of trains on its first and last page and under filters, eight curves compared, a
 long log, the check of a big dataset beside datasets.load_dataset, the web process. Times are the server's, best of
-three; ingest and curves are held against MLflow's server and trackio. `--full` goes up to a million steps, 10,000
-trains and 1 GB. The store is SQLite, or with `--postgresql` a server of its own.
+three; ingest and curves are held against MLflow's server (over HTTP, which it has no way around) and trackio (in its
+own process, as ours). `--full` goes up to a million steps, 10,000 trains and 1 GB. The store is SQLite, or with
+`--postgresql` a server of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks.trackers import METRICS, best, mlflow, trackio
 from engine.hardware import processor_name
 from engine.rundir import EVENTS, LOG
 from tests.live import free_port
-from tests.postgresql import database_url, postgresql_socket
+from tests.postgresql import database_url, running_postgresql, socket_folder
 
 RESULT = ROOT / "benchmarks" / "results" / "store_and_pages.json"
 
@@ -283,8 +284,10 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepextension-store-"))
         os.environ |= {"DEEPEXTENSION_HOME": name, "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
+        # Never somebody's own.
+        os.environ.pop("DATABASE_URL", None)
         if given.postgresql:
-            os.environ["DATABASE_URL"] = database_url(stack.enter_context(postgresql_socket()))
+            os.environ["DATABASE_URL"] = database_url(socket_folder(stack.enter_context(running_postgresql())))
         import django
         from django.conf import settings
         from django.core.management import call_command

@@ -61,10 +61,10 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 def mlflow(folder: Path, steps: int) -> dict[str, float]:
     """Through its REST API, 1,000 points a call, which is its limit; curves as its pages ask for them."""
-    with mlflow_server(folder) as url:
+    with mlflow_server(folder) as url, requests.Session() as session:
 
         def post(path: str, **body: Any) -> Any:
-            answer = requests.post(f"{url}/{path}", json=body, timeout=60)
+            answer = session.post(f"{url}/{path}", json=body, timeout=60)
             answer.raise_for_status()
             return answer.json()
 
@@ -83,7 +83,7 @@ def mlflow(folder: Path, steps: int) -> dict[str, float]:
         def curves() -> None:
             for name in METRICS:
                 asked: dict[str, Any] = {"run_ids": run_id, "metric_key": name, "max_results": MLFLOW_POINTS}
-                answer = requests.get(f"{url}/metrics/get-history-bulk-interval", params=asked, timeout=600)
+                answer = session.get(f"{url}/metrics/get-history-bulk-interval", params=asked, timeout=600)
                 answer.raise_for_status()
                 assert len(answer.json()["metrics"]) > 1
 

@@ -126,12 +126,15 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
 # Every key of an object matches, and now and then a piece of text does: as many matches as keys means that no key
 # was given twice. Only where there are more does the slower reader look.
 _KEY = re.compile(rb'"\s*:')
+SPACED = (b'" ', b'"\t', b'"\n', b'"\r')
 
 
 def _may_repeat_a_key(raw: bytes, values: dict[str, Any]) -> bool:
     keys = _key_count(values)
+    if any(map(raw.__contains__, SPACED)):
+        return len(_KEY.findall(raw)) != keys
     # As nearly everybody writes them, and much sooner counted.
-    return raw.count(b'":') != keys and len(_KEY.findall(raw)) != keys
+    return raw.count(b'":') != keys
 
 
 def _key_count(value: dict[str, Any] | list[Any]) -> int:

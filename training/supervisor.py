@@ -7,7 +7,6 @@ A horse that is told to go (SIGTERM: the platform shuts down) stops its engine i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -20,13 +19,14 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
 from core.processes import process_mark
-from engine.rundir import SpecError, read_spec, stop_request
+from engine.rundir import stop_request
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import Outcome, decide, worker_lost
 from training.process import Engine
 from training.queue import claim
 from training.resuming import end_or_go_on
+from training.unheard import Silence
 from training.worker import worker_device
 
 logger = logging.getLogger("deepextension.supervisor")
@@ -34,6 +34,8 @@ logger = logging.getLogger("deepextension.supervisor")
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 SHUTDOWN_GRACE_SECONDS = 3.0
+# What a database raises that is locked, restarted or out of reach.
+AWAY = (OperationalError, InterfaceError)
 
 
 def supervise_next(worker: str) -> None:
@@ -60,6 +62,7 @@ class Supervisor:
         self.rung = 0
         self.discards = False
         self.last_heartbeat = 0.0
+        self.silence = Silence()
 
     def work(self) -> None:
         signal.signal(signal.SIGTERM, self.shut_down)
@@ -68,8 +71,7 @@ class Supervisor:
             while engine.poll() is None:
                 self.tick(engine)
                 time.sleep(TICK_SECONDS)
-            ingest(self.run)
-            self.end(decide(self.run, engine.poll(), by_us=self.rung >= 2))
+            self.conclude(engine)
         except Overtaken as error:
             logger.warning("standing down: %s", error)
             engine.signal(signal.SIGKILL)
@@ -79,19 +81,40 @@ class Supervisor:
         try:
             ingest(self.run)
             self.heartbeat()
-        except (OperationalError, InterfaceError) as error:
-            logger.warning("database busy, will try again: %s", error)
-            # One that was restarted has ended the connection: the next try needs another.
-            close_old_connections()
-            self.replacement_check()
+            self.silence = Silence()
+        except AWAY as error:
+            self.wait_for_database(error)
         self.climb(engine)
 
-    def replacement_check(self) -> None:
-        """Whom the others cannot hear in the database they take for gone, and let the train go on elsewhere. Two must
-        not write into its folder, and the folder says so too: going on writes a new spec there first."""
-        with contextlib.suppress(SpecError, OSError):
-            if read_spec(self.run.directory).attempt > self.run.attempt:
-                raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} goes on elsewhere")
+    def wait_for_database(self, error: Exception) -> None:
+        """Raises Overtaken where others have given up hope of hearing from this train's supervisor."""
+        logger.warning("database busy, will try again: %s", error)
+        # One that was restarted has ended the connection: the next try needs another.
+        close_old_connections()
+        if self.silence.ends_in_giving_up(self.run):
+            raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} was taken for gone")
+
+    def conclude(self, engine: Engine) -> None:
+        """Read the last events and write the outcome. How the engine ended is known here alone, so that a database
+        which is away is waited for; after HEARTBEAT_LIMIT_SECONDS the reconciler does it from what lies on the disk."""
+        attempt, given_up = self.run.attempt, time.monotonic() + settings.HEARTBEAT_LIMIT_SECONDS
+        has_failed = False
+        while True:
+            try:
+                if has_failed:
+                    # What a transaction that failed has set here is not so, and one may have succeeded unheard.
+                    self.run.refresh_from_db()
+                    if self.run.attempt != attempt or self.run.ended:
+                        return
+                ingest(self.run)
+                self.end(decide(self.run, engine.poll(), by_us=self.rung >= 2))
+                return
+            except AWAY as error:
+                if time.monotonic() > given_up:
+                    raise
+                has_failed = True
+                self.wait_for_database(error)
+                time.sleep(TICK_SECONDS)
 
     def heartbeat(self) -> None:
         """Say that this train is looked after, and see whether somebody asked it to stop."""
@@ -131,7 +154,7 @@ class Supervisor:
         self.stop_asked_at = self.stop_asked_at or time.monotonic()
 
     def end(self, outcome: Outcome) -> None:
-        """Write the outcome. Where the database refuses, the reconciler does it from what lies on the disk."""
+        """Write the outcome."""
         if self.shutting_down and outcome.status == TrainRun.Status.STOPPED and not self.stop_asked_by_person():
             outcome = worker_lost("The platform was shut down while this train ran.")
         end_or_go_on(self.run, outcome)

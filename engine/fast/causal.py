@@ -47,22 +47,23 @@ class _Causal(torch.autograd.Function):
         groups = key.shape[1]
         result = query.new_empty(query.transpose(1, 2).shape)
         kept: list[torch.Tensor] = []
+        learns = any(context.needs_input_grad)
         for row in _rows(lengths):
-            of_row = [_of_row(whole, row, groups) for whole in (query, key, value)]
+            found = [_of_row(whole, row, groups) for whole in (query, key, value)]
+            queries, keys, values = found
             if TILES and window >= row.stop - row.start:
                 own = _torchs(query[:, :, row], key[:, :, row], value[:, :, row], scale)
                 result[:, row] = own.transpose(1, 2)
-                kept += of_row
-                continue
-            queries, keys, values = of_row
-            by_group = _by_group(result, row, groups)
-            kept += of_row
-            for asking, seen in _blocks(row, window):
-                weights = _weights(queries, keys, scale, window, asking, seen)
-                by_group[:, asking] = torch.bmm(weights, values[:, seen]).view(by_group[:, asking].shape)
-                if _is_kept(row, window):
-                    kept.append(weights)
-        if any(context.needs_input_grad):
+            else:
+                by_group = _by_group(result, row, groups)
+                for asking, seen in _blocks(row, window):
+                    weights = _weights(queries, keys, scale, window, asking, seen)
+                    by_group[:, asking] = torch.bmm(weights, values[:, seen]).view(by_group[:, asking].shape)
+                    if _is_kept(row, window):
+                        found.append(weights)
+            if learns:
+                kept += found
+        if learns:
             context.save_for_backward(*kept)
         context.lengths, context.scale, context.window = lengths, scale, window
         context.heads = query.shape[1], groups
@@ -192,7 +193,8 @@ def _weights(
 ) -> torch.Tensor:
     """(groups, asking * heads of a group, seen), of the queries' precision; sums are in fp32 all the same."""
     heads = queries.shape[1] // keys.shape[1]
-    hidden = _hidden(asking.start - seen.start, asking.stop - asking.start, window, heads, queries.dtype)
+    offset, rows = asking.start - seen.start, asking.stop - asking.start
+    hidden = _hidden(offset, rows, min(window, offset + rows), heads, queries.dtype)
     asked = queries[:, _rows_of(asking, heads)]
     return torch.softmax(torch.baddbmm(hidden, asked, keys[:, seen].transpose(1, 2), alpha=scale), -1)
 

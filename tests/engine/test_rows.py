@@ -289,3 +289,31 @@ def test_good_json_comes_out_as_it_went_in(tmp_path_factory, rows):
     assert values(path, "json") == rows
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert values(path, "jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "x", "text": "y"}',
+        b'{"text": "x", "text" : "y"}',
+        b'{"text" :"x", "text"\t: "y"}',
+        b'{"prompt" : "a", "prompt" : "he said \\"x\\": y"}',
+        b'{"messages":[{"role":"user","content":"a","content" :"b"}]}',
+    ],
+)
+def test_a_key_that_stands_twice_is_found_however_it_is_written(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line)
+    (row,) = read_rows(path, "jsonl")
+    assert row.values is None
+    assert "stands twice" in row.problem
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"a" : "he said \\"b\\": c"}', b'{"a":"\\"b\\":"}', b'{"a": "b\\" : c", "d":[{"a":1}]}']
+)
+def test_what_looks_like_a_key_inside_a_text_is_none(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line)
+    (row,) = read_rows(path, "jsonl")
+    assert row.values is not None

@@ -5,12 +5,15 @@ import signal
 import time
 
 import pytest
+from django.db import OperationalError
 from django.test import override_settings
 
 from engine.rundir import EXIT_STOPPED, EventWriter, stop_requested
+from training import supervisor
 from training.models import TrainRun
 from training.process import Engine
 from training.supervisor import Supervisor, supervise_next
+from training.unheard import taken_for_gone
 
 
 @pytest.fixture
@@ -127,6 +130,45 @@ def test_a_train_that_was_stopped_before_it_was_claimed_is_left_alone(engine_doe
 
     assert work(queued).status == "stopped"
     assert not (queued.directory / "train.log").exists()
+
+
+def test_a_database_that_is_away_at_the_end_is_waited_for(engine_does, queued, monkeypatch):
+    """How the engine ended is known to its supervisor alone."""
+    engine_does(lambda directory: os.kill(os.getpid(), signal.SIGKILL))
+    end, refused = supervisor.end_or_go_on, []
+
+    def refuse_twice(run, outcome):
+        if len(refused) < 2:
+            refused.append(outcome)
+            # As a transaction leaves it that went back to the queue and could not be committed.
+            run.status, run.attempt = "queued", 2
+            raise OperationalError("the connection is closed")
+        return end(run, outcome)
+
+    monkeypatch.setattr(supervisor, "end_or_go_on", refuse_twice)
+    run = work(queued)
+    assert (run.status, run.error_code, run.attempt) == ("failed", "killed", 1)
+
+
+def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(engine_does, queued, monkeypatch):
+    def engine(directory):
+        (directory / "pid").write_text(str(os.getpid()))
+        time.sleep(60)
+        return 0
+
+    engine_does(engine)
+
+    def away(run):
+        if (run.directory / "pid").exists():
+            taken_for_gone(run)
+        raise OperationalError("no way to the database")
+
+    monkeypatch.setattr(supervisor, "ingest", away)
+    with override_settings(HEARTBEAT_LIMIT_SECONDS=6):
+        run = work(queued)
+    assert (run.status, run.attempt) == ("running", 1)
+    _, status = os.waitpid(int((queued.directory / "pid").read_text()), 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, queued, monkeypatch):
