@@ -18,6 +18,7 @@ from core.store import require_disk
 from engine.rundir import (
     SAVE,
     STOP,
+    SpecError,
     checkpoint_is_whole,
     checkpoint_step,
     checkpoints,
@@ -112,10 +113,15 @@ def _goes_on_alone(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
     code = outcome.values.get("error_code", "")
     if run.method.is_custom or not run.base_model.path.is_dir():
         return None
+    try:
+        spec = read_spec(run.directory)
+    except SpecError:
+        # Somebody has taken its folder away.
+        return None
     if code == WORKER_LOST and run.resumes < settings.RESUMES:
         return {"resumes": run.resumes + 1}
     # One that a person chose is theirs to choose again, and what a branch begins with is nothing to pass over.
-    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES and read_spec(run.directory).resume_from:
+    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES and spec.resume_from:
         message = f"{outcome.values['error']} It goes on from the newest that is whole, or from its beginning."
         return {"resumes": run.resumes + 1} | _warned(run, "checkpoint_passed_over", message)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":

@@ -184,6 +184,13 @@ def test_a_checkpoint_that_a_person_chose_is_not_passed_over(stopped, alice):
     assert stopped.status == "failed"
 
 
+def test_a_lost_train_whose_folder_is_gone_fails(stopped):
+    shutil.rmtree(stopped.directory)
+    assert end_or_go_on(running(stopped), worker_lost())
+    stopped.refresh_from_db()
+    assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
+
+
 def test_a_train_that_failed_by_itself_stays_failed(stopped):
     end_or_go_on(running(stopped), failure("out_of_memory", "-", "-"))
     assert stopped.status == "failed"

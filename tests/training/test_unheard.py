@@ -7,6 +7,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from engine.rundir import write_spec
+from tests.training.test_resuming import SPEC
 from training import unheard
 from training.models import TrainRun
 from training.reconcile import lost_trains_close
@@ -20,6 +22,7 @@ def silent(make_train, settings):
     run.heartbeat_at = timezone.now() - timedelta(seconds=61)
     run.save()
     run.directory.mkdir(parents=True, exist_ok=True)
+    write_spec(run.directory, SPEC)
     yield run
     unheard.heard_of(run)
 
