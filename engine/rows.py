@@ -126,12 +126,13 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
 # Every key of an object matches, and now and then a piece of text does: as many matches as keys means that no key
 # was given twice. Only where there are more does the slower reader look.
 _KEY = re.compile(rb'"\s*:')
-SPACED = (b'" ', b'"\t', b'"\n', b'"\r')
+# A key whose colon may stand apart.
+_SPACED = (b'" ', b'"\t', b'"\n', b'"\r')
 
 
 def _may_repeat_a_key(raw: bytes, values: dict[str, Any]) -> bool:
     keys = _key_count(values)
-    if any(map(raw.__contains__, SPACED)):
+    if any(map(raw.__contains__, _SPACED)):
         return len(_KEY.findall(raw)) != keys
     # As nearly everybody writes them, and much sooner counted.
     return raw.count(b'":') != keys

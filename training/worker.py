@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import Error, connections
 from redis.exceptions import RedisError
 from rq import Worker
 from rq.job import Job
@@ -71,7 +71,7 @@ class TrainWorker(Worker):
 
         try:
             lost_trains_close()
-        except (DatabaseError, InterfaceError) as error:
+        except Error as error:
             logger.warning("database not available, the watch will see to the train: %s", error)
         connections.close_all()
 

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from engine.fast.causal import causal_attention
+from engine.fast.causal import causal_attention, rows_apart
 
 NAME = "segments"
 
@@ -60,11 +60,9 @@ def segments_attention(
     lengths = tuple(end - start for start, end in pairwise(cu_seq_lens_q.tolist()))
     if query.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
         return causal_attention(query, key, value, lengths, options.get("scaling"), sliding_window), None
-    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
-    segments = zip(*(torch.split(whole, list(lengths), dim=2) for whole in (query, key, value)), strict=True)
     parts = [
-        sdpa_attention_forward(module, q, k, v, _band(length, sliding_window, query.device), **options)[0]
-        for (q, k, v), length in zip(segments, lengths, strict=True)
+        sdpa_attention_forward(module, q, k, v, _band(q.shape[2], sliding_window, q.device), **options)[0]
+        for q, k, v in rows_apart(query, key, value, lengths)
     ]
     return torch.cat(parts, dim=1), None
 

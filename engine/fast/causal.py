@@ -3,8 +3,8 @@
 torch's flash attention for CPUs is made for long rows: it never holds the weights of more than a tile of them. The rows
 of fine-tuning are short, and for them plain batched products are faster, most of all in the backward. The weights of
 short rows are kept until then; those of long ones are computed again, a block of queries at a time, so that no more
-memory is held for them than flash attention holds. Numbers are moved once for all rows and not once for each: between
-products this short, moving takes as long as multiplying.
+memory is held for them than flash attention holds. Each number is moved once on its way in and once on its way out:
+between products this short, moving takes as long as multiplying.
 Where the processor multiplies tiles (AMX), torch's forward is the faster one, and for long rows its backward too.
 """
 
@@ -23,7 +23,7 @@ TILES = torch.cpu.get_capabilities().get("amx_bf16", False)
 LONG = 224
 # A block of weights, 9 heads of 192 queries by 512 keys in bf16, is 1.8 MB.
 BLOCK = 192
-# The weights of a row of so many tokens are a fifth of what its layer keeps for the backward anyway.
+# The weights of a row of so many tokens are about a quarter of what its layer keeps for the backward anyway.
 KEPT = 256
 
 
@@ -149,15 +149,21 @@ def causal_attention(
     if not TILES or max(lengths) < LONG:
         result: torch.Tensor = _Causal.apply(query, key, value, lengths, scale, window)  # type: ignore[no-untyped-call]
         return result
-    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
-    rows = zip(*(torch.split(whole, list(lengths), dim=2) for whole in (query, key, value)), strict=True)
     parts = []
-    for (q, k, v), length in zip(rows, lengths, strict=True):
-        if length >= LONG and window >= length:
+    for q, k, v in rows_apart(query, key, value, lengths):
+        if (length := q.shape[2]) >= LONG and window >= length:
             parts.append(_torchs(q, k, v, scale).transpose(1, 2))
         else:
             parts.append(_Causal.apply(q, k, v, (length,), scale, window))  # type: ignore[no-untyped-call]
     return torch.cat(parts, dim=1)
+
+
+def rows_apart(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Each row's own part of the three, (1, heads, tokens, size)."""
+    # Split and not sliced: the gradient of every slice would be a tensor as large as the whole.
+    return zip(*(torch.split(whole, list(lengths), dim=2) for whole in (query, key, value)), strict=True)
 
 
 def _torchs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

@@ -150,13 +150,20 @@ def test_a_database_that_is_away_at_the_end_is_waited_for(engine_does, queued, m
     assert (run.status, run.error_code, run.attempt) == ("failed", "killed", 1)
 
 
-def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(engine_does, queued, monkeypatch):
-    def engine(directory):
-        (directory / "pid").write_text(str(os.getpid()))
-        time.sleep(60)
-        return 0
+def trains_on(directory) -> int:
+    (directory / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+    return 0
 
-    engine_does(engine)
+
+def engine_end(run: TrainRun) -> int:
+    """How the engine process of `trains_on` ended."""
+    _, status = os.waitpid(int((run.directory / "pid").read_text()), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(engine_does, queued, monkeypatch):
+    engine_does(trains_on)
 
     def away(run):
         if (run.directory / "pid").exists():
@@ -167,17 +174,11 @@ def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(eng
     with override_settings(HEARTBEAT_LIMIT_SECONDS=6):
         run = work(queued)
     assert (run.status, run.attempt) == ("running", 1)
-    _, status = os.waitpid(int((queued.directory / "pid").read_text()), 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert engine_end(queued) == -signal.SIGKILL
 
 
 def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, queued, monkeypatch):
-    def engine(directory):
-        (directory / "pid").write_text(str(os.getpid()))
-        time.sleep(30)
-        return 0
-
-    engine_does(engine)
+    engine_does(trains_on)
     heartbeat = Supervisor.heartbeat
 
     def overtake_once_ready(self):
@@ -189,5 +190,4 @@ def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, q
     run = work(queued)
 
     assert (run.status, run.attempt) == ("running", 2)
-    _, status = os.waitpid(int((queued.directory / "pid").read_text()), 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert engine_end(queued) == -signal.SIGKILL

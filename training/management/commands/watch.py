@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import Error, close_old_connections
 
 from core.processes import die_with_supervisor
 from training.reconcile import reconcile
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         while True:
             try:
                 reconcile()
-            except (DatabaseError, InterfaceError) as error:
+            except Error as error:
                 logger.warning("database not available, will look again: %s", error)
             close_old_connections()
             if options["once"]:
