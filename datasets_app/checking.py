@@ -9,9 +9,9 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
@@ -25,8 +25,11 @@ from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
 from engine.detect import detect, nearest
 from engine.doctor import Doctor
-from engine.examples import RowProblem, to_example
+from engine.examples import Example, RowProblem, to_example
 from engine.rows import FileProblem, Mark, Row, read_rows
+
+if TYPE_CHECKING:
+    from engine.blocks import Block
 
 ATTEMPTS = 3
 SAMPLE_ROWS = 200
@@ -34,6 +37,8 @@ PROBLEMS_KEPT = 1000
 COLUMNS_KEPT = 200
 MARK_EVERY_ROWS = 1000
 PROGRESS_EVERY_SECONDS = 0.5
+# Smaller files are read in the time that it takes to load what reads blocks.
+BLOCKS_FROM_BYTES = 8 << 20
 TYPE_NAMES = {
     str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object",
     type(None): "null", bytes: "bytes",
@@ -63,6 +68,18 @@ class Findings:
         for name, value in values.items():
             if name in self.columns or len(self.columns) < COLUMNS_KEPT:
                 self.columns.setdefault(name, set()).add(TYPE_NAMES.get(type(value), "other"))
+
+    def knows_columns(self, block: Block) -> bool:
+        """Note the types of a block's values. False where a column, or that it may be null, is not known: then the
+        rows have to be asked one by one."""
+        for name, kind in block.kinds.items():
+            if "null" not in self.columns.get(name, ()) and block.has_null(name):
+                return False
+            if kind is not type(None):
+                if name not in self.columns:
+                    return False
+                self.columns[name].add(TYPE_NAMES[kind])
+        return True
 
     def add_problem(self, dataset: Dataset, line: int, field: str, value: str, reason: str) -> None:
         self.problem_count += 1
@@ -122,32 +139,64 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         findings.format, findings.column_map = detect(columns, sample)
     told = time.monotonic()
     findings.marks.append(Mark())
-    for row in read_rows(dataset.path, dataset.file_type):
-        findings.row_count += 1
-        if findings.row_count % MARK_EVERY_ROWS == 0:
-            findings.marks.append(findings.marks[-1].after(row, MARK_EVERY_ROWS))
-        _judge(dataset, findings, row)
+    for part in _parts(dataset, findings):
+        end = _add_row(dataset, findings, part) if isinstance(part, Row) else _add_block(dataset, findings, part)
         if time.monotonic() - told > PROGRESS_EVERY_SECONDS:
             told = time.monotonic()
-            if not _waiting(dataset).update(checked_bytes=row.end, row_count=findings.row_count):
+            if not _waiting(dataset).update(checked_bytes=end, row_count=findings.row_count):
                 # Deleted in the meantime: nobody is left to tell.
                 return GONE
     return obstacle(findings)
 
 
-def _judge(dataset: Dataset, findings: Findings, row: Row) -> None:
+def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
+    """All rows in file order, in blocks of which the columns are as those before."""
+    if dataset.file_type != "jsonl" or dataset.path.stat().st_size < BLOCKS_FROM_BYTES:
+        yield from read_rows(dataset.path, dataset.file_type)
+        return
+    # Not above: it brings pyarrow, and most files are small.
+    from engine.blocks import read_blocks
+
+    for part in read_blocks(dataset.path, findings.format, findings.column_map):
+        if isinstance(part, Row) or findings.knows_columns(part):
+            yield part
+        else:
+            yield from part.rows()
+
+
+def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
+    findings.row_count += 1
+    if findings.row_count % MARK_EVERY_ROWS == 0:
+        findings.marks.append(findings.marks[-1].after(row, MARK_EVERY_ROWS))
+    example = _judge(dataset, findings, row)
+    if example is not None:
+        findings.doctor.see(row.line, example)
+    return row.end
+
+
+def _add_block(dataset: Dataset, findings: Findings, block: Block) -> int:
+    first = -(findings.row_count + 1) % MARK_EVERY_ROWS
+    for index in range(first, len(block), MARK_EVERY_ROWS):
+        findings.marks.append(findings.marks[-1].after(block.row(index), MARK_EVERY_ROWS))
+    findings.row_count += len(block)
+    judged = {index: _judge(dataset, findings, block.row(index)) for index in block.others()}
+    findings.doctor.see_block(block, {index: example for index, example in judged.items() if example is not None})
+    return block.end(len(block) - 1)
+
+
+def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
+    """What the row says; what is wrong with it is noted."""
     if row.values is None:
         findings.add_problem(dataset, row.line, "", row.raw, row.problem)
-        return
+        return None
     findings.add_columns(row.values)
     if not findings.format:
-        return
+        return None
     try:
-        example = to_example(row.values, findings.format, findings.column_map)
+        return to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
         findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
-    else:
-        findings.doctor.see(row.line, example)
+        return None
 
 
 def obstacle(findings: Findings) -> str:

@@ -1,22 +1,22 @@
 """What is wrong with rows that can be read: duplicates, damage, things that should not be learned.
 
-No training library. One pass beside the check; what is remembered of each row is a mark of eight bytes.
+No training library. One pass beside the check; what is remembered of each row is a mark of eight bytes. Rows are seen
+one by one, or a block of them at once: what is found is the same.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import orjson
-import xxhash
+from typing import TYPE_CHECKING, Any
 
 from engine.examples import Example
-from engine.marks import Marks
+from engine.marks import Marks, mark_of, mark_of_turns
+
+if TYPE_CHECKING:
+    from engine.blocks import Block
 
 EXAMPLES_KEPT = 5
 # What a chat template must know is no fault, but is told with the faults.
@@ -88,7 +88,48 @@ class Doctor:
         self.labels: Counter[bool] = Counter()
 
     def see(self, line: int, example: Example) -> None:
-        self._same(line, example)
+        is_new = is_asked_first = True
+        if len(self.rows) < ROWS_REMEMBERED:
+            is_new = self.rows.add(mark_of(example))
+            if is_new and example.messages is not None:
+                is_asked_first = self.prompts.add(mark_of_turns(example.asked))
+        self._look(line, example, is_new, is_asked_first)
+
+    def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
+        """The rows of a block that are known, and `others` that are good too, by their place in it."""
+        # Not above: the web server has this module for its titles.
+        import numpy as np
+
+        marks, prompts, good, notable = (
+            block.marks.copy(), block.prompts.copy(), block.known.copy(), block.notable.copy()
+        )  # fmt: skip
+        for index, example in others.items():
+            marks[index], prompts[index] = mark_of(example), mark_of_turns(example.asked)
+            good[index] = notable[index] = True
+        rows = np.flatnonzero(good)
+        is_new, is_asked_first = np.ones((2, len(block)), bool)
+        if len(self.rows) + len(rows) <= ROWS_REMEMBERED:
+            is_new[rows] = self.rows.add_all(marks[rows])
+            asked = rows[is_new[rows] & block.is_answered]
+            is_asked_first[asked] = self.prompts.add_all(prompts[asked])
+        elif len(self.rows) < ROWS_REMEMBERED:
+            # Somewhere among these the remembering ends.
+            for index in rows.tolist():
+                self.see(block.line(index), others.get(index) or block.example(index))
+            return
+        looked = good & (notable | ~is_new | ~is_asked_first)
+        for index in np.flatnonzero(looked).tolist():
+            example = others.get(index) or block.example(index)
+            self._look(block.line(index), example, bool(is_new[index]), bool(is_asked_first[index]))
+        if count := int((block.worded & good & ~looked).sum()):
+            self.scripts["Latin"] += count
+
+    def _look(self, line: int, example: Example, is_new: bool, is_asked_first: bool) -> None:
+        """is_new: whether no row before said the same. is_asked_first: whether none before had the prompt."""
+        if not is_new:
+            self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
+        elif not is_asked_first and example.label is None and example.answer:
+            self._add("other_answer", line, example.asked[-1]["content"])
         if example.label is not None:
             self.labels[example.label] += 1
         if example.calls_tools:
@@ -112,18 +153,6 @@ class Doctor:
             self._add("damaged", line, text, DAMAGED)
         if LOST in text:
             self._add("lost", line, text, re.compile(LOST))
-
-    def _same(self, line: int, example: Example) -> None:
-        if len(self.rows) >= ROWS_REMEMBERED:
-            return
-        if not self.rows.add(mark_of(example)):
-            self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
-            return
-        if example.messages is None:
-            return
-        is_new = self.prompts.add(fingerprint(example.asked))
-        if not is_new and example.label is None and example.answer:
-            self._add("other_answer", line, example.asked[-1]["content"])
 
     def _script(self, text: str) -> None:
         if text.isascii():
@@ -149,9 +178,10 @@ class Doctor:
         """What was found, the most frequent first."""
         found = list(self.found.values())
         total = sum(self.scripts.values())
-        others = [f"{count:,} {name}" for name, count in self.scripts.most_common() if count > total * RARE_SCRIPT]
+        scripts = sorted(self.scripts.items(), key=lambda item: (-item[1], item[0]))
+        others = [f"{count:,} {name}" for name, count in scripts if count > total * RARE_SCRIPT]
         if len(others) > 1:
-            rest = total - self.scripts.most_common(1)[0][1]
+            rest = total - scripts[0][1]
             found.append(Finding("mixed_scripts", rest, [{"line": 0, "text": ", ".join(others)}]))
         if total := sum(self.labels.values()):
             rare = min(self.labels[True], self.labels[False])
@@ -161,21 +191,6 @@ class Doctor:
             elif rare < total * RARE_LABEL:
                 found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
         return [finding.as_dict() for finding in sorted(found, key=lambda finding: -finding.count)]
-
-
-def fingerprint(*parts: Any) -> int:
-    """Eight bytes of the parts' JSON."""
-    try:
-        data = orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        # Half a surrogate pair, or a number of more than 64 bits.
-        data = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
-    return xxhash.xxh3_64_intdigest(data)
-
-
-def mark_of(example: Example) -> int:
-    """The same for rows that say the same."""
-    return fingerprint(example.messages, example.text, example.chosen, example.rejected, example.label)
 
 
 def concealed(text: str) -> str:

@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor import EMAIL, ROWS_REMEMBERED, SECRET, TEMPLATE, concealed, mark_of
+from engine.doctor import EMAIL, ROWS_REMEMBERED, SECRET, TEMPLATE, concealed
 from engine.examples import Example, RowProblem, to_example
 from engine.formats import FORMATS
-from engine.marks import Marks
+from engine.marks import Marks, mark_of
 from engine.rows import FileProblem, read_rows
 from engine.turns import CALL, CONTENT_KEYS, ROLE_KEYS, ROLES
 

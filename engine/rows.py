@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,7 +18,17 @@ import orjson
 
 from engine.sniff import BOM, FILE_TYPES, NOT_JSON_ROWS, WRAPPED_LIST, FileProblem, sniff_file_type
 
-__all__ = ["FILE_TYPES", "ROW_LIMIT_BYTES", "FileProblem", "Mark", "Row", "read_rows", "sniff_file_type"]
+__all__ = [
+    "FILE_TYPES",
+    "ROW_LIMIT_BYTES",
+    "FileProblem",
+    "Mark",
+    "Row",
+    "json_row",
+    "read_jsonl",
+    "read_rows",
+    "sniff_file_type",
+]
 
 ROW_LIMIT_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
@@ -68,7 +78,7 @@ BEGINNING = Mark()
 def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[Row]:
     """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the file cannot be read
     any further."""
-    read = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[file_type]
+    read = {"jsonl": read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[file_type]
     return read(path, start)
 
 
@@ -86,7 +96,8 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _read_jsonl(path: Path, start: Mark) -> Iterator[Row]:
+def read_jsonl(path: Path, start: Mark = BEGINNING, end: int | None = None) -> Iterator[Row]:
+    """As read_rows; `end`: the byte behind the line that is the last one to read."""
     with path.open("rb") as stream:
         stream.seek(start.offset)
         tell = stream.tell
@@ -94,10 +105,13 @@ def _read_jsonl(path: Path, start: Mark) -> Iterator[Row]:
             if line is None:
                 yield Row(number, None, TOO_LONG, end=tell())
             elif stripped := line.strip():
-                yield _json_row(number, stripped, tell())
+                yield json_row(number, stripped, tell())
+            if end is not None and tell() >= end:
+                return
 
 
-def _json_row(number: int, raw: bytes, end: int) -> Row:
+def json_row(number: int, raw: bytes, end: int) -> Row:
+    """The row that a line, or an element of a list, is: `raw` without white space around it."""
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -138,13 +152,19 @@ def _may_repeat_a_key(raw: bytes, values: dict[str, Any]) -> bool:
     return raw.count(b'":') != keys
 
 
-def _key_count(value: dict[str, Any] | list[Any]) -> int:
+def _key_count(value: dict[str, Any]) -> int:
     """Keys of all objects in `value`. Called once a row: what holds none is not looked into."""
-    count, inner = (len(value), value.values()) if type(value) is dict else (0, value)
-    for item in inner:
-        if type(item) is dict or type(item) is list:
-            count += _key_count(item)
-    return count
+    count = 0
+    inside: list[Iterable[Any]] = [value.values()]
+    # No recursion: a row may be nested more deeply than Python calls.
+    for values in inside:
+        for item in values:
+            if type(item) is dict:
+                count += len(item)
+                inside.append(item.values())
+            elif type(item) is list:
+                inside.append(item)
+    return len(value) + count
 
 
 def _repeated_key(raw: bytes) -> str:
@@ -171,7 +191,7 @@ def _read_json(path: Path, start: Mark) -> Iterator[Row]:
         stream.seek(start.offset or offset)
         number, objects = start.rows, bool(start.rows)
         for number, (raw, end) in enumerate(_elements(stream, start.rows), start.rows + 1):
-            row = Row(number, None, TOO_LONG, end=end) if raw is None else _json_row(number, raw, end)
+            row = Row(number, None, TOO_LONG, end=end) if raw is None else json_row(number, raw, end)
             objects = objects or raw is None or raw.startswith(b"{")
             yield row
         if number and not objects:

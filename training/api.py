@@ -31,12 +31,12 @@ from training.preview import train_preview
 from training.queue import queue_places, train_wait
 from training.resuming import train_resume
 from training.serializers import (
-    LIVE_COLUMNS,
+    LIVE_NEEDS,
+    METRIC_COLUMNS,
     CheckpointSerializer,
     ComparisonSerializer,
     LogSearchSerializer,
     LogSerializer,
-    MetricRowSerializer,
     MetricsSerializer,
     SampleSerializer,
     TrainCopySerializer,
@@ -224,7 +224,7 @@ class TrainDetailView(APIView):
 
 
 def live_train_or_404(request: Request, pk: int) -> TrainRun:
-    return found_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_COLUMNS, "priority", "place"), pk)
+    return found_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_NEEDS), pk)
 
 
 class TrainLiveView(APIView):
@@ -244,7 +244,7 @@ class TrainMetricsView(APIView):
         run = live_train_or_404(request, pk)
         after = whole_number(request, "after", 0)
         # As they lie there: open pages ask again and again, and a serializer says the same in twice the time.
-        rows = list(run.metrics.filter(seq__gt=after).values(*MetricRowSerializer.Meta.fields)[:METRIC_ROWS])
+        rows = list(run.metrics.filter(seq__gt=after).values(*METRIC_COLUMNS)[:METRIC_ROWS])
         return Response(
             {
                 "status": run.status,

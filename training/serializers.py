@@ -118,6 +118,8 @@ class TrainLiveSerializer(TrainSerializer):
 
 COMPUTED = ("progress", "queue_position", "starts_in")
 LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
+# What live_state reads of a train.
+LIVE_NEEDS = (*LIVE_COLUMNS, "priority", "place")
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
@@ -228,10 +230,13 @@ class TrainCopySerializer(StrictSerializer):
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
 
 
+METRIC_COLUMNS = ("seq", "step", "epoch", "split", "time", "values")
+
+
 class MetricRowSerializer(serializers.ModelSerializer[MetricRow]):
     class Meta:
         model = MetricRow
-        fields = ("seq", "step", "epoch", "split", "time", "values")
+        fields = METRIC_COLUMNS
 
 
 class MetricsSerializer(serializers.Serializer[Any]):

@@ -25,7 +25,8 @@ from tests.chaos.faults import EVERYWHERE, Fault, Scene, fill_disk, jump_clock, 
 from tests.chaos.truth import lost, phantoms
 from tests.live import ENDED, Platform, running_platform
 
-STEPS = 1200
+# Enough that a train outlives its faults.
+STEPS_A_FAULT = 200
 SAVE_EVERY = 20
 FAULTS_A_ROUND = 6
 ROUND_SECONDS = 600
@@ -45,12 +46,12 @@ def told(platform: Platform, run: int) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 200 else None
 
 
-def begin(platform: Platform, dataset: dict[str, Any]) -> int:
+def begin(platform: Platform, dataset: dict[str, Any], steps: int) -> int:
     """Start a train, however often the platform has to be asked; the same key starts no second one."""
     body = {
         "method": "lora", "base_model": "tiny", "dataset": dataset["id"],
         "parameters": {
-            "max_steps": STEPS, "max_tokens": 64, "batch_size": 2, "evaluation_split": 0.1, "sample_prompts": 0,
+            "max_steps": steps, "max_tokens": 64, "batch_size": 2, "evaluation_split": 0.1, "sample_prompts": 0,
             "save_strategy": "steps", "save_every": SAVE_EVERY, "save_total_limit": 2,
         },
     }  # fmt: skip
@@ -91,7 +92,8 @@ def round_of(
     platform: Platform, dataset: dict[str, Any], faults: list[Fault], draw: random.Random
 ) -> tuple[list[str], str]:
     """One train and these faults. Returns what was lost, and how the train lived through it, in words."""
-    run = begin(platform, dataset)
+    steps = STEPS_A_FAULT * len(faults)
+    run = begin(platform, dataset, steps)
     deadline = time.monotonic() + ROUND_SECONDS
     # From its first checkpoint on: before it there is nothing to go on from.
     while time.monotonic() < deadline and ((row := told(platform, run)) is None or row["step"] < SAVE_EVERY + 1):
@@ -106,7 +108,7 @@ def round_of(
         if (row := told(platform, run)) is not None and row["status"] in ("failed", "stopped"):
             resume(platform, row)
     row = settle(platform, run, deadline)
-    problems = lost(platform, row, STEPS)
+    problems = lost(platform, row, steps)
     ended = time.monotonic() + 30
     while (ghosts := phantoms(platform)) and time.monotonic() < ended:
         time.sleep(0.5)

@@ -72,7 +72,7 @@ def kill_the_whole_line_of_command(scene: Scene) -> None:
 
 
 def kill_web(scene: Scene) -> None:
-    _kill(*scene.platform.processes("gunicorn"))
+    _kill(*scene.platform.processes("manage.py web"))
 
 
 def kill_redis(scene: Scene) -> None:

@@ -148,12 +148,12 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
 
 
 def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
-    run = platform.training(platform.start(dataset, **LONG | {"max_steps": 400}), step=3)
+    run = platform.training(platform.start(dataset, **LONG | {"max_steps": 150}), step=3)
     platform.redis().kill()
     ended = platform.ended(run)
-    assert (ended["status"], ended["step"]) == ("finished", 400)
+    assert (ended["status"], ended["step"]) == ("finished", 150)
     steps = [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 151))
 
 
 def test_a_waiting_train_stops_at_once_and_the_queue_goes_on(platform, running, dataset):

@@ -1,13 +1,42 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.core.wsgi import get_wsgi_application
+from django.db import connections
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from core.processes import die_with_supervisor
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn in this very process, which has loaded everything by now: its workers are forked from it and answer at
+    once, and signals from the process manager reach it."""
+
+    def load_config(self) -> None:
+        host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
+        for name, value in {
+            "bind": f"{host}:{settings.PORT}",
+            # Threads: uploads and downloads take long and mostly wait.
+            "worker_class": "gthread",
+            "workers": settings.WEB_PROCESSES,
+            "threads": settings.WEB_THREADS,
+            "preload_app": True,
+            "limit_request_line": 8190,
+            "accesslog": "-" if settings.DEBUG else None,
+            "errorlog": "-",
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[..., Any]:
+        application = get_wsgi_application()
+        # No worker may share another's.
+        connections.close_all()
+        return application
 
 
 class Command(BaseCommand):
@@ -16,18 +45,4 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
         os.umask(0o077)
-        host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
-        # exec: signals from the process manager reach gunicorn itself.
-        os.execv(  # noqa: S606
-            sys.executable,
-            [
-                sys.executable,
-                *("-m", "gunicorn", "deepextension.wsgi"),
-                *("--bind", f"{host}:{settings.PORT}"),
-                # Threads: uploads and downloads take long and mostly wait.
-                *("--worker-class", "gthread", "--workers", str(settings.WEB_PROCESSES)),
-                *("--threads", str(settings.WEB_THREADS)),
-                *("--limit-request-line", "8190"),
-                *("--access-logfile", "-" if settings.DEBUG else os.devnull),
-            ],
-        )
+        Server().run()

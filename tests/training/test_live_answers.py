@@ -1,0 +1,167 @@
+"""Pages that ask again are told what the API's view would tell them, and nobody is told who would not be."""
+
+import pytest
+from django.test import Client
+
+from training import live_answers
+from training.models import MetricRow
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is moved."""
+
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(live_answers.time, "monotonic", clock.monotonic)
+    return clock
+
+
+@pytest.fixture
+def run(make_train):
+    return make_train(status="running", attempt=1, step=3, total_steps=10)
+
+
+def log(run, *seqs, step=None):
+    for seq in seqs:
+        values = {"loss": 1 / seq, "note": None}
+        MetricRow.objects.create(run=run, seq=seq, step=step or seq, epoch=0.5, split="train", time=1e9, values=values)
+
+
+def ask(client, run, after=0, **headers):
+    headers = {"Accept": "application/json"} | headers
+    return client.get(f"/api/v1/trains/{run.pk}/metrics/?after={after}", headers=headers)
+
+
+def view(run, owner, after):
+    """The answer to a session that the view has not answered yet."""
+    stranger = Client()
+    stranger.force_login(owner)
+    return ask(stranger, run, after)
+
+
+def view_says(run, owner, after):
+    return view(run, owner, after).json()
+
+
+def test_what_is_told_again_is_what_the_view_says(client, alice, run, clock, django_assert_num_queries):
+    client.force_login(alice)
+    log(run, 1, 2)
+    assert [row["seq"] for row in ask(client, run).json()["rows"]] == [1, 2]
+
+    for new, after in [((), 2), ((3, 4), 2), ((), 3), ((7,), 4), ((), 9)]:
+        log(run, *new)
+        clock.now += 0.3
+        with django_assert_num_queries(3 if after == 2 and not new else 2):
+            told = ask(client, run, after)
+        as_view = view(run, alice, after)
+        assert (told.json(), told.headers) == (as_view.json(), as_view.headers)
+        with django_assert_num_queries(0):
+            assert ask(client, run, after).json() == told.json()
+
+
+def test_a_changed_state_is_told_within_the_fresh_time(client, alice, run, clock):
+    client.force_login(alice)
+    ask(client, run), ask(client, run)
+    run.status = "stopping"
+    run.save()
+    assert ask(client, run).json()["status"] == "running"
+    clock.now += live_answers.FRESH_SECONDS + 0.01
+    assert ask(client, run).json() == view_says(run, alice, 0)
+    assert ask(client, run).json()["status"] == "stopping"
+
+
+def test_admission_ends(client, alice, run, clock):
+    client.force_login(alice)
+    ask(client, run)
+    session = client.cookies.copy()
+    client.logout()
+    client.cookies = session
+    assert ask(client, run).status_code == 200
+    clock.now += live_answers.ADMITTED_SECONDS
+    assert ask(client, run).status_code == 401
+
+
+def test_nobody_else_is_admitted(client, alice, bob, run, clock):
+    """One handler, as one web process is, asked by Alice's session, Bob's, nobody's, and a program's token."""
+    client.force_login(alice)
+    ask(client, run), ask(client, run)
+    hers = client.cookies.copy()
+    client.cookies.clear()
+    assert ask(client, run).status_code == 401
+    client.force_login(bob)
+    assert ask(client, run).status_code == 404
+    assert ask(client, run).status_code == 404
+    client.cookies = hers
+    assert ask(client, run).status_code == 200
+    assert ask(client, run, Authorization="Token wrong").status_code == 401
+    assert ask(client, run, Host="elsewhere.example").status_code == 400
+    assert ask(client, run, Accept="image/png").status_code == 406
+
+
+def test_one_train_admits_to_no_other(client, alice, bob, run, make_train, clock):
+    other = make_train(owner=bob, status="running")
+    client.force_login(alice)
+    ask(client, run), ask(client, run)
+    assert ask(client, other).status_code == 404
+    run.owner = bob
+    run.save()
+    assert ask(client, run).status_code == 200
+    clock.now += live_answers.ADMITTED_SECONDS
+    assert ask(client, run).status_code == 404
+
+
+def test_a_deleted_train_is_gone(client, alice, run, clock):
+    client.force_login(alice)
+    ask(client, run), ask(client, run)
+    run.delete()
+    clock.now += 1
+    assert ask(client, run).status_code == 404
+
+
+def test_rows_that_the_next_attempt_takes_back_are_not_told(client, alice, run, clock):
+    client.force_login(alice)
+    log(run, 1)
+    ask(client, run), ask(client, run, 1)
+    log(run, 2, 3, 4)
+    clock.now += 1
+    assert [row["seq"] for row in ask(client, run, 1).json()["rows"]] == [2, 3, 4]
+
+    run.metrics.filter(seq__gt=2).delete()
+    run.attempt = 2
+    run.save()
+    log(run, 9, step=3)
+    for after in (0, 2, 4, 9):
+        clock.now += 1
+        assert ask(client, run, after).json() == view_says(run, alice, after)
+
+
+def test_more_than_is_kept_comes_from_the_view(client, alice, run, clock, monkeypatch):
+    monkeypatch.setattr(live_answers, "ROWS_KEPT", 5)
+    client.force_login(alice)
+    ask(client, run), ask(client, run)
+    for seqs in (range(1, 4), range(4, 8), range(8, 30), range(30, 33)):
+        log(run, *seqs)
+        clock.now += 1
+        for after in (0, 2, seqs[0] - 1, seqs[-1]):
+            assert ask(client, run, after).json() == view_says(run, alice, after)
+
+
+def test_what_is_kept_of_sessions_and_trains_has_a_bound(client, alice, make_train, clock, monkeypatch):
+    monkeypatch.setattr(live_answers, "TRAINS_KEPT", 2)
+    monkeypatch.setattr(live_answers, "MOST_ADMITTED", 3)
+    client.force_login(alice)
+    runs = [make_train(status="running", name=f"train {number}") for number in range(6)]
+    for run in runs * 2:
+        clock.now += 3
+        assert ask(client, run).json()["train"]["id"] == run.pk
+    middleware = client.handler._middleware_chain
+    while not isinstance(middleware, live_answers.LiveAnswersMiddleware):
+        middleware = middleware.__wrapped__
+    assert len(middleware.admitted) <= 3
+    assert len(middleware.trains) <= 2
