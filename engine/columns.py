@@ -6,7 +6,7 @@ makes the same of them; nothing is said of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +18,28 @@ from engine.examples import COLUMNS
 from engine.marks import SEPARATOR
 from engine.turns import CALL, CONTENT_KEYS, ROLE_KEYS, ROLES
 
+# Arrays are made and read by their buffers: pyarrow's own ways to and from Python's lists and numpy load pandas, which
+# is a third of what this takes.
 Flags = NDArray[np.bool_]
+
+
+def array_of(texts: Collection[str]) -> pa.StringArray:
+    data = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, data)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(offsets), pa.py_buffer(b"".join(data)))
+
+
+def indices_of(rows: NDArray[np.int64]) -> pa.Int64Array:
+    return pa.Int64Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
+
 
 SYSTEM, USER, ASSISTANT, OTHER = range(4)
 SPOKEN = {name: role for name, role in ROLES.items() if role != "tool" and name != CALL}
-ROLE_NAMES = pa.array(list(SPOKEN), pa.string())
+ROLE_NAMES = array_of(SPOKEN)
 # One more at the end, where a name that is not known looks with -1.
 ROLE_CODES = np.array([*(("system", "user", "assistant").index(role) for role in SPOKEN.values()), OTHER])
 # No white space of any script is among these.
+BETWEEN_TEXTS, BEFORE_INPUT = array_of([SEPARATOR, "\n\n"])
 VISIBLE = r"[\pL\pN!-~]"
 # Like the beginning of turns written as text, which a prompt may be.
 TURNS_AS_TEXT = "[{"
@@ -66,10 +80,11 @@ def _conversations(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
     if keys is None or lists.offset or lists.values.null_count:
         return None
     roles, contents = (lists.values.field(key) for key in keys)
-    bounds = lists.offsets.to_numpy()
+    bounds = np.frombuffer(lists.buffers()[1], np.int32)[: len(lists) + 1]
     counts = np.diff(bounds)
     owner = np.repeat(np.arange(len(counts)), counts)
-    kinds = ROLE_CODES[pc.fill_null(pc.index_in(roles, ROLE_NAMES), -1).to_numpy()]
+    named = pc.index_in(roles, ROLE_NAMES)
+    kinds = ROLE_CODES[np.where(flags_of(named.is_valid()), np.frombuffer(named.buffers()[1], np.int32), -1)]
     filled = counts > 0
     system = np.zeros(len(counts), bool)
     system[filled] = kinds[bounds[:-1][filled]] == SYSTEM
@@ -81,8 +96,8 @@ def _conversations(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
     last = np.zeros(len(counts), np.int64)
     last[filled] = _bytes(contents)[bounds[1:][filled] - 1]
     if tools := _there(table, columns, "tools"):
-        known &= flags_of(table[tools].is_null())
-    joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, contents), SEPARATOR)
+        known &= flags_of(_column(table, tools).is_null())
+    joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, contents), BETWEEN_TEXTS)
     return _with_system(table, columns, Texts(joined, known, system, last))
 
 
@@ -106,8 +121,8 @@ def _asked_and_answered(asked: str, answer: str, extra: str = "") -> Callable[..
         known = surely_said(asks) & surely_said(answers)
         if extra:
             more, has_more = _optional(table, columns[extra], known)
-            asks = pc.if_else(has_more, pc.binary_join_element_wise(asks, more, "\n\n"), asks)
-        texts = Texts(pc.binary_join_element_wise(asks, answers, SEPARATOR), known, _none(table), _bytes(answers))
+            asks = pc.if_else(has_more, pc.binary_join_element_wise(asks, more, BEFORE_INPUT), asks)
+        texts = Texts(pc.binary_join_element_wise(asks, answers, BETWEEN_TEXTS), known, _none(table), _bytes(answers))
         return _with_system(table, columns, texts)
 
     return read
@@ -131,7 +146,7 @@ def _with_system(table: pa.Table, columns: Mapping[str, str], texts: Texts) -> T
         return texts
     prompts, has_one = _optional(table, column, texts.known)
     texts.known &= ~(texts.system & flags_of(has_one))
-    texts.joined = pc.if_else(has_one, pc.binary_join_element_wise(prompts, texts.joined, SEPARATOR), texts.joined)
+    texts.joined = pc.if_else(has_one, pc.binary_join_element_wise(prompts, texts.joined, BETWEEN_TEXTS), texts.joined)
     texts.system = texts.system | flags_of(has_one)
     return texts
 
@@ -141,7 +156,9 @@ def _optional(table: pa.Table, name: str, known: Flags) -> tuple[pa.Array, pa.Bo
     column = _column(table, name)
     said = surely_said(column)
     known &= said | (_bytes(column) == 0)
-    return column, pa.array(said)
+    return column, pa.BooleanArray.from_buffers(
+        pa.bool_(), len(said), [None, pa.py_buffer(np.packbits(said, bitorder="little"))]
+    )
 
 
 def _there(table: pa.Table, columns: Mapping[str, str], role: str) -> str:
@@ -160,16 +177,20 @@ def _none(table: pa.Table) -> Flags:
 
 
 def flags_of(values: pa.BooleanArray) -> Flags:
-    flags: Flags = np.array(pc.fill_null(values, False).to_numpy(zero_copy_only=False))
-    return flags
+    """(values,) false for null."""
+    flags = [
+        np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[values.offset : values.offset + len(values)]
+        for bits in values.buffers()
+        if bits is not None
+    ]
+    found: Flags = np.logical_and.reduce(flags)
+    return found
 
 
 def _bytes(texts: pa.StringArray) -> NDArray[np.int64]:
     """(texts,) 0 for null."""
-    lengths: NDArray[np.int64] = (
-        pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    )
-    return lengths
+    offsets, _ = bytes_of(texts)
+    return np.where(flags_of(texts.is_valid()), np.diff(offsets), 0)
 
 
 def surely_said(texts: pa.StringArray) -> Flags:
@@ -179,7 +200,7 @@ def surely_said(texts: pa.StringArray) -> Flags:
     first = data[offsets[:-1][said]]
     rest = np.flatnonzero(said)[(first < ord("!")) | (first > ord("~"))]
     if len(rest):
-        said[rest] = flags_of(pc.match_substring_regex(texts.take(pa.array(rest)), VISIBLE))
+        said[rest] = flags_of(pc.match_substring_regex(texts.take(indices_of(rest)), VISIBLE))
     return said
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIRST_ROOM = 1024
+# So many places are moved at once.
+PART = 1 << 16
 # Between the texts of a row. A text that holds it is marked in another way.
 SEPARATOR = "\x1e"
 
@@ -30,7 +33,7 @@ class Marks:
     """`add` says whether a mark is new. Marks are evenly spread numbers of 64 bits, as a hash gives."""
 
     def __init__(self) -> None:
-        self.slots = array("Q", bytes(8 * FIRST_ROOM))
+        self.slots = array("Q", [0]) * FIRST_ROOM
         self.count = 0
 
     def __len__(self) -> int:
@@ -89,8 +92,10 @@ class Marks:
             import numpy as np
 
             before = np.frombuffer(self.slots, np.uint64)
-            self.slots, self.count = array("Q", bytes(8 * room)), 0
-            self._put(before[before != 0])
+            self.slots, self.count = array("Q", [0]) * room, 0
+            for start in range(0, len(before), PART):
+                part = before[start : start + PART]
+                self._put(part[part != 0])
 
 
 def mark_of(example: Example) -> int:
@@ -112,9 +117,8 @@ def mark_of_turns(turns: Turns | None) -> int:
     return fingerprint(turns)
 
 
-def mark_of_bytes(joined: bytes | memoryview, is_system: bool) -> int:
-    """Of texts of turns with SEPARATOR between; is_system: whether the first one is a system prompt."""
-    return xxhash.xxh3_64_intdigest(joined, is_system)
+# (texts of turns with SEPARATOR between, whether the first one is a system prompt)
+mark_of_bytes: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdigest
 
 
 def fingerprint(*parts: Any) -> int:

@@ -27,6 +27,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             "threads": settings.WEB_THREADS,
             "preload_app": True,
             "limit_request_line": 8190,
+            # Of all servers of one person there would be one.
+            "control_socket_disable": True,
             "accesslog": "-" if settings.DEBUG else None,
             "errorlog": "-",
         }.items():
