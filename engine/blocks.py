@@ -29,7 +29,6 @@ from engine.doctor import SCRIPT_CHARACTERS, SIGNS
 from engine.examples import COLUMNS, Example
 from engine.marks import SEPARATOR, mark_of_bytes
 from engine.rows import ROW_LIMIT_BYTES, Mark, Row, json_row, read_jsonl
-from engine.sniff import BOM
 
 FIRST_BYTES = 256 << 10
 BLOCK_BYTES = 2 << 20
@@ -208,7 +207,7 @@ def _lines(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     breaks = np.flatnonzero(buffer == NEWLINE)
     ends = breaks if data.endswith(b"\n") else np.append(breaks, len(data))
     begins = np.append(0, breaks + 1)[: len(ends)]
-    if data.startswith(BOM) or not (ends > begins).all():
+    if not (ends > begins).all():
         return None
     if (ends - begins).max() >= ROW_LIMIT_BYTES:
         return None

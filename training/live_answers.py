@@ -7,6 +7,7 @@ the same from what was read at most FRESH_SECONDS ago, before anything else of a
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -90,7 +91,7 @@ class _Train:
     def __init__(self, pk: int) -> None:
         self.pk = pk
         self.lock = threading.Lock()
-        self.read_at = 0.0
+        self.read_at = -math.inf
         self.attempt = 0
         self.head = b""
         self.first = 0
