@@ -11,8 +11,10 @@ from engine.formats import FORMATS
 
 class DatasetFilter(ArchivableFilter):
     searched = ("name", "description", "file_name")
-    status = django_filters.MultipleChoiceFilter(choices=Dataset.Status.choices)
-    format = django_filters.MultipleChoiceFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
+    status = django_filters.MultipleChoiceFilter(choices=Dataset.Status.choices, distinct=False)
+    format = django_filters.MultipleChoiceFilter(
+        choices=[(item.slug, item.title) for item in FORMATS.values()], distinct=False
+    )
     label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
     owner = django_filters.CharFilter(field_name="owner__username")
     ordering = django_filters.OrderingFilter(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import django_filters
+from django.db.models import QuerySet
 
 from core.filters import ListFilter
+from datasets_app.models import Dataset
 from training.models import TrainRun
 
 
 class TrainFilter(ListFilter):
     searched = ("name", "base_model__name", "dataset__name")
-    status = django_filters.MultipleChoiceFilter(choices=TrainRun.Status.choices)
+    # distinct: as a default it would compare whole rows, which are wide.
+    status = django_filters.MultipleChoiceFilter(choices=TrainRun.Status.choices, distinct=False)
     method = django_filters.CharFilter(field_name="method__slug")
     base_model = django_filters.CharFilter(field_name="base_model__slug")
     dataset = django_filters.CharFilter(field_name="dataset__slug")
-    label = django_filters.CharFilter(field_name="dataset__labels__name", distinct=True)
+    label = django_filters.CharFilter(method="show_labelled", label="A label of the dataset")
     owner = django_filters.CharFilter(field_name="owner__username")
     since = django_filters.DateFilter(field_name="created_at", lookup_expr="date__gte")
     until = django_filters.DateFilter(field_name="created_at", lookup_expr="date__lte")
@@ -36,3 +39,6 @@ class TrainFilter(ListFilter):
     class Meta:
         model = TrainRun
         fields: tuple[str, ...] = ()
+
+    def show_labelled(self, rows: QuerySet[TrainRun], name: str, value: str) -> QuerySet[TrainRun]:
+        return rows.filter(dataset__in=Dataset.objects.filter(labels__name=value).values("pk"))

@@ -87,14 +87,18 @@ def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
     return found
 
 
-def pills_make(reader: Reader, query: QueryDict) -> list[Pill]:
-    """Counts under all other filters, so that a pill says what a click on it would show."""
+def counts_of(reader: Reader, query: QueryDict) -> dict[str, int]:
+    """Trains of each status under all other filters."""
     others = query.copy()
     for name in ("status", "ordering"):
         others.pop(name, None)
     matching = TrainFilter(others, queryset=TrainRun.objects.visible_to(reader)).qs
     counted = matching.order_by().values_list("status").annotate(count=Count("pk", distinct=True))
-    counts: dict[str, int] = dict(counted)
+    return dict(counted)
+
+
+def pills_make(query: QueryDict, counts: dict[str, int]) -> list[Pill]:
+    """Each says what a click on it would show."""
     chosen = set(query.getlist("status"))
     return [
         Pill(
@@ -140,17 +144,35 @@ def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
     }
 
 
+class RunPaginator(Paginator):  # type: ignore[type-arg]
+    """Finds the ids of a page, and reads these rows alone: rows are wide, and seven others belong to each."""
+
+    object_list: TrainRunQuerySet
+
+    def page(self, number: int | str) -> Page[TrainRun]:
+        number = self.validate_number(number)
+        first = (number - 1) * self.per_page
+        ids = list(self.object_list.values_list("pk", flat=True)[first : first + self.per_page])
+        rows = TrainRun.objects.with_related().in_bulk(ids)
+        # One may have been deleted in between.
+        return Page([rows[pk] for pk in ids if pk in rows], number, self)
+
+
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
     runs = narrowed(reader, query)
-    page: Page[TrainRun] = Paginator(runs, PAGE_ROWS).get_page(query.get("page"))
+    paginator, counts, chosen = RunPaginator(runs, PAGE_ROWS), counts_of(reader, query), query.getlist("status")
+    if set(chosen) <= set(Status.values):
+        # Known from there already.
+        paginator.count = sum(count for status, count in counts.items() if not chosen or status in chosen)
+    page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
     places = queue_places()
     filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
     return {
         "page": page,
         "rows": rows_make(page.object_list, reader, places),
-        "pills": pills_make(reader, query),
+        "pills": pills_make(query, counts),
         "facets": facets_make(reader, query),
         "strip": strip_make(reader, places),
         "statuses_chosen": query.getlist("status"),

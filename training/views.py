@@ -29,7 +29,7 @@ from training.queue import queue_places, queue_position, queue_state
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
-from training.table import narrowed, pills_make, rows_make, strip_make, table_page
+from training.table import counts_of, narrowed, pills_make, rows_make, strip_make, table_page
 from training.worker import worker_state
 
 LARGEST_ID = 2**63 - 1
@@ -77,7 +77,7 @@ class TrainLiveView(View):
         runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids)
         places = queue_places()
         rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
-        pills = pills_make(request.user, request.GET)
+        pills = pills_make(request.GET, counts_of(request.user, request.GET))
         strip = strip_make(request.user, places)
         return JsonResponse(
             {

@@ -29,9 +29,9 @@ ROWS = {
 }
 TEXTS = [
     "", " ", "\u3000", "\x1c", "\u200b", "é", "今天 ist gut", "Ã©", "lost \ufffd", "12", "2024-01-01", "a\x1eb", "\x00",
-    "😀", "[{", "  [1]", '[{"role": "user", "content": "a"}]', "<|im_start|>user", "ann.lee@example.org",
-    "sk-" + "a1B2" * 8, "NaN", "Infinity", "_", "line\nbreak", "tab\t", "\\u0041", '"', "x" * 700, "{" * 1200,
-    "Open Settings", "Reset my PIN",
+    "😀", "[{", "  [1]", '[{"role": "user", "content": "a"}]', '[{"role": "nobody"}]', "<|im_start|>user",
+    "ann.lee@example.org", "sk-" + "a1B2" * 8, "NaN", "Infinity", "_", "line\nbreak", "tab\t", "\\u0041", '"', "x" * 700,
+    "{" * 1200, "Open Settings", "Reset my PIN",
 ]  # fmt: skip
 SYSTEM = {"role": "system", "content": "Be brief."}
 VALUES = [
@@ -40,12 +40,14 @@ VALUES = [
     [SYSTEM], [SYSTEM, CHAT[1]], [*CHAT, SYSTEM], [{"role": "User ", "content": "a"}, CHAT[1]],
     [CHAT[0], CHAT[1] | {"content": None}], [CHAT[0], SHARE[1]], [CHAT[0] | {"value": "b"}, CHAT[1] | {"value": "b"}],
     [CHAT[0] | {"weight": 1}, CHAT[1] | {"weight": 0}], [{"name": "f", "parameters": {}}],
+    [CHAT[0], CHAT[1] | {"tool_calls": [{"name": "f", "arguments": {}}]}],
     [CHAT[0], {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}],
 ]  # fmt: skip
 LINES = [
     b"", b" ", b"\r", b"{}", b"[]", b"1", b"null", b"{broken", b"{\x00}", b' {"text": "a"} ', b'{"text": "a"}\r',
     b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b'{"m": {"a": 1, "a": 2}}',
-    b'{"text": "a", "te\\u0078t": "b"}', b'{"a": 1} {"a": 2}', b'{"a": 1}{"b":', b'{"a": "\xff"}',
+    b'{"text": "a", "te\\u0078t": "b"}', b'{"a": 1} {"a": 2}', b'{"text": "a"} {"text": "b"}',
+    b'{"a": 1}{"b":', b'{"a": "\xff"}',
     b'{"text": "\\ud800"}', b'{"text": "\\ud83d\\ude00"}', b'{"text": "\xed\xa0\x80"}', b'{"text": "a\x1eb"}',
     b'{"text": "a\\u001Eb"}', b'{"text": "' + b"y" * 900 + b'"}', b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}",
     b'\xef\xbb\xbf{"text": "a"}',
@@ -128,6 +130,7 @@ def test_blocks_find_what_rows_find(same, given):
 @pytest.mark.parametrize("format", sorted(set(ROWS) - {"preference"}))
 def test_good_rows_are_read_in_blocks(same, format):
     assert same(format, [line(ROWS[format])] * 60) > 3
+    assert same(format, [line(ROWS[format]) + b"\r"] * 60) > 3
 
 
 def among_good(check, format, odd):
