@@ -30,8 +30,8 @@ ROWS = {
 TEXTS = [
     "", " ", "\u3000", "\x1c", "\u200b", "é", "今天 ist gut", "Ã©", "lost \ufffd", "12", "2024-01-01", "a\x1eb", "\x00",
     "😀", "[{", "  [1]", '[{"role": "user", "content": "a"}]', '[{"role": "nobody"}]', "<|im_start|>user",
-    "ann.lee@example.org", "sk-" + "a1B2" * 8, "NaN", "Infinity", "_", "line\nbreak", "tab\t", "\\u0041", '"', "x" * 700,
-    "{" * 1200, "Open Settings", "Reset my PIN",
+    "ann.lee@example.org", "sk-" + "a1B2" * 8, "NaN", "Infinity", "_", "line\nbreak", "tab\t", "\\u0041", '"',
+    "x" * 700, "{" * 1200, "Open Settings", "Reset my PIN",
 ]  # fmt: skip
 SYSTEM = {"role": "system", "content": "Be brief."}
 VALUES = [
@@ -47,7 +47,7 @@ LINES = [
     b"", b" ", b"\r", b"{}", b"[]", b"1", b"null", b"{broken", b"{\x00}", b' {"text": "a"} ', b'{"text": "a"}\r',
     b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b'{"m": {"a": 1, "a": 2}}',
     b'{"text": "a", "te\\u0078t": "b"}', b'{"a": 1} {"a": 2}', b'{"text": "a"} {"text": "b"}',
-    b'{"a": 1}{"b":', b'{"a": "\xff"}',
+    b'{"a": 1}{"b":', b'{"text": "a\xff"}',
     b'{"text": "\\ud800"}', b'{"text": "\\ud83d\\ude00"}', b'{"text": "\xed\xa0\x80"}', b'{"text": "a\x1eb"}',
     b'{"text": "a\\u001Eb"}', b'{"text": "' + b"y" * 900 + b'"}', b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}",
     b'\xef\xbb\xbf{"text": "a"}',
