@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+# Of these what is measured depends most.
+PACKAGES = (
+    "django", "gunicorn", "rq", "redis", "torch", "transformers", "trl", "peft", "datasets", "pyarrow", "tokenizers",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "var" / "benchmarks"
+
+
+def versions(*others: str) -> list[str]:
+    """What ran here, and `others`."""
+    return [f"python=={platform.python_version()}", *(f"{name}=={version(name)}" for name in PACKAGES), *others]
 
 
 def environment(name: str, *requirements: str) -> Path:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import FACTORY, Job, factory_command, made_up_rows, smollm2, training_seconds
-from benchmarks.environments import ROOT
+from benchmarks.environments import ROOT, versions
 from engine.hardware import processor_name
 from engine.rundir import read_events
 from tests.live import Platform, running_platform
@@ -134,7 +134,7 @@ def main() -> int:
     medians = {part: round(statistics.median(parts[part] for parts in warm), 2) for part in found[0]}
     result = {
         "date": datetime.now(UTC).date().isoformat(), "machine": f"{processor_name()}, {os.cpu_count()} processors",
-        "peer": FACTORY, "rounds": given.rounds, "seconds": medians,
+        "versions": versions(), "peer": FACTORY, "rounds": given.rounds, "seconds": medians,
         "peer_seconds": round(statistics.median(warm_peer), 2),
         "share_of_peer": round(medians["whole"] / statistics.median(warm_peer), 3),
         "first_train_of_a_worker_seconds": {part: round(seconds, 2) for part, seconds in found[0].items()},

@@ -28,8 +28,8 @@ from typing import Any
 import psutil
 import requests
 
-from benchmarks.environments import ROOT
-from benchmarks.trackers import METRICS, best, mlflow, trackio
+from benchmarks.environments import ROOT, versions
+from benchmarks.trackers import METRICS, MLFLOW, TRACKIO, best, mlflow, trackio
 from engine.hardware import processor_name
 from engine.rundir import EVENTS, LOG
 from tests.live import free_port
@@ -265,6 +265,15 @@ def web_process() -> dict[str, float]:
         server.wait()
 
 
+def database_version() -> str:
+    from django.db import connection
+
+    asked = "SELECT sqlite_version()" if connection.vendor == "sqlite" else "SHOW server_version"
+    with connection.cursor() as cursor:
+        cursor.execute(asked)
+        return f"{connection.vendor}=={cursor.fetchone()[0]}"
+
+
 def peers(folder: Path, steps: list[int]) -> dict[str, dict[str, Any]]:
     """{peer: {steps: its figures}}; MLflow takes minutes for the longest, so it is asked for the middle one."""
     return {
@@ -301,6 +310,7 @@ def main() -> int:
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{processor_name()}, {os.cpu_count()} processors",
             "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
+            "versions": versions(database_version(), *MLFLOW, *TRACKIO),
         }
         steps = [1000 * large, 10_000 * large, 100_000 * large]
         sizes = [10**6 * large, 10**7 * large, 10**8 * large]

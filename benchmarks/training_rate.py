@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import CONTENDERS, FACTORY, MAX_TOKENS, Job, Told, made_up_rows, smollm2
-from benchmarks.environments import ROOT
+from benchmarks.environments import ROOT, versions
 from engine.hardware import processor_name
 
 RESULT = ROOT / "benchmarks" / "results" / "training_rate.json"
@@ -96,7 +96,7 @@ def summary(given: argparse.Namespace, rate: float, told: dict[str, list[Told]])
     """What the rounds so far came to, each contender held against the first."""
     first = next(iter(told.values()))
     result: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": machine_name(), "torch": torch.__version__,
+        "date": datetime.now(UTC).date().isoformat(), "machine": machine_name(), "versions": versions(),
         "method": given.method, "rounds": len(first), "steps": given.steps, "batch": given.batch,
         "bf16_matrix_gflops": round(rate / 1e9), "peer": FACTORY, "contenders": {},
     }  # fmt: skip
