@@ -1,15 +1,30 @@
-"""Text from people, made safe to store and to show: no NUL, no control characters, no bidirectional overrides."""
+"""Text from people and programs, made safe to store; that of people also to show: no control characters, no
+bidirectional overrides."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline and carriage return
     r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # marks that turn the reading direction, byte order mark
     r"\ud800-\udfff]"  # halves of surrogate pairs, which no database stores
 )
+
+
+# What PostgreSQL takes neither in a text nor in JSON. A model may well write the first.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(value: Any) -> Any:
+    """A value of JSON whose texts every database takes: what it does not is U+FFFD, all else as it was."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {storable(key): storable(each) for key, each in value.items()}
+    return [storable(each) for each in value] if isinstance(value, list) else value
 
 
 def clean_text(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Min, Q
 
+from core.text import storable
 from engine.rundir import read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.stretches import stretches_grow, stretches_rewind
@@ -99,6 +100,7 @@ class _Batch:
         }
 
     def add(self, event: dict[str, Any]) -> None:
+        event = storable(event)
         self.set(last_seq=event["seq"])
         kind = event["type"]
         if kind in ENDINGS:

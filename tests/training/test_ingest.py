@@ -45,6 +45,25 @@ def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
     assert run.samples.get().text == "Hm"
 
 
+def test_texts_are_stored_as_every_database_takes_them(run):
+    """PostgreSQL takes no NUL, and a model may write one."""
+    writer = EventWriter(run.directory)
+    writer.write("started", total_steps=4, device="CPU\0", names={"a\0": ["b\0"]})
+    writer.write("metrics", step=1, epoch=0.1, split="train", values={"lo\0ss": 1.0})
+    writer.write("sample", index=0, stage="after", step=1, prompt="Hi\0", reference="\0", text="The\0The\n", tokens=2)
+    writer.write("warning", message="care\0ful", code="told")
+    writer.write("failed", code="bad\0", message="It \0 broke")
+
+    assert ingest(run) == 5
+
+    stored = json.dumps(
+        [TrainRun.objects.values().get(pk=run.pk), *run.metrics.values(), *run.samples.values()], default=str
+    )
+    assert "\\u0000" not in stored
+    assert stored.count("\\ufffd") == 11
+    assert run.samples.get().text == "The\ufffdThe\n"
+
+
 def test_reading_everything_again_changes_nothing(run):
     writer = EventWriter(run.directory)
     writer.write("started", total_steps=4)
