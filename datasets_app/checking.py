@@ -69,8 +69,8 @@ class Findings:
             if name in self.columns or len(self.columns) < COLUMNS_KEPT:
                 self.columns.setdefault(name, set()).add(TYPE_NAMES.get(type(value), "other"))
 
-    def knows_columns(self, block: Block) -> bool:
-        """Note the types of a block's values. False where a column, or that it may be null, is not known: then the
+    def add_columns_of(self, block: Block) -> bool:
+        """As add_columns for each of its rows. False where a column, or that it may be null, is not known: then the
         rows have to be asked one by one."""
         for name, kind in block.kinds.items():
             if "null" not in self.columns.get(name, ()) and block.has_null(name):
@@ -158,7 +158,7 @@ def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
     from engine.blocks import read_blocks
 
     for part in read_blocks(dataset.path, findings.format, findings.column_map):
-        if isinstance(part, Row) or findings.knows_columns(part):
+        if isinstance(part, Row) or findings.add_columns_of(part):
             yield part
         else:
             yield from part.rows()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import django_filters
 
-from core.filters import ArchivableFilter
+from core.filters import ArchivableFilter, ChoicesFilter
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
 
 
 class DatasetFilter(ArchivableFilter):
     searched = ("name", "description", "file_name")
-    status = django_filters.MultipleChoiceFilter(choices=Dataset.Status.choices, distinct=False)
-    format = django_filters.MultipleChoiceFilter(
-        choices=[(item.slug, item.title) for item in FORMATS.values()], distinct=False
-    )
+    status = ChoicesFilter(choices=Dataset.Status.choices)
+    format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
     label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
     owner = django_filters.CharFilter(field_name="owner__username")
     ordering = django_filters.OrderingFilter(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import django_filters
 
-from core.filters import ArchivableFilter
+from core.filters import ArchivableFilter, ChoicesFilter
 from models_app.models import BaseModel
 
 
 class BaseModelFilter(ArchivableFilter):
     searched = ("name", "description", "architecture", "reference", "licence")
-    status = django_filters.MultipleChoiceFilter(choices=BaseModel.Status.choices)
-    source = django_filters.MultipleChoiceFilter(choices=BaseModel.Source.choices)
+    status = ChoicesFilter(choices=BaseModel.Status.choices)
+    source = ChoicesFilter(choices=BaseModel.Source.choices)
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
     owner = django_filters.CharFilter(field_name="owner__username")
     ordering = django_filters.OrderingFilter(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import django_filters
 from django.db.models import QuerySet
 
-from core.filters import ListFilter
+from core.filters import ChoicesFilter, ListFilter
 from datasets_app.models import Dataset
 from training.models import TrainRun
 
 
 class TrainFilter(ListFilter):
     searched = ("name", "base_model__name", "dataset__name")
-    # distinct: as a default it would compare whole rows, which are wide.
-    status = django_filters.MultipleChoiceFilter(choices=TrainRun.Status.choices, distinct=False)
+    status = ChoicesFilter(choices=TrainRun.Status.choices)
     method = django_filters.CharFilter(field_name="method__slug")
     base_model = django_filters.CharFilter(field_name="base_model__slug")
     dataset = django_filters.CharFilter(field_name="dataset__slug")
