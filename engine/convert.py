@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.architecture import Refused, architecture_check, reason
+
 EXAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
 ]
-
-
-class Refused(ValueError):
-    """The file or folder cannot be used; the text says why."""
 
 
 def say(**news: Any) -> None:
@@ -44,7 +42,7 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
             file.parent, dtype=torch.bfloat16, quantization_config=unpack, **where
         )
     except Exception as error:
-        raise Refused(f"transformers cannot read this GGUF file: {_first_line(error)}") from error
+        raise Refused(f"transformers cannot read this GGUF file: {reason(error)}") from error
     say(progress=0.6)
     # transformers will not save a model that it calls quantised, though every weight is unpacked: so the same class
     # once more, from the same config without that section.
@@ -87,16 +85,14 @@ def folder_try(folder: Path) -> dict[str, Any]:
     Raises Refused where transformers does not know the architecture or the tokenizer, or the template fails.
     """
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **settings)
     except Exception as error:
-        raise Refused(f"transformers cannot read config.json: {_first_line(error)}") from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise Refused(f"This is no language model that can be trained here (model type {config.model_type!r}).")
+        raise Refused(f"transformers cannot read config.json: {reason(error)}") from error
+    architecture_check(folder, config)
     wanted = _tokenizer_class(folder)
     if wanted and tokenizer_class_from_name(wanted) is None:
         raise Refused(
@@ -105,7 +101,7 @@ def folder_try(folder: Path) -> dict[str, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
     except Exception as error:
-        raise Refused(f"transformers cannot load the tokenizer: {_first_line(error)}") from error
+        raise Refused(f"transformers cannot load the tokenizer: {reason(error)}") from error
     if len(tokenizer) == 0 or not tokenizer("text")["input_ids"]:
         raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
     if not tokenizer.chat_template:
@@ -113,20 +109,13 @@ def folder_try(folder: Path) -> dict[str, Any]:
     try:
         example = tokenizer.apply_chat_template(EXAMPLE, tokenize=False)
     except Exception as error:
-        raise Refused(f"The chat template cannot render a question and its answer: {_first_line(error)}") from error
+        raise Refused(f"The chat template cannot render a question and its answer: {reason(error)}") from error
     return {"example": example[:20_000]}
 
 
 def _tokenizer_class(folder: Path) -> str:
     file = folder / "tokenizer_config.json"
     return str(json.loads(file.read_bytes()).get("tokenizer_class") or "") if file.exists() else ""
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it needs too much memory."
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
 
 
 def main(arguments: list[str]) -> int:
