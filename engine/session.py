@@ -12,11 +12,13 @@ import torch
 import transformers
 import trl
 
+from engine import lm_head
 from engine.card import Facts, card_write
 from engine.events import Plan, Watch
 from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
+from engine.lora_targets import adapted_describe
 from engine.model import fit_check, model_load, model_save, parameter_counts
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
@@ -58,6 +60,7 @@ class Session:
         quiet()
         device = detect()
         settle(device, given.seed)
+        lm_head.install(job.say)
         wanted: str = given.precision
         if wanted == "auto" and (before := job.precision_before(device.kind)):
             wanted = before
@@ -90,6 +93,9 @@ class Session:
         step, unless the train goes on from a checkpoint.
         """
         job, objective = self.job, RECIPES[self.job.spec.recipe].objective
+        lm_head.routers_quiet(trainer.model)
+        if job.parameters.adapter == "lora":
+            job.say(f"adapter on {adapted_describe(trainer.model)}")
         batches = len(trainer.get_train_dataloader())
         if not batches:
             raise TrainError(

@@ -6,6 +6,7 @@ in OVERRIDES. Lists with one entry a layer keep one layer of each kind, so that 
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ RULES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?lora_rank|.*lowrank|laurel_rank|.*(gate|gated_norm|adapter)_rank|rel_extent|num_buckets", 16),
     (r".*state_size|.*d_state|.*dt_rank|time_step_rank|index_topk|prompt_length|router_hidden_size", 16),
     (r".*rotary_dim|d_rel", HEAD_SIZE),
-    (r".*intermediate_size(_mlp)?|.*ffn_dim|.*(ffn|ff)_hidden_size|n_inner|dff|dim_ff|d_inner|feed_forward_size", INNER),
+    (
+        r".*intermediate_size(_mlp)?|.*ffn_dim|.*(ffn|ff)_hidden_size|n_inner|dff|dim_ff|d_inner|feed_forward_size",
+        INNER,
+    ),
     (r"mamba_d_ssm|prompt_mid_dim|position_bias_(num_buckets|max_distance)", INNER),
     (r"hidden_size|d_model|n_embd|lru_width|attention_hidden_size|hidden_size_per_layer_input", HIDDEN),
     (r".*(embed|emb|embedding|embed_proj)_(dim|size)|backbone_hidden_size|cross_attention_hidden_size", HIDDEN),
@@ -47,6 +51,8 @@ DERIVED = (
     "id2label", "label2id", "qk_head_dim", "full_attn_idxs", "attention_hidden_size", "attention_head_dim",
     "mamba_headdim", "hybrid_layer_ids",
 )  # fmt: skip
+# Off, so that two trains of the same rows can be compared.
+RANDOM = re.compile(r".*(dropout|dropout_prob|dropout_p|pdrop|layerdrop|jitter_noise)")
 TOKEN_ID = re.compile(r".*_token_(id|index)|.*_(id|index)_token")
 
 # What no rule can know: sizes that must fit each other, and layers that are counted by periods or by index.
@@ -184,9 +190,7 @@ class _Layers:
         counts = [values[name] for name in values if re.fullmatch(RULES[0][0], name) and isinstance(values[name], int)]
         count = counts[0] if counts else 0
         self.lists = [
-            name
-            for name, value in values.items()
-            if isinstance(value, list) and count > LAYERS and len(value) == count
+            name for name, value in values.items() if isinstance(value, list) and count > LAYERS and len(value) == count
         ]
 
         own = {int(index): part for index, part in (values.get("per_layer_config") or {}).items()}
@@ -204,6 +208,8 @@ def _value(name: str, value: Any, tokenizer: Any) -> Any:
     """The attribute's small value; what no rule names stays as it is."""
     if name == "is_decoder":
         return True
+    if RANDOM.fullmatch(name) and isinstance(value, float):
+        return 0.0
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     if "vocab_size" in name:
@@ -212,3 +218,21 @@ def _value(name: str, value: Any, tokenizer: Any) -> Any:
         if re.fullmatch(pattern, name):
             return min(value, small)
     return value
+
+
+def folder_without_weights(folder: Path, family: str) -> Path:
+    """A family whose model cannot be made here, as a download would leave it: config, tokenizer, some weight."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny_tokenizer(folder, chat_template=CHAT_TEMPLATE)
+    try:
+        family_config(family, tokenizer).save_pretrained(folder)
+    except Exception:
+        # Its own defaults contradict each other.
+        values = {"model_type": family, "architectures": [CONFIG_MAPPING[family].__name__]}
+        (folder / "config.json").write_text(json.dumps(values))
+    save_file({"weight": torch.zeros(2, 2)}, folder / "model.safetensors")
+    return folder

@@ -32,9 +32,15 @@ class Trainer(Seams, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        found: Any = super().compute_loss(  # type: ignore[no-untyped-call]
-            model, inputs, return_outputs, num_items_in_batch
-        )
+        has_router_loss = self.aux_loss_enabled
+        # What is measured is how well the rows are told; how evenly the experts are used is no part of it.
+        self.aux_loss_enabled = has_router_loss and model.training
+        try:
+            found: Any = super().compute_loss(  # type: ignore[no-untyped-call]
+                model, inputs, return_outputs, num_items_in_batch
+            )
+        finally:
+            self.aux_loss_enabled = has_router_loss
         if not model.training:
             loss = found[0] if return_outputs else found
             self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))

@@ -1,0 +1,144 @@
+"""Which layers of a model get a LoRA adapter.
+
+"All linear layers" means every linear layer that a text passes through, short of the output layer. Left alone are:
+layers of towers for pictures and sound; layers whose weight the model reads past the layer (an adapter there would be
+trained and never used); and the experts and routers of a mixture of experts.
+
+Experts hold their weights in one block, not in linear layers. peft can adapt such a block, but only by adding the
+adapter's product to all of it in each forward pass: for a model of 30 billion weights that is as much memory again as
+the model takes. So experts are adapted where somebody names them, and then without dropout, which peft cannot apply
+to a block.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+PROBE_TOKENS = 8
+# peft hears these names, wherever they stand, as those of the experts: in such a family it was so before transformers
+# put all experts into one block. Dense layers of the same name cannot be named alone.
+EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "gate", "w1", "w2", "w3"}
+# Their kernels for GPUs take the weight of the output projection and pass over the layer (peft's list, and those that
+# it lacks).
+MIXERS_READ_PAST = ("Mamba", "BambaMixer", "FalconH1Mixer")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`modules`: what peft calls target_modules. `blocks`: target_parameters, whole blocks of experts.
+
+    `has_experts`: blocks are adapted, by their own names or by those that their experts had before.
+    """
+
+    modules: list[str]
+    blocks: list[str] = field(default_factory=list)
+    has_experts: bool = False
+
+
+def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
+    """`wanted`: "all-linear", or names of layers such as q_proj. The model has no adapter yet."""
+    if isinstance(wanted, list):
+        return _named(model, wanted)
+
+    reached = _reached(model)
+    are_experts = _renamed_experts(model)
+    output = model.get_output_embeddings()
+    names = [
+        name
+        for name, module in _linear_layers(model)
+        if module is not output
+        and (reached is None or kind_of(name) in reached)
+        and not (are_experts and name.rpartition(".")[2] in EXPERT_NAMES)
+        and not _is_read_past(model, name)
+    ]
+    return Targets(names)
+
+
+def kind_of(name: str) -> str:
+    """A layer's name without its number: model.layers.3.mlp.up_proj -> model.layers.*.mlp.up_proj."""
+    return re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", name)
+
+
+def adapted_describe(model: Any) -> str:
+    """What an adapter sits on, for the log: "q_proj, v_proj (8 layers); not on …"."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    adapted: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            leaf = getattr(module, "parameter_name", "") or name.rpartition(".")[2]
+            adapted[leaf] = adapted.get(leaf, 0) + 1
+    text = ", ".join(sorted(adapted)) + f" ({sum(adapted.values()):,} layers)"
+
+    left = sorted(_expert_blocks(model.get_base_model()) - set(adapted))
+    if left:
+        text += (
+            f"; the experts ({', '.join(left)}) and their router stay as they are: name them as target modules to "
+            "adapt them too"
+        )
+    return text
+
+
+def _linear_layers(model: Any) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+
+
+def _named(model: Any, wanted: list[str]) -> Targets:
+    """Names that no layer has may be those of blocks of experts."""
+    layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    experts = _expert_blocks(model)
+    blocks = [name for name in wanted if name in experts and name not in layers]
+    modules = [name for name in wanted if name not in blocks]
+    renamed = bool(experts) and _renamed_experts(model) and bool(set(wanted) & EXPERT_NAMES)
+    return Targets(modules, blocks, has_experts=bool(blocks) or renamed)
+
+
+def _expert_blocks(model: Any) -> set[str]:
+    """Last names of the weights with three dimensions, (experts, in, out) or (experts, out, in)."""
+    return {
+        name.rpartition(".")[2]
+        for name, weight in model.named_parameters()
+        if weight.ndim == 3 and "expert" in name and "lora_" not in name and not name.endswith("bias")
+    }
+
+
+def _renamed_experts(model: Any) -> bool:
+    """Whether peft takes the names of EXPERT_NAMES for those of experts in this family."""
+    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+
+    return _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type) in _MOE_TARGET_MODULE_MAPPING
+
+
+def _is_read_past(model: Any, name: str) -> bool:
+    parent, _, leaf = name.rpartition(".")
+    kind = type(model.get_submodule(parent)).__name__
+    return leaf == "out_proj" and any(part in kind for part in MIXERS_READ_PAST)
+
+
+@torch.no_grad()
+def _reached(model: Any) -> set[str] | None:
+    """Kinds of the linear layers that a few tokens pass through; None where the model cannot be asked."""
+    reached: set[str] = set()
+
+    def hear(name: str) -> Any:
+        return lambda *_: reached.add(kind_of(name))
+
+    hooks = [module.register_forward_hook(hear(name)) for name, module in _linear_layers(model)]
+    was_training = model.training
+    model.eval()
+    try:
+        ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+        model(input_ids=ids, use_cache=False)
+    except Exception:
+        # It wants more than tokens. What it does want, the train itself will say.
+        return None
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return reached
