@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.architecture import Refused, architecture_check, reason
+from engine.inspect_gguf import CUT_OFF, GgufProblem, header_check
 
 EXAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
@@ -61,12 +62,17 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
 
 def _gguf_facts(file: Path) -> tuple[str, str]:
     """(name, licence) as the file tells them. Raises Refused where it is no whole GGUF file, or one of several."""
+    try:
+        header_check(file)
+    except GgufProblem as problem:
+        raise Refused(str(problem)) from problem
+
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
     except Exception as error:
-        raise Refused("This GGUF file is cut off or damaged. Upload it again.") from error
+        raise Refused(CUT_OFF) from error
     if (parts := reader.get_field("split.count")) and parts.contents() > 1:
         raise Refused(
             "This is one part of a GGUF model in several files. Merge them with llama.cpp's gguf-split first."

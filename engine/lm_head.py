@@ -80,7 +80,7 @@ def _own_logits(own: Callable[..., Any], temperature: float, outputs: tuple[str,
 
 
 def _per_token(logits: torch.Tensor, targets: torch.Tensor, outputs: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """logits: (tokens, vocabulary), targets: (tokens,). Returns those of TRL's figures that are asked for, (tokens,)."""
+    """logits: (tokens, vocabulary), targets: (tokens,). Returns the figures that TRL asks for, each (tokens,)."""
     log_all = torch.log_softmax(logits.float(), dim=-1)
     found = {"log_probs": log_all.gather(-1, targets[:, None]).squeeze(-1)}
     if "entropy" in outputs:

@@ -68,14 +68,18 @@ def adapted_describe(model: Any) -> str:
     """What an adapter sits on, for the log: "q_proj, v_proj (8 layers); not on …"."""
     from peft.tuners.lora.layer import LoraLayer
 
-    adapted: dict[str, int] = {}
+    layers: set[str] = set()
+    blocks: set[str] = set()
+    count = 0
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            leaf = getattr(module, "parameter_name", "") or name.rpartition(".")[2]
-            adapted[leaf] = adapted.get(leaf, 0) + 1
-    text = ", ".join(sorted(adapted)) + f" ({sum(adapted.values()):,} layers)"
+            block = getattr(module, "parameter_name", "")
+            layers.add(block or name.rpartition(".")[2])
+            blocks.add(block)
+            count += 1
+    text = f"{', '.join(sorted(layers))} ({count:,} layers)"
 
-    left = sorted(_expert_blocks(model.get_base_model()) - set(adapted))
+    left = sorted(_expert_blocks(model.get_base_model()) - blocks)
     if left:
         text += (
             f"; the experts ({', '.join(left)}) and their router stay as they are: name them as target modules to "

@@ -6,8 +6,7 @@ upgrade that adds families fails there until this list has them.
 
 from __future__ import annotations
 
-CAUSAL_MODEL_TYPES = frozenset(
-    """
+_NAMES = """
     afmoe apertus apertus1p5_text arcee aria_text axk1 axk2 bailing_hybrid bamba bart beam bert
     bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot blenderbot-small bloom blt
     camembert codegen cohere cohere2 cohere2_moe cohere_compass_text cpmant ctrl cwm
@@ -30,5 +29,6 @@ CAUSAL_MODEL_TYPES = frozenset(
     roc_bert roformer rwkv sarvam_mla sarvam_moe seed_oss smollm3 solar_open stablelm starcoder2
     trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm xmod youtu zamba
     zamba2 zaya
-    """.split()
-)
+"""
+
+CAUSAL_MODEL_TYPES = frozenset(_NAMES.split())
