@@ -15,6 +15,7 @@ from engine.model_types import CAUSAL_MODEL_TYPES
 # Encoders whose decoder form is a switch in config.json; these two have the switch and read from left to right anyway.
 LEFT_TO_RIGHT_ANYWAY = {"gpt_neox", "gpt_neox_japanese"}
 
+NO_LANGUAGE_MODEL = "This is no language model that can be trained here (model type {type!r})."
 BOTH_DIRECTIONS = (
     "This model reads a text in both directions at once ({type}), so it cannot learn to write one from left to right. "
     "Choose a model that was made to write text."
@@ -32,6 +33,10 @@ WITH_PICTURES = (
     "model that reads text alone."
 )
 SOUND = "This model ({type}) writes sound, not text. Choose a model that writes text."
+CANNOT_WRITE = (
+    "transformers can load models of this family ({type}) and cannot have them write text yet. Choose another family, "
+    "such as Llama, Qwen, Mistral or Gemma."
+)
 FIXED_LENGTH = (
     "Models of this family ({type}) can only be trained on rows of one fixed length. Choose another family, such as "
     "Llama, Qwen, Mistral or Gemma."
@@ -39,6 +44,7 @@ FIXED_LENGTH = (
 
 # What transformers lists as a causal language model and is none that learns from rows of text.
 NOT_TRAINED: dict[str, str] = {
+    "blt": CANNOT_WRITE,
     "cpmant": BOTH_DIRECTIONS,
     "xlnet": BOTH_DIRECTIONS,
     "gemma4_assistant": DRAFTER,
@@ -72,7 +78,7 @@ def architecture_check(folder: Path, config: Any) -> None:
 def _kind_check(config: Any) -> None:
     kind = config.model_type
     if kind not in CAUSAL_MODEL_TYPES:
-        raise Refused(f"This is no language model that can be trained here (model type {kind!r}).")
+        raise Refused(NO_LANGUAGE_MODEL.format(type=kind))
     if kind in NOT_TRAINED:
         raise Refused(NOT_TRAINED[kind].format(type=kind))
     if getattr(config, "is_encoder_decoder", False):

@@ -89,7 +89,16 @@ def adapted_describe(model: Any) -> str:
 
 
 def _linear_layers(model: Any) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    """Not those that multiply in a way of their own, such as group by group: peft would take them for plain ones."""
+    return [(name, module) for name, module in model.named_modules() if is_plain_linear(module)]
+
+
+def is_plain_linear(module: Any) -> bool:
+    """One product with one matrix; its weight may be quantised."""
+    if isinstance(module, Conv1D):
+        return True
+    is_quantised = type(module).__module__.partition(".")[0] == "bitsandbytes"
+    return isinstance(module, torch.nn.Linear) and (is_quantised or type(module).forward is torch.nn.Linear.forward)
 
 
 def _named(model: Any, wanted: list[str]) -> Targets:
@@ -124,20 +133,34 @@ def _is_read_past(model: Any, name: str) -> bool:
     return leaf == "out_proj" and any(part in kind for part in MIXERS_READ_PAST)
 
 
-@torch.no_grad()
 def _reached(model: Any) -> set[str] | None:
-    """Kinds of the linear layers that a few tokens pass through; None where the model cannot be asked."""
-    reached: set[str] = set()
+    """Kinds of the linear layers on which the logits of a few tokens depend; None where the model cannot be asked.
 
-    def hear(name: str) -> Any:
-        return lambda *_: reached.add(kind_of(name))
+    A layer that is passed and whose result is thrown away (BERT's pooler), or only sorted by (an indexer of sparse
+    attention), could learn nothing. Asked by gradients of the layers' results, so that none is made for a weight.
+    """
+    results: list[tuple[str, torch.Tensor]] = []
 
-    hooks = [module.register_forward_hook(hear(name)) for name, module in _linear_layers(model)]
+    def keep(name: str) -> Any:
+        return lambda module, inputs, result: results.append((name, result))
+
+    def begin(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        return embedded.requires_grad_() if embedded.is_leaf else embedded
+
+    embedding = model.get_input_embeddings()
+    hooks = [module.register_forward_hook(keep(name)) for name, module in _linear_layers(model)]
+    hooks.append(embedding.register_forward_hook(begin))
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in learned:
+        weight.requires_grad_(False)
     was_training = model.training
     model.eval()
     try:
-        ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-        model(input_ids=ids, use_cache=False)
+        ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.num_embeddings
+        with torch.enable_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+            asked = [(name, result) for name, result in results if result.requires_grad]
+            found = torch.autograd.grad(logits.float().sum(), [result for _, result in asked], allow_unused=True)
     except Exception:
         # It wants more than tokens. What it does want, the train itself will say.
         return None
@@ -145,4 +168,6 @@ def _reached(model: Any) -> set[str] | None:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return reached
+        for weight in learned:
+            weight.requires_grad_()
+    return {kind_of(name) for (name, _), gradient in zip(asked, found, strict=True) if gradient is not None}

@@ -24,7 +24,16 @@ from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import require_disk
 from core.text import clean_label, clean_text
-from engine.inspect_model import ModelFacts, ModelProblem, folder_digest, folder_read, kept_files, tokenizer_digest
+from engine.inspect_model import (
+    ModelFacts,
+    ModelProblem,
+    config_read,
+    folder_digest,
+    folder_read,
+    hooks_remove,
+    kept_files,
+    tokenizer_digest,
+)
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
@@ -203,6 +212,9 @@ def _finish(model: BaseModel) -> None:
     """Check what was fetched and make it count."""
     files = model.import_path / "files"
     _write(model, phase="Checking", progress=0.85)
+    # Before everything else, so that what is checked and hashed is what is kept.
+    config_read(files)
+    hooks_remove(files)
     facts = folder_read(files)
     tried = program_run(
         "engine.convert", "try", str(files),

@@ -17,6 +17,7 @@ HIDDEN, HEADS, GROUPS, HEAD_SIZE, INNER = 32, 4, 2, 8, 64
 LAYERS, POSITIONS, WINDOW = 2, 512, 16
 # Ids beyond the tokenizer's own: they stand for pictures and sounds, which no text has.
 SPARE_TOKENS = 16
+NOISE = 0.02
 
 # (pattern of the whole name, new value): the first that matches counts. A number that is smaller already stays.
 RULES: tuple[tuple[str, int], ...] = (
@@ -41,7 +42,7 @@ RULES: tuple[tuple[str, int], ...] = (
         INNER,
     ),
     (r"mamba_d_ssm|prompt_mid_dim|position_bias_(num_buckets|max_distance)", INNER),
-    (r"hidden_size|d_model|n_embd|lru_width|attention_hidden_size|hidden_size_per_layer_input", HIDDEN),
+    (r"hidden_size(_global)?|d_model|n_embd|lru_width|attention_hidden_size|hidden_size_per_layer_input", HIDDEN),
     (r".*(embed|emb|embedding|embed_proj)_(dim|size)|backbone_hidden_size|cross_attention_hidden_size", HIDDEN),
 )
 
@@ -58,16 +59,22 @@ TOKEN_ID = re.compile(r".*_token_(id|index)|.*_(id|index)_token")
 # What no rule can know: sizes that must fit each other, and layers that are counted by periods or by index.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
     },
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": INNER}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": INNER},
+    },
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dory": {
         "layer_types": ["sliding_attention", "full_attention", "full_attention"], "num_hidden_layers": 3,
         "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1,
     },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "flint": {"mlp_only_layers": [0]},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -78,7 +85,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "hrm_text": {"H_cycles": 2, "L_cycles": 2, "num_hidden_layers": 12},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "dots3_note": {"vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN}, "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN}},
+    "dots3_note": {
+        "vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
+        "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN},
+    },
     "dots3_note_text": {"head_dim": 2 * HEAD_SIZE},
     "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": GROUPS},
@@ -141,6 +151,9 @@ def family_model(folder: Path, family: str) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config)
+        for weight in model.parameters():
+            # Fresh models have scales of 1 and biases of 0, with which many a mistake goes unseen.
+            weight.data += NOISE * torch.randn_like(weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)

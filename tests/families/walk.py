@@ -10,8 +10,11 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tests.engine.runs import COLOURS, Run, prepare, write_rows
 from tests.families.maker import family_model, folder_without_weights
@@ -180,7 +183,6 @@ def tokenised(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]
 
 def _batch(tokenizer: Any, chosen: list[dict[str, Any]]) -> dict[str, Any]:
     """Padded on the right."""
-    import torch
 
     pairs = [tokenised(tokenizer, row) for row in chosen]
     width = max(len(ids) for ids, _ in pairs)
@@ -193,14 +195,13 @@ def _batch(tokenizer: Any, chosen: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]]:
     """Losses of each step and of the held-out rows before and after, by transformers' Trainer alone."""
-    import torch
     from transformers import Trainer, TrainingArguments
 
     tokenizer, model = _tokenizer(folder), _plain_model(folder)
     parameters = json.loads((run.directory / "spec.json").read_text())["parameters"]
     if adapter is not None:
         model = _adapted(model, run, adapter)
-    _router_loss(model)
+    weight = _router_loss(model)
 
     batch, held_out = _batch(tokenizer, rows(0, TRAIN_ROWS)), _batch(tokenizer, rows(100, HELD_OUT_ROWS))
     before = _loss(model, held_out)
@@ -225,6 +226,7 @@ def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]
         ),
         train_dataset=[{"index": index} for index in range(TRAIN_ROWS)],
         data_collator=lambda _: copy.copy(batch),
+        compute_loss_func=partial(_next_token_loss, router_weight=weight),
     )
     from transformers import PrinterCallback
 
@@ -235,11 +237,25 @@ def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]
     return {"steps": steps, "held out": [before, _loss(model, held_out)]}
 
 
-def _router_loss(model: Any) -> None:
-    """Mixtures of experts learn with the routers' loss, as TRL has it where the config gives it a weight."""
+def _router_loss(model: Any) -> float:
+    """Mixtures of experts learn with the routers' loss, as TRL has it where the config gives it a weight: switch it on
+    and return the weight."""
     config = model.config.get_text_config()
-    if getattr(config, "router_aux_loss_coef", 0.0) and hasattr(config, "output_router_logits"):
-        config.output_router_logits = True
+    if not hasattr(config, "output_router_logits") or not getattr(config, "router_aux_loss_coef", 0.0):
+        return 0.0
+    config.output_router_logits = True
+    return float(config.router_aux_loss_coef)
+
+
+def _next_token_loss(outputs: Any, labels: Any, *, router_weight: float, num_items_in_batch: Any = None) -> Any:
+    """By hand, since a few families (BART's decoder and its relatives) leave it to the caller to shift the labels."""
+    from torch.nn.functional import cross_entropy
+
+    logits = outputs.logits[:, :-1].float().flatten(0, 1)
+    loss = cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100)
+    if router_weight and isinstance(outputs.aux_loss, torch.Tensor):
+        loss = loss + router_weight * outputs.aux_loss
+    return loss
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -249,7 +265,6 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _plain_model(folder: Path) -> Any:
-    import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -271,7 +286,6 @@ def _adapted(model: Any, run: Run, adapter: dict[str, Any]) -> Any:
 
 def _loss(model: Any, batch: dict[str, Any]) -> float:
     """Mean over the learned tokens, from logits in fp32; without any other loss of the model's."""
-    import torch
 
     model.eval()
     with torch.no_grad():
