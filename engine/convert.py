@@ -1,9 +1,10 @@
 """A GGUF file made into a model folder, and a model folder tried before anybody trains on it.
 
     python -m engine.convert gguf FILE OUT     writes OUT/: config, bf16 safetensors, tokenizer with its chat template
+    python -m engine.convert unpack FOLDER OUT writes OUT/: the model in FOLDER with weights of a few bits made bf16
     python -m engine.convert try FOLDER        loads config and tokenizer, renders the chat template
 
-Both run in a process of their own, since what they read comes from strangers. They print one JSON line a piece of
+All run in a process of their own, since what they read comes from strangers. They print one JSON line a piece of
 news: {"progress": 0..1}, and last {"done": {…}} or {"error": "what is wrong, in words for people"}.
 """
 
@@ -129,6 +130,11 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case ["gguf", file, out]:
                 say(done=gguf_convert(Path(file), Path(out)))
+            case ["unpack", folder, out]:
+                from engine.unpack import folder_unpack
+
+                folder_unpack(Path(folder), Path(out), lambda share: say(progress=share))
+                say(done={})
             case ["try", folder]:
                 say(done=folder_try(Path(folder)))
             case _:

@@ -44,6 +44,8 @@ VOCABULARIES = (
 )
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+# Quantisations that the import takes apart again.
+UNPACKED = ("fp8", "mxfp4")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 
 JSON_LIMIT_BYTES = 16 * 2**20
@@ -110,8 +112,11 @@ def folder_read(folder: Path) -> ModelFacts:
     )
 
 
-def config_read(folder: Path) -> dict[str, Any]:
-    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem."""
+def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
+    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem.
+
+    `may_be_packed`: weights in a few bits may pass where the import can unpack them (engine.unpack).
+    """
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise ModelProblem("This is a LoRA adapter, not a base model. Add the model that it was trained from.")
@@ -123,8 +128,8 @@ def config_read(folder: Path) -> dict[str, Any]:
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             hooks_refuse(name, json_read(folder / name))
-    if isinstance(quantised := config.get("quantization_config"), dict):
-        kind = str(quantised.get("quant_method", "some method"))[:30]
+    kind = packing(config)
+    if kind and not (may_be_packed and kind in UNPACKED):
         raise ModelProblem(f"The weights are quantised ({kind}) and cannot be trained. Choose the unquantised model.")
     if not isinstance(config.get("model_type"), str):
         raise ModelProblem("config.json names no model_type.")
@@ -132,6 +137,12 @@ def config_read(folder: Path) -> dict[str, Any]:
     if architectures is not None and not (isinstance(architectures, list) and architectures):
         raise ModelProblem("config.json: architectures must be a list of names.")
     return config
+
+
+def packing(config: dict[str, Any]) -> str:
+    """How the weights are quantised, "" for not at all."""
+    quantised = config.get("quantization_config")
+    return str(quantised.get("quant_method", "some method"))[:30] if isinstance(quantised, dict) else ""
 
 
 def json_read(path: Path) -> dict[str, Any]:
