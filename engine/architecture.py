@@ -61,8 +61,9 @@ class Refused(ValueError):
     """The file or folder cannot be used; the text says why."""
 
 
-def architecture_check(folder: Path, config: Any) -> None:
-    """Raises Refused for a model of `folder`, whose config is `config`, that could not be trained or loaded again."""
+def architecture_check(folder: Path, config: Any) -> int:
+    """How many tokens the model of `folder`, whose config is `config`, knows. Raises Refused for one that could not be
+    trained, or not be loaded again."""
     _kind_check(config)
     model, report = _built(folder)
 
@@ -73,6 +74,7 @@ def architecture_check(folder: Path, config: Any) -> None:
         raise Refused(WITH_PICTURES.format(type=config.model_type))
 
     _weights_check(report)
+    return int(model.get_input_embeddings().num_embeddings)
 
 
 def _kind_check(config: Any) -> None:

@@ -11,6 +11,7 @@ news: {"progress": 0..1}, and last {"done": {…}} or {"error": "what is wrong, 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from engine.architecture import Refused, architecture_check, reason
 from engine.inspect_gguf import CUT_OFF, GgufProblem, header_check
 
+SENTENCE = "What colour is the sky?"
 EXAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
@@ -89,28 +91,17 @@ def _gguf_facts(file: Path) -> tuple[str, str]:
 def folder_try(folder: Path) -> dict[str, Any]:
     """Load what a train would load, short of the weights; {"example": a dialogue as the template renders it}.
 
-    Raises Refused where transformers does not know the architecture or the tokenizer, or the template fails.
+    Raises Refused where transformers does not know the architecture or the tokenizer, where the two or the weights do
+    not belong together, or the template fails.
     """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+    from transformers import AutoConfig
 
-    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder, **settings)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise Refused(f"transformers cannot read config.json: {reason(error)}") from error
-    architecture_check(folder, config)
-    wanted = _tokenizer_class(folder)
-    if wanted and tokenizer_class_from_name(wanted) is None:
-        raise Refused(
-            f"tokenizer_config.json asks for the tokenizer class {wanted!r}, which transformers does not have."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
-    except Exception as error:
-        raise Refused(f"transformers cannot load the tokenizer: {reason(error)}") from error
-    if len(tokenizer) == 0 or not tokenizer("text")["input_ids"]:
-        raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
+    words = architecture_check(folder, config)
+    tokenizer = _tokenizer_tried(folder, words)
     if not tokenizer.chat_template:
         return {"example": ""}
     try:
@@ -118,6 +109,46 @@ def folder_try(folder: Path) -> dict[str, Any]:
     except Exception as error:
         raise Refused(f"The chat template cannot render a question and its answer: {reason(error)}") from error
     return {"example": example[:20_000]}
+
+
+def _tokenizer_tried(folder: Path, words: int) -> Any:
+    """The folder's tokenizer, for a model that knows `words` tokens. Raises Refused."""
+    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    wanted = _tokenizer_class(folder)
+    if wanted and tokenizer_class_from_name(wanted) is None:
+        raise Refused(
+            f"tokenizer_config.json asks for the tokenizer class {wanted!r}, which transformers does not have."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise Refused(f"transformers cannot load the tokenizer: {reason(error)}") from error
+
+    ids = tokenizer(SENTENCE)["input_ids"] if len(tokenizer) else []
+    if not ids:
+        raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
+    back = tokenizer.decode(ids, skip_special_tokens=True)
+    if _letters(back) != _letters(SENTENCE):
+        raise Refused(
+            f"The tokenizer is damaged, or read as one of another kind: it turns “{SENTENCE}” into “{back[:80]}”."
+        )
+    if len(tokenizer) > words:
+        raise Refused(
+            f"The tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}. It is of another model."
+        )
+    if tokenizer.eos_token is None:
+        raise Refused(
+            "The tokenizer has no end token, so a model could never learn to stop. Add eos_token to its "
+            "tokenizer_config.json, or choose another model."
+        )
+    return tokenizer
+
+
+def _letters(text: str) -> list[str]:
+    """Words without what tokenizers may change: capitals, and spaces around signs."""
+    return re.findall("[a-z]+", text.casefold())
 
 
 def _tokenizer_class(folder: Path) -> str:

@@ -124,14 +124,15 @@ def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
             raise ModelProblem("This folder holds a GGUF file. Upload that file under “GGUF file” instead.")
         raise ModelProblem("The folder has no config.json, so it is no model in the Hugging Face layout.")
     config = json_read(folder / "config.json")
-    hooks_refuse("config.json", config, has_own_class=config.get("model_type") in CAUSAL_MODEL_TYPES)
+    kind = config.get("model_type")
+    hooks_refuse("config.json", config, has_own_class=isinstance(kind, str) and kind in CAUSAL_MODEL_TYPES)
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             hooks_refuse(name, json_read(folder / name))
-    kind = packing(config)
-    if kind and not (may_be_packed and kind in UNPACKED):
-        raise ModelProblem(f"The weights are quantised ({kind}) and cannot be trained. Choose the unquantised model.")
-    if not isinstance(config.get("model_type"), str):
+    method = packing(config)
+    if method and not (may_be_packed and method in UNPACKED):
+        raise ModelProblem(f"The weights are quantised ({method}) and cannot be trained. Choose the unquantised model.")
+    if not isinstance(kind, str):
         raise ModelProblem("config.json names no model_type.")
     architectures = config.get("architectures")
     if architectures is not None and not (isinstance(architectures, list) and architectures):

@@ -154,10 +154,12 @@ def _reached(model: Any) -> set[str] | None:
     for weight in learned:
         weight.requires_grad_(False)
     was_training = model.training
-    model.eval()
+    # As in training: Gemma 3n reads past a layer there that it passes otherwise.
+    model.train()
+    devices = [model.device] if model.device.type == "cuda" else []
     try:
         ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.num_embeddings
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
             logits = model(input_ids=ids, use_cache=False).logits
             asked = [(name, result) for name, result in results if result.requires_grad]
             found = torch.autograd.grad(logits.float().sum(), [result for _, result in asked], allow_unused=True)
