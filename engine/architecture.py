@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.inspect_model import json_read
 from engine.model_types import CAUSAL_MODEL_TYPES
 
 # Encoders whose decoder form is a switch in config.json; these two have the switch and read from left to right anyway.
@@ -61,10 +62,10 @@ class Refused(ValueError):
     """The file or folder cannot be used; the text says why."""
 
 
-def architecture_check(folder: Path, config: Any) -> int:
-    """How many tokens the model of `folder`, whose config is `config`, knows. Raises Refused for one that could not be
-    trained, or not be loaded again."""
-    _kind_check(config)
+def architecture_check(folder: Path) -> int:
+    """How many tokens the model of `folder` knows. Raises Refused for one that could not be trained, or that could not
+    be loaded again."""
+    config = _config(folder)
     model, report = _built(folder)
 
     if _reads_both_directions(model.config):
@@ -77,14 +78,22 @@ def architecture_check(folder: Path, config: Any) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
-def _kind_check(config: Any) -> None:
-    kind = config.model_type
-    if kind not in CAUSAL_MODEL_TYPES:
-        raise Refused(NO_LANGUAGE_MODEL.format(type=kind))
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    # First by its name: what it is says more than what is wrong with its config.
+    kind = json_read(folder / "config.json").get("model_type")
     if kind in NOT_TRAINED:
         raise Refused(NOT_TRAINED[kind].format(type=kind))
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise Refused(f"transformers cannot read config.json: {reason(error)}") from error
+    if config.model_type not in CAUSAL_MODEL_TYPES:
+        raise Refused(NO_LANGUAGE_MODEL.format(type=config.model_type))
     if getattr(config, "is_encoder_decoder", False):
-        raise Refused(TWO_HALVES.format(type=kind))
+        raise Refused(TWO_HALVES.format(type=config.model_type))
+    return config
 
 
 def _built(folder: Path) -> tuple[Any, dict[str, Any]]:

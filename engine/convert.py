@@ -94,13 +94,7 @@ def folder_try(folder: Path) -> dict[str, Any]:
     Raises Refused where transformers does not know the architecture or the tokenizer, where the two or the weights do
     not belong together, or the template fails.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise Refused(f"transformers cannot read config.json: {reason(error)}") from error
-    words = architecture_check(folder, config)
+    words = architecture_check(folder)
     tokenizer = _tokenizer_tried(folder, words)
     if not tokenizer.chat_template:
         return {"example": ""}

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
 PROBE_TOKENS = 8
 # peft hears these names, wherever they stand, as those of the experts: in such a family it was so before transformers
 # put all experts into one block. Dense layers of the same name cannot be named alone.
 EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "gate", "w1", "w2", "w3"}
+ROUTERS = re.compile(r"(^|\.)(gate|router)(\.|$)")
 # Their kernels for GPUs take the weight of the output projection and pass over the layer (peft's list, and those that
 # it lacks).
 MIXERS_READ_PAST = ("Mamba", "BambaMixer", "FalconH1Mixer")
@@ -54,9 +56,46 @@ def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
         if module is not output
         and (reached is None or kind_of(name) in reached)
         and not (are_experts and name.rpartition(".")[2] in EXPERT_NAMES)
+        and not ROUTERS.search(name)
         and not _is_read_past(model, name)
     ]
     return Targets(names)
+
+
+def targets_without(model: Any, targets: Targets, lost: set[str]) -> Targets:
+    """The targets less the layers in `lost`, each layer by its whole name. The model has no adapter yet."""
+    modules = [
+        name
+        for name, _ in _linear_layers(model)
+        if name not in lost and any(name == wanted or name.endswith(f".{wanted}") for wanted in targets.modules)
+    ]
+    return Targets(modules, targets.blocks, targets.has_experts)
+
+
+def lost_when_loaded(model: Any) -> set[str]:
+    """Names of the layers whose adapter would be lost between saving and loading.
+
+    On its way in, peft gives an adapter's weights the names that transformers gives a model's. In a few families these
+    rules hit names that are right already (Laguna's shared_experts becomes shared_expertss), and peft drops without a
+    word what has no place then. So the fresh adapter of `model` is saved to memory and loaded again.
+    """
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters() if "lora_" in name}
+    for name, weight in model.named_parameters():
+        if name in before:
+            weight.data.zero_()
+    saved = get_peft_model_state_dict(model)
+    for name, value in saved.items():
+        if "lora_" in name:
+            saved[name] = torch.ones_like(value)
+    set_peft_model_state_dict(model, saved)
+
+    lost: set[str] = set()
+    for name, weight in model.named_parameters():
+        if name in before:
+            if not bool((weight == 1).all()):
+                lost.add(name.removeprefix("base_model.model.").partition(".lora_")[0])
+            weight.data.copy_(before[name])
+    return lost
 
 
 def kind_of(name: str) -> str:
@@ -74,7 +113,7 @@ def adapted_describe(model: Any) -> str:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             block = getattr(module, "parameter_name", "")
-            layers.add(block or name.rpartition(".")[2])
+            layers.add(block or _short(name))
             blocks.add(block)
             count += 1
     text = f"{', '.join(sorted(layers))} ({count:,} layers)"
@@ -86,6 +125,12 @@ def adapted_describe(model: Any) -> str:
             "adapt them too"
         )
     return text
+
+
+def _short(name: str) -> str:
+    """up_proj; with what stands before it where it is only a number."""
+    *_, before, last = ("", *name.split("."))
+    return f"{before}.{last}" if last.isdigit() else last
 
 
 def _linear_layers(model: Any) -> list[tuple[str, Any]]:

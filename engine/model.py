@@ -19,7 +19,7 @@ from engine.hardware import Device, Precision
 from engine.inspect_model import weight_files
 from engine.job import Job
 from engine.lm_head import routers_check
-from engine.lora_targets import targets_choose
+from engine.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
 from engine.parameters import TrainParameters
 from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 
@@ -129,6 +129,13 @@ def adapter_add(model: PreTrainedModel, parameters: TrainParameters, task: str =
     `task`: SEQ_CLS trains and saves the head of scores besides.
     """
     targets = targets_choose(model, parameters.target_modules)
+    adapted = _adapted(model, parameters, targets, task)
+    if lost := lost_when_loaded(adapted):
+        adapted = _adapted(adapted.unload(), parameters, targets_without(model, targets, lost), task)
+    return adapted
+
+
+def _adapted(model: PreTrainedModel, parameters: TrainParameters, targets: Targets, task: str) -> Any:
     config = LoraConfig(
         task_type=task,
         r=parameters.lora_rank,
@@ -143,16 +150,16 @@ def adapter_add(model: PreTrainedModel, parameters: TrainParameters, task: str =
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        if "arget modules" not in str(error):
+        if "arget modules" in str(error):
             raise TrainError(
-                "bad_adapter",
-                f"peft cannot put this adapter on the base model: {error}",
-                "Choose all linear layers, and leave DoRA off where experts are adapted.",
+                "no_such_modules",
+                f"The base model has none of the target modules {', '.join(targets.modules)}.",
+                "Choose all linear layers, or names that the base model's page lists.",
             ) from error
         raise TrainError(
-            "no_such_modules",
-            f"The base model has none of the target modules {', '.join(parameters.target_modules)}.",
-            "Choose all linear layers, or names that the base model's page lists.",
+            "bad_adapter",
+            f"peft cannot put this adapter on the base model: {error}",
+            "Choose all linear layers, and leave DoRA off where experts are adapted.",
         ) from error
 
 

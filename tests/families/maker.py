@@ -137,10 +137,10 @@ def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def family_model(folder: Path, family: str) -> Path:
+def family_model(folder: Path, family: str, **changes: Any) -> Path:
     """Make a random model of that family and its tokenizer in `folder` (safetensors); return `folder`.
 
-    The same family gives the same weights each time.
+    `changes`: values of its config. The same family gives the same weights each time.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -148,6 +148,8 @@ def family_model(folder: Path, family: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer(folder, chat_template=CHAT_TEMPLATE)
     config = family_config(family, tokenizer)
+    for name, value in changes.items():
+        setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config)
