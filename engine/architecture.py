@@ -33,6 +33,10 @@ WITH_PICTURES = (
     "This model ({type}) reads text only together with a picture, and pictures are not trained here yet. Choose a "
     "model that reads text alone."
 )
+PART_ALONE = (
+    "transformers can train only a part of this model ({type}), and could not load again what that saves. Choose a "
+    "model for text alone."
+)
 SOUND = "This model ({type}) writes sound, not text. Choose a model that writes text."
 CANNOT_WRITE = (
     "transformers can load models of this family ({type}) and cannot have them write text yet. Choose another family, "
@@ -71,8 +75,8 @@ def architecture_check(folder: Path) -> int:
     if _reads_both_directions(model.config):
         raise Refused(BOTH_DIRECTIONS.format(type=config.model_type))
     if model.config.model_type not in CAUSAL_MODEL_TYPES:
-        # transformers built a part of it, and what a train saves of that part is no language model to it any more.
-        raise Refused(WITH_PICTURES.format(type=config.model_type))
+        # What is saved of that part is no language model to transformers any more.
+        raise Refused(PART_ALONE.format(type=config.model_type))
 
     _weights_check(report)
     return int(model.get_input_embeddings().num_embeddings)

@@ -50,7 +50,7 @@ KEY_VALUE_HEADS = r"(swa_)?num_key_value_heads|num_kv_heads"
 # Computed from others where they are not given.
 DERIVED = (
     "id2label", "label2id", "qk_head_dim", "full_attn_idxs", "attention_hidden_size", "attention_head_dim",
-    "mamba_headdim", "hybrid_layer_ids",
+    "mamba_headdim", "hybrid_layer_ids", "moe_layers",
 )  # fmt: skip
 # Off, so that two trains of the same rows can be compared.
 RANDOM = re.compile(r".*(dropout|dropout_prob|dropout_p|pdrop|layerdrop|jitter_noise)")
@@ -159,6 +159,9 @@ def family_model(folder: Path, family: str, **changes: Any) -> Path:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
+    if model.config.model_type not in families():
+        # Only a part of it was made; it would come with the config of the whole.
+        config.save_pretrained(folder)
     return folder
 
 
