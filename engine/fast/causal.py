@@ -197,18 +197,23 @@ def _rows_of(asking: slice, heads: int) -> slice:
 def _weights(
     queries: torch.Tensor, keys: torch.Tensor, scale: float, window: int, asking: slice, seen: slice
 ) -> torch.Tensor:
-    """(groups, asking * heads of a group, seen), of the queries' precision; sums are in fp32 all the same."""
+    """Attention weights, (groups, asking * heads of a group, seen), in the queries' precision.
+
+    Scores are computed in fp32: rounded to 8 bits a score of 40 is off by up to 0.13, and its weight by 13 %.
+    """
     heads = queries.shape[1] // keys.shape[1]
     offset, rows = asking.start - seen.start, asking.stop - asking.start
-    hidden = _hidden(offset, rows, min(window, offset + rows), heads, queries.dtype)
-    asked = queries[:, _rows_of(asking, heads)]
-    return torch.softmax(torch.baddbmm(hidden, asked, keys[:, seen].transpose(1, 2), alpha=scale), -1)
+    hidden = _hidden(offset, rows, min(window, offset + rows), heads)
+
+    asked = queries[:, _rows_of(asking, heads)].float()
+    scores = torch.baddbmm(hidden, asked, keys[:, seen].float().transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, -1).to(queries.dtype)
 
 
 @lru_cache(maxsize=64)
-def _hidden(offset: int, rows: int, window: int, heads: int, dtype: torch.dtype) -> torch.Tensor:
+def _hidden(offset: int, rows: int, window: int, heads: int) -> torch.Tensor:
     """(rows * heads, offset + rows) of 0 where a query may look and -inf elsewhere; the first one is token `offset`."""
     position = torch.arange(offset, offset + rows)[:, None]
     behind = position - torch.arange(offset + rows)[None]
     hidden = torch.zeros(rows, offset + rows).masked_fill_((behind < 0) | (behind >= window), -torch.inf)
-    return hidden.to(dtype).repeat_interleave(heads, 0)
+    return hidden.repeat_interleave(heads, 0)
