@@ -25,6 +25,8 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch.nn import functional
 
+from engine.fast.fallback import attempt
+
 # Rows of the wide storage begin at multiples of 16 bytes: matrix kernels want it so.
 ALIGNED_COLUMNS = 8
 
@@ -161,7 +163,11 @@ def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: An
     share = dropout.p if module.training and isinstance(dropout, torch.nn.Dropout) else 0.0
     down, up = module.lora_A[name].weight, module.lora_B[name].weight
 
-    wide = wide_weight(module, len(down))
-    return _Product.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x, wide, base.weight, base.bias, down, up, module.scaling[name], share
-    )
+    def fused() -> torch.Tensor:
+        wide = wide_weight(module, len(down))
+        return _Product.apply(  # type: ignore[no-any-return, no-untyped-call]
+            x, wide, base.weight, base.bias, down, up, module.scaling[name], share
+        )
+
+    found: torch.Tensor = attempt("adapter layers as one function", fused, lambda: LoraLinear.forward(module, x))
+    return found

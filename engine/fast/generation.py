@@ -20,6 +20,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from engine.fast.adapter import adapter_write, beside, is_plain, wide_weight
+from engine.fast.fallback import attempt
 
 # All of them are embeddings, layers of attention and a gated MLP with a norm before each, a last norm and a head.
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -53,10 +54,18 @@ def _generate(model: Any, *arguments: Any, **options: Any) -> Any:
     base = _base(model)
     # Trainers let the products of fp32 weights be computed in half precision by a forward of their own.
     is_mixed = base.dtype is torch.float32 and any("forward" in vars(module) for module in (model, base))
+
     # Looked at each time: a trainer may have given the model a second adapter meanwhile.
-    if not (is_mixed or NOT_KNOWN & set(options) or _obstacle(base)):
-        options["custom_generate"] = _write
-    return type(model).generate(model, *arguments, **options)
+    def plain() -> Any:
+        return type(model).generate(model, *arguments, **options)
+
+    if is_mixed or NOT_KNOWN & set(options) or _obstacle(base):
+        return plain()
+    return attempt(
+        "a loop of our own for answers",
+        lambda: type(model).generate(model, *arguments, **options, custom_generate=_write),
+        plain,
+    )
 
 
 def _base(model: Any) -> Any:

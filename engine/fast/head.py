@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
+from engine.fast.fallback import attempt
+
 # A tile of fp32 logits, 256 tokens by 4,096 of the vocabulary, is 4 MB.
 TILE_TOKENS, TILE_VOCABULARY = 256, 4096
 # In half precision a tile spans the vocabulary, and its logits in fp32 take at most 64 MB.
@@ -191,11 +193,18 @@ class Head:
         logit_scale: float,
         outputs: tuple[str, ...],
     ) -> Any:
+        def plain() -> Any:
+            return ChunkedLogProbFunction.apply(  # type: ignore[no-untyped-call]
+                hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
+            )
+
         is_known = bias is None and softcap is None and set(outputs) <= OUTPUTS_KNOWN
         # Autocast and mixed precision are TRL's.
         is_plain = hidden.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
         if hidden.device.type != "cpu" or weight.requires_grad or not is_known or not is_plain:
-            return ChunkedLogProbFunction.apply(  # type: ignore[no-untyped-call]
-                hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
-            )
-        return _Head.apply(hidden, weight, targets, logit_scale / temperature, outputs)  # type: ignore[no-untyped-call]
+            return plain()
+        return attempt(
+            "loss with its gradient in one go",
+            lambda: _Head.apply(hidden, weight, targets, logit_scale / temperature, outputs),  # type: ignore[no-untyped-call]
+            plain,
+        )

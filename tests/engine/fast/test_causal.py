@@ -115,3 +115,12 @@ def test_in_half_precision_scores_of_every_size_keep_their_weights(size):
     for name, one, other, wanted in zip(("result", "query", "key", "value"), found, plain, truth, strict=True):
         error, usual = ((each.float() - wanted).norm() / wanted.norm() for each in (one, other))
         assert error <= 1.5 * usual + 1e-4, name
+
+
+def test_values_may_have_another_size_than_keys():
+    """As in DeepSeek's latent attention."""
+    query, key, _ = drawn(2 * causal.BLOCK)
+    value = drawn(2 * causal.BLOCK, size=8)[2]
+    tensors = [query, key, value]
+    for found, wanted in zip(computed(ours(), tensors), computed(torchs_own(), tensors), strict=True):
+        torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-4)
