@@ -82,13 +82,13 @@ class _Product(torch.autograd.Function):
         return to_x, None, None, None, to_down, to_up, None, None
 
 
-def wide_weight(module: LoraLinear, rank: int) -> torch.Tensor:
+def wide_weight(module: Any, rank: int) -> torch.Tensor:
     """(out, in + room): storage whose first columns are the frozen weight of `module`, with room for `rank` more.
 
     It is made at the first call, and anew where the weight has moved meanwhile: to another device, or into a copy of
     the model. From then on the layer's own weight is a view of it.
     """
-    weight = module.get_base_layer().weight
+    weight: torch.Tensor = module.get_base_layer().weight
     columns = weight.shape[1] + -(-rank // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     wide: torch.Tensor | None = vars(module).get("wide_weight")
 
@@ -151,7 +151,7 @@ def is_plain(module: LoraLinear, name: str) -> bool:
     )
 
 
-def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+def _forward(module: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     base, active = module.base_layer, module.active_adapters
     # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
     is_other = arguments or options or x.dtype != base.weight.dtype

@@ -135,7 +135,7 @@ def unpacked(inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
     lengths = [end - start for start, end in pairwise(borders)]
 
     def padded(whole: torch.Tensor, value: int) -> torch.Tensor:
-        parts = torch.split(whole[0], lengths)
+        parts = list(torch.split(whole[0], lengths))
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
 
     return {

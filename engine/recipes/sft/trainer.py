@@ -46,7 +46,8 @@ class Trainer(Seams, SFTTrainer):
             base = base.get_base_model() if hasattr(base, "peft_config") else base
             base.set_attn_implementation(self.plain_attention)
 
-            batch = unpacked(inputs, self.processing_class.pad_token_id)
+            tokenizer: Any = self.processing_class
+            batch = unpacked(inputs, tokenizer.pad_token_id)
             return loss_of(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
 
         is_packed = "cu_seq_lens_q" in inputs
