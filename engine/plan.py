@@ -27,3 +27,16 @@ def total_steps(
     if max_steps is not None:
         return max_steps
     return math.ceil((epochs or 1) * steps_per_epoch(train_rows, batch_size, accumulation))
+
+
+def warmup_steps(total: int, ratio: float, scheduler: str) -> int:
+    """Steps over which the learning rate climbs from 0, as in transformers' Trainer, but never all of them: the rate of
+    the first step is 0, and a train of one step would learn nothing."""
+    if scheduler == "constant":
+        return 0
+    return min(math.ceil(total * ratio), max(0, total - 1))
+
+
+def warmup_is_long(total: int, warmup: int) -> bool:
+    """Whether warm-up takes half of a train or more: of a very short one even a small share does."""
+    return warmup > 0 and 2 * warmup >= total

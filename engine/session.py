@@ -23,7 +23,7 @@ from engine.model import fit_check, model_load, model_save, parameter_counts
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
 from engine.rundir import checkpoint_is_whole, checkpoints
-from engine.trainer import quiet, settle, trainer_options
+from engine.trainer import quiet, settle, trainer_options, warmup_fit
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
 
@@ -104,6 +104,7 @@ class Session:
                 "Copy the train with a smaller batch size or less gradient accumulation.",
             )
         plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
+        warmup_fit(job, trainer.args, plan.total_steps)
         watch = Watch(job, plan, objective)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(watch)

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from engine.hardware import Device, Precision, memory_keep
 from engine.job import Job
 from engine.order import GroupedByLength
+from engine.plan import warmup_is_long
 
 # Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
 CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
@@ -104,6 +105,22 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
         "eval_strategy": "no",
         "save_strategy": "no",
     }
+
+
+def warmup_fit(job: Job, options: Any, total_steps: int) -> None:
+    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes most of it."""
+    if options.lr_scheduler_type == "constant":
+        return
+    asked = options.get_warmup_steps(total_steps)
+    warmup = min(asked, max(0, total_steps - 1))
+    options.warmup_steps = warmup
+
+    if warmup_is_long(total_steps, warmup):
+        job.warn(
+            "long_warmup",
+            f"Warm-up takes {warmup:,} of {total_steps:,} steps, in which the learning rate is still climbing from 0. "
+            "Train for more steps, or set Warm-up to 0.",
+        )
 
 
 def quiet() -> None:

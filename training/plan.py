@@ -9,7 +9,7 @@ from core.errors import UserError
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
 from engine.parameters import TrainParameters
-from engine.plan import holdout_rows, total_steps
+from engine.plan import holdout_rows, total_steps, warmup_is_long, warmup_steps
 from engine.recipes.registry import RECIPES
 from engine.rewards.registry import REWARDS
 from methods.models import TrainingMethod
@@ -87,6 +87,7 @@ def train_plan(
     _judge_rows(plan, parameters, made, train_rows)
     _judge_modules(plan, parameters, base_model)
     _judge_rate(plan, method, parameters)
+    _judge_warmup(plan, parameters)
     if max_tokens is None:
         _judge_prompts(plan, parameters, base_model)
         _judge_rewards(plan, parameters, dataset)
@@ -148,6 +149,16 @@ def _judge_rate(plan: Plan, method: TrainingMethod, parameters: dict[str, Any]) 
     lower = float(f"{fields['learning_rate'].default / 10:.6g}")
     plan.warnings["learning_rate"] = f"For all weights about {plain(lower)} is usual; this is an adapter's rate."
     plan.fixes["learning_rate"] = [_fix(f"Use {plain(lower)}", "", learning_rate=plain(lower))]
+
+
+def _judge_warmup(plan: Plan, parameters: dict[str, Any]) -> None:
+    """Of a train of a few steps even a small share is most of it."""
+    warmup = warmup_steps(plan.steps, parameters["warmup_ratio"], parameters["scheduler"])
+    if warmup_is_long(plan.steps, warmup):
+        plan.warnings["warmup_ratio"] = (
+            f"Warm-up takes {warmup:,} of only {plan.steps:,} steps: the learning rate hardly gets to where it should."
+        )
+        plan.fixes["warmup_ratio"] = [_fix("Use 0%", "", warmup_ratio=0)]
 
 
 def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:

@@ -1,6 +1,19 @@
 """A LoRA layer as one autograd function: three matrix products in place of eight small operations.
 
 peft's modules, weights and files stay what they are; only the forward of each layer is another one.
+
+In half precision the order of rounding decides whether an adapter is heard at all. peft rounds the
+frozen layer's result to 8 bits and then adds the adapter's: whatever is smaller than half a bit of
+the sum is lost, and in the first steps of a train nearly all of it is. Here both are one product,
+
+    y = [x, x A'] [W, s B]'
+
+which adds up in fp32 and rounds once. For that the frozen weight lies in storage with room for the
+columns of s B beside it:
+
+    wide   (out, in + room)    W: the first `in` columns    s B: the next `rank`    0: the rest
+
+`room` is the rank, rounded up so that rows stay aligned. No weight is held twice.
 """
 
 from __future__ import annotations
@@ -12,6 +25,11 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch.nn import functional
 
+from engine.fast.fallback import attempt
+
+# Rows of the wide storage begin at multiples of 16 bytes: matrix kernels want it so.
+ALIGNED_COLUMNS = 8
+
 
 class _Product(torch.autograd.Function):
     """y = x W' + b + s / (1 - p) ((x ∘ keep) A') B', with W and b frozen; keep is 1 with probability 1 - p, else 0."""
@@ -20,6 +38,7 @@ class _Product(torch.autograd.Function):
     def forward(
         context: Any,
         x: torch.Tensor,
+        wide: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         down: torch.Tensor,
@@ -27,16 +46,19 @@ class _Product(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
-        """x: (…, in); weight: (out, in); down: (rank, in); up: (out, rank). Returns (…, out)."""
+        """x: (…, in); wide: (out, in + room), see wide_weight; weight: (out, in); down: (rank, in); up: (out, rank).
+        Returns (…, out)."""
         rows = x.reshape(-1, x.shape[-1])
         keep = _keep(rows, dropout) if dropout else None
         scaling /= 1 - dropout
-        result = functional.linear(x, weight, bias)
+
         inner = (rows if keep is None else rows * keep) @ down.to(x.dtype).t()
-        result.view(-1, result.shape[-1]).addmm_(inner, up.to(x.dtype).t(), alpha=scaling)
+        adapter_write(wide, up, scaling)
+        result = functional.linear(beside(rows, inner, wide), wide, bias)
+
         context.save_for_backward(rows, keep, inner, weight, down, up)
         context.scaling = scaling
-        return result
+        return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -44,9 +66,11 @@ class _Product(torch.autograd.Function):
         (gradient,) = gradients
         flat = gradient.reshape(-1, gradient.shape[-1])
         at_inner = (flat @ up.to(flat.dtype)) * context.scaling
+
         # Turned: the product of the narrow one first takes half the time.
         to_up = (inner.t() @ flat).t().to(up.dtype) * context.scaling
         to_down = (at_inner.t() @ (rows if keep is None else rows * keep)).to(down.dtype)
+
         to_x = None
         if context.needs_input_grad[0]:
             to_x = flat @ weight
@@ -55,7 +79,41 @@ class _Product(torch.autograd.Function):
             else:
                 to_x.addcmul_(at_inner @ down.to(flat.dtype), keep)
             to_x = to_x.view(*gradient.shape[:-1], -1)
-        return to_x, None, None, to_down, to_up, None, None
+        return to_x, None, None, None, to_down, to_up, None, None
+
+
+def wide_weight(module: Any, rank: int) -> torch.Tensor:
+    """(out, in + room): storage whose first columns are the frozen weight of `module`, with room for `rank` more.
+
+    It is made at the first call, and anew where the weight has moved meanwhile: to another device, or into a copy of
+    the model. From then on the layer's own weight is a view of it.
+    """
+    weight: torch.Tensor = module.get_base_layer().weight
+    columns = weight.shape[1] + -(-rank // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    wide: torch.Tensor | None = vars(module).get("wide_weight")
+
+    is_current = wide is not None and wide.data_ptr() == weight.data_ptr() and wide.dtype == weight.dtype
+    if wide is None or not is_current or wide.shape[1] != columns:
+        wide = weight.new_zeros(weight.shape[0], columns)
+        wide[:, : weight.shape[1]] = weight
+        weight.data = wide[:, : weight.shape[1]]
+        module.wide_weight = wide
+    return wide
+
+
+def adapter_write(wide: torch.Tensor, up: torch.Tensor, scaling: float) -> None:
+    """Put `up`, (out, rank), times `scaling` beside the frozen weight in `wide`. The columns behind it stay 0."""
+    start = wide.shape[1] - -(-up.shape[1] // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    wide[:, start : start + up.shape[1]] = up * scaling
+
+
+def beside(x: torch.Tensor, inner: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+    """[x, inner, 0]: (tokens, in + room) of (tokens, in) and (tokens, rank), to be multiplied with `wide`."""
+    rest = wide.shape[1] - x.shape[1] - inner.shape[1]
+    parts = [x, inner.to(x.dtype)]
+    if rest:
+        parts.append(x.new_zeros(len(x), rest))
+    return torch.cat(parts, -1)
 
 
 def _keep(rows: torch.Tensor, dropout: float) -> torch.Tensor:
@@ -93,7 +151,7 @@ def is_plain(module: LoraLinear, name: str) -> bool:
     )
 
 
-def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+def _forward(module: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     base, active = module.base_layer, module.active_adapters
     # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
     is_other = arguments or options or x.dtype != base.weight.dtype
@@ -104,4 +162,12 @@ def _forward(module: LoraLinear, x: torch.Tensor, *arguments: Any, **options: An
     dropout = module.lora_dropout[name]
     share = dropout.p if module.training and isinstance(dropout, torch.nn.Dropout) else 0.0
     down, up = module.lora_A[name].weight, module.lora_B[name].weight
-    return _Product.apply(x, base.weight, base.bias, down, up, module.scaling[name], share)  # type: ignore[no-any-return, no-untyped-call]
+
+    def fused() -> torch.Tensor:
+        wide = wide_weight(module, len(down))
+        return _Product.apply(  # type: ignore[no-any-return, no-untyped-call]
+            x, wide, base.weight, base.bias, down, up, module.scaling[name], share
+        )
+
+    found: torch.Tensor = attempt("adapter layers as one function", fused, lambda: LoraLinear.forward(module, x))
+    return found

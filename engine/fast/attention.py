@@ -18,6 +18,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from engine.fast.causal import causal_attention, rows_apart
 
 NAME = "segments"
+# What changes scores and is not computed here: caps, sinks, biases of positions.
+NOT_KNOWN = ("softcap", "s_aux", "position_bias", "alibi", "head_mask")
 
 
 def register() -> None:
@@ -49,8 +51,10 @@ def segments_attention(
     `max_length_q`: tokens of the longest segment.
 
     Without borders it is an ordinary batch, with its mask: generation, or rows that were padded after all. Returns
-    (batch, tokens, heads, head size) and no weights.
+    (batch, tokens, heads, head size) and no weights. Raises NotImplementedError where the model asks for more.
     """
+    if unknown := [name for name in NOT_KNOWN if options.get(name) is not None]:
+        raise NotImplementedError(f"attention with {unknown[0]}")
     if cu_seq_lens_q is None:
         if attention_mask is None and query.shape[2] == key.shape[2]:
             attention_mask = _band(query.shape[2], sliding_window, query.device)

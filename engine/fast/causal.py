@@ -41,11 +41,12 @@ class _Causal(torch.autograd.Function):
         scale: float,
         window: int,
     ) -> torch.Tensor:
-        """query: (1, heads, tokens, size); key, value: (1, groups, tokens, size), a group serving heads / groups heads.
-        lengths: of the rows, tokens together. window: how many tokens of its row, itself included, each may see.
-        Returns (1, tokens, heads, size)."""
+        """query: (1, heads, tokens, size); key: (1, groups, tokens, size); value: (1, groups, tokens, value size), a
+        group serving heads / groups heads. lengths: of the rows, tokens together. window: how many tokens of its row,
+        itself included, each may see. Returns (1, tokens, heads, value size)."""
+        _, heads, tokens, _ = query.shape
         groups = key.shape[1]
-        result = query.new_empty(query.transpose(1, 2).shape)
+        result = query.new_empty(1, tokens, heads, value.shape[-1])
         kept: list[torch.Tensor] = []
         learns = any(context.needs_input_grad)
         for row in _rows(lengths):
@@ -66,17 +67,20 @@ class _Causal(torch.autograd.Function):
         if learns:
             context.save_for_backward(*kept)
         context.lengths, context.scale, context.window = lengths, scale, window
-        context.heads = query.shape[1], groups
+        context.heads, context.sizes = (heads, groups), (key.shape[-1], value.shape[-1])
         return result
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
         heads, groups = context.heads
+        size, value_size = context.sizes
         saved = iter(context.saved_tensors)
-        _, tokens, _, size = gradient.shape
+        tokens = gradient.shape[1]
+
         # As the layers before have them: token by token.
-        to_inputs = [gradient.new_empty(1, tokens, count, size) for count in (heads, groups, groups)]
+        shapes = (heads, size), (groups, size), (groups, value_size)
+        to_inputs = [gradient.new_empty(1, tokens, *shape) for shape in shapes]
         for row in _rows(context.lengths):
             queries, keys, values = next(saved), next(saved), next(saved)
             pulls = _of_row(gradient.transpose(1, 2), row, groups)
@@ -197,18 +201,23 @@ def _rows_of(asking: slice, heads: int) -> slice:
 def _weights(
     queries: torch.Tensor, keys: torch.Tensor, scale: float, window: int, asking: slice, seen: slice
 ) -> torch.Tensor:
-    """(groups, asking * heads of a group, seen), of the queries' precision; sums are in fp32 all the same."""
+    """Attention weights, (groups, asking * heads of a group, seen), in the queries' precision.
+
+    Scores are computed in fp32: rounded to 8 bits a score of 40 is off by up to 0.13, and its weight by 13 %.
+    """
     heads = queries.shape[1] // keys.shape[1]
     offset, rows = asking.start - seen.start, asking.stop - asking.start
-    hidden = _hidden(offset, rows, min(window, offset + rows), heads, queries.dtype)
-    asked = queries[:, _rows_of(asking, heads)]
-    return torch.softmax(torch.baddbmm(hidden, asked, keys[:, seen].transpose(1, 2), alpha=scale), -1)
+    hidden = _hidden(offset, rows, min(window, offset + rows), heads)
+
+    asked = queries[:, _rows_of(asking, heads)].float()
+    scores = torch.baddbmm(hidden, asked, keys[:, seen].float().transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, -1).to(queries.dtype)
 
 
 @lru_cache(maxsize=64)
-def _hidden(offset: int, rows: int, window: int, heads: int, dtype: torch.dtype) -> torch.Tensor:
+def _hidden(offset: int, rows: int, window: int, heads: int) -> torch.Tensor:
     """(rows * heads, offset + rows) of 0 where a query may look and -inf elsewhere; the first one is token `offset`."""
     position = torch.arange(offset, offset + rows)[:, None]
     behind = position - torch.arange(offset + rows)[None]
     hidden = torch.zeros(rows, offset + rows).masked_fill_((behind < 0) | (behind >= window), -torch.inf)
-    return hidden.to(dtype).repeat_interleave(heads, 0)
+    return hidden.repeat_interleave(heads, 0)

@@ -19,7 +19,8 @@ from transformers.generation import logits_process
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
-from engine.fast.adapter import is_plain
+from engine.fast.adapter import adapter_write, beside, is_plain, wide_weight
+from engine.fast.fallback import attempt
 
 # All of them are embeddings, layers of attention and a gated MLP with a norm before each, a last norm and a head.
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -53,10 +54,18 @@ def _generate(model: Any, *arguments: Any, **options: Any) -> Any:
     base = _base(model)
     # Trainers let the products of fp32 weights be computed in half precision by a forward of their own.
     is_mixed = base.dtype is torch.float32 and any("forward" in vars(module) for module in (model, base))
+
     # Looked at each time: a trainer may have given the model a second adapter meanwhile.
-    if not (is_mixed or NOT_KNOWN & set(options) or _obstacle(base)):
-        options["custom_generate"] = _write
-    return type(model).generate(model, *arguments, **options)
+    def plain() -> Any:
+        return type(model).generate(model, *arguments, **options)
+
+    if is_mixed or NOT_KNOWN & set(options) or _obstacle(base):
+        return plain()
+    return attempt(
+        "a loop of our own for answers",
+        lambda: type(model).generate(model, *arguments, **options, custom_generate=_write),
+        plain,
+    )
 
 
 def _base(model: Any) -> Any:
@@ -100,37 +109,46 @@ def _linear(module: Any) -> Any:
 class _Products:
     """x W' + b + s (x A') B' of the modules that have one input, side by side.
 
-    The adapter's part is computed in fp32: so small, it is several times faster that way. It is not added to the
-    weights ahead: in half precision they would swallow most of an adapter that has learned for a few steps, and the
-    answers would be those of another model than the one that learns from them.
+    An adapter and its frozen layer are one product that rounds once, as in engine.fast.adapter: added to a rounded
+    result, or to the weights ahead, most of an adapter that has learned for a few steps would be lost, and the answers
+    would be those of another model than the one that learns from them. x A' is computed in fp32: so small, it is
+    several times faster that way.
     """
 
     def __init__(self, modules: list[Any]) -> None:
-        self.linears = [_linear(module) for module in modules]
-        # (columns of the result, columns of x A', s B') of each adapter that is at work.
-        self.adapters: list[tuple[slice, slice, torch.Tensor]] = []
+        # (weight, bias, columns of x A' that go with it) of each module.
+        self.parts: list[tuple[torch.Tensor, torch.Tensor | None, slice | None]] = []
         downs: list[torch.Tensor] = []
-        column = rank = 0
+        rank = 0
+
         for module in modules:
-            if module is not _linear(module) and not (module.merged or module.disable_adapters):
-                (name,) = module.active_adapters
-                down, up = module.lora_A[name].weight, module.lora_B[name].weight
-                place = slice(column, column + len(up)), slice(rank, rank + len(down))
-                self.adapters.append((*place, up.float().t() * module.scaling[name]))
-                downs.append(down.float())
-                rank += len(down)
-            column += module.out_features
+            linear = _linear(module)
+            if module is linear or module.merged or module.disable_adapters:
+                self.parts.append((linear.weight, linear.bias, None))
+                continue
+
+            (name,) = module.active_adapters
+            down, up = module.lora_A[name].weight, module.lora_B[name].weight
+            wide = wide_weight(module, len(down))
+            adapter_write(wide, up, module.scaling[name])
+            self.parts.append((wide, linear.bias, slice(rank, rank + len(down))))
+            downs.append(down.float())
+            rank += len(down)
+
         self.down = torch.cat(downs).t() if downs else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: (tokens, in). Returns (tokens, out of all modules)."""
-        results = [functional.linear(x, linear.weight, linear.bias) for linear in self.linears]
-        result = torch.cat(results, -1) if len(results) > 1 else results[0]
-        if self.down is not None:
-            inner = x.float() @ self.down
-            for columns, ranks, up in self.adapters:
-                result[:, columns] += inner[:, ranks] @ up
-        return result
+        inner = None if self.down is None else (x.float() @ self.down).to(x.dtype)
+        results = []
+
+        for weight, bias, columns in self.parts:
+            if inner is None or columns is None:
+                results.append(functional.linear(x, weight, bias))
+            else:
+                results.append(functional.linear(beside(x, inner[:, columns], weight), weight, bias))
+
+        return torch.cat(results, -1) if len(results) > 1 else results[0]
 
 
 # (layer, queries, keys, values), each (tokens, heads, head size), to (tokens, heads, head size).

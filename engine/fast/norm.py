@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from engine.fast.fallback import attempt
+
 # Those that compute weight * (x / rms(x)), rounded before the product. Gemma's is another one.
 KNOWN = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 
@@ -48,5 +50,9 @@ def _forward(module: Any, x: torch.Tensor) -> torch.Tensor:
     if x.dtype == torch.float32 or x.dtype != module.weight.dtype or module.weight.requires_grad:
         plain: torch.Tensor = type(module).forward(module, x)
         return plain
-    result: torch.Tensor = _Norm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = attempt(
+        "norms as one function",
+        lambda: _Norm.apply(x, module.weight, module.variance_epsilon),  # type: ignore[no-untyped-call]
+        lambda: type(module).forward(module, x),
+    )
     return result

@@ -42,7 +42,7 @@ def train(job: Job) -> bool:
     else:
         job.say("the reference model is a second copy of the base model: it needs as much memory again")
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
-    switch_on(session, model, packs=False)
+    switch_on(session, model)
     trainer = Trainer(
         model=model,
         args=session.options(

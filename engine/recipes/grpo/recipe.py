@@ -33,7 +33,7 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
-    switch_on(session, model, packs=False, entropy_is_learned=bool(given.more.get("entropy_coef")))
+    switch_on(session, model, entropy_is_learned=bool(given.more.get("entropy_coef")))
     trainer = RolloutTrainer(
         job=job,
         panel=panel,

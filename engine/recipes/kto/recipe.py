@@ -44,7 +44,7 @@ def train(job: Job) -> bool:
     else:
         job.say("the reference model is a second copy of the base model: it needs as much memory again")
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
-    switch_on(session, model, packs=False)
+    switch_on(session, model)
     # In random order: rows of like length would be rows of like label, where good answers are longer than bad ones.
     trainer = Trainer(
         model=model,

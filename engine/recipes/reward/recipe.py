@@ -42,7 +42,7 @@ def train(job: Job) -> bool:
 
     if given.adapter == "lora":
         model = adapter_add(model, given, task="SEQ_CLS")
-    switch_on(session, model, packs=False)
+    switch_on(session, model)
     trainer = Trainer(
         model=model,
         args=session.options(

@@ -36,23 +36,30 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     stop_tokens_learn(model, tokenizer, data.turn_ends)
-    paths = switch_on(session, model)
+    paths = switch_on(session, model, rows=data.train[:2]["input_ids"])
+    packing = given.packing and paths.segments
+    if given.packing and not packing:
+        job.warn(
+            "not_packed",
+            "Packing is off: this model does not keep the rows of a packed sequence apart. They are padded instead.",
+        )
     trainer = Trainer(
         model=model,
         args=session.options(
             SFTConfig,
             # Without packing the rows are cut already.
-            max_length=max_tokens if given.packing else None,
-            packing=given.packing,
+            max_length=max_tokens if packing else None,
+            packing=packing,
             padding_free=paths.segments,
             neftune_noise_alpha=given.neftune_noise_alpha or None,
             # Without packing the rows are cut and labelled already; preparing them again would only copy them.
-            dataset_kwargs={"skip_prepare_dataset": not given.packing},
+            dataset_kwargs={"skip_prepare_dataset": not packing},
         ),
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         processing_class=tokenizer,
-        grouped=not (paths.segments or given.packing or given.more.get("train_sampling_strategy")),
+        plain_attention=paths.plain_attention,
+        grouped=not (paths.segments or given.more.get("train_sampling_strategy")),
     )
     rows = RowCounts(data.train_rows, data.eval_rows, data.left_out_rows)
     return session.run(trainer, rows, partial(samples.write, job, trainer.model, tokenizer, prompts))

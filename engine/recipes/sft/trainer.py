@@ -7,16 +7,20 @@ from typing import Any
 
 from trl.trainer.sft_trainer import SFTTrainer
 
+from engine.fast.fallback import attempt
+from engine.fast.packing import unpacked
 from engine.order import GroupedByLength
 from engine.recipes.sft.data import IGNORED
 from engine.trainer import Seams
 
 
 class Trainer(Seams, SFTTrainer):
-    """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies."""
+    """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies. `plain_attention`:
+    the model's own, for rows that turn out not to fit end to end in one batch."""
 
-    def __init__(self, *arguments: Any, grouped: bool, **options: Any) -> None:
+    def __init__(self, *arguments: Any, grouped: bool, plain_attention: str, **options: Any) -> None:
         self.grouped = grouped
+        self.plain_attention = plain_attention
         self.measured: list[tuple[float, int]] = []
         super().__init__(*arguments, **options)
 
@@ -32,15 +36,29 @@ class Trainer(Seams, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        loss_of = super().compute_loss
+
+        def end_to_end() -> Any:
+            return loss_of(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+
+        def padded() -> Any:
+            base = self.accelerator.unwrap_model(model)
+            base = base.get_base_model() if hasattr(base, "peft_config") else base
+            base.set_attn_implementation(self.plain_attention)
+
+            tokenizer: Any = self.processing_class
+            batch = unpacked(inputs, tokenizer.pad_token_id)
+            return loss_of(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+
+        is_packed = "cu_seq_lens_q" in inputs
         has_router_loss = self.aux_loss_enabled
-        # What is measured is how well the rows are told; how evenly the experts are used is no part of it.
+        # What is measured is how well rows are predicted; how evenly the experts are used is no part of it.
         self.aux_loss_enabled = has_router_loss and model.training
         try:
-            found: Any = super().compute_loss(  # type: ignore[no-untyped-call]
-                model, inputs, return_outputs, num_items_in_batch
-            )
+            found = attempt("rows end to end without padding", end_to_end, padded) if is_packed else end_to_end()
         finally:
             self.aux_loss_enabled = has_router_loss
+
         if not model.training:
             loss = found[0] if return_outputs else found
             self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))

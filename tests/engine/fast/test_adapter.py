@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
-from engine.fast import adapter
+from engine.fast import adapter, generation
 from tests.engine.fast.adapted import with_adapter
 
 IDS = torch.tensor([[5, 9, 30, 77, 12, 8, 41, 3]])
@@ -86,6 +86,37 @@ def test_bf16_weights_keep_their_adapter_in_fp32(tiny):
     assert loss == pytest.approx(float(exact_loss), rel=0.02)
     for name, gradient in exact.items():
         assert torch.nn.functional.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.99, name
+
+
+@pytest.mark.parametrize("path", ["train", "generate", "peft"])
+def test_what_a_small_step_has_taught_is_not_rounded_away(path):
+    """How far the adapter moves the result, as a share of how far it should: the mean over many numbers."""
+    torch.manual_seed(4)
+    layer = torch.nn.Sequential(torch.nn.Linear(256, 512, bias=False)).bfloat16()
+    model = get_peft_model(layer, LoraConfig(r=4, lora_alpha=8, target_modules=["0"]))
+    module = model.base_model.model[0]
+    # Some thousandth of what the frozen layer says: the first steps at a usual learning rate.
+    torch.nn.init.normal_(module.lora_B["default"].weight, std=0.0003)
+    x = torch.randn(64, 256).bfloat16()
+
+    with torch.no_grad():
+        frozen = x.float() @ module.base_layer.weight.float().t()
+        down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
+        wanted = 2 * x.float() @ down.t() @ up.t()
+        assert wanted.std() < 0.005 * frozen.std()
+
+        if path == "generate":
+            found = generation._Products([module])(x)
+        else:
+            if path == "train":
+                assert adapter.fuse(model) == 1
+            found = module(x)
+
+    share = float(((found.float() - frozen) * wanted).sum() / (wanted * wanted).sum())
+    if path == "peft":
+        assert share < 0.9, "rounding twice loses nothing here, so that this test shows nothing"
+    else:
+        assert share == pytest.approx(1, abs=0.05)
 
 
 def test_an_adapter_that_is_switched_off_is_off(tiny):

@@ -101,7 +101,9 @@ def test_a_train_by_the_fast_path_is_the_train_by_the_plain_one(tiny, tmp_path, 
         | given
     )
     fast = train(tmp_path / "fast", tiny, rows, **given)
-    monkeypatch.setattr(recipe, "switch_on", lambda *arguments, **options: choose.Paths(segments=False))
+    # Packed rows go through transformers' own attention then, whose mask keeps them apart.
+    plain_paths = choose.Paths(segments=bool(given.get("packing")))
+    monkeypatch.setattr(recipe, "switch_on", lambda *arguments, **options: plain_paths)
     monkeypatch.setattr(trl_head, "_ChunkedLogProbFunction", ChunkedLogProbFunction)
     plain = train(tmp_path / "plain", tiny, rows, **given)
     assert fast.code == plain.code == 0, (fast.last, plain.last)

@@ -1,0 +1,40 @@
+"""What a fast path cannot do, the plain one does: also where that shows only in the middle of a train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from engine.failures import OUT_OF_MEMORY, Stopped, TrainError, by_words, last_line
+
+_failed: set[str] = set()
+_report: Callable[[str], None] = print
+
+
+def begin(report: Callable[[str], None]) -> None:
+    """A new train: every path may be tried again, and `report` writes a line of its log."""
+    global _report
+    _report = report
+    _failed.clear()
+
+
+def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+    """The result of `fast`, or of `plain` from the first time on that `fast` fails. `name`: what the log calls it.
+
+    Lack of memory is no failure of a path, and a stop is none either: both go on to whoever waits for them.
+    """
+    if name in _failed:
+        return plain()
+
+    try:
+        return fast()
+    except (Stopped, TrainError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if by_words(str(error)) is OUT_OF_MEMORY:
+            raise
+        _failed.add(name)
+        _report(f"fast path off, the plain one goes on: {name}: {last_line(error)}")
+        return plain()
