@@ -105,7 +105,7 @@ def _built(folder: Path) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        built: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map={"": "meta"},
             dtype="auto",
@@ -119,6 +119,7 @@ def _built(folder: Path) -> tuple[Any, dict[str, Any]]:
         raise Refused(f"This model needs a library that is not installed here: {reason(error)}") from error
     except Exception as error:
         raise Refused(f"transformers cannot build a model from config.json: {reason(error)}") from error
+    model, report = built
     return model, report
 
 

@@ -123,7 +123,7 @@ def _tokenizer_tried(folder: Path, words: int) -> Any:
     ids = tokenizer(SENTENCE)["input_ids"] if len(tokenizer) else []
     if not ids:
         raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
-    back = tokenizer.decode(ids, skip_special_tokens=True)
+    back = str(tokenizer.decode(ids, skip_special_tokens=True))
     if _letters(back) != _letters(SENTENCE):
         raise Refused(
             f"The tokenizer is damaged, or read as one of another kind: it turns “{SENTENCE}” into “{back[:80]}”."

@@ -96,7 +96,7 @@ def _per_token(logits: torch.Tensor, targets: torch.Tensor, outputs: tuple[str, 
     return found
 
 
-def _probe(model: Any) -> dict[str, torch.Tensor]:
+def _probe(model: Any) -> dict[str, Any]:
     words = model.get_input_embeddings().num_embeddings
     ids = (torch.arange(PROBE_TOKENS) * 7919 + 13) % words
     device = next(model.parameters()).device

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers.pytorch_utils import Conv1D
 
 PROBE_TOKENS = 8
@@ -54,6 +55,7 @@ def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
         name
         for name, module in _linear_layers(model)
         if module is not output
+        and name not in SEQ_CLS_HEAD_NAMES
         and (reached is None or kind_of(name) in reached)
         and not (are_experts and name.rpartition(".")[2] in EXPERT_NAMES)
         and not ROUTERS.search(name)
@@ -167,7 +169,8 @@ def _expert_blocks(model: Any) -> set[str]:
 
 def _renamed_experts(model: Any) -> bool:
     """Whether peft takes the names of EXPERT_NAMES for those of experts in this family."""
-    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+    from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
+    from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
     return _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type) in _MOE_TARGET_MODULE_MAPPING
 

@@ -56,14 +56,14 @@ class _Tensors:
 
     def __init__(self, folder: Path) -> None:
         self.files = [safe_open(folder / name, framework="pt") for name in weight_files(folder)]
-        self.places = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118 - no mapping
+        self.places = {name: file for file in self.files for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118 - no mapping
         self.names = list(self.places)
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self.places[name].get_tensor(name)
+        tensor: torch.Tensor = self.places[name].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
 

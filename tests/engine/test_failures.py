@@ -68,7 +68,7 @@ def test_rows_whose_answer_is_lost_are_left_out_and_counted(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
-        ("config.json", "auto_map", {"AutoModel": "evil.Model"}),
+        ("config.json", "custom_pipelines", {"own": {"impl": "evil.py"}}),
         ("config.json", "_attn_implementation_internal", "evil/kernel"),
         ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.T", None]}),
         ("config.json", "trust_remote_code", True),

@@ -208,7 +208,9 @@ class _Layers:
         counts = [values[name] for name in values if re.fullmatch(RULES[0][0], name) and isinstance(values[name], int)]
         count = counts[0] if counts else 0
         self.lists = [
-            name for name, value in values.items() if isinstance(value, list) and count > LAYERS and len(value) == count
+            name
+            for name, value in values.items()
+            if isinstance(value, list) and count > LAYERS and len(value) == count and name not in DERIVED
         ]
 
         own = {int(index): part for index, part in (values.get("per_layer_config") or {}).items()}
