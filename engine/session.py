@@ -17,7 +17,8 @@ from engine.events import Plan, Watch
 from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
-from engine.model import fit_check, model_load, model_save, parameter_counts
+from engine.model import fit_check, model_load, parameter_counts
+from engine.publish.model import model_save
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
 from engine.rundir import checkpoint_is_whole, checkpoints
