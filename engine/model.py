@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, PreTrainedModel
 
 from engine.failures import TrainError
 from engine.hardware import Device, Precision
@@ -155,10 +155,24 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
 
 def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int]) -> None:
     """Have generation stop where the answers of the training data end: base models often stop at another token."""
-    known = model.generation_config.eos_token_id
+    holder = model.get_base_model() if isinstance(model, PeftModel) else model
+    holder.generation_config = config = _writable(holder.generation_config)
+    known = config.eos_token_id
     stops = [known] if isinstance(known, int) else list(known or [])
     for token in (*sorted(turn_ends), tokenizer.eos_token_id):
         if token not in stops:
             stops.append(token)
-    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    config.pad_token_id = tokenizer.pad_token_id
+
+
+def _writable(config: GenerationConfig) -> GenerationConfig:
+    """Settings of base models may contradict each other, such as a temperature beside do_sample=false. transformers
+    then refuses to write any checkpoint, so the train goes without them; the finished model has the base's file.
+    """
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+    return config

@@ -19,11 +19,9 @@ GENERATION = "generation_config.json"
 
 def config_write(model: Any, base_folder: Path, folder: Path) -> None:
     """`model`: a PreTrainedModel whose weights have been saved, so that its config names their type."""
-    base = json_read(base_folder / CONFIG)
     final = model.config
-    if base.get("model_type") == final.model_type:
-        config = base
-    else:
+    config = json_read(base_folder / CONFIG)
+    if config.get("model_type") != final.model_type:
         # The language model out of one that also sees or hears.
         config = final.to_diff_dict() | {"use_cache": True}
 

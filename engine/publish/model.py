@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import GenerationConfig
 
 from engine.hardware import Precision
 from engine.job import Job
@@ -46,7 +45,8 @@ def model_save(
     else:
         if precision.autocast:
             model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
-        _weights_write(model, folder)
+        # Weights under the names that the base model's files have; the config files follow.
+        model.save_pretrained(folder)
         config_write(model, base, folder)
         generation_write(model, base, folder)
     tokenizer_write(tokenizer, base, folder)
@@ -71,18 +71,6 @@ def _adapter_write(job: Job, model: Any, folder: Path) -> None:
         return config | {key: sorted(value) for key, value in lists.items() if isinstance(value, list)}
 
     json_change(folder / "adapter_config.json", sort)
-
-
-def _weights_write(model: Any, folder: Path) -> None:
-    """The weights under the names that the base model's files have; config files follow."""
-    generation = model.generation_config
-    # transformers refuses to write a model beside generation settings that contradict each other, which base models
-    # have. They are copied instead.
-    model.generation_config = GenerationConfig() if generation is not None else None
-    try:
-        model.save_pretrained(folder)
-    finally:
-        model.generation_config = generation
 
 
 def _beside_write(files: dict[str, dict[str, torch.Tensor]], folder: Path) -> None:

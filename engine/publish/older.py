@@ -27,6 +27,15 @@ LAYERED_ROPE_NAMES = {
 }
 LAYERED_ROPE_NAMES_ELSEWHERE = ("rope_theta", None)
 
+# Families that refuse any other keys in rope_scaling.
+LONG_SCALING = ("type", "short_factor", "long_factor")
+SCALING_KEYS = {
+    "olmo": ("type", "factor"),
+    "olmo2": ("type", "factor"),
+    "phi3": LONG_SCALING,
+    "phi4_multimodal": LONG_SCALING,
+}
+
 # Lists of layer kinds that 4.x knows by other words.
 LAYER_LISTS = {
     "granitemoehybrid": "layer_types",
@@ -78,7 +87,11 @@ def _rope_for_older(kind: str, rope: Json) -> Json:
     layers = rope.get("full_attention"), rope.get("sliding_attention")
     if not any(isinstance(layer, dict) for layer in layers):
         theta, share = ROPE_NAMES.get(kind, ROPE_NAMES_ELSEWHERE)
-        return _flat_rope(rope, theta, share)
+        made = _flat_rope(rope, theta, share)
+        if made["rope_scaling"] and kind in SCALING_KEYS:
+            scaling = {"type": rope["rope_type"]} | made["rope_scaling"]
+            made["rope_scaling"] = {key: scaling[key] for key in SCALING_KEYS[kind] if key in scaling}
+        return made
 
     far, near = (layer if isinstance(layer, dict) else {} for layer in layers)
     theta, local = LAYERED_ROPE_NAMES.get(kind, LAYERED_ROPE_NAMES_ELSEWHERE)
@@ -104,6 +117,8 @@ def tokenizer_config_for_older(config: Json, *, has_tokenizer_json: bool) -> Jso
     written_by_newer = made.pop("backend", None) is not None or made.get("tokenizer_class") in NEWER_TOKENIZERS
     if written_by_newer and has_tokenizer_json:
         made["tokenizer_class"] = PLAIN_TOKENIZER
+        # Of 4.x this class gives token types too where it is not told otherwise, which decoders refuse.
+        made.setdefault("model_input_names", ["input_ids", "attention_mask"])
     # 4.x has a name of its own for a list of further special tokens, and wants an object under this one.
     if isinstance(made.get("extra_special_tokens"), list):
         made["additional_special_tokens"] = made.pop("extra_special_tokens")

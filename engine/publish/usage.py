@@ -10,11 +10,8 @@ TEXT_FORMATS = {"text"}
 
 def usage(spec: Spec, *, is_adapter: bool) -> str:
     """Markdown: what to put in where something has to be, then the code."""
-    if spec.recipe == "reward":
-        code = _scorer_code(spec, is_adapter)
-    else:
-        code = _writer_code(spec, is_adapter)
-    parts = [f"```python\n{code}\n```"]
+    code = _scorer_code if spec.recipe == "reward" else _writer_code
+    parts = [f"```python\n{code(spec, is_adapter)}\n```"]
     if is_adapter and spec.base_model_source is None:
         parts.insert(
             0,
