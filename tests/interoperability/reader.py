@@ -126,6 +126,7 @@ def model_make(kind: str, folder: str, given: Json, tokenizer: str = "", dtype: 
         maker = CONFIG_MAPPING[kind]
         plain = maker()
         values = {name: value for name, value in SMALL.items() if hasattr(plain, name)}
+        values = {name: value for name, value in values.items() if not _is_fixed(maker, name)}
         if layers := getattr(plain, "layer_types", None):
             # One of each kind.
             values["layer_types"] = (list(dict.fromkeys(layers)) * 2)[:2]
@@ -147,6 +148,11 @@ def model_make(kind: str, folder: str, given: Json, tokenizer: str = "", dtype: 
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return ""
+
+
+def _is_fixed(maker: Any, name: str) -> bool:
+    found = getattr(maker, name, None)
+    return isinstance(found, property) and found.fset is None
 
 
 def _tokenizer_make(source: Path, folder: str) -> None:
@@ -199,7 +205,7 @@ def logits(folder: str, base: str = "", *, scorer: bool = False, ids: list[int] 
     """Numbers of the last position, and the weights that did not fit."""
     model, odd = load(folder, base, scorer=scorer)
     given = torch.tensor([ids or list(range(3, 23))])
-    found = model(input_ids=given, attention_mask=torch.ones_like(given)).logits.float()
+    found = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits.float()
     row = found[0] if scorer else found[0, -1]
     return {"logits": row.tolist(), "odd": odd, "dtype": str(next(model.parameters()).dtype)}
 
