@@ -11,18 +11,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from engine.model import adapter_add
 from engine.publish.config import config_write
+from engine.recipes.sft.parameters import SftParameters
 from tests.interoperability import reader
 
 # Decoders of text alone, or the language part of those that see: what the platform trains.
-FAMILIES = """
-    apertus arcee aria_text bamba bitnet bloom code_llama cohere cohere2 deepseek_v2 deepseek_v3 diffllama doge dots1
-    ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text glm glm4 glm4_moe
-    gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared helium
-    hunyuan_v1_dense hunyuan_v1_moe jamba jetmoe lfm2 llama llama4_text mamba mamba2 minimax ministral mistral mixtral
-    mpt nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next
-    recurrent_gemma seed_oss smollm3 stablelm starcoder2 vaultgemma xglm zamba zamba2
-""".split()
+FAMILIES = [
+    "apertus", "arcee", "aria_text", "bamba", "bitnet", "bloom", "code_llama", "cohere", "cohere2",
+    "deepseek_v2", "deepseek_v3", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon",
+    "falcon_h1", "falcon_mamba", "flex_olmo", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "glm4_moe",
+    "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe",
+    "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "jetmoe",
+    "lfm2", "llama", "llama4_text", "mamba", "mamba2", "minimax", "ministral", "mistral", "mixtral", "mpt",
+    "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2",
+    "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm",
+    "starcoder2", "vaultgemma", "xglm", "zamba", "zamba2",
+]  # fmt: skip
 
 # Values by which a family can be made small where the common rule does not do.
 OWN_VALUES = {
@@ -45,17 +50,21 @@ OTHER_NUMBERS = {"doge", "olmo3"}
 SHARED_BLOCKS = {"zamba"}
 
 
+def make_base(older, kind, folder):
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        pytest.skip("transformers 5 has it no longer")
+    if obstacle := older.ask("model_make", kind=kind, folder=str(folder), given=OWN_VALUES.get(kind, {})):
+        pytest.skip(f"4.57 cannot make one so small: {obstacle}")
+
+
 def shapes(weights):
     return {name: weight.shape for name, weight in weights.items()}
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_full_model_is_read_there_as_here(older, tmp_path, kind):
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        pytest.skip("transformers 5 has it no longer")
     base, folder = tmp_path / "base", tmp_path / "model"
-    if obstacle := older.ask("model_make", kind=kind, folder=str(base), given=OWN_VALUES.get(kind, {})):
-        pytest.skip(f"4.57 cannot make one so small: {obstacle}")
+    make_base(older, kind, base)
 
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
@@ -71,6 +80,25 @@ def test_a_full_model_is_read_there_as_here(older, tmp_path, kind):
     assert {key: (one[key], other.get(key)) for key in one if one[key] != other.get(key)} == {}
 
     there, here = older.ask("logits", folder=str(folder)), reader.logits(str(folder))
+    assert there["odd"] == []
+    agree = there["logits"] == pytest.approx(here["logits"], abs=2e-4)
+    assert agree == (kind not in OTHER_NUMBERS)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_an_adapter_is_read_there_as_here(older, tmp_path, kind):
+    base, folder = tmp_path / "base", tmp_path / "model"
+    make_base(older, kind, base)
+    parameters = SftParameters.model_validate({"adapter": "lora", "lora_rank": 4, "lora_dropout": 0.0})
+    model = adapter_add(AutoModelForCausalLM.from_pretrained(base), parameters)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    model.save_pretrained(folder)
+
+    here = reader.logits(str(folder), str(base))
+    there = older.ask("logits", folder=str(folder), base=str(base))
     assert there["odd"] == []
     agree = there["logits"] == pytest.approx(here["logits"], abs=2e-4)
     assert agree == (kind not in OTHER_NUMBERS)
