@@ -2,8 +2,7 @@
 
     python llama_reader.py MODEL.gguf [ADAPTER.gguf]
 
-Reads {"prompts": [token ids, …], "new": how many} from standard input and prints the answers' token ids, after a line
-for each prompt of text under "texts": its tokens.
+Reads {"prompts": [token ids, …], "new": how many} from standard input and prints the answers' token ids.
 """
 
 from __future__ import annotations
@@ -27,15 +26,17 @@ def server(model: str, adapter: str = "") -> Any:
     return xllamacpp.Server(params)
 
 
-def answer(running: Any, prompt: list[int] | str, new: int) -> list[int]:
-    request = {"prompt": prompt, "n_predict": new, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-    return list(running.handle_completions(request)["tokens"])
+def answer(running: Any, prompt: list[int], new: int) -> list[int]:
+    request = {"prompt": prompt, "max_tokens": new, "temperature": 0, "logprobs": 1, "cache_prompt": False}
+    found = running.handle_completions(request)["choices"][0]
+    return [token["id"] for token in found["logprobs"]["content"]]
 
 
 def main(arguments: list[str]) -> None:
     request = json.load(sys.stdin)
     running = server(*arguments)
-    print(json.dumps([answer(running, prompt, request["new"]) for prompt in request["prompts"]]))
+    answers = [answer(running, prompt, request["new"]) for prompt in request["prompts"]]
+    sys.stdout.write(json.dumps(answers) + "\n")
 
 
 main(sys.argv[1:])
