@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.job import Job
-from engine.publish.usage import usage
+from engine.publish.usage import NEWER_ONLY, usage
 from engine.rundir import Spec
 
 
@@ -27,6 +27,8 @@ class Facts:
     metrics: dict[str, float]
     is_adapter: bool
     is_stopped: bool
+    newer_only: bool = False
+    """The adapter cannot be read by transformers 4."""
 
 
 SHOWN_METRICS = {
@@ -56,6 +58,7 @@ def card_write(job: Job, facts: Facts) -> str:
         f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
         + (f" The train was stopped after step {facts.step} of {facts.total_steps}." if facts.is_stopped else ""),
         "## How to use it",
+        *([NEWER_ONLY] if facts.newer_only else []),
         usage(spec, is_adapter=facts.is_adapter),
         "## Data",
         _table({

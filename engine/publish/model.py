@@ -15,6 +15,7 @@ from engine.job import Job
 from engine.publish.config import config_write, generation_write
 from engine.publish.older import Json, json_change
 from engine.publish.tokenizer import tokenizer_write
+from engine.publish.usage import NEWER_ONLY
 from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 
 # Weights that are no part of the model. Readers such as vLLM load every safetensors file beside config.json.
@@ -41,6 +42,8 @@ def model_save(
     base = Path(job.spec.base_model_path)
     if hasattr(model, "peft_config"):
         _adapter_write(job, model, folder)
+        if newer_only(model):
+            job.warn("newer_only", NEWER_ONLY)
         generation_write(model.get_base_model(), base, folder)
     else:
         if precision.autocast:
@@ -55,6 +58,12 @@ def model_save(
     (folder / "README.md").write_text(card)
     _parameters_write(job, folder)
     return folder_size(model_publish(job.directory))
+
+
+def newer_only(model: Any) -> bool:
+    """Whether it is an adapter that transformers 4 cannot read: each expert is a layer there, and all one tensor in 5."""
+    configs = getattr(model, "peft_config", {}).values()
+    return any(getattr(config, "target_parameters", None) for config in configs)
 
 
 def _adapter_write(job: Job, model: Any, folder: Path) -> None:

@@ -7,6 +7,11 @@ from engine.rundir import Spec
 # Rows of these formats are no conversations: the model continues a text.
 TEXT_FORMATS = {"text"}
 
+NEWER_ONLY = (
+    "The adapter changes the model's experts in the form that they have in transformers 5. Load it with transformers 5 "
+    "and peft 0.19 or newer: older versions, and programs that stand on them, leave that part out without a word."
+)
+
 
 def usage(spec: Spec, *, is_adapter: bool) -> str:
     """Markdown: what to put in where something has to be, then the code."""

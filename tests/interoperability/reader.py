@@ -22,6 +22,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -194,10 +195,10 @@ def load(folder: str, base: str = "", *, scorer: bool = False) -> tuple[Any, lis
     model = peft.PeftModel.from_pretrained(maker.from_pretrained(base, **options), folder)
     if (Path(folder) / "generation_config.json").exists() and not scorer:
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    before = json.loads((Path(folder) / "adapter_config.json").read_text())["target_modules"]
-    found = {name for name, _ in model.named_modules() if name.endswith("lora_A")}
-    lacking = [name for name in before if not any(name in other for other in found)]
-    return model.eval(), lacking
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
+        written = set(file.keys())
+    odd = written ^ set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
+    return model.eval(), sorted(odd)
 
 
 @torch.no_grad()
