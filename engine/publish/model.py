@@ -61,7 +61,7 @@ def model_save(
 
 
 def newer_only(model: Any) -> bool:
-    """Whether it is an adapter that transformers 4 cannot read: each expert is a layer there, and all one tensor in 5."""
+    """Whether it is an adapter of experts, which are one tensor in transformers 5 and many layers in 4."""
     configs = getattr(model, "peft_config", {}).values()
     return any(getattr(config, "target_parameters", None) for config in configs)
 

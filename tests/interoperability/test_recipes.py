@@ -234,6 +234,15 @@ def test_the_cards_code_runs_there_and_here(older, base, trained, method, adapte
         assert there == here
 
 
+def test_an_adapters_answers_stop_by_the_cards_code(older, tmp_path):
+    """Also of a base model that stops elsewhere: the learned end lies beside the adapter."""
+    folder = tiny_model(tmp_path / "base")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "pad_token_id": 0}))
+    done = train(tmp_path / "run", folder, toy_rows(48), adapter="lora", lora_rank=16, **LEARN | {"max_steps": 150})
+    printed = reader.card_run(str(done.directory / "model"), str(folder))
+    assert len(printed) < 100, "two hundred tokens"
+
+
 def test_the_cards_code_of_a_text_model_runs(trained):
     folder = trained("sft", "none", "llama of 4", format="text", rows=[{"text": f"Ball {n}."} for n in range(24)])
     assert reader.card_run(str(folder)).strip()
