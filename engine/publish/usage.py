@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from engine.rundir import Spec
 
 # Rows of these formats are no conversations: the model continues a text.
@@ -116,5 +118,5 @@ def _turn(role: str, content: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A Python string that cannot end the code block it stands in."""
-    return repr(text).replace("`", "\\x60") if '"' in text or "\\" in repr(text) else f'"{text}"'.replace("`", "\\x60")
+    """JSON strings are Python strings; without line breaks, so that none can end the code block."""
+    return json.dumps(text, ensure_ascii=False)

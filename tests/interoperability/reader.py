@@ -232,7 +232,7 @@ def generation_settings(folder: str) -> Json:
 def card_run(folder: str, base: str = "") -> str:
     """Run the first code block of the folder's model card inside the folder; what it prints."""
     card = (Path(folder) / "README.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    code = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)[0]
     if base:
         assert 'base_path = "path/to/the/base/model"' in code
         code = code.replace("path/to/the/base/model", base)
