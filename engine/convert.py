@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.publish.older import folder_for_older
+
 EXAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
@@ -57,6 +59,7 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
     model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]  # its decorator hides self
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    folder_for_older(out)
     say(progress=0.95)
     return {"name": name, "licence": licence}
 

@@ -8,12 +8,14 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from datasets_app.models import Dataset
+from engine.rundir import read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate
 from models_app.models import BaseModel
 from training.forms import controls_make, groups_make, number_text, parameters_read, same, value_text
 from training.models import TrainRun
+from training.services import train_create
 
 
 @pytest.fixture
@@ -345,3 +347,23 @@ def test_a_strangers_train_cannot_be_copied(page, origin, bob):
 
     assert page.get(f"/trains/new/lora/?copy={origin.pk}").status_code == 404
     assert page.get("/trains/new/nothing/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@main", "revision": "c1899de"}, ("Qwen/Qwen3-0.6B", "c1899de")),
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@v1"}, ("Qwen/Qwen3-0.6B", "v1")),
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B"}, ("Qwen/Qwen3-0.6B", "")),
+        ({"source": "folder", "reference": "/models/qwen"}, None),
+        ({"source": "gguf", "reference": "tiny.gguf"}, None),
+    ],
+)
+def test_a_train_is_told_where_its_base_model_is_on_the_hub(alice, lora, model, make_dataset, fields, wanted):
+    BaseModel.objects.filter(pk=model.pk).update(**fields)
+    model.refresh_from_db()
+    run, _ = train_create(
+        owner=alice, name="t", method=lora, base_model=model, dataset=make_dataset(), parameters={"max_steps": 1}
+    )
+    source = read_spec(run.directory).base_model_source
+    assert (None if source is None else (source.hub_id, source.revision)) == wanted
