@@ -9,7 +9,7 @@ MANAGE := $(BIN)/python manage.py
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast interoperability lint docs chaos bench check-method screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint docs chaos bench check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,6 +31,9 @@ test: $(VENV)/.dev static/vendor/.copied ## Run the whole suite, browser tests i
 
 test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browser nor a real train
 	@$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)
+
+families: $(VENV)/.dev ## Train a tiny model of every family that transformers has, and write docs/families.md (ONLY="llama bert": these, no page)
+	@$(BIN)/python -m tests.families $(ONLY)
 
 chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))

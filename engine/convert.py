@@ -1,29 +1,30 @@
 """A GGUF file made into a model folder, and a model folder tried before anybody trains on it.
 
     python -m engine.convert gguf FILE OUT     writes OUT/: config, bf16 safetensors, tokenizer with its chat template
+    python -m engine.convert unpack FOLDER OUT writes OUT/: the model in FOLDER with weights of a few bits made bf16
     python -m engine.convert try FOLDER        loads config and tokenizer, renders the chat template
 
-Both run in a process of their own, since what they read comes from strangers. They print one JSON line a piece of
+All run in a process of their own, since what they read comes from strangers. They print one JSON line a piece of
 news: {"progress": 0..1}, and last {"done": {…}} or {"error": "what is wrong, in words for people"}.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from engine.architecture import Refused, architecture_check, reason
+from engine.inspect_gguf import CUT_OFF, GgufProblem, header_check
 from engine.publish.older import folder_for_older
 
+SENTENCE = "What colour is the sky?"
 EXAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
 ]
-
-
-class Refused(ValueError):
-    """The file or folder cannot be used; the text says why."""
 
 
 def say(**news: Any) -> None:
@@ -46,7 +47,7 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
             file.parent, dtype=torch.bfloat16, quantization_config=unpack, **where
         )
     except Exception as error:
-        raise Refused(f"transformers cannot read this GGUF file: {_first_line(error)}") from error
+        raise Refused(f"transformers cannot read this GGUF file: {reason(error)}") from error
     say(progress=0.6)
     # transformers will not save a model that it calls quantised, though every weight is unpacked: so the same class
     # once more, from the same config without that section.
@@ -66,12 +67,17 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
 
 def _gguf_facts(file: Path) -> tuple[str, str]:
     """(name, licence) as the file tells them. Raises Refused where it is no whole GGUF file, or one of several."""
+    try:
+        header_check(file)
+    except GgufProblem as problem:
+        raise Refused(str(problem)) from problem
+
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
     except Exception as error:
-        raise Refused("This GGUF file is cut off or damaged. Upload it again.") from error
+        raise Refused(CUT_OFF) from error
     if (parts := reader.get_field("split.count")) and parts.contents() > 1:
         raise Refused(
             "This is one part of a GGUF model in several files. Merge them with llama.cpp's gguf-split first."
@@ -87,37 +93,58 @@ def _gguf_facts(file: Path) -> tuple[str, str]:
 def folder_try(folder: Path) -> dict[str, Any]:
     """Load what a train would load, short of the weights; {"example": a dialogue as the template renders it}.
 
-    Raises Refused where transformers does not know the architecture or the tokenizer, or the template fails.
+    Raises Refused where transformers does not know the architecture or the tokenizer, where the two or the weights do
+    not belong together, or the template fails.
     """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    words = architecture_check(folder)
+    tokenizer = _tokenizer_tried(folder, words)
+    if not tokenizer.chat_template:
+        return {"example": ""}
+    try:
+        example = tokenizer.apply_chat_template(EXAMPLE, tokenize=False)
+    except Exception as error:
+        raise Refused(f"The chat template cannot render a question and its answer: {reason(error)}") from error
+    return {"example": example[:20_000]}
+
+
+def _tokenizer_tried(folder: Path, words: int) -> Any:
+    """The folder's tokenizer, for a model that knows `words` tokens. Raises Refused."""
+    from transformers import AutoTokenizer
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(folder, **settings)
-    except Exception as error:
-        raise Refused(f"transformers cannot read config.json: {_first_line(error)}") from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise Refused(f"This is no language model that can be trained here (model type {config.model_type!r}).")
     wanted = _tokenizer_class(folder)
     if wanted and tokenizer_class_from_name(wanted) is None:
         raise Refused(
             f"tokenizer_config.json asks for the tokenizer class {wanted!r}, which transformers does not have."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise Refused(f"transformers cannot load the tokenizer: {_first_line(error)}") from error
-    if len(tokenizer) == 0 or not tokenizer("text")["input_ids"]:
+        raise Refused(f"transformers cannot load the tokenizer: {reason(error)}") from error
+
+    ids = tokenizer(SENTENCE)["input_ids"] if len(tokenizer) else []
+    if not ids:
         raise Refused("The folder's tokenizer is empty: it turns text into no tokens.")
-    if not tokenizer.chat_template:
-        return {"example": ""}
-    try:
-        example = tokenizer.apply_chat_template(EXAMPLE, tokenize=False)
-    except Exception as error:
-        raise Refused(f"The chat template cannot render a question and its answer: {_first_line(error)}") from error
-    return {"example": example[:20_000]}
+    back = tokenizer.decode(ids, skip_special_tokens=True)
+    if _letters(back) != _letters(SENTENCE):
+        raise Refused(
+            f"The tokenizer is damaged, or read as one of another kind: it turns “{SENTENCE}” into “{back[:80]}”."
+        )
+    if len(tokenizer) > words:
+        raise Refused(
+            f"The tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}. It is of another model."
+        )
+    if tokenizer.eos_token is None:
+        raise Refused(
+            "The tokenizer has no end token, so a model could never learn to stop. Add eos_token to its "
+            "tokenizer_config.json, or choose another model."
+        )
+    return tokenizer
+
+
+def _letters(text: str) -> list[str]:
+    """Words without what tokenizers may change: capitals, and spaces around signs."""
+    return re.findall("[a-z]+", text.casefold())
 
 
 def _tokenizer_class(folder: Path) -> str:
@@ -125,18 +152,16 @@ def _tokenizer_class(folder: Path) -> str:
     return str(json.loads(file.read_bytes()).get("tokenizer_class") or "") if file.exists() else ""
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it needs too much memory."
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
-
-
 def main(arguments: list[str]) -> int:
     try:
         match arguments:
             case ["gguf", file, out]:
                 say(done=gguf_convert(Path(file), Path(out)))
+            case ["unpack", folder, out]:
+                from engine.unpack import folder_unpack
+
+                folder_unpack(Path(folder), Path(out), lambda share: say(progress=share))
+                say(done={})
             case ["try", folder]:
                 say(done=folder_try(Path(folder)))
             case _:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.model_types import CAUSAL_MODEL_TYPES
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,6 +44,8 @@ VOCABULARIES = (
 )
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+# Quantisations that the import takes apart again.
+UNPACKED = ("fp8", "mxfp4")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 
 JSON_LIMIT_BYTES = 16 * 2**20
@@ -108,27 +112,38 @@ def folder_read(folder: Path) -> ModelFacts:
     )
 
 
-def config_read(folder: Path) -> dict[str, Any]:
-    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem."""
+def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
+    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem.
+
+    `may_be_packed`: weights in a few bits may pass where the import can unpack them (engine.unpack).
+    """
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise ModelProblem("This is a LoRA adapter, not a base model. Add the model that it was trained from.")
         if any(folder.glob("*.gguf")):
             raise ModelProblem("This folder holds a GGUF file. Upload that file under “GGUF file” instead.")
         raise ModelProblem("The folder has no config.json, so it is no model in the Hugging Face layout.")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+    config = json_read(folder / "config.json")
+    kind = config.get("model_type")
+    hooks_refuse("config.json", config, has_own_class=isinstance(kind, str) and kind in CAUSAL_MODEL_TYPES)
+    for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             hooks_refuse(name, json_read(folder / name))
-    config = json_read(folder / "config.json")
-    if isinstance(quantised := config.get("quantization_config"), dict):
-        kind = str(quantised.get("quant_method", "some method"))[:30]
-        raise ModelProblem(f"The weights are quantised ({kind}) and cannot be trained. Choose the unquantised model.")
-    if not isinstance(config.get("model_type"), str):
+    method = packing(config)
+    if method and not (may_be_packed and method in UNPACKED):
+        raise ModelProblem(f"The weights are quantised ({method}) and cannot be trained. Choose the unquantised model.")
+    if not isinstance(kind, str):
         raise ModelProblem("config.json names no model_type.")
     architectures = config.get("architectures")
     if architectures is not None and not (isinstance(architectures, list) and architectures):
         raise ModelProblem("config.json: architectures must be a list of names.")
     return config
+
+
+def packing(config: dict[str, Any]) -> str:
+    """How the weights are quantised, "" for not at all."""
+    quantised = config.get("quantization_config")
+    return str(quantised.get("quant_method", "some method"))[:30] if isinstance(quantised, dict) else ""
 
 
 def json_read(path: Path) -> dict[str, Any]:
@@ -145,9 +160,15 @@ def json_read(path: Path) -> dict[str, Any]:
     return value
 
 
-def hooks_refuse(file: str, value: Any) -> None:
-    """Raises ModelProblem where a JSON file would have a library load code that is not its own."""
+def hooks_refuse(file: str, value: Any, *, has_own_class: bool = False) -> None:
+    """Raises ModelProblem where a JSON file would have a library load code that is not its own.
+
+    `has_own_class`: transformers has a class of its own for this model type. Models that were published before it had
+    one name their code in auto_map; that code is not needed then, and never run (trust_remote_code is off everywhere).
+    """
     for key, inner in _pairs(value):
+        if key == "auto_map" and has_own_class:
+            continue
         if key in ("auto_map", "custom_pipelines") and inner:
             raise ModelProblem(f"{file} asks to run code of its own ({key}), which is never done here.")
         if key == "trust_remote_code" and inner is not False:
@@ -158,6 +179,22 @@ def hooks_refuse(file: str, value: Any) -> None:
             raise ModelProblem(f"{file} asks for attention code from elsewhere ({inner[:80]}).")
         if key == "tokenizer_class" and inner is not None and not _known_class(inner):
             raise ModelProblem(f"{file} asks for a tokenizer class of its own ({str(inner)[:80]}).")
+
+
+def hooks_remove(folder: Path) -> None:
+    """Take out of a folder's own config.json what names code that is not needed. For a copy, never for an original."""
+    path = folder / "config.json"
+    if not path.is_file() or "auto_map" not in dict(_pairs(config := json_read(path))):
+        return
+    stack: list[Any] = [config]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            part.pop("auto_map", None)
+            stack.extend(part.values())
+        elif isinstance(part, list):
+            stack.extend(part)
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _known_class(name: Any) -> bool:
@@ -242,14 +279,16 @@ def _tensor(tensor: Any, damaged: ModelProblem) -> tuple[str, list[int], int]:
 
 
 def linear_modules(shapes: dict[str, list[int]]) -> list[str]:
-    """Names of the linear layers inside the blocks (q_proj …), in order: what LoRA can target."""
+    """Names of the linear layers inside the blocks (q_proj …), in order, and of blocks of experts: what LoRA can
+    target."""
     found: dict[str, None] = {}
     for tensor in sorted(shapes, key=_natural):
         parts = tensor.split(".")
         inside = any(part.isdigit() for part in parts)
-        if not inside or parts[-1] != "weight" or len(shapes[tensor]) != 2:
+        is_block = len(parts) > 1 and parts[-2] == "experts" and len(shapes[tensor]) == 3
+        if not inside or not (is_block or (parts[-1] == "weight" and len(shapes[tensor]) == 2)):
             continue
-        name = parts[-2]
+        name = parts[-1] if is_block else parts[-2]
         if not name.isdigit() and not re.search(r"norm|embed|^wte$|^wpe$|lm_head|router", name):
             found[name] = None
     return list(found)

@@ -15,6 +15,8 @@ from engine.failures import TrainError
 from engine.hardware import Device, Precision
 from engine.inspect_model import weight_files
 from engine.job import Job
+from engine.lm_head import routers_check
+from engine.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
 from engine.parameters import TrainParameters
 
 
@@ -23,6 +25,7 @@ def model_load(folder: Path, precision: Precision, device: Device, parameters: T
     it holds no safetensors, and TrainError where they lack weights that its config names."""
     model, told = _load(AutoModelForCausalLM, folder, precision, device, parameters)
     _complete(told)
+    routers_check(model)
     return model
 
 
@@ -116,28 +119,43 @@ def _quantization(parameters: TrainParameters, device: Device) -> Any:
 
 
 def adapter_add(model: PreTrainedModel, parameters: TrainParameters, task: str = "CAUSAL_LM") -> Any:
-    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have.
+    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have, and for
+    options that peft cannot apply to them.
 
     `task`: SEQ_CLS trains and saves the head of scores besides.
     """
+    targets = targets_choose(model, parameters.target_modules)
+    adapted = _adapted(model, parameters, targets, task)
+    if lost := lost_when_loaded(adapted):
+        adapted = _adapted(adapted.unload(), parameters, targets_without(model, targets, lost), task)
+    return adapted
+
+
+def _adapted(model: PreTrainedModel, parameters: TrainParameters, targets: Targets, task: str) -> Any:
     config = LoraConfig(
         task_type=task,
         r=parameters.lora_rank,
         lora_alpha=parameters.alpha(),
-        lora_dropout=parameters.lora_dropout,
-        target_modules=parameters.target_modules,
+        # peft has no dropout for blocks of experts, and refuses an adapter that asks for it.
+        lora_dropout=0.0 if targets.has_experts else parameters.lora_dropout,
+        target_modules=targets.modules,
+        target_parameters=targets.blocks or None,
         use_rslora=parameters.use_rslora,
         use_dora=parameters.use_dora,
     )
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        if "arget modules" not in str(error):
-            raise
+        if "arget modules" in str(error):
+            raise TrainError(
+                "no_such_modules",
+                f"The base model has none of the target modules {', '.join(targets.modules)}.",
+                "Choose all linear layers, or names that the base model's page lists.",
+            ) from error
         raise TrainError(
-            "no_such_modules",
-            f"The base model has none of the target modules {', '.join(parameters.target_modules)}.",
-            "Choose all linear layers, or names that the base model's page lists.",
+            "bad_adapter",
+            f"peft cannot put this adapter on the base model: {error}",
+            "Choose all linear layers, and leave DoRA off where experts are adapted.",
         ) from error
 
 

@@ -12,11 +12,13 @@ import torch
 import transformers
 import trl
 
+from engine import lm_head
 from engine.card import Facts, card_write
 from engine.events import Plan, Watch
 from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
+from engine.lora_targets import adapted_describe
 from engine.model import fit_check, model_load, parameter_counts
 from engine.publish.model import model_save, newer_only
 from engine.recipes.registry import RECIPES
@@ -59,6 +61,7 @@ class Session:
         quiet()
         device = detect()
         settle(device, given.seed)
+        lm_head.install(job.say)
         wanted: str = given.precision
         if wanted == "auto" and (before := job.precision_before(device.kind)):
             wanted = before
@@ -91,6 +94,9 @@ class Session:
         step, unless the train goes on from a checkpoint.
         """
         job, objective = self.job, RECIPES[self.job.spec.recipe].objective
+        lm_head.routers_quiet(trainer.model)
+        if job.parameters.adapter == "lora":
+            job.say(f"adapter on {adapted_describe(trainer.model)}")
         batches = len(trainer.get_train_dataloader())
         if not batches:
             raise TrainError(

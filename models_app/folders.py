@@ -71,7 +71,7 @@ def folder_resolve(reference: str) -> Path:
 def folder_check(folder: Path) -> None:
     """Refuse at once what needs no copying to be refused. Raises UserError {"reference": …}."""
     try:
-        config_read(folder)
+        config_read(folder, may_be_packed=True)
         weight_files(folder)
     except (ModelProblem, OSError) as error:
         text = str(error) if isinstance(error, ModelProblem) else "The folder cannot be read by the platform's user."

@@ -24,13 +24,26 @@ from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import require_disk
 from core.text import clean_label, clean_text
-from engine.inspect_model import ModelFacts, ModelProblem, folder_digest, folder_read, kept_files, tokenizer_digest
+from engine.inspect_model import (
+    ModelFacts,
+    ModelProblem,
+    config_read,
+    folder_digest,
+    folder_read,
+    hooks_remove,
+    kept_files,
+    packing,
+    tokenizer_digest,
+    weight_files,
+)
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
 MOST_ATTEMPTS = 3
 TRY_SECONDS = 180
 TRY_MEMORY_BYTES = 8 * 2**30
+# One file of the result, 2 GB, and what the largest tensor needs on its way.
+UNPACK_MEMORY_BYTES = 12 * 2**30
 DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
@@ -199,10 +212,32 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
         _write(model, licence=clean_label(str(facts["licence"]), limit=100))
 
 
+def _unpack(model: BaseModel, files: Path) -> None:
+    """Weights of eight or four bits become bf16, in place of what was fetched."""
+    if not packing(config_read(files, may_be_packed=True)):
+        return
+    size = sum((files / name).stat().st_size for name in weight_files(files))
+    require_disk(4 * size)
+    _write(model, phase="Unpacking", progress=0.8)
+    beat, unpacked = Beat(model), model.import_path / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    program_run(
+        "engine.convert", "unpack", str(files), str(unpacked),
+        seconds=900 + size / 1e6, memory_bytes=UNPACK_MEMORY_BYTES, too_long="Unpacking the weights took too long.",
+        on_news=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)), on_tick=beat.look,
+    )  # fmt: skip
+    shutil.rmtree(files)
+    unpacked.rename(files)
+
+
 def _finish(model: BaseModel) -> None:
     """Check what was fetched and make it count."""
     files = model.import_path / "files"
+    _unpack(model, files)
     _write(model, phase="Checking", progress=0.85)
+    # Before everything else, so that what is checked and hashed is what is kept.
+    config_read(files)
+    hooks_remove(files)
     facts = folder_read(files)
     tried = program_run(
         "engine.convert", "try", str(files),

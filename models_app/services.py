@@ -20,15 +20,13 @@ from core.queue import cancel, enqueue
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile
+from engine.inspect_gguf import GgufProblem, header_check
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
-GGUF_MAGIC = b"GGUF"
-GGUF_VERSIONS = (2, 3)
-SMALLEST_GGUF_BYTES = 24
 
 Status = BaseModel.Status
 
@@ -79,16 +77,14 @@ def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") ->
 
 
 def gguf_check(file: ReceivedFile) -> None:
-    """Raises UserError {"file": …} for what is no GGUF file by its first bytes."""
+    """Raises UserError {"file": …} for what is no GGUF file, or claims to hold what it cannot."""
     assert file.path is not None
-    with file.path.open("rb") as stream:
-        head = stream.read(8)
-    if not head:
+    if not file.size_bytes:
         raise UserError({"file": ["The file is empty."]})
-    if head[:4] != GGUF_MAGIC:
-        raise UserError({"file": ["This is no GGUF file: it does not begin with GGUF."]})
-    if int.from_bytes(head[4:], "little") not in GGUF_VERSIONS or file.size_bytes < SMALLEST_GGUF_BYTES:
-        raise UserError({"file": ["This GGUF file is cut off, or of a version that cannot be read."]})
+    try:
+        header_check(file.path)
+    except GgufProblem as problem:
+        raise UserError({"file": [str(problem)]}) from problem
 
 
 def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str) -> BaseModel:

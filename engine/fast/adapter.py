@@ -47,7 +47,8 @@ class _Product(torch.autograd.Function):
         dropout: float,
     ) -> torch.Tensor:
         """x: (…, in); wide: (out, in + room), see wide_weight; weight: (out, in); down: (rank, in); up: (out, rank).
-        Returns (…, out)."""
+        Returns (tokens, out): its caller gives it the shape of `x`, because autograd lets nobody write into a view that
+        was made in here, and Llama 4 adds its experts' results to one."""
         rows = x.reshape(-1, x.shape[-1])
         keep = _keep(rows, dropout) if dropout else None
         scaling /= 1 - dropout
@@ -57,8 +58,8 @@ class _Product(torch.autograd.Function):
         result = functional.linear(beside(rows, inner, wide), wide, bias)
 
         context.save_for_backward(rows, keep, inner, weight, down, up)
-        context.scaling = scaling
-        return result.view(*x.shape[:-1], -1)
+        context.scaling, context.shape = scaling, x.shape
+        return result
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -78,7 +79,7 @@ class _Product(torch.autograd.Function):
                 to_x.addmm_(at_inner, down.to(flat.dtype))
             else:
                 to_x.addcmul_(at_inner @ down.to(flat.dtype), keep)
-            to_x = to_x.view(*gradient.shape[:-1], -1)
+            to_x = to_x.view(context.shape)
         return to_x, None, None, None, to_down, to_up, None, None
 
 
@@ -165,9 +166,10 @@ def _forward(module: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> t
 
     def fused() -> torch.Tensor:
         wide = wide_weight(module, len(down))
-        return _Product.apply(  # type: ignore[no-any-return, no-untyped-call]
+        result: torch.Tensor = _Product.apply(  # type: ignore[no-untyped-call]
             x, wide, base.weight, base.bias, down, up, module.scaling[name], share
         )
+        return result.view(*x.shape[:-1], -1)
 
     found: torch.Tensor = attempt("adapter layers as one function", fused, lambda: LoraLinear.forward(module, x))
     return found

@@ -151,7 +151,7 @@ def test_no_space_is_said_before_the_download(alice, hub, published, settings):
 
 
 def test_a_hostile_model_of_the_hub_is_refused(alice, hub, published):
-    (published / "config.json").write_text('{"model_type": "llama", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (published / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
     model = download(alice)
     assert model.status == "failed"
     assert "auto_map" in model.error

@@ -52,11 +52,30 @@ def test_what_is_no_part_of_the_model_is_left_behind(alice, tiny_folder, quick):
 def test_a_folder_that_goes_bad_after_it_was_added_fails_with_the_reason(alice, tiny_folder):
     model = model_add_folder(owner=alice, reference=str(tiny_folder))
     config = json.loads((tiny_folder / "config.json").read_text())
-    (tiny_folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
+    (tiny_folder / "config.json").write_text(json.dumps(config | {"trust_remote_code": True}))
     imported(model)
     assert model.status == "failed"
-    assert "auto_map" in model.error
+    assert "trust_remote_code" in model.error
     assert not model.path.exists()
+
+
+def test_code_that_is_not_needed_is_left_behind_and_never_run(alice, tiny_folder, tmp_path):
+    """As Phi-3 and DeepSeek are published: transformers has a class of its own for what their code did once."""
+    ran = tmp_path / "ran"
+    for name in ("configuration_own", "modeling_own"):
+        (tiny_folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    hooks = {"AutoConfig": "configuration_own.Own", "AutoModelForCausalLM": "modeling_own.Own"}
+    config = json.loads((tiny_folder / "config.json").read_text())
+    (tiny_folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": hooks, "text": [{"auto_map": hooks, "kept": 1}]})
+    )
+    folder_try(tiny_folder)
+    model = imported(model_add_folder(owner=alice, reference=str(tiny_folder)))
+    assert (model.status, model.error) == ("ready", "")
+    assert not ran.exists()
+    assert not list(model.path.glob("*.py"))
+    copied = json.loads((model.path / "config.json").read_text())
+    assert copied == config | {"text": [{"kept": 1}]}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +87,7 @@ def test_a_folder_that_goes_bad_after_it_was_added_fails_with_the_reason(alice, 
         ("tokenizer.json", "{}", "cannot load the tokenizer"),
         ("config.json", '{"model_type": "evil"}', r"cannot read config\.json"),
         ("config.json", '{"model_type": "vit"}', "no language model"),
+        ("config.json", '{"model_type": "t5"}', "no language model"),
         ("tokenizer_config.json", '{"tokenizer_class": "HomemadeTokenizer"}', "HomemadeTokenizer"),
     ],
 )

@@ -66,7 +66,9 @@ def test_linear_modules_leave_out_embeddings_norms_and_heads():
 @pytest.mark.parametrize(
     ("file", "values", "word"),
     [
-        ("config.json", {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}}, "auto_map"),
+        ("config.json", {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}}, "auto_map"),
+        ("config.json", {"model_type": "evil", "text_config": {"auto_map": {"AutoConfig": "evil.Evil"}}}, "auto_map"),
+        ("config.json", {"model_type": ["llama"], "auto_map": {"AutoConfig": "evil.Evil"}}, "auto_map"),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}, "auto_map"),
         ("generation_config.json", {"nested": [{"auto_map": {"x": "y"}}]}, "auto_map"),
         ("config.json", {"trust_remote_code": True}, "trust_remote_code"),

@@ -51,7 +51,14 @@ class Trainer(Seams, SFTTrainer):
             return loss_of(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
 
         is_packed = "cu_seq_lens_q" in inputs
-        found = attempt("rows end to end without padding", end_to_end, padded) if is_packed else end_to_end()
+        has_router_loss = self.aux_loss_enabled
+        # What is measured is how well rows are predicted; how evenly the experts are used is no part of it.
+        self.aux_loss_enabled = has_router_loss and model.training
+        try:
+            found = attempt("rows end to end without padding", end_to_end, padded) if is_packed else end_to_end()
+        finally:
+            self.aux_loss_enabled = has_router_loss
+
         if not model.training:
             loss = found[0] if return_outputs else found
             self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))
