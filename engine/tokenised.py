@@ -40,9 +40,27 @@ NOTES = b"notes"
 IDS = pyarrow.list_(pyarrow.int32())
 # The code that decides what a row becomes.
 CODE = (
-    "examples", "formats", "lengths", "pairs", "render", "rows", "sniff", "tokenised", "turns", "recipes/sft/data",
+    "examples",
+    "formats",
+    "lengths",
+    "pairs",
+    "render",
+    "row_notes",
+    "rows",
+    "sniff",
+    "tokenised",
+    "turns",
+    "chat/generation_marks",
+    "chat/layout",
+    "chat/masks",
+    "chat/outline",
+    "chat/outline_learn",
+    "chat/template",
+    "chat/thinking",
+    "chat/tool_turns",
+    "recipes/sft/data",
     "recipes/reward/recipe",
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -167,7 +185,7 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
         ],
         # Some templates write today's date.
         "template": [template, datetime.now().astimezone().date().isoformat() if "strftime" in template else ""],
-        "renderer": [renderer.system_prompt, renderer.answers_only],
+        "renderer": [renderer.system_prompt, renderer.answers_only, renderer.thinking.choice],
         "depends": depends,
     }
     text = json.dumps(whole, sort_keys=True, default=str)

@@ -6,7 +6,7 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
-import engine.render
+import engine.chat.template
 from engine.examples import Example
 from engine.failures import TrainError
 from engine.lengths import main as lengths_main
@@ -197,7 +197,7 @@ def test_tokenizers_without_offsets_learn_the_same(renderer, is_fast, monkeypatc
 
 
 def test_a_template_that_loops_for_ever_is_ended(renderer, monkeypatch):
-    monkeypatch.setattr(engine.render, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(engine.chat.template, "RENDER_SECONDS", 0.3)
     forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     began = time.monotonic()
     with pytest.raises(TrainError) as caught:
