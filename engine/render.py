@@ -1,4 +1,4 @@
-"""Rows of a dataset as token ids, with a mask of what is learned. How templates are understood stands in engine/chat."""
+"""Rows of a dataset as token ids, with a mask of what is learned. What is known of chat templates is in engine/chat."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ class Tokens:
     def prompt_length(self) -> int:
         """Tokens before the first one that is learned; all of them where none is."""
         return self.learned.index(True) if True in self.learned else len(self.ids)
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """prompt, answer: token ids. findings: as of Tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+    findings: frozenset[str]
 
 
 def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
@@ -120,8 +129,6 @@ class Renderer:
         if not example.messages or example.messages[-1]["role"] != "assistant":
             ids = self.prompt_ids(example.messages, example.tools)
             return Tokens(ids, [False] * len(ids))
-        if example.calls_tools and not template_knows_tools(self.tokenizer.chat_template):
-            raise _no_tools()
 
         messages, unlearned = self._prepared(example)
         rendered = self.masks.render(messages, example.tools)
@@ -178,6 +185,9 @@ class Renderer:
 
     def _prepared(self, example: Example) -> tuple[list[Message], set[int]]:
         """(turns as the template takes them, numbers of those that are not learned)."""
+        if example.calls_tools and not template_knows_tools(self.tokenizer.chat_template):
+            raise _no_tools()
+
         turns = with_system_prompt(example.messages or [], self.system_prompt)
         turns = self.tool_turns.adapt(self.thinking.adapt(turns))
         if turns[0]["role"] == "system" and not self._knows_system():
@@ -195,14 +205,19 @@ class Renderer:
 
     def prompt_ids(self, turns: list[Message], tools: Tools = None) -> list[int]:
         """A prompt up to where the model's answer begins, with the train's system prompt."""
-        text = self.prompt(self.messages(Example(messages=turns)), tools)
+        text = self.prompt(self.messages(Example(messages=turns, tools=tools)), tools)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answered(self, turns: list[Message], answer: list[Message], tools: Tools = None) -> tuple[list[int], list[int]]:
-        """(ids of the prompt, ids of the answer with its end), for methods that compare answers.
+        """(ids of the prompt, ids of the answer with its end)."""
+        found = self.answer_tokens(turns, answer, tools)
+        return found.prompt, found.answer
 
-        The answer begins with the first token of it that is learned. What the template writes behind the end of the
-        turn is left away, since no model has to say it.
+    def answer_tokens(self, turns: list[Message], answer: list[Message], tools: Tools = None) -> AnswerTokens:
+        """A prompt and an answer to it, for methods that compare answers.
+
+        The answer begins with its first token that is learned. What the template writes behind the end of the turn is
+        left away, since no model has to say it.
         """
         asked = [turn | {"learned": False} if turn["role"] == "assistant" else turn for turn in turns]
         tokens = self.tokens(Example(messages=[*asked, *answer], tools=tools))
@@ -212,7 +227,7 @@ class Renderer:
             prompt = self.prompt_ids(turns, tools)
             start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)))
         end = len(tokens.learned) - tokens.learned[::-1].index(True) if True in tokens.learned else len(tokens.ids)
-        return tokens.ids[:start], tokens.ids[start:end]
+        return AnswerTokens(tokens.ids[:start], tokens.ids[start:end], tokens.findings)
 
     def render(self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
         """`messages` as the template takes them, as text."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from engine.chat.template import Message
 from engine.examples import Example
 from engine.job import Job
-from engine.render import Message, Renderer
+from engine.render import Renderer
 
 BATCH = 8
 # Of a plain text the model is given the first part and writes on.

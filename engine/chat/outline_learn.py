@@ -154,9 +154,7 @@ def _headers(template: ChatTemplate, asked: list[str], shown: list[str]) -> list
     return sorted(filter(None, found), key=len, reverse=True)
 
 
-def _call_headers(
-    template: ChatTemplate, tool_turns: ToolTurns, talks: list[list[Sample]], role: str
-) -> list[str]:
+def _call_headers(template: ChatTemplate, tool_turns: ToolTurns, talks: list[list[Sample]], role: str) -> list[str]:
     """Headers behind turns of `role`. Behind the result of a tool they may hold its id: what is shared is kept."""
     by_talk = []
     for called, samples in zip(CALLS, talks, strict=True):
@@ -207,9 +205,7 @@ def _with_token(template: ChatTemplate, closing: str, whole: str) -> Ending:
     return Ending(closing[token.start() :], whole[len(closing) :], has_token=True)
 
 
-def _call_endings(
-    template: ChatTemplate, talks: list[list[Sample]], plain: Known
-) -> dict[tuple[str, str], Ending]:
+def _call_endings(template: ChatTemplate, talks: list[list[Sample]], plain: Known) -> dict[tuple[str, str], Ending]:
     between, behind = [], []
     for samples in talks:
         between += [text for sample in samples for text in sample.endings("call", "tool")]

@@ -73,14 +73,16 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         def rendered() -> tuple[str, list[Span]]:
-            texts, spans = render_jinja_template(
+            # Typed as if it gave one text.
+            found: Any = render_jinja_template(
                 [messages],
-                tools=tools,
+                tools=tools,  # type: ignore[arg-type]
                 chat_template=marked,
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             )
-            return texts[0], spans[0]
+            (text,), (spans,) = found
+            return text, spans
 
         return _limited(rendered)
 
@@ -97,10 +99,8 @@ class ChatTemplate:
 
     def ends_with_token(self, text: str) -> bool:
         """Whether the last thing of `text` is an added token."""
-        last = None
-        for last in self.added_pattern.finditer(text):
-            pass
-        return last is not None and last.end() == len(text)
+        tokens = list(self.added_pattern.finditer(text[-200:]))
+        return bool(tokens) and tokens[-1].end() == len(text[-200:])
 
 
 def _limited(render: Callable[[], T]) -> T:

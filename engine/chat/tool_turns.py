@@ -39,15 +39,15 @@ def _nine_characters(name: str, number: int, seed: str) -> str:
 
 
 FREE = IdForm(
-    fits=lambda id, name: True,
+    fits=lambda given, name: True,
     make=lambda name, number, seed: f"call_{number + 1}",
 )
 NINE = IdForm(
-    fits=lambda id, name: re.fullmatch(r"[A-Za-z0-9]{9}", id) is not None,
+    fits=lambda given, name: re.fullmatch(r"[A-Za-z0-9]{9}", given) is not None,
     make=_nine_characters,
 )
 WITH_NAME = IdForm(
-    fits=lambda id, name: name in id,
+    fits=lambda given, name: name in given,
     make=lambda name, number, seed: f"functions.{name}:{number}",
 )
 ID_FORMS = (FREE, NINE, WITH_NAME)
@@ -97,7 +97,7 @@ class ToolTurns:
 
 
 def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
-    """The turns in `form`. A result takes id and name of its call: the one that its id names, else the next in order."""
+    """The turns in `form`. A result takes id and name of its call: the one that its id names, or else the next one."""
     turns: list[Message] = []
     waiting: list[tuple[str | None, Message]] = []
     number = 0
@@ -141,12 +141,12 @@ def _call(call: dict[str, Any], form: ToolForm, number: int) -> dict[str, Any]:
 def _result(message: Message, waiting: list[tuple[str | None, Message]]) -> Message:
     """`waiting`: (id in the file, call as the template sees it) of the calls that have no result yet."""
     given = message.get("tool_call_id")
-    index = next((index for index, (id, _) in enumerate(waiting) if given is not None and id == given), 0)
+    named = [index for index, (known, _) in enumerate(waiting) if given is not None and known == given]
     message = {key: value for key, value in message.items() if key != "tool_call_id"}
     if not waiting:
         return message
 
-    _, call = waiting.pop(index)
+    _, call = waiting.pop(named[0] if named else 0)
     if "id" in call:
         message["tool_call_id"] = call["id"]
     message.setdefault("name", call["function"]["name"])
