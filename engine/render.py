@@ -8,13 +8,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from engine.chat.masks import WHOLE_ROW, Masks, Rendered
+from engine.chat.masks import Masks, Rendered
 from engine.chat.template import ChatTemplate, Message, Span, TemplateProblem, Tools
 from engine.chat.thinking import THOUGHT, Choice, Thinking
 from engine.chat.tool_turns import ToolTurns
 from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
 from engine.inspect_model import config_read
+from engine.row_notes import WHOLE_ROW, WORDS_DROPPED
 
 # For base models that have none. Every answer ends with the end token, so that the model learns to stop.
 PLAIN_TEMPLATE = """\
@@ -27,9 +28,6 @@ PLAIN_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '### Answer:\\n' }}{% endif %}"""
 
 NO_TOOLS = "The rows call tools, and the base model's chat template has no place for that: it would pass over them."
-
-# A code of engine.row_notes.
-WORDS_DROPPED = "words_dropped"
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,21 @@ HOPELESS_ROWS = 200
 SLOW_ROWS = 2
 
 REFUSED = "rows_refused"
+NO_PLACE, TAKEN_OUT, ONLY_LAST = "thinking_no_place", "thinking_taken_out", "thinking_only_last"
+WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alone", "whole_row"
 
 # {rows}: "3 of 40 rows".
 WORDS = {
-    "thinking_no_place": "In {rows} the thinking is left out: this model's chat template has no place for it. To learn "
+    NO_PLACE: "In {rows} the thinking is left out: this model's chat template has no place for it. To learn "
     "it, set Thinking to In front of the answer.",
-    "thinking_taken_out": "In {rows} the thinking is not learned: this model's chat template takes it out of answers.",
-    "thinking_only_last": "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
+    TAKEN_OUT: "In {rows} the thinking is not learned: this model's chat template takes it out of answers.",
+    ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
     "only that of the last answer.",
-    "words_dropped": "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
+    WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
     "out, such as words beside a tool call.",
-    "last_answer_alone": "In {rows} only the last answer is learned: this model's chat template changes earlier "
+    LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template changes earlier "
     "answers so that they cannot be found.",
-    "whole_row": "In {rows} questions are learned too: this model's chat template changes answers so that they cannot "
+    WHOLE_ROW: "In {rows} questions are learned too: this model's chat template changes answers so that they cannot "
     "be told from the rest.",
 }
 
@@ -85,6 +87,11 @@ class RowNotes:
         """Behind the last row. Raises the first problem where no row could be written."""
         if self.first_problem is not None and not self.rendered:
             raise self.first_problem
+
+    def without(self, *codes: str) -> RowNotes:
+        """The same without these findings."""
+        findings = {code: found for code, found in self.findings.items() if code not in codes}
+        return RowNotes(self.rendered, self.refused, self.refusals, findings)
 
     def messages(self) -> list[tuple[str, str]]:
         """(code, sentence) of all there is to say."""

@@ -14,16 +14,14 @@ from engine.chat.generation_marks import marked_template
 from engine.chat.outline import Answer, Outline
 from engine.chat.template import ChatTemplate, Message, Span, TemplateProblem, Tools
 from engine.chat.tool_turns import ToolTurns
-
-# Codes of engine.row_notes.
-LAST_ANSWER_ALONE, WHOLE_ROW = "last_answer_alone", "whole_row"
+from engine.row_notes import LAST_ANSWER_ALONE, WHOLE_ROW
 
 
 @dataclass(frozen=True)
 class Rendered:
     """text: the conversation. answers: what is learned of it, in order; of a whole row one that begins at 0.
 
-    finding: a code where less, or more, than the answers is learned.
+    finding: a code of engine.row_notes where less, or more, than the answers is learned.
     """
 
     text: str

@@ -7,14 +7,12 @@ from functools import cached_property
 from typing import Literal
 
 from engine.chat.template import ChatTemplate, Message
+from engine.row_notes import NO_PLACE, ONLY_LAST, TAKEN_OUT
 
 Choice = Literal["auto", "in_front", "leave_out"]
 
 # Models that are asked with an opening tag already write only the closing one.
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
-
-# Codes of engine.row_notes.
-NO_PLACE, TAKEN_OUT, ONLY_LAST = "thinking_no_place", "thinking_taken_out", "thinking_only_last"
 
 
 class Thinking:
