@@ -161,18 +161,25 @@ class Renderer:
         return Tokens([*tokens.ids, self.tokenizer.eos_token_id], [*tokens.learned, True])
 
     def _findings(self, messages: list[Message], rendered: Rendered) -> frozenset[str]:
-        """What the template, or what is known of it, does to this row."""
+        """What the template, or what is known of it, does to this row. Raises TemplateProblem where calls are lost."""
         codes = self.thinking.missing(messages, rendered.text)
         if rendered.finding:
+            self._calls_check(messages)
             return frozenset(codes | {rendered.finding})
 
         for answer in rendered.answers:
             message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
-            if any(call["function"]["name"] not in part for call in message.get("tool_calls", ())):
-                raise _no_tools()
+            _calls_insist(message, part)
             if not _is_said(message["content"], part) and not _is_said(message["content"], rendered.text):
                 codes.add(WORDS_DROPPED)
         return frozenset(codes)
+
+    def _calls_check(self, messages: list[Message]) -> None:
+        """For rows whose turns are not told apart. Without the tools that it offers, a row names them in calls only."""
+        names = {call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())}
+        text = self.template.attempt(messages) if names else None
+        if text is not None and any(name not in text for name in names):
+            raise _no_tools()
 
     def messages(self, example: Example) -> list[Message]:
         """The conversation as the template takes it.
@@ -293,6 +300,19 @@ def template_knows_tools(template: object) -> bool:
 
 def _no_tools() -> TemplateProblem:
     return TemplateProblem("no_tool_turns", NO_TOOLS, "Choose a base model whose chat template knows tools.")
+
+
+def _calls_insist(message: Message, text: str) -> None:
+    """Raises TemplateProblem where `text`, a turn as the template writes it, lacks one of the turn's calls."""
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    if any(name not in text for name in names):
+        raise _no_tools()
+    if any(text.count(name) < names.count(name) for name in set(names)):
+        raise TemplateProblem(
+            "one_call",
+            "The row calls several tools at once, and the base model's chat template writes only one of the calls.",
+            "Let each turn call one tool, or choose a base model whose chat template takes several calls.",
+        )
 
 
 def _is_said(content: str, text: str) -> bool:
