@@ -82,11 +82,14 @@ def generation_prompts(renderer, example):
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_learned_is_what_trl_learns_but_for_differences_with_a_name(name, case, way):
-    renderer, example = renderer_for(name, way), CASES[case]
+def test_what_is_learned_is_what_trl_learns_but_for_differences_with_a_name(name, case):
+    for way in WAYS:
+        compare(renderer_for(name, way), CASES[case])
+
+
+def compare(renderer, example):
     ours, theirs = rendered(renderer, example), trl_rendered(renderer, example)
     if theirs is None:
         return
@@ -126,10 +129,13 @@ def bare(renderer, text):
     return text
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_all_that_the_assistant_says_is_learned_to_its_end_and_nothing_of_the_others(name, case):
-    renderer, example = renderer_for(name, "outline"), CASES[case]
+def test_all_that_the_assistant_says_is_learned_to_its_end_and_nothing_of_the_others(name):
+    for example in CASES.values():
+        learned_check(renderer_for(name, "outline"), example)
+
+
+def learned_check(renderer, example):
     found = rendered(renderer, example)
     if found is None:
         return
