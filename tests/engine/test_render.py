@@ -193,7 +193,8 @@ ENDS = {
         "{{ m.content }}{{ '<|endoftext|>' if loop.last else '<|im_end|>' }}", ["Un.<|im_end|>", "Deux.<|endoftext|>"]
     ),
     "generation marks that leave the token out": (
-        "{% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}<|im_end|>\n", ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]
+        "{% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}<|im_end|>\n",
+        ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]
     ),
     "generation marks that take white space in": (
         "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}", ["Un.<|im_end|>", "Deux.<|im_end|>"]

@@ -93,7 +93,7 @@ def test_ids_are_made_in_the_templates_form_the_same_for_call_and_result():
     for made in (other, without_ids(example)):
         renderer = renderer_for(NINE_CHARACTERS)
         called, answered = ids(renderer, made)
-        assert all(re.fullmatch(r"[A-Za-z0-9]{9}", id) for id in called)
+        assert all(re.fullmatch(r"[A-Za-z0-9]{9}", made_id) for made_id in called)
         assert len(set(called)) == 2
         assert answered == (called[::-1] if made is other else called)
         assert ids(renderer_for(NINE_CHARACTERS), made) == (called, answered), "the same each time"
