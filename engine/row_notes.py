@@ -19,6 +19,8 @@ HOPELESS_ROWS = 200
 SLOW_ROWS = 2
 
 REFUSED = "rows_refused"
+# Begins what is said where a template fails; said of single rows it would only repeat.
+CANNOT_RENDER = "The base model's chat template cannot render a row: "
 NO_PLACE, TAKEN_OUT, ONLY_LAST = "thinking_no_place", "thinking_taken_out", "thinking_only_last"
 WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alone", "whole_row"
 
@@ -79,7 +81,7 @@ class RowNotes:
         self.slow += problem.code == "template_loops"
         self.first_problem = self.first_problem or problem
         if len(self.refusals) < LINES_KEPT:
-            self.refusals.append((line, problem.message))
+            self.refusals.append((line, problem.message.removeprefix(CANNOT_RENDER)))
         if self.slow > SLOW_ROWS or (not self.rendered and self.refused >= HOPELESS_ROWS):
             raise self.first_problem
 

@@ -248,7 +248,7 @@
   // Long texts show their beginning and a button for the rest.
   function folds(within = document) {
     for (const text of within.querySelectorAll(".foldable")) {
-      if (text.scrollHeight < 300) continue;
+      if (text.scrollHeight < (text.classList.contains("tokens") ? 600 : 300)) continue;
       text.classList.add("folded");
       const button = make("button", { className: "btn-link unfold", type: "button", textContent: "Show all" });
       button.setAttribute("aria-expanded", "false");

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from jinja2.exceptions import TemplateError
 
 from engine.failures import TrainError
+from engine.row_notes import CANNOT_RENDER
 from engine.time_limit import time_limit
 
 RENDER_SECONDS = 10.0
@@ -118,6 +119,6 @@ def _limited(render: Callable[[], T]) -> T:
     except RENDER_ERRORS as error:
         raise TemplateProblem(
             "template_fails",
-            f"The base model's chat template cannot render a row: {str(error)[:300]}",
+            f"{CANNOT_RENDER}{str(error)[:300]}",
             "Choose another base model, or bring the dataset's turns into the order that this template takes.",
         ) from error
