@@ -15,7 +15,7 @@ from engine.chat.tool_turns import ToolTurns
 from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
 from engine.inspect_model import config_read
-from engine.row_notes import WHOLE_ROW, WORDS_DROPPED
+from engine.row_notes import NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
 
 # For base models that have none. Every answer ends with the end token, so that the model learns to stop.
 PLAIN_TEMPLATE = """\
@@ -131,7 +131,10 @@ class Renderer:
         messages, unlearned = self._prepared(example)
         rendered = self.masks.render(messages, example.tools)
         tokens = self._answer_tokens(rendered, unlearned, ends_learned=len(messages) - 1 not in unlearned)
-        return Tokens(tokens.ids, tokens.learned, self._findings(messages, rendered))
+        findings = self._findings(messages, rendered)
+        if not any(tokens.learned):
+            findings |= {NOTHING_LEARNED}
+        return Tokens(tokens.ids, tokens.learned, findings)
 
     def _text_tokens(self, text: str) -> Tokens:
         ids = list(self.tokenizer(text)["input_ids"])

@@ -22,6 +22,7 @@ REFUSED = "rows_refused"
 # Begins what is said where a template fails; said of single rows it would only repeat.
 CANNOT_RENDER = "The base model's chat template cannot render a row: "
 NO_PLACE, TAKEN_OUT, ONLY_LAST = "thinking_no_place", "thinking_taken_out", "thinking_only_last"
+NOTHING_LEARNED = "nothing_learned"
 WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alone", "whole_row"
 
 # {rows}: "3 of 40 rows".
@@ -31,6 +32,7 @@ WORDS = {
     TAKEN_OUT: "In {rows} the thinking is not learned: this model's chat template takes it out of answers.",
     ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
     "only that of the last answer.",
+    NOTHING_LEARNED: "In {rows} all answers are marked as not to be learned: these rows are left out.",
     WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
     "out, such as words beside a tool call.",
     LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template changes earlier "
@@ -89,6 +91,11 @@ class RowNotes:
         """Behind the last row. Raises the first problem where no row could be written."""
         if self.first_problem is not None and not self.rendered:
             raise self.first_problem
+
+    @property
+    def left_out(self) -> int:
+        """Rows that are not trained on, whatever the token limit."""
+        return self.refused + self.findings.get(NOTHING_LEARNED, {"rows": 0})["rows"]
 
     def without(self, *codes: str) -> RowNotes:
         """The same without these findings."""

@@ -63,7 +63,9 @@ def train_plan(
     made = RECIPES[method.recipe].parameters.model_construct(**parameters)
     max_tokens = parameters.get("max_tokens")
     notes = RowNotes.read(lengths.notes)
-    usable = (dataset.good_row_count - notes.refused) * rows_per_row(method, dataset)
+    # Methods that only ask read no answers, which may be all that the template cannot write.
+    left_out = notes.left_out if max_tokens is not None else 0
+    usable = (dataset.good_row_count - left_out) * rows_per_row(method, dataset)
     counts = _counts(lengths, parameters) if lengths.ready and lengths.rows else None
     if counts:
         usable = max(0, usable - counts["lost"])

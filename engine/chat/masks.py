@@ -74,6 +74,10 @@ class Masks:
         answers = []
         for turn, (start, end) in zip(turns, spans, strict=True):
             start, end = self._whole_turn(text, start, end)
+            calls = messages[turn].get("tool_calls", ())
+            if any(call["function"]["name"] not in text[start:end] for call in calls):
+                # Its author marked the words alone.
+                return None
             answers.append(Answer(turn, start, end))
         return answers
 

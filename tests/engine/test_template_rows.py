@@ -98,6 +98,20 @@ def test_counting_names_refused_rows_and_what_the_template_does_to_others(picky)
     assert dict(notes.without("thinking_no_place").messages()).keys() == {"rows_refused"}
 
 
+def test_rows_whose_answers_are_all_not_to_be_learned_are_left_out_and_said(tiny, tmp_path):
+    from engine.render import tokenizer_load
+
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5", "learned": False}]
+    renderer = Renderer(tokenizer_load(tiny), warn=lambda code, message: None)
+    tokens = renderer.tokens(Example(messages=turns))
+    assert tokens.findings == {"nothing_learned"}
+    assert not any(tokens.learned)
+    counted = count(renderer, [(1, Example(messages=turns)), (2, Example(messages=toy_rows(1)[0]["messages"]))])
+    notes = RowNotes.read(counted["notes"])
+    assert notes.left_out == 1
+    assert dict(notes.messages())["nothing_learned"].startswith("In 1 of 2 rows all answers are marked")
+
+
 def test_a_train_says_how_many_rows_are_too_long(tiny, tmp_path):
     long = {"messages": [{"role": "user", "content": "word " * 60}, {"role": "assistant", "content": "Yes."}]}
     cut = {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "word " * 60}]}

@@ -216,3 +216,13 @@ def test_an_answer_apart_has_the_mask_of_the_whole_row(name):
     assert renderer.tokenizer.decode(answer) == learned(renderer, example)[-1]
     assert prompt[: len(prompt) - 8] == renderer.prompt_ids(example.messages[:-1], example.tools)[: len(prompt) - 8]
     assert "warmth" in renderer.tokenizer.decode(prompt)
+
+
+def test_calls_beside_generation_marks_are_learned_too():
+    answer = "{% generation %}{{ m.content }}{% endgeneration %}"
+    marked = ONE_CALL.replace(
+        "{{ m.content }}", "{% if m.role == 'assistant' %}" + answer + "{% else %}{{ m.content }}{% endif %}"
+    )
+    call, words = learned(renderer_for(marked), CASES["a call"])
+    assert '"place": "Oslo"' in call
+    assert words == "4 degrees.<|im_end|>"

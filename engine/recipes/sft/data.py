@@ -12,6 +12,7 @@ from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.job import Job
 from engine.render import Renderer, Tokens
+from engine.row_notes import NOTHING_LEARNED
 from engine.rundir import DataFile
 from engine.tokenised import Rows, Tokenised, tokenised
 
@@ -56,7 +57,7 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int) -> Prepared:
         evaluation=measured.by_length(found.held_out) if found.held_out else None,
         train_rows=len(found.kept),
         eval_rows=len(found.held_out),
-        left_out_rows=rows.left_out + rows.notes.refused,
+        left_out_rows=rows.left_out + rows.notes.left_out,
         cut_rows=rows.cut,
         sample_examples=asked(job, found, rows.example, other.example if other is not None else None),
         turn_ends=rows.turn_ends,
@@ -73,6 +74,9 @@ def _read(job: Job, data: DataFile, renderer: Renderer, max_tokens: int, limit: 
                 continue
 
             rows.notes.see(line, tokens.findings)
+            if NOTHING_LEARNED in tokens.findings:
+                continue
+
             if number < TURN_END_ROWS and (end := renderer.turn_end_id(tokens)) is not None:
                 rows.turn_ends.add(end)
             row_add(rows, example, tokens, max_tokens)
