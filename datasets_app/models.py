@@ -163,6 +163,9 @@ class TokenLengths(models.Model):
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
     longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")
+    notes = models.JSONField(
+        default=dict, help_text="What the chat template does to the rows, as engine.row_notes.RowNotes."
+    )
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0, help_text="Counts that were begun.")

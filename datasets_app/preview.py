@@ -46,11 +46,11 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
 
 
 def _rows_from(dataset: Dataset, start: int) -> Iterator[Row]:
-    mark = _nearest_mark(dataset, start)
+    mark = nearest_mark(dataset, start)
     return islice(read_rows(dataset.path, dataset.file_type, mark), start - mark.rows, None)
 
 
-def _nearest_mark(dataset: Dataset, start: int) -> Mark:
+def nearest_mark(dataset: Dataset, start: int) -> Mark:
     """The last mark at or before row `start`; the check left one every so many rows."""
     try:
         marks = [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]

@@ -137,6 +137,36 @@ class BarSerializer(serializers.Serializer[Any]):
     rows = serializers.IntegerField()
 
 
+class NoteSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField()
+    lines = serializers.ListField(child=serializers.IntegerField(), help_text="The first rows that it is true of.")
+
+
+class TokenTextSerializer(serializers.Serializer[Any]):
+    title = serializers.CharField(allow_blank=True, help_text="Which answer of a pair; else empty.")
+    tokens = serializers.ListField(
+        child=serializers.ListField(),
+        help_text="[text, whether it is learned, whether it is a special token] of each; the first 1,200.",
+    )
+    count = serializers.IntegerField(help_text="How many tokens there are.")
+    learned = serializers.IntegerField(help_text="How many of all are learned.")
+
+
+class TokenRowSerializer(serializers.Serializer[Any]):
+    line = serializers.IntegerField(help_text="Line of the file for JSONL and CSV, row number otherwise; from 1.")
+    problem = serializers.CharField(allow_blank=True, help_text="Why the row is not learned from, or nothing.")
+    findings = serializers.ListField(
+        child=serializers.CharField(), help_text="What the model's chat template does to the row."
+    )
+    texts = TokenTextSerializer(many=True)
+
+
+class TokenRowsSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(help_text="Whose tokenizer and chat template are used.")
+    count = serializers.IntegerField(help_text="How many rows the dataset has.")
+    results = TokenRowSerializer(many=True)
+
+
 class LengthsSerializer(serializers.Serializer[Any]):
     """Tokens a row. Ask again while `ready` is false and `error` empty."""
 
@@ -149,4 +179,5 @@ class LengthsSerializer(serializers.Serializer[Any]):
     mean = serializers.FloatField()
     p95 = serializers.IntegerField()
     longest = serializers.IntegerField()
+    notes = NoteSerializer(many=True, help_text="What the model's chat template does to the rows.")
     bars = BarSerializer(many=True)

@@ -332,13 +332,18 @@ def offered(format: str, kinds: set[str]) -> list[Repair]:
 
 def limit_of(folder: Path, max_tokens: int) -> Fits:
     """Whether all that is trained on for a row has at most `max_tokens` tokens under that model's chat template."""
+    from engine.chat.template import TemplateProblem
     from engine.lengths import variants
     from engine.render import Renderer, tokenizer_load
 
     renderer = Renderer(tokenizer_load(folder), warn=lambda code, message: None)
 
     def fits(example: Example) -> bool:
-        return all(len(renderer.tokens(variant).ids) <= max_tokens for variant in variants(example))
+        try:
+            return all(len(renderer.tokens(variant).ids) <= max_tokens for variant in variants(example))
+        except TemplateProblem:
+            # Not a matter of length: what this model cannot write, another one can.
+            return True
 
     return fits
 

@@ -176,6 +176,16 @@ def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatc
     assert '<svg class="histogram"' in found
     assert "tokens: 30 rows" in found
     assert "style=" not in found
+    assert "chat template" not in found
+
+    notes = {"rendered": 31, "refused": 1, "refusals": [[7, "It <calls> two tools."]],
+             "findings": {"thinking_only_last": {"rows": 3, "lines": [2, 5]}}}  # fmt: skip
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(notes=notes)
+    found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
+    assert "1 of 32 rows is left out" in found
+    assert "Line 7: It &lt;calls&gt; two tools." in found
+    assert "In 3 of 32 rows the thinking of earlier answers is not learned" in found
+    assert "First: line 2, line 5." in found
     assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
     TokenLengths.objects.filter(dataset=dataset, tokenizer="cd").update(error="The template <loops>.")
     assert "The template &lt;loops&gt;." in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))

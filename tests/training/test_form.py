@@ -7,7 +7,7 @@ import pytest
 from django.http import QueryDict
 from django.utils import timezone
 
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, TokenLengths
 from engine.rundir import read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields
@@ -252,6 +252,25 @@ def test_the_plan_answers_while_somebody_types(page):
     assert answer["plan"]["steps"] == 5
     assert answer["blank"] == {"lora_alpha": "32"}
     assert answer["disk"]["free_bytes"] > 0
+
+
+def test_the_plan_says_what_the_chat_template_does_to_the_rows(page):
+    notes = {"rendered": 38, "refused": 2, "refusals": [[4, "It calls two tools."]],
+             "findings": {"thinking_no_place": {"rows": 3, "lines": [2]}}}  # fmt: skip
+    TokenLengths.objects.create(
+        dataset=Dataset.objects.get(slug="toys"), tokenizer="1" * 64, ready=True,
+        rows={"20": 38}, prompts={"8": 38}, longest=[], notes=notes,
+    )  # fmt: skip
+    answer = page.post("/trains/new/lora/plan/", filled()).json()
+    assert answer["ok"]
+    assert "2 of 40 rows are left out" in answer["warnings"]["dataset"]
+    assert "Line 4: It calls two tools." in answer["warnings"]["dataset"]
+    assert "In 3 of 40 rows the thinking is left out" in answer["warnings"]["dataset"]
+    assert answer["plan"]["train_rows"] + answer["plan"]["eval_rows"] == 38
+
+    for choice in ("in_front", "leave_out"):
+        answer = page.post("/trains/new/lora/plan/", filled(thinking=choice)).json()
+        assert "thinking" not in answer["warnings"]["dataset"]
 
 
 def test_the_plan_offers_fixes_and_says_what_blocks(page):
