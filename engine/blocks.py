@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from engine.columns import Flags, Texts, bytes_of, flags_of, indices_of, schema_of, texts_of
 from engine.doctor import SCRIPT_CHARACTERS, SIGNS
-from engine.examples import COLUMNS, Example
+from engine.examples import Example, columns_read
 from engine.marks import SEPARATOR, mark_of_bytes
-from engine.rows import ROW_LIMIT_BYTES, Mark, Row, json_row, read_jsonl
+from engine.rows import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, json_row, read_jsonl
 
 FIRST_BYTES = 256 << 10
 BLOCK_BYTES = 2 << 20
@@ -71,6 +71,11 @@ class Block:
     @property
     def known(self) -> Flags:
         return self.texts.known
+
+    @property
+    def unused(self) -> dict[str, Flags]:
+        """{field: (rows,)} whether a field that is not used carries something, of rows that are known."""
+        return self.texts.unused
 
     @property
     def is_answered(self) -> bool:
@@ -125,9 +130,9 @@ class Block:
 def read_blocks(path: Path, format: str, column_map: Mapping[str, str]) -> Iterator[Block | Row]:
     """All rows of a JSONL file in file order, in blocks where that can be. The first ones never are: from them whoever
     asks learns what columns there are."""
-    columns = {name: column_map.get(name, name) for name in COLUMNS.get(format, ())}
+    columns = columns_read(format, column_map)
     schema = schema_of(format, columns)
-    if schema is None:
+    if schema is None or ends_with_returns(path):
         yield from read_jsonl(path)
         return
     waiting: deque[tuple[_Chunk, Future[Block | None]]] = deque()
