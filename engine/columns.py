@@ -14,8 +14,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from engine.examples import is_media
 from engine.marks import SEPARATOR
+from engine.row_reader import is_media
 from engine.turns import CALL_ROLES, CONTENT_KEYS, MEANINGFUL_KEYS, ROLE_KEYS, ROLES, USUAL_KEYS
 
 # Arrays are made and read by their buffers: pyarrow's own ways to and from Python's lists and numpy load pandas, which
@@ -38,6 +38,7 @@ SPOKEN = {name: role for name, role in ROLES.items() if role != "tool" and name 
 ROLE_NAMES = array_of(SPOKEN)
 # One more at the end, where a name that is not known looks with -1.
 ROLE_CODES = np.array([*(("system", "user", "assistant").index(role) for role in SPOKEN.values()), OTHER])
+BETWEEN_TEXTS, BEFORE_INPUT = array_of([SEPARATOR, "\n\n"])
 # Surely no character of engine.values.INVISIBLE: neither white space nor control, mark or symbol, nor a Hangul filler,
 # which are letters by name.
 VISIBLE = r"[!-~]|[^\pZ\pC\pM\pS\x{115f}\x{1160}\x{3164}\x{ffa0}]"

@@ -235,11 +235,17 @@ class Doctor:
             self._add(kind, line, shown)
         if example.calls_tools:
             self._add(TOOL_CALLS, line, shown)
-        turns = [*(example.messages or ()), *(example.chosen or ())]
-        if any("reasoning_content" in turn for turn in turns):
-            self._add("reasoning", line, next(turn["reasoning_content"] for turn in turns if "reasoning_content" in turn))
-        if any("learned" in turn for turn in turns):
-            self._add("not_learned", line, next(turn["content"] for turn in turns if "learned" in turn))
+        thoughts, passed_over = [], []
+        for turns in (example.messages, example.chosen):
+            for turn in turns or ():
+                # Most turns have a role and a content alone.
+                if len(turn) > 2:
+                    thoughts += [turn["reasoning_content"]] if "reasoning_content" in turn else []
+                    passed_over += [turn["content"]] if "learned" in turn else []
+        if thoughts:
+            self._add("reasoning", line, thoughts[0])
+        if passed_over:
+            self._add("not_learned", line, passed_over[0])
 
     def _text(self, line: int, text: str) -> None:
         if TEMPLATE.search(text):
@@ -291,7 +297,8 @@ class Doctor:
                 found.append(Finding("one_label", total, [{"line": 0, "text": text}]))
             elif rare < total * RARE_LABEL:
                 found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
-        return [finding.as_dict() for finding in sorted(found, key=lambda finding: -finding.count)]
+        order = {kind: place for place, kind in enumerate(TITLES)}
+        return [finding.as_dict() for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))]
 
 
 def concealed(text: str) -> str:

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from engine.formats import FORMATS
-from engine.row_reader import MEDIA, PYTHON_TEXT, SEPARATORS, TRANSCRIPT, RowReader, media_check
+from engine.row_reader import PYTHON_TEXT, SEPARATORS, TRANSCRIPT, RowReader, media_check
 from engine.tool_calls import tools_of
-from engine.transcripts import PROMPT_END, turns_of_pair
+from engine.transcripts import ends_with_separator, turns_of_pair
 from engine.turns import (
     CONTENT_KEYS,
     ROLE_KEYS,
@@ -83,11 +83,13 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
     plan = _plan(format, tuple(column_map.items()))
-    media_check(values, plan.media(values))
+    others = [name for name in values if name not in plan.used]
+    if others:
+        media_check(values, others)
     row = RowReader(values, plan.columns)
     example = READERS[format](row)
-    if not plan.used.issuperset(values):
-        row.leave_columns(plan.used, plan.partly_used)
+    if others:
+        row.leave_columns(others, plan.used, plan.partly_used)
     if row.notes or row.unused:
         example.notes, example.unused = row.notes, row.unused
     return example
@@ -116,12 +118,6 @@ class _Plan:
     used: frozenset[str]
     partly_used: frozenset[str]
 
-    def media(self, values: dict[str, Any]) -> tuple[str, ...]:
-        """The row's columns of pictures, sound or video that are not read as something else."""
-        if self.used.issuperset(values):
-            return ()
-        return tuple(name for name in values if is_media(name) and name not in self.used)
-
 
 @lru_cache(maxsize=64)
 def _plan(format: str, column_map: tuple[tuple[str, str], ...]) -> _Plan:
@@ -133,11 +129,6 @@ def _plan(format: str, column_map: tuple[tuple[str, str], ...]) -> _Plan:
 
 def _dots(column: str) -> list[int]:
     return [index for index, character in enumerate(column) if character == "."]
-
-
-@lru_cache(maxsize=4096)
-def is_media(column: str) -> bool:
-    return column.strip().lower() in MEDIA
 
 
 def with_system_prompt(messages: Turns, system_prompt: str) -> Turns:
@@ -169,9 +160,9 @@ def _prompt_completion(row: RowReader) -> Example:
     column = row.column("completion")
     tools = tools_of(row)
     asked = _prompt_turns(prompt, row.column("prompt"), row)
-    if isinstance(prompt, str) and PROMPT_END.search(prompt):
+    if isinstance(prompt, str) and ends_with_separator(prompt):
         row.note(SEPARATORS)
-    answered = turns_of(completion, column, row) if _is_turns(completion) else [_answer(row, "completion")]
+    answered = turns_of(completion, column, row) if _is_turns(completion) else [_answer(completion, column, row)]
     turns = behind_system(row, _history(row) + asked + answered)
     conversation(turns, column)
     learned_check(turns, column)
@@ -180,7 +171,7 @@ def _prompt_completion(row: RowReader) -> Example:
 
 def _alpaca(row: RowReader) -> Example:
     asked = {"role": "user", "content": _question(row, "instruction")}
-    answer = _answer(row, "output")
+    answer = _answer(row.needed("output"), row.column("output"), row)
     return Example(messages=[*system_turns(row), *_history(row), asked, answer])
 
 
@@ -188,7 +179,7 @@ def _question_answer(row: RowReader) -> Example:
     question = filled(row.needed("question"), row.column("question"))
     context = _optional_text(row, "context")
     asked = {"role": "user", "content": f"{context}\n\n{question}" if context else question}
-    answer = _answer(row, "answer")
+    answer = _answer(row.needed("answer"), row.column("answer"), row)
     return Example(messages=[*system_turns(row), *_history(row), asked, answer])
 
 
@@ -271,9 +262,9 @@ def _optional_text(row: RowReader, name: str) -> str:
     return "" if is_blank(text) else text
 
 
-def _answer(row: RowReader, name: str) -> Turn:
+def _answer(value: Any, column: str, row: RowReader) -> Turn:
     """The answer, with the thinking that stands in a column of its own."""
-    answer = said("assistant", row.needed(name), row.column(name))
+    answer = said("assistant", value, column)
     if reasoning := _optional_text(row, "reasoning"):
         answer["reasoning_content"] = reasoning
     return answer
@@ -282,6 +273,8 @@ def _answer(row: RowReader, name: str) -> Turn:
 def _history(row: RowReader) -> Turns:
     """Earlier questions and answers, oldest first: [[question, answer], …], or turns."""
     column, value = row.column("history"), row.get("history")
+    if value is None:
+        return []
     if isinstance(value, str):
         if is_blank(value):
             return []
@@ -317,7 +310,9 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
         turns: Turns = [{"role": "user", "content": _question(row, "prompt")}]
     else:
         turns = _prompt_turns(value, row.column("prompt"), row)
-    return behind_system(row, _history(row) + turns)
+    if history := _history(row):
+        turns = history + turns
+    return behind_system(row, turns)
 
 
 def _prompt_turns(value: Any, column: str, row: RowReader) -> Turns:
@@ -333,7 +328,7 @@ def _answer_turns(row: RowReader, name: str) -> Turns:
         value = [value]
     if _is_turns(value):
         return turns_of(value, column, row)
-    return _spoken(value, row) or [_answer(row, name)]
+    return _spoken(value, row) or [_answer(value, column, row)]
 
 
 def _spoken(value: Any, row: RowReader) -> Turns:
@@ -346,7 +341,8 @@ def _spoken(value: Any, row: RowReader) -> Turns:
 
 def _is_turns(value: Any) -> bool:
     if isinstance(value, str):
-        return value.lstrip().startswith(TURNS_AS_TEXT)
+        # Of most texts the first character tells.
+        return value[:1] in ("[", " ", "\t", "\n", "\r") and value.lstrip().startswith(TURNS_AS_TEXT)
     if not isinstance(value, list) or not value:
         return False
     # A list of parts of one text looks nearly alike.
@@ -361,6 +357,8 @@ def _has_role(item: dict[str, Any]) -> bool:
 
 def _behind(asked: Turns, turns: Turns) -> Turns:
     """`turns` without the prompt, where they repeat it."""
+    if len(turns) == 1:
+        return turns
     spoken = [turn for turn in asked if turn["role"] != "system"]
     rest = [turn for turn in turns if turn["role"] != "system"]
     return rest[len(spoken) :] if rest[: len(spoken)] == spoken else rest

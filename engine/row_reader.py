@@ -7,6 +7,7 @@ becomes a note, and a field that carries something and is not used is remembered
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from engine.values import MISSING, RowProblem, carries, value_at
@@ -43,9 +44,8 @@ class RowReader:
         column = self.columns.get(name)
         if column is None:
             return None
-        # As most columns are: not within another one.
-        value = self.values.get(column, MISSING)
-        if value is MISSING:
+        value = self.values.get(column)
+        if value is None and "." in column:
             value = value_at(self.values, column)
         return None if value is MISSING else value
 
@@ -53,9 +53,7 @@ class RowReader:
         """The value of a column. Raises RowProblem where the row has no such column; null is a value."""
         column = self.columns.get(name, name)
         value = self.values.get(column, MISSING)
-        if value is MISSING:
-            value = value_at(self.values, column)
-        if value is MISSING:
+        if value is MISSING and (value := value_at(self.values, column)) is MISSING:
             raise RowProblem(column, "", "The column is missing in this row.")
         return value
 
@@ -68,16 +66,17 @@ class RowReader:
         if field not in self.unused and carries(value):
             self.unused += (field,)
 
-    def leave_columns(self, used: frozenset[str], partly_used: frozenset[str]) -> None:
-        """Remember the columns that no part of the format was read from.
+    def leave_columns(self, names: list[str], used: frozenset[str], partly_used: frozenset[str]) -> None:
+        """Remember those of these columns that carry something. None of them is in `used`.
 
         partly_used: columns of which only fields within are used, as reward_model of reward_model.ground_truth.
         """
-        for name, value in self.values.items():
+        for name in names:
+            value = self.values[name]
             if name in partly_used and isinstance(value, dict):
                 self._leave_fields(name, value, used)
-            elif name not in used:
-                self.leave(name, value)
+            elif carries(value):
+                self.unused += (name,)
 
     def _leave_fields(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
         for name, value in fields.items():
@@ -86,10 +85,15 @@ class RowReader:
                 self.leave(path, value)
 
 
-def media_check(values: dict[str, Any], columns: tuple[str, ...]) -> None:
+@lru_cache(maxsize=4096)
+def is_media(column: str) -> bool:
+    return column.strip().lower() in MEDIA
+
+
+def media_check(values: dict[str, Any], columns: list[str]) -> None:
     """Raises RowProblem where one of these columns holds a picture, sound or video."""
     for column in columns:
-        if carries(values.get(column)):
+        if is_media(column) and carries(values[column]):
             raise RowProblem(
                 column,
                 values[column],

@@ -20,6 +20,8 @@ NULL_MEANS = frozenset({"default", "const", "enum", "examples"})
 def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
     """The row's tools, each {"type": "function", "function": {name, description, parameters}}, None for none."""
     column, value = row.column("tools"), row.get("tools")
+    if value is None:
+        return None
     was_text = isinstance(value, str)
     if was_text and value.strip():
         value = _value(value, column, "Is not valid JSON; a list of tools is needed.", row)

@@ -7,7 +7,6 @@ import re
 from engine.values import is_blank
 
 # As Anthropic's pairs have them: "\n\nHuman: … \n\nAssistant: …".
-HUMAN = re.compile(r"\s*Human:")
 _PAIR_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 # Other ways of the same, in files of plain text. Each: who speaks at the start of a line, or behind the ### of a heading.
@@ -16,6 +15,7 @@ _ROLES = {"human": "user", "user": "user", "system": "system"}
 
 # What OpenAI's guide of 2022 had people write behind a prompt and behind its completion, before there were chats.
 PROMPT_END = re.compile(r"(?:\n\s*(?:###+|===+|---+)|\s*->)\s*\Z")
+PROMPT_END_CHARACTERS = ("#", "=", "-", ">")
 COMPLETION_END = re.compile(r"\s*(?:###+|===+|---+|\bEND)\s*\Z")
 
 # How a text begins in which somebody speaks.
@@ -24,7 +24,14 @@ SPOKEN = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
 
 def turns_of_pair(text: str) -> list[dict[str, str]]:
     """The turns of a text that begins with Human:, [] for any other. A last Assistant: without words is no turn."""
-    return _turns(_PAIR_TURN, text) if HUMAN.match(text) else []
+    # Asked of every prompt and answer: no regular expression.
+    if text[:1] not in ("H", "\n", " ") or not text[:20].lstrip().startswith("Human:"):
+        return []
+    return _turns(_PAIR_TURN, text)
+
+
+def ends_with_separator(prompt: str) -> bool:
+    return prompt.rstrip()[-1:] in PROMPT_END_CHARACTERS and PROMPT_END.search(prompt[-40:]) is not None
 
 
 def turns_of_text(text: str) -> list[dict[str, str]]:

@@ -35,7 +35,7 @@ USUAL_KEYS = (("role", "content"), ("from", "value"))
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
 # OpenAI's weight, ms-swift's loss, axolotl's train and training, and others' names for the same.
-LEARNED_KEYS = ("weight", "loss", "loss_weight", "train", "training", "trainable")
+LEARNED_KEYS = ("weight", "loss", "loss_weight", "train", "training", "trainable", "learned")
 NOT_LEARNED, LEARNED = ("0", "0.0", "false", "no"), ("1", "1.0", "true", "yes")
 CALL_KEYS = ("tool_calls", "function_call")
 # Keys of a turn that change what is learned of it, and that a plain turn does not have.

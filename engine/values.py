@@ -56,6 +56,9 @@ class RowProblem(ValueError):
 
 def is_blank(text: str) -> bool:
     """Whether nothing of the text can be seen."""
+    # Of nearly every text the first character tells.
+    if text and "!" <= text[0] <= "~":
+        return False
     return INVISIBLE.fullmatch(text) is not None
 
 
@@ -64,6 +67,8 @@ def carries(value: Any) -> bool:
 
     engine.columns has the same rule for whole columns.
     """
+    if value is None or type(value) is str:
+        return bool(value)
     # No recursion: a row may be nested more deeply than Python calls.
     inside = [value]
     for each in inside:
@@ -139,7 +144,8 @@ def part_text(part: dict[str, Any]) -> str:
 def _part(part: dict[str, Any], where: str) -> str:
     if is_text_part(part):
         return part_text(part)
-    raise RowProblem(where, part, "Holds something other than text, such as an image; only text can be learned from.")
+    reason = "Holds something other than text, such as an image; only text can be learned from."
+    raise RowProblem(where, part, reason, "media")
 
 
 def parsed(text: str, where: str, reason: str) -> tuple[Any, bool]:
