@@ -1,6 +1,7 @@
 """Datasets: a file as it was uploaded, and what the check found in it.
 
-Below datasets_folder()/<id>/ lie data.<file type>, which never changes, and marks.json, which a check writes anew.
+Below datasets_folder()/<id>/ lie data.<file type>, which never changes, and marks.json, which a
+check writes anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from core.store import datasets_folder
+from engine.doctor import NOTICES, UNUSED
 from engine.formats import FORMATS
 
 
@@ -35,7 +37,8 @@ class Label(models.Model):
 
 
 class Dataset(models.Model):
-    """checking -> ready | failed. The file never changes after its upload; a check can be repeated."""
+    """checking -> ready | failed. The file never changes after its upload; a check can be
+    repeated."""
 
     class Status(models.TextChoices):
         CHECKING = "checking", "Checking"
@@ -127,10 +130,33 @@ class Dataset(models.Model):
         return FORMATS[self.format].title if self.format in FORMATS else self.format
 
     @property
-    def columns_read(self) -> list[tuple[dict[str, str], str]]:
-        """Each column with what the format reads it as, "" for one that is not looked at."""
-        read = {source: name for name, source in self.column_map.items()}
-        return [(column, read.get(column["name"], "")) for column in self.columns]
+    def columns_read(self) -> list[tuple[dict[str, str], str, int]]:
+        """Each column with what the format reads it as, "" for one that is not looked at, and how
+        many rows carry something in it that is not used."""
+        read = {source: name for name, source in self.column_map.items() if source}
+        unused = {item["name"]: item["rows"] for item in self.unused}
+        return [(column, read.get(column["name"], ""), unused.get(column["name"], 0)) for column in self.columns]
+
+    @property
+    def unused(self) -> list[dict[str, Any]]:
+        """[{"name", "rows"}] of fields that carry something and are not used, the most frequent
+        first; a key of turns is written messages[].key."""
+        return next((finding["fields"] for finding in self.findings if finding["kind"] == UNUSED), [])
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """Findings about what is wrong; the others are `notices` and `unused`."""
+        return [finding for finding in self.findings if finding["kind"] != UNUSED and finding["kind"] not in NOTICES]
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        """Findings about what the rows hold and how they were read."""
+        return [finding for finding in self.findings if finding["kind"] in NOTICES]
+
+    @property
+    def counts_lines(self) -> bool:
+        """Whether its rows are called by the line of the file on which they begin."""
+        return self.file_type in ("jsonl", "csv", "txt")
 
     @property
     def good_share(self) -> float:
@@ -142,7 +168,8 @@ class Dataset(models.Model):
 
 
 class DatasetProblem(models.Model):
-    """One bad row: where, what and why. The first thousand are kept; Dataset.problem_count counts all."""
+    """One bad row: where, what and why. The first thousand are kept; Dataset.problem_count counts
+    all."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="problems")
     line = models.BigIntegerField(help_text="Line in the file for JSONL and CSV, row number otherwise; from 1.")
@@ -155,7 +182,8 @@ class DatasetProblem(models.Model):
 
 
 class TokenLengths(models.Model):
-    """How long the rows are for one tokenizer and chat template: {"tokens": rows} for whole rows and for prompts."""
+    """How long the rows are for one tokenizer and chat template: {"tokens": rows} for whole rows
+    and for prompts."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
@@ -171,7 +199,8 @@ class TokenLengths(models.Model):
         constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")]
 
     def cut_by(self, max_tokens: int) -> dict[str, Any]:
-        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt alone fills it."""
+        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt
+        alone fills it."""
         return {
             "cut": sum(count for length, count in self.rows.items() if int(length) > max_tokens),
             "lost": sum(count for length, count in self.prompts.items() if int(length) >= max_tokens),

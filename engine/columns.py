@@ -1,7 +1,7 @@
 """What the rows of a table say, for those that say it plainly: `to_example` for whole columns.
 
-It knows the formats whose rows are texts, or turns of texts. "Known" are rows of which it is certain that `to_example`
-makes the same of them; nothing is said of the others.
+It knows the formats whose rows are texts, or turns of texts. "Known" are rows of which it is
+certain that `to_example` makes the same of them; nothing is said of the others.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from engine.marks import SEPARATOR
 from engine.row_reader import is_media
 from engine.turns import CALL_ROLES, CONTENT_KEYS, MEANINGFUL_KEYS, ROLE_KEYS, ROLES, USUAL_KEYS
 
-# Arrays are made and read by their buffers: pyarrow's own ways to and from Python's lists and numpy load pandas, which
-# is a third of what this takes.
+# Arrays are made and read by their buffers: pyarrow's own ways to and from Python's lists and numpy
+# load pandas, which is a third of what this takes.
 Flags = NDArray[np.bool_]
 
 
@@ -39,10 +39,11 @@ ROLE_NAMES = array_of(SPOKEN)
 # One more at the end, where a name that is not known looks with -1.
 ROLE_CODES = np.array([*(("system", "user", "assistant").index(role) for role in SPOKEN.values()), OTHER])
 BETWEEN_TEXTS, BEFORE_INPUT = array_of([SEPARATOR, "\n\n"])
-# Surely no character of engine.values.INVISIBLE: neither white space nor control, mark or symbol, nor a Hangul filler,
-# which are letters by name.
+# Surely no character of engine.values.INVISIBLE: neither white space nor control, mark or symbol,
+# nor a Hangul filler, which are letters by name.
 VISIBLE = r"[!-~]|[^\pZ\pC\pM\pS\x{115f}\x{1160}\x{3164}\x{ffa0}]"
-# How a prompt or an answer begins that may be turns written as text, and how a text does in which somebody may speak.
+# How a prompt or an answer begins that may be turns written as text, and how a text does in which
+# somebody may speak.
 MAYBE_TURNS = r"^[^!-~]*(\[|Human:)"
 MAYBE_SPOKEN = r"^[^!-~]*(###\s*)?(System|Human|User)\s*:"
 # The end of a prompt that may be a separator, and the last byte that such an end has at least.
@@ -54,9 +55,10 @@ UNUSUAL = ("tools", "history", "reasoning")
 
 @dataclass
 class Texts:
-    """joined: (rows,) the texts of a row with SEPARATOR between. known, system: (rows,), of those known whether the
-    first text is a system prompt. last: (rows,) bytes of the answer, None where rows end without one. turns: whether
-    the texts are turns of a conversation. unused: {field: (rows,)} whether a field that is not used carries something."""
+    """joined: (rows,) the texts of a row with SEPARATOR between. known, system: (rows,), of those
+    known whether the first text is a system prompt. last: (rows,) bytes of the answer, None where
+    rows end without one. turns: whether the texts are turns of a conversation. unused: {field:
+    (rows,)} whether a field that is not used carries something."""
 
     joined: pa.StringArray
     known: Flags
@@ -67,8 +69,8 @@ class Texts:
 
 
 def schema_of(format: str, columns: Mapping[str, str]) -> pa.Schema | None:
-    """What the columns have to be, for rows to be known; None for a format whose rows never are, and where a column
-    stands within another one. columns: see engine.examples.columns_read."""
+    """What the columns have to be, for rows to be known; None for a format whose rows never are,
+    and where a column stands within another one. columns: see engine.examples.columns_read."""
     if format not in READERS or any("." in source for source in columns.values()):
         return None
     not_text = ("messages", "conversations", *UNUSUAL)
@@ -76,7 +78,8 @@ def schema_of(format: str, columns: Mapping[str, str]) -> pa.Schema | None:
 
 
 def texts_of(table: pa.Table, format: str, columns: Mapping[str, str]) -> Texts | None:
-    """Of a table whose columns are one chunk each, of a type that schema_of asks for. None where no row is known."""
+    """Of a table whose columns are one chunk each, of a type that schema_of asks for. None where no
+    row is known."""
     texts = READERS[format](table, columns)
     if texts is None:
         return None
@@ -126,8 +129,8 @@ def _conversations(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
 def _other_keys(
     lists: pa.Array, keys: tuple[str, str], column: str, owner: NDArray[np.int64], known: Flags
 ) -> dict[str, Flags]:
-    """{messages[].key: (rows,)} whether a key of turns that is not used carries something. Rows with a key that changes
-    what is learned are taken out of `known`."""
+    """{messages[].key: (rows,)} whether a key of turns that is not used carries something. Rows
+    with a key that changes what is learned are taken out of `known`."""
     unused: dict[str, Flags] = {}
     for key in lists.type.value_type:
         if key.name in keys:
@@ -142,7 +145,8 @@ def _other_keys(
 
 
 def _turn_keys(lists: pa.Array) -> tuple[str, str] | None:
-    """The names of a turn's role and content, where all turns have these alone, or more that mean nothing."""
+    """The names of a turn's role and content, where all turns have these alone, or more that mean
+    nothing."""
     if not pa.types.is_list(lists.type) or not pa.types.is_struct(lists.type.value_type):
         return None
     types = {field.name: field.type for field in lists.type.value_type}
@@ -195,7 +199,8 @@ def _maybe_turns(texts: pa.StringArray) -> Flags:
 
 
 def _maybe_separated(texts: pa.StringArray) -> Flags:
-    """(texts,) whether each may end in a separator. Of most the last byte tells that it does not."""
+    """(texts,) whether each may end in a separator. Of most the last byte tells that it does
+    not."""
     offsets, data = bytes_of(texts)
     begins, ends = offsets[:-1], offsets[1:]
     maybe = flags_of(texts.is_valid()) & (ends > begins)
@@ -220,7 +225,8 @@ def _with_system(table: pa.Table, columns: Mapping[str, str], texts: Texts) -> T
 
 
 def _optional(table: pa.Table, name: str, known: Flags) -> tuple[pa.Array, pa.BooleanArray]:
-    """A column and where it says something; rows of which that is not certain are taken out of `known`."""
+    """A column and where it says something; rows of which that is not certain are taken out of
+    `known`."""
     column = _column(table, name)
     said = surely_said(column)
     known &= said | (_bytes(column) == 0)
@@ -264,7 +270,8 @@ def _offsets(lists: pa.ListArray) -> NDArray[np.int32]:
 
 
 def _there(table: pa.Table, columns: Mapping[str, str], role: str) -> str:
-    """The name of the column with this role, "" where the format knows none or the table has none."""
+    """The name of the column with this role, "" where the format knows none or the table has
+    none."""
     name = columns.get(role, "")
     # A file may well have a column without a name.
     return name if role in columns and name in table.column_names else ""

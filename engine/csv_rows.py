@@ -25,8 +25,8 @@ from engine.sniff import BOM, FileProblem
 DELIMITERS = ",;\t|"
 # Excel writes the separator into a line of its own, in front of the names.
 SEPARATOR_LINE = re.compile(rb'"?sep=([,;\t|])"?\s*\Z', re.IGNORECASE)
-# Bytes that are not UTF-8 become the first while a CSV is split into cells; the second stands for a line too long to
-# hold. No text can hold either.
+# Bytes that are not UTF-8 become the first while a CSV is split into cells; the second stands for a
+# line too long to hold. No text can hold either.
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 TOO_LONG_MARK = "\udfff"
 
@@ -68,8 +68,9 @@ def _is_blank(cells: list[str]) -> bool:
 
 
 def _delimiter(stream: BinaryIO) -> tuple[str, int]:
-    """(what separates cells, lines that say no more than that): the one of DELIMITERS that a first line sep= names, else
-    the one that stands most often outside quotes in the first line. Leaves the stream behind those lines."""
+    """(what separates cells, lines that say no more than that): the one of DELIMITERS that a first
+    line sep= names, else the one that stands most often outside quotes in the first line. Leaves
+    the stream behind those lines."""
     line = stream.readline(CHUNK_BYTES)
     if named := SEPARATOR_LINE.match(line.removeprefix(BOM)):
         return named[1].decode(), 1
@@ -79,7 +80,8 @@ def _delimiter(stream: BinaryIO) -> tuple[str, int]:
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:
-    """The names in the first line that is not blank; a column without one is numbered. [] for a file without lines."""
+    """The names in the first line that is not blank; a column without one is numbered. [] for a
+    file without lines."""
     try:
         cells = next((cells for cells in reader if not _is_blank(cells)), [])
     except csv.Error as error:

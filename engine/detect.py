@@ -44,8 +44,8 @@ def _fields(parent: str, value: dict[str, Any], depth: int) -> list[str]:
 def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]]:
     """(slug, {the format's column: the file's column}), or ("", {}) for columns that no format has.
 
-    columns: fields within columns may be among them. The names themselves first, in the order of FORMATS; then aliases,
-    where the format that explains most columns wins.
+    columns: fields within columns may be among them. The names themselves first, in the order of
+    FORMATS; then aliases, where the format that explains most columns wins.
     """
     exact = [
         (item, column_map)
@@ -71,8 +71,8 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[st
 
 
 def _ratings_or_pairs(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]] | None:
-    """Conversations beside which a rating or a worse answer stands, which would be learned as good ones throughout if
-    that were passed over."""
+    """Conversations beside which a rating or a worse answer stands, which would be learned as good
+    ones throughout if that were passed over."""
     rated = _matched(FORMATS["kto"], columns, aliases=True)
     if rated and _is_rated(rated, sample):
         return "kto", rated
@@ -85,7 +85,8 @@ def _ratings_or_pairs(columns: Sequence[str], sample: Sequence[dict[str, Any]]) 
 def _questions_alone(
     slug: str, column_map: dict[str, str], columns: Sequence[str], sample: Sequence[dict[str, Any]]
 ) -> tuple[str, dict[str, str]] | None:
-    """What conversations are that all end with a question: prompts, to which a reference may stand in another column."""
+    """What conversations are that all end with a question: prompts, to which a reference may stand
+    in another column."""
     if slug not in CHATS or not sample or any(_is_good(values, slug, column_map) for values in sample):
         return None
     turns = column_map[slug]
@@ -99,10 +100,9 @@ def _questions_alone(
     return WEAKEST, prompts
 
 
-def _answers_as_text(
-    columns: Sequence[str], sample: Sequence[dict[str, Any]]
-) -> tuple[str, dict[str, str]] | None:
-    """Prompts beside which a column of texts holds the answers, and not prompt and answer together."""
+def _answers_as_text(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]] | None:
+    """Prompts beside which a column of texts holds the answers, and not prompt and answer
+    together."""
     asked_columns = [column for column in columns if str(column).strip().lower() in ASKED_BESIDE_TEXT]
     prompts = _matched(FORMATS[WEAKEST], asked_columns, aliases=True)
     texts = _matched(FORMATS["text"], columns, aliases=True)
@@ -119,7 +119,8 @@ def _answers_as_text(
 
 
 def _matched(item: Format, columns: Sequence[str], *, aliases: bool) -> dict[str, str]:
-    """The column map by name, upper and lower case alike; empty where a needed column is missing."""
+    """The column map by name, upper and lower case alike; empty where a needed column is
+    missing."""
     by_name: dict[str, str] = {}
     for column in columns:
         by_name.setdefault(str(column).strip().lower(), column)
@@ -139,10 +140,12 @@ def _suits(slug: str, column_map: dict[str, str], sample: Sequence[dict[str, Any
         ratings = [value_at(values, column_map["label"]) for values in sample]
         return bool(ratings) and all(rating_read(rating) is not None for rating in ratings)
     if slug in CHATS and has_pairs:
-        # Beside chosen and rejected a conversation is mostly the prompt alone, with no answer of its own.
+        # Beside chosen and rejected a conversation is mostly the prompt alone, with no answer of
+        # its own.
         return any(_is_good(values, slug, column_map) for values in sample)
     if slug == "text":
-        # Rows that are turns one by one have a text too, and to learn them alone would make no sense.
+        # Rows that are turns one by one have a text too, and to learn them alone would make no
+        # sense.
         return not any(_is_turn(values) for values in sample) and not _answers_beside(column_map, sample)
     return True
 
@@ -158,8 +161,8 @@ def _answers_beside(column_map: dict[str, str], sample: Sequence[dict[str, Any]]
 
 
 def _is_rated(column_map: dict[str, str], sample: Sequence[dict[str, Any]]) -> bool:
-    """Whether these are conversations with a rating, which would be learned as good ones throughout if it were passed
-    over: said by the column's name, or by values that can mean nothing else."""
+    """Whether these are conversations with a rating, which would be learned as good ones throughout
+    if it were passed over: said by the column's name, or by values that can mean nothing else."""
     label = column_map["label"]
     ratings = [values.get(label) for values in sample]
     if not _suits("kto", column_map, sample, has_pairs=False):

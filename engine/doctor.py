@@ -1,8 +1,8 @@
-"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned; and what of them is
-read in another way than it is written, or not used at all.
+"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned;
+and what of them is read in another way than it is written, or not used at all.
 
-No training library. One pass beside the check; what is remembered of each row is a mark of eight bytes. Rows are seen
-one by one, or a block of them at once: what is found is the same.
+No training library. One pass beside the check; what is remembered of each row is a mark of eight
+bytes. Rows are seen one by one, or a block of them at once: what is found is the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ TOOL_CALLS = "tool_calls"
 # Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
 ROWS_REMEMBERED = 2_000_000
 SHOWN_CHARACTERS = 160
-# So many different unused fields are counted, and so many are shown: files exist in which every row has names of its own.
+# So many different unused fields are counted, and so many are shown: files exist in which every row
+# has names of its own.
 FIELDS_COUNTED, FIELDS_SHOWN = 1000, 50
 
 # Findings that are no faults: what the rows hold, and how the file was read.
@@ -91,7 +92,8 @@ MEDIA_MARK = re.compile(r"<(?:image|video|audio)>")
 # One of these is in every mark of a template, every secret and every address.
 SIGNS = ("<", "[", "@", "_", "sk-", "AKIA", "xox", "eyJ", "-----BEGIN")
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
-# UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that could not be read.
+# UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
+# could not be read.
 LOST = "\ufffd"
 DAMAGED = re.compile(r"Ã[\u0080-\u00bf]|â€[\u0098-\u009d™œ\u201c\u201d]")
 SCRIPT = re.compile(
@@ -107,7 +109,8 @@ RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
 
 @dataclass
 class Finding:
-    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `fields`: {name: rows}, where it is about several."""
+    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `fields`: {name: rows}, where it is
+    about several."""
 
     kind: str
     count: int = 0
@@ -141,7 +144,8 @@ class Doctor:
         self._look(line, example, is_new, is_asked_first)
 
     def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
-        """The rows of a block that are known, and `others` that are good too, by their place in it."""
+        """The rows of a block that are known, and `others` that are good too, by their place in
+        it."""
         # Not above: the web server has this module for its titles.
         import numpy as np
 
@@ -205,7 +209,8 @@ class Doctor:
                 self._field_add(finding, name, rows)
 
     def _look(self, line: int, example: Example, is_new: bool, is_asked_first: bool) -> None:
-        """is_new: whether no row before said the same. is_asked_first: whether none before had the prompt."""
+        """is_new: whether no row before said the same. is_asked_first: whether none before had the
+        prompt."""
         if not is_new:
             self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
         elif not is_asked_first and example.label is None and example.answer:
@@ -298,11 +303,14 @@ class Doctor:
             elif rare < total * RARE_LABEL:
                 found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
         order = {kind: place for place, kind in enumerate(TITLES)}
-        return [finding.as_dict() for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))]
+        return [
+            finding.as_dict() for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))
+        ]
 
 
 def concealed(text: str) -> str:
-    """The text as a page may show it: of keys and addresses enough to find them again, and no more."""
+    """The text as a page may show it: of keys and addresses enough to find them again, and no
+    more."""
     return EMAIL.sub(_masked, SECRET.sub(_masked, text))
 
 

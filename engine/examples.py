@@ -1,7 +1,8 @@
-"""What a row of a dataset says to a model. Standard library only; check, preview and training all come here.
+"""What a row of a dataset says to a model. Standard library only; check, preview and training all
+come here.
 
-`to_example` alone decides whether a row is good: the engine trains on exactly the rows for which it succeeds, in file
-order, and the check reports exactly the others.
+`to_example` alone decides whether a row is good: the engine trains on exactly the rows for which it
+succeeds, in file order, and the check reports exactly the others.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ RATINGS = {
 class Example:
     """A plain text, or turns, see engine.turns.
 
-    messages: a conversation that ends with an answer; of a pair and of a prompt alone the turns up to the answer.
-    chosen, rejected: of a pair the turns that answer `messages`, better and worse. label: whether the answer is good.
-    tools: what the conversation offers to call, see engine.tool_calls.
-    notes, unused: what was noticed while the row was read, see engine.row_reader. They do not tell two examples apart.
+    messages: a conversation that ends with an answer; of a pair and of a prompt alone the turns up
+    to the answer. chosen, rejected: of a pair the turns that answer `messages`, better and worse.
+    label: whether the answer is good. tools: what the conversation offers to call, see
+    engine.tool_calls. notes, unused: what was noticed while the row was read, see
+    engine.row_reader. They do not tell two examples apart.
     """
 
     messages: Turns | None = None
@@ -73,13 +75,15 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The answer to learn from or to compare with: the last one, the better one of a pair; "" for none."""
+        """The answer to learn from or to compare with: the last one, the better one of a pair; ""
+        for none."""
         turns = self.chosen or self.messages or []
         return str(turns[-1]["content"]) if turns and turns[-1]["role"] == "assistant" else ""
 
 
 def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) -> Example:
-    """The row as the model will see it. Raises RowProblem, and nothing else, for a row that cannot be learned from."""
+    """The row as the model will see it. Raises RowProblem, and nothing else, for a row that cannot
+    be learned from."""
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
     plan = _plan(format, tuple(column_map.items()))
@@ -98,8 +102,8 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
 def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
     """{the format's column: the file's} of all that are read.
 
-    column_map: "" for a column that is not to be read. One that the map does not name is read under its own name,
-    unless that is the name of a column that is read as something else.
+    column_map: "" for a column that is not to be read. One that the map does not name is read under
+    its own name, unless that is the name of a column that is read as something else.
     """
     taken = set(column_map.values())
     columns = {}
@@ -112,7 +116,8 @@ def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """columns: as columns_read. used: the file's columns that are read. partly_used: those that hold fields which are."""
+    """columns: as columns_read. used: the file's columns that are read. partly_used: those that
+    hold fields which are."""
 
     columns: Mapping[str, str]
     used: frozenset[str]
@@ -209,7 +214,8 @@ def _preference(row: RowReader) -> Example:
 def _common_prompt(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
     """(what both sides begin with up to a question, the rest of each).
 
-    Where one side is a whole conversation and the other one the answer alone, the former holds the prompt.
+    Where one side is a whole conversation and the other one the answer alone, the former holds the
+    prompt.
     """
     if len(chosen) > 1 and [turn["role"] for turn in rejected] == ["assistant"]:
         return chosen[:-1], chosen[-1:], rejected
@@ -301,7 +307,8 @@ def _exchange(pair: Any, where: str) -> Turns:
 
 
 def _prompt(row: RowReader, *, needed: bool) -> Turns:
-    """The turns up to the answer, the row's system prompt in front. A conversation may stand in a prompt's place."""
+    """The turns up to the answer, the row's system prompt in front. A conversation may stand in a
+    prompt's place."""
     extra = _optional_text(row, "input")
     if not needed and not extra and row.get("prompt") is None:
         return _history(row)

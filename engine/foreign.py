@@ -1,4 +1,5 @@
-"""What to say of a file whose columns are no format's: what people have for other tools, by its name. No training library."""
+"""What to say of a file whose columns are no format's: what people have for other tools, by its
+name. No training library."""
 
 from __future__ import annotations
 
@@ -12,33 +13,32 @@ SHOWN_COLUMNS = 20
 KNOWN = (
     (
         {"segments"},
-        "These rows are text in segments (axolotl's input_output). Write each as a list of turns named messages; an answer "
-        "that is not to be learned gets “weight”: 0.",
+        "These rows are text in segments (axolotl's input_output). Write each as a list of turns "
+        "named messages; an answer that is not to be learned gets “weight”: 0.",
     ),
     (
         {"completions", "labels"},
-        "These rows rate an answer step by step, which no method here learns from. Rate whole answers instead: prompt, "
-        "completion and label.",
+        "These rows rate an answer step by step, which no method here learns from. Rate whole "
+        "answers instead: prompt, completion and label.",
     ),
     (
         {"role", "content"},
-        "Each row is a single turn, so nothing says which belong together. Put all turns of a conversation into one row, "
-        "as a list named messages.",
+        "Each row is a single turn, so nothing says which belong together. Put all turns of a "
+        "conversation into one row, as a list named messages.",
     ),
     (
         {"from", "value"},
-        "Each row is a single turn, so nothing says which belong together. Put all turns of a conversation into one row, "
-        "as a list named conversations.",
+        "Each row is a single turn, so nothing says which belong together. Put all turns of a "
+        "conversation into one row, as a list named conversations.",
     ),
     (
         {"mapping", "create_time"},
         "This is an export of ChatGPT's conversations, which branch. Write each as a list of turns named messages.",
     ),
     (
-        {"input_ids", "labels"},
-        "These rows are token ids of one model. Upload the texts that they were made of; each train makes its own.",
+        {"input_ids"},
+        "These rows are token ids of one model. Upload the texts that they were made of.",
     ),
-    ({"input_ids"}, "These rows are token ids of one model. Upload the texts that they were made of."),
 )
 
 

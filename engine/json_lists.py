@@ -12,7 +12,8 @@ from engine.sniff import BEGINNING_BYTES, BOM, NOT_JSON_ROWS, WRAPPED_LIST, File
 
 _STRING = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
-# What follows a member of an object: the next one, with the beginning of a list of rows or of another value, or the end.
+# What follows a member of an object: the next one, with the beginning of a list of rows or of
+# another value, or the end.
 _NEXT_MEMBER = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.){0,2000})"\s*:\s*(\[(?=\s*[{\]]))?')
 
 
@@ -24,7 +25,8 @@ def read_json(path: Path, start: Mark) -> Iterator[Row]:
         if start.offset and _list_ended(stream):
             part = _next_list(stream)
         while part is not None:
-            for number, (raw, end) in enumerate(_elements(stream, number), number + 1):
+            for raw, end in _elements(stream, number):
+                number += 1
                 row = Row(number, None, TOO_LONG, end=end) if raw is None else json_row(number, raw, end)
                 objects = objects or raw is None or row.values is not None or raw.startswith(b"{")
                 yield row._replace(part=part) if part else row
@@ -36,7 +38,8 @@ def read_json(path: Path, start: Mark) -> Iterator[Row]:
 
 
 def _list_start(stream: BinaryIO) -> tuple[int, str | None, bool]:
-    """(the byte behind the [ of the list of rows, its name, whether it is a member of an object)."""
+    """(the byte behind the [ of the list of rows, its name, whether it is a member of an
+    object)."""
     head = stream.read(CHUNK_BYTES)
     start = len(head) - len(head.removeprefix(BOM).lstrip())
     if head[start : start + 1] == b"[":
@@ -59,8 +62,8 @@ def _list_ended(stream: BinaryIO) -> bool:
 
 
 def _next_list(stream: BinaryIO) -> str | None:
-    """The name of the next list of rows among an object's members, None where there is none; leaves the stream behind
-    the list's [. Members that are no lists of objects are passed over."""
+    """The name of the next list of rows among an object's members, None where there is none; leaves
+    the stream behind the list's [. Members that are no lists of objects are passed over."""
     while True:
         place = stream.tell()
         member = _NEXT_MEMBER.match(stream.read(BEGINNING_BYTES))
@@ -78,10 +81,11 @@ def _next_list(stream: BinaryIO) -> str | None:
 
 
 def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int]]:
-    """Elements behind the `number`th of a list, unparsed, with the bytes read; None for one that is too long to hold.
+    """Elements behind the `number`th of a list, unparsed, with the bytes read; None for one that is
+    too long to hold.
 
-    Only brackets, commas and strings are looked at, so that one broken element does not end the reading. Leaves the
-    stream behind the closing bracket. Raises FileProblem where that is missing.
+    Only brackets, commas and strings are looked at, so that one broken element does not end the
+    reading. Leaves the stream behind the closing bracket. Raises FileProblem where that is missing.
     """
     buffer, base = b"", stream.tell()
     start = at = depth = 0

@@ -24,11 +24,12 @@ TOO_LONG = f"Longer than {ROW_LIMIT_BYTES >> 20} MB. Split it into several rows,
 
 
 class Row(NamedTuple):
-    """`line`: line of the file for JSONL, CSV and text, row number for JSON and Parquet; from 1. `values` is None where
-    the row cannot be read, with the reason in `problem` and its beginning in `raw`. `end`: bytes read so far;
-    `last_line`: where a row of several lines ends, 0 for rows that end on `line`, -1 for one within the first line. `notes`: what had to be understood
-    in another way than it is written, kinds of engine.doctor. `part`: the name of the list that holds it, where a JSON
-    file is an object of lists."""
+    """`line`: line of the file for JSONL, CSV and text, row number for JSON and Parquet; from 1.
+    `values` is None where the row cannot be read, with the reason in `problem` and its beginning in
+    `raw`. `end`: bytes read so far; `last_line`: where a row of several lines ends, 0 for rows that
+    end on `line`, -1 for one within the first line. `notes`: what had to be understood in another
+    way than it is written, kinds of engine.doctor. `part`: the name of the list that holds it,
+    where a JSON file is an object of lists."""
 
     line: int
     values: dict[str, Any] | None
@@ -42,7 +43,8 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Mark:
-    """A place between two rows where reading can go on: `rows` and `lines` of the file lie before byte `offset`."""
+    """A place between two rows where reading can go on: `rows` and `lines` of the file lie before
+    byte `offset`."""
 
     rows: int = 0
     lines: int = 0
@@ -57,7 +59,8 @@ BEGINNING = Mark()
 
 
 class _CarriageReturns(io.RawIOBase):
-    """A stream in which each carriage return is a line feed: the same number of bytes, so that places stay true."""
+    """A stream in which each carriage return is a line feed: the same number of bytes, so that
+    places stay true."""
 
     def __init__(self, stream: io.RawIOBase) -> None:
         self.stream = stream
@@ -97,7 +100,8 @@ def open_lines(path: Path) -> BinaryIO:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Lines with their ends, the byte order mark taken off; None for one that is too long to hold."""
+    """Lines with their ends, the byte order mark taken off; None for one that is too long to
+    hold."""
     at_start = stream.tell() == 0
     while line := stream.readline(ROW_LIMIT_BYTES + 1):
         if at_start:
@@ -131,8 +135,8 @@ def json_row(number: int, raw: bytes, end: int) -> Row:
 
 
 def _nearly_json(raw: bytes) -> tuple[Any, tuple[str, ...]]:
-    """(value, notes) of what is JSON but for a comma behind it or for NaN, where it is plain what is meant; no notes for
-    anything else."""
+    """(value, notes) of what is JSON but for a comma behind it or for NaN, where it is plain what
+    is meant; no notes for anything else."""
     notes: list[str] = []
     text = raw
     if text.endswith((b"},", b"],")):
@@ -181,8 +185,8 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     return f"Not valid JSON: {error.msg} (column {error.colno:,})."
 
 
-# Every key of an object matches, and now and then a piece of text does: as many matches as keys means that no key
-# was given twice. Only where there are more does the slower reader look.
+# Every key of an object matches, and now and then a piece of text does: as many matches as keys
+# means that no key was given twice. Only where there are more does the slower reader look.
 _KEY = re.compile(rb'"\s*:')
 # A key whose colon may stand apart.
 _SPACED = (b'" ', b'"\t', b'"\n', b'"\r')

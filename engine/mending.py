@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -117,7 +118,8 @@ class Mender:
         return put(values, self.main, whole[: ends[count - 1]]) if count else None
 
     def _with_turns(self, values: Row, change: Callable[[list[Row]], list[Row]]) -> Row:
-        """The row with its turns changed, where it holds turns; also where they stand as JSON text."""
+        """The row with its turns changed, where it holds turns; also where they stand as JSON
+        text."""
         turns = value_at(values, self.main)
         if isinstance(turns, str):
             try:
@@ -131,8 +133,8 @@ class Mender:
 
     def _text_alone(self, values: Row) -> Row:
         kept = {name: value for name, value in values.items() if name in self.columns or not is_media(name)}
-        said = {name: _without_media(value) for name, value in kept.items() if name in self.columns}
-        return kept | said
+        said = {name: _without_media(_opened(value)) for name, value in kept.items() if name in self.columns}
+        return kept | {name: value for name, value in said.items() if value != _opened(kept[name])}
 
     def _without_separators(self, values: Row) -> Row:
         for name, end in (("prompt", PROMPT_END), ("completion", COMPLETION_END)):
@@ -254,6 +256,14 @@ def _without_media(value: Any) -> Any:
     return [_without_media(item) for item in value if not _is_media_part(item)]
 
 
+def _opened(value: Any) -> Any:
+    """A list of turns that stands as text, as the list."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with contextlib.suppress(RowProblem):
+            return parsed(value, "", "")[0]
+    return value
+
+
 def _is_media_part(item: Any) -> bool:
     """Whether this is a part of a content such as {"type": "image_url", …}."""
     kind = str(item.get("type", "")) if isinstance(item, dict) else ""
@@ -265,7 +275,8 @@ MEDIA_LINE = re.compile(rf"{MEDIA_MARK.pattern}[ \t]*\n?")
 
 
 def put(values: Row, column: str, value: Any) -> Row:
-    """The row with another value in a column, or in a field within one, see engine.values.value_at."""
+    """The row with another value in a column, or in a field within one, see
+    engine.values.value_at."""
     if column in values or "." not in column:
         return values | {column: value}
     parent, _, rest = column.partition(".")
@@ -290,7 +301,8 @@ def hidden(text: str) -> str:
 
 
 def mended(text: str) -> str:
-    """UTF-8 that was read as Latin-1 or Windows-1252, read rightly; text that is not that stays as it is."""
+    """UTF-8 that was read as Latin-1 or Windows-1252, read rightly; text that is not that stays as
+    it is."""
     import ftfy
 
     return str(ftfy.fix_encoding(text))

@@ -1,9 +1,9 @@
 """Rows of a plain text: its paragraphs, joined until a row has a good length. No training library.
 
-A model that goes on learning from books and documents learns from all of them, row after row. A row for each paragraph
-would end the text after every few lines; a row for the whole file would be cut at the token limit, and nothing behind
-that be learned. So paragraphs are joined to rows that keep to the usual limits, and are themselves taken apart only
-where one is far too long.
+A model that goes on learning from books and documents learns from all of them, row after row. A row
+for each paragraph would end the text after every few lines; a row for the whole file would be cut
+at the token limit, and nothing behind that be learned. So paragraphs are joined to rows that keep
+to the usual limits, and are themselves taken apart only where one is far too long.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from engine.lines import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, lines_of
 from engine.sniff import BOM
 from engine.values import is_blank
 
-# About 500 tokens of English, and not many more of any other language: what the first paragraph's end behind it ends.
+# About 500 tokens of English, and not many more of any other language: what the first paragraph's
+# end behind it ends.
 ROW_BYTES = 2_000
-# A row in which no paragraph ends ends with a line; a line that is longer, with a sentence or a word.
+# A row in which no paragraph ends ends with a line; a line that is longer, with a sentence or a
+# word.
 LONGEST_ROW_BYTES = 3_000
-# What ends one document and begins the next, in one file.
-DOCUMENT_END = re.compile(rb"\s*(?:\x0c|<\|endoftext\|>|</s>)\s*\Z")
+# What stands between two documents of one file, as a line of its own or in front of the next one's
+# first line.
+DOCUMENT_END = re.compile(rb"\s*(?:<\|endoftext\|>|</s>)\s*\Z")
+PAGE_BREAK = b"\x0c"
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*\s|\xe3\x80\x82")
 NOTES = ("paragraphs",)
 A_LINE_TOO_LONG = f"A line longer than {ROW_LIMIT_BYTES >> 20} MB. Break it into paragraphs."
@@ -44,6 +48,10 @@ def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
                 yield from held.row()
                 held = _Held(stream.tell(), number + 1, notes)
             else:
+                if line.startswith(PAGE_BREAK):
+                    yield from held.row()
+                    line = line.removeprefix(PAGE_BREAK)
+                    held = _Held(stream.tell() - len(line), number, notes)
                 held.add(line)
                 yield from held.long_rows()
                 if not line.strip() and held.size >= ROW_BYTES:
@@ -52,8 +60,9 @@ def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
 
 
 class _Held:
-    """Lines of which no row is made yet. Where they begin depends on nothing in front of them, so that reading can go on
-    behind any row. begin: their first byte in the file; line: their first line."""
+    """Lines of which no row is made yet. Where they begin depends on nothing in front of them, so
+    that reading can go on behind any row. begin: their first byte in the file; line: their first
+    line."""
 
     def __init__(self, begin: int, line: int, notes: tuple[str, ...]) -> None:
         self.begin, self.line, self.notes = begin, line, notes
@@ -84,7 +93,8 @@ class _Held:
         line = self.line
         self.begin += len(raw)
         self.line += raw.count(b"\n")
-        # A piece of the first line leaves no line behind it, which for a row is not to say nothing: 0 does that.
+        # A piece of the first line leaves no line behind it, which for a row is not to say nothing:
+        # 0 does that.
         whole_lines = self.line - 1 or -1
         try:
             text = raw.decode().strip("\r\n")
@@ -97,7 +107,8 @@ class _Held:
 
 
 def _cut(raw: bytes, start: int) -> int:
-    """Where to cut what begins at `start`: behind a line, a sentence or a word, if need be within one."""
+    """Where to cut what begins at `start`: behind a line, a sentence or a word, if need be within
+    one."""
     low, high = start + ROW_BYTES // 2, start + LONGEST_ROW_BYTES
     line = raw.rfind(b"\n", low, high)
     if line >= 0:

@@ -3,8 +3,9 @@
     python -m engine.repairs --data FILE --file-type T --format F --column-map JSON --repair SLUG --out FILE
                              [--model DIR --max-tokens N] [--list NAME]
 
-writes JSON lines and reports by JSON lines on its output: {"rows": read so far}, last {"done": {...}} or {"error":
-text}. Rows keep all their columns, apart from repairs that make another format of them.
+writes JSON lines and reports by JSON lines on its output: {"rows": read so far}, last {"done":
+{...}} or {"error": text}. Rows keep all their columns, apart from repairs that make another format
+of them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ EXAMPLES_KEPT = 5
 SHOWN_CHARACTERS = 300
 NEWS_EVERY_SECONDS = 0.5
 NOTHING_LEFT = "No row is left after this repair."
-# Of a split both parts are made, each a dataset: the rows to train on, and every EVERYth to measure with.
+# Of a split both parts are made, each a dataset: the rows to train on, and every EVERYth to measure
+# with.
 SPLIT, TRAIN_PART, EVALUATION_PART = "split", "split_train", "split_evaluation"
 EVERY = 10
 # A dataset is made of each list of a file.
@@ -38,9 +40,9 @@ CHATS = ("messages", "conversations")
 
 @dataclass(frozen=True)
 class Repair:
-    """`mends`: kinds of findings that it is for (engine.doctor), or "problems" for rows that cannot be read, "names" for
-    columns of other names, "long" for rows over a limit. `formats`: those it takes, none for all; `makes`: the one that comes of
-    it, where it is another."""
+    """`mends`: kinds of findings that it is for (engine.doctor), or "problems" for rows that cannot
+    be read, "names" for columns of other names, "long" for rows over a limit. `formats`: those it
+    takes, none for all; `makes`: the one that comes of it, where it is another."""
 
     slug: str
     title: str
@@ -138,7 +140,8 @@ LONG = tuple(repair.slug for repair in REPAIRS.values() if "long" in repair.mend
 
 @dataclass
 class Done:
-    """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}] of the first."""
+    """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}]
+    of the first."""
 
     counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "written": 0, "changed": 0, "left_out": 0})
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -161,7 +164,8 @@ def repaired(
     done: Done,
     fits: Fits | None = None,
 ) -> Iterator[Row]:
-    """The rows of the new file. `rows`: (line, values), None for a line that is no row. Fills `done`."""
+    """The rows of the new file. `rows`: (line, values), None for a line that is no row. Fills
+    `done`."""
     mender = Mender(slug, format, column_map, fits, makes=REPAIRS[slug].makes if slug in REPAIRS else "")
     for line, values in rows:
         done.counts["read"] += 1
@@ -185,12 +189,15 @@ def offered(format: str, kinds: set[str]) -> list[Repair]:
         repair
         for repair in REPAIRS.values()
         if (not repair.formats or format in repair.formats)
-        and (any(kind in kinds for kind in repair.mends) or (not repair.mends and (repair.makes or repair.slug == SPLIT)))
+        and (
+            any(kind in kinds for kind in repair.mends) or (not repair.mends and (repair.makes or repair.slug == SPLIT))
+        )
     ]
 
 
 def limit_of(folder: Path, max_tokens: int) -> Fits:
-    """Whether all that is trained on for a row has at most `max_tokens` tokens under that model's chat template."""
+    """Whether all that is trained on for a row has at most `max_tokens` tokens under that model's
+    chat template."""
     from engine.lengths import variants
     from engine.render import Renderer, tokenizer_load
 

@@ -1,7 +1,8 @@
 """One row while it is read: its values by the names of its format, and what was noticed on the way.
 
-Standard library only. Nothing of a row is dropped without a word: what was understood in another way than it is written
-becomes a note, and a field that carries something and is not used is remembered by its name.
+Standard library only. Nothing of a row is dropped without a word: what was understood in another
+way than it is written becomes a note, and a field that carries something and is not used is
+remembered by its name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from engine.values import MISSING, RowProblem, carries, value_at
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 
-# What a row can have been noticed for. The kinds of findings in engine.doctor that bear these names say it to people.
+# What a row can have been noticed for. The kinds of findings in engine.doctor that bear these names
+# say it to people.
 PYTHON_TEXT = "python_text"
 NULL_ARGUMENTS = "null_arguments"
 TRANSCRIPT = "transcript"
@@ -23,8 +25,9 @@ SEPARATORS = "separators"
 
 
 class RowReader:
-    """values: the row as it stands in the file. columns: {the format's column: the file's}; one that is not there is not
-    read. tools: those that the row offers, once they are read. notes, unused: see the module; without repetitions."""
+    """values: the row as it stands in the file. columns: {the format's column: the file's}; one
+    that is not there is not read. tools: those that the row offers, once they are read. notes,
+    unused: see the module; without repetitions."""
 
     __slots__ = ("columns", "notes", "tools", "unused", "values")
 
@@ -50,7 +53,8 @@ class RowReader:
         return None if value is MISSING else value
 
     def needed(self, name: str) -> Any:
-        """The value of a column. Raises RowProblem where the row has no such column; null is a value."""
+        """The value of a column. Raises RowProblem where the row has no such column; null is a
+        value."""
         column = self.columns.get(name, name)
         value = self.values.get(column, MISSING)
         if value is MISSING and (value := value_at(self.values, column)) is MISSING:
@@ -69,7 +73,8 @@ class RowReader:
     def leave_columns(self, names: list[str], used: frozenset[str], partly_used: frozenset[str]) -> None:
         """Remember those of these columns that carry something. None of them is in `used`.
 
-        partly_used: columns of which only fields within are used, as reward_model of reward_model.ground_truth.
+        partly_used: columns of which only fields within are used, as reward_model of
+        reward_model.ground_truth.
         """
         for name in names:
             value = self.values[name]
@@ -97,7 +102,7 @@ def media_check(values: dict[str, Any], columns: list[str]) -> None:
             raise RowProblem(
                 column,
                 values[column],
-                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep the text alone” takes "
-                "them out, if the text makes sense without.",
+                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep the "
+                "text alone” takes them out, if the text makes sense without.",
                 "media",
             )

@@ -51,7 +51,8 @@ class FileProblem(ValueError):
 
 
 def sniff_file_type(path: Path, name: str) -> str:
-    """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say something else.
+    """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say
+    something else.
 
     Reads the beginning and the last bytes only. Raises FileProblem.
     """
@@ -82,15 +83,15 @@ def sniff_file_type(path: Path, name: str) -> str:
 
 
 def with_returns(head: bytes) -> bool:
-    """Whether lines end with carriage returns alone, as they did on a Macintosh of the last century and still do in what
-    Excel there calls CSV; told by the beginning of the file."""
+    """Whether lines end with carriage returns alone, as they did on a Macintosh of the last century
+    and still do in what Excel there calls CSV; told by the beginning of the file."""
     beginning = head[:BEGINNING_BYTES]
     return b"\r" in beginning.rstrip() and b"\n" not in beginning
 
 
 def _agreed(found: str, claimed: str, ending: str) -> str:
-    # JSON and JSONL are mixed up so often, and told apart so surely, that the ending does not matter between them; and
-    # whoever calls rows a text says no more than that they can be read.
+    # JSON and JSONL are mixed up so often, and told apart so surely, that the ending does not
+    # matter between them; and whoever calls rows a text says no more than that they can be read.
     if claimed in ("", "txt", found) or {claimed, found} == {"json", "jsonl"}:
         return found
     raise FileProblem(
@@ -110,7 +111,9 @@ def _refuse_binary(head: bytes, *, whole: bool) -> None:
     if head.startswith(b"PAR1"):
         raise FileProblem("This Parquet file is not whole: its end is missing. Was the upload or download cut off?")
     if b"\x00" in head[:4096]:
-        raise FileProblem("This is a binary file, not a table of examples. JSONL, JSON, CSV, Parquet and plain text can be read.")
+        raise FileProblem(
+            "This is a binary file, not a table of examples. JSONL, JSON, CSV, Parquet and plain text can be read."
+        )
     first_line = head.partition(b"\n")[0]
     try:
         first_line.decode()

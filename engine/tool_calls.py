@@ -1,7 +1,7 @@
 """Calls of tools, and the tools that a row offers, as chat templates take them.
 
-Standard library only. Files write them in many ways: as the OpenAI API does today and did in 2023, with arguments as an
-object or as JSON text, with or without {"type": "function"} around a schema.
+Standard library only. Files write them in many ways: as the OpenAI API does today and did in 2023,
+with arguments as an object or as JSON text, with or without {"type": "function"} around a schema.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ NULL_MEANS = frozenset({"default", "const", "enum", "examples"})
 
 
 def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
-    """The row's tools, each {"type": "function", "function": {name, description, parameters}}, None for none."""
+    """The row's tools, each {"type": "function", "function": {name, description, parameters}}, None
+    for none."""
     column, value = row.column("tools"), row.get("tools")
     if value is None:
         return None
@@ -42,7 +43,8 @@ def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
 
 
 def _tool(item: Any, where: str, *, padded: bool) -> dict[str, Any]:
-    """padded: whether it may have been in a table, which gives every tool the fields of all others, as nulls."""
+    """padded: whether it may have been in a table, which gives every tool the fields of all others,
+    as nulls."""
     if not isinstance(item, dict):
         raise RowProblem(where, item, "Is not a tool: an object with the name of a function is needed.")
     function = item["function"] if isinstance(item.get("function"), dict) else item
@@ -72,7 +74,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def calls_of(value: Any, where: str, row: RowReader) -> list[dict[str, Any]]:
-    """Calls as {"id" where the file has one, "type": "function", "function": {"name", "arguments": object}}."""
+    """Calls as {"id" where the file has one, "type": "function", "function": {"name", "arguments":
+    object}}."""
     was_text = isinstance(value, str)
     if was_text:
         value = _value(value, where, "Is not valid JSON; a call of a tool is needed.", row)
@@ -107,7 +110,8 @@ def _call(item: Any, where: str, row: RowReader, *, padded: bool) -> dict[str, A
 
 
 def _given_arguments(arguments: dict[str, Any], name: str, row: RowReader) -> dict[str, Any]:
-    """Arguments without those that a table brought in: it gives every call the arguments of all tools, as nulls.
+    """Arguments without those that a table brought in: it gives every call the arguments of all
+    tools, as nulls.
 
     A null stays where the tool's own schema allows it.
     """

@@ -1,4 +1,5 @@
-"""Conversations that are written as one text, with a name before each turn, read as turns. Standard library only."""
+"""Conversations that are written as one text, with a name before each turn, read as turns. Standard
+library only."""
 
 from __future__ import annotations
 
@@ -9,11 +10,15 @@ from engine.values import is_blank
 # As Anthropic's pairs have them: "\n\nHuman: … \n\nAssistant: …".
 _PAIR_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
-# Other ways of the same, in files of plain text. Each: who speaks at the start of a line, or behind the ### of a heading.
-_TEXT_TURN = re.compile(r"(?:\A|\n)[ \t]*(?:###\s*)?(System|Human|User|Assistant|AI|Bot|GPT)\s*:|###\s*(Human|Assistant)\s*:")
+# Other ways of the same, in files of plain text. Each: who speaks at the start of a line, or behind
+# the ### of a heading.
+_TEXT_TURN = re.compile(
+    r"(?:\A|\n)[ \t]*(?:###\s*)?(System|Human|User|Assistant|AI|Bot|GPT)\s*:|###\s*(Human|Assistant)\s*:"
+)
 _ROLES = {"human": "user", "user": "user", "system": "system"}
 
-# What OpenAI's guide of 2022 had people write behind a prompt and behind its completion, before there were chats.
+# What OpenAI's guide of 2022 had people write behind a prompt and behind its completion, before
+# there were chats.
 PROMPT_END = re.compile(r"(?:\n\s*(?:###+|===+|---+)|\s*->)\s*\Z")
 PROMPT_END_CHARACTERS = ("#", "=", "-", ">")
 COMPLETION_END = re.compile(r"\s*(?:###+|===+|---+|\bEND)\s*\Z")
@@ -23,7 +28,8 @@ SPOKEN = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
 
 
 def turns_of_pair(text: str) -> list[dict[str, str]]:
-    """The turns of a text that begins with Human:, [] for any other. A last Assistant: without words is no turn."""
+    """The turns of a text that begins with Human:, [] for any other. A last Assistant: without
+    words is no turn."""
     # Asked of every prompt and answer: no regular expression.
     if text[:1] not in ("H", "\n", " ") or not text[:20].lstrip().startswith("Human:"):
         return []
@@ -35,7 +41,8 @@ def ends_with_separator(prompt: str) -> bool:
 
 
 def turns_of_text(text: str) -> list[dict[str, str]]:
-    """The turns of a text in which people take turns under any of the usual names, [] for any other text."""
+    """The turns of a text in which people take turns under any of the usual names, [] for any other
+    text."""
     turns = _turns(_TEXT_TURN, text) if SPOKEN.match(text) else []
     roles = [turn["role"] for turn in turns]
     return turns if "user" in roles and "assistant" in roles else []

@@ -1,4 +1,5 @@
-"""Turns of a conversation, read strictly: what can be understood is, all else is a problem of the row.
+"""Turns of a conversation, read strictly: what can be understood is, all else is a problem of the
+row.
 
 Standard library only. A turn is {"role", "content"}, and only where they carry something:
 
@@ -60,7 +61,8 @@ def system_turns(row: RowReader) -> Turns:
 
 
 def behind_system(row: RowReader, turns: Turns) -> Turns:
-    """Turns behind the row's own system prompt, which is put in front of one that they begin with."""
+    """Turns behind the row's own system prompt, which is put in front of one that they begin
+    with."""
     prompts = system_turns(row)
     if prompts and turns and turns[0]["role"] == "system":
         texts = dict.fromkeys([prompts[0]["content"], turns[0]["content"]])
@@ -73,7 +75,8 @@ def said(role: str, value: Any, where: str) -> Turn:
 
 
 def turns_of(value: Any, column: str, row: RowReader) -> Turns:
-    """Turns with role and content (or from and value), also where a table holds them as JSON text."""
+    """Turns with role and content (or from and value), also where a table holds them as JSON
+    text."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
         value, was_python = parsed(value, column, "Begins like a list of turns, but is not valid JSON.")
         if was_python:
@@ -176,7 +179,8 @@ def _assistant_turn(
 
 
 def _holds_text(value: Any) -> bool:
-    """Whether thinking that stands here says anything; what is no text is then refused where it is read."""
+    """Whether thinking that stands here says anything; what is no text is then refused where it is
+    read."""
     return not is_blank(value) if isinstance(value, str) else bool(value)
 
 
@@ -216,7 +220,8 @@ def _tool_turn(item: Turn, content: Any, place: str, used: set[str]) -> Turn:
 def _learned(item: Turn, turn: Turn, used: set[str]) -> None:
     """Whether the file says that an answer is not to be learned.
 
-    A weight between 0 and 1, and that a question is to be learned, cannot be followed: those keys stay unused.
+    A weight between 0 and 1, and that a question is to be learned, cannot be followed: those keys
+    stay unused.
     """
     for key in LEARNED_KEYS:
         said_so = str(item.get(key)).strip().lower()
@@ -235,9 +240,11 @@ def _leave_keys(item: Turn, used: set[str], column: str, row: RowReader) -> None
 
 
 def _joined(turns: Turns) -> Turns:
-    """Turns in which one answer makes all calls up to the next results, and results bear the names of their calls.
+    """Turns in which one answer makes all calls up to the next results, and results bear the names
+    of their calls.
 
-    Files write several calls at once as several turns, and the words before a call as a turn of its own.
+    Files write several calls at once as several turns, and the words before a call as a turn of its
+    own.
     """
     if not any("tool_calls" in turn for turn in turns):
         return turns
@@ -273,7 +280,8 @@ def opening(turns: Turns, column: str) -> Turns:
 
 
 def conversation(turns: Turns, column: str) -> Turns:
-    """The turns, where they are in an order that chat templates take: [system,] user, assistant, user, …
+    """The turns, where they are in an order that chat templates take: [system,] user, assistant,
+    user, …
 
     Behind an answer that calls tools stands what they gave back, and then the next answer.
     """
@@ -290,7 +298,9 @@ def learned_check(turns: Turns, column: str) -> None:
     for turn in turns:
         if turn["role"] == "assistant" and turn.get("learned", True):
             return
-    raise RowProblem(column, "", "Every answer is marked as not to be learned (weight 0), so there is nothing to learn.")
+    raise RowProblem(
+        column, "", "Every answer is marked as not to be learned (weight 0), so there is nothing to learn."
+    )
 
 
 def _order(turns: Turns, column: str) -> None:
@@ -316,7 +326,8 @@ def _followers(turn: Turn) -> tuple[str, ...]:
 
 
 def _disorder(role: str, before: Turn) -> tuple[str, str]:
-    """(why a turn of this role does not stand behind that one, the kind of problem where a repair mends it)."""
+    """(why a turn of this role does not stand behind that one, the kind of problem where a repair
+    mends it)."""
     if role == "system":
         return "A system turn stands behind the first turn.", "system_later"
     if role == "tool":

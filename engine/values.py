@@ -1,4 +1,5 @@
-"""Values of a row: when one is blank or empty, how one is read as text, and how text is read as a value.
+"""Values of a row: when one is blank or empty, how one is read as text, and how text is read as a
+value.
 
 Standard library only.
 """
@@ -13,9 +14,9 @@ from typing import Any
 
 VALUE_CHARACTERS = 300
 
-# White space of any script, control characters, and characters that take part in no visible text: joiners, direction
-# marks, variation selectors, byte order marks, fillers. A regular expression that gives up at the first visible
-# character is faster than asking unicodedata for each.
+# White space of any script, control characters, and characters that take part in no visible text:
+# joiners, direction marks, variation selectors, byte order marks, fillers. A regular expression
+# that gives up at the first visible character is faster than asking unicodedata for each.
 INVISIBLE = re.compile(
     r"[\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]*"
@@ -63,7 +64,8 @@ def is_blank(text: str) -> bool:
 
 
 def carries(value: Any) -> bool:
-    """Whether a value holds anything: not null, not an empty text, and not a list or an object of such values alone.
+    """Whether a value holds anything: not null, not an empty text, and not a list or an object of
+    such values alone.
 
     engine.columns has the same rule for whole columns.
     """
@@ -82,7 +84,8 @@ def carries(value: Any) -> bool:
 
 
 def value_at(values: dict[str, Any], column: str) -> Any:
-    """The value of a column, or of a field within one, written column.field; MISSING where there is none."""
+    """The value of a column, or of a field within one, written column.field; MISSING where there is
+    none."""
     if column in values:
         return values[column]
     parent, dot, rest = column.partition(".")
@@ -138,7 +141,7 @@ def is_text_part(part: dict[str, Any]) -> bool:
 
 
 def part_text(part: dict[str, Any]) -> str:
-    return next(part[key] for key in PART_KEYS if isinstance(part.get(key), str))
+    return next(str(part[key]) for key in PART_KEYS if isinstance(part.get(key), str))
 
 
 def _part(part: dict[str, Any], where: str) -> str:
@@ -149,7 +152,8 @@ def _part(part: dict[str, Any], where: str) -> str:
 
 
 def parsed(text: str, where: str, reason: str) -> tuple[Any, bool]:
-    """(what a text holds as JSON or as Python prints it, whether it was Python's). Raises RowProblem with `reason`."""
+    """(what a text holds as JSON or as Python prints it, whether it was Python's). Raises
+    RowProblem with `reason`."""
     try:
         return json.loads(text), False
     except (ValueError, RecursionError):
@@ -163,8 +167,9 @@ def parsed(text: str, where: str, reason: str) -> tuple[Any, bool]:
 def _python_value(text: str) -> Any:
     """The value of a text that str() made of lists, dictionaries, texts and numbers.
 
-    Token by token into JSON, in one pass: ast.literal_eval would build a tree first, whose depth a stranger's text
-    decides, and knows no arrays of numpy, between whose elements there are no commas.
+    Token by token into JSON, in one pass: ast.literal_eval would build a tree first, whose depth a
+    stranger's text decides, and knows no arrays of numpy, between whose elements there are no
+    commas.
     """
     made: list[str] = []
     brackets: list[str] = []
@@ -188,7 +193,8 @@ def _python_value(text: str) -> Any:
 
 
 def _json_token(token: re.Match[str], brackets: list[str]) -> str:
-    """`brackets`: what closes each round bracket that is open; "" for those of array(…), which say nothing."""
+    """`brackets`: what closes each round bracket that is open; "" for those of array(…), which say
+    nothing."""
     kind, piece = str(token.lastgroup), token[0].strip()
     match kind:
         case "string":

@@ -184,7 +184,14 @@ CALLS = [
     "slug", [slug for slug, repair in REPAIRS.items() if not repair.makes and slug != SPLIT] + [TRAIN_PART]
 )
 def test_what_a_repair_is_not_for_stays_as_it_was(slug):
-    rows = [{"id": 7, "messages": CALLS, "tools": [{"type": "function", "function": {"name": "warmth"}}], "more": {"source": "x"}}]
+    rows = [
+        {
+            "id": 7,
+            "messages": CALLS,
+            "tools": [{"type": "function", "function": {"name": "warmth"}}],
+            "more": {"source": "x"},
+        }
+    ]
     new, done = mend(rows, slug, "messages")
     assert new == rows
     assert done.counts == {"read": 1, "written": 1, "changed": 0, "left_out": 0}
