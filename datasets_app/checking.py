@@ -27,7 +27,7 @@ from datasets_app.repairing import repair_apply
 from engine.detect import detect, nested_columns
 from engine.doctor import Doctor
 from engine.examples import Example, RowProblem, to_example
-from engine.foreign import no_format
+from engine.foreign import COLUMNS_OF_JSON, holds_columns, no_format
 from engine.rows import FileProblem, Mark, Row, read_rows
 from engine.values import MISSING, value_at
 
@@ -163,6 +163,8 @@ def _make(dataset: Dataset) -> str:
 def _read(dataset: Dataset, findings: Findings) -> str:
     """Fill `findings`; returns why the dataset cannot be used, or nothing."""
     sample = _sample(dataset)
+    if len(sample) == 1 and holds_columns(sample[0]):
+        return COLUMNS_OF_JSON
     findings.add_nested(sample)
     if not findings.format:
         columns = [*dict.fromkeys(name for values in sample for name in values)]

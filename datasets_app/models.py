@@ -15,7 +15,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from core.store import datasets_folder
-from engine.doctor import NOTICES, UNUSED
+from engine.doctor import NOTICES, SEVERAL_LISTS, UNUSED
 from engine.formats import FORMATS
 
 
@@ -141,12 +141,21 @@ class Dataset(models.Model):
     def unused(self) -> list[dict[str, Any]]:
         """[{"name", "rows"}] of fields that carry something and are not used, the most frequent
         first; a key of turns is written messages[].key."""
-        return next((finding["fields"] for finding in self.findings if finding["kind"] == UNUSED), [])
+        return self._fields_of(UNUSED)
+
+    @property
+    def lists(self) -> list[dict[str, Any]]:
+        """[{"name", "rows"}] of the lists in a JSON file that holds several; [] for any other file."""
+        return self._fields_of(SEVERAL_LISTS)
+
+    def _fields_of(self, kind: str) -> list[dict[str, Any]]:
+        return next((finding["fields"] for finding in self.findings if finding["kind"] == kind), [])
 
     @property
     def faults(self) -> list[dict[str, Any]]:
-        """Findings about what is wrong; the others are `notices` and `unused`."""
-        return [finding for finding in self.findings if finding["kind"] != UNUSED and finding["kind"] not in NOTICES]
+        """Findings about what is wrong; the others are `notices`, `unused` and `lists`."""
+        no_faults = {UNUSED, SEVERAL_LISTS, *NOTICES}
+        return [finding for finding in self.findings if finding["kind"] not in no_faults]
 
     @property
     def notices(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.services import check_enqueue, slug_free
-from engine.doctor import SEVERAL_LISTS
+from engine.doctor import MENDABLE, SEVERAL_LISTS
 from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
 from engine.repairs import (
@@ -52,9 +52,13 @@ def repairs_of(dataset: Dataset) -> list[Repair]:
         return [REPAIRS[SPLIT_LISTS]] if SEVERAL_LISTS in kinds else []
     if dataset.problem_count:
         kinds.add("problems")
-    if any(name != source for name, source in dataset.column_map.items()):
+    if any(source not in ("", name) for name, source in dataset.column_map.items()):
         kinds.add("names")
-    return offered(dataset.format, kinds)
+    repairs = offered(dataset.format, kinds)
+    if not dataset.good_row_count:
+        # Of no good row nothing can be made, but some bad ones can be made good.
+        repairs = [repair for repair in repairs if kinds & (MENDABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)]
+    return repairs
 
 
 def long_repairs_of(dataset: Dataset) -> list[Repair]:
@@ -75,12 +79,23 @@ def _readiness(dataset: Dataset, name: str, repairs: list[Repair]) -> dict[str, 
         if name == "kto" and "one_label" in kinds:
             return found | {"state": "no", "text": "All answers are rated alike: there is nothing to tell apart."}
         bad = f", {dataset.problem_count:,} bad ones are left out" if dataset.problem_count else ""
-        return found | {"state": "ready", "text": f"{dataset.good_row_count:,} rows{bad}."}
+        rows = "1 row" if dataset.good_row_count == 1 else f"{dataset.good_row_count:,} rows"
+        return found | {"state": "ready", "text": f"{rows}{bad}."}
+    if dataset.format in recipe.formats:
+        return found | {"state": "no", "text": _why_no_row(dataset)}
     repair = next((repair for repair in repairs if repair.makes in recipe.formats), None)
     if repair is not None and dataset.good_row_count:
         return found | {"state": "repair", "text": f"After: {repair.title.lower()}.", "repair": repair.slug}
     needed = " or ".join(FORMATS[slug].title.lower() for slug in recipe.formats[:2])
     return found | {"state": "no", "text": f"Needs rows of another kind: {needed}."}
+
+
+def _why_no_row(dataset: Dataset) -> str:
+    """Why nothing can be learned from rows of the right kind."""
+    kinds = {finding["kind"]: finding["count"] for finding in dataset.findings}
+    if kinds.get("media") == dataset.row_count:
+        return "Its rows hold pictures, sound or video, which cannot be trained on yet."
+    return "None of its rows can be learned from."
 
 
 def family_of(dataset: Dataset) -> list[Dataset]:

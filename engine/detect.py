@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from engine.examples import RowProblem, rating_read, to_example
+from engine.examples import RowProblem, is_taken, rating_read, to_example
 from engine.formats import FORMATS, Format
 from engine.turns import ROLE_KEYS, ROLES
 from engine.values import value_at
@@ -127,7 +127,7 @@ def _matched(item: Format, columns: Sequence[str], *, aliases: bool) -> dict[str
     found: dict[str, str] = {}
     for wanted in (*item.columns, *item.optional):
         names = (wanted, *(item.aliases.get(wanted, ()) if aliases else ()))
-        name = next((name for name in names if name in by_name and by_name[name] not in found.values()), None)
+        name = next((name for name in names if name in by_name and not is_taken(by_name[name], found.values())), None)
         if name is not None:
             found[wanted] = by_name[name]
     return found if all(column in found for column in item.columns) else {}

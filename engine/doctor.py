@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.examples import Example
 from engine.marks import Marks, mark_of, mark_of_turns
-from engine.row_reader import NULL_ARGUMENTS, PYTHON_TEXT, SEPARATORS, TRANSCRIPT
+from engine.row_reader import NULL_ARGUMENTS, OBJECT_TEXT, PYTHON_TEXT, SEPARATORS, TRANSCRIPT
 from engine.transcripts import SPOKEN, turns_of_text
 from engine.values import RowProblem
 
@@ -41,6 +41,7 @@ NOTICES = {
     "not_learned": "Rows with answers that are marked as not to be learned",
     TRANSCRIPT: "Read as turns: “Human: … Assistant: …” written as one text",
     PYTHON_TEXT: "Read as lists: values written as Python prints them",
+    OBJECT_TEXT: "Objects in place of a text, learned as JSON",
     NULL_ARGUMENTS: "Arguments of tool calls that are null, left out of the call",
     "trailing_comma": "Lines with a comma behind the row",
     "list_row": "Rows that are a list of turns, read as messages",

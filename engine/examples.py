@@ -7,7 +7,7 @@ succeeds, in file order, and the check reports exactly the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -105,13 +105,17 @@ def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
     column_map: "" for a column that is not to be read. One that the map does not name is read under
     its own name, unless that is the name of a column that is read as something else.
     """
-    taken = set(column_map.values())
     columns = {}
     for name in COLUMNS.get(format, ()):
-        source = column_map.get(name, "" if name in taken else name)
+        source = column_map.get(name, "" if is_taken(name, column_map.values()) else name)
         if source or name in FORMATS[format].columns:
             columns[name] = source
     return columns
+
+
+def is_taken(column: str, sources: Collection[str]) -> bool:
+    """Whether a column, or a field within it, is among those that are read already."""
+    return column in sources or any(source.startswith(f"{column}.") for source in sources)
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def _alpaca(row: RowReader) -> Example:
 
 
 def _question_answer(row: RowReader) -> Example:
-    question = filled(row.needed("question"), row.column("question"))
+    question = filled(row.as_text(row.needed("question")), row.column("question"))
     context = _optional_text(row, "context")
     asked = {"role": "user", "content": f"{context}\n\n{question}" if context else question}
     answer = _answer(row.needed("answer"), row.column("answer"), row)
@@ -193,6 +197,7 @@ def _plain_text(row: RowReader) -> Example:
 
 
 def _preference(row: RowReader) -> Example:
+    tools = tools_of(row)
     chosen, rejected = (_answer_turns(row, side) for side in ("chosen", "rejected"))
     asked = _prompt(row, needed=False)
     if asked:
@@ -208,7 +213,7 @@ def _preference(row: RowReader) -> Example:
     opening(asked, row.column("prompt"))
     for side, turns in (("chosen", chosen), ("rejected", rejected)):
         conversation([*asked, *turns], row.column(side))
-    return Example(messages=asked, chosen=chosen, rejected=rejected)
+    return Example(messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
 
 def _common_prompt(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
@@ -230,6 +235,7 @@ def _common_prompt(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]
 
 
 def _kto(row: RowReader) -> Example:
+    tools = tools_of(row)
     asked = _prompt(row, needed=False)
     answered = _answer_turns(row, "completion")
     if asked:
@@ -242,7 +248,8 @@ def _kto(row: RowReader) -> Example:
     label = rating_read(rating)
     if label is None:
         raise RowProblem(row.column("label"), rating, "Says neither good nor bad; true or false is needed.")
-    return Example(messages=conversation([*asked, *answered], row.column("completion")), label=label)
+    turns = conversation([*asked, *answered], row.column("completion"))
+    return Example(messages=turns, label=label, tools=tools)
 
 
 def _prompt_only(row: RowReader) -> Example:
@@ -255,7 +262,7 @@ def _question(row: RowReader, name: str) -> str:
     value = row.get(name) if extra else row.needed(name)
     if extra and (value is None or (isinstance(value, str) and is_blank(value))):
         return extra
-    asked = filled(value, row.column(name))
+    asked = filled(row.as_text(value), row.column(name))
     return f"{asked}\n\n{extra}" if extra else asked
 
 
@@ -264,13 +271,13 @@ def _optional_text(row: RowReader, name: str) -> str:
     value = row.get(name)
     if value is None:
         return ""
-    text = text_of(value, row.column(name))
+    text = text_of(row.as_text(value), row.column(name))
     return "" if is_blank(text) else text
 
 
 def _answer(value: Any, column: str, row: RowReader) -> Turn:
     """The answer, with the thinking that stands in a column of its own."""
-    answer = said("assistant", value, column)
+    answer = said("assistant", row.as_text(value), column)
     if reasoning := _optional_text(row, "reasoning"):
         answer["reasoning_content"] = reasoning
     return answer
@@ -317,6 +324,8 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
         turns: Turns = [{"role": "user", "content": _question(row, "prompt")}]
     else:
         turns = _prompt_turns(value, row.column("prompt"), row)
+        # A prompt of turns has no place for it.
+        row.leave(row.column("input"), extra)
     if history := _history(row):
         turns = history + turns
     return behind_system(row, turns)

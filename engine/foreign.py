@@ -4,6 +4,7 @@ name. No training library."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from engine.detect import nearest
 
@@ -40,6 +41,22 @@ KNOWN = (
         "These rows are token ids of one model. Upload the texts that they were made of.",
     ),
 )
+
+
+COLUMNS_OF_JSON = (
+    "This JSON holds columns and not rows, as pandas writes it by default. Write it by rows: "
+    'to_json(orient="records"), or one object for each example.'
+)
+
+
+def holds_columns(row: dict[str, Any]) -> bool:
+    """Whether the only row of a file is a table, written column by column."""
+    values = list(row.values())
+    if values and all(isinstance(value, dict) and "0" in value for value in values):
+        return True
+    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
+    texts = all(isinstance(value, list) and isinstance(value[0], str) for value in values if value)
+    return len(values) > 1 and len(lengths) == 1 and lengths.pop() > 1 and texts
 
 
 def no_format(columns: Collection[str]) -> str:

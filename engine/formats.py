@@ -20,7 +20,7 @@ class Format:
 
 
 SYSTEM_ALIASES = {"system": ("system_prompt",)}
-TOOL_ALIASES = {"tools": ("functions",)}
+TOOL_ALIASES = {"tools": ("functions", "input.tools")}
 ANSWER_NAMES = (
     "completion", "response", "output", "answer", "reply", "generation", "solution", "ground_truth", "reference_answer",
     "reward_model.ground_truth",
@@ -62,8 +62,9 @@ FORMATS: dict[str, Format] = {
             "A prompt with a better and a worse answer.",
             ("chosen", "rejected"),
             '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
-            optional=("prompt", "input", "history", "system"),
+            optional=("prompt", "input", "history", "system", "tools"),
             aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
             | {
                 "prompt": ("question", "instruction", "query", "input.messages", "input", "messages", "conversations"),
                 "chosen": (
@@ -100,8 +101,9 @@ FORMATS: dict[str, Format] = {
             "A prompt and an answer, and whether the answer is good.",
             ("completion", "label"),
             '{"prompt": "Reset my PIN",\n "completion": "Open Settings …", "label": true}',
-            optional=("prompt", "input", "history", "system"),
+            optional=("prompt", "input", "history", "system", "tools"),
             aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
             | {
                 "prompt": ("question", "instruction", "query", "input"),
                 "completion": (*ANSWER_NAMES, "messages", "conversations"),

@@ -1,14 +1,17 @@
-"""Rows of a JSON file: of one list, or of the lists in an object. No training library."""
+"""Rows of a JSON file: of one list, of the lists in an object, or objects one after another.
+
+No training library.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from engine.lines import CHUNK_BYTES, ROW_LIMIT_BYTES, TOO_LONG, Mark, Row, json_row
-from engine.sniff import BEGINNING_BYTES, BOM, NOT_JSON_ROWS, WRAPPED_LIST, FileProblem
+from engine.lines import CHUNK_BYTES, ROW_LIMIT_BYTES, TOO_LONG, Mark, Row, json_row, lines_of
+from engine.sniff import BEGINNING_BYTES, BOM, NOT_JSON_ROWS, ROW_LISTS, WRAPPED_LIST, FileProblem
 
 _STRING = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
@@ -19,35 +22,48 @@ _NEXT_MEMBER = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.){0,2000})"\s*:\s*(\[(?=\s*[
 
 def read_json(path: Path, start: Mark) -> Iterator[Row]:
     with path.open("rb") as stream:
-        offset, part, wrapped = _list_start(stream)
-        stream.seek(start.offset or offset)
+        found = _beginning(stream)
+        stream.seek(start.offset or found.offset)
         number, objects = start.rows, bool(start.rows)
-        if start.offset and _list_ended(stream):
+        part: str | None = found.name
+        if found.is_member and start.offset and _list_ended(stream):
             part = _next_list(stream)
+
         while part is not None:
-            for raw, end in _elements(stream, number):
+            for raw, end in _elements(stream, number) if found.is_list else _objects(stream):
                 number += 1
                 row = Row(number, None, TOO_LONG, end=end) if raw is None else json_row(number, raw, end)
                 objects = objects or raw is None or row.values is not None or raw.startswith(b"{")
                 yield row._replace(part=part) if part else row
-            part = _next_list(stream) if wrapped else None
+            part = _next_list(stream) if found.is_member else None
+
         if number and not objects:
             raise FileProblem(NOT_JSON_ROWS)
-        if not wrapped and stream.read(CHUNK_BYTES).strip():
+        if not found.is_member and stream.read(CHUNK_BYTES).strip():
             raise FileProblem("There is more text after the end of the list. A JSON file holds one list of objects.")
 
 
-def _list_start(stream: BinaryIO) -> tuple[int, str | None, bool]:
-    """(the byte behind the [ of the list of rows, its name, whether it is a member of an
-    object)."""
+class _Beginning(NamedTuple):
+    """offset: where the first row begins. name: of the list that holds it, "" for one without a name. is_list: whether
+    rows stand in a list; is_member: whether that list is a member of an object, which may hold others."""
+
+    offset: int
+    name: str = ""
+    is_list: bool = True
+    is_member: bool = False
+
+
+def _beginning(stream: BinaryIO) -> _Beginning:
     head = stream.read(CHUNK_BYTES)
     start = len(head) - len(head.removeprefix(BOM).lstrip())
     if head[start : start + 1] == b"[":
-        return start + 1, "", False
+        return _Beginning(start + 1)
     wrapped = WRAPPED_LIST.match(head, start)
-    if wrapped is None:
-        raise FileProblem(NOT_JSON_ROWS)
-    return head.index(b"[", wrapped.end(1)) + 1, _name(wrapped[1]), True
+    if wrapped is not None and wrapped[1].lower() not in ROW_LISTS:
+        return _Beginning(head.index(b"[", wrapped.end(1)) + 1, _name(wrapped[1]), is_member=True)
+    if head[start : start + 1] == b"{":
+        return _Beginning(start, is_list=False)
+    raise FileProblem(NOT_JSON_ROWS)
 
 
 def _name(raw: bytes) -> str:
@@ -78,6 +94,31 @@ def _next_list(stream: BinaryIO) -> str | None:
         if stream.read(1) != b",":
             return None
         stream.seek(end - 1)
+
+
+def _objects(stream: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """Objects one after another, each over several lines: one ends with a bracket at the beginning
+    of a line. As _elements."""
+    held: list[bytes] = []
+    size = 0
+    for line in lines_of(stream):
+        size += ROW_LIMIT_BYTES + 1 if line is None else len(line)
+        if line is None or size > ROW_LIMIT_BYTES:
+            held = held[:1] or [b"{"]
+        elif held or line.strip():
+            held.append(line)
+        if line is not None and _ends_object(held, line):
+            raw = b"".join(held).strip().removesuffix(b",")
+            yield (None if size > ROW_LIMIT_BYTES else raw), stream.tell()
+            held, size = [], 0
+    if held:
+        yield (None if size > ROW_LIMIT_BYTES else b"".join(held).strip()), stream.tell()
+
+
+def _ends_object(held: list[bytes], line: bytes) -> bool:
+    if line.rstrip().removesuffix(b",") == b"}":
+        return True
+    return len(held) == 1 and line.startswith(b"{") and line.rstrip().removesuffix(b",").endswith(b"}")
 
 
 def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int]]:

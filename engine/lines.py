@@ -178,6 +178,8 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
         return f"Not UTF-8 (byte {wrong.start + 1:,})."
     if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
         return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
+    if raw[: error.pos].rstrip().endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":
+        return "Two objects stand on this line. Put each row on a line of its own."
     if "depth limit" in error.msg:
         return "Nested too deeply."
     if not raw:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from engine.values import MISSING, RowProblem, carries, value_at
+from engine.values import MISSING, RowProblem, as_json, carries, is_text_part, value_at
 
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
@@ -22,6 +22,7 @@ PYTHON_TEXT = "python_text"
 NULL_ARGUMENTS = "null_arguments"
 TRANSCRIPT = "transcript"
 SEPARATORS = "separators"
+OBJECT_TEXT = "object_text"
 
 
 class RowReader:
@@ -60,6 +61,13 @@ class RowReader:
         if value is MISSING and (value := value_at(self.values, column)) is MISSING:
             raise RowProblem(column, "", "The column is missing in this row.")
         return value
+
+    def as_text(self, value: Any) -> Any:
+        """An object as the JSON that a model would write, where a text is needed; all else as it is."""
+        if type(value) is not dict or not value or is_text_part(value):
+            return value
+        self.note(OBJECT_TEXT)
+        return as_json(value)
 
     def note(self, kind: str) -> None:
         if kind not in self.notes:
@@ -103,6 +111,6 @@ def media_check(values: dict[str, Any], columns: list[str]) -> None:
                 column,
                 values[column],
                 "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep the "
-                "text alone” takes them out, if the text makes sense without.",
+                "text alone” takes them out.",
                 "media",
             )

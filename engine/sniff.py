@@ -26,6 +26,8 @@ WRAPPED_LIST = re.compile(
 ROW_LISTS = frozenset(
     {b"messages", b"conversations", b"conversation", b"prompt", b"completion", b"chosen", b"rejected"}
 )
+# Objects written over several lines each, one after another.
+OBJECT_OVER_LINES = re.compile(rb'\{[ \t]*\r?\n\s*"')
 ROWS_BEGINNING = re.compile(rb'\{\s*"|\[\s*[\[{]')
 JSON_BEGINNING = re.compile(rb'[\[{]\s*["\[{\]}]')
 MAGIC = {
@@ -147,7 +149,9 @@ def _text_type(path: Path, head: bytes, claimed: str) -> str:
         if wrapped and wrapped[1].lower() not in ROW_LISTS and not several and claimed != "jsonl":
             return "json"
         if claimed == "jsonl" or _is_json(first) or (is_one_line and path.stat().st_size > len(head)):
-            return "jsonl"
+            return "json" if OBJECT_OVER_LINES.match(head) else "jsonl"
+        if OBJECT_OVER_LINES.match(head):
+            return "json"
         raise FileProblem(NOT_JSON_ROWS)
     if claimed == "jsonl" and b"\n{" in head:
         # The first line is broken, and some other is a row.

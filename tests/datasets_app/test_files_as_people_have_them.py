@@ -241,6 +241,16 @@ READ = {
         {"separators"},
         [],
     ),
+    "an object to be learned as an answer": (
+        "a.jsonl",
+        jsonl({"instruction": ASK, "output": {"wheels": 3, "spare": None}}),
+        [QUESTION, {"role": "assistant", "content": '{"wheels": 3, "spare": null}'}],
+        {"object_text"},
+        [],
+    ),
+    "objects over several lines": (
+        "a.jsonl", json.dumps({"question": ASK, "answer": TELL}, indent=2), CHAT, set(), [],
+    ),
     "Gemini's contents": (
         "a.jsonl",
         jsonl({"contents": [{"role": "user", "parts": [{"text": ASK}]}, {"role": "model", "parts": [{"text": TELL}]}]}),
@@ -314,6 +324,12 @@ REFUSED = {
         "a.jsonl", jsonl({"segments": [{"label": True, "text": "a"}]}), "axolotl's input_output",
     ),
     "a turn a row": ("a.csv", f"role,content\nuser,{ASK}\nassistant,{TELL}\n", "Each row is a single turn"),
+    "columns of pandas": (
+        "a.json", json.dumps({"question": {"0": ASK, "1": ASK}, "answer": {"0": TELL, "1": TELL}}), "holds columns",
+    ),
+    "columns as lists": (
+        "a.json", json.dumps({"question": [ASK, ASK], "answer": [TELL, TELL]}), "holds columns",
+    ),
     "token ids": ("a.jsonl", jsonl({"input_ids": [1, 2], "labels": [1, 2]}), "token ids of one model"),
     "Python that is broken": ("a.csv", "messages\n\"[{'role': 'user'\"\n", "not valid JSON"),
     "a history that is none": (
@@ -449,7 +465,7 @@ MENDED = {
         [[QUESTION, QUESTION, ANSWER], CHAT], [QUESTION | {"content": f"{ASK}\n\n{ASK}"}, ANSWER],
     ),
     "keep_text": (
-        [[QUESTION | {"content": [{"type": "image_url", "image_url": {}}, {"type": "text", "text": ASK}]}, ANSWER], CHAT],
+        [[QUESTION | {"content": [{"type": "image_url"}, {"type": "text", "text": ASK}]}, ANSWER], CHAT],
         CHAT,
     ),
 }  # fmt: skip
@@ -530,3 +546,24 @@ def test_a_column_that_is_not_to_be_read_is_not_read_and_named(checked, alice):
 
     assert rows_seen(dataset, 0, 1)[0].example.messages == CHAT
     assert [item["name"] for item in dataset.unused] == ["input"]
+
+
+def test_tools_of_pairs_are_read(checked):
+    better = [calling_as_text(call())]
+    row = {"messages": [QUESTION], "chosen": better, "rejected": [ANSWER], "tools": TOOLS}
+    dataset = checked(jsonl(row).encode())
+    (example,) = examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
+
+    assert dataset.format == "preference"
+    assert (example.chosen, example.tools) == ([calling(call())], TOOLS)
+    assert dataset.unused == []
+
+
+def test_openais_own_pairs_are_read(checked):
+    row = {"input": {"messages": [QUESTION], "tools": [], "parallel_tool_calls": True},
+           "preferred_output": [ANSWER], "non_preferred_output": [ANSWER | {"content": "Four."}]}  # fmt: skip
+    dataset = checked(jsonl(row).encode())
+    (example,) = examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
+
+    assert (example.messages, example.chosen) == ([QUESTION], [ANSWER])
+    assert [item["name"] for item in dataset.unused] == ["input.parallel_tool_calls"]

@@ -55,6 +55,7 @@ def problems(path, file_type):
         ("a.jsonl", '[{"a": 1}]', "json"),
         ("a.json", '{"messages": [{"role": "user"}]}', "jsonl"),
         ("a.jsonl", 'broken\n{"a": 1}\n', "jsonl"),
+        ("a.jsonl", '{\n "a": 1\n}\n{\n "a": 2\n}', "json"),
     ],
 )
 def test_it_tells_the_kind_by_content(file, name, content, kind):
@@ -80,7 +81,6 @@ def test_it_tells_the_kind_by_content(file, name, content, kind):
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00", "gzip"),
         ("a.jsonl", b"\x00\x01\x02\x03" * 9, "binary"),
         ("a.json", b'"a text"', NOT_JSON_ROWS),
-        ("a.json", b'{\n "a": 1\n}', NOT_JSON_ROWS),
         ("a.doc", b"Once upon a time\n", "kind of file cannot be read"),
     ],
 )
@@ -116,6 +116,20 @@ def test_json_reads_past_a_broken_element(file):
 
     assert [row.values for row in read_rows(path, kind) if row.values] == [{"a": 1}, {"a": "},]["}, {"a": "\\"}]
     assert [line for line, _ in problems(path, kind)] == [2, 3, 4]
+
+
+def test_objects_over_several_lines_are_read_one_after_another(file):
+    content = '\ufeff{\n "a": {\n  "b": 1\n }\n}\n\n{\n "a": 2\n},\n{"a": 3}\n{\n "a" 4\n}\n{\n "a": "' + "x" * 99
+    path, kind = file(content, "a.jsonl")
+
+    assert [row.values for row in read_rows(path, kind) if row.values] == [{"a": {"b": 1}}, {"a": 2}, {"a": 3}]
+    assert [line for line, _ in problems(path, kind)] == [4, 5]
+
+
+def test_two_objects_on_a_line_are_named(file):
+    path, kind = file('{"a": 1}\n{"a": 2}{"a": 3}\n')
+
+    assert problems(path, kind) == [(2, "Two objects stand on this line. Put each row on a line of its own.")]
 
 
 def test_json_finds_the_list_in_an_object(file):
