@@ -24,9 +24,10 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.json as pj  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from engine.column_map import columns_read
 from engine.columns import Flags, Texts, bytes_of, flags_of, indices_of, schema_of, texts_of
 from engine.doctor import SCRIPT_CHARACTERS, SIGNS
-from engine.examples import Example, columns_read
+from engine.examples import Example
 from engine.marks import SEPARATOR, mark_of_bytes
 from engine.rows import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, json_row, read_jsonl
 

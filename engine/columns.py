@@ -70,7 +70,7 @@ class Texts:
 
 def schema_of(format: str, columns: Mapping[str, str]) -> pa.Schema | None:
     """What the columns have to be, for rows to be known; None for a format whose rows never are,
-    and where a column stands within another one. columns: see engine.examples.columns_read."""
+    and where a column stands within another one. columns: see engine.column_map.columns_read."""
     if format not in READERS or any("." in source for source in columns.values()):
         return None
     not_text = ("messages", "conversations", *UNUSUAL)

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from engine.examples import RowProblem, is_taken, rating_read, to_example
+from engine.column_map import is_taken
+from engine.examples import RowProblem, rating_read, to_example
 from engine.formats import FORMATS, Format
 from engine.turns import ROLE_KEYS, ROLES
 from engine.values import value_at

@@ -7,11 +7,11 @@ succeeds, in file order, and the check reports exactly the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from engine.column_map import plan_of
 from engine.formats import FORMATS
 from engine.row_reader import PYTHON_TEXT, SEPARATORS, TRANSCRIPT, RowReader, media_check
 from engine.tool_calls import tools_of
@@ -31,7 +31,7 @@ from engine.turns import (
 )
 from engine.values import RowProblem, filled, is_blank, parsed, text_of
 
-__all__ = ["Example", "RowProblem", "columns_read", "rating_read", "to_example", "with_system_prompt"]
+__all__ = ["Example", "RowProblem", "rating_read", "to_example", "with_system_prompt"]
 
 RATINGS = {
     "true": True, "yes": True, "good": True, "1": True, "1.0": True,
@@ -86,7 +86,7 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     be learned from."""
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
-    plan = _plan(format, tuple(column_map.items()))
+    plan = plan_of(format, tuple(column_map.items()))
     others = [name for name in values if name not in plan.used]
     if others:
         media_check(values, others)
@@ -97,47 +97,6 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     if row.notes or row.unused:
         example.notes, example.unused = row.notes, row.unused
     return example
-
-
-def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
-    """{the format's column: the file's} of all that are read.
-
-    column_map: "" for a column that is not to be read. One that the map does not name is read under
-    its own name, unless that is the name of a column that is read as something else.
-    """
-    columns = {}
-    for name in COLUMNS.get(format, ()):
-        source = column_map.get(name, "" if is_taken(name, column_map.values()) else name)
-        if source or name in FORMATS[format].columns:
-            columns[name] = source
-    return columns
-
-
-def is_taken(column: str, sources: Collection[str]) -> bool:
-    """Whether a column, or a field within it, is among those that are read already."""
-    return column in sources or any(source.startswith(f"{column}.") for source in sources)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """columns: as columns_read. used: the file's columns that are read. partly_used: those that
-    hold fields which are."""
-
-    columns: Mapping[str, str]
-    used: frozenset[str]
-    partly_used: frozenset[str]
-
-
-@lru_cache(maxsize=64)
-def _plan(format: str, column_map: tuple[tuple[str, str], ...]) -> _Plan:
-    columns = columns_read(format, dict(column_map))
-    used = frozenset(columns.values())
-    partly_used = frozenset(column[:dot] for column in used for dot in _dots(column))
-    return _Plan(columns, used, partly_used)
-
-
-def _dots(column: str) -> list[int]:
-    return [index for index, character in enumerate(column) if character == "."]
 
 
 def with_system_prompt(messages: Turns, system_prompt: str) -> Turns:
@@ -393,7 +352,6 @@ def _last(turns: Turns) -> str:
 
 # How a list of turns begins that stands as text where a prompt or an answer may stand too.
 TURNS_AS_TEXT = tuple(f"[{{{quote}{key}{quote}" for quote in "\"'" for key in (*ROLE_KEYS, *CONTENT_KEYS[:2]))
-COLUMNS = {slug: (*item.columns, *item.optional) for slug, item in FORMATS.items()}
 READERS: Mapping[str, Callable[[RowReader], Example]] = {
     "messages": _messages,
     "conversations": _messages,

@@ -22,15 +22,29 @@ class Format:
 SYSTEM_ALIASES = {"system": ("system_prompt",)}
 TOOL_ALIASES = {"tools": ("functions", "input.tools")}
 ANSWER_NAMES = (
-    "completion", "response", "output", "answer", "reply", "generation", "solution", "ground_truth", "reference_answer",
+    "completion",
+    "response",
+    "output",
+    "answer",
+    "reply",
+    "generation",
+    "solution",
+    "ground_truth",
+    "reference_answer",
     "reward_model.ground_truth",
-)  # fmt: skip
+)
 # The model's thinking, where it stands in a column beside the answer.
 REASONING_ALIASES = {
     "reasoning": (
-        "reasoning_content", "thinking", "thought", "complex_cot", "cot", "chain_of_thought", "reasoning_trace",
+        "reasoning_content",
+        "thinking",
+        "thought",
+        "complex_cot",
+        "cot",
+        "chain_of_thought",
+        "reasoning_trace",
     ),
-}  # fmt: skip
+}
 
 # In the order in which a file's columns are tried.
 FORMATS: dict[str, Format] = {

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine.column_map import columns_read
 from engine.doctor import EMAIL, MEDIA_MARK, ROWS_REMEMBERED, SECRET, TEMPLATE
-from engine.examples import Example, RowProblem, columns_read, to_example
+from engine.examples import Example, RowProblem, to_example
 from engine.marks import Marks, mark_of
 from engine.row_reader import is_media
 from engine.transcripts import COMPLETION_END, PROMPT_END, turns_of_text

@@ -49,8 +49,12 @@ def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[R
     """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the file cannot be read
     any further."""
     readers = {
-        "jsonl": read_jsonl, "json": read_json, "csv": read_csv, "parquet": _read_parquet, "txt": read_paragraphs,
-    }  # fmt: skip
+        "jsonl": read_jsonl,
+        "json": read_json,
+        "csv": read_csv,
+        "parquet": _read_parquet,
+        "txt": read_paragraphs,
+    }
     return readers[file_type](path, start)
 
 

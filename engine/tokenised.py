@@ -40,8 +40,8 @@ NOTES = b"notes"
 IDS = pyarrow.list_(pyarrow.int32())
 # The code that decides what a row becomes.
 CODE = (
-    "csv_rows", "examples", "formats", "json_lists", "lengths", "lines", "pairs", "paragraphs", "render", "row_reader",
-    "rows", "sniff", "tokenised", "tool_calls", "transcripts", "turns", "values", "recipes/sft/data",
+    "column_map", "csv_rows", "examples", "formats", "json_lists", "lengths", "lines", "pairs", "paragraphs", "render",
+    "row_reader", "rows", "sniff", "tokenised", "tool_calls", "transcripts", "turns", "values", "recipes/sft/data",
     "recipes/reward/recipe",
 )  # fmt: skip
 
