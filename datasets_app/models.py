@@ -52,7 +52,7 @@ class Dataset(models.Model):
     labels = models.ManyToManyField(Label, blank=True, related_name="datasets")
 
     file_name = models.CharField(max_length=255, help_text="As uploaded; a label, never a path.")
-    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv or parquet, by content.")
+    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv, parquet or txt, by content.")
     size_bytes = models.BigIntegerField()
     sha256 = models.CharField(max_length=64)
 
@@ -181,7 +181,7 @@ class DatasetProblem(models.Model):
     all."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="problems")
-    line = models.BigIntegerField(help_text="Line in the file for JSONL and CSV, row number otherwise; from 1.")
+    line = models.BigIntegerField(help_text="Line in the file for JSONL, CSV and text, row number otherwise; from 1.")
     field = models.CharField(max_length=200, blank=True)
     value = models.CharField(max_length=300, blank=True)
     reason = models.CharField(max_length=300)
