@@ -119,6 +119,9 @@ class Block:
         quoted = orjson.dumps(name)
         # Another way to write the name needs one of these.
         is_plain = b"\\" not in quoted and b"/" not in quoted and b"\\u" not in self.data
+        if is_plain and quoted not in self.data:
+            # A column that the format knows and the file does not: said at once.
+            return False
         if is_plain and not re.search(re.escape(quoted) + rb"\s*:\s*null", self.data):
             return False
         empty = np.flatnonzero(flags_of(self.table[name].chunk(0).is_null()))

@@ -172,7 +172,8 @@ def _asked_and_answered(
         known = surely_said(asks) & surely_said(answers)
         if any_shape:
             known &= ~(_maybe_turns(asks) | _maybe_turns(answers) | _maybe_separated(asks))
-        if column := _there(table, columns, extra):
+        column = _there(table, columns, extra)
+        if column and _column(table, column).null_count < table.num_rows:
             more, has_more = _optional(table, column, known)
             parts = (more, asks) if extra_first else (asks, more)
             asks = pc.if_else(has_more, pc.binary_join_element_wise(*parts, BEFORE_INPUT), asks)
@@ -215,7 +216,8 @@ def _maybe_separated(texts: pa.StringArray) -> Flags:
 def _with_system(table: pa.Table, columns: Mapping[str, str], texts: Texts) -> Texts:
     """`texts` behind the row's own system prompt, where it has one."""
     column = _there(table, columns, "system")
-    if not column:
+    # Most files have none, and joining texts to nothing would copy them all.
+    if not column or _column(table, column).null_count == table.num_rows:
         return texts
     prompts, has_one = _optional(table, column, texts.known)
     texts.known &= ~(texts.system & flags_of(has_one))
