@@ -78,7 +78,7 @@ def _seen(dataset: Dataset, row: Row) -> Seen:
 def _shorten_example(example: Example) -> tuple[Example, bool]:
     if example.text is not None:
         text, whole = shorten(example.text)
-        return Example(text=text), whole
+        return replace(example, text=text), whole
     turns = {side: shorten(getattr(example, side)) for side in ("messages", "chosen", "rejected")}
     shown = replace(example, **{side: shortened for side, (shortened, _) in turns.items()})
     return shown, all(whole for _, whole in turns.values())
