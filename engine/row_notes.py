@@ -95,7 +95,8 @@ class RowNotes:
     @property
     def left_out(self) -> int:
         """Rows that are not trained on, whatever the token limit."""
-        return self.refused + self.findings.get(NOTHING_LEARNED, {"rows": 0})["rows"]
+        found = self.findings.get(NOTHING_LEARNED, {"rows": 0})
+        return self.refused + int(found["rows"])
 
     def without(self, *codes: str) -> RowNotes:
         """The same without these findings."""

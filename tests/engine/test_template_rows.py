@@ -174,10 +174,20 @@ def test_samples_are_greedy_whatever_the_base_model_brings_and_say_whether_they_
     assert saved["repetition_penalty"] == 1.9
 
 
-def test_a_trained_model_stops_by_itself(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, toy_rows(8), sample_prompts=1, sample_max_tokens=40, max_steps=120,
+WITHOUT_END = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, WITHOUT_END])
+def test_a_trained_model_stops_by_itself_also_where_the_template_writes_no_end(tmp_path, template):
+    model = tiny_model(tmp_path / "model", chat_template=template)
+    run = train(tmp_path / "run", model, toy_rows(8), sample_prompts=2, sample_max_tokens=40, max_steps=120,
                 batch_size=8, learning_rate=0.02, adapter="none", max_tokens=64)  # fmt: skip
-    assert run.of("sample")[-1]["stopped"] is True
+    after = [row for row in run.of("sample") if row["stage"] == "after"]
+    assert [row["stopped"] for row in after] == [True, True]
+    assert all(row["text"] == row["reference"] for row in after)
 
 
 def test_greedy_leaves_the_settings_as_they_were(tiny):
