@@ -9,11 +9,11 @@ MANAGE := $(BIN)/python manage.py
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast families lint docs chaos bench check-method screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint docs chaos bench check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 	@echo "Variables: PORT=8000  DEEPEXTENSION_HOME=var  DEEPEXTENSION_ADMIN_PASSWORD=…  (docs/settings.md has all)"
 
 setup: $(VENV)/.runtime static/vendor/.copied ## Virtual environment, packages, front-end files, database, base model

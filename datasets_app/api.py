@@ -17,7 +17,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import Pagination, errors, object_or_404
+from core.text import number_of
 from core.upload import DiskUploadHandler
+from datasets_app.detail import template_notes
 from datasets_app.downloads import dataset_download
 from datasets_app.filters import DatasetFilter
 from datasets_app.histogram import histogram
@@ -33,6 +35,7 @@ from datasets_app.serializers import (
     LengthsSerializer,
     ProblemSerializer,
     RowSerializer,
+    TokenRowsSerializer,
 )
 from datasets_app.services import (
     dataset_archive,
@@ -41,6 +44,9 @@ from datasets_app.services import (
     dataset_restore,
     dataset_update,
 )
+from datasets_app.token_page import PREVIEW_ROWS
+from datasets_app.token_rows import token_rows
+from engine.row_notes import RowNotes
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 
@@ -209,7 +215,32 @@ class DatasetLengthsView(DatasetView):
         lengths = lengths_of(dataset, tokenizer)
         figures = asdict(histogram(lengths.rows if lengths else {}))
         state = {"ready": bool(lengths and lengths.ready), "error": lengths.error if lengths else ""}
+        notes = template_notes(RowNotes.read(lengths.notes if lengths else {}))
+        figures["notes"] = [asdict(note) for note in notes]
         return Response({"model": tokenizer.slug if tokenizer else None, **state, **figures})
+
+
+@extend_schema(parameters=[KEY])
+class DatasetTokensView(DatasetView):
+    serializer_class = TokenRowsSerializer
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model."),
+            OpenApiParameter("page", OpenApiTypes.INT, description=f"Of {PREVIEW_ROWS} rows each; from 1."),
+        ],
+        responses={200: TokenRowsSerializer, **errors(401, 404, 409, 503)},
+    )
+    def get(self, request: Request, key: str) -> Response:
+        """Rows as the model gets them: their tokens, and which of them are learned. Takes some seconds."""
+        dataset = self.get_dataset()
+        slug = request.query_params.get("model", "")
+        tokenizer = tokenizer_choose(request.user, slug)
+        if tokenizer is None:
+            raise exceptions.NotFound(f"There is no base model {slug[:80]!r}." if slug else "There is no base model.")
+        number = number_of(request.query_params.get("page", "")) or 1
+        rows = token_rows(dataset, tokenizer, (number - 1) * PREVIEW_ROWS, PREVIEW_ROWS)
+        return Response({"model": tokenizer.slug, "count": dataset.row_count, "results": rows})
 
 
 @extend_schema(parameters=[KEY])

@@ -25,7 +25,9 @@ class RepairSerializer(serializers.Serializer[Any]):
 class DoctorSerializer(serializers.Serializer[Any]):
     status = serializers.CharField()
     findings = serializers.ListField(
-        child=serializers.DictField(), help_text="{kind, title, count, examples: [{line, text}]}"
+        child=serializers.DictField(),
+        help_text="{kind, title, count, examples: [{line, text}]}; of kinds unused and several_lists also fields: "
+        "[{name, rows}]",
     )
     recipes = serializers.ListField(
         child=serializers.DictField(), help_text="{recipe, title, state: ready, repair or no, text, repair}"

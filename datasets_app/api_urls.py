@@ -9,6 +9,7 @@ urlpatterns = [
     path("<str:key>/rows/", api.DatasetRowsView.as_view(), name="api-dataset-rows"),
     path("<str:key>/problems/", api.DatasetProblemsView.as_view(), name="api-dataset-problems"),
     path("<str:key>/lengths/", api.DatasetLengthsView.as_view(), name="api-dataset-lengths"),
+    path("<str:key>/tokens/", api.DatasetTokensView.as_view(), name="api-dataset-tokens"),
     path("<str:key>/doctor/", api_doctor.DatasetDoctorView.as_view(), name="api-dataset-doctor"),
     path("<str:key>/repairs/", api_doctor.DatasetRepairsView.as_view(), name="api-dataset-repairs"),
     path("<str:key>/file/", api.DatasetFileView.as_view(), name="api-dataset-file"),

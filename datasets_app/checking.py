@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,12 @@ from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
-from engine.detect import detect, nearest
+from engine.detect import detect, nested_columns
 from engine.doctor import Doctor
 from engine.examples import Example, RowProblem, to_example
+from engine.foreign import COLUMNS_OF_JSON, holds_columns, no_format
 from engine.rows import FileProblem, Mark, Row, read_rows
+from engine.values import MISSING, value_at
 
 if TYPE_CHECKING:
     from engine.blocks import Block
@@ -35,6 +38,7 @@ ATTEMPTS = 3
 SAMPLE_ROWS = 200
 PROBLEMS_KEPT = 1000
 COLUMNS_KEPT = 200
+LISTS_KEPT = 50
 MARK_EVERY_ROWS = 1000
 PROGRESS_EVERY_SECONDS = 0.5
 # Smaller files are read in the time that it takes to load what reads blocks.
@@ -63,11 +67,37 @@ class Findings:
     columns: dict[str, set[str]] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     doctor: Doctor = field(default_factory=Doctor)
+    # Fields within columns of objects, as the first rows have them: {column: {column.field: types}}.
+    nested: dict[str, dict[str, set[str]]] = field(default_factory=dict)
+    # Rows in each list of a JSON file that is an object of lists.
+    lists: Counter[str] = field(default_factory=Counter)
 
     def add_columns(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if name in self.columns or len(self.columns) < COLUMNS_KEPT:
                 self.columns.setdefault(name, set()).add(TYPE_NAMES.get(type(value), "other"))
+
+    def add_nested(self, sample: list[dict[str, Any]]) -> None:
+        for column, fields in nested_columns(sample).items():
+            self.nested[column] = {
+                name: {
+                    TYPE_NAMES.get(type(value), "other")
+                    for values in sample
+                    if (value := value_at(values, name)) is not MISSING
+                }
+                for name in fields
+            }
+
+    def columns_found(self) -> list[dict[str, str]]:
+        """[{"name", "type"}] in file order, the fields within a column behind it."""
+        found = {}
+        for name, kinds in self.columns.items():
+            found[name] = kinds
+            for field_name, field_kinds in self.nested.get(name, {}).items():
+                found.setdefault(field_name, field_kinds)
+        return [
+            {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))} for name, kinds in found.items()
+        ]
 
     def add_columns_of(self, block: Block) -> bool:
         """As add_columns for each of its rows. False where a column, or that it may be null, is not known: then the
@@ -132,10 +162,13 @@ def _make(dataset: Dataset) -> str:
 
 def _read(dataset: Dataset, findings: Findings) -> str:
     """Fill `findings`; returns why the dataset cannot be used, or nothing."""
+    sample = _sample(dataset)
+    if len(sample) == 1 and holds_columns(sample[0]):
+        return COLUMNS_OF_JSON
+    findings.add_nested(sample)
     if not findings.format:
-        rows = (row.values for row in read_rows(dataset.path, dataset.file_type) if row.values is not None)
-        sample = list(itertools.islice(rows, SAMPLE_ROWS))
-        columns = list(dict.fromkeys(name for values in sample for name in values))
+        columns = [*dict.fromkeys(name for values in sample for name in values)]
+        columns += [name for fields in findings.nested.values() for name in fields]
         findings.format, findings.column_map = detect(columns, sample)
     told = time.monotonic()
     findings.marks.append(Mark())
@@ -146,7 +179,15 @@ def _read(dataset: Dataset, findings: Findings) -> str:
             if not _waiting(dataset).update(checked_bytes=end, row_count=findings.row_count):
                 # Deleted in the meantime: nobody is left to tell.
                 return GONE
+    findings.doctor.see_lists(findings.lists)
     return obstacle(findings)
+
+
+def _sample(dataset: Dataset) -> list[dict[str, Any]]:
+    """What tells the format: the first rows."""
+    rows = read_rows(dataset.path, dataset.file_type)
+    good = (row.values for row in rows if row.values is not None)
+    return list(itertools.islice(good, SAMPLE_ROWS))
 
 
 def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
@@ -168,6 +209,8 @@ def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
     findings.row_count += 1
     if findings.row_count % MARK_EVERY_ROWS == 0:
         findings.marks.append(findings.marks[-1].after(row, MARK_EVERY_ROWS))
+    if row.part:
+        findings.lists[row.part if len(findings.lists) < LISTS_KEPT else ""] += 1
     example = _judge(dataset, findings, row)
     if example is not None:
         findings.doctor.see(row.line, example)
@@ -193,10 +236,14 @@ def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
     if not findings.format:
         return None
     try:
-        return to_example(row.values, findings.format, findings.column_map)
+        example = to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
         findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
+        findings.doctor.see_problem(row.line, problem)
         return None
+    if row.notes:
+        example.notes = (*row.notes, *example.notes)
+    return example
 
 
 def obstacle(findings: Findings) -> str:
@@ -207,11 +254,7 @@ def obstacle(findings: Findings) -> str:
         first = findings.problems[0]
         return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"
     if not findings.format:
-        names = ", ".join(list(findings.columns)[:20])
-        near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(findings.columns)))
-        return (
-            f"The columns fit no known format: {names}. Nearest are {near}. Say which column is which, or rename them."
-        )
+        return no_format(findings.columns)
     if findings.problem_count == findings.row_count:
         first = findings.problems[0]
         where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"
@@ -236,10 +279,7 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
             error=error,
             format=findings.format,
             column_map=findings.column_map,
-            columns=[
-                {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))}
-                for name, kinds in findings.columns.items()
-            ],
+            columns=findings.columns_found(),
             row_count=findings.row_count,
             problem_count=findings.problem_count,
             findings=clean_json(findings.doctor.findings()),
@@ -270,7 +310,11 @@ def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
 
 def clean_json(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Texts as a database takes them: no NUL, nothing that UTF-8 cannot write."""
-    return [
-        finding | {"examples": [item | {"text": clean_text(item["text"])} for item in finding["examples"]]}
-        for finding in findings
-    ]
+    cleaned = []
+    for finding in findings:
+        examples = [item | {"text": clean_text(item["text"])} for item in finding["examples"]]
+        clean = finding | {"examples": examples}
+        if "fields" in finding:
+            clean["fields"] = [item | {"name": clean_label(item["name"], limit=200)} for item in finding["fields"]]
+        cleaned.append(clean)
+    return cleaned

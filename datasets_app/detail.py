@@ -21,11 +21,12 @@ from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.repairing import family_of, long_repairs_of, readiness_of, repairs_of
 from datasets_app.services import uses_count
+from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from engine.detect import nearest
 from engine.formats import FORMATS
 from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
+from engine.row_notes import REFUSED, RowNotes
 
-PREVIEW_ROWS = 5
 PROBLEM_ROWS = 20
 # What the forms of most methods offer as the longest row.
 USUAL_LIMIT = 1024
@@ -64,6 +65,14 @@ class Over:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What the chat template does to some rows: a sentence, and the lines of the first."""
+
+    text: str
+    lines: list[int]
+
+
+@dataclass(frozen=True)
 class LengthsPanel:
     """state: none (no model to count with), waiting, error or ready."""
 
@@ -74,6 +83,7 @@ class LengthsPanel:
     figures: Histogram = field(default_factory=Histogram)
     chart: Chart | None = None
     over: Over | None = None
+    notes: list[Note] = field(default_factory=list)
 
 
 def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
@@ -86,6 +96,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "checking": checking,
         "readable": dataset.format in FORMATS,
         "raw": query.get("view") == "raw",
+        "as_tokens": query.get("view") == "tokens",
     }
     if checking:
         return context
@@ -94,6 +105,9 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     context |= doctor_panel(dataset)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
+    if context["as_tokens"]:
+        wanted = "wait" in query
+        context |= tokens_page(dataset, reader, query.get("model", ""), context["page"].number, render=wanted)
     return context | columns_form(dataset, context["mine"] and not context["uses"], query.get("format", ""))
 
 
@@ -179,7 +193,15 @@ def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, sl
         rows_over(lengths.prompts, limit),
         [(tokens, line) for tokens, line in lengths.longest if tokens > limit],
     )
-    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart_make(figures), over=over)
+    chart, notes = chart_make(figures), template_notes(RowNotes.read(lengths.notes))
+    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart, over=over, notes=notes)
+
+
+def template_notes(notes: RowNotes) -> list[Note]:
+    lines = {code: found["lines"] for code, found in notes.findings.items()}
+    # The first line stands in the sentence already.
+    lines[REFUSED] = [line for line, _ in notes.refusals[1:]]
+    return [Note(text, lines[code]) for code, text in notes.messages()]
 
 
 def rows_over(counts: dict[str, int], tokens: int) -> int:

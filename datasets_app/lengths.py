@@ -21,6 +21,7 @@ from core.processes import environment_without_secrets
 from core.queue import enqueue
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
+from engine.row_notes import RowNotes
 
 ATTEMPTS = 3
 MEMORY_BYTES = 16 << 30
@@ -122,13 +123,14 @@ def _limit_memory() -> None:
 
 
 def _parsed(output: str) -> dict[str, Any]:
-    """{"rows", "prompts"}: {tokens: count}, and "longest", from the last line that was printed."""
+    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from the last line that was printed."""
     try:
         data: Any = json.loads(output.strip().splitlines()[-1])
         counts: dict[str, Any] = {
             kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()} for kind in ("rows", "prompts")
         }
-        return counts | {"longest": [[int(tokens), int(line)] for tokens, line in data["longest"]]}
+        longest = [[int(tokens), int(line)] for tokens, line in data["longest"]]
+        return counts | {"longest": longest, "notes": RowNotes.read(data["notes"]).as_json()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
 

@@ -1,6 +1,7 @@
 """Datasets: a file as it was uploaded, and what the check found in it.
 
-Below datasets_folder()/<id>/ lie data.<file type>, which never changes, and marks.json, which a check writes anew.
+Below datasets_folder()/<id>/ lie data.<file type>, which never changes, and marks.json, which a
+check writes anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from core.store import datasets_folder
+from engine.doctor import NOTICES, SEVERAL_LISTS, UNUSED
 from engine.formats import FORMATS
 
 
@@ -35,7 +37,8 @@ class Label(models.Model):
 
 
 class Dataset(models.Model):
-    """checking -> ready | failed. The file never changes after its upload; a check can be repeated."""
+    """checking -> ready | failed. The file never changes after its upload; a check can be
+    repeated."""
 
     class Status(models.TextChoices):
         CHECKING = "checking", "Checking"
@@ -49,7 +52,7 @@ class Dataset(models.Model):
     labels = models.ManyToManyField(Label, blank=True, related_name="datasets")
 
     file_name = models.CharField(max_length=255, help_text="As uploaded; a label, never a path.")
-    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv or parquet, by content.")
+    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv, parquet or txt, by content.")
     size_bytes = models.BigIntegerField()
     sha256 = models.CharField(max_length=64)
 
@@ -127,10 +130,42 @@ class Dataset(models.Model):
         return FORMATS[self.format].title if self.format in FORMATS else self.format
 
     @property
-    def columns_read(self) -> list[tuple[dict[str, str], str]]:
-        """Each column with what the format reads it as, "" for one that is not looked at."""
-        read = {source: name for name, source in self.column_map.items()}
-        return [(column, read.get(column["name"], "")) for column in self.columns]
+    def columns_read(self) -> list[tuple[dict[str, str], str, int]]:
+        """Each column with what the format reads it as, "" for one that is not looked at, and how
+        many rows carry something in it that is not used."""
+        read = {source: name for name, source in self.column_map.items() if source}
+        unused = {item["name"]: item["rows"] for item in self.unused}
+        return [(column, read.get(column["name"], ""), unused.get(column["name"], 0)) for column in self.columns]
+
+    @property
+    def unused(self) -> list[dict[str, Any]]:
+        """[{"name", "rows"}] of fields that carry something and are not used, the most frequent
+        first; a key of turns is written messages[].key."""
+        return self._fields_of(UNUSED)
+
+    @property
+    def lists(self) -> list[dict[str, Any]]:
+        """[{"name", "rows"}] of the lists in a JSON file that holds several; [] for any other file."""
+        return self._fields_of(SEVERAL_LISTS)
+
+    def _fields_of(self, kind: str) -> list[dict[str, Any]]:
+        return next((finding["fields"] for finding in self.findings if finding["kind"] == kind), [])
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """Findings about what is wrong; the others are `notices`, `unused` and `lists`."""
+        no_faults = {UNUSED, SEVERAL_LISTS, *NOTICES}
+        return [finding for finding in self.findings if finding["kind"] not in no_faults]
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        """Findings about what the rows hold and how they were read."""
+        return [finding for finding in self.findings if finding["kind"] in NOTICES]
+
+    @property
+    def counts_lines(self) -> bool:
+        """Whether its rows are called by the line of the file on which they begin."""
+        return self.file_type in ("jsonl", "csv", "txt")
 
     @property
     def good_share(self) -> float:
@@ -142,10 +177,11 @@ class Dataset(models.Model):
 
 
 class DatasetProblem(models.Model):
-    """One bad row: where, what and why. The first thousand are kept; Dataset.problem_count counts all."""
+    """One bad row: where, what and why. The first thousand are kept; Dataset.problem_count counts
+    all."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="problems")
-    line = models.BigIntegerField(help_text="Line in the file for JSONL and CSV, row number otherwise; from 1.")
+    line = models.BigIntegerField(help_text="Line in the file for JSONL, CSV and text, row number otherwise; from 1.")
     field = models.CharField(max_length=200, blank=True)
     value = models.CharField(max_length=300, blank=True)
     reason = models.CharField(max_length=300)
@@ -155,7 +191,8 @@ class DatasetProblem(models.Model):
 
 
 class TokenLengths(models.Model):
-    """How long the rows are for one tokenizer and chat template: {"tokens": rows} for whole rows and for prompts."""
+    """How long the rows are for one tokenizer and chat template: {"tokens": rows} for whole rows
+    and for prompts."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
@@ -163,6 +200,9 @@ class TokenLengths(models.Model):
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
     longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")
+    notes = models.JSONField(
+        default=dict, help_text="What the chat template does to the rows, as engine.row_notes.RowNotes."
+    )
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0, help_text="Counts that were begun.")
@@ -171,7 +211,8 @@ class TokenLengths(models.Model):
         constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")]
 
     def cut_by(self, max_tokens: int) -> dict[str, Any]:
-        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt alone fills it."""
+        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt
+        alone fills it."""
         return {
             "cut": sum(count for length, count in self.rows.items() if int(length) > max_tokens),
             "lost": sum(count for length, count in self.prompts.items() if int(length) >= max_tokens),

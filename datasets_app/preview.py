@@ -46,11 +46,11 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
 
 
 def _rows_from(dataset: Dataset, start: int) -> Iterator[Row]:
-    mark = _nearest_mark(dataset, start)
+    mark = nearest_mark(dataset, start)
     return islice(read_rows(dataset.path, dataset.file_type, mark), start - mark.rows, None)
 
 
-def _nearest_mark(dataset: Dataset, start: int) -> Mark:
+def nearest_mark(dataset: Dataset, start: int) -> Mark:
     """The last mark at or before row `start`; the check left one every so many rows."""
     try:
         marks = [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
@@ -78,7 +78,7 @@ def _seen(dataset: Dataset, row: Row) -> Seen:
 def _shorten_example(example: Example) -> tuple[Example, bool]:
     if example.text is not None:
         text, whole = shorten(example.text)
-        return Example(text=text), whole
+        return replace(example, text=text), whole
     turns = {side: shorten(getattr(example, side)) for side in ("messages", "chosen", "rejected")}
     shown = replace(example, **{side: shortened for side, (shortened, _) in turns.items()})
     return shown, all(whole for _, whole in turns.values())

@@ -13,33 +13,52 @@ from core.errors import UserError
 from core.ownership import owner_check
 from core.programs import ProgramProblem, program_run
 from core.store import require_disk
-from core.text import clean_text
+from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.services import check_enqueue, slug_free
+from engine.doctor import MENDABLE, SEVERAL_LISTS
 from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
-from engine.repairs import EVALUATION_PART, LONG, REPAIRS, SPLIT, TRAIN_PART, Repair, offered
+from engine.repairs import (
+    EVALUATION_PART,
+    LONG,
+    REPAIRS,
+    SPLIT,
+    SPLIT_LISTS,
+    TRAIN_PART,
+    Repair,
+    offered,
+)
 
 MEMORY_BYTES = 4 << 30
 START_SECONDS = 600
 BYTES_A_SECOND = 100_000
 MOST_TOKENS = 1_000_000
+# Of so many lists of a file a dataset is made each.
+LISTS_MADE = 10
 CUT_OFF = "Making this version took too long."
 
 
 def repairs_of(dataset: Dataset) -> list[Repair]:
     """What is offered for this dataset, but for repairs of long rows, which need a limit; nothing while it is being
     checked or has no format."""
-    if dataset.status == Dataset.Status.CHECKING or dataset.format not in FORMATS:
+    if dataset.status == Dataset.Status.CHECKING:
         return []
     kinds = {finding["kind"] for finding in dataset.findings}
+    if dataset.format not in FORMATS:
+        # Which list is which can be told apart all the same.
+        return [REPAIRS[SPLIT_LISTS]] if SEVERAL_LISTS in kinds else []
     if dataset.problem_count:
         kinds.add("problems")
-    if any(name != source for name, source in dataset.column_map.items()):
+    if any(source not in ("", name) for name, source in dataset.column_map.items()):
         kinds.add("names")
-    return offered(dataset.format, kinds)
+    repairs = offered(dataset.format, kinds)
+    if not dataset.good_row_count:
+        # Of no good row nothing can be made, but some bad ones can be made good.
+        repairs = [repair for repair in repairs if kinds & (MENDABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)]
+    return repairs
 
 
 def long_repairs_of(dataset: Dataset) -> list[Repair]:
@@ -60,12 +79,23 @@ def _readiness(dataset: Dataset, name: str, repairs: list[Repair]) -> dict[str, 
         if name == "kto" and "one_label" in kinds:
             return found | {"state": "no", "text": "All answers are rated alike: there is nothing to tell apart."}
         bad = f", {dataset.problem_count:,} bad ones are left out" if dataset.problem_count else ""
-        return found | {"state": "ready", "text": f"{dataset.good_row_count:,} rows{bad}."}
+        rows = "1 row" if dataset.good_row_count == 1 else f"{dataset.good_row_count:,} rows"
+        return found | {"state": "ready", "text": f"{rows}{bad}."}
+    if dataset.format in recipe.formats:
+        return found | {"state": "no", "text": _why_no_row(dataset)}
     repair = next((repair for repair in repairs if repair.makes in recipe.formats), None)
     if repair is not None and dataset.good_row_count:
         return found | {"state": "repair", "text": f"After: {repair.title.lower()}.", "repair": repair.slug}
     needed = " or ".join(FORMATS[slug].title.lower() for slug in recipe.formats[:2])
     return found | {"state": "no", "text": f"Needs rows of another kind: {needed}."}
+
+
+def _why_no_row(dataset: Dataset) -> str:
+    """Why nothing can be learned from rows of the right kind."""
+    kinds = {finding["kind"]: finding["count"] for finding in dataset.findings}
+    if kinds.get("media") == dataset.row_count:
+        return "Its rows hold pictures, sound or video, which cannot be trained on yet."
+    return "None of its rows can be learned from."
 
 
 def family_of(dataset: Dataset) -> list[Dataset]:
@@ -94,9 +124,18 @@ def dataset_repair(*, dataset: Dataset, by: User, repair: str, model: str = "", 
     elif repair not in {item.slug for item in repairs_of(dataset)}:
         raise UserError({"repair": ["This repair is not offered for this dataset."]})
     require_disk(2 * dataset.size_bytes)
-    parts = (TRAIN_PART, EVALUATION_PART) if repair == SPLIT else (repair,)
     with transaction.atomic():
-        return [_begin(dataset, by, {"slug": part} | settings) for part in parts]
+        return [_begin(dataset, by, begun | settings) for begun in _parts(dataset, repair)]
+
+
+def _parts(dataset: Dataset, repair: str) -> list[dict[str, Any]]:
+    """What is to be made: one version by most repairs, two by a split, one of each list of a file."""
+    if repair == SPLIT:
+        return [{"slug": TRAIN_PART}, {"slug": EVALUATION_PART}]
+    if repair == SPLIT_LISTS:
+        finding = next(finding for finding in dataset.findings if finding["kind"] == SEVERAL_LISTS)
+        return [{"slug": repair, "list": item["name"]} for item in finding["fields"][:LISTS_MADE]]
+    return [{"slug": repair}]
 
 
 def _tokenizer(by: AbstractBaseUser, model: str) -> Tokenizer:
@@ -111,9 +150,14 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     version = max(member.version for member in family) + 1
     file_name = f"{family[0].slug[:100]}-v{version}"
     made = REPAIRS[slug].makes if slug in REPAIRS else ""
+    name = parent.name
+    if slug == EVALUATION_PART:
+        name = f"{parent.name[:100]} (to measure with)"
+    if slug == SPLIT_LISTS:
+        name = f"{parent.name[:70]} ({clean_label(repair['list'], limit=40)})"
     dataset = Dataset(
         owner=parent.owner if parent.owner_id else by,
-        name=f"{parent.name[:100]} (to measure with)" if slug == EVALUATION_PART else parent.name,
+        name=name,
         slug=slug_free(file_name),
         description=parent.description,
         file_name=f"{file_name}.jsonl",
@@ -121,8 +165,8 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
         size_bytes=0,
         sha256="",
         # Not told from the columns anew: what somebody chose by hand holds for the version too.
-        format=made or parent.format,
-        column_map={} if made or slug == "rename_columns" else parent.column_map,
+        format="" if slug == SPLIT_LISTS else made or parent.format,
+        column_map={} if made or slug in ("rename_columns", SPLIT_LISTS) else parent.column_map,
         parent=parent,
         version=version,
         repair=repair,
@@ -144,15 +188,17 @@ def repair_apply(dataset: Dataset) -> str:
     if parent is None or not parent.path.is_file():
         return "What it was to be made of is gone."
     temporary = dataset.path.with_suffix(".tmp")
-    limit = (
-        ("--model", repair["model_path"], "--max-tokens", str(repair["max_tokens"])) if "max_tokens" in repair else ()
-    )
+    options: tuple[str, ...] = ()
+    if "max_tokens" in repair:
+        options = ("--model", repair["model_path"], "--max-tokens", str(repair["max_tokens"]))
+    if "list" in repair:
+        options = ("--list", repair["list"])
     try:
         done = program_run(
             "engine.repairs",
             *("--data", str(parent.path), "--file-type", parent.file_type, "--format", parent.format),
             *("--column-map", json.dumps(parent.column_map), "--repair", repair["slug"], "--out", str(temporary)),
-            *limit,
+            *options,
             seconds=START_SECONDS + parent.size_bytes / BYTES_A_SECOND,
             memory_bytes=MEMORY_BYTES,
             too_long=CUT_OFF,

@@ -17,6 +17,13 @@ class ColumnSerializer(serializers.Serializer[Any]):
     type = serializers.CharField(help_text="text, number, list, object, null …; several joined by “or”.")
 
 
+class UnusedSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(
+        help_text="A column, a field within one as column.field, a key of turns as column[].key."
+    )
+    rows = serializers.IntegerField(help_text="Rows in which it carries something.")
+
+
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     labels = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
     owner = serializers.CharField(
@@ -27,6 +34,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         help_text="Null for what belongs to the house.",
     )
     columns = ColumnSerializer(many=True, read_only=True)
+    unused = UnusedSerializer(many=True, read_only=True, help_text="Fields that no train on this dataset uses.")
     good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")
     phase = serializers.CharField(read_only=True, help_text="What is being done while the status is `checking`.")
     progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
@@ -39,7 +47,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         model = Dataset
         fields = (
             "id", "slug", "name", "description", "labels", "status", "error", "phase", "progress", "format",
-            "row_count", "good_row_count", "problem_count", "columns", "column_map",
+            "row_count", "good_row_count", "problem_count", "columns", "column_map", "unused",
             "file_name", "file_type", "size_bytes", "sha256", "version", "parent", "repair", "hub", "licence", "owner",
             "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
@@ -102,13 +110,39 @@ class DatasetUpdateSerializer(StrictSerializer):
 
 
 class MessageSerializer(serializers.Serializer[Any]):
-    role = serializers.ChoiceField(choices=["system", "user", "assistant"])
+    """A turn. All but role and content are there only where they carry something."""
+
+    role = serializers.ChoiceField(choices=["system", "user", "assistant", "tool"])
     content = serializers.CharField()
+    reasoning_content = serializers.CharField(
+        required=False, help_text="What an assistant thought, apart from the answer."
+    )
+    tool_calls = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        help_text='{"id" where the file has one, "type": "function", "function": {"name", "arguments"}}',
+    )
+    tool_call_id = serializers.CharField(required=False, help_text="The call that a tool answers.")
+    name = serializers.CharField(required=False, help_text="The tool that answers.")
+    learned = serializers.BooleanField(required=False, help_text="False for an answer that is not to be learned.")
 
 
 class ExampleSerializer(serializers.Serializer[Any]):
     messages = MessageSerializer(many=True, allow_null=True)
     text = serializers.CharField(allow_null=True)
+    chosen = MessageSerializer(many=True, allow_null=True, help_text="Of a pair: the better answer.")
+    rejected = MessageSerializer(many=True, allow_null=True, help_text="Of a pair: the worse answer.")
+    label = serializers.BooleanField(  # type: ignore[assignment]  # DRF's own fields have a label
+        allow_null=True, help_text="Of a rated answer: whether it is good."
+    )
+    tools = serializers.ListField(child=serializers.DictField(), allow_null=True)
+    notes = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="Kinds of findings: how the row was read in another way than it is written.",
+    )
+    unused = serializers.ListField(
+        child=serializers.CharField(), help_text="Fields of the row that carry something and are not used."
+    )
 
 
 class RowProblemSerializer(serializers.Serializer[Any]):
@@ -118,7 +152,7 @@ class RowProblemSerializer(serializers.Serializer[Any]):
 
 
 class RowSerializer(serializers.Serializer[Any]):
-    line = serializers.IntegerField(help_text="Line of the file for JSONL and CSV, row number otherwise; from 1.")
+    line = serializers.IntegerField(help_text="Line of the file for JSONL, CSV and text, row number otherwise; from 1.")
     values = serializers.DictField(allow_null=True, help_text="As in the file; null for a line that cannot be read.")
     example = ExampleSerializer(allow_null=True, help_text="As the model will see it; null for a bad row.")
     problem = RowProblemSerializer(allow_null=True)
@@ -137,6 +171,36 @@ class BarSerializer(serializers.Serializer[Any]):
     rows = serializers.IntegerField()
 
 
+class NoteSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField()
+    lines = serializers.ListField(child=serializers.IntegerField(), help_text="The first rows that it is true of.")
+
+
+class TokenTextSerializer(serializers.Serializer[Any]):
+    title = serializers.CharField(allow_blank=True, help_text="Which answer of a pair; else empty.")
+    tokens = serializers.ListField(
+        child=serializers.ListField(),
+        help_text="[text, whether it is learned, whether it is a special token] of each; the first 1,200.",
+    )
+    count = serializers.IntegerField(help_text="How many tokens there are.")
+    learned = serializers.IntegerField(help_text="How many of all are learned.")
+
+
+class TokenRowSerializer(serializers.Serializer[Any]):
+    line = serializers.IntegerField(help_text="Line of the file for JSONL and CSV, row number otherwise; from 1.")
+    problem = serializers.CharField(allow_blank=True, help_text="Why the row is not learned from, or nothing.")
+    findings = serializers.ListField(
+        child=serializers.CharField(), help_text="What the model's chat template does to the row."
+    )
+    texts = TokenTextSerializer(many=True)
+
+
+class TokenRowsSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(help_text="Whose tokenizer and chat template are used.")
+    count = serializers.IntegerField(help_text="How many rows the dataset has.")
+    results = TokenRowSerializer(many=True)
+
+
 class LengthsSerializer(serializers.Serializer[Any]):
     """Tokens a row. Ask again while `ready` is false and `error` empty."""
 
@@ -149,4 +213,5 @@ class LengthsSerializer(serializers.Serializer[Any]):
     mean = serializers.FloatField()
     p95 = serializers.IntegerField()
     longest = serializers.IntegerField()
+    notes = NoteSerializer(many=True, help_text="What the model's chat template does to the rows.")
     bars = BarSerializer(many=True)

@@ -156,8 +156,9 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
         if source and source not in there:
             raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
     wanted = {name: name for name in known if name in there} | column_map
-    chosen = {name: source for name, source in wanted.items() if source}
-    if missing := [name for name in FORMATS[format].columns if name not in chosen]:
+    # A column of the format's own name is read unless the map says that it is not.
+    chosen = {name: source for name, source in wanted.items() if source or name in there}
+    if missing := [name for name in FORMATS[format].columns if not chosen.get(name)]:
         raise UserError({"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]})
     dataset_check_again(dataset=dataset, format=format, column_map=chosen)
 

@@ -10,6 +10,7 @@ urlpatterns = [
     path("import/", views.DatasetImportPage.as_view(), name="import"),
     path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
     path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
+    path("<int:pk>/tokens/", views.DatasetTokensPanel.as_view(), name="tokens"),
     path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),
     path("<int:pk>/repair/", views.DatasetRepairAction.as_view(), name="repair"),
     path("<int:pk>/columns/", views.DatasetColumnsAction.as_view(), name="columns"),

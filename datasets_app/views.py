@@ -33,6 +33,7 @@ from datasets_app.services import (
     dataset_update,
 )
 from datasets_app.table import SAMPLES, table_page
+from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from engine.formats import FORMATS
 
 LARGEST_ID = 2**63 - 1
@@ -157,6 +158,17 @@ class DatasetLengthsPanel(View):
             "datasets/_lengths.html",
             {"dataset": dataset} | lengths_context(dataset, request.user, request.GET),
         )
+
+
+class DatasetTokensPanel(View):
+    """A page of rows as tokens alone, for a page that waits for it."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        dataset = dataset_or_404(request, pk)
+        last = max(1, -(-dataset.row_count // PREVIEW_ROWS))
+        number = min(number_of(request.GET.get("page", "")) or 1, last)
+        context = tokens_page(dataset, request.user, request.GET.get("model", ""), number, render=True)
+        return render(request, "datasets/_tokens.html", {"dataset": dataset} | context)
 
 
 class DatasetEditPage(View):

@@ -24,11 +24,12 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.json as pj  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from engine.column_map import columns_read
 from engine.columns import Flags, Texts, bytes_of, flags_of, indices_of, schema_of, texts_of
 from engine.doctor import SCRIPT_CHARACTERS, SIGNS
-from engine.examples import COLUMNS, Example
+from engine.examples import Example
 from engine.marks import SEPARATOR, mark_of_bytes
-from engine.rows import ROW_LIMIT_BYTES, Mark, Row, json_row, read_jsonl
+from engine.rows import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, json_row, read_jsonl
 
 FIRST_BYTES = 256 << 10
 BLOCK_BYTES = 2 << 20
@@ -73,6 +74,11 @@ class Block:
         return self.texts.known
 
     @property
+    def unused(self) -> dict[str, Flags]:
+        """{field: (rows,)} whether a field that is not used carries something, of rows that are known."""
+        return self.texts.unused
+
+    @property
     def is_answered(self) -> bool:
         """Whether its rows end with an answer."""
         return self.texts.last is not None
@@ -113,6 +119,9 @@ class Block:
         quoted = orjson.dumps(name)
         # Another way to write the name needs one of these.
         is_plain = b"\\" not in quoted and b"/" not in quoted and b"\\u" not in self.data
+        if is_plain and quoted not in self.data:
+            # A column that the format knows and the file does not: said at once.
+            return False
         if is_plain and not re.search(re.escape(quoted) + rb"\s*:\s*null", self.data):
             return False
         empty = np.flatnonzero(flags_of(self.table[name].chunk(0).is_null()))
@@ -125,9 +134,9 @@ class Block:
 def read_blocks(path: Path, format: str, column_map: Mapping[str, str]) -> Iterator[Block | Row]:
     """All rows of a JSONL file in file order, in blocks where that can be. The first ones never are: from them whoever
     asks learns what columns there are."""
-    columns = {name: column_map.get(name, name) for name in COLUMNS.get(format, ())}
+    columns = columns_read(format, column_map)
     schema = schema_of(format, columns)
-    if schema is None:
+    if schema is None or ends_with_returns(path):
         yield from read_jsonl(path)
         return
     waiting: deque[tuple[_Chunk, Future[Block | None]]] = deque()

@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, with what result, and how to load it."""
+"""The model card: what was trained, on what, with what result, and how to use it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.job import Job
+from engine.publish.usage import NEWER_ONLY, usage
+from engine.rundir import Spec
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Facts:
     metrics: dict[str, float]
     is_adapter: bool
     is_stopped: bool
+    newer_only: bool = False
+    """The adapter cannot be read by transformers 4."""
 
 
 SHOWN_METRICS = {
@@ -43,54 +47,19 @@ SHOWN_METRICS = {
     "eval_reward": "Reward, held-out prompts",
 }
 
-LOAD_ADAPTER = """\
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-
-LOAD_SCORER = """\
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-base = AutoModelForSequenceClassification.from_pretrained(
-    "{base}", num_labels=1, pad_token_id=tokenizer.pad_token_id
-)
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-turns = [{{"role": "user", "content": "…"}}, {{"role": "assistant", "content": "…"}}]
-text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]"""
-
-LOAD_WHOLE_SCORER = """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")
-turns = [{{"role": "user", "content": "…"}}, {{"role": "assistant", "content": "…"}}]
-text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]"""
-
-LOAD_MODEL = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-
 
 def card_write(job: Job, facts: Facts) -> str:
     """The card as Markdown with the head that model hubs read."""
     spec = job.spec
-    kind, how = _kind(spec.recipe, facts.is_adapter)
+    kind = _kind(spec.recipe, facts.is_adapter)
     parts = [
         _head(job, facts),
         f"# {_line(spec.name)}",
         f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
         + (f" The train was stopped after step {facts.step} of {facts.total_steps}." if facts.is_stopped else ""),
-        "## How to load it",
-        f"```python\n{how.format(base=_line(spec.base_model_name))}\n```",
+        "## How to use it",
+        *([NEWER_ONLY] if facts.newer_only else []),
+        usage(spec, is_adapter=facts.is_adapter),
         "## Data",
         _table({
             "Training rows": f"{facts.train_rows:,}",
@@ -109,6 +78,7 @@ def card_write(job: Job, facts: Facts) -> str:
         *([f"## System prompt\n\n{_quoted(spec.system_prompt)}"] if spec.system_prompt.strip() else []),
         "## Made with",
         _table({
+            "Base model": _base_model(spec),
             "Base model, sha256": f"`{spec.base_model_sha256}`",
             "Weights": f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were trained",
             "Device": f"{_line(facts.device)}, {facts.precision}",
@@ -118,24 +88,32 @@ def card_write(job: Job, facts: Facts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _kind(recipe: str, is_adapter: bool) -> tuple[str, str]:
-    """(what was made, how it is loaded)."""
+def _kind(recipe: str, is_adapter: bool) -> str:
     if recipe == "reward":
-        return ("reward model (LoRA adapter)", LOAD_SCORER) if is_adapter else ("reward model", LOAD_WHOLE_SCORER)
-    return ("LoRA adapter", LOAD_ADAPTER) if is_adapter else ("model", LOAD_MODEL)
+        return "reward model (LoRA adapter)" if is_adapter else "reward model"
+    return "LoRA adapter" if is_adapter else "model"
 
 
 def _head(job: Job, facts: Facts) -> str:
     """YAML; JSON strings are YAML strings, so names need no quoting rules of their own."""
     lines = {
-        "base_model": job.spec.base_model_name,
-        "base_model_relation": "adapter" if facts.is_adapter else "finetune",
         "library_name": "peft" if facts.is_adapter else "transformers",
         "pipeline_tag": "text-classification" if job.spec.recipe == "reward" else "text-generation",
     }
+    if (source := job.spec.base_model_source) is not None:
+        # Hubs take names of their own here and refuse others.
+        lines |= {"base_model": source.hub_id}
+        lines |= {"base_model_relation": "adapter" if facts.is_adapter else "finetune"}
     tags = [job.spec.recipe, "trl", *(["lora"] if facts.is_adapter else [])]
     text = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items())
     return f"---\n{text}\ntags: {json.dumps(tags)}\n---"
+
+
+def _base_model(spec: Spec) -> str:
+    source = spec.base_model_source
+    if source is None:
+        return _line(spec.base_model_name)
+    return f"{source.hub_id}, revision {source.revision}" if source.revision else source.hub_id
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.architecture import Refused, architecture_check, reason
 from engine.inspect_gguf import CUT_OFF, GgufProblem, header_check
+from engine.publish.older import folder_for_older
 
 SENTENCE = "What colour is the sky?"
 EXAMPLE = [
@@ -59,6 +60,7 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
     model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]  # its decorator hides self
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    folder_for_older(out)
     say(progress=0.95)
     return {"name": name, "licence": licence}
 

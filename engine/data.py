@@ -10,8 +10,9 @@ from pathlib import Path
 from engine.examples import Example
 from engine.failures import TrainError
 from engine.job import Job
-from engine.lengths import examples
+from engine.lengths import examples_by_line
 from engine.plan import HOLDOUT_LIMIT, holdout_rows
+from engine.row_notes import RowNotes
 from engine.rundir import DataFile, file_sha256
 
 STOP_CHECK_ROWS = 256
@@ -30,14 +31,23 @@ def file_check(data: DataFile) -> None:
         )
 
 
-def examples_read(job: Job, data: DataFile) -> Iterator[Example]:
-    """The good rows in file order. Raises TrainError as file_check does, and Stopped where somebody asks for a stop
-    meanwhile."""
+def examples_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example]]:
+    """(line, example) of the good rows in file order. Raises TrainError as file_check does, and Stopped where somebody
+    asks for a stop meanwhile."""
     file_check(data)
-    for number, example in enumerate(examples(Path(data.path), data.file_type, data.format, data.column_map)):
+    rows = examples_by_line(Path(data.path), data.file_type, data.format, data.column_map)
+    for number, row in enumerate(rows):
         if number % STOP_CHECK_ROWS == 0:
             job.stop_check()
-        yield example
+        yield row
+
+
+def notes_warn(job: Job, training: RowNotes, evaluation: RowNotes | None) -> None:
+    """Warn of what the chat template does to the rows."""
+    for code, text in training.messages():
+        job.warn(code, text)
+    for code, text in evaluation.messages() if evaluation is not None else []:
+        job.warn(f"{code}:evaluation", f"Evaluation dataset: {text}")
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,16 @@ class Split:
     held_out: list[int]
 
 
-def split(job: Job, rows: int, evaluation_rows: int | None, *, why_none: str = "") -> Split:
-    """`evaluation_rows`: of a dataset of its own to measure on. Raises TrainError, saying `why_none`, where nothing is
-    left to train on."""
+def split(
+    job: Job,
+    rows: int,
+    evaluation_rows: int | None,
+    *,
+    why_none: str = "",
+    advice: str = "Raise the token limits, or choose another dataset.",
+) -> Split:
+    """`evaluation_rows`: of a dataset of its own to measure on. Raises TrainError, saying `why_none` and `advice`,
+    where nothing is left to train on."""
     given = job.parameters
     if evaluation_rows is not None:
         found = Split(list(range(rows)), _drawn(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), given.seed))
@@ -58,9 +75,7 @@ def split(job: Job, rows: int, evaluation_rows: int | None, *, why_none: str = "
         held_out = _drawn(rows, holdout_rows(rows, given.evaluation_split), given.seed)
         found = Split(sorted(set(range(rows)) - set(held_out)), held_out)
     if not found.kept:
-        raise TrainError(
-            "no_rows", f"No row is left to train on{why_none}.", "Raise the token limits, or choose another dataset."
-        )
+        raise TrainError("no_rows", f"No row is left to train on{why_none}.", advice)
     return found
 
 

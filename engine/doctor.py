@@ -1,19 +1,25 @@
-"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned.
+"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned;
+and what of them is read in another way than it is written, or not used at all.
 
-No training library. One pass beside the check; what is remembered of each row is a mark of eight bytes. Rows are seen
-one by one, or a block of them at once: what is found is the same.
+No training library. One pass beside the check; what is remembered of each row is a mark of eight
+bytes. Rows are seen one by one, or a block of them at once: what is found is the same.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.examples import Example
 from engine.marks import Marks, mark_of, mark_of_turns
+from engine.row_reader import NULL_ARGUMENTS, OBJECT_TEXT, PYTHON_TEXT, SEPARATORS, TRANSCRIPT
+from engine.transcripts import SPOKEN, turns_of_text
+from engine.values import RowProblem
 
 if TYPE_CHECKING:
     from engine.blocks import Block
@@ -24,7 +30,35 @@ TOOL_CALLS = "tool_calls"
 # Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
 ROWS_REMEMBERED = 2_000_000
 SHOWN_CHARACTERS = 160
+# So many different unused fields are counted, and so many are shown: files exist in which every row
+# has names of its own.
+FIELDS_COUNTED, FIELDS_SHOWN = 1000, 50
 
+# Findings that are no faults: what the rows hold, and how the file was read.
+NOTICES = {
+    TOOL_CALLS: "Conversations that call tools",
+    "reasoning": "Rows with thinking given apart from the answer",
+    "not_learned": "Rows with answers that are marked as not to be learned",
+    TRANSCRIPT: "Read as turns: “Human: … Assistant: …” written as one text",
+    PYTHON_TEXT: "Read as lists: values written as Python prints them",
+    OBJECT_TEXT: "Objects in place of a text, learned as JSON",
+    NULL_ARGUMENTS: "Arguments of tool calls that are null, left out of the call",
+    "trailing_comma": "Lines with a comma behind the row",
+    "list_row": "Rows that are a list of turns, read as messages",
+    "not_a_number": "NaN or Infinity, read as no value",
+    "carriage_return": "Lines that end with a carriage return alone",
+    "separator_line": "A first line that names the separator, such as sep=;",
+    "paragraphs": "Rows made of a text's paragraphs",
+}
+# Bad rows that a repair can make good.
+MENDABLE = {
+    "two_turns": "Bad rows: two turns of one speaker in a row",
+    "system_later": "Bad rows: a system turn behind the first turn",
+    "ends_with_user": "Bad rows: a last question without an answer",
+    "begins_with_assistant": "Bad rows: the assistant speaks first",
+    "media": "Bad rows: pictures, sound or video",
+}
+UNUSED, SEVERAL_LISTS = "unused", "several_lists"
 TITLES = {
     "duplicate": "The same row again",
     "other_answer": "The same prompt with another answer",
@@ -33,10 +67,16 @@ TITLES = {
     "email": "E-mail address",
     "damaged": "Text read in the wrong encoding",
     "lost": "Characters that were lost",
-    TOOL_CALLS: "Conversations that call tools",
+    "media_marks": "Places for pictures or sound inside the text, such as <image>",
+    "transcript_text": "Plain texts that look like conversations",
+    SEPARATORS: "Prompts that end with a separator, such as ### or ->",
     "one_label": "Only one kind of rating",
     "imbalance": "One kind of rating is rare",
     "mixed_scripts": "Rows in several scripts",
+    SEVERAL_LISTS: "The file holds several lists of rows, and all are read",
+    UNUSED: "Rows with fields that are not used",
+    **MENDABLE,
+    **NOTICES,
 }
 
 TEMPLATE = re.compile(
@@ -48,10 +88,13 @@ SECRET = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+# Where LLaVA's files, and those of others since, have a picture stand.
+MEDIA_MARK = re.compile(r"<(?:image|video|audio)>")
 # One of these is in every mark of a template, every secret and every address.
 SIGNS = ("<", "[", "@", "_", "sk-", "AKIA", "xox", "eyJ", "-----BEGIN")
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
-# UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that could not be read.
+# UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
+# could not be read.
 LOST = "\ufffd"
 DAMAGED = re.compile(r"Ã[\u0080-\u00bf]|â€[\u0098-\u009d™œ\u201c\u201d]")
 SCRIPT = re.compile(
@@ -67,14 +110,20 @@ RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
 
 @dataclass
 class Finding:
-    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT."""
+    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `fields`: {name: rows}, where it is
+    about several."""
 
     kind: str
     count: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
+    fields: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "title": TITLES[self.kind], "count": self.count, "examples": self.examples}
+        found = {"kind": self.kind, "title": TITLES[self.kind], "count": self.count, "examples": self.examples}
+        if self.fields:
+            ranked = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))
+            found["fields"] = [{"name": name, "rows": rows} for name, rows in ranked[:FIELDS_SHOWN]]
+        return found
 
 
 class Doctor:
@@ -96,9 +145,12 @@ class Doctor:
         self._look(line, example, is_new, is_asked_first)
 
     def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
-        """The rows of a block that are known, and `others` that are good too, by their place in it."""
+        """The rows of a block that are known, and `others` that are good too, by their place in
+        it."""
         # Not above: the web server has this module for its titles.
         import numpy as np
+
+        self._unused_add_all(block)
 
         marks, prompts, good, notable = (
             block.marks.copy(), block.prompts.copy(), block.known.copy(), block.notable.copy()
@@ -124,16 +176,49 @@ class Doctor:
         if count := int((block.worded & good & ~looked).sum()):
             self.scripts["Latin"] += count
 
+    def see_problem(self, line: int, problem: RowProblem) -> None:
+        """A bad row; remembered where a repair may make it good."""
+        if problem.kind in MENDABLE:
+            self._add(problem.kind, line, problem.value)
+
+    def see_lists(self, rows: Mapping[str, int]) -> None:
+        """The rows in each of a file's lists."""
+        if len(rows) > 1:
+            text = ", ".join(f"{name}: {count:,} rows" for name, count in list(rows.items())[:FIELDS_SHOWN])
+            finding = Finding(SEVERAL_LISTS, sum(rows.values()), [{"line": 0, "text": text}], Counter(rows))
+            self.found[SEVERAL_LISTS] = finding
+
+    def _unused_add(self, line: int, fields: Iterable[str]) -> None:
+        finding = self.found.setdefault(UNUSED, Finding(UNUSED))
+        finding.count += 1
+        for name in fields:
+            self._field_add(finding, name, 1)
+
+    def _field_add(self, finding: Finding, name: str, rows: int) -> None:
+        if name in finding.fields or len(finding.fields) < FIELDS_COUNTED:
+            finding.fields[name] += rows
+
+    def _unused_add_all(self, block: Block) -> None:
+        """The same of a block's rows that are known."""
+        counts = {name: int((rows & block.known).sum()) for name, rows in block.unused.items()}
+        if not any(counts.values()):
+            return
+        finding = self.found.setdefault(UNUSED, Finding(UNUSED))
+        finding.count += int((functools.reduce(operator.or_, block.unused.values()) & block.known).sum())
+        for name, rows in counts.items():
+            if rows:
+                self._field_add(finding, name, rows)
+
     def _look(self, line: int, example: Example, is_new: bool, is_asked_first: bool) -> None:
-        """is_new: whether no row before said the same. is_asked_first: whether none before had the prompt."""
+        """is_new: whether no row before said the same. is_asked_first: whether none before had the
+        prompt."""
         if not is_new:
             self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
         elif not is_asked_first and example.label is None and example.answer:
             self._add("other_answer", line, example.asked[-1]["content"])
         if example.label is not None:
             self.labels[example.label] += 1
-        if example.calls_tools:
-            self._add(TOOL_CALLS, line, example.asked[-1]["content"])
+        self._notice(line, example)
         texts = list(_texts(example))
         whole = "\n".join(texts)
         self._script(whole[:SCRIPT_CHARACTERS])
@@ -141,6 +226,32 @@ class Doctor:
         if any(map(whole.__contains__, SIGNS)) or not whole.isascii():
             for text in texts:
                 self._text(line, text)
+
+    def _notice(self, line: int, example: Example) -> None:
+        """What the row holds besides plain turns, and how it was read."""
+        if example.unused:
+            self._unused_add(line, example.unused)
+        if example.text is not None:
+            shown = example.text
+            if SPOKEN.match(shown) and turns_of_text(shown):
+                self._add("transcript_text", line, shown)
+        else:
+            shown = (example.asked or [{"content": ""}])[-1]["content"]
+        for kind in example.notes:
+            self._add(kind, line, shown)
+        if example.calls_tools:
+            self._add(TOOL_CALLS, line, shown)
+        thoughts, passed_over = [], []
+        for turns in (example.messages, example.chosen):
+            for turn in turns or ():
+                # Most turns have a role and a content alone.
+                if len(turn) > 2:
+                    thoughts += [turn["reasoning_content"]] if "reasoning_content" in turn else []
+                    passed_over += [turn["content"]] if "learned" in turn else []
+        if thoughts:
+            self._add("reasoning", line, thoughts[0])
+        if passed_over:
+            self._add("not_learned", line, passed_over[0])
 
     def _text(self, line: int, text: str) -> None:
         if TEMPLATE.search(text):
@@ -151,6 +262,8 @@ class Doctor:
             self._add("email", line, found.group(0))
         if DAMAGED.search(text):
             self._add("damaged", line, text, DAMAGED)
+        if MEDIA_MARK.search(text):
+            self._add("media_marks", line, text, MEDIA_MARK)
         if LOST in text:
             self._add("lost", line, text, re.compile(LOST))
 
@@ -190,11 +303,15 @@ class Doctor:
                 found.append(Finding("one_label", total, [{"line": 0, "text": text}]))
             elif rare < total * RARE_LABEL:
                 found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
-        return [finding.as_dict() for finding in sorted(found, key=lambda finding: -finding.count)]
+        order = {kind: place for place, kind in enumerate(TITLES)}
+        return [
+            finding.as_dict() for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))
+        ]
 
 
 def concealed(text: str) -> str:
-    """The text as a page may show it: of keys and addresses enough to find them again, and no more."""
+    """The text as a page may show it: of keys and addresses enough to find them again, and no
+    more."""
     return EMAIL.sub(_masked, SECRET.sub(_masked, text))
 
 
@@ -209,6 +326,8 @@ def _texts(example: Example) -> Iterator[str]:
     for turns in (example.messages, example.chosen, example.rejected):
         for turn in turns or ():
             yield turn["content"]
+            if "reasoning_content" in turn:
+                yield turn["reasoning_content"]
 
 
 def _around(text: str, found: re.Match[str]) -> str:

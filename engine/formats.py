@@ -20,7 +20,31 @@ class Format:
 
 
 SYSTEM_ALIASES = {"system": ("system_prompt",)}
-ANSWER_NAMES = ("completion", "response", "output", "answer", "reply")
+TOOL_ALIASES = {"tools": ("functions", "input.tools")}
+ANSWER_NAMES = (
+    "completion",
+    "response",
+    "output",
+    "answer",
+    "reply",
+    "generation",
+    "solution",
+    "ground_truth",
+    "reference_answer",
+    "reward_model.ground_truth",
+)
+# The model's thinking, where it stands in a column beside the answer.
+REASONING_ALIASES = {
+    "reasoning": (
+        "reasoning_content",
+        "thinking",
+        "thought",
+        "complex_cot",
+        "cot",
+        "chain_of_thought",
+        "reasoning_trace",
+    ),
+}
 
 # In the order in which a file's columns are tried.
 FORMATS: dict[str, Format] = {
@@ -33,8 +57,8 @@ FORMATS: dict[str, Format] = {
             ("messages",),
             '{"messages": [{"role": "user", "content": "Reset my PIN"},\n'
             '              {"role": "assistant", "content": "Open Settings …"}]}',
-            optional=("tools",),
-            aliases={"messages": ("chat", "dialogue", "dialog"), "tools": ("functions",)},
+            optional=("system", "tools"),
+            aliases=SYSTEM_ALIASES | TOOL_ALIASES | {"messages": ("chat", "dialogue", "dialog", "turns", "contents")},
         ),
         Format(
             "conversations",
@@ -44,7 +68,7 @@ FORMATS: dict[str, Format] = {
             '{"conversations": [{"from": "human", "value": "Reset my PIN"},\n'
             '                   {"from": "gpt", "value": "Open Settings …"}]}',
             optional=("system", "tools"),
-            aliases=SYSTEM_ALIASES | {"conversations": ("conversation",), "tools": ("functions",)},
+            aliases=SYSTEM_ALIASES | TOOL_ALIASES | {"conversations": ("conversation",)},
         ),
         Format(
             "preference",
@@ -52,17 +76,36 @@ FORMATS: dict[str, Format] = {
             "A prompt with a better and a worse answer.",
             ("chosen", "rejected"),
             '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
-            optional=("prompt", "system"),
+            optional=("prompt", "input", "history", "system", "tools"),
             aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
             | {
-                "prompt": ("question", "instruction", "query", "input", "messages", "conversations"),
-                "chosen": ("accepted", "preferred", "better", "chosen_response", "response_chosen", "answer_chosen"),
+                "prompt": ("question", "instruction", "query", "input.messages", "input", "messages", "conversations"),
+                "chosen": (
+                    "accepted",
+                    "preferred",
+                    "better",
+                    "chosen_response",
+                    "response_chosen",
+                    "answer_chosen",
+                    "preferred_output",
+                    "response",
+                    "output",
+                    "answer",
+                    "completion",
+                    "messages",
+                    "conversations",
+                ),
                 "rejected": (
                     "dispreferred",
                     "worse",
                     "rejected_response",
                     "response_rejected",
                     "answer_rejected",
+                    "non_preferred_output",
+                    "rejected_output",
+                    "rejected_answer",
+                    "rejected_messages",
                 ),
             },
         ),
@@ -72,8 +115,9 @@ FORMATS: dict[str, Format] = {
             "A prompt and an answer, and whether the answer is good.",
             ("completion", "label"),
             '{"prompt": "Reset my PIN",\n "completion": "Open Settings …", "label": true}',
-            optional=("prompt", "system"),
+            optional=("prompt", "input", "history", "system", "tools"),
             aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
             | {
                 "prompt": ("question", "instruction", "query", "input"),
                 "completion": (*ANSWER_NAMES, "messages", "conversations"),
@@ -86,8 +130,11 @@ FORMATS: dict[str, Format] = {
             "A prompt and the answer to it.",
             ("prompt", "completion"),
             '{"prompt": "Reset my PIN",\n "completion": "Open Settings …"}',
-            optional=("system",),
-            aliases=SYSTEM_ALIASES | {"prompt": ("input",), "completion": ANSWER_NAMES},
+            optional=("system", "history", "reasoning", "tools"),
+            aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
+            | REASONING_ALIASES
+            | {"prompt": ("input",), "completion": ANSWER_NAMES},
         ),
         Format(
             "alpaca",
@@ -95,8 +142,8 @@ FORMATS: dict[str, Format] = {
             "An instruction, now and then with an input, and the output.",
             ("instruction", "output"),
             '{"instruction": "Translate to French", "input": "Good morning",\n "output": "Bonjour"}',
-            optional=("input", "system"),
-            aliases=SYSTEM_ALIASES | {"input": ("context",), "output": ANSWER_NAMES},
+            optional=("input", "system", "history", "reasoning"),
+            aliases=SYSTEM_ALIASES | REASONING_ALIASES | {"input": ("context",), "output": ANSWER_NAMES},
         ),
         Format(
             "question-answer",
@@ -104,8 +151,14 @@ FORMATS: dict[str, Format] = {
             "A question and its answer.",
             ("question", "answer"),
             '{"question": "How many legs has a spider?",\n "answer": "Eight."}',
-            optional=("system",),
-            aliases=SYSTEM_ALIASES | {"question": ("query", "q"), "answer": ("a", *ANSWER_NAMES)},
+            optional=("context", "system", "history", "reasoning"),
+            aliases=SYSTEM_ALIASES
+            | REASONING_ALIASES
+            | {
+                "question": ("query", "q", "problem"),
+                "answer": ("a", *ANSWER_NAMES, "answers.text", "answers"),
+                "context": ("passage", "article", "document"),
+            },
         ),
         Format(
             "text",

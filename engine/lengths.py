@@ -2,8 +2,9 @@
 
     python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens, line]]}; prompts are
-counted up to the first token that is learned, 0 for plain text.
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens, line]], "notes": what the
+template does to the rows, as engine.row_notes has it}; prompts are counted up to the first token that is learned, 0 for
+plain text.
 Runs in a process of its own, whose caller limits its time and memory.
 """
 
@@ -18,9 +19,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.chat.template import TemplateProblem
 from engine.examples import Example, RowProblem, to_example
 from engine.failures import explain
 from engine.render import Renderer, tokenizer_load
+from engine.row_notes import RowNotes
 from engine.rows import read_rows
 
 LONGEST_KEPT = 10
@@ -48,24 +51,34 @@ def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, 
     lengths: Counter[int] = Counter()
     prompts: Counter[int] = Counter()
     longest_rows: list[tuple[int, int]] = []
+    notes = RowNotes()
     for line, example in rows:
-        rendered = [renderer.tokens(variant) for variant in variants(example)]
+        try:
+            rendered = [renderer.tokens(variant) for variant in variants(example)]
+        except TemplateProblem as problem:
+            notes.refuse(line, problem)
+            continue
+
+        notes.see(line, {code for tokens in rendered for code in tokens.findings})
         longest = max(rendered, key=lambda tokens: len(tokens.ids))
         lengths[len(longest.ids)] += 1
         prompts[longest.prompt_length] += 1
         longest_rows = heapq.nlargest(LONGEST_KEPT, [*longest_rows, (len(longest.ids), line)])
+
+    notes.settle()
     counted: dict[str, Any] = {
         name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
         for name, counter in (("rows", lengths), ("prompts", prompts))
     }
-    return counted | {"longest": longest_rows}
+    return counted | {"longest": longest_rows, "notes": notes.as_json()}
 
 
 def variants(example: Example) -> list[Example]:
     """The conversations that are trained on for a row: two of a pair, each with its answer."""
     if example.chosen is None or example.rejected is None:
         return [example]
-    return [Example(messages=[*(example.messages or []), *side]) for side in (example.chosen, example.rejected)]
+    turns = example.messages or []
+    return [Example(messages=[*turns, *side], tools=example.tools) for side in (example.chosen, example.rejected)]
 
 
 def main(arguments: list[str] | None = None) -> int:

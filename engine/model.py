@@ -1,18 +1,15 @@
-"""The base model, its adapter, and how both are written down. Safetensors only, no code of the model's own, no hub."""
+"""The base model and its adapter, as they are loaded. Safetensors only, no code of the model's own, no hub."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, PreTrainedModel
 
 from engine.failures import TrainError
 from engine.hardware import Device, Precision
@@ -21,7 +18,6 @@ from engine.job import Job
 from engine.lm_head import routers_check
 from engine.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
 from engine.parameters import TrainParameters
-from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 
 
 def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
@@ -177,47 +173,24 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
 
 def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int]) -> None:
     """Have generation stop where the answers of the training data end: base models often stop at another token."""
-    known = model.generation_config.eos_token_id
+    holder = model.get_base_model() if isinstance(model, PeftModel) else model
+    holder.generation_config = config = _writable(holder.generation_config)
+    known = config.eos_token_id
     stops = [known] if isinstance(known, int) else list(known or [])
     for token in (*sorted(turn_ends), tokenizer.eos_token_id):
         if token not in stops:
             stops.append(token)
-    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    config.pad_token_id = tokenizer.pad_token_id
 
 
-def model_save(
-    job: Job,
-    model: Any,
-    tokenizer: Any,
-    precision: Precision,
-    card: str,
-    *,
-    beside: dict[str, dict[str, torch.Tensor]] | None = None,
-) -> int:
-    """Write model/ whole or not at all, with the files `beside` it, and return its size in bytes.
-
-    A model that was computed in half precision is published in it; `model` itself becomes what is published.
+def _writable(config: GenerationConfig) -> GenerationConfig:
+    """Settings of base models may contradict each other, such as a temperature beside do_sample=false. transformers
+    then refuses to write any checkpoint, so the train goes without them; the finished model has the base's file.
     """
-    folder = job.directory / MODEL_UNFINISHED
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    if hasattr(model, "peft_config"):
-        for config in model.peft_config.values():
-            # The name, not this machine's path: whoever loads the adapter says where the base model lies.
-            config.base_model_name_or_path = job.spec.base_model_name
-        model.save_pretrained(folder, save_embedding_layers=False)
-        if (generation := getattr(model.get_base_model(), "generation_config", None)) is not None:
-            generation.save_pretrained(folder)
-    else:
-        if precision.autocast:
-            model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    for name, tensors in (beside or {}).items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / name)
-    (folder / "README.md").write_text(card)
-    written = {"base_model": job.spec.base_model_name, "parameters": job.parameters.model_dump(mode="json")}
-    written |= {"system_prompt": job.spec.system_prompt, "dataset_sha256": job.spec.dataset.sha256}
-    (folder / "training_parameters.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
-    return folder_size(model_publish(job.directory))
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+    return config

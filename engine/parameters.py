@@ -34,6 +34,18 @@ class LengthParameters(BaseModel):
         ge=16,
         le=1_048_576,
     )
+    thinking: Literal["auto", "in_front", "leave_out"] = parameter(
+        "auto",
+        "Thinking",
+        "For rows whose answers come with their thinking. Some chat templates have no place for it, and leave it out.",
+        group="Data",
+        advanced=True,
+        choice_titles={
+            "auto": "As the chat template has it",
+            "in_front": "In front of the answer",
+            "leave_out": "Leave out",
+        },
+    )
 
 
 class TrainParameters(SavingParameters):

@@ -1,28 +1,21 @@
-"""Conversations as token ids, with a mask of what is learned. No torch: counting tokens needs none.
-
-A chat template is a program that somebody else wrote. It is rendered by transformers' sandbox alone, and each rendering
-has a time limit.
-"""
+"""Rows of a dataset as token ids, with a mask of what is learned. What is known of chat templates is in engine/chat."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
+from engine.chat.masks import Masks, Rendered
+from engine.chat.template import ChatTemplate, Message, Span, TemplateProblem, Tools
+from engine.chat.thinking import THOUGHT, Choice, Thinking
+from engine.chat.tool_turns import ToolTurns
 from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
 from engine.inspect_model import config_read
-
-RENDER_SECONDS = 10.0
+from engine.row_notes import NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
 
 # For base models that have none. Every answer ends with the end token, so that the model learns to stop.
 PLAIN_TEMPLATE = """\
@@ -36,22 +29,29 @@ PLAIN_TEMPLATE = """\
 
 NO_TOOLS = "The rows call tools, and the base model's chat template has no place for that: it would pass over them."
 
-Span = tuple[int, int]
-Message = dict[str, Any]
-Tools = list[dict[str, Any]] | None
-
 
 @dataclass(frozen=True)
 class Tokens:
-    """`learned[i]`: whether the loss is taken on `ids[i]`."""
+    """learned[i]: whether the loss is taken on ids[i]. findings: codes of engine.row_notes for what the template does
+    to the row."""
 
     ids: list[int]
     learned: list[bool]
+    findings: frozenset[str] = frozenset()
 
     @property
     def prompt_length(self) -> int:
         """Tokens before the first one that is learned; all of them where none is."""
         return self.learned.index(True) if True in self.learned else len(self.ids)
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """prompt, answer: token ids. findings: as of Tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+    findings: frozenset[str]
 
 
 def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
@@ -93,104 +93,165 @@ def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
 
 
 class Renderer:
-    """Rows of a dataset -> tokens. `warn(code, message)` hears what the template does not allow, once a row."""
+    """Rows of a dataset -> tokens. `warn(code, message)` hears what the template does not allow, once a train.
+
+    Raises TemplateProblem for a row that the template cannot render.
+    """
 
     def __init__(
-        self, tokenizer: Any, *, system_prompt: str = "", answers_only: bool = True, warn: Callable[[str, str], None]
+        self,
+        tokenizer: Any,
+        *,
+        system_prompt: str = "",
+        answers_only: bool = True,
+        thinking: Choice = "auto",
+        warn: Callable[[str, str], None],
     ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self.answers_only = answers_only
         self.warn = warn
         self.system_is_known: bool | None = None
-        self.stops = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+
+        self.template = ChatTemplate(tokenizer)
+        self.thinking = Thinking(self.template, thinking)
+        self.tool_turns = ToolTurns(self.template)
+        self.masks = Masks(self.template, self.tool_turns)
+        self.stops = self.template.added_ids | set(tokenizer.all_special_ids)
 
     def tokens(self, example: Example) -> Tokens:
-        """Everything of a text is learned, and its end; of a conversation every answer with its end of turn."""
+        """Everything of a text is learned, and its end; of a conversation each turn of the assistant, with what it
+        calls and thinks and the token that ends it."""
         if example.messages is None:
-            ids = list(self.tokenizer(example.text or "")["input_ids"])
-            if ids[-1:] != [self.tokenizer.eos_token_id]:
-                ids.append(self.tokenizer.eos_token_id)
-            return Tokens(ids, [True] * len(ids))
+            return self._text_tokens(example.text or "")
         if not example.messages or example.messages[-1]["role"] != "assistant":
             ids = self.prompt_ids(example.messages, example.tools)
             return Tokens(ids, [False] * len(ids))
-        if example.calls_tools:
-            self._tools_check()
-        messages = self.messages(example)
-        text = self.render(messages, example.tools)
-        spans = self._answers(messages, text, example.tools) if self.answers_only else [(0, len(text))]
-        return self._ended(self._tokenise(text, spans))
+
+        messages, unlearned = self._prepared(example)
+        rendered = self.masks.render(messages, example.tools)
+        tokens = self._answer_tokens(rendered, unlearned, ends_learned=len(messages) - 1 not in unlearned)
+        findings = self._findings(messages, rendered)
+        if not any(tokens.learned):
+            findings |= {NOTHING_LEARNED}
+        return Tokens(tokens.ids, tokens.learned, findings)
+
+    def _text_tokens(self, text: str) -> Tokens:
+        ids = list(self.tokenizer(text)["input_ids"])
+        if ids[-1:] != [self.tokenizer.eos_token_id]:
+            ids.append(self.tokenizer.eos_token_id)
+        return Tokens(ids, [True] * len(ids))
+
+    def _answer_tokens(self, rendered: Rendered, unlearned: set[int], *, ends_learned: bool) -> Tokens:
+        """With the end token right behind the last answer where the template writes none: a model learns to stop by it.
+
+        What the template writes behind an answer without an end token, white space mostly, is left away then.
+        """
+        text = rendered.text
+        last = rendered.answers[-1]
+        is_closed = not ends_learned or self.masks.outline.is_closed(text[: last.end])
+        if not is_closed and rendered.finding != WHOLE_ROW:
+            text = text[: last.end]
+
+        learned = [(answer.start, answer.end) for answer in rendered.answers if answer.turn not in unlearned]
+        if not self.answers_only:
+            others = [(answer.start, answer.end) for answer in rendered.answers if answer.turn in unlearned]
+            learned = _outside(others, len(text))
+
+        tokens = self._tokenise(text, learned)
+        if is_closed or (rendered.finding == WHOLE_ROW and self.turn_end_id(tokens) is not None):
+            return tokens
+        return Tokens([*tokens.ids, self.tokenizer.eos_token_id], [*tokens.learned, True])
+
+    def _findings(self, messages: list[Message], rendered: Rendered) -> frozenset[str]:
+        """What the template, or what is known of it, does to this row. Raises TemplateProblem where calls are lost."""
+        codes = self.thinking.missing(messages, rendered.text)
+        if rendered.finding:
+            self._calls_check(messages)
+            return frozenset(codes | {rendered.finding})
+
+        for answer in rendered.answers:
+            message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
+            _calls_insist(message, part)
+            if not _is_said(message["content"], part) and not _is_said(message["content"], rendered.text):
+                codes.add(WORDS_DROPPED)
+        return frozenset(codes)
+
+    def _calls_check(self, messages: list[Message]) -> None:
+        """For rows whose turns are not told apart. Without the tools that it offers, a row names them in calls only."""
+        names = {call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())}
+        text = self.template.attempt(messages) if names else None
+        if text is not None and any(name not in text for name in names):
+            raise _no_tools()
 
     def messages(self, example: Example) -> list[Message]:
-        """The conversation with the train's system prompt, inside the first question where the template has no place
-        for one."""
-        messages = with_system_prompt(example.messages or [], self.system_prompt)
-        if messages[0]["role"] != "system" or self._knows_system(messages):
-            return messages
-        first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        return [first, *messages[2:]]
+        """The conversation as the template takes it.
+
+        With the train's system prompt, inside the first question where the template has no place for one.
+        """
+        return self._prepared(example)[0]
+
+    def _prepared(self, example: Example) -> tuple[list[Message], set[int]]:
+        """(turns as the template takes them, numbers of those that are not learned)."""
+        if example.calls_tools and not template_knows_tools(self.tokenizer.chat_template):
+            raise _no_tools()
+
+        turns = with_system_prompt(example.messages or [], self.system_prompt)
+        turns = self.tool_turns.adapt(self.thinking.adapt(turns))
+        if turns[0]["role"] == "system" and not self._knows_system():
+            first = turns[1] | {"content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+            turns = [first, *turns[2:]]
+
+        unlearned = {number for number, turn in enumerate(turns) if turn.get("learned") is False}
+        if any("learned" in turn for turn in turns):
+            turns = [{key: value for key, value in turn.items() if key != "learned"} for turn in turns]
+        return turns, unlearned
 
     def prompt(self, messages: list[Message], tools: Tools = None) -> str:
-        """The conversation up to where the model's answer begins."""
-        return self.render(messages, tools, add_generation_prompt=True)
+        """The conversation up to where the model's answer begins. `messages` as the template takes them."""
+        return self.template.render(messages, tools, add_generation_prompt=True)
 
     def prompt_ids(self, turns: list[Message], tools: Tools = None) -> list[int]:
         """A prompt up to where the model's answer begins, with the train's system prompt."""
-        text = self.prompt(self.messages(Example(messages=turns)), tools)
+        text = self.prompt(self.messages(Example(messages=turns, tools=tools)), tools)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def answered(self, turns: list[Message], answer: list[Message]) -> tuple[list[int], list[int]]:
-        """(ids of the prompt, ids of the answer with its end), for methods that compare answers.
+    def answered(self, turns: list[Message], answer: list[Message], tools: Tools = None) -> tuple[list[int], list[int]]:
+        """(ids of the prompt, ids of the answer with its end)."""
+        found = self.answer_tokens(turns, answer, tools)
+        return found.prompt, found.answer
 
-        The answer begins where rendering it departs from the prompt; what the template writes behind the end of the
-        turn is left away, since no model has to say it.
+    def answer_tokens(self, turns: list[Message], answer: list[Message], tools: Tools = None) -> AnswerTokens:
+        """A prompt and an answer to it, for methods that compare answers.
+
+        The answer begins with its first token that is learned. What the template writes behind the end of the turn is
+        left away, since no model has to say it.
         """
-        prompt = self.prompt_ids(turns)
-        tokens = self.tokens(Example(messages=[*turns, *answer]))
-        end = max((index for index, learned in enumerate(tokens.learned) if learned), default=len(tokens.ids) - 1) + 1
-        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)))
-        return tokens.ids[:start], tokens.ids[start:end]
+        asked = [turn | {"learned": False} if turn["role"] == "assistant" else turn for turn in turns]
+        tokens = self.tokens(Example(messages=[*asked, *answer], tools=tools))
+
+        start = tokens.prompt_length
+        if WHOLE_ROW in tokens.findings:
+            prompt = self.prompt_ids(turns, tools)
+            start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)))
+        end = len(tokens.learned) - tokens.learned[::-1].index(True) if True in tokens.learned else len(tokens.ids)
+        return AnswerTokens(tokens.ids[:start], tokens.ids[start:end], tokens.findings)
 
     def render(self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
-        """Raises TrainError where the template takes too long or fails."""
-        try:
-            with time_limit(RENDER_SECONDS):
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
-                    )
-                )
-        except TimeoutError as error:
-            raise TrainError(
-                "template_loops",
-                f"The base model's chat template took longer than {RENDER_SECONDS:.0f} s for one row.",
-                "It may loop for ever. Choose another base model, or correct its chat template.",
-            ) from error
-        except (TemplateError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
-            raise TrainError(
-                "template_fails",
-                f"The base model's chat template cannot render a row: {str(error)[:300]}",
-                "Choose another base model, or bring the dataset's turns into the order that this template takes.",
-            ) from error
+        """`messages` as the template takes them, as text."""
+        return self.template.render(messages, tools, add_generation_prompt=add_generation_prompt)
 
-    def _tools_check(self) -> None:
-        if not template_knows_tools(self.tokenizer.chat_template):
-            raise TrainError(
-                "no_tool_turns",
-                NO_TOOLS,
-                "Choose a base model whose chat template knows tools.",
-            )
-
-    def _knows_system(self, messages: list[Message]) -> bool:
+    def _knows_system(self) -> bool:
         """Gemma's template, for one, refuses a system turn; others pass over it without a word."""
         if self.system_is_known is None:
-            try:
-                self.system_is_known = messages[0]["content"].strip() in self.render(messages)
-            except TrainError as error:
-                if error.code != "template_fails":
-                    raise
-                self.system_is_known = False
+            text = self.template.attempt(
+                [
+                    {"role": "system", "content": "Zqxsystem"},
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello"},
+                ]
+            )
+            self.system_is_known = text is not None and "zqxsystem" in text.lower()
             if not self.system_is_known:
                 self.warn(
                     "no_system_turn",
@@ -198,84 +259,35 @@ class Renderer:
                 )
         return self.system_is_known
 
-    def _answers(self, messages: list[Message], text: str, tools: Tools) -> list[Span]:
-        """Where in `text` the answers stand, each from behind the generation prompt to the end of its turn.
-
-        An answer is what rendering one turn more adds to the rendering that asks for it. Some templates write earlier
-        turns anew (Qwen3 takes the thinking out of them): then answers are found by their own words, and failing
-        that only the last one is learned.
-        """
-        spans: list[Span] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            asked = self.render(messages[:index], tools, add_generation_prompt=True)
-            answered = text if index == len(messages) - 1 else self.render(messages[: index + 1], tools)
-            if not (answered.startswith(asked) and text.startswith(answered)):
-                return self._answers_by_words(messages, text, tools)
-            spans.append((len(asked), _turn_end(answered, len(asked), message["content"])))
-        return spans
-
-    def _answers_by_words(self, messages: list[Message], text: str, tools: Tools) -> list[Span]:
-        asked = self.render(messages[:-1], tools, add_generation_prompt=True)
-        last = messages[-1]["content"].strip()
-        found = text.rfind(last) if last else -1
-        if found < 0:
-            self.warn(
-                "template_rewrites",
-                "The chat template changes the text of answers, so that they cannot be told from the rest: "
-                "the loss is taken on whole rows.",
-            )
-            return [(0, len(text))]
-        end = _turn_end(text, found, last)
-        turn_end = text[found + len(last) : end]
-        spans: list[Span] = []
-        position = 0
-        for message in messages[:-1]:
-            content = message["content"].strip()
-            start = text.find(content, position) if content else -1
-            if start < 0:
-                spans = []
-                break
-            position = start + len(content)
-            if message["role"] == "assistant":
-                if text.startswith(turn_end, position):
-                    position += len(turn_end)
-                spans.append((start, position))
-        if not spans:
-            self.warn(
-                "template_rewrites",
-                "The chat template writes earlier turns anew: of each conversation only the last answer is learned.",
-            )
-        return [*spans, (len(asked) if text.startswith(asked) else found, end)]
-
     def _tokenise(self, text: str, spans: list[Span]) -> Tokens:
         """The template has written the special tokens of the text itself, so none are added."""
         if self.tokenizer.is_fast:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            within = _within(spans)
-            return Tokens(list(encoded["input_ids"]), [within(start, end) for start, end in encoded["offset_mapping"]])
+            overlaps = _overlaps(spans)
+            learned = [overlaps(start, end) for start, end in encoded["offset_mapping"]]
+            return Tokens(list(encoded["input_ids"]), learned)
+
         ids: list[int] = []
-        learned: list[bool] = []
+        learned = []
         for start, end, is_answer in _pieces(spans, len(text)):
             piece = self.tokenizer(text[start:end], add_special_tokens=False)["input_ids"]
             ids += piece
             learned += [is_answer] * len(piece)
         return Tokens(ids, learned)
 
-    def _ended(self, tokens: Tokens) -> Tokens:
-        """The end token behind the last answer, where the template writes no token there to stop at."""
-        if self.turn_end_id(tokens) is not None:
-            return tokens
-        return Tokens([*tokens.ids, self.tokenizer.eos_token_id], [*tokens.learned, True])
-
     def stop_ids(self, known: int | list[int] | None) -> list[int]:
-        """The tokens at which an answer ends: those the model knows, the tokenizer's, and the one that ends a turn."""
+        """The tokens at which an answer ends: those the model knows, the tokenizer's, and those that end its turns."""
         stops = [known] if isinstance(known, int) else list(known or [])
         turns: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
         end = self.turn_end_id(self.tokens(Example(messages=turns)))
-        stops += [token for token in (end, self.tokenizer.eos_token_id) if token is not None]
+        stops += [token for token in (end, self.call_end_id, self.tokenizer.eos_token_id) if token is not None]
         return list(dict.fromkeys(stops))
+
+    @property
+    def call_end_id(self) -> int | None:
+        """The token that ends a turn of calls, once a row with calls was seen."""
+        token = self.masks.outline.call_end
+        return int(self.tokenizer.convert_tokens_to_ids(token)) if token else None
 
     def turn_end_id(self, tokens: Tokens) -> int | None:
         """The special or added token with which the last answer ends."""
@@ -289,31 +301,53 @@ def template_knows_tools(template: object) -> bool:
     return "tool_calls" in str(template)
 
 
-def _turn_end(text: str, start: int, content: str) -> int:
-    """The end of the turn whose answer begins at `start` and with which `text` ends, white space taken off.
+def _no_tools() -> TemplateProblem:
+    return TemplateProblem("no_tool_turns", NO_TOOLS, "Choose a base model whose chat template knows tools.")
 
-    The white space is not learned: at inference the model has stopped before it.
+
+def _calls_insist(message: Message, text: str) -> None:
+    """Raises TemplateProblem where `text`, a turn as the template writes it, lacks one of the turn's calls."""
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    if any(name not in text for name in names):
+        raise _no_tools()
+    if any(text.count(name) < names.count(name) for name in set(names)):
+        raise TemplateProblem(
+            "one_call",
+            "The row calls several tools at once, and the base model's chat template writes only one of the calls.",
+            "Let each turn call one tool, or choose a base model whose chat template takes several calls.",
+        )
+
+
+def _is_said(content: str, text: str) -> bool:
+    """Whether the words of an answer, its thinking aside, stand in `text`."""
+    words = THOUGHT.sub("", content, count=1).strip() if "</think>" in content else content.strip()
+    return words in text or "".join(words.split()).casefold() in "".join(text.split()).casefold()
+
+
+def _overlaps(spans: list[Span]) -> Callable[[int, int], bool]:
+    """Whether a token from `start` to `end` has a character of one of the spans. To be asked in the order of the text.
+
+    A token may begin before a span: the blank in front of a word belongs to the word's token.
     """
-    end = len(text.rstrip())
-    return max(end, start + len(content.rstrip()))
-
-
-def _within(spans: list[Span]) -> Callable[[int, int], bool]:
-    """Whether a token from `start` to `end` lies in one of the spans. To be asked in the order of the text."""
     rest = iter(spans)
     current = next(rest, None)
 
-    def within(start: int, end: int) -> bool:
+    def overlaps(start: int, end: int) -> bool:
         nonlocal current
         while current is not None and start >= current[1]:
             current = next(rest, None)
-        return current is not None and start >= current[0] and end > start
+        return current is not None and end > current[0] and end > start
 
-    return within
+    return overlaps
+
+
+def _outside(spans: list[Span], length: int) -> list[Span]:
+    """What of a text of `length` characters is in none of the spans."""
+    return [(start, end) for start, end, is_within in _pieces(spans, length) if not is_within]
 
 
 def _pieces(spans: list[Span], length: int) -> Iterator[tuple[int, int, bool]]:
-    """The text cut at the spans: (start, end, whether it is an answer)."""
+    """The text cut at the spans: (start, end, whether it is within one)."""
     position = 0
     for start, end in spans:
         if start > position:
@@ -322,22 +356,3 @@ def _pieces(spans: list[Span], length: int) -> Iterator[tuple[int, int, bool]]:
         position = end
     if position < length:
         yield position, length, False
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after `seconds`. Only the main thread hears signals; others go without."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

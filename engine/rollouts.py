@@ -17,7 +17,8 @@ from transformers import StoppingCriteriaList
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from engine.data import asked, examples_read, split
+from engine.chat.template import TemplateProblem
+from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.failures import Stopped, TrainError
 from engine.job import Job
@@ -25,6 +26,7 @@ from engine.recipes.rollout_parameters import RolloutParameters
 from engine.render import Renderer
 from engine.rewards.base import Answer
 from engine.rewards.panel import Panel
+from engine.row_notes import RowNotes
 from engine.rundir import DataFile
 from engine.samples import Stop, shown
 from engine.session import RowCounts
@@ -55,9 +57,13 @@ class Prompts:
 
 def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
     """Read, render and split. Prompts that are too long are left out. Raises TrainError where none is left."""
-    rows, left_out = _read(job, job.spec.dataset, renderer, max_prompt_tokens, job.parameters.max_samples)
+    rows, left_out, notes = _read(job, job.spec.dataset, renderer, max_prompt_tokens, job.parameters.max_samples)
     evaluation = job.spec.evaluation_dataset
-    other = _read(job, evaluation, renderer, max_prompt_tokens, None)[0] if evaluation is not None else None
+    other, other_notes = None, None
+    if evaluation is not None:
+        other, _, other_notes = _read(job, evaluation, renderer, max_prompt_tokens, None)
+    notes_warn(job, notes, other_notes)
+
     why = f": {left_out:,} prompts are longer than {max_prompt_tokens:,} tokens" if left_out else ""
     found = split(job, len(rows), len(other) if other is not None else None, why_none=why)
     examples = [example for example, _ in rows]
@@ -69,7 +75,7 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         rows=examples + (others or []),
         train=_dataset(rows, found.kept, 0),
         evaluation=_dataset(measured, held_out, start) if held_out else None,
-        counts=RowCounts(len(found.kept), len(held_out), left_out),
+        counts=RowCounts(len(found.kept), len(held_out), left_out + notes.refused),
         sample_examples=asked(job, found, examples.__getitem__, others.__getitem__ if others is not None else None),
     )
     job.say(
@@ -85,19 +91,30 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
 
 def _read(
     job: Job, data: DataFile, renderer: Renderer, max_prompt_tokens: int, limit: int | None
-) -> tuple[list[tuple[Example, str]], int]:
-    """(rows with their rendered prompts, how many were too long)."""
+) -> tuple[list[tuple[Example, str]], int, RowNotes]:
+    """(rows with their rendered prompts, how many were too long, what the template did to them)."""
     rows: list[tuple[Example, str]] = []
     left_out = 0
-    for number, example in enumerate(examples_read(job, data)):
+    notes = RowNotes()
+    for number, (line, example) in enumerate(examples_read(job, data)):
         if limit is not None and number >= limit:
             break
-        text = renderer.prompt(renderer.messages(Example(messages=example.asked)))
+
+        try:
+            asked_turns = renderer.messages(Example(messages=example.asked, tools=example.tools))
+            text = renderer.prompt(asked_turns, example.tools)
+        except TemplateProblem as problem:
+            notes.refuse(line, problem)
+            continue
+
+        notes.see(line, ())
         if len(renderer.tokenizer(text, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             left_out += 1
         else:
             rows.append((example, text))
-    return rows, left_out
+
+    notes.settle()
+    return rows, left_out, notes
 
 
 def _dataset(rows: list[tuple[Example, str]], indices: list[int], start: int) -> Dataset:

@@ -92,6 +92,14 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """Where a base model came from: `org/name` on the hub, and the commit ("" where it is not known)."""
+
+    hub_id: str
+    revision: str = ""
+
+
+@dataclass(frozen=True)
 class Program:
     """A custom method's program: `interpreter` runs `script`, whose file must still be what it was (`sha256`)."""
 
@@ -120,6 +128,8 @@ class Spec:
     system_prompt: str = ""
     health: dict[str, float] = field(default_factory=dict)
     """Thresholds of engine.health that are not the usual ones."""
+    base_model_source: HubModel | None = None
+    """None for a base model that is not from the hub, and in specs that were written before this was kept."""
     attempt: int = 1
     resume_from: str | None = None
     version: int = SPEC_VERSION
@@ -137,6 +147,10 @@ class Spec:
                 values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
         if values.get("program") is not None:
             values["program"] = _build(Program, values["program"], where="spec.json, program")
+        if values.get("base_model_source") is not None:
+            values["base_model_source"] = _build(
+                HubModel, values["base_model_source"], where="spec.json, base_model_source"
+            )
         if values.get("branch") is not None:
             values["branch"] = _build(Branch, values["branch"], where="spec.json, branch")
         resources = values.get("resources", {})

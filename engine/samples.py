@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from engine.chat.template import Message
 from engine.examples import Example
 from engine.job import Job
-from engine.render import Message, Renderer
+from engine.render import Renderer
 
 BATCH = 8
 # Of a plain text the model is given the first part and writes on.
@@ -26,6 +28,14 @@ class Prompt:
     shown: str
     reference: str
     ids: list[int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer without the token that ends it. stopped: whether the model wrote that token; else it was cut."""
+
+    ids: list[int]
+    stopped: bool
 
 
 class Stop(StoppingCriteria):
@@ -84,7 +94,7 @@ def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: st
         if _is_stopped(job, stage):
             return
         for index, (prompt, answer) in enumerate(zip(batch, answers, strict=True), start):
-            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
             job.emit(
                 "sample",
                 index=index,
@@ -93,9 +103,11 @@ def write(job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: st
                 prompt=prompt.shown,
                 reference=prompt.reference,
                 text=text,
-                tokens=len(answer),
+                tokens=len(answer.ids),
+                stopped=answer.stopped,
             )
-            job.say(f"sample {index + 1} {stage}: {_short(prompt.shown)} → {_short(text)}")
+            end = "" if answer.stopped else f" (cut at {len(answer.ids):,} tokens)"
+            job.say(f"sample {index + 1} {stage}: {_short(prompt.shown)} → {_short(text)}{end}")
 
 
 def _is_stopped(job: Job, stage: str) -> bool:
@@ -103,31 +115,54 @@ def _is_stopped(job: Job, stage: str) -> bool:
 
 
 @torch.no_grad()
-def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str) -> list[list[int]]:
-    """Greedy answers as token ids, up to and without the token that ends the turn."""
+def _answers(job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str) -> list[Written]:
+    """Greedy answers, whatever the base model's own settings for generation are."""
     width = max(len(ids) for ids in prompts)
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
-    written = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=job.parameters.sample_max_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        use_cache=True,
-        stopping_criteria=StoppingCriteriaList([Stop(lambda: _is_stopped(job, stage))]),
-    )
+    with greedy(model):
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=job.parameters.sample_max_tokens,
+            do_sample=False,
+            use_cache=True,
+            stopping_criteria=StoppingCriteriaList([Stop(lambda: _is_stopped(job, stage))]),
+        )
     ends = model.generation_config.eos_token_id
     stops = {ends} if isinstance(ends, int) else set(ends or [])
     return [_until(row.tolist(), stops) for row in written[:, width:]]
 
 
-def _until(ids: list[int], stops: set[int]) -> list[int]:
-    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]
+@contextmanager
+def greedy(model: Any) -> Iterator[None]:
+    """In the block the model has no settings for generation but its special tokens.
+
+    Base models bring beams, penalties and forbidden repetitions of their own, which `generate` would use.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owners = [owner for owner in (model, base) if "generation_config" in vars(owner)]
+    before = [owner.generation_config for owner in owners]
+    own = model.generation_config
+    plain = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+    )
+
+    for owner in owners:
+        owner.generation_config = plain
+    try:
+        yield
+    finally:
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
+
+
+def _until(ids: list[int], stops: set[int]) -> Written:
+    end = next((index for index, token in enumerate(ids) if token in stops), None)
+    return Written(ids if end is None else ids[:end], stopped=end is not None)
 
 
 def _short(text: str) -> str:

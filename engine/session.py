@@ -19,7 +19,8 @@ from engine.failures import Stopped, TrainError
 from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
 from engine.lora_targets import adapted_describe
-from engine.model import fit_check, model_load, model_save, parameter_counts
+from engine.model import fit_check, model_load, parameter_counts
+from engine.publish.model import model_save, newer_only
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
 from engine.rundir import checkpoint_is_whole, checkpoints
@@ -137,6 +138,7 @@ class Session:
             parameter_count=self.parameter_count, trainable_count=trainable_count,
             train_rows=rows.train, eval_rows=rows.evaluation, step=model_step, total_steps=plan.total_steps,
             metrics=watch.last, is_adapter=job.parameters.adapter == "lora", is_stopped=is_stopped,
+            newer_only=newer_only(trainer.model),
         )  # fmt: skip
         model_bytes = model_save(
             job, trainer.model, self.tokenizer, self.precision, card_write(job, facts), beside=trainer.beside_model()

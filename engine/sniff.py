@@ -7,14 +7,15 @@ from pathlib import Path
 
 import orjson
 
-FILE_TYPES = ("jsonl", "json", "csv", "parquet")
+FILE_TYPES = ("jsonl", "json", "csv", "parquet", "txt")
 BLOCK_BYTES = 1 << 20
+BEGINNING_BYTES = 64 << 10
 
 ENDINGS = {
     "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "csv",
-    "parquet": "parquet", "pq": "parquet",
+    "parquet": "parquet", "pq": "parquet", "txt": "txt", "text": "txt", "md": "txt", "markdown": "txt",
 }  # fmt: skip
-TYPE_NAMES = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "parquet": "Parquet"}
+TYPE_NAMES = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "parquet": "Parquet", "txt": "plain text"}
 BOM = b"\xef\xbb\xbf"
 
 # {"version": 1, "data": [ … : plain members, then a list. Group 1 is its name.
@@ -25,6 +26,9 @@ WRAPPED_LIST = re.compile(
 ROW_LISTS = frozenset(
     {b"messages", b"conversations", b"conversation", b"prompt", b"completion", b"chosen", b"rejected"}
 )
+# Objects written over several lines each, one after another.
+OBJECT_OVER_LINES = re.compile(rb'\{[ \t]*\r?\n\s*"')
+ROWS_BEGINNING = re.compile(rb'\{\s*"|\[\s*[\[{]')
 JSON_BEGINNING = re.compile(rb'[\[{]\s*["\[{\]}]')
 MAGIC = {
     b"\x1f\x8b": "The file is compressed (gzip). Unpack it first, then upload what was inside.",
@@ -49,7 +53,8 @@ class FileProblem(ValueError):
 
 
 def sniff_file_type(path: Path, name: str) -> str:
-    """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say something else.
+    """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say
+    something else.
 
     Reads the beginning and the last bytes only. Raises FileProblem.
     """
@@ -69,6 +74,8 @@ def sniff_file_type(path: Path, name: str) -> str:
         raise FileProblem(
             "The name says Parquet, but this is no whole Parquet file. Was the upload or download cut off?"
         )
+    if with_returns(head):
+        head = head.replace(b"\r", b"\n")
     head = head.removeprefix(BOM).lstrip()
     if not head:
         if size <= BLOCK_BYTES or _only_blank(path):
@@ -77,9 +84,17 @@ def sniff_file_type(path: Path, name: str) -> str:
     return _agreed(_text_type(path, head, claimed), claimed, ending)
 
 
+def with_returns(head: bytes) -> bool:
+    """Whether lines end with carriage returns alone, as they did on a Macintosh of the last century
+    and still do in what Excel there calls CSV; told by the beginning of the file."""
+    beginning = head[:BEGINNING_BYTES]
+    return b"\r" in beginning.rstrip() and b"\n" not in beginning
+
+
 def _agreed(found: str, claimed: str, ending: str) -> str:
-    # JSON and JSONL are mixed up so often, and told apart so surely, that the ending does not matter between them.
-    if claimed in ("", found) or {claimed, found} == {"json", "jsonl"}:
+    # JSON and JSONL are mixed up so often, and told apart so surely, that the ending does not
+    # matter between them; and whoever calls rows a text says no more than that they can be read.
+    if claimed in ("", "txt", found) or {claimed, found} == {"json", "jsonl"}:
         return found
     raise FileProblem(
         f"The name ends in .{ending}, but the content is {TYPE_NAMES[found]}. "
@@ -98,7 +113,9 @@ def _refuse_binary(head: bytes, *, whole: bool) -> None:
     if head.startswith(b"PAR1"):
         raise FileProblem("This Parquet file is not whole: its end is missing. Was the upload or download cut off?")
     if b"\x00" in head[:4096]:
-        raise FileProblem("This is a binary file, not a table of examples. JSONL, JSON, CSV and Parquet can be read.")
+        raise FileProblem(
+            "This is a binary file, not a table of examples. JSONL, JSON, CSV, Parquet and plain text can be read."
+        )
     first_line = head.partition(b"\n")[0]
     try:
         first_line.decode()
@@ -120,15 +137,21 @@ def _text_type(path: Path, head: bytes, claimed: str) -> str:
     if claimed == "csv":
         # What begins like JSON is no header: the ending lies.
         return ("json" if head[:1] == b"[" else "jsonl") if JSON_BEGINNING.match(head) else "csv"
+    if claimed == "txt" and not ROWS_BEGINNING.match(head):
+        return "txt"
     if head.startswith(b"["):
-        return "json"
+        return "jsonl" if _is_lists(first, rest) else "json"
     if head.startswith(b"{"):
         wrapped = WRAPPED_LIST.match(head)
+        is_one_line = len(first) == len(head)
+        first = first.rstrip().removesuffix(b",")
         several = bool(rest.strip()) and _is_json(first)
         if wrapped and wrapped[1].lower() not in ROW_LISTS and not several and claimed != "jsonl":
             return "json"
-        if claimed == "jsonl" or _is_json(first) or (len(first) == len(head) and path.stat().st_size > len(head)):
-            return "jsonl"
+        if claimed == "jsonl" or _is_json(first) or (is_one_line and path.stat().st_size > len(head)):
+            return "json" if OBJECT_OVER_LINES.match(head) else "jsonl"
+        if OBJECT_OVER_LINES.match(head):
+            return "json"
         raise FileProblem(NOT_JSON_ROWS)
     if claimed == "jsonl" and b"\n{" in head:
         # The first line is broken, and some other is a row.
@@ -136,7 +159,17 @@ def _text_type(path: Path, head: bytes, claimed: str) -> str:
     if claimed in ("json", "jsonl"):
         name = TYPE_NAMES[claimed]
         raise FileProblem(NOT_JSON_ROWS if _is_json(first) else f"The name says {name}, but the content is not.")
-    raise FileProblem("This kind of file cannot be read. Upload JSONL, JSON, CSV or Parquet, with its usual ending.")
+    raise FileProblem(
+        "This kind of file cannot be read. Upload JSONL, JSON, CSV, Parquet or plain text (.txt, .md), with its usual "
+        "ending."
+    )
+
+
+def _is_lists(first: bytes, rest: bytes) -> bool:
+    """Whether each line is a list of turns, and not one list of rows over several lines."""
+    if not first.rstrip().removesuffix(b",").endswith(b"]") or not rest.lstrip().startswith(b"["):
+        return False
+    return _is_json(first.rstrip().removesuffix(b","))
 
 
 def _is_json(line: bytes) -> bool:

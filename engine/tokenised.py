@@ -28,6 +28,7 @@ from engine.data import file_check
 from engine.examples import Example
 from engine.job import Job
 from engine.render import Renderer
+from engine.row_notes import RowNotes
 from engine.rundir import DataFile
 
 # So many files a dataset: other base models, other token limits.
@@ -38,11 +39,6 @@ SUFFIX, UNFINISHED = ".arrow", "unfinished-"
 UNFINISHED_SECONDS = 24 * 3600
 NOTES = b"notes"
 IDS = pyarrow.list_(pyarrow.int32())
-# The code that decides what a row becomes.
-CODE = (
-    "examples", "formats", "lengths", "pairs", "render", "rows", "sniff", "tokenised", "turns", "recipes/sft/data",
-    "recipes/reward/recipe",
-)  # fmt: skip
 
 
 @dataclass
@@ -51,7 +47,8 @@ class Rows:
 
     `columns`: one list a column of the trainer, a row each, of ids or of yes and no; `lengths`: tokens of the longest
     text of each row. `left_out`: rows of which nothing can be learned under the token limit; `cut`: rows that lose an
-    end; `turn_ends`: tokens with which answers end; `warnings`: (code, message).
+    end; `alike`: pairs whose answers are the same to the template; `ended`: texts, and conversations that are
+    learned to the end of their last answer; `turn_ends`: tokens with which answers end; `warnings`: (code, message).
     """
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -59,8 +56,13 @@ class Rows:
     examples: list[Example] = field(default_factory=list)
     left_out: int = 0
     cut: int = 0
+    alike: int = 0
+    ended: int = 0
     turn_ends: set[int] = field(default_factory=set)
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    notes: RowNotes = field(default_factory=RowNotes)
+    # What the template does to the row that is being added: codes of engine.row_notes.
+    codes: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,6 +81,9 @@ class Rows:
         notes = {
             "left_out": self.left_out,
             "cut": self.cut,
+            "alike": self.alike,
+            "ended": self.ended,
+            "notes": self.notes.as_json(),
             "turn_ends": sorted(self.turn_ends),
             "warnings": self.warnings,
         }
@@ -95,6 +100,9 @@ class Tokenised:
         notes = json.loads(table.schema.metadata[NOTES])
         self.left_out: int = notes["left_out"]
         self.cut: int = notes["cut"]
+        self.alike: int = notes["alike"]
+        self.ended: int = notes["ended"]
+        self.notes = RowNotes.read(notes["notes"])
         self.turn_ends: set[int] = set(notes["turn_ends"])
         self.warnings: list[tuple[str, str]] = notes["warnings"]
         self.lengths: list[int] = table["lengths"].to_pylist()
@@ -167,7 +175,7 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
         ],
         # Some templates write today's date.
         "template": [template, datetime.now().astimezone().date().isoformat() if "strftime" in template else ""],
-        "renderer": [renderer.system_prompt, renderer.answers_only],
+        "renderer": [renderer.system_prompt, renderer.answers_only, renderer.thinking.choice],
         "depends": depends,
     }
     text = json.dumps(whole, sort_keys=True, default=str)
@@ -176,8 +184,12 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    sources = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)
-    return hashlib.sha256(sources).hexdigest()
+    """Of all the engine's code: a list of what decides about tokens would one day lack a module, and a train would
+    learn from another version's tokens."""
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
 
 
 def _kept(path: Path | None) -> Tokenised | None:

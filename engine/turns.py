@@ -1,12 +1,21 @@
-"""Turns and texts of a row, read strictly: what can be understood is, all else is a problem of the row."""
+"""Turns of a conversation, read strictly: what can be understood is, all else is a problem of the
+row.
+
+Standard library only. A turn is {"role", "content"}, and only where they carry something:
+
+reasoning_content: what an assistant thought before it answered, given apart from the answer.
+tool_calls: calls that an assistant makes, see engine.tool_calls; content may then be "".
+tool_call_id, name: on a turn of a tool, the call that it answers and the tool.
+learned: False on an answer that is not to be learned.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
-VALUE_CHARACTERS = 300
+from engine.row_reader import PYTHON_TEXT, RowReader
+from engine.tool_calls import calls_of
+from engine.values import RowProblem, as_json, filled, is_blank, is_text_part, parsed, text_of
 
 # ShareGPT files have a role of its own for a call.
 CALL = "function_call"
@@ -14,187 +23,284 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    CALL: "assistant",
-    "tool": "tool", "observation": "tool", "function": "tool",
+    "ai": "assistant",
+    CALL: "assistant", "tool_call": "assistant", "tool_calls": "assistant",
+    "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool", "tool_response": "tool",
+    "tool_result": "tool", "tool_output": "tool", "function_response": "tool",
 }  # fmt: skip
-ROLE_KEYS = ("role", "from")
-CONTENT_KEYS = ("content", "value")
+CALL_ROLES = frozenset({CALL, "tool_call", "tool_calls"})
+ROLE_KEYS = ("role", "from", "speaker", "author")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
+# The keys under which nearly all files have them.
+USUAL_KEYS = (("role", "content"), ("from", "value"))
 
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
+# OpenAI's weight, ms-swift's loss, axolotl's train and training, and others' names for the same.
+LEARNED_KEYS = ("weight", "loss", "loss_weight", "train", "training", "trainable", "learned")
+NOT_LEARNED, LEARNED = ("0", "0.0", "false", "no"), ("1", "1.0", "true", "yes")
+CALL_KEYS = ("tool_calls", "function_call")
+# Keys of a turn that change what is learned of it, and that a plain turn does not have.
+MEANINGFUL_KEYS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, *REASONING_KEYS, *LEARNED_KEYS, *CALL_KEYS, "tool_call_id"})
 
-# {"role", "content"} of texts; of an answer that calls tools also "tool_calls", see calls_of.
+# Question and answer as two fields of one item, as in older files of ms-swift and XTuner.
+ASKED_KEYS = ("human", "user", "input", "query", "question", "instruction")
+ANSWERED_KEYS = ("assistant", "gpt", "bot", "output", "response", "answer")
+
+# {"role", "content"} of texts, and what the module names.
 Turn = dict[str, Any]
 Turns = list[Turn]
 
 
-class RowProblem(ValueError):
-    """Why a row cannot be learned from. `field` names the column, for a turn as messages[2].content, from 1."""
-
-    def __init__(self, field: str, value: Any, reason: str) -> None:
-        self.field = field
-        self.value = value if isinstance(value, str) else _as_json(value)
-        self.value = self.value[:VALUE_CHARACTERS]
-        self.reason = reason
-        super().__init__(f"{field}: {reason}" if field else reason)
-
-
-def present(values: dict[str, Any], column: str) -> Any:
-    if column not in values:
-        raise RowProblem(column, "", "The column is missing in this row.")
-    return values[column]
-
-
-def system_turns(values: dict[str, Any], columns: dict[str, str]) -> Turns:
+def system_turns(row: RowReader) -> Turns:
     """The row's own system prompt; a blank one counts as none."""
-    column = columns.get("system", "")
-    if not column or values.get(column) is None:
+    value = row.get("system")
+    if value is None:
         return []
-    text = text_of(values[column], column)
-    return [{"role": "system", "content": text}] if text.strip() else []
+    text = text_of(value, row.column("system"))
+    return [] if is_blank(text) else [{"role": "system", "content": text}]
+
+
+def behind_system(row: RowReader, turns: Turns) -> Turns:
+    """Turns behind the row's own system prompt, which is put in front of one that they begin
+    with."""
+    prompts = system_turns(row)
+    if prompts and turns and turns[0]["role"] == "system":
+        texts = dict.fromkeys([prompts[0]["content"], turns[0]["content"]])
+        return [{"role": "system", "content": "\n\n".join(texts)}, *turns[1:]]
+    return prompts + turns
 
 
 def said(role: str, value: Any, where: str) -> Turn:
     return {"role": role, "content": filled(value, where)}
 
 
-def filled(value: Any, where: str) -> str:
-    if value is None:
-        raise RowProblem(where, None, "Is null; a text is needed.")
-    text = text_of(value, where)
-    if not text.strip():
-        raise RowProblem(where, text, "Is blank; a text is needed.")
-    return text
-
-
-def text_of(value: Any, where: str) -> str:
-    """Text as it is, a number as JSON writes it, the text parts of a list of parts joined."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            if math.isfinite(value):
-                return json.dumps(value)
-        except (OverflowError, ValueError):
-            pass
-        raise RowProblem(where, "a number", "Is not a number that can be written down; a text is needed.")
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return "".join(_part(part, where) for part in value)
-    kind = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}.get(type(value), "no text")
-    raise RowProblem(where, value, f"Is {kind}; a text is needed.")
-
-
-def _part(part: dict[str, Any], where: str) -> str:
-    if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise RowProblem(where, part, "Holds something other than text, such as an image; only text can be learned from.")
-
-
-def turns_of(value: Any, column: str) -> Turns:
-    """Turns with role and content (or from and value), also where a table holds them as JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _parsed(value, column, "Begins like a list of turns, but is not valid JSON.")
+def turns_of(value: Any, column: str, row: RowReader) -> Turns:
+    """Turns with role and content (or from and value), also where a table holds them as JSON
+    text."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
+        value, was_python = parsed(value, column, "Begins like a list of turns, but is not valid JSON.")
+        if was_python:
+            row.note(PYTHON_TEXT)
     if not isinstance(value, list):
         raise RowProblem(column, value, "Is not a list of turns.")
     if not value:
         raise RowProblem(column, value, "Has no turns.")
-    turns = [_turn(item, column, index) for index, item in enumerate(value, 1)]
-    return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
+
+    turns: Turns = []
+    plain = True
+    for index, item in enumerate(value, 1):
+        # What most files have is looked at first, for there are millions of them.
+        if type(item) is dict and len(item) == 2:
+            role, content = item.get("role"), item.get("content")
+            if (role == "user" or role == "assistant") and type(content) is str and not is_blank(content):
+                turns.append({"role": role, "content": content})
+                continue
+        plain = False
+        turns += _turns_of_item(item, column, index, row)
+    return turns if plain else _joined(turns)
 
 
-def tools_of(values: dict[str, Any], columns: dict[str, str]) -> list[dict[str, Any]] | None:
-    """The tools that a row offers, as chat templates take them: JSON Schemas of functions, also as JSON text."""
-    column = columns.get("tools", "")
-    value = values.get(column) if column else None
-    if isinstance(value, str) and value.strip():
-        value = _parsed(value, column, "Is not valid JSON; a list of tools is needed.")
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowProblem(column, value, "Is not a list of tools, each an object.")
-    return value
-
-
-def calls_of(value: Any, where: str) -> list[dict[str, Any]]:
-    """Calls of tools as chat templates take them: {"type": "function", "function": {"name", "arguments": object}}."""
-    value = _parsed(value, where, "Is not valid JSON; a call of a tool is needed.") if isinstance(value, str) else value
-    found = value if isinstance(value, list) else [value]
-    return [_call(item, f"{where}[{number}]" if len(found) > 1 else where) for number, item in enumerate(found, 1)]
-
-
-def _call(item: Any, where: str) -> dict[str, Any]:
-    function = item.get("function", item) if isinstance(item, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
-        raise RowProblem(where, item, "Is no call of a tool: the name of a function is missing.")
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        # As the OpenAI API writes them; templates would quote them once more.
-        arguments = _parsed(arguments, f"{where}.arguments", "Are not valid JSON; an object is needed.")
-    if not isinstance(arguments, dict):
-        raise RowProblem(f"{where}.arguments", arguments, "Are no object of named arguments.")
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-
-
-def _parsed(text: str, where: str, reason: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise RowProblem(where, text, reason) from None
-
-
-def _turn(item: Any, column: str, index: int) -> Turn:
-    # What most files have is told first, for there are millions of them.
-    if type(item) is dict and len(item) == 2:
-        role, content = item.get("role"), item.get("content")
-        if (role == "user" or role == "assistant") and type(content) is str and content and not content.isspace():
-            return {"role": role, "content": content}
-    return _turn_of_any_kind(item, f"{column}[{index}]")
-
-
-def _turn_of_any_kind(item: Any, where: str) -> Turn:
+def _turns_of_item(item: Any, column: str, index: int, row: RowReader) -> Turns:
+    where = f"{column}[{index}]"
     if not isinstance(item, dict):
         raise RowProblem(where, item, "Is not a turn with role and content.")
     role_key = next((key for key in ROLE_KEYS if item.get(key) is not None), "")
-    if not role_key:
+    if role_key:
+        turn = _turn(item, role_key, where, column, row)
+        # A blank system prompt counts as none.
+        return [] if turn["role"] == "system" and is_blank(turn["content"]) else [turn]
+
+    asked = next((key for key in ASKED_KEYS if key in item), "")
+    answered = next((key for key in ANSWERED_KEYS if key in item), "")
+    if not (asked and answered):
         raise RowProblem(where, item, "Has no role: each turn says who speaks.")
+    _leave_keys(item, {asked, answered, "system"}, column, row)
+    system = item.get("system")
+    before = [said("system", system, f"{where}.system")] if isinstance(system, str) and not is_blank(system) else []
+    question = said("user", item[asked], f"{where}.{asked}")
+    return [*before, question, said("assistant", item[answered], f"{where}.{answered}")]
+
+
+def _turn(item: Turn, role_key: str, where: str, column: str, row: RowReader) -> Turn:
     named = str(item[role_key]).strip().lower()
     role = ROLES.get(named)
     if role is None:
         raise RowProblem(
             f"{where}.{role_key}", item[role_key], "Unknown role; system, user, assistant and tool are known."
         )
-    key = next((key for key in CONTENT_KEYS if key in item), CONTENT_KEYS[ROLE_KEYS.index(role_key)])
-    content = item.get(key)
-    if role == "system":
-        return {"role": role, "content": "" if content is None else text_of(content, f"{where}.{key}")}
-    if named == CALL:
-        return {"role": role, "content": "", "tool_calls": calls_of(content, f"{where}.{key}")}
-    if role == "assistant" and item.get("tool_calls"):
-        text = "" if content is None else text_of(content, f"{where}.{key}")
-        return {"role": role, "content": text, "tool_calls": calls_of(item["tool_calls"], f"{where}.tool_calls")}
-    if role == "tool":
-        # What a tool gave back may be an object, and may be nothing.
-        text = _as_json(content) if isinstance(content, dict | list | bool) or content is None else content
-        name = {"name": item["name"]} if isinstance(item.get("name"), str) else {}
-        return {"role": role, "content": text_of(text, f"{where}.{key}")} | name
-    return said(role, content, f"{where}.{key}")
+    content_key = _content_key(item, role_key)
+    used = {role_key, content_key}
+    content, place = item.get(content_key), f"{where}.{content_key}"
+
+    match role:
+        case "system":
+            turn = {"role": role, "content": "" if content is None else text_of(content, place)}
+        case "assistant":
+            turn = _assistant_turn(item, named, content, where, place, used, row)
+        case "tool":
+            turn = _tool_turn(item, content, place, used)
+        case _:
+            turn = said(role, content, place)
+    if len(item) > len(used):
+        _learned(item, turn, used)
+        _leave_keys(item, used, column, row)
+    return turn
+
+
+def _content_key(item: Turn, role_key: str) -> str:
+    filled_keys = (key for key in CONTENT_KEYS if item.get(key) is not None)
+    named_keys = (key for key in CONTENT_KEYS if key in item)
+    usual = "content" if role_key == "role" else "value"
+    return next(filled_keys, next(named_keys, usual))
+
+
+def _assistant_turn(
+    item: Turn, named: str, content: Any, where: str, place: str, used: set[str], row: RowReader
+) -> Turn:
+    turn: Turn = {"role": "assistant", "content": ""}
+    reasoning_key = next((key for key in REASONING_KEYS if _holds_text(item.get(key))), "")
+    content, thoughts = _thoughts_apart(content)
+    if reasoning_key:
+        used.add(reasoning_key)
+        turn["reasoning_content"] = text_of(item[reasoning_key], f"{where}.{reasoning_key}")
+    elif thoughts:
+        turn["reasoning_content"] = "\n\n".join(thoughts)
+
+    call_key = next((key for key in CALL_KEYS if item.get(key)), "")
+    if named in CALL_ROLES:
+        return turn | {"tool_calls": calls_of(content, place, row)}
+    if call_key:
+        used.add(call_key)
+        turn["tool_calls"] = calls_of(item[call_key], f"{where}.{call_key}", row)
+    if call_key or "reasoning_content" in turn:
+        turn["content"] = "" if content is None or content == [] else text_of(content, place)
+        return turn
+    return turn | {"content": filled(content, place)}
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether thinking that stands here says anything; what is no text is then refused where it is
+    read."""
+    return not is_blank(value) if isinstance(value, str) else bool(value)
+
+
+def _thoughts_apart(content: Any) -> tuple[Any, list[str]]:
+    """(the content without its parts of thinking, those parts), where it is a list of parts."""
+    if not isinstance(content, list):
+        return content, []
+    thoughts, rest = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else ""
+        texts = [part[key] for key in (*REASONING_KEYS, "text") if _is_text(part.get(key))] if kind else []
+        if kind in REASONING_KEYS and texts:
+            thoughts.append(texts[0])
+        else:
+            rest.append(part)
+    return (rest, thoughts) if thoughts else (content, [])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not is_blank(value)
+
+
+def _tool_turn(item: Turn, content: Any, place: str, used: set[str]) -> Turn:
+    # What a tool gave back may be an object, and may be nothing.
+    parts = content if isinstance(content, list) else [content]
+    is_text = bool(parts) and all(isinstance(part, dict) and "type" in part and is_text_part(part) for part in parts)
+    if content is None or (isinstance(content, dict | list | bool) and not is_text):
+        content = as_json(content)
+    turn = {"role": "tool", "content": text_of(content, place)}
+    for key in ("name", "tool_call_id"):
+        if isinstance(item.get(key), str) and item[key]:
+            turn[key] = item[key]
+            used.add(key)
+    return turn
+
+
+def _learned(item: Turn, turn: Turn, used: set[str]) -> None:
+    """Whether the file says that an answer is not to be learned.
+
+    A weight between 0 and 1, and that a question is to be learned, cannot be followed: those keys
+    stay unused.
+    """
+    for key in LEARNED_KEYS:
+        said_so = str(item.get(key)).strip().lower()
+        if said_so in NOT_LEARNED:
+            used.add(key)
+            if turn["role"] == "assistant":
+                turn["learned"] = False
+        elif said_so in LEARNED and (turn["role"] == "assistant" or key == "weight"):
+            used.add(key)
+
+
+def _leave_keys(item: Turn, used: set[str], column: str, row: RowReader) -> None:
+    for key, value in item.items():
+        if key not in used:
+            row.leave(f"{column}[].{key}", value)
+
+
+def _joined(turns: Turns) -> Turns:
+    """Turns in which one answer makes all calls up to the next results, and results bear the names
+    of their calls.
+
+    Files write several calls at once as several turns, and the words before a call as a turn of its
+    own.
+    """
+    if not any("tool_calls" in turn for turn in turns):
+        return turns
+    joined: Turns = []
+    names: dict[str, str] = {}
+    for turn in turns:
+        last = joined[-1] if joined else {}
+        if "tool_calls" in turn and last.get("role") == "assistant" and turn.get("learned") == last.get("learned"):
+            joined[-1] = turn = _one_answer(last, turn)
+        elif turn["role"] == "tool" and "name" not in turn and turn.get("tool_call_id") in names:
+            joined.append(turn | {"name": names[turn["tool_call_id"]]})
+        else:
+            joined.append(turn)
+        names |= {call["id"]: call["function"]["name"] for call in turn.get("tool_calls", ()) if "id" in call}
+    return joined
+
+
+def _one_answer(first: Turn, second: Turn) -> Turn:
+    answer = first | second
+    for key in ("content", "reasoning_content"):
+        texts = [turn[key] for turn in (first, second) if turn.get(key)]
+        if texts:
+            answer[key] = "\n\n".join(texts)
+    return answer | {"tool_calls": [*first.get("tool_calls", ()), *second["tool_calls"]]}
 
 
 def opening(turns: Turns, column: str) -> Turns:
     """The turns, where they lead up to an answer: [system,] user[, assistant, user, …]."""
     _order(turns, column)
-    if turns[-1]["role"] != "user":
+    if turns[-1]["role"] not in ("user", "tool"):
         raise RowProblem(column, turns[-1]["content"], "The prompt ends with an answer; it must end with the user.")
     return turns
 
 
 def conversation(turns: Turns, column: str) -> Turns:
-    """The turns, where they are in an order that chat templates take: [system,] user, assistant, user, …
+    """The turns, where they are in an order that chat templates take: [system,] user, assistant,
+    user, …
 
     Behind an answer that calls tools stands what they gave back, and then the next answer.
     """
     _order(turns, column)
     if turns[-1]["role"] != "assistant":
-        raise RowProblem(column, turns[-1]["content"], "The conversation ends without an answer of the assistant.")
+        kind = "ends_with_user" if turns[-1]["role"] == "user" else ""
+        reason = "The conversation ends without an answer of the assistant."
+        raise RowProblem(column, turns[-1]["content"], reason, kind)
     return turns
+
+
+def learned_check(turns: Turns, column: str) -> None:
+    """Raises RowProblem where every answer is marked as one that is not to be learned."""
+    for turn in turns:
+        if turn["role"] == "assistant" and turn.get("learned", True):
+            return
+    raise RowProblem(
+        column, "", "Every answer is marked as not to be learned (weight 0), so there is nothing to learn."
+    )
 
 
 def _order(turns: Turns, column: str) -> None:
@@ -203,7 +309,7 @@ def _order(turns: Turns, column: str) -> None:
     before: Turn = {"role": ""}
     for turn in turns[start:]:
         if turn["role"] not in wanted:
-            raise RowProblem(column, turn["content"], _disorder(turn["role"], before))
+            raise RowProblem(column, turn["content"], *_disorder(turn["role"], before))
         wanted, before = _followers(turn), turn
     if not turns[start:]:
         raise RowProblem(column, "", "Has no turns of user and assistant.")
@@ -219,21 +325,15 @@ def _followers(turn: Turn) -> tuple[str, ...]:
             return ("tool",) if turn.get("tool_calls") else ("user",)
 
 
-def _disorder(role: str, before: Turn) -> str:
-    """Why a turn of this role does not stand behind that one."""
+def _disorder(role: str, before: Turn) -> tuple[str, str]:
+    """(why a turn of this role does not stand behind that one, the kind of problem where a repair
+    mends it)."""
     if role == "system":
-        return "A system turn stands behind the first turn."
+        return "A system turn stands behind the first turn.", "system_later"
     if role == "tool":
-        return "A tool answers, and none was called just before."
+        return "A tool answers, and none was called just before.", ""
     if before.get("tool_calls"):
-        return "A tool was called, and what it gave back is missing."
+        return "A tool was called, and what it gave back is missing.", ""
     if not before["role"]:
-        return "The conversation begins with the assistant; the user comes first."
-    return f"Two {role} turns in a row."
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError, TypeError):
-        return f"({type(value).__name__})"
+        return "The conversation begins with the assistant; the user comes first.", "begins_with_assistant"
+    return f"Two {role} turns in a row.", "two_turns"

@@ -19,6 +19,7 @@
   checkingPage();
   listPage();
   lengthsPanel();
+  tokenRows();
   folds();
 
   for (const select of document.querySelectorAll("[data-submit]")) {
@@ -199,10 +200,55 @@
     if (state() === "waiting") wait();
   }
 
+  // Rows as tokens: a model's chat template writes them, which takes the server some seconds.
+  function tokenRows() {
+    const place = document.getElementById("token-rows");
+    if (!place) return;
+    let asked = 0;
+
+    const load = async (model) => {
+      const mine = ++asked;
+      const waiting = place.querySelector("[data-token-model]");
+      if (waiting) waiting.setAttribute("aria-busy", "true");
+      place.classList.add("loading");
+
+      let text = "";
+      try {
+        const query = new URLSearchParams({ model, page: place.dataset.page });
+        const answer = await fetch(`${place.dataset.url}?${query}`, { credentials: "same-origin" });
+        if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
+        text = await answer.text();
+      } catch (error) {
+        const box = make("p", { className: "notice notice-red" });
+        box.append(make("span", { textContent: "The tokens could not be loaded. Load the page again." }));
+        text = `<div class="card-body">${box.outerHTML}</div>`;
+      }
+
+      // Somebody may have chosen another model meanwhile.
+      if (mine !== asked) return;
+      const focused = document.activeElement?.matches("[data-token-model]");
+      place.innerHTML = text;
+      place.classList.remove("loading");
+      if (focused) place.querySelector("[data-token-model]")?.focus();
+      folds(place);
+    };
+
+    place.addEventListener("change", (event) => {
+      if (!event.target.matches("[data-token-model]")) return;
+      const address = new URL(location.href);
+      address.searchParams.set("model", event.target.value);
+      history.replaceState(null, "", address);
+      load(event.target.value);
+    });
+    if (place.querySelector("[data-tokens]").dataset.tokens === "waiting") {
+      load(place.querySelector("[data-token-model]")?.value || "");
+    }
+  }
+
   // Long texts show their beginning and a button for the rest.
-  function folds() {
-    for (const text of document.querySelectorAll(".foldable")) {
-      if (text.scrollHeight < 300) continue;
+  function folds(within = document) {
+    for (const text of within.querySelectorAll(".foldable")) {
+      if (text.scrollHeight < (text.classList.contains("tokens") ? 600 : 300)) continue;
       text.classList.add("folded");
       const button = make("button", { className: "btn-link unfold", type: "button", textContent: "Show all" });
       button.setAttribute("aria-expanded", "false");

@@ -199,6 +199,7 @@ class _Batch:
                 reference=str(event.get("reference") or ""),
                 text=str(event.get("text", "")),
                 tokens=min(bounded(event.get("tokens") or 0), 1 << 30),
+                stopped=event["stopped"] if isinstance(event.get("stopped"), bool) else None,
                 rewards=event.get("rewards") or {},
             )
         )

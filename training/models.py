@@ -291,6 +291,9 @@ class Sample(models.Model):
     reference = models.TextField(blank=True)
     text = models.TextField(blank=True)
     tokens = models.PositiveIntegerField(default=0)
+    stopped = models.BooleanField(
+        null=True, help_text="Whether the answer ended by itself; false where it was cut at the longest sample answer."
+    )
     rewards = models.JSONField(default=dict, help_text="{function: score}, null where there was none.")
 
     class Meta:

@@ -12,6 +12,7 @@ from engine.parameters import TrainParameters
 from engine.plan import holdout_rows, total_steps, warmup_is_long, warmup_steps
 from engine.recipes.registry import RECIPES
 from engine.rewards.registry import REWARDS
+from engine.row_notes import NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
 from methods.models import TrainingMethod
 from methods.schema import method_fields, plain
 from methods.services import parameters_warnings
@@ -61,7 +62,10 @@ def train_plan(
     # What the recipe itself computes with; the values were validated before.
     made = RECIPES[method.recipe].parameters.model_construct(**parameters)
     max_tokens = parameters.get("max_tokens")
-    usable = dataset.good_row_count * rows_per_row(method, dataset)
+    notes = RowNotes.read(lengths.notes)
+    # Methods that only ask read no answers, which may be all that the template cannot write.
+    left_out = notes.left_out if max_tokens is not None else 0
+    usable = (dataset.good_row_count - left_out) * rows_per_row(method, dataset)
     counts = _counts(lengths, parameters) if lengths.ready and lengths.rows else None
     if counts:
         usable = max(0, usable - counts["lost"])
@@ -88,6 +92,7 @@ def train_plan(
     _judge_modules(plan, parameters, base_model)
     _judge_rate(plan, method, parameters)
     _judge_warmup(plan, parameters)
+    _judge_template(plan, parameters, notes)
     if max_tokens is None:
         _judge_prompts(plan, parameters, base_model)
         _judge_rewards(plan, parameters, dataset)
@@ -159,6 +164,22 @@ def _judge_warmup(plan: Plan, parameters: dict[str, Any]) -> None:
             f"Warm-up takes {warmup:,} of only {plan.steps:,} steps: the learning rate hardly gets to where it should."
         )
         plan.fixes["warmup_ratio"] = [_fix("Use 0%", "", warmup_ratio=0)]
+
+
+def _judge_template(plan: Plan, parameters: dict[str, Any], notes: RowNotes) -> None:
+    """Say what the base model's chat template does to the rows, where this train does nothing about it."""
+    thinking = parameters.get("thinking")
+    # A method that only asks learns no answers of the rows; one that is to leave thinking out has its way.
+    if thinking is None:
+        return
+    if thinking == "in_front":
+        notes = notes.without(NO_PLACE)
+    if thinking == "leave_out":
+        notes = notes.without(NO_PLACE, TAKEN_OUT, ONLY_LAST)
+
+    texts = [text for _, text in notes.messages()]
+    if texts:
+        plan.warnings["dataset"] = " ".join(filter(None, [plan.warnings.get("dataset", ""), *texts]))
 
 
 def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:

@@ -266,7 +266,7 @@ class LogSearchSerializer(serializers.Serializer[Any]):
 class SampleSerializer(serializers.ModelSerializer[Sample]):
     class Meta:
         model = Sample
-        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "rewards")
+        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "stopped", "rewards")
 
 
 class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):

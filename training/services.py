@@ -18,7 +18,7 @@ from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from engine.doctor import TOOL_CALLS
 from engine.render import NO_TOOLS, template_knows_tools
-from engine.rundir import DataFile, Program, Spec, save_request, write_spec
+from engine.rundir import DataFile, HubModel, Program, Spec, save_request, write_spec
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
@@ -183,6 +183,7 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
                 base_model_path=str(run.base_model.path),
                 base_model_name=run.base_model.name,
                 base_model_sha256=run.base_model.sha256,
+                base_model_source=_hub_model(run.base_model),
                 dataset=_data_file(run.dataset),
                 evaluation_dataset=_data_file(run.evaluation_dataset) if run.evaluation_dataset else None,
                 resources=resources_of(run.parameters, run.owner),
@@ -201,6 +202,14 @@ def _program(method: TrainingMethod) -> Program | None:
     if not method.is_custom:
         return None
     return Program(**{name: method.program[name] for name in ("interpreter", "script", "sha256")})
+
+
+def _hub_model(model: BaseModel) -> HubModel | None:
+    """Where others find the base model, which those who load an adapter need."""
+    if model.source != BaseModel.Source.HUB:
+        return None
+    hub_id, _, asked = model.reference.partition("@")
+    return HubModel(hub_id, model.revision or asked)
 
 
 def _data_file(dataset: Dataset) -> DataFile:

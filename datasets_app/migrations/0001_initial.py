@@ -32,7 +32,7 @@ class Migration(migrations.Migration):
                 ('slug', models.SlugField(max_length=140, unique=True)),
                 ('description', models.TextField(blank=True)),
                 ('file_name', models.CharField(help_text='As uploaded; a label, never a path.', max_length=255)),
-                ('file_type', models.CharField(help_text='jsonl, json, csv or parquet, by content.', max_length=10)),
+                ('file_type', models.CharField(help_text='jsonl, json, csv, parquet or txt, by content.', max_length=10)),
                 ('size_bytes', models.BigIntegerField()),
                 ('sha256', models.CharField(max_length=64)),
                 ('status', models.CharField(choices=[('checking', 'Checking'), ('ready', 'Ready'), ('failed', 'Cannot be used')], default='checking', max_length=10)),
@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
             name='DatasetProblem',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('line', models.BigIntegerField(help_text='Line in the file for JSONL and CSV, row number otherwise; from 1.')),
+                ('line', models.BigIntegerField(help_text='Line in the file for JSONL, CSV and text, row number otherwise; from 1.')),
                 ('field', models.CharField(blank=True, max_length=200)),
                 ('value', models.CharField(blank=True, max_length=300)),
                 ('reason', models.CharField(max_length=300)),

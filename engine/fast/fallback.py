@@ -7,7 +7,20 @@ from typing import Any
 
 import torch
 
-from engine.failures import OUT_OF_MEMORY, Stopped, TrainError, by_words, last_line
+from engine.failures import OUT_OF_MEMORY, by_words, last_line
+
+# What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception by which gradient
+# checkpointing ends a forward pass that it repeats, are for whoever waits for them.
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    NotImplementedError,
+)
 
 _failed: set[str] = set()
 _report: Callable[[str], None] = print
@@ -23,16 +36,16 @@ def begin(report: Callable[[str], None]) -> None:
 def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any:
     """The result of `fast`, or of `plain` from the first time on that `fast` fails. `name`: what the log calls it.
 
-    Lack of memory is no failure of a path, and a stop is none either: both go on to whoever waits for them.
+    Lack of memory is no failure of a path.
     """
     if name in _failed:
         return plain()
 
     try:
         return fast()
-    except (Stopped, TrainError, MemoryError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         if by_words(str(error)) is OUT_OF_MEMORY:
             raise
         _failed.add(name)

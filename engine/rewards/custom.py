@@ -56,8 +56,8 @@ class CustomScorer:
     def __init__(self, slug: str, resource: Resource, parameters: dict[str, Any]) -> None:
         """Runs the file. Raises TrainError where it is gone, changed, or fails."""
         from engine.failures import TrainError
-        from engine.render import time_limit
         from engine.rundir import file_sha256
+        from engine.time_limit import time_limit
 
         path = Path(resource.path)
         if not path.is_file() or file_sha256(path) != resource.sha256:
@@ -80,7 +80,7 @@ class CustomScorer:
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
         """One score an answer, or why there is none."""
-        from engine.render import time_limit
+        from engine.time_limit import time_limit
 
         try:
             with time_limit(SECONDS):

@@ -1,5 +1,7 @@
 """/api/v1/datasets/: shapes, filters, refusals, strangers."""
 
+import json
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.test import APIClient
@@ -245,3 +247,28 @@ def test_lengths_without_a_model_say_so(api, checked):
 
     assert (body["model"], body["ready"], body["bars"]) == (None, False, [])
     assert api.get(f"{URL}{checked().pk}/lengths/?model=none-such").status_code == 404
+
+
+def test_the_api_says_what_the_page_says_of_what_is_not_used(api, checked):
+    turns = b'[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "thinking": "Hm.", "weight": 1}]'
+    dataset = checked(b'{"messages": ' + turns + b', "source": "book"}\n', "a.jsonl")
+
+    body = api.get(f"{URL}{dataset.slug}/").json()
+    assert body["unused"] == [{"name": "source", "rows": 1}]
+    doctor = api.get(f"{URL}{dataset.slug}/doctor/").json()
+    assert {finding["kind"]: finding["count"] for finding in doctor["findings"]} == {"unused": 1, "reasoning": 1}
+    (row,) = api.get(f"{URL}{dataset.slug}/rows/").json()["results"]
+    assert row["example"]["messages"][1]["reasoning_content"] == "Hm."
+    assert row["example"]["unused"] == ["source"]
+
+
+def test_a_dataset_of_each_list_is_made_by_the_api_too(api, checked):
+    lists = {"train": [{"question": "q", "answer": "a"}] * 2, "test": [{"question": "r", "answer": "b"}]}
+    dataset = checked(json.dumps(lists).encode(), "a.json")
+
+    answer = api.post(f"{URL}{dataset.slug}/repairs/", {"repair": "split_lists"}, format="json")
+    assert answer.status_code == 201
+    assert [made["repair"] for made in answer.json()] == [
+        {"slug": "split_lists", "list": "train"},
+        {"slug": "split_lists", "list": "test"},
+    ]

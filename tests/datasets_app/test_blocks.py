@@ -31,8 +31,14 @@ TEXTS = [
     "", " ", "\u3000", "\x1c", "\u200b", "é", "今天 ist gut", "Ã©", "lost \ufffd", "12", "2024-01-01", "a\x1eb", "\x00",
     "😀", "[{", "  [1]", '[{"role": "user", "content": "a"}]', '[{"role": "nobody"}]', "<|im_start|>user",
     "ann.lee@example.org", "sk-" + "a1B2" * 8, "NaN", "Infinity", "_", "line\nbreak", "tab\t", "\\u0041", '"',
-    "x" * 700, "{" * 1200, "Open Settings", "Reset my PIN",
+    "x" * 700, "{" * 1200, "Open Settings", "Reset my PIN", "\u3164", "\ufe0f\u2800", "あ", "a ->", "a\n\n###\n\n",
+    "a #b",
+    "Human: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant:", "### Human: a### Assistant: b", " User: a\nAI: b",
+    "<image>a",
+    "[{'role': 'user', 'content': 'a'}]",
 ]  # fmt: skip
+# Columns that change how a row is read, or what of it is not.
+EXTRA = ["system", "tools", "history", "reasoning", "context", "input", "images", "source"]
 SYSTEM = {"role": "system", "content": "Be brief."}
 VALUES = [
     None, True, 0, 1.5, 10**30, [], {}, [None], ["a"], [[]], {"a": {"b": []}},
@@ -42,6 +48,10 @@ VALUES = [
     [CHAT[0] | {"weight": 1}, CHAT[1] | {"weight": 0}], [{"name": "f", "parameters": {}}],
     [CHAT[0], CHAT[1] | {"tool_calls": [{"name": "f", "arguments": {}}]}],
     [CHAT[0], {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}],
+    [CHAT[0], CHAT[1] | {"reasoning_content": "Hm."}], [CHAT[0] | {"name": "ann"}, CHAT[1] | {"time": 5}],
+    [CHAT[0] | {"reasoning_content": "Hm.", "time": ""}, CHAT[1] | {"tool_calls": [], "weight": None}],
+    [CHAT[0], CHAT[1] | {"tool_calls": [None], "loss": False}], [CHAT[0], CHAT[1] | {"text": "b"}],
+    [CHAT[0] | {"more": {"a": [None, ""]}}, CHAT[1] | {"more": {"a": ["b"]}}], [["a", "b"]], [[None]], {"a": ""},
 ]  # fmt: skip
 LINES = [
     b"", b" ", b"\r", b"{}", b"[]", b"1", b"null", b"{broken", b"{\x00}", b' {"text": "a"} ', b'{"text": "a"}\r',
@@ -108,7 +118,7 @@ def files(draw):
     good = ROWS[slug]
     changed = st.fixed_dictionaries(
         {},
-        optional={name: st.sampled_from([*TEXTS, *VALUES]) | st.text(max_size=5) for name in [*good, "id"]},
+        optional={name: st.sampled_from([*TEXTS, *VALUES]) | st.text(max_size=5) for name in [*good, "id", *EXTRA]},
     ).map(lambda changes: good | changes)
     kinds = [st.just(line(good)), st.just(line(good)), st.sampled_from(LINES)]
     kinds += [
@@ -152,6 +162,26 @@ def test_odd_texts_among_good_rows(same, format):
                 turns = [turn | {key: text} for key in turn for text in TEXTS]
                 odd += [line(row | {column: [*value[:index], each, *value[index + 1 :]]}) for each in turns]
         among_good(same, format, odd)
+
+
+@pytest.mark.parametrize("column", EXTRA)
+@pytest.mark.parametrize("format", ROWS)
+def test_columns_that_only_some_rows_have(same, format, column):
+    row = ROWS[format] | {column: None}
+    texts, values = ([line(row | {column: value}) for value in odd] for odd in (["", "a", "[]"], VALUES))
+    lines = [line(row)] * 12
+    for odd in (*texts, *values):
+        lines += [odd, *[line(row)] * 9, odd, *[line(row)] * 9]
+    same(format, lines, block_bytes=10 * len(line(row)))
+    # And those that all have.
+    for value in ("a", ["a"], {"a": 1}, {"a": ""}, 0, [["a", "b"]]):
+        same(format, [line(row | {column: value})] * 60, block_bytes=10 * len(line(row)))
+
+
+def test_blocks_count_what_is_not_used(same):
+    turns = [CHAT[0] | {"time": 1, "name": "ann"}, CHAT[1] | {"time": 2}]
+    rows = [{"messages": turns, "source": "a"}] * 30 + [{"messages": CHAT, "source": ""}] * 30
+    assert same("messages", [line(row) for row in rows], 500) > 3
 
 
 @pytest.mark.parametrize("format", ROWS)

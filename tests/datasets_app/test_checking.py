@@ -110,7 +110,7 @@ def test_the_first_thousand_problems_are_kept_and_all_are_counted(checked, monke
 
 
 def test_text_that_no_database_takes_is_cleaned_in_problems(checked):
-    dataset = checked(GOOD + b'{"question": "a\\u0000b\\u202e", "answer": {"x\\u0000": 1}}')
+    dataset = checked(GOOD + b'{"question": "a\\u0000b\\u202e", "answer": [{"x\\u0000": 1}]}')
 
     problem = dataset.problems.get()
     assert "\x00" not in problem.value + problem.field

@@ -1,5 +1,6 @@
 """Token counts: begun once, made by another process, under limits, and never for ever."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from datasets_app.histogram import histogram
 from datasets_app.lengths import lengths_count, lengths_reconcile, token_lengths_get
 from datasets_app.models import TokenLengths
 
-COUNTS = '{"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]]}'
+NOTES = {"rendered": 4, "refused": 1, "refusals": [[2, "It calls two tools."]],
+         "findings": {"thinking_no_place": {"rows": 3, "lines": [1, 3]}}}  # fmt: skip
+COUNTS = json.dumps({"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]], "notes": NOTES})
 
 
 @pytest.fixture
@@ -48,6 +51,7 @@ def test_counts_are_written_as_the_engine_prints_them(row, engine):
     row.refresh_from_db()
     assert row.ready
     assert (row.rows, row.prompts, row.longest) == ({"12": 3, "40": 1}, {"8": 4}, [[40, 3]])
+    assert row.notes == NOTES
     assert row.cut_by(20) == {"cut": 1, "lost": 0, "total": 4}
 
 

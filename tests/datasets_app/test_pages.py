@@ -1,5 +1,7 @@
 """Pages of datasets: what they show, what they escape, who may do what, and that they work without scripts."""
 
+import json
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
@@ -156,7 +158,8 @@ def test_columns_that_were_guessed_can_be_read_otherwise(page, checked):
     page.post(f"/datasets/{dataset.pk}/columns/", {"format": "question-answer"} | chosen)
     dataset_check(dataset.pk)
     dataset.refresh_from_db()
-    assert dataset.column_map == {"question": "question", "answer": "better"}
+    assert dataset.column_map == {"question": "question", "answer": "better", "system": ""}
+    assert [item["name"] for item in dataset.unused] == ["answer", "system"]
     assert '<option value="better" selected>' in text(page.get(f"/datasets/{dataset.pk}/"))
 
 
@@ -176,6 +179,16 @@ def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatc
     assert '<svg class="histogram"' in found
     assert "tokens: 30 rows" in found
     assert "style=" not in found
+    assert "chat template" not in found
+
+    notes = {"rendered": 31, "refused": 1, "refusals": [[7, "It <calls> two tools."]],
+             "findings": {"thinking_only_last": {"rows": 3, "lines": [2, 5]}}}  # fmt: skip
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(notes=notes)
+    found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
+    assert "1 of 32 rows is left out" in found
+    assert "Line 7: It &lt;calls&gt; two tools." in found
+    assert "In 3 of 32 rows the thinking of earlier answers is not learned" in found
+    assert "First: line 2, line 5." in found
     assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
     TokenLengths.objects.filter(dataset=dataset, tokenizer="cd").update(error="The template <loops>.")
     assert "The template &lt;loops&gt;." in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
@@ -254,3 +267,39 @@ def test_operators_look_archive_and_delete_through_the_services(client, olga, ch
     assert client.post(f"{url}{used.pk}/delete/", {"post": "yes"}).status_code == 403
     client.post(f"{url}{dataset.pk}/delete/", {"post": "yes"})
     assert list(Dataset.objects.all()) == [used]
+
+
+def test_the_page_names_what_is_not_used_and_how_rows_were_read(page, checked):
+    turns = [{"role": "user", "content": "q", "time": 1}, {"role": "assistant", "content": "a", "reasoning": "Hm."}]
+    rows = [{"messages": turns, "source": "book"}, {"messages": turns, "source": ""}]
+    dataset = checked("".join(json.dumps(row) + "\n" for row in rows).encode())
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "100%" in found
+    assert "<code>messages[].time</code>" in found
+    assert '<code>source</code> <span class="faint">in 1 row</span>' in found
+    assert "Rows with thinking given apart from the answer" in found
+    assert "Hm." in found
+
+    plain = text(page.get(f"/datasets/{checked().pk}/"))
+    for words in ("Not used", "How the rows were read", "lists, and all are read"):
+        assert words not in plain
+
+
+def test_the_page_offers_a_dataset_of_each_list(page, checked):
+    lists = {"train": [{"question": "q", "answer": "a"}] * 2, "test": [{"question": "r", "answer": "b"}]}
+    dataset = checked(json.dumps(lists).encode(), "a.json")
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "The file holds 2 lists, and all are read:" in found
+    assert 'value="split_lists"' in found
+
+
+def test_the_page_says_why_pictures_cannot_be_trained_on(page, checked):
+    row = {"question": "q", "answer": "a", "images": ["a.png"]}
+    dataset = checked(json.dumps(row).encode())
+    found = text(page.get(f"/datasets/{dataset.pk}/"))
+
+    assert "Its rows hold pictures, sound or video, which cannot be trained on yet." in found
+    assert "Keep the text alone" in found
+    assert "Split off an evaluation set" not in found

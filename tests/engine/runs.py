@@ -74,9 +74,16 @@ def prepare(
 ) -> Path:
     """A run directory. `rows`: the dataset's, or a file; `cache`: what is derived from it is kept there. Names of the
     spec go there, all others are parameters."""
-    names = {"resume_from", "branch", "system_prompt", "evaluation_dataset", "recipe", "resources", "health"} & set(
-        given
-    )
+    names = {
+        "resume_from",
+        "branch",
+        "system_prompt",
+        "evaluation_dataset",
+        "recipe",
+        "resources",
+        "health",
+        "base_model_source",
+    } & set(given)
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)
     data = rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())

@@ -87,5 +87,5 @@ def test_rows_longer_than_the_model_can_read_are_cut_there_and_it_says_so(tiny, 
     long = [{"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "xyz " * 400}]}] * 4
     run = train(tmp_path / "run", tiny, long, max_tokens=100_000, max_steps=1, batch_size=1)
     assert run.code == 0, run.last
-    assert [event["code"] for event in run.of("warning")] == ["context_length"]
+    assert [event["code"] for event in run.of("warning")] == ["context_length", "no_end_learned"]
     assert run.of("metrics")[0]["values"]["num_tokens"] == 512

@@ -10,7 +10,8 @@ from engine.detect import detect
 from engine.doctor import Doctor, concealed
 from engine.examples import RowProblem, to_example
 from engine.formats import FORMATS
-from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, Done, mended, offered, repaired
+from engine.mending import mended
+from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, Done, offered, repaired
 from tests.engine.test_formats import ROWS
 
 
@@ -147,7 +148,8 @@ def test_what_is_offered_fits_the_format_and_the_findings():
         "drop_duplicates", "mask_secrets", "split",
     ]  # fmt: skip
     assert "pairs_to_ratings" in [repair.slug for repair in offered("preference", set())]
-    assert "merge_turns" in [repair.slug for repair in offered("messages", {"problems"})]
+    assert "merge_turns" not in [repair.slug for repair in offered("messages", {"problems"})]
+    assert "merge_turns" in [repair.slug for repair in offered("messages", {"problems", "two_turns"})]
 
 
 def test_both_parts_of_a_split_are_all_rows():
@@ -182,7 +184,14 @@ CALLS = [
     "slug", [slug for slug, repair in REPAIRS.items() if not repair.makes and slug != SPLIT] + [TRAIN_PART]
 )
 def test_what_a_repair_is_not_for_stays_as_it_was(slug):
-    rows = [{"id": 7, "messages": CALLS, "tools": [{"type": "function"}], "more": {"source": "x"}}]
+    rows = [
+        {
+            "id": 7,
+            "messages": CALLS,
+            "tools": [{"type": "function", "function": {"name": "warmth"}}],
+            "more": {"source": "x"},
+        }
+    ]
     new, done = mend(rows, slug, "messages")
     assert new == rows
     assert done.counts == {"read": 1, "written": 1, "changed": 0, "left_out": 0}

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
+import engine.chat.template
 import engine.recipes.sft.recipe as recipe
-import engine.render
 from engine.failures import explain
 from engine.main import run as engine_run
 from tests.engine.runs import Run, prepare, toy_rows, train
@@ -104,7 +104,7 @@ def test_a_tokenizer_that_was_cut(copy, tmp_path):
 
 
 def test_a_template_that_loops_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.render, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(engine.chat.template, "RENDER_SECONDS", 0.3)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     assert failed(train(tmp_path / "run", tiny_model(tmp_path / "model", chat_template=loop))) == "template_loops"
 

@@ -137,7 +137,7 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [
     [
         (
             {"role": "assistant", "content": None,
-             "tool_calls": [{"id": "1", "function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}]},
+             "tool_calls": [{"function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}]},
             {"role": "tool", "content": {"celsius": 4}},
         ),
         (

@@ -6,7 +6,9 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
+import engine.chat.template
 import engine.render
+from engine.chat.template import TemplateProblem
 from engine.examples import Example
 from engine.failures import TrainError
 from engine.lengths import main as lengths_main
@@ -140,14 +142,31 @@ def test_calls_of_tools_are_learned_and_what_tools_say_is_not(renderer):
 
 
 def test_a_template_without_tools_is_refused_and_not_trained_on_blank_answers(renderer):
-    with pytest.raises(TrainError, match="no place for that"):
+    with pytest.raises(TemplateProblem, match="no place for that"):
         renderer(REWRITING).tokens(CALLS)
 
 
-def test_a_template_that_changes_the_words_falls_back_to_whole_rows_and_says_so(renderer):
+def test_a_template_that_changes_the_words_has_its_answers_learned(renderer):
     chat = renderer(SHOUTING)
-    assert "".join(learned(chat, TALK)) == "4: ONE?<|im_end|>UN.<|im_end|>TWO?<|im_end|>DEUX.<|im_end|>"
-    assert chat.warned == ["template_rewrites"]
+    assert learned(chat, TALK) == ["UN.<|im_end|>", "DEUX.<|im_end|>"]
+
+
+# Not in the order of the conversation: its turns cannot be told apart.
+QUESTIONS = "{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}"
+ANSWERS = "{% for m in messages if m.role == 'assistant' %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "finding", "expected"),
+    [
+        (QUESTIONS + ANSWERS, "last_answer_alone", ["DEUX.<|im_end|>"]),
+        (ANSWERS + QUESTIONS, "whole_row", ["UN.<|im_end|>DEUX.<|im_end|>One?\nTwo?\n<|im_end|>"]),
+    ],
+)
+def test_where_answers_cannot_be_told_apart_less_or_more_is_learned_and_said(renderer, template, finding, expected):
+    chat = renderer(template)
+    assert learned(chat, TALK) == expected
+    assert chat.tokens(TALK).findings == {finding}
 
 
 def test_a_system_prompt_goes_into_the_first_question_where_there_is_no_place_for_it(renderer):
@@ -158,11 +177,65 @@ def test_a_system_prompt_goes_into_the_first_question_where_there_is_no_place_fo
     assert chat.warned == ["no_system_turn"]
 
 
-def test_the_end_token_is_learned_where_the_template_writes_none(renderer):
+def test_an_end_token_is_added_right_behind_the_answer_where_the_template_writes_none(renderer):
     chat = renderer(WITHOUT_END)
-    assert learned(chat, TALK)[0] == "Un."
+    assert learned(chat, TALK) == ["Un.", "Deux.<|im_end|>"]
     assert chat.tokens(TALK).ids[-1] == chat.tokenizer.eos_token_id
-    assert chat.tokens(TALK).learned[-1]
+
+
+ENDS = {
+    "a new line before the token": ("{{ m.content }}\n<|im_end|>\n", ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]),
+    "words before the token": ("{{ m.content }} (end)<|im_end|>", ["Un. (end)<|im_end|>", "Deux. (end)<|im_end|>"]),
+    "another token behind the last": (
+        "{{ m.content }}<|im_end|>\n{% if loop.last %}<|endoftext|>{% endif %}", ["Un.<|im_end|>", "Deux.<|im_end|>"]
+    ),
+    "another token in place of the last": (
+        "{{ m.content }}{{ '<|endoftext|>' if loop.last else '<|im_end|>' }}", ["Un.<|im_end|>", "Deux.<|endoftext|>"]
+    ),
+    "generation marks that leave the token out": (
+        "{% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}<|im_end|>\n",
+        ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]
+    ),
+    "generation marks that take white space in": (
+        "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}", ["Un.<|im_end|>", "Deux.<|im_end|>"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_all_that_stands_between_an_answer_and_its_end_is_learned_with_the_end(renderer, kind):
+    answer, expected = ENDS[kind]
+    chat = renderer(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}" + answer
+        + "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )  # fmt: skip
+    assert learned(chat, TALK) == expected
+
+
+def test_the_blank_before_a_word_is_learned_with_the_word():
+    overlaps = engine.render._overlaps([(3, 6), (9, 10)])
+    assert [overlaps(*token) for token in ((0, 2), (2, 5), (5, 6), (6, 9), (8, 10))] == [False, True, True, False, True]
+
+
+def test_turns_that_are_not_to_be_learned_are_not_and_no_template_sees_the_mark(renderer):
+    from tests.tiny import CHAT_TEMPLATE
+
+    wrong = Example(
+        messages=[turn | {"learned": False} if turn["content"] == "Un." else turn for turn in TALK.messages]
+    )
+    chat = renderer(CHAT_TEMPLATE)
+    assert learned(chat, wrong) == ["Deux.<|im_end|>"]
+    assert chat.tokens(wrong).ids == chat.tokens(TALK).ids
+
+    chat = renderer("{{ messages | tojson }}{% if add_generation_prompt %}{% endif %}")
+    assert "learned" not in chat.render(chat.messages(wrong))
+
+    whole = renderer(CHAT_TEMPLATE, answers_only=False)
+    assert "Un." not in "".join(learned(whole, wrong))
+
+    last = Example(messages=[*TALK.messages[:-1], TALK.messages[-1] | {"learned": False}])
+    assert learned(renderer(WITHOUT_END), last) == ["Un."]
 
 
 def test_a_base_model_without_a_template_gets_a_plain_one_that_ends_its_answers(tmp_path):
@@ -197,7 +270,7 @@ def test_tokenizers_without_offsets_learn_the_same(renderer, is_fast, monkeypatc
 
 
 def test_a_template_that_loops_for_ever_is_ended(renderer, monkeypatch):
-    monkeypatch.setattr(engine.render, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(engine.chat.template, "RENDER_SECONDS", 0.3)
     forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     began = time.monotonic()
     with pytest.raises(TrainError) as caught:

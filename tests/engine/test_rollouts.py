@@ -72,7 +72,7 @@ def test_an_adapter_alone_moves_and_what_is_saved_loads(tiny, tmp_path, recipe):
     saved = load_file(model / "adapter_model.safetensors")
     assert all("lora_" in name for name in saved)
     assert any(value.abs().max() > 0 for name, value in saved.items() if "lora_B" in name)
-    assert (model / "value_head.safetensors").exists() == (recipe == "ppo")
+    assert (model / "beside" / "value_head.safetensors").exists() == (recipe == "ppo")
     ids = torch.tensor([[5, 6, 7]])
     base = AutoModelForCausalLM.from_pretrained(tiny)
     with torch.no_grad():

@@ -114,7 +114,7 @@ def test_the_best_checkpoint_outlives_the_last_ones(tiny, tmp_path):
 def test_the_model_card_and_parameters_lie_beside_the_model(whole):
     folder = whole.directory / "model"
     card = (folder / "README.md").read_text()
-    assert 'base_model: "Tiny"' in card
+    assert "| Base model | Tiny |" in card
     spec = json.loads((whole.directory / "spec.json").read_text())
     assert spec["dataset"]["sha256"] in card
     assert "Be brief." in card

@@ -7,13 +7,15 @@ import pytest
 from django.http import QueryDict
 from django.utils import timezone
 
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, TokenLengths
+from engine.rundir import read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate
 from models_app.models import BaseModel
 from training.forms import controls_make, groups_make, number_text, parameters_read, same, value_text
 from training.models import TrainRun
+from training.services import train_create
 
 
 @pytest.fixture
@@ -252,6 +254,25 @@ def test_the_plan_answers_while_somebody_types(page):
     assert answer["disk"]["free_bytes"] > 0
 
 
+def test_the_plan_says_what_the_chat_template_does_to_the_rows(page):
+    notes = {"rendered": 38, "refused": 2, "refusals": [[4, "It calls two tools."]],
+             "findings": {"thinking_no_place": {"rows": 3, "lines": [2]}}}  # fmt: skip
+    TokenLengths.objects.create(
+        dataset=Dataset.objects.get(slug="toys"), tokenizer="1" * 64, ready=True,
+        rows={"20": 38}, prompts={"8": 38}, longest=[], notes=notes,
+    )  # fmt: skip
+    answer = page.post("/trains/new/lora/plan/", filled()).json()
+    assert answer["ok"]
+    assert "2 of 40 rows are left out" in answer["warnings"]["dataset"]
+    assert "Line 4: It calls two tools." in answer["warnings"]["dataset"]
+    assert "In 3 of 40 rows the thinking is left out" in answer["warnings"]["dataset"]
+    assert answer["plan"]["train_rows"] + answer["plan"]["eval_rows"] == 38
+
+    for choice in ("in_front", "leave_out"):
+        answer = page.post("/trains/new/lora/plan/", filled(thinking=choice)).json()
+        assert "thinking" not in answer["warnings"]["dataset"]
+
+
 def test_the_plan_offers_fixes_and_says_what_blocks(page):
     answer = page.post("/trains/new/lora/plan/", filled(batch_size="64")).json()
 
@@ -345,3 +366,23 @@ def test_a_strangers_train_cannot_be_copied(page, origin, bob):
 
     assert page.get(f"/trains/new/lora/?copy={origin.pk}").status_code == 404
     assert page.get("/trains/new/nothing/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@main", "revision": "c1899de"}, ("Qwen/Qwen3-0.6B", "c1899de")),
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@v1"}, ("Qwen/Qwen3-0.6B", "v1")),
+        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B"}, ("Qwen/Qwen3-0.6B", "")),
+        ({"source": "folder", "reference": "/models/qwen"}, None),
+        ({"source": "gguf", "reference": "tiny.gguf"}, None),
+    ],
+)
+def test_a_train_is_told_where_its_base_model_is_on_the_hub(alice, lora, model, make_dataset, fields, wanted):
+    BaseModel.objects.filter(pk=model.pk).update(**fields)
+    model.refresh_from_db()
+    run, _ = train_create(
+        owner=alice, name="t", method=lora, base_model=model, dataset=make_dataset(), parameters={"max_steps": 1}
+    )
+    source = read_spec(run.directory).base_model_source
+    assert (None if source is None else (source.hub_id, source.revision)) == wanted

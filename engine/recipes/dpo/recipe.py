@@ -32,7 +32,7 @@ def train(job: Job) -> bool:
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
+    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn)
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens, pair_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)

@@ -36,7 +36,7 @@ def train(job: Job) -> bool:
     # It finds the end of each text by what is padding.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
+    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn)
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens, whole_pair_add)
 
@@ -69,6 +69,8 @@ def whole_pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens:
     pairs = Rows()
     pair_add(pairs, example, renderer, max_tokens)
     rows.left_out += pairs.left_out
+    rows.alike += pairs.alike
+    rows.codes |= pairs.codes
     rows.cut += pairs.cut
     for index, length in enumerate(pairs.lengths):
         prompt = pairs.columns["prompt_ids"][index]
@@ -84,7 +86,7 @@ def score_write(
     model.eval()
     scores = {}
     for side in ("chosen", "rejected"):
-        prompt, answer = renderer.answered(example.messages or [], getattr(example, side))
+        prompt, answer = renderer.answered(example.messages or [], getattr(example, side), example.tools)
         ids = torch.tensor([(prompt + answer)[:max_tokens]], device=model.device)
         scores[side] = round(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]), 4)
     text = f"better answer {scores['chosen']:+.2f}, worse answer {scores['rejected']:+.2f}".replace("-", "−")

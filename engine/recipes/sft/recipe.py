@@ -24,13 +24,19 @@ def train(job: Job) -> bool:
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, answers_only=given.answers_only, warn=job.warn)
+    renderer = Renderer(
+        tokenizer,
+        system_prompt=job.spec.system_prompt,
+        answers_only=given.answers_only,
+        thinking=given.thinking,
+        warn=job.warn,
+    )
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
         f"{data.train_rows:,} rows to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
-        f"{max_tokens:,} tokens, {data.left_out_rows:,} left out because their whole answer was cut"
+        f"{max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 
     if given.adapter == "lora":

@@ -1,0 +1,100 @@
+"""model/ of a run directory: the adapter or the model with all that is needed to load it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from engine.hardware import Precision
+from engine.job import Job
+from engine.publish.config import config_write, generation_write
+from engine.publish.older import Json, json_change
+from engine.publish.tokenizer import tokenizer_write
+from engine.publish.usage import NEWER_ONLY
+from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
+
+# Weights that are no part of the model. Readers such as vLLM load every safetensors file beside config.json.
+BESIDE = "beside"
+
+
+def model_save(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    precision: Precision,
+    card: str,
+    *,
+    beside: dict[str, dict[str, torch.Tensor]] | None = None,
+) -> int:
+    """Write model/ whole or not at all, with further tensors in its folder beside/; returns its size in bytes.
+
+    A model that was computed in half precision is published in it; `model` itself becomes what is published.
+    """
+    folder = job.directory / MODEL_UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+    base = Path(job.spec.base_model_path)
+    if hasattr(model, "peft_config"):
+        _adapter_write(job, model, folder)
+        if newer_only(model):
+            job.warn("newer_only", NEWER_ONLY)
+        generation_write(model.get_base_model(), base, folder)
+    else:
+        if precision.autocast:
+            model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
+        # Weights under the names that the base model's files have; the config files follow.
+        model.save_pretrained(folder)
+        config_write(model, base, folder)
+        generation_write(model, base, folder)
+    tokenizer_write(tokenizer, base, folder)
+
+    _beside_write(beside or {}, folder)
+    (folder / "README.md").write_text(card)
+    _parameters_write(job, folder)
+    return folder_size(model_publish(job.directory))
+
+
+def newer_only(model: Any) -> bool:
+    """Whether it is an adapter of experts, which are one tensor in transformers 5 and many layers in 4."""
+    configs = getattr(model, "peft_config", {}).values()
+    return any(getattr(config, "target_parameters", None) for config in configs)
+
+
+def _adapter_write(job: Job, model: Any, folder: Path) -> None:
+    source = job.spec.base_model_source
+    for config in model.peft_config.values():
+        # Never this machine's path: a hub id where there is one, else the name that people know it by.
+        config.base_model_name_or_path = source.hub_id if source else job.spec.base_model_name
+        config.revision = source.revision or None if source else None
+    model.save_pretrained(folder, save_embedding_layers=False)
+
+    def sort(config: Json) -> Json:
+        # Sets, which would be written in another order each time.
+        lists = {key: value for key, value in config.items() if key in ("target_modules", "modules_to_save")}
+        return config | {key: sorted(value) for key, value in lists.items() if isinstance(value, list)}
+
+    json_change(folder / "adapter_config.json", sort)
+
+
+def _beside_write(files: dict[str, dict[str, torch.Tensor]], folder: Path) -> None:
+    for name, tensors in files.items():
+        (folder / BESIDE).mkdir(exist_ok=True)
+        kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(kept, folder / BESIDE / name)
+
+
+def _parameters_write(job: Job, folder: Path) -> None:
+    spec = job.spec
+    written: dict[str, Any] = {"base_model": spec.base_model_name}
+    if spec.base_model_source:
+        written |= {"base_model_hub_id": spec.base_model_source.hub_id}
+        written |= {"base_model_revision": spec.base_model_source.revision}
+    written |= {"parameters": job.parameters.model_dump(mode="json"), "system_prompt": spec.system_prompt}
+    written |= {"dataset_sha256": spec.dataset.sha256}
+    (folder / "training_parameters.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
