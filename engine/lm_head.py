@@ -11,12 +11,12 @@ right, and needs memory for the logits of all learned tokens.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
-from trl.trainer import dpo_trainer, grpo_trainer, kto_trainer, sft_trainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from engine.lora_targets import is_plain_linear
@@ -24,7 +24,7 @@ from engine.lora_targets import is_plain_linear
 PROBE_TOKENS = 12
 # Shares of the largest logit: rounding of one more product, in fp32 and in half precision.
 EXACT, HALF = 1e-4, 2e-2
-TRAINERS = (sft_trainer, dpo_trainer, grpo_trainer, kto_trainer)
+TRAINERS = tuple(f"trl.trainer.{method}_trainer" for method in ("sft", "dpo", "grpo", "kto"))
 
 
 def install(say: Callable[[str], None]) -> None:
@@ -42,8 +42,10 @@ def install(say: Callable[[str], None]) -> None:
             model.forward = MethodType(_own_logits(own, temperature, outputs), model)
             say(f"the loss is taken from the model's own logits, because {why}")
 
-    for module in TRAINERS:
-        module.add_fused_lm_head = add  # type: ignore[attr-defined]
+    for name in TRAINERS:
+        # A recipe has imported its own trainer by now; the others are not loaded for this.
+        if module := sys.modules.get(name):
+            module.add_fused_lm_head = add  # type: ignore[attr-defined]
 
 
 def _own_logits(own: Callable[..., Any], temperature: float, outputs: tuple[str, ...]) -> Callable[..., Any]:
@@ -164,7 +166,7 @@ def routers_quiet(model: Any) -> None:
     """Have the model compute its routers' loss only where a trainer asks for it.
 
     TRL asks with each batch, and switches it on in the config besides. There it would be computed for generated tokens
-    too, which fails where a batch has padding, and it would be saved with the model.
+    too, which fails where a batch has padding.
     """
     config = model.config.get_text_config()
     if hasattr(config, "output_router_logits"):

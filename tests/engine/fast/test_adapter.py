@@ -57,6 +57,19 @@ def test_loss_and_gradients_are_those_of_peft(tiny, options, replayed):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+def test_its_result_may_be_written_into(tiny):
+    """Llama 4 adds its experts' results to that of the shared expert, in place."""
+    model = with_adapter(tiny)
+    adapter.fuse(model)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(2, 3, layer.in_features, requires_grad=True)
+    result = layer(x)
+    result.add_(1.0)
+    result.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("dropout", [0.05, 0.5])
 def test_so_many_are_dropped_and_each_independently(dropout):
     torch.manual_seed(2)
