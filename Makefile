@@ -32,6 +32,9 @@ test: $(VENV)/.dev static/vendor/.copied ## Run the whole suite, browser tests i
 test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browser nor a real train
 	@$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/e2e $(ARGS)
 
+interoperability: $(VENV)/.dev ## Load what trains save with transformers 4.57 and llama.cpp, every family (some minutes)
+	@INTEROPERABILITY=all $(BIN)/python -m pytest tests/interoperability $(ARGS)
+
 chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
 
