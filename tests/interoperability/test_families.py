@@ -56,6 +56,9 @@ OTHER_NUMBERS = {"doge", "olmo3"}
 # The step width of 4.57's Mamba layers goes round an adapter on dt_proj.
 OTHER_ADAPTER_NUMBERS = OTHER_NUMBERS | {"jamba"}
 
+# 4.57 keeps numbers of an activation in bf16 whatever it is told.
+TOLERANCE = {"apertus": 5e-3}
+
 # A block that several layers share lies in the file under the name of any one of them.
 SHARED_BLOCKS = {"zamba"}
 
@@ -77,6 +80,7 @@ def test_a_full_model_is_read_there_as_here(older, tmp_path, kind):
     make_base(older, kind, base)
 
     model = AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.01 * torch.randn_like(weight))
@@ -91,7 +95,7 @@ def test_a_full_model_is_read_there_as_here(older, tmp_path, kind):
 
     there, here = older.ask("logits", folder=str(folder)), reader.logits(str(folder))
     assert there["odd"] == []
-    agree = there["logits"] == pytest.approx(here["logits"], abs=2e-4)
+    agree = there["logits"] == pytest.approx(here["logits"], abs=TOLERANCE.get(kind, 2e-4))
     assert agree == (kind not in OTHER_NUMBERS)
 
 
@@ -124,7 +128,7 @@ def test_an_adapter_is_read_there_as_here(older, tmp_path, kind):
         # An adapter of a shared block lies under one layer's name too, and not the same one.
         return
     assert there["odd"] == []
-    agree = there["logits"] == pytest.approx(here["logits"], abs=5e-4)
+    agree = there["logits"] == pytest.approx(here["logits"], abs=TOLERANCE.get(kind, 5e-4))
     assert agree == (kind not in OTHER_ADAPTER_NUMBERS)
 
 
