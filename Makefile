@@ -35,6 +35,9 @@ test-fast: $(VENV)/.dev static/vendor/.copied ## Run what needs neither a browse
 families: $(VENV)/.dev ## Train a tiny model of every family that transformers has, and write docs/families.md (ONLY="llama bert": these, no page)
 	@$(BIN)/python -m tests.families $(ONLY)
 
+interoperability: $(VENV)/.dev ## Load what trains save with transformers 4.57 and llama.cpp, every family (some minutes)
+	@INTEROPERABILITY=all $(BIN)/python -m pytest tests/interoperability $(ARGS)
+
 chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
 

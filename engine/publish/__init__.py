@@ -1,7 +1,7 @@
 """The finished model as a folder that others can load: transformers 4 and 5, peft, vLLM, llama.cpp.
 
 model.py        writes model/ whole or not at all
-config.py       config.json and generation_config.json: the base model's own, with what training changed
+config.py       the base model's config.json and generation_config.json, with what changed
 tokenizer.py    the base model's tokenizer files, byte for byte where they say all
 usage.py        code for the model card that loads it
 older.py        what transformers 4 needs in files that transformers 5 wrote

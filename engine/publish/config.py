@@ -1,8 +1,9 @@
-"""config.json and generation_config.json of a trained model: the base model's own, with what training changed.
+"""config.json and generation_config.json of a trained model: the base model's own, with what
+training changed.
 
-Whoever can load the base model can then load what was made from it, whichever version of whichever library that is.
-transformers 5 would write its own form instead, which older readers misunderstand in silence, and with it settings of
-the train such as use_cache=false.
+Whoever can load the base model can then load what was made from it, whichever version of whichever
+library that is. transformers 5 would write its own form instead, which older readers misunderstand
+in silence, and with it settings of the train such as use_cache=false.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ GENERATION = "generation_config.json"
 
 
 def config_write(model: Any, base_folder: Path, folder: Path) -> None:
-    """`model`: a PreTrainedModel whose weights have been saved, so that its config names their type."""
+    """`model`: the trained PreTrainedModel, in the number type in which it was saved."""
     final = model.config
     config = json_read(base_folder / CONFIG)
     if config.get("model_type") != final.model_type:
@@ -27,7 +28,8 @@ def config_write(model: Any, base_folder: Path, folder: Path) -> None:
 
     config |= {"architectures": [type(model).__name__], "dtype": _name_of(model.dtype)}
     config.pop("torch_dtype", None)
-    # Whether the output layer is stored depends on it, and classes of different versions have different defaults.
+    # Whether the output layer is stored depends on it, and classes of different versions have
+    # different defaults.
     config["tie_word_embeddings"] = bool(final.get_text_config().tie_word_embeddings)
     if _scores(model):
         config |= _scorer_keys(config, final)

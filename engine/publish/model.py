@@ -1,8 +1,7 @@
-"""model/ of a run directory: the adapter or the model with all that is needed to load it elsewhere."""
+"""model/ of a run directory: adapter or model, with all that is needed to load it elsewhere."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from safetensors.torch import save_file
 from engine.hardware import Precision
 from engine.job import Job
 from engine.publish.config import config_write, generation_write
-from engine.publish.older import Json, json_change
+from engine.publish.older import Json, json_change, json_write
 from engine.publish.tokenizer import tokenizer_write
 from engine.publish.usage import NEWER_ONLY
 from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
 
-# Weights that are no part of the model. Readers such as vLLM load every safetensors file beside config.json.
+# Weights that are no part of the model. Readers such as vLLM load every safetensors file beside
+# config.json.
 BESIDE = "beside"
 
 
@@ -31,9 +31,11 @@ def model_save(
     *,
     beside: dict[str, dict[str, torch.Tensor]] | None = None,
 ) -> int:
-    """Write model/ whole or not at all, with further tensors in its folder beside/; returns its size in bytes.
+    """Write model/ whole or not at all, with further tensors in its folder beside/; returns its
+    size in bytes.
 
-    A model that was computed in half precision is published in it; `model` itself becomes what is published.
+    A model that was computed in half precision is published in it; `model` itself becomes what is
+    published.
     """
     folder = job.directory / MODEL_UNFINISHED
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +63,7 @@ def model_save(
 
 
 def newer_only(model: Any) -> bool:
-    """Whether it is an adapter of experts, which are one tensor in transformers 5 and many layers in 4."""
+    """Whether it adapts experts, which are one tensor in transformers 5 and many layers in 4."""
     configs = getattr(model, "peft_config", {}).values()
     return any(getattr(config, "target_parameters", None) for config in configs)
 
@@ -69,15 +71,17 @@ def newer_only(model: Any) -> bool:
 def _adapter_write(job: Job, model: Any, folder: Path) -> None:
     source = job.spec.base_model_source
     for config in model.peft_config.values():
-        # Never this machine's path: a hub id where there is one, else the name that people know it by.
+        # Never this machine's path: a hub id where there is one, else the name that people know it
+        # by.
         config.base_model_name_or_path = source.hub_id if source else job.spec.base_model_name
         config.revision = source.revision or None if source else None
     model.save_pretrained(folder, save_embedding_layers=False)
 
     def sort(config: Json) -> Json:
         # Sets, which would be written in another order each time.
-        lists = {key: value for key, value in config.items() if key in ("target_modules", "modules_to_save")}
-        return config | {key: sorted(value) for key, value in lists.items() if isinstance(value, list)}
+        names = ("target_modules", "target_parameters", "modules_to_save")
+        lists = {name: config[name] for name in names if isinstance(config.get(name), list)}
+        return config | {name: sorted(found) for name, found in lists.items()}
 
     json_change(folder / "adapter_config.json", sort)
 
@@ -95,6 +99,9 @@ def _parameters_write(job: Job, folder: Path) -> None:
     if spec.base_model_source:
         written |= {"base_model_hub_id": spec.base_model_source.hub_id}
         written |= {"base_model_revision": spec.base_model_source.revision}
-    written |= {"parameters": job.parameters.model_dump(mode="json"), "system_prompt": spec.system_prompt}
-    written |= {"dataset_sha256": spec.dataset.sha256}
-    (folder / "training_parameters.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+    written |= {
+        "parameters": job.parameters.model_dump(mode="json"),
+        "system_prompt": spec.system_prompt,
+        "dataset_sha256": spec.dataset.sha256,
+    }
+    json_write(folder / "training_parameters.json", written)

@@ -1,8 +1,10 @@
-"""What transformers 4 needs in the JSON files of a model folder that transformers 5 wrote. Standard library only.
+"""What transformers 4 needs in the JSON files of a model folder that transformers 5 wrote. Standard
+library only.
 
-Everything here adds to a file or gives a value its older name; transformers 5 reads the result as before. The renamed
-keys were found by writing the config of every causal language model with 4.57, saving it again with 5.24 and reading
-that with 4.57; tests/interoperability/test_configs.py repeats it.
+Everything here adds to a file or gives a value its older name; transformers 5 reads the result as
+before. The renamed keys were found by writing the config of every causal language model with 4.57,
+saving it again with 5.24 and reading that with 4.57; tests/interoperability/test_configs.py repeats
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# Where 4.x keeps the base frequency and the rotated share of a model whose layers all rotate alike …
+# Where 4.x keeps base frequency and rotated share of a model whose layers all rotate alike …
 ROPE_NAMES = {
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
     "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
@@ -47,8 +49,9 @@ LAYER_WORDS = {"linear_attention": "mamba", "full_attention": "attention"}
 # JSON has no infinity: 5.x writes it as an object, 4.x as the bare word that Python's reader takes.
 FLOAT_KEY = "__float__"
 
-# Classes that only 5.x has. A tokenizer that 5.x wrote is wholly described by its tokenizer.json, which this class of
-# 4.x takes as it is. A family's own class would build parts of it anew, by rules that differ between the two.
+# Classes that only 5.x has. A tokenizer that 5.x wrote is wholly described by its tokenizer.json,
+# which this class of 4.x takes as it is. A family's own class would build parts of it anew, by
+# rules that differ between the two.
 PLAIN_TOKENIZER = "PreTrainedTokenizerFast"
 NEWER_TOKENIZERS = {"TokenizersBackend", "SentencePieceBackend", "PythonBackend", "MistralCommonBackend"}
 # Remarks on how a tokenizer was loaded, and code that is not in the folder.
@@ -56,7 +59,9 @@ TOKENIZER_LEFTOVERS = ("is_local", "local_files_only", "auto_map")
 
 
 def config_for_older(config: Json) -> Json:
-    """config.json with the keys that transformers 4 reads beside those that transformers 5 reads, at every level."""
+    """config.json with the keys that transformers 4 reads beside those that transformers 5 reads,
+    at every level.
+    """
     made = {key: _part_for_older(key, value) for key, value in config.items()}
 
     dtype = made.get("dtype", made.get("torch_dtype"))
@@ -111,22 +116,29 @@ def _flat_rope(rope: Json, theta: str, share: str) -> Json:
 
 
 def tokenizer_config_for_older(config: Json, *, has_tokenizer_json: bool) -> Json:
-    """tokenizer_config.json in words that transformers 4 knows; equal to `config` where 4.x wrote it."""
+    """tokenizer_config.json in words that transformers 4 knows; equal to `config` where 4.x wrote
+    it.
+    """
     made = {key: value for key, value in config.items() if key not in TOKENIZER_LEFTOVERS}
 
-    written_by_newer = made.pop("backend", None) is not None or made.get("tokenizer_class") in NEWER_TOKENIZERS
+    has_backend = made.pop("backend", None) is not None
+    written_by_newer = has_backend or made.get("tokenizer_class") in NEWER_TOKENIZERS
     if written_by_newer and has_tokenizer_json:
         made["tokenizer_class"] = PLAIN_TOKENIZER
-        # Of 4.x this class gives token types too where it is not told otherwise, which decoders refuse.
+        # Of 4.x this class gives token types too where it is not told otherwise, which decoders
+        # refuse.
         made.setdefault("model_input_names", ["input_ids", "attention_mask"])
-    # 4.x has a name of its own for a list of further special tokens, and wants an object under this one.
+    # 4.x has a name of its own for a list of further special tokens, and wants an object under this
+    # one.
     if isinstance(made.get("extra_special_tokens"), list):
         made["additional_special_tokens"] = made.pop("extra_special_tokens")
     return made
 
 
 def folder_for_older(folder: Path) -> None:
-    """Rewrite config.json and tokenizer_config.json of a model folder that transformers 5 wrote. Twice is harmless."""
+    """Rewrite config.json and tokenizer_config.json of a model folder that transformers 5 wrote.
+    Twice is harmless.
+    """
     json_change(folder / "config.json", config_for_older)
     tokenizer_folder_for_older(folder)
 
@@ -141,7 +153,9 @@ def tokenizer_folder_for_older(folder: Path) -> None:
 
 
 def json_change(path: Path, change: Any) -> None:
-    """Write the file anew where `change` makes another object of it; its bytes stay where it does not."""
+    """Write the file anew where `change` makes another object of it; its bytes stay where it does
+    not.
+    """
     if not path.is_file():
         return
     before = json.loads(path.read_bytes())

@@ -1,4 +1,6 @@
-"""The tokenizer of a trained model: training changes none, so its files are those of the base model."""
+"""The tokenizer of a trained model: training changes none, so its files are those of the base
+model.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,17 @@ from engine.inspect_model import TOKENIZER_FILES
 from engine.publish.older import tokenizer_folder_for_older
 
 TEMPLATE = "chat_template.jinja"
-# Letters, digits, spaces, other scripts and bytes: what rules of splitting and normalising treat apart.
+# Letters, digits, spaces, other scripts and bytes: what rules of splitting and normalising treat
+# apart.
 PROBE = "Hello  World! It's 3.14159\n\tdef f(x):  # été, Zoë, 你好, مرحبا, 🙂\n\nend"
 
 
 def tokenizer_write(tokenizer: Any, base_folder: Path, folder: Path) -> None:
     """Put into `folder` files that are read as `tokenizer`, which was loaded from `base_folder`.
 
-    The base model's files byte for byte, but for words in tokenizer_config.json that transformers 4 does not know. A
-    chat template that was chosen or given here lies in a file of its own, which goes before the one in
-    tokenizer_config.json.
+    The base model's files byte for byte, but for words in tokenizer_config.json that transformers 4
+    does not know. A chat template that was chosen or given here lies in a file of its own, which
+    goes before the one in tokenizer_config.json.
     """
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file():

@@ -1,4 +1,6 @@
-"""The part of the model card that shows how the model is used: code to copy that runs beside the files."""
+"""The part of the model card that shows how the model is used: code to copy that runs beside the
+files.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from engine.rundir import Spec
 TEXT_FORMATS = {"text"}
 
 NEWER_ONLY = (
-    "The adapter changes the model's experts in the form that they have in transformers 5. Load it with transformers 5 "
-    "and peft 0.19 or newer: older versions, and programs that stand on them, leave that part out without a word."
+    "The adapter changes the model's experts in the form that they have in transformers 5. Load "
+    "it with transformers 5 and peft 0.21 or newer: older versions, and programs that stand on "
+    "them, leave that part out without a word."
 )
 
 
@@ -22,8 +25,8 @@ def usage(spec: Spec, *, is_adapter: bool) -> str:
     if is_adapter and spec.base_model_source is None:
         parts.insert(
             0,
-            "The adapter needs its base model, which did not come from Hugging Face: in `base_path` put the folder or "
-            "the hub name of the model named above.",
+            "The adapter needs its base model, which did not come from Hugging Face: in `base_path` "
+            "put the folder or the hub name of the model named above.",
         )
     return "\n\n".join(parts)
 

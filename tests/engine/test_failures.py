@@ -188,7 +188,7 @@ def test_a_full_disk_while_saving_leaves_no_half_model(tiny, tmp_path, monkeypat
     def fill(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("engine.model.model_publish", fill)
+    monkeypatch.setattr("engine.publish.model.model_publish", fill)
     run = train(tmp_path / "run", tiny, max_steps=1)
     assert failed(run) == "disk_full"
 

@@ -1,5 +1,5 @@
-"""What is written beside the weights, without another version of any library. tests/interoperability reads it with
-older ones.
+"""What is written beside the weights, without another version of any library.
+tests/interoperability reads it with older ones.
 """
 
 import ast

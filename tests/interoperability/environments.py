@@ -1,6 +1,8 @@
-"""Other versions of libraries than the platform's, each in a folder of its own and put together once.
+"""Other versions of libraries than the platform's, each in a folder of its own and put together
+once.
 
-They lie in pytest's cache, under a name that follows from the pinned list: another list, another folder.
+They lie in pytest's cache, under a name that follows from the pinned list: another list, another
+folder.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ ALL = os.environ.get("INTEROPERABILITY") == "all"
 
 
 def packages(name: str, cache: Path) -> Path:
-    """The folder with the packages that NAME.txt pins. Skips the test where they cannot be downloaded."""
+    """The folder with the packages that NAME.txt pins. Skips the test where they cannot be
+    downloaded.
+    """
     pins = HERE / f"{name}.txt"
     key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = cache / f"{name}-{key}"
@@ -48,7 +52,9 @@ def packages(name: str, cache: Path) -> Path:
 
 
 class Reader:
-    """reader.py in a process of its own, with other libraries before those of the virtual environment."""
+    """reader.py in a process of its own, with other libraries before those of the virtual
+    environment.
+    """
 
     def __init__(self, overlay: Path) -> None:
         paths = os.pathsep.join([str(overlay), str(ROOT)])

@@ -2,7 +2,8 @@
 
     python llama_reader.py MODEL.gguf [ADAPTER.gguf]
 
-Reads {"prompts": [token ids, …], "new": how many} from standard input and prints the answers' token ids.
+Reads {"prompts": [token ids, …], "new": how many} from standard input and prints the answers' token
+ids.
 """
 
 from __future__ import annotations

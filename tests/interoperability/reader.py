@@ -2,8 +2,8 @@
 
     python -m tests.interoperability.reader
 
-answers requests on standard input, one JSON object a line: {"task": name of a function, …} gives {"result": …} or
-{"error": traceback}.
+answers requests on standard input, one JSON object a line: {"task": name of a function, …} gives
+{"result": …} or {"error": traceback}.
 """
 
 from __future__ import annotations
@@ -67,9 +67,11 @@ def kinds() -> list[str]:
 
 
 def configs_make(kind: str, wanted: dict[str, Json]) -> list[str]:
-    """Write default configs of a family with other values, {folder: values}; returns the folders that were written.
+    """Write default configs of a family with other values, {folder: values}; returns the folders
+    that were written.
 
-    The family must have each of the values, and take it. HALVED instead of values: every number that is no whole one.
+    The family must have each of the values, and take it. HALVED instead of values: every number
+    that is no whole one.
     """
     maker, made = CONFIG_MAPPING[kind], []
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
@@ -119,7 +121,8 @@ def configs_read(folders: list[str]) -> list[Json]:
 
 
 def model_make(kind: str, folder: str, given: Json, tokenizer: str = "", dtype: str = "float32") -> str:
-    """A tiny random model as a hub has it, written by this version; returns why there is none, or "".
+    """A tiny random model as a hub has it, written by this version; returns why there is none, or
+    "".
 
     `tokenizer`: a folder whose tokenizer.json and chat template it gets.
     """
@@ -138,7 +141,8 @@ def model_make(kind: str, folder: str, given: Json, tokenizer: str = "", dtype: 
         if count > 3_000_000:
             return f"it has {count:,} weights"
         with torch.no_grad():
-            # Those that begin as zeros or ones must differ too, or nobody would notice that they are lost.
+            # Those that begin as zeros or ones must differ too, or nobody would notice that they
+            # are lost.
             for weight in model.parameters():
                 weight.add_(0.02 * torch.randn(weight.shape))
         model.to(getattr(torch, dtype)).save_pretrained(folder)

@@ -1,5 +1,5 @@
-"""config.json of every causal language model that transformers 4 and 5 both have: 4 reads from what we write what it
-reads from its own files.
+"""config.json of every causal language model that transformers 4 and 5 both have: 4 reads from what
+we write what it reads from its own files.
 """
 
 import json
@@ -68,7 +68,8 @@ def written(older, tmp_path_factory):
 def rewritten(written, tmp_path_factory):
     """{folder as 4.57 wrote it: (what 5 reads, folder as 5 wrote it and we changed it)}.
 
-    Such is a base model that transformers 5 wrote: its file has the newer names alone, and ours are added.
+    Such is a base model that transformers 5 wrote: its file has the newer names alone, and ours are
+    added.
     """
     root = tmp_path_factory.mktemp("rewritten")
     found = {}

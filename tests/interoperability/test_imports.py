@@ -1,4 +1,6 @@
-"""Base models that the platform makes itself, out of GGUF files: transformers 4.57 reads them as the platform does."""
+"""Base models that the platform makes itself, out of GGUF files: transformers 4.57 reads them as
+the platform does.
+"""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""llama.cpp, by its own converter and its own loader, with a real model: SmolLM2-135M. A minute or two;
-`make interoperability` runs it.
+"""llama.cpp, by its own converter and its own loader, with a real model: SmolLM2-135M. A minute or
+two; `make interoperability` runs it.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""What each method saves, loaded by transformers 4.57 with the peft of its time: the same tokens, numbers and answers
-as with the platform's own versions.
+"""What each method saves, loaded by transformers 4.57 with the peft of its time: the same tokens,
+numbers and answers as with the platform's own versions.
 """
 
 import json
@@ -173,7 +173,9 @@ def test_generation_settings_of_the_base_stay_and_the_learned_ends_are_added(old
 
 
 def test_a_template_that_was_given_here_is_known_there(older, tmp_path):
-    """Of a base without one; of several the default; each without a change to tokenizer_config.json."""
+    """Of a base without one; of several the default; each without a change to
+    tokenizer_config.json.
+    """
     for name in ("none", "several"):
         folder = tiny_model(tmp_path / name, chat_template=None)
         path = folder / "tokenizer_config.json"
@@ -249,7 +251,9 @@ def test_the_cards_code_of_a_text_model_runs(trained):
 
 
 def test_an_adapter_names_its_base_on_the_hub(base, trained, monkeypatch):
-    """By id and commit; `make interoperability` also runs the card's code as it stands, against a hub."""
+    """By id and commit; `make interoperability` also runs the card's code as it stands, against a
+    hub.
+    """
     source = HubModel("acme/tiny-llama", COMMIT)
     folder = trained("sft", "lora", "llama of 4", base_model_source=source)
     config = json.loads((folder / "adapter_config.json").read_text())
