@@ -8,6 +8,7 @@ in silence, and with it settings of the train such as use_cache=false.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,41 @@ def config_write(model: Any, base_folder: Path, folder: Path) -> None:
     config.pop("torch_dtype", None)
     # Whether the output layer is stored depends on it, and classes of different versions have
     # different defaults.
-    config["tie_word_embeddings"] = bool(final.get_text_config().tie_word_embeddings)
+    if hasattr(final, "tie_word_embeddings"):
+        config["tie_word_embeddings"] = _shares_output(model)
     if _scores(model):
         config |= _scorer_keys(config, final)
     # Code that is not in the folder: native classes were trained.
     config.pop("auto_map", None)
-    json_write(folder / CONFIG, config_for_older(config))
+    json_write(folder / CONFIG, _for_older(config, final))
+
+
+def _for_older(config: Json, final: Any) -> Json:
+    """`config` with the keys that transformers 4 needs, unless this version would then read it
+    otherwise. That happens in families that only this version has, where it says nothing to others.
+    """
+    made = config_for_older(config)
+    try:
+        is_read_alike = _read(made, final) == _read(config, final)
+    except Exception:
+        is_read_alike = False
+    return made if is_read_alike else config
+
+
+def _read(config: Json, final: Any) -> Json:
+    """What this version of transformers takes `config` for."""
+    read: Json = type(final).from_dict(deepcopy(config)).to_dict()
+    return read
+
+
+def _shares_output(model: Any) -> bool:
+    """Whether the output layer is the table of embeddings. By the weights: of a model that also sees
+    or hears, either of two configs may decide it.
+    """
+    output = model.get_output_embeddings()
+    if output is None:
+        return bool(model.config.get_text_config().tie_word_embeddings)
+    return output.weight is model.get_input_embeddings().weight
 
 
 def _name_of(dtype: Any) -> str:
