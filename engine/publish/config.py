@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from engine.inspect_model import json_read
 from engine.publish.older import Json, config_for_older, json_write
 
@@ -30,12 +32,29 @@ def config_write(model: Any, base_folder: Path, folder: Path) -> None:
     config.pop("torch_dtype", None)
     # Whether the output layer is stored depends on it, and classes of different versions have
     # different defaults.
-    config["tie_word_embeddings"] = bool(final.get_text_config().tie_word_embeddings)
+    tied = getattr(final, "tie_word_embeddings", None)
+    if tied is not None:
+        config["tie_word_embeddings"] = bool(tied)
     if _scores(model):
         config |= _scorer_keys(config, final)
     # Code that is not in the folder: native classes were trained.
     config.pop("auto_map", None)
+
+    json_write(folder / CONFIG, config)
+    wanted = _read(folder)
     json_write(folder / CONFIG, config_for_older(config))
+    if _read(folder) != wanted:
+        # A family in which an older name means something else now: only new readers know it anyway.
+        json_write(folder / CONFIG, config)
+
+
+def _read(folder: Path) -> Json | None:
+    """config.json as transformers reads it, None where it refuses it."""
+    try:
+        values: Json = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    except Exception:
+        return None
+    return {name: value for name, value in values.items() if name != "torch_dtype"}
 
 
 def _name_of(dtype: Any) -> str:
