@@ -7,6 +7,7 @@ is missing, weights that are absent or of another shape.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,21 @@ def _built(folder: Path) -> tuple[Any, dict[str, Any]]:
             ignore_mismatched_sizes=True,
         )
     except ImportError as error:
-        raise Refused(f"This model needs a library that is not installed here: {reason(error)}") from error
+        raise Refused(_missing_libraries(str(error))) from error
     except Exception as error:
         raise Refused(f"transformers cannot build a model from config.json: {reason(error)}") from error
     model, report = built
     return model, report
+
+
+def _missing_libraries(text: str) -> str:
+    names = list(dict.fromkeys(re.findall(r"requires the (\S+) library", text)))
+    if not names:
+        return f"This model needs a library that is not installed here: {text.strip()[:200]}"
+    return (
+        f"This model needs {' and '.join(names)}, which {'are' if len(names) > 1 else 'is'} not installed here. Ask "
+        "your operator, or choose a model for text alone."
+    )
 
 
 def _reads_both_directions(config: Any) -> bool:

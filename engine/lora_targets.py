@@ -13,6 +13,8 @@ to a block.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +58,7 @@ def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
         for name, module in _linear_layers(model)
         if module is not output
         and name not in SEQ_CLS_HEAD_NAMES
-        and (reached is None or kind_of(name) in reached)
+        and (reached is None or name in reached or ("expert" in name and kind_of(name) in reached))
         and not (are_experts and name.rpartition(".")[2] in EXPERT_NAMES)
         and not ROUTERS.search(name)
         and not _is_read_past(model, name)
@@ -136,16 +138,25 @@ def _short(name: str) -> str:
 
 
 def _linear_layers(model: Any) -> list[tuple[str, Any]]:
-    """Not those that multiply in a way of their own, such as group by group: peft would take them for plain ones."""
-    return [(name, module) for name, module in model.named_modules() if is_plain_linear(module)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
 
 
 def is_plain_linear(module: Any) -> bool:
-    """One product with one matrix; its weight may be quantised."""
+    """One product with one matrix, by the class's own word; its weight may be quantised."""
     if isinstance(module, Conv1D):
         return True
     is_quantised = type(module).__module__.partition(".")[0] == "bitsandbytes"
     return isinstance(module, torch.nn.Linear) and (is_quantised or type(module).forward is torch.nn.Linear.forward)
+
+
+def _computes_plainly(module: Any, inputs: tuple[Any, ...], result: torch.Tensor) -> bool:
+    """Whether this result is the product with the layer's matrix, which peft adds an adapter's to. Some classes that
+    call themselves linear multiply group by group."""
+    if is_plain_linear(module):
+        return True
+    with torch.no_grad():
+        wanted = torch.nn.functional.linear(inputs[0], module.weight, module.bias)
+        return wanted.shape == result.shape and torch.allclose(wanted, result, rtol=0.02, atol=0.02)
 
 
 def _named(model: Any, wanted: list[str]) -> Targets:
@@ -169,10 +180,12 @@ def _expert_blocks(model: Any) -> set[str]:
 
 def _renamed_experts(model: Any) -> bool:
     """Whether peft takes the names of EXPERT_NAMES for those of experts in this family."""
-    from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
-    from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
+    # peft's own, which has more of them than transformers' table of the same name.
+    from peft.utils import transformers_weight_conversion as conversion
 
-    return _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type) in _MOE_TARGET_MODULE_MAPPING
+    pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)  # type: ignore[attr-defined]
+
+    return pattern in conversion._MOE_TARGET_MODULE_MAPPING
 
 
 def _is_read_past(model: Any, name: str) -> bool:
@@ -182,7 +195,8 @@ def _is_read_past(model: Any, name: str) -> bool:
 
 
 def _reached(model: Any) -> set[str] | None:
-    """Kinds of the linear layers on which the logits of a few tokens depend; None where the model cannot be asked.
+    """Names of the linear layers on which the logits of a few tokens depend, and their kinds; None where the model
+    cannot be asked.
 
     A layer that is passed and whose result is thrown away (BERT's pooler), or only sorted by (an indexer of sparse
     attention), could learn nothing. Asked by gradients of the layers' results, so that none is made for a weight.
@@ -190,24 +204,18 @@ def _reached(model: Any) -> set[str] | None:
     results: list[tuple[str, torch.Tensor]] = []
 
     def keep(name: str) -> Any:
-        return lambda module, inputs, result: results.append((name, result))
+        def hear(module: Any, inputs: Any, result: torch.Tensor) -> None:
+            if _computes_plainly(module, inputs, result):
+                results.append((name, result))
 
-    def begin(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
-        return embedded.requires_grad_() if embedded.is_leaf else embedded
+        return hear
 
     embedding = model.get_input_embeddings()
     hooks = [module.register_forward_hook(keep(name)) for name, module in _linear_layers(model)]
-    hooks.append(embedding.register_forward_hook(begin))
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in learned:
-        weight.requires_grad_(False)
-    was_training = model.training
-    # As in training: Gemma 3n reads past a layer there that it passes otherwise.
-    model.train()
-    devices = [model.device] if model.device.type == "cuda" else []
+    hooks.append(embedding.register_forward_hook(_begin_gradients))
     try:
-        ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.num_embeddings
-        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        with _as_in_training(model):
+            ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.num_embeddings
             logits = model(input_ids=ids, use_cache=False).logits
             asked = [(name, result) for name, result in results if result.requires_grad]
             found = torch.autograd.grad(logits.float().sum(), [result for _, result in asked], allow_unused=True)
@@ -215,9 +223,37 @@ def _reached(model: Any) -> set[str] | None:
         # It wants more than tokens. What it does want, the train itself will say.
         return None
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
+
+    names = {name for (name, _), gradient in zip(asked, found, strict=True) if gradient is not None}
+    return names | {kind_of(name) for name in names}
+
+
+def _begin_gradients(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+    return embedded.requires_grad_() if embedded.is_leaf else embedded
+
+
+@contextmanager
+def _as_in_training(model: Any) -> Iterator[None]:
+    """Gemma 3n, for one, reads past a layer there that it passes otherwise. No layer is left out by chance, no weight
+    asks for a gradient, and no random number of the train's is drawn."""
+    was_training = model.training
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    dropped = [(module, module.layerdrop) for module in model.modules() if hasattr(module, "layerdrop")]
+    devices = [model.device] if model.device.type == "cuda" else []
+
+    model.train()
+    for weight in learned:
+        weight.requires_grad_(False)
+    for module, _ in dropped:
+        module.layerdrop = 0.0
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, share in dropped:
+            module.layerdrop = share
         for weight in learned:
             weight.requires_grad_()
-    return {kind_of(name) for (name, _), gradient in zip(asked, found, strict=True) if gradient is not None}
+        model.train(was_training)

@@ -8,10 +8,9 @@ in silence, and with it settings of the train such as use_cache=false.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig
 
 from engine.inspect_model import json_read
 from engine.publish.older import Json, config_for_older, json_write
@@ -32,29 +31,41 @@ def config_write(model: Any, base_folder: Path, folder: Path) -> None:
     config.pop("torch_dtype", None)
     # Whether the output layer is stored depends on it, and classes of different versions have
     # different defaults.
-    tied = getattr(final, "tie_word_embeddings", None)
-    if tied is not None:
-        config["tie_word_embeddings"] = bool(tied)
+    if hasattr(final, "tie_word_embeddings"):
+        config["tie_word_embeddings"] = _shares_output(model)
     if _scores(model):
         config |= _scorer_keys(config, final)
     # Code that is not in the folder: native classes were trained.
     config.pop("auto_map", None)
-
-    json_write(folder / CONFIG, config)
-    wanted = _read(folder)
-    json_write(folder / CONFIG, config_for_older(config))
-    if _read(folder) != wanted:
-        # A family in which an older name means something else now: only new readers know it anyway.
-        json_write(folder / CONFIG, config)
+    json_write(folder / CONFIG, _for_older(config, final))
 
 
-def _read(folder: Path) -> Json | None:
-    """config.json as transformers reads it, None where it refuses it."""
+def _for_older(config: Json, final: Any) -> Json:
+    """`config` with the keys that transformers 4 needs, unless this version would then read it
+    otherwise. That happens in families that only this version has, where it says nothing to others.
+    """
+    made = config_for_older(config)
     try:
-        values: Json = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        is_read_alike = _read(made, final) == _read(config, final)
     except Exception:
-        return None
-    return {name: value for name, value in values.items() if name != "torch_dtype"}
+        is_read_alike = False
+    return made if is_read_alike else config
+
+
+def _read(config: Json, final: Any) -> Json:
+    """What this version of transformers takes `config` for."""
+    read: Json = type(final).from_dict(deepcopy(config)).to_dict()
+    return read
+
+
+def _shares_output(model: Any) -> bool:
+    """Whether the output layer is the table of embeddings. By the weights: of a model that also sees
+    or hears, either of two configs may decide it.
+    """
+    output = model.get_output_embeddings()
+    if output is None:
+        return bool(model.config.get_text_config().tie_word_embeddings)
+    return output.weight is model.get_input_embeddings().weight
 
 
 def _name_of(dtype: Any) -> str:

@@ -57,6 +57,12 @@ def test_what_is_no_language_model_is_refused_by_what_it_is(tmp_path, family):
         folder_try(folder)
 
 
+def test_a_library_that_is_missing_is_named(tmp_path):
+    folder = folder_without_weights(tmp_path / "model", "gemma3n")
+    with pytest.raises(Refused, match="needs PIL and timm, which are not installed here"):
+        folder_try(folder)
+
+
 @pytest.mark.parametrize(
     "rope", [{"rope_type": "spiral", "rope_theta": 10_000.0}, {"rope_type": "yarn", "rope_theta": 10_000.0}]
 )

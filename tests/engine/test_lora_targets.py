@@ -37,6 +37,9 @@ def leaves(names):
         # dt_proj's weight is read past the layer, out_proj's by the kernels for GPUs.
         ("mamba", {"in_proj", "x_proj"}),
         ("bamba", {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        # A class of its own that computes as others do, and one that does not (o_a_proj, group by group).
+        ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+        ("deepseek_v4", {"q_a_proj", "q_b_proj", "kv_proj", "o_b_proj", "gate_proj", "up_proj", "down_proj"}),
         # The pooler's result goes nowhere.
         ("big_bird", {"query", "key", "value", "dense"}),
         ("gpt2", {"c_attn", "c_proj", "c_fc"}),
@@ -44,6 +47,23 @@ def leaves(names):
 )
 def test_all_linear_layers_are_those_that_the_logits_depend_on(loaded, family, wanted):
     assert leaves(targets_choose(loaded(family), "all-linear").modules) == wanted
+
+
+def test_layers_that_are_there_and_not_used_are_left_alone(loaded):
+    """Zamba 2 has a list of adapters of its own for each of its layers, and each layer passes one of them."""
+    model = loaded("zamba2")
+    there = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    own = [name for name in there if "adapter_list" in name]
+    chosen = [name for name in targets_choose(model, "all-linear").modules if "adapter_list" in name]
+    assert 0 < len(chosen) < len(own)
+
+
+def test_a_layer_that_a_train_drops_by_chance_is_none_of_them(loaded):
+    model = loaded("opt")
+    model.model.decoder.layerdrop = 1.0
+    names = targets_choose(model, "all-linear").modules
+    assert len(names) == 2 * 6
+    assert model.model.decoder.layerdrop == 1.0
 
 
 def test_a_tower_for_pictures_is_left_alone(loaded):
