@@ -177,6 +177,32 @@ def test_thinking_that_a_template_leaves_out_is_said(name, example, findings):
     assert kept == (not findings or findings == {"thinking_only_last"})
 
 
+# Templates that have a form of their own for thinking and do not look for tags in an answer.
+WITHOUT_TAGS = ("gptoss", "gemma4_v5", "diffusion_gemma", "muse_glimmer", "qwen3_8")
+
+
+@pytest.mark.parametrize("choice", ["auto", "in_front"])
+@pytest.mark.parametrize("name", WITHOUT_TAGS)
+def test_thinking_in_tags_is_learned_in_the_templates_own_form(name, choice):
+    renderer = renderer_for(template_of(name), thinking=choice)
+    assert learned(renderer, TAGS) == learned(renderer, APART)
+    assert renderer.tokens(TAGS).findings == set()
+
+    # As a model writes it that is asked with an opened tag.
+    only_closed = talk(user("One?"), says("It is one.\n</think>\n\nUn."))
+    assert learned(renderer, only_closed) == learned(renderer, APART)
+
+    # Tags with nothing between them are no thinking, and no words of the answer either.
+    empty, plain = talk(user("One?"), says("<think>\n\n</think>\n\nUn.")), talk(user("One?"), says("Un."))
+    assert learned(renderer, empty) == learned(renderer, plain)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm4moe", "lfm2_2_5", "nemotron_3_nano", "llama3"])
+def test_tags_that_are_a_templates_own_form_or_no_form_of_it_stay_as_they_are(name):
+    renderer = renderer_for(template_of(name))
+    assert renderer.messages(TAGS)[-1] == TAGS.messages[-1]
+
+
 def test_thinking_without_a_place_can_go_in_front_of_the_answer():
     renderer = renderer_for(template_of("llama3"), thinking="in_front")
     assert learned(renderer, APART) == ["<think>\nIt is one.\n</think>\n\nUn.<|eot_id|>"]
