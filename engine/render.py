@@ -15,7 +15,7 @@ from engine.chat.tool_turns import ToolTurns
 from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
 from engine.inspect_model import config_read
-from engine.row_notes import NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
+from engine.row_notes import ASKED_OTHERWISE, NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
 
 # For base models that have none. Every answer ends with the end token, so that the model learns to stop.
 PLAIN_TEMPLATE = """\
@@ -170,12 +170,24 @@ class Renderer:
             self._calls_check(messages)
             return frozenset(codes | {rendered.finding})
 
+        if messages[-2]["role"] == "user" and not self._is_asked_so(rendered):
+            codes.add(ASKED_OTHERWISE)
+
         for answer in rendered.answers:
             message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
             _calls_insist(message, part)
             if not _is_said(message["content"], part) and not _is_said(message["content"], rendered.text):
                 codes.add(WORDS_DROPPED)
         return frozenset(codes)
+
+    def _is_asked_so(self, rendered: Rendered) -> bool:
+        """Whether in front of the last answer stands what the template writes when it asks a model for one.
+
+        Templates of models that think open a thought there; many forget it, or write it otherwise, in rows.
+        """
+        request = self.template.request
+        start = rendered.answers[-1].start
+        return request in rendered.text[max(0, start - len(request)) : start + len(request)]
 
     def _calls_check(self, messages: list[Message]) -> None:
         """For rows whose turns are not told apart. Without the tools that it offers, a row names them in calls only."""
