@@ -137,9 +137,19 @@ class Renderer:
         return Tokens(tokens.ids, tokens.learned, findings)
 
     def _text_tokens(self, text: str) -> Tokens:
-        ids = list(self.tokenizer(text)["input_ids"])
-        if ids[-1:] != [self.tokenizer.eos_token_id]:
-            ids.append(self.tokenizer.eos_token_id)
+        """A text that a chat template has written brings its own beginning and end: it has neither twice."""
+        tokenizer = self.tokenizer
+        if text.rstrip().endswith(tokenizer.eos_token):
+            text = text.rstrip()
+        if tokenizer.bos_token and text.lstrip().startswith(tokenizer.bos_token):
+            text = text.lstrip()
+
+        ids = list(tokenizer(text)["input_ids"])
+        beginning = tokenizer.bos_token_id
+        if beginning is not None and ids[:2] == [beginning, beginning]:
+            ids = ids[1:]
+        if ids[-1:] != [tokenizer.eos_token_id]:
+            ids.append(tokenizer.eos_token_id)
         return Tokens(ids, [True] * len(ids))
 
     def _answer_tokens(self, rendered: Rendered, unlearned: set[int], *, ends_learned: bool) -> Tokens:

@@ -36,7 +36,8 @@ WORDS = {
     NOTHING_LEARNED: "In {rows} all answers are marked as not to be learned: these rows are left out.",
     ASKED_OTHERWISE: "In {rows} the answer does not begin the way this model will be asked for it: its chat template "
     "then begins the answer itself, with <think> or with an empty thought, and these rows begin otherwise. What is "
-    "learned may hardly show in use. Choose a base model that is asked without thinking, or rows that think as it does.",
+    "learned may hardly show in use. Choose a base model that is asked without thinking, or rows that think as it "
+    "does.",
     WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
     "out, such as words beside a tool call.",
     LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template changes earlier "
