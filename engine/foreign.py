@@ -23,6 +23,11 @@ KNOWN = (
         "answers instead: prompt, completion and label.",
     ),
     (
+        {"message_id", "parent_id"},
+        "Each row is a single message of a conversation that branches. Put all turns of a conversation into one row, "
+        "as a list named messages.",
+    ),
+    (
         {"role", "content"},
         "Each row is a single turn, so nothing says which belong together. Put all turns of a "
         "conversation into one row, as a list named messages.",

@@ -188,7 +188,7 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as wrong:
-        return f"Not UTF-8 (byte {wrong.start + 1:,})."
+        return f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8 and upload it again."
     if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
         return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
     if raw[: error.pos].rstrip().endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":

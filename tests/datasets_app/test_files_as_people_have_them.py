@@ -122,6 +122,11 @@ REFUSED = {
         jsonl({"messages": [QUESTION, calling(call()), {"role": "tool", "content": "3"}, QUESTION, ANSWER]}),
         "The user speaks right behind what a tool gave back",
     ),
+    "messages of a tree": (
+        "a.jsonl",
+        jsonl({"message_id": "b", "parent_id": "a", "role": "prompter", "text": ASK}),
+        "a conversation that branches",
+    ),
     "columns as lists": (
         "a.json",
         json.dumps({"question": [ASK, ASK], "answer": [TELL, TELL]}),
