@@ -41,6 +41,8 @@ from models_app.models import UPLOADED, BaseModel
 
 MOST_ATTEMPTS = 3
 TRY_SECONDS = 180
+# Of files of weights, whose tensors are matched one by one: 15 GB of experts took 27 s.
+TRY_BYTES_PER_SECOND = 2e8
 TRY_MEMORY_BYTES = 8 * 2**30
 # One file of the result, 2 GB, and what the largest tensor needs on its way.
 UNPACK_MEMORY_BYTES = 12 * 2**30
@@ -241,7 +243,8 @@ def _finish(model: BaseModel) -> None:
     facts = folder_read(files)
     tried = program_run(
         "engine.convert", "try", str(files),
-        seconds=TRY_SECONDS, memory_bytes=TRY_MEMORY_BYTES, on_tick=Beat(model).look,
+        seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,
+        memory_bytes=TRY_MEMORY_BYTES, on_tick=Beat(model).look,
         too_long="Its chat template or tokenizer does not come to an end, so no train could. Choose another model.",
     )  # fmt: skip
     _write(model, progress=0.95)

@@ -1,6 +1,5 @@
 """Weights of eight and four bits become the bf16 that transformers itself makes of them, file by file."""
 
-import json
 import shutil
 
 import pytest
@@ -14,48 +13,18 @@ from engine.architecture import Refused
 from engine.convert import folder_try
 from engine.inspect_model import ModelProblem, config_read, folder_read
 from engine.unpack import folder_unpack
-from tests.families.maker import family_model
-from tests.tiny import tiny_model
-
-BLOCK = 16
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+from tests.packed import BLOCK, change, eight_bits_make, four_bits_make
 
 
 @pytest.fixture
 def eight_bits(tmp_path):
-    """A tiny Llama as DeepSeek and Qwen publish theirs: linear layers in fp8, a scale for each block."""
-    folder = tiny_model(tmp_path / "fp8")
-    weights = load_file(folder / "model.safetensors")
-    for name in [name for name in weights if name.endswith("_proj.weight")]:
-        value = weights[name]
-        rows, columns = (side // BLOCK for side in value.shape)
-        scale = value.view(rows, BLOCK, columns, BLOCK).abs().amax((1, 3)) / 448
-        wide = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
-        weights[name] = (value / wide).to(torch.float8_e4m3fn)
-        weights[name + "_scale_inv"] = scale
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    packing = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
-    change(folder / "config.json", quantization_config=packing)
+    folder = eight_bits_make(tmp_path / "fp8")
     return folder, FineGrainedFP8Config(dequantize=True, weight_block_size=(BLOCK, BLOCK))
 
 
 @pytest.fixture
 def four_bits(tmp_path):
-    """A tiny gpt-oss as it is published: experts in MXFP4, everything else in bf16."""
-    folder = family_model(tmp_path / "mxfp4", "gpt_oss")
-    weights = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
-    random = torch.Generator().manual_seed(3)
-    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
-        experts, columns, rows = weights.pop(name).shape
-        shape = experts, rows, columns // 32
-        weights[name + "_blocks"] = torch.randint(0, 256, (*shape, 16), generator=random, dtype=torch.uint8)
-        weights[name + "_scales"] = torch.randint(115, 122, shape, generator=random, dtype=torch.uint8)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    change(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
-    return folder, Mxfp4Config(dequantize=True)
+    return four_bits_make(tmp_path / "mxfp4"), Mxfp4Config(dequantize=True)
 
 
 @pytest.fixture(params=["eight_bits", "four_bits"])

@@ -10,9 +10,12 @@ import pytest
 from core.errors import UserError
 from engine.convert import Refused, folder_try
 from models_app import importing
+from models_app.folders import folders_offered
 from models_app.importing import MOST_ATTEMPTS, Beat, model_import
 from models_app.models import BaseModel
 from models_app.services import model_add_folder, model_delete, model_retry
+from tests.engine.runs import train
+from tests.packed import eight_bits_make, four_bits_make
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99) %}" + 3 * "{% endfor %}"
 
@@ -76,6 +79,18 @@ def test_code_that_is_not_needed_is_left_behind_and_never_run(alice, tiny_folder
     assert not list(model.path.glob("*.py"))
     copied = json.loads((model.path / "config.json").read_text())
     assert copied == config | {"text": [{"kept": 1}]}
+
+
+@pytest.mark.parametrize("make", [eight_bits_make, four_bits_make])
+def test_weights_of_a_few_bits_become_a_model_that_can_be_trained(alice, inbox, tmp_path, make):
+    folder = make(inbox / "packed")
+    assert folders_offered()[0].obstacle == ""
+    model = imported(model_add_folder(owner=alice, reference=str(folder)))
+    assert (model.status, model.error) == ("ready", "")
+    assert "quantization_config" not in json.loads((model.path / "config.json").read_text())
+    assert not model.import_path.exists()
+    run = train(tmp_path / "run", model.path, max_steps=1)
+    assert run.code == 0, run.last
 
 
 @pytest.mark.parametrize(
