@@ -110,7 +110,7 @@ def _csv_row(number: int, header: list[str], cells: list[str], end: int, last_li
         return Row(number, None, TOO_LONG, "", end, last_line)
     text = shown(",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape"))
     if any(NOT_UTF8.search(cell) for cell in cells):
-        return Row(number, None, "Not UTF-8.", text, end, last_line)
+        return Row(number, None, "Not UTF-8. Save the file as UTF-8 and upload it again.", text, end, last_line)
     if len(cells) != len(header):
         problem = f"{len(cells):,} cells where the first line names {len(header):,} columns."
         return Row(number, None, problem, text, end, last_line)

@@ -91,6 +91,9 @@ def _questions_alone(
     if slug not in CHATS or not sample or any(_is_good(values, slug, column_map) for values in sample):
         return None
     turns = column_map[slug]
+    if not all(_may_be_turns(value_at(values, turns)) for values in sample):
+        # A conversation written as one text is no question, whatever it ends with.
+        return None
     others = {name: source for name, source in column_map.items() if name == "system"}
     prompts = {"prompt": turns} | others
     if not any(_is_good(values, WEAKEST, prompts) for values in sample):
@@ -99,6 +102,10 @@ def _questions_alone(
     if answers:
         return "prompt-completion", answers | prompts
     return WEAKEST, prompts
+
+
+def _may_be_turns(value: Any) -> bool:
+    return not isinstance(value, str) or value.lstrip().startswith("[")
 
 
 def _answers_as_text(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]] | None:

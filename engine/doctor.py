@@ -40,7 +40,7 @@ NOTICES = {
     "reasoning": "Rows with thinking given apart from the answer",
     "not_learned": "Rows with answers that are marked as not to be learned",
     TRANSCRIPT: "Read as turns: “Human: … Assistant: …” written as one text",
-    PYTHON_TEXT: "Read as lists: values written as Python prints them",
+    PYTHON_TEXT: "Read as lists and objects: values written as Python prints them",
     OBJECT_TEXT: "Objects in place of a text, learned as JSON",
     NULL_ARGUMENTS: "Arguments of tool calls that are null, left out of the call",
     "trailing_comma": "Lines with a comma behind the row",

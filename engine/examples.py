@@ -33,10 +33,9 @@ from engine.values import RowProblem, filled, is_blank, parsed, text_of
 
 __all__ = ["Example", "RowProblem", "rating_read", "to_example", "with_system_prompt"]
 
-RATINGS = {
-    "true": True, "yes": True, "good": True, "1": True, "1.0": True,
-    "false": False, "no": False, "bad": False, "0": False, "0.0": False,
-}  # fmt: skip
+GOOD = ("true", "yes", "good", "1", "1.0", "desirable", "desired", "chosen", "accepted", "preferred", "like", "liked")
+BAD = ("false", "no", "bad", "0", "0.0", "undesirable", "undesired", "rejected", "dispreferred", "dislike", "disliked")
+RATINGS = dict.fromkeys(GOOD, True) | dict.fromkeys((*BAD, "-1", "-1.0"), False)
 
 
 # Not frozen, which takes three times as long to make: there are millions of them.
@@ -117,7 +116,7 @@ def _messages(row: RowReader) -> Example:
     value = row.needed(name)
     # Before the turns: what a call may leave out stands in the schema of its tool.
     tools = tools_of(row)
-    turns = behind_system(row, turns_of(value, column, row))
+    turns = behind_system(row, _spoken(value, row) or turns_of(value, column, row))
     conversation(turns, column)
     learned_check(turns, column)
     return Example(messages=turns, tools=tools)

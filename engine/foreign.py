@@ -23,6 +23,11 @@ KNOWN = (
         "answers instead: prompt, completion and label.",
     ),
     (
+        {"message_id", "parent_id"},
+        "Each row is a single message of a conversation that branches. Put all turns of a conversation into one row, "
+        "as a list named messages.",
+    ),
+    (
         {"role", "content"},
         "Each row is a single turn, so nothing says which belong together. Put all turns of a "
         "conversation into one row, as a list named messages.",
@@ -52,6 +57,8 @@ COLUMNS_OF_JSON = (
 def holds_columns(row: dict[str, Any]) -> bool:
     """Whether the only row of a file is a table, written column by column."""
     values = list(row.values())
+    if isinstance(row.get("columns"), list) and isinstance(row.get("data"), list):
+        return True
     if values and all(isinstance(value, dict) and "0" in value for value in values):
         return True
     lengths = {len(value) if isinstance(value, list) else 0 for value in values}

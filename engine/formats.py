@@ -19,7 +19,7 @@ class Format:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-SYSTEM_ALIASES = {"system": ("system_prompt",)}
+SYSTEM_ALIASES = {"system": ("system_prompt", "system_message", "system_instruction", "systeminstruction")}
 TOOL_ALIASES = {"tools": ("functions", "input.tools")}
 ANSWER_NAMES = (
     "completion",

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from engine.row_reader import PYTHON_TEXT
 from engine.sniff import BEGINNING_BYTES, BOM, with_returns
+from engine.values import RowProblem, parsed
 
 ROW_LIMIT_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
@@ -135,8 +137,8 @@ def json_row(number: int, raw: bytes, end: int) -> Row:
 
 
 def _nearly_json(raw: bytes) -> tuple[Any, tuple[str, ...]]:
-    """(value, notes) of what is JSON but for a comma behind it or for NaN, where it is plain what
-    is meant; no notes for anything else."""
+    """(value, notes) of what is JSON but for a comma behind it, for NaN or for being written as
+    Python prints it, where it is plain what is meant; no notes for anything else."""
     notes: list[str] = []
     text = raw
     if text.endswith((b"},", b"],")):
@@ -150,6 +152,8 @@ def _nearly_json(raw: bytes) -> tuple[Any, tuple[str, ...]]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
+        if PYTHON_OBJECT.match(text):
+            return _python_object(text, (*notes, PYTHON_TEXT))
         if NOT_A_NUMBER.search(text) is None:
             return None, ()
         try:
@@ -162,6 +166,15 @@ def _nearly_json(raw: bytes) -> tuple[Any, tuple[str, ...]]:
     return value, tuple(notes)
 
 
+def _python_object(text: bytes, notes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    try:
+        value, was_python = parsed(text.decode(), "", "")
+    except (RowProblem, UnicodeDecodeError):
+        return None, ()
+    return (value, notes) if was_python else (None, ())
+
+
+PYTHON_OBJECT = re.compile(rb"[{\[]\s*['{]")
 NOT_A_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 
 
@@ -175,7 +188,7 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as wrong:
-        return f"Not UTF-8 (byte {wrong.start + 1:,})."
+        return f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8 and upload it again."
     if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
         return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
     if raw[: error.pos].rstrip().endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":

@@ -23,6 +23,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers.pytorch_utils import Conv1D
 
+from engine.failures import TrainError
+
 PROBE_TOKENS = 8
 # peft hears these names, wherever they stand, as those of the experts: in such a family it was so before transformers
 # put all experts into one block. Dense layers of the same name cannot be named alone.
@@ -46,7 +48,10 @@ class Targets:
 
 
 def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
-    """`wanted`: "all-linear", or names of layers such as q_proj. The model has no adapter yet."""
+    """`wanted`: "all-linear", or names of layers such as q_proj. The model has no adapter yet.
+
+    Raises TrainError, see _named.
+    """
     if isinstance(wanted, list):
         return _named(model, wanted)
 
@@ -160,13 +165,31 @@ def _computes_plainly(module: Any, inputs: tuple[Any, ...], result: torch.Tensor
 
 
 def _named(model: Any, wanted: list[str]) -> Targets:
-    """Names that no layer has may be those of blocks of experts."""
+    """Names that no layer has may be those of blocks of experts.
+
+    Raises TrainError for the layers at both ends of the model: the loss is taken from the weight of the output layer
+    itself, past an adapter, and many models use the weight of the one for the other.
+    """
+    ends = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    refused = [name for name in wanted if any(_is_named(model, layer, name) for layer in ends)]
+    if refused:
+        raise TrainError(
+            "bad_adapter",
+            f"An adapter on {' and '.join(refused)} is not possible: it is the model's first or last layer.",
+            "Take it out of Target modules. Choose layers between, such as q_proj and v_proj, or all-linear.",
+        )
+
     layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     experts = _expert_blocks(model)
     blocks = [name for name in wanted if name in experts and name not in layers]
     modules = [name for name in wanted if name not in blocks]
     renamed = bool(experts) and _renamed_experts(model) and bool(set(wanted) & EXPERT_NAMES)
     return Targets(modules, blocks, has_experts=bool(blocks) or renamed)
+
+
+def _is_named(model: Any, layer: Any, wanted: str) -> bool:
+    names = [name for name, module in model.named_modules() if module is layer]
+    return any(name == wanted or name.endswith(f".{wanted}") for name in names)
 
 
 def _expert_blocks(model: Any) -> set[str]:

@@ -77,12 +77,22 @@ def _complete(lacking: list[str]) -> None:
 def fit_check(model: Any, tokenizer: Any) -> None:
     """Raises TrainError where the tokenizer knows tokens that the model does not."""
     words = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > words:
-        raise TrainError(
-            "bad_model",
-            f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.",
-            "Its tokenizer is of another model. Add the model again with its own.",
+    if len(tokenizer) <= words:
+        return
+
+    # Somebody gave it a token to pad with, mostly, and did not enlarge the model.
+    added = [token.content for number, token in sorted(tokenizer.added_tokens_decoder.items()) if number >= words]
+    advice = "Its tokenizer is of another model. Add the model again with its own."
+    if len(added) == len(tokenizer) - words:
+        named = ", ".join(added[:3])
+        advice = (
+            f"The model has no weights for tokens that were added to its tokenizer: {named}. Add the model again with "
+            "its original tokenizer, or saved after these tokens were added to it too."
         )
+
+    raise TrainError(
+        "bad_model", f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.", advice
+    )
 
 
 def max_tokens_of(job: Job, model: Any, wanted: int) -> int:

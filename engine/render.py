@@ -15,7 +15,7 @@ from engine.chat.tool_turns import ToolTurns
 from engine.examples import Example, with_system_prompt
 from engine.failures import TrainError
 from engine.inspect_model import config_read
-from engine.row_notes import NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
+from engine.row_notes import ASKED_OTHERWISE, NOTHING_LEARNED, WHOLE_ROW, WORDS_DROPPED
 
 # For base models that have none. Every answer ends with the end token, so that the model learns to stop.
 PLAIN_TEMPLATE = """\
@@ -137,9 +137,19 @@ class Renderer:
         return Tokens(tokens.ids, tokens.learned, findings)
 
     def _text_tokens(self, text: str) -> Tokens:
-        ids = list(self.tokenizer(text)["input_ids"])
-        if ids[-1:] != [self.tokenizer.eos_token_id]:
-            ids.append(self.tokenizer.eos_token_id)
+        """A text that a chat template has written brings its own beginning and end: it has neither twice."""
+        tokenizer = self.tokenizer
+        if text.rstrip().endswith(tokenizer.eos_token):
+            text = text.rstrip()
+        if tokenizer.bos_token and text.lstrip().startswith(tokenizer.bos_token):
+            text = text.lstrip()
+
+        ids = list(tokenizer(text)["input_ids"])
+        beginning = tokenizer.bos_token_id
+        if beginning is not None and ids[:2] == [beginning, beginning]:
+            ids = ids[1:]
+        if ids[-1:] != [tokenizer.eos_token_id]:
+            ids.append(tokenizer.eos_token_id)
         return Tokens(ids, [True] * len(ids))
 
     def _answer_tokens(self, rendered: Rendered, unlearned: set[int], *, ends_learned: bool) -> Tokens:
@@ -170,12 +180,24 @@ class Renderer:
             self._calls_check(messages)
             return frozenset(codes | {rendered.finding})
 
+        if messages[-2]["role"] == "user" and not self._is_asked_so(rendered):
+            codes.add(ASKED_OTHERWISE)
+
         for answer in rendered.answers:
             message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
             _calls_insist(message, part)
             if not _is_said(message["content"], part) and not _is_said(message["content"], rendered.text):
                 codes.add(WORDS_DROPPED)
         return frozenset(codes)
+
+    def _is_asked_so(self, rendered: Rendered) -> bool:
+        """Whether in front of the last answer stands what the template writes when it asks a model for one.
+
+        Templates of models that think open a thought there; many forget it, or write it otherwise, in rows.
+        """
+        request = self.template.request
+        start = rendered.answers[-1].start
+        return request in rendered.text[max(0, start - len(request)) : start + len(request)]
 
     def _calls_check(self, messages: list[Message]) -> None:
         """For rows whose turns are not told apart. Without the tools that it offers, a row names them in calls only."""

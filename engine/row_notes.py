@@ -23,6 +23,7 @@ REFUSED = "rows_refused"
 CANNOT_RENDER = "The base model's chat template cannot render a row: "
 NO_PLACE, TAKEN_OUT, ONLY_LAST = "thinking_no_place", "thinking_taken_out", "thinking_only_last"
 NOTHING_LEARNED = "nothing_learned"
+ASKED_OTHERWISE = "asked_otherwise"
 WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alone", "whole_row"
 
 # {rows}: "3 of 40 rows".
@@ -33,6 +34,10 @@ WORDS = {
     ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
     "only that of the last answer.",
     NOTHING_LEARNED: "In {rows} all answers are marked as not to be learned: these rows are left out.",
+    ASKED_OTHERWISE: "In {rows} the answer does not begin the way this model will be asked for it: its chat template "
+    "then begins the answer itself, with <think> or with an empty thought, and these rows begin otherwise. What is "
+    "learned may hardly show in use. Choose a base model that is asked without thinking, or rows that think as it "
+    "does.",
     WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
     "out, such as words beside a tool call.",
     LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template changes earlier "

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.content_blocks import items_apart
 from engine.row_reader import PYTHON_TEXT, RowReader
 from engine.tool_calls import calls_of
 from engine.values import RowProblem, as_json, filled, is_blank, is_text_part, parsed, text_of
@@ -23,7 +24,7 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    "ai": "assistant",
+    "ai": "assistant", "chatbot": "assistant",
     CALL: "assistant", "tool_call": "assistant", "tool_calls": "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool", "tool_response": "tool",
     "tool_result": "tool", "tool_output": "tool", "function_response": "tool",
@@ -56,6 +57,9 @@ def system_turns(row: RowReader) -> Turns:
     value = row.get("system")
     if value is None:
         return []
+    if isinstance(value, dict):
+        # A turn in place of its words, as Gemini's systemInstruction.
+        value = value.get(_content_key(value, "role"), value)
     text = text_of(value, row.column("system"))
     return [] if is_blank(text) else [{"role": "system", "content": text}]
 
@@ -82,7 +86,8 @@ def turns_of(value: Any, column: str, row: RowReader) -> Turns:
         if was_python:
             row.note(PYTHON_TEXT)
     if not isinstance(value, list):
-        raise RowProblem(column, value, "Is not a list of turns.")
+        kind = "Is one text and not" if isinstance(value, str) else "Is not"
+        raise RowProblem(column, value, f"{kind} a list of turns.")
     if not value:
         raise RowProblem(column, value, "Has no turns.")
 
@@ -106,9 +111,13 @@ def _turns_of_item(item: Any, column: str, index: int, row: RowReader) -> Turns:
         raise RowProblem(where, item, "Is not a turn with role and content.")
     role_key = next((key for key in ROLE_KEYS if item.get(key) is not None), "")
     if role_key:
-        turn = _turn(item, role_key, where, column, row)
-        # A blank system prompt counts as none.
-        return [] if turn["role"] == "system" and is_blank(turn["content"]) else [turn]
+        turns = []
+        for part in items_apart(item, _content_key(item, role_key)):
+            turn = _turn(part, role_key if role_key in part else "role", where, column, row)
+            # A blank system prompt counts as none.
+            if turn["role"] != "system" or not is_blank(turn["content"]):
+                turns.append(turn)
+        return turns
 
     asked = next((key for key in ASKED_KEYS if key in item), "")
     answered = next((key for key in ANSWERED_KEYS if key in item), "")
@@ -334,6 +343,8 @@ def _disorder(role: str, before: Turn) -> tuple[str, str]:
         return "A tool answers, and none was called just before.", ""
     if before.get("tool_calls"):
         return "A tool was called, and what it gave back is missing.", ""
+    if before["role"] == "tool":
+        return "The user speaks right behind what a tool gave back; the assistant answers that first.", ""
     if not before["role"]:
         return "The conversation begins with the assistant; the user comes first.", "begins_with_assistant"
     return f"Two {role} turns in a row.", "two_turns"

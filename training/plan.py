@@ -12,7 +12,7 @@ from engine.parameters import TrainParameters
 from engine.plan import holdout_rows, total_steps, warmup_is_long, warmup_steps
 from engine.recipes.registry import RECIPES
 from engine.rewards.registry import REWARDS
-from engine.row_notes import NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
+from engine.row_notes import ASKED_OTHERWISE, NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
 from methods.models import TrainingMethod
 from methods.schema import method_fields, plain
 from methods.services import parameters_warnings
@@ -175,7 +175,8 @@ def _judge_template(plan: Plan, parameters: dict[str, Any], notes: RowNotes) -> 
     if thinking == "in_front":
         notes = notes.without(NO_PLACE)
     if thinking == "leave_out":
-        notes = notes.without(NO_PLACE, TAKEN_OUT, ONLY_LAST)
+        # Without its thinking a row may begin as it is asked for: the train's log says it where it does not.
+        notes = notes.without(NO_PLACE, TAKEN_OUT, ONLY_LAST, ASKED_OTHERWISE)
 
     texts = [text for _, text in notes.messages()]
     if texts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 from jinja2.exceptions import TemplateError
@@ -97,6 +98,13 @@ class ChatTemplate:
             if problem.code == "template_loops":
                 raise
             return None
+
+    @cached_property
+    def request(self) -> str:
+        """What stands between a question and the answer that a model is asked for; "" where it cannot be told."""
+        question = "Zqxquestion"
+        text = self.attempt([{"role": "user", "content": question}], add_generation_prompt=True) or ""
+        return text.rpartition(question)[2]
 
     def ends_with_token(self, text: str) -> bool:
         """Whether the last thing of `text` is an added token."""

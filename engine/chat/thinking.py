@@ -20,6 +20,10 @@ class Thinking:
 
     auto: as the template has it. in_front: thinking that the template has no place for goes in front of the answer,
     between <think> tags. leave_out: none is learned.
+
+    Files write thinking between <think> tags in the answer itself. A template that has another form for thinking
+    (gpt-oss has a channel for it) and does not look for tags would write them as words of the answer, so that thinking
+    is given apart.
     """
 
     def __init__(self, template: ChatTemplate, choice: Choice) -> None:
@@ -27,33 +31,47 @@ class Thinking:
         self.choice = choice
 
     def adapt(self, messages: list[Message]) -> list[Message]:
-        if self.choice == "auto" or not any(thought(message) for message in messages):
-            return messages
-        return [self._adapted(message) if thought(message) else message for message in messages]
+        if self.choice == "leave_out":
+            return [self._without(message) if thought(message) else message for message in messages]
 
-    def _adapted(self, message: Message) -> Message:
+        if self.choice == "in_front" and not self.has_place:
+            return [self._in_front(message) if message.get("reasoning_content") else message for message in messages]
+
+        if any(_tagged(message) for message in messages) and self.wants_apart:
+            return [_apart(message) for message in messages]
+        return messages
+
+    def _without(self, message: Message) -> Message:
         rest = {key: value for key, value in message.items() if key != "reasoning_content"}
 
-        if self.choice == "leave_out":
-            found = THOUGHT.match(message["content"])
-            rest["content"] = message["content"][found.end() :] if found else message["content"]
-            # An answer of nothing but thinking: nothing of it is left to learn.
-            return rest if rest["content"] or rest.get("tool_calls") else rest | {"learned": False}
+        found = THOUGHT.match(message["content"])
+        rest["content"] = message["content"][found.end() :] if found else message["content"]
 
-        if not message.get("reasoning_content") or self.has_place:
-            return message
+        # An answer of nothing but thinking: nothing of it is left to learn.
+        return rest if rest["content"] or rest.get("tool_calls") else rest | {"learned": False}
+
+    def _in_front(self, message: Message) -> Message:
+        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
         return rest | {"content": f"<think>\n{message['reasoning_content'].strip()}\n</think>\n\n{message['content']}"}
 
     @cached_property
     def has_place(self) -> bool:
         """Whether the template writes `reasoning_content` of a last answer."""
-        text = self.template.attempt(
-            [
-                {"role": "user", "content": "How many?"},
-                {"role": "assistant", "content": "Four.", "reasoning_content": "Zqxthought"},
-            ]
-        )
+        text = self._rendered("Four.", reasoning_content="Zqxthought")
         return text is not None and "Zqxthought" in text
+
+    @cached_property
+    def wants_apart(self) -> bool:
+        """Whether the template has a place for thinking, and writes thinking between tags into another one."""
+        if not self.has_place:
+            return False
+        apart = self._rendered("Four.", reasoning_content="Zqxthought") or ""
+        tagged = self._rendered("<think>\nZqxthought\n</think>\n\nFour.") or ""
+        return "".join(apart.split()) != "".join(tagged.split())
+
+    def _rendered(self, content: str, **more: str) -> str | None:
+        question = {"role": "user", "content": "How many?"}
+        return self.template.attempt([question, {"role": "assistant", "content": content} | more])
 
     def missing(self, messages: list[Message], text: str) -> set[str]:
         """Codes of what became of thinking in `messages` that is not in the rendered `text`."""
@@ -85,3 +103,19 @@ def thought(message: Message) -> str:
         return ""
     found = THOUGHT.match(content)
     return found[1].strip() if found else ""
+
+
+def _tagged(message: Message) -> bool:
+    """Whether an assistant turn holds thinking between tags, be it empty, and none given apart."""
+    if message["role"] != "assistant" or message.get("reasoning_content"):
+        return False
+    return "</think>" in message["content"] and THOUGHT.match(message["content"]) is not None
+
+
+def _apart(message: Message) -> Message:
+    """The turn with the thinking between its tags given apart; any other turn as it is."""
+    if not _tagged(message) or (found := THOUGHT.match(message["content"])) is None:
+        return message
+    words = found[1].strip()
+    rest = message | {"content": message["content"][found.end() :]}
+    return rest | {"reasoning_content": words} if words else rest

@@ -66,6 +66,9 @@ PADDED = [
     )
 ]
 
+PYTHON_ROW = {"question": ASK, "answer": TELL, "note": None}
+OTHER_PYTHON_ROW = PYTHON_ROW | {"question": "Is it a car?", "answer": "It's not."}
+
 # name: (file, content, the first example's messages, kinds of findings, fields that are not used)
 READ = {
     "thinking": (
@@ -343,6 +346,41 @@ READ = {
         jsonl({"contents": [{"role": "user", "parts": [{"text": ASK}]}, {"role": "model", "parts": [{"text": TELL}]}]}),
         CHAT,
         set(),
+        [],
+    ),
+    "system prompts under another name": (
+        "a.jsonl",
+        jsonl({"system_message": "Be brief.", "prompt": ASK, "response": TELL}),
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+        set(),
+        [],
+    ),
+    "Cohere's names": (
+        "a.jsonl",
+        jsonl({"messages": [{"role": "User", "content": ASK}, {"role": "Chatbot", "content": TELL}]}),
+        CHAT,
+        set(),
+        [],
+    ),
+    "lines as Python prints them": (
+        "a.jsonl",
+        f"{PYTHON_ROW}\n{OTHER_PYTHON_ROW}\n",
+        CHAT,
+        {"python_text"},
+        [],
+    ),
+    "a list as Python prints it": (
+        "a.json",
+        str([{"messages": CHAT}, {"messages": [QUESTION, ANSWER | {"content": "It's three."}]}]),
+        CHAT,
+        {"python_text", "other_answer"},
+        [],
+    ),
+    "a conversation as one text": (
+        "a.jsonl",
+        jsonl({"conversation": f"Human: {ASK}\n\nAssistant: {TELL}"}),
+        CHAT,
+        {"transcript"},
         [],
     ),
     "columns that nobody reads": (

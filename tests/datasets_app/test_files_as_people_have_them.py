@@ -9,6 +9,7 @@ import pytest
 
 from datasets_app.preview import rows_seen
 from engine.lengths import examples
+from tests.datasets_app import files_of_tools
 from tests.datasets_app.files import (
     ANSWER,
     ASK,
@@ -40,6 +41,17 @@ def test_it_is_read_whole_and_what_is_not_used_is_named(checked, name):
     assert found - {"unused"} == kinds
     assert [item["name"] for item in dataset.unused] == unused
     assert all(item["rows"] == dataset.row_count for item in dataset.unused)
+
+
+@pytest.mark.parametrize("name", files_of_tools.READ)
+def test_calls_and_results_among_the_parts_of_a_content_are_read(checked, name):
+    row, messages, unused = files_of_tools.READ[name]
+    dataset = checked(jsonl(row).encode())
+
+    assert (dataset.status, dataset.problem_count) == ("ready", 0), dataset.error
+    (example,) = examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
+    assert example.messages == messages
+    assert [item["name"] for item in dataset.unused] == unused
 
 
 @pytest.mark.parametrize("key", ["weight", "loss", "loss_weight", "train", "training", "trainable"])
@@ -94,6 +106,26 @@ REFUSED = {
         "a.json",
         json.dumps({"question": {"0": ASK, "1": ASK}, "answer": {"0": TELL, "1": TELL}}),
         "holds columns",
+    ),
+    "columns of pandas beside their data": (
+        "a.json",
+        json.dumps({"columns": ["question", "answer"], "index": [0], "data": [[ASK, TELL]]}),
+        "holds columns",
+    ),
+    "a conversation as one text that ends with a question": (
+        "a.jsonl",
+        jsonl({"chat": f"USER: {ASK}\n\nASSISTANT: {TELL}\n\nFUNCTION RESPONSE: 3\n\nUSER: Sure?"}),
+        "Is one text and not a list of turns",
+    ),
+    "words of the user behind a result": (
+        "a.jsonl",
+        jsonl({"messages": [QUESTION, calling(call()), {"role": "tool", "content": "3"}, QUESTION, ANSWER]}),
+        "The user speaks right behind what a tool gave back",
+    ),
+    "messages of a tree": (
+        "a.jsonl",
+        jsonl({"message_id": "b", "parent_id": "a", "role": "prompter", "text": ASK}),
+        "a conversation that branches",
     ),
     "columns as lists": (
         "a.json",

@@ -49,8 +49,10 @@ def trl_rendered(renderer, example):
     if marked is None:
         return None
     try:
-        # As TRL's users write them, not as the template was found to want them.
-        return renderer.template.render_marked(example.messages, example.tools, marked)
+        # As TRL's users write them, not as the template was found to want them; but thinking in its place, which TRL's
+        # users would have to put there themselves.
+        messages = renderer.thinking.adapt(example.messages)
+        return renderer.template.render_marked(messages, example.tools, marked)
     except TemplateProblem:
         return None
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import engine.chat.template
 import engine.recipes.sft.recipe as recipe
@@ -93,6 +94,16 @@ def test_a_model_whose_weights_lack_a_layer(copy, tmp_path):
     run = train(tmp_path / "run", copy)
     assert failed(run) == "bad_model"
     assert "layers.2" in run.last["message"]
+
+
+def test_a_tokenizer_with_tokens_that_the_model_has_no_weights_for(copy, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(copy)
+    run = train(tmp_path / "run", copy)
+    assert failed(run) == "bad_model"
+    # Not "of another model": it is the model's own, and was changed.
+    assert "added to its tokenizer: [PAD]" in run.last["advice"]
 
 
 def test_a_tokenizer_that_was_cut(copy, tmp_path):

@@ -59,6 +59,9 @@ def test_a_label_makes_ratings_only_where_it_says_yes_or_no():
 
     assert detect(columns, [row | {"label": True}, row | {"label": False}])[0] == "kto"
     assert detect(columns, [row | {"label": "weather"}])[0] == "prompt-completion"
+    # Else the bad answers would be learned as good ones.
+    assert detect(columns, [row | {"label": 1}, row | {"label": -1}])[0] == "kto"
+    assert detect(columns, [row | {"label": "desirable"}, row | {"label": "undesirable"}])[0] == "kto"
 
 
 def test_conversations_beside_a_pair_are_its_prompt_unless_they_hold_an_answer():
@@ -170,7 +173,7 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
     ("turns", "field", "reason"),
     [
         ([], "messages", "Has no turns."),
-        ("hello", "messages", "Is not a list of turns."),
+        ("hello", "messages", "Is one text and not a list of turns."),
         ("[broken", "messages", "not valid JSON"),
         (["hello"], "messages[1]", "not a turn"),
         ([{"content": "x"}], "messages[1]", "Has no role"),
@@ -178,7 +181,7 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
         ([turn("tool", "x")], "messages", "none was called"),
         ([turn("user", "U"), turn("tool", "x")], "messages", "none was called"),
         ([turn("user", "U"), CALL, turn("assistant", "A")], "messages", "what it gave back is missing"),
-        ([turn("user", "U"), CALL, turn("tool", "x"), turn("user", "V")], "messages", "Two user"),
+        ([turn("user", "U"), CALL, turn("tool", "x"), turn("user", "V")], "messages", "behind what a tool gave back"),
         ([turn("user", "U"), CALL, turn("tool", "x")], "messages", "ends without an answer"),
         ([turn("user", "U"), turn("function_call", "{")], "messages[2].content", "not valid JSON"),
         (
@@ -345,7 +348,11 @@ def test_pairs_that_cannot_be_learned_from(change, field):
 
 
 @pytest.mark.parametrize(
-    ("label", "good"), [(True, True), (False, False), (1, True), (0, False), ("Yes", True), ("bad", False), (1.0, True)]
+    ("label", "good"),
+    [
+        *((label, True) for label in (True, 1, 1.0, "Yes", "Chosen", "desirable", "liked")),
+        *((label, False) for label in (False, 0, -1, "bad", "rejected", "undesirable", "disliked")),
+    ],
 )
 def test_ratings_say_good_or_bad(label, good):
     example = to_example({"prompt": "P", "completion": "A", "label": label}, "kto", {})

@@ -116,6 +116,13 @@ def test_half_of_the_experts_names_is_refused_in_words(loaded):
         adapter_add(loaded("qwen3_moe"), parameters)
 
 
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "model.embed_tokens"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_first_and_the_last_layer_are_refused_in_words(loaded, family, name):
+    with pytest.raises(TrainError, match=f"An adapter on {name} is not possible"):
+        adapter_add(loaded(family), SftParameters(target_modules=[name, "q_proj"]))
+
+
 def test_names_that_the_model_lacks_are_refused_as_ever(loaded):
     with pytest.raises(TrainError, match="none of the target modules c_attn"):
         adapter_add(loaded("llama"), SftParameters(target_modules=["c_attn"]))

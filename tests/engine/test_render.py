@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import engine.chat.template
@@ -258,6 +259,19 @@ def test_plain_text_is_learned_whole_and_ends(renderer):
     assert chat.tokenizer.decode(tokens.ids) == "Grüße, 漢字<|im_end|>"
     assert all(tokens.learned)
     assert tokens.prompt_length == 0
+
+
+@pytest.mark.parametrize("text", ["Hi", "<s>Hi", "<s>Hi<|im_end|>", "Hi<|im_end|>\n", " <s>Hi<|im_end|> \n\n"])
+def test_a_text_that_brings_its_own_ends_has_them_once(renderer, text):
+    chat = renderer(NO_SYSTEM)
+    tokenizer = chat.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    beginning = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", beginning)]
+    )
+
+    assert tokenizer.decode(chat.tokens(Example(text=text)).ids) == "<s>Hi<|im_end|>"
 
 
 @pytest.mark.parametrize("is_fast", [True, False])

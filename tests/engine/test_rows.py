@@ -105,7 +105,7 @@ def test_jsonl_reports_each_broken_line_and_reads_on(file):
     found = dict(problems(path, kind))
     assert set(found) == {3, 4, 5, 8, 9, 10, 11}
     assert "column 2" in found[3]
-    assert found[4] == "Not UTF-8 (byte 8)."
+    assert found[4] == "Not UTF-8 (byte 8). Save the file as UTF-8 and upload it again."
     assert found[5].startswith("Not an object")
     assert found[8] == "The name 'a' stands twice in the same object."
     assert found[9] == "Nested too deeply."
@@ -179,7 +179,7 @@ def test_csv_reports_bad_lines_and_reads_on(file):
     assert [row.values for row in read_rows(path, kind) if row.values] == [{"q": "y", "a": "z"}]
     found = dict(problems(path, kind))
     assert found[2] == "1 cells where the first line names 2 columns."
-    assert found[3] == "Not UTF-8."
+    assert found[3] == "Not UTF-8. Save the file as UTF-8 and upload it again."
     assert found[4].startswith("There is text right after a closing quotation mark")
     assert found[5] == "3 cells where the first line names 2 columns."
     assert found[7] == "A quotation mark is opened and never closed."

@@ -164,8 +164,8 @@ TAGS = CASES["thinking in tags"]
         ("qwen3", EARLIER, {"thinking_only_last"}),
         ("gptoss", APART, set()),
         ("gemma4_v5", EARLIER, {"thinking_only_last"}),
-        ("deepseek_r1_distill", TAGS, {"thinking_taken_out"}),
-        ("deepseek_r1_distill", APART, {"thinking_no_place"}),
+        ("deepseek_r1_distill", TAGS, {"thinking_taken_out", "asked_otherwise"}),
+        ("deepseek_r1_distill", APART, {"thinking_no_place", "asked_otherwise"}),
         ("llama3", APART, {"thinking_no_place"}),
         ("llama3", TAGS, set()),
     ],
@@ -175,6 +175,57 @@ def test_thinking_that_a_template_leaves_out_is_said(name, example, findings):
     assert renderer.tokens(example).findings == findings
     kept = "It is one." in "".join(learned(renderer, example)) or "Two it is." in "".join(learned(renderer, example))
     assert kept == (not findings or findings == {"thinking_only_last"})
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "is_asked_so"),
+    [
+        # Asked with an opened thought, which a row without thinking closes in another way, or does not have.
+        ("nemotron_3_nano", "single turn", False),
+        ("nemotron_3_nano", "thinking in the last answer", True),
+        ("deepseek_r1_distill", "several turns", False),
+        # Asked with an empty thought, as for a model that answers at once.
+        ("qwen3_5_nothink", "single turn", True),
+        ("qwen3_5_nothink", "thinking in tags", False),
+        ("qwen3_5_think", "system turn", True),
+        ("qwen3_5_think", "thinking in earlier answers", True),
+        # Asked with no more than a header.
+        ("qwen3", "thinking in the last answer", True),
+        ("gptoss", "several turns", True),
+        ("phi3", "several turns", True),
+        # The answer to a tool is asked for in its own way.
+        ("deepseekv3", "a call", True),
+    ],
+)
+def test_a_row_whose_answer_begins_otherwise_than_it_is_asked_for_is_said(name, case, is_asked_so):
+    findings = renderer_for(template_of(name)).tokens(CASES[case]).findings
+    assert ("asked_otherwise" not in findings) == is_asked_so
+
+
+# Templates that have a form of their own for thinking and do not look for tags in an answer.
+WITHOUT_TAGS = ("gptoss", "gemma4_v5", "diffusion_gemma", "muse_glimmer", "qwen3_8")
+
+
+@pytest.mark.parametrize("choice", ["auto", "in_front"])
+@pytest.mark.parametrize("name", WITHOUT_TAGS)
+def test_thinking_in_tags_is_learned_in_the_templates_own_form(name, choice):
+    renderer = renderer_for(template_of(name), thinking=choice)
+    assert learned(renderer, TAGS) == learned(renderer, APART)
+    assert renderer.tokens(TAGS).findings == set()
+
+    # As a model writes it that is asked with an opened tag.
+    only_closed = talk(user("One?"), says("It is one.\n</think>\n\nUn."))
+    assert learned(renderer, only_closed) == learned(renderer, APART)
+
+    # Tags with nothing between them are no thinking, and no words of the answer either.
+    empty, plain = talk(user("One?"), says("<think>\n\n</think>\n\nUn.")), talk(user("One?"), says("Un."))
+    assert learned(renderer, empty) == learned(renderer, plain)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm4moe", "lfm2_2_5", "nemotron_3_nano", "llama3"])
+def test_tags_that_are_a_templates_own_form_or_no_form_of_it_stay_as_they_are(name):
+    renderer = renderer_for(template_of(name))
+    assert renderer.messages(TAGS)[-1] == TAGS.messages[-1]
 
 
 def test_thinking_without_a_place_can_go_in_front_of_the_answer():
@@ -187,7 +238,8 @@ def test_thinking_without_a_place_can_go_in_front_of_the_answer():
     )
     # In front is no use where the template takes it out there.
     assert renderer_for(template_of("deepseek_r1_distill"), thinking="in_front").tokens(APART).findings == {
-        "thinking_taken_out"
+        "thinking_taken_out",
+        "asked_otherwise",
     }
 
 
