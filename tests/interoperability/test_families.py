@@ -53,9 +53,6 @@ OWN_VALUES = {
 # model.
 OTHER_NUMBERS = {"doge", "olmo3"}
 
-# The step width of 4.57's Mamba layers goes round an adapter on dt_proj.
-OTHER_ADAPTER_NUMBERS = OTHER_NUMBERS | {"jamba"}
-
 # 4.57 keeps numbers of an activation in bf16 whatever it is told.
 TOLERANCE = {"apertus": 5e-3}
 
@@ -129,14 +126,15 @@ def test_an_adapter_is_read_there_as_here(older, tmp_path, kind):
         return
     assert there["odd"] == []
     agree = there["logits"] == pytest.approx(here["logits"], abs=TOLERANCE.get(kind, 5e-4))
-    assert agree == (kind not in OTHER_ADAPTER_NUMBERS)
+    assert agree == (kind not in OTHER_NUMBERS)
 
 
 def test_an_adapter_on_experts_says_that_older_libraries_cannot_read_it(older, tmp_path):
     tiny_tokenizer(tmp_path / "texts")
     given = {"kind": "qwen3_moe", "folder": str(tmp_path / "base"), "given": {}, "tokenizer": str(tmp_path / "texts")}
     assert older.ask("model_make", **given) == ""
-    done = train(tmp_path / "run", tmp_path / "base", adapter="lora", max_steps=1)
+    named = ["q_proj", "gate_up_proj"]
+    done = train(tmp_path / "run", tmp_path / "base", adapter="lora", target_modules=named, max_steps=1)
     assert done.code == 0, done.last
     assert "newer_only" in {event["code"] for event in done.of("warning")}
     assert NEWER_ONLY in (done.directory / "model" / "README.md").read_text()
