@@ -25,7 +25,7 @@ from training.estimate import starts_now
 from training.log import log_read
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
-from training.queue import queue_places, queue_position, queue_state
+from training.queue import may_manage_queue, queue_places, queue_position, queue_state
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
@@ -158,7 +158,7 @@ def failure_context(run: TrainRun) -> dict[str, Any]:
 
 def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
     """Those that this reader can give the train, without the one that it has."""
-    high = reader_of(request).is_staff
+    high = may_manage_queue(request.user)
     return [
         (value, label)
         for value, label in TrainRun.Priority.choices
