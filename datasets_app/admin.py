@@ -33,7 +33,7 @@ class FormatFilter(admin.SimpleListFilter):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(OwnedAdmin):  # type: ignore[type-arg]
+class DatasetAdmin(OwnedAdmin):
     list_display = (
         "name",
         "owner",
@@ -60,7 +60,8 @@ class DatasetAdmin(OwnedAdmin):  # type: ignore[type-arg]
     date_hierarchy = "created_at"
     actions = ("archive", "restore", *SHARING_ACTIONS)
     fields = (
-        "name", "slug", "description", "labels", "owner", "shared", "status", "error", "format", "column_map", "columns",
+        "name", "slug", "description", "labels", "owner", "shared", "status", "error", "format", "column_map",
+        "columns",
         "row_count", "problem_count", "file_name", "file_type", "size_bytes", "sha256", "created_at", "checked_at",
         "archived_at",
     )  # fmt: skip

@@ -18,7 +18,7 @@ from models_app.services import model_archive, model_delete, model_restore, mode
 
 
 @admin.register(BaseModel)
-class BaseModelAdmin(OwnedAdmin):  # type: ignore[type-arg]
+class BaseModelAdmin(OwnedAdmin):
     list_display = (
         "name",
         "slug",

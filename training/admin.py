@@ -28,7 +28,7 @@ def reader_of(request: HttpRequest) -> User:
 
 
 @admin.register(TrainRun)
-class TrainRunAdmin(OwnedAdmin):  # type: ignore[type-arg]
+class TrainRunAdmin(OwnedAdmin):
     list_display = (
         "id",
         "name",
@@ -52,7 +52,9 @@ class TrainRunAdmin(OwnedAdmin):  # type: ignore[type-arg]
     ordering = ("-id",)
     actions = ("copy_train", "compare_trains", "stop_trains", *SHARING_ACTIONS)
     fieldsets = (
-        (None, {"fields": ("name", "notes", "owner", "shared", "status", "done", "created_at", "started_at", "finished_at")}),
+        (None, {"fields": (
+            "name", "notes", "owner", "shared", "status", "done", "created_at", "started_at", "finished_at",
+        )}),
         ("What was asked for", {"fields": (
             "method", "method_version", "base_model", "dataset", "evaluation_dataset", "parameters", "system_prompt",
             "copied_from",
