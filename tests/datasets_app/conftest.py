@@ -40,9 +40,7 @@ def receive(tmp_path) -> Callable[[bytes, str], ReceivedFile]:
 def upload(alice, receive) -> Callable[..., Dataset]:
     """Alice's dataset of `content`, not checked yet."""
 
-    def make(
-        content: bytes | Path = GOOD, name: str = "rows.jsonl", *, shared: bool = False, **values
-    ) -> Dataset:
+    def make(content: bytes | Path = GOOD, name: str = "rows.jsonl", *, shared: bool = False, **values) -> Dataset:
         dataset = dataset_create(**{"owner": alice} | values, file=receive(content, name))
         Dataset.objects.filter(pk=dataset.pk).update(shared=shared)
         dataset.refresh_from_db()
