@@ -1,6 +1,6 @@
-"""One row of everything that can belong to a person, with its files; each holds CANARY wherever text can stand.
+"""One row of everything that can belong to a person, with its files; each holds a word wherever text can stand.
 
-Every row has the id NUMBER, so that any address can be filled in without knowing what it is the address of.
+Every row has the same id, so that any address can be filled in without knowing what it is the address of.
 """
 
 from __future__ import annotations
@@ -27,6 +27,19 @@ NUMBER = 77
 TRIAL = f"{NUMBER}-{'0' * 32}"
 
 
+def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World:
+    """Everything of `owner`, under the id `number`, and `canary` in all texts."""
+    label = Label.objects.create(pk=number, name=f"{canary}-label")
+    dataset = dataset_make(owner, label, number, canary)
+    model = model_make(owner, number, canary)
+    run = train_make(owner, dataset, model, number, canary)
+    world = World(owner, label, dataset, model, run)
+
+    missing = set(owned_models()) - set(world.owned)
+    assert not missing, f"tests/world.py makes no row of {missing}"
+    return world
+
+
 @dataclass
 class World:
     owner: User
@@ -40,27 +53,15 @@ class World:
         return {Dataset: self.dataset, BaseModel: self.model, TrainRun: self.run}
 
 
-def world_make(owner: User) -> World:
-    label = Label.objects.create(pk=NUMBER, name=f"{CANARY}-label")
-    dataset = dataset_make(owner, label)
-    model = model_make(owner)
-    run = train_make(owner, dataset, model)
-    world = World(owner, label, dataset, model, run)
-
-    missing = set(owned_models()) - set(world.owned)
-    assert not missing, f"tests/world.py makes no row of {missing}"
-    return world
-
-
-def dataset_make(owner: User, label: Label) -> Dataset:
-    content = json.dumps({"question": f"{CANARY} asks", "answer": f"{CANARY} answers"}).encode() + b"\n"
+def dataset_make(owner: User, label: Label, number: int, canary: str) -> Dataset:
+    content = json.dumps({"question": f"{canary} asks", "answer": f"{canary} answers"}).encode() + b"\n"
     dataset = Dataset.objects.create(
-        pk=NUMBER,
+        pk=number,
         owner=owner,
-        name=f"{CANARY} dataset",
-        slug=f"{CANARY}-dataset",
-        description=f"{CANARY} description",
-        file_name=f"{CANARY}.jsonl",
+        name=f"{canary} dataset",
+        slug=f"{canary}-dataset",
+        description=f"{canary} description",
+        file_name=f"{canary}.jsonl",
         file_type="jsonl",
         size_bytes=len(content),
         sha256="0" * 64,
@@ -72,65 +73,65 @@ def dataset_make(owner: User, label: Label) -> Dataset:
         problem_count=1,
     )
     dataset.labels.add(label)
-    DatasetProblem.objects.create(dataset=dataset, line=1, field="answer", value=CANARY, reason=f"{CANARY} is odd")
+    DatasetProblem.objects.create(dataset=dataset, line=1, field="answer", value=canary, reason=f"{canary} is odd")
     write(dataset.path, content)
     write(dataset.marks_path, b"[[0, 0, 1]]")
     return dataset
 
 
-def model_make(owner: User) -> BaseModel:
+def model_make(owner: User, number: int, canary: str) -> BaseModel:
     model = BaseModel.objects.create(
-        pk=NUMBER,
+        pk=number,
         owner=owner,
-        name=f"{CANARY} model",
-        slug=f"{CANARY}-model",
-        description=f"{CANARY} description",
+        name=f"{canary} model",
+        slug=f"{canary}-model",
+        description=f"{canary} description",
         source="gguf",
-        reference=f"{CANARY}.gguf",
+        reference=f"{canary}.gguf",
         status=BaseModel.Status.READY,
-        architecture=f"{CANARY}ForCausalLM",
-        chat_template=f"{CANARY} template",
-        linear_modules=[f"{CANARY}_proj"],
-        licence=f"{CANARY} licence",
+        architecture=f"{canary}ForCausalLM",
+        chat_template=f"{canary} template",
+        linear_modules=[f"{canary}_proj"],
+        licence=f"{canary} licence",
     )
     write(model.path / "config.json", b"{}")
     return model
 
 
-def train_make(owner: User, dataset: Dataset, model: BaseModel) -> TrainRun:
+def train_make(owner: User, dataset: Dataset, model: BaseModel, number: int, canary: str) -> TrainRun:
     if not TrainingMethod.objects.exists():
         methods_install()
     run = TrainRun.objects.create(
-        pk=NUMBER,
+        pk=number,
         owner=owner,
-        name=f"{CANARY} train",
-        notes=f"{CANARY} notes",
+        name=f"{canary} train",
+        notes=f"{canary} notes",
         method=TrainingMethod.objects.get(slug="lora"),
         base_model=model,
         dataset=dataset,
         evaluation_dataset=dataset,
         parameters={"learning_rate": 1e-4},
-        system_prompt=f"{CANARY} system prompt",
+        system_prompt=f"{canary} system prompt",
         status=TrainRun.Status.FAILED,
         error_code="bad_data",
-        error=f"{CANARY} error",
-        error_advice=f"{CANARY} advice",
-        warnings=[{"code": "x", "message": f"{CANARY} warning"}],
-        worker=f"{CANARY}-worker",
+        error=f"{canary} error",
+        error_advice=f"{canary} advice",
+        warnings=[{"code": "x", "message": f"{canary} warning"}],
+        worker=f"{canary}-worker",
         step=2,
         total_steps=4,
     )
-    MetricRow.objects.create(run=run, seq=1, step=1, time=1e9, values={"loss": 1.0, f"{CANARY}_metric": 1.0})
-    Sample.objects.create(run=run, seq=2, index=0, stage="before", prompt=f"{CANARY} prompt", text=f"{CANARY} says")
-    Sample.objects.create(run=run, seq=3, index=0, stage="completion", prompt=f"{CANARY} prompt", text=CANARY)
+    MetricRow.objects.create(run=run, seq=1, step=1, time=1e9, values={"loss": 1.0, f"{canary}_metric": 1.0})
+    Sample.objects.create(run=run, seq=2, index=0, stage="before", prompt=f"{canary} prompt", text=f"{canary} says")
+    Sample.objects.create(run=run, seq=3, index=0, stage="completion", prompt=f"{canary} prompt", text=canary)
     Checkpoint.objects.create(run=run, step=2, time=1e9)
     Notice.objects.create(
-        pk=NUMBER, run=run, attempt=1, status="failed", way="webhook", error=f"{CANARY} was not taken", tries=99
+        pk=number, run=run, attempt=1, status="failed", way="webhook", error=f"{canary} was not taken", tries=99
     )
-    write(run.directory / LOG, f"{CANARY} log\n".encode())
-    write(run.directory / MODEL / "adapter_config.json", b'{"of": "%s"}' % CANARY.encode())
-    answer = {"prompt": CANARY, "reference": CANARY, "text": CANARY, "rewards": {}, "total": 0}
-    write(trials_folder() / TRIAL / RESULT, json.dumps({"answers": [answer], "error": ""}).encode())
+    write(run.directory / LOG, f"{canary} log\n".encode())
+    write(run.directory / MODEL / "adapter_config.json", b'{"of": "%s"}' % canary.encode())
+    answer = {"prompt": canary, "reference": canary, "text": canary, "rewards": {}, "total": 0}
+    write(trials_folder() / f"{number}-{'0' * 32}" / RESULT, json.dumps({"answers": [answer], "error": ""}).encode())
     return run
 
 

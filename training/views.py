@@ -123,6 +123,8 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     return {
         "run": run,
         "may_change": may_change(run, request.user),
+        "may_move": may_change(run, request.user) or may_manage_queue(request.user),
+        "after": visible_predecessor(request, run) if waiting else None,
         "position": queue_position(run),
         "worker": worker_state() if waiting else None,
         "queue": queue_state() if waiting else None,
@@ -137,6 +139,12 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
         **resume_context(run),
     }
+
+
+def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
+    """The train for which `run` waits, if this reader may see it."""
+    visible: TrainRun | None = TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    return visible
 
 
 def resume_context(run: TrainRun) -> dict[str, Any]:

@@ -23,11 +23,14 @@ from django_filters import FilterSet
 from rest_framework.serializers import BaseSerializer
 
 from core.ownership import owned_models
+from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from tests.routes import OPEN, Route, routes
 from tests.world import CANARY, NUMBER, TRIAL, World, token_make, world_make
 from training.models import TrainRun
 
+# The id of everything that is another person's.
+OTHER = 88
 ROUTES = sorted(routes(), key=lambda route: (route.pattern, route.name))
 PAGE_METHODS = ("get", "post")
 API_METHODS = ("get", "post", "put", "patch", "delete")
@@ -115,7 +118,7 @@ class Answer:
         return f"{self.method} {self.path} ({self.route}): {self.status}"
 
 
-def address(route: Route) -> str:
+def address(route: Route, number: int = NUMBER) -> str:
     values = {"slug": "lora", "queue_index": "0", "scheduler_index": "0", "app_label": "training"}
     values["content_type_id"] = str(ContentType.objects.get_for_model(TrainRun).pk)
     if route.pattern.startswith("api/v1/methods/"):
@@ -123,8 +126,8 @@ def address(route: Route) -> str:
     if "trainingmethod" in route.pattern:
         values["object_id"] = str(TrainingMethod.objects.get(slug="lora").pk)
     if "try-rewards" in route.pattern:
-        values["key"] = TRIAL
-    return route.path(values, otherwise=str(NUMBER))
+        values["key"] = TRIAL.replace(str(NUMBER), str(number))
+    return route.path(values, otherwise=str(number))
 
 
 def ask(client: Client, method: str, path: str, route: str = "", **body: Any) -> Answer:
@@ -200,6 +203,29 @@ def test_a_stranger_finds_nothing_of_what_is_somebodys(request, client, world, w
     assert (leaks, there, opened, broken) == ([], [], [], [])
     assert rows_of(world) == rows
     assert changed(shared) == {}
+
+
+def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
+    """Bob's train is a copy of Alice's, branched from it and waiting for it; hers is a copy of his. Neither is shared
+    any more, and his dataset was made of hers."""
+    own = world_make(User.objects.create_user("bert", pk=OTHER), OTHER, "word-of-bert")
+    Dataset.objects.filter(pk=OTHER).update(parent=world.dataset, version=2)
+    TrainRun.objects.filter(pk=NUMBER).update(copied_from=own.run, branched_from=own.run, status="running")
+    TrainRun.objects.filter(pk=OTHER).update(copied_from=world.run, branched_from=world.run, branch_step=2)
+    client.force_login(own.owner)
+    client.raise_request_exception = False
+
+    answers = []
+    for status in ("failed", "queued"):
+        TrainRun.objects.filter(pk=OTHER).update(status=status, after=world.run if status == "queued" else None)
+        own_routes = [route for route in ROUTES if route.name in OF_PEOPLE]
+        answers += [ask(client, "get", address(route, OTHER), route.name) for route in own_routes]
+        answers += [ask(client, "get", path.replace(str(NUMBER), str(OTHER))) for path in QUERIES]
+
+    leaks = [str(answer) for answer in answers if CANARY in answer.text]
+    assert leaks == []
+    assert [str(answer) for answer in answers if answer.status >= 500] == []
+    assert sum("word-of-bert" in answer.text for answer in answers) > 40
 
 
 def is_closed(answer: Answer) -> bool:

@@ -100,6 +100,7 @@ def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanw
     assert seen(bob) == 0
     removals_finish()
     assert TrainRun.objects.exists()
+    assert PersonRemoval.objects.get().obstacle == ""
 
     TrainRun.objects.update(status=Status.STOPPED)
     removals_finish()
