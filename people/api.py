@@ -14,9 +14,15 @@ from rest_framework.response import Response
 
 from core.api import Pagination, errors
 from core.errors import UserError
+from people.accounts import person_create, person_update
 from people.holdings import holdings_count
 from people.removing import person_remove
-from people.serializers import PersonSerializer, RemovalQuerySerializer
+from people.serializers import (
+    PersonCreateSerializer,
+    PersonSerializer,
+    PersonUpdateSerializer,
+    RemovalQuerySerializer,
+)
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or user name.")
 
@@ -68,11 +74,29 @@ class PersonListView(PeopleView, generics.ListAPIView[User]):
         context = {"holdings": holdings_count(people)}
         return self.get_paginated_response(PersonSerializer(people, many=True, context=context).data)
 
+    @extend_schema(request=PersonCreateSerializer, responses={201: PersonSerializer, **errors(400, 401, 403)})
+    def post(self, request: Request) -> Response:
+        """Make an account. It has no rights but over what will belong to it."""
+        body = PersonCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        person = person_create(by=self.reader, **body.validated_data)
+        return Response(PersonSerializer(person).data, status=201)
+
 
 @extend_schema(parameters=[KEY])
 class PersonDetailView(PeopleView):
     @extend_schema(responses={200: PersonSerializer, **errors(401, 403, 404)})
     def get(self, request: Request, key: str) -> Response:
+        return Response(PersonSerializer(self.get_person()).data)
+
+    @extend_schema(request=PersonUpdateSerializer, responses={200: PersonSerializer, **errors(400, 401, 403, 404)})
+    def patch(self, request: Request, key: str) -> Response:
+        """Change the name or address of a person, or close the account and open it again. Rights are given in the
+        administration."""
+        person = self.get_person()
+        body = PersonUpdateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        person_update(person=person, by=self.reader, **body.validated_data)
         return Response(PersonSerializer(self.get_person()).data)
 
     @extend_schema(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.contrib.auth.validators import UnicodeUsernameValidator
 from rest_framework import serializers
 
 from core.api import StrictSerializer
@@ -53,6 +54,23 @@ class PersonSerializer(serializers.ModelSerializer[User]):
     def to_representation(self, person: User) -> dict[str, Any]:
         # A one-to-one row that is missing raises, and the serializer would leave the field out.
         return {"removal": None} | super().to_representation(person)
+
+
+class PersonUpdateSerializer(StrictSerializer):
+    first_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
+    last_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
+    email = serializers.EmailField(max_length=254, required=False, allow_blank=True)
+    is_active = serializers.BooleanField(required=False, help_text="False: nobody can sign in with it.")
+
+
+class PersonCreateSerializer(StrictSerializer):
+    username = serializers.CharField(
+        max_length=150, validators=[UnicodeUsernameValidator()], help_text="Letters, digits and @/./+/-/_."
+    )
+    password = serializers.CharField(max_length=4096, trim_whitespace=False, write_only=True)
+    first_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
+    last_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
+    email = serializers.EmailField(max_length=254, required=False, allow_blank=True)
 
 
 class RemovalQuerySerializer(StrictSerializer):

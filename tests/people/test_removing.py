@@ -233,6 +233,29 @@ class TestApi:
         client.force_login(otto)
         assert client.delete(f"{self.URL}olga/?delete_data=true").status_code == 403
 
+    def test_operators_make_close_and_open_accounts(self, client, bob, otto, olga):
+        client.force_login(otto)
+        body = {"username": "dora", "password": "otters-swim-1", "email": "dora@house.example"}
+        made = client.post(self.URL, body, "application/json")
+        assert (made.status_code, made.json()["is_staff"]) == (201, False)
+        for wrong, field in (
+            (body, "username"),
+            (body | {"username": "d d"}, "username"),
+            (body | {"username": "e", "password": "e"}, "password"),
+            (body | {"username": "e", "is_superuser": True}, "is_superuser"),
+        ):
+            refused = client.post(self.URL, wrong, "application/json")
+            assert (refused.status_code, field in refused.json()["error"]["fields"]) == (400, True), wrong
+        change = f"{self.URL}dora/"
+        closed = client.patch(change, {"is_active": False, "first_name": "Dora"}, "application/json").json()
+        assert (closed["is_active"], closed["first_name"]) == (False, "Dora")
+        assert client.patch(change, {"is_active": True}, "application/json").json()["is_active"]
+        assert client.patch(f"{self.URL}otto/", {"is_active": False}, "application/json").status_code == 400
+        assert client.patch(f"{self.URL}olga/", {"email": "o@x.example"}, "application/json").status_code == 403
+        client.force_login(give(bob, "auth.view_user"))
+        assert client.post(self.URL, body | {"username": "f"}, "application/json").status_code == 403
+        assert client.patch(change, {"is_active": False}, "application/json").status_code == 403
+
 
 class TestAdministration:
     LIST = "/admin/auth/user/"
@@ -282,6 +305,12 @@ class TestAdministration:
         for path in ("delete/", "password/"):
             assert client.get(f"{self.LIST}{olga.pk}/{path}").status_code == 403
         assert client.post(f"{self.LIST}{olga.pk}/change/", body).status_code == 403
+
+    def test_whoever_may_change_groups_still_gives_nobody_rights(self, client, bob, otto):
+        User.objects.filter(pk=bob.pk).update(is_staff=True)
+        client.force_login(give(bob, "auth.change_group", "auth.add_group", "auth.delete_group"))
+        assert client.get("/admin/auth/group/add/").status_code == 403
+        assert client.post(f"/admin/auth/group/{otto.groups.get().pk}/change/", {"name": "x"}).status_code == 403
 
     def test_a_closed_account_with_more_rights_is_not_taken_over(self, client, alice, olga, otto):
         User.objects.filter(pk=otto.pk).update(is_active=False)
