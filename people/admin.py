@@ -47,9 +47,12 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
     list_select_related = ("removal",)
     actions = ("remove",)
 
-    @admin.display(description="being removed", boolean=True)
-    def leaving(self, person: User) -> bool:
-        return hasattr(person, "removal")
+    @admin.display(description="being removed", empty_value="–")
+    def leaving(self, person: User) -> str | None:
+        """Why the account is still there although it is being removed."""
+        if not hasattr(person, "removal"):
+            return None
+        return person.removal.obstacle or "Its trains are stopping"
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
         fields = tuple(super().get_readonly_fields(request, obj))

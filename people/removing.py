@@ -148,7 +148,9 @@ def removal_finish(removal: PersonRemoval) -> bool:
     except (UserError, ProtectedError) as error:
         obstacle = error.message if isinstance(error, UserError) else "Something new belongs to this account."
         PersonRemoval.objects.filter(pk=removal.pk).update(obstacle=obstacle)
-        logger.warning("%s cannot be removed yet: %s", person.get_username(), obstacle)
+        if obstacle != removal.obstacle:
+            # Once, and not at every try.
+            logger.warning("%s cannot be removed yet: %s", person.get_username(), obstacle)
         return False
 
     logger.info("account %s is removed", person.get_username())

@@ -272,6 +272,20 @@ class TestAdministration:
         assert (answer.status_code, answer["Location"]) == (302, self.LIST)
         assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["carol"]}
 
+    def test_it_says_why_an_account_is_still_there(self, client, world, bob, otto):
+        client.force_login(otto)
+        TrainRun.objects.update(status=Status.RUNNING)
+        person_remove(person=world.owner, by=otto, delete_data=True)
+        assert "Its trains are stopping" in client.get(self.LIST).content.decode()
+        own = {"method": world.run.method, "base_model": world.model, "dataset": world.dataset}
+        TrainRun.objects.create(owner=bob, name="late", parameters={}, status="finished", **own)
+        TrainRun.objects.filter(owner=world.owner).update(status=Status.STOPPED)
+        removals_finish()
+        assert "is used by late" in client.get(self.LIST).content.decode()
+        # Another answer to the question is another try.
+        assert person_remove(person=world.owner, by=otto, delete_data=True, hand_over_to=bob) is None
+        assert set(owners()["Dataset"]) == {"bob"}
+
     def test_it_asks_before_many_are_deleted(self, client, world, bob, carol, otto):
         client.force_login(otto)
         chosen = {"action": "remove", "_selected_action": [world.owner.pk, bob.pk]}
