@@ -53,7 +53,9 @@ class OwnedView(generics.GenericAPIView[Any]):
 class SharingView(OwnedView):
     @extend_schema(request=SharingSerializer)
     def put(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Share it with everyone, or stop doing so. Sharing is for operators; trains that use it keep it."""
+        """Share it with everyone, or stop doing so. Sharing is for operators; trains that use it
+        keep it.
+        """
         row = self.get_row()
         body = SharingSerializer(data=request.data)
         body.is_valid(raise_exception=True)

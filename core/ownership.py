@@ -1,8 +1,9 @@
 """Who may see and change what.
 
-People see their own rows and those that are shared with everyone. Seeing, changing, deleting and sharing the rows of
-others takes the model's permission of that name (`datasets_app.view_dataset`, `training.change_trainrun`, …), given by
-hand or through the group Operators. A row that somebody may not see does not exist for them: it is a 404.
+People see their own rows and those that are shared with everyone. Seeing, changing, deleting and
+sharing the rows of others takes the model's permission of that name (`datasets_app.view_dataset`,
+`training.change_trainrun`, …), given by hand or through the group Operators. A row that somebody
+may not see does not exist for them: it is a 404.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class OwnedQuerySet(models.QuerySet[M]):
 class Owned(models.Model):
     """Something that belongs to a person. A model of this kind writes `class Meta(Owned.Meta)`.
 
-    A person who owns something cannot be deleted: people.services first hands it over or deletes it. Without an owner
-    and not shared, a row is visible to operators only.
+    A person who owns something cannot be deleted: people.removing first hands it over or deletes
+    it. Without an owner and not shared, a row is visible to operators only.
     """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+")
@@ -117,7 +118,9 @@ def owner_set(row: Any, *, by: User, owner: User) -> None:
 
 
 def released_on_hand_over(model: type[models.Model]) -> dict[str, Any]:
-    """What a new owner does not take over: keys that only mean something among one person's requests."""
+    """What a new owner does not take over: keys that only mean something among one person's
+    requests.
+    """
     names = {field.name for field in model._meta.fields}
     return {"idempotency_key": None} if "idempotency_key" in names else {}
 

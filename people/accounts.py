@@ -36,7 +36,8 @@ def person_create(*, by: User, username: str, password: str, **details: str) -> 
 
 
 def person_update(*, person: User, by: User, is_active: bool | None = None, **details: str) -> User:
-    """Change names and address of an account, or close and open it. Raises PermissionDenied or UserError.
+    """Change names and address of an account, or close and open it. Raises PermissionDenied or
+    UserError.
 
     A closed account keeps everything that belongs to it; its sessions and tokens end.
     """

@@ -85,7 +85,9 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         return self._removal_page(request, people)
 
     def _removal_page(self, request: HttpRequest, chosen: QuerySet[User]) -> HttpResponse:
-        """Asks what happens to everything that belongs to these people, and does it once that is answered."""
+        """Asks what happens to everything that belongs to these people, and does it once that is
+        answered.
+        """
         people = list(chosen.order_by("username"))
         if not all(self.has_delete_permission(request, person) for person in people):
             raise PermissionDenied

@@ -91,8 +91,9 @@ class PersonDetailView(PeopleView):
 
     @extend_schema(request=PersonUpdateSerializer, responses={200: PersonSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, key: str) -> Response:
-        """Change the name or address of a person, or close the account and open it again. Rights are given in the
-        administration."""
+        """Change the name or address of a person, or close the account and open it again. Rights
+        are given in the administration.
+        """
         person = self.get_person()
         body = PersonUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
@@ -106,8 +107,8 @@ class PersonDetailView(PeopleView):
     def delete(self, request: Request, key: str) -> Response:
         """Remove an account, and hand over or delete what belongs to it.
 
-        204: the account is gone. 202: it is closed, and gone as soon as its trains have stopped. 409: others use what
-        would be deleted; name somebody who gets it.
+        204: the account is gone. 202: it is closed, and gone as soon as its trains have stopped.
+        409: others use what would be deleted; name somebody who gets it.
         """
         person = self.get_person()
         query = RemovalQuerySerializer(data=request.query_params.dict())

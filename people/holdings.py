@@ -67,7 +67,9 @@ def uses_text(uses: list[Use]) -> str:
 
 
 def rows_to_keep(person: User, uses: list[Use]) -> dict[type[Owned], set[int]]:
-    """Ids of what others use, and of what those rows need in turn: an earlier version, a base model."""
+    """Ids of what others use, and of what those rows need in turn: an earlier version, a base
+    model.
+    """
     kept: dict[type[Owned], set[int]] = defaultdict(set)
     waiting = [use.row for use in uses]
 
@@ -95,7 +97,9 @@ def _references(person: User) -> Iterator[Use]:
 
 
 def _reward_models_in_use(person: User) -> Iterator[Use]:
-    """Trains of others that wait or run name the files of a reward model by its id, among their parameters."""
+    """Trains of others that wait or run name the files of a reward model by its id, among their
+    parameters.
+    """
     open_ones = TrainRun.objects.exclude(status__in=TrainRun.ENDED).exclude(owner=person).select_related("owner")
     for run in open_ones.order_by("pk"):
         for choice in run.parameters.get("rewards") or []:

@@ -7,9 +7,11 @@ from django.db import models
 
 
 class PersonRemoval(models.Model):
-    """The removal of an account that cannot be finished at once: trains have to stop before their files go.
+    """The removal of an account that cannot be finished at once: trains have to stop before their
+    files go.
 
-    The account is closed when this row is written, and gone, with this row, when the removal is finished.
+    The account is closed when this row is written, and gone, with this row, when the removal is
+    finished.
     """
 
     person = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="removal")

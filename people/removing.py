@@ -4,9 +4,9 @@
 2. What it has is handed over, or its trains are stopped and everything is deleted with its files.
 3. The account is deleted.
 
-Step 2 may have to wait for trains that save or stop. It is tried again every few seconds (training.reconcile) and can
-be broken off anywhere. At no moment does anything become visible to people who could not see it before, but for the
-one to whom it is handed over.
+Step 2 may have to wait for trains that save or stop. It is tried again every few seconds
+(training.reconcile) and can be broken off anywhere. At no moment does anything become visible to
+people who could not see it before, but for the one to whom it is handed over.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ def person_remove(
     """Remove an account, and hand over or delete what belongs to it.
 
     hand_over_to: who gets everything; with `delete_data` too, who gets what others use.
-    delete_data: stop the person's trains and delete all datasets, models and trains with their files.
+    delete_data: stop the person's trains and delete all datasets, models and trains with their
+    files.
 
-    Returns None when the account is gone, and its PersonRemoval while trains are still stopping. Raises
-    PermissionDenied, and UserError where nobody has said what is to happen, or others use what would be deleted.
+    Returns None when the account is gone, and its PersonRemoval while trains are still stopping.
+    Raises PermissionDenied, and UserError where nobody has said what is to happen, or others use
+    what would be deleted.
     """
     removal_check(person=person, by=by, hand_over_to=hand_over_to, delete_data=delete_data)
 
@@ -134,7 +136,9 @@ def removals_finish() -> None:
 
 
 def removal_finish(removal: PersonRemoval) -> bool:
-    """Do what can be done now. Returns whether the account is gone. May be repeated, and broken off anywhere."""
+    """Do what can be done now. Returns whether the account is gone. May be repeated, and broken off
+    anywhere.
+    """
     person = removal.person
     try:
         if removal.delete_data and not data_delete(person, keep_used=removal.hand_over_to is not None):
@@ -160,8 +164,8 @@ def removal_finish(removal: PersonRemoval) -> bool:
 def data_delete(person: User, *, keep_used: bool) -> bool:
     """Delete everything that belongs to `person`; `keep_used`: but for what others use.
 
-    Returns False while trains are still stopping; call it again then. Raises UserError where others use something that
-    is not to be kept.
+    Returns False while trains are still stopping; call it again then. Raises UserError where others
+    use something that is not to be kept.
     """
     uses = uses_by_others(person)
     if uses and not keep_used:

@@ -1,6 +1,8 @@
-"""One row of everything that can belong to a person, with its files; each holds a word wherever text can stand.
+"""One row of everything that can belong to a person, with its files; each holds a word wherever
+text can stand.
 
-Every row has the same id, so that any address can be filled in without knowing what it is the address of.
+Every row has the same id, so that any address can be filled in without knowing what it is the
+address of.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Every URL asks who is there, and hides what is a stranger's.
 
-Each role walks the whole URLconf over one row of everything that Alice owns. What a role gets follows from rules, and
-not from a table of addresses: a new page is held to them without a line here.
+Each role walks the whole URLconf over one row of everything that Alice owns. What a role gets
+follows from rules, and not from a table of addresses: a new page is held to them without a line
+here.
 """
 
 from __future__ import annotations
@@ -206,8 +207,9 @@ def test_a_stranger_finds_nothing_of_what_is_somebodys(request, client, world, w
 
 
 def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
-    """Bob's train is a copy of Alice's, branched from it and waiting for it; hers is a copy of his. Neither is shared
-    any more, and his dataset was made of hers."""
+    """Bob's train is a copy of Alice's, branched from it and waiting for it; hers is a copy of his.
+    Neither is shared any more, and his dataset was made of hers.
+    """
     own = world_make(User.objects.create_user("bert", pk=OTHER), OTHER, "word-of-bert")
     Dataset.objects.filter(pk=OTHER).update(parent=world.dataset, version=2)
     TrainRun.objects.filter(pk=NUMBER).update(copied_from=own.run, branched_from=own.run, status="running")
@@ -302,7 +304,9 @@ def test_operators_open_every_page_of_the_administration_that_is_theirs(client, 
 
 
 def fields_shared_by_all_requests() -> dict[str, str]:
-    """What every request builds upon: fields of forms, serializers and filters, and the attributes of admin classes."""
+    """What every request builds upon: fields of forms, serializers and filters, and the attributes
+    of admin classes.
+    """
     found = {}
     for kind in descendants(forms.BaseForm):
         if getattr(sys.modules[kind.__module__], kind.__qualname__, None) is not kind:
@@ -331,6 +335,8 @@ def descendants(kind: type) -> Iterator[type]:
 
 
 def changed(before: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """What requests have changed under all others, as the form of a method once lost a choice when staff opened it."""
+    """What requests have changed under all others, as the form of a method once lost a choice when
+    staff opened it.
+    """
     after = fields_shared_by_all_requests()
     return {name: (value, after[name]) for name, value in before.items() if after.get(name, value) != value}

@@ -34,7 +34,9 @@ def seen_by(user, kind) -> bool:
 
 
 def test_whatever_has_an_owner_is_owned():
-    """A model of ours with a field `owner` that is none of these rules' would not be looked at by any test here."""
+    """A model of ours with a field `owner` that is none of these rules' would not be looked at by
+    any test here.
+    """
     ours = {"core", "datasets_app", "models_app", "methods", "training", "people", "accounts"}
     with_owner = {
         model
