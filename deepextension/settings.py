@@ -24,6 +24,11 @@ HOST = env("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=2)
 WEB_THREADS = env.int("WEB_THREADS", default=8)
+# Bounds of one process, see core/web. Uploads and downloads have threads of their own.
+WEB_TRANSFERS = env.int("WEB_TRANSFERS", default=32)
+WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", default=2000)
+WEB_CONNECTIONS_PER_ADDRESS = env.int("WEB_CONNECTIONS_PER_ADDRESS", default=200)
+FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
 HTTPS = env.bool("DEEPEXTENSION_HTTPS", default=False)
 DEBUG = env.bool("DEBUG", default=False)
 
@@ -92,7 +97,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "deepextension.urls"
-WSGI_APPLICATION = "deepextension.wsgi.application"
+ASGI_APPLICATION = "deepextension.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
