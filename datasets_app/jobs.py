@@ -5,12 +5,15 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+from core.jobs import queue_job
+
 # What a check may take beyond what its process holds already: a hostile file must not take the machine down.
 MEMORY_BYTES = 2 << 30
 START_SECONDS = 600
 BYTES_A_SECOND = 500_000
 
 
+@queue_job
 def check_dataset(dataset_id: int) -> None:
     from datasets_app.checking import dataset_check
 
@@ -21,6 +24,7 @@ def check_dataset(dataset_id: int) -> None:
     )
 
 
+@queue_job
 def count_tokens(lengths_id: int) -> None:
     from datasets_app.lengths import lengths_count
 

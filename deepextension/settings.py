@@ -144,7 +144,9 @@ REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
 CHORES_QUEUE = "chores"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its deadlines.
-# JSON in place of RQ's pickle: whoever can write to Redis still cannot run code of his own.
+# JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can write to Redis still cannot run
+# code of their own. See core.jobs.
+RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
 RQ_QUEUES = {
     name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}
     for name in (TRAINS_QUEUE, CHORES_QUEUE)
@@ -202,7 +204,12 @@ REST_FRAMEWORK = {
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PAGINATION_CLASS": "core.api.Pagination",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_PARSER_CLASSES": [
+        "core.parsers.JSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
+    "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
     "EXCEPTION_HANDLER": "core.api.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "STRICT_JSON": True,

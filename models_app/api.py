@@ -12,12 +12,13 @@ from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import Pagination, errors, object_or_404
+from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
 from models_app.folders import allowed_roots, folders_offered

@@ -6,9 +6,9 @@ from typing import Any
 import django_rq
 from django.conf import settings
 from django.core.management.base import BaseCommand
-from rq import Worker
 from rq.serializers import JSONSerializer
 
+from core.jobs import Worker
 from core.processes import die_with_supervisor
 from core.queue import MONITORING_SECONDS, connection
 
