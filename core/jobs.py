@@ -43,8 +43,11 @@ class RegisteredJob(Job):
         """
         try:
             super().restore(raw_data)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            logger.error("Job %s is unreadable and was skipped: %s", self.id, error)
+        except NoSuchJobError:
+            raise
+        except Exception as error:
+            # RQ parses two dozen fields, each with errors of its own, and would end the worker.
+            logger.error("Job %s is unreadable and was skipped: %r", self.id, error)
             raise NoSuchJobError(f"Job {self.id} is unreadable.") from error
 
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None

@@ -249,7 +249,10 @@ def train_save(*, run: TrainRun, by: User) -> TrainRun:
         raise UserError("Only a train that runs can save a checkpoint.", code="wrong_state")
     if run.method.is_custom:
         raise UserError(f"{run.method.name} is a program of one's own and saves when it wants.", code="wrong_state")
-    save_request(run.directory)
+    try:
+        save_request(run.directory)
+    except FileNotFoundError as error:
+        raise UserError("The train's folder is gone, so it cannot save.", code="wrong_state") from error
     return run
 
 

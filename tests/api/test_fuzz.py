@@ -1,0 +1,57 @@
+"""The API against its own document, in this process: made-up calls of every operation, right and wrong ones.
+
+`make fuzz` makes many more of them, against a running platform.
+"""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from django.core.handlers.wsgi import WSGIHandler
+from hypothesis import HealthCheck, Phase, given, settings
+from knox.models import get_token_model
+
+from tests.fuzz.calls import CHECKS, name_what_is_there
+from tests.training.conftest import make_train  # noqa: F401 - a fixture
+
+EXAMPLES = settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
+)
+
+
+@pytest.fixture
+def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
+    runs = [make_train(status=status, attempt=1, step=3, total_steps=10) for status in ("running", "stopped")]
+    _, token = get_token_model().objects.create(user=alice)
+    schema = schemathesis.openapi.from_wsgi(
+        "/api/v1/schema/",
+        WSGIHandler(),
+        headers={"Authorization": f"Token {token}", "Accept": "application/vnd.oai.openapi+json"},
+    )
+    schema.config.update(headers={"Authorization": f"Token {token}"})
+    name_what_is_there(
+        schema,
+        {"trains": [run.pk for run in runs], "datasets": ["toys"], "models": ["tiny"], "methods": ["lora-test"]},
+    )
+    return schema
+
+
+def test_it_answers_as_its_document_says(api):
+    failures = []
+    for operation in (result.ok() for result in api.get_all_operations()):
+
+        @EXAMPLES
+        @given(case=operation.as_strategy())
+        def call(case):
+            case.call_and_validate(checks=CHECKS)
+
+        try:
+            call()
+        except (Exception, BaseExceptionGroup) as error:
+            failures.append(f"{operation.label}: {error}")
+    assert failures == []
