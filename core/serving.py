@@ -117,7 +117,7 @@ def _require_port() -> None:
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = ""
-    while (state := health()).get("status") != "ok":
+    while (state := health()).get("status") not in ("ok", "disk full"):
         if server.poll() is not None or time.monotonic() > deadline:
             raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
         missing = ", ".join(name for name, there in state.items() if there is False) or "web"

@@ -36,6 +36,8 @@ LARGEST_SEQ = 1 << 53
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
+# The disk had no room for the last event either.
+EXIT_DISK_FULL = 5
 
 SPEC = "spec.json"
 EVENTS = "events.jsonl"

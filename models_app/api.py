@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
@@ -18,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import Pagination, errors, object_or_404
+from core.filters import StrictFilterBackend
 from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
@@ -66,7 +66,7 @@ class BaseModelView(generics.GenericAPIView[BaseModel]):
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
     """List base models, or add one."""
 
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
     filterset_class = BaseModelFilter
     parser_classes = (JSONParser, MultiPartParser)

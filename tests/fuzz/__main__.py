@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.test_main_job import toy_rows
 from tests.fuzz.calls import CHECKS
@@ -23,10 +24,9 @@ WHO = ("alice", "olga", "nobody")
 PHASES = "examples,coverage,fuzzing"
 
 
-def what_is_there(platform: Platform) -> dict[str, list[object]]:
+def what_is_there(platform: Platform) -> dict[str, list[Any]]:
     """A dataset, a train that has ended and one that waits."""
-    rows = "".join(json.dumps(row) + "\n" for row in toy_rows())
-    dataset = platform.upload("toys.jsonl", rows.encode())
+    dataset = platform.upload("toys.jsonl", toy_rows())
     ended = platform.ended(platform.start(dataset, max_steps=2))
     platform.api("POST", "queue/pause/", by="olga")
     waiting = platform.start(dataset, name="waiting", max_steps=2)
@@ -38,9 +38,7 @@ def what_is_there(platform: Platform) -> dict[str, list[object]]:
     }
 
 
-def fuzz(
-    platform: Platform, who: str, *, document: Path, seconds: int, seed: int, there: dict[str, list[object]]
-) -> int:
+def fuzz(platform: Platform, who: str, *, document: Path, seconds: int, seed: int, there: dict[str, list[Any]]) -> int:
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", platform.url]
     command += ["--phases", PHASES, "--max-time", str(seconds), "--seed", str(seed), "--no-color"]
     command += ["--checks", ",".join(check.__name__ for check in CHECKS), "--continue-on-failure"]
@@ -63,7 +61,8 @@ def main() -> int:
     given = parser.parse_args()
     with running_platform() as platform, tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "openapi.json"
-        document.write_text(json.dumps(platform.get("schema/", format="json")))
+        answer = platform.api("GET", "schema/", headers={"Accept": "application/vnd.oai.openapi+json"})
+        document.write_text(answer.text)
         there = what_is_there(platform)
         seconds = max(1, int(given.minutes * 60 / len(WHO)))
         codes = [fuzz(platform, who, document=document, seconds=seconds, seed=given.seed, there=there) for who in WHO]
