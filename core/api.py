@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404
+from django.http import Http404, UnreadablePostError
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions, serializers
@@ -44,6 +44,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, UserError):
         fields = {name: texts for name, texts in error.fields.items() if name}
         return Response(error_body(error.code, error.message, fields), status=error.status)
+    if isinstance(error, UnreadablePostError):
+        return Response(error_body("request_timeout", "The body did not arrive."), status=408)
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):

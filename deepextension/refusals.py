@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.template import loader
 from django.views import defaults
 
@@ -34,6 +34,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if (outage := outage_of(error)) is not None:
         logger.warning("%s %s: %s: %s", request.method, request.path, outage.title, error)
         return outage_response(request, outage)
+    if isinstance(error, UnreadablePostError):
+        # Whoever sent it is gone.
+        return HttpResponse(status=408)
     if wants_json(request):
         return JsonResponse(error_body("error", "Something went wrong here; the server's log has it."), status=500)
     return defaults.server_error(request)

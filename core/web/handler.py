@@ -34,6 +34,7 @@ from django.http import (
 )
 from django.urls import set_script_prefix
 
+from core.api import error_body
 from core.web.request_body import SMALL_BODY, Body, ClientLeft, Message, Receive
 from core.web.threads import TooManyTransfers, Transfer, Transfers
 
@@ -98,14 +99,14 @@ class Handler(BaseHandler):
         await self._send(scope, response, send)
 
     async def _serve_upload(self, scope: dict[str, Any], body: Body, send: Send) -> None:
-        headers = dict(scope["headers"])
-        if b"content-length" not in headers and not headers.get(b"content-type", b"").startswith(b"multipart/"):
-            await self._send(scope, _plain("Send this body with its length.", 411), send)
+        if b"content-length" not in dict(scope["headers"]):
+            text = "Send a body of this size with its length (Content-Length)."
+            await self._send(scope, _refusal(scope, 411, "length_required", text), send)
             return
         try:
             transfer = self.transfers.begin(_address(scope))
         except TooManyTransfers:
-            await self._send(scope, _busy(), send)
+            await self._send(scope, _busy(scope), send)
             return
 
         try:
@@ -146,7 +147,8 @@ class Handler(BaseHandler):
     async def _send(self, scope: dict[str, Any], response: HttpResponseBase, send: Send) -> None:
         if not isinstance(response, StreamingHttpResponse):
             await send(_start(response))
-            content = response.content  # type: ignore[attr-defined]
+            is_head = scope["method"] == "HEAD"
+            content = b"" if is_head else response.content  # type: ignore[attr-defined]
             await send({"type": "http.response.body", "body": content})
         elif response.is_async:
             await self._send_async_stream(response, send)
@@ -169,7 +171,7 @@ class Handler(BaseHandler):
             transfer = self.transfers.begin(_address(scope))
         except TooManyTransfers:
             self.pages.submit(response.close)
-            await self._send(scope, _busy(), send)
+            await self._send(scope, _busy(scope), send)
             return
 
         try:
@@ -249,11 +251,15 @@ def _address(scope: dict[str, Any]) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
-def _plain(text: str, status: int) -> HttpResponse:
-    return HttpResponse(text, content_type="text/plain", status=status)
-
-
-def _busy() -> HttpResponse:
-    response = _plain("Too many uploads and downloads run at once. Try again in a minute.", 503)
+def _busy(scope: dict[str, Any]) -> HttpResponse:
+    text = "Too many uploads and downloads run at once. Try again in a minute."
+    response = _refusal(scope, 503, "busy", text)
     response["Retry-After"] = "60"
     return response
+
+
+def _refusal(scope: dict[str, Any], status: int, code: str, text: str) -> HttpResponse:
+    """For what is refused before Django sees it."""
+    if scope["path"].startswith("/api/"):
+        return JsonResponse(error_body(code, text), status=status)
+    return HttpResponse(text, content_type="text/plain", status=status)

@@ -56,6 +56,12 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         )
         await super()._serve()
 
+    async def _shutdown(self) -> None:
+        # gunicorn would wait for connections on which nothing is asked.
+        for connection in [*self.connections.idle, *self.connections.unfinished]:
+            connection.make_room()
+        await super()._shutdown()
+
 
 def _descriptors() -> int:
     """How many files this process may have open, after asking for as many as are allowed."""

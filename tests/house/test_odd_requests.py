@@ -8,7 +8,7 @@ from tests.house.test_urls import ROUTES
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
 DIGITS = "9" * 5000
-ODD = ["foo", "", DIGITS, "\x00\ud83d", "é" * 3000]
+ODD = ["foo", "9" * 30, "\x00\ud83d"]
 NAMES = (
     "next", "ids", "page", "page_size", "newest", "copy", "step", "steps", "from", "to", "until", "since", "ordering",
     "status", "search", "baseline", "model", "format", "limit", "way", "archived", "after", "before", "offset", "q",
