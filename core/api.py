@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404, UnreadablePostError
+from django.http import Http404, QueryDict, UnreadablePostError
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions, serializers
@@ -83,10 +83,25 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
+            self._check_types(data)
             known = {name for name, field in self.fields.items() if not field.read_only}
             if unknown := sorted(str(name) for name in data if name not in known):
                 raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
         return super().to_internal_value(data)
+
+    def _check_types(self, data: Mapping[str, Any]) -> None:
+        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the document names them."""
+        problems = {}
+        for name, field in self.fields.items():
+            value = data.get(name)
+            if value is None or isinstance(data, QueryDict):
+                continue
+            if isinstance(field, serializers.CharField) and not isinstance(value, str):
+                problems[name] = ["Give a text."]
+            if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
+                problems[name] = ["Give true or false."]
+        if problems:
+            raise serializers.ValidationError(problems)
 
 
 M = TypeVar("M", bound=Model)

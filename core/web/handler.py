@@ -30,6 +30,7 @@ from django.http import (
     HttpResponse,
     HttpResponseBadRequest,
     HttpResponseBase,
+    JsonResponse,
     StreamingHttpResponse,
 )
 from django.urls import set_script_prefix
@@ -261,5 +262,6 @@ def _busy(scope: dict[str, Any]) -> HttpResponse:
 def _refusal(scope: dict[str, Any], status: int, code: str, text: str) -> HttpResponse:
     """For what is refused before Django sees it."""
     if scope["path"].startswith("/api/"):
-        return JsonResponse(error_body(code, text), status=status)
+        answer: HttpResponse = JsonResponse(error_body(code, text), status=status)
+        return answer
     return HttpResponse(text, content_type="text/plain", status=status)

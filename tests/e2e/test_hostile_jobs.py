@@ -92,6 +92,28 @@ def test_a_pickle_is_not_opened(platform, outcomes):
     assert not (platform.home / MARK).exists()
 
 
+@pytest.mark.usefixtures("outcomes")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "queues/0/", "queues/1/", "queues/99/", f"queues/{'9' * 30}/", "queues/0/none/",
+        "queues/1/hostile-function/",
+        "queues/1/hostile-pickle/", "queues/1/hostile-timeout/", "queues/1/%00/", "queues/1/%F0%9F%92%A9/",
+        f"queues/1/{'a' * 3000}/", "queues/1/a:b/", "queues/1/hostile-function/results/none/",
+        "queues/1/failed/?page=x",
+        "queues/1/finished/?page=-1", "queues/0/actions/", "workers/", "workers/0/none/", "scheduler-jobs/0/",
+        "stats.json",
+        "queues/1/none/requeue/", "queues/1/none/delete/", "queues/1/none/enqueue/", "queues/1/none/stop/",
+        "queues/1/hostile-timeout/delete/", "queues/99/failed/", "queues/99/none/", "cron-schedulers/0/none/",
+    ],
+)  # fmt: skip
+def test_the_pages_of_the_queue_answer_odd_ids(platform, path):
+    session = platform.session("olga")
+    for method in (session.get, session.post):
+        answer = method(f"{platform.url}/admin/queue/{path}", timeout=60, allow_redirects=False)
+        assert answer.status_code < 500, (method, answer.text[:500])
+
+
 @pytest.mark.parametrize(
     "command",
     ["CONFIG GET dir", "MODULE LIST", "FLUSHALL", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "REPLICAOF NO ONE", "ACL LIST"],
