@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "models_app",
     "methods",
     "training",
+    "people",
     "deepextension.apps.DeepExtensionAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -151,6 +152,9 @@ RQ_QUEUES = {
     name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}
     for name in (TRAINS_QUEUE, CHORES_QUEUE)
 }
+
+# The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
+RQ_SHOW_ADMIN_LINK = False
 
 # Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
 # another host counts as gone.

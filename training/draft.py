@@ -88,13 +88,15 @@ def _reward_model(reader: User, text: str) -> TrainRun | None:
     return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
 
 
-def branch_of(origin: TrainRun, step: str) -> Origin | None:
-    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from the same place."""
+def branch_of(reader: User, origin: TrainRun, step: str) -> Origin | None:
+    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from the same place, unless
+    the reader may not see that train any more."""
     if step:
         return Origin(origin, number_of(step))
-    if origin.branched_from is not None and origin.branch_step is not None:
-        return Origin(origin.branched_from, origin.branch_step)
-    return None
+    if origin.branched_from_id is None or origin.branch_step is None:
+        return None
+    branched = train_find(reader, str(origin.branched_from_id))
+    return Origin(branched, origin.branch_step) if branched is not None else None
 
 
 def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
@@ -110,7 +112,7 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         } | {name: value for name, value in changes_read(method, query.get("with", "")).items() if name in fields}
         draft.base_model, draft.dataset = origin.base_model, origin.dataset
         draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
-        draft.branch = branch_of(origin, query.get("step", ""))
+        draft.branch = branch_of(reader, origin, query.get("step", ""))
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:

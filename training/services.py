@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from core.errors import UserError
-from core.ownership import owner_check
+from core.ownership import deletion_check, owner_check
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
@@ -275,7 +275,7 @@ def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str
 
 def train_delete(*, run: TrainRun, by: User) -> None:
     """Remove an ended train with its files. Raises UserError while it waits or runs."""
-    owner_check(run, by)
+    deletion_check(run, by)
     if not run.ended:
         raise UserError(f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state")
     directory = run.directory
