@@ -34,7 +34,8 @@ from engine.values import MISSING, value_at
 if TYPE_CHECKING:
     from engine.blocks import Block
 
-ATTEMPTS = 3
+# More than the background workers give it (core.chores): the last resort.
+ATTEMPTS = 6
 SAMPLE_ROWS = 200
 PROBLEMS_KEPT = 1000
 COLUMNS_KEPT = 200

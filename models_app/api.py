@@ -32,6 +32,7 @@ from models_app.services import (
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -140,3 +141,8 @@ class BaseModelRestoreView(BaseModelActionView):
 @extend_schema(description="Begin a failed import again.", parameters=[KEY])
 class BaseModelRetryView(BaseModelActionView):
     action = staticmethod(model_retry)
+
+
+@extend_schema(description="End an import that waits or runs; it can be tried again.", parameters=[KEY])
+class BaseModelCancelView(BaseModelActionView):
+    action = staticmethod(model_import_cancel)

@@ -9,4 +9,5 @@ urlpatterns = [
     path("<str:key>/archive/", api.BaseModelArchiveView.as_view(), name="api-model-archive"),
     path("<str:key>/restore/", api.BaseModelRestoreView.as_view(), name="api-model-restore"),
     path("<str:key>/retry/", api.BaseModelRetryView.as_view(), name="api-model-retry"),
+    path("<str:key>/cancel/", api.BaseModelCancelView.as_view(), name="api-model-cancel"),
 ]

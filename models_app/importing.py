@@ -39,7 +39,8 @@ from engine.inspect_model import (
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
-MOST_ATTEMPTS = 3
+# More than the background workers give it (core.chores): the last resort.
+MOST_ATTEMPTS = 6
 TRY_SECONDS = 180
 # Of files of weights, whose tensors are matched one by one: 15 GB of experts took 27 s.
 TRY_BYTES_PER_SECOND = 2e8

@@ -1,9 +1,15 @@
-"""Jobs of the chores queue."""
+"""What the background workers call."""
 
 from __future__ import annotations
 
-from models_app.importing import model_import
-
 
 def import_model(pk: int) -> None:
+    from models_app.importing import model_import
+
     model_import(pk)
+
+
+def import_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
+    from models_app.services import import_ended
+
+    import_ended(pk, reason, limit_seconds)

@@ -26,6 +26,7 @@ from models_app.services import (
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -184,6 +185,11 @@ class ModelRestoreView(ModelChangeView):
 class ModelRetryView(ModelChangeView):
     change = staticmethod(model_retry)
     done = "Trying again."
+
+
+class ModelCancelView(ModelChangeView):
+    change = staticmethod(model_import_cancel)
+    done = "The import is being cancelled."
 
 
 class ModelDeleteView(ModelChangeView):

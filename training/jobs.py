@@ -19,7 +19,17 @@ def send_notices() -> None:
     notices_send()
 
 
+def notices_ended(*, reason: str, limit_seconds: float) -> None:
+    """Nothing to write down: what was not sent is sent next time."""
+
+
 def run_trial(key: str) -> None:
     from training.trial import trial_run
 
     trial_run(key)
+
+
+def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
+    from training.trial import trial_ended
+
+    trial_ended(key, reason)

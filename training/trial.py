@@ -22,9 +22,9 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
 from core.processes import JUDGE_KEY, die_with_parent, environment_without_secrets
-from core.queue import enqueue
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from engine.examples import Example
@@ -90,7 +90,15 @@ def trial_start(
     folder = trials_folder() / key
     folder.mkdir(parents=True, mode=0o700)
     (folder / TRIAL).write_text(json.dumps(trial, ensure_ascii=False))
-    enqueue(settings.CHORES_QUEUE, "training.jobs.run_trial", f"trial-{key}", key)
+    chore_add(
+        "reward-trial",
+        key,
+        key=f"trial-{key}",
+        person=by.pk,
+        expected_seconds=SECONDS,
+        # The trial ends itself sooner and keeps what it has.
+        limit_seconds=2 * SECONDS,
+    )
     return key
 
 
@@ -138,6 +146,20 @@ def trial_run(key: str) -> None:
         reason = f"The trial took longer than {SECONDS} s and was ended. Shorter answers help."
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         (folder / RESULT).write_text(json.dumps({"answers": [], "error": reason}))
+
+
+TRIAL_ENDINGS = {
+    CANCELLED: "The trial was cancelled.",
+    TOO_LONG: f"The trial took longer than {SECONDS} s and was ended. Shorter answers help.",
+    BROKE_OFF: "The trial broke off. Try it with fewer rewards.",
+}
+
+
+def trial_ended(key: str, reason: str) -> None:
+    """Write down that a trial ended before its time, for a reason of core.chores."""
+    folder = trials_folder() / key
+    if folder.is_dir() and not (folder / RESULT).exists():
+        (folder / RESULT).write_text(json.dumps({"answers": [], "error": TRIAL_ENDINGS[reason]}))
 
 
 def _drop_old(by: User) -> None:
