@@ -36,7 +36,10 @@ CHANNEL = "deepextension:chores"
 QUICK_SECONDS = 30
 NORMAL_SECONDS = 900
 # What takes much longer than was expected begins again in the next lane, where it is in nobody's way.
-LANE_LIMITS = {Chore.Lane.QUICK: 2 * QUICK_SECONDS, Chore.Lane.NORMAL: 2 * NORMAL_SECONDS}
+LANE_LIMITS: dict[int, float] = {
+    Chore.Lane.QUICK: 2 * QUICK_SECONDS,
+    Chore.Lane.NORMAL: 2 * NORMAL_SECONDS,
+}
 # A chore that took its worker down this often is not begun again.
 MOST_STARTS = 4
 
@@ -152,9 +155,14 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
     for served in range(lane, -1, -1):
         waiting = Chore.objects.filter(status=Status.WAITING, lane=served)
         while (chore := waiting.order_by("turn", "pk").first()) is not None:
-            values = {"status": Status.RUNNING, "host": host, "process": process}
-            values |= {"started_at": now, "heartbeat_at": now}
-            won = waiting.filter(pk=chore.pk).update(starts=F("starts") + 1, **values)
+            won = waiting.filter(pk=chore.pk).update(
+                status=Status.RUNNING,
+                starts=F("starts") + 1,
+                host=host,
+                process=process,
+                started_at=now,
+                heartbeat_at=now,
+            )
             if won:
                 chore.refresh_from_db()
                 return chore

@@ -147,7 +147,9 @@ class ChoresWorker:
         """Until something may wait, a few seconds at most."""
         try:
             if self.wakeups is None:
-                self.wakeups = connection().pubsub(ignore_subscribe_messages=True)
+                self.wakeups = connection().pubsub(  # type: ignore[no-untyped-call]
+                    ignore_subscribe_messages=True
+                )
                 self.wakeups.subscribe(CHANNEL)
             self.wakeups.get_message(timeout=LOOK_SECONDS)
         except RedisError:

@@ -24,6 +24,7 @@ from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
 from core.errors import UserError
 from core.ownership import owner_check
 from core.processes import die_with_parent, environment_without_secrets
+from core.store import located_path, stored_path
 from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
@@ -54,13 +55,13 @@ def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: st
     try:
         with transaction.atomic():
             lengths, _ = TokenLengths.objects.get_or_create(
-                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": model_path}
+                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": stored_path(model_path)}
             )
     except IntegrityError:
         lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
-    if _waits(lengths) and lengths.model_path != model_path:
+    if _waits(lengths) and lengths.model_path != stored_path(model_path):
         # Any model with this tokenizer will do, and the first one may be gone.
-        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=model_path)
+        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=stored_path(model_path))
     if _waits(lengths):
         lengths_enqueue(lengths)
     return lengths
@@ -150,7 +151,7 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--file-type", dataset.file_type),
         *("--format", dataset.format),
         *("--column-map", json.dumps(dataset.column_map)),
-        *("--model", lengths.model_path),
+        *("--model", str(located_path(lengths.model_path))),
     ]
     seconds = _seconds(lengths)
     environment = environment_without_secrets() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -22,7 +22,7 @@ from django.conf import settings
 from core.errors import UserError
 from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
-from core.store import require_disk
+from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from engine.inspect_model import (
     ModelFacts,
@@ -140,7 +140,7 @@ def _fetch(model: BaseModel) -> None:
 
 
 def _fetch_folder(model: BaseModel, files: Path) -> None:
-    folder = folder_resolve(model.reference)
+    folder = folder_resolve(str(located_path(model.reference)))
     size = sum((folder / name).stat().st_size for name in kept_files(folder))
     require_disk(size)
     _write(model, phase="Copying", progress=0)

@@ -16,7 +16,7 @@ from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel,
 from core.errors import UserError
 from core.hub import reference_clean
 from core.ownership import owner_check
-from core.store import require_disk
+from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
 from engine.inspect_gguf import GgufProblem, header_check
@@ -60,7 +60,7 @@ def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> B
     """Copy a local folder below an allowed root, in the background. Raises UserError {"reference": …}."""
     folder = folder_resolve(reference.strip())
     folder_check(folder)
-    return _add(owner, BaseModel.Source.FOLDER, str(folder), name or folder.name)
+    return _add(owner, BaseModel.Source.FOLDER, stored_path(folder), name or folder.name)
 
 
 def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:

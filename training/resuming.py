@@ -24,7 +24,6 @@ from engine.rundir import (
     checkpoints,
     folder_size,
     read_spec,
-    write_spec,
 )
 from training.durations import run_seconds
 from training.models import TrainRun
@@ -33,6 +32,7 @@ from training.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.plan import disk_bytes
 from training.queue import line_up, ring
 from training.remedies import LADDER, OUT_OF_MEMORY
+from training.spec_paths import spec_write
 
 logger = logging.getLogger("deepextension.resuming")
 
@@ -175,13 +175,14 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False,
         for name in (STOP, SAVE):
             (run.directory / name).unlink(missing_ok=True)
         spec = read_spec(run.directory)
-        write_spec(
-            run.directory,
+        spec_write(
+            run,
             replace(
                 spec,
                 attempt=run.attempt,
                 parameters=run.parameters,
                 resume_from=str(checkpoint) if checkpoint is not None else None,
+                last_seq=run.last_seq,
             ),
         )
         ring()

@@ -91,4 +91,4 @@ def test_the_form_says_where_it_begins_and_keeps_it(origin, client, alice):
 def test_a_spec_with_a_branch_is_read_back(origin, make_train):
     new = make_train()
     write_spec(new.directory, replace(SPEC, branch=Branch("start", origin.run.pk, 4)))
-    assert read_spec(new.directory).branch == Branch("start", origin.run.pk, 4)
+    assert read_spec(new.directory).branch == Branch(str(new.directory / "start"), origin.run.pk, 4)

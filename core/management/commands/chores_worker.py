@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from core.chores_worker import ChoresWorker
 from core.models import Chore
 from core.processes import die_with_supervisor
+from core.schema import newer_database
 
 
 class Command(BaseCommand):
@@ -24,5 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
         ChoresWorker(options["lane"]).work()

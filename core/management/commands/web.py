@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.core.wsgi import get_wsgi_application
 from django.db import connections
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from core.processes import die_with_supervisor
+from core.schema import newer_database
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -46,5 +47,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
         Server().run()
