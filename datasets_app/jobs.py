@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path
+from core.limits import process_limit
 
 # What a check may take beyond what its process holds already: a hostile file must not take the machine down.
 MEMORY_BYTES = 2 << 30
@@ -39,12 +38,6 @@ def count_ended(lengths_id: int, *, reason: str, limit_seconds: float) -> None:
 
 
 def limit_process(*, seconds: int) -> None:
-    """Bound the memory and processor time of this process. The worker has forked it for this one job."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
-    _limit(resource.RLIMIT_CPU, seconds)
-
-
-def _limit(kind: int, wanted: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    """Bound the memory and processor time of this process. The worker has forked it for this one
+    job."""
+    process_limit(memory_bytes=MEMORY_BYTES, seconds=seconds)

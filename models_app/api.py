@@ -20,7 +20,8 @@ from rest_framework.views import APIView
 from core.api import Pagination, errors, object_or_404
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.serializers import (
     BaseModelCreateSerializer,

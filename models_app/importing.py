@@ -47,6 +47,7 @@ TRY_BYTES_PER_SECOND = 2e8
 TRY_MEMORY_BYTES = 8 * 2**30
 # One file of the result, 2 GB, and what the largest tensor needs on its way.
 UNPACK_MEMORY_BYTES = 12 * 2**30
+OUT_OF_MEMORY = "Its files claim more than there is memory to read them. They may be damaged: get the model again."
 DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
@@ -79,6 +80,8 @@ def model_import(pk: int) -> None:
             logger.exception("import of model %s", pk)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             _fail(model, "The disk is full. Free some space and try again." if full else "Its files cannot be read.")
+        except MemoryError:
+            _fail(model, OUT_OF_MEMORY)
         except Exception:
             logger.exception("import of model %s", pk)
             _fail(model, "The import ended by a fault of the platform. Ask your operator to look into the log.")

@@ -19,7 +19,8 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from core.errors import UserError
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.services import (
     DESCRIPTION_LIMIT,

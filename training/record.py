@@ -79,7 +79,7 @@ def steps_missing(run: TrainRun) -> list[tuple[int, int]]:
 
 def record_notes(run: TrainRun) -> list[str]:
     """What is missing, in sentences for a page; [] for a record that is whole."""
-    notes = []
+    notes: list[str] = []
     if run.attempt == 1 and run.status == TrainRun.Status.QUEUED:
         return notes
 

@@ -15,7 +15,6 @@ import sys
 import time
 import uuid
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,9 @@ from core.errors import UserError
 from core.processes import JUDGE_KEY, die_with_parent, environment_without_secrets
 from core.store import trials_folder
 from datasets_app.models import Dataset
+from datasets_app.preview import rows_seen
 from engine.examples import Example
-from engine.lengths import examples
 from engine.rewards.trial import RESULT, TRIAL
-from engine.rows import FileProblem
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
@@ -38,6 +36,7 @@ from training.resources import resources_of
 from training.services import ingredients_check
 
 ROWS = 5
+ROWS_LOOKED_AT = 50
 SECONDS = 300
 KEPT_SECONDS = 86_400
 KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
@@ -103,11 +102,13 @@ def trial_start(
 
 
 def _first_rows(dataset: Dataset) -> list[Example]:
+    """The first that can be asked, of those at the beginning of the file: nobody waits for more."""
     try:
-        rows = islice(examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map), ROWS)
-        return [row for row in rows if row.asked]
-    except FileProblem as problem:
-        raise UserError({"dataset": [f"{dataset.name} cannot be read: {problem}"]}) from problem
+        seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
+    except UserError as error:
+        raise UserError({"dataset": [f"{dataset.name}: {error.message}"]}) from error
+    good = [row.example for row in seen if row.example is not None]
+    return [example for example in good[:ROWS] if example.asked]
 
 
 def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
