@@ -52,6 +52,7 @@ TYPE_NAMES = {
     type(None): "null", bytes: "bytes",
 }  # fmt: skip
 EMPTY = "The file has no rows. Upload a file with one example a row."
+NOTHING_IN_ROWS = "Its rows are empty: none of them has a column. Write one example into each row."
 BROKE_OFF = "The check broke off several times at this file. It may be damaged, or made to do so."
 OUT_OF_MEMORY = "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
 GONE = "The file is gone from the server's disk. Upload it again."
@@ -263,6 +264,8 @@ def obstacle(findings: Findings) -> str:
     """Why a file that was read to its end cannot be used, or nothing."""
     if findings.row_count == 0:
         return EMPTY
+    if not findings.columns and not findings.problems:
+        return NOTHING_IN_ROWS
     if not findings.columns:
         first = findings.problems[0]
         return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"

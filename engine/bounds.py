@@ -18,7 +18,7 @@ MOST_COLUMNS = 5_000
 MOST_ROWS_A_BYTE = 1
 ROWS_ALWAYS = 100_000
 # A few hundred bytes of Parquet can stand for a thousand times a thousand repetitions of a text.
-UNPACKED_LIMIT_BYTES = 1 << 30
+UNPACKED_LIMIT_BYTES = 256 << 20
 UNPACKED_RATIO = 1000
 # Footers of real files have a few megabytes; a library makes some times as much of one.
 PARQUET_FOOTER_BYTES = 64 << 20

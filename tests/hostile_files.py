@@ -51,7 +51,7 @@ def many_rows_parquet() -> bytes:
 
 
 def unpacking_parquet() -> bytes:
-    """A gigabyte and more, of which the file holds a text of a megabyte once."""
+    """Five gigabytes, of which the file holds a text of a megabyte once."""
     return parquet(pa.table({"text": repeated(5_000, "x" * 1_000_000)}), compression="zstd")
 
 
@@ -129,7 +129,7 @@ DATA_FILES = [
     Hostile("blank.jsonl", blank, "blank space", at_once=True),
     Hostile("open-quotation.csv", open_quotation, "quotation mark"),
     Hostile("one-long-line.jsonl", one_long_line, "Longer than 8 MB"),
-    Hostile("many-short-rows.jsonl", many_short_rows, "column"),
+    Hostile("many-short-rows.jsonl", many_short_rows, "rows are empty"),
     Hostile("long-letters.jsonl", long_row_of("a"), ""),
     Hostile("long-blanks.jsonl", long_row_of("x" + " " * 5_000), ""),
     Hostile("long-marks.jsonl", long_row_of("<|im_start|>"), ""),
