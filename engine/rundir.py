@@ -370,12 +370,19 @@ def folder_size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def checkpoint_seal(checkpoint: Path) -> None:
-    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count."""
+def checkpoint_seal(checkpoint: Path, known: dict[str, dict[str, Any]] | None = None) -> None:
+    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count.
+
+    known: entries of another manifest, for files that are the same there and need not be read again.
+    """
+    known = known or {}
     names = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest = {
-        str(path.relative_to(checkpoint)): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in names
-    }
+    manifest = {}
+    for path in names:
+        name, size = str(path.relative_to(checkpoint)), path.stat().st_size
+        entry = known.get(name, {})
+        is_known = entry.get("size") == size and "sha256" in entry
+        manifest[name] = entry if is_known else {"size": size, "sha256": file_sha256(path)}
     temporary = checkpoint / f"{MANIFEST}.tmp"
     with temporary.open("w") as stream:
         json.dump(manifest, stream, indent=1)
@@ -384,10 +391,24 @@ def checkpoint_seal(checkpoint: Path) -> None:
     temporary.replace(checkpoint / MANIFEST)
 
 
-def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True) -> bool:
-    """Whether every file that the manifest names is there with its size and, if asked, its sha256."""
+def checkpoint_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """{name: {"size", "sha256"}} as it was sealed; {} for one without a manifest that can be read."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True, at_most: int | None = None) -> bool:
+    """Whether every file that the manifest names is there with its size and, if asked, its sha256.
+
+    at_most: bytes up to which files are read for their sha256; larger checkpoints are judged by sizes alone.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if at_most is not None and sum(entry["size"] for entry in manifest.values()) > at_most:
+            hashes = False
         return all(
             (checkpoint / name).stat().st_size == entry["size"]
             and (not hashes or file_sha256(checkpoint / name) == entry["sha256"])

@@ -25,6 +25,7 @@ from engine.rundir import (
     folder_size,
     read_spec,
 )
+from training.branching import HASHED_BYTES
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.notices import notices_make
@@ -67,7 +68,7 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
     owner_check(run, by)
     if obstacle := resume_obstacle(run):
         raise UserError(obstacle, code="wrong_state")
-    checkpoint = None if step == 0 else _whole_checkpoint(run, step)
+    checkpoint = None if step == 0 else _whole_checkpoint(run, step, at_most=HASHED_BYTES)
     if checkpoint is None and step != 0:
         reason = (
             "It has no whole checkpoint to go on from."
@@ -137,13 +138,14 @@ def _warned(run: TrainRun, code: str, message: str) -> dict[str, Any]:
     return {"warnings": [*run.warnings, warning][-100:]}
 
 
-def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
-    """Of `wanted`, or the newest; one that is cut is passed over for the one before it."""
+def _whole_checkpoint(run: TrainRun, wanted: int | None, *, at_most: int | None = None) -> Path | None:
+    """Of `wanted`, or the newest; one that is cut is passed over for the one before it. at_most: as
+    checkpoint_is_whole has it, for a request that must not read for minutes."""
     return next(
         (
             folder
             for step, folder in checkpoints(run.directory)
-            if (wanted is None or step == wanted) and checkpoint_is_whole(folder)
+            if (wanted is None or step == wanted) and checkpoint_is_whole(folder, at_most=at_most)
         ),
         None,
     )
