@@ -64,11 +64,13 @@ class Kind:
     of its own. It may be killed at any moment and called again.
     ended: dotted name of the function that is told when the work ended before its time: called with
     the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
+    needs: modules that workers import once, so that the work begins at once in each process.
     """
 
     name: str
     run: str
     ended: str
+    needs: tuple[str, ...] = ()
 
 
 _kinds: dict[str, Kind] = {}

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from importlib import import_module
 from types import FrameType
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
@@ -68,6 +69,8 @@ class ChoresWorker:
         # What all chores need is imported once, before the forks.
         for kind in kinds():
             function_of(kind.run)
+            for module in kind.needs:
+                import_module(module)
 
         while not self.is_stopping:
             try:

@@ -10,5 +10,6 @@ class DatasetsAppConfig(AppConfig):
         from core.chores import Kind, kind_register
 
         jobs = "datasets_app.jobs"
-        kind_register(Kind("dataset-check", f"{jobs}.check_dataset", f"{jobs}.check_ended"))
+        reading = ("datasets_app.checking",)
+        kind_register(Kind("dataset-check", f"{jobs}.check_dataset", f"{jobs}.check_ended", reading))
         kind_register(Kind("token-count", f"{jobs}.count_tokens", f"{jobs}.count_ended"))

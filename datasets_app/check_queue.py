@@ -7,7 +7,7 @@ import shutil
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chores_ahead
 from core.errors import UserError
 from core.ownership import owner_check
 from core.text import duration_words
@@ -57,6 +57,13 @@ def _expected_seconds(dataset: Dataset) -> float:
         return MINUTES if dataset.hub.get("most_rows") else HOURS
     parent_bytes = dataset.parent.size_bytes if dataset.parent else 0
     return 2 * parent_bytes / READ_BYTES_A_SECOND
+
+
+def checks_ahead(dataset: Dataset) -> int | None:
+    """How many others go before this dataset's check; None where it does not wait."""
+    if dataset.status != Dataset.Status.CHECKING:
+        return None
+    return chores_ahead(check_key(dataset.pk))
 
 
 def check_seconds(dataset: Dataset) -> float:

@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.ownership import may_change
 from core.text import number_of
 from core.tokenizers import Tokenizer, tokenizers_for
+from datasets_app.check_queue import checks_ahead
 from datasets_app.forms import columns_offered
 from datasets_app.histogram import Bar, Histogram, histogram
 from datasets_app.lengths import lengths_of, tokenizer_choose
@@ -100,7 +101,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "as_tokens": query.get("view") == "tokens",
     }
     if checking:
-        return context
+        return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
     context |= doctor_panel(dataset)

@@ -43,7 +43,7 @@ COUNT_ENDINGS = {
 
 # More than the background workers give it: the last resort against a count that never ends well.
 ATTEMPTS = 6
-MEMORY_BYTES = 16 << 30
+MEMORY_BYTES = 8 << 30
 START_SECONDS = 60
 BYTES_A_SECOND = 100_000
 # Trains do without counts.
@@ -180,7 +180,8 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
 def _limits(parent: int) -> Callable[[], None]:
     def apply() -> None:
         die_with_parent(parent, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        # Not RLIMIT_AS: mapped libraries are address space, not memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
     return apply
 

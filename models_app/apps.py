@@ -12,5 +12,5 @@ class ModelsAppConfig(AppConfig):
         from models_app.tokenizers import tokenizers_of_models
 
         tokenizers_offer(tokenizers_of_models)
-        jobs = "models_app.jobs"
-        kind_register(Kind("model-import", f"{jobs}.import_model", f"{jobs}.import_ended"))
+        jobs, importing = "models_app.jobs", ("models_app.importing",)
+        kind_register(Kind("model-import", f"{jobs}.import_model", f"{jobs}.import_ended", importing))

@@ -260,3 +260,16 @@ def test_a_worker_that_stops_gives_its_work_back(worker):
     worker.work_once()
     chore = Chore.objects.get()
     assert (chore.status, chore.starts, endings) == ("waiting", 0, [])
+
+
+def test_operators_see_background_work_and_end_it(client, olga, alice):
+    add("a")
+    client.force_login(olga)
+    page = "/admin/core/chore/"
+    assert ">a<" in client.get(page).content.decode()
+    chosen = {"action": "cancel", "_selected_action": [Chore.objects.get().pk]}
+    assert client.post(page, chosen).status_code == 302
+    assert endings == [("a", "cancelled")]
+
+    client.force_login(alice)
+    assert client.get(page).status_code == 302

@@ -129,3 +129,13 @@ def test_a_count_that_took_too_long_says_so(count):
     jobs.count_ended(count.pk, reason=TOO_LONG, limit_seconds=120)
     count.refresh_from_db()
     assert count.error == "Counting took longer than 2 minutes and was ended. Training works without it."
+
+
+def test_a_check_that_waits_says_how_many_go_first(upload, alice, client):
+    client.force_login(alice)
+    upload()
+    second = upload(name="second.jsonl")
+    assert client.get(f"/api/v1/datasets/{second.pk}/").json()["ahead"] == 1
+    assert "1 other goes first" in " ".join(client.get(second.get_absolute_url()).content.decode().split())
+    dataset_check(second.pk)
+    assert client.get(f"/api/v1/datasets/{second.pk}/").json()["ahead"] is None
