@@ -23,7 +23,7 @@ from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
-from engine.bounds import weight
+from engine.bounds import MOST_COLUMNS, weight
 from engine.detect import detect, nested_columns
 from engine.doctor import Doctor
 from engine.examples import Example, RowProblem, to_example
@@ -172,7 +172,9 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         return COLUMNS_OF_JSON
     findings.add_nested(sample)
     if not findings.format:
-        columns = [*dict.fromkeys(name for values in sample for name in values)]
+        named = dict.fromkeys(name for values in sample for name in values)
+        # Of rows that all have other names no format is told by the last of them.
+        columns = list(named)[:MOST_COLUMNS]
         columns += [name for fields in findings.nested.values() for name in fields]
         findings.format, findings.column_map = detect(columns, sample)
     told = time.monotonic()

@@ -76,6 +76,18 @@ def many_keys() -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
+def many_fields() -> bytes:
+    """The same within a column of objects."""
+    rows = ({"a": {f"{row} {number}": {"x": 1} for number in range(500)}} for row in range(200))
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def empty_objects() -> bytes:
+    """A hundred rows of thousands of objects with nothing in them."""
+    row = json.dumps({f"c{number}": {} for number in range(5_000)}).encode()
+    return (row + b"\n") * 100
+
+
 def deep_line() -> bytes:
     return b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
 
@@ -93,7 +105,7 @@ def blank() -> bytes:
 
 
 def open_quotation() -> bytes:
-    return b'question,answer\n"' + b"never closed\n" * 900_000
+    return b'question,answer\n"' + b"never closed\n" * 660_000
 
 
 def one_long_line() -> bytes:
@@ -101,7 +113,7 @@ def one_long_line() -> bytes:
 
 
 def many_short_rows() -> bytes:
-    return b"{}\n" * 300_000
+    return b"{}\n" * 100_000
 
 
 def long_row_of(piece: str, characters: int = 3_000_000) -> Callable[[], bytes]:
@@ -123,6 +135,8 @@ DATA_FILES = [
     Hostile("large-index.parquet", large_index_parquet, "index is not whole"),
     Hostile("wide-row.jsonl", wide_row, "more than 5,000 columns"),
     Hostile("many-keys.jsonl", many_keys, "column"),
+    Hostile("many-fields.jsonl", many_fields, "column"),
+    Hostile("empty-objects.jsonl", empty_objects, "column"),
     Hostile("deep-line.jsonl", deep_line, "Nested too deeply"),
     Hostile("deep-list.json", deep_list, "not closed"),
     Hostile("deep-python.csv", deep_python_text, ""),
