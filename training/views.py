@@ -26,6 +26,7 @@ from training.log import log_read
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
 from training.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.record import record_notes
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
@@ -107,7 +108,7 @@ class TrainPage(View):
         return render(request, self.template_name, header_context(request, run) | self.tab_context(run))
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return {"tab": self.tab}
+        return {"tab": self.tab, "record_notes": record_notes(run)}
 
 
 QUEUE_MOVES = (

@@ -65,11 +65,11 @@ class Migration(migrations.Migration):
     dependencies = [
         ("people", "0001_removals"),
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("datasets_app", "0003_shared_with_everyone"),
+        ("datasets_app", "0004_shared_with_everyone"),
         ("django_rq", "0003_alter_dashboard_permission_names"),
         ("methods", "0001_initial"),
-        ("models_app", "0002_shared_with_everyone"),
-        ("training", "0011_shared_with_everyone"),
+        ("models_app", "0003_shared_with_everyone"),
+        ("training", "0012_shared_with_everyone"),
     ]
 
     operations = [
