@@ -110,8 +110,8 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
             for name, item in fields.items()
             if name in origin.parameters and not item.fixed
         } | {name: value for name, value in changes_read(method, query.get("with", "")).items() if name in fields}
-        draft.base_model, draft.dataset = origin.base_model, origin.dataset
-        draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
+        draft.system_prompt = origin.system_prompt
+        _take_ingredients(draft, origin)
         draft.branch = branch_of(reader, origin, query.get("step", ""))
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
@@ -126,6 +126,18 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         draft.dataset = fitting[0] if len(fitting) == 1 else None
     draft.name = draft.proposed_name
     return draft
+
+
+def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
+    """Model and data of a copied train, where the reader may use them: a train can be shared without its dataset."""
+    for name, word in (("base_model", "base model"), ("dataset", "dataset"), ("evaluation_dataset", "dataset")):
+        row = getattr(origin, name)
+        if row is None:
+            continue
+        found = type(row).objects.visible_to(draft.reader).filter(pk=row.pk).first()
+        setattr(draft, name, found)
+        if found is None:
+            draft.missing[name] = [f"You cannot see the {word} of the copied train. Choose another."]
 
 
 def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:

@@ -167,7 +167,7 @@ OF_PEOPLE = {route.name for route in ROUTES if is_of_a_person(route)}
 
 def rows_of(world: World) -> str:
     """Everything that is stored of Alice's, as text."""
-    rows = [row for model in owned_models() for row in model._base_manager.order_by("pk")]
+    rows = [row for model in owned_models() for row in model._base_manager.filter(owner=world.owner).order_by("pk")]
     return django_serializers.serialize("json", rows)
 
 
@@ -228,6 +228,33 @@ def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
     assert leaks == []
     assert [str(answer) for answer in answers if answer.status >= 500] == []
     assert sum("word-of-bert" in answer.text for answer in answers) > 40
+
+
+def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, world, bob):
+    for kind in owned_models():
+        kind._base_manager.update(shared=True)
+    owner = Client()
+    owner.force_login(world.owner)
+    client.force_login(bob)
+    rows = rows_of(world)
+    # A trial is not shared with what it tried, and a page on which something is changed is for those who may.
+    own_alone = {"api-trains-tried": 404, "datasets:edit": 403}
+
+    wrong = []
+    for route in ROUTES:
+        if route.name not in OF_PEOPLE:
+            continue
+        path = address(route)
+        own, other = (ask(reader, "get", path, route.name) for reader in (owner, client))
+        if other.status != own_alone.get(route.name, own.status):
+            wrong.append(str(other))
+        methods = API_METHODS if path.startswith("/api/") else PAGE_METHODS
+        for method in set(methods) - {"get"}:
+            answer = ask(client, method, path, route.name)
+            if answer.status not in (302, 400, 403, 404, 405) and route.name != "api-train-copy":
+                wrong.append(str(answer))
+    assert wrong == []
+    assert rows_of(world) == rows
 
 
 def is_closed(answer: Answer) -> bool:

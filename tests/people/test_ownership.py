@@ -127,6 +127,8 @@ def test_pages_and_api_share_and_hand_over(client, world, bob, otto, kind):
     assert "Share with everyone" not in client.get(row.get_absolute_url()).content.decode()
 
     client.force_login(otto)
+    assert client.get(f"/api/v1/{name}/?shared=true").json()["count"] == 0
+    assert client.get(f"/api/v1/{name}/?shared=false").json()["count"] == 1
     assert "Share with everyone" in client.get(row.get_absolute_url()).content.decode()
     assert client.post(page, {"shared": "1"})["Location"] == row.get_absolute_url()
     assert seen_by(bob, kind)
