@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.sessions.backends import db
+from django.contrib.sessions.backends.base import UpdateError
 from django.core import signing
 from django.db import DatabaseError
 
@@ -44,7 +45,8 @@ class SessionStore(db.SessionStore):
             return
         try:
             super().save(must_create)
-        except DatabaseError as error:
+        except (DatabaseError, UpdateError) as error:
+            # Django makes an UpdateError of a row that could not be changed, whatever the reason.
             if not is_disk_full(error):
                 raise
             self._sign()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Protocol
 
 # Requests on their way from one address, in one process. Browsers open six connections each and
@@ -40,6 +40,8 @@ class Connections:
         self.unfinished: dict[Connection, None] = {}
         self.unfinished_of: dict[str, dict[Connection, None]] = {}
         self.idle: dict[Connection, None] = {}
+        # How many of each address were closed for being slow or too many, since the last look.
+        self.closed: Counter[str] = Counter()
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection; False where it is one too many. Call `remove` at its end."""
@@ -84,6 +86,15 @@ class Connections:
         unfinished.pop(connection, None)
         if not unfinished:
             self.unfinished_of.pop(connection.address, None)
+
+    def closed_lately(self) -> str:
+        """One line for the log about who was closed since the last call; "" for nobody."""
+        if not self.closed:
+            return ""
+        worst = ", ".join(f"{address} ({count})" for address, count in self.closed.most_common(3))
+        total = self.closed.total()
+        self.closed.clear()
+        return f"Closed {total} connections that were slow or too many, most of them from {worst}."
 
     def is_idle(self, connection: Connection) -> None:
         """Its requests are answered, and it waits for the next."""

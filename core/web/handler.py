@@ -42,6 +42,8 @@ from core.web.threads import TooManyTransfers, Transfer, Transfers
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
+# Requests in the queue for each thread; what comes on top is refused at once and not after minutes.
+WAITING_PER_THREAD = 50
 # A file of that size is read at once and not streamed.
 SMALL_FILE = 1 << 18
 BLOCK = 1 << 18
@@ -66,6 +68,8 @@ class Handler(BaseHandler):
         self.load_middleware()
         # Threads start with the first request, and so after a fork.
         self.pages = ThreadPoolExecutor(threads, "page")
+        self.most_waiting = threads * WAITING_PER_THREAD
+        self.waiting = 0
         self.transfers = Transfers(transfers, transfers_per_address)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -96,7 +100,14 @@ class Handler(BaseHandler):
             headers = scope["headers"]
         scope = scope | {"headers": headers}
 
-        response = await _result(self.pages.submit(self.respond, scope, io.BytesIO(content)))
+        if self.waiting >= self.most_waiting:
+            await self._send(scope, _busy(scope, "The platform is busy. Try again in a minute."), send)
+            return
+        self.waiting += 1
+        try:
+            response = await _result(self.pages.submit(self.respond, scope, io.BytesIO(content)))
+        finally:
+            self.waiting -= 1
         await self._send(scope, response, send)
 
     async def _serve_upload(self, scope: dict[str, Any], body: Body, send: Send) -> None:
@@ -252,8 +263,10 @@ def _address(scope: dict[str, Any]) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
-def _busy(scope: dict[str, Any]) -> HttpResponse:
-    text = "Too many uploads and downloads run at once. Try again in a minute."
+TOO_MANY_TRANSFERS = "Too many uploads and downloads run at once. Try again in a minute."
+
+
+def _busy(scope: dict[str, Any], text: str = TOO_MANY_TRANSFERS) -> HttpResponse:
     response = _refusal(scope, 503, "busy", text)
     response["Retry-After"] = "60"
     return response

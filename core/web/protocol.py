@@ -77,12 +77,18 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
     def _refuse(self, status: int, text: str) -> None:
         """Answer where a request was begun and has not been given to the application, and close."""
         is_idle = self._awaiting_request and self.req_count > 1
+        if not is_idle:
+            self.connections.closed[self.address] += 1
         if self._current_request is None and not is_idle:
             self._send_error_response(status, text, (("Retry-After", "5"),))
         self._close_transport()
         # Lets gunicorn's loop see that the connection is closed.
         if self._request_ready is not None:
             self._request_ready.set()
+
+    def _abort(self) -> None:
+        self.connections.closed[self.address] += 1
+        self.transport.abort()
 
     def _close_transport(self) -> None:
         """Send what is written, but do not wait for a client that never reads it."""
@@ -127,8 +133,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         """Runs every BODY_SECONDS while a body is on its way."""
         # While reading is paused it is the platform that is slow, and not the client.
         if self._window_bytes < BODY_BYTES and not self._reading_paused:
-            self.log.info("%s sends a request too slowly: closed", self.address)
-            self.transport.abort()
+            self._abort()
             return
 
         self._window_bytes = 0
@@ -138,7 +143,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_timer("read", READ_SECONDS, self.transport.abort)
+        self._start_timer("read", READ_SECONDS, self._abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from core.web.protocol import LimitedProtocol
 # Files, database connections and pipes of a process, beside its clients.
 OTHER_DESCRIPTORS = 200
 BACKLOG = 1024
+# Who was closed is logged together: a line for each would let an attacker fill the log.
+LOG_SECONDS = 60
 # Connections that a process takes at once. All processes listen on one socket: with asyncio's
 # default of 100, the first to wake up would take a whole burst and keep it.
 ACCEPT_AT_ONCE = 2
@@ -49,12 +52,22 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         asyncio.set_event_loop(self.loop)
 
     async def _serve(self) -> None:
+        self.looked_at = time.monotonic()
         self.connections = Connections(
             most=min(self.cfg.worker_connections, _descriptors() - OTHER_DESCRIPTORS),
             most_per_address=settings.WEB_CONNECTIONS_PER_ADDRESS,
             trusted=frozenset(self.cfg.forwarded_allow_ips),
         )
         await super()._serve()
+
+    def notify(self) -> None:
+        """gunicorn calls it every second."""
+        super().notify()
+        now = time.monotonic()
+        if now - self.looked_at > LOG_SECONDS:
+            self.looked_at = now
+            if line := self.connections.closed_lately():
+                self.log.warning(line)
 
     async def _shutdown(self) -> None:
         # gunicorn would wait for connections on which nothing is asked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import uuid
 from contextlib import contextmanager
 
 import pytest
@@ -25,12 +26,18 @@ def full_disk():
         with contextlib.suppress(OperationalError):
             while True:
                 cursor.execute("INSERT INTO ballast VALUES (zeroblob(1000))")
+        # The last room is that in pages of the sessions' own.
+        for _ in range(200):
+            row = [uuid.uuid4().hex, "x" * 100, "2020-01-01"]
+            with contextlib.suppress(OperationalError):
+                cursor.execute("INSERT INTO django_session VALUES (%s, %s, %s)", row)
     try:
         yield
     finally:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA max_page_count = 1073741823")
             cursor.execute("DROP TABLE ballast")
+            cursor.execute("DELETE FROM django_session WHERE expire_date = '2020-01-01'")
 
 
 @contextmanager
