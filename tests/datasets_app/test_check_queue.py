@@ -29,6 +29,7 @@ def count(checked, db):
 
 
 def test_a_small_check_does_not_wait_behind_counts(upload, count):
+    Chore.objects.all().delete()
     lengths_enqueue(count)
     upload()
     assert Chore.objects.get(kind="dataset-check").lane == Chore.Lane.QUICK
