@@ -32,8 +32,9 @@ from engine.row_notes import RowNotes
 
 # The kind of background work, see core.chores.
 COUNT = "token-count"
-# A cautious guess, by which a count gets its lane.
-LOAD_SECONDS = 5
+# A guess by which a count gets its lane: never that of checks, for which people wait. Loading the
+# libraries alone may take as long as many checks.
+LOAD_SECONDS = 60
 COUNTED_BYTES_A_SECOND = 500_000
 COUNT_ENDINGS = {
     CANCELLED: "Counting was cancelled. Training works without it.",

@@ -8,6 +8,7 @@ from core.errors import UserError
 from core.models import Chore
 from datasets_app import jobs
 from datasets_app.checking import dataset_check
+from datasets_app.lengths import lengths_enqueue
 from datasets_app.models import TokenLengths
 from datasets_app.services import dataset_check_cancel, dataset_check_retry
 
@@ -27,9 +28,12 @@ def count(checked, db):
     return TokenLengths.objects.create(dataset=dataset, tokenizer=TOKENIZER, model_path=str(model.path))
 
 
-def test_a_small_check_takes_seconds_and_an_import_hours(upload):
+def test_a_small_check_does_not_wait_behind_counts(upload, count):
+    Chore.objects.all().delete()
+    lengths_enqueue(count)
     upload()
     assert Chore.objects.get(kind="dataset-check").lane == Chore.Lane.QUICK
+    assert Chore.objects.get(kind="token-count").lane == Chore.Lane.NORMAL
 
 
 def test_a_waiting_check_is_cancelled_and_checked_again(upload, alice):

@@ -24,7 +24,7 @@ def checked(platform: Platform, pk: int) -> dict:
 @pytest.fixture
 def reading(platform: Platform):
     """A dataset that is being read, and will be for a while."""
-    pk = upload(platform, "large", 300_000)
+    pk = upload(platform, "large", 200_000)
     platform.poll(f"datasets/{pk}/", lambda row: row["progress"] > 0)
     yield pk
     platform.api("POST", f"datasets/{pk}/cancel/")
@@ -32,7 +32,7 @@ def reading(platform: Platform):
 
 
 def test_one_persons_many_uploads_do_not_delay_another_persons_one(platform):
-    many = [upload(platform, f"many-{number}", 40_000) for number in range(10)]
+    many = [upload(platform, f"many-{number}", 20_000) for number in range(10)]
     one = upload(platform, "one", 10, by="bob")
 
     headers = {"Authorization": f"Token {platform.token('bob')}"}
@@ -75,9 +75,9 @@ def test_a_deleted_dataset_is_read_no_further(platform, reading):
 
 
 def test_a_check_whose_worker_is_killed_begins_again_by_itself(platform):
-    pk = upload(platform, "killed", 100_000)
+    pk = upload(platform, "killed", 50_000)
     platform.poll(f"datasets/{pk}/", lambda row: row["progress"] > 0)
     for process in platform.processes("manage.py", "chores_worker"):
         process.kill()
     ended = checked(platform, pk)
-    assert (ended["status"], ended["row_count"]) == ("ready", 100_000)
+    assert (ended["status"], ended["row_count"]) == ("ready", 50_000)
