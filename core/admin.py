@@ -1,81 +1,38 @@
-"""What the administration does with everything that belongs to people: share it, hand it over."""
+"""Background work for operators: what waits and runs, and a way to end it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from django import forms
-from django.contrib import admin, messages
-from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.http import HttpRequest
 
-from core.errors import UserError
-from core.ownership import has_right, owner_set, sharing_set
-
-SHARING_ACTIONS = ("share", "stop_sharing", "hand_over")
+from core.chores import chore_cancel
+from core.models import Chore
 
 
-class HandOverForm(forms.Form):
-    to = forms.ModelChoiceField(
-        label="Who gets it",
-        queryset=User.objects.filter(is_active=True).order_by("username"),
-        empty_label="Choose a person",
-    )
+@admin.register(Chore)
+class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("key", "status", "lane", "turn", "starts", "created_at", "started_at", "host")
+    list_filter = ("status", "lane", "kind")
+    search_fields = ("key",)
+    actions = ("cancel",)
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
 
-class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A subclass lists SHARING_ACTIONS among its actions."""
+    def has_change_permission(self, request: HttpRequest, obj: Chore | None = None) -> bool:
+        return False
 
-    def has_share_permission(self, request: HttpRequest) -> bool:
-        return has_right(request.user, "share", self.model)
+    def has_delete_permission(self, request: HttpRequest, obj: Chore | None = None) -> bool:
+        # Cancelled work writes down that it was; a deleted row would be made anew.
+        return False
 
-    @admin.action(description="Share with everyone", permissions=["share"])
-    def share(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(request, rows, lambda row, by: sharing_set(row, by=by, shared=True), "Shared with everyone")
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.has_perm("core.delete_chore"))
 
-    @admin.action(description="Stop sharing", permissions=["share"])
-    def stop_sharing(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(request, rows, lambda row, by: sharing_set(row, by=by, shared=False), "No longer shared")
-
-    @admin.action(description="Hand over to another person", permissions=["change"])
-    def hand_over(self, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
-        form = HandOverForm(request.POST if "to" in request.POST else None)
-        if not form.is_valid():
-            context = {
-                **self.admin_site.each_context(request),
-                "title": "Hand over to another person",
-                "opts": self.model._meta,
-                "rows": rows,
-                "form": form,
-            }
-            return TemplateResponse(request, "admin/hand_over.html", context)
-
-        owner = form.cleaned_data["to"]
-        self._change_each(
-            request,
-            rows,
-            lambda row, by: owner_set(row, by=by, owner=owner),
-            f"Handed over to {owner.get_username()}",
-        )
-        return None
-
-    def _change_each(
-        self, request: HttpRequest, rows: QuerySet[Any], change: Callable[[Any, User], None], done: str
-    ) -> None:
-        assert isinstance(request.user, User)
-        changed = []
-        for row in rows:
-            try:
-                change(row, request.user)
-                changed.append(str(row))
-            except UserError as error:
-                self.message_user(request, f"{row}: {error.message}", messages.ERROR)
-            except PermissionDenied:
-                self.message_user(request, f"{row}: you may not change this.", messages.ERROR)
-
-        if changed:
-            self.message_user(request, f"{done}: {', '.join(changed)}.", messages.SUCCESS)
+    @admin.action(description="Cancel", permissions=["cancel"])
+    def cancel(self, request: HttpRequest, chores: QuerySet[Chore]) -> None:
+        ended: list[Any] = [chore.key for chore in chores if chore_cancel(chore.key)]
+        self.message_user(request, f"{len(ended)} cancelled.")

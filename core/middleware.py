@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
 from csp.decorators import csp_update
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
+from redis.exceptions import RedisError
+
+logger = logging.getLogger("deepextension.queue")
 
 
 class ReaderTimeZoneMiddleware:
@@ -52,4 +57,22 @@ class QueuePagesMiddleware:
             return None
         if request.user.is_authenticated and not request.user.has_perm(QUEUE_PAGES_PERMISSION):
             raise PermissionDenied
-        return self.loosen(view)(request, *args, **kwargs)
+        return self.loosen(_not_found_for_odd_ids(view))(request, *args, **kwargs)
+
+
+def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """django-rq looks its ids up without a net: a queue that is none is an IndexError there, a worker that is gone an
+    AttributeError, and a job that cannot be read any of a dozen."""
+
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except (Http404, PermissionDenied, SuspiciousOperation, DatabaseError, RedisError):
+            raise
+        except Exception as error:
+            if not kwargs:
+                raise
+            logger.info("no such thing in the queue: %s: %r", request.path[:200], error)
+            raise Http404("There is no such queue, job or worker.") from error
+
+    return answer

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from core.admin import SHARING_ACTIONS, OwnedAdmin
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from datasets_app.models import Dataset, Label
 from datasets_app.services import dataset_archive, dataset_delete, dataset_restore, dataset_update, uses_count
 from engine.formats import FORMATS

@@ -194,7 +194,7 @@ class TokenLengths(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
-    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer.")
+    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer, below the home.")
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
     longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")

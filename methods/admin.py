@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, ClassVar
 
 from django import forms
@@ -216,7 +215,7 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="The file as it runs")
     def text(self, function: RewardFunction) -> str:
-        path = Path(function.file) if function.file else None
+        path = function.path if function.file else None
         return format_html("<pre>{}</pre>", path.read_text()) if path is not None and path.is_file() else "–"
 
     def has_add_permission(self, request: HttpRequest) -> bool:

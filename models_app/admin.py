@@ -11,8 +11,8 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from core.admin import SHARING_ACTIONS, OwnedAdmin
 from core.errors import UserError
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from models_app.models import BaseModel
 from models_app.services import model_archive, model_delete, model_restore, model_retry, model_update
 

@@ -11,4 +11,5 @@ urlpatterns = [
     path("<str:key>/retry/", api.BaseModelRetryView.as_view(), name="api-model-retry"),
     path("<str:key>/sharing/", api_sharing.BaseModelSharingView.as_view(), name="api-model-sharing"),
     path("<str:key>/hand-over/", api_sharing.BaseModelHandOverView.as_view(), name="api-model-hand-over"),
+    path("<str:key>/cancel/", api.BaseModelCancelView.as_view(), name="api-model-cancel"),
 ]

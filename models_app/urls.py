@@ -14,6 +14,7 @@ urlpatterns = [
     path("<int:pk>/archive/", views.ModelArchiveView.as_view(), name="archive"),
     path("<int:pk>/restore/", views.ModelRestoreView.as_view(), name="restore"),
     path("<int:pk>/retry/", views.ModelRetryView.as_view(), name="retry"),
+    path("<int:pk>/cancel/", views.ModelCancelView.as_view(), name="cancel"),
     path("<int:pk>/delete/", views.ModelDeleteView.as_view(), name="delete"),
     path("<int:pk>/sharing/", SharingView.as_view(model=BaseModel), name="sharing"),
 ]

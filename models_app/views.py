@@ -20,13 +20,15 @@ from core.errors import UserError
 from core.ownership import may_change
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.services import (
     DESCRIPTION_LIMIT,
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -182,6 +184,11 @@ class ModelRestoreView(ModelChangeView):
 class ModelRetryView(ModelChangeView):
     change = staticmethod(model_retry)
     done = "Trying again."
+
+
+class ModelCancelView(ModelChangeView):
+    change = staticmethod(model_import_cancel)
+    done = "The import is being cancelled."
 
 
 class ModelDeleteView(ModelChangeView):

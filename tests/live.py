@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import requests
+from redis import Redis
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
@@ -169,10 +170,16 @@ class Platform:
                 found.append(process)
         return found
 
+    def empty_redis(self) -> None:
+        """As if everything in Redis had been lost. The embedded server allows nobody FLUSHALL."""
+        redis = Redis(unix_socket_path=str(self.home / "redis.sock"), socket_timeout=5)
+        for key in redis.scan_iter(count=1000):
+            redis.delete(key)
+
     def redis(self) -> psutil.Process:
         """The Redis server, which writes a title over its command line: found by who started it."""
         (supervisor,) = self.processes("supervisord")
-        return next(child for child in supervisor.children() if child.name() == "redis-server")
+        return next(child for child in supervisor.children() if child.name() == "valkey-server")
 
     def train_worker(self) -> psutil.Process:
         """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""

@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from core.admin import SHARING_ACTIONS, OwnedAdmin
 from core.errors import UserError
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from core.templatetags.display import duration, loss, share
 from training.compare import MOST_TRAINS
 from training.durations import run_progress, run_seconds

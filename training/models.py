@@ -124,6 +124,7 @@ class TrainRun(Owned):
     warnings = models.JSONField(default=list)
     events_offset = models.BigIntegerField(default=0, help_text="Bytes of events.jsonl already read.")
     last_seq = models.BigIntegerField(default=0)
+    record_gaps = models.JSONField(default=list, help_text="What is missing of its events, see training.record.")
 
     # Why it failed, in words a person can act on.
     error_code = models.CharField(max_length=40, blank=True)

@@ -12,6 +12,7 @@ logger = logging.getLogger("deepextension.people")
 
 NAME = "Operators"
 RIGHTS = {
+    "core": ("view_chore", "delete_chore"),
     "datasets_app": (
         "view_dataset", "change_dataset", "delete_dataset", "share_dataset",
         "view_label", "add_label", "change_label", "delete_label",
@@ -65,11 +66,12 @@ class Migration(migrations.Migration):
     dependencies = [
         ("people", "0001_removals"),
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("datasets_app", "0003_shared_with_everyone"),
+        ("core", "0001_chores"),
+        ("datasets_app", "0004_shared_with_everyone"),
         ("django_rq", "0003_alter_dashboard_permission_names"),
         ("methods", "0001_initial"),
-        ("models_app", "0002_shared_with_everyone"),
-        ("training", "0011_shared_with_everyone"),
+        ("models_app", "0003_shared_with_everyone"),
+        ("training", "0012_shared_with_everyone"),
     ]
 
     operations = [

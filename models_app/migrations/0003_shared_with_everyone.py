@@ -15,7 +15,7 @@ def share_what_came_with_the_platform(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('models_app', '0001_initial'),
+        ('models_app', '0002_paths_in_the_home'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

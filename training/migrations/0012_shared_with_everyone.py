@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('training', '0010_samples_stopped'),
+        ('training', '0011_record_gaps'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
