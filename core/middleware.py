@@ -32,8 +32,15 @@ class ReaderTimeZoneMiddleware:
             return self.get_response(request)
 
 
+QUEUE_PAGES = "django_rq"
+QUEUE_PAGES_PERMISSION = "django_rq.admin"
+
+
 class QueuePagesMiddleware:
-    """django-rq draws its pages with styles inside the HTML: allowed there and nowhere else. Scripts are not."""
+    """The raw pages of the job queue, which django-rq makes for every member of staff: here they take a permission.
+
+    django-rq draws them with styles inside the HTML: allowed there and nowhere else. Scripts are not.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -45,8 +52,11 @@ class QueuePagesMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
-        if request.resolver_match is None or "django_rq" not in request.resolver_match.app_names:
+        # By the view and not by its address: django-rq adds the same pages to the admin, too.
+        if getattr(view, "__module__", "").partition(".")[0] != QUEUE_PAGES:
             return None
+        if request.user.is_authenticated and not request.user.has_perm(QUEUE_PAGES_PERMISSION):
+            raise PermissionDenied
         return self.loosen(_not_found_for_odd_ids(view))(request, *args, **kwargs)
 
 

@@ -175,7 +175,7 @@ class DatasetRowsView(DatasetView):
             OpenApiParameter("page", OpenApiTypes.INT),
             OpenApiParameter("page_size", OpenApiTypes.INT, description="At most 100."),
         ],
-        responses={200: RowSerializer(many=True), **errors()},
+        responses={200: RowSerializer(many=True), **errors(401, 404, 409, 503)},
     )
     def get(self, request: Request, key: str) -> Response:
         """Rows in file order, as they stand in the file and as the model will see them."""

@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "models_app",
     "methods",
     "training",
+    "people",
     "deepextension.apps.DeepExtensionAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -142,15 +143,18 @@ if len(str(HOME / "redis.sock")) > 100:
 REDIS_SOCKET = _socket_folder / "redis.sock"
 REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
-CHORES_QUEUE = "chores"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its deadlines.
 # JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can write to Redis still cannot run
 # code of their own. See core.jobs.
 RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
-RQ_QUEUES = {
-    name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}
-    for name in (TRAINS_QUEUE, CHORES_QUEUE)
-}
+RQ_QUEUES = {TRAINS_QUEUE: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}}
+# Background work (checks, imports, counts) that takes longer is ended; see core.chores.
+BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
+if BACKGROUND_LIMIT_MINUTES <= 0:
+    raise ImproperlyConfigured("DEEPEXTENSION_BACKGROUND_MINUTES is a number of minutes above 0.")
+
+# The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
+RQ_SHOW_ADMIN_LINK = False
 
 # Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
 # another host counts as gone.

@@ -33,7 +33,7 @@ def run(directory: Path) -> int:
 
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
-    events = EventWriter.going_on(directory)
+    events = EventWriter.going_on(directory, _stored_events(directory))
     try:
         if (program := read_spec(directory).program) is not None:
             return run_program(directory, program)
@@ -65,6 +65,14 @@ def _fail(error: Exception, directory: Path, events: EventWriter) -> int:
     return EXIT_FAILED
 
 
+def _stored_events(directory: Path) -> int:
+    try:
+        return read_spec(directory).last_seq
+    except SpecError:
+        # Said below, as the train's last event.
+        return 0
+
+
 def _leave_nothing_half_done(directory: Path) -> None:
     """Remove a model and a checkpoint that were being written; after a full disk this makes room for the last event."""
     for folder in (directory / MODEL_UNFINISHED, *(folder for _, folder in checkpoints(directory))):
@@ -85,4 +93,4 @@ def job_read(directory: Path, events: EventWriter) -> Job:
 
 
 if __name__ == "__main__":
-    sys.exit(run(Path(sys.argv[1]).resolve()))
+    sys.exit(run(Path(sys.argv[1]).absolute()))

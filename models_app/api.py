@@ -21,7 +21,8 @@ from core.filters import StrictFilterBackend
 from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.serializers import (
     BaseModelCreateSerializer,
@@ -33,6 +34,7 @@ from models_app.services import (
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -141,3 +143,8 @@ class BaseModelRestoreView(BaseModelActionView):
 @extend_schema(description="Begin a failed import again.", parameters=[KEY])
 class BaseModelRetryView(BaseModelActionView):
     action = staticmethod(model_retry)
+
+
+@extend_schema(description="End an import that waits or runs; it can be tried again.", parameters=[KEY])
+class BaseModelCancelView(BaseModelActionView):
+    action = staticmethod(model_import_cancel)

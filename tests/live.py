@@ -65,8 +65,8 @@ class Platform:
         headers = {"Authorization": f"Token {self.token(by)}"} | body.pop("headers", {})
         return requests.request(method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body)
 
-    def get(self, path: str, **query: Any) -> Any:
-        answer = self.api("GET", path, params=query)
+    def get(self, path: str, *, by: str = "alice", **query: Any) -> Any:
+        answer = self.api("GET", path, by=by, params=query)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -89,10 +89,12 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1) -> Any:
+    def poll(
+        self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1, by: str = "alice"
+    ) -> Any:
         """Ask until `until` holds; what was answered last is in the failure."""
         deadline = time.monotonic() + seconds
-        while not until(answer := self.get(path)):
+        while not until(answer := self.get(path, by=by)):
             assert time.monotonic() < deadline, f"{path} after {seconds:.0f} s: {answer}"
             time.sleep(every)
         return answer

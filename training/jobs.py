@@ -16,15 +16,23 @@ def run_train(*_: int) -> None:
     supervise_next((job and job.worker_name) or "")
 
 
-@queue_job
 def send_notices() -> None:
     from training.notices import notices_send
 
     notices_send()
 
 
-@queue_job
+def notices_ended(*, reason: str, limit_seconds: float) -> None:
+    """Nothing to write down: what was not sent is sent next time."""
+
+
 def run_trial(key: str) -> None:
     from training.trial import trial_run
 
     trial_run(key)
+
+
+def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
+    from training.trial import trial_ended
+
+    trial_ended(key, reason)

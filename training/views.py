@@ -25,7 +25,8 @@ from training.estimate import starts_now
 from training.log import log_read
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
-from training.queue import queue_places, queue_position, queue_state
+from training.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.record import record_notes
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
@@ -107,7 +108,7 @@ class TrainPage(View):
         return render(request, self.template_name, header_context(request, run) | self.tab_context(run))
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return {"tab": self.tab}
+        return {"tab": self.tab, "record_notes": record_notes(run)}
 
 
 QUEUE_MOVES = (
@@ -124,6 +125,8 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     return {
         "run": run,
         "may_change": may_change(run, request.user),
+        "may_move": may_change(run, request.user) or may_manage_queue(request.user),
+        "after": visible_predecessor(request, run) if waiting else None,
         "position": queue_position(run),
         "worker": worker_state() if waiting else None,
         "queue": queue_state() if waiting else None,
@@ -138,6 +141,12 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
         **resume_context(run),
     }
+
+
+def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
+    """The train for which `run` waits, if this reader may see it."""
+    visible: TrainRun | None = TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    return visible
 
 
 def resume_context(run: TrainRun) -> dict[str, Any]:
@@ -159,7 +168,7 @@ def failure_context(run: TrainRun) -> dict[str, Any]:
 
 def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
     """Those that this reader can give the train, without the one that it has."""
-    high = reader_of(request).is_staff
+    high = may_manage_queue(request.user)
     return [
         (value, label)
         for value, label in TrainRun.Priority.choices

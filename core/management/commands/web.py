@@ -4,11 +4,12 @@ import os
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.utils.module_loading import import_string
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor
 from core.web.worker import Worker
 
@@ -58,5 +59,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
         Server().run()
