@@ -14,7 +14,7 @@ from tests.e2e.hostile import MARK
 from tests.live import Platform
 
 HOSTILE = "tests.e2e.hostile.leave_mark"
-OURS = "training.jobs.send_notices"
+OURS = "training.jobs.run_train"
 
 
 @pytest.fixture
@@ -47,32 +47,34 @@ def outcome(queue: Queue, job_id: str) -> str:
 
 @pytest.fixture(scope="module")
 def outcomes(platform: Platform) -> dict[str, str]:
-    """How each hostile job ended. A dataset is checked behind them, so the workers live on."""
+    """How each hostile job ended. The worker lives on: the last of them is ours."""
     redis = Redis(unix_socket_path=str(platform.home / "redis.sock"))
-    workers = {process.pid for process in chores_workers(platform)}
-    queue = Queue("chores", connection=redis, serializer=JSONSerializer)
+    workers = {process.pid for process in train_workers(platform)}
+    queue = Queue("trains", connection=redis, serializer=JSONSerializer)
     for name, function, options, _ in HOSTILE_JOBS:
         arguments = [text.format(mark=platform.home / MARK) for text in options.get("args", [])]
         options = options | {"args": arguments}
         queue.enqueue_call(function, job_id=f"hostile-{name}", result_ttl=600, timeout=-1, **options)
-    Queue("chores", connection=redis, serializer=PickleSerializer).enqueue_call(
+    Queue("trains", connection=redis, serializer=PickleSerializer).enqueue_call(
         HOSTILE, job_id="hostile-pickle", timeout=-1
     )
     for name, fields in {"timeout": {"timeout": "soon"}, "date": {"created_at": b"\xff"}}.items():
-        redis.hset(f"rq:job:hostile-{name}", mapping={"data": b"[]", "origin": "chores"} | fields)
-        redis.rpush("rq:queue:chores", f"hostile-{name}")
+        redis.hset(f"rq:job:hostile-{name}", mapping={"data": b"[]", "origin": "trains"} | fields)
+        redis.rpush("rq:queue:trains", f"hostile-{name}")
 
-    assert platform.upload("behind.csv", b"prompt,completion\nWhy?,Because.\n")["status"] == "ready"
+    queue.enqueue_call(OURS, job_id="behind", result_ttl=600, timeout=-1)
+
+    assert outcome(queue, "behind") == "finished"
     found = {name: outcome(queue, f"hostile-{name}") for name, *_ in HOSTILE_JOBS}
     found["pickle"] = outcome(queue, "hostile-pickle")
     found["failed ids"] = " ".join(queue.failed_job_registry.get_job_ids())
-    assert {process.pid for process in chores_workers(platform)} == workers
+    assert {process.pid for process in train_workers(platform)} == workers
     return found
 
 
-def chores_workers(platform: Platform) -> list[psutil.Process]:
+def train_workers(platform: Platform) -> list[psutil.Process]:
     """The workers themselves, without what they fork for a job."""
-    found = platform.processes("manage.py", "chores_worker")
+    found = platform.processes("manage.py", "train_worker")
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid() not in pids]
 
@@ -83,7 +85,7 @@ def test_a_worker_refuses_what_is_not_ours(platform, outcomes, name, function, o
     assert not (platform.home / MARK).exists()
     if wanted == "failed":
         assert f"hostile-{name}" in outcomes["failed ids"].split()
-        logs = "".join(path.read_text() for path in (platform.home / "logs").glob("chores_worker*.log"))
+        logs = "".join(path.read_text() for path in (platform.home / "logs").glob("train_worker*.log"))
         assert f"Refused job hostile-{name}: workers do not call '{function}'" in logs
 
 
@@ -96,15 +98,15 @@ def test_a_pickle_is_not_opened(platform, outcomes):
 @pytest.mark.parametrize(
     "path",
     [
-        "", "queues/0/", "queues/1/", "queues/99/", f"queues/{'9' * 30}/", "queues/0/none/",
-        "queues/1/hostile-function/",
-        "queues/1/hostile-pickle/", "queues/1/hostile-timeout/", "queues/1/%00/", "queues/1/%F0%9F%92%A9/",
-        f"queues/1/{'a' * 3000}/", "queues/1/a:b/", "queues/1/hostile-function/results/none/",
-        "queues/1/failed/?page=x",
-        "queues/1/finished/?page=-1", "queues/0/actions/", "workers/", "workers/0/none/", "scheduler-jobs/0/",
+        "", "queues/0/", "queues/99/", f"queues/{'9' * 30}/", "queues/0/none/",
+        "queues/0/hostile-function/",
+        "queues/0/hostile-pickle/", "queues/0/hostile-timeout/", "queues/0/%00/", "queues/0/%F0%9F%92%A9/",
+        f"queues/0/{'a' * 3000}/", "queues/0/a:b/", "queues/0/hostile-function/results/none/",
+        "queues/0/failed/?page=x",
+        "queues/0/finished/?page=-1", "queues/0/actions/", "workers/", "workers/0/none/", "scheduler-jobs/0/",
         "stats.json",
-        "queues/1/none/requeue/", "queues/1/none/delete/", "queues/1/none/enqueue/", "queues/1/none/stop/",
-        "queues/1/hostile-timeout/delete/", "queues/99/failed/", "queues/99/none/", "cron-schedulers/0/none/",
+        "queues/0/none/requeue/", "queues/0/none/delete/", "queues/0/none/enqueue/", "queues/0/none/stop/",
+        "queues/0/hostile-timeout/delete/", "queues/99/failed/", "queues/99/none/", "cron-schedulers/0/none/",
     ],
 )  # fmt: skip
 def test_the_pages_of_the_queue_answer_odd_ids(platform, path):

@@ -36,7 +36,7 @@ def main() -> None:
 
     make_home()
     protocol.HEAD_SECONDS = 3
-    protocol.BODY_SECONDS, protocol.BODY_BYTES = 1, 1000
+    protocol.BODY_SECONDS, protocol.BODY_BYTES = 3, 1000
     protocol.READ_SECONDS = 3
     call_command("web")
 

@@ -135,7 +135,7 @@ def test_a_slow_upload_that_goes_on_arrives(web):
     headers = {"Authorization": f"Token {web.token()}", "Content-Type": content_type}
     headers["Content-Length"] = str(len(body))
     connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=120)
-    connection.request("POST", "/api/v1/datasets/", pieces(body, 0.1), headers)
+    connection.request("POST", "/api/v1/datasets/", pieces(body, 0.15), headers)
     answer = connection.getresponse()
     assert answer.status == 201
     assert json.load(answer)["size_bytes"] == 18 + 14 * 50_000
