@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.core.handlers.base import BaseHandler
@@ -36,6 +37,7 @@ from django.http import (
 from django.urls import set_script_prefix
 
 from core.api import error_body
+from core.upload import FORM_BYTES, DiskUploadHandler, too_large
 from core.web.proxies import believed_headers
 from core.web.request_body import SMALL_BODY, Body, ClientLeft, Message, Receive
 from core.web.threads import TooManyTransfers, Transfer, Transfers
@@ -80,6 +82,11 @@ class Handler(BaseHandler):
         assert scope["type"] == "http"
 
         scope = scope | {"headers": believed_headers(scope["headers"], _address(scope))}
+        if _length(scope) > settings.UPLOAD_LIMIT_BYTES + FORM_BYTES:
+            # Before a byte of it is read: the client may wait for the answer before it sends any.
+            await self._send(scope, _refusal(scope, 413, "too_large", too_large()), send)
+            return
+
         body = Body(receive, asyncio.get_running_loop())
         try:
             await body.fill(SMALL_BODY + 1)
@@ -154,12 +161,15 @@ class Handler(BaseHandler):
                 close_old_connections()
         else:
             response.close()
+        _uploads_discard(request)
         return response
 
     # Answers
 
     async def _send(self, scope: dict[str, Any], response: HttpResponseBase, send: Send) -> None:
         if not isinstance(response, StreamingHttpResponse):
+            # Refusals of this module have passed no middleware that would set it.
+            response.headers.setdefault("Content-Length", str(len(response.content)))  # type: ignore[attr-defined]
             await send(_start(response))
             is_head = scope["method"] == "HEAD"
             content = b"" if is_head else response.content  # type: ignore[attr-defined]
@@ -216,6 +226,20 @@ def _close_unwanted(future: Future[Any]) -> None:
         return
     if isinstance(answer := future.result(), HttpResponseBase):
         answer.close()
+
+
+def _length(scope: dict[str, Any]) -> int:
+    """Of the body, as the client says; 0 where it says nothing."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    return int(length) if length.isdigit() and len(length) < 19 else 0
+
+
+def _uploads_discard(request: ASGIRequest) -> None:
+    """Remove what arrived of a file whose client left. The parser raises past the handler, and the request itself may
+    live on until the next collection of garbage."""
+    for handler in getattr(request, "_upload_handlers", ()):
+        if isinstance(handler, DiskUploadHandler):
+            handler.upload_interrupted()
 
 
 def _start(response: HttpResponseBase) -> Message:
