@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 from rq.exceptions import DuplicateJobError
 from rq.job import Job
 
+from core.jobs import REGISTERED
+
 # Workers look after their job every MONITORING_SECONDS.
 MONITORING_SECONDS = 5
 SILENCE = timedelta(seconds=60)
@@ -32,6 +34,7 @@ def enqueue(queue: str, function: str, job_id: str, *arguments: Any) -> None:
     job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already nothing is added;
     the remains of one that ended make room.
     """
+    assert function in REGISTERED, f"{function} is no queue_job"
     transaction.on_commit(lambda: _ring(queue, function, job_id, *arguments))
 
 

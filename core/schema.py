@@ -1,42 +1,51 @@
-"""Whether this version of the code knows the database that it finds."""
+"""What every operation of the API may answer, in its OpenAPI document."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from django.apps import apps
-from django.conf import settings
-from django.db import DatabaseError, connection
-from django.db.migrations.recorder import MigrationRecorder
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import Direction
+from rest_framework.permissions import AllowAny
 
+from core.api import ErrorSerializer
 
-def newer_database() -> str:
-    """Why this code must not touch the database, or nothing: a later version has changed it.
-
-    A database that is empty or out of reach is no obstacle here. Changes nothing.
-    """
-    try:
-        with connection.cursor():
-            applied = MigrationRecorder(connection).applied_migrations()
-    except DatabaseError:
-        return ""
-
-    unknown = sorted(f"{app} {name}" for app, name in applied if not _is_known(app, name))
-    if not unknown:
-        return ""
-    return (
-        f"The database of {settings.HOME} was made by a later version of DeepExtension (it has the "
-        f"changes {', '.join(unknown[:3])}, which this version does not know). Nothing was changed. "
-        "Use that version or a later one, or a DEEPEXTENSION_HOME of its own."
-    )
+# Each with the error body.
+MEANING = {
+    "400": "A parameter or the body is not valid.",
+    "401": "Nobody is signed in: send a token.",
+    "403": "Signed in, but not allowed to do this.",
+    "404": "Not there, or not yours to see.",
+    "406": "The Accept header asks for a format that is not offered.",
+    "409": "What is there now does not allow it.",
+    "413": "The body is too large.",
+    "415": "The body has a content type that is not taken.",
+    "429": "Too many wrong passwords, or too many requests.",
+    "503": "The database or the queue does not answer. Try again after Retry-After seconds.",
+    "507": "The disk is full.",
+}
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
-def _is_known(app: str, name: str) -> bool:
-    """Whether there is such a migration. Only our own apps are looked at: other packages may well
-    have merged theirs since they were applied."""
-    if app not in apps.app_configs:
-        return True
-    folder = Path(apps.get_app_config(app).path)
-    if settings.BASE_DIR not in folder.parents or "site-packages" in folder.parts:
-        return True
-    return (folder / "migrations" / f"{name}.py").is_file()
+class Schema(AutoSchema):
+    """Adds the refusals that do not depend on the view, in the one error shape."""
+
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
+        # Not get_response_serializers: `@extend_schema(responses=…)` replaces that.
+        bodies: dict[str, Any] = super()._get_response_bodies(direction)
+        for status in self.usual_errors():
+            if status not in bodies:
+                bodies[status] = self._get_response_for_code(  # type: ignore[no-untyped-call]
+                    ErrorSerializer, status, direction=direction
+                )
+            bodies[status]["description"] = bodies[status]["description"] or MEANING[status]
+        return dict(sorted(bodies.items()))
+
+    def usual_errors(self) -> list[str]:
+        """Statuses of any operation of this kind."""
+        statuses = ["400", "403", "404", "406", "429", "503"]
+        if not any(isinstance(permission, AllowAny) for permission in self.view.get_permissions()):
+            statuses.append("401")
+        if self.method in WRITES:
+            statuses += ["409", "413", "415", "507"]
+        return statuses

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from django.conf import settings
 
+from core.database_version import newer_database
 from core.processes import SUPERVISED, die_with_parent
-from core.schema import newer_database
 
 START_SECONDS = 180
 STOP_SECONDS = 45
@@ -121,7 +121,7 @@ def _require_port() -> None:
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = ""
-    while (state := health()).get("status") != "ok":
+    while (state := health()).get("status") not in ("ok", "disk full"):
         if server.poll() is not None or time.monotonic() > deadline:
             raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
         missing = ", ".join(name for name, there in state.items() if there is False) or "web"

@@ -9,6 +9,8 @@ from django.conf import settings
 
 from core.errors import UserError
 
+FULL_BYTES = 10 * 10**6
+
 
 def datasets_folder() -> Path:
     return settings.HOME / "datasets"
@@ -28,6 +30,11 @@ def methods_folder() -> Path:
 
 def trials_folder() -> Path:
     return settings.HOME / "trials"
+
+
+def disk_is_full() -> bool:
+    """Whether there is no room left for what the platform itself has to write: sessions, events, logs."""
+    return shutil.disk_usage(settings.HOME).free < FULL_BYTES
 
 
 def require_disk(needed_bytes: int, *, field: str = "") -> None:

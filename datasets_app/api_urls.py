@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets_app import api, api_checking, api_doctor
+from datasets_app import api, api_checking, api_doctor, api_sharing
 
 urlpatterns = [
     path("", api.DatasetListView.as_view(), name="api-datasets"),
@@ -27,4 +27,6 @@ urlpatterns = [
     path("<str:key>/file/", api.DatasetFileView.as_view(), name="api-dataset-file"),
     path("<str:key>/archive/", api.DatasetArchiveView.as_view(), name="api-dataset-archive"),
     path("<str:key>/restore/", api.DatasetRestoreView.as_view(), name="api-dataset-restore"),
+    path("<str:key>/sharing/", api_sharing.DatasetSharingView.as_view(), name="api-dataset-sharing"),
+    path("<str:key>/hand-over/", api_sharing.DatasetHandOverView.as_view(), name="api-dataset-hand-over"),
 ]

@@ -104,7 +104,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
-    context |= doctor_panel(dataset)
+    context |= doctor_panel(dataset, reader)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if context["as_tokens"]:
@@ -138,13 +138,16 @@ def retry_query(dataset: Dataset) -> str:
     return urlencode({"reference": reference, "name": dataset.name, **asked})
 
 
-def doctor_panel(dataset: Dataset) -> dict[str, Any]:
-    """What methods can learn from it, what would mend it, and its other versions."""
+def doctor_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    """What methods can learn from it, what would mend it, and those of its versions that this reader may see."""
+    family = family_of(dataset)
+    ids = [member.pk for member in family]
+    visible = set(Dataset.objects.visible_to(reader).filter(pk__in=ids).values_list("pk", flat=True))
     return {
         "readiness": readiness_of(dataset),
         "repairs": repairs_of(dataset),
         "made_by": made_by(dataset),
-        "versions": [(member, made_by(member)) for member in family_of(dataset)],
+        "versions": [(member, made_by(member)) for member in family if member.pk in visible],
     }
 
 

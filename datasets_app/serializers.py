@@ -32,7 +32,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         default=None,
         read_only=True,
         allow_null=True,
-        help_text="Null for what belongs to the house.",
+        help_text="Null for what came with the platform.",
     )
     columns = ColumnSerializer(many=True, read_only=True)
     unused = UnusedSerializer(many=True, read_only=True, help_text="Fields that no train on this dataset uses.")
@@ -53,7 +53,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
             "id", "slug", "name", "description", "labels", "status", "error", "phase", "ahead", "progress", "format",
             "row_count", "good_row_count", "problem_count", "columns", "column_map", "unused",
             "file_name", "file_type", "size_bytes", "sha256", "version", "parent", "repair", "hub", "licence", "owner",
-            "created_at", "checked_at", "archived_at", "url",
+            "shared", "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
 

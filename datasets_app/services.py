@@ -15,7 +15,7 @@ from django.utils.text import slugify
 
 from core.chores import chore_drop
 from core.errors import UserError
-from core.ownership import owner_check
+from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile, leftovers_remove
 from datasets_app.check_queue import check_enqueue, check_key, dataset_check_cancel
@@ -55,8 +55,8 @@ def dataset_create(
     description: str = "",
     labels: Iterable[str] = (),
 ) -> Dataset:
-    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's; without an
-    owner it belongs to the house, and everybody sees it. Raises UserError by field; the file is then gone.
+    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's.
+    Without an owner only operators see it, unless they share it. Raises UserError by field; the file is then gone.
     """
     file_name = clean_label(str(file.name or ""), limit=255)
     words = labels_clean(labels)
@@ -242,7 +242,7 @@ def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
 
 def dataset_delete(*, dataset: Dataset, by: User) -> None:
     """Remove it with its file. Raises UserError where a train used it."""
-    owner_check(dataset, by)
+    deletion_check(dataset, by)
     if dataset.repaired.exists():
         raise UserError("Versions were made of this dataset, so it is kept. Archive it instead.", code="in_use")
     pk, folder = dataset.pk, dataset.path.parent

@@ -1,6 +1,8 @@
 from django.urls import path
 
+from core.sharing import SharingView
 from datasets_app import views, views_checking
+from datasets_app.models import Dataset
 
 app_name = "datasets"
 
@@ -22,4 +24,5 @@ urlpatterns = [
     path("<int:pk>/restore/", views.DatasetRestoreAction.as_view(), name="restore"),
     path("<int:pk>/delete/", views.DatasetDeleteAction.as_view(), name="delete"),
     path("<int:pk>/file/", views.DatasetDownload.as_view(), name="download"),
+    path("<int:pk>/sharing/", SharingView.as_view(model=Dataset), name="sharing"),
 ]

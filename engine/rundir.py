@@ -17,6 +17,7 @@ Reading events twice is harmless: a reader keeps the byte offset up to which it 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -38,6 +39,8 @@ LARGEST_SEQ = 1 << 53
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
+# The disk had no room for the last event either.
+EXIT_DISK_FULL = 5
 
 SPEC = "spec.json"
 EVENTS = "events.jsonl"
@@ -276,8 +279,10 @@ class EventWriter:
             event["nonfinite"] = nonfinite
         line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
         # One write of a whole line: a reader sees all of it or a tail without a newline, never a mixture.
+        data = line.encode()
         with self.path.open("ab", buffering=0) as stream:
-            stream.write(line.encode())
+            if stream.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         return self.seq
 
 

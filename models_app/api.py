@@ -8,16 +8,17 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import Pagination, errors, object_or_404
+from core.filters import StrictFilterBackend
+from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
@@ -67,7 +68,7 @@ class BaseModelView(generics.GenericAPIView[BaseModel]):
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
     """List base models, or add one."""
 
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
     filterset_class = BaseModelFilter
     parser_classes = (JSONParser, MultiPartParser)

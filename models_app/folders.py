@@ -46,11 +46,13 @@ def folder_resolve(reference: str) -> Path:
         raise outside
     try:
         folder = Path(reference).resolve()
-    except (OSError, RuntimeError) as error:
+        # A name that is too long for the file system is an OSError here.
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
         raise outside from error
     if not any(root in folder.parents for root in allowed_roots()):
         raise outside
-    if not folder.is_dir():
+    if not is_folder:
         raise UserError({"reference": ["There is no such folder."]})
     return folder
 

@@ -15,7 +15,7 @@ from django.utils.text import slugify
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
-from core.ownership import owner_check
+from core.ownership import deletion_check, owner_check
 from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
@@ -228,7 +228,7 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
 
 def model_delete(*, model: BaseModel, by: User) -> None:
     """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
-    owner_check(model, by)
+    deletion_check(model, by)
     path, import_path = model.path, model.import_path
     try:
         with transaction.atomic():

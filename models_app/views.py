@@ -17,6 +17,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from core.errors import UserError
+from core.ownership import may_change
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
@@ -69,9 +70,6 @@ class ModelPage(View):
         if model is None:
             raise Http404
         return model
-
-    def may_change(self, model: BaseModel) -> bool:
-        return self.reader.is_staff or model.owner_id == self.reader.pk
 
 
 class ModelListView(ModelPage):
@@ -136,7 +134,7 @@ class ModelAddView(ModelPage):
 class ModelDetailView(ModelPage):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         model = self.model()
-        context = {"model": model, "may_change": self.may_change(model), "most": DESCRIPTION_LIMIT}
+        context = {"model": model, "may_change": may_change(model, self.reader), "most": DESCRIPTION_LIMIT}
         return render(request, "models/detail.html", context)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rq import get_current_job
 
+from core.jobs import queue_job
 
+
+@queue_job
 def run_train(*_: int) -> None:
     """A bell: whichever train is next. Bells of an earlier version carried a train's number."""
     from training.supervisor import supervise_next

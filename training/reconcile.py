@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.conf import settings
@@ -28,6 +29,14 @@ from training.worker import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 
+# What apps above this one have done every few seconds, too.
+_also: list[Callable[[], None]] = []
+
+
+def reconcile_also(job: Callable[[], None]) -> None:
+    """Called once, when an app is ready."""
+    _also.append(job)
+
 
 def reconcile() -> None:
     lost_trains_close()
@@ -36,6 +45,8 @@ def reconcile() -> None:
     notices_enqueue()
     datasets_reconcile()
     models_reconcile()
+    for job in _also:
+        job()
 
 
 def lost_trains_close() -> None:

@@ -69,7 +69,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         model = TrainRun
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
-            "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
+            "shared", "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
             "attempt", "host", "phase", "step", "total_steps", "epoch",
             "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
             "last_metrics", "last_evaluation", "best_value", "best_step",

@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from core.errors import UserError
-from core.ownership import owner_check
+from core.ownership import deletion_check, owner_check
 from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
@@ -251,7 +251,10 @@ def train_save(*, run: TrainRun, by: User) -> TrainRun:
         raise UserError("Only a train that runs can save a checkpoint.", code="wrong_state")
     if run.method.is_custom:
         raise UserError(f"{run.method.name} is a program of one's own and saves when it wants.", code="wrong_state")
-    save_request(run.directory)
+    try:
+        save_request(run.directory)
+    except FileNotFoundError as error:
+        raise UserError("The train's folder is gone, so it cannot save.", code="wrong_state") from error
     return run
 
 
@@ -274,7 +277,7 @@ def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str
 
 def train_delete(*, run: TrainRun, by: User) -> None:
     """Remove an ended train with its files. Raises UserError while it waits or runs."""
-    owner_check(run, by)
+    deletion_check(run, by)
     if not run.ended:
         raise UserError(f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state")
     directory = run.directory

@@ -117,7 +117,7 @@ def test_labels_are_shared_folded_and_pruned(upload, alice):
 
 
 def test_only_the_owner_and_staff_change_a_dataset(upload, alice, bob, olga):
-    dataset, house = upload(), upload(owner=None)
+    dataset, house = upload(), upload(owner=None, shared=True)
 
     for change in (dataset_archive, dataset_restore, dataset_delete):
         with pytest.raises(PermissionDenied):

@@ -72,11 +72,11 @@ def test_what_would_not_fit_is_said_at_its_field(origin, make_train):
     assert refused(origin) == ["branch_step"]
 
 
-def test_a_copy_of_a_branch_branches_from_the_same_place(origin, make_train):
+def test_a_copy_of_a_branch_branches_from_the_same_place(origin, make_train, alice):
     copied = make_train(branched_from=origin.run, branch_step=4)
-    assert branch_of(copied, "") == origin
-    assert branch_of(copied, "9") == Origin(copied, 9)
-    assert branch_of(origin.run, "") is None
+    assert branch_of(alice, copied, "") == origin
+    assert branch_of(alice, copied, "9") == Origin(copied, 9)
+    assert branch_of(alice, origin.run, "") is None
 
 
 def test_the_form_says_where_it_begins_and_keeps_it(origin, client, alice):

@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from core.chores_worker import ChoresWorker
+from core.database_version import newer_database
 from core.models import Chore
 from core.processes import die_with_supervisor
-from core.schema import newer_database
 
 
 class Command(BaseCommand):

@@ -12,7 +12,7 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from core.schema import newer_database
+from core.database_version import newer_database
 from core.serving import CannotServe, home_lock
 from methods.services import methods_install
 

@@ -8,9 +8,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from rq.serializers import JSONSerializer
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
-from core.schema import newer_database
 from training.worker import TrainWorker, device_alone, measure_device
 
 

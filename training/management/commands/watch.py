@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, close_old_connections
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor
-from core.schema import newer_database
 from training.reconcile import reconcile
 
 logger = logging.getLogger("deepextension.watch")

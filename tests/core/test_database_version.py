@@ -6,7 +6,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
-from core.schema import newer_database
+from core.database_version import newer_database
 from core.serving import home_lock
 
 COMMANDS = ("serve", "install", "web", "train_worker", "chores_worker", "watch")
