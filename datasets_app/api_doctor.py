@@ -13,7 +13,7 @@ from core.api import StrictSerializer, errors
 from datasets_app.api import KEY, DatasetView
 from datasets_app.repairing import dataset_repair, long_repairs_of, readiness_of, repairs_of
 from datasets_app.serializers import DatasetSerializer
-from engine.repairs import REPAIRS
+from engine.repair_kinds import REPAIRS
 
 
 class RepairSerializer(serializers.Serializer[Any]):

@@ -24,7 +24,7 @@ from datasets_app.services import uses_count
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from engine.detect import nearest
 from engine.formats import FORMATS
-from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
+from engine.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
 from engine.row_notes import REFUSED, RowNotes
 
 PROBLEM_ROWS = 20

@@ -15,7 +15,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from core.store import datasets_folder
-from engine.doctor import NOTICES, SEVERAL_LISTS, UNUSED
+from engine.finding_kinds import NOTICES, SEVERAL_LISTS, UNUSED
 from engine.formats import FORMATS
 
 

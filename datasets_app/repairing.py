@@ -18,10 +18,10 @@ from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.services import check_enqueue, slug_free
-from engine.doctor import MENDABLE, SEVERAL_LISTS
+from engine.finding_kinds import MENDABLE, SEVERAL_LISTS
 from engine.formats import FORMATS
 from engine.recipes.registry import RECIPES
-from engine.repairs import (
+from engine.repair_kinds import (
     EVALUATION_PART,
     LONG,
     REPAIRS,
