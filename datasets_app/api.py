@@ -46,6 +46,7 @@ from datasets_app.services import (
 )
 from datasets_app.token_page import PREVIEW_ROWS
 from datasets_app.token_rows import token_rows
+from datasets_app.versions import versions_attach
 from engine.row_notes import RowNotes
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
@@ -64,6 +65,18 @@ class DatasetView(generics.GenericAPIView[Dataset]):
     def get_dataset(self) -> Dataset:
         return object_or_404(self.get_queryset(), self.kwargs["key"])
 
+    def paginate_queryset(self, queryset: Any) -> Any:
+        """A page of datasets knows the other versions of each."""
+        page = super().paginate_queryset(queryset)
+        is_of_datasets = page and isinstance(page[0], Dataset)
+        return versions_attach(page, self.request.user) if is_of_datasets else page
+
+    def answer(self, *datasets: Dataset, status: int = 200, many: bool = False) -> Response:
+        """The datasets with their versions."""
+        found = versions_attach(datasets, self.request.user)
+        body = DatasetSerializer(found if many else found[0], many=many)
+        return Response(body.data, status=status)
+
     @property
     def reader(self) -> User:
         assert isinstance(self.request.user, User)
@@ -71,7 +84,7 @@ class DatasetView(generics.GenericAPIView[Dataset]):
 
 
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
-    """List datasets, or upload one."""
+    """List datasets, or upload one. Every version is a row of its own; `latest=true` leaves one a dataset."""
 
     filter_backends = (DjangoFilterBackend,)
     pagination_class = Pagination
@@ -92,7 +105,7 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
         body = DatasetCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset = dataset_create(owner=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(dataset).data, status=201)
+        return self.answer(dataset, status=201)
 
 
 class DatasetImportView(DatasetView):
@@ -104,14 +117,14 @@ class DatasetImportView(DatasetView):
         body = DatasetImportSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset = dataset_import(owner=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(dataset).data, status=201)
+        return self.answer(dataset, status=201)
 
 
 @extend_schema(parameters=[KEY])
 class DatasetDetailView(DatasetView):
     @extend_schema(responses={200: DatasetSerializer, **errors()})
     def get(self, request: Request, key: str) -> Response:
-        return Response(DatasetSerializer(self.get_dataset()).data)
+        return self.answer(self.get_dataset())
 
     @extend_schema(request=DatasetUpdateSerializer, responses={200: DatasetSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, key: str) -> Response:
@@ -120,11 +133,12 @@ class DatasetDetailView(DatasetView):
         body = DatasetUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset_update(dataset=dataset, by=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(self.get_dataset()).data)
+        return self.answer(self.get_dataset())
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, key: str) -> Response:
-        """Remove a dataset with its file. One that a train used can only be archived."""
+        """Remove this version with its file; other versions stay. One that a train used, or of which a version was
+        made, can only be archived."""
         dataset_delete(dataset=self.get_dataset(), by=self.reader)
         return Response(status=204)
 
@@ -134,7 +148,7 @@ class DatasetArchiveView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it out of the lists and the choices; trains that used it keep it."""
-        return Response(DatasetSerializer(dataset_archive(dataset=self.get_dataset(), by=self.reader)).data)
+        return self.answer(dataset_archive(dataset=self.get_dataset(), by=self.reader))
 
 
 @extend_schema(parameters=[KEY])
@@ -142,7 +156,7 @@ class DatasetRestoreView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it back out of the archive."""
-        return Response(DatasetSerializer(dataset_restore(dataset=self.get_dataset(), by=self.reader)).data)
+        return self.answer(dataset_restore(dataset=self.get_dataset(), by=self.reader))
 
 
 class _Numbers:

@@ -39,7 +39,7 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
         return []
     try:
         return [
-            _seen(dataset, row) for row in islice(_rows_from(dataset, start), min(count, dataset.row_count - start))
+            row_seen(dataset, row) for row in islice(_rows_from(dataset, start), min(count, dataset.row_count - start))
         ]
     except (FileProblem, FileNotFoundError):
         return []
@@ -52,22 +52,38 @@ def _rows_from(dataset: Dataset, start: int) -> Iterator[Row]:
 
 def nearest_mark(dataset: Dataset, start: int) -> Mark:
     """The last mark at or before row `start`; the check left one every so many rows."""
+    before = [mark for mark in _marks(dataset) if mark.rows <= start]
+    return max(before, key=lambda mark: mark.rows, default=Mark())
+
+
+def mark_before_line(dataset: Dataset, line: int) -> Mark:
+    """The last mark from which the row of that line is still to come."""
+    before = [mark for mark in _marks(dataset) if mark.lines < line]
+    return max(before, key=lambda mark: mark.rows, default=Mark())
+
+
+def _marks(dataset: Dataset) -> list[Mark]:
     try:
-        marks = [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
+        return [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
     except (OSError, ValueError, TypeError):
-        return Mark()
-    return max((mark for mark in marks if mark.rows <= start), key=lambda mark: mark.rows, default=Mark())
+        return []
 
 
-def _seen(dataset: Dataset, row: Row) -> Seen:
+def row_seen(
+    dataset: Dataset, row: Row, *, format: str | None = None, column_map: dict[str, str] | None = None
+) -> Seen:
+    """The row as the page shows it; `format` and `column_map` where it is not read as the dataset is."""
+    read_as = dataset.format if format is None else format
+    column_map = dataset.column_map if column_map is None else column_map
     if row.values is None:
         problem = {"field": "", "value": row.raw, "reason": row.problem}
         return Seen(row.line, None, None, problem)
+
     values, whole = shorten(row.values)
-    if dataset.format not in FORMATS:
+    if read_as not in FORMATS:
         return Seen(row.line, values, None, None, not whole)
     try:
-        example = to_example(row.values, dataset.format, dataset.column_map)
+        example = to_example(row.values, read_as, column_map)
     except RowProblem as error:
         problem = {"field": error.field, "value": error.value, "reason": error.reason}
         return Seen(row.line, values, None, problem, not whole)

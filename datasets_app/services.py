@@ -165,7 +165,7 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
 
 def uses_count(dataset: Dataset) -> int:
     """How many rows of other apps point at it: trains that learned from it or were measured with it."""
-    own = {"problems", "token_lengths", "repaired"}
+    own = {"problems", "token_lengths", "repaired", "later_versions", "row_changes", "applied_changes"}
     return sum(
         relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).count()
         for relation in Dataset._meta.related_objects
@@ -232,10 +232,11 @@ def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
 
 
 def dataset_delete(*, dataset: Dataset, by: User) -> None:
-    """Remove it with its file. Raises UserError where a train used it."""
+    """Remove this version with its file; other versions stay. Raises UserError where a train used
+    it, or where a version was made of it."""
     owner_check(dataset, by)
-    if dataset.repaired.exists():
-        raise UserError("Versions were made of this dataset, so it is kept. Archive it instead.", code="in_use")
+    if dataset.repaired.exists() or dataset.later_versions.exists():
+        raise UserError(f"Versions were made of {dataset.title}, so it is kept. Archive it instead.", code="in_use")
     pk, folder = dataset.pk, dataset.path.parent
     try:
         with transaction.atomic():

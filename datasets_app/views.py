@@ -34,6 +34,7 @@ from datasets_app.services import (
 )
 from datasets_app.table import SAMPLES, table_page
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
+from datasets_app.versions import versions_of
 from engine.formats import FORMATS
 
 LARGEST_ID = 2**63 - 1
@@ -215,14 +216,14 @@ class DatasetColumnsAction(View):
 class DatasetArchiveAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_archive(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.name} is archived. Trains that used it keep it.")
+        messages.success(request, f"{dataset.title} is archived. Trains that used it keep it.")
         return redirect(dataset)
 
 
 class DatasetRestoreAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_restore(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.name} is back in the lists.")
+        messages.success(request, f"{dataset.title} is back in the lists.")
         return redirect(dataset)
 
 
@@ -251,14 +252,17 @@ class DatasetDeleteAction(View):
         dataset = own_dataset(request, pk)
         if not request.POST.get("sure"):
             # A browser without scripts asks on a page of its own.
-            return render(request, "datasets/delete.html", {"dataset": dataset})
+            versions = versions_of([dataset], reader_of(request))[dataset.family]
+            return render(request, "datasets/delete.html", {"dataset": dataset, "others": len(versions) - 1})
+        others = dataset.family
         try:
             dataset_delete(dataset=dataset, by=reader_of(request))
         except UserError as error:
             messages.error(request, error.message)
             return redirect(dataset)
-        messages.success(request, f"{dataset.name} is deleted.")
-        return redirect("datasets:list")
+        messages.success(request, f"{dataset.title} is deleted.")
+        newest = Dataset.objects.visible_to(request.user).families([others]).first()
+        return redirect(newest) if newest is not None else redirect("datasets:list")
 
 
 class DatasetDownload(View):

@@ -22,7 +22,7 @@ def routes(patterns=None, prefix="", namespace=""):
 def fill(route: str) -> str:
     import re
 
-    route = re.sub(r"<(int:)?(pk|id|run_id|[a-z_]*id)>", "1", route)
+    route = re.sub(r"<(int:[a-z_]*|pk|id|run_id|[a-z_]*id)>", "1", route)
     route = re.sub(r"<[^>]*>", "lora", route)
     route = re.sub(r"\(\?P[^)]*\)+", "1", route)
     return "/" + route.replace("^", "").replace("$", "").replace("\\Z", "").replace("\\", "").lstrip("/")
