@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ class BadTurn:
     problem: str = ""
 
 
-def bad_turns(dataset: Dataset, row: FoundRow) -> list[BadTurn]:
-    """The turns of a bad row, as far as they can be told; [] for a good row and any other row."""
+def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
+    """The turns of a bad row, as far as they can be told; [] for a good row and any other row.
+
+    kind: of the finding that the row belongs to, which says where to look for the turn that is wrong.
+    """
     problem = row.seen.problem
     if problem is None or row.values is None:
         return []
@@ -36,12 +40,26 @@ def bad_turns(dataset: Dataset, row: FoundRow) -> list[BadTurn]:
     if turns is None:
         return []
 
+    roles = [role_of(turn) for turn in turns]
     named = TURN_OF_FIELD.search(problem["field"])
-    wrong = int(named.group(1)) - 1 if named else len(turns) - 1
+    wrong = int(named.group(1)) - 1 if named else _wrong_turn(roles, kind)
     return [
-        BadTurn(role_of(turn) or "somebody", _content(turn), problem["reason"] if number == wrong else "")
-        for number, turn in enumerate(turns)
+        BadTurn(role or "somebody", _content(turn), problem["reason"] if number == wrong else "")
+        for number, (role, turn) in enumerate(zip(roles, turns, strict=True))
     ]
+
+
+def _wrong_turn(roles: list[str], kind: str) -> int:
+    """Which turn a finding of this kind is about, where the problem itself does not say; else the last."""
+    spoken = [(number, role) for number, role in enumerate(roles) if role != "system"]
+    if kind == "two_turns":
+        pairs = itertools.pairwise(spoken)
+        return next((number for (_, before), (number, role) in pairs if role == before), len(roles) - 1)
+    if kind == "system_later":
+        return next((number for number, role in enumerate(roles) if number and role == "system"), len(roles) - 1)
+    if kind == "begins_with_assistant" and spoken:
+        return spoken[0][0]
+    return len(roles) - 1
 
 
 def _turns_of(dataset: Dataset, values: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.paginator import Page, Paginator
-from django.db.models import Count
 from django.http import QueryDict
 
 from core.errors import UserError
@@ -212,8 +211,7 @@ def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
 def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     problems = dataset.problems.all()
     page = Paginator(problems, PROBLEM_ROWS).get_page(query.get("problems"))
-    kinds = problems.order_by().values("reason").annotate(count=Count("pk")).order_by("-count")[:6]
-    return {"problems": page, "problems_kept": page.paginator.count, "kinds": list(kinds)}
+    return {"problems": page, "problems_kept": page.paginator.count}
 
 
 def lengths_context(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, query: QueryDict) -> dict[str, Any]:

@@ -34,6 +34,12 @@ SEVERITY_ICONS = {STOPS: ("alert-circle", "bad"), COSTS: ("alert-triangle", "war
 # Bad rows are told apart by their reason; beyond so many reasons the others stand together.
 REASONS_SHOWN = 12
 OTHER_REASONS = "Other rows that cannot be read"
+# Reasons that many files have, in words for a heading: (title, explanation).
+REASON_TITLES = {
+    "Is blank; a text is needed.": ("Empty text", "A turn or a column has nothing in it that can be seen."),
+    "Is null; a text is needed.": ("Missing text", "A turn or a column is null where a text is needed."),
+    "Has no turns.": ("No turns", "The conversation is an empty list."),
+}
 DUPLICATE = "duplicate"
 # What numbers and quoted values in a reason stand for differs from row to row.
 VARIABLE = re.compile(r"“[^”]*”|'[^']*'|\"[^\"]*\"|\d[\d,.]*")
@@ -137,11 +143,15 @@ def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
 
 def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -> FindingView:
     field_name = problems[0].field
+    explanation = f"First in {field_name}." if field_name else "The line cannot be read as a row."
+    if title == OTHER_REASONS:
+        explanation = "Each for a reason of its own."
+    heading, explanation = REASON_TITLES.get(problems[0].reason, (title, explanation))
     return FindingView(
         key=f"bad-{zlib.crc32(title.encode()):08x}",
         kind="problems",
-        title=title,
-        explanation=f"First in {field_name}." if field_name else "The line cannot be read as a row.",
+        title=heading,
+        explanation=explanation,
         severity=STOPS,
         count=len(problems),
         lines=[problem.line for problem in problems],
@@ -174,7 +184,7 @@ def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingR
         raise UserError(f"There is no row on line {line:,} any more. Check the dataset again.", status=409)
 
     outcome, after = _outcome(dataset, finding, row)
-    return FindingRow(number, row, bad_turns(dataset, row), outcome, after)
+    return FindingRow(number, row, bad_turns(dataset, row, finding.kind), outcome, after)
 
 
 def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str, Seen | None]:

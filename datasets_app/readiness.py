@@ -32,7 +32,7 @@ def _readiness(dataset: Dataset, name: str, repairs: list[Repair]) -> dict[str, 
     repair = next((repair for repair in repairs if repair.makes in recipe.formats), None)
     if repair is not None and dataset.good_row_count:
         return found | {"state": "repair", "text": f"After: {repair.title.lower()}.", "repair": repair.slug}
-    needed = " or ".join(FORMATS[slug].title.lower() for slug in recipe.formats[:2])
+    needed = " or ".join(_in_a_sentence(FORMATS[slug].title) for slug in recipe.formats[:2])
     return found | {"state": "no", "text": f"Needs rows of another kind: {needed}."}
 
 
@@ -42,3 +42,8 @@ def _why_no_row(dataset: Dataset) -> str:
     if kinds.get("media") == dataset.row_count:
         return "Its rows hold pictures, sound or video, which cannot be trained on yet."
     return "None of its rows can be learned from."
+
+
+def _in_a_sentence(title: str) -> str:
+    """A title with a small first letter, names in it as they are."""
+    return title[:1].lower() + title[1:]

@@ -70,9 +70,25 @@ def long_repairs_of(dataset: Dataset) -> list[Repair]:
 
 
 def safe_repairs_of(dataset: Dataset) -> list[Repair]:
-    """Those of the offered repairs that are safe, in the order in which they are applied."""
+    """Those of the offered repairs that are safe, in the order in which they are applied; none where
+    they were applied already and what is left is what they cannot mend."""
+    if _is_mended(dataset):
+        return []
     offered_slugs = {repair.slug for repair in repairs_of(dataset)}
     return [REPAIRS[slug] for slug in SAFE if slug in offered_slugs]
+
+
+def _is_mended(dataset: Dataset) -> bool:
+    """Whether all safe repairs were made on the way to this version, and no row was changed by hand since."""
+    version: Dataset | None = dataset
+    while version is not None:
+        slug = version.repair.get("slug", "")
+        if slug == MEND_SAFE:
+            return True
+        if slug == APPLY_CHANGES:
+            return False
+        version = version.parent
+    return False
 
 
 def dataset_repair(*, dataset: Dataset, by: User, repair: str, model: str = "", max_tokens: int = 0) -> list[Dataset]:
