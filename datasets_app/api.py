@@ -68,8 +68,9 @@ class DatasetView(generics.GenericAPIView[Dataset]):
     def paginate_queryset(self, queryset: Any) -> Any:
         """A page of datasets knows the other versions of each."""
         page = super().paginate_queryset(queryset)
-        is_of_datasets = page and isinstance(page[0], Dataset)
-        return versions_attach(page, self.request.user) if is_of_datasets else page
+        if page and isinstance(page[0], Dataset):
+            return versions_attach(page, self.request.user)
+        return page
 
     def answer(self, *datasets: Dataset, status: int = 200, many: bool = False) -> Response:
         """The datasets with their versions."""
@@ -193,7 +194,7 @@ class DatasetRowsView(DatasetView):
     )
     def get(self, request: Request, key: str) -> Response:
         """Rows in file order, as they stand in the file and as the model will see them."""
-        page = self.paginate_queryset(_Numbers(self.get_dataset()))  # type: ignore[arg-type]
+        page = self.paginate_queryset(_Numbers(self.get_dataset()))
         return self.get_paginated_response(page)
 
 

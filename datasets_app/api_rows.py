@@ -106,9 +106,10 @@ class DatasetRowView(DatasetView):
     @extend_schema(request=RowEditSerializer, responses={200: RowChangeSerializer, **errors(400, 401, 403, 404, 409)})
     def put(self, request: Request, key: str, line: int) -> Response:
         """Edit the row. It waits until a version is made by the repair apply_changes."""
+        dataset = self.get_dataset()
         body = RowEditSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        change = row_edit(dataset=self.get_dataset(), by=self.reader, line=line, **body.validated_data)
+        change = row_edit(dataset=dataset, by=self.reader, line=line, **body.validated_data)
         return Response(RowChangeSerializer(change).data)
 
 
@@ -127,9 +128,10 @@ class DatasetChangesView(DatasetView):
     )
     def post(self, request: Request, key: str) -> Response:
         """Set rows aside, or put one back. It waits until a version is made by the repair apply_changes."""
+        dataset = self.get_dataset()
         body = RowsAsideSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        dataset, asked = self.get_dataset(), body.validated_data
+        asked = body.validated_data
         if "put_back" in asked:
             changes = [row_put_back(dataset=dataset, by=self.reader, change=asked["put_back"])]
         else:

@@ -36,7 +36,7 @@ class DatasetFilter(ArchivableFilter):
 
     def filter_queryset(self, queryset: QuerySet[Any]) -> Any:
         rows = super().filter_queryset(queryset)
-        return rows.latest() if self.form.cleaned_data.get("latest") else rows
+        return rows.newest_versions() if self.form.cleaned_data.get("latest") else rows
 
     def keep_all(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
         """Which version is the newest is decided behind all other filters."""

@@ -26,7 +26,7 @@ class DatasetQuerySet(OwnedQuerySet["Dataset"]):
     def offered(self) -> DatasetQuerySet:
         return self.filter(status=Dataset.Status.READY, archived_at=None)
 
-    def latest(self) -> DatasetQuerySet:
+    def newest_versions(self) -> DatasetQuerySet:
         """Of every dataset the newest version among these rows. One that came to nothing counts
         only where there is no other."""
         these = Dataset.objects.filter(pk__in=self.order_by().values("pk"))

@@ -237,11 +237,11 @@ def _changes_write(dataset: Dataset) -> Path:
     changes = RowChanges()
     for change in dataset.applied_changes.order_by("pk"):
         if change.action == RowChange.Action.EDIT:
-            changes.edited[change.line] = change.values
+            changes.edited[change.line] = change.values or {}
         elif change.action == RowChange.Action.SET_ASIDE:
             changes.set_aside.add(change.line)
         else:
-            changes.put_back.append(change.values)
+            changes.put_back.append(change.values or {})
 
     path = dataset.path.with_name("changes.json")
     changes.write(path)

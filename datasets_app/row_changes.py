@@ -98,7 +98,7 @@ def row_put_back(*, dataset: Dataset, by: User, change: int) -> RowChange:
 def rows_aside(dataset: Dataset) -> list[RowChange]:
     """Rows that were set aside on the way to this version and not put back since, the last first."""
     found: list[RowChange] = []
-    put_back: set[int] = set(
+    put_back: set[int | None] = set(
         dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK).values_list("restores", flat=True)
     )
     version: Dataset | None = dataset

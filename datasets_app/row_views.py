@@ -76,7 +76,7 @@ class RowEditPage(View):
         """The row as an earlier change that waits has it, else as it stands in the file."""
         waiting = dataset.row_changes.filter(version=None, line=line, action="edit").first()
         if waiting is not None:
-            return dict(waiting.values)
+            return dict(waiting.values or {})
         row = row_get(dataset, line)
         if row.values is None:
             raise UserError("This row cannot be edited here: it cannot be read, or is too long.", status=409)

@@ -58,7 +58,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         "steps {repair: rows} where several repairs made it."
     )
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The dataset's page.")
-    root = serializers.IntegerField(
+    root = serializers.IntegerField(  # type: ignore[assignment]  # DRF's own fields have a root
         source="family", read_only=True, help_text="Id of the first version, which all versions of a dataset share."
     )
     versions = serializers.SerializerMethodField(help_text="All versions of the dataset, the newest first.")

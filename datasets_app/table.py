@@ -31,7 +31,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     visible = Dataset.objects.visible_to(reader)
     all_rows = DatasetFilter(query, queryset=visible.select_related("owner").prefetch_related("labels")).qs
     # One row a dataset, whose menu has its other versions.
-    page: Page[Dataset] = Paginator(all_rows.latest(), PAGE_ROWS).get_page(query.get("page"))
+    page: Page[Dataset] = Paginator(all_rows.newest_versions(), PAGE_ROWS).get_page(query.get("page"))
     facets = facets_make(reader, query)
     return {
         "page": page,
@@ -41,7 +41,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "active_filters": active_filters(facets, query),
         "narrowed": any(query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))),
         "archived": query.get("archived", "").lower() == "true",
-        "archived_count": visible.exclude(archived_at=None).latest().count(),
+        "archived_count": visible.exclude(archived_at=None).newest_versions().count(),
         "ordering": query.get("ordering", ""),
         "formats": [item for item in FORMATS.values() if item.slug in SAMPLES],
     }

@@ -86,7 +86,9 @@ def fit_of(dataset: Dataset, method: TrainingMethod) -> DatasetFit:
         return DatasetFit(False, reason, "Open the dataset", dataset.get_absolute_url())
 
     readiness = next((item for item in readiness_of(dataset) if item["recipe"] == method.recipe), None)
-    reason = f"{method.name} cannot learn from {dataset.title}. Each row needs {method.needs[:1].lower()}{method.needs[1:]}."
+    reason = (
+        f"{method.name} cannot learn from {dataset.title}. Each row needs {method.needs[:1].lower()}{method.needs[1:]}."
+    )
     if readiness is not None and readiness["state"] == "repair":
         after = readiness["text"].removeprefix("After: ").rstrip(".")
         return DatasetFit(False, reason, f"Make a version: {after}", f"{dataset.get_absolute_url()}#ready")
