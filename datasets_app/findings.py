@@ -40,6 +40,7 @@ REASON_TITLES = {
     "Is null; a text is needed.": ("Missing text", "A turn or a column is null where a text is needed."),
     "Has no turns.": ("No turns", "The conversation is an empty list."),
 }
+NOT_JSON = "Not valid JSON"
 DUPLICATE = "duplicate"
 # What numbers and quoted values in a reason stand for differs from row to row.
 VARIABLE = re.compile(r"“[^”]*”|'[^']*'|\"[^\"]*\"|\d[\d,.]*")
@@ -130,7 +131,7 @@ def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
     leaving_out = [repair for repair in repairs if "problems" in repair.mends]
     groups: dict[str, list[DatasetProblem]] = {}
     for problem in dataset.problems.filter(kind="").order_by("line"):
-        groups.setdefault(VARIABLE.sub("…", problem.reason), []).append(problem)
+        groups.setdefault(_alike(problem.reason), []).append(problem)
 
     ranked = sorted(groups.values(), key=len, reverse=True)
     shown, others = ranked[:REASONS_SHOWN], ranked[REASONS_SHOWN:]
@@ -141,11 +142,20 @@ def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
     return views
 
 
+def _alike(reason: str) -> str:
+    """The same for reasons that say the same of different rows."""
+    if reason.startswith(NOT_JSON):
+        return NOT_JSON
+    return VARIABLE.sub("…", reason)
+
+
 def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -> FindingView:
     field_name = problems[0].field
     explanation = f"First in {field_name}." if field_name else "The line cannot be read as a row."
     if title == OTHER_REASONS:
         explanation = "Each for a reason of its own."
+    if title.startswith(NOT_JSON):
+        title, explanation = NOT_JSON, "Look at the quotes, commas and brackets of the line."
     heading, explanation = REASON_TITLES.get(problems[0].reason, (title, explanation))
     return FindingView(
         key=f"bad-{zlib.crc32(title.encode()):08x}",
