@@ -46,7 +46,7 @@ from datasets_app.services import (
 )
 from datasets_app.token_page import PREVIEW_ROWS
 from datasets_app.token_rows import token_rows
-from datasets_app.versions import versions_attach
+from datasets_app.versions import version_of, versions_attach
 from engine.row_notes import RowNotes
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
@@ -99,13 +99,15 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
 
     @extend_schema(
         request={"multipart/form-data": DatasetCreateSerializer},
-        responses={201: DatasetSerializer, **errors(400, 401, 413, 415, 507)},
+        responses={201: DatasetSerializer, **errors(400, 401, 403, 413, 415, 507)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Upload a file. It is checked in the background: ask for the dataset until its status is not `checking`."""
         body = DatasetCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        dataset = dataset_create(owner=self.reader, **body.validated_data)
+        values = body.validated_data
+        values["version_of"] = version_of(self.reader, values["version_of"])
+        dataset = dataset_create(owner=self.reader, **values)
         return self.answer(dataset, status=201)
 
 

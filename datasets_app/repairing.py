@@ -18,7 +18,7 @@ from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset, RowChange
-from datasets_app.services import check_enqueue, slug_free
+from datasets_app.services import check_enqueue, next_version, slug_free
 from engine.combined_repairs import RowChanges
 from engine.finding_kinds import MENDABLE, SEVERAL_LISTS
 from engine.formats import FORMATS
@@ -151,6 +151,7 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     made = REPAIRS[slug].makes if slug in REPAIRS else ""
     dataset = Dataset(
         owner=parent.owner if parent.owner_id else by,
+        name=parent.name,
         description=parent.description,
         file_type="jsonl",
         size_bytes=0,
@@ -160,8 +161,13 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
         column_map={} if made or slug in ("rename_columns", SPLIT_LISTS) else parent.column_map,
         parent=parent,
         repair=repair,
-        **_place_in_family(parent, repair),
     )
+    if slug in (EVALUATION_PART, SPLIT_LISTS):
+        # Rows to measure with, and each list of a file, are a dataset of their own.
+        dataset.name = _name_on_its_own(parent, repair)
+        dataset.slug = slug_free(dataset.name)
+    else:
+        next_version(dataset, parent)
     dataset.file_name = f"{dataset.slug}.jsonl"
     dataset.save()
     dataset.labels.set(parent.labels.all())
@@ -171,20 +177,10 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def _place_in_family(parent: Dataset, repair: dict[str, Any]) -> dict[str, Any]:
-    """Name, slug, root and version. Rows to measure with, and each list of a file, are a dataset of
-    their own; all else is the next version of the same one."""
-    if repair["slug"] in (EVALUATION_PART, SPLIT_LISTS):
-        name = f"{parent.name[:100]} (to measure with)"
-        if repair["slug"] == SPLIT_LISTS:
-            name = f"{parent.name[:70]} ({clean_label(repair['list'], limit=40)})"
-        return {"name": name, "slug": slug_free(name)}
-
-    family = Dataset.objects.families([parent.family])
-    root = Dataset.objects.get(pk=parent.family)
-    version = family[0].version + 1
-    slug = slug_free(f"{root.slug[:100]}-v{version}")
-    return {"name": parent.name, "slug": slug, "root": root, "version": version}
+def _name_on_its_own(parent: Dataset, repair: dict[str, Any]) -> str:
+    if repair["slug"] == EVALUATION_PART:
+        return f"{parent.name[:100]} (to measure with)"
+    return f"{parent.name[:70]} ({clean_label(repair['list'], limit=40)})"
 
 
 def repair_apply(dataset: Dataset) -> str:

@@ -105,6 +105,13 @@ class DatasetCreateSerializer(StrictSerializer):
     )
     description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True, default="")
     labels = LabelsField(required=False, default=list)
+    version_of = serializers.CharField(
+        max_length=200,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Id or slug of the dataset that this file is the next version of.",
+    )
 
 
 class DatasetImportSerializer(StrictSerializer):

@@ -51,9 +51,13 @@ def dataset_create(
     name: str = "",
     description: str = "",
     labels: Iterable[str] = (),
+    version_of: Dataset | None = None,
 ) -> Dataset:
     """Keep an uploaded file and have it checked in the background. Without a name it takes the file's; without an
     owner it belongs to the house, and everybody sees it. Raises UserError by field; the file is then gone.
+
+    version_of: the dataset that it becomes the next version of; it keeps that one's name and owner, and its
+    description and labels where none are given.
     """
     file_name = clean_label(str(file.name or ""), limit=255)
     words = labels_clean(labels)
@@ -63,6 +67,10 @@ def dataset_create(
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
+    if version_of is not None:
+        owner, name = version_of.owner, version_of.name
+        description = description or version_of.description
+        words = words or [label.name for label in version_of.labels.all()]
     # The last part of what may be a path, of whichever system.
     stem = PurePosixPath(file_name.replace("\\", "/")).stem
     name = clean_label(name, limit=120) or clean_label(stem, limit=120) or "Dataset"
@@ -78,6 +86,8 @@ def dataset_create(
     try:
         with transaction.atomic():
             dataset.slug = slug_free(name)
+            if version_of is not None:
+                next_version(dataset, version_of)
             dataset.save()
             dataset.labels.set(_label_rows(words))
             # A leftover of a database that was set back: these files are no dataset's.
@@ -92,6 +102,14 @@ def dataset_create(
     finally:
         file.close()
     return dataset
+
+
+def next_version(dataset: Dataset, of: Dataset) -> None:
+    """Make a new row, which is not saved yet, the next version of the dataset that `of` is a version of."""
+    family = Dataset.objects.families([of.family])
+    dataset.root = Dataset.objects.get(pk=of.family)
+    dataset.version = family[0].version + 1
+    dataset.slug = slug_free(f"{dataset.root.slug[:100]}-v{dataset.version}")
 
 
 def slug_free(name: str) -> str:

@@ -6,8 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 
+from core.api import by_id_or_slug
+from core.errors import UserError
+from core.ownership import owner_check
 from datasets_app.models import Dataset
 from engine.repair_kinds import COMBINED_TITLES, EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
 
@@ -31,6 +34,20 @@ def made_by(dataset: Dataset) -> str:
     if slug in COMBINED_TITLES:
         return COMBINED_TITLES[slug]
     return REPAIRS[slug].title if slug in REPAIRS else ""
+
+
+def version_of(by: User, key: str) -> Dataset | None:
+    """The dataset that an upload is to be the next version of, None for an empty key.
+
+    Raises UserError where there is no such dataset, PermissionDenied where `by` may not change it.
+    """
+    if not key:
+        return None
+    dataset = by_id_or_slug(Dataset.objects.visible_to(by), key)
+    if dataset is None:
+        raise UserError({"version_of": ["There is no such dataset."]})
+    owner_check(dataset, by)
+    return dataset
 
 
 def steps_of(dataset: Dataset) -> list[tuple[str, int]]:

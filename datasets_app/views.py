@@ -15,6 +15,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 
+from core.api import by_id_or_slug
 from core.errors import UserError
 from core.ownership import may_change
 from core.text import number_of
@@ -34,7 +35,7 @@ from datasets_app.services import (
 )
 from datasets_app.table import SAMPLES, table_page
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
-from datasets_app.versions import versions_of
+from datasets_app.versions import version_of, versions_of
 from engine.formats import FORMATS
 
 LARGEST_ID = 2**63 - 1
@@ -103,16 +104,20 @@ class DatasetUploadPage(View):
                 name=form.cleaned_data["name"],
                 description=form.cleaned_data["description"],
                 labels=form.words,
+                version_of=version_of(reader_of(request), request.POST.get("version_of", "")),
             )
         except UserError as error:
             form.add_refusal(error.fields)
             return self.page(request, form, status=error.status)
-        messages.success(request, f"{dataset.name} is uploaded. Its rows are being checked.")
+        messages.success(request, f"{dataset.title} is uploaded. Its rows are being checked.")
         return redirect(dataset)
 
     def page(self, request: HttpRequest, form: DatasetUploadForm, status: int = 200) -> HttpResponse:
+        key = request.POST.get("version_of", "") or request.GET.get("version_of", "")
+        earlier = by_id_or_slug(Dataset.objects.visible_to(request.user), key)
         context = {
             "form": form,
+            "earlier": earlier if earlier is not None and may_change(earlier, request.user) else None,
             "limit_bytes": settings.UPLOAD_LIMIT_BYTES,
             "labels_known": Label.objects.filter(datasets__in=Dataset.objects.visible_to(request.user)).distinct(),
             "formats": [FORMATS[slug] for slug in (*SAMPLES, "prompt-completion", "conversations")],

@@ -48,7 +48,7 @@ TEMPLATE = re.compile(
 )
 # Where LLaVA's files, and those of others since, have a picture stand.
 MEDIA_MARK = re.compile(r"<(?:image|video|audio)>")
-# One of these is in every mark of a template, every secret and every address.
+# One of these is in every mark of a template, every secret and every address, in small letters.
 SIGNS = tuple(dict.fromkeys(("<", "[", "@", *secret_patterns.SIGNS)))
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
 # UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
@@ -193,7 +193,7 @@ class Doctor:
         whole = "\n".join(texts)
         self._script(whole[:SCRIPT_CHARACTERS])
         # Searches are skipped where a sign that each needs is not there: most rows have none.
-        if any(map(whole.__contains__, SIGNS)) or not whole.isascii():
+        if not whole.isascii() or any(map(whole.lower().__contains__, SIGNS)):
             for text in texts:
                 self._text(line, text)
 

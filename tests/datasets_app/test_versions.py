@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 from django.apps import apps
+from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.test import APIClient
 
 from core.errors import UserError
@@ -12,7 +13,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset
 from datasets_app.repairing import dataset_repair
 from datasets_app.row_changes import rows_set_aside
-from datasets_app.services import dataset_archive, dataset_delete
+from datasets_app.services import dataset_archive, dataset_delete, labels_set
 from datasets_app.versions import versions_of
 
 PAIRS = b"".join(
@@ -192,3 +193,29 @@ def test_a_deleted_version_gives_its_changes_back(checked, make, alice):
 
     dataset_delete(dataset=version, by=alice)
     assert [change.line for change in first.row_changes.filter(version=None)] == [2, 4]
+
+
+def test_a_file_is_uploaded_as_the_next_version(client, alice, bob, api, family, receive):
+    first, _, third = family
+    labels_set(dataset=first, by=alice, labels=["pairs"])
+    client.force_login(alice)
+    page = client.get(f"/datasets/new/?version_of={first.pk}").content.decode()
+    assert "The file becomes the next version of" in page
+
+    body = {"file": SimpleUploadedFile("other-name.jsonl", PAIRS), "version_of": str(first.pk)}
+    fourth = Dataset.objects.get(pk=client.post("/datasets/new/", body).url.strip("/").split("/")[-1])
+    assert (fourth.title, fourth.family, fourth.parent, fourth.owner) == ("pairs v4", first.pk, None, alice)
+    assert [label.name for label in fourth.labels.all()] == ["pairs"]
+    body = {"file": SimpleUploadedFile("x.jsonl", PAIRS), "version_of": third.slug}
+    assert api.post("/api/v1/datasets/", body, format="multipart").json()["version"] == 5
+    with pytest.raises(UserError, match="Versions were made of pairs"):
+        dataset_delete(dataset=first, by=alice)
+
+    api.force_authenticate(bob)
+    body = {"file": SimpleUploadedFile("x.jsonl", PAIRS), "version_of": str(first.pk)}
+    refused = api.post("/api/v1/datasets/", body, format="multipart")
+    assert (refused.status_code, [*refused.json()["error"]["fields"]]) == (400, ["version_of"])
+    Dataset.objects.filter(pk=first.pk).update(owner=None)
+    body["file"].seek(0)
+    assert api.post("/api/v1/datasets/", body, format="multipart").status_code == 403
+    assert Dataset.objects.count() == 5
