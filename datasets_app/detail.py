@@ -153,6 +153,8 @@ def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
         "is_latest": here is None or here.is_latest,
         "latest": next((version.dataset for version in versions if version.is_latest), dataset),
         "made_by": made_by(dataset),
+        # What a version was made of may be somebody else's.
+        "parent": Dataset.objects.visible_to(reader).filter(pk=dataset.parent_id).first(),
         "steps": steps_of(dataset),
     }
 

@@ -129,6 +129,16 @@ def test_nobody_sees_a_version_that_is_not_theirs(bob, checked, make, alice):
     assert [version.dataset for version in versions_of([house], alice)[house.pk]] == [mine, house]
 
 
+def test_a_version_that_is_shown_does_not_name_one_that_is_not(client, bob, family):
+    first, second, _ = family
+    Dataset.objects.filter(pk=second.pk).update(owner=bob)
+    client.force_login(bob)
+    page = client.get(second.get_absolute_url()).content.decode()
+
+    assert "Made of an earlier version" in page
+    assert first.get_absolute_url() not in page
+
+
 def test_deleting_says_which_version_and_leaves_the_others(client, alice, family):
     first, second, third = family
     client.force_login(alice)
