@@ -75,7 +75,21 @@ def test_a_row_with_two_faults_is_mended_of_both():
     assert done.steps == {"merge_turns": 1, "drop_last_question": 1}
 
 
-@pytest.mark.parametrize("row", [BEYOND_REPAIR, ONLY_A_MARK, GOOD], ids=["beyond repair", "only a mark", "good"])
+TWO_FAULTS_ONE_BEYOND = chat(("user", "Q"), ("user", "Hello?"), ("assistant", ""))
+
+
+def test_a_repair_that_would_spoil_a_row_does_not_keep_others_from_it():
+    (row,), done = mended([chat(("user", "password: hunter2"), ("assistant", "<|im_end|>"))])
+
+    assert [turn["content"] for turn in row["messages"]] == ["password: [password]", "<|im_end|>"]
+    assert done.steps == {"mask_secrets": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [BEYOND_REPAIR, TWO_FAULTS_ONE_BEYOND, ONLY_A_MARK, GOOD],
+    ids=["beyond repair", "half of it beyond repair", "only a mark", "good"],
+)
 def test_what_cannot_be_mended_safely_stays_as_it_was(row):
     new, done = mended([row])
 
