@@ -98,6 +98,7 @@ class DatasetDoctorView(DatasetView):
 @extend_schema(parameters=[KEY, OpenApiParameter("finding", OpenApiTypes.STR, OpenApiParameter.PATH)])
 class DatasetFindingView(DatasetView):
     @extend_schema(
+        operation_id="datasets_doctor_row",
         parameters=[OpenApiParameter("row", OpenApiTypes.INT, description="Which of the finding's rows, from 1.")],
         responses={200: FindingRowSerializer, **errors(401, 404, 409)},
     )

@@ -138,7 +138,7 @@ class DatasetChangesView(DatasetView):
             changes = rows_set_aside(dataset=dataset, by=self.reader, lines=asked["set_aside"])
         return Response(RowChangeSerializer(changes, many=True).data, status=201)
 
-    @extend_schema(responses={204: None, **errors(401, 403, 404)})
+    @extend_schema(operation_id="datasets_changes_discard", responses={204: None, **errors(401, 403, 404)})
     def delete(self, request: Request, key: str) -> Response:
         """Take back all changes that wait."""
         row_changes_discard(dataset=self.get_dataset(), by=self.reader)
