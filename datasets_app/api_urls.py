@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets_app import api, api_doctor, api_rows
+from datasets_app import api, api_checking, api_doctor, api_rows, api_sharing
 
 urlpatterns = [
     path("", api.DatasetListView.as_view(), name="api-datasets"),
@@ -13,6 +13,18 @@ urlpatterns = [
     path("<str:key>/changes/<int:change>/", api_rows.DatasetChangeView.as_view(), name="api-dataset-change"),
     path("<str:key>/problems/", api.DatasetProblemsView.as_view(), name="api-dataset-problems"),
     path("<str:key>/lengths/", api.DatasetLengthsView.as_view(), name="api-dataset-lengths"),
+    path(
+        "<str:key>/lengths/cancel/",
+        api_checking.DatasetCountCancelView.as_view(),
+        name="api-dataset-count-cancel",
+    ),
+    path(
+        "<str:key>/lengths/retry/",
+        api_checking.DatasetCountRetryView.as_view(),
+        name="api-dataset-count-retry",
+    ),
+    path("<str:key>/cancel/", api_checking.DatasetCheckCancelView.as_view(), name="api-dataset-cancel"),
+    path("<str:key>/check/", api_checking.DatasetCheckRetryView.as_view(), name="api-dataset-check"),
     path("<str:key>/tokens/", api.DatasetTokensView.as_view(), name="api-dataset-tokens"),
     path("<str:key>/doctor/", api_doctor.DatasetDoctorView.as_view(), name="api-dataset-doctor"),
     path("<str:key>/doctor/<str:finding>/", api_doctor.DatasetFindingView.as_view(), name="api-dataset-finding"),
@@ -20,4 +32,6 @@ urlpatterns = [
     path("<str:key>/file/", api.DatasetFileView.as_view(), name="api-dataset-file"),
     path("<str:key>/archive/", api.DatasetArchiveView.as_view(), name="api-dataset-archive"),
     path("<str:key>/restore/", api.DatasetRestoreView.as_view(), name="api-dataset-restore"),
+    path("<str:key>/sharing/", api_sharing.DatasetSharingView.as_view(), name="api-dataset-sharing"),
+    path("<str:key>/hand-over/", api_sharing.DatasetHandOverView.as_view(), name="api-dataset-hand-over"),
 ]

@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.ownership import may_change
 from core.text import clean_label, number_of
 from core.tokenizers import Tokenizer, tokenizers_for
+from datasets_app.check_queue import checks_ahead
 from datasets_app.findings import FindingView, finding_row, findings_of, severities
 from datasets_app.forms import columns_offered
 from datasets_app.highlights import Highlight
@@ -107,7 +108,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     }
     context |= versions_context(dataset, reader)
     if checking:
-        return context
+        return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
     context |= doctor_context(dataset, query)
@@ -154,7 +155,7 @@ def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
         "latest": next((version.dataset for version in versions if version.is_latest), dataset),
         "made_by": made_by(dataset),
         # What a version was made of may be somebody else's.
-        "parent": Dataset.objects.visible_to(reader).filter(pk=dataset.parent_id).first(),
+        "parent": Dataset.objects.visible_to(reader).filter(pk=dataset.parent_id or 0).first(),
         "steps": steps_of(dataset),
     }
 
@@ -194,10 +195,14 @@ def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     """A page of rows in file order, or those that hold what is searched for."""
     page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
     search = clean_label(query.get("search", ""), limit=SEARCH_CHARACTERS)
+    context: dict[str, Any] = {"page": page, "rows": [], "row_search": search}
     if not search:
-        return {"page": page, "rows": rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)}
+        try:
+            rows = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
+        except UserError as error:
+            return context | {"preview_error": error.message}
+        return context | {"rows": rows}
 
-    context: dict[str, Any] = {"page": page, "row_search": search, "rows": []}
     try:
         found = rows_search(dataset, search, query.get("after", ""))
     except UserError as error:

@@ -21,6 +21,7 @@ class DatasetFilter(ArchivableFilter):
     latest = django_filters.BooleanFilter(
         method="keep_all", label="One row a dataset: the newest version among those that the other filters leave"
     )
+    shared = django_filters.BooleanFilter()
     ordering = django_filters.OrderingFilter(
         fields=(
             ("id", "id"),

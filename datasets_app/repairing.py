@@ -13,7 +13,7 @@ from django.db import transaction
 from core.errors import UserError
 from core.ownership import owner_check
 from core.programs import ProgramProblem, program_run
-from core.store import require_disk
+from core.store import located_path, require_disk, stored_path
 from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
@@ -115,7 +115,7 @@ def _settings(dataset: Dataset, by: User, repair: str, model: str, max_tokens: i
         tokenizer = _tokenizer(by, model)
         if not 1 <= max_tokens <= MOST_TOKENS:
             raise UserError({"max_tokens": [f"Give a limit from 1 to {MOST_TOKENS:,} tokens."]})
-        return {"model": tokenizer.name, "model_path": tokenizer.path, "max_tokens": max_tokens}
+        return {"model": tokenizer.name, "model_path": stored_path(tokenizer.path), "max_tokens": max_tokens}
 
     if repair == MEND_SAFE:
         if not safe_repairs_of(dataset):
@@ -194,7 +194,7 @@ def repair_apply(dataset: Dataset) -> str:
     temporary = dataset.path.with_suffix(".tmp")
     options: tuple[str, ...] = ()
     if "max_tokens" in repair:
-        options = ("--model", repair["model_path"], "--max-tokens", str(repair["max_tokens"]))
+        options = ("--model", str(located_path(repair["model_path"])), "--max-tokens", str(repair["max_tokens"]))
     if "list" in repair:
         options = ("--list", repair["list"])
     if repair["slug"] == APPLY_CHANGES:

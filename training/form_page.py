@@ -12,6 +12,7 @@ from training.dataset_choice import DatasetChoice, choices_make, datasets_visibl
 from training.draft import Draft, base_models_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
 from training.models import TrainRun
+from training.queue import may_manage_queue
 from training.resources import reward_models
 from training.services import dataset_obstacle
 
@@ -79,7 +80,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "priorities": [
             (value, label)
             for value, label in reversed(TrainRun.Priority.choices)
-            if draft.reader.is_staff or value != TrainRun.Priority.HIGH
+            if may_manage_queue(draft.reader) or value != TrainRun.Priority.HIGH
         ],
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls) | {"options": options},

@@ -106,7 +106,7 @@ class TrainFormView(View):
                 preview["errors"].pop(name, None)
         if not draft.parameters.get("rewards"):
             preview["errors"].pop("rewards", None)
-        return render(request, "training/form.html", form_context(draft, preview))
+        return render(request, "training/form.html", form_context(draft, with_missing(preview, draft)))
 
     def refusal(self, request: HttpRequest, method: TrainingMethod) -> HttpResponse | None:
         """Back to the methods where this one cannot learn from the dataset that is asked for: its form

@@ -137,7 +137,8 @@ def test_a_finding_that_is_none_is_not_found(client, alice, bob, api, dataset_of
 
 
 def test_who_may_not_change_a_dataset_sees_rows_and_no_buttons(client, bob, dataset_of):
-    dataset = dataset_of([GOOD, GOOD], owner=None)
+    dataset = dataset_of([GOOD, GOOD])
+    Dataset.objects.filter(pk=dataset.pk).update(shared=True)
     client.force_login(bob)
     page = client.get(f"{dataset.get_absolute_url()}?finding=duplicate").content.decode()
 

@@ -123,7 +123,8 @@ def test_an_edit_is_held_to_what_the_check_holds_rows_to(checked, alice, values,
 
 
 def test_rows_that_are_not_there_and_rows_of_others_are_not_changed(checked, alice, bob):
-    dataset, house = checked(lines(PAIR)), checked(lines(PAIR), owner=None)
+    dataset, house = checked(lines(PAIR)), checked(lines(PAIR))
+    Dataset.objects.filter(pk=house.pk).update(shared=True)
     for line in (0, 2, -1, 2**70):
         with pytest.raises(UserError, match="no row on line") as caught:
             rows_set_aside(dataset=dataset, by=alice, lines=[line])

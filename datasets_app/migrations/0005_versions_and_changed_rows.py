@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('datasets_app', '0002_template_notes'),
+        ('datasets_app', '0004_shared_with_everyone'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

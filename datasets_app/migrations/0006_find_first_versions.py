@@ -20,7 +20,7 @@ def roots_find(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("datasets_app", "0003_versions_and_changed_rows"),
+        ("datasets_app", "0005_versions_and_changed_rows"),
     ]
 
     operations = [
