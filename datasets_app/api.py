@@ -46,6 +46,7 @@ from datasets_app.services import (
 )
 from datasets_app.token_page import PREVIEW_ROWS
 from datasets_app.token_rows import token_rows
+from datasets_app.versions import version_of, versions_attach
 from engine.row_notes import RowNotes
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
@@ -64,6 +65,19 @@ class DatasetView(generics.GenericAPIView[Dataset]):
     def get_dataset(self) -> Dataset:
         return object_or_404(self.get_queryset(), self.kwargs["key"])
 
+    def paginate_queryset(self, queryset: Any) -> Any:
+        """A page of datasets knows the other versions of each."""
+        page = super().paginate_queryset(queryset)
+        if page and isinstance(page[0], Dataset):
+            return versions_attach(page, self.request.user)
+        return page
+
+    def answer(self, *datasets: Dataset, status: int = 200, many: bool = False) -> Response:
+        """The datasets with their versions."""
+        found = versions_attach(datasets, self.request.user)
+        body = DatasetSerializer(found if many else found[0], many=many)
+        return Response(body.data, status=status)
+
     @property
     def reader(self) -> User:
         assert isinstance(self.request.user, User)
@@ -71,7 +85,7 @@ class DatasetView(generics.GenericAPIView[Dataset]):
 
 
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
-    """List datasets, or upload one."""
+    """List datasets, or upload one. Every version is a row of its own; `latest=true` leaves one a dataset."""
 
     filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
@@ -85,14 +99,16 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
 
     @extend_schema(
         request={"multipart/form-data": DatasetCreateSerializer},
-        responses={201: DatasetSerializer, **errors(400, 401, 413, 415, 507)},
+        responses={201: DatasetSerializer, **errors(400, 401, 403, 413, 415, 507)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Upload a file. It is checked in the background: ask for the dataset until its status is not `checking`."""
         body = DatasetCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        dataset = dataset_create(owner=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(dataset).data, status=201)
+        values = body.validated_data
+        values["version_of"] = version_of(self.reader, values["version_of"])
+        dataset = dataset_create(owner=self.reader, **values)
+        return self.answer(dataset, status=201)
 
 
 class DatasetImportView(DatasetView):
@@ -104,14 +120,14 @@ class DatasetImportView(DatasetView):
         body = DatasetImportSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset = dataset_import(owner=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(dataset).data, status=201)
+        return self.answer(dataset, status=201)
 
 
 @extend_schema(parameters=[KEY])
 class DatasetDetailView(DatasetView):
     @extend_schema(responses={200: DatasetSerializer, **errors()})
     def get(self, request: Request, key: str) -> Response:
-        return Response(DatasetSerializer(self.get_dataset()).data)
+        return self.answer(self.get_dataset())
 
     @extend_schema(request=DatasetUpdateSerializer, responses={200: DatasetSerializer, **errors(400, 401, 403, 404)})
     def patch(self, request: Request, key: str) -> Response:
@@ -120,11 +136,12 @@ class DatasetDetailView(DatasetView):
         body = DatasetUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset_update(dataset=dataset, by=self.reader, **body.validated_data)
-        return Response(DatasetSerializer(self.get_dataset()).data)
+        return self.answer(self.get_dataset())
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, key: str) -> Response:
-        """Remove a dataset with its file. One that a train used can only be archived."""
+        """Remove this version with its file; other versions stay. One that a train used, or of which a version was
+        made, can only be archived."""
         dataset_delete(dataset=self.get_dataset(), by=self.reader)
         return Response(status=204)
 
@@ -134,7 +151,7 @@ class DatasetArchiveView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it out of the lists and the choices; trains that used it keep it."""
-        return Response(DatasetSerializer(dataset_archive(dataset=self.get_dataset(), by=self.reader)).data)
+        return self.answer(dataset_archive(dataset=self.get_dataset(), by=self.reader))
 
 
 @extend_schema(parameters=[KEY])
@@ -142,7 +159,7 @@ class DatasetRestoreView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it back out of the archive."""
-        return Response(DatasetSerializer(dataset_restore(dataset=self.get_dataset(), by=self.reader)).data)
+        return self.answer(dataset_restore(dataset=self.get_dataset(), by=self.reader))
 
 
 class _Numbers:
@@ -179,7 +196,7 @@ class DatasetRowsView(DatasetView):
     )
     def get(self, request: Request, key: str) -> Response:
         """Rows in file order, as they stand in the file and as the model will see them."""
-        page = self.paginate_queryset(_Numbers(self.get_dataset()))  # type: ignore[arg-type]
+        page = self.paginate_queryset(_Numbers(self.get_dataset()))
         return self.get_paginated_response(page)
 
 

@@ -116,7 +116,7 @@ class Findings:
                 self.columns[name].add(TYPE_NAMES[kind])
         return True
 
-    def add_problem(self, dataset: Dataset, line: int, field: str, value: str, reason: str) -> None:
+    def add_problem(self, dataset: Dataset, line: int, field: str, value: str, reason: str, kind: str = "") -> None:
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(
@@ -126,6 +126,7 @@ class Findings:
                     field=clean_label(field, limit=200),
                     value=clean_text(value)[:300],
                     reason=clean_label(reason, limit=300),
+                    kind=kind,
                 )
             )
 
@@ -254,7 +255,7 @@ def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
     try:
         example = to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
-        findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason)
+        findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason, problem.kind)
         findings.doctor.see_problem(row.line, problem)
         return None
     if row.notes:

@@ -8,28 +8,34 @@ from urllib.parse import urlencode
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.paginator import Page, Paginator
-from django.db.models import Count
 from django.http import QueryDict
 
 from core.errors import UserError
 from core.ownership import may_change
-from core.text import number_of
+from core.text import clean_label, number_of
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.check_queue import checks_ahead
+from datasets_app.findings import FindingView, finding_row, findings_of, severities
 from datasets_app.forms import columns_offered
+from datasets_app.highlights import Highlight
 from datasets_app.histogram import Bar, Histogram, histogram
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
-from datasets_app.repairing import family_of, long_repairs_of, readiness_of, repairs_of
+from datasets_app.readiness import readiness_of
+from datasets_app.repairing import long_repairs_of, repairs_of, safe_repairs_of
+from datasets_app.row_changes import changes_waiting, rows_aside
+from datasets_app.row_finding import SEARCH_CHARACTERS, rows_search
 from datasets_app.services import uses_count
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
+from datasets_app.versions import made_by, steps_of, versions_of
 from engine.detect import nearest
 from engine.formats import FORMATS
-from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
 from engine.row_notes import REFUSED, RowNotes
 
 PROBLEM_ROWS = 20
+# Rows that were set aside, as the page lists them.
+ASIDE_ROWS = 50
 # What the forms of most methods offer as the longest row.
 USUAL_LIMIT = 1024
 
@@ -100,11 +106,12 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "raw": query.get("view") == "raw",
         "as_tokens": query.get("view") == "tokens",
     }
+    context |= versions_context(dataset, reader)
     if checking:
         return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
-    context |= doctor_panel(dataset, reader)
+    context |= doctor_context(dataset, query)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if context["as_tokens"]:
@@ -138,42 +145,80 @@ def retry_query(dataset: Dataset) -> str:
     return urlencode({"reference": reference, "name": dataset.name, **asked})
 
 
-def doctor_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
-    """What methods can learn from it, what would mend it, and those of its versions that this reader may see."""
-    family = family_of(dataset)
-    ids = [member.pk for member in family]
-    visible = set(Dataset.objects.visible_to(reader).filter(pk__in=ids).values_list("pk", flat=True))
+def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
+    """The dataset's other versions, and what made this one."""
+    versions = versions_of([dataset], reader).get(dataset.family, [])
+    here = next((version for version in versions if version.dataset.pk == dataset.pk), None)
     return {
-        "readiness": readiness_of(dataset),
-        "repairs": repairs_of(dataset),
+        "versions": versions,
+        "is_latest": here is None or here.is_latest,
+        "latest": next((version.dataset for version in versions if version.is_latest), dataset),
         "made_by": made_by(dataset),
-        "versions": [(member, made_by(member)) for member in family if member.pk in visible],
+        # What a version was made of may be somebody else's.
+        "parent": Dataset.objects.visible_to(reader).filter(pk=dataset.parent_id or 0).first(),
+        "steps": steps_of(dataset),
     }
 
 
-def made_by(dataset: Dataset) -> str:
-    """The repair that made this version, in words."""
-    slug = dataset.repair.get("slug", "")
-    if slug in (TRAIN_PART, EVALUATION_PART):
-        return REPAIRS[SPLIT].title
-    return REPAIRS[slug].title if slug in REPAIRS else ""
+def doctor_context(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
+    """Which methods can learn from it, what was found, what would mend it, and what was changed."""
+    findings = findings_of(dataset)
+    shown = {repair.slug for finding in findings for repair in finding.repairs}
+    safe = safe_repairs_of(dataset)
+    context: dict[str, Any] = {
+        "readiness": readiness_of(dataset),
+        "findings": findings,
+        "severities": severities(findings),
+        "safe_repairs": safe,
+        "safe_count": sum(finding.is_safe for finding in findings),
+        # The others stand beside their finding.
+        "other_repairs": [repair for repair in repairs_of(dataset) if repair.slug not in shown],
+        "changes": changes_waiting(dataset),
+        "aside": rows_aside(dataset)[:ASIDE_ROWS],
+    }
+    return context | finding_context(dataset, findings, query)
+
+
+def finding_context(dataset: Dataset, findings: list[FindingView], query: QueryDict) -> dict[str, Any]:
+    """The finding that is open, with the row that is looked at."""
+    opened = next((finding for finding in findings if finding.key == query.get("finding")), None)
+    if opened is None or not opened.lines:
+        return {"opened": opened}
+    try:
+        row = finding_row(dataset, opened, number_of(query.get("row", "")) or 1)
+    except UserError as error:
+        return {"opened": opened, "opened_error": error.message}
+    return {"opened": opened, "finding_row": row, "highlight": Highlight(kind=opened.kind)}
 
 
 def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
+    """A page of rows in file order, or those that hold what is searched for."""
     page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
-    context: dict[str, Any] = {"page": page, "rows": [], "preview_error": ""}
+    search = clean_label(query.get("search", ""), limit=SEARCH_CHARACTERS)
+    context: dict[str, Any] = {"page": page, "rows": [], "row_search": search}
+    if not search:
+        try:
+            rows = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
+        except UserError as error:
+            return context | {"preview_error": error.message}
+        return context | {"rows": rows}
+
     try:
-        context["rows"] = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
+        found = rows_search(dataset, search, query.get("after", ""))
     except UserError as error:
-        context["preview_error"] = error.message
-    return context
+        return context | {"search_error": error.message}
+    return context | {
+        "found": found,
+        "rows": [row.seen for row in found.rows],
+        "highlight_search": Highlight(search=search),
+        "searched_further": bool(query.get("after")),
+    }
 
 
 def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     problems = dataset.problems.all()
     page = Paginator(problems, PROBLEM_ROWS).get_page(query.get("problems"))
-    kinds = problems.order_by().values("reason").annotate(count=Count("pk")).order_by("-count")[:6]
-    return {"problems": page, "problems_kept": page.paginator.count, "kinds": list(kinds)}
+    return {"problems": page, "problems_kept": page.paginator.count}
 
 
 def lengths_context(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, query: QueryDict) -> dict[str, Any]:

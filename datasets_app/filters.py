@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import django_filters
+from django.db.models import QuerySet
 
 from core.filters import ArchivableFilter, ChoicesFilter
 from datasets_app.models import Dataset
@@ -15,6 +18,9 @@ class DatasetFilter(ArchivableFilter):
     format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
     label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
     owner = django_filters.CharFilter(field_name="owner__username")
+    latest = django_filters.BooleanFilter(
+        method="keep_all", label="One row a dataset: the newest version among those that the other filters leave"
+    )
     shared = django_filters.BooleanFilter()
     ordering = django_filters.OrderingFilter(
         fields=(
@@ -28,6 +34,14 @@ class DatasetFilter(ArchivableFilter):
             ("owner__username", "owner"),
         )
     )
+
+    def filter_queryset(self, queryset: QuerySet[Any]) -> Any:
+        rows = super().filter_queryset(queryset)
+        return rows.newest_versions() if self.form.cleaned_data.get("latest") else rows
+
+    def keep_all(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
+        """Which version is the newest is decided behind all other filters."""
+        return rows
 
     class Meta:
         model = Dataset

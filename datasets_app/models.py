@@ -6,21 +6,44 @@ check writes anew.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.db import models
+from django.db.models import Case, F, Value, When, Window
+from django.db.models.functions import Coalesce, RowNumber
 from django.urls import reverse
 
 from core.ownership import Owned, OwnedQuerySet
 from core.store import datasets_folder
-from engine.doctor import NOTICES, SEVERAL_LISTS, UNUSED
+from engine.finding_kinds import NOTICES, SEVERAL_LISTS, UNUSED
 from engine.formats import FORMATS
 
 
 class DatasetQuerySet(OwnedQuerySet["Dataset"]):
     def offered(self) -> DatasetQuerySet:
         return self.filter(status=Dataset.Status.READY, archived_at=None)
+
+    def newest_versions(self) -> DatasetQuerySet:
+        """Of every dataset the newest version among these rows. One that came to nothing counts
+        only where there is no other."""
+        these = Dataset.objects.filter(pk__in=self.order_by().values("pk"))
+        is_failed = Case(When(status=Dataset.Status.FAILED, then=Value(1)), default=Value(0))
+        place = Window(
+            RowNumber(),
+            partition_by=[Coalesce("root_id", "id")],
+            order_by=[is_failed.asc(), F("version").desc(), F("id").desc()],
+        )
+        newest = these.annotate(place=place).filter(place=1)
+        return self.filter(pk__in=newest.values("pk"))
+
+    def families(self, roots: Iterable[int]) -> DatasetQuerySet:
+        """All versions of the datasets whose first versions have these ids, the newest first."""
+        ids = list(roots)
+        members = self.filter(models.Q(pk__in=ids) | models.Q(root__in=ids))
+        return members.order_by("-version", "-pk")
 
 
 class Label(models.Model):
@@ -67,6 +90,14 @@ class Dataset(Owned):
     findings = models.JSONField(default=list, help_text="What the doctor found in good rows, see engine.doctor.")
 
     parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="repaired")
+    root = models.ForeignKey(
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="later_versions",
+        help_text="The first version of the same dataset; null for that one itself.",
+    )
     version = models.PositiveIntegerField(default=1, help_text="1 for what was uploaded, more for repaired ones.")
     repair = models.JSONField(
         default=dict, help_text="How it was made of its parent: slug, then counts and examples once it is done."
@@ -97,6 +128,11 @@ class Dataset(Owned):
     def title(self) -> str:
         """The name, with its version where it is not what was uploaded."""
         return f"{self.name} v{self.version}" if self.version > 1 else self.name
+
+    @property
+    def family(self) -> int:
+        """The id of its first version, which all its versions share."""
+        return self.root_id or self.pk
 
     @property
     def path(self) -> Path:
@@ -183,9 +219,46 @@ class DatasetProblem(models.Model):
     field = models.CharField(max_length=200, blank=True)
     value = models.CharField(max_length=300, blank=True)
     reason = models.CharField(max_length=300)
+    kind = models.CharField(
+        max_length=40, blank=True, help_text="A kind of findings where a repair can make the row good."
+    )
 
     class Meta:
         ordering: ClassVar = ["line", "id"]
+
+
+class RowChange(models.Model):
+    """A row that somebody edited, set aside or put back. It waits until a version is made of all
+    that wait, and stays as that version's record."""
+
+    class Action(models.TextChoices):
+        EDIT = "edit", "Edited"
+        SET_ASIDE = "set_aside", "Set aside"
+        PUT_BACK = "put_back", "Put back"
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="row_changes")
+    line = models.BigIntegerField(help_text="Which row: as DatasetProblem.line, in the dataset's file.")
+    action = models.CharField(max_length=10, choices=Action.choices)
+    values = models.JSONField(null=True, blank=True, help_text="The row as it is to be; null for one set aside.")
+    restores = models.ForeignKey(
+        "self", models.CASCADE, null=True, blank=True, related_name="restored_by", help_text="What is put back."
+    )
+    version = models.ForeignKey(
+        Dataset,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="applied_changes",
+        help_text="The version that was made of it; null while it waits.",
+    )
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["line", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.get_action_display()}: row {self.line} of {self.dataset}"
 
 
 class TokenLengths(models.Model):

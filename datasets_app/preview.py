@@ -15,9 +15,9 @@ from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from datasets_app.models import Dataset
 from engine.preview import TEXT_LIMIT, Seen, rows_shown, shorten
-from engine.rows import FileProblem, Mark, read_rows
+from engine.rows import FileProblem, Mark, Row, read_rows
 
-__all__ = ["TEXT_LIMIT", "Seen", "nearest_mark", "rows_seen", "shorten"]
+__all__ = ["TEXT_LIMIT", "Seen", "mark_before_line", "nearest_mark", "row_seen", "rows_seen", "shorten"]
 
 # So much text is read in milliseconds, whatever is in it. Parquet may stand for any amount.
 SMALL_BYTES = 4 << 20
@@ -85,8 +85,28 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
 
 def nearest_mark(dataset: Dataset, start: int) -> Mark:
     """The last mark at or before row `start`; the check left one every so many rows."""
+    before = [mark for mark in _marks(dataset) if mark.rows <= start]
+    return max(before, key=lambda mark: mark.rows, default=Mark())
+
+
+def mark_before_line(dataset: Dataset, line: int) -> Mark:
+    """The last mark from which the row of that line is still to come."""
+    before = [mark for mark in _marks(dataset) if mark.lines < line]
+    return max(before, key=lambda mark: mark.rows, default=Mark())
+
+
+def _marks(dataset: Dataset) -> list[Mark]:
     try:
-        marks = [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
+        return [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
     except (OSError, ValueError, TypeError):
-        return Mark()
-    return max((mark for mark in marks if mark.rows <= start), key=lambda mark: mark.rows, default=Mark())
+        return []
+
+
+def row_seen(
+    dataset: Dataset, row: Row, *, format: str | None = None, column_map: dict[str, str] | None = None
+) -> Seen:
+    """The row as the page shows it; `format` and `column_map` where it is not read as the dataset is."""
+    read_as = dataset.format if format is None else format
+    columns = dataset.column_map if column_map is None else column_map
+    (seen,) = rows_shown([row], read_as, columns)
+    return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, User
@@ -16,15 +17,18 @@ from core.store import located_path, require_disk, stored_path
 from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
-from datasets_app.models import Dataset
-from datasets_app.services import check_enqueue, slug_free
-from engine.doctor import MENDABLE, SEVERAL_LISTS
+from datasets_app.models import Dataset, RowChange
+from datasets_app.services import check_enqueue, next_version, slug_free
+from engine.combined_repairs import RowChanges
+from engine.finding_kinds import MENDABLE, SEVERAL_LISTS
 from engine.formats import FORMATS
-from engine.recipes.registry import RECIPES
-from engine.repairs import (
+from engine.repair_kinds import (
+    APPLY_CHANGES,
     EVALUATION_PART,
     LONG,
+    MEND_SAFE,
     REPAIRS,
+    SAFE,
     SPLIT,
     SPLIT_LISTS,
     TRAIN_PART,
@@ -65,67 +69,63 @@ def long_repairs_of(dataset: Dataset) -> list[Repair]:
     return [REPAIRS[slug] for slug in LONG if not REPAIRS[slug].formats or dataset.format in REPAIRS[slug].formats]
 
 
-def readiness_of(dataset: Dataset) -> list[dict[str, Any]]:
-    """For each recipe {"recipe", "title", "state": ready, repair or no, "text", "repair": slug or ""}."""
-    repairs = repairs_of(dataset)
-    return [_readiness(dataset, name, repairs) for name in RECIPES]
+def safe_repairs_of(dataset: Dataset) -> list[Repair]:
+    """Those of the offered repairs that are safe, in the order in which they are applied; none where
+    they were applied already and what is left is what they cannot mend."""
+    if _is_mended(dataset):
+        return []
+    offered_slugs = {repair.slug for repair in repairs_of(dataset)}
+    return [REPAIRS[slug] for slug in SAFE if slug in offered_slugs]
 
 
-def _readiness(dataset: Dataset, name: str, repairs: list[Repair]) -> dict[str, Any]:
-    recipe = RECIPES[name]
-    found: dict[str, Any] = {"recipe": name, "title": recipe.title, "repair": ""}
-    if dataset.format in recipe.formats and dataset.good_row_count:
-        kinds = {finding["kind"] for finding in dataset.findings}
-        if name == "kto" and "one_label" in kinds:
-            return found | {"state": "no", "text": "All answers are rated alike: there is nothing to tell apart."}
-        bad = f", {dataset.problem_count:,} bad ones are left out" if dataset.problem_count else ""
-        rows = "1 row" if dataset.good_row_count == 1 else f"{dataset.good_row_count:,} rows"
-        return found | {"state": "ready", "text": f"{rows}{bad}."}
-    if dataset.format in recipe.formats:
-        return found | {"state": "no", "text": _why_no_row(dataset)}
-    repair = next((repair for repair in repairs if repair.makes in recipe.formats), None)
-    if repair is not None and dataset.good_row_count:
-        return found | {"state": "repair", "text": f"After: {repair.title.lower()}.", "repair": repair.slug}
-    needed = " or ".join(FORMATS[slug].title.lower() for slug in recipe.formats[:2])
-    return found | {"state": "no", "text": f"Needs rows of another kind: {needed}."}
-
-
-def _why_no_row(dataset: Dataset) -> str:
-    """Why nothing can be learned from rows of the right kind."""
-    kinds = {finding["kind"]: finding["count"] for finding in dataset.findings}
-    if kinds.get("media") == dataset.row_count:
-        return "Its rows hold pictures, sound or video, which cannot be trained on yet."
-    return "None of its rows can be learned from."
-
-
-def family_of(dataset: Dataset) -> list[Dataset]:
-    """What was uploaded, and every version that was made of it, the oldest first."""
-    root = dataset
-    while root.parent is not None:
-        root = root.parent
-    family = [root]
-    for member in family:
-        family += list(member.repaired.order_by("pk"))
-    return sorted(family, key=lambda member: (member.version, member.pk))
+def _is_mended(dataset: Dataset) -> bool:
+    """Whether all safe repairs were made on the way to this version, and no row was changed by hand since."""
+    version: Dataset | None = dataset
+    while version is not None:
+        slug = version.repair.get("slug", "")
+        if slug == MEND_SAFE:
+            return True
+        if slug == APPLY_CHANGES:
+            return False
+        version = version.parent
+    return False
 
 
 def dataset_repair(*, dataset: Dataset, by: User, repair: str, model: str = "", max_tokens: int = 0) -> list[Dataset]:
     """Begin a repair in the background; returns the new datasets, two for a split. Raises UserError by field.
 
+    repair: a slug of REPAIRS; MEND_SAFE for all that are safe at once, APPLY_CHANGES for the rows
+    that were edited, set aside or put back.
     model, max_tokens: for repairs of long rows, the slug of the base model that counts and the limit.
     """
     owner_check(dataset, by)
-    settings: dict[str, Any] = {}
-    if repair in LONG and REPAIRS[repair] in long_repairs_of(dataset) and dataset.status == Dataset.Status.READY:
+    settings = _settings(dataset, by, repair, model, max_tokens)
+    require_disk(2 * dataset.size_bytes)
+    with transaction.atomic():
+        made = [_begin(dataset, by, part | settings) for part in _parts(dataset, repair)]
+        if repair == APPLY_CHANGES:
+            dataset.row_changes.filter(version=None).update(version=made[0])
+    return made
+
+
+def _settings(dataset: Dataset, by: User, repair: str, model: str, max_tokens: int) -> dict[str, Any]:
+    """What goes along with the repair. Raises UserError where it is not offered."""
+    is_ready = dataset.status == Dataset.Status.READY
+    if repair in LONG and REPAIRS[repair] in long_repairs_of(dataset) and is_ready:
         tokenizer = _tokenizer(by, model)
         if not 1 <= max_tokens <= MOST_TOKENS:
             raise UserError({"max_tokens": [f"Give a limit from 1 to {MOST_TOKENS:,} tokens."]})
-        settings = {"model": tokenizer.name, "model_path": stored_path(tokenizer.path), "max_tokens": max_tokens}
+        return {"model": tokenizer.name, "model_path": stored_path(tokenizer.path), "max_tokens": max_tokens}
+
+    if repair == MEND_SAFE:
+        if not safe_repairs_of(dataset):
+            raise UserError({"repair": ["Nothing was found that can be mended safely."]})
+    elif repair == APPLY_CHANGES:
+        if not dataset.row_changes.filter(version=None).exists():
+            raise UserError({"repair": ["No row was edited, set aside or put back."]})
     elif repair not in {item.slug for item in repairs_of(dataset)}:
         raise UserError({"repair": ["This repair is not offered for this dataset."]})
-    require_disk(2 * dataset.size_bytes)
-    with transaction.atomic():
-        return [_begin(dataset, by, begun | settings) for begun in _parts(dataset, repair)]
+    return {}
 
 
 def _parts(dataset: Dataset, repair: str) -> list[dict[str, Any]]:
@@ -146,37 +146,41 @@ def _tokenizer(by: AbstractBaseUser, model: str) -> Tokenizer:
 
 
 def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
-    family, slug = family_of(parent), repair["slug"]
-    version = max(member.version for member in family) + 1
-    file_name = f"{family[0].slug[:100]}-v{version}"
+    """The new dataset, whose file is made in the background."""
+    slug = repair["slug"]
     made = REPAIRS[slug].makes if slug in REPAIRS else ""
-    name = parent.name
-    if slug == EVALUATION_PART:
-        name = f"{parent.name[:100]} (to measure with)"
-    if slug == SPLIT_LISTS:
-        name = f"{parent.name[:70]} ({clean_label(repair['list'], limit=40)})"
     dataset = Dataset(
         owner=parent.owner if parent.owner_id else by,
-        name=name,
-        slug=slug_free(file_name),
+        name=parent.name,
         description=parent.description,
-        file_name=f"{file_name}.jsonl",
         file_type="jsonl",
         size_bytes=0,
         sha256="",
-        # Not told from the columns anew: what somebody chose by hand holds for the version too.
+        # Not detected again from the columns: what somebody chose by hand holds for the version too.
         format="" if slug == SPLIT_LISTS else made or parent.format,
         column_map={} if made or slug in ("rename_columns", SPLIT_LISTS) else parent.column_map,
         parent=parent,
-        version=version,
         repair=repair,
     )
+    if slug in (EVALUATION_PART, SPLIT_LISTS):
+        # Rows to measure with, and each list of a file, are a dataset of their own.
+        dataset.name = _name_on_its_own(parent, repair)
+        dataset.slug = slug_free(dataset.name)
+    else:
+        next_version(dataset, parent)
+    dataset.file_name = f"{dataset.slug}.jsonl"
     dataset.save()
     dataset.labels.set(parent.labels.all())
     shutil.rmtree(dataset.path.parent, ignore_errors=True)
     dataset.path.parent.mkdir(parents=True, mode=0o700)
     check_enqueue(dataset)
     return dataset
+
+
+def _name_on_its_own(parent: Dataset, repair: dict[str, Any]) -> str:
+    if repair["slug"] == EVALUATION_PART:
+        return f"{parent.name[:100]} (to measure with)"
+    return f"{parent.name[:70]} ({clean_label(repair['list'], limit=40)})"
 
 
 def repair_apply(dataset: Dataset) -> str:
@@ -193,6 +197,8 @@ def repair_apply(dataset: Dataset) -> str:
         options = ("--model", str(located_path(repair["model_path"])), "--max-tokens", str(repair["max_tokens"]))
     if "list" in repair:
         options = ("--list", repair["list"])
+    if repair["slug"] == APPLY_CHANGES:
+        options = ("--changes", str(_changes_write(dataset)))
     try:
         done = program_run(
             "engine.repairs",
@@ -216,10 +222,26 @@ def repair_apply(dataset: Dataset) -> str:
     values = {
         "size_bytes": int(done["size_bytes"]),
         "sha256": str(done["sha256"]),
-        "repair": repair | {"counts": done["counts"], "examples": examples},
+        "repair": repair | {"counts": done["counts"], "examples": examples, "steps": done["steps"]},
     }
     Dataset.objects.filter(pk=dataset.pk).update(**values)
     return ""
+
+
+def _changes_write(dataset: Dataset) -> Path:
+    """The changes that make this version, as a file for the program that applies them."""
+    changes = RowChanges()
+    for change in dataset.applied_changes.order_by("pk"):
+        if change.action == RowChange.Action.EDIT:
+            changes.edited[change.line] = change.values or {}
+        elif change.action == RowChange.Action.SET_ASIDE:
+            changes.set_aside.add(change.line)
+        else:
+            changes.put_back.append(change.values or {})
+
+    path = dataset.path.with_name("changes.json")
+    changes.write(path)
+    return path
 
 
 def _told(dataset: Dataset, news: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
@@ -25,6 +26,20 @@ class UnusedSerializer(serializers.Serializer[Any]):
     rows = serializers.IntegerField(help_text="Rows in which it carries something.")
 
 
+class VersionSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField(source="dataset.pk")
+    slug = serializers.CharField(source="dataset.slug")
+    version = serializers.IntegerField(source="dataset.version")
+    status = serializers.CharField(source="dataset.status")
+    row_count = serializers.IntegerField(source="dataset.row_count")
+    good_row_count = serializers.IntegerField(source="dataset.good_row_count")
+    made_by = serializers.CharField(help_text="What made it of an earlier version; empty for an upload.")
+    is_latest = serializers.BooleanField(help_text="Whether lists show this one for the dataset.")
+    archived_at = serializers.DateTimeField(source="dataset.archived_at", allow_null=True)
+    created_at = serializers.DateTimeField(source="dataset.created_at")
+    url = serializers.CharField(source="dataset.get_absolute_url", help_text="The version's page.")
+
+
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     labels = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
     owner = serializers.CharField(
@@ -43,19 +58,30 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     )
     progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
     repair = serializers.SerializerMethodField(
-        help_text="{slug, counts, examples} of a version that a repair made; counts once it is made."
+        help_text="{slug, counts, examples, steps} of a version that a repair made; counts once it is made, "
+        "steps {repair: rows} where several repairs made it."
     )
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The dataset's page.")
+    root = serializers.IntegerField(  # type: ignore[assignment]  # DRF's own fields have a root
+        source="family", read_only=True, help_text="Id of the first version, which all versions of a dataset share."
+    )
+    versions = serializers.SerializerMethodField(help_text="All versions of the dataset, the newest first.")
 
     class Meta:
         model = Dataset
         fields = (
             "id", "slug", "name", "description", "labels", "status", "error", "phase", "ahead", "progress", "format",
             "row_count", "good_row_count", "problem_count", "columns", "column_map", "unused",
-            "file_name", "file_type", "size_bytes", "sha256", "version", "parent", "repair", "hub", "licence", "owner",
+            "file_name", "file_type", "size_bytes", "sha256", "version", "versions", "root", "parent", "repair",
+            "hub", "licence", "owner",
             "shared", "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(VersionSerializer(many=True))
+    def get_versions(self, dataset: Dataset) -> Any:
+        # The view looks them up for all rows of a page at once.
+        return VersionSerializer(getattr(dataset, "versions", []), many=True).data
 
     def get_ahead(self, dataset: Dataset) -> int | None:
         return checks_ahead(dataset)
@@ -86,6 +112,13 @@ class DatasetCreateSerializer(StrictSerializer):
     )
     description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True, default="")
     labels = LabelsField(required=False, default=list)
+    version_of = serializers.CharField(
+        max_length=200,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Id or slug of the dataset that this file is the next version of.",
+    )
 
 
 class DatasetImportSerializer(StrictSerializer):

@@ -54,9 +54,13 @@ def dataset_create(
     name: str = "",
     description: str = "",
     labels: Iterable[str] = (),
+    version_of: Dataset | None = None,
 ) -> Dataset:
     """Keep an uploaded file and have it checked in the background. Without a name it takes the file's.
     Without an owner only operators see it, unless they share it. Raises UserError by field; the file is then gone.
+
+    version_of: the dataset that it becomes the next version of; it keeps that one's name and owner, and its
+    description and labels where none are given.
     """
     file_name = clean_label(str(file.name or ""), limit=255)
     words = labels_clean(labels)
@@ -66,6 +70,10 @@ def dataset_create(
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
+    if version_of is not None:
+        owner, name = version_of.owner, version_of.name
+        description = description or version_of.description
+        words = words or [label.name for label in version_of.labels.all()]
     # The last part of what may be a path, of whichever system.
     stem = PurePosixPath(file_name.replace("\\", "/")).stem
     name = clean_label(name, limit=120) or clean_label(stem, limit=120) or "Dataset"
@@ -81,6 +89,8 @@ def dataset_create(
     try:
         with transaction.atomic():
             dataset.slug = slug_free(name)
+            if version_of is not None:
+                next_version(dataset, version_of)
             dataset.save()
             dataset.labels.set(_label_rows(words))
             # A leftover of a database that was set back: these files are no dataset's.
@@ -95,6 +105,14 @@ def dataset_create(
     finally:
         file.close()
     return dataset
+
+
+def next_version(dataset: Dataset, of: Dataset) -> None:
+    """Make a new row, which is not saved yet, the next version of the dataset that `of` is a version of."""
+    family = Dataset.objects.families([of.family])
+    dataset.root = Dataset.objects.get(pk=of.family)
+    dataset.version = family[0].version + 1
+    dataset.slug = slug_free(f"{dataset.root.slug[:100]}-v{dataset.version}")
 
 
 def slug_free(name: str) -> str:
@@ -168,7 +186,7 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
 
 def uses_count(dataset: Dataset) -> int:
     """How many rows of other apps point at it: trains that learned from it or were measured with it."""
-    own = {"problems", "token_lengths", "repaired"}
+    own = {"problems", "token_lengths", "repaired", "later_versions", "row_changes", "applied_changes"}
     return sum(
         relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).count()
         for relation in Dataset._meta.related_objects
@@ -241,10 +259,11 @@ def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
 
 
 def dataset_delete(*, dataset: Dataset, by: User) -> None:
-    """Remove it with its file. Raises UserError where a train used it."""
+    """Remove this version with its file; other versions stay. Raises UserError where a train used
+    it, or where a version was made of it."""
     deletion_check(dataset, by)
-    if dataset.repaired.exists():
-        raise UserError("Versions were made of this dataset, so it is kept. Archive it instead.", code="in_use")
+    if dataset.repaired.exists() or dataset.later_versions.exists():
+        raise UserError(f"Versions were made of {dataset.title}, so it is kept. Archive it instead.", code="in_use")
     pk, folder = dataset.pk, dataset.path.parent
     try:
         with transaction.atomic():

@@ -11,6 +11,7 @@ from django.http import QueryDict
 
 from datasets_app.filters import DatasetFilter
 from datasets_app.models import Dataset, Label
+from datasets_app.versions import versions_attach
 from engine.formats import FORMATS
 
 PAGE_ROWS = 25
@@ -28,18 +29,19 @@ class Facet:
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
     visible = Dataset.objects.visible_to(reader)
-    rows = DatasetFilter(query, queryset=visible.select_related("owner").prefetch_related("labels")).qs
-    page: Page[Dataset] = Paginator(rows, PAGE_ROWS).get_page(query.get("page"))
+    all_rows = DatasetFilter(query, queryset=visible.select_related("owner").prefetch_related("labels")).qs
+    # One row a dataset, whose menu has its other versions.
+    page: Page[Dataset] = Paginator(all_rows.newest_versions(), PAGE_ROWS).get_page(query.get("page"))
     facets = facets_make(reader, query)
     return {
         "page": page,
-        "rows": page.object_list,
+        "rows": versions_attach(page.object_list, reader),
         "facets": facets,
         "facets_chosen": sum(bool(facet.value) for facet in facets),
         "active_filters": active_filters(facets, query),
         "narrowed": any(query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))),
         "archived": query.get("archived", "").lower() == "true",
-        "archived_count": visible.exclude(archived_at=None).count(),
+        "archived_count": visible.exclude(archived_at=None).newest_versions().count(),
         "ordering": query.get("ordering", ""),
         "formats": [item for item in FORMATS.values() if item.slug in SAMPLES],
     }

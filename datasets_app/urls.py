@@ -1,7 +1,7 @@
 from django.urls import path
 
 from core.sharing import SharingView
-from datasets_app import views, views_checking
+from datasets_app import row_views, views, views_checking
 from datasets_app.models import Dataset
 
 app_name = "datasets"
@@ -18,6 +18,11 @@ urlpatterns = [
     path("<int:pk>/cancel/", views_checking.CheckCancelAction.as_view(), name="check-cancel"),
     path("<int:pk>/check/", views_checking.CheckRetryAction.as_view(), name="check-retry"),
     path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),
+    path("<int:pk>/findings/<str:key>/", row_views.FindingPanel.as_view(), name="finding"),
+    path("<int:pk>/rows/<int:line>/", row_views.RowEditPage.as_view(), name="row"),
+    path("<int:pk>/set-aside/", row_views.RowAsideAction.as_view(), name="set-aside"),
+    path("<int:pk>/put-back/", row_views.RowPutBackAction.as_view(), name="put-back"),
+    path("<int:pk>/discard/", row_views.DiscardAction.as_view(), name="discard"),
     path("<int:pk>/repair/", views.DatasetRepairAction.as_view(), name="repair"),
     path("<int:pk>/columns/", views.DatasetColumnsAction.as_view(), name="columns"),
     path("<int:pk>/archive/", views.DatasetArchiveAction.as_view(), name="archive"),

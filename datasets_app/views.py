@@ -15,6 +15,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 
+from core.api import by_id_or_slug
 from core.errors import UserError
 from core.ownership import may_change
 from core.text import number_of
@@ -34,6 +35,7 @@ from datasets_app.services import (
 )
 from datasets_app.table import SAMPLES, table_page
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
+from datasets_app.versions import version_of, versions_of
 from engine.formats import FORMATS
 
 LARGEST_ID = 2**63 - 1
@@ -102,16 +104,20 @@ class DatasetUploadPage(View):
                 name=form.cleaned_data["name"],
                 description=form.cleaned_data["description"],
                 labels=form.words,
+                version_of=version_of(reader_of(request), request.POST.get("version_of", "")),
             )
         except UserError as error:
             form.add_refusal(error.fields)
             return self.page(request, form, status=error.status)
-        messages.success(request, f"{dataset.name} is uploaded. Its rows are being checked.")
+        messages.success(request, f"{dataset.title} is uploaded. Its rows are being checked.")
         return redirect(dataset)
 
     def page(self, request: HttpRequest, form: DatasetUploadForm, status: int = 200) -> HttpResponse:
+        key = request.POST.get("version_of", "") or request.GET.get("version_of", "")
+        earlier = by_id_or_slug(Dataset.objects.visible_to(request.user), key)
         context = {
             "form": form,
+            "earlier": earlier if earlier is not None and may_change(earlier, request.user) else None,
             "limit_bytes": settings.UPLOAD_LIMIT_BYTES,
             "labels_known": Label.objects.filter(datasets__in=Dataset.objects.visible_to(request.user)).distinct(),
             "formats": [FORMATS[slug] for slug in (*SAMPLES, "prompt-completion", "conversations")],
@@ -215,14 +221,14 @@ class DatasetColumnsAction(View):
 class DatasetArchiveAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_archive(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.name} is archived. Trains that used it keep it.")
+        messages.success(request, f"{dataset.title} is archived. Trains that used it keep it.")
         return redirect(dataset)
 
 
 class DatasetRestoreAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_restore(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.name} is back in the lists.")
+        messages.success(request, f"{dataset.title} is back in the lists.")
         return redirect(dataset)
 
 
@@ -251,14 +257,17 @@ class DatasetDeleteAction(View):
         dataset = own_dataset(request, pk)
         if not request.POST.get("sure"):
             # A browser without scripts asks on a page of its own.
-            return render(request, "datasets/delete.html", {"dataset": dataset})
+            versions = versions_of([dataset], reader_of(request))[dataset.family]
+            return render(request, "datasets/delete.html", {"dataset": dataset, "others": len(versions) - 1})
+        others = dataset.family
         try:
             dataset_delete(dataset=dataset, by=reader_of(request))
         except UserError as error:
             messages.error(request, error.message)
             return redirect(dataset)
-        messages.success(request, f"{dataset.name} is deleted.")
-        return redirect("datasets:list")
+        messages.success(request, f"{dataset.title} is deleted.")
+        newest = Dataset.objects.visible_to(request.user).families([others]).first()
+        return redirect(newest) if newest is not None else redirect("datasets:list")
 
 
 class DatasetDownload(View):

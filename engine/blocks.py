@@ -203,7 +203,7 @@ def _block(chunk: _Chunk, format: str, columns: Mapping[str, str], schema: pa.Sc
     asked = marks if texts.last is None else _marks(spoken, begins, np.maximum(begins, ends - texts.last - 1), seeds)
     kinds = {name: _kind(column) for name, column in zip(table.column_names, table.columns, strict=True)}
     plain = flags_of(pc.string_is_ascii(texts.joined))
-    signed = flags_of(pc.match_substring_regex(texts.joined, ANY_SIGN))
+    signed = flags_of(pc.match_substring_regex(texts.joined, ANY_SIGN, ignore_case=True))
     return Block(
         chunk.start, data, *lines, table, kinds, texts, marks, asked,
         notable=signed | ~plain, worded=_worded(texts.joined, plain),

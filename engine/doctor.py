@@ -15,9 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from engine import secret_patterns
 from engine.examples import Example
+from engine.finding_kinds import (
+    MENDABLE,
+    SEVERAL_LISTS,
+    TITLES,
+    TOOL_CALLS,
+    UNUSED,
+)
 from engine.marks import Marks, mark_of, mark_of_turns
-from engine.row_reader import NULL_ARGUMENTS, OBJECT_TEXT, PYTHON_TEXT, SEPARATORS, TRANSCRIPT
+from engine.secret_patterns import secrets_in, secrets_replaced
 from engine.transcripts import SPOKEN, turns_of_text
 from engine.values import RowProblem
 
@@ -25,8 +33,8 @@ if TYPE_CHECKING:
     from engine.blocks import Block
 
 EXAMPLES_KEPT = 5
-# What a chat template must know is no fault, but is told with the faults.
-TOOL_CALLS = "tool_calls"
+# So many rows of a finding are named, so that a page can walk through them.
+LINES_KEPT = 100
 # Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
 ROWS_REMEMBERED = 2_000_000
 SHOWN_CHARACTERS = 160
@@ -34,64 +42,14 @@ SHOWN_CHARACTERS = 160
 # has names of its own.
 FIELDS_COUNTED, FIELDS_SHOWN = 1000, 50
 
-# Findings that are no faults: what the rows hold, and how the file was read.
-NOTICES = {
-    TOOL_CALLS: "Conversations that call tools",
-    "reasoning": "Rows with thinking given apart from the answer",
-    "not_learned": "Rows with answers that are marked as not to be learned",
-    TRANSCRIPT: "Read as turns: “Human: … Assistant: …” written as one text",
-    PYTHON_TEXT: "Read as lists and objects: values written as Python prints them",
-    OBJECT_TEXT: "Objects in place of a text, learned as JSON",
-    NULL_ARGUMENTS: "Arguments of tool calls that are null, left out of the call",
-    "trailing_comma": "Lines with a comma behind the row",
-    "list_row": "Rows that are a list of turns, read as messages",
-    "not_a_number": "NaN or Infinity, read as no value",
-    "carriage_return": "Lines that end with a carriage return alone",
-    "separator_line": "A first line that names the separator, such as sep=;",
-    "paragraphs": "Rows made of a text's paragraphs",
-}
-# Bad rows that a repair can make good.
-MENDABLE = {
-    "two_turns": "Bad rows: two turns of one speaker in a row",
-    "system_later": "Bad rows: a system turn behind the first turn",
-    "ends_with_user": "Bad rows: a last question without an answer",
-    "begins_with_assistant": "Bad rows: the assistant speaks first",
-    "media": "Bad rows: pictures, sound or video",
-}
-UNUSED, SEVERAL_LISTS = "unused", "several_lists"
-TITLES = {
-    "duplicate": "The same row again",
-    "other_answer": "The same prompt with another answer",
-    "template_tokens": "Marks of a chat template inside the text",
-    "secret": "Looks like a key or a password",
-    "email": "E-mail address",
-    "damaged": "Text read in the wrong encoding",
-    "lost": "Characters that were lost",
-    "media_marks": "Places for pictures or sound inside the text, such as <image>",
-    "transcript_text": "Plain texts that look like conversations",
-    SEPARATORS: "Prompts that end with a separator, such as ### or ->",
-    "one_label": "Only one kind of rating",
-    "imbalance": "One kind of rating is rare",
-    "mixed_scripts": "Rows in several scripts",
-    SEVERAL_LISTS: "The file holds several lists of rows, and all are read",
-    UNUSED: "Rows with fields that are not used",
-    **MENDABLE,
-    **NOTICES,
-}
-
 TEMPLATE = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|begin_of_text|start_header_id|end_header_id|user|assistant|system)\|>"
     r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</s>|<s>"
 )
-SECRET = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|hf_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|xox[abp]-[0-9A-Za-z-]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})\b"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
 # Where LLaVA's files, and those of others since, have a picture stand.
 MEDIA_MARK = re.compile(r"<(?:image|video|audio)>")
-# One of these is in every mark of a template, every secret and every address.
-SIGNS = ("<", "[", "@", "_", "sk-", "AKIA", "xox", "eyJ", "-----BEGIN")
+# One of these is in every mark of a template, every secret and every address, in small letters.
+SIGNS = tuple(dict.fromkeys(("<", "[", "@", *secret_patterns.SIGNS)))
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
 # UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
 # could not be read.
@@ -110,16 +68,28 @@ RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
 
 @dataclass
 class Finding:
-    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `fields`: {name: rows}, where it is
-    about several."""
+    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `lines`: of the first LINES_KEPT rows.
+    `fields`: {name: rows}, where it is about several."""
 
     kind: str
     count: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
     fields: Counter[str] = field(default_factory=Counter)
+    lines: list[int] = field(default_factory=list)
+
+    def line_add(self, line: int) -> None:
+        # A row may have the same fault twice.
+        if len(self.lines) < LINES_KEPT and (not self.lines or self.lines[-1] != line):
+            self.lines.append(line)
 
     def as_dict(self) -> dict[str, Any]:
-        found = {"kind": self.kind, "title": TITLES[self.kind], "count": self.count, "examples": self.examples}
+        found = {
+            "kind": self.kind,
+            "title": TITLES[self.kind],
+            "count": self.count,
+            "examples": self.examples,
+            "lines": self.lines,
+        }
         if self.fields:
             ranked = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))
             found["fields"] = [{"name": name, "rows": rows} for name, rows in ranked[:FIELDS_SHOWN]]
@@ -223,7 +193,7 @@ class Doctor:
         whole = "\n".join(texts)
         self._script(whole[:SCRIPT_CHARACTERS])
         # Searches are skipped where a sign that each needs is not there: most rows have none.
-        if any(map(whole.__contains__, SIGNS)) or not whole.isascii():
+        if not whole.isascii() or any(map(whole.lower().__contains__, SIGNS)):
             for text in texts:
                 self._text(line, text)
 
@@ -256,8 +226,9 @@ class Doctor:
     def _text(self, line: int, text: str) -> None:
         if TEMPLATE.search(text):
             self._add("template_tokens", line, text, TEMPLATE)
-        if found := SECRET.search(text):
-            self._add("secret", line, found.group(0))
+        if found_secrets := secrets_in(text):
+            first = found_secrets[0]
+            self._add("secret", line, masked(text[first.start : first.end]), shown=True)
         if "@" in text and (found := EMAIL.search(text)):
             self._add("email", line, found.group(0))
         if DAMAGED.search(text):
@@ -278,14 +249,19 @@ class Doctor:
         if counts:
             self.scripts[counts.most_common(1)[0][0]] += 1
 
-    def _add(self, kind: str, line: int, text: str, mark: re.Pattern[str] | None = None) -> None:
-        """`mark`: what to show the surroundings of, in a text."""
+    def _add(
+        self, kind: str, line: int, text: str, mark: re.Pattern[str] | None = None, *, shown: bool = False
+    ) -> None:
+        """`mark`: what to show the surroundings of, in a text. `shown`: whether the text holds no
+        secret any more."""
         finding = self.found.setdefault(kind, Finding(kind))
         finding.count += 1
+        finding.line_add(line)
         if len(finding.examples) < EXAMPLES_KEPT:
-            text = concealed(text)
-            shown = _around(text, found) if mark is not None and (found := mark.search(text)) else text
-            finding.examples.append({"line": line, "text": shown[:SHOWN_CHARACTERS]})
+            text = text if shown else concealed(text)
+            if mark is not None and (found := mark.search(text)):
+                text = _around(text, found)
+            finding.examples.append({"line": line, "text": text[:SHOWN_CHARACTERS]})
 
     def findings(self) -> list[dict[str, Any]]:
         """What was found, the most frequent first."""
@@ -310,13 +286,13 @@ class Doctor:
 
 
 def concealed(text: str) -> str:
-    """The text as a page may show it: of keys and addresses enough to find them again, and no
+    """The text as a page may show it: of secrets and addresses enough to find them again, and no
     more."""
-    return EMAIL.sub(_masked, SECRET.sub(_masked, text))
+    hidden = secrets_replaced(text, lambda secret, value: masked(value))
+    return EMAIL.sub(lambda found: masked(found.group(0)), hidden)
 
 
-def _masked(found: re.Match[str]) -> str:
-    text = found.group(0)
+def masked(text: str) -> str:
     return f"{text[:4]}…{text[-2:]}" if len(text) > 10 else f"{text[:1]}…"
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.column_map import columns_read
-from engine.doctor import EMAIL, MEDIA_MARK, ROWS_REMEMBERED, SECRET, TEMPLATE
+from engine.doctor import EMAIL, MEDIA_MARK, ROWS_REMEMBERED, TEMPLATE
 from engine.examples import Example, RowProblem, to_example
 from engine.marks import Marks, mark_of
 from engine.row_reader import is_media
+from engine.secret_patterns import secrets_replaced
 from engine.transcripts import COMPLETION_END, PROMPT_END, turns_of_text
 from engine.turns import CALL_KEYS, CALL_ROLES, CONTENT_KEYS, ROLE_KEYS, ROLES
 from engine.values import MISSING, parsed, value_at
@@ -42,17 +43,18 @@ class Mender:
     def rows(self, values: Row) -> list[Row]:
         if self.makes:
             return self._made(values)
-        changed = self._changed(values)
+        changed = self.changed(values)
         if changed is None or (changed != values and self._example(values) is not None and self._spoilt(changed)):
             return []
         return [changed]
 
-    def _changed(self, values: Row) -> Row | None:
+    def changed(self, values: Row) -> Row | None:
+        """The row as this repair writes it, None where it is left out."""
         match self.slug:
             case "drop_bad":
                 return values if self._example(values) else None
             case "drop_duplicates":
-                return None if self._is_again(values) else values
+                return None if self.is_again(values) else values
             case "drop_lost":
                 return None if "\ufffd" in json.dumps(values, ensure_ascii=False, default=str) else values
             case "drop_long":
@@ -77,10 +79,16 @@ class Mender:
                 said = {name: strings(value, stripped) for name, value in values.items() if name in self.columns}
                 return values | said
             case "mask_secrets":
-                return {name: strings(value, hidden) for name, value in values.items()}
+                return {name: strings(value, without_secrets) for name, value in values.items()}
+            case "mask_addresses":
+                return {name: strings(value, without_addresses) for name, value in values.items()}
             case "mend_encoding":
                 return {name: strings(value, mended) for name, value in values.items()}
         return values
+
+    def can_read(self, values: Row) -> bool:
+        """Whether something can be learned from the row."""
+        return self._example(values) is not None
 
     def _example(self, values: Row) -> Example | None:
         try:
@@ -97,7 +105,7 @@ class Mender:
             return True
         return False
 
-    def _is_again(self, values: Row) -> bool:
+    def is_again(self, values: Row) -> bool:
         example = self._example(values)
         if example is None or len(self.seen) >= ROWS_REMEMBERED:
             return False
@@ -297,8 +305,12 @@ def stripped(text: str) -> str:
     return TEMPLATE.sub("", text).strip() if TEMPLATE.search(text) else text
 
 
-def hidden(text: str) -> str:
-    return EMAIL.sub("[e-mail]", SECRET.sub("[key]", text))
+def without_secrets(text: str) -> str:
+    return secrets_replaced(text, lambda secret, value: secret.replacement)
+
+
+def without_addresses(text: str) -> str:
+    return EMAIL.sub("[e-mail]", text)
 
 
 def mended(text: str) -> str:

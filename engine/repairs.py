@@ -1,7 +1,7 @@
 """Repairs of a dataset: each reads rows and writes new ones, and counts what it did.
 
     python -m engine.repairs --data FILE --file-type T --format F --column-map JSON --repair SLUG --out FILE
-                             [--model DIR --max-tokens N] [--list NAME]
+                             [--model DIR --max-tokens N] [--list NAME] [--changes FILE]
 
 writes JSON lines and reports by JSON lines on its output: {"rows": read so far}, last {"done":
 {...}} or {"error": text}. Rows keep all their columns, apart from repairs that make another format
@@ -20,131 +20,34 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor import SEVERAL_LISTS, concealed
+from engine.combined_repairs import RowChanges, SafeMender
+from engine.doctor import concealed
 from engine.examples import Example
 from engine.mending import Fits, Mender, Row
+from engine.repair_kinds import (
+    APPLY_CHANGES,
+    EVALUATION_PART,
+    EVERY,
+    MEND_SAFE,
+    REPAIRS,
+    TRAIN_PART,
+)
 from engine.rows import FileProblem, read_rows
 
 EXAMPLES_KEPT = 5
 SHOWN_CHARACTERS = 300
 NEWS_EVERY_SECONDS = 0.5
 NOTHING_LEFT = "No row is left after this repair."
-# Of a split both parts are made, each a dataset: the rows to train on, and every EVERYth to measure
-# with.
-SPLIT, TRAIN_PART, EVALUATION_PART = "split", "split_train", "split_evaluation"
-EVERY = 10
-# A dataset is made of each list of a file.
-SPLIT_LISTS = "split_lists"
-CHATS = ("messages", "conversations")
-
-
-@dataclass(frozen=True)
-class Repair:
-    """`mends`: kinds of findings that it is for (engine.doctor), or "problems" for rows that cannot
-    be read, "names" for columns of other names, "long" for rows over a limit. `formats`: those it
-    takes, none for all; `makes`: the one that comes of it, where it is another."""
-
-    slug: str
-    title: str
-    help: str
-    mends: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
-    makes: str = ""
-
-
-REPAIRS = {
-    repair.slug: repair
-    for repair in (
-        Repair("drop_bad", "Leave out bad rows", "Rows that cannot be read are gone; the others stay.", ("problems",)),
-        Repair(
-            SPLIT_LISTS, "Make a dataset of each list",
-            "Such as one to train on and one to measure with; each is then read by its own columns.", (SEVERAL_LISTS,),
-        ),
-        Repair(
-            "merge_turns", "Merge turns of one speaker",
-            "Two turns of one role in a row become one, with a blank line between them.", ("two_turns",), CHATS,
-        ),
-        Repair(
-            "move_system", "Move system turns to the front",
-            "What stands in them later is added to the system prompt, with a blank line between.", ("system_later",),
-            CHATS,
-        ),
-        Repair(
-            "drop_last_question", "Leave out a last question without an answer",
-            "Conversations then end with the last answer; one that has no answer stays as it is.", ("ends_with_user",),
-            CHATS,
-        ),
-        Repair(
-            "drop_opening_answer", "Leave out an answer that nobody asked for",
-            "Conversations then begin with the first question; what the assistant said before it is gone.",
-            ("begins_with_assistant",), CHATS,
-        ),
-        Repair(
-            "keep_text", "Keep the text alone",
-            "Columns and parts of pictures, sound or video are gone, and marks such as <image> where they stood.",
-            ("media", "media_marks"),
-        ),
-        Repair(
-            "text_to_chats", "Make conversations of texts",
-            "Texts of Human: and Assistant:, or of similar names, become turns; other texts are left out.",
-            ("transcript_text",), ("text",), "messages",
-        ),
-        Repair(
-            "strip_separators", "Take out separators",
-            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut off.",
-            ("separators",), ("prompt-completion",),
-        ),
-        Repair(
-            "drop_duplicates", "Leave out duplicates", "Of rows that are the same the first one stays.", ("duplicate",)
-        ),
-        Repair(
-            "strip_template", "Take out template marks", "Marks such as <|im_start|> or [INST] are cut out.",
-            ("template_tokens",),
-        ),
-        Repair(
-            "mask_secrets", "Mask keys and addresses", "Keys become [key], e-mail addresses [e-mail].",
-            ("secret", "email"),
-        ),
-        Repair(
-            "mend_encoding", "Mend the encoding", "Text that was read in the wrong encoding is read rightly.",
-            ("damaged",),
-        ),
-        Repair("drop_lost", "Leave out rows that lost characters", "What was lost cannot be got back.", ("lost",)),
-        Repair(
-            "rename_columns", "Rename the columns", "Columns get the names that the format gives them.", ("names",)
-        ),
-        Repair("drop_long", "Leave out long rows", "Rows over the limit are gone; the others stay.", ("long",)),
-        Repair(
-            "cut_long", "Cut long rows",
-            "Conversations lose their last exchanges, texts their end, until they keep to the limit; a row that cannot "
-            "is left out.", ("long",), (*CHATS, "text"),
-        ),
-        Repair(SPLIT, "Split off an evaluation set", "Every tenth row becomes a dataset of its own, to measure with."),
-        Repair(
-            "pairs_to_examples", "Use the better answers as examples", "For SFT and LoRA: the worse answers are gone.",
-            (), ("preference",), "messages",
-        ),
-        Repair(
-            "pairs_to_ratings", "Make rated answers of the pairs", "For KTO: a pair becomes a good and a bad answer.",
-            (), ("preference",), "kto",
-        ),
-        Repair(
-            "answers_to_prompts", "Keep the prompts alone", "For PPO with a reward model: answers are gone.", (),
-            ("messages", "conversations", "prompt-completion", "alpaca", "question-answer", "preference"),
-            "prompt-only",
-        ),
-    )
-}  # fmt: skip
-LONG = tuple(repair.slug for repair in REPAIRS.values() if "long" in repair.mends)
 
 
 @dataclass
 class Done:
     """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}]
-    of the first."""
+    of the first; `steps`: {repair: rows} of a version that is made of several repairs."""
 
     counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "written": 0, "changed": 0, "left_out": 0})
     examples: list[dict[str, Any]] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
 
     def note(self, line: int, before: Any, after: Any) -> None:
         if len(self.examples) < EXAMPLES_KEPT:
@@ -166,7 +69,10 @@ def repaired(
 ) -> Iterator[Row]:
     """The rows of the new file. `rows`: (line, values), None for a line that is no row. Fills
     `done`."""
-    mender = Mender(slug, format, column_map, fits, makes=REPAIRS[slug].makes if slug in REPAIRS else "")
+    makes = REPAIRS[slug].makes if slug in REPAIRS else ""
+    mender: Mender | SafeMender
+    mender = SafeMender(format, column_map) if slug == MEND_SAFE else Mender(slug, format, column_map, fits, makes)
+
     for line, values in rows:
         done.counts["read"] += 1
         measured = done.counts["read"] % EVERY == 0
@@ -182,17 +88,24 @@ def repaired(
         done.counts["written"] += len(made)
         yield from made
 
+    if isinstance(mender, SafeMender):
+        done.steps = dict(mender.steps)
 
-def offered(format: str, kinds: set[str]) -> list[Repair]:
-    """Repairs that make sense for a dataset of this format in which these kinds were found."""
-    return [
-        repair
-        for repair in REPAIRS.values()
-        if (not repair.formats or format in repair.formats)
-        and (
-            any(kind in kinds for kind in repair.mends) or (not repair.mends and (repair.makes or repair.slug == SPLIT))
-        )
-    ]
+
+def changes_applied(rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: Done) -> Iterator[Row]:
+    """The rows of a version in which somebody edited rows, set some aside or put some back."""
+    for line, before, after in changes.apply(rows):
+        if before is not None or line in changes.set_aside:
+            done.counts["read"] += 1
+        if after is None:
+            done.counts["left_out"] += 1
+            done.note(line, before, None)
+            continue
+        if after != before:
+            done.counts["changed"] += 1
+            done.note(line, before, after)
+        done.counts["written"] += 1
+        yield after
 
 
 def limit_of(folder: Path, max_tokens: int) -> Fits:
@@ -239,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--column-map", type=json.loads, default={})
     parser.add_argument("--model", type=Path)
     parser.add_argument("--max-tokens", type=int, default=0)
+    parser.add_argument("--changes", type=Path, help="rows that somebody changed, see engine.combined_repairs")
     parser.add_argument("--list", help="the name of the list to read, of a file that is an object of lists")
     given = parser.parse_args(arguments)
     from engine.failures import explain
@@ -247,8 +161,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         fits = limit_of(given.model, given.max_tokens) if given.model else None
         rows = _rows(given.data, given.file_type, given.list)
+        if given.repair == APPLY_CHANGES:
+            new_rows = changes_applied(rows, RowChanges.read(given.changes), done)
+        else:
+            new_rows = repaired(rows, given.repair, given.format, given.column_map, done, fits)
         with given.out.open("wb") as stream:
-            for row in repaired(rows, given.repair, given.format, given.column_map, done, fits):
+            for row in new_rows:
                 line = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
                 digest.update(line)
                 size += stream.write(line)

@@ -93,6 +93,17 @@
     for (const holder of form.querySelectorAll("[data-modules]")) modules(holder, model?.modules ?? []);
   }
 
+  // One entry a dataset: its option stands for the version that is chosen beside it.
+  function versions(choice, version) {
+    const menu = control(choice.dataset.datasetChoice);
+    if (version !== undefined) menu.selectedOptions[0].value = version;
+    const family = page.datasets[menu.value]?.family;
+    const found = Object.entries(page.datasets).filter(([, data]) => data.family === family).sort(([one], [other]) => other - one);
+    const beside = control(`${choice.dataset.datasetChoice}_version`);
+    beside.hidden = beside.disabled = found.length < 2;
+    beside.replaceChildren(...found.map(([id, data]) => make("option", { value: id, textContent: data.version, selected: id === menu.value })));
+  }
+
   function modules(holder, names) {
     const shown = [...holder.querySelectorAll("input")].map((box) => box.value);
     if (names.length === 0 || (shown.length === names.length && names.every((name) => shown.includes(name)))) return;
@@ -319,6 +330,8 @@
 
   form.addEventListener("input", (event) => {
     unasked.delete(event.target.name);
+    const choice = event.target.closest("[data-dataset-choice]");
+    if (choice) versions(choice, event.target.name.endsWith("_version") ? event.target.value : undefined);
     const row = event.target.closest('[data-kind="options"]');
     if (row) { optionRows(row); optionHelp(row); }
     changed();

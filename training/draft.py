@@ -16,11 +16,11 @@ from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.models import BaseModel
 from training.branching import Origin
+from training.dataset_choice import choices_make, datasets_visible
 from training.forms import parameters_read
 from training.models import TrainRun
 from training.remedies import changes_read
 from training.resources import reward_models
-from training.services import dataset_obstacle
 
 
 @dataclass
@@ -71,12 +71,6 @@ def base_models_of(reader: User) -> list[BaseModel]:
     return list(BaseModel.objects.visible_to(reader).offered())
 
 
-def datasets_of(reader: User, method: TrainingMethod) -> list[tuple[Dataset, str]]:
-    """Every dataset that is not archived, with why `method` cannot train on it ("" where it can)."""
-    rows = Dataset.objects.visible_to(reader).filter(archived_at=None)
-    return [(dataset, dataset_obstacle(dataset, method)) for dataset in rows]
-
-
 def unfinished_of(reader: User) -> list[TrainRun]:
     """Trains that another can wait for, the newest first."""
     open_ones = (*TrainRun.ACTIVE, TrainRun.Status.QUEUED)
@@ -122,8 +116,8 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
     if draft.base_model is None and len(models := base_models_of(reader)) == 1:
         draft.base_model = models[0]
     if draft.dataset is None:
-        fitting = [dataset for dataset, reason in datasets_of(reader, method) if not reason]
-        draft.dataset = fitting[0] if len(fitting) == 1 else None
+        choices, _ = choices_make(datasets_visible(reader), method)
+        draft.dataset = choices[0].dataset if len(choices) == 1 else None
     draft.name = draft.proposed_name
     return draft
 
@@ -163,8 +157,8 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         if draft.after is None:
             draft.missing["after"] = ["This train does not exist any more. Choose another."]
     draft.base_model = _chosen(draft, data, "base_model", BaseModel, "base model")
-    draft.dataset = _chosen(draft, data, "dataset", Dataset, "dataset")
-    draft.evaluation_dataset = _chosen(draft, data, "evaluation_dataset", Dataset, "dataset")
+    draft.dataset = _version_chosen(draft, data, "dataset")
+    draft.evaluation_dataset = _version_chosen(draft, data, "evaluation_dataset")
     return draft
 
 
@@ -176,3 +170,13 @@ def _chosen(draft: Draft, data: QueryDict, name: str, model: Any, word: str) -> 
     if found is None:
         draft.missing[name] = [f"This {word} does not exist any more. Choose another."]
     return found
+
+
+def _version_chosen(draft: Draft, data: QueryDict, name: str) -> Dataset | None:
+    """The chosen dataset in the version that stands beside it. Without a script that menu may still
+    show the versions of another dataset; then the newest is meant."""
+    dataset: Dataset | None = _chosen(draft, data, name, Dataset, "dataset")
+    version = by_id_or_slug(Dataset.objects.visible_to(draft.reader), data.get(f"{name}_version", ""))
+    if dataset is not None and version is not None and version.family == dataset.family:
+        return version
+    return dataset

@@ -8,7 +8,8 @@ from datasets_app.models import Dataset
 from engine.formats import FORMATS
 from methods.services import method_options
 from models_app.models import BaseModel
-from training.draft import Draft, base_models_of, datasets_of, unfinished_of
+from training.dataset_choice import DatasetChoice, choices_make, datasets_visible
+from training.draft import Draft, base_models_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
 from training.models import TrainRun
 from training.queue import may_manage_queue
@@ -50,7 +51,9 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         control.fixes = preview["fixes"].get(name, [])
     groups = groups_make(controls)
     options = method_options(draft.method)
-    models, datasets = base_models_of(draft.reader), datasets_of(draft.reader, draft.method)
+    models, datasets = base_models_of(draft.reader), datasets_visible(draft.reader)
+    choices, unfit = choices_make(datasets, draft.method, draft.dataset)
+    evaluation_choices, _ = choices_make(datasets, draft.method, draft.evaluation_dataset)
     return {
         "draft": draft,
         "method": draft.method,
@@ -65,9 +68,11 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         },
         "problems": _problems(controls, preview),
         "models": models,
-        "datasets": datasets,
-        "fitting": [dataset for dataset, reason in datasets if not reason],
-        "unfit": [(dataset, reason) for dataset, reason in datasets if reason],
+        "choices": choices,
+        "choice": choice_of(choices, draft.dataset),
+        "evaluation_choices": evaluation_choices,
+        "evaluation_choice": choice_of(evaluation_choices, draft.evaluation_dataset),
+        "unfit": unfit,
         "explained": explanations(draft),
         "reward_templates": reward_templates() if "rewards" in controls else [],
         "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
@@ -78,8 +83,13 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
             if may_manage_queue(draft.reader) or value != TrainRun.Priority.HIGH
         ],
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
-        "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls) | {"options": options},
+        "page": page_data(models, choices, preview, controls) | {"options": options},
     }
+
+
+def choice_of(choices: list[DatasetChoice], dataset: Dataset | None) -> DatasetChoice | None:
+    """The choice of that very version, None for one that cannot be chosen."""
+    return next((choice for choice in choices if choice.dataset == dataset), None)
 
 
 def _problems(controls: dict[str, Control], preview: dict[str, Any]) -> list[dict[str, str]]:
@@ -129,6 +139,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     shape = FORMATS.get(dataset.format)
     return {
         "name": dataset.name,
+        "family": dataset.family,
         "slug": dataset.slug,
         "rows": dataset.good_row_count,
         "problems": dataset.problem_count,
@@ -138,12 +149,16 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def page_data(
-    models: list[BaseModel], datasets: list[Dataset], preview: dict[str, Any], controls: dict[str, Control]
+    models: list[BaseModel], choices: list[DatasetChoice], preview: dict[str, Any], controls: dict[str, Control]
 ) -> dict[str, Any]:
     """What the script needs to answer while somebody types."""
     return {
         "models": {str(model.pk): model_facts(model) for model in models},
-        "datasets": {str(dataset.pk): dataset_facts(dataset) for dataset in datasets},
+        "datasets": {
+            str(version.dataset.pk): dataset_facts(version.dataset) | {"version": version.label}
+            for choice in choices
+            for version in choice.versions
+        },
         "activeWhen": {
             name: control.field.active_when for name, control in controls.items() if control.field.active_when
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -11,9 +12,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views import View
 
+from core.api import by_id_or_slug
 from core.errors import UserError
+from datasets_app.models import Dataset
 from methods.models import TrainingMethod
-from training.draft import Draft, datasets_of, draft_new, draft_read, train_find
+from training.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
+from training.draft import Draft, draft_new, draft_read, train_find
 from training.form_page import form_context, with_missing
 from training.preview import train_preview
 from training.services import train_create
@@ -29,32 +33,68 @@ def form_address(method: TrainingMethod, request: HttpRequest) -> str:
     return reverse("training:form", args=[method.slug]) + (f"?{query.urlencode()}" if query else "")
 
 
+@dataclass(frozen=True)
+class MethodCard:
+    """A method as it is offered. fitting: how many of `total` datasets it can learn from. fit: whether
+    it can learn from the dataset that is chosen already, None where none is."""
+
+    method: TrainingMethod
+    fitting: int
+    total: int
+    fit: DatasetFit | None = None
+
+    @property
+    def is_offered(self) -> bool:
+        return self.fit is None or self.fit.fits
+
+
 class MethodChoiceView(View):
-    """`?method=` goes on to that method's form, and so does `?copy=` to that of the copied train."""
+    """`?method=` goes on to that method's form, and so does `?copy=` to that of the copied train.
+
+    With `?dataset=` the page names the dataset, and opens no form of a method that cannot learn from
+    it; `?refused=` is the method whose form was asked for all the same.
+    """
 
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
         methods = list(TrainingMethod.objects.offered())
         chosen = next((method for method in methods if method.slug == request.GET.get("method")), None)
-        if chosen is not None:
+        dataset = by_id_or_slug(Dataset.objects.visible_to(reader), request.GET.get("dataset", ""))
+        is_copy = "copy" in request.GET
+        if chosen is not None and (is_copy or dataset is None or fit_of(dataset, chosen).fits):
             return redirect(form_address(chosen, request))
         origin = train_find(reader, request.GET.get("copy", ""))
         if origin is not None and origin.method in methods:
             return redirect(form_address(origin.method, request))
-        cards = [(method, *_counts(reader, method)) for method in methods]
-        carried = [(name, request.GET[name]) for name in ("copy", "dataset", "base_model") if name in request.GET]
-        return render(request, "training/new.html", {"cards": cards, "carried": carried, "origin": origin})
+
+        refused_slug = chosen.slug if chosen is not None else request.GET.get("refused")
+        cards = method_cards(reader, methods, None if is_copy else dataset)
+        context = {
+            "cards": cards,
+            "first": next((card.method for card in cards if card.is_offered), None),
+            "refused": next((card for card in cards if card.method.slug == refused_slug and not card.is_offered), None),
+            "chosen_dataset": None if is_copy else dataset,
+            "carried": [(name, request.GET[name]) for name in ("copy", "dataset", "base_model") if name in request.GET],
+            "origin": origin,
+        }
+        return render(request, "training/new.html", context, status=409 if chosen is not None else 200)
 
 
-def _counts(reader: User, method: TrainingMethod) -> tuple[int, int]:
-    """(datasets that fit, datasets there are)"""
-    found = datasets_of(reader, method)
-    return sum(not reason for _, reason in found), len(found)
+def method_cards(reader: User, methods: list[TrainingMethod], dataset: Dataset | None) -> list[MethodCard]:
+    datasets = datasets_visible(reader)
+    cards = []
+    for method in methods:
+        choices, unfit = choices_make(datasets, method)
+        fit = None if dataset is None else fit_of(dataset, method)
+        cards.append(MethodCard(method, len(choices), len(choices) + len(unfit), fit))
+    return cards
 
 
 class TrainFormView(View):
     def get(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
+        if (refusal := self.refusal(request, method)) is not None:
+            return refusal
         state = worker_state()
         draft = draft_new(reader_of(request), method, request.GET, state.device_kind)
         if "copy" in request.GET and draft.origin is None:
@@ -67,6 +107,18 @@ class TrainFormView(View):
         if not draft.parameters.get("rewards"):
             preview["errors"].pop("rewards", None)
         return render(request, "training/form.html", form_context(draft, with_missing(preview, draft)))
+
+    def refusal(self, request: HttpRequest, method: TrainingMethod) -> HttpResponse | None:
+        """Back to the methods where this one cannot learn from the dataset that is asked for: its form
+        could not be sent."""
+        if "copy" in request.GET or method.retired_at is not None:
+            return None
+        dataset = by_id_or_slug(Dataset.objects.visible_to(request.user), request.GET.get("dataset", ""))
+        if dataset is None or fit_of(dataset, method).fits:
+            return None
+        query = request.GET.copy()
+        query["refused"] = method.slug
+        return redirect(f"{reverse('training:new')}?{query.urlencode()}")
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)

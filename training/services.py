@@ -16,7 +16,7 @@ from core.ownership import deletion_check, owner_check
 from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
-from engine.doctor import TOOL_CALLS
+from engine.finding_kinds import TOOL_CALLS
 from engine.render import NO_TOOLS, template_knows_tools
 from engine.rundir import DataFile, HubModel, Program, Spec, save_request
 from methods.models import TrainingMethod

@@ -11,7 +11,8 @@ from engine.doctor import Doctor, concealed
 from engine.examples import RowProblem, to_example
 from engine.formats import FORMATS
 from engine.mending import mended
-from engine.repairs import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, Done, offered, repaired
+from engine.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, offered
+from engine.repairs import Done, repaired
 from tests.engine.test_formats import ROWS
 
 
@@ -33,7 +34,7 @@ CASES = {
     "duplicate": ([asked("A"), asked("B"), asked("A")], [3]),
     "other_answer": ([asked("A"), asked("A", "No.")], [2]),
     "template_tokens": ([asked("A"), asked("<|im_start|>user B"), asked("[INST] C [/INST]")], [2, 3]),
-    "secret": ([asked("My key is sk-" + "a1B2" * 8), asked("hf_" + "x" * 34)], [1, 2]),
+    "secret": ([asked("My key is sk-" + "a1B2" * 8), asked("hf_" + "aB3x" * 9)], [1, 2]),
     "email": ([asked("Write to ann.lee@example.org"), asked("B")], [1]),
     "damaged": ([asked("A"), asked("CafÃ© 今天"), asked("itâ€™s")], [2, 3]),
     "lost": ([asked("A"), asked("a\ufffdb")], [2]),
@@ -100,7 +101,7 @@ def mend(rows, slug, format, column_map=None, fits=None):
 @pytest.mark.parametrize(
     ("slug", "kind"),
     [("drop_duplicates", "duplicate"), ("strip_template", "template_tokens"), ("mask_secrets", "secret"),
-     ("mask_secrets", "email"), ("mend_encoding", "damaged"), ("drop_lost", "lost")],
+     ("mask_addresses", "email"), ("mend_encoding", "damaged"), ("drop_lost", "lost")],
 )  # fmt: skip
 def test_a_repair_mends_what_it_is_for(slug, kind):
     rows, lines = CASES[kind]
@@ -145,7 +146,7 @@ def test_pairs_become_other_formats(slug, format, count):
 def test_what_is_offered_fits_the_format_and_the_findings():
     assert [repair.slug for repair in offered("text", set())] == ["split"]
     assert [repair.slug for repair in offered("text", {"duplicate", "email"})] == [
-        "drop_duplicates", "mask_secrets", "split",
+        "drop_duplicates", "mask_addresses", "split",
     ]  # fmt: skip
     assert "pairs_to_ratings" in [repair.slug for repair in offered("preference", set())]
     assert "merge_turns" not in [repair.slug for repair in offered("messages", {"problems"})]

@@ -318,7 +318,9 @@ def posted_from(html):
         if "name" in attributes:
             default = "on" if attributes.get("type") == "checkbox" else ""
             data.setdefault(attributes["name"], []).append(attributes.get("value", default))
-    for name, body in re.findall(r'<select[^>]*name="([^"]+)"[^>]*>(.*?)</select>', html, re.S):
+    for name, more, body in re.findall(r'<select[^>]*name="([^"]+)"([^>]*)>(.*?)</select>', html, re.S):
+        if " disabled" in more:
+            continue
         chosen = re.search(r'value="([^"]*)" selected', body)
         data[name] = [chosen[1] if chosen else re.search(r'value="([^"]*)"', body)[1]]
     for name, body in re.findall(r'<textarea[^>]*name="([^"]+)"[^>]*>(.*?)</textarea>', html, re.S):

@@ -1,0 +1,216 @@
+"""What the doctor found, as the page and the API show it: how much it matters, its rows, its repair."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.errors import UserError
+from datasets_app.bad_rows import BadTurn, bad_turns
+from datasets_app.models import Dataset, DatasetProblem
+from datasets_app.preview import Seen, row_seen
+from datasets_app.repairing import repairs_of, safe_repairs_of
+from datasets_app.row_finding import FoundRow, rows_on_lines
+from engine.finding_kinds import (
+    COSTS,
+    EXPLANATIONS,
+    MENDABLE,
+    NOTE,
+    NOTICES,
+    SEVERAL_LISTS,
+    SEVERITY_HELP,
+    SEVERITY_WORDS,
+    STOPS,
+    UNUSED,
+    severity_of,
+)
+from engine.lines import Row
+from engine.repair_kinds import Repair
+
+SEVERITY_ICONS = {STOPS: ("alert-circle", "bad"), COSTS: ("alert-triangle", "warn"), NOTE: ("info-circle", "faint")}
+# Bad rows are told apart by their reason; beyond so many reasons the others stand together.
+REASONS_SHOWN = 12
+OTHER_REASONS = "Other rows that cannot be read"
+# Reasons that many files have, in words for a heading: (title, explanation).
+REASON_TITLES = {
+    "Is blank; a text is needed.": ("Empty text", "A turn or a column has nothing in it that can be seen."),
+    "Is null; a text is needed.": ("Missing text", "A turn or a column is null where a text is needed."),
+    "Has no turns.": ("No turns", "The conversation is an empty list."),
+}
+NOT_JSON = "Not valid JSON"
+DUPLICATE = "duplicate"
+# What numbers and quoted values in a reason stand for differs from row to row.
+VARIABLE = re.compile(r"“[^”]*”|'[^']*'|\"[^\"]*\"|\d[\d,.]*")
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """lines: of the first rows that it is about. is_whole: whether these are all of them.
+    rows_in_file: whether it is about single rows, which can be shown one by one."""
+
+    key: str
+    kind: str
+    title: str
+    explanation: str
+    severity: str
+    count: int
+    lines: list[int] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
+    is_safe: bool = False
+
+    @property
+    def severity_word(self) -> str:
+        return SEVERITY_WORDS[self.severity]
+
+    @property
+    def severity_help(self) -> str:
+        return SEVERITY_HELP[self.severity]
+
+    @property
+    def icon(self) -> str:
+        return SEVERITY_ICONS[self.severity][0]
+
+    @property
+    def tint(self) -> str:
+        return SEVERITY_ICONS[self.severity][1]
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """One row of a finding. number: which of the finding's rows, from 1. after: the row as a repair
+    makes it, None where the repair leaves it out or is none; outcome says which: "" (no repair),
+    changed, left_out or same."""
+
+    number: int
+    row: FoundRow
+    bad_turns: list[BadTurn]
+    outcome: str = ""
+    after: Seen | None = None
+
+
+def findings_of(dataset: Dataset) -> list[FindingView]:
+    """All findings about what is wrong, what matters most in front."""
+    repairs, safe = repairs_of(dataset), {repair.slug for repair in safe_repairs_of(dataset)}
+    found = _reasons(dataset, repairs)
+    for finding in dataset.findings:
+        kind = finding["kind"]
+        if kind in NOTICES or kind in (UNUSED, SEVERAL_LISTS):
+            continue
+        mending = [repair for repair in repairs if kind in repair.mends]
+        found.append(
+            FindingView(
+                key=kind,
+                kind=kind,
+                title=finding["title"].removeprefix("Bad rows: ").capitalize()
+                if kind in MENDABLE
+                else finding["title"],
+                explanation=EXPLANATIONS.get(kind, ""),
+                severity=severity_of(kind),
+                count=finding["count"],
+                lines=finding.get("lines") or _example_lines(finding),
+                examples=finding["examples"],
+                repairs=mending,
+                is_safe=any(repair.slug in safe for repair in mending),
+            )
+        )
+    order = list(SEVERITY_WORDS)
+    return sorted(found, key=lambda view: (order.index(view.severity), -view.count, view.title))
+
+
+def _example_lines(finding: dict[str, Any]) -> list[int]:
+    """The rows of a finding from before all lines were kept."""
+    return [example["line"] for example in finding["examples"] if example["line"]]
+
+
+def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
+    """Bad rows that are no finding's, by the reason why nothing can be learned from them."""
+    leaving_out = [repair for repair in repairs if "problems" in repair.mends]
+    groups: dict[str, list[DatasetProblem]] = {}
+    for problem in dataset.problems.filter(kind="").order_by("line"):
+        groups.setdefault(_alike(problem.reason), []).append(problem)
+
+    ranked = sorted(groups.values(), key=len, reverse=True)
+    shown, others = ranked[:REASONS_SHOWN], ranked[REASONS_SHOWN:]
+    views = [_reason(group, group[0].reason.rstrip("."), leaving_out) for group in shown]
+    if others:
+        rest = sorted((problem for group in others for problem in group), key=lambda problem: problem.line)
+        views.append(_reason(rest, OTHER_REASONS, leaving_out))
+    return views
+
+
+def _alike(reason: str) -> str:
+    """The same for reasons that say the same of different rows."""
+    if reason.startswith(NOT_JSON):
+        return NOT_JSON
+    return VARIABLE.sub("…", reason)
+
+
+def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -> FindingView:
+    field_name = problems[0].field
+    explanation = f"First in {field_name}." if field_name else "The line cannot be read as a row."
+    if title == OTHER_REASONS:
+        explanation = "Each for a reason of its own."
+    if title.startswith(NOT_JSON):
+        title, explanation = NOT_JSON, "Look at the quotes, commas and brackets of the line."
+    heading, explanation = REASON_TITLES.get(problems[0].reason, (title, explanation))
+    return FindingView(
+        key=f"bad-{zlib.crc32(title.encode()):08x}",
+        kind="problems",
+        title=heading,
+        explanation=explanation,
+        severity=STOPS,
+        count=len(problems),
+        lines=[problem.line for problem in problems],
+        repairs=repairs,
+    )
+
+
+def severities(findings: Iterable[FindingView]) -> list[dict[str, Any]]:
+    """{"severity", "word", "help", "count"} of each severity that there is."""
+    counts: dict[str, int] = {}
+    for finding in findings:
+        counts[finding.severity] = counts.get(finding.severity, 0) + 1
+    return [
+        {"severity": severity, "word": word, "help": SEVERITY_HELP[severity], "count": counts[severity]}
+        for severity, word in SEVERITY_WORDS.items()
+        if severity in counts
+    ]
+
+
+def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingRow:
+    """The row of that number, from 1, and what the finding's repair would make of it.
+
+    Raises UserError where the file cannot be read or the row is no longer there.
+    """
+    number = max(1, min(number, len(finding.lines)))
+    line = finding.lines[number - 1]
+    repair = finding.repairs[0].slug if finding.repairs else ""
+    row = rows_on_lines(dataset, [line], repair).get(line)
+    if row is None:
+        raise UserError(f"There is no row on line {line:,} any more. Check the dataset again.", status=409)
+
+    outcome, after = _outcome(dataset, finding, row)
+    return FindingRow(number, row, bad_turns(dataset, row, finding.kind), outcome, after)
+
+
+def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str, Seen | None]:
+    """What the first repair does to a row."""
+    if not finding.repairs:
+        return "", None
+    if finding.kind == DUPLICATE or row.values is None:
+        # Only beside the other rows can a repair see that this one is there already.
+        return "left_out", None
+    if not row.mended:
+        return ("left_out", None) if row.mended is not None else ("", None)
+    if row.mended == [row.values]:
+        return "same", None
+
+    repair = finding.repairs[0]
+    becomes = Row(row.line, row.mended[0])
+    if repair.makes:
+        return "changed", row_seen(dataset, becomes, format=repair.makes, column_map={})
+    return "changed", row_seen(dataset, becomes)
