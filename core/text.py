@@ -37,6 +37,11 @@ def clean_label(text: str, *, limit: int) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text))).strip()[:limit].strip()
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 row", "0 rows", "1,234 rows"; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def number_of(text: str, *, most: int = 10**9) -> int:
     """The whole number that a form or an address holds; 0 for anything else."""
     return min(int(text), most) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else 0

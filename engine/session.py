@@ -117,7 +117,7 @@ class Session:
         if checkpoint is None:
             if (weights := job.branch_given()) is not None:
                 trainer._load_from_checkpoint(weights)
-            watch.enter("evaluating")
+            watch.enter("answering")
             sample("before", 0)
             if rows.evaluation:
                 trainer.evaluate()
@@ -144,7 +144,7 @@ class Session:
             job, trainer.model, self.tokenizer, self.precision, card_write(job, facts), beside=trainer.beside_model()
         )
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
-        watch.enter("evaluating")
+        watch.enter("answering")
         sample("after", model_step)
         if watch.failure is not None:
             raise watch.failure
@@ -181,6 +181,7 @@ class Session:
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             evaluate_every=plan.evaluate_every,
+            save_every=plan.save_every,
             **({"resumed_from": self.job.begins_at} if self.job.spec.attempt > 1 else {}),
         )
         given = self.job.parameters

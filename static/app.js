@@ -4,7 +4,8 @@
   "use strict";
   const MISSING = "–";
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-  const signed = (text) => text.replace(/^-/, "−");
+  // A true minus sign, and none before what was rounded to zero.
+  const signed = (text) => (/[1-9]/.test(text) ? text.replace(/^-/, "−") : text.replace(/^-/, ""));
   // Python's :g — at most `digits` significant ones, no trailing zeros.
   const general = (value, digits) => String(Number(value.toPrecision(digits)));
   const fixed = (value, digits) =>
@@ -56,6 +57,13 @@
       if (!isNumber(value) || value < 0) return MISSING;
       const plain = value < 60 || value >= 3600;
       return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
+    },
+    // A number with its noun: 1 row, 2 rows.
+    counted: (value, noun, plural = `${noun}s`) => `${format.thousands(value)} ${value === 1 ? noun : plural}`,
+    // What an estimate says of the time that is left. One that is used up says nothing about the rest.
+    timeLeft(seconds) {
+      if (!isNumber(seconds)) return "";
+      return seconds >= 1 ? `${format.about(seconds)} left` : "takes longer than estimated";
     },
     ordinal(value) {
       const tail = value % 100 >= 10 && value % 100 <= 20 ? "th" : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
