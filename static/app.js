@@ -165,6 +165,7 @@
       headers: { Accept: "application/json", "X-CSRFToken": token, ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
+    clock.set(response.headers.get("Date"));
     const data = response.headers.get("Content-Type")?.includes("json") ? await response.json() : null;
     if (!response.ok) throw new ApiError(response.status, data);
     return data;
@@ -201,12 +202,27 @@
     return { now: turn, stop: () => { over = true; clearTimeout(timer); } };
   }
 
+  // The server's clock, carried on from its latest answer: a browser's own may be wrong by minutes.
+  const clock = {
+    server: null,
+    heard: 0,
+    set(moment) {
+      clock.heard = performance.now();
+      if (!Number.isNaN(Date.parse(moment))) clock.server = Date.parse(moment);
+    },
+    // Seconds since the server last answered.
+    silence: () => (performance.now() - clock.heard) / 1000,
+    now: () => (clock.server === null ? Date.now() : clock.server + performance.now() - clock.heard),
+    // Seconds from a moment, an ISO text, until now; never less than 0.
+    since: (moment) => Math.max(0, (clock.now() - Date.parse(moment)) / 1000),
+  };
+
   function readJson(id) {
     const element = document.getElementById(id);
     return element ? JSON.parse(element.textContent) : null;
   }
 
-  window.DX = { format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
+  window.DX = { clock, format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
   if (!window.document?.body) return;
 
   document.addEventListener("click", async (event) => {

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const C = window.DXCharts;
-  const { poll, api, readJson, live, make } = window.DX;
+  const { format, poll, api, readJson, live, make } = window.DX;
   const page = readJson("compare-data");
   const LOOK_AGAIN = 5; // seconds, while one of the trains runs
   const main = document.querySelector('[data-place="main"]');
@@ -82,7 +82,9 @@
     draw();
     live(document.querySelector("[data-stamp]"), ended() ? "" : "live");
   }
-  const polling = poll(load, () => (ended() ? null : LOOK_AGAIN));
+  const stamp = document.querySelector("[data-stamp]");
+  const failed = (error, since) => live(stamp, `not live since ${format.clock(since)}`);
+  const polling = poll(load, () => (ended() ? null : LOOK_AGAIN), { failed });
   broken.querySelector("[data-retry]").addEventListener("click", polling.now);
 
   // Only differences, or all settings

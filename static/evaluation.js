@@ -2,14 +2,15 @@
 (() => {
   "use strict";
   const C = window.DXCharts;
-  const { format, api, poll, readJson, live, make } = window.DX;
+  const { clock, format, api, poll, readJson, live, make } = window.DX;
   const page = readJson("evaluation-data");
   const base = `/trains/${page.id}/`;
   const root = document.getElementById("charts");
   const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
+  const SILENT = 10; // seconds without an answer after which the page is not live
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
-  const state = { status: page.status, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
+  const state = { status: page.status, train: page.train, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
@@ -148,14 +149,13 @@
     return { begin: Math.min(...places), end: Math.max(...places) };
   }
 
+  // In the place of curves that are not there yet: what the train does, in the server's words.
   function waiting(panel, any) {
     if (any) return panel.say("");
-    if (state.status === "queued") {
-      const position = page.queuePosition;
-      return panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
-    }
     if (page.ended) return panel.say("Nothing was logged", "The train ended before its first step.");
-    panel.say("The first point is on its way", "Model and data are being loaded.");
+    if (state.status !== "queued") return panel.say("No point yet", state.train.activity);
+    const position = state.train.queue_position;
+    panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
   }
 
   // Live
@@ -165,10 +165,16 @@
 
   function stampShow() {
     if (ended() || state.lost) return live(stamp, "");
-    if (state.status === "queued") return live(stamp, "waits");
-    const seconds = state.updated ? Math.round((Date.now() - state.updated) / 1000) : null;
-    live(stamp, seconds === null ? "live" : seconds < 2 ? "live, updated just now" : `live, last step ${format.duration(seconds)} ago`);
+    if (clock.silence() > SILENT) {
+      const heard = new Date(clock.now() - clock.silence() * 1000);
+      return live(stamp, `not live since ${format.clock(heard)}`);
+    }
+    if (state.status === "queued") return live(stamp, "waiting");
+    const { last_step_at: last } = state.train;
+    live(stamp, last ? `live, last step ${age(clock.since(last))}` : "live");
   }
+
+  const age = (seconds) => (seconds < 2 ? "just now" : `${format.duration(seconds)} ago`);
 
   async function look() {
     if (!state.loaded) await load();
@@ -177,6 +183,7 @@
     do {
       answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
       state.next = answer.next;
+      state.train = answer.train;
       document.dispatchEvent(new CustomEvent("train:told", { detail: answer.train }));
       if (answer.rows.length) {
         state.updated = new Date();
@@ -273,7 +280,7 @@
     root.classList.add("charts-old");
     state.lost = true;
     stampShow();
-    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}. The train goes on.`);
+    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}: the server does not answer. The train does not depend on this page.`);
   }
   function recovered() {
     state.lost = false;

@@ -16,6 +16,7 @@ from training.downloads import file_stem
 from training.judgement import judgement_of
 from training.models import TrainRun
 from training.queue import queue_position
+from training.standing import activity_of
 from training.views import TrainPage, train_for_part_or_404, train_or_404
 
 # A cell that begins like this is a formula to a spreadsheet.
@@ -36,7 +37,11 @@ class EvaluationView(TrainPage):
                 "id": run.pk,
                 "status": run.status,
                 "ended": run.ended,
-                "queuePosition": queue_position(run),
+                "train": {
+                    "activity": activity_of(run),
+                    "queue_position": queue_position(run),
+                    "last_step_at": run.last_step_at,
+                },
                 "table": charts_table(run.objective),
                 "ignored": NOT_CHARTED,
                 "planned": planned_of(run),

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.views import View
 
 from core.errors import UserError
+from core.text import counted
 from methods.models import TrainingMethod
 from training.draft import Draft, datasets_of, draft_new, draft_read, train_find
 from training.form_page import form_context, with_missing
@@ -102,8 +103,12 @@ class TrainFormView(View):
 def _queued(name: str, preview: dict[str, Any]) -> str:
     if not preview["worker"]["ready"]:
         return f"{name} waits: {preview['worker']['message']}"
+    if preview["queue"]["paused"]:
+        return f"{name} waits: the queue is paused."
     ahead = preview["queue"]["waiting"] + preview["queue"]["running"]
-    return f"{name} starts now." if not ahead else f"{name} is queued behind {ahead} other{'s' if ahead > 1 else ''}."
+    if not ahead:
+        return f"{name} starts now."
+    return f"{name} is queued. {counted(ahead, 'other train')} {'is' if ahead == 1 else 'are'} running or waiting."
 
 
 def _ingredients(draft: Draft) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from training.durations import run_seconds
 from training.models import TrainRun
 from training.notices import notices_make
 from training.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
+from training.phases import attempt_end
 from training.plan import disk_bytes
 from training.queue import line_up, ring
 from training.remedies import LADDER, OUT_OF_MEMORY
@@ -93,6 +94,8 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
             attempt=run.attempt,
             finished_at=timezone.now(),
             eta_seconds=None,
+            eta_at=None,
+            eta_basis="",
             phase="",
             **outcome.values,
         )
@@ -158,9 +161,13 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False,
             place=run.place,
             discards=False,
             earlier_seconds=run_seconds(run) or 0,
+            facts=attempt_end(run.facts, (run.finished_at or timezone.now()).timestamp()),
+            last_step_at=None,
             started_at=None,
             finished_at=None,
             eta_seconds=None,
+            eta_at=None,
+            eta_basis="",
             error_code="",
             error="",
             error_advice="",

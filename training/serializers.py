@@ -13,6 +13,7 @@ from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.queue import MOVES, queue_position
+from training.standing import activity_of
 
 
 class PriorityField(serializers.ChoiceField):
@@ -51,6 +52,13 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     priority = PriorityField(read_only=True)
     starts_in = serializers.SerializerMethodField(help_text="For one that waits, as far as it can be guessed.")
     duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
+    eta_seconds = serializers.FloatField(
+        source="seconds_left", read_only=True, allow_null=True,
+        help_text="How long a running train is estimated to need still, with evaluation, sample answers and saving. "
+        "0: the estimate is used up. Null: nothing is estimated.",
+    )  # fmt: skip
+    eta_basis = serializers.CharField(read_only=True, help_text="What the estimate includes and where it was timed.")
+    activity = serializers.SerializerMethodField(help_text='What it does now, as one sentence; "" once it has ended.')
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
@@ -61,7 +69,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
             "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
             "attempt", "host", "phase", "step", "total_steps", "epoch",
-            "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
+            "progress", "eta_seconds", "eta_basis", "activity", "last_step_at", "queue_position", "priority", "after",
+            "starts_in",
             "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
             "duration_seconds", "url",
@@ -82,6 +91,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     @extend_schema_field(EstimateSerializer(allow_null=True))
     def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
         return _starts_in(run, self.context.get("starts"))
+
+    def get_activity(self, run: TrainRun) -> str:
+        return activity_of(run)
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
@@ -110,22 +122,24 @@ class TrainLiveSerializer(TrainSerializer):
 
     class Meta(TrainSerializer.Meta):
         fields = (  # type: ignore[assignment]
-            "id", "name", "status", "phase", "step", "total_steps", "epoch", "progress", "eta_seconds",
-            "queue_position", "starts_in", "last_metrics", "best_value", "best_step",
+            "id", "name", "status", "phase", "step", "total_steps", "epoch", "progress", "eta_seconds", "eta_basis",
+            "activity", "last_step_at", "queue_position", "starts_in", "last_metrics", "best_value", "best_step",
         )  # fmt: skip
         read_only_fields = fields  # type: ignore[assignment]
 
 
-COMPUTED = ("progress", "queue_position", "starts_in")
+COMPUTED = ("progress", "eta_seconds", "activity", "queue_position", "starts_in")
 LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
 # What live_state reads of a train.
-LIVE_NEEDS = (*LIVE_COLUMNS, "priority", "place")
+LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "priority", "place")
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
     """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and again."""
     return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
         "progress": _progress(run),
+        "eta_seconds": run.seconds_left,
+        "activity": activity_of(run),
         "queue_position": queue_position(run),
         "starts_in": _starts_in(run),
     }

@@ -75,7 +75,8 @@ def test_a_killed_engine_is_a_failed_train_with_its_cause(platform, running):
     engine.kill()
     ended = platform.ended(running)
     assert (ended["status"], ended["error"]["code"]) == ("failed", "killed")
-    assert "memory" in ended["error"]["message"]
+    assert "signal 9" in ended["error"]["message"]
+    assert "Memory had not run out" in ended["error"]["advice"]
 
 
 def attempt_runs(platform: Platform, run: dict, attempt: int, step: int) -> dict:

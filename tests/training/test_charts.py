@@ -84,21 +84,21 @@ def test_no_metric_is_in_two_charts_or_charted_and_left_out():
         ([(10, 2.0), (20, 1.2), (30, 1.199)], [(30, 1.2)], "good", "levelled off"),
         ([(10, 2.0), (20, 1.2), (30, 1.5)], [(30, 0.4)], "warn", "memorises"),
         ([(10, 2.0), (20, 1.999)], [(20, 2.0)], "warn", "higher learning rate"),
-        ([], [], "none", "Nothing to judge"),
-        ([], [(1, 2.0)], "none", "Too early"),
+        ([(0, 2.0), (10, 2.2)], [(20, 2.0)], "warn", "before the first step"),
+        ([], [(1, 2.0)], "none", "Too early to say. 1 step so far."),
         ([], [(step, 3.0 - step / 5) for step in range(9)], "good", "2.800 to 1.600"),
         ([], [(step, 1.0 + step) for step in range(9)], "warn", "rises"),
     ],
 )
 def test_it_says_how_the_train_goes_with_its_number(evaluations, losses, tone, says):
-    judgement = judge(losses, evaluations)
+    judgement = judge(losses, evaluations, held_out=200)
 
     assert judgement.tone == tone
     assert says in f"{judgement.headline} {judgement.text}"
 
 
 def test_a_loss_that_is_no_number_comes_before_all_else():
-    assert judge([(1, 2.0)], [(1, 2.0), (2, 1.0)], broken=True).tone == "bad"
+    assert judge([(1, 2.0)], [(1, 2.0), (2, 1.0)], held_out=200, broken=True).tone == "bad"
 
 
 def test_words_are_compared_with_the_reference_and_order_counts_for_change():
@@ -123,7 +123,7 @@ def test_the_biggest_change_comes_first_and_a_running_train_has_no_after(make_tr
 
 
 def test_the_page_shows_judgement_answers_and_no_html_of_a_model(client, alice, make_train):
-    run = make_train(status="finished")
+    run = make_train(status="finished", facts={"eval_rows": 50})
     log(run, 10, 1, split="eval", eval_loss=2.0)
     log(run, 20, 2, split="eval", eval_loss=1.0)
     Sample.objects.create(run=run, seq=3, index=0, stage="before", prompt="<script>alert(1)</script>", text="<b>x</b>")
