@@ -3,8 +3,9 @@
 import pytest
 
 from training.answers import shared_prompts
-from training.compare import ids_parse, measured_alike, outcome_rows, setting_rows, verdict
+from training.compare import ids_parse, outcome_rows, setting_rows
 from training.models import Sample
+from training.verdict import measured_alike, verdict
 
 
 def parameters(**changes):
@@ -51,7 +52,7 @@ def test_the_best_of_each_measure_is_marked_and_missing_measures_are_left_out(tw
     rows = {row.title: row for row in outcome_rows(list(two))}
 
     assert [cell.mark for cell in rows["Best eval loss"].cells] == [False, True]
-    assert [cell.mark for cell in rows["Final eval loss"].cells] == [True, False]
+    assert [cell.mark for cell in rows["Last eval loss"].cells] == [True, False]
     assert [cell.mark for cell in rows["Tokens a second"].cells] == [True, False]
     assert "Model size" not in rows
 
