@@ -10,8 +10,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import render
 from django.views import View
 
-from training.answers import answers_of, completions_of
-from training.charts import NOT_CHARTED, charts_table, planned_of, series_of
+from training.alerts import alerts_of
+from training.answers import answers_of, completions_of, function_titles
+from training.chart_table import NOT_CHARTED, charts_table
+from training.charts import planned_of, series_of
 from training.downloads import file_stem
 from training.judgement import judgement_of
 from training.models import TrainRun
@@ -30,6 +32,7 @@ class EvaluationView(TrainPage):
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
         return super().tab_context(run) | {
             "judgement": judgement_of(run),
+            "alerts": alerts_of(run),
             "evaluations": run.metrics.filter(split="eval").order_by("seq"),
             "answers": answers_of(run),
             "completions": completions_of(run, ""),
@@ -45,6 +48,8 @@ class EvaluationView(TrainPage):
                 "table": charts_table(run.objective),
                 "ignored": NOT_CHARTED,
                 "planned": planned_of(run),
+                "evalRows": run.facts.get("eval_rows"),
+                "functions": function_titles(run),
             },
         }
 
@@ -66,9 +71,14 @@ def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
 
 class JudgementView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return render(
-            request, "training/_judgement.html", {"judgement": judgement_of(train_for_part_or_404(request, pk))}
-        )
+        run = train_for_part_or_404(request, pk)
+        return render(request, "training/_judgement.html", {"judgement": judgement_of(run)})
+
+
+class AlertsView(View):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_for_part_or_404(request, pk)
+        return render(request, "training/_alerts.html", {"alerts": alerts_of(run)})
 
 
 class AnswersView(View):

@@ -10,7 +10,8 @@ from django.shortcuts import render
 from django.views import View
 
 from training.answers import shared_prompts
-from training.charts import charts_table, series_of
+from training.chart_table import charts_table
+from training.charts import series_of
 from training.colours import colour_of, colours_choose, colours_parse, is_dashed
 from training.compare import (
     FEWEST_TRAINS,

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import asdict, dataclass
 from statistics import fmean, variance
 
-from core.templatetags.display import loss as signed_loss
+from core.templatetags.display import change as change_text
 from core.text import counted
 from training.models import TrainRun
 
@@ -42,12 +42,6 @@ class Judgement:
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
-
-
-def signed(number: float) -> str:
-    """A change of a loss with its sign: +0.012, −0.300, and 0.000 for one that is rounded to nothing."""
-    text = signed_loss(number)
-    return f"+{text}" if number > 0 and text.strip("0.") else text
 
 
 def judgement_of(run: TrainRun) -> Judgement:
@@ -181,7 +175,9 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
 
     fell = f"Eval loss fell from {first:.3f} to {last:.3f}"
     if abs(change) <= LEVEL * before:
-        return Judgement("good", "It has levelled off.", f"{fell} and hardly moved at the end ({signed(change)}).")
+        return Judgement(
+            "good", "It has levelled off.", f"{fell} and hardly moved at the end ({change_text(change, 3)})."
+        )
     if change > 0:
         return Judgement(
             "none",
@@ -194,7 +190,7 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
     return Judgement(
         "good",
         headlines.get(Status(status), "Looks healthy."),
-        f"{fell}, and was still falling ({signed(change)} at the last evaluation).{closing}",
+        f"{fell}, and was still falling ({change_text(change, 3)} at the last evaluation).{closing}",
     )
 
 

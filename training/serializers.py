@@ -280,7 +280,7 @@ class LogSearchSerializer(serializers.Serializer[Any]):
 class SampleSerializer(serializers.ModelSerializer[Sample]):
     class Meta:
         model = Sample
-        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "stopped", "rewards")
+        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "stopped", "rewards", "advantage")
 
 
 class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,9 @@ def verdict(trains: list[TrainRun]) -> Verdict:
     if not measured_alike(ranked):
         most = "highest" if objective.higher_is_better else "lowest"
         return Verdict(
-            f"#{ranked[0].pk} has the {most} {what}, {ranked[0].best_value:.3f}, but not on the same rows.",
-            f"These trains were measured on different data, so their numbers say little about each other.{beside}",
+            f"#{ranked[0].pk} has the {most} {what}, {ranked[0].best_value:.3f}, but it is not comparable.",
+            "These trains were measured on different rows or in different ways, so their numbers say little about each "
+            f"other.{beside}",
         )
     return _best_of(ranked, objective, beside)
 
@@ -111,27 +112,58 @@ def _sooner(best: TrainRun, second: TrainRun) -> str:
     return f", in {display.duration(abs(seconds[0] - seconds[1]))} {'less' if seconds[1] < seconds[0] else 'more'}"
 
 
+# Which rows are held out of a train's own data.
+HELD_OUT = ("evaluation_split", "seed", "max_samples")
+# Settings that an evaluation's number depends on, beside the weights.
+OF_LOSS = (
+    "max_tokens",
+    "answers_only",
+    "beta",
+    "loss_type",
+    "label_smoothing",
+    "desirable_weight",
+    "undesirable_weight",
+)
+OF_REWARD = ("rewards", "max_prompt_tokens", "max_completion_tokens")
+
+
 def measured_alike(trains: list[TrainRun]) -> bool:
-    """Whether evaluations are of the same rows: the same evaluation data, or the same share of the same data."""
-    return len({_held_out(run.evaluation_dataset_id, run.dataset_id, run.parameters) for run in trains}) == 1
+    """Whether evaluations are of the same rows by the same measure: losses of two methods are different things."""
+    return len({(_held_out(run), _measure(run)) for run in trains}) == 1
 
 
-def _held_out(evaluation_id: int | None, dataset_id: int, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-    if evaluation_id is not None:
-        return ("own", evaluation_id, parameters.get("max_tokens"))
-    chosen = ("evaluation_split", "seed", "max_samples", "max_tokens")
-    return ("split", dataset_id, *(parameters.get(name) for name in chosen))
+def _held_out(run: TrainRun) -> tuple[Any, ...]:
+    """The rows that a train is measured on: evaluation data, or a share of its own data."""
+    if run.evaluation_dataset_id is not None:
+        return ("own", run.evaluation_dataset_id)
+    return ("split", run.dataset_id, *(run.parameters.get(name) for name in HELD_OUT))
+
+
+def _measure(run: TrainRun) -> tuple[str, str]:
+    """What the number is: a reward by the same functions is one thing whatever the method, a loss is its method's."""
+    is_reward = run.objective.higher_is_better
+    names = OF_REWARD if is_reward else OF_LOSS
+    chosen = {name: run.parameters.get(name) for name in names}
+    method = "" if is_reward else run.method.recipe or run.method.slug
+    return method, json.dumps(chosen, sort_keys=True, default=str)
 
 
 def comparability(trains: list[TrainRun]) -> str:
-    """What the numbers of an evaluation can be compared by, in one sentence."""
+    """Whether the numbers of the evaluations can be compared, and if not why, in one sentence."""
     measured = [run for run in trains if run.best_value is not None]
     names = {f"eval {run.objective.title.lower()}" for run in trains}
     what = names.pop() if len(names) == 1 else "evaluations"
     if not measured:
         return "None of these trains has been measured on held-out rows."
     if len(measured) < len(trains):
-        return f"Only {len(measured)} of these {len(trains)} trains were measured on held-out rows."
-    if not measured_alike(trains):
+        count = counted(len(trains), "train")
+        return f"Only {len(measured)} of these {count} {_was(len(measured))} measured on held-out rows."
+    if len({_held_out(run) for run in trains}) > 1:
         return f"Measured on different rows: compare {what} with care."
+    if len({_measure(run) for run in trains}) > 1:
+        return f"Measured in different ways, by method or settings, so {what} cannot be compared."
     return f"Measured on the same held-out rows, so {what} can be compared."
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"

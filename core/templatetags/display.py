@@ -42,6 +42,19 @@ def loss(value: Any) -> str:
 
 
 @register.filter
+def decimals(value: Any, digits: int) -> str:
+    """1.20 for two digits."""
+    return signed(f"{value:.{digits}f}") if is_number(value) else MISSING
+
+
+@register.filter
+def change(value: Any, digits: int) -> str:
+    """A difference with its sign: +0.12, −0.30, and 0.00 for one that is rounded to nothing."""
+    text = decimals(value, digits)
+    return f"+{text}" if is_number(value) and value > 0 and re.search("[1-9]", text) else text
+
+
+@register.filter
 def rate(value: Any) -> str:
     """Learning rates and other small numbers: 2e-4, 0.05."""
     if not is_number(value):

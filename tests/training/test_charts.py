@@ -6,8 +6,9 @@ import io
 import pytest
 
 from training.answers import answers_of, difference, overlap
+from training.chart_table import CHARTS, NOT_CHARTED
 from training.chart_views import cell
-from training.charts import CHARTS, NOT_CHARTED, planned_of, reduce_points, series_of
+from training.charts import planned_of, reduce_points, series_of
 from training.judgement import judge
 from training.models import MetricRow, Sample
 

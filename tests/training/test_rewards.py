@@ -18,7 +18,7 @@ from methods.schema import method_fields, rewards_text
 from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
 from training.answers import completions_of
-from training.charts import CHARTS, NOT_CHARTED, charts_table
+from training.chart_table import CHARTS, NOT_CHARTED, charts_table
 from training.forms import parameters_read
 from training.judgement import judge_rewards
 from training.models import Sample, TrainRun
