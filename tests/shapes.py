@@ -111,10 +111,10 @@ def rewarded(step: int) -> dict[str, float | None]:
         "frac_reward_zero_std": 0.38 - 0.28 * math.exp(-step / 90),
         "rewards/numeric_answer/mean": correct,
         "rewards/numeric_answer/std": 0.45,
-        "rewards/tags/mean": format_score,
-        "rewards/tags/std": 0.2,
-        "rewards/length/mean": brevity,
-        "rewards/length/std": 0.3,
+        "rewards/tag_format/mean": format_score,
+        "rewards/tag_format/std": 0.2,
+        "rewards/length_window/mean": brevity,
+        "rewards/length_window/std": 0.3,
         "kl": 0.041 * (1 - math.exp(-step / 70)),
         "entropy": decay(step, 0.9, 0.5, 0.01),
         "clip_ratio/region_mean": 0.004,
@@ -149,8 +149,8 @@ TRAINED = {"sft": sft, "dpo": preference, "grpo": rewarded, "ppo": policy}
 METHODS = {"sft": "lora", "dpo": "dpo", "grpo": "grpo", "ppo": "ppo"}
 REWARDS = [
     {"function": "numeric_answer", "weight": 1.0, "parameters": {}},
-    {"function": "tags", "weight": 0.2, "parameters": {}},
-    {"function": "length", "weight": 0.1, "parameters": {}},
+    {"function": "tag_format", "weight": 0.2, "parameters": {}},
+    {"function": "length_window", "weight": 0.1, "parameters": {}},
 ]
 
 
@@ -243,7 +243,11 @@ def completions(run: TrainRun) -> None:
         "No idea.",
     )
     for index, text in enumerate(texts):
-        scores = {"numeric_answer": float(index < 2), "tags": float("answer>" in text), "length": 0.6 + index / 10}
+        scores = {
+            "numeric_answer": float(index < 2),
+            "tag_format": float("answer>" in text),
+            "length_window": 0.6 + index / 10,
+        }
         Sample.objects.create(
             run=run, seq=10_000 + index, index=index, step=100, stage="completion", tokens=12 + index,
             prompt="A baker sells 14 loaves at $3.50 each. How much is left?", reference="37", text=text,

@@ -12,6 +12,7 @@ from methods.schema import Field, method_fields
 from training.durations import run_seconds
 from training.forms import shown_text
 from training.models import TrainRun
+from training.verdict import measured_alike
 
 FEWEST_TRAINS, MOST_TRAINS = 2, 8
 
@@ -145,23 +146,45 @@ MEASURES: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
 )
 
 
+# Numbers that say something about each other only where they were measured alike.
+MEASURED = (
+    "best_eval_loss",
+    "best_eval_reward",
+    "final_reward",
+    "eval_preferred",
+    "eval_margin",
+    "final_eval_loss",
+    "final_loss",
+)
+
+
 def outcome_rows(trains: list[TrainRun]) -> list[Row]:
     """A row for each measure that at least one train has, its best marked (both, where two are level).
 
     Only trains that finished are ranked: one that failed early is not the fastest.
     """
     measured = [outcomes_of(run) for run in trains]
+    has_finished = [run.status == TrainRun.Status.FINISHED for run in trains]
+    alike = measured_alike(trains)
+
     rows = []
     for name, title, written, better in MEASURES:
         values = [outcomes[name] for outcomes in measured]
         if all(value is None for value in values):
             continue
-        ends = [run.status == TrainRun.Status.FINISHED for run in trains]
-        ranked = [value for value, ended in zip(values, ends, strict=True) if ended and value is not None]
-        best = {"low": min(ranked), "high": max(ranked)}.get(better) if len(set(ranked)) > 1 else None
+        is_ranked = alike or name not in MEASURED
+        best = _best(values, has_finished, better) if is_ranked else None
         cells = [
-            Cell(written(value), ended and best is not None and value == best)
-            for value, ended in zip(values, ends, strict=True)
+            Cell(written(value), finished and best is not None and value == best)
+            for value, finished in zip(values, has_finished, strict=True)
         ]
         rows.append(Row(title, cells))
     return rows
+
+
+def _best(values: list[Any], has_finished: list[bool], better: str) -> Any:
+    """The best value of the finished trains; None where they are all the same, or neither end is better."""
+    ranked = [value for value, finished in zip(values, has_finished, strict=True) if finished and value is not None]
+    if len(set(ranked)) < FEWEST_TRAINS:
+        return None
+    return {"low": min(ranked), "high": max(ranked)}.get(better)

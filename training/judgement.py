@@ -67,7 +67,7 @@ def judgement_of(run: TrainRun) -> Judgement:
 def nothing_yet(run: TrainRun) -> Judgement:
     if run.ended:
         return Judgement("none", "Nothing to judge.", "This train logged no step.")
-    if run.status == Status.QUEUED:
+    if run.first_started_at is None:
         return Judgement("none", "Nothing to judge yet.", "It has not started.")
     return Judgement("none", "Nothing to judge yet.", "It has not logged a step.")
 
