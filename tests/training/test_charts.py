@@ -4,12 +4,13 @@ import csv
 import io
 
 import pytest
+from django.utils import timezone
 
 from training.answers import answers_of, difference, overlap
 from training.chart_table import CHARTS, NOT_CHARTED
 from training.chart_views import cell
 from training.charts import planned_of, reduce_points, series_of
-from training.judgement import judge
+from training.judgement import judge, judgement_of
 from training.models import MetricRow, Sample
 
 
@@ -96,6 +97,49 @@ def test_it_says_how_the_train_goes_with_its_number(evaluations, losses, tone, s
 
     assert judgement.tone == tone
     assert says in f"{judgement.headline} {judgement.text}"
+
+
+FALLING = [(0, 2.0), (20, 1.5), (30, 1.2)]
+
+
+@pytest.mark.parametrize("held_out", [1, 3, 19, None])
+def test_there_is_no_verdict_on_a_few_held_out_rows(held_out):
+    judgement = judge([(30, 1.2)], FALLING, held_out=held_out, status="finished")
+
+    assert judgement.tone == "none"
+    assert "2.000 to 1.200" in judgement.text
+    assert (f"on {held_out} held-out row" if held_out else "is not known") in judgement.text
+
+
+@pytest.mark.parametrize(
+    ("status", "headline"),
+    [
+        ("running", "Looks healthy."),
+        ("stopping", "Looks healthy."),
+        ("finished", "Went well."),
+        ("stopped", "Was still learning."),
+        ("failed", "Was learning."),
+    ],
+)
+def test_only_a_train_that_came_to_its_end_went_well(status, headline):
+    assert judge([(30, 1.2)], FALLING, held_out=200, status=status).headline == headline
+
+
+def test_a_change_within_the_noise_is_none():
+    losses = [(step, 1.5 + (0.4 if step % 2 else -0.4) - step / 500) for step in range(60)]
+    assert judge(losses, [], held_out=0).headline == "The loss has not changed clearly."
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"status": "queued"}, "It has not started."),
+        ({"status": "running", "started_at": timezone.now()}, "It has not logged a step."),
+        ({"status": "failed"}, "This train logged no step."),
+    ],
+)
+def test_a_train_without_a_step_is_not_judged(make_train, fields, text):
+    assert judgement_of(make_train(**fields)).text == text
 
 
 def test_a_loss_that_is_no_number_comes_before_all_else():
