@@ -7,6 +7,10 @@ import re
 import unicodedata
 from typing import Any
 
+from engine.plural import are, counted
+
+__all__ = ["are", "clean_label", "clean_text", "counted", "number_of", "storable"]
+
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline and carriage return
     r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # marks that turn the reading direction, byte order mark
@@ -35,11 +39,6 @@ def clean_text(text: str) -> str:
 def clean_label(text: str, *, limit: int) -> str:
     """One line of at most `limit` characters, spaces folded, in composed form (so that twins are equal)."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text))).strip()[:limit].strip()
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: "1 row", "0 rows", "1,234 rows"; `plural` where it is not the noun with an s."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def number_of(text: str, *, most: int = 10**9) -> int:

@@ -22,6 +22,7 @@ from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.failures import Stopped, TrainError
 from engine.job import Job
+from engine.plural import are, counted
 from engine.recipes.rollout_parameters import RolloutParameters
 from engine.render import Renderer
 from engine.rewards.base import Answer
@@ -64,7 +65,8 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         other, _, other_notes = _read(job, evaluation, renderer, max_prompt_tokens, None)
     notes_warn(job, notes, other_notes)
 
-    why = f": {left_out:,} prompts are longer than {max_prompt_tokens:,} tokens" if left_out else ""
+    too_long = f"{counted(left_out, 'prompt')} {are(left_out)}"
+    why = f": {too_long} longer than {max_prompt_tokens:,} tokens" if left_out else ""
     found = split(job, len(rows), len(other) if other is not None else None, why_none=why)
     examples = [example for example, _ in rows]
     others = [example for example, _ in other] if other is not None else None
@@ -79,13 +81,11 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         sample_examples=asked(job, found, examples.__getitem__, others.__getitem__ if others is not None else None),
     )
     job.say(
-        f"{len(found.kept):,} prompts to train on, {len(held_out):,} of the {len(found.held_out):,} held out are "
-        f"measured, {left_out:,} left out because they are longer than {max_prompt_tokens:,} tokens"
+        f"{counted(len(found.kept), 'prompt')} to train on, {len(held_out):,} of the {len(found.held_out):,} held out "
+        f"to be measured, {left_out:,} longer than {max_prompt_tokens:,} tokens and left out"
     )
     if left_out:
-        job.warn(
-            "rows_left_out", f"{left_out:,} prompts are left out: they are longer than {max_prompt_tokens:,} tokens."
-        )
+        job.warn("rows_left_out", f"{too_long} left out, being longer than {max_prompt_tokens:,} tokens.")
     return prepared
 
 
@@ -258,10 +258,11 @@ class RolloutTrainer(Seams, GRPOTrainer):
     def advantages(self, totals: list[float | None]) -> list[float | None] | None:
         """How much each answer was worth beyond the mean of those to its prompt, as TRL scales it; None for an answer
         without a score, and for a method that learns from something else."""
-        if self.job.spec.recipe != "grpo" or len(totals) % self.num_generations:
+        group = self.num_generations
+        if self.job.spec.recipe != "grpo" or not group or len(totals) % group:
             return None
         rewards = torch.tensor([math.nan if total is None else total for total in totals], dtype=torch.float64)
-        groups = rewards.view(-1, self.num_generations)
+        groups = rewards.view(-1, group)
 
         advantages = groups - groups.nanmean(dim=1, keepdim=True)
         if self.scale_rewards == "group":

@@ -87,7 +87,7 @@
     const beside = form.querySelector('[data-facts="dataset"]');
     if (data && beside && beside.dataset.shown !== control("dataset").value) {
       const bad = data.problems ? ` ${format.thousands(data.problems)} bad rows are left out.` : "";
-      beside.replaceChildren(`${format.thousands(data.rows)} rows, ${data.format}.${bad} `, make("a", { href: data.url, textContent: "Open" }));
+      beside.replaceChildren(`${format.counted(data.rows, "row")}, ${data.format}.${bad} `, make("a", { href: data.url, textContent: "Open" }));
       beside.dataset.shown = control("dataset").value;
     }
     for (const holder of form.querySelectorAll("[data-modules]")) modules(holder, model?.modules ?? []);
@@ -221,7 +221,7 @@
   function bar(answer, errors, say) {
     const text = form.querySelector("[data-bar-text]");
     text.classList.toggle("bad", errors.length > 0);
-    live(text, answer.ok && answer.plan ? `${format.thousands(answer.plan.steps)} steps` : say);
+    live(text, answer.ok && answer.plan ? format.counted(answer.plan.steps, "step") : say);
   }
 
   function chips() {

@@ -289,7 +289,15 @@ class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
         fields = ("step", "epoch", "value", "size_bytes", "time", "kept")
 
 
+class VerdictSerializer(serializers.Serializer[Any]):
+    headline = serializers.CharField()
+    text = serializers.CharField()
+    best = serializers.IntegerField(allow_null=True, help_text="Id of the train that did best, where that can be said.")
+
+
 class ComparisonSerializer(serializers.Serializer[Any]):
     trains = TrainSerializer(many=True)
     differences = serializers.DictField(help_text="{parameter: {train id: value}}, only where the trains differ.")
     outcomes = serializers.DictField(help_text="{measure: {train id: value}}")
+    comparability = serializers.CharField(help_text="Whether their evaluations can be compared, and if not why.")
+    verdict = VerdictSerializer()

@@ -24,6 +24,9 @@ class Verdict:
     text: str
     best: TrainRun | None = None
 
+    def for_api(self) -> dict[str, Any]:
+        return {"headline": self.headline, "text": self.text, "best": self.best.pk if self.best else None}
+
 
 def verdict(trains: list[TrainRun]) -> Verdict:
     """Trains are ranked by their best evaluation after a step of training: what the untrained model scores is no merit

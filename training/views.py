@@ -232,12 +232,16 @@ class TrainSaveView(TrainActionView):
 
 
 class TrainResumeView(TrainActionView):
-    """Go on after the newest whole checkpoint, or after the one that was named."""
+    """Resume after the newest whole checkpoint, or after the one that was named; 0: start over."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        step = request.POST.get("step", "")
-        train_resume(run=run, by=reader_of(request), step=number_of(step) if step else None)
-        messages.success(request, f"{run.name} is back in the queue and goes on from its checkpoint.")
+        text = request.POST.get("step", "")
+        step = number_of(text) if text else None
+        train_resume(run=run, by=reader_of(request), step=step)
+        place = (
+            "starts over" if step == 0 else f"resumes after step {step:,}" if step else "resumes from its checkpoint"
+        )
+        messages.success(request, f"{run.name} is back in the queue and {place}.")
         return back(request, run.get_absolute_url())
 
 

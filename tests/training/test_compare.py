@@ -108,6 +108,15 @@ def test_losses_of_two_methods_are_not_compared(two):
     assert not any(cell.mark for row in outcome_rows(list(two)) for cell in row.cells if "loss" in row.title)
 
 
+def test_the_api_says_what_the_page_says(client, alice, two):
+    client.force_login(alice)
+    answer = client.get(f"/api/v1/trains/compare/?ids={two[0].pk},{two[1].pk}").json()
+
+    found = verdict(list(two))
+    assert answer["verdict"] == {"headline": found.headline, "text": found.text, "best": two[1].pk}
+    assert answer["comparability"] == comparability(list(two))
+
+
 def test_it_says_what_was_measured(two, make_train):
     assert comparability(list(two)) == "Measured on the same held-out rows, so eval loss can be compared."
     unmeasured = make_train(status="finished", parameters=parameters())
