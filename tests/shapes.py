@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+from datetime import timedelta
 
 import django
 
@@ -26,9 +27,10 @@ from training.models import MetricRow, Sample, TrainRun
 from training.stretches import stretches_grow
 
 STEPS = 200
+Values = dict[str, float | None]
 
 # {name: {step: {metric: value}}} of train rows; a name with an eval_ metric is of an evaluation.
-SHAPES: dict[str, dict[int, dict[str, float | None]]] = {
+SHAPES: dict[str, dict[int, Values]] = {
     "nothing": {},
     "one point": {7: {"loss": 2.5, "learning_rate": 2e-4, "grad_norm": 1.2, "tokens_per_second": 900.0}},
     "step 0 only": {0: {"eval_loss": 2.5, "eval_mean_token_accuracy": 0.4}},
@@ -66,7 +68,7 @@ def decay(step: int, first: float, last: float, noise: float) -> float:
     return last + (first - last) * math.exp(-step / 40) + noise * random.gauss(0, 1)
 
 
-def sft(step: int) -> dict[str, float | None]:
+def sft(step: int) -> Values:
     return {
         "loss": decay(step, 2.6, 1.2, 0.05),
         "grad_norm": abs(decay(step, 1.6, 0.6, 0.06)),
@@ -80,7 +82,7 @@ def sft(step: int) -> dict[str, float | None]:
     }
 
 
-def preference(step: int) -> dict[str, float | None]:
+def preference(step: int) -> Values:
     margin = 1.4 * (1 - math.exp(-step / 60)) + random.gauss(0, 0.05)
     return {
         "loss": decay(step, 0.693, 0.35, 0.02),
@@ -97,7 +99,7 @@ def preference(step: int) -> dict[str, float | None]:
     }
 
 
-def rewarded(step: int) -> dict[str, float | None]:
+def rewarded(step: int) -> Values:
     format_score = 0.96 - 0.76 * math.exp(-step / 25) + random.gauss(0, 0.01)
     correct = 0.64 - 0.42 * math.exp(-step / 80) + random.gauss(0, 0.02)
     brevity = 0.62 - 0.26 * math.exp(-step / 60) + random.gauss(0, 0.01)
@@ -124,7 +126,7 @@ def rewarded(step: int) -> dict[str, float | None]:
     }
 
 
-def policy(step: int) -> dict[str, float | None]:
+def policy(step: int) -> Values:
     own = ("policy_loss", "value_loss", "explained_variance", "return")
     values = rewarded(step)
     del values["frac_reward_zero_std"]
@@ -159,80 +161,91 @@ def make(name: str, method: TrainingMethod, **fields: object) -> TrainRun:
     data, _ = Dataset.objects.get_or_create(
         slug="shapes",
         defaults={
-            "owner": owner, "name": "Shapes", "file_name": "shapes.jsonl", "file_type": "jsonl", "size_bytes": 1,
-            "sha256": "0" * 64, "status": "ready", "format": "messages", "row_count": 10,
+            "owner": owner,
+            "name": "Shapes",
+            "file_name": "shapes.jsonl",
+            "file_type": "jsonl",
+            "size_bytes": 1,
+            "sha256": "0" * 64,
+            "status": "ready",
+            "format": "messages",
+            "row_count": 10,
         },
-    )  # fmt: skip
+    )
     now = timezone.now()
     values = {"status": "finished", "parameters": method_defaults(method), "started_at": now, "finished_at": now}
+    model = BaseModel.objects.earliest("pk")
     return TrainRun.objects.create(
-        owner=owner, name=name, method=method, base_model=BaseModel.objects.earliest("pk"), dataset=data,
-        **values | fields,
-    )  # fmt: skip
+        owner=owner, name=name, method=method, base_model=model, dataset=data, **values | fields
+    )
 
 
-def log(run: TrainRun, rows: list[tuple[int, dict[str, float | None]]]) -> None:
+def is_evaluation(values: Values) -> bool:
+    return any(name.startswith("eval_") for name in values)
+
+
+def log(run: TrainRun, rows: list[tuple[int, Values]]) -> None:
+    """Store the rows as an ingested record would be, with what the train says of its latest step."""
     per_epoch = run.facts.get("steps_per_epoch") or 10
     MetricRow.objects.bulk_create(
         MetricRow(
-            run=run, seq=seq, step=step, epoch=step / per_epoch, time=1.7e9 + 3 * seq, values=values,
-            split="eval" if any(name.startswith("eval_") for name in values) else "train",
+            run=run,
+            seq=seq,
+            step=step,
+            epoch=step / per_epoch,
+            time=1.7e9 + 3 * seq,
+            values=values,
+            split="eval" if is_evaluation(values) else "train",
         )
         for seq, (step, values) in enumerate(rows, 1)
-    )  # fmt: skip
+    )
     stretches_grow(run, len(rows))
-    trained = [(step, values) for step, values in rows if not any(name.startswith("eval_") for name in values)]
-    measured = [values for _, values in rows if any(name.startswith("eval_") for name in values)]
+
+    trained = [(step, values) for step, values in rows if not is_evaluation(values)]
+    measured = [(step, values) for step, values in rows if is_evaluation(values)]
     objective = run.objective
-    run.step, run.last_seq = max((step for step, _ in trained), default=0), len(rows)
-    run.last_metrics = trained[-1][1] if trained else {}
-    run.last_evaluation = measured[-1] if measured else {}
-    run.curve = [[step, values[objective.train]] for step, values in trained if values.get(objective.train) is not None]
-    run.curve = run.curve[:: max(1, len(run.curve) // 60)]
-    found = [
-        (values[objective.evaluation], step) for step, values in rows if values.get(objective.evaluation) is not None
-    ]
-    if found:
-        run.best_value, run.best_step = (max if objective.higher_is_better else min)(found)
+    run.last_seq = len(rows)
+    if trained:
+        run.step, run.last_metrics = trained[-1]
+        points = [[step, values.get(objective.train)] for step, values in trained]
+        run.curve = [point for point in points if point[1] is not None][:: max(1, len(points) // 60)]
+    if measured:
+        run.last_evaluation = measured[-1][1]
+        best = max if objective.higher_is_better else min
+        found = [(values[objective.evaluation], step) for step, values in measured if objective.evaluation in values]
+        run.best_value, run.best_step = best(found)
     run.save()
 
 
-def main() -> None:
-    random.seed(1)
-    ids: dict[str, int] = {}
-    lora = TrainingMethod.objects.get(slug="lora")
-    for name, rows in SHAPES.items():
-        facts = {"steps_per_epoch": 10, "eval_rows": 50}
-        if name == "missing steps":
-            facts["gaps"] = [[11, 20]]
-        run = make(name, lora, total_steps=40, facts=facts)
-        log(run, list(rows.items()))
-        ids[name] = run.pk
+def rows_until(recipe: str, last: int) -> list[tuple[int, Values]]:
+    """The record of a train of that kind up to step `last`, measured every 20 steps."""
+    rows: list[tuple[int, Values]] = [(0, EVALUATED[recipe](0))]
+    for step in range(1, last + 1):
+        rows.append((step, TRAINED[recipe](step)))
+        if step % 20 == 0:
+            rows.append((step, EVALUATED[recipe](step)))
+    return rows
 
-    for recipe, values in TRAINED.items():
-        method = TrainingMethod.objects.get(slug=METHODS[recipe])
-        parameters = method_defaults(method) | (
-            {"rewards": REWARDS, "max_completion_tokens": 256} if recipe in ("grpo", "ppo") else {}
-        )
-        facts = {"steps_per_epoch": 80, "eval_rows": 200, "device": {"name": "CPU", "kind": "cpu", "memory_gb": 24.0}}
-        for number, last in enumerate((STEPS, 130) if recipe in ("sft", "grpo") else (STEPS,)):
-            name = recipe if not number else f"{recipe} running"
-            run = make(
-                name, method, parameters=parameters, total_steps=STEPS, facts=facts,
-                status="running" if number else "finished",
-                **({"finished_at": None, "phase": "training", "last_step_at": timezone.now(), "host": "elsewhere",
-                    "heartbeat_at": timezone.now()} if number else {}),
-            )  # fmt: skip
-            rows = [(0, EVALUATED[recipe](0))]
-            for step in range(1, last + 1):
-                rows.append((step, values(step)))
-                if step % 20 == 0:
-                    rows.append((step, EVALUATED[recipe](step)))
-            log(run, rows)
-            ids[name] = run.pk
-            if recipe == "grpo":
-                completions(run)
-    json.dump(ids, sys.stdout)
+
+def example(recipe: str, *, is_running: bool = False) -> TrainRun:
+    """A train as people have them. One that runs says that a worker elsewhere looks after it."""
+    method = TrainingMethod.objects.get(slug=METHODS[recipe])
+    parameters = method_defaults(method)
+    if recipe in ("grpo", "ppo"):
+        parameters |= {"rewards": REWARDS, "max_completion_tokens": 256}
+    fields: dict[str, object] = {}
+    if is_running:
+        now = timezone.now()
+        fields = {"status": "running", "finished_at": None, "phase": "training", "last_step_at": now}
+        fields |= {"host": "elsewhere", "heartbeat_at": now + timedelta(days=1)}
+
+    facts = {"steps_per_epoch": 80, "eval_rows": 200, "device": {"name": "CPU", "kind": "cpu", "memory_gb": 24.0}}
+    name = f"{recipe} running" if is_running else recipe
+    run = make(name, method, parameters=parameters, total_steps=STEPS, facts=facts, **fields)
+    log(run, rows_until(recipe, 130 if is_running else STEPS))
+    if recipe == "grpo":
+        completions(run)
+    return run
 
 
 def completions(run: TrainRun) -> None:
@@ -249,10 +262,37 @@ def completions(run: TrainRun) -> None:
             "length_window": 0.6 + index / 10,
         }
         Sample.objects.create(
-            run=run, seq=10_000 + index, index=index, step=100, stage="completion", tokens=12 + index,
-            prompt="A baker sells 14 loaves at $3.50 each. How much is left?", reference="37", text=text,
-            rewards=scores, advantage=0.7 - index / 2,
-        )  # fmt: skip
+            run=run,
+            seq=10_000 + index,
+            index=index,
+            step=100,
+            stage="completion",
+            tokens=12 + index,
+            prompt="A baker sells 14 loaves at $3.50 each. How much is left?",
+            reference="37",
+            text=text,
+            rewards=scores,
+            advantage=0.7 - index / 2,
+        )
+
+
+def main() -> None:
+    random.seed(1)
+    ids: dict[str, int] = {}
+    lora = TrainingMethod.objects.get(slug="lora")
+    for name, rows in SHAPES.items():
+        facts: dict[str, object] = {"steps_per_epoch": 10, "eval_rows": 50}
+        if name == "missing steps":
+            facts["gaps"] = [[11, 20]]
+        run = make(name, lora, total_steps=40, facts=facts)
+        log(run, list(rows.items()))
+        ids[name] = run.pk
+
+    for recipe in TRAINED:
+        ids[recipe] = example(recipe).pk
+    for recipe in ("sft", "grpo"):
+        ids[f"{recipe} running"] = example(recipe, is_running=True).pk
+    json.dump(ids, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -238,9 +238,7 @@ class TrainResumeView(TrainActionView):
         text = request.POST.get("step", "")
         step = number_of(text) if text else None
         train_resume(run=run, by=reader_of(request), step=step)
-        place = (
-            "starts over" if step == 0 else f"resumes after step {step:,}" if step else "resumes from its checkpoint"
-        )
+        place = "starts over" if step == 0 else "resumes from its checkpoint"
         messages.success(request, f"{run.name} is back in the queue and {place}.")
         return back(request, run.get_absolute_url())
 

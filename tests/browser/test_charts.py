@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.live import ROOT, Platform
 
@@ -187,3 +189,23 @@ def test_a_train_keeps_its_colour_when_others_come_and_go(open_page, shapes):
 
     page.goto(f"/trains/compare/?ids={','.join(map(str, reversed(ids)))}")
     assert colours() == before
+
+
+def test_the_age_of_the_last_step_is_by_the_servers_clock(open_page, shapes):
+    """A browser whose clock is an hour ahead says nothing else."""
+    page = open_page()
+    page.add_init_script("const now = Date.now; Date.now = () => now() + 3600000;")
+    page.goto(f"/trains/{shapes['sft running']}/evaluation/")
+    stamp = page.locator("[data-stamp]")
+    expect(stamp).to_have_text(re.compile(r"^live, last step (just now|\d+ s ago|\d{1,2} m \d\d s ago)$"))
+
+
+def test_a_server_that_says_nothing_is_not_live(open_page, shapes):
+    """No error either: a question that is never answered."""
+    page = open_page()
+    page.goto(f"/trains/{shapes['sft running']}/evaluation/")
+    stamp = page.locator("[data-stamp]")
+    expect(stamp).to_contain_text("live, last step")
+    page.route("**/metrics/**", lambda route: None)
+    page.route("**/live/", lambda route: None)
+    expect(stamp).to_have_text(re.compile(r"^not live since \d\d:\d\d$"), timeout=30_000)
