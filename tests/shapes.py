@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 import django
@@ -133,7 +134,7 @@ def policy(step: int) -> Values:
     return values | dict(zip(own, (random.gauss(0, 0.01), decay(step, 0.3, 0.05, 0.01), 0.5, 0.6), strict=True))
 
 
-EVALUATED = {
+EVALUATED: dict[str, Callable[[int], Values]] = {
     "sft": lambda step: {
         "eval_loss": decay(step, 2.7, 1.3, 0.0),
         "eval_perplexity": math.exp(decay(step, 2.7, 1.3, 0.0)),
@@ -147,7 +148,7 @@ EVALUATED = {
     "grpo": lambda step: {"eval_reward": 0.8 - 0.5 * math.exp(-step / 80)},
     "ppo": lambda step: {"eval_reward": 0.8 - 0.5 * math.exp(-step / 80)},
 }
-TRAINED = {"sft": sft, "dpo": preference, "grpo": rewarded, "ppo": policy}
+TRAINED: dict[str, Callable[[int], Values]] = {"sft": sft, "dpo": preference, "grpo": rewarded, "ppo": policy}
 METHODS = {"sft": "lora", "dpo": "dpo", "grpo": "grpo", "ppo": "ppo"}
 REWARDS = [
     {"function": "numeric_answer", "weight": 1.0, "parameters": {}},
