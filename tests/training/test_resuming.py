@@ -106,7 +106,7 @@ def test_what_is_missing_is_named(stopped):
     shutil.rmtree(stopped.base_model.path)
     assert resume_obstacle(stopped) == "The files of Tiny are gone."
     stopped.method.recipe = CUSTOM
-    assert resume_obstacle(stopped).startswith("LoRA is a program of one's own")
+    assert resume_obstacle(stopped).startswith("LoRA is a custom program")
 
 
 def test_without_a_whole_checkpoint_it_begins_again_where_that_is_said(stopped, alice):
