@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Min, Q
+from django.utils import timezone
 
 from core.text import storable
 from engine.rundir import read_events
@@ -244,8 +245,9 @@ def number_or_none(value: Any) -> float | None:
 
 
 def moment(seconds: float) -> datetime.datetime:
-    """Unix seconds as a moment. Raises OverflowError or ValueError for one that no calendar has."""
-    return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    """Unix seconds as a moment, never one to come: the engine's clock may be another machine's. Raises OverflowError or
+    ValueError for one that no calendar has."""
+    return min(datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC), timezone.now())
 
 
 def bounded(value: Any) -> int:
