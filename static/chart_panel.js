@@ -148,9 +148,9 @@
     datasets(line) {
       const colour = series(line.colour);
       const pairs = (values) => values.map((y, index) => ({ x: line.xs[index], y }));
-      const radii = (values, else_ = 0) => {
+      const radii = (values) => {
         const alone = new Set(C.lonely(values));
-        return alone.size ? values.map((_, index) => (alone.has(index) ? POINT : else_)) : else_;
+        return alone.size ? values.map((_, index) => (alone.has(index) ? POINT : 0)) : 0;
       };
       const base = {
         borderColor: colour, borderWidth: 2, pointHitRadius: 0, pointBackgroundColor: colour, pointBorderColor: css("--surface"),
@@ -159,7 +159,8 @@
       if (line.dots) return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
       const found = line.edges ? this.bandDatasets(line, pairs) : [];
       if (line.isSmoothed && !line.alone) {
-        found.push({ ...base, data: pairs(line.raw), borderColor: faded(colour), pointRadius: 0, borderWidth: 1, borderDash: [] });
+        const thin = { borderColor: faded(colour), pointBackgroundColor: faded(colour), borderWidth: 1, borderDash: [] };
+        found.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
       }
       return [...found, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
     }
@@ -174,7 +175,8 @@
       const font = { family: "Inter Variable, system-ui, sans-serif", size: 11 };
       const grey = css("--text-3"), hair = css("--border");
       const end = this.end(), { axis, log, begin = 0 } = this.view;
-      const range = this.range ?? { min: 0, max: 1, step: 0.5 };
+      // A log scale has no zero.
+      const range = this.range ?? (log ? { min: 0.1, max: 1, step: 0 } : { min: 0, max: 1, step: 0.5 });
       // Of a chart without values only the lines are drawn: its numbers would be invented.
       const known = this.range !== null;
       const xs = (width) => {
