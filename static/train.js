@@ -11,6 +11,8 @@
   let status = head.dataset.state;
   clock.set(head.dataset.now);
   let phase = null;
+  // What a stop saves, and what the page says of it, is another matter once there is a step.
+  let hasSteps = Number(head.dataset.step) > 0;
   let kept = null;
   let told = -Infinity;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
@@ -81,10 +83,12 @@
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
     const saved = kept !== null && train.best_step !== kept;
-    if (changed || moved || saved) await refresh();
+    const began = train.step > 0 && !hasSteps;
+    if (changed || moved || saved || began) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
+    hasSteps = train.step > 0;
     kept = train.best_step;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);

@@ -51,13 +51,15 @@ def stop_effect(run: TrainRun) -> str:
         return "It ends before its first step, so there is nothing to save."
     if run.phase == "answering":
         return "It is trained and saved, and ends after its sample answers."
+    if 0 < run.total_steps <= run.step:
+        return "It has made its last step, and ends once it is saved and has answered the sample prompts."
     return "It finishes its step, saves a checkpoint and the model, and ends."
 
 
 def place_of_end(run: TrainRun) -> str:
     """Where a train that did not finish came to."""
     if run.total_steps and run.step:
-        return f"Step {run.step:,}"
+        return f"At step {run.step:,}"
     if run.step:
-        return counted(run.step, "step")
+        return f"After {counted(run.step, 'step')}"
     return "Before the first step" if run.first_started_at else "In the queue"
