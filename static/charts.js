@@ -224,12 +224,14 @@
     return values.flatMap((value, index) => (isNumber(value) && !isNumber(values[index - 1]) && !isNumber(values[index + 1]) ? [index] : []));
   }
 
-  // The points with an empty one between two neighbours wherever `gaps`, [[first, last step]], says that steps of the
-  // record are missing there: a line is not drawn over what is not known.
+  // The points with an empty one in each of `gaps`, [[first, last step]] that are missing from the record: a line is not
+  // drawn over what is not known, and what is missing is another matter than what was not a number.
   function withGaps(points, gaps) {
     if (!gaps?.length) return points;
     return points.flatMap((point, index) => {
       const before = points[index - 1];
+      const isMissing = point[VALUE] === null && gaps.some(([first, last]) => first <= point[STEP] && point[STEP] <= last);
+      if (isMissing) return [point.slice(0, VALUE)];
       const isGap = before && gaps.some(([first, last]) => before[STEP] < first && last < point[STEP]);
       if (!isGap) return [point];
       return [[STEP, EPOCH, TIME].map((at) => (before[at] + point[at]) / 2), point];

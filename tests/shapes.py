@@ -282,10 +282,9 @@ def main() -> None:
     ids: dict[str, int] = {}
     lora = TrainingMethod.objects.get(slug="lora")
     for name, rows in SHAPES.items():
-        facts: dict[str, object] = {"steps_per_epoch": 10, "eval_rows": 50}
-        if name == "missing steps":
-            facts["gaps"] = [[11, 20]]
-        run = make(name, lora, total_steps=40, facts=facts)
+        gaps = [{"after": 10, "before": 21, "events": 10}] if name == "missing steps" else []
+        facts = {"steps_per_epoch": 10, "eval_rows": 50}
+        run = make(name, lora, total_steps=40, facts=facts, record_gaps=gaps)
         log(run, list(rows.items()))
         ids[name] = run.pk
 

@@ -8,6 +8,7 @@ from engine.rewards.registry import REWARDS
 from training.alerts import CUT_OFF, NO_SPREAD
 from training.chart_table import NOT_CHARTED
 from training.models import TrainRun
+from training.record import steps_missing, with_gaps
 from training.stretches import VALUE, Point, extremes, points_read
 
 # Per series. A chart is at most 2,000 pixels wide, and each bucket sends its lowest and its highest point.
@@ -48,26 +49,24 @@ def series_of(run: TrainRun, *, most_points: int = MOST_POINTS, steps: tuple[int
     `steps`: the first and the last to tell of.
 
     Seams: [step, time] where a later attempt went on from a checkpoint.
+    Gaps: [first, last] of the steps that are missing from the record; in each a series has a point without a value.
     Each series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
     """
     found = points_read(run, most_points, steps)
+    gaps = steps_missing(run)
     return {
         "status": run.status,
         "next": run.last_seq,
         "planned": planned_of(run),
         "limits": limits_of(run),
         "seams": run.facts.get("seams") or [],
-        "gaps": gaps_of(run),
+        "gaps": gaps,
         "series": {
-            name: reduce_points(points, most_points) for name, points in found.items() if name not in NOT_CHARTED
+            name: with_gaps(reduce_points(points, most_points), gaps)
+            for name, points in found.items()
+            if name not in NOT_CHARTED
         },
     }
-
-
-def gaps_of(run: TrainRun) -> list[list[int]]:
-    """[[first, last step]] of steps that are missing from the train's record; a line is not drawn over them."""
-    found: list[list[int]] = run.facts.get("gaps") or []
-    return found
 
 
 def planned_of(run: TrainRun) -> dict[str, float]:
