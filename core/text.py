@@ -7,6 +7,10 @@ import re
 import unicodedata
 from typing import Any
 
+from engine.plural import are, counted
+
+__all__ = ["are", "clean_label", "clean_text", "counted", "number_of", "storable"]
+
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline and carriage return
     r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # marks that turn the reading direction, byte order mark

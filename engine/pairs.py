@@ -9,6 +9,7 @@ from engine.chat.template import TemplateProblem
 from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.job import Job
+from engine.plural import are, counted
 from engine.render import Renderer
 from engine.rundir import DataFile
 from engine.session import RowCounts
@@ -123,7 +124,7 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared
     )
 
     job.say(
-        f"{len(found.kept):,} rows to train on, {len(found.held_out):,} held out, {rows.cut:,} cut at "
+        f"{counted(len(found.kept), 'row')} to train on, {len(found.held_out):,} held out, {rows.cut:,} cut at "
         f"{max_tokens:,} tokens, {left_out:,} left out"
     )
     notes_warn(job, rows.notes, other.notes if other is not None else None)
@@ -137,10 +138,11 @@ def _reasons(rows: Tokenised, max_tokens: int, *, both: bool = False) -> list[st
     """Why rows are left out, as sentences; with `both` an empty one for what is not so."""
     lost = alike = ""
     if rows.left_out:
-        lost = f"{rows.left_out:,} rows are left out: at {max_tokens:,} tokens nothing is left to learn."
+        count = f"{counted(rows.left_out, 'row')} {are(rows.left_out)}"
+        lost = f"{count} left out: at {max_tokens:,} tokens nothing is left to learn."
     if rows.alike:
+        count = f"{counted(rows.alike, 'pair')} {are(rows.alike)}"
         alike = (
-            f"{rows.alike:,} pairs are left out: to this model's chat template, which trims white space, their two "
-            "answers are the same."
+            f"{count} left out: to this model's chat template, which trims white space, their two answers are the same."
         )
     return [text for text in (lost, alike) if text or both]

@@ -40,3 +40,25 @@ def warmup_steps(total: int, ratio: float, scheduler: str) -> int:
 def warmup_is_long(total: int, warmup: int) -> bool:
     """Whether warm-up takes half of a train or more: of a very short one even a small share does."""
     return warmup > 0 and 2 * warmup >= total
+
+
+def evaluations_left(after: int, total: int, evaluate_every: int, save_every: int) -> int:
+    """Evaluations after step `after` up to step `total`: every `evaluate_every` steps, at the last step, and where a
+    checkpoint is saved unless those are more frequent. 0 for `evaluate_every`: none. `save_every` 0: only at the end.
+    """
+    if not evaluate_every or after >= total:
+        return 0
+    found = _multiples(after, total, evaluate_every)
+    if save_every >= evaluate_every:
+        found += _multiples(after, total, save_every) - _multiples(after, total, math.lcm(evaluate_every, save_every))
+    measured_at_end = total % evaluate_every == 0 or (save_every >= evaluate_every and total % save_every == 0)
+    return found if measured_at_end else found + 1
+
+
+def checkpoints_left(after: int, total: int, save_every: int) -> int:
+    """Checkpoints after step `after` and before step `total`, where the model is saved too."""
+    return _multiples(after, total - 1, save_every) if save_every else 0
+
+
+def _multiples(after: int, last: int, every: int) -> int:
+    return max(0, last // every - after // every)

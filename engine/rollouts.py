@@ -15,17 +15,18 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from transformers import StoppingCriteriaList
 from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, nanstd
 
 from engine.chat.template import TemplateProblem
 from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.failures import Stopped, TrainError
 from engine.job import Job
+from engine.plural import are, counted
 from engine.recipes.rollout_parameters import RolloutParameters
 from engine.render import Renderer
 from engine.rewards.base import Answer
-from engine.rewards.panel import Panel
+from engine.rewards.panel import Panel, Scores
 from engine.row_notes import RowNotes
 from engine.rundir import DataFile
 from engine.samples import Stop, shown
@@ -64,7 +65,8 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         other, _, other_notes = _read(job, evaluation, renderer, max_prompt_tokens, None)
     notes_warn(job, notes, other_notes)
 
-    why = f": {left_out:,} prompts are longer than {max_prompt_tokens:,} tokens" if left_out else ""
+    too_long = f"{counted(left_out, 'prompt')} {are(left_out)}"
+    why = f": {too_long} longer than {max_prompt_tokens:,} tokens" if left_out else ""
     found = split(job, len(rows), len(other) if other is not None else None, why_none=why)
     examples = [example for example, _ in rows]
     others = [example for example, _ in other] if other is not None else None
@@ -79,13 +81,11 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         sample_examples=asked(job, found, examples.__getitem__, others.__getitem__ if others is not None else None),
     )
     job.say(
-        f"{len(found.kept):,} prompts to train on, {len(held_out):,} of the {len(found.held_out):,} held out are "
-        f"measured, {left_out:,} left out because they are longer than {max_prompt_tokens:,} tokens"
+        f"{counted(len(found.kept), 'prompt')} to train on, {len(held_out):,} of the {len(found.held_out):,} held out "
+        f"to be measured, {left_out:,} longer than {max_prompt_tokens:,} tokens and left out"
     )
     if left_out:
-        job.warn(
-            "rows_left_out", f"{left_out:,} prompts are left out: they are longer than {max_prompt_tokens:,} tokens."
-        )
+        job.warn("rows_left_out", f"{too_long} left out, being longer than {max_prompt_tokens:,} tokens.")
     return prepared
 
 
@@ -209,7 +209,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
                 "Try the rewards on a few rows before the train, and choose others.",
             )
         if self.model.training:
-            self._completions_tell(answers, scores.values, completion_ids_list)
+            self._completions_tell(answers, scores, completion_ids_list)
         # An answer that lacks one score is left out whole: TRL's sum would count the missing one as 0.
         columns = [
             [math.nan if total is None else score for score, total in zip(values, scores.totals, strict=True)]
@@ -232,15 +232,15 @@ class RolloutTrainer(Seams, GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["rewards/unscored"].append(len({failure.row for failure in failures}) / len(answers))
 
-    def _completions_tell(
-        self, answers: list[Answer], values: dict[str, list[float | None]], ids: list[list[int]]
-    ) -> None:
+    def _completions_tell(self, answers: list[Answer], scores: Scores, ids: list[list[int]]) -> None:
         """Some answers of this step with what they were worth, so that a person sees what is rewarded."""
         step = self.state.global_step + 1
         every = max(1, math.ceil(max(1, self.state.max_steps) / STEPS_TOLD))
         if step == self.told_at or (step - 1) % every:
             return
+
         self.told_at = step
+        advantages = self.advantages(scores.totals)
         for index, answer in enumerate(answers[:COMPLETIONS_TOLD]):
             self.job.emit(
                 "sample",
@@ -251,8 +251,26 @@ class RolloutTrainer(Seams, GRPOTrainer):
                 reference=answer.reference,
                 text=answer.text,
                 tokens=len(ids[index]),
-                rewards={name: scores[index] for name, scores in values.items()},
+                rewards={name: values[index] for name, values in scores.values.items()},
+                advantage=advantages[index] if advantages is not None else None,
             )
+
+    def advantages(self, totals: list[float | None]) -> list[float | None] | None:
+        """How much each answer was worth beyond the mean of those to its prompt, as TRL scales it; None for an answer
+        without a score, and for a method that learns from something else."""
+        group = self.num_generations
+        if self.job.spec.recipe != "grpo" or not group or len(totals) % group:
+            return None
+        rewards = torch.tensor([math.nan if total is None else total for total in totals], dtype=torch.float64)
+        groups = rewards.view(-1, group)
+
+        advantages = groups - groups.nanmean(dim=1, keepdim=True)
+        if self.scale_rewards == "group":
+            advantages = advantages / (nanstd(groups, dim=1).view(-1, 1) + 1e-4)
+        elif self.scale_rewards == "batch":
+            advantages = advantages / (nanstd(rewards) + 1e-4)
+        values = [float(value) for value in advantages.flatten()]
+        return [value if math.isfinite(value) else None for value in values]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Without a loss of held-out prompts, which says nothing."""

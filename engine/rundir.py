@@ -56,7 +56,7 @@ MANIFEST = "COMPLETE"
 EVENT_TYPES = frozenset(
     {"phase", "started", "metrics", "sample", "checkpoint", "warning", "finished", "stopped", "failed"}
 )
-PHASES = ("loading model", "preparing data", "training", "evaluating", "saving")
+PHASES = ("loading model", "preparing data", "answering", "evaluating", "training", "saving")
 
 
 class SpecError(ValueError):

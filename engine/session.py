@@ -20,6 +20,7 @@ from engine.hardware import Device, Precision, detect, precision_choose
 from engine.job import Job
 from engine.lora_targets import adapted_describe
 from engine.model import fit_check, model_load, parameter_counts
+from engine.plural import are, counted
 from engine.publish.model import model_save, newer_only
 from engine.recipes.registry import RECIPES
 from engine.render import tokenizer_load
@@ -101,7 +102,8 @@ class Session:
         if not batches:
             raise TrainError(
                 "batch_too_large",
-                f"{rows.train:,} rows to train on are fewer than the {job.parameters.rows_per_step():,} of one step.",
+                f"{counted(rows.train, 'row')} to train on {are(rows.train)} fewer than the "
+                f"{job.parameters.rows_per_step():,} of one step.",
                 "Copy the train with a smaller batch size or less gradient accumulation.",
             )
         plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
@@ -117,7 +119,7 @@ class Session:
         if checkpoint is None:
             if (weights := job.branch_given()) is not None:
                 trainer._load_from_checkpoint(weights)
-            watch.enter("evaluating")
+            watch.enter("answering")
             sample("before", 0)
             if rows.evaluation:
                 trainer.evaluate()
@@ -144,7 +146,7 @@ class Session:
             job, trainer.model, self.tokenizer, self.precision, card_write(job, facts), beside=trainer.beside_model()
         )
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
-        watch.enter("evaluating")
+        watch.enter("answering")
         sample("after", model_step)
         if watch.failure is not None:
             raise watch.failure
@@ -181,11 +183,12 @@ class Session:
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             evaluate_every=plan.evaluate_every,
+            save_every=plan.save_every,
             **({"resumed_from": self.job.begins_at} if self.job.spec.attempt > 1 else {}),
         )
         given = self.job.parameters
         self.job.say(
-            f"{plan.total_steps:,} steps of {given.batch_size * given.gradient_accumulation_steps} rows, "
+            f"{counted(plan.total_steps, 'step')} of {counted(given.rows_per_step(), 'row')}, "
             f"{trainable_count:,} weights to train"
         )
 

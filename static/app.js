@@ -4,7 +4,8 @@
   "use strict";
   const MISSING = "–";
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-  const signed = (text) => text.replace(/^-/, "−");
+  // A true minus sign, and none before what was rounded to zero.
+  const signed = (text) => (/[1-9]/.test(text) ? text.replace(/^-/, "−") : text.replace(/^-/, ""));
   // Python's :g — at most `digits` significant ones, no trailing zeros.
   const general = (value, digits) => String(Number(value.toPrecision(digits)));
   const fixed = (value, digits) =>
@@ -56,6 +57,13 @@
       if (!isNumber(value) || value < 0) return MISSING;
       const plain = value < 60 || value >= 3600;
       return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
+    },
+    // A number with its noun: 1 row, 2 rows.
+    counted: (value, noun, plural = `${noun}s`) => `${format.thousands(value)} ${value === 1 ? noun : plural}`,
+    // What an estimate says of the time that is left. One that is used up says nothing about the rest.
+    timeLeft(seconds) {
+      if (!isNumber(seconds)) return "";
+      return seconds >= 1 ? `${format.about(seconds)} left` : "takes longer than estimated";
     },
     ordinal(value) {
       const tail = value % 100 >= 10 && value % 100 <= 20 ? "th" : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
@@ -157,6 +165,7 @@
       headers: { Accept: "application/json", "X-CSRFToken": token, ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
+    clock.set(response.headers.get("Date"));
     const data = response.headers.get("Content-Type")?.includes("json") ? await response.json() : null;
     if (!response.ok) throw new ApiError(response.status, data);
     return data;
@@ -193,12 +202,27 @@
     return { now: turn, stop: () => { over = true; clearTimeout(timer); } };
   }
 
+  // The server's clock, carried on from its latest answer: a browser's own may be wrong by minutes.
+  const clock = {
+    server: null,
+    heard: 0,
+    set(moment) {
+      clock.heard = performance.now();
+      if (!Number.isNaN(Date.parse(moment))) clock.server = Date.parse(moment);
+    },
+    // Seconds since the server last answered.
+    silence: () => (performance.now() - clock.heard) / 1000,
+    now: () => (clock.server === null ? Date.now() : clock.server + performance.now() - clock.heard),
+    // Seconds from a moment, an ISO text, until now; never less than 0.
+    since: (moment) => Math.max(0, (clock.now() - Date.parse(moment)) / 1000),
+  };
+
   function readJson(id) {
     const element = document.getElementById(id);
     return element ? JSON.parse(element.textContent) : null;
   }
 
-  window.DX = { format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
+  window.DX = { clock, format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
   if (!window.document?.body) return;
 
   document.addEventListener("click", async (event) => {

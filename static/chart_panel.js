@@ -1,16 +1,16 @@
-// One chart in its card: Chart.js draws the lines; here stand what it does not have in our way: ticks on round numbers and the
-// planned end, values at the line ends, one crosshair for all charts, gaps with a mark, full screen, a table to read.
+// One chart in its card: Chart.js draws lines, points, band and axes; here stand what it does not have in our way: ticks on
+// round numbers and the planned end, one crosshair for all charts, full screen, a table to read. Marks: chart_marks.js.
 (() => {
   "use strict";
   const C = window.DXCharts;
   const { format, icon, make } = window.DX;
   const TABLE_ROWS = 200;
-  const cursor = { x: null, source: null };
+  const POINT = 3, CLIP = 6; // pixels: the radius of a point, and how far over the edge of the chart lines and points reach
+  const AXIS_WIDTH = 60; // pixels, so that charts below one another begin at the same place
+  const { cursor, css, isNumber, series } = C;
   const panels = new Set();
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const series = (number) => css(`--series-${((number - 1) % 5) + 1}`);
   const faded = (colour) => `${colour}38`; // 22% of a #rrggbb
 
   function button(picture, label, extra = {}) {
@@ -19,8 +19,8 @@
     return element;
   }
 
-  // lines: [{label, colour (series number), points, smoothed, dots, dash, tag, alone (no raw line)}]; view: {axis, smoothing,
-  // log, begin, end, start}. `select`, where given, hears which range of x was dragged over: [from, to], or null for all.
+  // lines: [{label, note, colour (series number), points, band, smoothed, dots, dash, tag, alone (no raw line)}]; view:
+  // {axis, smoothing, log, begin, end, start, gaps}. `band`: points of the half width of a band around the line. `select`, where given, hears which range of x was dragged over: [from, to], or null for all.
   class Panel {
     constructor(spec, { small = false, gutter = null, select = null } = {}) {
       this.spec = spec;
@@ -81,25 +81,45 @@
 
     // Gaps of a log scale are values that it does not have: zero and less.
     prepared(line) {
-      const { axis, smoothing, log } = this.view;
-      const start = line.points[0]?.[C.TIME] ?? 0;
-      const xs = line.points.map((point) => C.xOf(point, axis, line.start ?? start));
-      const raw = line.points.map((point) => (log && point[C.VALUE] <= 0 ? null : point[C.VALUE]));
-      const values = line.smoothed && smoothing ? C.smooth(raw, smoothing) : raw;
-      return { ...line, xs, raw, values };
+      const { axis, smoothing, log, gaps } = this.view;
+      const points = C.withGaps(line.points, gaps);
+      const start = points[0]?.[C.TIME] ?? 0;
+      const xs = points.map((point) => C.xOf(point, axis, line.start ?? start));
+      const raw = points.map((point) => (log && point[C.VALUE] <= 0 ? null : point[C.VALUE] ?? null));
+      const isSmoothed = Boolean(line.smoothed && smoothing);
+      const values = isSmoothed ? C.smooth(raw, smoothing) : raw;
+      return { ...line, points, xs, raw, values, isSmoothed, edges: this.edges(line, points, values) };
+    }
+
+    // {low, high}: the edges of a line's band, null where the line or the width is not known.
+    edges(line, points, values) {
+      if (!line.band?.length || this.view.log) return null;
+      const widths = new Map(line.band.map((point) => [point[C.STEP], point[C.VALUE]]));
+      const known = points.map((point) => widths.get(point[C.STEP]) ?? null);
+      const smooth = this.view.smoothing ? C.smooth(known, this.view.smoothing) : known;
+      const edge = (sign) => values.map((value, index) => (isNumber(value) && isNumber(smooth[index]) ? value + sign * smooth[index] : null));
+      return { low: edge(-1), high: edge(1) };
+    }
+
+    // Every value that is drawn.
+    drawn() {
+      const all = this.lines.flatMap((line) => [...(line.alone ? [] : line.raw), ...line.values, ...(line.edges ? [...line.edges.low, ...line.edges.high] : [])]);
+      return all.filter(isNumber);
     }
 
     rangeSet() {
-      const all = this.lines.flatMap((line) => (line.alone ? line.values : [...line.raw, ...line.values])).filter((value) => value !== null);
+      const all = this.drawn();
       if (!all.length) return;
       let low = Infinity, high = -Infinity;
       for (const value of all) { if (value < low) low = value; if (value > high) high = value; }
-      for (const limit of this.limits) if (limit.value < high * 2) high = Math.max(high, limit.value);
-      // Amounts start at nothing; a loss does not, where that would press its curve flat.
-      const fromZero = this.spec.kind === "number" && low >= 0 || (this.small && low < high * 0.4);
-      if (!this.view.log && low >= 0 && fromZero) low = 0;
+      for (const limit of this.limits) if (limit.always || limit.value < high * 2) high = Math.max(high, limit.value);
       const count = this.small ? 2 : 4;
-      this.range = this.view.log ? C.widenLog(this.range, low, high) : C.widen(this.range, low, high, count);
+      if (this.view.log) { this.range = C.widenLog(this.range, low, high); return; }
+      if (this.spec.kind === "share") { this.range = C.widenShare(this.range, low, high, count); return; }
+      // Amounts start at nothing; a loss does not, where that would press its curve flat.
+      const fromZero = this.spec.kind === "number" || (this.small && low < high * 0.4);
+      if (low >= 0 && fromZero) low = 0;
+      this.range = C.widen(this.range, low, high, count);
     }
 
     // Room for the values at the line ends; a small chart of one line has its value in the title row.
@@ -119,27 +139,44 @@
     draw() {
       if (!this.element.isConnected || this.plot.hidden) return;
       const datasets = this.lines.flatMap((line) => this.datasets(line));
-      if (!this.chart) this.chart = new window.Chart(this.canvas, { type: "line", data: { datasets }, options: this.options(), plugins: [this.marks()] });
+      if (!this.chart) this.chart = new window.Chart(this.canvas, { type: "line", data: { datasets }, options: this.options(), plugins: [new C.Marks(this)] });
       else { this.chart.data.datasets = datasets; this.chart.options = this.options(); this.chart.update("none"); }
     }
 
+    // Chart.js datasets of a line: the band, the raw values, and the line itself. Points at the edge of the chart are drawn
+    // whole (`clip`), and a value without neighbours is a point.
     datasets(line) {
       const colour = series(line.colour);
       const pairs = (values) => values.map((y, index) => ({ x: line.xs[index], y }));
-      const base = { borderColor: colour, borderWidth: 2, pointRadius: 0, pointHitRadius: 0, tension: 0, spanGaps: false, borderDash: line.dash ? [6, 4] : [] };
-      if (line.dots) return [{ ...base, data: pairs(line.raw), pointRadius: 3, pointBackgroundColor: colour, pointBorderColor: css("--surface"), pointBorderWidth: 1 }];
-      // A single value is no line: a point shows it.
-      const lone = line.xs.length === 1 ? { pointRadius: 3, pointBackgroundColor: colour } : {};
-      const main = { ...base, ...lone, data: pairs(line.values) };
-      if (!line.smoothed || !this.view.smoothing || line.alone) return [main];
-      return [{ ...base, data: pairs(line.raw), borderColor: faded(colour), borderWidth: 1, borderDash: [] }, main];
+      const radii = (values) => {
+        const alone = new Set(C.lonely(values));
+        return alone.size ? values.map((_, index) => (alone.has(index) ? POINT : 0)) : 0;
+      };
+      const base = {
+        borderColor: colour, borderWidth: 2, pointHitRadius: 0, pointBackgroundColor: colour, pointBorderColor: css("--surface"),
+        pointBorderWidth: 0, tension: 0, spanGaps: false, borderDash: line.dash ? [6, 4] : [], clip: CLIP,
+      };
+      if (line.dots) return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
+      const found = line.edges ? this.bandDatasets(line, pairs) : [];
+      if (line.isSmoothed && !line.alone) {
+        const thin = { borderColor: faded(colour), pointBackgroundColor: faded(colour), borderWidth: 1, borderDash: [] };
+        found.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
+      }
+      return [...found, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
+    }
+
+    bandDatasets(line, pairs) {
+      const edge = { borderWidth: 0, pointRadius: 0, pointHitRadius: 0, tension: 0, spanGaps: false, clip: CLIP };
+      const colour = `${series(line.colour)}22`;
+      return [{ ...edge, data: pairs(line.edges.low), fill: false }, { ...edge, data: pairs(line.edges.high), fill: "-1", backgroundColor: colour }];
     }
 
     options() {
       const font = { family: "Inter Variable, system-ui, sans-serif", size: 11 };
       const grey = css("--text-3"), hair = css("--border");
       const end = this.end(), { axis, log, begin = 0 } = this.view;
-      const range = this.range ?? { min: 0, max: 1, step: 0.5 };
+      // A log scale has no zero.
+      const range = this.range ?? (log ? { min: 0.1, max: 1, step: 0 } : { min: 0, max: 1, step: 0.5 });
       // Of a chart without values only the lines are drawn: its numbers would be invented.
       const known = this.range !== null;
       const xs = (width) => {
@@ -149,106 +186,23 @@
         return begin ? C.multiples(begin, end, whole) : C.xTicks(end, count, whole);
       };
       const ys = log ? C.logTicks(range, this.small) : C.multiples(range.min, range.max, range.step);
+      const title = (text, align) => ({ display: true, text, align, color: grey, font, padding: 0 });
       return {
         animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
         layout: { padding: { right: this.gutter(), top: 10 } },
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
           x: { type: "linear", min: begin, max: end, grid: { display: false }, border: { color: hair },
+            title: title(C.AXES[axis], "end"),
             ticks: { font, color: grey, maxRotation: 0, autoSkip: false, callback: (value) => C.axisText(axis, value) },
             afterBuildTicks: (scale) => { scale.ticks = known || this.view.end ? xs(scale.width).map((value) => ({ value })) : []; } },
           y: { type: log ? "logarithmic" : "linear", min: range.min, max: range.max, border: { display: false }, grid: { color: hair, drawTicks: false },
+            title: title(this.spec.axis || this.spec.title, "center"),
             ticks: { font, color: grey, padding: 8, callback: (value) => (known ? C.tickText(this.spec.kind, value, range.step) : "") },
             afterBuildTicks: (scale) => { scale.ticks = ys.map((value) => ({ value })); },
-            afterFit: (scale) => { scale.width = 52; } },
+            afterFit: (scale) => { scale.width = Math.max(AXIS_WIDTH, scale.width); } },
         },
       };
-    }
-
-    // What Chart.js does not draw, on top of its lines.
-    marks() {
-      return { id: "marks", afterDatasetsDraw: (chart) => {
-        const { ctx, chartArea: area, scales: { x, y } } = chart;
-        ctx.save();
-        ctx.font = "500 11px 'Inter Variable', system-ui, sans-serif";
-        this.referenceLines(ctx, area, x, y);
-        this.gapMarks(ctx, area, x);
-        if (this.labelled()) this.endLabels(ctx, area, x, y);
-        if (cursor.x !== null) this.crosshair(ctx, area, x, y);
-        this.zoom?.draw(ctx, area, x);
-        ctx.restore();
-      } };
-    }
-
-    referenceLines(ctx, area, x, y) {
-      ctx.setLineDash([4, 3]);
-      ctx.strokeStyle = css("--text-3");
-      ctx.fillStyle = css("--text-3");
-      ctx.lineWidth = 1;
-      for (const limit of this.range ? this.limits : []) {
-        const height = y.getPixelForValue(limit.value);
-        if (height < area.top - 1 || height > area.bottom) continue;
-        stroke(ctx, area.left, height, area.right, height);
-        ctx.textAlign = "right";
-        ctx.fillText(limit.label, area.right, height - 4);
-      }
-      ctx.strokeStyle = css("--border-strong");
-      for (const [place, label] of this.view.borders ?? []) {
-        const left = x.getPixelForValue(place);
-        if (left < area.left || left > area.right) continue;
-        stroke(ctx, left, area.top, left, area.bottom);
-        ctx.textAlign = "left";
-        ctx.fillText(label, left + 4, area.top + 8);
-      }
-      ctx.setLineDash([]);
-    }
-
-    // A value that was not a number: a small cross on the x axis, where the line has its gap.
-    gapMarks(ctx, area, x) {
-      ctx.strokeStyle = css("--red");
-      ctx.lineWidth = 1.5;
-      for (const line of this.lines) {
-        line.points.forEach((point, index) => {
-          if (point[C.VALUE] !== null) return;
-          const left = x.getPixelForValue(line.xs[index]), bottom = area.bottom - 5;
-          stroke(ctx, left - 3, bottom - 3, left + 3, bottom + 3);
-          stroke(ctx, left - 3, bottom + 3, left + 3, bottom - 3);
-        });
-      }
-    }
-
-    endLabels(ctx, area, x, y) {
-      const ends = this.lines.map((line) => {
-        const index = line.values.findLastIndex((value) => value !== null);
-        return index < 0 ? null : { line, left: x.getPixelForValue(line.xs[index]), height: y.getPixelForValue(line.values[index]), last: line.raw[index] };
-      }).filter(Boolean);
-      const places = C.spread(ends.map((end) => end.height), 13, area.top + 4, area.bottom - 2);
-      const inGutter = ends.some((end) => end.line.tag);
-      ends.forEach((end, index) => {
-        ctx.fillStyle = series(end.line.colour);
-        ctx.textAlign = "left";
-        const text = `${end.line.tag ? `${end.line.tag}  ` : ""}${C.valueText(this.spec.kind, end.last)}`;
-        const left = inGutter ? area.right + 8 : Math.min(end.left + 7, area.right + 6);
-        ctx.fillText(text, left, places[index] + 4);
-      });
-    }
-
-    crosshair(ctx, area, x, y) {
-      const left = x.getPixelForValue(cursor.x);
-      if (left < area.left || left > area.right + 1) return;
-      ctx.strokeStyle = css("--control-border");
-      ctx.lineWidth = 1;
-      stroke(ctx, left, area.top, left, area.bottom);
-      for (const { line, value } of this.at(cursor.x)) {
-        if (value === null) continue;
-        ctx.beginPath();
-        ctx.arc(left, y.getPixelForValue(value), 3.5, 0, 2 * Math.PI);
-        ctx.fillStyle = css("--surface");
-        ctx.strokeStyle = series(line.colour);
-        ctx.lineWidth = 2;
-        ctx.fill();
-        ctx.stroke();
-      }
     }
 
     // What each line has at x: its nearest point, where that is no further than the line reaches.
@@ -257,7 +211,8 @@
         const index = C.nearest(line.xs, x);
         if (index < 0 || x > line.xs.at(-1) + this.end() * 0.01) return [];
         if (line.dots && Math.abs(line.xs[index] - x) > this.end() * 0.02) return [];
-        return [{ line, index, value: line.values[index], raw: line.raw[index] }];
+        // Where only the smoothed line is drawn, its value is what is read there.
+        return [{ line, index, shown: line.alone ? line.values[index] : line.raw[index] }];
       });
     }
 
@@ -284,7 +239,7 @@
       const from = cursor.x === null ? (event.key === "ArrowLeft" ? line.xs.length : -1) : C.nearest(line.xs, cursor.x);
       const to = Math.min(line.xs.length - 1, Math.max(0, from + moves[event.key] * (event.shiftKey ? 10 : 1)));
       point(line.xs[to], this);
-      this.spoken.textContent = `${this.cursorTitle()}: ${this.at(cursor.x).map(({ line: one, raw }) => `${one.label} ${C.valueText(this.spec.kind, raw)}`).join(", ")}`;
+      this.spoken.textContent = `${this.cursorTitle()}: ${this.at(cursor.x).map(({ line: one, shown }) => `${one.label} ${C.valueText(this.spec.kind, shown)}`).join(", ")}`;
     }
 
     cursorTitle() {
@@ -300,9 +255,9 @@
       const rows = mine ? this.at(cursor.x) : [];
       this.tip.hidden = !rows.length;
       if (!rows.length) return this.headSet();
-      this.tip.replaceChildren(make("div", { className: "chart-tip-title", textContent: this.cursorTitle() }), ...rows.map(({ line, raw }) => {
+      this.tip.replaceChildren(make("div", { className: "chart-tip-title", textContent: this.cursorTitle() }), ...rows.map(({ line, shown }) => {
         const swatch = make("span", { className: `swatch series-${((line.colour - 1) % 5) + 1}` });
-        return make("div", { className: "chart-tip-row" }, swatch, make("span", { textContent: line.label }), make("strong", { textContent: C.valueText(this.spec.kind, raw) }));
+        return make("div", { className: "chart-tip-row" }, swatch, make("span", { textContent: line.label }), make("strong", { textContent: C.valueText(this.spec.kind, shown) }));
       }));
       const left = this.chart.scales.x.getPixelForValue(cursor.x);
       const room = this.plot.clientWidth - left > this.tip.offsetWidth + 20;
@@ -312,19 +267,34 @@
 
     // Title row: the legend, or for a chart of one line its last value, or its value under the crosshair.
     headSet() {
-      const last = this.lines.map((line) => line.raw.findLast((value) => value !== null));
+      const last = this.lines.map((line) => line.raw.findLast(isNumber));
       const single = this.lines.length === 1 && !this.lines[0].tag;
-      const under = single && cursor.x !== null ? this.at(cursor.x)[0]?.raw : undefined;
-      const text = single ? C.valueText(this.spec.kind, under ?? last[0]) : "";
-      this.value.replaceChildren(text, ...(text && this.spec.unit ? [" ", make("span", { className: "unit", textContent: this.spec.unit })] : []));
-      const wanted = single ? [] : this.lines.map((line) => [line.label, line.colour, line.dots, line.dash]);
-      const key = JSON.stringify(wanted);
-      if (this.legend.dataset.shown !== key) {
-        this.legend.dataset.shown = key;
-        this.legend.replaceChildren(...wanted.map(([label, colour, dots]) => make("li", {}, make("span", { className: `swatch ${dots ? "dot" : "bar"} series-${((colour - 1) % 5) + 1}` }), label)));
-      }
+      const under = single && cursor.x !== null ? this.at(cursor.x)[0]?.shown : undefined;
+      const value = under ?? last[0];
+      const text = single ? C.valueText(this.spec.kind, value) : "";
+      this.value.replaceChildren(text, ...(text && isNumber(value) && this.spec.unit ? [" ", make("span", { className: "unit", textContent: this.spec.unit })] : []));
+      this.legendSet(single && !this.lines[0].edges ? [] : this.lines.flatMap((line) => this.legendOf(line)));
       const values = this.lines.map((line, index) => `${line.label} ${C.valueText(this.spec.kind, last[index])}`).join(", ");
       this.plot.setAttribute("aria-label", `${this.spec.title}: ${values || "no values yet"}. Arrow keys move along the line${this.select ? ", plus looks closer, minus shows all" : ""}.`);
+    }
+
+    // What is drawn of a line, each with its name: [text, kind of swatch, colour].
+    legendOf(line) {
+      const name = line.note ? `${line.label}, ${line.note}` : line.label;
+      if (line.dots) return [[name, "dot", line.colour]];
+      const both = line.isSmoothed && !line.alone && this.lines.length < 3;
+      const found = [[both ? `${name}, smoothed` : name, "bar", line.colour]];
+      if (both) found.push([`${name}, each step`, "bar faded", line.colour]);
+      if (line.edges) found.push(["± 1 standard deviation", "tint", line.colour]);
+      return found;
+    }
+
+    legendSet(wanted) {
+      const key = JSON.stringify(wanted);
+      if (this.legend.dataset.shown === key) return;
+      this.legend.dataset.shown = key;
+      const swatch = (kind, colour) => make("span", { className: `swatch ${kind} series-${((colour - 1) % 5) + 1}` });
+      this.legend.replaceChildren(...wanted.map(([text, kind, colour]) => make("li", {}, swatch(kind, colour), text)));
     }
 
     say(title, text = "") {
@@ -343,6 +313,7 @@
     tableFill() {
       const rows = new Map();
       this.lines.forEach((line, column) => line.points.forEach((point) => {
+        if (point[C.VALUE] === undefined) return;
         if (!rows.has(point[C.STEP])) rows.set(point[C.STEP], { step: point[C.STEP], epoch: point[C.EPOCH], cells: [] });
         rows.get(point[C.STEP]).cells[column] = point[C.VALUE] === null ? "not a number" : C.valueText(this.spec.kind, point[C.VALUE]);
       }));
@@ -372,13 +343,6 @@
       this.chart?.destroy();
       this.chart = null;
     }
-  }
-
-  function stroke(ctx, left, top, right, bottom) {
-    ctx.beginPath();
-    ctx.moveTo(left, top);
-    ctx.lineTo(right, bottom);
-    ctx.stroke();
   }
 
   function point(x, source) {

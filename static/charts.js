@@ -1,16 +1,19 @@
 // Chart arithmetic: pure functions without a page, so that a test can call them. DXCharts is the one namespace that
 // chart_panel.js (drawing), evaluation.js and compare.js share. A point is [step, epoch, time, value], as the server
-// sends it; the value is null where it was not a finite number.
+// sends it; the value is null where it was not a finite number, and undefined where steps are missing.
 (() => {
   "use strict";
   const STEP = 0, EPOCH = 1, TIME = 2, VALUE = 3;
+  const isNumber = (value) => value !== null && value !== undefined;
+  // "−0.0" is no number that people write.
+  const withoutMinusZero = (text) => (/[1-9]/.test(text) ? text.replace(/^-/, "−") : text.replace(/^-/, ""));
 
   // Exponential moving average without the pull of its start; a gap stays a gap and does not reset it.
   // weight: 0 is the raw line, towards 1 ever smoother.
   function smooth(values, weight) {
     let sum = 0, scale = 0;
     return values.map((value) => {
-      if (value === null) return null;
+      if (!isNumber(value)) return null;
       sum = sum * weight + value * (1 - weight);
       scale = scale * weight + (1 - weight);
       return sum / scale;
@@ -35,7 +38,8 @@
   function multiples(low, high, step) {
     const found = [];
     for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number += 1) {
-      found.push(Number((number * step).toPrecision(12)));
+      // Plus 0 makes 0 of -0.
+      found.push(Number((number * step).toPrecision(12)) + 0);
     }
     return found;
   }
@@ -52,6 +56,12 @@
     if (madeUp) { const room = Math.abs(low) * 0.1 || 0.5; low = low >= 0 ? Math.max(0, low - room) : low - room; high += room; }
     const step = niceStep(high - low, count);
     return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step, madeUp };
+  }
+
+  // The y range of shares, which are never under 0 % nor over 100 %.
+  function widenShare(before, low, high, count = 4) {
+    const found = widen(before, 0, high > 0 ? Math.min(1, high) : 1, count);
+    return { ...found, min: 0, max: Math.min(1, found.max), madeUp: false };
   }
 
   // 1, 2 or 5 times a power of ten: the next one at or below (up: above) a positive value.
@@ -134,16 +144,21 @@
     return text.charAt(0).toUpperCase() + text.slice(1);
   };
 
+  // Whether a metric is one of the lines of a chart that shows all of a kind, such as "rewards/" + any + "/mean".
+  function isPartOf(chart, name) {
+    return Boolean(chart.suffix) && name.startsWith(chart.prefix) && name.endsWith(chart.suffix) && name.length > chart.prefix.length + chart.suffix.length;
+  }
+
   // The chart that shows a metric, made up where the table has none: eval_x belongs to x, and "rewards/margin" stands
   // under Rewards.
   function chartFor(table, name) {
-    const known = table.find((chart) => chart.train === name || chart.eval === name);
+    const known = table.find((chart) => chart.train === name || chart.eval === name) ?? table.find((chart) => isPartOf(chart, name));
     if (known) return known;
     const base = name.replace(/^eval_/, "");
     const cut = base.indexOf("/");
     const title = words(cut > 0 ? base.slice(cut + 1) : base);
     const heading = cut > 0 ? words(base.slice(0, cut)) : "Other";
-    return { name: base, title, train: base, eval: `eval_${base}`, heading, place: "", unit: "", kind: "number", log: true, limit: "", limit_label: "" };
+    return { name: base, title, train: base, eval: `eval_${base}`, prefix: "", suffix: "", band: "", heading, place: "", unit: "", axis: "value", kind: "number", log: true, limit: "", limit_label: "" };
   }
 
   // The charts for these metrics: the table's first, in its order, then the unknown by name. Each once.
@@ -164,7 +179,7 @@
     if (kind === "loss") return format.loss(value);
     if (kind === "rate") return format.rate(value);
     if (kind === "share") return format.share(value);
-    if (kind === "value") return value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace(/^-/, "−");
+    if (kind === "value") return withoutMinusZero(value.toFixed(2));
     if (Math.abs(value) >= 100) return format.thousands(value);
     return format.rate(Number(value.toPrecision(3)));
   }
@@ -172,14 +187,31 @@
   // A tick's text: as many decimals as the step between ticks needs.
   function tickText(kind, value, step) {
     const { format } = window.DX;
-    if (kind === "share") return `${Number((value * 100).toPrecision(6))}%`;
+    if (kind === "share") return `${withoutMinusZero(String(Number((value * 100).toPrecision(6))))}%`;
     if (kind === "rate") return format.rate(value);
-    if (!step) return Math.abs(value) >= 1000 ? format.thousands(value) : format.rate(value);
-    if (Math.abs(value) >= 1000 || step < 1e-4) return step < 1e-4 ? format.rate(value) : format.thousands(value);
-    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    const exact = Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6 ? digits : digits + 1;
-    return value.toFixed(exact).replace(/^-/, "−");
+    if (!step) return Math.abs(value) >= 1000 ? bigTick(value, value) : format.rate(value);
+    if (step < 1e-4) return format.rate(value);
+    if (Math.abs(value) >= 1000) return bigTick(value, step);
+    return withoutMinusZero(value.toFixed(decimalsOf(step)));
   }
+
+  // Millions and billions short where that keeps neighbours apart: 1.2 B.
+  function bigTick(value, step) {
+    const { format } = window.DX;
+    const [size, unit] = [[1e9, "B"], [1e6, "M"]].find(([least]) => Math.abs(value) >= least) ?? [0, ""];
+    const digits = size ? decimalsOf(step / size) : 0;
+    if (!size || digits > 2) return step < 1 ? withoutMinusZero(value.toFixed(decimalsOf(step))) : format.thousands(value);
+    return `${withoutMinusZero(String(Number((value / size).toFixed(digits))))} ${unit}`;
+  }
+
+  function decimalsOf(step) {
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const isExact = Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6;
+    return isExact ? digits : digits + 1;
+  }
+
+  // What an x axis measures.
+  const AXES = { step: "step", epoch: "epoch", time: "time since the start" };
 
   function axisText(axis, value) {
     if (axis === "time") return window.DX.format.duration(value).replace(/ 00 [sm]$/, "");
@@ -187,8 +219,27 @@
     return window.DX.format.thousands(value);
   }
 
+  // Indices of values that stand alone: no line is drawn to them, so that they need a point.
+  function lonely(values) {
+    return values.flatMap((value, index) => (isNumber(value) && !isNumber(values[index - 1]) && !isNumber(values[index + 1]) ? [index] : []));
+  }
+
+  // The points with an empty one in each of `gaps`, [[first, last step]] that are missing from the record: a line is not
+  // drawn over what is not known, and what is missing is another matter than what was not a number.
+  function withGaps(points, gaps) {
+    if (!gaps?.length) return points;
+    return points.flatMap((point, index) => {
+      const before = points[index - 1];
+      const isMissing = point[VALUE] === null && gaps.some(([first, last]) => first <= point[STEP] && point[STEP] <= last);
+      if (isMissing) return [point.slice(0, VALUE)];
+      const isGap = before && gaps.some(([first, last]) => before[STEP] < first && last < point[STEP]);
+      if (!isGap) return [point];
+      return [[STEP, EPOCH, TIME].map((at) => (before[at] + point[at]) / 2), point];
+    });
+  }
+
   window.DXCharts = {
-    STEP, EPOCH, TIME, VALUE, smooth, niceStep, niceTimeStep, widen, widenLog, logTicks, multiples, xTicks, nearest, spread,
+    AXES, isNumber, isPartOf, lonely, widenShare, withGaps, STEP, EPOCH, TIME, VALUE, smooth, niceStep, niceTimeStep, widen, widenLog, logTicks, multiples, xTicks, nearest, spread,
     xOf, stepAt, chartFor, chartsFor, valueText, tickText, axisText,
   };
 })();

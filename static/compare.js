@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const C = window.DXCharts;
-  const { poll, api, readJson, live, make } = window.DX;
+  const { format, poll, api, readJson, live, make } = window.DX;
   const page = readJson("compare-data");
   const LOOK_AGAIN = 5; // seconds, while one of the trains runs
   const main = document.querySelector('[data-place="main"]');
@@ -16,6 +16,7 @@
   // Each line of a chart of one train is a chart of its own here: eval loss, train loss.
   function specs(names) {
     const split = C.chartsFor(page.table, names).flatMap((chart) => {
+      if (chart.suffix) return functionSpecs(chart, names);
       const both = names.has(chart.train) && names.has(chart.eval);
       const lower = chart.title.charAt(0).toLowerCase() + chart.title.slice(1);
       return [
@@ -24,6 +25,15 @@
       ];
     });
     return split;
+  }
+
+  // A chart of one train with a line for each reward function: here a chart for each function.
+  function functionSpecs(chart, names) {
+    const mine = [...names].filter((name) => C.isPartOf(chart, name) && C.chartFor(page.table, name) === chart).sort();
+    return mine.map((metric) => {
+      const name = metric.slice(chart.prefix.length, -chart.suffix.length).replaceAll("_", " ");
+      return { ...chart, name: metric, title: `${chart.title}: ${name}`, metric, dots: chart.prefix.startsWith("eval_"), suffix: "", place: "" };
+    });
   }
 
   function draw() {
@@ -47,14 +57,14 @@
       const answer = answers[train.id];
       const points = answer?.series[spec.metric];
       if (!points?.length) return [];
-      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points, start: starts(answer), dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
+      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points: C.withGaps(points, answer.gaps), start: starts(answer), dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
     });
   }
 
   function panelOf(spec) {
     if (panels.has(spec.name)) return panels.get(spec.name);
     const large = spec.place === "main";
-    const panel = new C.Panel(spec, { small: !large, gutter: 108 });
+    const panel = new C.Panel(spec, { small: !large, gutter: large ? 108 : 92 });
     panel.element.classList.add("chart-compare");
     panels.set(spec.name, panel);
     if (large) {
@@ -82,7 +92,9 @@
     draw();
     live(document.querySelector("[data-stamp]"), ended() ? "" : "live");
   }
-  const polling = poll(load, () => (ended() ? null : LOOK_AGAIN));
+  const stamp = document.querySelector("[data-stamp]");
+  const failed = (error, since) => live(stamp, `not live since ${format.clock(since)}`);
+  const polling = poll(load, () => (ended() ? null : LOOK_AGAIN), { failed });
   broken.querySelector("[data-retry]").addEventListener("click", polling.now);
 
   // Only differences, or all settings

@@ -2,14 +2,15 @@
 (() => {
   "use strict";
   const C = window.DXCharts;
-  const { format, api, poll, readJson, live, make } = window.DX;
+  const { clock, format, api, poll, readJson, live, make } = window.DX;
   const page = readJson("evaluation-data");
   const base = `/trains/${page.id}/`;
   const root = document.getElementById("charts");
   const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
+  const SILENT = 10; // seconds without an answer after which the page is not live
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
-  const state = { status: page.status, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], loaded: false, updated: null };
+  const state = { status: page.status, train: page.train, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], gaps: [], loaded: false, updated: null };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
@@ -26,7 +27,7 @@
 
   async function load() {
     const answer = await api(`${base}series/`);
-    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, seams: answer.seams, loaded: true, updated: new Date() });
+    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, seams: answer.seams, gaps: answer.gaps ?? [], loaded: true, updated: new Date() });
     root.removeAttribute("aria-busy");
     if (zoom && !zoom.series) await zoomLoad();
     drawAll();
@@ -76,19 +77,37 @@
     return Array.from({ length: count }, (_, index) => [view.axis === "epoch" ? index + 1 : each * (index + 1), `epoch ${index + 2}`]);
   }
 
-  // Where a later attempt went on from a checkpoint.
+  // Where a later attempt resumed from a checkpoint.
   function seams(first) {
     const each = state.planned.per_epoch;
     const place = { step: ([step]) => step, epoch: ([step]) => (each ? step / each : -1), time: ([, time]) => time - first }[view.axis];
-    return state.seams.map((seam) => [place(seam), "went on"]);
+    return state.seams.map((seam) => [place(seam), "resumed"]);
   }
 
   function linesOf(chart) {
-    const train = shownSeries()[chart.train], evaluated = shownSeries()[chart.eval];
+    const series = shownSeries();
+    if (chart.suffix) return functionLines(chart, series);
+    const train = series[chart.train], evaluated = series[chart.eval];
     const lines = [];
-    if (train) lines.push({ label: "Train", colour: 1, points: train, smoothed: chart.kind !== "rate" });
-    if (evaluated) lines.push({ label: "Eval", colour: 2, points: evaluated, dots: true });
+    if (train) lines.push({ label: "Train", colour: 1, points: train, band: series[chart.band], smoothed: chart.kind !== "rate" });
+    if (evaluated) lines.push({ label: "Eval", note: heldOut(), colour: 2, points: evaluated, dots: true });
     return lines;
+  }
+
+  const heldOut = () => (Number.isInteger(page.evalRows) ? format.counted(page.evalRows, "held-out row") : "");
+
+  // One line for each reward function, in the order of the form.
+  function functionLines(chart, series) {
+    const order = Object.keys(page.functions);
+    const nameOf = (metric) => metric.slice(chart.prefix.length, -chart.suffix.length);
+    const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+    const metrics = Object.keys(series).filter((metric) => C.isPartOf(chart, metric) && C.chartFor(page.table, metric) === chart);
+    metrics.sort((one, other) => place(nameOf(one)) - place(nameOf(other)) || one.localeCompare(other));
+    const isMeasured = chart.prefix.startsWith("eval_");
+    return metrics.map((metric, index) => ({
+      label: page.functions[nameOf(metric)] ?? nameOf(metric), colour: (index % 5) + 1, dash: index >= 5,
+      points: series[metric], smoothed: !isMeasured, dots: isMeasured, alone: true,
+    }));
   }
 
   function start() {
@@ -97,13 +116,13 @@
 
   function panelFor(chart) {
     if (panels.has(chart.name)) return panels.get(chart.name);
-    const panel = new C.Panel(chart, { small: chart.place !== "main", select: (range) => zoomTo(range) });
+    const panel = new C.Panel(chart, { small: chart.place !== "main" && !(chart.place === "side" && chart.suffix), select: (range) => zoomTo(range) });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
       place("main").replaceChildren(panel.element);
       panel.foot.hidden = false;
       panel.foot.append(document.querySelector("[data-judgement]"));
-    } else if (chart.place === "side") place("side").append(panel.element);
+    } else if (chart.place) place(chart.place).append(panel.element);
     else section(chart.heading).append(panel.element);
     return panel;
   }
@@ -121,24 +140,34 @@
     if (!state.loaded) return;
     const names = Object.keys(state.series);
     const main = page.table.find((chart) => chart.place === "main");
-    const charts = C.chartsFor(page.table, names);
+    // What is drawn as a band around another line needs no chart of its own.
+    const bands = new Set(page.table.filter((chart) => chart.band && state.series[chart.train]).map((chart) => chart.band));
+    const charts = C.chartsFor(page.table, names.filter((name) => !bands.has(name)));
     // The first block stands before its values do, so that nothing moves when they come.
-    const frame = page.table.filter((chart) => chart === main || (chart.place === "side" && (names.length || !page.ended)));
+    const frame = page.table.filter((chart) => chart === main || (["side", "row"].includes(chart.place) && !page.ended));
     for (const chart of frame.reverse()) if (!charts.includes(chart)) charts.unshift(chart);
     const first = names.length ? start() : 0;
     const latest = Math.max(0, ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
     const ends = { step: state.planned.step, epoch: state.planned.epoch, time: latest - first };
-    const shown = { ...view, end: ends[view.axis], borders: seams(first), ...zoomed(first) };
+    const shown = { ...view, end: ends[view.axis], borders: seams(first), gaps: state.gaps, ...zoomed(first) };
+    root.querySelector(".charts-first").classList.toggle("charts-halves", main.name === "reward");
     whole.hidden = !zoom?.series;
     hint.hidden = !names.length || !whole.hidden;
     for (const chart of charts) {
       const panel = panelFor(chart);
-      const limit = state.limits[chart.limit];
-      const limits = limit && !view.log ? [{ value: limit, label: `${chart.limit_label} ${C.valueText(chart.kind === "loss" ? "rate" : chart.kind, limit)}` }] : [];
+      const limits = limitsOf(chart);
       const own = chart.place === "main" ? { ...shown, borders: [...borders(), ...shown.borders] } : shown;
       panel.set(linesOf(chart).map((line) => ({ ...line, start: first })), { ...own, log: view.log && chart.log }, limits);
     }
     waiting(panels.get(main.name), names.length);
+  }
+
+  // The reference line of a chart. What bounds a reward or an answer is always in sight.
+  function limitsOf(chart) {
+    const value = state.limits[chart.limit];
+    if (!value || view.log) return [];
+    const text = C.valueText(chart.kind === "loss" || chart.kind === "value" ? "rate" : chart.kind, value);
+    return [{ value, label: `${chart.limit_label} ${text}`, always: ["max_reward", "max_completion_tokens"].includes(chart.limit) }];
   }
 
   // Where a closer look begins and ends on the x axis.
@@ -148,14 +177,13 @@
     return { begin: Math.min(...places), end: Math.max(...places) };
   }
 
+  // In the place of curves that are not there yet: what the train does, in the server's words.
   function waiting(panel, any) {
     if (any) return panel.say("");
-    if (state.status === "queued") {
-      const position = page.queuePosition;
-      return panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
-    }
     if (page.ended) return panel.say("Nothing was logged", "The train ended before its first step.");
-    panel.say("The first point is on its way", "Model and data are being loaded.");
+    if (state.status !== "queued") return panel.say("No point yet", state.train.activity);
+    const position = state.train.queue_position;
+    panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
   }
 
   // Live
@@ -165,10 +193,16 @@
 
   function stampShow() {
     if (ended() || state.lost) return live(stamp, "");
-    if (state.status === "queued") return live(stamp, "waits");
-    const seconds = state.updated ? Math.round((Date.now() - state.updated) / 1000) : null;
-    live(stamp, seconds === null ? "live" : seconds < 2 ? "live, updated just now" : `live, last step ${format.duration(seconds)} ago`);
+    if (clock.silence() > SILENT) {
+      const heard = new Date(clock.now() - clock.silence() * 1000);
+      return live(stamp, `not live since ${format.clock(heard)}`);
+    }
+    if (state.status === "queued") return live(stamp, "waiting");
+    const { last_step_at: last } = state.train;
+    live(stamp, last ? `live, last step ${age(clock.since(last))}` : "live");
   }
+
+  const age = (seconds) => (seconds < 2 ? "just now" : `${format.duration(seconds)} ago`);
 
   async function look() {
     if (!state.loaded) await load();
@@ -177,6 +211,7 @@
     do {
       answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
       state.next = answer.next;
+      state.train = answer.train;
       document.dispatchEvent(new CustomEvent("train:told", { detail: answer.train }));
       if (answer.rows.length) {
         state.updated = new Date();
@@ -205,7 +240,9 @@
 
   async function judge() {
     judged = Date.now();
-    swap(document.querySelector("[data-judgement]"), await part("judgement/"));
+    const [judgement, alerts] = await Promise.all([part("judgement/"), completions ? part("alerts/") : ""]);
+    swap(document.querySelector("[data-judgement]"), judgement);
+    swap(document.querySelector("[data-alerts]"), alerts);
     if (completions) await completionsShow();
   }
 
@@ -273,7 +310,7 @@
     root.classList.add("charts-old");
     state.lost = true;
     stampShow();
-    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}. The train goes on.`);
+    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}: the server does not answer. The train does not depend on this page.`);
   }
   function recovered() {
     state.lost = false;

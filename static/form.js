@@ -87,7 +87,7 @@
     const beside = form.querySelector('[data-facts="dataset"]');
     if (data && beside && beside.dataset.shown !== control("dataset").value) {
       const bad = data.problems ? ` ${format.thousands(data.problems)} bad rows are left out.` : "";
-      beside.replaceChildren(`${format.thousands(data.rows)} rows, ${data.format}.${bad} `, make("a", { href: data.url, textContent: "Open" }));
+      beside.replaceChildren(`${format.counted(data.rows, "row")}, ${data.format}.${bad} `, make("a", { href: data.url, textContent: "Open" }));
       beside.dataset.shown = control("dataset").value;
     }
     for (const holder of form.querySelectorAll("[data-modules]")) modules(holder, model?.modules ?? []);
@@ -199,10 +199,10 @@
       live(number("disk"), format.size(answer.disk.needed_bytes), { unit: true });
       live(number("disk_note"), `of ${format.size(answer.disk.free_bytes)} free`);
       live(number("time"), answer.time ? format.about(answer.time.seconds) : "–");
-      live(number("time_note"), answer.time ? `± ${format.about(answer.time.error).replace("about ", "")}, as ${answer.time.trains} train${answer.time.trains > 1 ? "s" : ""} alike took` : "no train alike yet");
+      live(number("time_note"), answer.time ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}` : "no similar train yet");
     }
     const ahead = answer.queue.waiting + answer.queue.running;
-    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is open again" : ahead ? `after ${ahead} other${ahead > 1 ? "s" : ""}` : "at once");
+    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is open again" : ahead ? `after ${format.counted(ahead, "other train")}` : "at once");
   }
 
   function problems(answer) {
@@ -220,7 +220,7 @@
     const missing = Object.keys(answer.errors).filter((name) => unasked.has(name));
     const words = { base_model: "a base model", dataset: "a dataset", rewards: "a reward" };
     const titles = missing.map((name) => words[name]).join(" and ");
-    const say = errors.length ? `Fix ${errors.length} error${errors.length > 1 ? "s" : ""} to run. Warnings do not block.`
+    const say = errors.length ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not block.`
       : missing.length ? `Choose ${titles} to run.`
       : found.length ? "Warnings do not block." : blank;
     live(summary.querySelector("[data-run-note]"), say);
@@ -232,7 +232,7 @@
   function bar(answer, errors, say) {
     const text = form.querySelector("[data-bar-text]");
     text.classList.toggle("bad", errors.length > 0);
-    live(text, answer.ok && answer.plan ? `${format.thousands(answer.plan.steps)} steps` : say);
+    live(text, answer.ok && answer.plan ? format.counted(answer.plan.steps, "step") : say);
   }
 
   function chips() {
@@ -241,7 +241,7 @@
       const reds = group.querySelectorAll(".field-messages .notice-red").length;
       const ambers = group.querySelectorAll(".field-messages .notice-amber").length;
       const [count, word, tint] = reds ? [reds, "error", "red"] : [ambers, "warning", "amber"];
-      const text = count ? `${count} ${word}${count > 1 ? "s" : ""}` : "";
+      const text = count ? format.counted(count, word) : "";
       if (holder.textContent === text) continue;
       holder.replaceChildren(...(text ? [make("span", { className: `chip chip-${tint}`, textContent: text })] : []));
     }

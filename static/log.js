@@ -99,7 +99,7 @@
   function describe() {
     const part = skipped ? `, the first ${format.size(skipped)} by place or search` : "";
     const read = offset < size ? `reading, ${format.share(offset / size)}` : ended ? "complete" : follow.checked ? "following" : "live";
-    DX.live(state, size ? `${format.size(size)}, ${format.thousands(lines)} lines, ${read}${part}` : ended ? "This train wrote no log." : "Nothing written yet.");
+    DX.live(state, size ? `${format.size(size)}, ${format.counted(lines, "line")}, ${read}${part}` : ended ? "This train wrote no log." : "Nothing written yet.");
   }
 
   // Of a log too long to be shown whole: the part from byte `at` on, where a line begins, under some lines before it.

@@ -48,7 +48,7 @@
         button.addEventListener("click", () => jump(button, offset));
         return make("li", {}, button);
       }));
-      told.textContent = at === null ? `${format.thousands(found)} ${found === 1 ? "line" : "lines"} in the whole log` : `${format.thousands(found)} lines, ${format.share(at / answer.size)} searched`;
+      told.textContent = at === null ? `${format.counted(found, "line")} in the whole log` : `${format.counted(found, "line")}, ${format.share(at / answer.size)} searched`;
     }
     if (!words) told.textContent = "";
   }

@@ -4,12 +4,15 @@
 //   document.dispatchEvent(new CustomEvent("train:told", { detail: train }))
 (() => {
   "use strict";
-  const { format, live, api, poll } = DX;
+  const { clock, format, live, api, poll } = DX;
   const TOLD_FOR = 3000; // milliseconds for which what another script was told is new enough
   const ENDED = ["finished", "failed", "stopped"];
   const head = document.getElementById("train-head");
   let status = head.dataset.state;
+  clock.set(head.dataset.now);
   let phase = null;
+  // What a stop saves, and what the page says of it, is another matter once there is a step.
+  let hasSteps = Number(head.dataset.step) > 0;
   let kept = null;
   let told = -Infinity;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
@@ -27,14 +30,21 @@
       bar.value = train.progress;
       bar.textContent = format.share(train.progress);
     }
-    const done = new Date(Date.now() + (train.eta_seconds || 0) * 1000);
-    const wide = matchMedia("(min-width: 992px)").matches ? `, done near ${format.clock(done)}` : "";
-    live(at("left"), train.eta_seconds === null ? "" : `${format.about(train.eta_seconds)} left${wide}`);
+    live(at("left"), leftText(train));
+    if (at("left")) at("left").title = train.eta_basis;
     live(at("loss"), format.loss(metrics[at("loss").dataset.metric]));
-    figure("best", format.loss(train.best_value), train.best_step === null ? "" : `step ${format.thousands(train.best_step)}`);
+    figure("best", format.loss(train.best_value), train.best_step === null ? "" : train.best_step ? `step ${format.thousands(train.best_step)}` : "before training");
     figure("speed", format.thousands(metrics.tokens_per_second), metrics.tokens_per_second === undefined ? "" : "tok/s");
     live(at("tokens"), format.big(metrics.num_tokens), { unit: true });
     figure("memory", metrics.peak_memory_gb ? metrics.peak_memory_gb.toFixed(1) : format.missing, metrics.peak_memory_gb ? "GB" : "");
+  }
+
+  // A train that stops ends sooner than was estimated.
+  function leftText(train) {
+    if (train.status === "stopping") return train.activity;
+    const left = format.timeLeft(train.eta_seconds);
+    if (!left || train.eta_seconds < 1 || !matchMedia("(min-width: 992px)").matches) return left;
+    return `${left}, done near ${format.clock(clock.now() + train.eta_seconds * 1000)}`;
   }
 
   function figure(name, number, unit) {
@@ -73,10 +83,12 @@
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
     const saved = kept !== null && train.best_step !== kept;
-    if (changed || moved || saved) await refresh();
+    const began = train.step > 0 && !hasSteps;
+    if (changed || moved || saved || began) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
+    hasSteps = train.step > 0;
     kept = train.best_step;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
@@ -86,7 +98,7 @@
   function lost(error, since) {
     const strip = document.getElementById("not-live");
     strip.hidden = false;
-    strip.querySelector("div").textContent = `Not live since ${format.clock(since)}. ${ENDED.includes(status) ? "" : "The train goes on."}`;
+    strip.querySelector("div").textContent = `Not live since ${format.clock(since)}: the server does not answer. The train does not depend on this page.`;
     document.getElementById("train-progress").classList.add("stale");
   }
 
@@ -114,7 +126,7 @@
     });
     setInterval(() => {
       const elapsed = at("elapsed");
-      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration(Number(elapsed.dataset.earlier || 0) + (Date.now() - new Date(elapsed.dataset.since)) / 1000));
+      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration(Number(elapsed.dataset.earlier || 0) + clock.since(elapsed.dataset.since)));
     }, 1000);
   }
 })();

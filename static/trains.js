@@ -37,7 +37,7 @@
     for (const count of document.querySelectorAll("[data-count]")) DX.live(count, DX.format.thousands(answer.counts[count.dataset.count]));
     const button = list.querySelector("[data-new]");
     button.hidden = !answer.new;
-    DX.live(button, `${answer.new} new train${answer.new === 1 ? "" : "s"}`);
+    DX.live(button, DX.format.counted(answer.new, "new train"));
   }
 
   const busy = () => rows().some((row) => ["queued", "running", "stopping"].includes(row.dataset.state));
@@ -46,7 +46,7 @@
     failed: (error, since) => {
       document.body.classList.add("stale");
       lost.hidden = false;
-      DX.live(lost.querySelector("div"), `Not live since ${DX.format.clock(since)}. Trains go on.`);
+      DX.live(lost.querySelector("div"), `Not live since ${DX.format.clock(since)}: the server does not answer. Trains do not depend on this page.`);
     },
     recovered: () => {
       document.body.classList.remove("stale");
@@ -115,7 +115,7 @@
   });
 
   const QUESTIONS = {
-    stop: { title: "Stop", text: "A train that runs finishes its step and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.", yes: "Stop", no: "Let it go on" },
+    stop: { title: "Stop", text: "A train that has made steps finishes the one that it is at and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.", yes: "Stop", no: "Let it go on" },
     delete: { title: "Delete", text: "Its settings, curves, log, answers, checkpoints and model are removed from this machine for good.", yes: "Delete", no: "Keep it" },
   };
   document.addEventListener("submit", async (event) => {
@@ -123,7 +123,8 @@
     if (!form) return;
     event.preventDefault();
     const question = QUESTIONS[form.dataset.ask];
-    const name = form.closest("tr").dataset.name;
+    const row = form.closest("tr");
+    const name = `${row.dataset.name} #${row.dataset.train}`;
     if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true })) form.submit();
   });
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
+from engine.rewards.registry import REWARDS
 from training.models import Sample, TrainRun
 
 WORD = re.compile(r"\w+")
@@ -80,37 +81,58 @@ def _answer(index: int, samples: list[Sample]) -> Answer:
 
 
 def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
-    """{"step", "steps", "functions", "rows"}: answers of one step with their rewards, the best first.
+    """{"step", "steps", "functions", "has_advantages", "rows"}: answers of one step with their rewards, the best first.
 
-    `step`: as typed in an address; of the latest step where it is none that was told.
+    `step`: as typed in an address; the latest step where answers of that one were not kept. `functions`: (name, title).
     """
-    told = run.samples.filter(stage="completion")
-    steps = list(told.order_by("step").values_list("step", flat=True).distinct())
+    kept = run.samples.filter(stage="completion")
+    steps = list(kept.order_by("step").values_list("step", flat=True).distinct())
     if not steps:
-        return {"step": None, "steps": [], "functions": [], "rows": []}
-    chosen = int(step) if step.isascii() and step.isdigit() and len(step) < 19 and int(step) in steps else steps[-1]
-    weights = _weights(run)
-    rows = [
-        (sample, sum(weights.get(name, 1.0) * value for name, value in sample.rewards.items() if value is not None))
-        for sample in told.filter(step=chosen).order_by("seq")
-    ]
+        return {"step": None, "steps": [], "functions": [], "has_advantages": False, "rows": []}
+
+    is_number = step.isascii() and step.isdigit() and len(step) < 19
+    chosen = int(step) if is_number and int(step) in steps else steps[-1]
+    samples = list(kept.filter(step=chosen).order_by("seq"))
+    weights, titles = _weights(run), function_titles(run)
+
     # In the order of the form; a database may keep a row's own in another.
-    told_of = {name for sample, _ in rows for name in sample.rewards}
-    functions = [name for name in weights if name in told_of] + sorted(told_of - set(weights))
+    names = {name for sample in samples for name in sample.rewards}
+    functions = [name for name in weights if name in names] + sorted(names - set(weights))
+    rows = [_completion(sample, functions, weights) for sample in samples]
     return {
         "step": chosen,
         "steps": steps,
-        "functions": functions,
-        "rows": [
-            {"sample": sample, "total": total, "values": [sample.rewards.get(name) for name in functions]}
-            for sample, total in sorted(rows, key=lambda row: -row[1])
-        ],
+        "functions": [titles.get(name, reward_title(name)) for name in functions],
+        "has_advantages": any(sample.advantage is not None for sample in samples),
+        "rows": sorted(rows, key=lambda row: (row["total"] is None, -(row["total"] or 0.0))),
     }
+
+
+def _completion(sample: Sample, functions: list[str], weights: dict[str, float]) -> dict[str, Any]:
+    """An answer with its scores; one that a function could not score has no sum, as in the train."""
+    values = [sample.rewards.get(name) for name in functions]
+    total = None
+    if all(value is not None for value in values):
+        total = sum(weights.get(name, 1.0) * sample.rewards[name] for name in functions)
+    return {"sample": sample, "total": total, "values": values}
+
+
+def function_titles(run: TrainRun) -> dict[str, str]:
+    """{name of a reward function in the metrics: its title with its weight} in the order of the form."""
+    return {name: f"{reward_title(name)} × {weight:g}" for name, weight in _weights(run).items()}
+
+
+def reward_title(name: str) -> str:
+    """The title of a reward function by its name in the metrics, where the second of a kind is numbered."""
+    plain, _, number = name.rpartition("_")
+    if plain in REWARDS and number.isdigit():
+        return f"{REWARDS[plain].title} {number}"
+    return REWARDS[name].title if name in REWARDS else name.replace("_", " ").capitalize()
 
 
 def _weights(run: TrainRun) -> dict[str, float]:
     """{name as the engine numbers it: weight} of the chosen rewards."""
-    choices = [RewardChoice.model_construct(**choice) for choice in run.parameters.get("rewards", [])]
+    choices = [RewardChoice.model_construct(**choice) for choice in run.parameters.get("rewards") or []]
     return dict(zip(Panel(choices, []).names, (choice.weight for choice in choices), strict=True))
 
 

@@ -51,6 +51,7 @@ from training.serializers import (
     live_state,
 )
 from training.services import train_create, train_delete, train_save, train_stop, train_update
+from training.verdict import comparability, verdict
 
 METRIC_ROWS = 5000
 LONGEST_SEARCH = 200
@@ -387,4 +388,5 @@ class TrainCompareView(APIView):
             raise exceptions.NotFound()
         trains = [found[pk] for pk in ids]
         result = comparison(trains)
+        result |= {"comparability": comparability(trains), "verdict": verdict(trains).for_api()}
         return Response({"trains": TrainSerializer(trains, many=True).data, **result})

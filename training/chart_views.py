@@ -10,12 +10,15 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import render
 from django.views import View
 
-from training.answers import answers_of, completions_of
-from training.charts import NOT_CHARTED, charts_table, planned_of, series_of
+from training.alerts import alerts_of
+from training.answers import answers_of, completions_of, function_titles
+from training.chart_table import NOT_CHARTED, charts_table
+from training.charts import planned_of, series_of
 from training.downloads import file_stem
 from training.judgement import judgement_of
 from training.models import TrainRun
 from training.queue import queue_position
+from training.standing import activity_of
 from training.views import TrainPage, train_for_part_or_404, train_or_404
 
 # A cell that begins like this is a formula to a spreadsheet.
@@ -29,6 +32,7 @@ class EvaluationView(TrainPage):
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
         return super().tab_context(run) | {
             "judgement": judgement_of(run),
+            "alerts": alerts_of(run),
             "evaluations": run.metrics.filter(split="eval").order_by("seq"),
             "answers": answers_of(run),
             "completions": completions_of(run, ""),
@@ -36,10 +40,16 @@ class EvaluationView(TrainPage):
                 "id": run.pk,
                 "status": run.status,
                 "ended": run.ended,
-                "queuePosition": queue_position(run),
+                "train": {
+                    "activity": activity_of(run),
+                    "queue_position": queue_position(run),
+                    "last_step_at": run.last_step_at,
+                },
                 "table": charts_table(run.objective),
                 "ignored": NOT_CHARTED,
                 "planned": planned_of(run),
+                "evalRows": run.facts.get("eval_rows"),
+                "functions": function_titles(run),
             },
         }
 
@@ -61,9 +71,14 @@ def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
 
 class JudgementView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return render(
-            request, "training/_judgement.html", {"judgement": judgement_of(train_for_part_or_404(request, pk))}
-        )
+        run = train_for_part_or_404(request, pk)
+        return render(request, "training/_judgement.html", {"judgement": judgement_of(run)})
+
+
+class AlertsView(View):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_for_part_or_404(request, pk)
+        return render(request, "training/_alerts.html", {"alerts": alerts_of(run)})
 
 
 class AnswersView(View):

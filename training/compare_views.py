@@ -10,23 +10,23 @@ from django.shortcuts import render
 from django.views import View
 
 from training.answers import shared_prompts
-from training.charts import charts_table, series_of
+from training.chart_table import charts_table
+from training.charts import series_of
+from training.colours import colour_of, colours_choose, colours_parse, is_dashed
 from training.compare import (
     FEWEST_TRAINS,
     MOST_TRAINS,
     ids_parse,
-    measured_alike,
     outcome_rows,
     setting_rows,
-    verdict,
 )
 from training.models import TrainRun
+from training.verdict import comparability, verdict
 from training.views import reader_of
 
 OFFERED_TRAINS = 30
 # Eight trains and ten metrics on one page.
 POINTS_A_SERIES = 1000
-COLOURS = 5
 
 
 def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
@@ -37,8 +37,10 @@ def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
     return [found[pk] for pk in ids]
 
 
-def address(ids: list[int]) -> str:
-    return f"?ids={','.join(map(str, ids))}"
+def address(ids: list[int], colours: dict[int, int]) -> str:
+    """Of a comparison of these trains, in which those shown now keep their colours."""
+    slots = colours_choose(ids, colours)
+    return f"?ids={','.join(map(str, ids))}&colours={','.join(str(slots[pk]) for pk in ids)}"
 
 
 def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
@@ -50,32 +52,43 @@ def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
     return origins[0] if origins else trains[0]
 
 
+def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
+    """A train as chips, charts, table heads and answers show it. `without`: the address of the page without it."""
+    slot = colours[run.pk]
+    rest = [pk for pk in colours if pk != run.pk]
+    return {
+        "run": run,
+        "colour": colour_of(slot),
+        "dashed": is_dashed(slot),
+        "without": address(rest, colours),
+    }
+
+
 class CompareView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
         ids = ids_parse(request.GET.get("ids", ""))
         # Asked before the database is: thousands of ids are no comparison.
         trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
+        colours = colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids)) if trains else {}
         context: dict[str, Any] = {
             "trains": trains,
             "ids": ids,
             "too_many": len(ids) > MOST_TRAINS,
             "most": MOST_TRAINS,
-            "offered": self.offered(reader, ids) if len(ids) < MOST_TRAINS else [],
+            "offered": self.offered(reader, ids, colours) if len(ids) < MOST_TRAINS else [],
         }
         if not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
             return render(request, "training/compare_choose.html", context)
         baseline = baseline_of(trains, request.GET.get("baseline", ""))
         settings = setting_rows(trains, baseline)
-        columns = [
-            {"run": run, "colour": index % COLOURS + 1, "without": address([pk for pk in ids if pk != run.pk])}
-            for index, run in enumerate(trains)
-        ]
+        columns = [column_make(run, colours) for run in trains]
         context |= {
             "columns": columns,
             "baseline": baseline,
+            "others": [run for run in trains if run != baseline],
             "verdict": verdict(trains),
-            "alike": measured_alike(trains),
+            "comparability": comparability(trains),
             "settings": settings,
             "different": sum(not row.same for row in settings),
             "show_all": request.GET.get("all") == "1",
@@ -86,8 +99,13 @@ class CompareView(View):
             ],
             "page": {
                 "trains": [
-                    {"id": run.pk, "name": run.name, "colour": index % COLOURS + 1, "dash": index >= COLOURS}
-                    for index, run in enumerate(trains)
+                    {
+                        "id": column["run"].pk,
+                        "name": column["run"].name,
+                        "colour": column["colour"],
+                        "dash": column["dashed"],
+                    }
+                    for column in columns
                 ],
                 "table": charts_table(trains[0].objective),
                 "active": any(not run.ended for run in trains),
@@ -95,10 +113,10 @@ class CompareView(View):
         }
         return render(request, "training/compare.html", context)
 
-    def offered(self, reader: User, ids: list[int]) -> list[tuple[TrainRun, str]]:
+    def offered(self, reader: User, ids: list[int], colours: dict[int, int]) -> list[tuple[TrainRun, str]]:
         """Further trains to add, newest first, each with the address of the page with it."""
         rows = TrainRun.objects.visible_to(reader).with_related().exclude(pk__in=ids)[:OFFERED_TRAINS]
-        return [(run, address([*ids, run.pk])) for run in rows]
+        return [(run, address([*ids, run.pk], colours)) for run in rows]
 
 
 class CompareSeriesView(View):

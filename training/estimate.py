@@ -12,16 +12,16 @@ from models_app.models import BaseModel
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.queue import queue_state, waiting
+from training.similar import LIMITS, SIMILAR_TRAINS, Pace, pace_of, similar_trains
 from training.worker import WorkerState, worker_state
 
-SIMILAR_TRAINS = 20
 # What another train than those seen may take more or less, where one alone was seen.
 ERROR_OF_ONE = 0.5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`seconds` give or take `error`, as `trains` trains alike took."""
+    """`seconds` give or take `error`, based on `trains` similar trains."""
 
     seconds: float
     error: float
@@ -42,7 +42,7 @@ class Estimator:
 
     def __init__(self, device: str = "") -> None:
         self.device = device
-        self.paces: dict[tuple[Any, ...], list[float]] = {}
+        self.paces: dict[tuple[Any, ...], list[Pace]] = {}
 
     def of(self, run: TrainRun) -> Estimate | None:
         """None where there is no finished train alike."""
@@ -56,42 +56,34 @@ class Estimator:
         rows: int,
         dataset_id: int | None = None,
     ) -> Estimate | None:
-        """From the median seconds a row of finished trains of the same method, base model, token limit and device; on
-        the same data where there are such. The error is half of what the middle half of them differ."""
+        """The median of what finished trains of the same method, base model, token limit and device suggest; of those
+        on the same data where there are such. The error is half of what the middle half of them differ."""
         if method.is_custom or not rows:
             return None
-        limit = "max_tokens" if "max_tokens" in parameters else "max_completion_tokens"
-        kind = (method.pk, base_model.pk, limit, parameters[limit])
-        paces = self._paces(*kind, dataset_id) or self._paces(*kind, None)
+
+        paces = self._paces(method.pk, base_model.pk, parameters, dataset_id)
+        paces = paces or self._paces(method.pk, base_model.pk, parameters, None)
         if not paces:
             return None
-        middle = median(paces)
-        spread = _half_spread(paces) if len(paces) > 1 else ERROR_OF_ONE * middle
-        return Estimate(middle * rows, spread * rows, len(paces))
 
-    def _paces(self, method: int, base_model: int, limit: str, most: Any, dataset: int | None) -> list[float]:
-        key = (method, base_model, limit, most, dataset)
+        guesses = [pace.seconds(rows) for pace in paces]
+        middle = median(guesses)
+        spread = _half_spread(guesses) if len(guesses) > 1 else ERROR_OF_ONE * middle
+        return Estimate(middle, spread, len(guesses))
+
+    def _paces(self, method: int, base_model: int, parameters: dict[str, Any], dataset: int | None) -> list[Pace]:
+        limits = tuple(parameters.get(name) for name in LIMITS)
+        key = (method, base_model, limits, dataset)
         if key not in self.paces:
-            alike = TrainRun.objects.filter(
-                status=TrainRun.Status.FINISHED,
-                method_id=method,
-                base_model_id=base_model,
-                **{f"parameters__{limit}": most},
-                step__gt=0,
-                started_at__isnull=False,
-                finished_at__isnull=False,
+            found = similar_trains(
+                method=method,
+                base_model=base_model,
+                parameters=parameters,
+                device=self.device,
+                dataset=dataset,
             )
-            if self.device:
-                alike = alike.filter(facts__device__name=self.device)
-            if dataset is not None:
-                alike = alike.filter(dataset_id=dataset)
-            self.paces[key] = [_seconds_a_row(run) for run in alike[:SIMILAR_TRAINS]]
+            self.paces[key] = [pace_of(run) for run in found[:SIMILAR_TRAINS]]
         return self.paces[key]
-
-
-def _seconds_a_row(run: TrainRun) -> float:
-    rows: int = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
-    return (run_seconds(run) or 0.0) / max(1, rows)
 
 
 def _half_spread(values: list[float]) -> float:
@@ -140,9 +132,9 @@ def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
 def _left(run: TrainRun, estimator: Estimator) -> Estimate | None:
     """What a running train still needs: by its own pace once it has one."""
     whole = estimator.of(run)
-    if run.eta_seconds is not None:
+    if (left := run.seconds_left) is not None:
         share = whole.error / whole.seconds if whole and whole.seconds else 0.1
-        return Estimate(run.eta_seconds, run.eta_seconds * share, whole.trains if whole else 1)
+        return Estimate(left, left * share, whole.trains if whole else 1)
     if whole is None:
         return None
     return Estimate(max(0.0, whole.seconds - (run_seconds(run) or 0.0)), whole.error, whole.trains)

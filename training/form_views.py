@@ -14,6 +14,7 @@ from django.views import View
 
 from core.api import by_id_or_slug
 from core.errors import UserError
+from core.text import counted
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from training.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
@@ -154,8 +155,12 @@ class TrainFormView(View):
 def _queued(name: str, preview: dict[str, Any]) -> str:
     if not preview["worker"]["ready"]:
         return f"{name} waits: {preview['worker']['message']}"
+    if preview["queue"]["paused"]:
+        return f"{name} waits: the queue is paused."
     ahead = preview["queue"]["waiting"] + preview["queue"]["running"]
-    return f"{name} starts now." if not ahead else f"{name} is queued behind {ahead} other{'s' if ahead > 1 else ''}."
+    if not ahead:
+        return f"{name} starts now."
+    return f"{name} is queued. {counted(ahead, 'other train')} {'is' if ahead == 1 else 'are'} running or waiting."
 
 
 def _ingredients(draft: Draft) -> dict[str, Any]:

@@ -6,21 +6,24 @@ The supervisor reads while the train runs; the reconciler reads what a dead supe
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Min, Q
+from django.utils import timezone
 
 from core.text import storable
 from engine.rundir import EVENTS, read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.phases import attempt_end, phase_enter, spent_of
 from training.record import gap_closed, gap_opened, gaps_rewound
+from training.similar import rounds_of_similar
 from training.stretches import stretches_grow, stretches_rewind
+from training.time_left import TRAINING, time_left
 
 CURVE_POINTS = 64
-PHASES_KEPT = 100
-PHASES_FIRST = 20
 ENDINGS = ("finished", "stopped", "failed")
 LARGEST = 1 << 53
 
@@ -125,6 +128,7 @@ class _Batch:
         kind = event["type"]
         if kind in ENDINGS:
             self.set(outcome={key: value for key, value in event.items() if key not in ("v", "seq")})
+            self.set(facts=attempt_end(self.run.facts, event["time"]), eta_seconds=None, eta_basis="")
             return
         try:
             self.handlers[kind](event)
@@ -145,15 +149,19 @@ class _Batch:
 
     def phase(self, event: dict[str, Any]) -> None:
         name = str(event.get("name", event.get("phase", "")))[:30]
-        times = [*self.run.facts.get("phases", []), [name, event["time"]]]
-        # Two a evaluation: how it began and how it goes are kept, not every one of thousands in between.
-        kept = times if len(times) <= PHASES_KEPT else times[:PHASES_FIRST] + times[PHASES_FIRST - PHASES_KEPT :]
-        self.set(phase=name, facts=self.run.facts | {"phases": kept})
+        self.set(phase=name, facts=phase_enter(self.run.facts, name, event["time"]))
+        self.estimate(event["time"])
 
     def started(self, event: dict[str, Any]) -> None:
         facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
-        if (step := event.get("resumed_from")) is not None:
-            facts["seams"] = self.went_on(bounded(step), event)
+        step = bounded(event.get("resumed_from") or 0)
+        if event.get("resumed_from") is not None:
+            facts["seams"] = self.went_on(step, event)
+
+        # What the pace of this attempt is measured from, and how long rounds took elsewhere.
+        trained = spent_of(self.run.facts).get(TRAINING, (0, 0.0))[1]
+        facts |= {"training_before": [step, trained], "evaluated_at": step}
+        facts["rounds_of_similar"] = rounds_of_similar(self.run)
         self.set(facts=self.run.facts | facts, total_steps=bounded(event.get("total_steps") or 0))
 
     def went_on(self, step: int, event: dict[str, Any]) -> list[list[float]]:
@@ -185,13 +193,15 @@ class _Batch:
         )
         if split == "eval":
             self.set(last_evaluation=self.run.last_evaluation | values)
+            self.set(facts=self.run.facts | {"evaluated_at": step})
             self.best(step, values.get(self.run.objective.evaluation))
             return
         if self.run.record_gaps:
             self.set(record_gaps=gap_closed(self.run, step))
         self.set(last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch)
+        self.set(last_step_at=moment(event["time"]))
         self.set(curve=grown(self.run.curve, step, values.get(self.run.objective.train)))
-        self.set(eta_seconds=self.seconds_left(event["time"]))
+        self.estimate(event["time"])
 
     def best(self, step: int, value: float | None) -> None:
         if value is None:
@@ -200,15 +210,13 @@ class _Batch:
         if best is None or (value > best if higher else value < best):
             self.set(best_value=value, best_step=step)
 
-    def seconds_left(self, now: float) -> float | None:
-        """From the mean pace since the first step of this attempt, evaluations included."""
-        first, since = (self.run.facts.get("seams") or [[0, 0.0]])[-1]
-        began: float | None = next(
-            (time for name, time in self.run.facts.get("phases", []) if name == "training" and time >= since), None
-        )
-        if began is None or self.run.step <= first:
-            return None
-        return max(0.0, (now - began) / float(self.run.step - first) * (self.run.total_steps - self.run.step))
+    def estimate(self, now: float) -> None:
+        """How long the train still needs, as seen at `now`."""
+        left = time_left(self.run, now)
+        if left is None:
+            self.set(eta_seconds=None, eta_at=None, eta_basis="")
+        else:
+            self.set(eta_seconds=left.seconds, eta_at=moment(now), eta_basis=left.basis[:200])
 
     def sample(self, event: dict[str, Any]) -> None:
         self.samples.append(
@@ -224,6 +232,7 @@ class _Batch:
                 tokens=min(bounded(event.get("tokens") or 0), 1 << 30),
                 stopped=event["stopped"] if isinstance(event.get("stopped"), bool) else None,
                 rewards=event.get("rewards") or {},
+                advantage=number_or_none(event.get("advantage")),
             )
         )
 
@@ -251,6 +260,17 @@ def numbers(values: Any) -> dict[str, float | None]:
         for name, value in dict(values).items()
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
     }
+
+
+def number_or_none(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if is_number else None
+
+
+def moment(seconds: float) -> datetime.datetime:
+    """Unix seconds as a moment, never one to come: the engine's clock may be another machine's. Raises OverflowError or
+    ValueError for one that no calendar has."""
+    return min(datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC), timezone.now())
 
 
 def bounded(value: Any) -> int:

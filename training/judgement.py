@@ -1,18 +1,33 @@
-"""One plain sentence on how a train goes, with the number it rests on. Rules of thumb, said as such and in order."""
+"""One plain sentence on how a train goes, with the number it rests on.
+
+Rules of thumb, in order. Where there is too little to go by there is no verdict, and the sentence says what is missing.
+"""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
+from statistics import fmean, variance
 
+from core.templatetags.display import change as change_text
+from core.text import counted
 from training.models import TrainRun
 
+Status = TrainRun.Status
+Points = list[tuple[int, float]]
+
+# Fewer held-out rows say little of all others: with 20, one row that is answered differently moves a share by 5 %.
+FEWEST_HELD_OUT_ROWS = 20
+FEWEST_EVALUATIONS = 2
+FEWEST_POINTS = 6
 # Under half a percent of the loss two evaluations count as equal: noise of a few hundred rows.
 LEVEL = 0.005
 # Evaluation loss this far over its best, as a share, is memorising and no noise.
 RISEN = 0.02
-# Rewards are noisy: so many points before anything is said, and so much of their size as a change.
-FEWEST_REWARDS = 6
+# Rewards are noisy: a change counts from this share of their size on.
 REWARD_STEP = 0.03
+# A change under twice its standard error may be chance.
+ERRORS = 2.0
 # From this share on hardly any prompt has answers to tell apart.
 ALL_SAME = 0.9
 
@@ -29,10 +44,6 @@ class Judgement:
         return asdict(self)
 
 
-def signed(number: float) -> str:
-    return f"{'−' if number < 0 else '+'}{abs(number):.3f}"
-
-
 def judgement_of(run: TrainRun) -> Judgement:
     objective = run.objective
     evaluations = [
@@ -40,39 +51,58 @@ def judgement_of(run: TrainRun) -> Judgement:
         for step, values in run.metrics.filter(split="eval").order_by("seq").values_list("step", "values")
         if values.get(objective.evaluation) is not None
     ]
-    losses = [(int(step), float(value)) for step, value in run.curve]
+    points = [(int(step), float(value)) for step, value in run.curve]
+    if not points and not evaluations:
+        return nothing_yet(run)
+
     # null and named `nonfinite` in the event, so that the latest value is None and not absent
     broken = "loss" in run.last_metrics and run.last_metrics["loss"] is None
     if objective.higher_is_better and not broken:
-        return judge_rewards(losses, evaluations, same=run.last_metrics.get("frac_reward_zero_std"), ended=run.ended)
-    return judge(losses, evaluations, broken=broken, ended=run.ended)
+        same = run.last_metrics.get("frac_reward_zero_std")
+        return judge_rewards(points, evaluations, same=same, status=run.status)
+    held_out = run.facts.get("eval_rows")
+    return judge(points, evaluations, held_out=held_out, broken=broken, status=run.status)
+
+
+def nothing_yet(run: TrainRun) -> Judgement:
+    if run.ended:
+        return Judgement("none", "Nothing to judge.", "This train logged no step.")
+    if run.first_started_at is None:
+        return Judgement("none", "Nothing to judge yet.", "It has not started.")
+    return Judgement("none", "Nothing to judge yet.", "It has not logged a step.")
 
 
 def judge(
-    losses: list[tuple[int, float]], evaluations: list[tuple[int, float]], *, broken: bool = False, ended: bool = False
+    losses: Points,
+    evaluations: Points,
+    *,
+    held_out: int | None,
+    broken: bool = False,
+    status: str = Status.RUNNING,
 ) -> Judgement:
-    """`losses` and `evaluations` as (step, loss) in order; `broken` where the latest loss was not a number."""
+    """`losses` and `evaluations` as (step, loss) in order; `held_out`: rows that evaluations are measured on, None
+    where that is not known; `broken` where the latest loss was not a number."""
     if broken:
         return Judgement(
-            "bad", "The loss is not a number any more.", "A lower learning rate or a gradient clip usually helps."
+            "bad",
+            "The loss is not a number any more.",
+            "A lower learning rate or a gradient clip usually helps.",
         )
-    if len(evaluations) >= 2:
-        return _by_evaluations(losses, evaluations, ended)
-    if len(losses) >= 6:
-        return _by_losses(losses, bool(evaluations))
-    if not losses:
-        return Judgement("none", "Nothing to judge yet.", "" if ended else "The first steps are on their way.")
-    return Judgement("none", "Too early to say.", f"{len(losses)} points so far.")
+
+    if len(evaluations) >= FEWEST_EVALUATIONS:
+        if held_out is None or held_out < FEWEST_HELD_OUT_ROWS:
+            return _too_few_rows(evaluations, held_out)
+        return _by_evaluations(losses, evaluations, status)
+    if len(losses) >= FEWEST_POINTS:
+        return _by_losses(losses, is_measured=bool(evaluations))
+    return _too_early(losses, status)
 
 
-def judge_rewards(
-    rewards: list[tuple[int, float]], evaluations: list[tuple[int, float]], *, same: float | None, ended: bool
-) -> Judgement:
+def judge_rewards(rewards: Points, evaluations: Points, *, same: float | None, status: str) -> Judgement:
     """`rewards` and `evaluations` as (step, reward) in order; `same`: the share of prompts whose answers were all worth
     the same at the latest step."""
-    if len(rewards) < FEWEST_REWARDS:
-        text = "" if ended else f"{len(rewards)} points so far." if rewards else "The first answers are being written."
-        return Judgement("none", "Too early to say." if rewards else "Nothing to judge yet.", text)
+    if len(rewards) < FEWEST_POINTS:
+        return _too_early(rewards, status)
     if same is not None and same >= ALL_SAME:
         return Judgement(
             "warn",
@@ -80,30 +110,55 @@ def judge_rewards(
             f"At the latest step {same:.0%} of prompts had answers that were all worth the same: the task may be too "
             "hard or too easy, or the temperature too low.",
         )
-    third = max(2, len(rewards) // 3)
-    begin = sum(value for _, value in rewards[:third]) / third
-    end = sum(value for _, value in rewards[-third:]) / third
+
+    begin, end, error = _ends(rewards)
     spread = max(abs(value) for _, value in rewards) or 1.0
-    beside = (
-        f" On held-out prompts it went from {evaluations[0][1]:.2f} to {evaluations[-1][1]:.2f}."
-        if (len(evaluations) > 1)
-        else ""
+    text = f"It went from {begin:.2f} to {end:.2f}"
+    beside = ""
+    if len(evaluations) > 1:
+        beside = f" On held-out prompts it went from {evaluations[0][1]:.2f} to {evaluations[-1][1]:.2f}."
+
+    change = end - begin
+    if abs(change) <= max(REWARD_STEP * spread, ERRORS * error):
+        return Judgement("none", "The reward has not changed clearly.", f"{text}, within its noise.{beside}")
+    if change > 0:
+        return Judgement("good", "The reward rises.", f"{text}.{beside}")
+    return Judgement("warn", "The reward falls.", f"{text}: a lower learning rate may help.{beside}")
+
+
+def _too_early(points: Points, status: str) -> Judgement:
+    steps = points[-1][0] if points else 0
+    if status in TrainRun.ENDED:
+        return Judgement("none", "Too short to judge.", f"It made {counted(steps, 'step')}.")
+    return Judgement("none", "Too early to say.", f"{counted(steps, 'step')} so far.")
+
+
+def _too_few_rows(evaluations: Points, held_out: int | None) -> Judgement:
+    """What was measured, without a verdict."""
+    first, last = evaluations[0][1], evaluations[-1][1]
+    went = f"Eval loss went from {first:.3f} to {last:.3f}"
+    if held_out is None:
+        return Judgement("none", "No verdict.", f"{went}; on how many rows is not known.")
+    rows = counted(held_out, "held-out row")
+    return Judgement(
+        "none",
+        "Too few held-out rows for a verdict.",
+        f"{went} on {rows}, which may be chance. From {FEWEST_HELD_OUT_ROWS} rows on it says more.",
     )
-    if end > begin + REWARD_STEP * spread:
-        return Judgement("good", "The reward rises.", f"It went from {begin:.2f} to {end:.2f}.{beside}")
-    if end < begin - REWARD_STEP * spread:
+
+
+def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgement:
+    first, before, last = evaluations[0][1], evaluations[-2][1], evaluations[-1][1]
+    best_step, best = min(evaluations, key=lambda point: point[1])
+    has_ended = status in TrainRun.ENDED
+    change = last - before
+
+    if best_step == 0 and last > best * (1 + RISEN):
         return Judgement(
             "warn",
-            "The reward falls.",
-            f"It went from {begin:.2f} to {end:.2f}: a lower learning rate may help.{beside}",
+            "It has only got worse." if has_ended else "It gets worse.",
+            f"Eval loss was {best:.3f} before the first step and is {last:.3f} now: a lower learning rate may help.",
         )
-    return Judgement("none", "The reward stands still.", f"It went from {begin:.2f} to {end:.2f}.{beside}")
-
-
-def _by_evaluations(losses: list[tuple[int, float]], evaluations: list[tuple[int, float]], ended: bool) -> Judgement:
-    first, (before, last) = evaluations[0][1], (evaluations[-2][1], evaluations[-1][1])
-    best_step, best = min(evaluations, key=lambda point: point[1])
-    change = last - before
     if last > best * (1 + RISEN):
         return Judgement(
             "warn",
@@ -114,40 +169,56 @@ def _by_evaluations(losses: list[tuple[int, float]], evaluations: list[tuple[int
     if last >= first * (1 - LEVEL):
         return Judgement(
             "warn",
-            "It has not learned yet." if not ended else "It learned little.",
+            "It learned little." if has_ended else "It has not learned yet.",
             f"Eval loss went from {first:.3f} to {last:.3f}: a higher learning rate or more epochs may help.",
         )
+
+    fell = f"Eval loss fell from {first:.3f} to {last:.3f}"
     if abs(change) <= LEVEL * before:
         return Judgement(
-            "good",
-            "It has levelled off.",
-            f"Eval loss fell from {first:.3f} to {last:.3f} and hardly moved at the end ({signed(change)}).",
+            "good", "It has levelled off.", f"{fell} and hardly moved at the end ({change_text(change, 3)})."
         )
-    closing = " More epochs may still help." if ended else ""
     if change > 0:
         return Judgement(
-            "none", "Hardly above its best.", f"Eval loss rose by {change:.3f} at the last evaluation; best {best:.3f}."
+            "none",
+            "Hardly above its best.",
+            f"Eval loss rose by {change:.3f} at the last evaluation; best {best:.3f}.",
         )
-    headline = "Looks healthy." if not ended else "Went well."
+
+    headlines = {Status.FINISHED: "Went well.", Status.STOPPED: "Was still learning.", Status.FAILED: "Was learning."}
+    closing = " More epochs may still help." if status == Status.FINISHED else ""
     return Judgement(
         "good",
-        headline,
-        f"Eval loss fell from {first:.3f} to {last:.3f}, and was still falling ({signed(change)} at the last "
-        f"evaluation).{closing}",
+        headlines.get(Status(status), "Looks healthy."),
+        f"{fell}, and was still falling ({change_text(change, 3)} at the last evaluation).{closing}",
     )
 
 
-def _by_losses(losses: list[tuple[int, float]], measured: bool) -> Judgement:
-    third = max(2, len(losses) // 3)
-    begin = sum(loss for _, loss in losses[:third]) / third
-    end = sum(loss for _, loss in losses[-third:]) / third
-    beside = "" if measured else " Nothing is held out, so whether it memorises cannot be told."
-    if end > begin * 1.1:
+def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
+    begin, end, error = _ends(losses)
+    beside = "" if is_measured else " Nothing is held out, so whether it memorises cannot be told."
+    if abs(end - begin) <= max(LEVEL * abs(begin), ERRORS * error):
+        return Judgement(
+            "none",
+            "The loss has not changed clearly.",
+            f"Train loss went from {begin:.3f} to {end:.3f}, within its noise.{beside}",
+        )
+    if end > begin:
         return Judgement(
             "warn",
             "The loss rises.",
             f"It was {begin:.3f} over the first points and is {end:.3f} over the last: a lower learning rate may help.",
         )
-    if end < begin * (1 - LEVEL):
-        return Judgement("good", "It learns.", f"Train loss fell from {begin:.3f} to {end:.3f}.{beside}")
-    return Judgement("none", "The loss stands still.", f"Train loss went from {begin:.3f} to {end:.3f}.{beside}")
+    return Judgement("good", "The loss falls.", f"Train loss fell from {begin:.3f} to {end:.3f}.{beside}")
+
+
+def _ends(points: Points) -> tuple[float, float, float]:
+    """Means of the first and of the last third, and the standard error of their difference.
+
+    The error is of what the values do from one point to the next: a steady fall within a third is no noise.
+    """
+    values = [value for _, value in points]
+    third = max(2, len(values) // 3)
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    noise = variance(steps) / 2 if len(steps) > 1 else 0.0
+    return fmean(values[:third]), fmean(values[-third:]), (2 * noise / third) ** 0.5

@@ -11,6 +11,7 @@ The life of a train, and its only writer of status, TrainRun.transition:
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,7 +112,10 @@ class TrainRun(Owned):
     step = models.BigIntegerField(default=0)
     total_steps = models.BigIntegerField(default=0)
     epoch = models.FloatField(default=0)
-    eta_seconds = models.FloatField(null=True, blank=True)
+    eta_seconds = models.FloatField(null=True, blank=True, help_text="Estimated at eta_at: how long until the end.")
+    eta_at = models.DateTimeField(null=True, blank=True)
+    eta_basis = models.CharField(max_length=200, blank=True, help_text="What the estimate includes, in words.")
+    last_step_at = models.DateTimeField(null=True, blank=True, help_text="When the latest step was logged.")
     last_metrics = models.JSONField(default=dict, help_text="The latest value of every train metric.")
     last_evaluation = models.JSONField(default=dict, help_text="The latest value of every evaluation metric.")
     curve = models.JSONField(
@@ -178,6 +182,25 @@ class TrainRun(Owned):
     @property
     def ended(self) -> bool:
         return self.status in self.ENDED
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left of the latest estimate now, 0 once it is used up; None where nothing is estimated.
+
+        A train that stops ends sooner than was estimated, and one that waits or has ended needs no estimate.
+        """
+        if self.status != self.Status.RUNNING or self.eta_seconds is None:
+            return None
+        passed = (timezone.now() - self.eta_at).total_seconds() if self.eta_at else 0.0
+        return max(0.0, self.eta_seconds - passed)
+
+    @property
+    def first_started_at(self) -> datetime | None:
+        """When its first attempt began; None for a train that never ran."""
+        phases = self.facts.get("phases") or []
+        if self.attempt > 1 and phases:
+            return datetime.fromtimestamp(phases[0][1], tz=UTC)
+        return self.started_at
 
     def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
         """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this caller won.
@@ -300,6 +323,9 @@ class Sample(models.Model):
         null=True, help_text="Whether the answer ended by itself; false where it was cut at the longest sample answer."
     )
     rewards = models.JSONField(default=dict, help_text="{function: score}, null where there was none.")
+    advantage = models.FloatField(
+        null=True, help_text="How much better it was than the other answers to its prompt; GRPO learns by it."
+    )
 
     class Meta:
         ordering: ClassVar = ["index", "seq"]

@@ -6,7 +6,9 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.memory import Death
 from core.store import disk_is_full
+from core.templatetags.display import size
 from engine.failures import DISK_FULL, by_words
 from engine.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
 from training.models import TrainRun
@@ -14,6 +16,7 @@ from training.models import TrainRun
 Status = TrainRun.Status
 WORKER_LOST = "worker_lost"
 BAD_CHECKPOINT = "bad_checkpoint"
+MEMORY_ADVICE = "Lower the batch size or max tokens, and raise gradient accumulation to keep the effective batch."
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,47 @@ def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outc
     return failure(
         WORKER_LOST,
         reason,
-        "Nothing is wrong with your settings. Checkpoints and curves up to the last step are kept: let it go on from "
-        "the last checkpoint, or copy the train to begin anew.",
+        "Nothing is wrong with your settings. What was logged and saved until then is kept: resume the train, or copy "
+        "it to begin anew.",
     )
 
 
-def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False) -> Outcome:
+def killed(death: Death | None) -> Outcome:
+    """The engine was ended by SIGKILL, and not by its supervisor: said with what was measured, and no more."""
+    if death is None or not death.total:
+        return failure(
+            "killed",
+            "Something ended this train with signal 9 (SIGKILL).",
+            "How much memory it took was not measured. Start it again; if it recurs, ask your operator.",
+        )
+
+    figures = (
+        f"Just before, {size(death.used)} of {size(death.total)} of memory were in use; the train took "
+        f"{size(death.peak)} at most."
+    )
+    if death.killed_for_memory:
+        return failure(
+            "out_of_memory",
+            f"Memory ran out, and the system ended this train. {figures}",
+            MEMORY_ADVICE,
+        )
+    if death.was_nearly_full:
+        return failure(
+            "out_of_memory",
+            f"Something ended this train with signal 9 (SIGKILL) while memory was nearly full. {figures}",
+            MEMORY_ADVICE,
+        )
+    return failure(
+        "killed",
+        f"Something ended this train with signal 9 (SIGKILL). {figures}",
+        "Memory had not run out, so the cause is outside the train: somebody may have ended the process by hand, or a "
+        "limit of the machine did. Start it again; if it recurs, ask your operator.",
+    )
+
+
+def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False, death: Death | None = None) -> Outcome:
     """exit_status: of the engine, negative for a signal, None where nobody is left who knows it.
-    by_us: the signal that ended the engine was the supervisor's."""
+    by_us: the signal that ended the engine was the supervisor's. death: what was measured when the engine ended."""
     last = run.outcome.get("type")
     if last == "failed":
         return failure(
@@ -58,11 +94,7 @@ def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False) -> Ou
     if exit_status is None:
         return worker_lost()
     if exit_status == -signal.SIGKILL:
-        return failure(
-            "killed",
-            "The system killed this train, most likely because the machine ran out of memory.",
-            "Lower the batch size or max tokens, and raise gradient accumulation to keep the effective batch.",
-        )
+        return killed(death)
     if exit_status < 0:
         # Code in other languages writes why it gives up, and ends the process.
         if (known := by_words(last_lines(run))) is not None:

@@ -179,31 +179,7 @@ def has_model(run: TrainRun) -> bool:
     return (run.directory / MODEL).is_dir()
 
 
-@dataclass(frozen=True)
-class Phase:
-    name: str
-    began: datetime
-    seconds: float | None
-    current: bool
-
-
-def phases_of(run: TrainRun) -> list[Phase]:
-    """What the engine did when, from its own words; repeated phases of a train (evaluating, saving) stand as one line
-    with their summed time."""
-    told = run.facts.get("phases") or []
-    end = run.finished_at.timestamp() if run.finished_at else timezone.now().timestamp()
-    spans: dict[str, tuple[float, float]] = {}
-    for index, (name, began) in enumerate(told):
-        until = told[index + 1][1] if index + 1 < len(told) else end
-        first, total = spans.get(name, (began, 0.0))
-        spans[name] = (first, total + max(0.0, until - began))
-    zone = timezone.get_current_timezone()
-    return [
-        Phase(name, datetime.fromtimestamp(first, tz=zone), seconds, not run.ended and name == run.phase)
-        for name, (first, seconds) in spans.items()
-    ]
-
-
 def done_near(run: TrainRun) -> datetime | None:
     """When the train should be done, by the pace so far."""
-    return timezone.now() + timedelta(seconds=run.eta_seconds) if run.eta_seconds is not None else None
+    left = run.seconds_left
+    return timezone.now() + timedelta(seconds=left) if left else None

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.errors import UserError
+from core.text import are, counted
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
 from engine.parameters import TrainParameters
@@ -134,13 +135,13 @@ def _judge_rows(plan: Plan, parameters: dict[str, Any], made: TrainParameters, t
         plan.errors["dataset"] = "No row is left to train on. Choose another dataset, or raise the token limits."
     elif needed > train_rows and answers:
         plan.errors["batch_size"] = (
-            f"Only {train_rows:,} prompts are left to train on, and each step takes {needed:,}. "
+            f"Only {counted(train_rows, 'prompt')} {are(train_rows)} left to train on, and each step takes {needed:,}. "
             "Use a smaller batch size, or less gradient accumulation."
         )
     elif needed > train_rows:
         plan.errors["batch_size"] = (
-            f"Only {train_rows:,} rows are left to train on, and a batch of {batch:,} needs as many. "
-            f"Use at most {train_rows:,}."
+            f"Only {counted(train_rows, 'row')} {are(train_rows)} left to train on, and a batch of {batch:,} needs "
+            f"as many. Use at most {train_rows:,}."
         )
         plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
 
@@ -161,7 +162,8 @@ def _judge_warmup(plan: Plan, parameters: dict[str, Any]) -> None:
     warmup = warmup_steps(plan.steps, parameters["warmup_ratio"], parameters["scheduler"])
     if warmup_is_long(plan.steps, warmup):
         plan.warnings["warmup_ratio"] = (
-            f"Warm-up takes {warmup:,} of only {plan.steps:,} steps: the learning rate hardly gets to where it should."
+            f"Warm-up takes {warmup:,} of only {counted(plan.steps, 'step')}: the learning rate hardly gets to where "
+            "it should."
         )
         plan.fixes["warmup_ratio"] = [_fix("Use 0%", "", warmup_ratio=0)]
 
@@ -197,8 +199,8 @@ def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
             room = context - prompt
             plan.fixes["max_completion_tokens"] = [_fix(f"Use {room:,}", "", max_completion_tokens=room)]
     if plan.cut:
-        rows = f"{plan.cut:,} prompts" if plan.cut > 1 else "1 prompt"
-        plan.warnings["max_prompt_tokens"] = f"{rows} of {plan.total:,} are longer and are left out."
+        cut = f"{plan.cut:,} of {counted(plan.total, 'prompt')} {are(plan.cut)}"
+        plan.warnings["max_prompt_tokens"] = f"{cut} longer, and left out."
 
 
 def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> None:
@@ -238,8 +240,8 @@ def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_mod
         )
     elif plan.cut:
         share = plan.cut / plan.total
-        rows, they = (f"{plan.cut:,} rows", "They lose") if plan.cut > 1 else ("1 row", "It loses")
-        text = f"{rows} ({share:.1%}) will be cut. {they} the end of the answer"
+        they = "It loses" if plan.cut == 1 else "They lose"
+        text = f"{counted(plan.cut, 'row')} ({share:.1%}) will be cut. {they} the end of the answer"
         lost = (
             f", and {plan.lost:,} lose it whole and are left out."
             if plan.lost

@@ -17,6 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
+from core.memory import Death, MemoryWatch, peak_bytes
 from core.processes import die_with_parent
 from engine.rundir import EXIT_FAILED, LOG, SpecError, read_spec
 
@@ -27,6 +28,8 @@ class Engine:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.status: int | None = None
+        self.memory = MemoryWatch(pid)
+        self.death: Death | None = None
 
     @classmethod
     def start(cls, directory: Path) -> Engine:
@@ -42,9 +45,10 @@ class Engine:
     def poll(self) -> int | None:
         """The exit status once it has ended (negative: the signal that killed it), None while it runs."""
         if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
+                self.death = self.memory.death(peak_bytes(usage))
         return self.status
 
     def signal(self, sign: signal.Signals) -> None:

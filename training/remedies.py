@@ -140,12 +140,11 @@ def _no_time_limit(given: Parameters) -> Remedy | None:
 
 
 # Codes of a train that ran out of memory, and what can be done about it without changing what is learned.
-OUT_OF_MEMORY = ("out_of_memory", "killed")
+OUT_OF_MEMORY = ("out_of_memory",)
 LADDER = (_half_batch, _checkpoint_activations)
 MEMORY = (*LADDER, _half_tokens)
 REMEDIES: dict[str, tuple[Callable[[Parameters], Remedy | None], ...]] = {
     "out_of_memory": MEMORY,
-    "killed": MEMORY,
     "diverged": (_tenth_of_the_rate,),
     "disk_full": (_fewer_checkpoints,),
     "batch_too_large": (_smaller_batch,),

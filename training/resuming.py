@@ -30,6 +30,7 @@ from training.durations import run_seconds
 from training.models import TrainRun
 from training.notices import notices_make
 from training.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
+from training.phases import attempt_end
 from training.plan import disk_bytes
 from training.queue import line_up, ring
 from training.remedies import LADDER, OUT_OF_MEMORY
@@ -50,9 +51,9 @@ def resumable_steps(run: TrainRun) -> list[int]:
 def resume_obstacle(run: TrainRun) -> str:
     """Why a train cannot go on, not even from its beginning, or nothing."""
     if run.status not in (Status.STOPPED, Status.FAILED):
-        return "Only a train that was stopped or failed can go on."
+        return "Only a train that was stopped or failed can be resumed."
     if run.method.is_custom:
-        return f"{run.method.name} is a program of one's own, which begins anew. Copy the train."
+        return f"{run.method.name} is a custom program, which cannot be resumed. Copy the train."
     if not run.base_model.path.is_dir():
         return f"The files of {run.base_model.name} are gone."
     gone = [data for data in (run.dataset, run.evaluation_dataset) if data is not None and not data.path.is_file()]
@@ -71,11 +72,11 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
     checkpoint = None if step == 0 else _whole_checkpoint(run, step, at_most=HASHED_BYTES)
     if checkpoint is None and step != 0:
         reason = (
-            "It has no whole checkpoint to go on from."
+            "It has no whole checkpoint to resume from."
             if step is None
             else f"There is no whole checkpoint of step {step:,}."
         )
-        raise UserError({"step": [f"{reason} Begin it again from step 0, or copy it."]})
+        raise UserError({"step": [f"{reason} Start it over from step 0, or copy it."]})
     require_disk(2 * folder_size(checkpoint) if checkpoint is not None else disk_bytes(run.base_model, run.parameters))
     if not _queue_again(run, checkpoint, resumes=0):
         raise UserError("Somebody else has moved this train on. Look again.", code="wrong_state")
@@ -94,6 +95,8 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
             attempt=run.attempt,
             finished_at=timezone.now(),
             eta_seconds=None,
+            eta_at=None,
+            eta_basis="",
             phase="",
             **outcome.values,
         )
@@ -123,12 +126,12 @@ def _goes_on_alone(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
         return {"resumes": run.resumes + 1}
     # One that a person chose is theirs to choose again, and what a branch begins with is nothing to pass over.
     if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES and spec.resume_from:
-        message = f"{outcome.values['error']} It goes on from the newest that is whole, or from its beginning."
+        message = f"{outcome.values['error']} It resumes from the newest one that is whole, or starts over."
         return {"resumes": run.resumes + 1} | _warned(run, "checkpoint_passed_over", message)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
         rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)
         if rung is not None:
-            message = f"Memory ran out in attempt {run.attempt}. It goes on with less: {rung.words.lower()}."
+            message = f"Memory ran out in attempt {run.attempt}. It resumes with less: {rung.words.lower()}."
             return {"parameters": run.parameters | rung.changes} | _warned(run, "shrunk", message)
     return None
 
@@ -160,9 +163,13 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False,
             place=run.place,
             discards=False,
             earlier_seconds=run_seconds(run) or 0,
+            facts=attempt_end(run.facts, (run.finished_at or timezone.now()).timestamp()),
+            last_step_at=None,
             started_at=None,
             finished_at=None,
             eta_seconds=None,
+            eta_at=None,
+            eta_basis="",
             error_code="",
             error="",
             error_advice="",

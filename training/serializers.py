@@ -14,6 +14,7 @@ from training.estimate import starts_now
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.queue import MOVES, queue_position
 from training.record import record_notes, steps_missing
+from training.standing import activity_of
 
 
 class PriorityField(serializers.ChoiceField):
@@ -57,6 +58,13 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     priority = PriorityField(read_only=True)
     starts_in = serializers.SerializerMethodField(help_text="For one that waits, as far as it can be guessed.")
     duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
+    eta_seconds = serializers.FloatField(
+        source="seconds_left", read_only=True, allow_null=True,
+        help_text="How long a running train is estimated to need still, with evaluation, sample answers and saving. "
+        "0: the estimate is used up. Null: nothing is estimated.",
+    )  # fmt: skip
+    eta_basis = serializers.CharField(read_only=True, help_text="What the estimate includes and where it was timed.")
+    activity = serializers.SerializerMethodField(help_text='What it does now, as one sentence; "" once it has ended.')
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
     record_gaps = serializers.SerializerMethodField(help_text="Steps that are missing from the metrics.")
@@ -71,7 +79,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
             "shared", "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
             "attempt", "host", "phase", "step", "total_steps", "epoch",
-            "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
+            "progress", "eta_seconds", "eta_basis", "activity", "last_step_at", "queue_position", "priority", "after",
+            "starts_in",
             "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
             "duration_seconds", "record_gaps", "record_notes", "url",
@@ -100,6 +109,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
         return _starts_in(run, self.context.get("starts"))
 
+    def get_activity(self, run: TrainRun) -> str:
+        return activity_of(run)
+
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
 
@@ -127,22 +139,24 @@ class TrainLiveSerializer(TrainSerializer):
 
     class Meta(TrainSerializer.Meta):
         fields = (  # type: ignore[assignment]
-            "id", "name", "status", "phase", "step", "total_steps", "epoch", "progress", "eta_seconds",
-            "queue_position", "starts_in", "last_metrics", "best_value", "best_step",
+            "id", "name", "status", "phase", "step", "total_steps", "epoch", "progress", "eta_seconds", "eta_basis",
+            "activity", "last_step_at", "queue_position", "starts_in", "last_metrics", "best_value", "best_step",
         )  # fmt: skip
         read_only_fields = fields  # type: ignore[assignment]
 
 
-COMPUTED = ("progress", "queue_position", "starts_in")
+COMPUTED = ("progress", "eta_seconds", "activity", "queue_position", "starts_in")
 LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
 # What live_state reads of a train.
-LIVE_NEEDS = (*LIVE_COLUMNS, "priority", "place")
+LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "priority", "place")
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
     """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and again."""
     return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
         "progress": _progress(run),
+        "eta_seconds": run.seconds_left,
+        "activity": activity_of(run),
         "queue_position": queue_position(run),
         "starts_in": _starts_in(run),
     }
@@ -283,7 +297,7 @@ class LogSearchSerializer(serializers.Serializer[Any]):
 class SampleSerializer(serializers.ModelSerializer[Sample]):
     class Meta:
         model = Sample
-        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "stopped", "rewards")
+        fields = ("index", "stage", "step", "prompt", "reference", "text", "tokens", "stopped", "rewards", "advantage")
 
 
 class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
@@ -292,7 +306,15 @@ class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
         fields = ("step", "epoch", "value", "size_bytes", "time", "kept")
 
 
+class VerdictSerializer(serializers.Serializer[Any]):
+    headline = serializers.CharField()
+    text = serializers.CharField()
+    best = serializers.IntegerField(allow_null=True, help_text="Id of the train that did best, where that can be said.")
+
+
 class ComparisonSerializer(serializers.Serializer[Any]):
     trains = TrainSerializer(many=True)
     differences = serializers.DictField(help_text="{parameter: {train id: value}}, only where the trains differ.")
     outcomes = serializers.DictField(help_text="{measure: {train id: value}}")
+    comparability = serializers.CharField(help_text="Whether their evaluations can be compared, and if not why.")
+    verdict = VerdictSerializer()

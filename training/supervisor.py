@@ -71,6 +71,7 @@ class Supervisor:
         engine = Engine.start(self.run.directory)
         try:
             while engine.poll() is None:
+                engine.memory.look()
                 self.tick(engine)
                 time.sleep(TICK_SECONDS)
             self.conclude(engine)
@@ -109,7 +110,8 @@ class Supervisor:
                     if self.run.attempt != attempt or self.run.ended:
                         return
                 ingest(self.run)
-                self.end(decide(self.run, engine.poll(), by_us=self.rung >= 2))
+                exit_status = engine.poll()
+                self.end(decide(self.run, exit_status, by_us=self.rung >= 2, death=engine.death))
                 return
             except AWAY as error:
                 if time.monotonic() > given_up:

@@ -26,6 +26,7 @@ urlpatterns = [
     path("<int:pk>/evaluation/answers/", chart_views.AnswersView.as_view(), name="answers"),
     path("<int:pk>/completions/", chart_views.CompletionsView.as_view(), name="completions"),
     path("<int:pk>/judgement/", chart_views.JudgementView.as_view(), name="judgement"),
+    path("<int:pk>/alerts/", chart_views.AlertsView.as_view(), name="alerts"),
     path("<int:pk>/series/", chart_views.SeriesView.as_view(), name="series"),
     path("<int:pk>/metrics.csv", chart_views.MetricsCsvView.as_view(), name="metrics_csv"),
     path("<int:pk>/log/", views.TrainLogPageView.as_view(), name="log"),

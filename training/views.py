@@ -24,12 +24,14 @@ from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.log import log_read
 from training.models import TrainRun, TrainRunQuerySet
-from training.overview import done_near, has_model, overview, phases_of
+from training.overview import done_near, has_model, overview
+from training.phases import phases_of
 from training.queue import may_manage_queue, queue_places, queue_position, queue_state
 from training.record import record_notes
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
+from training.standing import activity_of, place_of_end, stop_effect
 from training.table import counts_of, narrowed, pills_make, rows_make, strip_make, table_page
 from training.worker import worker_state
 
@@ -134,6 +136,9 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "moves": QUEUE_MOVES,
         "priorities": priorities(request, run) if waiting else [],
         "progress": run_progress(run),
+        "activity": activity_of(run),
+        "stop_effect": stop_effect(run),
+        "place_of_end": place_of_end(run),
         "seconds": run_seconds(run),
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
@@ -211,11 +216,13 @@ class TrainActionView(View):
 
 class TrainStopView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        discard = "discard" in request.POST
-        run = train_stop(run=run, by=reader_of(request), discard=discard)
-        going = "ends and saves nothing more." if discard else "finishes its step, saves and stops."
-        ended = run.status == TrainRun.Status.STOPPED
-        messages.success(request, f"{run.name} {'is stopped.' if ended else going}")
+        run = train_stop(run=run, by=reader_of(request), discard="discard" in request.POST)
+        if run.status == TrainRun.Status.STOPPING:
+            messages.success(request, f"{run.name} is stopping. {stop_effect(run)}")
+        elif run.status == TrainRun.Status.STOPPED:
+            messages.success(request, f"{run.name} is stopped.")
+        else:
+            messages.warning(request, f"{run.name} had ended already: {run.get_status_display().lower()}.")
         return redirect_back(request, run.get_absolute_url())
 
 
@@ -229,12 +236,14 @@ class TrainSaveView(TrainActionView):
 
 
 class TrainResumeView(TrainActionView):
-    """Go on after the newest whole checkpoint, or after the one that was named."""
+    """Resume after the newest whole checkpoint, or after the one that was named; 0: start over."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        step = request.POST.get("step", "")
-        train_resume(run=run, by=reader_of(request), step=number_of(step) if step else None)
-        messages.success(request, f"{run.name} is back in the queue and goes on from its checkpoint.")
+        text = request.POST.get("step", "")
+        step = number_of(text) if text else None
+        train_resume(run=run, by=reader_of(request), step=step)
+        place = "starts over" if step == 0 else "resumes from its checkpoint"
+        messages.success(request, f"{run.name} is back in the queue and {place}.")
         return redirect_back(request, run.get_absolute_url())
 
 

@@ -16,6 +16,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from core.text import counted as counted_text
+
 register = template.Library()
 
 MISSING = "–"
@@ -27,13 +29,29 @@ def is_number(value: Any) -> bool:
 
 
 def signed(text: str) -> str:
-    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+    """With a true minus sign, and none before what was rounded to zero."""
+    if not text.startswith("-"):
+        return text
+    return text.replace("-", MINUS, 1) if re.search("[1-9]", text) else text[1:]
 
 
 @register.filter
 def loss(value: Any) -> str:
     """1.204"""
     return signed(f"{value:.3f}") if is_number(value) else MISSING
+
+
+@register.filter
+def decimals(value: Any, digits: int) -> str:
+    """1.20 for two digits."""
+    return signed(f"{value:.{digits}f}") if is_number(value) else MISSING
+
+
+@register.filter
+def change(value: Any, digits: int) -> str:
+    """A difference with its sign: +0.12, −0.30, and 0.00 for one that is rounded to nothing."""
+    text = decimals(value, digits)
+    return f"+{text}" if is_number(value) and value > 0 and re.search("[1-9]", text) else text
 
 
 @register.filter
@@ -51,6 +69,15 @@ def rate(value: Any) -> str:
 def thousands(value: Any) -> str:
     """4,612"""
     return signed(f"{round(value):,}") if is_number(value) else MISSING
+
+
+@register.filter
+def counted(value: Any, nouns: str) -> str:
+    """A number with its noun, {{ count|counted:"row" }}: 1 row, 2 rows; {{ count|counted:"entry,entries" }}."""
+    if not is_number(value):
+        return MISSING
+    noun, _, plural = nouns.partition(",")
+    return counted_text(round(value), noun, plural)
 
 
 @register.filter
@@ -108,6 +135,14 @@ def about(value: Any) -> str:
     if not is_number(value) or value < 0:
         return MISSING
     return f"about {duration(value) if value < 60 or value >= 3600 else f'{round(value / 60)} m'}"
+
+
+@register.filter
+def time_left(seconds: Any) -> str:
+    """What an estimate says of the time that is left. One that is used up says nothing about the rest."""
+    if not is_number(seconds):
+        return ""
+    return f"{about(seconds)} left" if seconds >= 1 else "takes longer than estimated"
 
 
 @register.filter

@@ -87,7 +87,7 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
 
     # Go on: the same train works on behind its checkpoint.
     reached = page.evaluate(STEP)
-    page.get_by_role("button", name=re.compile("Go on from step")).click()
+    page.get_by_role("button", name=re.compile("Resume from step")).click()
     expect(page.locator("#train-head")).to_contain_text("Running", timeout=60_000)
     until(page, f"() => ({STEP})() > {reached}", seconds=60)
     page.get_by_role("button", name="Stop", exact=True).click()

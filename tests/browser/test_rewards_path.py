@@ -100,7 +100,7 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     expect(page.locator(".trial-table tbody tr").first.locator("td.num").first).to_have_text("1.00", timeout=30_000)
     assert axe_violations(page) == []
     grpo = run(page)
-    charts(page, grpo, "Reward", "Prompts without spread", "Answers cut off")
+    charts(page, grpo, "Reward", "Prompts with equal rewards", "Answers cut off")
 
     # All on one page.
     page.goto(f"/trains/compare/?ids={dpo},{ppo},{grpo}")

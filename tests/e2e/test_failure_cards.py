@@ -125,8 +125,8 @@ def test_the_kernel_kills_what_takes_too_much_memory(platform, dataset):
     with memory_group(20 << 20) as group:
         (group / "cgroup.procs").write_text(str(engine.pid))
         found = card(platform, run)
-    assert found.code == "killed"
-    assert "most likely because the machine ran out of memory" in found.said
+    assert found.code == "out_of_memory"
+    assert "Memory ran out, and the system ended this train" in found.said
     assert "Batch size 8, gradient accumulation 2" in found.fixes
 
 

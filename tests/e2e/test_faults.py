@@ -74,7 +74,8 @@ def test_a_killed_engine_is_a_failed_train_with_its_cause(platform, running):
     engine.kill()
     ended = platform.ended(running)
     assert (ended["status"], ended["error"]["code"]) == ("failed", "killed")
-    assert "memory" in ended["error"]["message"]
+    assert "signal 9" in ended["error"]["message"]
+    assert "Memory had not run out" in ended["error"]["advice"]
 
 
 def attempt_runs(platform: Platform, run: dict, attempt: int, step: int) -> dict:
@@ -129,7 +130,7 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
         400,
         {
             "step": [
-                f"There is no whole checkpoint of step {stopped['step'] + 1}. Begin it again from step 0, or copy it."
+                f"There is no whole checkpoint of step {stopped['step'] + 1}. Start it over from step 0, or copy it."
             ]
         },
     )

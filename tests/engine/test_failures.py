@@ -57,7 +57,7 @@ def test_rows_that_all_lose_their_answer(tiny, tmp_path):
         {"role": "user", "content": "long " * 50}, {"role": "assistant", "content": "Yes."}
     ]}] * 4, max_tokens=16)  # fmt: skip
     assert failed(run) == "no_rows"
-    assert "4 lose their whole answer" in run.last["message"]
+    assert "4 rows would keep nothing of the answer" in run.last["message"]
 
 
 def test_rows_whose_answer_is_lost_are_left_out_and_counted(tiny, tmp_path):

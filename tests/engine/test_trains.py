@@ -47,7 +47,7 @@ def test_events_come_in_order_and_end_with_finished(whole):
     assert kinds[:3] == ["phase", "phase", "started"]
     assert kinds[-1] == "finished"
     assert {event["name"] for event in whole.of("phase")} == {
-        "loading model", "preparing data", "evaluating", "training", "saving"
+        "loading model", "preparing data", "answering", "evaluating", "training", "saving"
     }  # fmt: skip
 
 

@@ -4,11 +4,13 @@ import csv
 import io
 
 import pytest
+from django.utils import timezone
 
 from training.answers import answers_of, difference, overlap
+from training.chart_table import CHARTS, NOT_CHARTED
 from training.chart_views import cell
-from training.charts import CHARTS, NOT_CHARTED, planned_of, reduce_points, series_of
-from training.judgement import judge
+from training.charts import planned_of, reduce_points, series_of
+from training.judgement import judge, judgement_of
 from training.models import MetricRow, Sample
 
 
@@ -84,21 +86,64 @@ def test_no_metric_is_in_two_charts_or_charted_and_left_out():
         ([(10, 2.0), (20, 1.2), (30, 1.199)], [(30, 1.2)], "good", "levelled off"),
         ([(10, 2.0), (20, 1.2), (30, 1.5)], [(30, 0.4)], "warn", "memorises"),
         ([(10, 2.0), (20, 1.999)], [(20, 2.0)], "warn", "higher learning rate"),
-        ([], [], "none", "Nothing to judge"),
-        ([], [(1, 2.0)], "none", "Too early"),
+        ([(0, 2.0), (10, 2.2)], [(20, 2.0)], "warn", "before the first step"),
+        ([], [(1, 2.0)], "none", "Too early to say. 1 step so far."),
         ([], [(step, 3.0 - step / 5) for step in range(9)], "good", "2.800 to 1.600"),
         ([], [(step, 1.0 + step) for step in range(9)], "warn", "rises"),
     ],
 )
 def test_it_says_how_the_train_goes_with_its_number(evaluations, losses, tone, says):
-    judgement = judge(losses, evaluations)
+    judgement = judge(losses, evaluations, held_out=200)
 
     assert judgement.tone == tone
     assert says in f"{judgement.headline} {judgement.text}"
 
 
+FALLING = [(0, 2.0), (20, 1.5), (30, 1.2)]
+
+
+@pytest.mark.parametrize("held_out", [1, 3, 19, None])
+def test_there_is_no_verdict_on_a_few_held_out_rows(held_out):
+    judgement = judge([(30, 1.2)], FALLING, held_out=held_out, status="finished")
+
+    assert judgement.tone == "none"
+    assert "2.000 to 1.200" in judgement.text
+    assert (f"on {held_out} held-out row" if held_out else "is not known") in judgement.text
+
+
+@pytest.mark.parametrize(
+    ("status", "headline"),
+    [
+        ("running", "Looks healthy."),
+        ("stopping", "Looks healthy."),
+        ("finished", "Went well."),
+        ("stopped", "Was still learning."),
+        ("failed", "Was learning."),
+    ],
+)
+def test_only_a_train_that_came_to_its_end_went_well(status, headline):
+    assert judge([(30, 1.2)], FALLING, held_out=200, status=status).headline == headline
+
+
+def test_a_change_within_the_noise_is_none():
+    losses = [(step, 1.5 + (0.4 if step % 2 else -0.4) - step / 500) for step in range(60)]
+    assert judge(losses, [], held_out=0).headline == "The loss has not changed clearly."
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"status": "queued"}, "It has not started."),
+        ({"status": "running", "started_at": timezone.now()}, "It has not logged a step."),
+        ({"status": "failed"}, "This train logged no step."),
+    ],
+)
+def test_a_train_without_a_step_is_not_judged(make_train, fields, text):
+    assert judgement_of(make_train(**fields)).text == text
+
+
 def test_a_loss_that_is_no_number_comes_before_all_else():
-    assert judge([(1, 2.0)], [(1, 2.0), (2, 1.0)], broken=True).tone == "bad"
+    assert judge([(1, 2.0)], [(1, 2.0), (2, 1.0)], held_out=200, broken=True).tone == "bad"
 
 
 def test_words_are_compared_with_the_reference_and_order_counts_for_change():
@@ -123,7 +168,7 @@ def test_the_biggest_change_comes_first_and_a_running_train_has_no_after(make_tr
 
 
 def test_the_page_shows_judgement_answers_and_no_html_of_a_model(client, alice, make_train):
-    run = make_train(status="finished")
+    run = make_train(status="finished", facts={"eval_rows": 50})
     log(run, 10, 1, split="eval", eval_loss=2.0)
     log(run, 20, 2, split="eval", eval_loss=1.0)
     Sample.objects.create(run=run, seq=3, index=0, stage="before", prompt="<script>alert(1)</script>", text="<b>x</b>")

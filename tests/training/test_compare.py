@@ -2,9 +2,13 @@
 
 import pytest
 
+from methods.models import TrainingMethod
+from methods.services import methods_install
 from training.answers import shared_prompts
-from training.compare import ids_parse, measured_alike, outcome_rows, setting_rows, verdict
+from training.colours import colours_choose, colours_parse, is_dashed
+from training.compare import ids_parse, outcome_rows, setting_rows
 from training.models import Sample
+from training.verdict import comparability, measured_alike, verdict
 
 
 def parameters(**changes):
@@ -51,7 +55,7 @@ def test_the_best_of_each_measure_is_marked_and_missing_measures_are_left_out(tw
     rows = {row.title: row for row in outcome_rows(list(two))}
 
     assert [cell.mark for cell in rows["Best eval loss"].cells] == [False, True]
-    assert [cell.mark for cell in rows["Final eval loss"].cells] == [True, False]
+    assert [cell.mark for cell in rows["Last eval loss"].cells] == [True, False]
     assert [cell.mark for cell in rows["Tokens a second"].cells] == [True, False]
     assert "Model size" not in rows
 
@@ -70,6 +74,94 @@ def test_the_verdict_names_the_lowest_eval_loss_and_that_it_rose_since(two):
     assert found.best == two[1]
     assert found.headline == f"#{two[1].pk} reaches the lowest eval loss, 1.200 at step 60, then gets worse."
     assert "0.100 above it" in found.text
+
+
+def test_an_untrained_model_is_nobodys_best(two, make_train):
+    """The best evaluation of one that only got worse is that before its first step."""
+    worse = make_train(
+        status="finished", parameters=parameters(), best_value=1.21, best_step=0, last_evaluation={"eval_loss": 1.9}
+    )
+
+    found = verdict([*two, worse])
+
+    assert f"#{two[0].pk} is next, 0.100 above it" in found.text
+    assert f"#{worse.pk} has no eval loss better than before training." in found.text
+    rows = {row.title: row for row in outcome_rows([*two, worse])}
+    assert [cell.text for cell in rows["Best eval loss"].cells] == ["1.300", "1.200", "–"]
+
+
+def test_a_few_held_out_rows_say_nothing_about_which_is_best(two):
+    for run in two:
+        run.facts = {"eval_rows": 3}
+
+    found = verdict(list(two))
+
+    assert found.best is None
+    assert "may be chance" in found.text
+
+
+def test_losses_of_two_methods_are_not_compared(two):
+    two[1].method = type(two[1].method)(slug="dpo", name="DPO", recipe="dpo")
+
+    assert not measured_alike(list(two))
+    assert "cannot be compared" in comparability(list(two))
+    assert not any(cell.mark for row in outcome_rows(list(two)) for cell in row.cells if "loss" in row.title)
+
+
+def test_the_api_says_what_the_page_says(client, alice, two):
+    client.force_login(alice)
+    answer = client.get(f"/api/v1/trains/compare/?ids={two[0].pk},{two[1].pk}").json()
+
+    found = verdict(list(two))
+    assert answer["verdict"] == {"headline": found.headline, "text": found.text, "best": two[1].pk}
+    assert answer["comparability"] == comparability(list(two))
+
+
+def test_it_says_what_was_measured(two, make_train):
+    assert comparability(list(two)) == "Measured on the same held-out rows, so eval loss can be compared."
+    unmeasured = make_train(status="finished", parameters=parameters())
+    assert comparability([*two, unmeasured]) == "Only 2 of these 3 trains were measured on held-out rows."
+    assert comparability([unmeasured, unmeasured]) == "None of these trains has been measured on held-out rows."
+
+
+def test_a_unit_is_that_of_the_trains_own_method(two):
+    """GRPO's batches are answers; beside it, those of LoRA stay rows."""
+    methods_install()
+    for run, slug in zip(two, ("grpo", "lora"), strict=True):
+        run.method = TrainingMethod.objects.get(slug=slug)
+        run.parameters = {"batch_size": 2 if slug == "lora" else 8}
+
+    (row,) = [row for row in setting_rows(list(two), two[0]) if row.title == "Batch size"]
+
+    assert [(cell.text, cell.unit) for cell in row.cells] == [("8", "answers"), ("2", "rows")]
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [5, 10, 15, 20], list(range(1, 9)), [3, 8, 13, 18, 23, 28, 33, 38]])
+def test_colours_differ_and_stay_when_trains_come_and_go(ids):
+    slots = colours_choose(ids, {})
+    assert len(set(slots.values())) == len(ids)
+    assert sum(map(is_dashed, slots.values())) == max(0, len(ids) - 5)
+    assert colours_choose(list(reversed(ids)), {}) == slots
+
+    rest = ids[1:]
+    assert colours_choose(rest, slots) == {pk: slots[pk] for pk in rest}
+    more = colours_choose([99, *rest], slots)
+    assert {pk: more[pk] for pk in rest} == {pk: slots[pk] for pk in rest}
+    assert len(set(more.values())) == len(more)
+
+
+def test_colours_are_read_from_an_address_and_nonsense_is_passed_over():
+    assert colours_parse("3,1", [7, 8]) == {7: 3, 8: 1}
+    assert colours_parse("3,3,x,99,0,-1", [7, 8, 9, 10, 11, 12]) == {7: 3}
+
+
+def test_links_to_other_comparisons_keep_the_colours(client, alice, two):
+    client.force_login(alice)
+    first, second = two
+    page = client.get(f"{address(first, second)}&colours=4,2").content.decode()
+
+    assert f"?ids={second.pk}&amp;colours=2" in page
+    assert "compare-chip series-4" in page
 
 
 def test_losses_on_other_rows_are_not_ranked(two):

@@ -7,8 +7,9 @@ import pytest
 from django.db import OperationalError, transaction
 
 from engine.rundir import EVENTS, EventWriter
-from training.ingest import CURVE_POINTS, PHASES_KEPT, Overtaken, grown, ingest
+from training.ingest import CURVE_POINTS, Overtaken, grown, ingest
 from training.models import TrainRun
+from training.phases import PHASES_KEPT
 
 
 @pytest.fixture

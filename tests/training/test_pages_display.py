@@ -12,6 +12,7 @@ from django.utils import timezone
 from core.templatetags import display
 
 CASES = {
+    "time_left": [(900, "about 15 m left"), (0.4, "takes longer than estimated"), (None, "")],
     "loss": [(1.2041, "1.204"), (0, "0.000"), (-0.25, "−0.250"), (None, "–"), (float("nan"), "–"), (True, "–")],
     "rate": [(2e-4, "2e-4"), (6.4e-5, "6.4e-5"), (0.05, "0.05"), (0.001, "0.001"), (0, "0"), (1.0, "1"), (None, "–")],
     "thousands": [(4612, "4,612"), (0, "0"), (1611.4, "1,611"), (-1234, "−1,234"), (None, "–")],
@@ -27,6 +28,23 @@ CASES = {
 @pytest.mark.parametrize(("name", "value", "text"), [(name, *case) for name, cases in CASES.items() for case in cases])
 def test_numbers(name, value, text):
     assert getattr(display, name)(value) == text
+
+
+@pytest.mark.parametrize("value", [-0.0001, -0.0, 0.0])
+def test_nothing_is_minus_zero(value):
+    assert display.loss(value) == "0.000"
+    assert display.thousands(value) == "0"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
+def test_a_noun_follows_its_number(count, text):
+    assert display.counted(count, "row") == text
+    assert display.counted(count, "entry,entries") == text.replace("rows", "entries").replace("row", "entry")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (0.001, "0.00"), (-0.001, "0.00")])
+def test_a_change_has_its_sign(value, text):
+    assert display.change(value, 2) == text
 
 
 def test_times_are_in_the_readers_zone_and_leave_out_what_is_plain():

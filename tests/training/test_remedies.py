@@ -31,7 +31,7 @@ def failed(make_train, db):
     ("code", "parameters", "changes"),
     [
         ("out_of_memory", {}, {"batch_size": 4, "gradient_accumulation_steps": 4}),
-        ("killed", {"batch_size": 1}, {"gradient_checkpointing": True}),
+        ("out_of_memory", {"batch_size": 1}, {"gradient_checkpointing": True}),
         ("out_of_memory", {"batch_size": 3, "gradient_checkpointing": True, "max_tokens": 512}, {"max_tokens": 256}),
         ("diverged", {"learning_rate": 2e-4}, {"learning_rate": 2e-5}),
         ("disk_full", {}, {"save_strategy": "end", "save_total_limit": 1}),
@@ -46,7 +46,9 @@ def test_the_gentlest_remedy_comes_first(failed, code, parameters, changes):
     assert remedies(failed(code, **parameters))[0].changes == changes
 
 
-@pytest.mark.parametrize(("code", "parameters"), [("unknown", {}), ("data_gone", {}), ("bad_option", {"more": {}})])
+@pytest.mark.parametrize(
+    ("code", "parameters"), [("unknown", {}), ("killed", {}), ("data_gone", {}), ("bad_option", {"more": {}})]
+)
 def test_where_only_a_person_can_tell_nothing_is_offered(failed, code, parameters):
     assert remedies(failed(code, **parameters)) == []
 

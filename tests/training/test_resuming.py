@@ -84,7 +84,7 @@ def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_not
     with pytest.raises(UserError) as raised:
         train_resume(run=stopped, by=alice, step=5)
     assert raised.value.fields == {
-        "step": ["There is no whole checkpoint of step 5. Begin it again from step 0, or copy it."]
+        "step": ["There is no whole checkpoint of step 5. Start it over from step 0, or copy it."]
     }
     stopped.refresh_from_db()
     assert (stopped.status, stopped.attempt) == ("stopped", 1)
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_not
 def test_only_what_ended_before_its_time_goes_on(stopped, alice, status):
     stopped.status = status
     assert resumable_steps(stopped) == []
-    with pytest.raises(UserError, match="Only a train that was stopped or failed can go on"):
+    with pytest.raises(UserError, match="Only a train that was stopped or failed can be resumed"):
         train_resume(run=stopped, by=alice)
 
 
@@ -106,12 +106,12 @@ def test_what_is_missing_is_named(stopped):
     shutil.rmtree(stopped.base_model.path)
     assert resume_obstacle(stopped) == "The files of Tiny are gone."
     stopped.method.recipe = CUSTOM
-    assert resume_obstacle(stopped).startswith("LoRA is a program of one's own")
+    assert resume_obstacle(stopped).startswith("LoRA is a custom program")
 
 
 def test_without_a_whole_checkpoint_it_begins_again_where_that_is_said(stopped, alice):
     shutil.rmtree(stopped.directory / "checkpoints")
-    with pytest.raises(UserError, match="no whole checkpoint to go on from"):
+    with pytest.raises(UserError, match="no whole checkpoint to resume from"):
         train_resume(run=stopped, by=alice)
     train_resume(run=stopped, by=alice, step=0)
     assert (stopped.status, read_spec(stopped.directory).resume_from) == ("queued", None)

@@ -18,7 +18,7 @@ from methods.schema import method_fields, rewards_text
 from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
 from training.answers import completions_of
-from training.charts import CHARTS, NOT_CHARTED, charts_table
+from training.chart_table import CHARTS, NOT_CHARTED, charts_table
 from training.forms import parameters_read
 from training.judgement import judge_rewards
 from training.models import Sample, TrainRun
@@ -370,14 +370,14 @@ class TestWhileItTrains:
     @pytest.mark.parametrize(
         ("rewards", "same", "headline"),
         [
-            ([], None, "Nothing to judge yet."),
+            ([], None, "Too early to say."),
             ([0.1] * 3, 0.0, "Too early to say."),
             ([0.1, 0.1, 0.2, 0.4, 0.6, 0.7], 0.2, "The reward rises."),
             ([0.7, 0.6, 0.4, 0.2, 0.1, 0.1], 0.2, "The reward falls."),
-            ([0.5] * 9, 0.0, "The reward stands still."),
+            ([0.5] * 9, 0.0, "The reward has not changed clearly."),
             ([0.0] * 9, 1.0, "Nothing is learned."),
         ],
     )
     def test_the_judgement_speaks_of_rewards(self, rewards, same, headline):
         points = list(enumerate(rewards, 1))
-        assert judge_rewards(points, [], same=same, ended=False).headline == headline
+        assert judge_rewards(points, [], same=same, status="running").headline == headline

@@ -11,7 +11,6 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core.templatetags.display import icon, query
-from engine.rewards.registry import REWARDS
 from training.models import TrainRun
 from training.table import sort_link
 
@@ -68,12 +67,3 @@ def column(context: dict[str, Any], title: str, name: str) -> SafeString:
         title,
         icon("arrow-up"),
     )
-
-
-@register.filter
-def reward_name(name: str) -> str:
-    """The title of a reward function by its name in the metrics, where the second of a kind is numbered."""
-    plain, _, number = name.rpartition("_")
-    if plain in REWARDS and number.isdigit():
-        return f"{REWARDS[plain].title} {number}"
-    return REWARDS[name].title if name in REWARDS else name.replace("_", " ").capitalize()

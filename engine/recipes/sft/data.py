@@ -11,6 +11,7 @@ from engine.chat.template import TemplateProblem
 from engine.data import asked, examples_read, notes_warn, split
 from engine.examples import Example
 from engine.job import Job
+from engine.plural import are, counted
 from engine.render import Renderer, Tokens
 from engine.row_notes import NOTHING_LEARNED
 from engine.rundir import DataFile
@@ -46,7 +47,7 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int) -> Prepared:
         job,
         len(rows),
         len(other) if other is not None else None,
-        why_none=f": {rows.left_out:,} lose their whole answer at {max_tokens:,} tokens",
+        why_none=f": at {max_tokens:,} tokens {counted(rows.left_out, 'row')} would keep nothing of the answer",
     )
     notes_warn(job, rows.notes, other.notes if other is not None else None)
     _lengths_warn(job, rows, max_tokens)
@@ -96,7 +97,8 @@ def _lengths_warn(job: Job, rows: Tokenised, max_tokens: int) -> None:
     if rows.left_out:
         job.warn(
             "rows_left_out",
-            f"{rows.left_out:,} of {total:,} rows are left out: at {max_tokens:,} tokens their whole answer is cut. "
+            f"{rows.left_out:,} of {counted(total, 'row')} {are(rows.left_out)} left out: at {max_tokens:,} tokens "
+            "the whole answer is cut. "
             "Raise Max tokens to learn from them.",
         )
     if len(rows) and not rows.ended:
@@ -108,7 +110,8 @@ def _lengths_warn(job: Job, rows: Tokenised, max_tokens: int) -> None:
     elif rows.cut >= MANY_CUT * total:
         job.warn(
             "rows_cut",
-            f"{rows.cut:,} of {total:,} rows are cut at {max_tokens:,} tokens and lose the end of their answer. "
+            f"{rows.cut:,} of {counted(total, 'row')} {are(rows.cut)} cut at {max_tokens:,} tokens, without the end of "
+            "the answer. "
             "Raise Max tokens to learn it.",
         )
 

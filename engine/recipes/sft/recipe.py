@@ -10,6 +10,7 @@ from engine import samples
 from engine.fast.choose import switch_on
 from engine.job import Job
 from engine.model import adapter_add, max_tokens_of, stop_tokens_learn
+from engine.plural import counted
 from engine.recipes.sft.data import prepare
 from engine.recipes.sft.parameters import SftParameters
 from engine.recipes.sft.trainer import Trainer
@@ -35,7 +36,7 @@ def train(job: Job) -> bool:
     data = prepare(job, renderer, max_tokens)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
-        f"{data.train_rows:,} rows to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
+        f"{counted(data.train_rows, 'row')} to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
         f"{max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 

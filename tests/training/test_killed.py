@@ -1,0 +1,99 @@
+"""A train that was killed: said with what was measured, and called out of memory only where memory ran out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from core import memory
+from core.memory import Death, MemoryWatch, memory_read
+from training.outcome import decide
+
+GB = 10**9
+ROOMY = Death(killed_for_memory=False, peak=2 * GB, used=4 * GB, total=16 * GB, was_nearly_full=False)
+
+
+@pytest.mark.parametrize(
+    ("death", "code", "says"),
+    [
+        (ROOMY, "killed", "4.0 GB of 16.0 GB of memory were in use; the train took 2.0 GB at most"),
+        (Death(True, 9 * GB, 15 * GB, 16 * GB, False), "out_of_memory", "Memory ran out, and the system ended"),
+        (Death(False, 9 * GB, 16 * GB, 16 * GB, True), "out_of_memory", "while memory was nearly full"),
+        (Death(False, 0, 0, 0, False), "killed", "signal 9"),
+        (None, "killed", "signal 9"),
+    ],
+)
+def test_a_kill_is_told_with_what_was_measured(make_train, death, code, says):
+    outcome = decide(make_train(status="running"), -9, death=death)
+
+    assert outcome.values["error_code"] == code
+    assert says in outcome.values["error"]
+    assert "most likely" not in outcome.values["error"] + outcome.values["error_advice"]
+    if death == ROOMY:
+        assert "Memory had not run out" in outcome.values["error_advice"]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine's files: 16 GB of which 4 are free, and counters that a test can set."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "7").mkdir(parents=True)
+    groups.mkdir()
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(memory, "CGROUPS", groups)
+    (proc / "meminfo").write_text("MemTotal:  16000000 kB\nMemAvailable: 4000000 kB\n")
+    (proc / "vmstat").write_text("pgfault 10\noom_kill 3\n")
+    (proc / "7" / "cgroup").write_text("0::/work\n")
+    return tmp_path
+
+
+def test_the_machines_counter_proves_a_kill_for_memory(machine):
+    watch = MemoryWatch(7)
+    assert not watch.death(0).killed_for_memory
+
+    (machine / "proc" / "vmstat").write_text("oom_kill 4\n")
+    assert watch.death(0).killed_for_memory
+
+    watch.look()
+    assert not watch.death(0).killed_for_memory
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        ("0::/work\n", {"work/memory.events": "low 0\noom_kill {kills}\n", "work/memory.max": "8000000000",
+                        "work/memory.current": "7900000000"}),
+        ("4:memory:/work\n", {"memory/work/memory.oom_control": "under_oom 0\noom_kill {kills}\n",
+                              "memory/work/memory.limit_in_bytes": "8000000000",
+                              "memory/work/memory.usage_in_bytes": "7900000000"}),
+    ],
+)  # fmt: skip
+def test_the_control_groups_counter_and_limit_count(machine, line, files):
+    (machine / "proc" / "7" / "cgroup").write_text(line)
+
+    def write(kills):
+        for name, text in files.items():
+            path = machine / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.format(kills=kills))
+
+    write(0)
+    watch = MemoryWatch(7)
+    assert (watch.last.used, watch.last.total) == (7_900_000_000, 8_000_000_000)
+    assert watch.last.is_nearly_full
+    write(1)
+    assert watch.death(5).killed_for_memory
+
+
+def test_a_machine_that_says_nothing_proves_nothing(machine):
+    for path in (machine / "proc").iterdir():
+        if path.is_file():
+            path.unlink()
+    death = MemoryWatch(8).death(0)
+    assert (death.killed_for_memory, death.total) == (False, 0)
+
+
+def test_this_machine_can_be_measured():
+    found = memory_read(os.getpid())
+    assert 0 < found.used < found.total
