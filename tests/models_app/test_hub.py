@@ -80,7 +80,7 @@ def test_each_refusal_of_the_hub_has_words_of_its_own(alice, hub, published):
     assert "no such revision" in download(alice, "org/tiny@other").error
     gated = download(alice, "org/gated")
     assert "is gated" in gated.error
-    assert "HF_TOKEN" in gated.error
+    assert "needs a Hugging Face token. Store one of your own on your account page" in gated.error
     hub.limited = True
     assert "asks to wait" in download(alice, "org/limited").error
 
@@ -102,6 +102,7 @@ def test_offline_and_unreachable_are_told_apart(alice, hub, published, monkeypat
 
 def test_the_token_opens_a_gated_model_and_is_seen_nowhere(alice, hub, published, settings, caplog, quick):
     hub.gated.add("org/tiny")
+    settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = TOKEN
     with caplog.at_level(logging.DEBUG):
         model = download(alice)
@@ -114,6 +115,7 @@ def test_the_token_opens_a_gated_model_and_is_seen_nowhere(alice, hub, published
 
 def test_a_token_that_opens_nothing_is_said_and_not_shown(alice, hub, published, settings, caplog):
     hub.gated.add("org/tiny")
+    settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = "hf_wrong_token"
     model = download(alice)
     assert "has no access" in model.error
