@@ -145,7 +145,8 @@ class TokensView(AccountAPIView):
 
     @extend_schema(operation_id="account_tokens_list", responses={200: TokenSerializer(many=True), **KNOWN_STATUSES})
     def get(self, request: Request) -> Response:
-        return Response(TokenSerializer(list(tokens_of(self.reader)), many=True).data  # type: ignore[arg-type])
+        rows: Any = tokens_of(self.reader)
+        return Response(TokenSerializer(rows, many=True).data)
 
     @extend_schema(
         operation_id="account_tokens_create",
