@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from core.errors import UserError
+from core.processes import proxy_environment
 
 # What the hub takes for a name: no path, no URL, no scheme. The branch is where it keeps datasets made from scripts.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
@@ -29,5 +30,9 @@ def hub_environment(home: Path, token: str) -> dict[str, str]:
 
     `token`: that of the person whom the download is for, see accounts.services.hub_token_for; "" for none.
     """
-    environment = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = proxy_environment() | {
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     return environment | ({"HF_TOKEN": token} if token else {})

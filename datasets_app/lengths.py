@@ -17,7 +17,7 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from core.processes import environment_without_secrets
+from core.processes import clean_environment, confined
 from core.queue import enqueue
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
@@ -95,7 +95,7 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--model", lengths.model_path),
     ]
     seconds = min(MOST_SECONDS, START_SECONDS + dataset.size_bytes // BYTES_A_SECOND)
-    environment = environment_without_secrets() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             command,
@@ -105,7 +105,7 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
             timeout=seconds,
             cwd=settings.BASE_DIR,
             env=environment,
-            preexec_fn=_limit_memory,
+            preexec_fn=confined(_limit_memory),
         )
     except subprocess.TimeoutExpired as error:
         raise CountFailed(

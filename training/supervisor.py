@@ -107,7 +107,8 @@ class Supervisor:
                     if self.run.attempt != attempt or self.run.ended:
                         return
                 ingest(self.run)
-                self.end(decide(self.run, engine.poll(), by_us=self.rung >= 2))
+                status = None if engine.was_lost else engine.poll()
+                self.end(decide(self.run, status, by_us=self.rung >= 2))
                 return
             except AWAY as error:
                 if time.monotonic() > given_up:

@@ -48,8 +48,9 @@ def _family(scene: Scene) -> tuple[psutil.Process | None, psutil.Process | None,
     """(worker, supervisor, engine), as far as they live."""
     with contextlib.suppress(psutil.Error, StopIteration):
         worker = scene.platform.train_worker()
-        supervisor = next(iter(worker.children()), None)
-        engine = next(iter(supervisor.children()), None) if supervisor else None
+        server = scene.platform.fork_server()
+        supervisor = next((child for child in worker.children() if child.pid != server.pid), None)
+        engine = next(iter(server.children()), None)
         return worker, supervisor, engine
     return None, None, None
 

