@@ -95,7 +95,6 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--model", lengths.model_path),
     ]
     seconds = min(MOST_SECONDS, START_SECONDS + dataset.size_bytes // BYTES_A_SECOND)
-    environment = clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             command,
@@ -104,7 +103,7 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
             errors="replace",
             timeout=seconds,
             cwd=settings.BASE_DIR,
-            env=environment,
+            env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
             preexec_fn=confined(_limit_memory),
         )
     except subprocess.TimeoutExpired as error:

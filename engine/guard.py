@@ -6,7 +6,7 @@ each, secrets included. Two things prevent it:
 * `seal`, for the platform's own processes: their environment is blanked where others can see it, and the kernel lets no
   process without privileges look into them (man 2 prctl, PR_SET_DUMPABLE).
 * `confine`, for processes that run or read what strangers wrote: a Landlock domain (Linux 5.19, man 7 landlock), out of
-  which nobody can look into, or trace, a process outside. It holds for root as well.
+  which nobody can look into, or trace, a process outside; and no capability with which root could do so all the same.
 
 Linux only; elsewhere these do nothing.
 """
@@ -38,6 +38,11 @@ LANDLOCK_ACCESS_FS_REFER = 1 << 13
 # Signals to processes outside, from version 6 on (Linux 6.12).
 LANDLOCK_SCOPE_SIGNAL = 1 << 1
 
+PR_CAPBSET_DROP = 24
+CAPABILITY_VERSION = 0x20080522
+# CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: each lets root look into other processes past Landlock.
+LOOKING_CAPABILITIES = (19, 21, 38)
+
 IS_LINUX = sys.platform == "linux"
 
 
@@ -57,12 +62,34 @@ def die_with_parent(parent: int, sign: signal.Signals) -> None:
 def confine() -> bool:
     """Shut this process and all its descendants off from the memory and environment of every other process.
 
-    Returns whether the kernel can do it. There is no way back, and it may be done again.
+    Returns whether the kernel has Landlock. There is no way back, and it may be done again.
     """
     if not IS_LINUX:
         return False
 
     library = ctypes.CDLL(None, use_errno=True)
+    # The kernel wants it for Landlock; and root would have its capabilities back with the next program it starts.
+    library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _drop_capabilities(library)
+    return _enter_domain(library)
+
+
+def _drop_capabilities(library: ctypes.CDLL) -> None:
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    # Effective, permitted and inheritable of the first 32 capabilities, then of the others.
+    sets = (ctypes.c_uint32 * 6)()
+    if library.capget(header, sets) != 0:
+        return
+
+    for capability in LOOKING_CAPABILITIES:
+        library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+        half, bit = divmod(capability, 32)
+        for kind in range(3):
+            sets[3 * half + kind] &= ~(1 << bit)
+    library.capset(header, sets)
+
+
+def _enter_domain(library: ctypes.CDLL) -> bool:
     version = library.syscall(SYS_LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     if version < 2:
         return False
@@ -79,8 +106,6 @@ def confine() -> bool:
         # struct landlock_path_beneath_attr: allowed_access, parent_fd.
         rule = struct.pack("=Qi", LANDLOCK_ACCESS_FS_REFER, root)
         library.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
-        # The kernel wants it: a program that gains rights by being started could not be held.
-        library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         return bool(library.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(root)

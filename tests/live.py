@@ -42,14 +42,18 @@ class Platform:
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
-        self.env = os.environ | CANARIES | {
-            "DEEPEXTENSION_HOME": str(home),
-            "PORT": str(port),
-            "HF_HUB_OFFLINE": "1",
-            "STOP_GRACE_SECONDS": "20",
-            "HEARTBEAT_LIMIT_SECONDS": "10",
-            "DJANGO_SETTINGS_MODULE": "deepextension.settings",
-        }
+        self.env = (
+            os.environ
+            | CANARIES
+            | {
+                "DEEPEXTENSION_HOME": str(home),
+                "PORT": str(port),
+                "HF_HUB_OFFLINE": "1",
+                "STOP_GRACE_SECONDS": "20",
+                "HEARTBEAT_LIMIT_SECONDS": "10",
+                "DJANGO_SETTINGS_MODULE": "deepextension.settings",
+            }
+        )
         self.tokens: dict[str, str] = {}
         self.sessions: dict[str, requests.Session] = {}
         self.server: subprocess.Popen[bytes]
