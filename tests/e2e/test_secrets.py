@@ -2,9 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.e2e.test_main_job import toy_rows
 from tests.live import CANARIES, CANARY, Platform
@@ -78,8 +78,8 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
     """Not even to root, whom the kernel refuses nothing."""
     seen = {}
     for process in platform.processes():
-        with open(f"/proc/{process.pid}/environ", "rb") as stream:
-            seen[" ".join(process.cmdline()) or process.name()] = CANARY.findall(stream.read())
+        shown = Path(f"/proc/{process.pid}/environ").read_bytes()
+        seen[" ".join(process.cmdline()) or process.name()] = CANARY.findall(shown)
     assert {"web", "train_worker", "chores_worker", "watch"} <= {line.split()[-1] for line in seen}
     assert {line: found for line, found in seen.items() if found} == {}
 
