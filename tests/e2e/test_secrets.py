@@ -59,7 +59,7 @@ def parents():
     return opened
 
 
-def reward(prompts, completions, references, rows):
+def reward(prompts, completions, references, rows, **parameters):
     found = sorted({place + ": " + hit.decode() for place, text in places() for hit in CANARY.findall(text)})
     platform = sorted(name for name in sys.modules if name.partition(".")[0] in ("django", "rq", "deepextension"))
     outside = [pid for pid in parents() if b"engine.forkserver" not in open(f"/proc/{pid}/cmdline", "rb").read()]
@@ -95,7 +95,7 @@ def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settin
         files={"source": ("looks.py", LOOKS)},
         timeout=60,
     )
-    assert answer.url.endswith("/admin/methods/rewardfunction/"), answer.text
+    assert answer.url.endswith("/admin/methods/rewardfunction/"), re.findall("errorlist.*", answer.text)
     dataset = platform.upload("looks.jsonl", toy_rows(8))
 
     run = platform.api(

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from accounts.services import hub_token_set
 from core.errors import UserError
 from models_app import importing
 from models_app.importing import model_import
@@ -158,3 +159,18 @@ def test_a_hostile_model_of_the_hub_is_refused(alice, hub, published):
     assert model.status == "failed"
     assert "auto_map" in model.error
     assert not model.path.exists()
+
+
+def test_a_persons_own_token_opens_their_downloads_and_nobody_elses(alice, bob, hub, published, settings, caplog, quick):
+    hub.gated.add("org/tiny")
+    settings.HF_TOKEN = "hf_of_the_platform"
+    hub_token_set(user=alice, token=TOKEN)
+
+    with caplog.at_level(logging.DEBUG):
+        refused, opened = download(bob), download(alice)
+
+    assert "needs a Hugging Face token" in refused.error
+    assert opened.status == "ready"
+    assert {header for _, header in hub.asked} == {"", f"Bearer {TOKEN}"}
+    assert TOKEN not in caplog.text
+    assert not any(TOKEN in str(value) for row in BaseModel.objects.values() for value in row.values())
