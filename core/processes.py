@@ -1,4 +1,5 @@
-"""Processes of this machine: a mark that is not reused (pid and start time), and ends that are bound together."""
+"""Processes of this machine: a mark that is not reused (pid and start time), ends that are bound together, and what a
+program may know of its surroundings."""
 
 from __future__ import annotations
 

@@ -143,6 +143,11 @@ def test_an_open_session_is_no_place_to_guess_the_password(page, settings):
     assert answers == [400, 400, 400, 429]
 
 
+def test_the_administration_leads_to_the_same_form(client, olga):
+    client.force_login(olga)
+    assert client.get("/admin/password_change/")["Location"] == "/account/#password"
+
+
 def test_the_page_says_what_a_change_of_password_ends(page):
     text = BeautifulSoup(page.get("/account/").content, "html.parser").select_one("#password").text
     assert "revokes all your API tokens and signs you out of every other browser" in text

@@ -192,12 +192,13 @@ def movable_clock(home: Path) -> dict[str, str]:
     compiler is installed that could make the library for it."""
     library = home / "clock.so"
     source = Path(__file__).with_name("clock.c")
+    options = ["-O1", "-shared", "-fPIC", f'-DCLOCK_OFFSET_FILE="{home / "clock"}"']
     try:
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        subprocess.run(["cc", *options, "-o", str(library), str(source)], check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     (home / "clock").write_bytes(bytes(8))
-    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(home / "clock")}
+    return {"LD_PRELOAD": str(library)}
 
 
 @contextlib.contextmanager

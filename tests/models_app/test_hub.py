@@ -161,7 +161,9 @@ def test_a_hostile_model_of_the_hub_is_refused(alice, hub, published):
     assert not model.path.exists()
 
 
-def test_a_persons_own_token_opens_their_downloads_and_nobody_elses(alice, bob, hub, published, settings, caplog, quick):
+def test_a_persons_own_token_opens_their_downloads_and_nobody_elses(
+    alice, bob, hub, published, settings, caplog, quick
+):
     hub.gated.add("org/tiny")
     settings.HF_TOKEN = "hf_of_the_platform"
     hub_token_set(user=alice, token=TOKEN)
