@@ -206,3 +206,10 @@ def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, q
 
     assert (run.status, run.attempt) == ("running", 2)
     assert engine_ends(queued)
+
+
+def test_a_fork_server_that_was_killed_is_a_lost_worker_and_no_lack_of_memory(engine_does, queued):
+    engine_does(lambda directory: os.kill(os.getppid(), signal.SIGKILL) or trains_on(directory))
+    run = work(queued)
+    # Without a spec it cannot come back by itself, see tests/e2e/test_faults.py.
+    assert (run.status, run.error_code) == ("failed", "worker_lost")
