@@ -18,43 +18,14 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 # What a program of ours needs to find its libraries, its device, its temporary files and the machine's certificates.
 HARMLESS = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TERM",
-        "TMPDIR",
-        "TEMP",
-        "TMP",
-        "PWD",
-        "PYTHONPATH",
-        "PYTHONHASHSEED",
-        "PYTHONUNBUFFERED",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONUTF8",
-        "PYTHONIOENCODING",
-        "PYTHONWARNINGS",
-        "VIRTUAL_ENV",
-        "LD_LIBRARY_PATH",
-        "LD_PRELOAD",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "HF_ENDPOINT",
-        "HF_HUB_OFFLINE",
-        "HF_HUB_ETAG_TIMEOUT",
-        "HF_HUB_DOWNLOAD_TIMEOUT",
-        "DEEPEXTENSION_HOME",
-        "DEEPEXTENSION_WORKER_SLOT",
-        "DEEPEXTENSION_SUPERVISED",
-        "PORT",
-    ]
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TERM", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("PYTHONPATH", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8"),
+        *("PYTHONIOENCODING", "PYTHONWARNINGS", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+        *("DEEPEXTENSION_HOME", "DEEPEXTENSION_WORKER_SLOT", "DEEPEXTENSION_SUPERVISED", "PORT"),
+    )
 )
 HARMLESS_PREFIXES = (
     *("LC_", "XDG_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "MALLOC_"),
