@@ -27,7 +27,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import F
 from django.http import HttpRequest
 from django.utils import timezone
@@ -36,6 +36,7 @@ from accounts.browsers import browser_of
 from accounts.models import KnownAddress, SignInCounter
 from core.addresses import client_address
 from core.errors import UserError
+from core.outages import is_disk_full
 
 logger = logging.getLogger("deepextension.sign_in")
 
@@ -88,7 +89,13 @@ class Attempt:
         """Count a try. Raises TooManyTries, and counts nothing, where a limit has been reached."""
         address = client_address(request)
         counters = _counters(request, username, address)
-        return cls(counters, address, reached=_count(counters))
+        try:
+            return cls(counters, address, reached=_count(counters))
+        except DatabaseError as error:
+            if not is_disk_full(error):
+                raise
+            # Somebody has to sign in to make room. accounts.hashers still bounds how fast one can guess.
+            return cls([], address, reached=[])
 
     def succeeded(self, user: Any) -> None:
         """The right password: what this person mistyped is forgotten, what others tried stays counted."""
@@ -99,7 +106,8 @@ class Attempt:
                 rows.delete()
             else:
                 rows.filter(count__gt=0).update(count=F("count") - 1)
-        known_address_remember(user, self.address)
+        if self.counters:
+            known_address_remember(user, self.address)
 
     def failed(self) -> None:
         """Tell the operator once for each lock-out. Names that are no account's are not written down: people type

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-from core.queue import enqueue
+from core.chores import chore_add
 
 
 def mail_is_set_up() -> bool:
@@ -25,7 +25,7 @@ def password_reset_enqueue(email: str) -> None:
     people = get_user_model().objects.filter(email__iexact=email.strip(), is_active=True)
     for user in people:
         if user.has_usable_password():
-            enqueue(settings.CHORES_QUEUE, "accounts.jobs.send_password_reset", f"password-reset-{user.pk}", user.pk)
+            chore_add("password-reset", user.pk, key=f"password-reset-{user.pk}", person=user.pk, expected_seconds=5)
 
 
 def password_reset_send(user_id: int) -> None:

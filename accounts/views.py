@@ -8,7 +8,6 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.models import User
-from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
@@ -29,6 +28,7 @@ from accounts.services import (
 )
 from accounts.tokens import DEFAULT_SCOPE, token_create, token_revoke, tokens_of
 from core.errors import UserError
+from core.sign_in import SignInView
 from core.text import number_of
 
 EXPIRY_DAYS = (7, 30, 90, 365)
@@ -154,5 +154,5 @@ class HubTokenRemoveAction(AccountAction):
         hub_token_clear(user=self.reader)
 
 
-class SignInPage(LoginView):
+class SignInPage(SignInView):
     extra_context = {"mail_is_set_up": mail_is_set_up}

@@ -18,5 +18,6 @@ urlpatterns = [
     path("healthz", healthz, name="healthz"),
 ]
 
+handler400 = "deepextension.refusals.bad_request"
 handler404 = "deepextension.refusals.not_found"
 handler500 = "deepextension.refusals.server_error"

@@ -22,10 +22,10 @@ from typing import IO, Any
 from django.conf import settings
 from django.db import Error, connections
 from redis.exceptions import RedisError
-from rq import Worker
 from rq.job import Job
 from rq.queue import Queue
 
+from core.jobs import Worker
 from core.processes import clean_environment, confined, process_is_alive
 from core.queue import connection
 from engine.guard import die_with_parent

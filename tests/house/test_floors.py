@@ -16,7 +16,8 @@ FLOORS = {
     "models_app": 3,
     "methods": 3,
     "training": 4,
-    "deepextension": 5,
+    "people": 5,
+    "deepextension": 6,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # The web process imports these; the rest of the engine belongs to workers.
