@@ -43,7 +43,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     """Every refusal in the one shape; what is not a refusal (a bug) stays a 500."""
     if isinstance(error, UserError):
         fields = {name: texts for name, texts in error.fields.items() if name}
-        return Response(error_body(error.code, error.message, fields), status=error.status)
+        # For refusals that pass, such as a lock-out: how many seconds to wait.
+        wait = getattr(error, "retry_after", None)
+        headers = {"Retry-After": str(wait)} if wait else None
+        return Response(error_body(error.code, error.message, fields), status=error.status, headers=headers)
     if isinstance(error, UnreadablePostError):
         return Response(error_body("request_timeout", "The body did not arrive."), status=408)
     if isinstance(error, Http404):

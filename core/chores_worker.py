@@ -40,8 +40,9 @@ from core.chores import (
     kinds,
 )
 from core.models import Chore
-from core.processes import die_with_parent, process_mark
+from core.processes import process_mark
 from core.queue import connection
+from engine.guard import die_with_parent
 
 # What a database raises that is locked, restarted or out of reach.
 AWAY = (OperationalError, InterfaceError)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from django.conf import settings
-
 from core.errors import UserError
+from core.processes import proxy_environment
 
 # What the hub takes for a name: no path, no URL, no scheme. The branch is where it keeps datasets made from scripts.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
@@ -26,7 +25,14 @@ def reference_clean(text: str, kind: str, example: str) -> str:
     return reference
 
 
-def hub_environment(home: Path) -> dict[str, str]:
-    """For a program that downloads. A home of its own: no token and no cache that a person of this machine left."""
-    token = {"HF_TOKEN": settings.HF_TOKEN} if settings.HF_TOKEN else {}
-    return {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | token
+def hub_environment(home: Path, token: str) -> dict[str, str]:
+    """For a program that downloads. A home of its own: no token and no cache that a person of this machine left.
+
+    `token`: that of the person whom the download is for, see accounts.services.hub_token_for; "" for none.
+    """
+    environment = proxy_environment() | {
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return environment | ({"HF_TOKEN": token} if token else {})

@@ -126,9 +126,3 @@ def _number(folder: Path, *names: str) -> int | None:
         except (OSError, ValueError):
             continue
     return None
-
-
-def peak_bytes(usage: object) -> int:
-    """The largest resident set of a process that was waited for with os.wait4."""
-    kilobytes = int(getattr(usage, "ru_maxrss", 0))
-    return kilobytes if os.uname().sysname == "Darwin" else kilobytes * 1024

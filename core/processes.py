@@ -1,17 +1,36 @@
-"""Processes of this machine: a mark that is not reused (pid and start time), and ends that are bound together."""
+"""Processes of this machine: a mark that is not reused (pid and start time), ends that are bound together, and what a
+program may know of its surroundings."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from engine import guard
+
 SUPERVISED = "DEEPEXTENSION_SUPERVISED"
-JUDGE_KEY = "DEEPEXTENSION_JUDGE_KEY"
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "DEEPEXTENSION_ADMIN_PASSWORD", "HF_TOKEN", JUDGE_KEY)
-PR_SET_PDEATHSIG = 1
+ADMIN_PASSWORD = "DEEPEXTENSION_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
+
+JUDGE = ("DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_MODEL", "DEEPEXTENSION_JUDGE_KEY")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+# What a program of ours needs to find its libraries, its device, its temporary files and the machine's certificates.
+HARMLESS = frozenset(
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TERM", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("PYTHONPATH", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8"),
+        *("PYTHONIOENCODING", "PYTHONWARNINGS", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+        *("DEEPEXTENSION_HOME", "DEEPEXTENSION_WORKER_SLOT", "DEEPEXTENSION_SUPERVISED", "PORT"),
+    )
+)
+HARMLESS_PREFIXES = (
+    *("LC_", "XDG_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "MALLOC_"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "TOKENIZERS_"),
+)
 
 
 def process_mark(pid: int) -> str:
@@ -44,25 +63,49 @@ def process_is_alive(mark: str) -> bool:
     return pid.isdigit() and process_mark(int(pid)) == mark
 
 
-def die_with_parent(parent: int, sign: signal.Signals) -> None:
-    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone already.
-
-    Without it a killed worker leaves its train running, an orphan beside its own retry. Linux only; elsewhere the
-    attempt number alone keeps an orphan from writing.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def die_with_supervisor() -> None:
     """For the platform's own processes: none outlives the supervisor that `serve` started, however that ended."""
     if os.environ.get(SUPERVISED):
-        die_with_parent(os.getppid(), signal.SIGTERM)
+        guard.die_with_parent(os.getppid(), signal.SIGTERM)
 
 
-def environment_without_secrets(*, keep: tuple[str, ...] = ()) -> dict[str, str]:
-    """For a program that reads strangers' files: the platform's secrets are none of their business."""
-    return {name: value for name, value in os.environ.items() if name not in SECRETS or name in keep}
+def seal_process() -> None:
+    """For the platform's own processes, first of all: no other process of this user sees their secrets."""
+    guard.seal(is_harmless)
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a variable of the environment may be known to programs that strangers have a say in."""
+    return name in HARMLESS or name.startswith(HARMLESS_PREFIXES)
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """For every program that the platform starts and that runs or reads what people bring: datasets, models, rewards.
+
+    A list of what such a program gets, not of what it does not get: a secret that is new need not be thought of here.
+    """
+    return {name: value for name, value in os.environ.items() if is_harmless(name)} | more
+
+
+def proxy_environment() -> dict[str, str]:
+    """For programs that ask the outside world. Not for others: the address of a proxy may hold its password."""
+    return {name: value for name, value in os.environ.items() if name.lower() in PROXIES}
+
+
+def judge_environment() -> dict[str, str]:
+    """For rewards that ask the operator's judge (engine.rewards.judge)."""
+    return {name: value for name, value in os.environ.items() if name in JUDGE} | proxy_environment()
+
+
+def confined(*limits: Callable[[], None], with_parent: bool = True) -> Callable[[], None]:
+    """For `preexec_fn` of such a program: it ends with this process, cannot look into others, and has `limits`."""
+    parent = os.getpid()
+
+    def apply() -> None:
+        if with_parent:
+            guard.die_with_parent(parent, signal.SIGKILL)
+        guard.confine()
+        for limit in limits:
+            limit()
+
+    return apply

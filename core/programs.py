@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from django.conf import settings
 
-from core.processes import die_with_parent, environment_without_secrets
+from core.processes import clean_environment, confined
 
 TICK_SECONDS = 1.0
 LONGEST_REPORT_BYTES = 2**20
@@ -57,8 +57,8 @@ def program_run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            env=environment_without_secrets() | (environment or {}),
-            preexec_fn=_limits(os.getpid(), memory_bytes),
+            env=clean_environment(**(environment or {})),
+            preexec_fn=confined(_limits(memory_bytes)),
         )
         try:
             last = _listen(program, seconds, too_long, on_news, on_tick)
@@ -76,9 +76,8 @@ def program_run(
         raise ProgramProblem(_cause(code))
 
 
-def _limits(parent: int, memory_bytes: int) -> Callable[[], None]:
+def _limits(memory_bytes: int) -> Callable[[], None]:
     def apply() -> None:
-        die_with_parent(parent, signal.SIGKILL)
         # RLIMIT_DATA and not RLIMIT_AS: mapped weights and libraries are address space, not memory.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -20,7 +20,8 @@ from typing import IO, Any
 from django.conf import settings
 
 from core.database_version import newer_database
-from core.processes import SUPERVISED, die_with_parent
+from core.processes import ADMIN_PASSWORD, SUPERVISED
+from engine.guard import die_with_parent
 
 START_SECONDS = 180
 STOP_SECONDS = 45
@@ -62,9 +63,10 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
         server = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(settings.BASE_DIR / "supervisord.conf")],
+            [sys.executable, "-m", "core.supervise", "-c", str(settings.BASE_DIR / "supervisord.conf")],
             cwd=settings.BASE_DIR,
-            env=os.environ
+            # The password of the first account is for set-up alone.
+            env={name: value for name, value in os.environ.items() if name != ADMIN_PASSWORD}
             | {
                 "DEEPEXTENSION_HOME": str(settings.HOME),
                 "PORT": str(settings.PORT),

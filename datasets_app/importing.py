@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from accounts.services import hub_token_for
 from core.errors import UserError
 from core.hub import hub_environment, reference_clean
 from core.programs import ProgramProblem, program_run
@@ -132,7 +133,7 @@ def _download(dataset: Dataset) -> dict[str, Any]:
         *(str(dataset.path.with_suffix(".tmp")), str(max(0, free // 2))),
         seconds=None,
         memory_bytes=MEMORY_BYTES,
-        environment=hub_environment(dataset.path.with_name("hub")),
+        environment=hub_environment(dataset.path.with_name("hub"), hub_token_for(dataset.owner)),
         on_news=on_news,
         on_tick=on_tick,
     )

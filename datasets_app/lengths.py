@@ -7,12 +7,9 @@ memory, and never in the web or in the worker of background work itself.
 from __future__ import annotations
 
 import json
-import os
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -23,7 +20,7 @@ from django.db.models import F
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
 from core.errors import UserError
 from core.ownership import owner_check
-from core.processes import die_with_parent, environment_without_secrets
+from core.processes import clean_environment, confined
 from core.store import located_path, stored_path
 from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
@@ -155,7 +152,6 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--model", str(located_path(lengths.model_path))),
     ]
     seconds = _seconds(lengths)
-    environment = environment_without_secrets() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             command,
@@ -164,8 +160,8 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
             errors="replace",
             timeout=seconds,
             cwd=settings.BASE_DIR,
-            env=environment,
-            preexec_fn=_limits(os.getpid()),
+            env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
+            preexec_fn=confined(_limit_memory),
         )
     except subprocess.TimeoutExpired as error:
         raise CountFailed(
@@ -178,13 +174,9 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
     return _parsed(done.stdout)
 
 
-def _limits(parent: int) -> Callable[[], None]:
-    def apply() -> None:
-        die_with_parent(parent, signal.SIGKILL)
-        # Not RLIMIT_AS: mapped libraries are address space, not memory.
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-
-    return apply
+def _limit_memory() -> None:
+    # Not RLIMIT_AS: mapped libraries are address space, not memory.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def _parsed(output: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@ from django.contrib.auth.decorators import login_required
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from deepextension.tokens import TokenView
+from accounts.api import SignInView
 
 urlpatterns = [
-    path("auth/token/", TokenView.as_view(), name="api-token"),
+    path("auth/token/", SignInView.as_view(), name="api-token"),
+    path("account/", include("accounts.api_urls")),
     path("datasets/", include("datasets_app.api_urls")),
     path("models/", include("models_app.api_urls")),
     path("methods/", include("methods.api_urls")),

@@ -51,6 +51,7 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 if "*" in ALLOWED_HOSTS and not DEBUG:
     raise ImproperlyConfigured("ALLOWED_HOSTS=* is not allowed outside DEBUG. Name the hosts.")
@@ -58,6 +59,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
     "core",
+    "accounts",
     "datasets_app",
     "models_app",
     "methods",
@@ -76,7 +78,6 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "django_rq",
-    "axes",
     "csp",
 ]
 
@@ -93,7 +94,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "core.middleware.ReaderTimeZoneMiddleware",
-    "axes.middleware.AxesMiddleware",
+    "accounts.middleware.SignInMiddleware",
     "core.middleware.QueuePagesMiddleware",
 ]
 
@@ -183,18 +184,19 @@ MAIL_FROM = env("DEEPEXTENSION_MAIL_FROM", default="")
 vars().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
 EMAIL_TIMEOUT = 10
 
-# Sign-in
+# Sign-in, see accounts.lockout. X-Forwarded-For is believed as far as our own proxies wrote it.
 SESSION_ENGINE = "core.sessions"
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-AXES_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)
-AXES_COOLOFF_TIME = 0.25
-AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_RESET_ON_SUCCESS = True
-AXES_LOCKOUT_TEMPLATE = "registration/locked.html"
+AUTHENTICATION_BACKENDS = ["accounts.backends.PasswordBackend"]
+SIGN_IN_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)
+TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXY_COUNT", default=0)
+if SIGN_IN_FAILURE_LIMIT < 1 or TRUSTED_PROXY_COUNT < 0:
+    raise ImproperlyConfigured("SIGN_IN_FAILURE_LIMIT is at least 1, and TRUSTED_PROXY_COUNT at least 0.")
+PASSWORD_HASHERS = ["accounts.hashers.GatedPBKDF2PasswordHasher"]
+PASSWORD_RESET_TIMEOUT = 3600
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
-]
+] + [{"NAME": "accounts.validators.EndTokensOnChange"}]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "training:list"
 LOGOUT_REDIRECT_URL = "login"
@@ -202,13 +204,14 @@ LOGOUT_REDIRECT_URL = "login"
 # API
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "knox.auth.TokenAuthentication",
+        "accounts.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_FILTER_BACKENDS": ["core.filters.StrictFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PAGINATION_CLASS": "core.api.Pagination",
+    "NUM_PROXIES": TRUSTED_PROXY_COUNT,
     # Files come in forms, and their views say so.
     "DEFAULT_PARSER_CLASSES": ["core.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
@@ -218,10 +221,12 @@ REST_FRAMEWORK = {
     # ?format= is a filter of the datasets and not a choice of renderers.
     "URL_FORMAT_OVERRIDE": None,
 }
-REST_KNOX = {
-    "TOKEN_TTL": timedelta(days=env.int("TOKEN_DAYS", default=90)),
-    "AUTO_REFRESH": False,
-}
+TOKEN_DAYS = env.int("TOKEN_DAYS", default=90)
+TOKENS_PER_PERSON = env.int("TOKENS_PER_PERSON", default=50)
+KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 - a model
+REST_KNOX = {"TOKEN_TTL": timedelta(days=TOKEN_DAYS), "AUTO_REFRESH": False}
+# knox's own table is not used. Its migrations would want to come after ours, and in older homes came before.
+MIGRATION_MODULES = {"knox": None}
 SPECTACULAR_SETTINGS = {
     "TITLE": "DeepExtension",
     "DESCRIPTION": "Fine-tune language models: datasets, base models, methods and trains.",
@@ -252,8 +257,11 @@ FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True, mode=0o700)
 UPLOAD_LIMIT_BYTES = env.int("UPLOAD_LIMIT_GB", default=20) * 10**9
 DISK_RESERVE_BYTES = env.int("DISK_RESERVE_MB", default=500) * 10**6
 MODEL_ROOTS = [Path(root).expanduser().resolve() for root in env.list("DEEPEXTENSION_MODEL_ROOTS", default=[])]
-# Handed to the process that downloads a model, and to no other.
+# Handed to the process that downloads, and to no other; for whose downloads, HF_TOKEN_USERS says.
 HF_TOKEN = env("HF_TOKEN", default="")
+HF_TOKEN_USERS = env("HF_TOKEN_USERS", default="operators")
+if HF_TOKEN_USERS not in ("operators", "everybody"):
+    raise ImproperlyConfigured("HF_TOKEN_USERS is operators or everybody.")
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"

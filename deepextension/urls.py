@@ -1,9 +1,7 @@
 from django.contrib import admin
-from django.contrib.auth import views as auth
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from core.sign_in import SignInView
 from deepextension.health import healthz
 
 urlpatterns = [
@@ -12,8 +10,8 @@ urlpatterns = [
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
     path("methods/", include("methods.urls")),
-    path("login/", SignInView.as_view(), name="login"),
-    path("logout/", auth.LogoutView.as_view(), name="logout"),
+    path("account/", include("accounts.urls")),
+    path("", include("accounts.sign_in_urls")),
     path("admin/queue/", include("django_rq.urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("deepextension.api_urls")),

@@ -7,16 +7,16 @@ judged when it has ended, and what breaks the contract is said in the last event
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from engine.guard import die_with_parent
 from engine.rundir import (
     EVENTS,
     EXIT_FAILED,
@@ -37,7 +37,6 @@ LOG_BYTES = 64 << 20
 # What a program may know of its surroundings; the platform's secrets are none of its business.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 ENDINGS = ("finished", "stopped", "failed")
-PR_SET_PDEATHSIG = 1
 
 
 def run_program(directory: Path, program: Program) -> int:
@@ -56,7 +55,7 @@ def run_program(directory: Path, program: Program) -> int:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -65,18 +64,6 @@ def run_program(directory: Path, program: Program) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     _log(child)
     return _judge(directory, child.wait())
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """For the child: be killed when this process is, so that nothing trains on unseen. Linux only."""
-
-    def arrange() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
-
-    return arrange
 
 
 def _log(child: subprocess.Popen[bytes]) -> None:

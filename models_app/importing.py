@@ -19,6 +19,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from accounts.services import hub_token_for
 from core.errors import UserError
 from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
@@ -194,7 +195,8 @@ def _download(model: BaseModel, files: Path) -> None:
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
     program_run(
         "engine.hub.model", repository, revision, str(files), str(free),
-        seconds=None, memory_bytes=4 * 2**30, environment=hub_environment(model.import_path / "hub"),
+        seconds=None, memory_bytes=4 * 2**30,
+        environment=hub_environment(model.import_path / "hub", hub_token_for(model.owner)),
         on_news=on_news, on_tick=on_tick,
     )  # fmt: skip
     shutil.rmtree(files / ".cache", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
 ENDED = ("finished", "failed", "stopped")
 
+# Secrets that every test platform is started with; none may be found by what runs in a train.
+CANARY = re.compile(rb"canary-[a-z-]+-[0-9]{6}")
+CANARIES = {
+    "SECRET_KEY": "canary-secret-key-000001-and-more-characters",
+    "DEEPEXTENSION_ADMIN_PASSWORD": "canary-admin-password-000002",
+    "DEEPEXTENSION_WEBHOOK_SECRET": "canary-webhook-000003",
+    "DEEPEXTENSION_JUDGE_KEY": "canary-judge-000004",
+    "EMAIL_URL": "smtp://somebody:canary-mail-000005@127.0.0.1:9",
+    "HF_TOKEN": "hf_canary-hub-000006",
+    "HTTPS_PROXY": "http://somebody:canary-proxy-000007@127.0.0.1:9",
+    "A_SECRET_OF_NEXT_YEAR": "canary-later-000008",
+}
+
 
 class Platform:
     """A running platform, and ways to speak to it and to hurt it."""
@@ -29,14 +43,18 @@ class Platform:
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
-        self.env = os.environ | {
-            "DEEPEXTENSION_HOME": str(home),
-            "PORT": str(port),
-            "HF_HUB_OFFLINE": "1",
-            "STOP_GRACE_SECONDS": "20",
-            "HEARTBEAT_LIMIT_SECONDS": "10",
-            "DJANGO_SETTINGS_MODULE": "deepextension.settings",
-        }
+        self.env = (
+            os.environ
+            | CANARIES
+            | {
+                "DEEPEXTENSION_HOME": str(home),
+                "PORT": str(port),
+                "HF_HUB_OFFLINE": "1",
+                "STOP_GRACE_SECONDS": "20",
+                "HEARTBEAT_LIMIT_SECONDS": "10",
+                "DJANGO_SETTINGS_MODULE": "deepextension.settings",
+            }
+        )
         self.tokens: dict[str, str] = {}
         self.sessions: dict[str, requests.Session] = {}
         self.server: subprocess.Popen[bytes]
@@ -185,6 +203,17 @@ class Platform:
         """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""
         family = {process.pid: process for process in self.processes("manage.py", "train_worker")}
         return next(process for process in family.values() if process.ppid() not in family)
+
+    def fork_server(self) -> psutil.Process:
+        """The warm process beside the worker, which engines are forked from."""
+        return next(child for child in self.train_worker().children() if "engine.forkserver" in child.cmdline())
+
+    def supervisor_and_engine(self) -> tuple[psutil.Process, psutil.Process]:
+        """Those of the train that runs."""
+        server = self.fork_server()
+        (supervisor,) = (child for child in self.train_worker().children() if child.pid != server.pid)
+        (engine,) = server.children()
+        return supervisor, engine
 
 
 def free_port() -> int:

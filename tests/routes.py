@@ -12,6 +12,8 @@ from django.urls.resolvers import URLPattern, URLResolver
 
 # For everybody: signing in, and whether the platform is up.
 OPEN = {"login", "admin:login", "healthz", "api-token"}
+# Without mail there are none of these.
+OPEN |= {"password-reset", "password-reset-done", "password-reset-confirm"}
 
 
 @dataclass(frozen=True)

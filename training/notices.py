@@ -21,6 +21,7 @@ from django.core.mail import send_mail
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from accounts.services import notices_wanted
 from core.chores import chore_add
 from training.durations import run_seconds
 from training.models import Notice, TrainRun
@@ -38,7 +39,7 @@ def notices_make(run: TrainRun) -> None:
     ways = []
     if settings.WEBHOOK_URL:
         ways.append(Way.WEBHOOK)
-    if settings.MAIL_FROM and run.owner is not None and run.owner.email:
+    if settings.MAIL_FROM and run.owner is not None and notices_wanted(run.owner):
         ways.append(Way.MAIL)
     if ways:
         rows = [Notice(run=run, attempt=run.attempt, status=run.status, way=way) for way in ways]
@@ -128,7 +129,8 @@ def webhook_send(notice: Notice) -> None:
 
 def mail_send(notice: Notice) -> None:
     run = notice.run
-    if run.owner is None or not run.owner.email:
+    # Asked again: the person may have switched notices off since the train ended.
+    if run.owner is None or not notices_wanted(run.owner):
         return
     lines = [
         f"{run.name} (#{run.pk}), {run.method.name} on {run.base_model.name} with {run.dataset.title}",

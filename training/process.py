@@ -1,94 +1,161 @@
-"""The engine as a process: forked from the warm worker, supervised by its pid.
+"""The engine as a process: forked from a warm process that knows nothing of the platform (engine.forkserver).
 
-Forking costs no import time, since the worker has imported torch already. It is safe only because the worker has run
-no tensor operation: after one threaded operation a forked child hangs. A child that cannot train all the same
-(engine.warm.can_train) becomes a fresh process. The child gives up everything of the parent's that is not the engine's:
-signal handlers, standard output, and (closed before the fork) database connections.
+Forking costs no import time, since the warm process has imported torch already. Worker and supervisor hold database,
+queue and settings; the engine, which may run people's own reward functions and programs, inherits none of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
-from django.db import connections
 
-from core.memory import Death, MemoryWatch, peak_bytes
-from core.processes import die_with_parent
-from engine.rundir import EXIT_FAILED, LOG, SpecError, read_spec
+from core.memory import Death, MemoryWatch
+from core.processes import clean_environment, confined, judge_environment
+from engine.forkserver import ASK, READY
+from engine.rewards.registry import uses_judge
+from engine.rundir import SpecError, read_spec
+
+LONGEST_STATUS = 64
+
+
+class ForkServerGone(Exception):
+    """The warm process is not there, or did not start."""
+
+
+class WarmProcess:
+    """The fork server, as the worker that started it and the worker's forks see it.
+
+    It ends when the last of them has closed `control`, which the kernel does for those that were killed.
+    """
+
+    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.control = control
+        self.process = process
+        self.owner = os.getpid()
+        # The device's lock, once the worker has it: its engines hold it too.
+        self.lock = os.open(os.devnull, os.O_RDONLY)
+
+    @classmethod
+    def start(cls) -> WarmProcess:
+        """Start it and wait until it has imported everything. Raises ForkServerGone where it ends before."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "engine.forkserver", str(theirs.fileno())],
+                cwd=settings.BASE_DIR,
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Not with its parent: it ends with the last supervisor, who may still be saving a train.
+                preexec_fn=confined(with_parent=False),
+            )
+        if ours.recv(16) != READY:
+            raise ForkServerGone("The process that trains are forked from ended while it started; see this log.")
+        return cls(ours, process)
+
+    def is_alive(self) -> bool:
+        """Only the process that started it can tell; others find out when they ask for an engine."""
+        return self.process is None or self.owner != os.getpid() or self.process.poll() is None
+
+    def fork_engine(self, directory: Path, environment: dict[str, str]) -> socket.socket:
+        """Have an engine forked and return the line to it. Raises OSError where the server is gone."""
+        ours, theirs = socket.socketpair()
+        reading, writing = os.pipe()
+        try:
+            order = {"directory": str(directory), "environment": environment}
+            with os.fdopen(writing, "w") as stream:
+                json.dump(order, stream)
+            socket.send_fds(self.control, [ASK], [theirs.fileno(), reading, self.lock])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(reading)
+        return ours
 
 
 class Engine:
     """A running engine: start it, look whether it has ended, signal it."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    # That of this worker; its forks inherit it.
+    warm: WarmProcess | None = None
+
+    def __init__(self, line: socket.socket) -> None:
+        self.line = line
+        self.line.setblocking(False)
         self.status: int | None = None
-        self.memory = MemoryWatch(pid)
+        # Engines are in the control group of their supervisor.
+        self.memory = MemoryWatch(os.getpid())
         self.death: Death | None = None
+        # Whether the fork server was killed, and the kernel ended the engine with it.
+        self.was_lost = False
+
+    @classmethod
+    def warm_up(cls) -> WarmProcess:
+        """The warm process, started where there is none or it has ended."""
+        if cls.warm is None or not cls.warm.is_alive():
+            cls.warm = cls._replacement()
+        return cls.warm
+
+    @classmethod
+    def _replacement(cls) -> WarmProcess:
+        replacement = WarmProcess.start()
+        if cls.warm is not None:
+            replacement.lock = cls.warm.lock
+        return replacement
 
     @classmethod
     def start(cls, directory: Path) -> Engine:
-        connections.close_all()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _child(directory, parent)
-        return cls(pid)
+        environment = _environment(directory)
+        try:
+            line = cls.warm_up().fork_engine(directory, environment)
+        except OSError:
+            # Somebody has killed it since this worker looked.
+            cls.warm = cls._replacement()
+            line = cls.warm.fork_engine(directory, environment)
+        return cls(line)
 
     def poll(self) -> int | None:
         """The exit status once it has ended (negative: the signal that killed it), None while it runs."""
-        if self.status is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-                self.death = self.memory.death(peak_bytes(usage))
+        if self.status is not None:
+            return self.status
+        try:
+            message = self.line.recv(LONGEST_STATUS)
+        except BlockingIOError:
+            return None
+        except OSError:
+            message = b""
+        self.was_lost = not message
+        if self.was_lost:
+            self.status = -signal.SIGKILL
+            return self.status
+
+        end = json.loads(message)
+        self.death = self.memory.death(int(end["peak"]))
+        self.status = int(end["status"])
         return self.status
 
     def signal(self, sign: signal.Signals) -> None:
-        if self.status is None:
-            os.kill(self.pid, sign)
+        if self.status is not None:
+            return
+        # Where it has ended in this moment, poll() finds that out.
+        with contextlib.suppress(OSError):
+            self.line.send(bytes([sign]))
 
 
-def _parameters(directory: Path) -> dict[str, Any]:
-    """Those of the spec; none where it cannot be read, which the engine says better."""
+def _environment(directory: Path) -> dict[str, str]:
+    """What this engine gets beside the clean environment: the judge's key, where a judge is asked."""
     try:
-        return read_spec(directory).parameters
+        parameters = read_spec(directory).parameters
     except SpecError:
         return {}
-
-
-def _child(directory: Path, parent: int) -> None:
-    """Never returns."""
-    code = EXIT_FAILED
-    try:
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(sign, signal.SIG_IGN if sign == signal.SIGINT else signal.SIG_DFL)
-        die_with_parent(parent, signal.SIGKILL)
-        log = os.open(directory / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-        from engine import warm
-        from engine.main import run
-
-        if not warm.can_train(_parameters(directory)):
-            os.chdir(settings.BASE_DIR)
-            os.execv(sys.executable, [sys.executable, "-m", "engine.main", str(directory)])  # noqa: S606
-        code = run(directory)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: the worker's own cleanup must not run in this copy of it.
-        os._exit(code)
+    return judge_environment() if uses_judge(parameters.get("rewards")) else {}

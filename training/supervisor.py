@@ -110,8 +110,8 @@ class Supervisor:
                     if self.run.attempt != attempt or self.run.ended:
                         return
                 ingest(self.run)
-                exit_status = engine.poll()
-                self.end(decide(self.run, exit_status, by_us=self.rung >= 2, death=engine.death))
+                status = None if engine.was_lost else engine.poll()
+                self.end(decide(self.run, status, by_us=self.rung >= 2, death=engine.death))
                 return
             except AWAY as error:
                 if time.monotonic() > given_up:

@@ -6,10 +6,8 @@ A trial is a folder that a chore works on and that is thrown away; nothing of it
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,11 +21,12 @@ from django.contrib.auth.models import User
 
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
-from core.processes import JUDGE_KEY, die_with_parent, environment_without_secrets
+from core.processes import clean_environment, confined, judge_environment
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from engine.examples import Example
+from engine.rewards.registry import uses_judge
 from engine.rewards.trial import RESULT, TRIAL
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
@@ -129,7 +128,6 @@ def trial_run(key: str) -> None:
     folder = trials_folder() / key
     if not KEY.fullmatch(key) or not folder.is_dir():
         return
-    parent = os.getpid()
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             [sys.executable, "-m", "engine.rewards", str(folder)],
@@ -138,15 +136,23 @@ def trial_run(key: str) -> None:
             errors="replace",
             timeout=SECONDS,
             cwd=settings.BASE_DIR,
-            env=environment_without_secrets(keep=(JUDGE_KEY,))
-            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
+            env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **_judge(folder)),
+            preexec_fn=confined(),
         )
         reason = "" if done.returncode == 0 else "The trial broke off. Try it with fewer rewards."
     except subprocess.TimeoutExpired:
         reason = f"The trial took longer than {SECONDS} s and was ended. Shorter answers help."
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         (folder / RESULT).write_text(json.dumps({"answers": [], "error": reason}))
+
+
+def _judge(folder: Path) -> dict[str, str]:
+    """The judge's key goes only where a judge is asked."""
+    try:
+        rewards = json.loads((folder / TRIAL).read_text())["rewards"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return judge_environment() if uses_judge(rewards) else {}
 
 
 TRIAL_ENDINGS = {

@@ -1,4 +1,4 @@
-"""The worker of the trains queue: it has imported every training library and run none of their operations.
+"""The worker of the trains queue. Its trains are forked from a warm process beside it, see training.process.
 
 It tells the platform that it is there through a key in Redis that lapses by itself, with what its device is.
 """
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 from django.db import Error, connections
@@ -26,8 +26,10 @@ from rq.job import Job
 from rq.queue import Queue
 
 from core.jobs import Worker
-from core.processes import die_with_parent, process_is_alive
+from core.processes import clean_environment, confined, process_is_alive
 from core.queue import connection
+from engine.guard import die_with_parent
+from training.process import Engine
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -53,6 +55,8 @@ class TrainWorker(Worker):
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         connections.close_all()
+        # One that was killed is started again here, and not by a supervisor that a train waits for.
+        Engine.warm_up()
         self._parent = os.getpid()
         super().fork_work_horse(job, queue)
 
@@ -77,11 +81,11 @@ class TrainWorker(Worker):
 
 
 @contextmanager
-def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[None]:
+def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
     """Have the device to oneself: one train a device, however many workers are started. `wait` is called where another
     worker of this home has it, before waiting until that one is gone.
 
-    Horse and engine inherit the lock, so that it is free only once the last of them has left the device.
+    Horse and engine get the lock too, so that it is free only once the last of them has left the device.
     """
     folder = settings.HOME / "locks"
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -92,13 +96,19 @@ def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[N
         except BlockingIOError:
             wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
 def measure_device() -> dict[str, Any]:
     """What `python -m engine.hardware` prints: engine.hardware.Device, and the `identity` of that device."""
     result = subprocess.run(
-        [sys.executable, "-m", "engine.hardware"], capture_output=True, text=True, check=True, cwd=settings.BASE_DIR
+        [sys.executable, "-m", "engine.hardware"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=settings.BASE_DIR,
+        env=clean_environment(),
+        preexec_fn=confined(),
     )
     device: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return device

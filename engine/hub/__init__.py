@@ -1,6 +1,6 @@
 """Programs that download from the Hugging Face hub, each in a process of its own, and the words for what went wrong.
 
-They print JSON lines, see core.programs. The token of the operator, where there is one, is in HF_TOKEN.
+They print JSON lines, see core.programs. The token to download with, where there is one, is in HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Refused(Exception):
 
 
 def token() -> str | bool:
-    """In such a program: the operator's token, or False for none at all."""
+    """In such a program: the token to download with, or False for none at all."""
     return os.environ.get("HF_TOKEN") or False
 
 
@@ -62,5 +62,8 @@ def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Ref
 
 def _access(instead: str) -> str:
     if os.environ.get("HF_TOKEN"):
-        return "the token that the operator set (HF_TOKEN) has no access to it."
-    return f"it needs access with a token. Ask your operator to set HF_TOKEN. {instead}"
+        return (
+            "the Hugging Face token that this download used has no access to it. Ask for access on its page at "
+            "huggingface.co, or store another token on your account page."
+        )
+    return f"it needs a Hugging Face token. Store one of your own on your account page. {instead}"

@@ -25,3 +25,9 @@ CUSTOM_PREFIX = "custom:"
 def reward_title(function: str) -> str:
     """What a person reads for a function's name."""
     return REWARDS[function].title if function in REWARDS else function.removeprefix(CUSTOM_PREFIX)
+
+
+def uses_judge(rewards: object) -> bool:
+    """Whether any of these, as the parameter `rewards` has them in JSON, asks the operator's judge."""
+    entries = rewards if isinstance(rewards, list) else []
+    return any(isinstance(entry, dict) and entry.get("function") == LlmJudge.slug for entry in entries)

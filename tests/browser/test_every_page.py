@@ -27,12 +27,15 @@ PAGES = (
     "/models/add/",
     "/models/{model}/",
     "/methods/",
+    "/account/",
     "/no-such-page/",
 )
 STAFF_PAGES = (
     "/admin/",
     "/admin/training/trainrun/",
     "/admin/training/trainrun/{run}/change/",
+    "/admin/accounts/token/",
+    "/admin/accounts/signincounter/",
     "/admin/queue/",
     "/api/v1/docs/",
 )

@@ -47,8 +47,9 @@ def _family(scene: Scene) -> tuple[psutil.Process | None, psutil.Process | None,
     """(worker, supervisor, engine), as far as they live."""
     with contextlib.suppress(psutil.Error, StopIteration):
         worker = scene.platform.train_worker()
-        supervisor = next(iter(worker.children()), None)
-        engine = next(iter(supervisor.children()), None) if supervisor else None
+        server = scene.platform.fork_server()
+        supervisor = next((child for child in worker.children() if child.pid != server.pid), None)
+        engine = next(iter(server.children()), None)
         return worker, supervisor, engine
     return None, None, None
 
@@ -190,12 +191,13 @@ def movable_clock(home: Path) -> dict[str, str]:
     compiler is installed that could make the library for it."""
     library = home / "clock.so"
     source = Path(__file__).with_name("clock.c")
+    options = ["-O1", "-shared", "-fPIC", f'-DCLOCK_OFFSET_FILE="{home / "clock"}"']
     try:
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        subprocess.run(["cc", *options, "-o", str(library), str(source)], check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     (home / "clock").write_bytes(bytes(8))
-    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(home / "clock")}
+    return {"LD_PRELOAD": str(library)}
 
 
 @contextlib.contextmanager

@@ -116,6 +116,7 @@ def test_one_that_is_not_there_and_one_that_is_gated(alice, hub, sums, settings)
     assert "no such revision" in fetch(alice, "org/sums@older").error
     hub.gated.add("org/sums")
     assert "gated" in fetch(alice).error
+    settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = TOKEN
     assert fetch(alice).status == "ready"
 

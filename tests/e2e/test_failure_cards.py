@@ -88,7 +88,7 @@ def test_memory_that_is_refused(platform, dataset):
     """The operating system gives the engine little more than it begins with, as where the machine's memory is spent."""
     rows = [{"prompt": "Question?", "completion": "word " * 400}] * 256
     long = platform.upload("long.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    worker = platform.train_worker()
+    worker = platform.fork_server()
     before = worker.rlimit(psutil.RLIMIT_AS)
     worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (300 << 20), before[1]))
     try:

@@ -26,9 +26,7 @@ def running(platform: Platform, dataset):
 
 
 def supervisor_and_engine(platform: Platform) -> tuple[psutil.Process, psutil.Process]:
-    (supervisor,) = platform.train_worker().children()
-    (engine,) = supervisor.children()
-    return supervisor, engine
+    return platform.supervisor_and_engine()
 
 
 def events_of(platform: Platform, run: dict) -> list[dict]:
@@ -176,7 +174,19 @@ def test_a_dataset_that_changed_on_disk_fails_the_train_before_it_learns(platfor
 
 
 def test_the_worker_forks_a_process_that_has_imported_everything(platform, dataset):
-    """From Run to the first optimizer step without import time: the horse starts with torch in memory."""
+    """From Run to the first optimizer step without import time: the engine starts with torch in memory."""
     run = platform.ended(platform.start(dataset, max_steps=1))
     assert run["status"] == "finished"
-    assert "torch" in " ".join(region.path for region in platform.train_worker().memory_maps())
+    assert "torch" in " ".join(region.path for region in platform.fork_server().memory_maps())
+
+
+def test_a_fork_server_that_was_killed_is_there_again_for_the_next_train(platform, dataset):
+    run = platform.training(platform.start(dataset, **LONG), step=3)
+    server = platform.fork_server()
+    server.kill()
+    # Its engine goes with it, and the train comes back by itself.
+    row = attempt_runs(platform, run, attempt=2, step=2)
+    assert row["error"] is None
+    assert platform.fork_server().pid != server.pid
+    platform.api("POST", f"trains/{run['id']}/stop/")
+    platform.ended(run)

@@ -11,12 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     "engine": 0,
     "core": 1,
-    "datasets_app": 2,
-    "models_app": 2,
-    "methods": 2,
-    "training": 3,
-    "people": 4,
-    "deepextension": 5,
+    "accounts": 2,
+    "datasets_app": 3,
+    "models_app": 3,
+    "methods": 3,
+    "training": 4,
+    "people": 5,
+    "deepextension": 6,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # The web process imports these; the rest of the engine belongs to workers.

@@ -121,6 +121,7 @@ class Answer:
 
 def address(route: Route, number: int = NUMBER) -> str:
     values = {"slug": "lora", "queue_index": "0", "scheduler_index": "0", "app_label": "training"}
+    values["public_id"] = f"00000000-0000-4000-8000-{number:012}"
     values["content_type_id"] = str(ContentType.objects.get_for_model(TrainRun).pk)
     if route.pattern.startswith("api/v1/methods/"):
         values["key"] = "lora"

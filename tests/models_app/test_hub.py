@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from accounts.services import hub_token_set
 from core.errors import UserError
 from models_app import importing
 from models_app.importing import model_import
@@ -80,7 +81,7 @@ def test_each_refusal_of_the_hub_has_words_of_its_own(alice, hub, published):
     assert "no such revision" in download(alice, "org/tiny@other").error
     gated = download(alice, "org/gated")
     assert "is gated" in gated.error
-    assert "HF_TOKEN" in gated.error
+    assert "needs a Hugging Face token. Store one of your own on your account page" in gated.error
     hub.limited = True
     assert "asks to wait" in download(alice, "org/limited").error
 
@@ -102,6 +103,7 @@ def test_offline_and_unreachable_are_told_apart(alice, hub, published, monkeypat
 
 def test_the_token_opens_a_gated_model_and_is_seen_nowhere(alice, hub, published, settings, caplog, quick):
     hub.gated.add("org/tiny")
+    settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = TOKEN
     with caplog.at_level(logging.DEBUG):
         model = download(alice)
@@ -114,6 +116,7 @@ def test_the_token_opens_a_gated_model_and_is_seen_nowhere(alice, hub, published
 
 def test_a_token_that_opens_nothing_is_said_and_not_shown(alice, hub, published, settings, caplog):
     hub.gated.add("org/tiny")
+    settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = "hf_wrong_token"
     model = download(alice)
     assert "has no access" in model.error
@@ -156,3 +159,20 @@ def test_a_hostile_model_of_the_hub_is_refused(alice, hub, published):
     assert model.status == "failed"
     assert "auto_map" in model.error
     assert not model.path.exists()
+
+
+def test_a_persons_own_token_opens_their_downloads_and_nobody_elses(
+    alice, bob, hub, published, settings, caplog, quick
+):
+    hub.gated.add("org/tiny")
+    settings.HF_TOKEN = "hf_of_the_platform"
+    hub_token_set(user=alice, token=TOKEN)
+
+    with caplog.at_level(logging.DEBUG):
+        refused, opened = download(bob), download(alice)
+
+    assert "needs a Hugging Face token" in refused.error
+    assert opened.status == "ready"
+    assert {header for _, header in hub.asked} == {"", f"Bearer {TOKEN}"}
+    assert TOKEN not in caplog.text
+    assert not any(TOKEN in str(value) for row in BaseModel.objects.values() for value in row.values())

@@ -11,6 +11,7 @@ import pytest
 from django.core import mail
 from django.utils import timezone
 
+from accounts.services import account_update
 from engine.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
@@ -161,6 +162,17 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
     assert (letter.to, letter.subject) == (["alice@house.example"], "harbour-help has failed")
     assert "The loss is no number." in letter.body
     assert f"/trains/{run.pk}/" in letter.body
+
+
+@pytest.mark.parametrize("when", ["before the end", "before the mail"])
+def test_an_owner_who_has_switched_notices_off_gets_none(run, alice, settings, when):
+    settings.MAIL_FROM = "train@house.example"
+    account_update(user=alice, email="alice@house.example", notices=when != "before the end")
+    end_or_go_on(run, failure("diverged", "The loss is no number.", "Lower the rate."))
+    account_update(user=alice, notices=False)
+    notices_send()
+    assert mail.outbox == []
+    assert not due().exists()
 
 
 def test_without_an_address_or_a_sender_nothing_is_noted(run):

@@ -1,33 +1,48 @@
 """A real engine process, forked and supervised; what it does is set by each test."""
 
+import contextlib
 import os
 import signal
+import socket
 import time
 
+import psutil
 import pytest
 from django.db import OperationalError
 from django.test import override_settings
 
+from engine.forkserver import ForkServer
 from engine.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from training import supervisor
 from training.models import TrainRun
-from training.process import Engine
+from training.process import Engine, WarmProcess
 from training.supervisor import Supervisor, supervise_next
 from training.unheard import taken_for_gone
 
 
 @pytest.fixture
 def engine_does(monkeypatch):
-    """The forked child runs this in place of a train."""
+    """Engines run this in place of a train. The process that they are forked from is a fork of the test's own."""
+    servers = []
 
-    def choose(function):
+    def choose(function, can_train=True):
         monkeypatch.setattr("engine.main.run", function)
-        # Tests before may have asked for a GPU in this process: then torch holds every fork of it for unfit.
-        monkeypatch.setattr("engine.warm.can_train", lambda parameters: True)
+        monkeypatch.setattr("engine.warm.can_train", lambda parameters: can_train)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if (pid := os.fork()) == 0:
+            ours.close()
+            ForkServer(theirs).serve()
+            os._exit(0)
+        theirs.close()
+        monkeypatch.setattr(Engine, "warm", WarmProcess(ours))
+        servers.append((ours, pid))
 
     before = signal.getsignal(signal.SIGTERM)
     yield choose
     signal.signal(signal.SIGTERM, before)
+    for ours, pid in servers:
+        ours.close()
+        os.waitpid(pid, 0)
 
 
 @pytest.fixture
@@ -67,10 +82,9 @@ def test_it_sees_a_train_through_and_reads_what_it_wrote(engine_does, queued):
     assert (run.directory / "train.log").read_text() == "a line for people\n"
 
 
-def test_where_a_fork_cannot_train_a_fresh_process_trains(engine_does, queued, monkeypatch):
+def test_where_a_fork_cannot_train_a_fresh_process_trains(engine_does, queued):
     """There is no spec here, and only the real engine looks for it."""
-    engine_does(lambda directory: EventWriter(directory).write("finished") or 0)
-    monkeypatch.setattr("engine.warm.can_train", lambda parameters: False)
+    engine_does(lambda directory: EventWriter(directory).write("finished") or 0, can_train=False)
     run = work(queued)
     assert (run.status, run.error_code) == ("failed", "bad_spec")
     assert "spec.json" in (run.directory / "train.log").read_text()
@@ -156,10 +170,11 @@ def trains_on(directory) -> int:
     return 0
 
 
-def engine_end(run: TrainRun) -> int:
-    """How the engine process of `trains_on` ended."""
-    _, status = os.waitpid(int((run.directory / "pid").read_text()), 0)
-    return os.waitstatus_to_exitcode(status)
+def engine_ends(run: TrainRun) -> bool:
+    """Whether the engine process of `trains_on`, which would go on for a minute, ends soon."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int((run.directory / "pid").read_text())).wait(timeout=20)
+    return True
 
 
 def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(engine_does, queued, monkeypatch):
@@ -174,7 +189,7 @@ def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(eng
     with override_settings(HEARTBEAT_LIMIT_SECONDS=6):
         run = work(queued)
     assert (run.status, run.attempt) == ("running", 1)
-    assert engine_end(queued) == -signal.SIGKILL
+    assert engine_ends(queued)
 
 
 def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, queued, monkeypatch):
@@ -190,4 +205,11 @@ def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, q
     run = work(queued)
 
     assert (run.status, run.attempt) == ("running", 2)
-    assert engine_end(queued) == -signal.SIGKILL
+    assert engine_ends(queued)
+
+
+def test_a_fork_server_that_was_killed_is_a_lost_worker_and_no_lack_of_memory(engine_does, queued):
+    engine_does(lambda directory: os.kill(os.getppid(), signal.SIGKILL) or trains_on(directory))
+    run = work(queued)
+    # Without a spec it cannot come back by itself, see tests/e2e/test_faults.py.
+    assert (run.status, run.error_code) == ("failed", "worker_lost")

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from core.processes import die_with_supervisor
+from core.processes import clean_environment, die_with_supervisor
 
 # What RQ and the platform need, and no more: a client can neither change the server's settings, have
 # it load a module or write a file, nor stop it. Lua stays, because RQ enqueues with a script.
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         binary = str(get_binary_path())
         # exec: signals from the process manager reach the server itself.
-        os.execv(  # noqa: S606
+        os.execve(  # noqa: S606
             binary,
             [
                 binary,
@@ -53,4 +53,5 @@ class Command(BaseCommand):
                 *("--loglevel", "warning"),
                 *("--user", "default", *PERMISSIONS),
             ],
+            clean_environment(),
         )

@@ -9,8 +9,8 @@ from typing import Any
 import requests
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from knox.models import get_token_model
 
+from accounts.tokens import token_create
 from core.serving import CannotServe, address, platform
 from training.demo import DESCRIPTION, NAME, demo_jsonl, follows_format
 
@@ -149,7 +149,7 @@ class Api:
         user = get_user_model().objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
         if user is None:
             raise CommandError("There is no account yet. Run: make setup")
-        self.token, text = get_token_model().objects.create(user=user, expiry=timedelta(hours=2))
+        self.token, text = token_create(user=user, name="make demo", lifetime=timedelta(hours=2))
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Token {text}"
         return self

@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from core.database_version import newer_database
+from core.processes import ADMIN_PASSWORD
 from core.serving import CannotServe, home_lock
 from methods.services import methods_install
 
@@ -43,8 +44,10 @@ class Command(BaseCommand):
     def create_admin(self) -> None:
         users = get_user_model()
         if users.objects.filter(is_superuser=True).exists():
+            os.environ.pop(ADMIN_PASSWORD, None)
             return
-        given = os.environ.get("DEEPEXTENSION_ADMIN_PASSWORD", "")
+        # Taken out: whatever is started from here has no use for it.
+        given = os.environ.pop(ADMIN_PASSWORD, "")
         password = given or secrets.token_urlsafe(12)
         users.objects.create_superuser("admin", password=password)
         if given:

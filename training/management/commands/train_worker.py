@@ -11,11 +11,12 @@ from rq.serializers import JSONSerializer
 from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
+from training.process import Engine
 from training.worker import TrainWorker, device_alone, measure_device
 
 
 class Command(BaseCommand):
-    help = "Run the worker that trains: one train at a time, forked from a process that has imported torch."
+    help = "Run the worker that trains: one train at a time, forked from a warm process that has imported torch."
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
@@ -24,10 +25,7 @@ class Command(BaseCommand):
         os.umask(0o077)
         device = measure_device()
         self.stdout.write(f"Training on {device['name']}. Loading libraries …")
-        # Only the worker imports the engine's heavy half; the web process never does.
-        from engine import warm
-
-        warm.load()
+        warm = Engine.warm_up()
         worker = TrainWorker(
             [django_rq.get_queue(settings.TRAINS_QUEUE)],
             connection=connection(),
@@ -37,7 +35,8 @@ class Command(BaseCommand):
         )
         worker.device = device
         worker.mark = process_mark(os.getpid())
-        with device_alone(device, self.say_that_it_waits):
+        with device_alone(device, self.say_that_it_waits) as lock:
+            warm.lock = lock.fileno()
             self.stdout.write("Ready.")
             worker.work(logging_level="WARNING")
 

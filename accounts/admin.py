@@ -1,0 +1,43 @@
+"""For operators: who has tokens, and who is locked out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from accounts.models import SignInCounter, Token
+
+
+class LookAndDelete(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Nothing here is made or changed by hand: it is looked at, and deleted."""
+
+    actions_on_bottom = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Token)
+class TokenAdmin(LookAndDelete):
+    """Deleting a token revokes it."""
+
+    list_display = ("name", "user", "scope", "created", "last_used", "expiry")
+    list_filter = ("scope",)
+    search_fields = ("name", "user__username")
+    fields = ("name", "user", "scope", "created", "last_used", "expiry")
+    list_select_related = ("user",)
+
+
+@admin.register(SignInCounter)
+class SignInCounterAdmin(LookAndDelete):
+    """Deleting a row unlocks at once."""
+
+    list_display = ("key", "kind", "count", "expires_at")
+    list_filter = ("kind",)
+    search_fields = ("key",)
+    ordering = ("-expires_at",)

@@ -1,0 +1,59 @@
+"""Tokens as the API accepts them: valid, of an active person, and with a scope that covers the call."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+from knox.auth import TokenAuthentication as KnoxTokenAuthentication
+from rest_framework import exceptions
+from rest_framework.request import Request
+
+from accounts.models import Token
+from accounts.scopes import SCOPES, scope_allows
+from core.errors import UserError
+
+# A write for every call would make readers wait for each other.
+LAST_USED_RESOLUTION = timedelta(minutes=1)
+_TOKEN = re.compile(rb"[0-9A-Za-z_-]{15,128}")
+
+
+class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
+    """The only place where scopes are enforced: every API view authenticates here."""
+
+    def authenticate(self, request: Request) -> Any:
+        """(user, token); None where the request has no token. Raises UserError with 403 for too small a scope."""
+        found = super().authenticate(request)
+        if found is None:
+            return None
+
+        user, token = found
+        match = request._request.resolver_match
+        if match is None or not scope_allows(token.scope, request.method or "", match):
+            raise UserError(_too_small(token), code="token_scope", status=403)
+
+        _mark_used(token)
+        return user, token
+
+    def authenticate_credentials(self, token: bytes) -> Any:
+        if not _TOKEN.fullmatch(token):
+            raise exceptions.AuthenticationFailed("Invalid token.")
+        return super().authenticate_credentials(token)
+
+
+def _too_small(token: Token) -> str:
+    title = SCOPES[token.scope].title if token.scope in SCOPES else token.scope
+    return (
+        f"The token “{token.name}” has the scope {title}, which does not cover this call. "
+        "Use a token with a wider scope; your account page makes one."
+    )
+
+
+def _mark_used(token: Token) -> None:
+    now = timezone.now()
+    stale = Q(last_used=None) | Q(last_used__lt=now - LAST_USED_RESOLUTION)
+    if token.last_used is None or token.last_used < now - LAST_USED_RESOLUTION:
+        Token.objects.filter(stale, pk=token.pk).update(last_used=now)

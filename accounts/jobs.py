@@ -1,0 +1,13 @@
+"""What background workers call."""
+
+from __future__ import annotations
+
+
+def send_password_reset(user_id: int) -> None:
+    from accounts.mail import password_reset_send
+
+    password_reset_send(user_id)
+
+
+def password_reset_ended(user_id: int, *, reason: str, limit_seconds: float) -> None:
+    """Nothing to write down: whoever waits for the mail asks for another one."""

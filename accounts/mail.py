@@ -1,0 +1,50 @@
+"""Whether mail can be sent at all, and the mail that lets somebody choose a new password."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.tokens import default_token_generator
+from django.core.mail import send_mail
+from django.urls import reverse
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+
+from core.chores import chore_add
+
+
+def mail_is_set_up() -> bool:
+    return bool(settings.MAIL_FROM)
+
+
+def password_reset_enqueue(email: str) -> None:
+    """Have a mail sent to everybody with this address who may sign in with a password.
+
+    In the background: how long the answer takes must not tell whether there is such a person.
+    """
+    people = get_user_model().objects.filter(email__iexact=email.strip(), is_active=True)
+    for user in people:
+        if user.has_usable_password():
+            chore_add("password-reset", user.pk, key=f"password-reset-{user.pk}", person=user.pk, expected_seconds=5)
+
+
+def password_reset_send(user_id: int) -> None:
+    """The chore. The link holds for PASSWORD_RESET_TIMEOUT and ends with the next sign-in or change of password."""
+    user = get_user_model().objects.filter(pk=user_id, is_active=True).first()
+    if user is None or not user.email:
+        return
+
+    path = reverse(
+        "password-reset-confirm",
+        kwargs={
+            "uidb64": urlsafe_base64_encode(force_bytes(user.pk)),
+            "token": default_token_generator.make_token(user),
+        },
+    )
+    lines = [
+        f"Somebody, probably you, asked for a new password for the account {user.get_username()}.",
+        f"Choose it here within {settings.PASSWORD_RESET_TIMEOUT // 60} minutes:",
+        settings.PUBLIC_URL.rstrip("/") + path,
+        "If it was not you, ignore this mail: nothing has changed.",
+    ]
+    send_mail("A new password for DeepExtension", "\n\n".join(lines) + "\n", settings.MAIL_FROM, [user.email])

@@ -1,0 +1,84 @@
+"""Tokens for programs: made, listed and revoked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from accounts.models import Token
+from accounts.scopes import SCOPES
+from core.errors import UserError
+from core.text import clean_label
+
+LONGEST_DAYS = 3650
+DEFAULT_SCOPE = "all"
+
+
+def tokens_of(user: Any) -> QuerySet[Token]:
+    """Those that are still valid, the newest first."""
+    valid: QuerySet[Token] = Token.objects.filter(Q(expiry=None) | Q(expiry__gt=timezone.now()), user=user)
+    return valid
+
+
+def token_create(
+    *,
+    user: Any,
+    name: str,
+    scope: str = DEFAULT_SCOPE,
+    days: int | None = None,
+    lifetime: timedelta | None = None,
+) -> tuple[Token, str]:
+    """(the token's row, its text). The text is stored nowhere: show it now or never.
+
+    `days` until it expires: TOKEN_DAYS where it is None. `lifetime` is for shorter-lived tokens of our own commands.
+    Raises UserError for a bad name, scope or number of days, and where this person has TOKENS_PER_PERSON already.
+    """
+    name = clean_label(name, limit=80)
+    wanted = settings.TOKEN_DAYS if days is None else days
+
+    fields = {}
+    if not name:
+        fields["name"] = ["Name it after what will use it, such as “nightly script”."]
+    if scope not in SCOPES:
+        fields["scope"] = [f"Choose one of {', '.join(SCOPES)}."]
+    if not 1 <= wanted <= LONGEST_DAYS:
+        fields["days"] = [f"Choose between 1 and {LONGEST_DAYS:,} days."]
+    if fields:
+        raise UserError(fields)
+
+    with transaction.atomic():
+        # The row of the person is the lock: of two requests at once the second counts the first one's token.
+        get_user_model().objects.select_for_update().get(pk=user.pk)
+        Token.objects.filter(user=user, expiry__lte=timezone.now()).delete()
+        _require_room(user)
+        expiry = lifetime or timedelta(days=wanted)
+        token, text = Token.objects.create(user=user, name=name, scope=scope, expiry=expiry)
+    return token, text
+
+
+def _require_room(user: Any) -> None:
+    most = settings.TOKENS_PER_PERSON
+    if Token.objects.filter(user=user).count() >= most:
+        raise UserError(
+            f"You have {most} tokens already, which is the most a person may have. Revoke one that is no longer used.",
+            code="too_many_tokens",
+            status=409,
+        )
+
+
+def token_revoke(*, user: Any, public_id: Any) -> bool:
+    """Whether there was such a token of this person's; it is gone now."""
+    deleted, _ = Token.objects.filter(user=user, public_id=public_id).delete()
+    return bool(deleted)
+
+
+def tokens_revoke_all(*, user: Any) -> int:
+    """How many tokens there were."""
+    deleted, _ = Token.objects.filter(user=user).delete()
+    return int(deleted)

@@ -1,0 +1,158 @@
+"""The account page: one page, and an action for each of its forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+
+from accounts.mail import mail_is_set_up
+from accounts.scopes import SCOPES
+from accounts.services import (
+    account_update,
+    hub_token_clear,
+    hub_token_set,
+    hub_token_state,
+    may_use_platform_token,
+    password_change,
+    profile_of,
+)
+from accounts.tokens import DEFAULT_SCOPE, token_create, token_revoke, tokens_of
+from core.errors import UserError
+from core.sign_in import SignInView
+from core.text import number_of
+
+EXPIRY_DAYS = (7, 30, 90, 365)
+
+
+@method_decorator(never_cache, name="dispatch")
+class AccountPage(View):
+    """The page, and what its actions share: with `error` it is shown again as it was sent."""
+
+    @property
+    def reader(self) -> User:
+        assert isinstance(self.request.user, User)
+        return self.request.user
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self.page()
+
+    def page(self, error: UserError | None = None, **more: Any) -> HttpResponse:
+        context = self.facts() | {
+            "errors": error.fields if error else {},
+            "whole": " ".join(error.fields.get("", [])) if error else "",
+            "values": self.request.POST if error else {},
+        }
+        return render(self.request, "accounts/account.html", context | more, status=error.status if error else 200)
+
+    def facts(self) -> dict[str, Any]:
+        user = self.reader
+        return {
+            "profile": profile_of(user),
+            "mail_is_set_up": mail_is_set_up(),
+            "tokens": tokens_of(user),
+            "tokens_most": settings.TOKENS_PER_PERSON,
+            "scopes": SCOPES.values(),
+            "default_scope": DEFAULT_SCOPE,
+            "expiry_days": sorted({*EXPIRY_DAYS, settings.TOKEN_DAYS}),
+            "default_days": settings.TOKEN_DAYS,
+            "hub_token": hub_token_state(user),
+            "has_platform_token": bool(settings.HF_TOKEN) and may_use_platform_token(user),
+        }
+
+
+class AccountAction(AccountPage):
+    """One change by POST, then back to the page with a word about it."""
+
+    http_method_names = ("post",)
+    section = ""
+    done = ""
+
+    def post(self, request: HttpRequest, **path: Any) -> HttpResponse:
+        try:
+            self.act(**path)
+        except UserError as error:
+            if error.status in (429, 503):
+                raise
+            return self.page(error)
+        messages.success(request, self.done)
+        return HttpResponseRedirect(f"{redirect('accounts:account').url}#{self.section}")
+
+    def act(self, **path: Any) -> None:
+        raise NotImplementedError
+
+
+class ProfileAction(AccountAction):
+    section, done = "profile", "Saved."
+
+    def act(self, **path: Any) -> None:
+        email = self.request.POST.get("email", "")
+        account_update(user=self.reader, email=email, notices="notices" in self.request.POST)
+
+
+@method_decorator(sensitive_post_parameters(), name="dispatch")
+class PasswordAction(AccountAction):
+    section = "password"
+    done = "Your password is changed. Your API tokens and your sessions in other browsers have ended."
+
+    def act(self, **path: Any) -> None:
+        sent = self.request.POST
+        old, new = sent.get("old_password", ""), sent.get("new_password", "")
+        if new != sent.get("new_password_again", ""):
+            raise UserError({"new_password_again": ["The two new passwords differ."]})
+        password_change(user=self.reader, request=self.request, old=old, new=new)
+        update_session_auth_hash(self.request, self.reader)
+
+
+class TokenCreateAction(AccountAction):
+    """Answers with the page itself: the token's text is shown this once and never stored, not even in the session."""
+
+    section = "tokens"
+
+    def post(self, request: HttpRequest, **path: Any) -> HttpResponse:
+        sent = request.POST
+        try:
+            token, text = token_create(
+                user=self.reader,
+                name=sent.get("name", ""),
+                scope=sent.get("scope", ""),
+                days=number_of(sent.get("days", "")),
+            )
+        except UserError as error:
+            return self.page(error)
+        return self.page(new_token=token, new_token_text=text)
+
+
+class TokenRevokeAction(AccountAction):
+    section, done = "tokens", "Revoked. Programs that use this token are refused from now on."
+
+    def act(self, **path: Any) -> None:
+        token_revoke(user=self.reader, public_id=path["public_id"])
+
+
+@method_decorator(sensitive_post_parameters(), name="dispatch")
+class HubTokenAction(AccountAction):
+    section, done = "hub", "Your Hugging Face token is stored."
+
+    def act(self, **path: Any) -> None:
+        hub_token_set(user=self.reader, token=self.request.POST.get("hub_token", ""))
+
+
+class HubTokenRemoveAction(AccountAction):
+    section, done = "hub", "Your Hugging Face token is removed."
+
+    def act(self, **path: Any) -> None:
+        hub_token_clear(user=self.reader)
+
+
+class SignInPage(SignInView):
+    extra_context = {"mail_is_set_up": mail_is_set_up}
