@@ -127,6 +127,16 @@
     if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true })) form.submit();
   });
 
+  // For bulk.js, which acts on what is chosen.
+  window.DXTrains = {
+    chosen: () => new Map(chosen),
+    forget(ids) {
+      for (const id of ids) chosen.delete(String(id));
+      sessionStorage.setItem("compare", JSON.stringify([...chosen]));
+      drawBar();
+    },
+  };
+
   // What was deleted since cannot be compared; what is on this page keeps its latest name.
   for (const row of rows()) if (chosen.has(row.dataset.train)) chosen.set(row.dataset.train, row.dataset.name);
   drawBar();

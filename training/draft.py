@@ -36,6 +36,7 @@ class Draft:
     dataset: Dataset | None = None
     evaluation_dataset: Dataset | None = None
     system_prompt: str = ""
+    labels: str = ""
     branch: Origin | None = None
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
@@ -111,6 +112,7 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         draft.base_model, draft.dataset = origin.base_model, origin.dataset
         draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
         draft.branch = branch_of(origin, query.get("step", ""))
+        draft.labels = ", ".join(label.name for label in origin.labels.all())
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
@@ -136,6 +138,7 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         parameters_read(fields, data),
         name=clean_label(data.get("name", ""), limit=120),
         system_prompt=data.get("system_prompt", ""),
+        labels=str(data.get("labels", ""))[:2000],
         origin=train_find(reader, data.get("copied_from", "")),
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
     )

@@ -129,15 +129,20 @@ class WorkerState:
         return str((self.device or {}).get("kind", "cpu"))
 
 
+def workers_present() -> list[dict[str, Any]]:
+    """{name, host, process, device} of each training worker that is there. Raises RedisError."""
+    redis = connection()
+    found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+    return [presence for presence in found if is_alive(presence)]
+
+
 def worker_state() -> WorkerState:
     try:
-        redis = connection()
-        found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+        alive = workers_present()
     except RedisError:
         return WorkerState(
             False, None, "The queue cannot be reached. Trains are kept and start when it is back; ask your operator."
         )
-    alive = [presence for presence in found if is_alive(presence)]
     if not alive:
         return WorkerState(
             False, None, "No training worker is running, so nothing will start. Trains wait until a worker is back."
