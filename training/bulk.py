@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
 from core.ownership import may_change
@@ -83,6 +84,8 @@ def _apply(pk: int, run: TrainRun | None, by: User, action: str, words: list[str
         done = _act(run, by, action, words)
     except UserError as error:
         return BulkItem(pk, run.name, False, error.message)
+    except PermissionDenied:
+        return BulkItem(pk, run.name, False, "Only its owner and operators can do this.")
     return BulkItem(pk, run.name, True, done)
 
 

@@ -15,6 +15,7 @@ from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.models import BaseModel
+from training import sample
 from training.branching import Origin
 from training.forms import parameters_read
 from training.models import TrainRun
@@ -125,6 +126,9 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         fitting = [dataset for dataset, reason in datasets_of(reader, method) if not reason]
         draft.dataset = fitting[0] if len(fitting) == 1 else None
     draft.name = draft.proposed_name
+    if query.get("sample") and draft.origin is None and method.slug == sample.METHOD:
+        draft.name = sample.TRAIN_NAME
+        draft.parameters |= {name: value for name, value in sample.PARAMETERS.items() if name in fields}
     return draft
 
 

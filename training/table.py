@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
@@ -18,6 +18,7 @@ from training.filters import TrainFilter
 from training.labels import label_suggestions
 from training.models import TrainRun, TrainRunQuerySet
 from training.queue import queue_places, queue_state, waiting
+from training.sample import sample_is_offered
 from training.worker import worker_state
 
 PAGE_ROWS = 25
@@ -186,6 +187,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "newest": visible["newest"] or 0,
         "total": visible["total"],
         "ordering": query.get("ordering", ""),
+        "offers_sample": not visible["total"] and isinstance(reader, User) and sample_is_offered(reader),
         "columns": [(column, column.name in shown) for column in COLUMNS],
         "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
         "own_labels": [name for name, _ in label_suggestions(reader)],

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from core.templatetags.display import icon, query
 from engine.rewards.registry import REWARDS
 from training.models import TrainRun
+from training.sample import sample_is_offered
 from training.table import sort_link
 
 register = template.Library()
@@ -57,6 +58,12 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
     # /trains/queue/ lies below /trains/: the longest address that fits is where the reader is.
     here = max((entry.url for entry in entries if request.path.startswith(entry.url)), key=len, default="")
     return [replace(entry, here=entry.url == here) for entry in entries]
+
+
+@register.simple_tag(takes_context=True)
+def offers_sample(context: dict[str, Any]) -> bool:
+    """Whether the page can offer the sample dataset and a first train with it."""
+    return sample_is_offered(context["user"])
 
 
 @register.simple_tag(takes_context=True)
