@@ -122,7 +122,6 @@ def _require_port() -> None:
 
 # What /healthz names, in the order in which it comes up, as a person at the terminal reads it.
 PARTS = {
-    "database": "database",
     "queue": "queue",
     "worker": "training worker",
 }

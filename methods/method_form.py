@@ -57,6 +57,11 @@ class SettingRow:
         return list(self.usual.choices) if self.usual.kind == "choice" else []
 
     @property
+    def placeholder(self) -> str:
+        """The usual value, for the empty control, whose unit stands beside it."""
+        return self.usual.default_text.removesuffix("%") if self.usual.percent else self.usual.default_text
+
+    @property
     def changed(self) -> bool:
         return self.decides != OPEN or any((self.value, self.cpu_value, self.minimum, self.maximum))
 

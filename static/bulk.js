@@ -93,6 +93,7 @@
       go.textContent = `${WORDS[action].verb} ${trains(ids.length)}`;
       go.className = `btn ${WORDS[action].danger ? "btn-danger-text" : "btn-primary"}`;
       list.replaceChildren();
+      document.querySelector(".bulk-menu").open = false;
       dialog.showModal();
       (wantsWords() ? input : cancel).focus();
       plan();

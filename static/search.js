@@ -15,6 +15,7 @@
 
   function open() {
     if (dialog.open || document.querySelector("dialog[open]")) return;
+    for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = false;
     dialog.showModal();
     input.select();
     input.focus();

@@ -68,7 +68,8 @@
       return DX.make("li", {}, DX.make("span", { className: "clip", textContent: `#${id} ${name}` }), away);
     }));
     const fits = count >= 2 && count <= most;
-    link.textContent = count < 2 ? "Choose one more" : count > most ? `At most ${most}` : `Compare ${count} trains`;
+    const isNarrow = matchMedia("(max-width: 719px)").matches;
+    link.textContent = count < 2 ? (isNarrow ? "Compare" : "Choose one more to compare") : count > most ? (isNarrow ? "Compare" : `Compare at most ${most}`) : isNarrow ? "Compare" : `Compare ${count} trains`;
     link.toggleAttribute("aria-disabled", !fits);
     if (fits) link.removeAttribute("aria-disabled");
     else link.setAttribute("aria-disabled", "true");

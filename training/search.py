@@ -73,7 +73,7 @@ def search_everything(*, user: User, text: str) -> list[HitGroup]:
 
 def _trains(user: User, words: str) -> HitGroup:
     labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
-    rows = TrainRun.objects.visible_to(user).filter(_matches(words, "name") | Q(pk__in=labelled))
+    rows = TrainRun.objects.visible_to(user).filter(_matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled))
     rows = rows.select_related("method", "base_model").only(
         "name", "status", "created_at", "method__name", "base_model__name"
     )
@@ -134,17 +134,20 @@ def _pages(user: User, words: str) -> HitGroup:
 
 
 def _matches(words: str, *fields: str) -> Q:
-    """Each word somewhere in the fields; "#7" and "7" are ids as well."""
+    """Each word somewhere in the fields."""
     found = Q()
     for word in words.split():
         anywhere = Q()
         for field in fields:
             anywhere |= Q(**{f"{field}__icontains": word})
         found &= anywhere
-    number = words.removeprefix("#")
-    if number.isascii() and number.isdigit() and len(number) < 19:
-        found |= Q(pk=int(number))
     return found
+
+
+def _number(words: str) -> int:
+    """The id of a train that "#7" and "7" mean; -1 for anything else."""
+    number = words.removeprefix("#")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
 def _group(
@@ -156,10 +159,8 @@ def _group(
     address: str,
 ) -> HitGroup:
     """The best hits first: the very id, then names that begin with the words, then the newest."""
-    number = words.removeprefix("#")
-    is_id = number.isascii() and number.isdigit() and len(number) < 19
     rank = Case(
-        When(pk=int(number) if is_id else -1, then=Value(0)),
+        When(pk=_number(words), then=Value(0)),
         When(name__istartswith=words, then=Value(1)),
         default=Value(2),
         output_field=IntegerField(),
