@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import F, Q, QuerySet
-from django.db.models.expressions import Combinable
 
 
 class ChoicesFilter(django_filters.MultipleChoiceFilter):
@@ -26,7 +25,7 @@ class SortFilter(django_filters.OrderingFilter):
     """
 
     def __init__(
-        self, columns: Mapping[str, str], computed: Mapping[str, Sequence[Combinable]] | None = None, **options: Any
+        self, columns: Mapping[str, str], computed: Mapping[str, Sequence[Any]] | None = None, **options: Any
     ) -> None:
         self.computed = dict(computed or {})
         self.columns = dict(columns)

@@ -32,7 +32,7 @@ LONGEST_TEXT = 5000
 
 def right_check(request: HttpRequest, right: str) -> None:
     """Raises PermissionDenied for a reader who may not add or change methods."""
-    if not request.user.has_perm(f"methods.{right}_trainingmethod"):  # type: ignore[union-attr]
+    if not request.user.has_perm(f"methods.{right}_trainingmethod"):
         raise PermissionDenied
 
 

@@ -68,8 +68,9 @@
       return DX.make("li", {}, DX.make("span", { className: "clip", textContent: `#${id} ${name}` }), away);
     }));
     const fits = count >= 2 && count <= most;
-    const isNarrow = matchMedia("(max-width: 719px)").matches;
-    link.textContent = count < 2 ? (isNarrow ? "Compare" : "Choose one more to compare") : count > most ? (isNarrow ? "Compare" : `Compare at most ${most}`) : isNarrow ? "Compare" : `Compare ${count} trains`;
+    const words = count < 2 ? "Choose one more to compare" : count > most ? `Compare at most ${most}` : `Compare ${count} trains`;
+    link.textContent = matchMedia("(max-width: 719px)").matches ? "Compare" : words;
+    link.setAttribute("aria-label", words);
     link.toggleAttribute("aria-disabled", !fits);
     if (fits) link.removeAttribute("aria-disabled");
     else link.setAttribute("aria-disabled", "true");

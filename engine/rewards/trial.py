@@ -124,7 +124,7 @@ class _Writer:
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
         )
-        self.model.eval()
+        self.model.eval()  # type: ignore[no-untyped-call]
         self.renderer = Renderer(self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None)
         set_seed(trial.seed)
 

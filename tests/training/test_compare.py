@@ -142,7 +142,7 @@ def test_trains_are_chosen_on_the_page_itself(client, alice, bob, make_train):
     first, second = make_train(name="alpha"), make_train(name="beta")
     make_train(name="canary", owner=bob)
     page = client.get("/trains/compare/").content.decode()
-    assert 'value="%d"' % first.pk in page
+    assert f'value="{first.pk}"' in page
     assert "canary" not in page
 
     # What is ticked stays ticked while somebody searches for more.

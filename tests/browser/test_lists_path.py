@@ -1,0 +1,116 @@
+"""Lists in a real browser: sort, label, choose columns, delete several, search everything, and the queue's page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import DESKTOP, PHONE, axe_violations, overflows
+from tests.e2e.test_main_job import toy_rows
+from tests.live import Platform
+
+SHORT = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
+
+
+@pytest.fixture
+def trains(platform: Platform):
+    """Two trains of Alice's that have ended, and one that waits in a queue that an operator has paused."""
+    dataset = platform.upload("lists.jsonl", toy_rows(20))
+    ended = [platform.ended(platform.start(dataset, name=f"lists-{name}", **SHORT)) for name in ("one", "two")]
+    platform.api("POST", "queue/pause/", by="olga", json={"reason": "A test."})
+    waiting = platform.start(dataset, name="lists-waits", **SHORT)
+    yield [*ended, waiting]
+    platform.api("POST", "queue/resume/", by="olga")
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#trains .row-link").all_inner_texts()
+
+
+def pick_all(page: Page, action: str) -> None:
+    """Tick every train of the page and choose an action for them."""
+    for pick in page.locator("[data-pick]").all():
+        pick.check()
+    page.locator(".bulk-menu summary").click()
+    page.locator(f"[data-bulk={action}]").click()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["wide", "phone"])
+def test_trains_are_sorted_labelled_found_and_deleted_together(open_page, trains, size):
+    page = open_page(size=size, dark=size is PHONE)
+    dialog = page.locator("#bulk-dialog")
+    page.goto("/trains/?search=lists-")
+
+    # A head sorts, and says so; what has no duration stays at the end.
+    if size is DESKTOP:
+        for state in ("ascending", "descending"):
+            page.get_by_role("link", name="Duration", exact=True).click()
+            expect(page.locator(".head-duration")).to_have_attribute("aria-sort", state)
+            assert names(page)[-1] == "lists-waits"
+
+    # A label on all of them; each says what it gets before anything is done.
+    pick_all(page, "label")
+    page.get_by_label("Label", exact=True).fill("night run")
+    expect(dialog.locator("li")).to_have_count(3)
+    expect(dialog.locator("li").first).to_contain_text("Gets night run.")
+    assert axe_violations(page) == []
+    dialog.get_by_role("button", name="Add the label to 3 trains").click()
+    expect(page.locator("#toasts")).to_contain_text("3 trains labelled.")
+    page.locator("#trains .label").first.click()
+    page.wait_for_url("**/trains/?label=night%20run")
+    assert sorted(names(page)) == ["lists-one", "lists-two", "lists-waits"]
+    assert not overflows(page)
+    assert axe_violations(page) == []
+
+    # Those that can be deleted are, and the other one says why it was not.
+    pick_all(page, "delete")
+    expect(dialog.locator(".will-not")).to_contain_text("lists-waits")
+    expect(dialog.locator(".will-not")).to_contain_text("It is waiting. Stop it first.")
+    dialog.get_by_role("button", name="Delete 2 trains").click()
+    expect(dialog.locator("h2")).to_have_text("2 trains deleted, 1 not")
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.locator("#trains .row-link")).to_have_text(["lists-waits"])
+
+
+def test_columns_search_and_queue_by_keyboard(open_page, trains):
+    page = open_page()
+    page.goto("/trains/")
+    column = page.locator(".head-best")
+    expect(column).to_be_hidden()
+    page.get_by_label("Choose columns").click()
+    with page.expect_response(re.compile("/api/v1/trains/columns/")):
+        page.get_by_label("Best eval").check()
+    expect(column).to_be_visible()
+    page.reload()
+    expect(page.locator(".head-best")).to_be_visible()
+
+    # Search everything: a key opens it, arrows choose, Enter goes there, Escape leaves.
+    page.keyboard.press("Control+k")
+    box = page.get_by_role("combobox")
+    box.fill("lists-")
+    options = page.get_by_role("option")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    assert axe_violations(page) == []
+    page.keyboard.press("ArrowDown")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    chosen = options.nth(1).get_attribute("href")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{chosen}")
+    page.keyboard.press("/")
+    expect(box).to_be_focused()
+    box.fill("no such thing anywhere")
+    expect(page.locator("#search-note")).to_contain_text("Nothing is called")
+    page.keyboard.press("Escape")
+    expect(page.locator("#search-dialog")).to_be_hidden()
+
+    # The queue: the waiting train says when it starts, and is stopped after a question.
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Queue").click()
+    row = page.locator(".queue-table tbody tr", has_text="lists-waits")
+    expect(row).to_contain_text("when the queue is resumed")
+    assert axe_violations(page) == []
+    row.get_by_role("button", name="Take lists-waits out of the queue").click()
+    page.get_by_role("dialog").get_by_role("button", name="Stop").click()
+    expect(page.locator("#toasts")).to_contain_text("lists-waits is stopped.")
+    expect(page.locator(".queue-table tbody tr", has_text="lists-waits")).to_have_count(0)
