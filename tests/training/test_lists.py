@@ -212,6 +212,7 @@ class TestBulk:
         if hasattr(shared, "shared"):
             TrainRun.objects.filter(pk=shared.pk).update(shared=True)
         client.force_login(bob)
+        assert self.post(client, "delete", [shared], check_only=True).json()["done"] == []
         answer = self.post(client, "delete", [shared]).json()
         assert answer["done"] == []
         assert "operators" in answer["failed"][0]["message"]
