@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -25,9 +26,26 @@ from methods.method_form import (
 )
 from methods.models import TrainingMethod
 
-WORDS = ("name", "tagline", "description", "needs", "example", "cost")
-WORD_LIMITS = {"name": 80, "tagline": 80, "needs": 200, "cost": 200}
-LONGEST_TEXT = 5000
+
+@dataclass(frozen=True)
+class Word:
+    """A text that people read about a method. `rows`: of its text area; 0 for a single line."""
+
+    name: str
+    title: str
+    help: str
+    limit: int
+    rows: int = 0
+
+
+WORDS = (
+    Word("name", "Name", "Short, as lists and forms show it.", 80),
+    Word("tagline", "In a few words", "Stands beside the name, such as “small add-on weights”.", 80),
+    Word("description", "Description", "What it is for, and when to choose it.", 5000, rows=4),
+    Word("needs", "Each row needs", "What a row of the dataset must hold.", 200),
+    Word("example", "Example row", "One row, as it would stand in a file.", 5000, rows=3),
+    Word("cost", "Cost", "Memory and time beside other methods.", 200),
+)
 
 
 def right_check(request: HttpRequest, right: str) -> None:
@@ -41,7 +59,7 @@ class MethodEditView(View):
 
     def get(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = self.method_of(request, slug)
-        words = {name: getattr(method, name) for name in WORDS}
+        words = words_of(method)
         return page(request, method, words, rows_make(method.recipe, method.overrides))
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
@@ -63,7 +81,7 @@ class MethodNewView(View):
         if origin is None:
             return render(request, "methods/new.html", {"origins": origins.offered()})
         method = TrainingMethod(recipe=origin.recipe)
-        words = {name: getattr(origin, name) for name in WORDS} | {"name": f"{origin.name}, own"[:80]}
+        words = words_of(origin) | {"name": f"{origin.name}, own"[:80]}
         return page(request, method, words, rows_make(origin.recipe, origin.overrides), origin=origin)
 
     def post(self, request: HttpRequest) -> HttpResponse:
@@ -101,7 +119,7 @@ def save(
     origin: TrainingMethod | None = None,
 ) -> HttpResponse:
     """Save what was posted, or show it again with what is wrong."""
-    words = {name: str(request.POST.get(name, "")) for name in WORDS}
+    words = {word.name: str(request.POST.get(word.name, "")) for word in WORDS}
     rows = rows_read(method.recipe, request.POST)
     errors = too_long(words)
     if not errors:
@@ -124,12 +142,15 @@ def save(
     return page(request, method, words, rows, origin=origin, errors=errors)
 
 
+def words_of(method: TrainingMethod) -> dict[str, str]:
+    return {word.name: getattr(method, word.name) for word in WORDS}
+
+
 def too_long(words: dict[str, str]) -> dict[str, list[str]]:
-    limits = {name: WORD_LIMITS.get(name, LONGEST_TEXT) for name in words}
     return {
-        name: [f"At most {limits[name]:,} characters; this has {len(text):,}."]
-        for name, text in words.items()
-        if len(text) > limits[name]
+        word.name: [f"At most {word.limit:,} characters; this has {len(words[word.name]):,}."]
+        for word in WORDS
+        if len(words[word.name]) > word.limit
     }
 
 
@@ -146,7 +167,7 @@ def page(
     wrong = [row for row in rows.values() if row.errors]
     context = {
         "method": method,
-        "words": words,
+        "words": [(word, words[word.name], errors.get(word.name, [])) for word in WORDS],
         "origin": origin,
         "recipe": RECIPES[method.recipe],
         "groups": groups_of(rows.values()),
