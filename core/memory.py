@@ -7,7 +7,6 @@ Linux counts the processes that it kills for memory, for each control group and 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path

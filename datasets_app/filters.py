@@ -7,7 +7,7 @@ from typing import Any
 import django_filters
 from django.db.models import QuerySet
 
-from core.filters import ArchivableFilter, ChoicesFilter
+from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
 
@@ -22,17 +22,17 @@ class DatasetFilter(ArchivableFilter):
         method="keep_all", label="One row a dataset: the newest version among those that the other filters leave"
     )
     shared = django_filters.BooleanFilter()
-    ordering = django_filters.OrderingFilter(
-        fields=(
-            ("id", "id"),
-            ("name", "name"),
-            ("status", "status"),
-            ("format", "format"),
-            ("row_count", "row_count"),
-            ("size_bytes", "size_bytes"),
-            ("created_at", "created_at"),
-            ("owner__username", "owner"),
-        )
+    ordering = SortFilter(
+        {
+            "id": "id",
+            "name": "name",
+            "status": "status",
+            "format": "format",
+            "row_count": "row_count",
+            "size_bytes": "size_bytes",
+            "created_at": "created_at",
+            "owner": "owner__username",
+        }
     )
 
     def filter_queryset(self, queryset: QuerySet[Any]) -> Any:

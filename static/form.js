@@ -202,7 +202,7 @@
       live(number("time_note"), answer.time ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}` : "no similar train yet");
     }
     const ahead = answer.queue.waiting + answer.queue.running;
-    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is open again" : ahead ? `after ${format.counted(ahead, "other train")}` : "at once");
+    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is resumed" : ahead ? `after ${format.counted(ahead, "other train")}` : "at once");
   }
 
   function problems(answer) {

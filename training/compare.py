@@ -8,9 +8,9 @@ from typing import Any
 
 from core.templatetags import display
 from engine.rundir import MODEL, folder_size
+from methods.field_text import shown_text
 from methods.schema import Field, method_fields
 from training.durations import run_seconds
-from training.forms import shown_text
 from training.models import TrainRun
 from training.verdict import measured_alike
 

@@ -20,6 +20,7 @@ from training.compare import (
     outcome_rows,
     setting_rows,
 )
+from training.filters import TrainFilter
 from training.models import TrainRun
 from training.verdict import comparability, verdict
 from training.views import reader_of
@@ -67,7 +68,8 @@ def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
 class CompareView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
-        ids = ids_parse(request.GET.get("ids", ""))
+        # ?ids=3,5 is the address of a comparison; ?id=3&id=5 is what the boxes of the choice send.
+        ids = ids_parse(",".join([request.GET.get("ids", ""), *request.GET.getlist("id")]))
         # Asked before the database is: thousands of ids are no comparison.
         trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
         colours = colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids)) if trains else {}
@@ -76,9 +78,10 @@ class CompareView(View):
             "ids": ids,
             "too_many": len(ids) > MOST_TRAINS,
             "most": MOST_TRAINS,
-            "offered": self.offered(reader, ids, colours) if len(ids) < MOST_TRAINS else [],
+            "search": request.GET.get("search", "")[:200],
+            "offered": self.offered(reader, ids if trains else [], colours) if len(ids) < MOST_TRAINS else [],
         }
-        if not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
+        if "choose" in request.GET or not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
             return render(request, "training/compare_choose.html", context)
         baseline = baseline_of(trains, request.GET.get("baseline", ""))
         settings = setting_rows(trains, baseline)
@@ -115,7 +118,12 @@ class CompareView(View):
 
     def offered(self, reader: User, ids: list[int], colours: dict[int, int]) -> list[tuple[TrainRun, str]]:
         """Further trains to add, newest first, each with the address of the page with it."""
-        rows = TrainRun.objects.visible_to(reader).with_related().exclude(pk__in=ids)[:OFFERED_TRAINS]
+        visible = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
+        matching = TrainFilter({"search": self.request.GET.get("search", "")}, queryset=visible).qs
+        # Their ids first: rows are wide, and a database sorts them all before it takes some.
+        newest = list(matching.values_list("pk", flat=True)[:OFFERED_TRAINS])
+        found = TrainRun.objects.with_related().in_bulk(newest)
+        rows = [found[pk] for pk in newest if pk in found]
         return [(run, address([*ids, run.pk], colours)) for run in rows]
 
 

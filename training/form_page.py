@@ -11,6 +11,7 @@ from models_app.models import BaseModel
 from training.dataset_choice import DatasetChoice, choices_make, datasets_visible
 from training.draft import Draft, base_models_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
+from training.labels import label_suggestions
 from training.models import TrainRun
 from training.queue import may_manage_queue
 from training.resources import reward_models
@@ -22,6 +23,7 @@ INGREDIENTS = {
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
+    "labels": "Labels",
     "after": "Starts",
     "branch_step": "Weights to begin with",
     "priority": "Priority",
@@ -76,6 +78,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "explained": explanations(draft),
         "reward_templates": reward_templates() if "rewards" in controls else [],
         "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
+        "own_labels": [name for name, _ in label_suggestions(draft.reader)],
         "unfinished": unfinished_of(draft.reader),
         "priorities": [
             (value, label)

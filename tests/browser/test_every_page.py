@@ -19,6 +19,7 @@ PAGES = (
     "/trains/{failed}/",
     "/trains/compare/?ids={run},{failed}",
     "/trains/compare/",
+    "/trains/queue/",
     "/datasets/",
     "/datasets/new/",
     "/datasets/{dataset}/",
@@ -31,6 +32,9 @@ PAGES = (
     "/no-such-page/",
 )
 STAFF_PAGES = (
+    "/methods/new/",
+    "/methods/grpo/edit/",
+    "/trains/queue/",
     "/admin/",
     "/admin/training/trainrun/",
     "/admin/training/trainrun/{run}/change/",

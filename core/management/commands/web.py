@@ -11,6 +11,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from core.database_version import newer_database
 from core.processes import die_with_supervisor
+from core.starting import starting_page_leave
 from core.web.worker import Worker
 
 # A browser keeps its connection for the next poll or click. Proxies close theirs earlier.
@@ -62,4 +63,5 @@ class Command(BaseCommand):
         if words := newer_database():
             raise CommandError(words)
         os.umask(0o077)
+        starting_page_leave()
         Server().run()

@@ -12,7 +12,7 @@ from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from training.process import Engine
-from training.worker import TrainWorker, device_alone, measure_device
+from training.worker import TrainWorker, device_alone, measure_device, start_announce, start_is_over
 
 
 class Command(BaseCommand):
@@ -23,7 +23,10 @@ class Command(BaseCommand):
         if words := newer_database():
             raise CommandError(words)
         os.umask(0o077)
+        start_announce()
         device = measure_device()
+        # Once more: the queue may have come up meanwhile.
+        start_announce()
         self.stdout.write(f"Training on {device['name']}. Loading libraries …")
         warm = Engine.warm_up()
         worker = TrainWorker(
@@ -38,6 +41,7 @@ class Command(BaseCommand):
         with device_alone(device, self.say_that_it_waits) as lock:
             warm.lock = lock.fileno()
             self.stdout.write("Ready.")
+            start_is_over()
             worker.work(logging_level="WARNING")
 
     def say_that_it_waits(self) -> None:
