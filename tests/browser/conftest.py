@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def chromium() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-# By module, not by session: Playwright keeps an event loop in this thread, beside which Django refuses database calls.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A Chromium, for as long as the block lasts; the test is skipped where there is none."""
     path = chromium()
     if path is None:
         pytest.skip("no Chromium on this machine")
@@ -41,6 +42,13 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=[*QUIET, *sandbox])
         yield running
         running.close()
+
+
+# By module, not by session: Playwright keeps an event loop in this thread, beside which Django refuses database calls.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as running:
+        yield running
 
 
 @pytest.fixture

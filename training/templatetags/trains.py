@@ -57,12 +57,13 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
 
 
 @register.simple_tag(takes_context=True)
-def column(context: dict[str, Any], title: str, name: str) -> SafeString:
+def column(context: dict[str, Any], title: str, name: str, classes: str = "") -> SafeString:
     """The head of a column that sorts the list."""
     wanted, state = sort_link(context["ordering"], name)
     address = query(context, ordering=wanted)
     return format_html(
-        '<th scope="col" aria-sort="{}"><a class="sort" href="{}">{}{}</a></th>',
+        '<th{} scope="col" aria-sort="{}"><a class="sort" href="{}">{}{}</a></th>',
+        format_html(' class="{}"', classes) if classes else "",
         state,
         address,
         title,
