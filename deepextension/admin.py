@@ -7,3 +7,5 @@ class DeepExtensionAdminSite(admin.AdminSite):
     site_header = "DeepExtension"
     site_title = "DeepExtension administration"
     index_title = "Administration"
+    # The room is for columns, and everything is a click away on the first page.
+    enable_nav_sidebar = False

@@ -1,6 +1,6 @@
 // What is wrong with the layout of the page at its present width: [{key, line to read}]. An expression: a function of
-// {phone: whether targets are held to a finger's size}.
-({ phone }) => {
+// {targets: whether what can be clicked is held to a finger's size}.
+({ targets }) => {
   const COLUMN = 120;
   const CUT_COLUMN = 80;
   const TARGET = 44;
@@ -269,20 +269,35 @@
   function checkTargets() {
     for (const element of document.querySelectorAll(`a[href], ${CONTROLS}, label:has(input)`)) {
       if (!visible(element) || !open(element) || element.disabled || inText(element)) continue;
-      const area = element.closest("label, tr:has(.row-link)") && element.matches("input, .row-link") ? element.closest("label, tr") : element;
-      const box = area.getBoundingClientRect();
+      const box = areaOf(element).getBoundingClientRect();
       if (!box.width || box.height >= TARGET - 0.5 && box.width >= TARGET - 0.5) continue;
       say("small target", element, `is ${Math.round(box.width)} × ${Math.round(box.height)}`);
     }
   }
+  // A label is part of its control, and a whole row may act as what stands in it.
+  const AREAS = [["input", "label"], [".row-link", "tr"], [".opblock-summary *", ".opblock-summary"], [".opblock-tag *", ".opblock-tag"]];
+  function areaOf(element) {
+    const found = AREAS.find(([inner, outer]) => element.matches(inner) && element.closest(outer));
+    return found ? element.closest(found[1]) : element;
+  }
   function inText(element) {
-    if (!element.matches("a, button.btn-link, summary") || !style(element).display.startsWith("inline")) return false;
-    return [...element.parentElement.childNodes].some((node) => node !== element && node.nodeType === Node.TEXT_NODE && node.data.trim().length > 2);
+    if (!element.matches("a, button.btn-link") || !style(element).display.startsWith("inline")) return false;
+    const whole = block(element.parentElement).textContent.trim().length;
+    return element.closest("p, .context, .notice, .help, dd, li, td") && whole > element.textContent.trim().length + 2;
+  }
+
+  // Django's lists of rows scroll where they are too wide.
+  function checkColumns() {
+    for (const list of document.querySelectorAll("#changelist .results")) {
+      const over = list.scrollWidth - list.clientWidth;
+      if (over > 1 && root.clientWidth >= 1440) say("columns out of sight", list, `by ${over} px`);
+    }
   }
 
   const range = document.createRange();
   const texts = textsOf();
   checkScroll();
+  checkColumns();
   for (const text of texts) {
     checkColumn(text);
     checkWords(text, range);
@@ -291,6 +306,6 @@
   for (const element of new Set(texts.map((text) => block(text.element)))) checkCut(element);
   checkControls();
   checkOverlaps(texts);
-  if (phone) checkTargets();
+  if (targets) checkTargets();
   return [...found].map(([key, [line, count]]) => ({ key, line: count > 1 ? `${line}, and ${count - 1} more` : line }));
 }

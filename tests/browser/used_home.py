@@ -26,6 +26,7 @@ from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from tests.tiny import CHAT_TEMPLATE
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.stretches import stretches_grow
 
 LONG = "support-assistant-qwen3-lora-rank-64-learning-rate-2e-4-cosine-five-epochs"
 SENTENCE = (
@@ -286,6 +287,8 @@ def metrics_make(run: TrainRun, metric: str) -> None:
         MetricRow(run=run, seq=seq, step=step, epoch=step / 401, split=split, time=1_790_000_000 + step * 20, values=of)
         for seq, (step, split, of) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
     )
+    TrainRun.objects.filter(pk=run.pk).update(last_seq=len(rows))
+    stretches_grow(run, len(rows))
 
 
 def samples_make(run: TrainRun) -> None:
