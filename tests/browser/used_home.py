@@ -171,7 +171,9 @@ def pair_rows(count: int) -> list[Any]:
 
 
 def prompt_rows(count: int) -> list[Any]:
-    return [{"prompt": f"What is {number} + {number}? {SENTENCE}", "answer": str(2 * number)} for number in range(count)]
+    return [
+        {"prompt": f"What is {number} + {number}? {SENTENCE}", "answer": str(2 * number)} for number in range(count)
+    ]
 
 
 def rated_rows(count: int) -> list[Any]:

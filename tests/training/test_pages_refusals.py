@@ -55,6 +55,31 @@ def test_refusals_are_drawn_without_request_user_or_database(name):
     assert "Go to Model Training" in get_template(f"{name}.html").render({})
 
 
+@pytest.mark.parametrize(("path", "status"), [("/no-such-page/", 404), ("/trains/999999/", 404)])
+def test_refusals_keep_the_menu_for_those_who_are_signed_in(client, alice, path, status):
+    client.force_login(alice)
+    response = client.get(path)
+    assert response.status_code == status
+    html = response.content.decode()
+    assert 'aria-label="Main"' in html
+    assert html.count("<h1>") == 1
+
+
+def test_what_is_not_mine_is_refused_with_the_menu(client, make_train, bob):
+    run = make_train(name="private")
+    client.force_login(bob)
+    assert 'aria-label="Main"' in client.get(run.get_absolute_url()).content.decode()
+
+
+@pytest.mark.parametrize("name", ["400", "403", "403_csrf", "404", "413", "500"])
+def test_every_refusal_has_the_menu_where_the_user_is_known(rf, alice, name):
+    request = rf.get("/anywhere/")
+    request.user = alice
+    html = get_template(f"{name}.html").render({}, request)
+    assert 'aria-label="Main"' in html
+    assert "Go to Model Training" in html
+
+
 def test_a_name_with_markup_stays_text_in_the_menu(client, db):
     user = get_user_model().objects.create_user("mallory", password="mallory-password-1", first_name="<b>M</b>")
     client.force_login(user)
