@@ -80,8 +80,9 @@ PAGES = (
 )
 
 
-# Theme, the width at which pages are loaded, and those at which they are measured. The dark theme changes colours alone,
-# as the last test sees to, so a few widths do; contrast is axe's.
+# Theme, the width at which pages are loaded, and those at which they are measured. The dark theme changes colours and
+# nothing else,
+# as the last test sees to, so a few widths do; contrast is checked by axe.
 WALKS = (("light", 1440, WIDTHS), ("dark", PHONE, (PHONE, 1024, 1440)))
 
 
