@@ -287,14 +287,19 @@
 
   // What is larger than its place can be scrolled with the keyboard too.
   const SCROLLERS = ".table-wrap, .code.scroll, .answer-text";
-  const sizes = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      const scrolls = target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1;
-      if (scrolls) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
+  function reach(element) {
+    const across = element.scrollWidth > element.clientWidth + 1;
+    const down = element.scrollHeight > element.clientHeight + 1;
+    if (across || down) element.tabIndex = 0;
+    else element.removeAttribute("tabindex");
+  }
+  const sizes = new ResizeObserver((entries) => entries.forEach((entry) => reach(entry.target)));
+  function watch(root) {
+    for (const element of root.querySelectorAll(SCROLLERS)) {
+      reach(element);
+      sizes.observe(element);
     }
-  });
-  const watch = (root) => root.querySelectorAll(SCROLLERS).forEach((element) => sizes.observe(element));
+  }
   watch(document);
   new MutationObserver((changes) => {
     for (const { addedNodes } of changes) {

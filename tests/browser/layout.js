@@ -205,7 +205,9 @@
       for (const cell of row.cells) {
         if (!visible(cell) || cell.colSpan > 1) continue;
         const css = style(cell);
-        const room = cell.clientWidth - parseFloat(css.paddingLeft) - parseFloat(css.paddingRight) - used(cell, range);
+        // Kept free on purpose: what stands in it changes while somebody looks.
+        const kept = parseFloat(css.minWidth) >= cell.offsetWidth - 1;
+        const room = kept ? 0 : cell.clientWidth - parseFloat(css.paddingLeft) - parseFloat(css.paddingRight) - used(cell, range);
         slack.set(cell.cellIndex, Math.max(0, Math.min(slack.get(cell.cellIndex) ?? Infinity, room)));
       }
     }
@@ -283,7 +285,7 @@
   function inText(element) {
     if (!element.matches("a, button.btn-link") || !style(element).display.startsWith("inline")) return false;
     const whole = block(element.parentElement).textContent.trim().length;
-    return element.closest("p, .context, .notice, .help, dd, li, td") && whole > element.textContent.trim().length + 2;
+    return element.closest("p, .context, .notice, .help, .clip, dd, li, td") && whole > element.textContent.trim().length + 2;
   }
 
   // Django's lists of rows scroll where they are too wide.
