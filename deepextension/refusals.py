@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.template import loader
 from django.views import defaults
 
 from core.api import error_body
+
+logger = logging.getLogger("deepextension.refusals")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -17,4 +23,14 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     if request.path.startswith("/api/"):
         return JsonResponse(error_body("error", "Something went wrong here; the server's log has it."), status=500)
-    return defaults.server_error(request)
+    return refusal_page(request, "500.html", 500)
+
+
+def refusal_page(request: HttpRequest, template: str, status: int) -> HttpResponse:
+    """With the menu where the user is known. The menu asks the database: where that is what broke, the page does
+    without."""
+    try:
+        return render(request, template, status=status)
+    except Exception:
+        logger.exception("%s is drawn without its menu", template)
+        return HttpResponse(loader.render_to_string(template), status=status)

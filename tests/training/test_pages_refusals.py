@@ -7,6 +7,8 @@ from django.contrib.auth import get_user_model
 from django.template.loader import get_template
 from django.test import Client
 
+from deepextension.refusals import server_error
+
 
 def test_the_sign_in_page_has_nothing_from_elsewhere(client, db):
     html = client.get("/login/").content.decode()
@@ -78,6 +80,25 @@ def test_every_refusal_has_the_menu_where_the_user_is_known(rf, alice, name):
     html = get_template(f"{name}.html").render({}, request)
     assert 'aria-label="Main"' in html
     assert "Go to Model Training" in html
+
+
+def test_a_bug_is_told_with_the_menu(rf, alice):
+    request = rf.get("/trains/")
+    request.user = alice
+    response = server_error(request)
+    assert response.status_code == 500
+    assert 'aria-label="Main"' in response.content.decode()
+
+
+def test_a_bug_of_the_database_is_told_without_the_menu(rf):
+    """No database is allowed in this test, so the menu cannot be drawn."""
+    request = rf.get("/trains/")
+    request.user = get_user_model()(username="alice")
+    response = server_error(request)
+    assert response.status_code == 500
+    html = response.content.decode()
+    assert "Something broke on our side" in html
+    assert 'aria-label="Main"' not in html
 
 
 def test_a_name_with_markup_stays_text_in_the_menu(client, db):
