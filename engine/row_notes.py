@@ -29,7 +29,7 @@ WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alon
 # {rows}: "3 of 40 rows".
 WORDS = {
     NO_PLACE: "In {rows} the thinking is left out: this model's chat template has no place for it. To learn "
-    "it, set Thinking to In front of the answer.",
+    "it, set Thinking to “In front of the answer”.",
     TAKEN_OUT: "In {rows} the thinking is not learned: this model's chat template takes it out of answers.",
     ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
     "only that of the last answer.",

@@ -2,8 +2,10 @@
 
 Who writes what:
 
-    spec.json              the web, once, before the train is queued (temporary file, then rename)
+    spec.json              the web, before each attempt is queued (temporary file, then rename)
+    start/                 the web: of a branch, the sealed weights to begin with
     stop                   the supervisor: finish the step, save, leave
+    save                   the web: save a checkpoint after this step; the engine takes the file away
     events.jsonl           the engine, one line a write, numbered by `seq`
     train.log              the supervisor redirects the engine's stdout and stderr into it
     checkpoints/           the engine; a checkpoint counts only with its COMPLETE manifest, which is written last

