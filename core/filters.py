@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import django_filters
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
 
 class ChoicesFilter(django_filters.MultipleChoiceFilter):
@@ -14,6 +15,32 @@ class ChoicesFilter(django_filters.MultipleChoiceFilter):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"distinct": False} | given)
+
+
+class SortFilter(django_filters.OrderingFilter):
+    """`?ordering=name` or `-name`; rows without a value come last in either direction.
+
+    columns: {name in the address: field path}. computed: {name in the address: expressions to sort by, the first one
+    first}, for what is no column; only the last of them turns with the direction.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, str], computed: Mapping[str, Sequence[Any]] | None = None, **options: Any
+    ) -> None:
+        self.computed = dict(computed or {})
+        self.columns = dict(columns)
+        fields = [(path, name) for name, path in self.columns.items()]
+        fields += [(f"computed:{name}", name) for name in self.computed]
+        super().__init__(fields=fields, **options)
+
+    def filter(self, rows: QuerySet[Any], value: Iterable[str] | None) -> QuerySet[Any]:
+        order: list[Any] = []
+        for wanted in value or ():
+            name = wanted.removeprefix("-")
+            *before, last = self.computed.get(name) or (F(self.columns[name]),)
+            turned = last.desc(nulls_last=True) if wanted.startswith("-") else last.asc(nulls_last=True)
+            order += [*(item.asc() for item in before), turned]
+        return rows.order_by(*order) if order else rows
 
 
 class ListFilter(django_filters.FilterSet):
@@ -26,16 +53,19 @@ class ListFilter(django_filters.FilterSet):
         rows = super().filter_queryset(queryset)
         # Equal ones keep one order, so that no row is on two pages.
         order = rows.query.order_by or rows.model._meta.ordering
-        return rows if {"id", "-id"} & set(order) else rows.order_by(*order, "id")
+        return rows if {"id", "-id"} & {str(item) for item in order} else rows.order_by(*order, "id")
 
     def search_for(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
+        return rows.filter(self.search_words(value))
+
+    def search_words(self, value: str) -> Q:
         words = Q()
         for field in self.searched:
             words |= Q(**{f"{field}__icontains": value})
         number = value.removeprefix("#")
         if number.isascii() and number.isdigit() and len(number) < 19:
             words |= Q(pk=int(number))
-        return rows.filter(words)
+        return words
 
 
 class ArchivableFilter(ListFilter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from typing import IO, Any
 from django.conf import settings
 
 from core.processes import SUPERVISED, die_with_parent
+from core.starting import starting_page
 
 START_SECONDS = 180
 STOP_SECONDS = 45
@@ -55,7 +57,7 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
 
     Raises CannotServe where this home is being served already, the port is taken, or the start fails.
     """
-    with _sole_server():
+    with _sole_server(), contextlib.ExitStack() as until_ready:
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
         server = subprocess.Popen(  # noqa: S603
@@ -77,7 +79,11 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
             preexec_fn=_with_parent(os.getpid()),
         )
         try:
+            # After the fork: a thread beside it could leave locks behind.
+            page = until_ready.enter_context(starting_page())
+            page.phase = "Starting the web server …"
             _wait_until_healthy(server, say)
+            until_ready.close()
             yield server
         finally:
             server.send_signal(signal.SIGTERM)
@@ -114,17 +120,34 @@ def _require_port() -> None:
             raise CannotServe(f"Port {settings.PORT} is taken. Choose another one: make run PORT=8001") from error
 
 
+# What /healthz names, in the order in which it comes up, as a person at the terminal reads it.
+PARTS = {
+    "queue": "queue",
+    "worker": "training worker",
+}
+
+
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    said = ""
+    began = time.monotonic()
+    told: set[str] = set()
+    say("Starting DeepExtension: web server, queue, and the libraries that train (about a minute the first time) …")
     while (state := health()).get("status") != "ok":
-        if server.poll() is not None or time.monotonic() > deadline:
+        if server.poll() is not None or time.monotonic() > began + START_SECONDS:
             raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
-        missing = ", ".join(name for name, there in state.items() if there is False) or "web"
-        if missing != said:
-            say(f"Starting: waiting for {missing} …")
-            said = missing
+        _tell_progress(state, told, began, say)
         time.sleep(0.2)
+    _tell_progress(state, told, began, say)
+
+
+def _tell_progress(state: dict[str, Any], told: set[str], began: float, say: Callable[[str], None]) -> None:
+    """Name each part once, when it is there, with the time that it took since the start."""
+    if not state or state.get("starting"):
+        return
+    ready = {"web": "web server"} | {name: title for name, title in PARTS.items() if state.get(name)}
+    for name, title in ready.items():
+        if name not in told:
+            told.add(name)
+            say(f"  {title} ready after {time.monotonic() - began:.0f} s")
 
 
 def _last_words() -> str:

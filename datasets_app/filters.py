@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import django_filters
 
-from core.filters import ArchivableFilter, ChoicesFilter
+from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
 from datasets_app.models import Dataset
 from engine.formats import FORMATS
 
@@ -15,17 +15,17 @@ class DatasetFilter(ArchivableFilter):
     format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
     label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
     owner = django_filters.CharFilter(field_name="owner__username")
-    ordering = django_filters.OrderingFilter(
-        fields=(
-            ("id", "id"),
-            ("name", "name"),
-            ("status", "status"),
-            ("format", "format"),
-            ("row_count", "row_count"),
-            ("size_bytes", "size_bytes"),
-            ("created_at", "created_at"),
-            ("owner__username", "owner"),
-        )
+    ordering = SortFilter(
+        {
+            "id": "id",
+            "name": "name",
+            "status": "status",
+            "format": "format",
+            "row_count": "row_count",
+            "size_bytes": "size_bytes",
+            "created_at": "created_at",
+            "owner": "owner__username",
+        }
     )
 
     class Meta:

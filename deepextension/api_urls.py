@@ -3,6 +3,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from deepextension.tokens import TokenView
+from training.api_search import SearchView
 
 urlpatterns = [
     path("auth/token/", TokenView.as_view(), name="api-token"),
@@ -11,6 +12,7 @@ urlpatterns = [
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api_urls")),
     path("queue/", include("training.queue_urls")),
+    path("search/", SearchView.as_view(), name="api-search"),
     path("schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("docs/", login_required(SpectacularSwaggerSplitView.as_view(url_name="api-schema")), name="api-docs"),
 ]

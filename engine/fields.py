@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-GROUPS = ("Data", "Training", "LoRA", "Method", "Evaluation and saving", "Hardware")
+GROUPS = ("Data", "Rewards", "Training", "LoRA", "Method", "Evaluation and saving", "Hardware")
 
 
 def parameter(

@@ -221,10 +221,11 @@ class TrainParameters(SavingParameters):
     on_out_of_memory: Literal["fail", "shrink"] = parameter(
         "fail",
         "When memory runs out",
-        "Going on: half the batch with twice the accumulation, then gradient checkpointing. What is learned stays.",
+        "Continue with less: half the batch with twice the accumulation, then gradient checkpointing. What was learned "
+        "stays.",
         group="Hardware",
         advanced=True,
-        choice_titles={"fail": "Fail", "shrink": "Go on with less"},
+        choice_titles={"fail": "Fail", "shrink": "Continue with less"},
     )
     time_limit_minutes: int | None = parameter(
         None,
@@ -267,8 +268,8 @@ class TrainParameters(SavingParameters):
     )
     more: dict[str, Any] = Field(
         default_factory=dict,
-        title="More options",
-        description="Other options of the trainer, under their own names.",
+        title="Other trainer options",
+        description="Options of the training library that have no field of their own, by the names that it gives them.",
         json_schema_extra={"group": "Hardware", "advanced": True},
     )
 

@@ -63,7 +63,7 @@ class SavingParameters(BaseModel):
     save_every: int = parameter(
         1,
         "Save every",
-        "N for the choice above.",
+        "How many epochs or steps lie between two checkpoints.",
         group="Evaluation and saving",
         active_when={"save_strategy": ["epochs", "steps"]},
         ge=1,

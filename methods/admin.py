@@ -94,6 +94,18 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("name", "slug", "tagline", "description")
     readonly_fields = ("version", "earlier", "retired_at")
     actions = ("retire", "restore")
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": ("name", "slug", "tagline", "description", "needs", "example", "cost", "recipe", "order"),
+                "description": "Defaults, bounds and hidden settings are easier to change on the page Methods.",
+            },
+        ),
+        ("Custom program", {"fields": ("interpreter", "script", "formats", "parameters"), "classes": ("collapse",)}),
+        ("Advanced: settings as JSON", {"fields": ("overrides", "example_rows"), "classes": ("collapse",)}),
+        ("Versions", {"fields": ("version", "earlier", "retired_at")}),
+    )
 
     @admin.display(description="Its versions")
     def earlier(self, method: TrainingMethod) -> str:

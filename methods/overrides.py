@@ -67,10 +67,17 @@ def _value_problems(recipe: str, overrides: dict[str, Any]) -> list[str]:
                 problems.append(f"{name}: {text}" + ("" if "default" in chosen else " Give it a default."))
         if not problems:
             try:
-                parameters_validate(method, {}, device=device)
+                parameters_validate(method, _chosen_by_people(fields, overrides), device=device)
             except UserError as error:
                 problems += [f"{name}: {text}" for name, texts in error.fields.items() for text in texts]
     return list(dict.fromkeys(problems))
+
+
+def _chosen_by_people(fields: dict[str, Field], overrides: dict[str, Any]) -> dict[str, Any]:
+    """What a train cannot do without and a method does not preset: a reward, for methods that learn from one."""
+    if "rewards" in fields and "rewards" not in overrides:
+        return {"rewards": [{"function": "numeric_answer"}]}
+    return {}
 
 
 def _hint(name: str, known: Any) -> str:

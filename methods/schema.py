@@ -5,7 +5,8 @@ One place turns schema into what forms, API and docs show, so that none of them 
 
 from __future__ import annotations
 
-import copy
+import functools
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,11 +120,23 @@ def _reward_text(choice: dict[str, Any]) -> str:
     return f"{times}{title_of(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
 
 
+@functools.cache
+def _schema_text(parameters: type[BaseModel]) -> str:
+    """The JSON Schema of a class, as text: pydantic takes about 3 ms for each, and a class never changes."""
+    return json.dumps(parameters.model_json_schema())
+
+
+def plain_schema(parameters: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a class of parameters; a copy that the caller may change."""
+    schema: dict[str, Any] = json.loads(_schema_text(parameters))
+    return schema
+
+
 def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """The effective JSON Schema. Hidden fields stay in it, marked; a fixed one has `const`."""
     if method.is_custom:
         return schema_completed(method.parameters)
-    schema = copy.deepcopy(RECIPES[method.recipe].parameters.model_json_schema())
+    schema = plain_schema(RECIPES[method.recipe].parameters)
     schema.pop("description", None)
     schema.pop("$defs", None)
     # In the order of the groups, whichever class declared a field.
@@ -148,7 +161,7 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
 
 def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """One of the reward functions as an entry of `rewards`."""
-    parameters = kind.model_json_schema()
+    parameters = plain_schema(kind)
     parameters.pop("description", None)
     return _reward_entry(kind.slug, kind.title, kind.help, parameters)  # type: ignore[attr-defined]
 
@@ -180,7 +193,7 @@ def reward_fields(function: str) -> dict[str, Field]:
         own = function_of(function)
         specs = schema_completed(own.parameters)["properties"] if own is not None else {}
         return {name: _field(name, spec) for name, spec in specs.items()}
-    properties = REWARDS[function].model_json_schema()["properties"] if REWARDS[function].model_fields else {}
+    properties = plain_schema(REWARDS[function])["properties"] if REWARDS[function].model_fields else {}
     return {name: _field(name, spec) for name, spec in properties.items()}
 
 

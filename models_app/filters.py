@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import django_filters
 
-from core.filters import ArchivableFilter, ChoicesFilter
+from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
 from models_app.models import BaseModel
 
 
@@ -14,18 +14,18 @@ class BaseModelFilter(ArchivableFilter):
     source = ChoicesFilter(choices=BaseModel.Source.choices)
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
     owner = django_filters.CharFilter(field_name="owner__username")
-    ordering = django_filters.OrderingFilter(
-        fields=(
-            ("id", "id"),
-            ("name", "name"),
-            ("status", "status"),
-            ("architecture", "architecture"),
-            ("parameter_count", "parameter_count"),
-            ("context_length", "context_length"),
-            ("size_bytes", "size_bytes"),
-            ("created_at", "created_at"),
-            ("owner__username", "owner"),
-        )
+    ordering = SortFilter(
+        {
+            "id": "id",
+            "name": "name",
+            "status": "status",
+            "architecture": "architecture",
+            "parameter_count": "parameter_count",
+            "context_length": "context_length",
+            "size_bytes": "size_bytes",
+            "created_at": "created_at",
+            "owner": "owner__username",
+        }
     )
 
     class Meta:

@@ -57,6 +57,14 @@
       const plain = value < 60 || value >= 3600;
       return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
     },
+    // When a waiting train starts, from {seconds, error}: "starts in about 12 m, give or take 3 m".
+    starts(estimate) {
+      if (estimate.seconds < 1) return "starts now";
+      const text = `starts in ${format.about(estimate.seconds)}`;
+      // Seconds of error beside minutes say nothing.
+      if (estimate.error < Math.max(60, estimate.seconds / 10)) return text;
+      return `${text}, give or take ${format.about(estimate.error).replace("about ", "")}`;
+    },
     ordinal(value) {
       const tail = value % 100 >= 10 && value % 100 <= 20 ? "th" : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
       return `${format.thousands(value)}${tail}`;

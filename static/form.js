@@ -191,7 +191,7 @@
       live(number("time_note"), answer.time ? `± ${format.about(answer.time.error).replace("about ", "")}, as ${answer.time.trains} train${answer.time.trains > 1 ? "s" : ""} alike took` : "no train alike yet");
     }
     const ahead = answer.queue.waiting + answer.queue.running;
-    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is open again" : ahead ? `after ${ahead} other${ahead > 1 ? "s" : ""}` : "at once");
+    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is resumed" : ahead ? `after ${ahead} other${ahead > 1 ? "s" : ""}` : "at once");
   }
 
   function problems(answer) {

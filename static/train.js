@@ -22,7 +22,7 @@
     live(at("where"), step.trim());
     live(at("place"), `· ${format.ordinal(train.queue_position)} in line`);
     const wait = train.starts_in;
-    if (wait) live(at("starts"), wait.seconds < 1 ? "starts now" : `starts in ${format.about(wait.seconds)} ± ${format.about(wait.error).replace("about ", "")}`);
+    if (wait) live(at("starts"), format.starts(wait));
     if (bar && train.total_steps) {
       bar.value = train.progress;
       bar.textContent = format.share(train.progress);

@@ -68,7 +68,9 @@
       return DX.make("li", {}, DX.make("span", { className: "clip", textContent: `#${id} ${name}` }), away);
     }));
     const fits = count >= 2 && count <= most;
-    link.textContent = count < 2 ? "Choose one more" : count > most ? `At most ${most}` : `Compare ${count} trains`;
+    const words = count < 2 ? "Choose one more to compare" : count > most ? `Compare at most ${most}` : `Compare ${count} trains`;
+    link.textContent = matchMedia("(max-width: 719px)").matches ? "Compare" : words;
+    link.setAttribute("aria-label", words);
     link.toggleAttribute("aria-disabled", !fits);
     if (fits) link.removeAttribute("aria-disabled");
     else link.setAttribute("aria-disabled", "true");
@@ -126,6 +128,16 @@
     const name = form.closest("tr").dataset.name;
     if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true })) form.submit();
   });
+
+  // For bulk.js, which acts on what is chosen.
+  window.DXTrains = {
+    chosen: () => new Map(chosen),
+    forget(ids) {
+      for (const id of ids) chosen.delete(String(id));
+      sessionStorage.setItem("compare", JSON.stringify([...chosen]));
+      drawBar();
+    },
+  };
 
   // What was deleted since cannot be compared; what is on this page keeps its latest name.
   for (const row of rows()) if (chosen.has(row.dataset.train)) chosen.set(row.dataset.train, row.dataset.name);

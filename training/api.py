@@ -57,7 +57,7 @@ LONGEST_SEARCH = 200
 # Fields of a train that stand beside its parameters.
 BESIDE = (
     "", "name", "system_prompt", "notes", "method", "base_model", "dataset", "evaluation_dataset", "after", "priority",
-    "branched_from", "branch_step",
+    "branched_from", "branch_step", "labels",
 )  # fmt: skip
 LARGEST_ID = 2**63 - 1
 
@@ -356,6 +356,7 @@ class TrainCopyView(APIView):
             "evaluation_dataset": str(origin.evaluation_dataset_id) if origin.evaluation_dataset_id else None,
             "system_prompt": origin.system_prompt,
             "notes": origin.notes,
+            "labels": [label.name for label in origin.labels.all()],
             "copied_from": origin,
         }
         parameters = origin.parameters | changes.pop("parameters")

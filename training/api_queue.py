@@ -11,14 +11,16 @@ from core.api import errors
 from training.api import reader, train_or_404
 from training.models import TrainRun
 from training.queue import queue_pause, queue_resume, queue_state, train_move, waiting
+from training.queue_page import queue_page
 from training.serializers import QueuePauseSerializer, QueueSerializer, TrainMoveSerializer, TrainSerializer
 from training.worker import worker_state
 
 
-def queue_told(request: Request) -> Response:
+def queue_answer(request: Request) -> Response:
     state = queue_state()
+    page = queue_page(reader(request))
     running = TrainRun.objects.active().visible_to(request.user).order_by("pk")
-    told = {
+    answer = {
         "paused": state.paused,
         "paused_at": state.paused_at,
         "paused_by": state.paused_by,
@@ -26,26 +28,28 @@ def queue_told(request: Request) -> Response:
         "workers": worker_state().workers,
         "running": list(running.values_list("pk", flat=True)),
         "waiting": list(waiting().visible_to(request.user).values_list("pk", flat=True)),
-        "waiting_count": waiting().count(),
+        "waiting_count": page["waiting_count"],
+        "places": page["places"],
+        "stations": page["stations"],
     }
-    return Response(QueueSerializer(told).data)
+    return Response(QueueSerializer(answer).data)
 
 
 class QueueView(APIView):
     @extend_schema(responses={200: QueueSerializer, **errors(401)})
     def get(self, request: Request) -> Response:
         """Whether trains start, what runs and who waits."""
-        return queue_told(request)
+        return queue_answer(request)
 
 
 class QueuePauseView(APIView):
     @extend_schema(request=QueuePauseSerializer, responses={200: QueueSerializer, **errors(400, 401, 403)})
     def post(self, request: Request) -> Response:
-        """Let no further train start; those that run go on. For operators."""
+        """Let no further train start; running trains continue. For operators."""
         body = QueuePauseSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         queue_pause(by=reader(request), reason=body.validated_data["reason"])
-        return queue_told(request)
+        return queue_answer(request)
 
 
 class QueueResumeView(APIView):
@@ -53,7 +57,7 @@ class QueueResumeView(APIView):
     def post(self, request: Request) -> Response:
         """Let trains start again. For operators."""
         queue_resume(by=reader(request))
-        return queue_told(request)
+        return queue_answer(request)
 
 
 class TrainMoveView(APIView):

@@ -17,7 +17,7 @@ from core.errors import UserError
 from training.api import ingredients, reader, train_or_404
 from training.models import Sample
 from training.serializers import SampleSerializer
-from training.trial import trial_read, trial_start
+from training.trial import trial_cancel, trial_read, trial_start
 from training.worker import worker_state
 
 LAST_STEP = 2**62
@@ -40,8 +40,10 @@ class RewardTrialKeySerializer(serializers.Serializer[Any]):
 
 
 class RewardTrialResultSerializer(serializers.Serializer[Any]):
-    done = serializers.BooleanField()
-    error = serializers.CharField(help_text="Why there is no result, in words for people.")
+    done = serializers.BooleanField(help_text="No further answer comes.")
+    cancelled = serializers.BooleanField()
+    rows = serializers.IntegerField(help_text="How many answers there will be.")
+    error = serializers.CharField(help_text="Why it ended before the last row, in words for people.")
     answers = serializers.ListField(
         child=serializers.DictField(), help_text="{prompt, reference, text, rewards: {name: {value, error}}, total}"
     )
@@ -50,7 +52,7 @@ class RewardTrialResultSerializer(serializers.Serializer[Any]):
 class RewardTrialView(APIView):
     @extend_schema(request=RewardTrialRequestSerializer, responses={202: RewardTrialKeySerializer, **errors(400, 401)})
     def post(self, request: Request) -> Response:
-        """Score a few answers with these rewards, before any train. Takes some seconds: ask for the result."""
+        """Score a few answers with these rewards, before any train. Ask for the result: answers come one by one."""
         body = RewardTrialRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         found = ingredients(reader(request), body.validated_data)
@@ -73,11 +75,18 @@ class RewardTrialView(APIView):
 class RewardTrialResultView(APIView):
     @extend_schema(responses={200: RewardTrialResultSerializer, **errors(401, 404)})
     def get(self, request: Request, key: str) -> Response:
-        """The scores, once `done`."""
+        """The answers and scores so far, in the order of the rows; all that there will be once `done`."""
         found = trial_read(by=reader(request), key=key)
         if found is None:
             raise exceptions.NotFound("This trial is not there any more. Start another.")
         return Response(found)
+
+    @extend_schema(request=None, responses={204: None, **errors(401, 404)})
+    def delete(self, request: Request, key: str) -> Response:
+        """Cancel the trial. The answers that it has can still be read."""
+        if not trial_cancel(by=reader(request), key=key):
+            raise exceptions.NotFound("This trial is not there any more.")
+        return Response(status=204)
 
 
 @extend_schema_view(

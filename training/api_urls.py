@@ -1,12 +1,16 @@
 from django.urls import path
 
-from training import api, api_queue, api_rewards
+from training import api, api_lists, api_queue, api_rewards, sample_views
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
     path("plan/", api.TrainPlanView.as_view(), name="api-trains-plan"),
     path("try-rewards/", api_rewards.RewardTrialView.as_view(), name="api-trains-try"),
     path("try-rewards/<str:key>/", api_rewards.RewardTrialResultView.as_view(), name="api-trains-tried"),
+    path("sample/", sample_views.SampleTrainView.as_view(), name="api-trains-sample"),
+    path("bulk/", api_lists.TrainBulkView.as_view(), name="api-trains-bulk"),
+    path("labels/", api_lists.TrainLabelsView.as_view(), name="api-trains-labels"),
+    path("columns/", api_lists.TrainColumnsView.as_view(), name="api-trains-columns"),
     path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
     path("<int:pk>/live/", api.TrainLiveView.as_view(), name="api-train-live"),

@@ -8,8 +8,8 @@ from typing import Any
 
 from core.templatetags import display
 from engine.rundir import MODEL, folder_size
+from methods.field_text import shown_text
 from methods.schema import Field, method_fields
-from training.forms import shown_text
 from training.models import TrainRun
 
 FEWEST_TRAINS, MOST_TRAINS = 2, 8

@@ -20,6 +20,7 @@ from training.compare import (
     setting_rows,
     verdict,
 )
+from training.filters import TrainFilter
 from training.models import TrainRun
 from training.views import reader_of
 
@@ -53,7 +54,8 @@ def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
 class CompareView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
-        ids = ids_parse(request.GET.get("ids", ""))
+        # ?ids=3,5 is the address of a comparison; ?id=3&id=5 is what the boxes of the choice send.
+        ids = ids_parse(",".join([request.GET.get("ids", ""), *request.GET.getlist("id")]))
         # Asked before the database is: thousands of ids are no comparison.
         trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
         context: dict[str, Any] = {
@@ -61,9 +63,10 @@ class CompareView(View):
             "ids": ids,
             "too_many": len(ids) > MOST_TRAINS,
             "most": MOST_TRAINS,
-            "offered": self.offered(reader, ids) if len(ids) < MOST_TRAINS else [],
+            "search": request.GET.get("search", "")[:200],
+            "offered": self.offered(reader, ids if trains else []),
         }
-        if not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
+        if "choose" in request.GET or not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
             return render(request, "training/compare_choose.html", context)
         baseline = baseline_of(trains, request.GET.get("baseline", ""))
         settings = setting_rows(trains, baseline)
@@ -97,7 +100,12 @@ class CompareView(View):
 
     def offered(self, reader: User, ids: list[int]) -> list[tuple[TrainRun, str]]:
         """Further trains to add, newest first, each with the address of the page with it."""
-        rows = TrainRun.objects.visible_to(reader).with_related().exclude(pk__in=ids)[:OFFERED_TRAINS]
+        visible = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
+        matching = TrainFilter({"search": self.request.GET.get("search", "")}, queryset=visible).qs
+        # Their ids first: rows are wide, and a database sorts them all before it takes some.
+        newest = list(matching.values_list("pk", flat=True)[:OFFERED_TRAINS])
+        found = TrainRun.objects.with_related().in_bulk(newest)
+        rows = [found[pk] for pk in newest if pk in found]
         return [(run, address([*ids, run.pk])) for run in rows]
 
 

@@ -15,6 +15,7 @@ from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.models import BaseModel
+from training import sample
 from training.branching import Origin
 from training.forms import parameters_read
 from training.models import TrainRun
@@ -36,6 +37,7 @@ class Draft:
     dataset: Dataset | None = None
     evaluation_dataset: Dataset | None = None
     system_prompt: str = ""
+    labels: str = ""
     branch: Origin | None = None
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
@@ -111,6 +113,7 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         draft.base_model, draft.dataset = origin.base_model, origin.dataset
         draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
         draft.branch = branch_of(origin, query.get("step", ""))
+        draft.labels = ", ".join(label.name for label in origin.labels.all())
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
@@ -123,6 +126,9 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         fitting = [dataset for dataset, reason in datasets_of(reader, method) if not reason]
         draft.dataset = fitting[0] if len(fitting) == 1 else None
     draft.name = draft.proposed_name
+    if query.get("sample") and draft.origin is None and method.slug == sample.METHOD:
+        draft.name = sample.TRAIN_NAME
+        draft.parameters |= {name: value for name, value in sample.PARAMETERS.items() if name in fields}
     return draft
 
 
@@ -136,6 +142,7 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         parameters_read(fields, data),
         name=clean_label(data.get("name", ""), limit=120),
         system_prompt=data.get("system_prompt", ""),
+        labels=str(data.get("labels", ""))[:2000],
         origin=train_find(reader, data.get("copied_from", "")),
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
     )

@@ -10,6 +10,7 @@ from methods.services import method_options
 from models_app.models import BaseModel
 from training.draft import Draft, base_models_of, datasets_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
+from training.labels import label_suggestions
 from training.models import TrainRun
 from training.resources import reward_models
 from training.services import dataset_obstacle
@@ -20,6 +21,7 @@ INGREDIENTS = {
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
+    "labels": "Labels",
     "after": "Starts",
     "branch_step": "Weights to begin with",
     "priority": "Priority",
@@ -70,6 +72,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "explained": explanations(draft),
         "reward_templates": reward_templates() if "rewards" in controls else [],
         "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
+        "own_labels": [name for name, _ in label_suggestions(draft.reader)],
         "unfinished": unfinished_of(draft.reader),
         "priorities": [
             (value, label)

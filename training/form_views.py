@@ -89,6 +89,7 @@ class TrainFormView(View):
                     priority=draft.priority,
                     after=draft.after,
                     branch=draft.branch,
+                    labels=[draft.labels],
                 )
             except UserError as error:
                 preview["errors"] |= error.fields

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
+from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
 
@@ -36,15 +37,19 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
         return self.select_related(
             "owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from", "after"
-        )
+        ).prefetch_related("labels")
 
     def told(self) -> TrainRunQuerySet:
         """With what the API tells of a train, and no more of what it is made of: pages ask every second."""
-        return self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset").only(
-            *(field.attname for field in TrainRun._meta.concrete_fields),
-            "owner__username",
-            *(f"method__{name}" for name in ("slug", "recipe")),
-            *(f"{name}__slug" for name in ("base_model", "dataset", "evaluation_dataset")),
+        return (
+            self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset")
+            .only(
+                *(field.attname for field in TrainRun._meta.concrete_fields),
+                "owner__username",
+                *(f"method__{name}" for name in ("slug", "recipe")),
+                *(f"{name}__slug" for name in ("base_model", "dataset", "evaluation_dataset")),
+            )
+            .prefetch_related("labels")
         )
 
     def active(self) -> TrainRunQuerySet:
@@ -198,6 +203,31 @@ class TrainRun(models.Model):
             for name, value in values.items():
                 setattr(self, name, value)
         return won
+
+
+class TrainLabel(models.Model):
+    """A word that the people of a train sort it by."""
+
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="labels")
+    name = models.CharField(max_length=40)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [models.UniqueConstraint("run", Lower("name"), name="one_row_a_train_and_label")]
+        indexes: ClassVar = [models.Index(fields=["name"], name="trains_by_label")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TrainListColumns(models.Model):
+    """How somebody wants to see the list of trains."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    columns = models.JSONField(default=list, help_text="Names of the columns that are shown, see training.columns.")
+
+    def __str__(self) -> str:
+        return f"{self.user}: {', '.join(self.columns)}"
 
 
 class TrainQueue(models.Model):

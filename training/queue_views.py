@@ -1,23 +1,24 @@
-"""What the pages do with the line: move a train, change how it waits, pause and open the queue."""
+"""The queue's page, and what pages do with the queue: move a train, change how it waits, pause, resume."""
 
 from __future__ import annotations
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import render
 from django.urls import reverse
 from django.views import View
 
 from core.errors import UserError
 from training.models import TrainRun
 from training.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
-from training.views import TrainActionView, back, reader_of
+from training.queue_page import queue_page
+from training.views import QUEUE_MOVES, TrainActionView, back, reader_of
 
 
 class TrainMoveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_move(run=run, by=reader_of(request), to=request.POST.get("to", ""))
-        messages.success(request, f"{run.name} has place {queue_position(run)} in line.")
+        messages.success(request, f"{run.name} is now number {queue_position(run)} in the queue.")
         return back(request, run.get_absolute_url())
 
 
@@ -30,19 +31,27 @@ class TrainWaitView(TrainActionView):
             raise UserError({"priority": ["There is no such priority."]})
         after: dict[str, TrainRun | None] = {"after": None} if request.POST.get("after") == "" else {}
         train_wait(run=run, by=reader_of(request), priority=int(priority) if priority else None, **after)
-        messages.success(request, f"{run.name} waits as you said.")
+        messages.success(request, f"Saved. {run.name} is number {queue_position(run)} in the queue.")
         return back(request, run.get_absolute_url())
+
+
+class QueuePageView(View):
+    """The queue. `?part=1` is what changes of it, for the page that is open."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        template = "training/_queue.html" if "part" in request.GET else "training/queue.html"
+        return render(request, template, queue_page(reader_of(request)) | {"moves": QUEUE_MOVES})
 
 
 class QueuePauseView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         queue_pause(by=reader_of(request), reason=request.POST.get("reason", ""))
-        messages.success(request, "The queue is paused. Trains that run go on.")
-        return redirect("training:list")
+        messages.success(request, "The queue is paused. Running trains continue.")
+        return back(request, reverse("training:queue"))
 
 
 class QueueResumeView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         queue_resume(by=reader_of(request))
-        messages.success(request, "The queue is open. Trains start again.")
-        return back(request, reverse("training:list"))
+        messages.success(request, "The queue is running again. Waiting trains start in turn.")
+        return back(request, reverse("training:queue"))

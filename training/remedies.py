@@ -129,7 +129,7 @@ def _all_layers(given: Parameters) -> Remedy | None:
 
 
 def _no_options(given: Parameters) -> Remedy | None:
-    return Remedy("Without the options of More options", {"more": {}}) if given.get("more") else None
+    return Remedy("Without the other trainer options", {"more": {}}) if given.get("more") else None
 
 
 def _no_time_limit(given: Parameters) -> Remedy | None:

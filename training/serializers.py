@@ -51,6 +51,10 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     priority = PriorityField(read_only=True)
     starts_in = serializers.SerializerMethodField(help_text="For one that waits, as far as it can be guessed.")
     duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
+    last_value = serializers.FloatField(
+        read_only=True, allow_null=True, help_text="The last loss, or the last reward of a method that learns by it."
+    )
+    labels = serializers.SerializerMethodField()
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
@@ -59,14 +63,18 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         model = TrainRun
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
-            "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
+            "parameters", "system_prompt", "notes", "labels", "copied_from", "branched_from", "branch_step",
             "attempt", "host", "phase", "step", "total_steps", "epoch",
             "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
-            "last_metrics", "last_evaluation", "best_value", "best_step",
+            "last_value", "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
             "duration_seconds", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_labels(self, run: TrainRun) -> list[str]:
+        return [label.name for label in run.labels.all()]
 
     def get_objective(self, run: TrainRun) -> str:
         return run.objective.evaluation
@@ -149,6 +157,13 @@ class TrainCreateSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62,
         help_text="Of the checkpoint of branched_from.",
     )  # fmt: skip
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400),
+        required=False,
+        default=list,
+        max_length=100,
+        help_text="Words to sort by. A comma separates words.",
+    )
     priority = PriorityField(
         required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
     )
@@ -192,6 +207,9 @@ class TrainPreviewSerializer(serializers.Serializer[Any]):
 class TrainUpdateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False)
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400), required=False, max_length=100, help_text="All of them."
+    )
     priority = PriorityField(required=False, help_text="While it waits; high is for operators to give.")
     after = serializers.IntegerField(
         required=False, allow_null=True, min_value=1, max_value=2**62,
@@ -207,6 +225,30 @@ class QueuePauseSerializer(StrictSerializer):
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
 
 
+class QueuePlaceSerializer(serializers.Serializer[Any]):
+    position = serializers.IntegerField(help_text="1 for the next to start.")
+    train = serializers.IntegerField(
+        source="run.pk", default=None, allow_null=True, help_text="Null for a train that you may not see."
+    )
+    name = serializers.CharField(source="run.name", default=None, allow_null=True)
+    owner = serializers.CharField(source="run.owner.username", default=None, allow_null=True)
+    priority = PriorityField()
+    starts_in = EstimateSerializer(source="starts", allow_null=True)
+    starts_at = serializers.DateTimeField(allow_null=True, help_text="An estimate.")
+    may_change = serializers.BooleanField(help_text="Whether you may move or stop it.")
+
+
+class QueueStationSerializer(serializers.Serializer[Any]):
+    worker = serializers.CharField()
+    host = serializers.CharField()
+    device = serializers.DictField(help_text="Kind, name, memory.")
+    is_here = serializers.BooleanField(help_text="Whether the worker answers.")
+    is_busy = serializers.BooleanField()
+    train = serializers.IntegerField(
+        source="run.pk", default=None, allow_null=True, help_text="Null where it is free, or for a train of others."
+    )
+
+
 class QueueSerializer(serializers.Serializer[Any]):
     paused = serializers.BooleanField()
     paused_at = serializers.DateTimeField(allow_null=True)
@@ -216,6 +258,10 @@ class QueueSerializer(serializers.Serializer[Any]):
     running = serializers.ListField(child=serializers.IntegerField(), help_text="Ids of trains of yours that run.")
     waiting = serializers.ListField(child=serializers.IntegerField(), help_text="Ids of yours in line, next first.")
     waiting_count = serializers.IntegerField(help_text="Everybody in line.")
+    places = QueuePlaceSerializer(
+        many=True, help_text="The line, others' trains without names: the first 100 places, and your own."
+    )
+    stations = QueueStationSerializer(many=True, help_text="Training workers and what each does.")
 
 
 class TrainCopySerializer(StrictSerializer):
@@ -228,6 +274,7 @@ class TrainCopySerializer(StrictSerializer):
     parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")
     system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+    labels = serializers.ListField(child=serializers.CharField(max_length=400), required=False, max_length=100)
 
 
 METRIC_COLUMNS = ("seq", "step", "epoch", "split", "time", "values")

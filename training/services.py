@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
 from training.branching import Origin, branch_check, branch_prepare, branch_take
+from training.labels import labels_begin, labels_clean, labels_set
 from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
 from training.queue import after_check, line_up, priority_check, ring
@@ -60,6 +62,7 @@ def train_create(
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
     after: TrainRun | None = None,
+    labels: Iterable[str] = (),
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it is new).
 
@@ -82,6 +85,7 @@ def train_create(
     resources_of(resolved, owner)
     require_disk(disk_bytes(base_model, resolved))
     after_check(after)
+    words = labels_clean(labels)
     weights = None
     if branch is not None:
         checkpoint = branch_check(branch, method=method, base_model=base_model, parameters=resolved)
@@ -110,6 +114,7 @@ def train_create(
         with transaction.atomic():
             line_up(run)
             run.save()
+            labels_begin(run, words)
             _prepare_directory(run, weights, branch)
             ring()
     except IntegrityError:
@@ -253,8 +258,15 @@ def train_save(*, run: TrainRun, by: User) -> TrainRun:
     return run
 
 
-def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str | None = None) -> TrainRun:
-    """Rename a train or change its notes; what it was trained with never changes."""
+def train_update(
+    *,
+    run: TrainRun,
+    by: User,
+    name: str | None = None,
+    notes: str | None = None,
+    labels: Iterable[str] | None = None,
+) -> TrainRun:
+    """Rename a train, change its notes or its labels; what it was trained with never changes."""
     owner_check(run, by)
     values: dict[str, str] = {}
     if name is not None:
@@ -263,6 +275,8 @@ def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str
             raise UserError({"name": ["Give the train a name."]})
     if notes is not None:
         values["notes"] = clean_text(notes)
+    if labels is not None:
+        labels_set(run=run, by=by, labels=labels)
     if values:
         # Not save(): the supervisor writes other fields of this row at the same time.
         TrainRun.objects.filter(pk=run.pk).update(**values)

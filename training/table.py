@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
 
 from core.ownership import may_change
+from training.columns import COLUMNS, columns_shown
 from training.durations import run_progress, run_seconds
 from training.estimate import Estimate, starts_now
 from training.filters import TrainFilter
+from training.labels import label_suggestions
 from training.models import TrainRun, TrainRunQuerySet
 from training.queue import queue_places, queue_state, waiting
+from training.sample import sample_is_offered
 from training.worker import worker_state
 
 PAGE_ROWS = 25
@@ -36,7 +39,8 @@ FACETS = (
     ("method", "Method", "method__slug", "method__name"),
     ("base_model", "Base model", "base_model__slug", "base_model__name"),
     ("dataset", "Dataset", "dataset__slug", "dataset__name"),
-    ("label", "Label", "dataset__labels__name", "dataset__labels__name"),
+    ("label", "Label", "labels__name", "labels__name"),
+    ("dataset_label", "Dataset label", "dataset__labels__name", "dataset__labels__name"),
     ("owner", "Owner", "owner__username", "owner__username"),
 )
 
@@ -168,6 +172,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
     places = queue_places()
+    shown = columns_shown(reader)
     filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
     return {
         "page": page,
@@ -182,6 +187,10 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "newest": visible["newest"] or 0,
         "total": visible["total"],
         "ordering": query.get("ordering", ""),
+        "offers_sample": not visible["total"] and isinstance(reader, User) and sample_is_offered(reader),
+        "columns": [(column, column.name in shown) for column in COLUMNS],
+        "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
+        "own_labels": [name for name, _ in label_suggestions(reader)],
     }
 
 

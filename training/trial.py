@@ -29,7 +29,7 @@ from core.store import trials_folder
 from datasets_app.models import Dataset
 from engine.examples import Example
 from engine.lengths import examples
-from engine.rewards.trial import RESULT, TRIAL
+from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
 from engine.rows import FileProblem
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
@@ -38,7 +38,11 @@ from training.resources import resources_of
 from training.services import ingredients_check
 
 ROWS = 5
+PROGRAM = ("-m", "engine.rewards")
 SECONDS = 300
+LOOK_SECONDS = 0.25
+# Its presence in a trial's folder ends the trial.
+CANCEL = "cancel"
 KEPT_SECONDS = 86_400
 KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
 # The first tokens of an answer tell what a reward makes of it; nobody waits for hundreds.
@@ -103,41 +107,93 @@ def _first_rows(dataset: Dataset) -> list[Example]:
 
 
 def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
-    """{"done", "answers", "error"}; None for a trial that is not there, or not this person's."""
+    """{"done", "cancelled", "rows", "answers", "error"}, with the answers that are known so far; None for a trial that
+    is not there, or not this person's."""
+    folder = _folder_of(by, key)
+    if folder is None:
+        return None
+    cancelled = (folder / CANCEL).exists()
+    # The result before the answers: none can come after it.
+    result = _json(folder / RESULT)
+    return {
+        "done": result is not None or cancelled,
+        "cancelled": cancelled,
+        "rows": len((_json(folder / TRIAL) or {}).get("rows", [])),
+        "answers": answers_read(folder),
+        "error": (result or {}).get("error", "") if not cancelled else "",
+    }
+
+
+def trial_cancel(*, by: User, key: str) -> bool:
+    """End a trial; what it has answered stays readable. False for one that is not there, or not this person's."""
+    folder = _folder_of(by, key)
+    if folder is None:
+        return False
+    if not (folder / RESULT).exists():
+        (folder / CANCEL).touch()
+    return True
+
+
+def _folder_of(by: User, key: str) -> Path | None:
     if not KEY.fullmatch(key) or not key.startswith(f"{by.pk}-"):
         return None
     folder = trials_folder() / key
-    if not folder.is_dir():
-        return None
+    return folder if folder.is_dir() else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return {"done": True, **json.loads((folder / RESULT).read_text())}
+        found: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        return {"done": False, "answers": [], "error": ""}
+        return None
+    return found
 
 
 def trial_run(key: str) -> None:
-    """The chore: let the engine score, within a time limit."""
+    """The chore: let the engine answer and score, until it is done, cancelled, or out of time."""
     folder = trials_folder() / key
-    if not KEY.fullmatch(key) or not folder.is_dir():
+    if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
         return
     parent = os.getpid()
+    program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
+        [sys.executable, *PROGRAM, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=settings.BASE_DIR,
+        env=environment_without_secrets(keep=(JUDGE_KEY,)) | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
+    )
     try:
-        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
-            [sys.executable, "-m", "engine.rewards", str(folder)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            cwd=settings.BASE_DIR,
-            env=environment_without_secrets(keep=(JUDGE_KEY,))
-            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
-        )
-        reason = "" if done.returncode == 0 else "The trial broke off. Try it with fewer rewards."
-    except subprocess.TimeoutExpired:
-        reason = f"The trial took longer than {SECONDS} s and was ended. Shorter answers help."
+        reason = _wait(program, folder)
+    finally:
+        if program.poll() is None:
+            program.kill()
+            program.wait()
     if reason and folder.is_dir() and not (folder / RESULT).exists():
-        (folder / RESULT).write_text(json.dumps({"answers": [], "error": reason}))
+        result_write(folder, reason)
+
+
+def _wait(program: subprocess.Popen[bytes], folder: Path) -> str:
+    """Why the trial ended before its last row, "" where it did not."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            code = program.wait(timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if not folder.is_dir() or (folder / CANCEL).exists():
+                return "Cancelled."
+            if time.monotonic() > deadline:
+                return _out_of_time(folder)
+            continue
+        return "" if code == 0 else "The trial broke off. Try it with fewer rewards."
+
+
+def _out_of_time(folder: Path) -> str:
+    minutes = f"{SECONDS // 60} minutes" if SECONDS >= 120 else f"{SECONDS} seconds"
+    kept = len(answers_read(folder))
+    so_far = f"The {kept} answers that it has are kept. " if kept > 1 else ""
+    return f"The trial reached its limit of {minutes}. {so_far}Shorter answers take less time."
 
 
 def _drop_old(by: User) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from training import chart_views, compare_views, form_views, queue_views, views
+from training import chart_views, compare_views, form_views, queue_views, sample_views, views
 
 app_name = "training"
 
@@ -15,8 +15,11 @@ urlpatterns = [
     path("new/<slug:slug>/", form_views.TrainFormView.as_view(), name="form"),
     path("new/<slug:slug>/plan/", form_views.TrainPlanView.as_view(), name="plan"),
     path("new/<slug:slug>/try/", form_views.RewardTrialView.as_view(), name="try"),
+    path("queue/", queue_views.QueuePageView.as_view(), name="queue"),
     path("queue/pause/", queue_views.QueuePauseView.as_view(), name="queue_pause"),
     path("queue/resume/", queue_views.QueueResumeView.as_view(), name="queue_resume"),
+    path("try-sample/", sample_views.TrySampleView.as_view(), name="try_sample"),
+    path("columns/", views.TrainColumnsView.as_view(), name="columns"),
     path("compare/", compare_views.CompareView.as_view(), name="compare"),
     path("compare/series/", compare_views.CompareSeriesView.as_view(), name="compare_series"),
     path("<int:pk>/", views.TrainOverviewView.as_view(), name="overview"),

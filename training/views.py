@@ -19,9 +19,11 @@ from core.errors import UserError
 from core.ownership import may_change
 from core.text import number_of
 from engine.rundir import LOG
+from training.columns import columns_choose, columns_reset
 from training.downloads import file_stem, model_download
 from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
+from training.labels import label_suggestions
 from training.log import log_read
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
@@ -90,9 +92,24 @@ class TrainLiveView(View):
         )
 
     def cells(self, row: Any) -> dict[str, str]:
-        names = ("status", "loss", "duration", "started")
+        names = ("status", "loss", "best", "duration", "started")
         cells = {name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip() for name in names}
         return cells | {"state": row.run.status}
+
+
+class TrainColumnsView(View):
+    """Which columns the list shows, sent by a form: for pages without a script."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        user = reader_of(request)
+        try:
+            if "reset" in request.POST:
+                columns_reset(user=user)
+            else:
+                columns_choose(user=user, names=request.POST.getlist("columns"))
+        except UserError as error:
+            messages.error(request, error.message)
+        return back(request, reverse("training:list"))
 
 
 class TrainPage(View):
@@ -134,6 +151,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
         "kept_count": run.checkpoints.filter(kept=True).count(),
+        "own_labels": [name for name, _ in label_suggestions(request.user)],
         **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
         **resume_context(run),
     }
@@ -242,10 +260,17 @@ class TrainDeleteView(TrainActionView):
 
 
 class TrainEditView(TrainActionView):
-    """Rename, or change the notes: what is not sent stays."""
+    """Rename, change the notes or the labels: what is not sent stays."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        train_update(run=run, by=reader_of(request), name=request.POST.get("name"), notes=request.POST.get("notes"))
+        labels = request.POST.get("labels")
+        train_update(
+            run=run,
+            by=reader_of(request),
+            name=request.POST.get("name"),
+            notes=request.POST.get("notes"),
+            labels=None if labels is None else [labels],
+        )
         messages.success(request, "Saved.")
         return back(request, run.get_absolute_url())
 

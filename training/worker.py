@@ -33,6 +33,8 @@ logger = logging.getLogger("deepextension.worker")
 
 KEY = "deepextension:worker:"
 LAPSE_SECONDS = 60
+STARTING = "deepextension:starting:"
+STARTING_SECONDS = 180
 
 
 class TrainWorker(Worker):
@@ -122,6 +124,7 @@ class WorkerState:
     message: str
     workers: int = 0
     kinds: tuple[str, ...] = ()
+    starting: bool = False
 
     @property
     def device_kind(self) -> str:
@@ -129,21 +132,55 @@ class WorkerState:
         return str((self.device or {}).get("kind", "cpu"))
 
 
+def start_announce(seconds: int = STARTING_SECONDS) -> None:
+    """Tell the platform that this worker is loading its libraries; pages say so instead of "no worker"."""
+    try:
+        connection().set(f"{STARTING}{socket.gethostname()}:{os.getpid()}", "1", ex=seconds)
+    except RedisError:
+        logger.debug("the queue is not there yet")
+
+
+def start_is_over() -> None:
+    try:
+        connection().delete(f"{STARTING}{socket.gethostname()}:{os.getpid()}")
+    except RedisError:
+        logger.debug("the queue is not there, and forgets by itself")
+
+
+def workers_present() -> list[dict[str, Any]]:
+    """{name, host, process, device} of each training worker that is there. Raises RedisError."""
+    redis = connection()
+    found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+    return [presence for presence in found if is_alive(presence)]
+
+
 def worker_state() -> WorkerState:
     try:
-        redis = connection()
-        found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+        alive = workers_present()
     except RedisError:
         return WorkerState(
             False, None, "The queue cannot be reached. Trains are kept and start when it is back; ask your operator."
         )
-    alive = [presence for presence in found if is_alive(presence)]
+    if not alive and is_starting():
+        return WorkerState(
+            False,
+            None,
+            "The training worker is loading its libraries, which takes about a minute. Waiting trains start then.",
+            starting=True,
+        )
     if not alive:
         return WorkerState(
-            False, None, "No training worker is running, so nothing will start. Trains wait until a worker is back."
+            False, None, "No training worker is running. Trains wait in the queue until one is; ask your operator."
         )
     kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
     return WorkerState(True, best_device(alive), "", len(alive), kinds)
+
+
+def is_starting() -> bool:
+    try:
+        return next(connection().scan_iter(f"{STARTING}*", count=1000), None) is not None
+    except RedisError:
+        return False
 
 
 def is_alive(presence: dict[str, Any]) -> bool:

@@ -111,6 +111,20 @@ def about(value: Any) -> str:
 
 
 @register.filter
+def starts_text(estimate: Any) -> str:
+    """When a waiting train starts: "starts in about 12 m, give or take 3 m". `estimate` has `seconds` and `error`."""
+    if estimate is None:
+        return "starts when the trains before it have ended"
+    if estimate.seconds < 1:
+        return "starts now"
+    text = f"starts in {about(estimate.seconds)}"
+    # Seconds of error beside minutes say nothing.
+    if estimate.error < max(60.0, estimate.seconds / 10):
+        return text
+    return f"{text}, give or take {about(estimate.error).removeprefix('about ')}"
+
+
+@register.filter
 def unit(text: Any) -> SafeString:
     """What follows the number in lighter grey: "73.9 MB" -> 73.9 <span class="unit">MB</span>."""
     number, _, rest = str(text).rpartition(" ")
@@ -138,6 +152,15 @@ def moment(value: datetime | None) -> SafeString:
         return SafeString(MISSING)
     date, clock_text = day(value), f"{timezone.localtime(value):%H:%M}"
     return _time(value, f"{clock_text} today" if date == "today" else f"{date}, {clock_text}")
+
+
+@register.filter
+def time_of_day(value: datetime | None) -> SafeString:
+    """14:07 for today, else with the day: for moments that are only guessed."""
+    if value is None:
+        return SafeString(MISSING)
+    date, clock_text = day(value), f"{timezone.localtime(value):%H:%M}"
+    return _time(value, clock_text if date == "today" else f"{clock_text}, {date}")
 
 
 @register.filter

@@ -69,14 +69,14 @@ class RolloutParameters(TrainParameters):
         [],
         "Rewards",
         "What an answer is worth: the weighted sum of these functions.",
-        group="Method",
+        group="Rewards",
         max_length=20,
     )
     on_reward_error: Literal["stop", "skip"] = parameter(
         "stop",
         "When a reward fails",
         "End the train, or leave the answer out and go on.",
-        group="Method",
+        group="Rewards",
         advanced=True,
         choice_titles={"stop": "End the train", "skip": "Leave the answer out"},
     )

@@ -1,9 +1,12 @@
-"""A dry run of rewards: the base model answers a few rows, or a person did, and each function scores them."""
+"""A dry run of rewards: the base model answers a few rows, or a person did, and each function scores them.
+
+Answers are written down one by one, so that they can be read while the rest is still being written.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 from engine.rundir import Resource
 
-TRIAL, RESULT = "trial.json", "result.json"
+# What is asked; what is known so far, a line an answer; how it ended.
+TRIAL, ANSWERS, RESULT = "trial.json", "answers.jsonl", "result.json"
 
 
 class TrialRow(BaseModel):
@@ -39,85 +43,107 @@ class Trial(BaseModel):
     seed: int = 42
 
 
-@dataclass
-class Told:
-    """What result.json holds: `answers` beside their rewards, or the one reason why there are none."""
-
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
-
-
 def trial_run(directory: Path) -> None:
-    """Read trial.json, write result.json, whole or not at all."""
+    """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known; write result.json
+    at the end, whole or not at all: {"error": why it broke off, or ""}."""
     from engine.failures import explain
 
+    error = ""
     try:
-        told = Told(answers=_score(Trial.model_validate_json((directory / TRIAL).read_text())))
-    except Exception as error:
-        failure = explain(error)
-        told = Told(error=f"{failure.message} {failure.advice}".strip())
+        trial = Trial.model_validate_json((directory / TRIAL).read_text())
+        with (directory / ANSWERS).open("w", encoding="utf-8") as stream:
+            for answer in _scored(trial):
+                stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                stream.flush()
+    except Exception as problem:
+        failure = explain(problem)
+        error = f"{failure.message} {failure.advice}".strip()
+    result_write(directory, error)
+
+
+def result_write(directory: Path, error: str) -> None:
+    """Write result.json whole: whoever finds it finds all of it."""
     temporary = directory / f"{RESULT}.tmp"
-    temporary.write_text(json.dumps({"answers": told.answers, "error": told.error}, ensure_ascii=False))
+    temporary.write_text(json.dumps({"error": error}, ensure_ascii=False))
     temporary.replace(directory / RESULT)
 
 
-def _score(trial: Trial) -> list[dict[str, Any]]:
+def answers_read(directory: Path) -> list[dict[str, Any]]:
+    """The answers that are complete in answers.jsonl; a line that is still being written is left for the next time."""
+    try:
+        text = (directory / ANSWERS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _scored(trial: Trial) -> Iterator[dict[str, Any]]:
+    """One answer after the other, in the order of the rows."""
     panel = Panel.of(trial.rewards, {key: Resource(**value) for key, value in trial.resources.items()})
-    missing = [row for row in trial.rows if row.answer is None]
-    written = iter(_answers(trial, missing) if missing else [])
-    answers = [
-        Answer(row.prompt, next(written) if row.answer is None else row.answer, row.reference, row.row)
-        for row in trial.rows
-    ]
-    scores = panel.score(answers)
-    reasons = {(failure.function, failure.row): failure.reason for failure in scores.failures}
-    return [
-        {
-            "prompt": answer.prompt,
-            "reference": answer.reference,
-            "text": answer.text,
-            "rewards": {
-                name: {"value": scores.values[name][index], "error": reasons.get((choice.function, index), "")}
-                for name, choice in zip(panel.names, panel.choices, strict=True)
-            },
-            "total": scores.totals[index],
-        }
-        for index, answer in enumerate(answers)
-    ]
+    writer: _Writer | None = None
+    for row in trial.rows:
+        text = row.answer
+        if text is None:
+            writer = writer or _Writer(trial)
+            text = writer.write(row)
+        yield _score(panel, Answer(row.prompt, text, row.reference, row.row))
 
 
-def _answers(trial: Trial, rows: list[TrialRow]) -> list[str]:
-    """One sampled answer a row, as training would sample it."""
-    import torch
-    from transformers import AutoModelForCausalLM, set_seed
-    from transformers.utils import logging
+def _score(panel: Panel, answer: Answer) -> dict[str, Any]:
+    scores = panel.score([answer])
+    reasons = {failure.function: failure.reason for failure in scores.failures}
+    rewards = {
+        name: {"value": scores.values[name][0], "error": reasons.get(choice.function, "")}
+        for name, choice in zip(panel.names, panel.choices, strict=True)
+    }
+    return {
+        "prompt": answer.prompt,
+        "reference": answer.reference,
+        "text": answer.text,
+        "rewards": rewards,
+        "total": scores.totals[0],
+    }
 
-    from engine.inspect_model import weight_files
-    from engine.render import Renderer, tokenizer_load
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    folder = Path(trial.base_model_path)
-    tokenizer = tokenizer_load(folder)
-    weight_files(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
-    )
-    model.eval()
-    renderer = Renderer(tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None)
-    ids = [renderer.prompt_ids(row.prompt) for row in rows]
-    width = max(len(row) for row in ids)
-    pad = tokenizer.pad_token_id
-    set_seed(trial.seed)
-    with torch.no_grad():
-        written = model.generate(
-            input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in ids]),
-            attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
-            max_new_tokens=trial.max_completion_tokens,
-            do_sample=True,
-            temperature=trial.temperature,
-            top_k=0,
-            top_p=1.0,
-            pad_token_id=pad,
-            eos_token_id=renderer.stop_ids(model.generation_config.eos_token_id),
+class _Writer:
+    """The base model, which samples answers as training would."""
+
+    def __init__(self, trial: Trial) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, set_seed
+        from transformers.utils import logging
+
+        from engine.inspect_model import weight_files
+        from engine.render import Renderer, tokenizer_load
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        folder = Path(trial.base_model_path)
+        self.trial = trial
+        self.tokenizer = tokenizer_load(folder)
+        weight_files(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
         )
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written[:, width:]]
+        self.model.eval()  # type: ignore[no-untyped-call]
+        self.renderer = Renderer(self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None)
+        set_seed(trial.seed)
+
+    def write(self, row: TrialRow) -> str:
+        """One sampled answer to the row's prompt."""
+        import torch
+
+        ids = torch.tensor([self.renderer.prompt_ids(row.prompt)])  # (1, prompt tokens)
+        with torch.no_grad():
+            written = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.trial.max_completion_tokens,
+                do_sample=True,
+                temperature=self.trial.temperature,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
+            )
+        text: str = self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        return text.strip()

@@ -16,24 +16,23 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
     platform.ended(platform.start(dataset, **short))
     operator = open_page(by="olga")
     operator.goto("/trains/")
+    operator.get_by_role("link", name="See the queue").click()
+    operator.get_by_label("Reason, shown to everybody who waits").fill("New disks until noon.")
     operator.get_by_role("button", name="Pause the queue").click()
-    operator.get_by_label("Reason, for those who wait").fill("New disks until noon.")
-    operator.get_by_role("button", name="Pause", exact=True).click()
-    expect(operator.locator(".queue-notice")).to_contain_text("The queue is paused")
+    expect(operator.locator("#queue")).to_contain_text("The queue is paused")
 
     first, second = (platform.start(dataset, name=f"line-{place}", **short) for place in ("first", "second"))
     owner = open_page(size=PHONE, dark=True)
     owner.goto(f"/trains/{second['id']}/")
     expect(owner.locator(".queue-notice")).to_contain_text("New disks until noon.")
     expect(owner.locator("#train-progress")).to_contain_text("2nd in line")
-    expect(owner.get_by_role("button", name="Open the queue")).to_have_count(0)
+    expect(owner.get_by_role("button", name="Resume the queue")).to_have_count(0)
     assert axe_violations(owner) == []
     assert not overflows(owner)
 
-    operator.goto(f"/trains/{second['id']}/")
-    operator.get_by_label("More actions").click()
-    operator.get_by_role("button", name="Move to the front").click()
-    expect(operator.locator("#train-progress")).to_contain_text("1st in line")
+    operator.goto("/trains/queue/")
+    operator.get_by_role("button", name="Move to the front: line-second").click()
+    expect(operator.locator(".queue-table tbody tr").first).to_contain_text("line-second")
     expect(owner.locator("#train-progress")).to_contain_text("1st in line")
     assert axe_violations(operator) == []
 
@@ -52,9 +51,8 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
     owner.wait_for_url(re.compile(r"/trains/\d+/$"))
     expect(owner.locator("#train-progress")).to_contain_text("starts after line-first")
 
-    operator.goto("/trains/")
-    operator.get_by_role("button", name="Open the queue").click()
-    expect(operator.locator(".queue-notice")).to_have_count(0)
+    operator.get_by_role("button", name="Resume the queue").click()
+    expect(operator.locator("#queue")).not_to_contain_text("The queue is paused")
     expect(owner.locator("#train-head")).to_contain_text("Succeeded", timeout=90_000)
     ended = [platform.ended(run)["started_at"] for run in (second, first)]
     assert ended == sorted(ended)

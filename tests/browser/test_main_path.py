@@ -85,9 +85,9 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     expect(page.locator("#train-head")).to_contain_text("Stopped", timeout=60_000)
     expect(page.get_by_role("link", name="Download", exact=True)).to_be_visible()
 
-    # Go on: the same train works on behind its checkpoint.
+    # Resume: the same train continues after its checkpoint.
     reached = page.evaluate(STEP)
-    page.get_by_role("button", name=re.compile("Go on from step")).click()
+    page.get_by_role("button", name=re.compile("Resume from step")).click()
     expect(page.locator("#train-head")).to_contain_text("Running", timeout=60_000)
     until(page, f"() => ({STEP})() > {reached}", seconds=60)
     page.get_by_role("button", name="Stop", exact=True).click()

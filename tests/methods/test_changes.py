@@ -119,3 +119,11 @@ def test_methods_are_retired_by_an_action(client, olga, lora):
     client.post(page, {"action": "restore", "_selected_action": [lora.pk]})
     lora.refresh_from_db()
     assert lora.retired_at is None
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "ppo"])
+def test_a_method_that_learns_from_rewards_can_be_narrowed_too(recipe):
+    """Its trains choose the rewards; the check took their absence for a mistake of the method."""
+    overrides_check(recipe, {"learning_rate": {"maximum": 1e-4}})
+    with pytest.raises(UserError, match="may only narrow"):
+        overrides_check(recipe, {"learning_rate": {"maximum": 5}})

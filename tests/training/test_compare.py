@@ -117,7 +117,7 @@ def test_too_few_and_too_many_are_explained(client, alice, make_train, count):
 
     page = client.get(address(*trains)).content.decode()
 
-    assert {0: "Choose trains to compare", 1: "One train is no comparison", 9: "9 trains are too many"}[count] in page
+    assert {0: "No trains to compare yet", 1: "One train is no comparison", 9: "9 trains are too many"}[count] in page
 
 
 def test_a_stranger_and_an_unknown_id_find_nothing(client, alice, bob, two):
@@ -135,3 +135,20 @@ def test_eight_trains_need_as_many_queries_as_two(client, alice, make_train, dja
 
     with django_assert_max_num_queries(12):
         assert client.get(address(*trains)).status_code == 200
+
+
+def test_trains_are_chosen_on_the_page_itself(client, alice, bob, make_train):
+    client.force_login(alice)
+    first, second = make_train(name="alpha"), make_train(name="beta")
+    make_train(name="canary", owner=bob)
+    page = client.get("/trains/compare/").content.decode()
+    assert f'value="{first.pk}"' in page
+    assert "canary" not in page
+
+    # What is ticked stays ticked while somebody searches for more.
+    found = client.get(f"/trains/compare/?id={first.pk}&id={second.pk}&search=none&choose=1").content.decode()
+    assert found.count("checked") == 2
+    assert "No other train matches" in found
+
+    compared = client.get(f"/trains/compare/?id={first.pk}&id={second.pk}")
+    assert [column["run"].name for column in compared.context["columns"]] == ["alpha", "beta"]

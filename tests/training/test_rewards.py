@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from threading import Thread
 from urllib.parse import urlencode
 
 import pytest
@@ -12,6 +13,7 @@ from core.errors import UserError
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from engine.rewards.registry import REWARDS
+from engine.rewards.trial import ANSWERS
 from engine.rundir import MODEL, read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields, rewards_text
@@ -25,7 +27,7 @@ from training.models import Sample, TrainRun
 from training.plan import train_plan
 from training.resources import resources_of
 from training.services import train_create
-from training.trial import trial_read, trial_run, trial_start
+from training.trial import trial_cancel, trial_read, trial_run, trial_start
 
 NUMBERS = [{"function": "numeric_answer", "parameters": {"answer_tag": "answer"}}]
 TWO = [*NUMBERS, {"function": "tag_format", "weight": 0.5, "parameters": {"tags": "think, answer", "strict": True}}]
@@ -262,7 +264,9 @@ class TestTrial:
         key = self.start(
             alice, methods["grpo"], model, make_dataset(), parameters={"rewards": TWO}, answers=[*answers, "y"]
         )
-        assert trial_read(by=alice, key=key) == {"done": False, "answers": [], "error": ""}
+        assert trial_read(by=alice, key=key) == {
+            "done": False, "cancelled": False, "rows": 5, "answers": [], "error": "",
+        }  # fmt: skip
         trial_run(key)
         found = trial_read(by=alice, key=key)
         assert (found["done"], found["error"], len(found["answers"])) == (True, "", 5)
@@ -284,6 +288,46 @@ class TestTrial:
         key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS})
         trial_run(key)
         assert "config.json" in trial_read(by=alice, key=key)["error"]
+
+    def test_at_its_time_limit_it_keeps_the_answers_that_it_has(self, alice, methods, model, make_dataset, monkeypatch):
+        key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
+        monkeypatch.setattr("training.trial.SECONDS", 0)
+        trial_run(key)
+        found = trial_read(by=alice, key=key)
+        assert (found["done"], found["rows"], len(found["answers"])) == (True, 5, 2)
+        assert "The 2 answers that it has are kept." in found["error"]
+
+    def test_a_cancelled_trial_ends_its_program_and_keeps_its_answers(
+        self, client, alice, bob, methods, model, make_dataset, monkeypatch
+    ):
+        key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
+        working = Thread(target=trial_run, args=(key,))
+        working.start()
+        try:
+            client.force_login(bob)
+            assert client.delete(f"/api/v1/trains/try-rewards/{key}/").status_code == 404
+            assert working.is_alive()
+        finally:
+            client.force_login(alice)
+            assert client.delete(f"/api/v1/trains/try-rewards/{key}/").status_code == 204
+            working.join(20)
+        assert not working.is_alive()
+        found = client.get(f"/api/v1/trains/try-rewards/{key}/").json()
+        assert (found["done"], found["cancelled"], found["error"], len(found["answers"])) == (True, True, "", 2)
+
+    def test_one_that_was_cancelled_before_its_turn_never_starts(self, alice, methods, model, make_dataset):
+        key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}, answers=["1"])
+        assert trial_cancel(by=alice, key=key)
+        trial_run(key)
+        assert trial_read(by=alice, key=key)["answers"] == []
+
+    def started_and_stuck(self, alice, methods, model, make_dataset, monkeypatch):
+        """A trial with two answers whose program works on a third one for ever."""
+        key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS})
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
+        (trials_folder() / key / ANSWERS).write_text(lines)
+        monkeypatch.setattr("training.trial.PROGRAM", ("-c", "import time; time.sleep(600)"))
+        return key
 
     @pytest.mark.parametrize(
         ("slug", "given", "field"),

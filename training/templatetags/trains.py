@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django import template
@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from core.templatetags.display import icon, query
 from engine.rewards.registry import REWARDS
 from training.models import TrainRun
+from training.sample import sample_is_offered
 from training.table import sort_link
 
 register = template.Library()
@@ -31,8 +32,10 @@ class Entry:
 
 ENTRIES = (
     ("Model Training", "activity", "training:list", ""),
+    ("Queue", "list-details", "training:queue", ""),
     ("Datasets", "database", "datasets:list", ""),
     ("Models", "cube", "models:list", ""),
+    ("Compare", "columns-3", "training:compare", ""),
     ("Methods", "puzzle", "methods:list", ""),
     ("API", "api", "api-docs", "For programs"),
 )
@@ -43,7 +46,6 @@ OPERATORS = (("Administration", "shield-lock", "admin:index", "For operators"),)
 def menu_entries(context: dict[str, Any]) -> list[Entry]:
     """What this reader can open; the entry of the page that is open has `here`."""
     request, user = context["request"], context["user"]
-    path = request.path
     entries = []
     for title, picture, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
         try:
@@ -52,20 +54,28 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
             continue
         counts = name == "training:list"
         running = TrainRun.objects.visible_to(user).active().count() if counts else 0
-        entries.append(Entry(title, picture, url, path.startswith(url), heading, counts, running))
-    return entries
+        entries.append(Entry(title, picture, url, False, heading, counts, running))
+    # /trains/queue/ lies below /trains/: the longest address that fits is where the reader is.
+    here = max((entry.url for entry in entries if request.path.startswith(entry.url)), key=len, default="")
+    return [replace(entry, here=entry.url == here) for entry in entries]
 
 
 @register.simple_tag(takes_context=True)
-def column(context: dict[str, Any], title: str, name: str, classes: str = "") -> SafeString:
+def offers_sample(context: dict[str, Any]) -> bool:
+    """Whether the page can offer the sample dataset and a first train with it."""
+    return sample_is_offered(context["user"])
+
+
+@register.simple_tag(takes_context=True)
+def column(context: dict[str, Any], title: str, name: str, classes: str = "", note: str = "") -> SafeString:
     """The head of a column that sorts the list."""
     wanted, state = sort_link(context["ordering"], name)
-    address = query(context, ordering=wanted)
     return format_html(
-        '<th{} scope="col" aria-sort="{}"><a class="sort" href="{}">{}{}</a></th>',
+        '<th{} scope="col" aria-sort="{}"><a class="sort" href="{}" title="{}">{}{}</a></th>',
         format_html(' class="{}"', classes) if classes else "",
         state,
-        address,
+        query(context, ordering=wanted),
+        note or f"Sort by {title.lower()}",
         title,
         icon("arrow-up"),
     )

@@ -11,6 +11,7 @@ from django.db import connections
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from core.processes import die_with_supervisor
+from core.starting import starting_page_leave
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -47,4 +48,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
         os.umask(0o077)
+        starting_page_leave()
         Server().run()

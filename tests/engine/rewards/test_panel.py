@@ -16,7 +16,7 @@ from engine.rewards.custom import check_source
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import REWARDS
-from engine.rewards.trial import RESULT, TRIAL, trial_run
+from engine.rewards.trial import ANSWERS, RESULT, TRIAL, Trial, _scored, answers_read, trial_run
 from engine.rundir import Resource, file_sha256
 from tests.live import ROOT
 
@@ -265,10 +265,8 @@ def test_typed_answers_are_scored_without_torch(tmp_path):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=60)
-    told = json.loads((tmp_path / RESULT).read_text())
-
-    assert told["error"] == ""
-    first, second = told["answers"]
+    assert json.loads((tmp_path / RESULT).read_text()) == {"error": ""}
+    first, second = answers_read(tmp_path)
     assert first["rewards"]["numeric_answer"] == {"value": 1.0, "error": ""}
     assert (first["total"], second["total"]) == (2.0, None)
     assert second["rewards"]["numeric_answer"] == {"value": None, "error": "The row has no reference answer."}
@@ -280,12 +278,29 @@ def test_the_base_model_answers_where_nobody_has(tmp_path, tiny):
         rewards=[{"function": "length_window"}],
     )  # fmt: skip
     trial_run(tmp_path)
-    told = json.loads((tmp_path / RESULT).read_text())
-    again = (trial_run(tmp_path), json.loads((tmp_path / RESULT).read_text()))[1]
+    answers = answers_read(tmp_path)
+    trial_run(tmp_path)
 
-    assert told["error"] == ""
-    assert told["answers"][0]["text"] != told["answers"][1]["text"], "sampled, not greedy"
-    assert told == again, "the same seed gives the same answers"
+    assert json.loads((tmp_path / RESULT).read_text()) == {"error": ""}
+    assert answers[0]["text"] != answers[1]["text"], "sampled, not greedy"
+    assert answers_read(tmp_path) == answers, "the same seed gives the same answers"
+
+
+def test_each_answer_is_known_before_the_next_one_is_asked_for(tmp_path):
+    """What can be read while a slow model writes on; here a second row that cannot be answered at all."""
+    trial(tmp_path, [{"prompt": ASKED, "reference": "5", "answer": "5"}, {"prompt": ASKED}], base_model_path="gone")
+    answers = _scored(Trial.model_validate_json((tmp_path / TRIAL).read_text()))
+    assert next(answers)["text"] == "5"
+
+    trial_run(tmp_path)
+    assert [answer["text"] for answer in answers_read(tmp_path)] == ["5"]
+    assert "gone" in json.loads((tmp_path / RESULT).read_text())["error"]
+
+
+def test_a_line_that_is_still_being_written_is_no_answer_yet(tmp_path):
+    assert answers_read(tmp_path) == []
+    (tmp_path / ANSWERS).write_text('{"text": "whole"}\n{"text": "ha')
+    assert answers_read(tmp_path) == [{"text": "whole"}]
 
 
 def test_a_trial_that_cannot_be_run_says_why(tmp_path):

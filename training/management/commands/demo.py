@@ -13,21 +13,13 @@ from knox.models import get_token_model
 
 from core.serving import CannotServe, address, platform
 from training.demo import DESCRIPTION, NAME, demo_jsonl, follows_format
+from training.sample import PARAMETERS
 
 TRAIN = {
     "name": "help-desk-format",
     "method": "lora",
     "base_model": "smollm2-135m-instruct",
-    "parameters": {
-        "epochs": 2,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "max_tokens": 256,
-        "evaluation_every": 0.25,
-        "sample_prompts": 4,
-        "sample_max_tokens": 64,
-        "save_strategy": "end",
-    },
+    "parameters": PARAMETERS,
     "notes": "The demo: a help desk's house format. Copy it, change the learning rate, and compare the two.",
 }
 ENDED = ("finished", "failed", "stopped")

@@ -10,7 +10,7 @@ from rq.serializers import JSONSerializer
 
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
-from training.worker import TrainWorker, device_alone, measure_device
+from training.worker import TrainWorker, device_alone, measure_device, start_announce, start_is_over
 
 
 class Command(BaseCommand):
@@ -19,7 +19,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
         os.umask(0o077)
+        start_announce()
         device = measure_device()
+        # Once more: the queue may have come up meanwhile.
+        start_announce()
         self.stdout.write(f"Training on {device['name']}. Loading libraries …")
         # Only the worker imports the engine's heavy half; the web process never does.
         from engine import warm
@@ -36,6 +39,7 @@ class Command(BaseCommand):
         worker.mark = process_mark(os.getpid())
         with device_alone(device, self.say_that_it_waits):
             self.stdout.write("Ready.")
+            start_is_over()
             worker.work(logging_level="WARNING")
 
     def say_that_it_waits(self) -> None:

@@ -1,0 +1,170 @@
+"""Search over everything that somebody may open: trains, datasets, base models, methods, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from django.contrib.auth.models import User
+from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
+from django.urls import NoReverseMatch, reverse
+
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.models import TrainLabel, TrainRun
+
+MOST_OF_A_KIND = 6
+LONGEST_QUERY = 100
+
+
+@dataclass(frozen=True)
+class Hit:
+    """`note`: what tells it from others of its name. `icon`: a name of the icon sprite."""
+
+    title: str
+    note: str
+    url: str
+    icon: str
+
+
+@dataclass(frozen=True)
+class HitGroup:
+    """`more`: the address of all hits of this kind, "" where they are all here."""
+
+    kind: str
+    title: str
+    hits: list[Hit]
+    more: str = ""
+
+
+# (title, icon, URL name, words that people look for, whether only operators have it)
+PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
+    ("Model Training", "activity", "training:list", "trains runs jobs list home", False),
+    ("Start a New Train", "plus", "training:new", "new train fine-tune run create", False),
+    ("Queue", "list-details", "training:queue", "waiting line position pause order", False),
+    ("Compare trains", "columns-3", "training:compare", "comparison difference side by side", False),
+    ("Datasets", "database", "datasets:list", "data files rows", False),
+    ("Upload a dataset", "upload", "datasets:upload", "add data file new dataset", False),
+    ("Models", "cube", "models:list", "base models weights", False),
+    ("Add a base model", "plus", "models:add", "import hub new model gguf", False),
+    ("Methods", "puzzle", "methods:list", "lora sft dpo kto grpo ppo recipes", False),
+    ("API", "api", "api-docs", "programs rest openapi swagger token", False),
+    ("Administration", "shield-lock", "admin:index", "admin users accounts operators", True),
+)
+
+
+def search_everything(*, user: User, text: str) -> list[HitGroup]:
+    """Groups with at least one hit, in a fixed order; none for a blank text. Shows what `user` may see and no more."""
+    words = " ".join(text.split())[:LONGEST_QUERY]
+    if not words:
+        return []
+    groups = [
+        _trains(user, words),
+        _datasets(user, words),
+        _models(user, words),
+        _methods(words),
+        _pages(user, words),
+    ]
+    return [group for group in groups if group.hits]
+
+
+def _trains(user: User, words: str) -> HitGroup:
+    labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
+    rows = TrainRun.objects.visible_to(user).filter(_matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled))
+    rows = rows.select_related("method", "base_model").only(
+        "name", "status", "created_at", "method__name", "base_model__name"
+    )
+
+    def hit(run: TrainRun) -> Hit:
+        note = f"#{run.pk} · {run.method.name} · {run.base_model.name} · {run.get_status_display()}"
+        return Hit(run.name, note, run.get_absolute_url(), "activity")
+
+    return _group("trains", "Trains", rows, words, hit, reverse("training:list"))
+
+
+def _datasets(user: User, words: str) -> HitGroup:
+    matches = _matches(words, "name", "file_name") | Q(labels__name__icontains=words)
+    rows = Dataset.objects.visible_to(user).filter(archived_at=None).filter(matches).distinct()
+    rows = rows.only("name", "version", "row_count", "status")
+
+    def hit(dataset: Dataset) -> Hit:
+        note = f"{dataset.row_count:,} rows" if dataset.row_count else dataset.get_status_display()
+        return Hit(dataset.title, note, dataset.get_absolute_url(), "database")
+
+    return _group("datasets", "Datasets", rows, words, hit, reverse("datasets:list"))
+
+
+def _models(user: User, words: str) -> HitGroup:
+    matches = _matches(words, "name", "reference")
+    rows = BaseModel.objects.visible_to(user).filter(archived_at=None).filter(matches)
+    rows = rows.only("name", "slug", "architecture", "status")
+
+    def hit(model: BaseModel) -> Hit:
+        note = " · ".join(part for part in (model.architecture, model.get_status_display()) if part)
+        return Hit(model.name, note, model.get_absolute_url(), "cube")
+
+    return _group("models", "Models", rows, words, hit, reverse("models:list"))
+
+
+def _methods(words: str) -> HitGroup:
+    matches = _matches(words, "name", "slug", "tagline")
+    rows = TrainingMethod.objects.offered().filter(matches).only("name", "slug", "tagline")
+
+    def hit(method: TrainingMethod) -> Hit:
+        return Hit(method.name, method.tagline, reverse("training:form", args=[method.slug]), "puzzle")
+
+    return _group("methods", "Methods", rows, words, hit, reverse("methods:list"))
+
+
+def _pages(user: User, words: str) -> HitGroup:
+    wanted = words.lower()
+    hits = []
+    for title, icon, name, known_as, for_operators in PAGES:
+        if for_operators and not user.is_staff:
+            continue
+        if wanted in title.lower() or any(word.startswith(wanted) for word in known_as.split()):
+            try:
+                hits.append(Hit(title, "", reverse(name), icon))
+            except NoReverseMatch:
+                continue
+    return HitGroup("pages", "Pages", hits[:MOST_OF_A_KIND])
+
+
+def _matches(words: str, *fields: str) -> Q:
+    """Each word somewhere in the fields."""
+    found = Q()
+    for word in words.split():
+        anywhere = Q()
+        for field in fields:
+            anywhere |= Q(**{f"{field}__icontains": word})
+        found &= anywhere
+    return found
+
+
+def _number(words: str) -> int:
+    """The id of a train that "#7" and "7" mean; -1 for anything else."""
+    number = words.removeprefix("#")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+
+
+def _group(
+    kind: str,
+    title: str,
+    rows: QuerySet[Any],
+    words: str,
+    hit: Callable[[Any], Hit],
+    address: str,
+) -> HitGroup:
+    """The best hits first: the very id, then names that begin with the words, then the newest."""
+    rank = Case(
+        When(pk=_number(words), then=Value(0)),
+        When(name__istartswith=words, then=Value(1)),
+        default=Value(2),
+        output_field=IntegerField(),
+    )
+    found = list(rows.annotate(search_rank=rank).order_by("search_rank", "-pk")[: MOST_OF_A_KIND + 1])
+    more = f"{address}?search={quote(words)}" if len(found) > MOST_OF_A_KIND and kind != "methods" else ""
+    return HitGroup(kind, title, [hit(row) for row in found[:MOST_OF_A_KIND]], more)
