@@ -220,9 +220,7 @@
 
   document.addEventListener("click", async (event) => {
     const target = event.target.closest("[data-copy], [data-dialog], [data-close], [data-theme-switch], [data-side]");
-    for (const menu of document.querySelectorAll("details.menu[open]")) {
-      if (!menu.contains(event.target) || (target && target.closest(".menu-list"))) menu.open = false;
-    }
+    closeMenus(target?.closest(".menu-list") ? null : event.target.closest("details.menu"));
     if (!target) return;
     if (target.dataset.copy !== undefined) {
       const source = target.dataset.copy ? document.querySelector(target.dataset.copy) : target.closest(".code")?.querySelector("code");

@@ -127,8 +127,10 @@ def test_long_answers_scroll_with_the_keyboard(at_home, home):
     with at_home(viewport=DESKTOP) as context:
         page = context.new_page()
         page.goto(f"/trains/{home['grpo']}/evaluation/")
+        expect(page.locator("#charts")).not_to_have_attribute("aria-busy", "true")
         answer = page.locator(".answer-text[tabindex='0']").first
         answer.focus()
+        expect(answer).to_be_focused()
         page.keyboard.press("ArrowDown")
         until(page, "() => document.activeElement.scrollTop > 0", seconds=10)
 
