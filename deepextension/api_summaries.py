@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from textwrap import shorten
 from typing import Any
 
 METHODS = ("get", "post", "put", "patch", "delete")
 FOR_OPERATORS = "For operators: "
+LONGEST = 72
 # Where the first sentence of the description is no summary, or there is none.
 SUMMARIES = {
     ("post", "/api/v1/auth/token/"): "Get a token",
@@ -57,6 +59,7 @@ SUMMARIES = {
     ("post", "/api/v1/trains/{id}/stop/"): "Stop a train",
     ("get", "/api/v1/trains/compare/"): "Compare two to eight trains",
     ("post", "/api/v1/trains/plan/"): "Work out what a train would do",
+    ("post", "/api/v1/trains/sample/"): "Make the sample dataset and plan a short first train",
     ("post", "/api/v1/trains/try-rewards/"): "Try rewards on a few answers",
     ("get", "/api/v1/trains/try-rewards/{key}/"): "Show the result of a reward trial",
 }
@@ -84,4 +87,5 @@ def first_sentence(operation: dict[str, Any]) -> str:
     text = text.removeprefix(FOR_OPERATORS).partition("\n")[0]
     sentence = re.split(r"[.;:](?:\s|$)", text, maxsplit=1)[0].strip()
     sentence = sentence[:1].upper() + sentence[1:]
-    return f"{sentence} (operators)" if for_operators else sentence
+    sentence = f"{sentence} (operators)" if for_operators else sentence
+    return shorten(sentence, LONGEST, placeholder=" …")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from drf_spectacular.generators import SchemaGenerator
 
-from deepextension.api_summaries import METHODS, SUMMARIES, first_sentence
-
-LONGEST = 72
+from deepextension.api_summaries import LONGEST, METHODS, SUMMARIES, first_sentence
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +35,7 @@ def test_no_summary_is_for_a_call_that_is_gone(operations):
         ("Stop: at once.", "Stop"),
         ("For operators: offer it again.", "Offer it again (operators)"),
         ("", "Trains list"),
+        ("word " * 30, "Word word word word word word word word word word word word word word …"),
     ],
 )
 def test_a_summary_is_made_of_the_first_sentence(description, summary):
