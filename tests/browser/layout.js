@@ -158,7 +158,7 @@
   const CONTROLS = "button, .btn, input:not([type=hidden]), select, textarea, summary";
 
   function checkControls() {
-    for (const control of document.querySelectorAll(CONTROLS)) {
+    for (const control of document.querySelectorAll(`${CONTROLS}, table`)) {
       if (!visible(control) || !open(control)) continue;
       checkCard({ element: control, lines: [control.getBoundingClientRect()] });
     }
