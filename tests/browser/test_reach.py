@@ -23,13 +23,15 @@ def toast(page: Page, *words: tuple[str, str]) -> None:
     page.evaluate(TOAST, [list(pair) for pair in words])
 
 
-def test_messages_leave_by_themselves_and_are_announced(at_home):
+def test_messages_leave_wait_for_a_reader_are_announced_and_do_not_pile_up(at_home):
+    """In one page, since every test fills a home anew."""
     with at_home(viewport=DESKTOP) as context:
         page = context.new_page()
         page.clock.install()
         page.goto("/trains/")
         toasts = page.locator(".toast")
 
+        # A success leaves by itself; an error stays. Both are announced, each in its way.
         toast(page, ("Saved.", "success"), ("The disk is full.", "error"))
         page.clock.run_for(200)
         expect(page.locator("#toast-status")).to_have_text("Saved.")
@@ -44,34 +46,19 @@ def test_messages_leave_by_themselves_and_are_announced(at_home):
         expect(toasts).to_have_count(0)
         expect(page.locator("#main")).to_be_focused()
 
-
-def test_messages_wait_while_somebody_points_at_them(at_home):
-    with at_home(viewport=DESKTOP) as context:
-        page = context.new_page()
-        page.clock.install()
-        page.goto("/trains/")
-        toasts = page.locator(".toast")
-
+        # A message waits while somebody points at it.
         toast(page, ("A long explanation.", "warning"))
         toasts.hover()
         page.clock.run_for(LONGEST)
         expect(toasts).to_have_count(1)
-
         page.mouse.move(1, 1)
         page.clock.run_for(LONGEST)
         expect(toasts).to_have_count(0)
 
-
-def test_messages_are_counted_and_do_not_pile_up(at_home):
-    with at_home(viewport=DESKTOP) as context:
-        page = context.new_page()
-        page.goto("/trains/")
-        toasts = page.locator(".toast")
-
+        # The same message again is counted, and of many the latest are kept, errors before others.
         toast(page, ("Copied.", "success"), ("Copied.", "success"), ("Copied.", "success"))
         expect(toasts).to_have_count(1)
         expect(toasts).to_contain_text("3×")
-
         toast(page, ("It failed.", "error"), *((f"Message {number}.", "success") for number in range(6)))
         expect(toasts).to_have_count(3)
         expect(toasts.filter(has_text="It failed.")).to_have_count(1)
