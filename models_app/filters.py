@@ -14,6 +14,7 @@ class BaseModelFilter(ArchivableFilter):
     source = ChoicesFilter(choices=BaseModel.Source.choices)
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
     owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()
     ordering = SortFilter(
         {
             "id": "id",

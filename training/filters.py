@@ -22,6 +22,7 @@ class TrainFilter(ListFilter):
     label = django_filters.CharFilter(method="show_labelled", label="A label of the train")
     dataset_label = django_filters.CharFilter(method="show_dataset_labelled", label="A label of the dataset")
     owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()
     since = django_filters.DateFilter(field_name="created_at", lookup_expr="date__gte")
     until = django_filters.DateFilter(field_name="created_at", lookup_expr="date__lte")
     ordering = SortFilter(

@@ -17,7 +17,7 @@ from core.ownership import may_change
 from training.durations import run_progress, run_seconds
 from training.estimate import Estimate, starts_now
 from training.models import TrainRun
-from training.queue import queue_state, waiting
+from training.queue import may_manage_queue, queue_state, waiting
 from training.worker import WorkerState, worker_state, workers_present
 
 # Of a longer line: the first so many, and the reader's own.
@@ -35,6 +35,13 @@ class Place:
     starts: Estimate | None
     may_change: bool
     is_own: bool
+    waits_for: TrainRun | None = None
+
+    @property
+    def waits_for_another(self) -> bool:
+        """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`) or not."""
+        after = self.run.after if self.run is not None else None
+        return after is not None and after.status != TrainRun.Status.FINISHED
 
     @property
     def starts_at(self) -> datetime | None:
@@ -93,20 +100,33 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     shown = [*numbered[:MOST_PLACES], *own]
     ids = [pk for _, (pk, _, _) in shown]
     visible = TrainRun.objects.visible_to(reader).with_related().in_bulk(ids)
+    after = [run.after_id for run in visible.values() if run.after_id is not None]
+    predecessors = TrainRun.objects.visible_to(reader).in_bulk(after) if after else {}
     guesses = starts_now(state) if shown else {}
-    return [
-        _place(position, visible.get(pk), priority, guesses.get(pk), reader) for position, (pk, _, priority) in shown
-    ]
+    found = []
+    for position, (pk, _, priority) in shown:
+        run = visible.get(pk)
+        waits_for = predecessors.get(run.after_id or 0) if run is not None else None
+        found.append(_place(position, run, priority, guesses.get(pk), reader, waits_for))
+    return found
 
 
-def _place(position: int, run: TrainRun | None, priority: int, guess: Estimate | None, reader: User) -> Place:
+def _place(
+    position: int,
+    run: TrainRun | None,
+    priority: int,
+    guess: Estimate | None,
+    reader: User,
+    waits_for: TrainRun | None,
+) -> Place:
     return Place(
         position=position,
         run=run,
         priority=priority,
         starts=guess,
-        may_change=run is not None and may_change(run, reader),
+        may_change=run is not None and (may_change(run, reader) or may_manage_queue(reader)),
         is_own=run is not None and run.owner_id == reader.pk,
+        waits_for=waits_for,
     )
 
 

@@ -9,17 +9,18 @@ from django.urls import reverse
 from django.views import View
 
 from core.errors import UserError
+from core.redirects import redirect_back
 from training.models import TrainRun
 from training.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
 from training.queue_page import queue_page
-from training.views import QUEUE_MOVES, TrainActionView, back, reader_of
+from training.views import QUEUE_MOVES, TrainActionView, reader_of
 
 
 class TrainMoveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_move(run=run, by=reader_of(request), to=request.POST.get("to", ""))
         messages.success(request, f"{run.name} is now number {queue_position(run)} in the queue.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainWaitView(TrainActionView):
@@ -32,7 +33,7 @@ class TrainWaitView(TrainActionView):
         after: dict[str, TrainRun | None] = {"after": None} if request.POST.get("after") == "" else {}
         train_wait(run=run, by=reader_of(request), priority=int(priority) if priority else None, **after)
         messages.success(request, f"Saved. {run.name} is number {queue_position(run)} in the queue.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class QueuePageView(View):
@@ -47,11 +48,11 @@ class QueuePauseView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         queue_pause(by=reader_of(request), reason=request.POST.get("reason", ""))
         messages.success(request, "The queue is paused. Running trains continue.")
-        return back(request, reverse("training:queue"))
+        return redirect_back(request, reverse("training:queue"))
 
 
 class QueueResumeView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         queue_resume(by=reader_of(request))
         messages.success(request, "The queue is running again. Waiting trains start in turn.")
-        return back(request, reverse("training:queue"))
+        return redirect_back(request, reverse("training:queue"))

@@ -18,9 +18,10 @@ from rest_framework.views import APIView
 
 from core.api import errors
 from core.errors import UserError
+from core.redirects import redirect_back
 from training.api import reader
 from training.sample import sample_train
-from training.views import back, reader_of
+from training.views import reader_of
 
 
 class TrySampleView(View):
@@ -31,7 +32,7 @@ class TrySampleView(View):
             sample = sample_train(by=reader_of(request))
         except UserError as error:
             messages.error(request, error.message)
-            return back(request, reverse("training:list"))
+            return redirect_back(request, reverse("training:list"))
         messages.success(request, "Everything is filled in for a first train of a few minutes. Press Run the Train.")
         query = {"sample": 1, "dataset": sample.dataset.pk, "base_model": sample.base_model.pk}
         return redirect(f"{reverse('training:form', args=[sample.method.slug])}?{urlencode(query)}")

@@ -116,6 +116,9 @@ def test_columns_search_and_queue_by_keyboard(open_page, prefix):
     row = page.locator(".queue-table tbody tr", has_text=f"{prefix}-waits")
     expect(row).to_contain_text("when the queue is resumed")
     assert axe_violations(page) == []
+    # Somebody who thinks again can still stop it later.
+    row.get_by_role("button", name=f"Stop {prefix}-waits").click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep waiting").click()
     row.get_by_role("button", name=f"Stop {prefix}-waits").click()
     page.get_by_role("dialog").get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator("#toasts")).to_contain_text(f"{prefix}-waits is stopped.")

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.templatetags import display
+from training.estimate import Estimate
 
 CASES = {
     "loss": [(1.2041, "1.204"), (0, "0.000"), (-0.25, "−0.250"), (None, "–"), (float("nan"), "–"), (True, "–")],
@@ -70,3 +71,20 @@ def test_every_icon_that_a_page_names_is_in_the_sprite():
     }
     assert used
     assert {(name, page) for name, page in used if name not in known} == set()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "text"),
+    [
+        (0.4, 9.0, "starts now"),
+        (240.0, 23.0, "starts in about 4 m"),
+        (720.0, 180.0, "starts in about 12 m, give or take 3 m"),
+        (36_000.0, 900.0, "starts in about 10 h 00 m"),
+    ],
+)
+def test_a_start_is_guessed_no_closer_than_it_is_known(seconds, error, text):
+    assert display.starts_text(Estimate(seconds, error, 3)) == text
+
+
+def test_a_start_that_cannot_be_guessed_is_said():
+    assert display.starts_text(None) == "starts when the trains before it have ended"

@@ -14,10 +14,12 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from core.database_version import newer_database
+from core.serving import CannotServe, home_lock
 from core.starting import StartingPage, starting_page
 from methods.services import methods_install
 from models_app.management.commands.smollm2_install import SLUG
@@ -39,7 +41,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         os.umask(0o077)
-        with starting_page() if options["page"] else nullcontext() as page:
+        try:
+            with home_lock():
+                self.install(shows_page=options["page"])
+        except CannotServe as error:
+            raise CommandError(str(error)) from error
+
+    def install(self, *, shows_page: bool) -> None:
+        if words := newer_database():
+            raise CommandError(words)
+        # `make run` serves next: whoever opens its address already is told what is being done.
+        with starting_page() if shows_page else nullcontext() as page:
             self.page = page
             with self.phase("Setting up the database", is_needed=migrations_are_missing()):
                 call_command("migrate", verbosity=0, interactive=False)

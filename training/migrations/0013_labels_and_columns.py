@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('training', '0010_samples_stopped'),
+        ('training', '0012_shared_with_everyone'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
