@@ -91,5 +91,5 @@ def test_the_administration_names_no_library(client, olga):
     client.force_login(olga)
     html = client.get("/admin/").content.decode()
     headings = re.findall(r'class="section"[^>]*>\s*([^<]+?)\s*<', html)
-    assert {"People", "Background work", "Model Training", "Datasets"} <= set(headings)
+    assert {"People", "Model Training", "Datasets"} <= set(headings)
     assert not re.search(r"axes|knox|django|rq\b|authentication", " ".join(headings), re.IGNORECASE), headings
