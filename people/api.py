@@ -111,7 +111,7 @@ class PersonDetailView(PeopleView):
         409: others use what would be deleted; name somebody who gets it.
         """
         person = self.get_person()
-        query = RemovalQuerySerializer(data=request.query_params.dict())
+        query = RemovalQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
 
         choice = dict(query.validated_data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Protocol
 
 # Requests on their way from one address, in one process. Browsers open six connections each and
@@ -27,13 +28,13 @@ class Connections:
     Args:
         most: of the whole process. Must leave file descriptors for files and databases.
         most_per_address: of one address, whatever they do.
-        trusted: addresses of proxies, which speak for many people and have limits of their own.
+        is_trusted: tells the addresses of proxies, which speak for many people and have limits of their own.
     """
 
-    def __init__(self, *, most: int, most_per_address: int, trusted: frozenset[str]) -> None:
+    def __init__(self, *, most: int, most_per_address: int, is_trusted: Callable[[str], bool]) -> None:
         self.most = most
         self.most_per_address = most_per_address
-        self.trusted = trusted
+        self.is_trusted = is_trusted
         self.of_address: dict[str, int] = defaultdict(int)
         self.total = 0
         # Dictionaries keep their order: the first is the oldest.
@@ -54,10 +55,7 @@ class Connections:
             if oldest is connection:
                 return False
             oldest.make_room()
-        return self._is_trusted(connection) or self._has_place(connection)
-
-    def _is_trusted(self, connection: Connection) -> bool:
-        return connection.address in self.trusted
+        return self.is_trusted(connection.address) or self._has_place(connection)
 
     def _has_place(self, connection: Connection) -> bool:
         unfinished = self.unfinished_of[connection.address]

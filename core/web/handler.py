@@ -36,6 +36,7 @@ from django.http import (
 from django.urls import set_script_prefix
 
 from core.api import error_body
+from core.web.proxies import believed_headers
 from core.web.request_body import SMALL_BODY, Body, ClientLeft, Message, Receive
 from core.web.threads import TooManyTransfers, Transfer, Transfers
 
@@ -78,6 +79,7 @@ class Handler(BaseHandler):
             return
         assert scope["type"] == "http"
 
+        scope = scope | {"headers": believed_headers(scope["headers"], _address(scope))}
         body = Body(receive, asyncio.get_running_loop())
         try:
             await body.fill(SMALL_BODY + 1)

@@ -14,6 +14,7 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 from core.web.connections import Connections
 from core.web.protocol import LimitedProtocol
+from core.web.proxies import is_proxy
 
 # Files, database connections and pipes of a process, beside its clients.
 OTHER_DESCRIPTORS = 200
@@ -56,7 +57,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.connections = Connections(
             most=min(self.cfg.worker_connections, _descriptors() - OTHER_DESCRIPTORS),
             most_per_address=settings.WEB_CONNECTIONS_PER_ADDRESS,
-            trusted=frozenset(self.cfg.forwarded_allow_ips),
+            is_trusted=is_proxy,
         )
         await super()._serve()
 

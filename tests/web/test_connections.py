@@ -22,7 +22,7 @@ class Client:
 
 @pytest.fixture
 def connections():
-    return Connections(most=300, most_per_address=100, trusted=frozenset({PROXY}))
+    return Connections(most=300, most_per_address=100, is_trusted=lambda address: address == PROXY)
 
 
 def test_the_oldest_unfinished_request_of_an_address_makes_room(connections):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from core.web.handler import Handler
+from core.web.proxies import is_proxy
 from tests.web import urls
 
 
@@ -32,7 +33,7 @@ class Client:
 
     async def send(self, message):
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.headers = message["status"], dict(message["headers"])
             return
         self.content += message.get("body", b"")
         self.parts.put_nowait(message.get("body", b""))
@@ -115,3 +116,22 @@ class TestThreads:
             assert (client.status, client.content) == (200, b"")
 
         run(settings, scenario)
+
+    @pytest.mark.parametrize(
+        ("proxies", "is_believed"),
+        [([], False), (["10.0.0.1"], True), (["10.0.0.0/8"], True), (["*"], True), (["10.0.0.2", "odd"], False)],
+    )
+    def test_only_a_proxy_says_where_a_request_came_from(self, settings, proxies, is_believed):
+        settings.FORWARDED_ALLOW_IPS = proxies
+        is_proxy.cache_clear()
+
+        async def scenario(handler):
+            claims = [(b"x-forwarded-for", b"192.0.2.7"), (b"x-forwarded-proto", b"https"), (b"accept", b"*/*")]
+            client = Client(handler, "/page/", headers=claims)
+            await client.task
+            seen = client.headers[b"Client"].decode().lower()
+            assert ("192.0.2.7" in seen) == ("x-forwarded-proto" in seen) == is_believed
+            assert "accept" in seen
+
+        run(settings, scenario)
+        is_proxy.cache_clear()

@@ -16,7 +16,7 @@ THREADS: set[str] = set()
 @login_not_required
 def page(request):
     THREADS.add(threading.current_thread().name)
-    return HttpResponse(f"{request.method} {len(request.body)}")
+    return HttpResponse(f"{request.method} {len(request.body)}", headers={"Client": str(request.headers)})
 
 
 async def words():

@@ -1,0 +1,34 @@
+"""Whose word about the client is taken: the proxies of FORWARDED_ALLOW_IPS."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+from django.conf import settings
+
+# What a proxy says about the client behind it. From anybody else it is a claim.
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+
+Header = tuple[bytes, bytes]
+
+
+@lru_cache(1024)
+def is_proxy(address: str) -> bool:
+    """Whether the settings name this address, or a network that it is in."""
+    for allowed in settings.FORWARDED_ALLOW_IPS:
+        if allowed == "*":
+            return True
+        try:
+            if ipaddress.ip_address(address) in ipaddress.ip_network(allowed, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def believed_headers(headers: list[Header], address: str) -> list[Header]:
+    """The headers without claims that only a proxy may make."""
+    if is_proxy(address):
+        return headers
+    return [pair for pair in headers if pair[0] not in FORWARDED]
