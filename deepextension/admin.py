@@ -13,6 +13,8 @@ class DeepExtensionAdminSite(admin.AdminSite):
     site_header = "DeepExtension"
     site_title = "DeepExtension administration"
     index_title = "Administration"
+    # The room is for columns, and everything is a click away on the first page.
+    enable_nav_sidebar = False
 
     def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """One place to change a password, with one limit on guessing the present one."""

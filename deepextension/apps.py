@@ -1,5 +1,23 @@
+"""The administration's own site, and what it calls the libraries that keep something in the database."""
+
+from __future__ import annotations
+
+from django.apps import apps
 from django.contrib.admin.apps import AdminConfig
+
+# By label. Headings say what is found below them, not which library it comes from.
+NAMES = {
+    "auth": "People",
+    "axes": "Sign-in protection",
+    "django_rq": "Background work",
+    "knox": "API tokens",
+}
 
 
 class DeepExtensionAdminConfig(AdminConfig):
     default_site = "deepextension.admin.DeepExtensionAdminSite"
+
+    def ready(self) -> None:
+        super().ready()
+        for config in apps.get_app_configs():
+            config.verbose_name = NAMES.get(config.label, config.verbose_name)

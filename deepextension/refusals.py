@@ -7,6 +7,7 @@ import logging
 import sys
 
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.shortcuts import render
 from django.template import loader
 from django.views import defaults
 
@@ -25,7 +26,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
         return JsonResponse(error_body("invalid", "This request cannot be understood."), status=400)
-    return defaults.bad_request(request, exception)
+    return refusal_page(request, "400.html", 400)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -39,7 +40,17 @@ def server_error(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=408)
     if wants_json(request):
         return JsonResponse(error_body("error", "Something went wrong here; the server's log has it."), status=500)
-    return defaults.server_error(request)
+    return refusal_page(request, "500.html", 500)
+
+
+def refusal_page(request: HttpRequest, template: str, status: int) -> HttpResponse:
+    """With the menu where the user is known. The menu asks the database: where that is what broke, the page does
+    without."""
+    try:
+        return render(request, template, status=status)
+    except Exception:
+        logger.exception("%s is drawn without its menu", template)
+        return HttpResponse(loader.render_to_string(template), status=status)
 
 
 def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:

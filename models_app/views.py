@@ -39,12 +39,12 @@ PAGE_ROWS = 25
 COLUMNS = (
     ("Model", "name", ""),
     ("Status", "status", ""),
-    ("Architecture", "architecture", ""),
+    ("Architecture", "architecture", "model-architecture"),
     ("Parameters", "parameter_count", "num"),
-    ("Context", "context_length", "num"),
+    ("Context", "context_length", "model-context num"),
     ("Size", "size_bytes", "num"),
-    ("Licence", "", ""),
-    ("Trains", "", "num"),
+    ("Licence", "", "model-licence"),
+    ("Trains", "", "model-trains num"),
 )
 WAYS = (
     (BaseModel.Source.HUB.value, "Hugging Face", "world"),

@@ -128,15 +128,24 @@
     number.closest(".side-count").hidden = count === 0;
   }
 
+  // A short message, see toasts.js: success, info and warning leave by themselves, an error stays.
   function toast(text, kind = "success") {
-    const pictures = { success: "circle-check", error: "alert-circle", warning: "alert-triangle" };
-    const box = document.getElementById("toasts");
-    const close = make("button", { className: "close", type: "button", ariaLabel: "Close" }, icon("x"));
-    const item = make("div", { className: `toast ${kind}` }, icon(pictures[kind] || "info-circle"), make("div", { textContent: text }), close);
-    close.addEventListener("click", () => item.remove());
-    box.append(item);
-    if (kind === "success") setTimeout(() => item.remove(), 8000);
-    return item;
+    return window.DXToasts.show(text, kind);
+  }
+
+  // The focus goes back to a menu's button, so that a dialog which was opened from the menu gives it back there.
+  function closeMenus(except = null) {
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (menu === except) continue;
+      if (menu.contains(document.activeElement)) menu.querySelector("summary").focus({ preventScroll: true });
+      menu.open = false;
+    }
+  }
+
+  // No menu stays open under a dialog.
+  function openDialog(dialog) {
+    closeMenus();
+    dialog.showModal();
   }
 
   // Ask before what cannot be undone. Resolves to true or false.
@@ -150,7 +159,7 @@
       dialog.setAttribute("aria-labelledby", "confirm-title");
       dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
       document.body.append(dialog);
-      dialog.showModal();
+      openDialog(dialog);
     });
   }
 
@@ -230,26 +239,25 @@
     return element ? JSON.parse(element.textContent) : null;
   }
 
-  window.DX = { clock, format, icon, make, live, running, toast, confirm, api, ApiError, poll, readJson };
+  window.DX = { clock, format, icon, make, live, running, toast, confirm, openDialog, api, ApiError, poll, readJson };
   if (!window.document?.body) return;
 
   document.addEventListener("click", async (event) => {
     const target = event.target.closest("[data-copy], [data-dialog], [data-close], [data-theme-switch], [data-side]");
-    for (const menu of document.querySelectorAll("details.menu[open]")) {
-      if (!menu.contains(event.target) || (target && target.closest(".menu-list"))) menu.open = false;
-    }
+    closeMenus(target?.closest(".menu-list") ? null : event.target.closest("details.menu"));
     if (!target) return;
     if (target.dataset.copy !== undefined) {
       const source = target.dataset.copy ? document.querySelector(target.dataset.copy) : target.closest(".code")?.querySelector("code");
       await navigator.clipboard.writeText((source.value ?? source.textContent).trim());
       toast(target.dataset.copied || "Copied.");
     } else if (target.dataset.dialog) {
-      document.querySelector(target.dataset.dialog).showModal();
+      openDialog(document.querySelector(target.dataset.dialog));
     } else if (target.dataset.close !== undefined) {
-      target.closest("dialog, .toast").matches("dialog") ? target.closest("dialog").close() : target.closest(".toast").remove();
+      target.closest("dialog").close();
     } else if (target.dataset.themeSwitch !== undefined) {
       const dark = document.documentElement.getAttribute("data-bs-theme") !== "dark";
       document.documentElement.setAttribute("data-bs-theme", dark ? "dark" : "light");
+      document.documentElement.classList.toggle("dark-mode", dark);
       try { localStorage.setItem("theme", dark ? "dark" : "light"); } catch { /* holds for this page only */ }
       document.dispatchEvent(new CustomEvent("theme:change"));
     } else if (target.dataset.side !== undefined) {
@@ -296,14 +304,38 @@
     for (const button of document.querySelectorAll('.btn[aria-busy="true"]')) button.removeAttribute("aria-busy");
   });
 
-  // A table that is wider than its place can be scrolled with the keyboard too.
-  const wide = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
-    }
+  // A dialog that some other script opens closes the menus too.
+  document.addEventListener("beforetoggle", (event) => {
+    if (event.target.matches("dialog") && event.newState === "open") closeMenus();
+  }, true);
+
+  // A menu that the keyboard leaves is closed.
+  document.addEventListener("focusout", (event) => {
+    const menu = event.target.closest("details.menu[open]");
+    if (menu && event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
   });
-  for (const element of document.querySelectorAll(".table-wrap, .code.scroll")) wide.observe(element);
+
+  // What is larger than its place can be scrolled with the keyboard too.
+  const SCROLLERS = ".table-wrap, .code.scroll, .answer-text";
+  function reach(element) {
+    const across = element.scrollWidth > element.clientWidth + 1;
+    const down = element.scrollHeight > element.clientHeight + 1;
+    if (across || down) element.tabIndex = 0;
+    else element.removeAttribute("tabindex");
+  }
+  const sizes = new ResizeObserver((entries) => entries.forEach((entry) => reach(entry.target)));
+  function watch(root) {
+    for (const element of root.querySelectorAll(SCROLLERS)) {
+      reach(element);
+      sizes.observe(element);
+    }
+  }
+  watch(document);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) if (node.nodeType === Node.ELEMENT_NODE) watch(node);
+    }
+  }).observe(document.getElementById("main") ?? document.body, { childList: true, subtree: true });
 
   // Anywhere in a row with a .row-link opens it, but text can still be selected and inner controls work.
   document.addEventListener("click", (event) => {

@@ -8,6 +8,9 @@
     try { choice = localStorage.getItem("theme"); } catch { /* storage is forbidden: follow the system */ }
     const theme = choice === "light" || choice === "dark" ? choice : prefersDark.matches ? "dark" : "light";
     root.setAttribute("data-bs-theme", theme);
+    // Swagger UI's own word for it, on the page of the API.
+    root.classList.toggle("dark-mode", theme === "dark");
+    document.dispatchEvent(new CustomEvent("theme:change"));
   };
   apply();
   prefersDark.addEventListener("change", apply);

@@ -272,7 +272,9 @@
     const first = element.shown === undefined && element.innerText.trim() === "";
     element.shown = html;
     const parsed = new DOMParser().parseFromString(html, "text/html").body;
-    if (!first && parsed.innerHTML.trim() === element.innerHTML.trim()) return false;
+    // app.js lets the keyboard into what scrolls.
+    const plain = (root) => root.innerHTML.replaceAll(' tabindex="0"', "").trim();
+    if (!first && plain(parsed) === plain(element)) return false;
     element.replaceChildren(...parsed.childNodes);
     return true;
   }

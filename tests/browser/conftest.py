@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from django.conf import settings
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
+from core.store import datasets_folder, models_folder, runs_folder
+from tests.browser.used_home import used_home
 from tests.live import PASSWORDS, ROOT, Platform
+from training.worker import KEY
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 DESKTOP = {"width": 1440, "height": 900}
@@ -30,9 +42,9 @@ def chromium() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-# By module, not by session: Playwright keeps an event loop in this thread, beside which Django refuses database calls.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A Chromium, for as long as the block lasts; the test is skipped where there is none."""
     path = chromium()
     if path is None:
         pytest.skip("no Chromium on this machine")
@@ -41,6 +53,13 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=[*QUIET, *sandbox])
         yield running
         running.close()
+
+
+# By module, not by session: Playwright keeps an event loop in this thread, beside which Django refuses database calls.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as running:
+        yield running
 
 
 @pytest.fixture
@@ -107,7 +126,49 @@ def overflows(page: Page) -> bool:
 
 
 @pytest.fixture
-def screenshots() -> Path:
-    folder = Path(os.environ.get("SCREENSHOTS", "/tmp/deepextension-screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def worker_with_gpu() -> Iterator[None]:
+    """A queue, and in it the word of a worker on another machine that it is there."""
+    command = [sys.executable, "manage.py", "redis"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    redis = Redis(unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 200))
+    device = {"kind": "cuda", "name": "NVIDIA RTX 6000 Ada Generation Laptop GPU", "memory_gb": 47.9, "identity": "0"}
+    presence = {"name": "far", "host": "gpu-server-basement-2", "process": "", "device": device}
+    redis.set(f"{KEY}far", json.dumps(presence))
+    yield
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.fixture
+def home(live_server, worker_with_gpu, tmp_path) -> Iterator[dict[str, str]]:
+    """Ids of what a much used home shows; its pages are served from this process, and nothing in it ever changes."""
+    yield used_home(tmp_path)
+    for folder in (datasets_folder(), models_folder(), runs_folder()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def at_home(live_server, home, client) -> Callable[..., AbstractContextManager[BrowserContext]]:
+    """A browser in which Alice, a superuser, is signed in; an error on the console of any page fails the test."""
+    client.force_login(User.objects.get(username="alice"))
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    cookie = {"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}
+
+    @contextmanager
+    def make(**options: Any) -> Iterator[BrowserContext]:
+        errors: list[str] = []
+
+        def collect(message: ConsoleMessage) -> None:
+            if message.type == "error" and "status of 4" not in message.text:
+                errors.append(message.text)
+
+        with launched() as running:
+            context = running.new_context(base_url=live_server.url, **options)
+            context.add_cookies([cookie])
+            context.on("console", collect)
+            context.on("weberror", lambda error: errors.append(str(error.error)))
+            yield context
+            context.close()
+        assert errors == []
+
+    return make

@@ -1,5 +1,7 @@
 """Trains in the admin: operators look and ask; only the services write."""
 
+import re
+
 import pytest
 
 from training.models import TrainRun
@@ -83,3 +85,11 @@ def test_a_train_page_in_the_admin_opens(client, olga, make_train):
     client.force_login(olga)
     html = client.get(f"{LIST}{run.pk}/change/").content.decode()
     assert f'href="/trains/{run.pk}/"' in html
+
+
+def test_the_administration_names_no_library(client, olga):
+    client.force_login(olga)
+    html = client.get("/admin/").content.decode()
+    headings = re.findall(r'class="section"[^>]*>\s*([^<]+?)\s*<', html)
+    assert {"People", "Model Training", "Datasets"} <= set(headings)
+    assert not re.search(r"axes|knox|django|rq\b|authentication", " ".join(headings), re.IGNORECASE), headings

@@ -7,6 +7,8 @@ from django.contrib.auth import get_user_model
 from django.template.loader import get_template
 from django.test import Client
 
+from deepextension.refusals import server_error
+
 
 def test_the_sign_in_page_has_nothing_from_elsewhere(client, db):
     html = client.get("/login/").content.decode()
@@ -44,6 +46,50 @@ def test_a_post_without_its_token_is_refused_with_the_way_out(alice):
 @pytest.mark.parametrize("name", ["400", "403", "403_csrf", "404", "413", "500"])
 def test_refusals_are_drawn_without_request_user_or_database(name):
     assert "Go to Model Training" in get_template(f"{name}.html").render({})
+
+
+@pytest.mark.parametrize(("path", "status"), [("/no-such-page/", 404), ("/trains/999999/", 404)])
+def test_refusals_keep_the_menu_for_those_who_are_signed_in(client, alice, path, status):
+    client.force_login(alice)
+    response = client.get(path)
+    assert response.status_code == status
+    html = response.content.decode()
+    assert 'aria-label="Main"' in html
+    assert html.count("<h1>") == 1
+
+
+def test_what_is_not_mine_is_refused_with_the_menu(client, make_train, bob):
+    run = make_train(name="private")
+    client.force_login(bob)
+    assert 'aria-label="Main"' in client.get(run.get_absolute_url()).content.decode()
+
+
+@pytest.mark.parametrize("name", ["400", "403", "403_csrf", "404", "413", "500"])
+def test_every_refusal_has_the_menu_where_the_user_is_known(rf, alice, name):
+    request = rf.get("/anywhere/")
+    request.user = alice
+    html = get_template(f"{name}.html").render({}, request)
+    assert 'aria-label="Main"' in html
+    assert "Go to Model Training" in html
+
+
+def test_a_bug_is_told_with_the_menu(rf, alice):
+    request = rf.get("/trains/")
+    request.user = alice
+    response = server_error(request)
+    assert response.status_code == 500
+    assert 'aria-label="Main"' in response.content.decode()
+
+
+def test_a_bug_of_the_database_is_told_without_the_menu(rf):
+    """No database is allowed in this test, so the menu cannot be drawn."""
+    request = rf.get("/trains/")
+    request.user = get_user_model()(username="alice")
+    response = server_error(request)
+    assert response.status_code == 500
+    html = response.content.decode()
+    assert "Something broke on our side" in html
+    assert 'aria-label="Main"' not in html
 
 
 def test_a_name_with_markup_stays_text_in_the_menu(client, db):
