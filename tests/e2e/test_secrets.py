@@ -80,7 +80,8 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
     for process in platform.processes():
         shown = Path(f"/proc/{process.pid}/environ").read_bytes()
         seen[" ".join(process.cmdline()) or process.name()] = CANARY.findall(shown)
-    assert {"web", "train_worker", "chores_worker", "watch"} <= {line.split()[-1] for line in seen}
+    commands = {word for line in seen for word in line.split()}
+    assert {"web", "train_worker", "chores_worker", "watch", "engine.forkserver"} <= commands
     assert {line: found for line, found in seen.items() if found} == {}
 
 
@@ -111,7 +112,6 @@ def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settin
                 "max_steps": 1,
                 "num_generations": 2,
                 "max_completion_tokens": 4,
-                "max_tokens": 64,
                 "sample_prompts": 0,
                 "evaluation_split": 0,
             },
