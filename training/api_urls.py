@@ -21,5 +21,6 @@ urlpatterns = [
     path("<int:pk>/resume/", api.TrainResumeView.as_view(), name="api-train-resume"),
     path("<int:pk>/move/", api_queue.TrainMoveView.as_view(), name="api-train-move"),
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),
+    path("<int:pk>/merge/", api.TrainMergeView.as_view(), name="api-train-merge"),
     path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
 ]

@@ -36,5 +36,6 @@ urlpatterns = [
     path("<int:pk>/edit/", views.TrainEditView.as_view(), name="edit"),
     path("<int:pk>/delete/", views.TrainDeleteView.as_view(), name="delete"),
     path("<int:pk>/copy/", views.TrainCopyView.as_view(), name="copy"),
+    path("<int:pk>/merge/", views.TrainMergeView.as_view(), name="merge"),
     path("<int:pk>/download/", views.TrainDownloadView.as_view(), name="download"),
 ]

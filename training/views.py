@@ -23,6 +23,7 @@ from training.downloads import file_stem, model_download
 from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.log import log_read
+from training.merging import train_merge
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
 from training.queue import queue_places, queue_position, queue_state
@@ -232,6 +233,22 @@ class TrainResumeView(TrainActionView):
         train_resume(run=run, by=reader_of(request), step=number_of(step) if step else None)
         messages.success(request, f"{run.name} is back in the queue and goes on from its checkpoint.")
         return back(request, run.get_absolute_url())
+
+
+class TrainMergeView(TrainActionView):
+    """Add to Models."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        step = request.POST.get("checkpoint", "")
+        model = train_merge(
+            run=run,
+            by=reader_of(request),
+            name=request.POST.get("name", ""),
+            checkpoint=number_of(step) if step else None,
+            precision=request.POST.get("precision", "auto"),
+        )
+        messages.success(request, f"{model.name} is being made. It appears among the models when it is ready.")
+        return redirect(model)
 
 
 class TrainDeleteView(TrainActionView):
