@@ -9,7 +9,7 @@ MANAGE := $(BIN)/python manage.py
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast families interoperability lint docs chaos bench check-method screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint docs chaos fuzz bench check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -40,6 +40,9 @@ interoperability: $(VENV)/.dev ## Load what trains save with transformers 4.57 a
 
 chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/.dev static/vendor/.copied ## Call a running platform's API with made-up requests for ten minutes (MINUTES=10 SEED=…)
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench: setup $(VENV)/.dev ## Measure training rate, start, store and pages beside their peers (an hour; writes benchmarks/results)
 	@$(BIN)/python -m benchmarks.store_and_pages --full --write

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404
+from django.http import Http404, QueryDict, UnreadablePostError
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import PageNumberPagination
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
@@ -26,6 +27,13 @@ class Pagination(PageNumberPagination):
     page_size_query_param = "page_size"
     max_page_size = 200
 
+    def get_page_size(self, request: Request) -> int:
+        """Raises ValidationError for what is no number, where Django REST framework takes the default."""
+        text = request.query_params.get("page_size", str(self.page_size))
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+            raise exceptions.ValidationError({"page_size": ["Give a whole number, 1 or more."]})
+        return min(int(text), self.max_page_size)
+
 
 def error_body(code: str, message: str, fields: dict[str, list[str]] | None = None) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "fields": fields or {}}}
@@ -36,6 +44,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, UserError):
         fields = {name: texts for name, texts in error.fields.items() if name}
         return Response(error_body(error.code, error.message, fields), status=error.status)
+    if isinstance(error, UnreadablePostError):
+        return Response(error_body("request_timeout", "The body did not arrive."), status=408)
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
@@ -73,10 +83,25 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
+            self._check_types(data)
             known = {name for name, field in self.fields.items() if not field.read_only}
             if unknown := sorted(str(name) for name in data if name not in known):
                 raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
         return super().to_internal_value(data)
+
+    def _check_types(self, data: Mapping[str, Any]) -> None:
+        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the document names them."""
+        problems = {}
+        for name, field in self.fields.items():
+            value = data.get(name)
+            if value is None or isinstance(data, QueryDict):
+                continue
+            if isinstance(field, serializers.CharField) and not isinstance(value, str):
+                problems[name] = ["Give a text."]
+            if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
+                problems[name] = ["Give true or false."]
+        if problems:
+            raise serializers.ValidationError(problems)
 
 
 M = TypeVar("M", bound=Model)

@@ -6,6 +6,27 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import Q, QuerySet
+from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+
+
+class StrictFilterBackend(DjangoFilterBackend):
+    """Filters of the API: a value that is none is refused, where a page's form may leave a field blank."""
+
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
+        filters: type[django_filters.FilterSet] | None = self.get_filterset_class(view, queryset)
+        for name, item in (filters.base_filters if filters else {}).items():
+            for value in request.query_params.getlist(name):
+                self._check(name, item, value)
+        rows: QuerySet[Any] = super().filter_queryset(request, queryset, view)
+        return rows
+
+    def _check(self, name: str, item: Any, value: str) -> None:
+        if not value and not isinstance(item, django_filters.CharFilter):
+            raise ValidationError({name: ["Give a value, or leave this parameter out."]})
+        if isinstance(item, django_filters.BooleanFilter) and value.lower() not in ("true", "false"):
+            raise ValidationError({name: ["Give true or false."]})
 
 
 class ChoicesFilter(django_filters.MultipleChoiceFilter):

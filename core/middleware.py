@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
 from csp.decorators import csp_update
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
+from redis.exceptions import RedisError
+
+logger = logging.getLogger("deepextension.queue")
 
 
 class ReaderTimeZoneMiddleware:
@@ -26,8 +32,15 @@ class ReaderTimeZoneMiddleware:
             return self.get_response(request)
 
 
+QUEUE_PAGES = "django_rq"
+QUEUE_PAGES_PERMISSION = "django_rq.admin"
+
+
 class QueuePagesMiddleware:
-    """django-rq draws its pages with styles inside the HTML: allowed there and nowhere else. Scripts are not."""
+    """The raw pages of the job queue, which django-rq makes for every member of staff: here they take a permission.
+
+    django-rq draws them with styles inside the HTML: allowed there and nowhere else. Scripts are not.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -39,6 +52,27 @@ class QueuePagesMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
-        if request.resolver_match is None or "django_rq" not in request.resolver_match.app_names:
+        # By the view and not by its address: django-rq adds the same pages to the admin, too.
+        if getattr(view, "__module__", "").partition(".")[0] != QUEUE_PAGES:
             return None
-        return self.loosen(view)(request, *args, **kwargs)
+        if request.user.is_authenticated and not request.user.has_perm(QUEUE_PAGES_PERMISSION):
+            raise PermissionDenied
+        return self.loosen(_not_found_for_odd_ids(view))(request, *args, **kwargs)
+
+
+def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """django-rq looks its ids up without a net: a queue that is none is an IndexError there, a worker that is gone an
+    AttributeError, and a job that cannot be read any of a dozen."""
+
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except (Http404, PermissionDenied, SuspiciousOperation, DatabaseError, RedisError):
+            raise
+        except Exception as error:
+            if not kwargs:
+                raise
+            logger.info("no such thing in the queue: %s: %r", request.path[:200], error)
+            raise Http404("There is no such queue, job or worker.") from error
+
+    return answer

@@ -12,8 +12,10 @@ from django.conf import settings
 from django.db import transaction
 from redis import Redis
 from redis.exceptions import RedisError
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError
 from rq.job import Job
+
+from core.jobs import REGISTERED
 
 # Workers look after their job every MONITORING_SECONDS.
 MONITORING_SECONDS = 5
@@ -32,6 +34,7 @@ def enqueue(queue: str, function: str, job_id: str, *arguments: Any) -> None:
     job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already nothing is added;
     the remains of one that ended make room.
     """
+    assert function in REGISTERED, f"{function} is no queue_job"
     transaction.on_commit(lambda: _ring(queue, function, job_id, *arguments))
 
 
@@ -82,13 +85,3 @@ def waiting_calls(queue: str, function: str) -> int:
     except RedisError:
         return 0
     return sum(job.func_name == function for job in jobs)
-
-
-def cancel(queue: str, job_id: str) -> None:
-    """Take a waiting job off the queue; one that runs or is gone is left alone."""
-    try:
-        job = django_rq.get_queue(queue).fetch_job(job_id)
-        if job is not None and job.get_status() == "queued":
-            job.delete()
-    except (RedisError, NoSuchJobError) as error:
-        logger.warning("could not take %s off the queue: %s", job_id, error)

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from django.conf import settings
 
+from core.database_version import newer_database
 from core.processes import SUPERVISED, die_with_parent
 
 START_SECONDS = 180
@@ -55,7 +56,9 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
 
     Raises CannotServe where this home is being served already, the port is taken, or the start fails.
     """
-    with _sole_server():
+    with home_lock():
+        if words := newer_database():
+            raise CannotServe(words)
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
         server = subprocess.Popen(  # noqa: S603
@@ -92,8 +95,9 @@ def _with_parent(parent: int) -> Callable[[], None]:
 
 
 @contextmanager
-def _sole_server() -> Iterator[IO[str]]:
-    """Of two servers on one home the second is told so; the lock goes with the process, however it ends."""
+def home_lock() -> Iterator[IO[str]]:
+    """Have this home to oneself, for serving it or for setting it up. Raises CannotServe where it is being served. The
+    lock goes with the process, however that ends."""
     with (settings.HOME / "serve.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +121,7 @@ def _require_port() -> None:
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = ""
-    while (state := health()).get("status") != "ok":
+    while (state := health()).get("status") not in ("ok", "disk full"):
         if server.poll() is not None or time.monotonic() > deadline:
             raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
         missing = ", ".join(name for name, there in state.items() if there is False) or "web"

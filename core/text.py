@@ -40,3 +40,12 @@ def clean_label(text: str, *, limit: int) -> str:
 def number_of(text: str, *, most: int = 10**9) -> int:
     """The whole number that a form or an address holds; 0 for anything else."""
     return min(int(text), most) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else 0
+
+
+def duration_words(seconds: float) -> str:
+    """A limit of time in a sentence: "45 seconds", "10 minutes", "6 hours"."""
+    for size, word in ((3600, "hour"), (60, "minute")):
+        if (seconds >= size and round(seconds) % size == 0) or seconds >= 3 * size:
+            count = round(seconds / size)
+            return f"{count:,} {word}{'' if count == 1 else 's'}"
+    return f"{round(seconds):,} seconds"

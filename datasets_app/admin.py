@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from datasets_app.models import Dataset, Label
 from datasets_app.services import dataset_archive, dataset_delete, dataset_restore, dataset_update, uses_count
 from engine.formats import FORMATS
@@ -32,10 +33,22 @@ class FormatFilter(admin.SimpleListFilter):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("name", "owner", "status", "format", "row_count", "problem_count", "size_bytes", "created_at")
+class DatasetAdmin(OwnedAdmin):
+    list_display = (
+        "name",
+        "owner",
+        "shared",
+        "status",
+        "format",
+        "row_count",
+        "problem_count",
+        "size_bytes",
+        "created_at",
+    )
     list_filter = (
         "status",
+        "shared",
+        ("owner", admin.EmptyFieldListFilter),
         FormatFilter,
         "file_type",
         "labels",
@@ -45,9 +58,10 @@ class DatasetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("name", "slug", "description", "file_name", "sha256", "owner__username")
     list_select_related = ("owner",)
     date_hierarchy = "created_at"
-    actions = ("archive", "restore")
+    actions = ("archive", "restore", *SHARING_ACTIONS)
     fields = (
-        "name", "slug", "description", "labels", "owner", "status", "error", "format", "column_map", "columns",
+        "name", "slug", "description", "labels", "owner", "shared", "status", "error", "format", "column_map",
+        "columns",
         "row_count", "problem_count", "file_name", "file_type", "size_bytes", "sha256", "created_at", "checked_at",
         "archived_at",
     )  # fmt: skip

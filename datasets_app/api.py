@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import FileResponse, HttpRequest
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions, generics
@@ -17,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import Pagination, errors, object_or_404
+from core.filters import StrictFilterBackend
 from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import template_notes
@@ -73,7 +73,7 @@ class DatasetView(generics.GenericAPIView[Dataset]):
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
     """List datasets, or upload one."""
 
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
     filterset_class = DatasetFilter
     parser_classes = (MultiPartParser,)
@@ -175,7 +175,7 @@ class DatasetRowsView(DatasetView):
             OpenApiParameter("page", OpenApiTypes.INT),
             OpenApiParameter("page_size", OpenApiTypes.INT, description="At most 100."),
         ],
-        responses={200: RowSerializer(many=True), **errors()},
+        responses={200: RowSerializer(many=True), **errors(401, 404, 409, 503)},
     )
     def get(self, request: Request, key: str) -> Response:
         """Rows in file order, as they stand in the file and as the model will see them."""

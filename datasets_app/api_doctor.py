@@ -69,7 +69,8 @@ class DatasetRepairsView(DatasetView):
     )
     def post(self, request: Request, key: str) -> Response:
         """Make a new version by a repair; two of a split. The dataset itself stays as it is."""
+        dataset = self.get_dataset()
         body = RepairRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        made = dataset_repair(dataset=self.get_dataset(), by=self.reader, **body.validated_data)
+        made = dataset_repair(dataset=dataset, by=self.reader, **body.validated_data)
         return Response(DatasetSerializer(made, many=True).data, status=201)

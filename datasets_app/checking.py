@@ -5,7 +5,6 @@ It may be killed at any row and begun again: nothing but progress is written bef
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
+from engine.bounds import MOST_COLUMNS, weight
 from engine.detect import detect, nested_columns
 from engine.doctor import Doctor
 from engine.examples import Example, RowProblem, to_example
@@ -34,12 +34,16 @@ from engine.values import MISSING, value_at
 if TYPE_CHECKING:
     from engine.blocks import Block
 
-ATTEMPTS = 3
+# More than the background workers give it (core.chores): the last resort.
+ATTEMPTS = 6
 SAMPLE_ROWS = 200
+SAMPLE_BYTES = 16 << 20
 PROBLEMS_KEPT = 1000
 COLUMNS_KEPT = 200
 LISTS_KEPT = 50
 MARK_EVERY_ROWS = 1000
+# Long rows need marks sooner, so that a page never reads far.
+MARK_EVERY_BYTES = 4 << 20
 PROGRESS_EVERY_SECONDS = 0.5
 # Smaller files are read in the time that it takes to load what reads blocks.
 BLOCKS_FROM_BYTES = 8 << 20
@@ -48,6 +52,7 @@ TYPE_NAMES = {
     type(None): "null", bytes: "bytes",
 }  # fmt: skip
 EMPTY = "The file has no rows. Upload a file with one example a row."
+NOTHING_IN_ROWS = "Its rows are empty: none of them has a column. Write one example into each row."
 BROKE_OFF = "The check broke off several times at this file. It may be damaged, or made to do so."
 OUT_OF_MEMORY = "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
 GONE = "The file is gone from the server's disk. Upload it again."
@@ -167,7 +172,9 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         return COLUMNS_OF_JSON
     findings.add_nested(sample)
     if not findings.format:
-        columns = [*dict.fromkeys(name for values in sample for name in values)]
+        named = dict.fromkeys(name for values in sample for name in values)
+        # Of rows that all have other names no format is told by the last of them.
+        columns = list(named)[:MOST_COLUMNS]
         columns += [name for fields in findings.nested.values() for name in fields]
         findings.format, findings.column_map = detect(columns, sample)
     told = time.monotonic()
@@ -185,9 +192,15 @@ def _read(dataset: Dataset, findings: Findings) -> str:
 
 def _sample(dataset: Dataset) -> list[dict[str, Any]]:
     """What tells the format: the first rows."""
-    rows = read_rows(dataset.path, dataset.file_type)
-    good = (row.values for row in rows if row.values is not None)
-    return list(itertools.islice(good, SAMPLE_ROWS))
+    sample: list[dict[str, Any]] = []
+    held = 0
+    for row in read_rows(dataset.path, dataset.file_type):
+        if row.values is not None:
+            sample.append(row.values)
+            held += weight(row.values)
+        if len(sample) >= SAMPLE_ROWS or held > SAMPLE_BYTES:
+            break
+    return sample
 
 
 def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
@@ -207,8 +220,10 @@ def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
 
 def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
     findings.row_count += 1
-    if findings.row_count % MARK_EVERY_ROWS == 0:
-        findings.marks.append(findings.marks[-1].after(row, MARK_EVERY_ROWS))
+    last = findings.marks[-1]
+    is_far = row.end - last.offset > MARK_EVERY_BYTES and dataset.file_type != "parquet"
+    if is_far or findings.row_count - last.rows >= MARK_EVERY_ROWS:
+        findings.marks.append(last.after(row, findings.row_count - last.rows))
     if row.part:
         findings.lists[row.part if len(findings.lists) < LISTS_KEPT else ""] += 1
     example = _judge(dataset, findings, row)
@@ -220,7 +235,8 @@ def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
 def _add_block(dataset: Dataset, findings: Findings, block: Block) -> int:
     first = -(findings.row_count + 1) % MARK_EVERY_ROWS
     for index in range(first, len(block), MARK_EVERY_ROWS):
-        findings.marks.append(findings.marks[-1].after(block.row(index), MARK_EVERY_ROWS))
+        last, rows = findings.marks[-1], findings.row_count + index + 1
+        findings.marks.append(last.after(block.row(index), rows - last.rows))
     findings.row_count += len(block)
     judged = {index: _judge(dataset, findings, block.row(index)) for index in block.others()}
     findings.doctor.see_block(block, {index: example for index, example in judged.items() if example is not None})
@@ -250,6 +266,8 @@ def obstacle(findings: Findings) -> str:
     """Why a file that was read to its end cannot be used, or nothing."""
     if findings.row_count == 0:
         return EMPTY
+    if not findings.columns and not findings.problems:
+        return NOTHING_IN_ROWS
     if not findings.columns:
         first = findings.problems[0]
         return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"

@@ -11,9 +11,11 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count
 from django.http import QueryDict
 
+from core.errors import UserError
 from core.ownership import may_change
 from core.text import number_of
 from core.tokenizers import Tokenizer, tokenizers_for
+from datasets_app.check_queue import checks_ahead
 from datasets_app.forms import columns_offered
 from datasets_app.histogram import Bar, Histogram, histogram
 from datasets_app.lengths import lengths_of, tokenizer_choose
@@ -99,10 +101,10 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "as_tokens": query.get("view") == "tokens",
     }
     if checking:
-        return context
+        return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
-    context |= doctor_panel(dataset)
+    context |= doctor_panel(dataset, reader)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if context["as_tokens"]:
@@ -136,13 +138,16 @@ def retry_query(dataset: Dataset) -> str:
     return urlencode({"reference": reference, "name": dataset.name, **asked})
 
 
-def doctor_panel(dataset: Dataset) -> dict[str, Any]:
-    """What methods can learn from it, what would mend it, and its other versions."""
+def doctor_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    """What methods can learn from it, what would mend it, and those of its versions that this reader may see."""
+    family = family_of(dataset)
+    ids = [member.pk for member in family]
+    visible = set(Dataset.objects.visible_to(reader).filter(pk__in=ids).values_list("pk", flat=True))
     return {
         "readiness": readiness_of(dataset),
         "repairs": repairs_of(dataset),
         "made_by": made_by(dataset),
-        "versions": [(member, made_by(member)) for member in family_of(dataset)],
+        "versions": [(member, made_by(member)) for member in family if member.pk in visible],
     }
 
 
@@ -156,7 +161,12 @@ def made_by(dataset: Dataset) -> str:
 
 def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
-    return {"page": page, "rows": rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)}
+    context: dict[str, Any] = {"page": page, "rows": [], "preview_error": ""}
+    try:
+        context["rows"] = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
+    except UserError as error:
+        context["preview_error"] = error.message
+    return context
 
 
 def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:

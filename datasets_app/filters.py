@@ -15,6 +15,7 @@ class DatasetFilter(ArchivableFilter):
     format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
     label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
     owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()
     ordering = django_filters.OrderingFilter(
         fields=(
             ("id", "id"),

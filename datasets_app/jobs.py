@@ -1,23 +1,21 @@
-"""What the queue calls. A job takes an id and calls a service."""
+"""What the background workers call. A job takes an id and calls a service."""
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path
+from core.limits import process_limit
 
 # What a check may take beyond what its process holds already: a hostile file must not take the machine down.
 MEMORY_BYTES = 2 << 30
-START_SECONDS = 600
-BYTES_A_SECOND = 500_000
 
 
 def check_dataset(dataset_id: int) -> None:
+    from datasets_app.check_queue import check_seconds
     from datasets_app.checking import dataset_check
 
     # Programs that make the file first have limits of their own.
     dataset_check(
         dataset_id,
-        lambda dataset: limit_process(seconds=START_SECONDS + dataset.size_bytes // BYTES_A_SECOND),
+        lambda dataset: limit_process(seconds=int(check_seconds(dataset))),
     )
 
 
@@ -27,13 +25,19 @@ def count_tokens(lengths_id: int) -> None:
     lengths_count(lengths_id)
 
 
+def check_ended(dataset_id: int, *, reason: str, limit_seconds: float) -> None:
+    from datasets_app import check_queue
+
+    check_queue.check_ended(dataset_id, reason, limit_seconds)
+
+
+def count_ended(lengths_id: int, *, reason: str, limit_seconds: float) -> None:
+    from datasets_app.lengths import count_ended
+
+    count_ended(lengths_id, reason, limit_seconds)
+
+
 def limit_process(*, seconds: int) -> None:
-    """Bound the memory and processor time of this process. RQ has forked it for this one job."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
-    _limit(resource.RLIMIT_CPU, seconds)
-
-
-def _limit(kind: int, wanted: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    """Bound the memory and processor time of this process. The worker has forked it for this one
+    job."""
+    process_limit(memory_bytes=MEMORY_BYTES, seconds=seconds)

@@ -1,33 +1,53 @@
 """How many tokens the rows have, counted once for each tokenizer by a process of its own.
 
 A model's chat template is a program that somebody else wrote and may loop for ever: it runs under limits of time and
-memory, and never in the web or in the worker of the chores itself.
+memory, and never in the web or in the worker of background work itself.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from core.processes import environment_without_secrets
-from core.queue import enqueue
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
+from core.errors import UserError
+from core.ownership import owner_check
+from core.processes import die_with_parent, environment_without_secrets
+from core.store import located_path, stored_path
+from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
 from engine.row_notes import RowNotes
 
-ATTEMPTS = 3
-MEMORY_BYTES = 16 << 30
+# The kind of background work, see core.chores.
+COUNT = "token-count"
+# A guess by which a count gets its lane: never that of checks, for which people wait. Loading the
+# libraries alone may take as long as many checks.
+LOAD_SECONDS = 60
+COUNTED_BYTES_A_SECOND = 500_000
+COUNT_ENDINGS = {
+    CANCELLED: "Counting was cancelled. Training works without it.",
+    TOO_LONG: "Counting took longer than {limit} and was ended. Training works without it.",
+    BROKE_OFF: "Counting broke off several times. Training works without it.",
+}
+
+# More than the background workers give it: the last resort against a count that never ends well.
+ATTEMPTS = 6
+MEMORY_BYTES = 8 << 30
 START_SECONDS = 60
 BYTES_A_SECOND = 100_000
-# Others' chores wait meanwhile; trains do without counts.
+# Trains do without counts.
 MOST_SECONDS = 600
 
 
@@ -36,13 +56,13 @@ def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: st
     try:
         with transaction.atomic():
             lengths, _ = TokenLengths.objects.get_or_create(
-                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": model_path}
+                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": stored_path(model_path)}
             )
     except IntegrityError:
         lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
-    if _waits(lengths) and lengths.model_path != model_path:
+    if _waits(lengths) and lengths.model_path != stored_path(model_path):
         # Any model with this tokenizer will do, and the first one may be gone.
-        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=model_path)
+        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=stored_path(model_path))
     if _waits(lengths):
         lengths_enqueue(lengths)
     return lengths
@@ -53,7 +73,47 @@ def _waits(lengths: TokenLengths) -> bool:
 
 
 def lengths_enqueue(lengths: TokenLengths) -> None:
-    enqueue(settings.CHORES_QUEUE, "datasets_app.jobs.count_tokens", f"lengths-{lengths.pk}", lengths.pk)
+    dataset = lengths.dataset
+    chore_add(
+        COUNT,
+        lengths.pk,
+        key=count_key(lengths),
+        person=dataset.owner_id,
+        expected_seconds=LOAD_SECONDS + dataset.size_bytes / COUNTED_BYTES_A_SECOND,
+        limit_seconds=_seconds(lengths) + START_SECONDS,
+    )
+
+
+def count_key(lengths: TokenLengths) -> str:
+    return f"{COUNT}-{lengths.pk}"
+
+
+def _seconds(lengths: TokenLengths) -> float:
+    return min(MOST_SECONDS, START_SECONDS + lengths.dataset.size_bytes // BYTES_A_SECOND)
+
+
+def lengths_cancel(*, lengths: TokenLengths, by: User) -> None:
+    """End a count. Raises UserError (wrong_state) where nothing is being counted."""
+    owner_check(lengths.dataset, by)
+    if not _waits(lengths):
+        raise UserError("The tokens of this dataset are not being counted.", code="wrong_state")
+    if not chore_cancel(count_key(lengths)):
+        count_ended(lengths.pk, CANCELLED)
+
+
+def lengths_retry(*, lengths: TokenLengths, by: User) -> None:
+    """Count again after a count that failed or was cancelled. Does nothing for any other."""
+    owner_check(lengths.dataset, by)
+    rows = TokenLengths.objects.filter(pk=lengths.pk, ready=False).exclude(error="")
+    with transaction.atomic():
+        if rows.update(error="", attempts=0):
+            lengths_enqueue(lengths)
+
+
+def count_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
+    """Write down that a count ended before its time, for a reason of core.chores."""
+    rows = TokenLengths.objects.filter(pk=pk, ready=False, error="")
+    rows.update(error=COUNT_ENDINGS[reason].format(limit=duration_words(limit_seconds)))
 
 
 def lengths_reconcile() -> None:
@@ -92,9 +152,9 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--file-type", dataset.file_type),
         *("--format", dataset.format),
         *("--column-map", json.dumps(dataset.column_map)),
-        *("--model", lengths.model_path),
+        *("--model", str(located_path(lengths.model_path))),
     ]
-    seconds = min(MOST_SECONDS, START_SECONDS + dataset.size_bytes // BYTES_A_SECOND)
+    seconds = _seconds(lengths)
     environment = environment_without_secrets() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
@@ -105,7 +165,7 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
             timeout=seconds,
             cwd=settings.BASE_DIR,
             env=environment,
-            preexec_fn=_limit_memory,
+            preexec_fn=_limits(os.getpid()),
         )
     except subprocess.TimeoutExpired as error:
         raise CountFailed(
@@ -118,8 +178,13 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
     return _parsed(done.stdout)
 
 
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def _limits(parent: int) -> Callable[[], None]:
+    def apply() -> None:
+        die_with_parent(parent, signal.SIGKILL)
+        # Not RLIMIT_AS: mapped libraries are address space, not memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+
+    return apply
 
 
 def _parsed(output: str) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
-from core.ownership import OwnedQuerySet
+from core.ownership import Owned, OwnedQuerySet
 from core.store import datasets_folder
 from engine.doctor import NOTICES, SEVERAL_LISTS, UNUSED
 from engine.formats import FORMATS
@@ -36,7 +35,7 @@ class Label(models.Model):
         return self.name
 
 
-class Dataset(models.Model):
+class Dataset(Owned):
     """checking -> ready | failed. The file never changes after its upload; a check can be
     repeated."""
 
@@ -45,7 +44,6 @@ class Dataset(models.Model):
         READY = "ready", "Ready"
         FAILED = "failed", "Cannot be used"
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=140, unique=True)
     description = models.TextField(blank=True)
@@ -86,7 +84,7 @@ class Dataset(models.Model):
 
     objects = DatasetQuerySet.as_manager()
 
-    class Meta:
+    class Meta(Owned.Meta):
         ordering: ClassVar = ["-id"]
 
     def __str__(self) -> str:
@@ -196,7 +194,7 @@ class TokenLengths(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
-    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer.")
+    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer, below the home.")
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
     longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")

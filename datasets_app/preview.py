@@ -1,53 +1,86 @@
-"""Rows of a checked dataset, a page at a time, as they stand in the file and as the model will see them."""
+"""Rows of a checked dataset, a page at a time, without reading what lies before them.
+
+A small file is read here. Any other is read by a program of the engine with bounded time and memory
+(engine.preview): a stranger's file must not hold a thread of the web server, nor its memory.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import threading
 from itertools import islice
 from typing import Any
 
+from core.errors import UserError
+from core.programs import ProgramProblem, program_run
 from datasets_app.models import Dataset
-from engine.examples import Example, RowProblem, to_example
-from engine.formats import FORMATS
-from engine.rows import FileProblem, Mark, Row, read_rows
+from engine.preview import TEXT_LIMIT, Seen, rows_shown, shorten
+from engine.rows import FileProblem, Mark, read_rows
 
-TEXT_LIMIT = 20_000
-ITEMS_LIMIT = 200
+__all__ = ["TEXT_LIMIT", "Seen", "nearest_mark", "rows_seen", "shorten"]
 
-
-@dataclass(frozen=True)
-class Seen:
-    """One row: `values` as in the file (long ones shortened), and its example or its problem."""
-
-    line: int
-    values: dict[str, Any] | None
-    example: Example | None
-    problem: dict[str, str] | None
-    shortened: bool = False
-
-    @property
-    def as_json(self) -> str:
-        return json.dumps(self.values, ensure_ascii=False, indent=2)
+# So much text is read in milliseconds, whatever is in it. Parquet may stand for any amount.
+SMALL_BYTES = 4 << 20
+SECONDS = 20
+MEMORY_BYTES = 2 << 30
+# Each takes a processor for a moment. Others wait so long, and are then told to try again.
+AT_ONCE = threading.BoundedSemaphore(3)
+WAIT_SECONDS = 20
+BUSY = "Too many rows are being read at the moment. Try again in a minute."
+TOO_LONG = f"These rows could not be read within {SECONDS} s. Download the file to look at them."
 
 
 def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
-    """At most `count` rows behind the first `start`. Where the file cannot be read any further they end there."""
+    """At most `count` rows behind the first `start`. Where the file cannot be read any further they
+    end there.
+
+    Raises UserError where reading them takes too much time or memory, or (503) where others read.
+    """
     if start >= dataset.row_count:
         return []
+
+    mark = nearest_mark(dataset, start)
+    skip, count = start - mark.rows, min(count, dataset.row_count - start)
     try:
-        return [
-            _seen(dataset, row) for row in islice(_rows_from(dataset, start), min(count, dataset.row_count - start))
-        ]
+        is_small = dataset.path.stat().st_size <= SMALL_BYTES
+    except FileNotFoundError:
+        return []
+    if dataset.file_type == "parquet" or not is_small:
+        return _read_by_program(dataset, mark, skip, count)
+
+    try:
+        rows = islice(read_rows(dataset.path, dataset.file_type, mark), skip, skip + count)
+        return list(rows_shown(rows, dataset.format, dataset.column_map))
     except (FileProblem, FileNotFoundError):
         return []
 
 
-def _rows_from(dataset: Dataset, start: int) -> Iterator[Row]:
-    mark = nearest_mark(dataset, start)
-    return islice(read_rows(dataset.path, dataset.file_type, mark), start - mark.rows, None)
+def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> list[Seen]:
+    rows: list[Seen] = []
+
+    def on_news(news: dict[str, Any]) -> None:
+        if "row" in news:
+            rows.append(Seen.from_json(news["row"]))
+
+    if not AT_ONCE.acquire(timeout=WAIT_SECONDS):
+        raise UserError(BUSY, status=503)
+    try:
+        program_run(
+            "engine.preview",
+            *("--data", str(dataset.path), "--file-type", dataset.file_type),
+            *("--format", dataset.format, "--column-map", json.dumps(dataset.column_map)),
+            *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),
+            *("--skip", str(skip), "--rows", str(count)),
+            seconds=SECONDS,
+            memory_bytes=MEMORY_BYTES,
+            too_long=TOO_LONG,
+            on_news=on_news,
+        )
+    except ProgramProblem as problem:
+        raise UserError(str(problem), code="too_large", status=409) from problem
+    finally:
+        AT_ONCE.release()
+    return rows
 
 
 def nearest_mark(dataset: Dataset, start: int) -> Mark:
@@ -57,50 +90,3 @@ def nearest_mark(dataset: Dataset, start: int) -> Mark:
     except (OSError, ValueError, TypeError):
         return Mark()
     return max((mark for mark in marks if mark.rows <= start), key=lambda mark: mark.rows, default=Mark())
-
-
-def _seen(dataset: Dataset, row: Row) -> Seen:
-    if row.values is None:
-        problem = {"field": "", "value": row.raw, "reason": row.problem}
-        return Seen(row.line, None, None, problem)
-    values, whole = shorten(row.values)
-    if dataset.format not in FORMATS:
-        return Seen(row.line, values, None, None, not whole)
-    try:
-        example = to_example(row.values, dataset.format, dataset.column_map)
-    except RowProblem as error:
-        problem = {"field": error.field, "value": error.value, "reason": error.reason}
-        return Seen(row.line, values, None, problem, not whole)
-    example, whole_example = _shorten_example(example)
-    return Seen(row.line, values, example, None, not (whole and whole_example))
-
-
-def _shorten_example(example: Example) -> tuple[Example, bool]:
-    if example.text is not None:
-        text, whole = shorten(example.text)
-        return replace(example, text=text), whole
-    turns = {side: shorten(getattr(example, side)) for side in ("messages", "chosen", "rejected")}
-    shown = replace(example, **{side: shortened for side, (shortened, _) in turns.items()})
-    return shown, all(whole for _, whole in turns.values())
-
-
-def shorten(value: Any) -> tuple[Any, bool]:
-    """`value` in JSON's terms, texts and lists cut to what a page can hold; and whether it is whole."""
-    if isinstance(value, str):
-        return (value, True) if len(value) <= TEXT_LIMIT else (f"{value[:TEXT_LIMIT]} …", False)
-    if isinstance(value, dict):
-        pairs = {str(name): shorten(item) for name, item in islice(value.items(), ITEMS_LIMIT)}
-        return {name: item for name, (item, _) in pairs.items()}, _all_whole(value, pairs.values())
-    if isinstance(value, list | tuple):
-        items = [shorten(item) for item in value[:ITEMS_LIMIT]]
-        return [item for item, _ in items], _all_whole(value, items)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value), True
-    if value is None or isinstance(value, bool | int | float):
-        return value, True
-    # What only Parquet holds: bytes, decimals, dates.
-    return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
-
-
-def _all_whole(value: Any, parts: Any) -> bool:
-    return len(value) <= ITEMS_LIMIT and all(whole for _, whole in parts)

@@ -12,7 +12,7 @@ from django.db import transaction
 from core.errors import UserError
 from core.ownership import owner_check
 from core.programs import ProgramProblem, program_run
-from core.store import require_disk
+from core.store import located_path, require_disk, stored_path
 from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
@@ -120,7 +120,7 @@ def dataset_repair(*, dataset: Dataset, by: User, repair: str, model: str = "", 
         tokenizer = _tokenizer(by, model)
         if not 1 <= max_tokens <= MOST_TOKENS:
             raise UserError({"max_tokens": [f"Give a limit from 1 to {MOST_TOKENS:,} tokens."]})
-        settings = {"model": tokenizer.name, "model_path": tokenizer.path, "max_tokens": max_tokens}
+        settings = {"model": tokenizer.name, "model_path": stored_path(tokenizer.path), "max_tokens": max_tokens}
     elif repair not in {item.slug for item in repairs_of(dataset)}:
         raise UserError({"repair": ["This repair is not offered for this dataset."]})
     require_disk(2 * dataset.size_bytes)
@@ -190,7 +190,7 @@ def repair_apply(dataset: Dataset) -> str:
     temporary = dataset.path.with_suffix(".tmp")
     options: tuple[str, ...] = ()
     if "max_tokens" in repair:
-        options = ("--model", repair["model_path"], "--max-tokens", str(repair["max_tokens"]))
+        options = ("--model", str(located_path(repair["model_path"])), "--max-tokens", str(repair["max_tokens"]))
     if "list" in repair:
         options = ("--list", repair["list"])
     try:

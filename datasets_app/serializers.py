@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from datasets_app.check_queue import checks_ahead
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import DESCRIPTION_LIMIT
 from engine.formats import FORMATS
@@ -31,12 +32,15 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         default=None,
         read_only=True,
         allow_null=True,
-        help_text="Null for what belongs to the house.",
+        help_text="Null for what came with the platform.",
     )
     columns = ColumnSerializer(many=True, read_only=True)
     unused = UnusedSerializer(many=True, read_only=True, help_text="Fields that no train on this dataset uses.")
     good_row_count = serializers.IntegerField(read_only=True, help_text="Rows that a train learns from.")
     phase = serializers.CharField(read_only=True, help_text="What is being done while the status is `checking`.")
+    ahead = serializers.SerializerMethodField(
+        help_text="While its check waits: how many others go first. Null for one that does not wait."
+    )
     progress = serializers.FloatField(read_only=True, help_text="Share of the check that is done, 0 to 1.")
     repair = serializers.SerializerMethodField(
         help_text="{slug, counts, examples} of a version that a repair made; counts once it is made."
@@ -46,12 +50,15 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     class Meta:
         model = Dataset
         fields = (
-            "id", "slug", "name", "description", "labels", "status", "error", "phase", "progress", "format",
+            "id", "slug", "name", "description", "labels", "status", "error", "phase", "ahead", "progress", "format",
             "row_count", "good_row_count", "problem_count", "columns", "column_map", "unused",
             "file_name", "file_type", "size_bytes", "sha256", "version", "parent", "repair", "hub", "licence", "owner",
-            "created_at", "checked_at", "archived_at", "url",
+            "shared", "created_at", "checked_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_ahead(self, dataset: Dataset) -> int | None:
+        return checks_ahead(dataset)
 
     def get_repair(self, dataset: Dataset) -> dict[str, Any]:
         # Not the path of the model that counted.

@@ -7,26 +7,29 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
 from django.utils.text import slugify
 
+from core.chores import chore_drop
 from core.errors import UserError
-from core.ownership import owner_check
-from core.queue import cancel, enqueue
+from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile, leftovers_remove
+from datasets_app.check_queue import check_enqueue, check_key, dataset_check_cancel
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
 from engine.formats import FORMATS
 from engine.rows import FileProblem, sniff_file_type
 
 __all__ = [
+    "check_enqueue",
     "dataset_archive",
     "dataset_check_again",
+    "dataset_check_cancel",
+    "dataset_check_retry",
     "dataset_create",
     "dataset_delete",
     "dataset_restore",
@@ -52,8 +55,8 @@ def dataset_create(
     description: str = "",
     labels: Iterable[str] = (),
 ) -> Dataset:
-    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's; without an
-    owner it belongs to the house, and everybody sees it. Raises UserError by field; the file is then gone.
+    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's.
+    Without an owner only operators see it, unless they share it. Raises UserError by field; the file is then gone.
     """
     file_name = clean_label(str(file.name or ""), limit=255)
     words = labels_clean(labels)
@@ -188,8 +191,14 @@ def dataset_check_again(*, dataset: Dataset, format: str = "", column_map: dict[
         check_enqueue(dataset)
 
 
-def check_enqueue(dataset: Dataset) -> None:
-    enqueue(settings.CHORES_QUEUE, "datasets_app.jobs.check_dataset", f"check-{dataset.pk}", dataset.pk)
+def dataset_check_retry(*, dataset: Dataset, by: User) -> Dataset:
+    """Check a dataset again that cannot be used. Raises UserError (wrong_state) for any other."""
+    owner_check(dataset, by)
+    if dataset.status != Dataset.Status.FAILED:
+        raise UserError("Only a dataset that cannot be used can be checked again.", code="wrong_state")
+    dataset_check_again(dataset=dataset, format=dataset.format, column_map=dataset.column_map)
+    dataset.refresh_from_db()
+    return dataset
 
 
 def labels_clean(labels: Iterable[str]) -> list[str]:
@@ -233,7 +242,7 @@ def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
 
 def dataset_delete(*, dataset: Dataset, by: User) -> None:
     """Remove it with its file. Raises UserError where a train used it."""
-    owner_check(dataset, by)
+    deletion_check(dataset, by)
     if dataset.repaired.exists():
         raise UserError("Versions were made of this dataset, so it is kept. Archive it instead.", code="in_use")
     pk, folder = dataset.pk, dataset.path.parent
@@ -246,7 +255,7 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
         raise UserError(
             "A train used this dataset, so it stays on record. Archive it instead.", code="in_use"
         ) from error
-    cancel(settings.CHORES_QUEUE, f"check-{pk}")
+    chore_drop(check_key(pk))
 
 
 def datasets_reconcile() -> None:

@@ -1,6 +1,8 @@
 from django.urls import path
 
-from datasets_app import views
+from core.sharing import SharingView
+from datasets_app import views, views_checking
+from datasets_app.models import Dataset
 
 app_name = "datasets"
 
@@ -11,6 +13,10 @@ urlpatterns = [
     path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
     path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
     path("<int:pk>/tokens/", views.DatasetTokensPanel.as_view(), name="tokens"),
+    path("<int:pk>/lengths/cancel/", views_checking.CountCancelAction.as_view(), name="count-cancel"),
+    path("<int:pk>/lengths/retry/", views_checking.CountRetryAction.as_view(), name="count-retry"),
+    path("<int:pk>/cancel/", views_checking.CheckCancelAction.as_view(), name="check-cancel"),
+    path("<int:pk>/check/", views_checking.CheckRetryAction.as_view(), name="check-retry"),
     path("<int:pk>/edit/", views.DatasetEditPage.as_view(), name="edit"),
     path("<int:pk>/repair/", views.DatasetRepairAction.as_view(), name="repair"),
     path("<int:pk>/columns/", views.DatasetColumnsAction.as_view(), name="columns"),
@@ -18,4 +24,5 @@ urlpatterns = [
     path("<int:pk>/restore/", views.DatasetRestoreAction.as_view(), name="restore"),
     path("<int:pk>/delete/", views.DatasetDeleteAction.as_view(), name="delete"),
     path("<int:pk>/file/", views.DatasetDownload.as_view(), name="download"),
+    path("<int:pk>/sharing/", SharingView.as_view(model=Dataset), name="sharing"),
 ]

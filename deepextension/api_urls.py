@@ -11,6 +11,7 @@ urlpatterns = [
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api_urls")),
     path("queue/", include("training.queue_urls")),
+    path("users/", include("people.api_urls")),
     path("schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("docs/", login_required(SpectacularSwaggerSplitView.as_view(url_name="api-schema")), name="api-docs"),
 ]

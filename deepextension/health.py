@@ -10,6 +10,7 @@ from django.http import HttpRequest, JsonResponse
 from redis.exceptions import RedisError
 
 from core import queue
+from core.store import disk_is_full
 from training.worker import worker_state
 
 logger = logging.getLogger("deepextension.health")
@@ -17,11 +18,15 @@ logger = logging.getLogger("deepextension.health")
 
 @login_not_required
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 when web, database, queue and a training worker are there, 503 and which is missing otherwise."""
+    """200 when web, database, queue and a training worker are there, 503 and which is missing otherwise.
+
+    A full disk is said and is no 503: pages still open, and a load balancer must not keep away who could make room.
+    """
     parts = {"database": database_answers(), "queue": queue_answers()}
     parts["worker"] = parts["queue"] and worker_state().ready
-    healthy = all(parts.values())
-    return JsonResponse({"status": "ok" if healthy else "unavailable", **parts}, status=200 if healthy else 503)
+    healthy, has_room = all(parts.values()), not disk_is_full()
+    status = "unavailable" if not healthy else "ok" if has_room else "disk full"
+    return JsonResponse({"status": status, **parts, "disk": has_room}, status=200 if healthy else 503)
 
 
 def database_answers() -> bool:

@@ -1,20 +1,60 @@
-"""Refusals that no view makes: unknown addresses and bugs. Programs get the API's one error shape, people a page."""
+"""Refusals that no view makes: unknown addresses, outages and bugs. Programs get the API's one error shape, people a
+page."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+import logging
+import sys
+
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.template import loader
 from django.views import defaults
 
 from core.api import error_body
+from core.outages import Outage, outage_of
+
+logger = logging.getLogger("deepextension.outages")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if request.path.startswith("/api/"):
+    if wants_json(request):
         return JsonResponse(error_body("not_found", "There is nothing at this address."), status=404)
     return defaults.page_not_found(request, exception)
 
 
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if wants_json(request):
+        return JsonResponse(error_body("invalid", "This request cannot be understood."), status=400)
+    return defaults.bad_request(request, exception)
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
-    if request.path.startswith("/api/"):
+    """Django calls it while it handles the error, of views and middleware alike."""
+    error = sys.exc_info()[1]
+    if (outage := outage_of(error)) is not None:
+        logger.warning("%s %s: %s: %s", request.method, request.path, outage.title, error)
+        return outage_response(request, outage)
+    if isinstance(error, UnreadablePostError):
+        # Whoever sent it is gone.
+        return HttpResponse(status=408)
+    if wants_json(request):
         return JsonResponse(error_body("error", "Something went wrong here; the server's log has it."), status=500)
     return defaults.server_error(request)
+
+
+def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
+    response: HttpResponse
+    if wants_json(request):
+        response = JsonResponse(error_body(outage.code, outage.message), status=outage.status)
+    else:
+        # Without a request: what draws the menu asks the database, which may be what is away.
+        page = loader.render_to_string("outage.html", {"outage": outage})
+        response = HttpResponse(page, status=outage.status)
+    if outage.retry_seconds is not None:
+        response["Retry-After"] = str(outage.retry_seconds)
+    return response
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Programs, and scripts of our pages, which ask for JSON and nothing else."""
+    return request.path.startswith("/api/") or request.headers.get("Accept", "") == "application/json"

@@ -24,6 +24,11 @@ HOST = env("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=2)
 WEB_THREADS = env.int("WEB_THREADS", default=8)
+# Bounds of one process, see core/web. Uploads and downloads have threads of their own.
+WEB_TRANSFERS = env.int("WEB_TRANSFERS", default=32)
+WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", default=2000)
+WEB_CONNECTIONS_PER_ADDRESS = env.int("WEB_CONNECTIONS_PER_ADDRESS", default=200)
+FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1", "::1"])
 HTTPS = env.bool("DEEPEXTENSION_HTTPS", default=False)
 DEBUG = env.bool("DEBUG", default=False)
 
@@ -57,6 +62,7 @@ INSTALLED_APPS = [
     "models_app",
     "methods",
     "training",
+    "people",
     "deepextension.apps.DeepExtensionAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -92,7 +98,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "deepextension.urls"
-WSGI_APPLICATION = "deepextension.wsgi.application"
+ASGI_APPLICATION = "deepextension.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -137,13 +143,18 @@ if len(str(HOME / "redis.sock")) > 100:
 REDIS_SOCKET = _socket_folder / "redis.sock"
 REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
-CHORES_QUEUE = "chores"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its deadlines.
-# JSON in place of RQ's pickle: whoever can write to Redis still cannot run code of his own.
-RQ_QUEUES = {
-    name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}
-    for name in (TRAINS_QUEUE, CHORES_QUEUE)
-}
+# JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can write to Redis still cannot run
+# code of their own. See core.jobs.
+RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
+RQ_QUEUES = {TRAINS_QUEUE: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}}
+# Background work (checks, imports, counts) that takes longer is ended; see core.chores.
+BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
+if BACKGROUND_LIMIT_MINUTES <= 0:
+    raise ImproperlyConfigured("DEEPEXTENSION_BACKGROUND_MINUTES is a number of minutes above 0.")
+
+# The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
+RQ_SHOW_ADMIN_LINK = False
 
 # Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
 # another host counts as gone.
@@ -173,6 +184,7 @@ vars().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
 EMAIL_TIMEOUT = 10
 
 # Sign-in
+SESSION_ENGINE = "core.sessions"
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)
 AXES_COOLOFF_TIME = 0.25
@@ -194,10 +206,12 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_FILTER_BACKENDS": ["core.filters.StrictFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PAGINATION_CLASS": "core.api.Pagination",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    # Files come in forms, and their views say so.
+    "DEFAULT_PARSER_CLASSES": ["core.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
     "EXCEPTION_HANDLER": "core.api.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "STRICT_JSON": True,

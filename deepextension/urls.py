@@ -3,6 +3,7 @@ from django.contrib.auth import views as auth
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from core.sign_in import SignInView
 from deepextension.health import healthz
 
 urlpatterns = [
@@ -11,7 +12,7 @@ urlpatterns = [
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
     path("methods/", include("methods.urls")),
-    path("login/", auth.LoginView.as_view(), name="login"),
+    path("login/", SignInView.as_view(), name="login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
     path("admin/queue/", include("django_rq.urls")),
     path("admin/", admin.site.urls),
@@ -19,5 +20,6 @@ urlpatterns = [
     path("healthz", healthz, name="healthz"),
 ]
 
+handler400 = "deepextension.refusals.bad_request"
 handler404 = "deepextension.refusals.not_found"
 handler500 = "deepextension.refusals.server_error"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from engine.bounds import columns_check
 from engine.lines import (
     CHUNK_BYTES,
     RAW_CHARACTERS,
@@ -86,10 +88,11 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
         cells = next((cells for cells in reader if not _is_blank(cells)), [])
     except csv.Error as error:
         raise FileProblem(f"The first line, which names the columns, cannot be read: {error}.") from error
+    columns_check(len(cells))
     names = [cell.strip() or f"column_{index}" for index, cell in enumerate(cells, 1)]
     if any(NOT_UTF8.search(name) or TOO_LONG_MARK in name for name in names):
         raise FileProblem("The first line, which names the columns, is too long or not UTF-8. Save the file as UTF-8.")
-    if twice := next((name for name in names if names.count(name) > 1), ""):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
         raise FileProblem(f"Two columns are named {twice[:80]!r}. Give every column a name of its own.")
     return names
 

@@ -25,10 +25,15 @@ NESTED_DEPTH, NESTED_FIELDS = 2, 100
 def nested_columns(sample: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """{column: the fields within it, written column.field}, of columns that hold objects."""
     found: dict[str, dict[str, None]] = {}
+    count = 0
     for values in sample:
         for column, value in values.items():
-            if isinstance(value, dict) and sum(map(len, found.values())) < NESTED_FIELDS:
-                found.setdefault(column, {}).update(dict.fromkeys(_fields(column, value, NESTED_DEPTH)))
+            if not isinstance(value, dict) or count >= NESTED_FIELDS:
+                continue
+            fields = found.setdefault(column, {})
+            before = len(fields)
+            fields.update(dict.fromkeys(_fields(column, value, NESTED_DEPTH)))
+            count += len(fields) - before
     return {column: list(fields) for column, fields in found.items()}
 
 

@@ -50,12 +50,33 @@ MEMORY_WORDS = (
 )  # fmt: skip
 # Raised where a cause is found, with its words: a traceback proves nothing more.
 TOLD = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
-DISK_WORDS = ("no space left on device", "disk quota exceeded", "file write failed", "unexpected pos")
+# The last but one are PyTorch's, the last is Rust's, in which safetensors and tokenizers are written.
+DISK_WORDS = (
+    "no space left on device", "disk quota exceeded", "database or disk is full", "file write failed",
+    "unexpected pos", "kind: storagefull",
+)  # fmt: skip
 
 
 def explain(error: BaseException) -> Failure:
     """The failure behind an exception; code "unknown" with its last line where nobody knows."""
+    if not isinstance(error, TrainError) and is_disk_full(error):
+        return DISK_FULL
     return _known(error) or by_words(str(error)) or _unknown(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error, or one that it was raised from, comes from a disk without room: libraries wrap it in errors
+    of their own, which would name the wrong cause."""
+    cause: BaseException | None = error
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(cause).lower() for words in DISK_WORDS):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _known(error: BaseException) -> Failure | None:
@@ -78,8 +99,6 @@ def _known(error: BaseException) -> Failure | None:
         return GPU_OUT_OF_MEMORY
     if isinstance(error, MemoryError):
         return OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DISK_FULL
     if isinstance(error, PermissionError):
         return Failure("no_permission", f"{error.filename} may not be read or written.", "Ask your operator.")
     if isinstance(error, FileNotFoundError):

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,17 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 # Quantisations that the import takes apart again.
 UNPACKED = ("fp8", "mxfp4")
+# Of a folder without weights, for the sake of a better reason.
+FILES_LOOKED_AT = 10_000
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 
 JSON_LIMIT_BYTES = 16 * 2**20
+# Real ones have some kilobytes, with every expert's quantisation listed some hundred.
+CONFIG_LIMIT_BYTES = 2 * 2**20
+SMALL_FILES = ("config.json", "generation_config.json", "special_tokens_map.json")
+# The largest vocabularies take some thirty megabytes.
+FILE_LIMIT_BYTES = 256 * 2**20
+MOST_TENSORS = 1_000_000
 HEADER_LIMIT_BYTES = 100 * 2**20
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{1,80}(Tokenizer|TokenizerFast|Backend)")
@@ -147,9 +156,10 @@ def packing(config: dict[str, Any]) -> str:
 
 
 def json_read(path: Path) -> dict[str, Any]:
+    limit = CONFIG_LIMIT_BYTES if path.name in SMALL_FILES else JSON_LIMIT_BYTES
     try:
-        if path.stat().st_size > JSON_LIMIT_BYTES:
-            raise ModelProblem(f"{path.name} is larger than {JSON_LIMIT_BYTES // 2**20} MB.")
+        if path.stat().st_size > limit:
+            raise ModelProblem(f"{path.name} is larger than {limit // 2**20} MB, so it is no model's.")
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
         if isinstance(error, ModelProblem):
@@ -228,7 +238,8 @@ def weight_files(folder: Path) -> list[str]:
             if not (folder / name).is_file():
                 raise ModelProblem(f"The weights are not complete: {name} is missing.")
         return shards
-    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
+    names = (file.name for file in islice(folder.iterdir(), FILES_LOOKED_AT))
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
         raise ModelProblem(
             f"The weights are pickle files only ({pickles[0][:80]}), which can run code when they are opened. "
             "Only safetensors are loaded: choose a version of the model that has them."
@@ -237,9 +248,16 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def kept_files(folder: Path) -> list[str]:
-    """Names of all files that belong to the model; whatever else lies in the folder is left behind."""
+    """Names of all files that belong to the model; whatever else lies in the folder is left behind.
+
+    Raises ModelProblem for one that is too large to be what its name says.
+    """
     extra = [INDEX] if not (folder / WEIGHTS).is_file() else []
-    return [name for name in (*KEPT_FILES, *extra, *weight_files(folder)) if (folder / name).is_file()]
+    beside = [name for name in (*KEPT_FILES, *extra) if (folder / name).is_file()]
+    for name in beside:
+        if (folder / name).stat().st_size > FILE_LIMIT_BYTES:
+            raise ModelProblem(f"{name} is larger than {FILE_LIMIT_BYTES // 2**20} MB, so it is no model's.")
+    return beside + [name for name in weight_files(folder) if (folder / name).is_file()]
 
 
 def safetensors_read(path: Path) -> Iterator[tuple[str, str, list[int]]]:
@@ -257,6 +275,8 @@ def safetensors_read(path: Path) -> Iterator[tuple[str, str, list[int]]]:
     if not isinstance(header, dict):
         raise damaged
     header.pop("__metadata__", None)
+    if len(header) > MOST_TENSORS:
+        raise damaged
     end = 0
     for name, tensor in header.items():
         dtype, shape, stop = _tensor(tensor, damaged)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from engine.bounds import MOST_COLUMNS, ROW_TOO_WIDE
 from engine.row_reader import PYTHON_TEXT
 from engine.sniff import BEGINNING_BYTES, BOM, with_returns
 from engine.values import RowProblem, parsed
@@ -131,6 +132,8 @@ def json_row(number: int, raw: bytes, end: int) -> Row:
         values, notes, keys = {"messages": values}, (*notes, "list_row"), -1
     if not isinstance(values, dict):
         return Row(number, None, "Not an object: a row is written {…}.", shown(raw), end)
+    if len(values) > MOST_COLUMNS:
+        return Row(number, None, ROW_TOO_WIDE, shown(raw), end)
     if _may_repeat_a_key(raw, keys + _key_count(values)) and (name := _repeated_key(raw)):
         return Row(number, None, f"The name {name[:80]!r} stands twice in the same object.", shown(raw), end)
     return Row(number, values, "", "", end, notes=notes)

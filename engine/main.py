@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import shutil
 import sys
@@ -10,10 +11,11 @@ import traceback
 from pathlib import Path
 
 from engine.custom import run_program
-from engine.failures import TOLD, Stopped, explain
+from engine.failures import TOLD, Stopped, explain, is_disk_full
 from engine.job import Job
 from engine.recipes.registry import RECIPES
 from engine.rundir import (
+    EXIT_DISK_FULL,
     EXIT_FAILED,
     EXIT_FINISHED,
     EXIT_STOPPED,
@@ -31,7 +33,7 @@ def run(directory: Path) -> int:
 
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
-    events = EventWriter.going_on(directory)
+    events = EventWriter.going_on(directory, _stored_events(directory))
     try:
         if (program := read_spec(directory).program) is not None:
             return run_program(directory, program)
@@ -44,14 +46,31 @@ def run(directory: Path) -> int:
         events.write("stopped", step=0)
         return EXIT_STOPPED
     except Exception as error:
-        failure = explain(error)
+        return _fail(error, directory, events)
+
+
+def _fail(error: Exception, directory: Path, events: EventWriter) -> int:
+    failure = explain(error)
+    _leave_nothing_half_done(directory)
+    # A full disk takes neither the log nor the last event, and must not hide why the train failed.
+    with contextlib.suppress(OSError):
         if not isinstance(error, TOLD):
             # The proof of what is said in plain words below.
-            traceback.print_exc()
-        _leave_nothing_half_done(directory)
+            traceback.print_exception(error)
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
+    try:
         events.write("failed", code=failure.code, message=failure.message, advice=failure.advice)
-        return EXIT_FAILED
+    except OSError as second:
+        return EXIT_DISK_FULL if is_disk_full(second) else EXIT_FAILED
+    return EXIT_FAILED
+
+
+def _stored_events(directory: Path) -> int:
+    try:
+        return read_spec(directory).last_seq
+    except SpecError:
+        # Said below, as the train's last event.
+        return 0
 
 
 def _leave_nothing_half_done(directory: Path) -> None:
@@ -74,4 +93,4 @@ def job_read(directory: Path, events: EventWriter) -> Job:
 
 
 if __name__ == "__main__":
-    sys.exit(run(Path(sys.argv[1]).resolve()))
+    sys.exit(run(Path(sys.argv[1]).absolute()))

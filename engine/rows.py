@@ -10,6 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.bounds import (
+    MOST_ROW_GROUPS,
+    parquet_check,
+    parquet_footer_check,
+    unpacked_check,
+    weight,
+)
 from engine.csv_rows import read_csv
 from engine.json_lists import read_json
 from engine.lines import (
@@ -40,9 +47,6 @@ __all__ = [
 ]
 
 PARQUET_BATCH_ROWS = 64
-# A few hundred bytes of Parquet can stand for a thousand times a thousand repetitions of one long text.
-UNPACKED_LIMIT_BYTES = 1 << 30
-UNPACKED_RATIO = 1000
 
 
 def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[Row]:
@@ -80,8 +84,10 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     size = path.stat().st_size
+    parquet_footer_check(path)
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            _claims_check(size, file.metadata)
             total = max(1, file.metadata.num_rows)
             number = group = unpacked = 0
             while group < file.num_row_groups and number + file.metadata.row_group(group).num_rows <= start.rows:
@@ -91,9 +97,8 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
                 known = min(batch.num_rows, max(0, start.rows - number))
                 for index, values in enumerate(batch.slice(known).to_pylist(), number + known + 1):
-                    unpacked += _weight(values)
-                    if unpacked > max(UNPACKED_LIMIT_BYTES, UNPACKED_RATIO * size):
-                        raise FileProblem("The file unpacks to more than a thousand times its size, so it is not read.")
+                    unpacked += weight(values)
+                    unpacked_check(size, unpacked)
                     yield Row(index, values, end=size * index // total)
                 number += batch.num_rows
     except (MemoryError, FileProblem):
@@ -102,10 +107,13 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
         raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error
 
 
-def _weight(value: Any) -> int:
-    """About how many bytes a value holds; Arrow's own figure counts a repeated text once."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_weight, value.values()))
-    return sum(map(_weight, value)) if isinstance(value, list) else 8
+def _claims_check(size: int, index: Any) -> None:
+    """index: pyarrow's FileMetaData. Raises FileProblem."""
+    groups = (index.row_group(number) for number in range(min(index.num_row_groups, MOST_ROW_GROUPS)))
+    parquet_check(
+        size=size,
+        rows=index.num_rows,
+        columns=index.num_columns,
+        row_groups=index.num_row_groups,
+        unpacked=sum(group.total_byte_size for group in groups),
+    )

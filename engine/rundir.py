@@ -17,14 +17,15 @@ Reading events twice is harmless: a reader keeps the byte offset up to which it 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -38,6 +39,8 @@ LARGEST_SEQ = 1 << 53
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
+# The disk had no room for the last event either.
+EXIT_DISK_FULL = 5
 
 SPEC = "spec.json"
 EVENTS = "events.jsonl"
@@ -134,6 +137,9 @@ class Spec:
     """None for a base model that is not from the hub, and in specs that were written before this was kept."""
     attempt: int = 1
     resume_from: str | None = None
+    last_seq: int = 0
+    """The last event that was stored of earlier attempts. Events are numbered on from there even where their file was
+    cut or removed, so that none is taken for one that is known."""
     version: int = SPEC_VERSION
 
     @classmethod
@@ -177,17 +183,59 @@ def _build(kind: type[T], values: Any, *, where: str) -> T:
         raise SpecError(f"{where}: {error}.") from error
 
 
-def write_spec(directory: Path, spec: Spec) -> Path:
-    """Write spec.json whole or not at all (temporary file, then rename)."""
+def paths_changed(spec: Spec, change: Callable[[str], str]) -> Spec:
+    """The spec with every path of a file or folder in it changed; the interpreter of a custom method, which belongs to
+    the machine, and paths that are empty stay as they are."""
+
+    def path(text: str) -> str:
+        return change(text) if text else text
+
+    def data_file(data: DataFile) -> DataFile:
+        return replace(data, path=path(data.path), cache=path(data.cache))
+
+    resources = {
+        name: replace(resource, path=path(resource.path), base_path=path(resource.base_path))
+        for name, resource in spec.resources.items()
+    }
+    return replace(
+        spec,
+        base_model_path=path(spec.base_model_path),
+        dataset=data_file(spec.dataset),
+        evaluation_dataset=data_file(spec.evaluation_dataset) if spec.evaluation_dataset else None,
+        resources=resources,
+        program=replace(spec.program, script=path(spec.program.script)) if spec.program else None,
+        branch=replace(spec.branch, path=path(spec.branch.path)) if spec.branch else None,
+        resume_from=path(spec.resume_from) if spec.resume_from else spec.resume_from,
+    )
+
+
+def write_spec(directory: Path, spec: Spec, *, home: Path | None = None) -> Path:
+    """Write spec.json whole or not at all (temporary file, then rename).
+
+    home: paths below it are written relative to `directory`, so that the whole home can be moved.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    if home is not None:
+        spec = paths_changed(spec, lambda text: _relative(text, directory, home))
     temporary = directory / f"{SPEC}.tmp"
     temporary.write_text(json.dumps(asdict(spec), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     temporary.replace(directory / SPEC)
     return directory / SPEC
 
 
+def _relative(text: str, directory: Path, home: Path) -> str:
+    return os.path.relpath(text, directory) if Path(text).is_relative_to(home) else text
+
+
 def read_spec(directory: Path) -> Spec:
-    """Raises SpecError with a sentence a person can act on."""
+    """The spec with absolute paths. Raises SpecError with a sentence a person can act on."""
+    spec = _read_spec(directory)
+    # As text and not by the file system: `directory` may lie behind a link to another disk.
+    base = os.path.abspath(directory)  # noqa: PTH100 - Path.resolve() would follow that link
+    return paths_changed(spec, lambda text: os.path.normpath(os.path.join(base, text)))  # noqa: PTH118
+
+
+def _read_spec(directory: Path) -> Spec:
     try:
         data = json.loads((directory / SPEC).read_text())
     except FileNotFoundError as error:
@@ -206,9 +254,13 @@ class EventWriter:
         self.seq = seq
 
     @classmethod
-    def going_on(cls, directory: Path) -> EventWriter:
-        """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and so is no event."""
+    def going_on(cls, directory: Path, stored: int = 0) -> EventWriter:
+        """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and so is no event.
+
+        stored: the last event that is known elsewhere, should the file have lost it.
+        """
         last = max((event["seq"] for event in all_events(directory)), default=0)
+        last = max(last, stored)
         path = directory / EVENTS
         if path.is_file() and path.stat().st_size and not _ends_with_a_line(path):
             with path.open("ab", buffering=0) as stream:
@@ -227,8 +279,10 @@ class EventWriter:
             event["nonfinite"] = nonfinite
         line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
         # One write of a whole line: a reader sees all of it or a tail without a newline, never a mixture.
+        data = line.encode()
         with self.path.open("ab", buffering=0) as stream:
-            stream.write(line.encode())
+            if stream.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         return self.seq
 
 
@@ -323,12 +377,19 @@ def folder_size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def checkpoint_seal(checkpoint: Path) -> None:
-    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count."""
+def checkpoint_seal(checkpoint: Path, known: dict[str, dict[str, Any]] | None = None) -> None:
+    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count.
+
+    known: entries of another manifest, for files that are the same there and need not be read again.
+    """
+    known = known or {}
     names = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest = {
-        str(path.relative_to(checkpoint)): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in names
-    }
+    manifest = {}
+    for path in names:
+        name, size = str(path.relative_to(checkpoint)), path.stat().st_size
+        entry = known.get(name, {})
+        is_known = entry.get("size") == size and "sha256" in entry
+        manifest[name] = entry if is_known else {"size": size, "sha256": file_sha256(path)}
     temporary = checkpoint / f"{MANIFEST}.tmp"
     with temporary.open("w") as stream:
         json.dump(manifest, stream, indent=1)
@@ -337,10 +398,24 @@ def checkpoint_seal(checkpoint: Path) -> None:
     temporary.replace(checkpoint / MANIFEST)
 
 
-def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True) -> bool:
-    """Whether every file that the manifest names is there with its size and, if asked, its sha256."""
+def checkpoint_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """{name: {"size", "sha256"}} as it was sealed; {} for one without a manifest that can be read."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def checkpoint_is_whole(checkpoint: Path, *, hashes: bool = True, at_most: int | None = None) -> bool:
+    """Whether every file that the manifest names is there with its size and, if asked, its sha256.
+
+    at_most: bytes up to which files are read for their sha256; larger checkpoints are judged by sizes alone.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if at_most is not None and sum(entry["size"] for entry in manifest.values()) > at_most:
+            hashes = False
         return all(
             (checkpoint / name).stat().st_size == entry["size"]
             and (not hashes or file_sha256(checkpoint / name) == entry["sha256"])

@@ -78,8 +78,9 @@ def sniff_file_type(path: Path, name: str) -> str:
         head = head.replace(b"\r", b"\n")
     head = head.removeprefix(BOM).lstrip()
     if not head:
-        if size <= BLOCK_BYTES or _only_blank(path):
+        if size <= BLOCK_BYTES:
             raise FileProblem(ONLY_BLANK)
+        # Whether there is more is not looked for: it may be gigabytes further on.
         raise FileProblem("The file begins with a megabyte of blank space. Remove it and upload the file again.")
     return _agreed(_text_type(path, head, claimed), claimed, ending)
 
@@ -125,11 +126,6 @@ def _refuse_binary(head: bytes, *, whole: bool) -> None:
             raise FileProblem(
                 f"The file is not UTF-8 (byte {error.start + 1:,} of its first line). Save it as UTF-8 and upload that."
             ) from error
-
-
-def _only_blank(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return all(not chunk.strip() for chunk in iter(lambda: stream.read(BLOCK_BYTES), b""))
 
 
 def _text_type(path: Path, head: bytes, claimed: str) -> str:

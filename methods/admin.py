@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, ClassVar
 
 from django import forms
@@ -25,6 +24,9 @@ from methods.rewards import reward_function_check, reward_function_retire, rewar
 
 
 class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
+    # The admin gives everybody but superusers a subclass in which it is False.
+    may_register_programs = True
+
     recipe = forms.ChoiceField(
         choices=[*((recipe.name, recipe.title) for recipe in RECIPES.values()), (CUSTOM, "A program of one's own")]
     )
@@ -55,6 +57,10 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         for name in ("interpreter", "formats"):
             self.fields[name].initial = self.instance.program.get(name)
+        if "recipe" in self.fields and not self.may_register_programs:
+            # The form's own copy of the field: the class's belongs to all requests.
+            field: Any = self.fields["recipe"]
+            field.choices = [choice for choice in field.choices if choice[0] != CUSTOM]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -128,10 +134,8 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, obj: TrainingMethod | None = None, change: bool = False, **kwargs: Any
     ) -> Any:
         form = super().get_form(request, obj, change, **kwargs)
-        if not getattr(request.user, "is_superuser", False) and "recipe" in form.base_fields:
-            field: Any = form.base_fields["recipe"]
-            field.choices = [choice for choice in field.choices if choice[0] != CUSTOM]
-        return form
+        may_register = bool(getattr(request.user, "is_superuser", False))
+        return type(form.__name__, (form,), {"may_register_programs": may_register})
 
     def save_model(self, request: HttpRequest, obj: TrainingMethod, form: Any, change: bool) -> None:
         stored = TrainingMethod.objects.get(pk=obj.pk) if change else TrainingMethod()
@@ -211,7 +215,7 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="The file as it runs")
     def text(self, function: RewardFunction) -> str:
-        path = Path(function.file) if function.file else None
+        path = function.path if function.file else None
         return format_html("<pre>{}</pre>", path.read_text()) if path is not None and path.is_file() else "–"
 
     def has_add_permission(self, request: HttpRequest) -> bool:

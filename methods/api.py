@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 
 from core.api import errors, object_or_404
 from core.errors import UserError
+from core.ownership import has_right
 from methods.changes import method_delete, method_restore, method_retire, method_save
 from methods.filters import TrainingMethodFilter
 from methods.models import MethodVersion, TrainingMethod
@@ -37,9 +38,10 @@ def device_asked(request: Request | None) -> dict[str, Any]:
     return {"device": device}
 
 
-def operator_check(request: Request) -> None:
-    if not request.user.is_staff:
-        raise exceptions.PermissionDenied("Only operators may change methods.")
+def right_check(request: Request, right: str) -> None:
+    """Raises PermissionDenied for a reader who may not add, change or delete methods (`right`)."""
+    if not has_right(request.user, right, TrainingMethod):
+        raise exceptions.PermissionDenied(f"You may not {right} methods. Ask an operator.")
 
 
 @extend_schema_view(
@@ -58,7 +60,7 @@ class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
     @extend_schema(request=MethodCreateSerializer, responses={201: TrainingMethodSerializer, **errors(400, 401, 403)})
     def post(self, request: Request) -> Response:
         """For operators: a new method of a recipe, with defaults and bounds of its own."""
-        operator_check(request)
+        right_check(request, "add")
         body = MethodCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         if TrainingMethod.objects.filter(slug=body.validated_data["slug"]).exists():
@@ -89,7 +91,7 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     )  # fmt: skip
     def patch(self, request: Request, key: str) -> Response:
         """For operators: change its words, defaults and bounds. Trains that ran keep the version they ran with."""
-        operator_check(request)
+        right_check(request, "change")
         method = object_or_404(self.get_queryset(), key)
         body = MethodChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
@@ -99,7 +101,7 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     @extend_schema(parameters=[KEY], responses={204: None, **errors(401, 403, 404, 409)})
     def delete(self, request: Request, key: str) -> Response:
         """For operators: remove a method that no train has used."""
-        operator_check(request)
+        right_check(request, "delete")
         method_delete(object_or_404(self.get_queryset(), key))
         return Response(status=204)
 
@@ -121,7 +123,7 @@ class MethodRetireView(APIView):
     @extend_schema(parameters=[KEY], request=None, responses={204: None, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """For operators: offer the method no longer. Its trains stay."""
-        operator_check(request)
+        right_check(request, "change")
         method_retire(object_or_404(TrainingMethod.objects.all(), key))
         return Response(status=204)
 
@@ -130,6 +132,6 @@ class MethodRestoreView(APIView):
     @extend_schema(parameters=[KEY], request=None, responses={204: None, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """For operators: offer it again."""
-        operator_check(request)
+        right_check(request, "change")
         method_restore(object_or_404(TrainingMethod.objects.all(), key))
         return Response(status=204)

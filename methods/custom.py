@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 
 from core.errors import UserError
-from core.store import methods_folder
+from core.store import methods_folder, stored_path
 from engine.fields import GROUPS
 from engine.formats import FORMATS
 
@@ -80,7 +80,10 @@ def program_check(interpreter: str, formats: list[str]) -> None:
 
 
 def script_store(slug: str, version: int, name: str, content: bytes) -> tuple[str, str]:
-    """(path, sha256) of the script as it is kept for this version. Raises UserError for one that cannot be a script."""
+    """(path as core.store keeps it, sha256) of the script of this version.
+
+    Raises UserError for one that cannot be a script.
+    """
     if not content.strip() or len(content) > SCRIPT_BYTES:
         raise UserError({"script": [f"The script must hold something, and at most {SCRIPT_BYTES // 1000:,} KB."]})
     folder = methods_folder() / slug / str(version)
@@ -90,7 +93,7 @@ def script_store(slug: str, version: int, name: str, content: bytes) -> tuple[st
     suffix = Path(name).suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", Path(name).suffix) else ""
     path = folder / f"program{suffix}"
     path.write_bytes(content)
-    return str(path), hashlib.sha256(content).hexdigest()
+    return stored_path(path), hashlib.sha256(content).hexdigest()
 
 
 def parameters_check(schema: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 
+from core.store import located_path
 from engine.custom import RECIPE as CUSTOM
 
 
@@ -84,7 +86,7 @@ class RewardFunction(models.Model):
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=80)
     description = models.CharField(max_length=300, help_text="What it rewards, for those who choose it.")
-    file = models.CharField(max_length=500, help_text="Its path.")
+    file = models.CharField(max_length=500, help_text="Its path, below the home.")
     sha256 = models.CharField(max_length=64)
     parameters = models.JSONField(default=dict, blank=True, help_text="JSON Schema of its parameters.")
     registered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -98,6 +100,10 @@ class RewardFunction(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def path(self) -> Path:
+        return located_path(self.file)
 
 
 class MethodVersion(models.Model):

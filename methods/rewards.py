@@ -9,7 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from core.errors import UserError
-from core.store import methods_folder
+from core.store import methods_folder, stored_path
 from core.text import clean_label
 from engine.rewards.custom import check_source
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS, reward_title
@@ -45,7 +45,7 @@ def reward_function_save(
         path = methods_folder() / FOLDER / slug / f"{function.sha256}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source)
-        function.file = str(path)
+        function.file = stored_path(path)
     function.slug, function.name, function.description = slug, name, clean_label(description, limit=300)
     function.parameters, function.registered_by = parameters, by
     function.save()
@@ -126,4 +126,5 @@ def function_resource(name: str) -> dict[str, Resource]:
     function = function_of(name)
     if function is None:
         return {}
-    return {f"reward_function:{function.slug}": Resource(function.file, sha256=function.sha256, name=function.name)}
+    resource = Resource(str(function.path), sha256=function.sha256, name=function.name)
+    return {f"reward_function:{function.slug}": resource}

@@ -12,12 +12,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core.errors import UserError
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from models_app.models import BaseModel
 from models_app.services import model_archive, model_delete, model_restore, model_retry, model_update
 
 
 @admin.register(BaseModel)
-class BaseModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class BaseModelAdmin(OwnedAdmin):
     list_display = (
         "name",
         "slug",
@@ -26,13 +27,21 @@ class BaseModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "architecture",
         "parameter_count",
         "owner",
+        "shared",
         "archived_at",
         "page",
     )
-    list_filter = ("status", "source", "architecture", ("archived_at", admin.EmptyFieldListFilter))
+    list_filter = (
+        "status",
+        "shared",
+        ("owner", admin.EmptyFieldListFilter),
+        "source",
+        "architecture",
+        ("archived_at", admin.EmptyFieldListFilter),
+    )
     list_select_related = ("owner",)
     search_fields = ("name", "slug", "reference", "architecture", "owner__username")
-    actions = ("archive", "restore", "retry")
+    actions = ("archive", "restore", "retry", *SHARING_ACTIONS)
     editable = ("name", "description")
 
     def get_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> Any:

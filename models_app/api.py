@@ -8,19 +8,21 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import Pagination, errors, object_or_404
+from core.filters import StrictFilterBackend
+from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.serializers import (
     BaseModelCreateSerializer,
@@ -32,6 +34,7 @@ from models_app.services import (
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -65,7 +68,7 @@ class BaseModelView(generics.GenericAPIView[BaseModel]):
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
     """List base models, or add one."""
 
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
     filterset_class = BaseModelFilter
     parser_classes = (JSONParser, MultiPartParser)
@@ -140,3 +143,8 @@ class BaseModelRestoreView(BaseModelActionView):
 @extend_schema(description="Begin a failed import again.", parameters=[KEY])
 class BaseModelRetryView(BaseModelActionView):
     action = staticmethod(model_retry)
+
+
+@extend_schema(description="End an import that waits or runs; it can be tried again.", parameters=[KEY])
+class BaseModelCancelView(BaseModelActionView):
+    action = staticmethod(model_import_cancel)

@@ -20,6 +20,7 @@ class BaseModelFilter(ArchivableFilter):
     )
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
     owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()
     ordering = django_filters.OrderingFilter(
         fields=(
             ("id", "id"),

@@ -9,27 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
 
 from core.errors import UserError
-from engine.inspect_model import ModelProblem, config_read, kept_files, weight_files
+from engine.inspect_model import ModelProblem, config_read, kept_files
 
-DEEPEST = 3
-MOST_OFFERED = 200
 PIECE_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A folder with a config.json below a root. `obstacle`: why it cannot be added, or nothing."""
-
-    path: str
-    name: str
-    size_bytes: int
-    obstacle: str
 
 
 def inbox() -> Path:
@@ -59,11 +46,13 @@ def folder_resolve(reference: str) -> Path:
         raise outside
     try:
         folder = Path(reference).resolve()
-    except (OSError, RuntimeError) as error:
+        # A name that is too long for the file system is an OSError here.
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
         raise outside from error
     if not any(root in folder.parents for root in allowed_roots()):
         raise outside
-    if not folder.is_dir():
+    if not is_folder:
         raise UserError({"reference": ["There is no such folder."]})
     return folder
 
@@ -72,50 +61,10 @@ def folder_check(folder: Path) -> None:
     """Refuse at once what needs no copying to be refused. Raises UserError {"reference": …}."""
     try:
         config_read(folder, may_be_packed=True)
-        weight_files(folder)
+        kept_files(folder)
     except (ModelProblem, OSError) as error:
         text = str(error) if isinstance(error, ModelProblem) else "The folder cannot be read by the platform's user."
         raise UserError({"reference": [text]}) from error
-
-
-def folders_offered() -> list[Choice]:
-    """What lies below the roots and looks like a model, so that nobody has to type a path."""
-    found: list[Choice] = []
-    for root in allowed_roots():
-        for folder in _candidates(root, DEEPEST):
-            if len(found) >= MOST_OFFERED:
-                return found
-            found.append(_choice(root, folder))
-    return found
-
-
-def _choice(root: Path, folder: Path) -> Choice:
-    obstacle, size = "", 0
-    try:
-        # By the resolved path: a link that leads out of the root is no offer.
-        resolved = folder_resolve(str(folder))
-        folder_check(resolved)
-        size = sum((resolved / name).stat().st_size for name in kept_files(resolved))
-    except UserError as error:
-        obstacle = error.message
-    except OSError:
-        obstacle = "The folder cannot be read by the platform's user."
-    return Choice(str(folder), str(folder.relative_to(root)), size, obstacle)
-
-
-def _candidates(root: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or not entry.is_dir():
-            continue
-        folder = Path(entry.path)
-        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            yield folder
-        elif depth > 1:
-            yield from _candidates(folder, depth - 1)
 
 
 def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> None:

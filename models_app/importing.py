@@ -22,7 +22,7 @@ from django.conf import settings
 from core.errors import UserError
 from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
-from core.store import require_disk, runs_folder
+from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
 from engine.inspect_model import (
     ModelFacts,
@@ -39,13 +39,15 @@ from engine.inspect_model import (
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
-MOST_ATTEMPTS = 3
+# More than the background workers give it (core.chores): the last resort.
+MOST_ATTEMPTS = 6
 TRY_SECONDS = 180
 # Of files of weights, whose tensors are matched one by one: 15 GB of experts took 27 s.
 TRY_BYTES_PER_SECOND = 2e8
 TRY_MEMORY_BYTES = 8 * 2**30
 # One file of the result, 2 GB, and what the largest tensor needs on its way.
 UNPACK_MEMORY_BYTES = 12 * 2**30
+OUT_OF_MEMORY = "Its files claim more than there is memory to read them. They may be damaged: get the model again."
 DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
@@ -78,6 +80,8 @@ def model_import(pk: int) -> None:
             logger.exception("import of model %s", pk)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             _fail(model, "The disk is full. Free some space and try again." if full else "Its files cannot be read.")
+        except MemoryError:
+            _fail(model, OUT_OF_MEMORY)
         except Exception:
             logger.exception("import of model %s", pk)
             _fail(model, "The import ended by a fault of the platform. Ask your operator to look into the log.")
@@ -140,7 +144,7 @@ def _fetch(model: BaseModel) -> None:
 
 
 def _fetch_folder(model: BaseModel, files: Path) -> None:
-    folder = folder_resolve(model.reference)
+    folder = folder_resolve(str(located_path(model.reference)))
     size = sum((folder / name).stat().st_size for name in kept_files(folder))
     require_disk(size)
     _write(model, phase="Copying", progress=0)

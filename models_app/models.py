@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
-from core.ownership import OwnedQuerySet
+from core.ownership import Owned, OwnedQuerySet
 from core.store import models_folder
 
 # The uploaded GGUF file, in the folder of its import.
@@ -25,7 +24,7 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
         return self.select_related("owner").annotate(train_count=models.Count("trains")).order_by("name", "id")
 
 
-class BaseModel(models.Model):
+class BaseModel(Owned):
     """importing -> ready | failed, and failed -> importing when somebody tries again.
 
     Weights are safetensors in a folder that only the platform writes: wherever a model came from, what a train starts
@@ -46,7 +45,6 @@ class BaseModel(models.Model):
         READY = "ready", "Ready"
         FAILED = "failed", "Failed"
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=140, unique=True)
     description = models.TextField(blank=True)
@@ -85,7 +83,7 @@ class BaseModel(models.Model):
 
     objects = BaseModelQuerySet.as_manager()
 
-    class Meta:
+    class Meta(Owned.Meta):
         ordering: ClassVar = ["name", "id"]
 
     def __str__(self) -> str:

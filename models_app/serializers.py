@@ -17,7 +17,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         default=None,
         read_only=True,
         allow_null=True,
-        help_text="Null for what belongs to the house.",
+        help_text="Null for what came with the platform.",
     )
     train_count = serializers.IntegerField(read_only=True, help_text="Trains that started from it, of anybody.")
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The model's page.")
@@ -28,7 +28,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "id", "slug", "name", "description", "source", "reference", "revision", "status", "error", "progress",
             "phase", "architecture", "parameter_count", "context_length", "dtype", "licence", "size_bytes", "sha256",
             "tokenizer_sha256", "linear_modules", "trained_from", "proof", "chat_template", "template_example",
-            "train_count", "owner", "created_at", "archived_at", "url",
+            "train_count", "owner", "shared", "created_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
 

@@ -7,19 +7,18 @@ import shutil
 from itertools import count
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
 from django.utils.text import slugify
 
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
-from core.ownership import owner_check
-from core.queue import cancel, enqueue
-from core.store import require_disk
-from core.text import clean_label, clean_text
+from core.ownership import deletion_check, owner_check
+from core.store import require_disk, stored_path
+from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
 from engine.inspect_gguf import GgufProblem, header_check
 from models_app.folders import folder_check, folder_resolve
@@ -28,6 +27,19 @@ from models_app.models import UPLOADED, BaseModel
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
+
+# The kind of background work, see core.chores.
+IMPORT = "model-import"
+# A download may take hours, and nobody knows before it began.
+EXPECTED_SECONDS = 7200
+IMPORT_ENDINGS = {
+    CANCELLED: "The import was cancelled.",
+    TOO_LONG: (
+        "The import took longer than the {limit} that it may take, and was ended. Ask your "
+        "operator for more time (DEEPEXTENSION_BACKGROUND_MINUTES), then try again."
+    ),
+    BROKE_OFF: ("The import was cut off several times, perhaps for lack of memory. Try again when it is calm."),
+}
 
 Status = BaseModel.Status
 
@@ -49,7 +61,7 @@ def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> B
     """Copy a local folder below an allowed root, in the background. Raises UserError {"reference": …}."""
     folder = folder_resolve(reference.strip())
     folder_check(folder)
-    return _add(owner, BaseModel.Source.FOLDER, str(folder), name or folder.name)
+    return _add(owner, BaseModel.Source.FOLDER, stored_path(folder), name or folder.name)
 
 
 def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
@@ -187,12 +199,45 @@ def _save_with_slug(model: BaseModel) -> None:
                 raise
 
 
-def job_id(model: BaseModel) -> str:
-    return f"model-import-{model.pk}"
+def import_key(pk: int) -> str:
+    return f"{IMPORT}-{pk}"
 
 
 def model_enqueue(model: BaseModel) -> None:
-    enqueue(settings.CHORES_QUEUE, "models_app.jobs.import_model", job_id(model), model.pk)
+    chore_add(
+        IMPORT,
+        model.pk,
+        key=import_key(model.pk),
+        person=model.owner_id,
+        expected_seconds=EXPECTED_SECONDS,
+    )
+
+
+def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
+    """End the import of a model; it can be tried again. Raises UserError (wrong_state) for a model
+    that is not being imported."""
+    owner_check(model, by)
+    if model.status != Status.IMPORTING:
+        raise UserError("This model is not being imported.", code="wrong_state")
+    if not chore_cancel(import_key(model.pk)):
+        import_ended(model.pk, CANCELLED)
+    model.refresh_from_db()
+    return model
+
+
+def import_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
+    """Write down that an import ended before its time, for a reason of core.chores."""
+    error = IMPORT_ENDINGS[reason].format(limit=duration_words(limit_seconds))
+    values = {"status": Status.FAILED, "error": error, "phase": "", "progress": 0}
+    model = BaseModel.objects.filter(pk=pk, status=Status.IMPORTING).first()
+    if model is None:
+        return
+
+    BaseModel.objects.filter(pk=pk, status=Status.IMPORTING).update(**values)
+    if reason == CANCELLED:
+        # Nobody waits for it any more, and it may be large. The uploaded file stays for another try.
+        shutil.rmtree(model.import_path / "files", ignore_errors=True)
+        shutil.rmtree(model.import_path / "unpacked", ignore_errors=True)
 
 
 def model_update(*, model: BaseModel, by: User, name: str | None = None, description: str | None = None) -> BaseModel:
@@ -235,7 +280,7 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
 
 def model_delete(*, model: BaseModel, by: User) -> None:
     """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
-    owner_check(model, by)
+    deletion_check(model, by)
     path, import_path = model.path, model.import_path
     try:
         with transaction.atomic():
@@ -248,7 +293,7 @@ def model_delete(*, model: BaseModel, by: User) -> None:
             code="in_use",
         ) from error
     # An import that runs notices that the row is gone, and clears up behind itself.
-    cancel(settings.CHORES_QUEUE, f"model-import-{path.name}")
+    chore_drop(import_key(int(path.name)), also_running=False)
     shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(import_path, ignore_errors=True)
 

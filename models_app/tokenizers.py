@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db.models import F
 
 from core.tokenizers import Tokenizer
 from models_app.models import BaseModel
 
 
 def tokenizers_of_models(user: AbstractBaseUser | AnonymousUser) -> list[Tokenizer]:
-    """Models of the house first, the oldest before the newest."""
+    """Those that are shared with everyone first, the oldest before the newest."""
     rows = BaseModel.objects.visible_to(user).offered().exclude(tokenizer_sha256="")
     return [
         Tokenizer(slug=model.slug, name=model.name, sha256=model.tokenizer_sha256, path=str(model.path))
-        for model in rows.order_by(F("owner").asc(nulls_first=True), "id")
+        for model in rows.order_by("-shared", "id")
     ]

@@ -1,6 +1,8 @@
 from django.urls import path
 
+from core.sharing import SharingView
 from models_app import views
+from models_app.models import BaseModel
 
 app_name = "models"
 
@@ -12,5 +14,7 @@ urlpatterns = [
     path("<int:pk>/archive/", views.ModelArchiveView.as_view(), name="archive"),
     path("<int:pk>/restore/", views.ModelRestoreView.as_view(), name="restore"),
     path("<int:pk>/retry/", views.ModelRetryView.as_view(), name="retry"),
+    path("<int:pk>/cancel/", views.ModelCancelView.as_view(), name="cancel"),
     path("<int:pk>/delete/", views.ModelDeleteView.as_view(), name="delete"),
+    path("<int:pk>/sharing/", SharingView.as_view(model=BaseModel), name="sharing"),
 ]

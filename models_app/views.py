@@ -17,15 +17,18 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from core.errors import UserError
+from core.ownership import may_change
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
-from models_app.folders import allowed_roots, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import allowed_roots
 from models_app.models import BaseModel
 from models_app.services import (
     DESCRIPTION_LIMIT,
     model_add,
     model_archive,
     model_delete,
+    model_import_cancel,
     model_restore,
     model_retry,
     model_update,
@@ -67,9 +70,6 @@ class ModelPage(View):
         if model is None:
             raise Http404
         return model
-
-    def may_change(self, model: BaseModel) -> bool:
-        return self.reader.is_staff or model.owner_id == self.reader.pk
 
 
 class ModelListView(ModelPage):
@@ -135,7 +135,7 @@ class ModelAddView(ModelPage):
 class ModelDetailView(ModelPage):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         model = self.model()
-        context = {"model": model, "may_change": self.may_change(model), "most": DESCRIPTION_LIMIT}
+        context = {"model": model, "may_change": may_change(model, self.reader), "most": DESCRIPTION_LIMIT}
         return render(request, "models/detail.html", context)
 
 
@@ -185,6 +185,11 @@ class ModelRestoreView(ModelChangeView):
 class ModelRetryView(ModelChangeView):
     change = staticmethod(model_retry)
     done = "Trying again."
+
+
+class ModelCancelView(ModelChangeView):
+    change = staticmethod(model_import_cancel)
+    done = "The import is being cancelled."
 
 
 class ModelDeleteView(ModelChangeView):

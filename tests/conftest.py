@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 
 from tests.hub_server import Hub, running_hub
 from tests.live import Platform, running_platform
@@ -37,8 +37,22 @@ def bob(db) -> User:
 
 
 @pytest.fixture
+def stan(db) -> User:
+    """Staff who was given no permission at all."""
+    return get_user_model().objects.create_user("stan", password="stan-password-1", is_staff=True)
+
+
+@pytest.fixture
+def otto(db) -> User:
+    """An operator: staff, and a member of the group Operators."""
+    user = get_user_model().objects.create_user("otto", password="otto-password-1", is_staff=True)
+    user.groups.add(Group.objects.get(name="Operators"))
+    return user
+
+
+@pytest.fixture
 def olga(db) -> User:
-    """An operator: superuser."""
+    """A superuser."""
     return get_user_model().objects.create_superuser("olga", password="olga-password-1")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import requests
+from redis import Redis
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
@@ -64,8 +65,8 @@ class Platform:
         headers = {"Authorization": f"Token {self.token(by)}"} | body.pop("headers", {})
         return requests.request(method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body)
 
-    def get(self, path: str, **query: Any) -> Any:
-        answer = self.api("GET", path, params=query)
+    def get(self, path: str, *, by: str = "alice", **query: Any) -> Any:
+        answer = self.api("GET", path, by=by, params=query)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -88,10 +89,12 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    def poll(self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1) -> Any:
+    def poll(
+        self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1, by: str = "alice"
+    ) -> Any:
         """Ask until `until` holds; what was answered last is in the failure."""
         deadline = time.monotonic() + seconds
-        while not until(answer := self.get(path)):
+        while not until(answer := self.get(path, by=by)):
             assert time.monotonic() < deadline, f"{path} after {seconds:.0f} s: {answer}"
             time.sleep(every)
         return answer
@@ -167,10 +170,16 @@ class Platform:
                 found.append(process)
         return found
 
+    def empty_redis(self) -> None:
+        """As if everything in Redis had been lost. The embedded server allows nobody FLUSHALL."""
+        redis = Redis(unix_socket_path=str(self.home / "redis.sock"), socket_timeout=5)
+        for key in redis.scan_iter(count=1000):
+            redis.delete(key)
+
     def redis(self) -> psutil.Process:
         """The Redis server, which writes a title over its command line: found by who started it."""
         (supervisor,) = self.processes("supervisord")
-        return next(child for child in supervisor.children() if child.name() == "redis-server")
+        return next(child for child in supervisor.children() if child.name() == "valkey-server")
 
     def train_worker(self) -> psutil.Process:
         """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""

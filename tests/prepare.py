@@ -13,6 +13,7 @@ from django.core.management import call_command
 from core.store import models_folder
 from methods.services import methods_install
 from models_app.importing import model_import
+from models_app.models import BaseModel
 from models_app.services import model_add_folder
 from tests.live import PASSWORDS
 from tests.tiny import tiny_model
@@ -32,6 +33,7 @@ def main() -> None:
     model = model_add_folder(owner=None, reference=str(inbox), name="Tiny")
     model_import(model.pk)
     model.refresh_from_db()
+    BaseModel.objects.filter(pk=model.pk).update(shared=True)
     assert (model.slug, model.status) == ("tiny", "ready"), model.error
 
 

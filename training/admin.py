@@ -12,6 +12,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from core.errors import UserError
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from core.templatetags.display import duration, loss, share
 from training.compare import MOST_TRAINS
 from training.durations import run_progress, run_seconds
@@ -27,19 +28,33 @@ def reader_of(request: HttpRequest) -> User:
 
 
 @admin.register(TrainRun)
-class TrainRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("id", "name", "status", "method", "base_model", "dataset", "done", "last_loss", "ran_for", "owner")
+class TrainRunAdmin(OwnedAdmin):
+    list_display = (
+        "id",
+        "name",
+        "status",
+        "method",
+        "base_model",
+        "dataset",
+        "done",
+        "last_loss",
+        "ran_for",
+        "owner",
+        "shared",
+    )
     list_display_links = ("id", "name")
-    list_filter = ("status", "method", "base_model", "dataset", "owner", "created_at")
+    list_filter = ("status", "shared", "method", "base_model", "dataset", "owner", "created_at")
     list_select_related = ("method", "base_model", "dataset", "owner")
     list_per_page = 50
     search_fields = ("=id", "name", "notes", "base_model__name", "dataset__name", "owner__username")
     search_help_text = "Number, name, notes, base model, dataset or owner"
     date_hierarchy = "created_at"
     ordering = ("-id",)
-    actions = ("copy_train", "compare_trains", "stop_trains")
+    actions = ("copy_train", "compare_trains", "stop_trains", *SHARING_ACTIONS)
     fieldsets = (
-        (None, {"fields": ("name", "notes", "owner", "status", "done", "created_at", "started_at", "finished_at")}),
+        (None, {"fields": (
+            "name", "notes", "owner", "shared", "status", "done", "created_at", "started_at", "finished_at",
+        )}),
         ("What was asked for", {"fields": (
             "method", "method_version", "base_model", "dataset", "evaluation_dataset", "parameters", "system_prompt",
             "copied_from",

@@ -319,9 +319,10 @@ class TrainStopView(APIView):
     @extend_schema(request=TrainStopSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Stop: a waiting train at once, a running one after its step, with a checkpoint and a usable model."""
+        run = train_or_404(request, pk)
         body = TrainStopSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_stop(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
+        run = train_stop(run=run, by=reader(request), **body.validated_data)
         return Response(TrainSerializer(run).data)
 
 
@@ -337,9 +338,10 @@ class TrainResumeView(APIView):
     @extend_schema(request=TrainResumeSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404, 507)})
     def post(self, request: Request, pk: int) -> Response:
         """Go on with a train that was stopped or failed, after a checkpoint: the same train, its next attempt."""
+        run = train_or_404(request, pk)
         body = TrainResumeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_resume(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
+        run = train_resume(run=run, by=reader(request), **body.validated_data)
         return Response(TrainSerializer(run).data)
 
 

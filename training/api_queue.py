@@ -60,7 +60,8 @@ class TrainMoveView(APIView):
     @extend_schema(request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Move a waiting train in line: operators among all of its priority, others among their own."""
+        run = train_or_404(request, pk)
         body = TrainMoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_move(run=train_or_404(request, pk), by=reader(request), to=body.validated_data["to"])
+        run = train_move(run=run, by=reader(request), to=body.validated_data["to"])
         return Response(TrainSerializer(run).data)

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from core.api import KeyField, StrictSerializer, errors
 from core.errors import UserError
-from training.api import ingredients, reader, train_or_404
+from training.api import ingredients, reader, train_or_404, whole_number
 from training.models import Sample
 from training.serializers import SampleSerializer
 from training.trial import trial_read, trial_start
@@ -96,9 +96,7 @@ class TrainCompletionsView(generics.ListAPIView[Sample]):
         if getattr(self, "swagger_fake_view", False):
             return Sample.objects.none()
         found = train_or_404(self.request, self.kwargs["pk"]).samples.filter(stage="completion").order_by("seq")
-        step = self.request.query_params.get("step", "")
-        if not step:
+        if "step" not in self.request.query_params:
             return found
-        if not (step.isascii() and step.isdigit() and int(step[:20]) < LAST_STEP):
-            raise exceptions.ValidationError({"step": ["Give the number of a step."]})
-        return found.filter(step=int(step))
+        step = whole_number(self.request, "step", 0)
+        return found.filter(step=step) if step < LAST_STEP else found.none()

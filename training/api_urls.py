@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import api, api_queue, api_rewards
+from training import api, api_queue, api_rewards, api_sharing
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
@@ -23,4 +23,6 @@ urlpatterns = [
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),
     path("<int:pk>/merge/", api.TrainMergeView.as_view(), name="api-train-merge"),
     path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
+    path("<int:pk>/sharing/", api_sharing.TrainSharingView.as_view(), name="api-train-sharing"),
+    path("<int:pk>/hand-over/", api_sharing.TrainHandOverView.as_view(), name="api-train-hand-over"),
 ]

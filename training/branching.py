@@ -11,13 +11,23 @@ from typing import Any
 
 from core.errors import UserError
 from core.store import runs_folder
-from engine.rundir import MANIFEST, START, Branch, checkpoint_is_whole, checkpoint_seal, checkpoints
+from engine.rundir import (
+    MANIFEST,
+    START,
+    Branch,
+    checkpoint_is_whole,
+    checkpoint_manifest,
+    checkpoint_seal,
+    checkpoints,
+)
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
 
 # What belongs to the train that is left: where its optimizer was, and how far.
 LEFT_BEHIND = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", MANIFEST)
+# A request reads so much of a checkpoint; the engine reads all of it before it begins.
+HASHED_BYTES = 1 << 30
 # Values that give the weights their shape.
 SHAPE = ("adapter", "lora_rank", "target_modules", "use_dora")
 
@@ -42,7 +52,7 @@ def branch_check(origin: Origin, *, method: TrainingMethod, base_model: BaseMode
         if parameters.get(name) != there and (name == "adapter" or parameters.get("adapter") == "lora"):
             errors[name] = [f"Has to stay {there}, as in train #{origin.run.pk}, whose weights it begins with."]
     folder = next((folder for step, folder in checkpoints(origin.run.directory) if step == origin.step), None)
-    if folder is None or not checkpoint_is_whole(folder):
+    if folder is None or not checkpoint_is_whole(folder, at_most=HASHED_BYTES):
         errors["branch_step"] = [f"Train #{origin.run.pk} has no whole checkpoint of step {origin.step:,} any more."]
     if errors or folder is None:
         raise UserError(errors)
@@ -58,7 +68,8 @@ def branch_prepare(checkpoint: Path) -> Path:
         for path in sorted(checkpoint.iterdir()):
             if path.is_file() and path.name not in LEFT_BEHIND:
                 _link(path, folder / path.name)
-        checkpoint_seal(folder)
+        # The same files: to read gigabytes of them again is not for a request to wait for.
+        checkpoint_seal(folder, checkpoint_manifest(checkpoint))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.recipes.registry import LOSS, Objective
 from training.models import TrainRun
+from training.record import steps_missing, with_gaps
 from training.stretches import VALUE, Point, extremes, points_read
 
 # Per series. A chart is at most 2,000 pixels wide, and each bucket sends its lowest and its highest point.
@@ -150,22 +151,27 @@ def limits_of(run: TrainRun) -> dict[str, float]:
 
 
 def series_of(run: TrainRun, *, most_points: int = MOST_POINTS, steps: tuple[int, int] | None = None) -> dict[str, Any]:
-    """{"status", "next", "planned": {step, epoch}, "seams", "series": {metric: [[step, epoch, time, value]]}}.
+    """{"status", "next", "planned": {step, epoch}, "seams", "gaps", "series": {metric: [[step, epoch, time, value]]}}.
 
     `steps`: the first and the last to tell of.
 
     Seams: [step, time] where a later attempt went on from a checkpoint.
+    Gaps: [first, last] of the steps that are missing from the record; in each a series has a point without a value.
     Each series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
     """
     found = points_read(run, most_points, steps)
+    gaps = steps_missing(run)
     return {
         "status": run.status,
         "next": run.last_seq,
         "planned": planned_of(run),
         "limits": limits_of(run),
         "seams": run.facts.get("seams") or [],
+        "gaps": gaps,
         "series": {
-            name: reduce_points(points, most_points) for name, points in found.items() if name not in NOT_CHARTED
+            name: with_gaps(reduce_points(points, most_points), gaps)
+            for name, points in found.items()
+            if name not in NOT_CHARTED
         },
     }
 

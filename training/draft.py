@@ -88,13 +88,15 @@ def _reward_model(reader: User, text: str) -> TrainRun | None:
     return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
 
 
-def branch_of(origin: TrainRun, step: str) -> Origin | None:
-    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from the same place."""
+def branch_of(reader: User, origin: TrainRun, step: str) -> Origin | None:
+    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from the same place, unless
+    the reader may not see that train any more."""
     if step:
         return Origin(origin, number_of(step))
-    if origin.branched_from is not None and origin.branch_step is not None:
-        return Origin(origin.branched_from, origin.branch_step)
-    return None
+    if origin.branched_from_id is None or origin.branch_step is None:
+        return None
+    branched = train_find(reader, str(origin.branched_from_id))
+    return Origin(branched, origin.branch_step) if branched is not None else None
 
 
 def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
@@ -108,9 +110,9 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
             for name, item in fields.items()
             if name in origin.parameters and not item.fixed
         } | {name: value for name, value in changes_read(method, query.get("with", "")).items() if name in fields}
-        draft.base_model, draft.dataset = origin.base_model, origin.dataset
-        draft.evaluation_dataset, draft.system_prompt = origin.evaluation_dataset, origin.system_prompt
-        draft.branch = branch_of(origin, query.get("step", ""))
+        draft.system_prompt = origin.system_prompt
+        _take_ingredients(draft, origin)
+        draft.branch = branch_of(reader, origin, query.get("step", ""))
     if (model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))) is not None:
         draft.base_model = model
     if (dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))) is not None:
@@ -124,6 +126,18 @@ def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: st
         draft.dataset = fitting[0] if len(fitting) == 1 else None
     draft.name = draft.proposed_name
     return draft
+
+
+def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
+    """Model and data of a copied train, where the reader may use them: a train can be shared without its dataset."""
+    for name, word in (("base_model", "base model"), ("dataset", "dataset"), ("evaluation_dataset", "dataset")):
+        row = getattr(origin, name)
+        if row is None:
+            continue
+        found = type(row).objects.visible_to(draft.reader).filter(pk=row.pk).first()
+        setattr(draft, name, found)
+        if found is None:
+            draft.missing[name] = [f"You cannot see the {word} of the copied train. Choose another."]
 
 
 def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:

@@ -18,6 +18,7 @@ class TrainFilter(ListFilter):
     dataset = django_filters.CharFilter(field_name="dataset__slug")
     label = django_filters.CharFilter(method="show_labelled", label="A label of the dataset")
     owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()
     since = django_filters.DateFilter(field_name="created_at", lookup_expr="date__gte")
     until = django_filters.DateFilter(field_name="created_at", lookup_expr="date__lte")
     ordering = django_filters.OrderingFilter(

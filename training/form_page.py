@@ -11,6 +11,7 @@ from models_app.models import BaseModel
 from training.draft import Draft, base_models_of, datasets_of, unfinished_of
 from training.forms import Control, controls_make, groups_make, reward_templates
 from training.models import TrainRun
+from training.queue import may_manage_queue
 from training.resources import reward_models
 from training.services import dataset_obstacle
 
@@ -74,7 +75,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "priorities": [
             (value, label)
             for value, label in reversed(TrainRun.Priority.choices)
-            if draft.reader.is_staff or value != TrainRun.Priority.HIGH
+            if may_manage_queue(draft.reader) or value != TrainRun.Priority.HIGH
         ],
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, [dataset for dataset, _ in datasets], preview, controls) | {"options": options},

@@ -66,7 +66,7 @@ class TrainFormView(View):
                 preview["errors"].pop(name, None)
         if not draft.parameters.get("rewards"):
             preview["errors"].pop("rewards", None)
-        return render(request, "training/form.html", form_context(draft, preview))
+        return render(request, "training/form.html", form_context(draft, with_missing(preview, draft)))
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)

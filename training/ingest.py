@@ -13,8 +13,9 @@ from django.db import transaction
 from django.db.models import Min, Q
 
 from core.text import storable
-from engine.rundir import read_events
+from engine.rundir import EVENTS, read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.record import gap_closed, gap_opened, gaps_rewound
 from training.stretches import stretches_grow, stretches_rewind
 
 CURVE_POINTS = 64
@@ -31,11 +32,28 @@ def ingest(run: TrainRun) -> int:
     was overtaken writes nothing.
     """
     found = 0
+    # Of a file that is not the one that was read, all is read: what is known counts once, by its seq.
+    start = 0 if _is_another_file(run) else run.events_offset
     while True:
-        events, offset = read_events(run.directory, run.events_offset)
-        if offset == run.events_offset:
+        events, offset = read_events(run.directory, start)
+        if offset == start:
             return found
         found += _store(run, [event for event in events if event["seq"] > run.last_seq], offset)
+        start = offset
+
+
+def _is_another_file(run: TrainRun) -> bool:
+    """Whether events.jsonl was cut, or removed and begun anew, since it was read: it ends before the place up to which
+    it was read, or no line ends there."""
+    offset = run.events_offset
+    if not offset:
+        return False
+    try:
+        with (run.directory / EVENTS).open("rb") as stream:
+            stream.seek(offset - 1)
+            return stream.read(1) != b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
@@ -101,6 +119,8 @@ class _Batch:
 
     def add(self, event: dict[str, Any]) -> None:
         event = storable(event)
+        if (lost := event["seq"] - self.run.last_seq - 1) > 0:
+            self.set(record_gaps=gap_opened(self.run, lost))
         self.set(last_seq=event["seq"])
         kind = event["type"]
         if kind in ENDINGS:
@@ -145,6 +165,7 @@ class _Batch:
         measured = [(row.step, row.values) for row in self.rows if row.split == "eval"]
         if step:
             measured += self.run.metrics.filter(split="eval", step__lte=step).values_list("step", "values")
+        self.set(record_gaps=gaps_rewound(self.run, step))
         self.set(step=step, curve=[point for point in self.run.curve if point[0] <= step], outcome={})
         self.set(best_value=None, best_step=None, last_evaluation={}, eta_seconds=None)
         for at, values in sorted(measured, key=lambda found: found[0]):
@@ -166,6 +187,8 @@ class _Batch:
             self.set(last_evaluation=self.run.last_evaluation | values)
             self.best(step, values.get(self.run.objective.evaluation))
             return
+        if self.run.record_gaps:
+            self.set(record_gaps=gap_closed(self.run, step))
         self.set(last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch)
         self.set(curve=grown(self.run.curve, step, values.get(self.run.objective.train)))
         self.set(eta_seconds=self.seconds_left(event["time"]))

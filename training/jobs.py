@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rq import get_current_job
 
+from core.jobs import queue_job
 
+
+@queue_job
 def run_train(*_: int) -> None:
     """A bell: whichever train is next. Bells of an earlier version carried a train's number."""
     from training.supervisor import supervise_next
@@ -19,7 +22,17 @@ def send_notices() -> None:
     notices_send()
 
 
+def notices_ended(*, reason: str, limit_seconds: float) -> None:
+    """Nothing to write down: what was not sent is sent next time."""
+
+
 def run_trial(key: str) -> None:
     from training.trial import trial_run
 
     trial_run(key)
+
+
+def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
+    from training.trial import trial_ended
+
+    trial_ended(key, reason)

@@ -1,8 +1,9 @@
-"""What the open pages of a train ask twice a second, read once and told to all of them.
+"""What the open pages of a train ask twice a second, read once for all of them.
 
-The API's view answers each page from the database, behind a look at its session and its reader: most of that is the
-same for everybody. A session that the view has answered is admitted for ADMITTED_SECONDS. As long as it is, it is told
-the same from what was read at most FRESH_SECONDS ago, before anything else of a request is done.
+The API's view reads and renders the same rows for every page. Here an answer is made of what was read at most
+FRESH_SECONDS ago, without the rest of the middleware and the view. Who asks is looked up each time: the session, its
+user, and whether that user may see the train. So whoever signed out, was deactivated or lost the right to a train gets
+no more of it, and the view says why.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -20,17 +22,19 @@ from django.db.models import Max
 from django.http import HttpRequest, HttpResponse
 from rest_framework.renderers import JSONRenderer
 
+from training.live_access import Access
 from training.models import TrainRun
 from training.serializers import LIVE_NEEDS, METRIC_COLUMNS, live_state
 
 PATH = re.compile(r"/api/v1/trains/([0-9]{1,18})/metrics/")
 QUESTION = re.compile(r"after=([0-9]{1,18})")
-ADMITTED_SECONDS = 10
+# How long the headers of a session's answer are kept. Not how long it is let in: that is asked each time.
+HEADERS_SECONDS = 10
 FRESH_SECONDS = 0.2
 # A page that comes back from a rest asks for more, and is answered by the view.
 ROWS_KEPT = 1000
 TRAINS_KEPT = 100
-MOST_ADMITTED = 10_000
+MOST_SESSIONS = 10_000
 BYTES_KEPT = 1 << 20
 SESSION_CHARACTERS = 64
 ACCEPT = ("application/json", "*/*")
@@ -38,13 +42,21 @@ ACCEPT = ("application/json", "*/*")
 Who = tuple[str, ...]
 
 
+@dataclass
+class _Visit:
+    """A session that the view has answered about a train, and under which headers."""
+
+    access: Access
+    until: float
+    headers: dict[str, str]
+
+
 class LiveAnswersMiddleware:
     """Stands first, for what stands behind it is what it spares."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        # Of a session and a train: until when, and under which headers.
-        self.admitted: dict[tuple[Who, int], tuple[float, dict[str, str]]] = {}
+        self.visits: dict[tuple[Who, int], _Visit] = {}
         self.trains: dict[int, _Train] = {}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
@@ -52,20 +64,24 @@ class LiveAnswersMiddleware:
             return self.get_response(request)
         who, pk, after = question
         now = time.monotonic()
-        until, headers = self.admitted.get((who, pk), (0, {}))
-        if until > now and (body := self._train(pk).answer(after)) is not None:
-            return HttpResponse(body, headers=headers | {"Content-Length": str(len(body))})
+        visit = self.visits.get((who, pk))
+        if visit is not None and visit.until > now and visit.access.allows(request):
+            body = self._train(pk).answer(after)
+            if body is not None:
+                return HttpResponse(body, headers=visit.headers | {"Content-Length": str(len(body))})
+
         response = self.get_response(request)
         if response.status_code == 200:
-            self._admit(who, pk, now + ADMITTED_SECONDS, dict(response.items()))
+            access = visit.access if visit is not None else Access(who[0], pk)
+            self._keep((who, pk), _Visit(access, now + HEADERS_SECONDS, dict(response.items())))
         return response
 
-    def _admit(self, who: Who, pk: int, until: float, headers: dict[str, str]) -> None:
-        if len(self.admitted) >= MOST_ADMITTED:
+    def _keep(self, key: tuple[Who, int], visit: _Visit) -> None:
+        if len(self.visits) >= MOST_SESSIONS:
             now = time.monotonic()
-            self.admitted = {key: value for key, value in self.admitted.copy().items() if value[0] > now}
-        if len(self.admitted) < MOST_ADMITTED:
-            self.admitted[who, pk] = (until, headers)
+            self.visits = {key: kept for key, kept in self.visits.copy().items() if kept.until > now}
+        if len(self.visits) < MOST_SESSIONS:
+            self.visits[key] = visit
 
     def _train(self, pk: int) -> _Train:
         if pk not in self.trains and len(self.trains) >= TRAINS_KEPT:

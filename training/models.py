@@ -19,7 +19,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from core.ownership import OwnedQuerySet
+from core.ownership import Owned, OwnedQuerySet
 from core.store import runs_folder
 from datasets_app.models import Dataset
 from engine.recipes.registry import Objective
@@ -51,7 +51,7 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
         return self.filter(status__in=TrainRun.ACTIVE)
 
 
-class TrainRun(models.Model):
+class TrainRun(Owned):
     class Status(models.TextChoices):
         QUEUED = "queued", "Waiting"
         RUNNING = "running", "Running"
@@ -77,7 +77,6 @@ class TrainRun(models.Model):
     }
 
     # What was asked for; never changes after the start.
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     name = models.CharField(max_length=120)
     notes = models.TextField(blank=True)
     method = models.ForeignKey(TrainingMethod, models.PROTECT, related_name="trains")
@@ -125,6 +124,7 @@ class TrainRun(models.Model):
     warnings = models.JSONField(default=list)
     events_offset = models.BigIntegerField(default=0, help_text="Bytes of events.jsonl already read.")
     last_seq = models.BigIntegerField(default=0)
+    record_gaps = models.JSONField(default=list, help_text="What is missing of its events, see training.record.")
 
     # Why it failed, in words a person can act on.
     error_code = models.CharField(max_length=40, blank=True)
@@ -147,7 +147,8 @@ class TrainRun(models.Model):
 
     objects = TrainRunQuerySet.as_manager()
 
-    class Meta:
+    class Meta(Owned.Meta):
+        verbose_name = "train"
         ordering: ClassVar = ["-id"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["owner", "idempotency_key"], name="one_train_an_idempotency_key")
@@ -206,6 +207,10 @@ class TrainQueue(models.Model):
     paused_at = models.DateTimeField(null=True, blank=True)
     paused_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
     reason = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        default_permissions = ()
+        permissions: ClassVar = [("manage_queue", "Can pause the queue and decide its order")]
 
     def __str__(self) -> str:
         return "paused" if self.paused else "open"

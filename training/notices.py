@@ -21,7 +21,7 @@ from django.core.mail import send_mail
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from core.queue import enqueue
+from core.chores import chore_add
 from training.durations import run_seconds
 from training.models import Notice, TrainRun
 
@@ -53,7 +53,7 @@ def due() -> QuerySet[Notice]:
 def notices_enqueue() -> None:
     """Have what is due sent."""
     if due().exists():
-        enqueue(settings.CHORES_QUEUE, "training.jobs.send_notices", "send-notices")
+        chore_add("notices", key="send-notices", person=None, expected_seconds=TIMEOUT_SECONDS)
 
 
 def notices_send() -> int:

@@ -6,8 +6,9 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.failures import by_words
-from engine.rundir import EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
+from core.store import disk_is_full
+from engine.failures import DISK_FULL, by_words
+from engine.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
 from training.models import TrainRun
 
 Status = TrainRun.Status
@@ -68,6 +69,10 @@ def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False) -> Ou
             return failure(known.code, known.message, known.advice)
         name = signal.Signals(-exit_status).name
         return failure("crashed", f"The engine crashed ({name}).", "See the end of the Train Log for what it did last.")
+    if exit_status == EXIT_DISK_FULL or disk_is_full():
+        return failure(DISK_FULL.code, DISK_FULL.message, DISK_FULL.advice)
+    if (known := by_words(last_lines(run))) is not None:
+        return failure(known.code, known.message, known.advice)
     return failure(
         "unknown",
         f"The engine ended with exit code {exit_status} and did not say why.",

@@ -99,9 +99,20 @@ def after_check(after: TrainRun | None, run: TrainRun | None = None) -> None:
         after = after.after if after.status == Status.QUEUED else None
 
 
+def may_manage_queue(user: Any) -> bool:
+    """Whether somebody may pause the queue and decide the order of everybody's trains."""
+    return bool(user.has_perm("training.manage_queue"))
+
+
+def waiting_change_check(run: TrainRun, by: User) -> None:
+    """Raises PermissionDenied where `by` may not change how `run` waits."""
+    if not may_manage_queue(by):
+        owner_check(run, by)
+
+
 def priority_check(priority: int, by: User) -> None:
-    """Only staff lets a train pass those of others. Raises UserError."""
-    if priority == Priority.HIGH and not by.is_staff:
+    """Only those who manage the queue let a train pass the trains of others. Raises UserError."""
+    if priority == Priority.HIGH and not may_manage_queue(by):
         raise UserError({"priority": ["Only an operator can give a train a high priority."]})
 
 
@@ -111,15 +122,15 @@ def priority_check(priority: int, by: User) -> None:
 def train_move(*, run: TrainRun, by: User, to: str) -> TrainRun:
     """Move a waiting train within its priority: to the front, one up, one down, to the back.
 
-    Staff move it among all; its owner among the owner's own trains, which swap their places and nobody else's. Raises
-    UserError where it does not wait.
+    Those who manage the queue move it among all; its owner among the owner's own trains, which swap their places and
+    nobody else's. Raises UserError where it does not wait.
     """
-    owner_check(run, by)
+    waiting_change_check(run, by)
     if to not in MOVES:
         raise UserError({"to": [f"Give one of {', '.join(MOVES)}."]})
     with transaction.atomic():
         line = list(waiting().filter(priority=run.priority).select_for_update())
-        if not by.is_staff:
+        if not may_manage_queue(by):
             line = [other for other in line if other.owner_id == run.owner_id]
         where = next((index for index, other in enumerate(line) if other.pk == run.pk), None)
         if where is None:
@@ -146,7 +157,7 @@ def train_wait(*, run: TrainRun, by: User, priority: int | None = None, **after:
 
     Raises UserError where it does not wait.
     """
-    owner_check(run, by)
+    waiting_change_check(run, by)
     with transaction.atomic():
         values: dict[str, Any] = dict(after)
         if after:
@@ -216,8 +227,8 @@ def queue_state() -> TrainQueue:
 
 
 def queue_pause(*, by: User, reason: str = "") -> TrainQueue:
-    """Nothing starts any more; what runs goes on. Staff only."""
-    _staff_check(by)
+    """Nothing starts any more; what runs goes on. For those who manage the queue."""
+    _manager_check(by)
     state = queue_state()
     if not state.paused:
         state.paused_at, state.paused_by = timezone.now(), by
@@ -227,8 +238,8 @@ def queue_pause(*, by: User, reason: str = "") -> TrainQueue:
 
 
 def queue_resume(*, by: User) -> TrainQueue:
-    """Trains start again. Staff only."""
-    _staff_check(by)
+    """Trains start again. For those who manage the queue."""
+    _manager_check(by)
     state = queue_state()
     state.paused_at, state.paused_by, state.reason = None, None, ""
     state.save()
@@ -236,6 +247,6 @@ def queue_resume(*, by: User) -> TrainQueue:
     return state
 
 
-def _staff_check(by: User) -> None:
-    if not by.is_staff:
+def _manager_check(by: User) -> None:
+    if not may_manage_queue(by):
         raise PermissionDenied

@@ -9,16 +9,17 @@ from django.urls import reverse
 from django.views import View
 
 from core.errors import UserError
+from core.redirects import redirect_back
 from training.models import TrainRun
 from training.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
-from training.views import TrainActionView, back, reader_of
+from training.views import TrainActionView, reader_of
 
 
 class TrainMoveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_move(run=run, by=reader_of(request), to=request.POST.get("to", ""))
         messages.success(request, f"{run.name} has place {queue_position(run)} in line.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainWaitView(TrainActionView):
@@ -31,7 +32,7 @@ class TrainWaitView(TrainActionView):
         after: dict[str, TrainRun | None] = {"after": None} if request.POST.get("after") == "" else {}
         train_wait(run=run, by=reader_of(request), priority=int(priority) if priority else None, **after)
         messages.success(request, f"{run.name} waits as you said.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class QueuePauseView(View):
@@ -45,4 +46,4 @@ class QueueResumeView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         queue_resume(by=reader_of(request))
         messages.success(request, "The queue is open. Trains start again.")
-        return back(request, reverse("training:list"))
+        return redirect_back(request, reverse("training:list"))

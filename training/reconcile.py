@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.conf import settings
 from django.utils import timezone
 
+from core.chores import chores_reconcile
 from core.processes import process_is_alive
 from datasets_app.services import datasets_reconcile
 from models_app.services import models_reconcile
@@ -27,13 +29,24 @@ from training.worker import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 
+# What apps above this one have done every few seconds, too.
+_also: list[Callable[[], None]] = []
+
+
+def reconcile_also(job: Callable[[], None]) -> None:
+    """Called once, when an app is ready."""
+    _also.append(job)
+
 
 def reconcile() -> None:
     lost_trains_close()
     waiting_trains_enqueue()
+    chores_reconcile()
     notices_enqueue()
     datasets_reconcile()
     models_reconcile()
+    for job in _also:
+        job()
 
 
 def lost_trains_close() -> None:

@@ -24,8 +24,8 @@ from engine.rundir import (
     checkpoints,
     folder_size,
     read_spec,
-    write_spec,
 )
+from training.branching import HASHED_BYTES
 from training.durations import run_seconds
 from training.models import TrainRun
 from training.notices import notices_make
@@ -33,6 +33,7 @@ from training.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.plan import disk_bytes
 from training.queue import line_up, ring
 from training.remedies import LADDER, OUT_OF_MEMORY
+from training.spec_paths import spec_write
 
 logger = logging.getLogger("deepextension.resuming")
 
@@ -67,7 +68,7 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
     owner_check(run, by)
     if obstacle := resume_obstacle(run):
         raise UserError(obstacle, code="wrong_state")
-    checkpoint = None if step == 0 else _whole_checkpoint(run, step)
+    checkpoint = None if step == 0 else _whole_checkpoint(run, step, at_most=HASHED_BYTES)
     if checkpoint is None and step != 0:
         reason = (
             "It has no whole checkpoint to go on from."
@@ -137,13 +138,14 @@ def _warned(run: TrainRun, code: str, message: str) -> dict[str, Any]:
     return {"warnings": [*run.warnings, warning][-100:]}
 
 
-def _whole_checkpoint(run: TrainRun, wanted: int | None) -> Path | None:
-    """Of `wanted`, or the newest; one that is cut is passed over for the one before it."""
+def _whole_checkpoint(run: TrainRun, wanted: int | None, *, at_most: int | None = None) -> Path | None:
+    """Of `wanted`, or the newest; one that is cut is passed over for the one before it. at_most: as
+    checkpoint_is_whole has it, for a request that must not read for minutes."""
     return next(
         (
             folder
             for step, folder in checkpoints(run.directory)
-            if (wanted is None or step == wanted) and checkpoint_is_whole(folder)
+            if (wanted is None or step == wanted) and checkpoint_is_whole(folder, at_most=at_most)
         ),
         None,
     )
@@ -175,13 +177,14 @@ def _queue_again(run: TrainRun, checkpoint: Path | None, *, first: bool = False,
         for name in (STOP, SAVE):
             (run.directory / name).unlink(missing_ok=True)
         spec = read_spec(run.directory)
-        write_spec(
-            run.directory,
+        spec_write(
+            run,
             replace(
                 spec,
                 attempt=run.attempt,
                 parameters=run.parameters,
                 resume_from=str(checkpoint) if checkpoint is not None else None,
+                last_seq=run.last_seq,
             ),
         )
         ring()

@@ -15,6 +15,7 @@ from training.estimate import starts_now
 from training.merging import PRECISIONS
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.queue import MOVES, queue_position
+from training.record import record_notes, steps_missing
 
 
 class PriorityField(serializers.ChoiceField):
@@ -42,6 +43,11 @@ class TrainErrorSerializer(serializers.Serializer[Any]):
     advice = serializers.CharField()
 
 
+class GapSerializer(serializers.Serializer[Any]):
+    first_step = serializers.IntegerField()
+    last_step = serializers.IntegerField()
+
+
 class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     method = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
@@ -55,20 +61,31 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
     objective = serializers.SerializerMethodField(help_text="The metric by which best_value is chosen.")
     error = serializers.SerializerMethodField()
+    record_gaps = serializers.SerializerMethodField(help_text="Steps that are missing from the metrics.")
+    record_notes = serializers.SerializerMethodField(
+        help_text="What is missing from the record or the disk, in sentences; empty for a train that is whole."
+    )
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The train's page.")
 
     class Meta:
         model = TrainRun
         fields = (
             "id", "name", "status", "method", "method_version", "base_model", "dataset", "evaluation_dataset", "owner",
-            "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
+            "shared", "parameters", "system_prompt", "notes", "copied_from", "branched_from", "branch_step",
             "attempt", "host", "phase", "step", "total_steps", "epoch",
             "progress", "eta_seconds", "queue_position", "priority", "after", "starts_in",
             "last_metrics", "last_evaluation", "best_value", "best_step",
             "objective", "error", "warnings", "facts", "outcome", "created_at", "started_at", "finished_at",
-            "duration_seconds", "url",
+            "duration_seconds", "record_gaps", "record_notes", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(GapSerializer(many=True))
+    def get_record_gaps(self, run: TrainRun) -> list[dict[str, int]]:
+        return [{"first_step": first, "last_step": last} for first, last in steps_missing(run)]
+
+    def get_record_notes(self, run: TrainRun) -> list[str]:
+        return record_notes(run)
 
     def get_objective(self, run: TrainRun) -> str:
         return run.objective.evaluation

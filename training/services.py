@@ -12,13 +12,13 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from core.errors import UserError
-from core.ownership import owner_check
-from core.store import require_disk
+from core.ownership import deletion_check, owner_check
+from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from engine.doctor import TOOL_CALLS
 from engine.render import NO_TOOLS, template_knows_tools
-from engine.rundir import DataFile, HubModel, Program, Spec, save_request, write_spec
+from engine.rundir import DataFile, HubModel, Program, Spec, save_request
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
@@ -27,6 +27,7 @@ from training.models import TrainRun
 from training.plan import Plan, disk_bytes, plan_insist, train_plan
 from training.queue import after_check, line_up, priority_check, ring
 from training.resources import resources_of
+from training.spec_paths import spec_write
 from training.worker import WorkerState, worker_state
 
 __all__ = [
@@ -171,8 +172,8 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
     run.directory.mkdir(parents=True, mode=0o700)
     try:
         begins = branch_take(weights, branch, run.directory) if weights is not None and branch is not None else None
-        write_spec(
-            run.directory,
+        spec_write(
+            run,
             Spec(
                 run_id=run.pk,
                 attempt=run.attempt,
@@ -201,7 +202,8 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
 def _program(method: TrainingMethod) -> Program | None:
     if not method.is_custom:
         return None
-    return Program(**{name: method.program[name] for name in ("interpreter", "script", "sha256")})
+    program = method.program
+    return Program(program["interpreter"], str(located_path(program["script"])), program["sha256"])
 
 
 def _hub_model(model: BaseModel) -> HubModel | None:
@@ -249,7 +251,10 @@ def train_save(*, run: TrainRun, by: User) -> TrainRun:
         raise UserError("Only a train that runs can save a checkpoint.", code="wrong_state")
     if run.method.is_custom:
         raise UserError(f"{run.method.name} is a program of one's own and saves when it wants.", code="wrong_state")
-    save_request(run.directory)
+    try:
+        save_request(run.directory)
+    except FileNotFoundError as error:
+        raise UserError("The train's folder is gone, so it cannot save.", code="wrong_state") from error
     return run
 
 
@@ -272,7 +277,7 @@ def train_update(*, run: TrainRun, by: User, name: str | None = None, notes: str
 
 def train_delete(*, run: TrainRun, by: User) -> None:
     """Remove an ended train with its files. Raises UserError while it waits or runs."""
-    owner_check(run, by)
+    deletion_check(run, by)
     if not run.ended:
         raise UserError(f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state")
     directory = run.directory

@@ -26,6 +26,7 @@ from training.outcome import Outcome, decide, worker_lost
 from training.process import Engine
 from training.queue import claim
 from training.resuming import end_or_go_on
+from training.spec_paths import spec_settle
 from training.unheard import Silence
 from training.worker import worker_device
 
@@ -51,6 +52,7 @@ def supervise_next(worker: str) -> None:
         phase="starting",
     )
     if run is not None:
+        spec_settle(run)
         Supervisor(run).work()
 
 

@@ -15,22 +15,20 @@ import sys
 import time
 import uuid
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
 
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
 from core.processes import JUDGE_KEY, die_with_parent, environment_without_secrets
-from core.queue import enqueue
 from core.store import trials_folder
 from datasets_app.models import Dataset
+from datasets_app.preview import rows_seen
 from engine.examples import Example
-from engine.lengths import examples
 from engine.rewards.trial import RESULT, TRIAL
-from engine.rows import FileProblem
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
@@ -38,6 +36,7 @@ from training.resources import resources_of
 from training.services import ingredients_check
 
 ROWS = 5
+ROWS_LOOKED_AT = 50
 SECONDS = 300
 KEPT_SECONDS = 86_400
 KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
@@ -90,16 +89,26 @@ def trial_start(
     folder = trials_folder() / key
     folder.mkdir(parents=True, mode=0o700)
     (folder / TRIAL).write_text(json.dumps(trial, ensure_ascii=False))
-    enqueue(settings.CHORES_QUEUE, "training.jobs.run_trial", f"trial-{key}", key)
+    chore_add(
+        "reward-trial",
+        key,
+        key=f"trial-{key}",
+        person=by.pk,
+        expected_seconds=SECONDS,
+        # The trial ends itself sooner and keeps what it has.
+        limit_seconds=2 * SECONDS,
+    )
     return key
 
 
 def _first_rows(dataset: Dataset) -> list[Example]:
+    """The first that can be asked, of those at the beginning of the file: nobody waits for more."""
     try:
-        rows = islice(examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map), ROWS)
-        return [row for row in rows if row.asked]
-    except FileProblem as problem:
-        raise UserError({"dataset": [f"{dataset.name} cannot be read: {problem}"]}) from problem
+        seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
+    except UserError as error:
+        raise UserError({"dataset": [f"{dataset.name}: {error.message}"]}) from error
+    good = [row.example for row in seen if row.example is not None]
+    return [example for example in good[:ROWS] if example.asked]
 
 
 def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
@@ -138,6 +147,20 @@ def trial_run(key: str) -> None:
         reason = f"The trial took longer than {SECONDS} s and was ended. Shorter answers help."
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         (folder / RESULT).write_text(json.dumps({"answers": [], "error": reason}))
+
+
+TRIAL_ENDINGS = {
+    CANCELLED: "The trial was cancelled.",
+    TOO_LONG: f"The trial took longer than {SECONDS} s and was ended. Shorter answers help.",
+    BROKE_OFF: "The trial broke off. Try it with fewer rewards.",
+}
+
+
+def trial_ended(key: str, reason: str) -> None:
+    """Write down that a trial ended before its time, for a reason of core.chores."""
+    folder = trials_folder() / key
+    if folder.is_dir() and not (folder / RESULT).exists():
+        (folder / RESULT).write_text(json.dumps({"answers": [], "error": TRIAL_ENDINGS[reason]}))
 
 
 def _drop_old(by: User) -> None:

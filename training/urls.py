@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from django.urls import path
 
+from core.sharing import SharingView
 from training import chart_views, compare_views, form_views, queue_views, views
+from training.models import TrainRun
 
 app_name = "training"
 
@@ -38,4 +40,5 @@ urlpatterns = [
     path("<int:pk>/copy/", views.TrainCopyView.as_view(), name="copy"),
     path("<int:pk>/merge/", views.TrainMergeView.as_view(), name="merge"),
     path("<int:pk>/download/", views.TrainDownloadView.as_view(), name="download"),
+    path("<int:pk>/sharing/", SharingView.as_view(model=TrainRun), name="sharing"),
 ]

@@ -6,17 +6,17 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import View
 from django.views.generic import TemplateView
 
 from core.errors import UserError
 from core.ownership import may_change
+from core.redirects import redirect_back
 from core.text import number_of
 from engine.rundir import LOG
 from training.downloads import file_stem, model_download
@@ -26,7 +26,8 @@ from training.log import log_read
 from training.merging import train_merge
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview, phases_of
-from training.queue import queue_places, queue_position, queue_state
+from training.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.record import record_notes
 from training.remedies import UNKNOWN, evidence, remedies
 from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
@@ -71,11 +72,12 @@ class TrainLiveView(View):
     """What the list swaps in place: ?ids= of its rows and &newest= id that it knows, under its own filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        ids = [int(part) for part in request.GET.get("ids", "").split(",") if part.isascii() and part.isdigit()]
+        ids = [part for part in request.GET.get("ids", "").split(",") if part]
+        if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in ids):
+            raise BadRequest("ids are whole numbers, separated by commas.")
         newest = request.GET.get("newest", "")
         known = int(newest) if newest.isascii() and newest.isdigit() and len(newest) < 19 else LARGEST_ID
-        ids = [pk for pk in ids if pk <= LARGEST_ID][:LIVE_ROWS]
-        runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids)
+        runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
         places = queue_places()
         rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
         pills = pills_make(request.GET, counts_of(request.user, request.GET))
@@ -107,7 +109,7 @@ class TrainPage(View):
         return render(request, self.template_name, header_context(request, run) | self.tab_context(run))
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return {"tab": self.tab}
+        return {"tab": self.tab, "record_notes": record_notes(run)}
 
 
 QUEUE_MOVES = (
@@ -124,6 +126,8 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     return {
         "run": run,
         "may_change": may_change(run, request.user),
+        "may_move": may_change(run, request.user) or may_manage_queue(request.user),
+        "after": visible_predecessor(request, run) if waiting else None,
         "position": queue_position(run),
         "worker": worker_state() if waiting else None,
         "queue": queue_state() if waiting else None,
@@ -138,6 +142,12 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
         **resume_context(run),
     }
+
+
+def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
+    """The train for which `run` waits, if this reader may see it."""
+    visible: TrainRun | None = TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    return visible
 
 
 def resume_context(run: TrainRun) -> dict[str, Any]:
@@ -159,7 +169,7 @@ def failure_context(run: TrainRun) -> dict[str, Any]:
 
 def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
     """Those that this reader can give the train, without the one that it has."""
-    high = reader_of(request).is_staff
+    high = may_manage_queue(request.user)
     return [
         (value, label)
         for value, label in TrainRun.Priority.choices
@@ -194,16 +204,10 @@ class TrainActionView(View):
             messages.error(request, error.message)
         except PermissionDenied:
             messages.error(request, "Only the owner of a train and operators can change it.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         raise NotImplementedError
-
-
-def back(request: HttpRequest, default: str) -> HttpResponse:
-    target = request.POST.get("next", "")
-    safe = url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure())
-    return redirect(target if safe else default)
 
 
 class TrainStopView(TrainActionView):
@@ -213,7 +217,7 @@ class TrainStopView(TrainActionView):
         going = "ends and saves nothing more." if discard else "finishes its step, saves and stops."
         ended = run.status == TrainRun.Status.STOPPED
         messages.success(request, f"{run.name} {'is stopped.' if ended else going}")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainSaveView(TrainActionView):
@@ -222,7 +226,7 @@ class TrainSaveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         train_save(run=run, by=reader_of(request))
         messages.success(request, f"{run.name} saves a checkpoint after its step.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainResumeView(TrainActionView):
@@ -232,7 +236,7 @@ class TrainResumeView(TrainActionView):
         step = request.POST.get("step", "")
         train_resume(run=run, by=reader_of(request), step=number_of(step) if step else None)
         messages.success(request, f"{run.name} is back in the queue and goes on from its checkpoint.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainMergeView(TrainActionView):
@@ -264,7 +268,7 @@ class TrainEditView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         train_update(run=run, by=reader_of(request), name=request.POST.get("name"), notes=request.POST.get("notes"))
         messages.success(request, "Saved.")
-        return back(request, run.get_absolute_url())
+        return redirect_back(request, run.get_absolute_url())
 
 
 class TrainCopyView(View):

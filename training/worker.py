@@ -22,10 +22,10 @@ from typing import Any
 from django.conf import settings
 from django.db import Error, connections
 from redis.exceptions import RedisError
-from rq import Worker
 from rq.job import Job
 from rq.queue import Queue
 
+from core.jobs import Worker
 from core.processes import die_with_parent, process_is_alive
 from core.queue import connection
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.live import ROOT, Platform
@@ -82,7 +81,7 @@ def kill_redis(scene: Scene) -> None:
 
 def empty_redis(scene: Scene) -> None:
     with contextlib.suppress(RedisError):
-        Redis(unix_socket_path=str(scene.platform.home / "redis.sock"), socket_timeout=5).flushall()
+        scene.platform.empty_redis()
 
 
 def lock_database(scene: Scene) -> None:

@@ -40,8 +40,11 @@ def receive(tmp_path) -> Callable[[bytes, str], ReceivedFile]:
 def upload(alice, receive) -> Callable[..., Dataset]:
     """Alice's dataset of `content`, not checked yet."""
 
-    def make(content: bytes | Path = GOOD, name: str = "rows.jsonl", **values) -> Dataset:
-        return dataset_create(**{"owner": alice} | values, file=receive(content, name))
+    def make(content: bytes | Path = GOOD, name: str = "rows.jsonl", *, shared: bool = False, **values) -> Dataset:
+        dataset = dataset_create(**{"owner": alice} | values, file=receive(content, name))
+        Dataset.objects.filter(pk=dataset.pk).update(shared=shared)
+        dataset.refresh_from_db()
+        return dataset
 
     return make
 

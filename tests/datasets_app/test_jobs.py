@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from datasets_app import jobs
+from datasets_app.check_queue import CHECK_START_SECONDS
 from tests.live import ROOT
 
 LIMITED = "from datasets_app.jobs import limit_process; limit_process(seconds=1)\n"
@@ -45,4 +46,4 @@ def test_a_job_checks_under_limits_that_grow_with_the_file(upload, monkeypatch):
 
     dataset.refresh_from_db()
     assert dataset.status == "ready"
-    assert limits == [{"seconds": jobs.START_SECONDS}]
+    assert limits == [{"seconds": CHECK_START_SECONDS}]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import tokenizers
+from core.models import Chore
 from core.tokenizers import Tokenizer
 from datasets_app import lengths
 from datasets_app.checking import dataset_check
@@ -118,14 +119,15 @@ def test_what_is_counted_or_failed_is_not_counted_again(row, engine):
     assert (row.ready, row.error, row.attempts) == (True, "", 0)
 
 
-def test_the_reconciler_rings_for_counts_that_wait(row, monkeypatch):
-    rung = []
-    monkeypatch.setattr(lengths, "enqueue", lambda queue, function, job_id, *arguments: rung.append(job_id))
+def test_the_reconciler_adds_a_chore_for_each_count_that_waits(row):
+    Chore.objects.all().delete()
     lengths_reconcile()
+    assert [chore.arguments for chore in Chore.objects.filter(kind="token-count")] == [[row.pk]]
+
+    Chore.objects.all().delete()
     TokenLengths.objects.update(error="no")
     lengths_reconcile()
-
-    assert rung == [f"lengths-{row.pk}"]
+    assert not Chore.objects.exists()
 
 
 def test_a_dataset_that_is_ready_is_counted_for_the_first_model_by_itself(upload, monkeypatch):

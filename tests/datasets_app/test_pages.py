@@ -239,7 +239,7 @@ def test_a_stranger_finds_no_page(client, bob, checked, path):
 @pytest.mark.parametrize("path", ["edit/", "columns/", "archive/", "restore/", "delete/"])
 def test_what_belongs_to_others_is_not_changed(client, bob, checked, path):
     client.force_login(bob)
-    mine, house = checked(), checked(owner=None)
+    mine, house = checked(), checked(owner=None, shared=True)
 
     assert client.post(f"/datasets/{mine.pk}/{path}").status_code == 404
     assert client.post(f"/datasets/{house.pk}/{path}").status_code == 403

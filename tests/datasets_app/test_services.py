@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
+from core.models import Chore
 from core.store import datasets_folder
 from core.upload import PREFIX
 from datasets_app import services
@@ -116,7 +117,7 @@ def test_labels_are_shared_folded_and_pruned(upload, alice):
 
 
 def test_only_the_owner_and_staff_change_a_dataset(upload, alice, bob, olga):
-    dataset, house = upload(), upload(owner=None)
+    dataset, house = upload(), upload(owner=None, shared=True)
 
     for change in (dataset_archive, dataset_restore, dataset_delete):
         with pytest.raises(PermissionDenied):
@@ -198,15 +199,11 @@ def test_how_a_used_dataset_is_read_no_longer_changes(checked, alice):
         dataset_update(dataset=dataset, by=alice, format="question-answer")
 
 
-def test_what_the_queue_forgot_is_rung_again(upload, checked, monkeypatch):
-    rung = []
-    monkeypatch.setattr(
-        services, "enqueue", lambda queue, function, job_id, *arguments: rung.append((job_id, arguments))
-    )
+def test_what_the_queue_forgot_is_added_again(upload, checked):
     waiting = upload()
     checked()
-    rung.clear()
+    Chore.objects.all().delete()
 
     datasets_reconcile()
 
-    assert rung == [(f"check-{waiting.pk}", (waiting.pk,))]
+    assert [chore.arguments for chore in Chore.objects.filter(kind="dataset-check")] == [[waiting.pk]]

@@ -1,7 +1,6 @@
 """The line on a running platform: paused, reordered, robbed of its bells, and opened again."""
 
 import pytest
-from redis import Redis
 
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
@@ -45,7 +44,7 @@ def test_trains_start_in_the_order_of_the_line_though_redis_forgot_them(platform
     assert (told["paused"], told["paused_by"], told["reason"]) == (True, "olga", "New disks")
     assert told["waiting"] == [last["id"], third["id"], first["id"], second["id"]]
 
-    Redis(unix_socket_path=str(platform.home / "redis.sock")).flushall()
+    platform.empty_redis()
     assert platform.api("POST", "queue/resume/").status_code == 403
     assert platform.api("POST", "queue/resume/", by="olga").json()["paused"] is False
 

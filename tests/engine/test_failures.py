@@ -12,6 +12,7 @@ import engine.chat.template
 import engine.recipes.sft.recipe as recipe
 from engine.failures import explain
 from engine.main import run as engine_run
+from engine.rundir import EXIT_DISK_FULL
 from tests.engine.runs import Run, prepare, toy_rows, train
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -220,3 +221,46 @@ def test_a_tokenizer_without_an_end_token(copy, tmp_path):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(copy)
     assert failed(train(tmp_path / "run", copy)) == "no_end_token"
+
+
+class SafetensorError(Exception):
+    """Named as that of safetensors, whose errors have no cause to look at."""
+
+
+def chained(outer: Exception, inner: Exception) -> Exception:
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            raise outer from error
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError(
+            'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'
+        ),
+        RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        chained(RuntimeError("could not save the checkpoint"), OSError(errno.ENOSPC, "No space left on device")),
+        chained(FileNotFoundError(errno.ENOENT, "gone", "model.tmp"), OSError(errno.ENOSPC, "No space left on device")),
+        chained(PermissionError(errno.EACCES, "no", "x"), OSError(errno.EDQUOT, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_known_in_every_wrapping(error):
+    assert explain(error).code == "disk_full"
+
+
+def test_a_disk_without_room_for_the_last_event_is_told_by_the_exit_code(tiny, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory = prepare(tmp_path / "run", tiny)
+    monkeypatch.setattr("engine.rundir.EventWriter.write", full)
+    monkeypatch.setattr("builtins.print", full)
+    assert engine_run(directory) == EXIT_DISK_FULL

@@ -223,7 +223,7 @@ def test_parquet_that_is_damaged_inside_is_refused(tmp_path, cut):
 
 
 def test_parquet_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.rows.UNPACKED_LIMIT_BYTES", 10**6)
+    monkeypatch.setattr("engine.bounds.UNPACKED_LIMIT_BYTES", 10**6)
     path = tmp_path / "bomb.parquet"
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 10_000]))
     pq.write_table(pa.table({"text": text}), path, compression="zstd")

@@ -15,7 +15,8 @@ FLOORS = {
     "models_app": 2,
     "methods": 2,
     "training": 3,
-    "deepextension": 4,
+    "people": 4,
+    "deepextension": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # The web process imports these; the rest of the engine belongs to workers.

@@ -45,7 +45,8 @@ def test_the_form_the_defaults_and_the_formats_come_from_the_schema(custom):
 
 
 def test_the_script_is_kept_apart_under_no_name_of_its_own(custom, settings):
-    assert custom.program["script"] == str(settings.HOME / "methods" / "bigram" / "1" / "program.py")
+    assert custom.program["script"] == "methods/bigram/1/program.py"
+    assert (settings.HOME / custom.program["script"]).is_file()
     assert len(custom.program["sha256"]) == 64
 
 

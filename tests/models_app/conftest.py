@@ -43,7 +43,7 @@ def tiny_folder(tiny, inbox) -> Path:
 
 @pytest.fixture
 def make_model(db) -> Callable[..., BaseModel]:
-    """A model's row with the given fields; its files are not there."""
+    """A model's row with the given fields, shared unless it has an owner; its files are not there."""
 
     def make(**fields) -> BaseModel:
         number = BaseModel.objects.count() + 1
@@ -52,6 +52,7 @@ def make_model(db) -> Callable[..., BaseModel]:
             "slug": f"model-number-{number}",
             "source": "hub",
             "reference": "org/model",
+            "shared": fields.get("owner") is None,
         }
         return BaseModel.objects.create(**values | {"status": "ready"} | fields)
 

@@ -108,7 +108,7 @@ def test_it_changes_archives_and_deletes(api, alice, make_model):
     assert not BaseModel.objects.filter(pk=model.pk).exists()
 
 
-def test_a_model_of_the_house_is_not_everybodys_to_change(api, make_model):
+def test_a_shared_model_is_not_everybodys_to_change(api, make_model):
     make_model(owner=None, slug="house")
     assert api.get("/api/v1/models/house/").status_code == 200
     assert api.patch("/api/v1/models/house/", {"name": "Mine"}).status_code == 403

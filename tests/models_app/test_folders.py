@@ -7,7 +7,8 @@ import pytest
 
 from core.errors import UserError
 from engine.inspect_model import ModelProblem
-from models_app.folders import folder_copy, folder_resolve, folders_offered
+from models_app.folder_list import folders_offered
+from models_app.folders import folder_copy, folder_resolve
 
 
 def refused(reference: str) -> str:

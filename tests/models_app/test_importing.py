@@ -10,7 +10,7 @@ import pytest
 from core.errors import UserError
 from engine.convert import Refused, folder_try
 from models_app import importing
-from models_app.folders import folders_offered
+from models_app.folder_list import folders_offered
 from models_app.importing import MOST_ATTEMPTS, Beat, model_import
 from models_app.models import BaseModel
 from models_app.services import model_add_folder, model_delete, model_retry

@@ -88,7 +88,7 @@ def test_a_strangers_model_is_not_there(client, bob, alice, make_model):
     assert list(client.get("/models/").context["page"]) == []
 
 
-def test_a_model_of_the_house_is_seen_by_all_and_changed_by_staff(client, bob, olga, make_model):
+def test_a_shared_model_is_seen_by_all_and_changed_by_operators(client, bob, olga, make_model):
     model = make_model(owner=None)
     client.force_login(bob)
     assert "delete-dialog" not in client.get(f"/models/{model.pk}/").content.decode()

@@ -4,10 +4,10 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
+from core.models import Chore
 from core.tokenizers import tokenizers_for
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
-from models_app import services
 from models_app.models import BaseModel
 from models_app.services import (
     model_add,
@@ -105,12 +105,10 @@ def test_a_model_that_a_train_started_from_stays(alice, used):
     assert BaseModel.objects.filter(pk=used.pk).exists()
 
 
-def test_reconciling_rings_for_imports_alone(make_model, monkeypatch):
+def test_reconciling_adds_a_chore_for_each_import_that_waits(make_model):
     waiting = make_model(status="importing")
     make_model(status="failed")
     make_model(status="ready")
-    rung = []
-    monkeypatch.setattr(services, "enqueue", lambda *arguments: rung.append(arguments))
     models_reconcile()
     models_reconcile()
-    assert rung == [("chores", "models_app.jobs.import_model", f"model-import-{waiting.pk}", waiting.pk)] * 2
+    assert [(chore.kind, chore.arguments) for chore in Chore.objects.all()] == [("model-import", [waiting.pk])]

@@ -18,7 +18,9 @@ def make_train(alice) -> Callable[..., TrainRun]:
     # Ids begin at 1 in every test, and the files of another test's train of that id would be taken for its own.
     shutil.rmtree(runs_folder(), ignore_errors=True)
     method = TrainingMethod.objects.create(slug="lora-test", name="LoRA", description="-", needs="-", recipe="sft")
-    model = BaseModel.objects.create(name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready")
+    model = BaseModel.objects.create(
+        name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready", shared=True
+    )
     data = Dataset.objects.create(
         owner=alice, name="Toys", slug="toys", file_name="toys.jsonl", file_type="jsonl", size_bytes=1,
         sha256="0" * 64, status="ready", format="messages", row_count=10,

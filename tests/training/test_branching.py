@@ -72,11 +72,11 @@ def test_what_would_not_fit_is_said_at_its_field(origin, make_train):
     assert refused(origin) == ["branch_step"]
 
 
-def test_a_copy_of_a_branch_branches_from_the_same_place(origin, make_train):
+def test_a_copy_of_a_branch_branches_from_the_same_place(origin, make_train, alice):
     copied = make_train(branched_from=origin.run, branch_step=4)
-    assert branch_of(copied, "") == origin
-    assert branch_of(copied, "9") == Origin(copied, 9)
-    assert branch_of(origin.run, "") is None
+    assert branch_of(alice, copied, "") == origin
+    assert branch_of(alice, copied, "9") == Origin(copied, 9)
+    assert branch_of(alice, origin.run, "") is None
 
 
 def test_the_form_says_where_it_begins_and_keeps_it(origin, client, alice):
@@ -91,4 +91,16 @@ def test_the_form_says_where_it_begins_and_keeps_it(origin, client, alice):
 def test_a_spec_with_a_branch_is_read_back(origin, make_train):
     new = make_train()
     write_spec(new.directory, replace(SPEC, branch=Branch("start", origin.run.pk, 4)))
-    assert read_spec(new.directory).branch == Branch("start", origin.run.pk, 4)
+    assert read_spec(new.directory).branch == Branch(str(new.directory / "start"), origin.run.pk, 4)
+
+
+def test_a_large_checkpoint_is_not_read_by_a_request(origin, monkeypatch):
+    """Sizes tell most; the engine reads all of it before it begins."""
+    read = []
+    monkeypatch.setattr("engine.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64)
+    monkeypatch.setattr("training.branching.HASHED_BYTES", 1)
+    folder = branch_check(
+        origin, method=origin.run.method, base_model=origin.run.base_model, parameters=origin.run.parameters
+    )
+    branch_prepare(folder)
+    assert read == []

@@ -28,7 +28,7 @@ def lora(db):
 def model(db):
     model = BaseModel.objects.create(
         name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready", context_length=2048,
-        linear_modules=["q_proj", "v_proj"], tokenizer_sha256="1" * 64,
+        linear_modules=["q_proj", "v_proj"], tokenizer_sha256="1" * 64, shared=True,
     )  # fmt: skip
     model.path.mkdir(parents=True, exist_ok=True)
     return model
@@ -325,6 +325,15 @@ def posted_from(html):
         data[name] = [body]
     data.pop("csrfmiddlewaretoken", None)
     return data
+
+
+def test_a_copy_of_a_shared_train_does_not_open_what_is_not_shared(client, bob, origin):
+    TrainRun.objects.update(shared=True, evaluation_dataset=origin.dataset)
+    client.force_login(bob)
+    html = client.get(f"/trains/new/lora/?copy={origin.pk}").content.decode()
+    assert html.count("You cannot see the dataset of the copied train. Choose another.") >= 2
+    assert posted_from(html).get("dataset") in (None, [""])
+    assert posted_from(html)["base_model"] == [str(origin.base_model.pk)]
 
 
 def test_a_copy_run_as_it_opens_has_exactly_the_same_values(page, origin):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.rundir import LOG
 from training.outcome import decide
 
 FINISHED, STOPPED = {"type": "finished"}, {"type": "stopped"}
@@ -25,6 +26,7 @@ FAILED = {"type": "failed", "code": "out_of_memory", "message": "Too big.", "adv
         (-9, {}, True, False, "stopped", ""),
         (0, {}, False, True, "failed", "unknown"),
         (None, {}, False, False, "failed", "worker_lost"),
+        (5, {}, False, False, "failed", "disk_full"),
     ],
 )
 def test_the_table(make_train, exit_status, last, by_us, has_model, status, code):
@@ -50,3 +52,16 @@ def test_an_unknown_cause_shows_the_end_of_the_log(make_train):
 
     assert "unknown" in advice
     assert advice.endswith("second\nthird\nlast words")
+
+
+def test_words_of_the_log_tell_a_full_disk_from_an_unknown_cause(make_train):
+    run = make_train(status="running")
+    run.directory.mkdir(parents=True, exist_ok=True)
+    (run.directory / LOG).write_text("Traceback …\nOSError: [Errno 28] No space left on device\n")
+    assert decide(run, 1).values["error_code"] == "disk_full"
+
+
+def test_a_disk_that_is_full_now_is_the_likely_cause(make_train, monkeypatch):
+    run = make_train(status="running")
+    monkeypatch.setattr("core.store.FULL_BYTES", 10**18)
+    assert decide(run, 1).values["error_code"] == "disk_full"

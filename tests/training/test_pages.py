@@ -338,7 +338,7 @@ class TestActions:
         assert "Give the train a name" in self.said(client.post(f"/trains/{run.pk}/edit/", {"name": " "}))
 
     def test_whoever_may_see_but_not_change_is_told_so(self, client, bob, make_train):
-        run = make_train(owner=None)
+        run = make_train(shared=True)
         client.force_login(bob)
         assert "Only the owner" in self.said(client.post(f"/trains/{run.pk}/stop/"))
         assert TrainRun.objects.get(pk=run.pk).status == Status.QUEUED
@@ -357,8 +357,8 @@ def test_what_open_pages_ask_for_is_what_the_api_says_of_the_train(
     run = make_train(status=status, step=3, total_steps=12, epoch=0.5, last_metrics={"loss": 2.5}, phase="training")
     client.force_login(alice)
     whole = client.get(f"/api/v1/trains/{run.pk}/").json()
-    # The reader, the train, and for one that waits its place and what it waits for.
-    with django_assert_max_num_queries(7 if status == "queued" else 3):
+    # The reader and their rights, the train, and for one that waits its place and what it waits for.
+    with django_assert_max_num_queries(9 if status == "queued" else 5):
         live = client.get(f"/api/v1/trains/{run.pk}/live/").json()
     assert set(live) == set(TrainLiveSerializer.Meta.fields)
     assert live == {name: whole[name] for name in live}

@@ -41,7 +41,7 @@ def methods(db):
 def model(db):
     model = BaseModel.objects.create(
         name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready", context_length=512,
-        linear_modules=["q_proj"], tokenizer_sha256="1" * 64,
+        linear_modules=["q_proj"], tokenizer_sha256="1" * 64, shared=True,
     )  # fmt: skip
     model.path.mkdir(parents=True, exist_ok=True)
     return model

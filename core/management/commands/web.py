@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
-from django.core.wsgi import get_wsgi_application
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
+from django.utils.module_loading import import_string
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor
+from core.web.worker import Worker
+
+# A browser keeps its connection for the next poll or click. Proxies close theirs earlier.
+KEEP_ALIVE_SECONDS = 75
+# A stopping process lets pages finish; long downloads are cut and can be begun again.
+STOP_SECONDS = 20
+# An event loop that has not run for so long hangs, and its process is replaced.
+HANG_SECONDS = 60
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -21,12 +29,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
         for name, value in {
             "bind": f"{host}:{settings.PORT}",
-            # Threads: uploads and downloads take long and mostly wait.
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "workers": settings.WEB_PROCESSES,
-            "threads": settings.WEB_THREADS,
+            "worker_connections": settings.WEB_CONNECTIONS,
             "preload_app": True,
+            "asgi_lifespan": "off",
             "limit_request_line": 8190,
+            "timeout": HANG_SECONDS,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "graceful_timeout": STOP_SECONDS,
+            # Whose X-Forwarded-Proto is believed, and who may open as many connections as it needs.
+            "forwarded_allow_ips": ",".join(settings.FORWARDED_ALLOW_IPS),
             # Of all servers of one person there would be one.
             "control_socket_disable": True,
             "accesslog": "-" if settings.DEBUG else None,
@@ -34,8 +47,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         }.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Callable[..., Any]:
-        application = get_wsgi_application()
+    def load(self) -> Any:
+        application = import_string(settings.ASGI_APPLICATION)
         # No worker may share another's.
         connections.close_all()
         return application
@@ -46,5 +59,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
         Server().run()

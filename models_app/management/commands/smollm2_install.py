@@ -35,6 +35,7 @@ class Command(BaseCommand):
                 source=BaseModel.Source.GGUF,
                 reference=source.name,
                 licence="apache-2.0",
+                shared=True,
                 # Not yet importing: a worker must not begin before the file is in its place.
                 status=BaseModel.Status.FAILED,
             )

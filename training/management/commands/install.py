@@ -10,8 +10,10 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from core.database_version import newer_database
+from core.serving import CannotServe, home_lock
 from methods.services import methods_install
 
 STAMP = ".collected"
@@ -22,6 +24,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         os.umask(0o077)
+        try:
+            with home_lock():
+                self.install()
+        except CannotServe as error:
+            raise CommandError(str(error)) from error
+
+    def install(self) -> None:
+        if words := newer_database():
+            raise CommandError(words)
         call_command("migrate", verbosity=0, interactive=False)
         methods_install()
         if collect_static():

@@ -5,9 +5,10 @@ from typing import Any
 
 import django_rq
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from rq.serializers import JSONSerializer
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from training.worker import TrainWorker, device_alone, measure_device
@@ -18,6 +19,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         os.umask(0o077)
         device = measure_device()
         self.stdout.write(f"Training on {device['name']}. Loading libraries …")

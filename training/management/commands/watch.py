@@ -4,9 +4,10 @@ import logging
 import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, close_old_connections
 
+from core.database_version import newer_database
 from core.processes import die_with_supervisor
 from training.reconcile import reconcile
 
@@ -22,6 +23,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
+        if words := newer_database():
+            raise CommandError(words)
         while True:
             try:
                 reconcile()

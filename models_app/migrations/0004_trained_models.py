@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('models_app', '0001_initial'),
+        ('models_app', '0003_shared_with_everyone'),
     ]
 
     operations = [

@@ -1,0 +1,23 @@
+"""Limits on a process that reads strangers' files."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+
+def process_limit(*, memory_bytes: int, seconds: int | None = None) -> None:
+    """Bound the memory and processor time of this process, which does one piece of work and ends.
+
+    memory_bytes: beyond what it holds already. Memory that is refused is a MemoryError. Programs
+    that it starts may set limits of their own.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    _limit(resource.RLIMIT_DATA, pages * resource.getpagesize() + memory_bytes)
+    if seconds is not None:
+        _limit(resource.RLIMIT_CPU, seconds)
+
+
+def _limit(kind: int, wanted: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

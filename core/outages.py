@@ -1,0 +1,116 @@
+"""What lies outside of a request: a full disk, a database or a queue that does not answer.
+
+These are no bugs. Whoever asked is told what is the matter, in the form that they asked in, and
+whether trying again helps.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db import InterfaceError, OperationalError
+from redis.exceptions import RedisError
+
+RETRY_SECONDS = 10
+
+# sqlite3 has no codes for these before Python 3.11, and Django hides them behind its own classes.
+FULL_DATABASE = ("database or disk is full", "no space left on device")
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+DISK_FULL_STATE = "53100"
+# SQLite's failures to write a file are OperationalErrors that name no cause.
+WRITE_FAILED = ("disk i/o error", "unable to open database file")
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Why a request could not be served. `status` is 503 or 507."""
+
+    status: int
+    code: str
+    title: str
+    message: str
+    retry_seconds: int | None = None
+
+
+DISK_FULL = Outage(
+    507,
+    "no_disk_space",
+    "The disk is full",
+    "Nothing can be saved until there is room again. What is there can be read, and trains that run try to go on. "
+    "Delete what you do not need any more, or tell your operator.",
+)
+DATABASE_BUSY = Outage(
+    503,
+    "database_busy",
+    "The database is busy",
+    "Somebody else was writing for too long, so your change was not made. Try again in a moment.",
+    RETRY_SECONDS,
+)
+DATABASE_AWAY = Outage(
+    503,
+    "database_unavailable",
+    "The database does not answer",
+    "Trains that run go on. Try again in a moment; if this stays, tell your operator.",
+    RETRY_SECONDS,
+)
+QUEUE_AWAY = Outage(
+    503,
+    "queue_unavailable",
+    "The queue does not answer",
+    "Trains that run go on, and what waits is kept. Try again in a moment; if this stays, tell your operator.",
+    RETRY_SECONDS,
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error, or one that it was raised from, says that there is no space left."""
+    return any(_says_disk_full(each) for each in _chain(error))
+
+
+def _says_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if isinstance(error, OperationalError):
+        return any(text in str(error).lower() for text in FULL_DATABASE)
+    return getattr(error, "sqlstate", None) == DISK_FULL_STATE
+
+
+def outage_of(error: BaseException | None) -> Outage | None:
+    """The outage that an error comes from; None for a bug."""
+    if error is None:
+        return None
+    if is_disk_full(error):
+        return DISK_FULL
+
+    for each in _chain(error):
+        if isinstance(each, OperationalError) and "locked" in str(each).lower():
+            return DATABASE_BUSY
+        if isinstance(each, InterfaceError):
+            return DATABASE_AWAY
+        if isinstance(each, OperationalError) and _is_connection_lost(each):
+            return DATABASE_AWAY
+        if isinstance(each, RedisError):
+            return QUEUE_AWAY
+    return None
+
+
+def _is_connection_lost(error: OperationalError) -> bool:
+    """An OperationalError may be a bug as well, such as a table that is missing."""
+    if any(text in str(error).lower() for text in WRITE_FAILED):
+        return True
+    # psycopg: class 08 is a connection's failure, 57 an operator's; none where nobody answered at all.
+    cause = error.__cause__
+    if type(cause).__module__.partition(".")[0] != "psycopg":
+        return False
+    state = getattr(cause, "sqlstate", None)
+    return state is None or state[:2] in ("08", "57", "53")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

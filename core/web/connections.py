@@ -1,0 +1,101 @@
+"""Who is connected to one web process, and who has to leave when there are too many."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Protocol
+
+# Requests on their way from one address, in one process. Browsers open six connections each and
+# finish a request within a moment, so that a whole office behind one address stays far below.
+UNFINISHED_PER_ADDRESS = 64
+
+
+class Connection(Protocol):
+    address: str
+
+    def make_room(self) -> None:
+        """Close, because a newer connection needs the place."""
+
+
+class Connections:
+    """The connections of one process, by address.
+
+    A connection is unfinished while a request of it is on its way here. When an address has too
+    many of those, the oldest is closed and not the newest refused: a client that trickles loses its
+    places to the ones behind it, and people who share its address still get in.
+
+    Args:
+        most: of the whole process. Must leave file descriptors for files and databases.
+        most_per_address: of one address, whatever they do.
+        trusted: addresses of proxies, which speak for many people and have limits of their own.
+    """
+
+    def __init__(self, *, most: int, most_per_address: int, trusted: frozenset[str]) -> None:
+        self.most = most
+        self.most_per_address = most_per_address
+        self.trusted = trusted
+        self.of_address: dict[str, int] = defaultdict(int)
+        self.total = 0
+        # Dictionaries keep their order: the first is the oldest.
+        self.unfinished: dict[Connection, None] = {}
+        self.unfinished_of: dict[str, dict[Connection, None]] = {}
+        self.idle: dict[Connection, None] = {}
+        # How many of each address were closed for being slow or too many, since the last look.
+        self.closed: Counter[str] = Counter()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection; False where it is one too many. Call `remove` at its end."""
+        self.of_address[connection.address] += 1
+        self.total += 1
+        self.request_expected(connection)
+
+        if self.total > self.most:
+            oldest = next(iter(self.idle or self.unfinished))
+            if oldest is connection:
+                return False
+            oldest.make_room()
+        return self._is_trusted(connection) or self._has_place(connection)
+
+    def _is_trusted(self, connection: Connection) -> bool:
+        return connection.address in self.trusted
+
+    def _has_place(self, connection: Connection) -> bool:
+        unfinished = self.unfinished_of[connection.address]
+        if len(unfinished) > UNFINISHED_PER_ADDRESS:
+            next(iter(unfinished)).make_room()
+        return self.of_address[connection.address] <= self.most_per_address
+
+    def remove(self, connection: Connection) -> None:
+        self.request_arrived(connection)
+        self.total -= 1
+        self.of_address[connection.address] -= 1
+        if not self.of_address[connection.address]:
+            del self.of_address[connection.address]
+
+    def request_expected(self, connection: Connection) -> None:
+        """A request of it is on its way."""
+        self.idle.pop(connection, None)
+        self.unfinished[connection] = None
+        self.unfinished_of.setdefault(connection.address, {})[connection] = None
+
+    def request_arrived(self, connection: Connection) -> None:
+        """Its request is whole, or so much of it that it is no trickle."""
+        self.idle.pop(connection, None)
+        self.unfinished.pop(connection, None)
+        unfinished = self.unfinished_of.get(connection.address, {})
+        unfinished.pop(connection, None)
+        if not unfinished:
+            self.unfinished_of.pop(connection.address, None)
+
+    def closed_lately(self) -> str:
+        """One line for the log about who was closed since the last call; "" for nobody."""
+        if not self.closed:
+            return ""
+        worst = ", ".join(f"{address} ({count})" for address, count in self.closed.most_common(3))
+        total = self.closed.total()
+        self.closed.clear()
+        return f"Closed {total} connections that were slow or too many, most of them from {worst}."
+
+    def is_idle(self, connection: Connection) -> None:
+        """Its requests are answered, and it waits for the next."""
+        self.idle[connection] = None

@@ -1,0 +1,130 @@
+"""What lies below the allowed roots and looks like a model, so that nobody has to type a path.
+
+The list is asked for by pages and by the API, and the folders are strangers': how many are looked
+at and for how long is bounded, and what was found out about a folder is remembered until one of its
+files changes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from core.errors import UserError
+from engine.inspect_model import KEPT_FILES, kept_files
+from models_app.folders import allowed_roots, folder_check, folder_resolve
+
+DEEPEST = 3
+MOST_OFFERED = 200
+# Entries of folders that one look takes in, with all that are no models.
+MOST_LOOKED_AT = 20_000
+# New folders are read for so long; what is left is read the next time.
+READ_SECONDS = 3.0
+REMEMBERED = 2_000
+
+UNREADABLE = "The folder cannot be read by the platform's user."
+NOT_YET = "Not looked at yet: there are many new folders. Open this page again in a moment."
+
+# (name, size, changed at) of all that a choice was made from.
+State = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A folder with a config.json below a root. `obstacle`: why it cannot be added, or nothing."""
+
+    path: str
+    name: str
+    size_bytes: int
+    obstacle: str
+
+
+_known: dict[tuple[Path, Path], tuple[State, Choice]] = {}
+# One reader at a time: the others find what it has read.
+_reading = threading.Lock()
+
+
+def folders_offered() -> list[Choice]:
+    found: list[Choice] = []
+    with _reading:
+        deadline = time.monotonic() + READ_SECONDS
+        for root in allowed_roots():
+            for folder in _candidates(root):
+                if len(found) >= MOST_OFFERED:
+                    return found
+                found.append(_choice(root, folder, may_read=time.monotonic() < deadline))
+    return found
+
+
+def _choice(root: Path, folder: Path, *, may_read: bool) -> Choice:
+    """What is known of the folder, if it still is as it was then; else what is read now."""
+    name = str(folder.relative_to(root))
+    state = _state(folder)
+    known = _known.get((root, folder))
+    if known is not None and known[0] == state:
+        return known[1]
+    if not may_read:
+        return Choice(str(folder), name, 0, NOT_YET)
+
+    choice = _read(folder, name)
+    if len(_known) >= REMEMBERED:
+        _known.clear()
+    _known[root, folder] = state, choice
+    return choice
+
+
+def _state(folder: Path) -> State:
+    """What changes when the folder does: its own times, and those of the files that are read."""
+    found = []
+    for name in ("", *KEPT_FILES, "adapter_config.json", "model.safetensors.index.json"):
+        try:
+            facts = (folder / name).stat()
+        except OSError:
+            continue
+        found.append((name, facts.st_size, facts.st_mtime_ns))
+    return tuple(found)
+
+
+def _read(folder: Path, name: str) -> Choice:
+    obstacle, size = "", 0
+    try:
+        # By the resolved path: a link that leads out of the root is no offer.
+        resolved = folder_resolve(str(folder))
+        folder_check(resolved)
+        size = sum((resolved / file).stat().st_size for file in kept_files(resolved))
+    except UserError as error:
+        obstacle = error.message
+    except OSError:
+        obstacle = UNREADABLE
+    return Choice(str(folder), name, size, obstacle)
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    """Folders that look like models, in order of their names, level by level within each."""
+    left = MOST_LOOKED_AT
+    waiting = [(root, DEEPEST)]
+    while waiting and left > 0:
+        folder, depth = waiting.pop(0)
+        entries = _entries(folder, left)
+        left -= len(entries)
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            below = Path(entry.path)
+            if any((below / name).is_file() for name in ("config.json", "adapter_config.json")):
+                yield below
+            elif depth > 1:
+                waiting.append((below, depth - 1))
+
+
+def _entries(folder: Path, most: int) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(islice(entries, most), key=lambda entry: entry.name)
+    except OSError:
+        return []

@@ -1,0 +1,146 @@
+"""One row of everything that can belong to a person, with its files; each holds a word wherever
+text can stand.
+
+Every row has the same id, so that any address can be filled in without knowing what it is the
+address of.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.contrib.auth.models import User
+from knox.models import get_token_model
+
+from core.ownership import Owned, owned_models
+from core.store import trials_folder
+from datasets_app.models import Dataset, DatasetProblem, Label
+from engine.rewards.trial import RESULT
+from engine.rundir import LOG, MODEL
+from methods.models import TrainingMethod
+from methods.services import methods_install
+from models_app.models import BaseModel
+from training.models import Checkpoint, MetricRow, Notice, Sample, TrainRun
+
+CANARY = "canary-of-alice"
+NUMBER = 77
+TRIAL = f"{NUMBER}-{'0' * 32}"
+
+
+def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World:
+    """Everything of `owner`, under the id `number`, and `canary` in all texts."""
+    label = Label.objects.create(pk=number, name=f"{canary}-label")
+    dataset = dataset_make(owner, label, number, canary)
+    model = model_make(owner, number, canary)
+    run = train_make(owner, dataset, model, number, canary)
+    world = World(owner, label, dataset, model, run)
+
+    missing = set(owned_models()) - set(world.owned)
+    assert not missing, f"tests/world.py makes no row of {missing}"
+    return world
+
+
+@dataclass
+class World:
+    owner: User
+    label: Label
+    dataset: Dataset
+    model: BaseModel
+    run: TrainRun
+
+    @property
+    def owned(self) -> dict[type[Owned], Owned]:
+        return {Dataset: self.dataset, BaseModel: self.model, TrainRun: self.run}
+
+
+def dataset_make(owner: User, label: Label, number: int, canary: str) -> Dataset:
+    content = json.dumps({"question": f"{canary} asks", "answer": f"{canary} answers"}).encode() + b"\n"
+    dataset = Dataset.objects.create(
+        pk=number,
+        owner=owner,
+        name=f"{canary} dataset",
+        slug=f"{canary}-dataset",
+        description=f"{canary} description",
+        file_name=f"{canary}.jsonl",
+        file_type="jsonl",
+        size_bytes=len(content),
+        sha256="0" * 64,
+        status=Dataset.Status.READY,
+        format="question-answer",
+        column_map={"question": "question", "answer": "answer"},
+        columns=[{"name": "question", "type": "text"}, {"name": "answer", "type": "text"}],
+        row_count=1,
+        problem_count=1,
+    )
+    dataset.labels.add(label)
+    DatasetProblem.objects.create(dataset=dataset, line=1, field="answer", value=canary, reason=f"{canary} is odd")
+    write(dataset.path, content)
+    write(dataset.marks_path, b"[[0, 0, 1]]")
+    return dataset
+
+
+def model_make(owner: User, number: int, canary: str) -> BaseModel:
+    model = BaseModel.objects.create(
+        pk=number,
+        owner=owner,
+        name=f"{canary} model",
+        slug=f"{canary}-model",
+        description=f"{canary} description",
+        source="gguf",
+        reference=f"{canary}.gguf",
+        status=BaseModel.Status.READY,
+        architecture=f"{canary}ForCausalLM",
+        chat_template=f"{canary} template",
+        linear_modules=[f"{canary}_proj"],
+        licence=f"{canary} licence",
+    )
+    write(model.path / "config.json", b"{}")
+    return model
+
+
+def train_make(owner: User, dataset: Dataset, model: BaseModel, number: int, canary: str) -> TrainRun:
+    if not TrainingMethod.objects.exists():
+        methods_install()
+    run = TrainRun.objects.create(
+        pk=number,
+        owner=owner,
+        name=f"{canary} train",
+        notes=f"{canary} notes",
+        method=TrainingMethod.objects.get(slug="lora"),
+        base_model=model,
+        dataset=dataset,
+        evaluation_dataset=dataset,
+        parameters={"learning_rate": 1e-4},
+        system_prompt=f"{canary} system prompt",
+        status=TrainRun.Status.FAILED,
+        error_code="bad_data",
+        error=f"{canary} error",
+        error_advice=f"{canary} advice",
+        warnings=[{"code": "x", "message": f"{canary} warning"}],
+        worker=f"{canary}-worker",
+        step=2,
+        total_steps=4,
+    )
+    MetricRow.objects.create(run=run, seq=1, step=1, time=1e9, values={"loss": 1.0, f"{canary}_metric": 1.0})
+    Sample.objects.create(run=run, seq=2, index=0, stage="before", prompt=f"{canary} prompt", text=f"{canary} says")
+    Sample.objects.create(run=run, seq=3, index=0, stage="completion", prompt=f"{canary} prompt", text=canary)
+    Checkpoint.objects.create(run=run, step=2, time=1e9)
+    Notice.objects.create(
+        pk=number, run=run, attempt=1, status="failed", way="webhook", error=f"{canary} was not taken", tries=99
+    )
+    write(run.directory / LOG, f"{canary} log\n".encode())
+    write(run.directory / MODEL / "adapter_config.json", b'{"of": "%s"}' % canary.encode())
+    answer = {"prompt": canary, "reference": canary, "text": canary, "rewards": {}, "total": 0}
+    write(trials_folder() / f"{number}-{'0' * 32}" / RESULT, json.dumps({"answers": [answer], "error": ""}).encode())
+    return run
+
+
+def token_make(owner: User) -> str:
+    return get_token_model().objects.create(user=owner)[1]
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

@@ -1,0 +1,101 @@
+"""Whether a session may still see a train, asked often and answered by one small query.
+
+The rule itself takes three queries or more, and Django needs longer to build them than the database
+to run them. So the rule's last answer is kept together with everything it was made of: the session,
+the user's row, groups and permissions. As long as these read the same, and the train is among those
+that the user sees, the answer stands.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY, get_user
+from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
+from django.core.exceptions import EmptyResultSet
+from django.db import connection
+from django.http import HttpRequest
+from django.utils import timezone
+
+from training.models import TrainRun
+
+# Rights may come from places that are not looked at here, such as another back end for sign-in.
+LONGEST_SECONDS = 10
+
+
+@dataclass
+class Access:
+    """A session's look at one train."""
+
+    session: str
+    pk: int
+    user_id: str | None = None
+    visible_sql: str = ""
+    visible_parameters: tuple[Any, ...] = ()
+    state: tuple[Any, ...] | None = None
+    until: float = -math.inf
+
+    def allows(self, request: HttpRequest) -> bool:
+        """Whether the page of the train would open for this session now."""
+        now = time.monotonic()
+        if self.state is not None and now < self.until and self._read_state() == self.state:
+            return True
+
+        self.state = self._ask_the_rule(request)
+        self.until = now + LONGEST_SECONDS
+        return self.state is not None
+
+    def _ask_the_rule(self, request: HttpRequest) -> tuple[Any, ...] | None:
+        """What the rule's yes was made of; None for a no, and where rights changed meanwhile."""
+        request.session = import_module(settings.SESSION_ENGINE).SessionStore(self.session)
+        self.user_id = request.session.get(SESSION_KEY)
+        self.visible_sql, self.visible_parameters = "SELECT 1", ()
+        before = self._read_state()
+        user = get_user(request)
+        if not user.is_authenticated:
+            return None
+
+        visible = TrainRun.objects.visible_to(user).filter(pk=self.pk)
+        try:
+            self.visible_sql, self.visible_parameters = visible.values("pk").query.sql_with_params()
+        except EmptyResultSet:
+            return None
+        after = self._read_state()
+        return after if after == before else None
+
+    def _read_state(self) -> tuple[Any, ...] | None:
+        """None where the session is over, its user is gone, or the train is not visible."""
+        now = connection.ops.adapt_datetimefield_value(timezone.now())
+        parameters = (self.user_id, self.session, now, *self.visible_parameters)
+        with connection.cursor() as cursor:
+            cursor.execute(_state_sql() + f" AND EXISTS ({self.visible_sql})", parameters)
+            row: tuple[Any, ...] | None = cursor.fetchone()
+        return row
+
+
+@cache
+def _state_sql() -> str:
+    """All that a session's rights come from. Rows are never changed in place in the tables that are
+    counted here, so that their number and the newest id tell of every change."""
+    memberships = User.groups.through._meta.db_table
+    own = User.user_permissions.through._meta.db_table
+    of_groups = Group.permissions.through._meta.db_table
+    mine = f"SELECT group_id FROM {memberships} WHERE user_id = u.id"  # noqa: S608
+    parts = [
+        f"FROM {memberships} WHERE user_id = u.id",
+        f"FROM {own} WHERE user_id = u.id",
+        f"FROM {of_groups} WHERE group_id IN ({mine})",
+    ]
+    counts = ", ".join(f"(SELECT COUNT(*) {part}), (SELECT MAX(id) {part})" for part in parts)
+    return (
+        f"SELECT s.session_data, u.*, {counts} "  # noqa: S608
+        f"FROM {Session._meta.db_table} s JOIN {User._meta.db_table} u ON u.id = %s "
+        "WHERE s.session_key = %s AND s.expire_date > %s"
+    )
