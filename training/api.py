@@ -26,7 +26,6 @@ from training.downloads import model_download
 from training.estimate import starts_now
 from training.filters import TrainFilter
 from training.log import PIECE_BYTES, log_read, log_search
-from training.merging import train_merge
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.preview import train_preview
 from training.queue import queue_places, train_wait
@@ -43,8 +42,6 @@ from training.serializers import (
     TrainCopySerializer,
     TrainCreateSerializer,
     TrainLiveSerializer,
-    TrainMergedSerializer,
-    TrainMergeSerializer,
     TrainPlanSerializer,
     TrainPreviewSerializer,
     TrainResumeSerializer,
@@ -343,20 +340,6 @@ class TrainResumeView(APIView):
         body.is_valid(raise_exception=True)
         run = train_resume(run=run, by=reader(request), **body.validated_data)
         return Response(TrainSerializer(run).data)
-
-
-class TrainMergeView(APIView):
-    @extend_schema(
-        request=TrainMergeSerializer, responses={202: TrainMergedSerializer, **errors(400, 401, 403, 404, 507)}
-    )
-    def post(self, request: Request, pk: int) -> Response:
-        """Make what the train learned a model of the house, in the background: merged, and compared with what was
-        trained."""
-        body = TrainMergeSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        made = train_merge(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
-        model = BaseModel.objects.with_related().get(pk=made.pk)
-        return Response(TrainMergedSerializer({"model": model}).data, status=202)
 
 
 class TrainCopyView(APIView):
