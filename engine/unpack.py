@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from engine.architecture import Refused
-from engine.inspect_model import INDEX, KEPT_FILES, config_read, weight_files
+from engine.inspect_model import KEPT_FILES, config_read
+from engine.tensor_files import TensorReader, TensorWriter
 
-FILE_BYTES = 2 * 2**30
 # Of 32 numbers each: what they are looked up by takes eight times their own memory.
 ROWS_AT_ONCE = 2**20
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -35,7 +33,7 @@ def folder_unpack(folder: Path, out: Path, on_progress: Callable[[float], None] 
     is not one of those above."""
     config = config_read(folder, may_be_packed=True)
     packing = config.pop("quantization_config")
-    tensors = _Tensors(folder)
+    tensors = TensorReader(folder)
 
     out.mkdir()
     for name in KEPT_FILES:
@@ -43,7 +41,7 @@ def folder_unpack(folder: Path, out: Path, on_progress: Callable[[float], None] 
             shutil.copyfile(folder / name, out / name)
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
-    writer = _Writer(out)
+    writer = TensorWriter(out)
     for number, name in enumerate(tensors.names):
         for unpacked_name, value in _unpacked(tensors, name, packing):
             writer.add(unpacked_name, value)
@@ -51,23 +49,7 @@ def folder_unpack(folder: Path, out: Path, on_progress: Callable[[float], None] 
     writer.close()
 
 
-class _Tensors:
-    """The tensors of all files by name; files are mapped, not read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = [safe_open(folder / name, framework="pt") for name in weight_files(folder)]
-        self.places = {name: file for file in self.files for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118 - no mapping
-        self.names = list(self.places)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.places
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self.places[name].get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
-
-
-def _unpacked(tensors: _Tensors, name: str, packing: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _unpacked(tensors: TensorReader, name: str, packing: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """What `name` becomes: itself, its unpacked weight, or nothing, where it belongs to another one."""
     if name.endswith((SCALE, SCALES)) or name.rpartition(".")[2] in LEFT_OUT:
         return
@@ -107,33 +89,3 @@ def _scaled(value: torch.Tensor, scale: torch.Tensor, block: Any) -> torch.Tenso
         if scale.shape != value.shape:
             raise Refused("The scales of the weights do not fit them: config.json is of another model.")
     return (value.float() * scale).to(torch.bfloat16)
-
-
-class _Writer:
-    """Files of about FILE_BYTES, and the index that names them."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.index: dict[str, str] = {}
-        self.held: dict[str, torch.Tensor] = {}
-        self.bytes = self.total = self.count = 0
-
-    def add(self, name: str, value: torch.Tensor) -> None:
-        size = value.numel() * value.element_size()
-        if self.held and self.bytes + size > FILE_BYTES:
-            self._write()
-        self.held[name] = value.contiguous()
-        self.bytes += size
-        self.total += size
-
-    def _write(self) -> None:
-        self.count += 1
-        file = f"model-{self.count:05}.safetensors"
-        save_file(self.held, self.out / file, metadata={"format": "pt"})
-        self.index |= dict.fromkeys(self.held, file)
-        self.held, self.bytes = {}, 0
-
-    def close(self) -> None:
-        self._write()
-        index = {"metadata": {"total_size": self.total}, "weight_map": self.index}
-        (self.out / INDEX).write_text(json.dumps(index, indent=2) + "\n")

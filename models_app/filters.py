@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import django_filters
+from django.db.models import Q, QuerySet
 
 from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
 from models_app.models import BaseModel
@@ -12,6 +13,11 @@ class BaseModelFilter(ArchivableFilter):
     searched = ("name", "description", "architecture", "reference", "licence")
     status = ChoicesFilter(choices=BaseModel.Status.choices)
     source = ChoicesFilter(choices=BaseModel.Source.choices)
+    origin = django_filters.ChoiceFilter(
+        choices=[("base", "Base models"), ("trained", "Trained here")],
+        method="of_origin",
+        label="base: added from elsewhere; trained: made by a train of this platform",
+    )
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
     owner = django_filters.CharFilter(field_name="owner__username")
     shared = django_filters.BooleanFilter()
@@ -32,3 +38,7 @@ class BaseModelFilter(ArchivableFilter):
     class Meta:
         model = BaseModel
         fields: tuple[str, ...] = ()
+
+    def of_origin(self, rows: QuerySet[BaseModel], name: str, value: str) -> QuerySet[BaseModel]:
+        trained = Q(source=BaseModel.Source.TRAIN)
+        return rows.filter(trained if value == "trained" else ~trained)

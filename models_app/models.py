@@ -35,6 +35,10 @@ class BaseModel(Owned):
         FOLDER = "folder", "Local folder"
         HUB = "hub", "Hugging Face"
         GGUF = "gguf", "GGUF file"
+        TRAIN = "train", "Trained here"
+
+    # What people can add; a trained model comes from its train.
+    ADDED: ClassVar = (Source.FOLDER, Source.HUB, Source.GGUF)
 
     class Status(models.TextChoices):
         IMPORTING = "importing", "Importing"
@@ -65,6 +69,14 @@ class BaseModel(Owned):
     sha256 = models.CharField(max_length=64, blank=True, help_text="Over names and contents of all files.")
     tokenizer_sha256 = models.CharField(max_length=64, blank=True)
     linear_modules = models.JSONField(default=list, help_text="Names that LoRA can target.")
+    trained_from = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Of a model that was trained here: train, its name and method, step, base_model, precision.",
+    )
+    proof = models.JSONField(
+        default=dict, blank=True, help_text="Of a model that was trained here: passed, and checks."
+    )
 
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)
@@ -79,6 +91,16 @@ class BaseModel(Owned):
 
     def get_absolute_url(self) -> str:
         return reverse("models:detail", args=[self.pk])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is what a train of this platform made."""
+        return self.source == self.Source.TRAIN
+
+    @property
+    def proof_state(self) -> str:
+        """ "passed", "failed", or "" where nothing was proved."""
+        return {True: "passed", False: "failed"}.get(self.proof.get("passed"), "")
 
     @property
     def path(self) -> Path:

@@ -27,8 +27,8 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         fields = (
             "id", "slug", "name", "description", "source", "reference", "revision", "status", "error", "progress",
             "phase", "architecture", "parameter_count", "context_length", "dtype", "licence", "size_bytes", "sha256",
-            "tokenizer_sha256", "linear_modules", "chat_template", "template_example", "train_count", "owner",
-            "shared", "created_at", "archived_at", "url",
+            "tokenizer_sha256", "linear_modules", "trained_from", "proof", "chat_template", "template_example",
+            "train_count", "owner", "shared", "created_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -36,7 +36,9 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
 class BaseModelCreateSerializer(StrictSerializer):
     """`reference` for a folder or the hub, `file` (multipart) for GGUF."""
 
-    source = serializers.ChoiceField(choices=BaseModel.Source.choices)  # type: ignore[assignment]
+    source = serializers.ChoiceField(  # type: ignore[assignment]
+        choices=[(source.value, source.label) for source in BaseModel.ADDED]
+    )
     reference = serializers.CharField(
         max_length=4000,
         required=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import count
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -86,6 +87,57 @@ def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") ->
                 shutil.rmtree(model.import_path, ignore_errors=True)
                 raise
     return model
+
+
+def model_add_trained(*, owner: User | None, name: str, licence: str, trained_from: dict[str, Any]) -> BaseModel:
+    """Make a model of what a train learned, in the background.
+
+    `trained_from`: {"train": id, "name", "method", "step": of a checkpoint or 0, "precision", "base_model": {"id",
+    "name"}}. Raises UserError {"name": …}, and with code duplicate where the same is there already.
+    """
+    same = BaseModel.objects.filter(
+        source=BaseModel.Source.TRAIN,
+        archived_at=None,
+        trained_from__train=trained_from["train"],
+        trained_from__step=trained_from["step"],
+        trained_from__precision=trained_from["precision"],
+    )
+    if twin := same.exclude(status=Status.FAILED).first():
+        raise UserError(f"This model has been added already: {twin.name}.", code="duplicate")
+    if twin := same.first():
+        raise UserError(
+            f"This model has been added already, and that failed: {twin.name}. Try that one again.", code="duplicate"
+        )
+
+    step = trained_from["step"]
+    reference = f"train {trained_from['train']}" + (f", step {step}" if step else "")
+    model = BaseModel(
+        owner=owner,
+        name=_free_name(owner, name, trained_from["name"]),
+        source=BaseModel.Source.TRAIN,
+        reference=reference,
+        licence=licence,
+        trained_from=trained_from,
+    )
+    with transaction.atomic():
+        _save_with_slug(model)
+        model_enqueue(model)
+    return model
+
+
+def _free_name(owner: User | None, wanted: str, otherwise: str) -> str:
+    """The name that was asked for, or a free one made of `otherwise`. Raises UserError {"name": …}."""
+    names = BaseModel.objects.filter(owner=owner, archived_at=None)
+    label = clean_label(wanted, limit=120)
+    if label:
+        if names.filter(name__iexact=label).exists():
+            raise UserError({"name": ["You have a model of that name already."]})
+        return label
+
+    label = clean_label(otherwise, limit=110) or "model"
+    taken = set(names.filter(name__startswith=label).values_list("name", flat=True))
+    numbered = (label if number == 1 else f"{label} {number}" for number in count(1))
+    return next(name for name in numbered if name not in taken)
 
 
 def gguf_check(file: ReceivedFile) -> None:

@@ -85,6 +85,7 @@ class ModelListView(ModelPage):
             "archived_count": self.models().exclude(archived_at=None).count(),
             "ordering": request.GET.get("ordering", ""),
             "statuses": [("", "All"), *BaseModel.Status.choices],
+            "origins": [("", "All models"), ("base", "Base models"), ("trained", "Trained here")],
         }
         return render(request, "models/list.html", context)
 
@@ -102,11 +103,11 @@ class ModelAddView(ModelPage):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         way = request.GET.get("way", "")
-        return self.page(way if way in BaseModel.Source.values else BaseModel.Source.HUB.value, {})
+        return self.page(way if way in BaseModel.ADDED else BaseModel.Source.HUB.value, {})
 
     def post(self, request: HttpRequest) -> HttpResponse:
         source = request.POST.get("source", "")
-        if source not in BaseModel.Source.values:
+        if source not in BaseModel.ADDED:
             source = BaseModel.Source.HUB.value
         values = {name: request.POST.get(name, "") for name in ("reference", "name")}
         file = request.FILES.get("file")

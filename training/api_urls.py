@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import api, api_lists, api_queue, api_rewards, api_sharing, sample_views
+from training import api, api_lists, api_merge, api_queue, api_rewards, api_sharing
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
@@ -25,6 +25,7 @@ urlpatterns = [
     path("<int:pk>/resume/", api.TrainResumeView.as_view(), name="api-train-resume"),
     path("<int:pk>/move/", api_queue.TrainMoveView.as_view(), name="api-train-move"),
     path("<int:pk>/copy/", api.TrainCopyView.as_view(), name="api-train-copy"),
+    path("<int:pk>/merge/", api_merge.TrainMergeView.as_view(), name="api-train-merge"),
     path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
     path("<int:pk>/sharing/", api_sharing.TrainSharingView.as_view(), name="api-train-sharing"),
     path("<int:pk>/hand-over/", api_sharing.TrainHandOverView.as_view(), name="api-train-hand-over"),

@@ -19,6 +19,7 @@ from engine.fields import GROUPS
 from engine.rundir import MODEL
 from methods.schema import Field, method_fields, plain
 from training.compare import settings_of
+from training.merging import PRECISIONS, merge_obstacle, merge_steps, models_of
 from training.models import TrainRun
 
 INGREDIENTS = {
@@ -172,6 +173,18 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
         "waited": (run.started_at - run.created_at).total_seconds() if run.started_at and run.attempt == 1 else None,
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
+        **use_context(run, reader),
+    }
+
+
+def use_context(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    """What the card Use this model needs."""
+    obstacle = merge_obstacle(run)
+    return {
+        "made": list(models_of(run, reader)),
+        "merge_obstacle": obstacle,
+        "merge_steps": [] if obstacle else merge_steps(run),
+        "precisions": PRECISIONS,
     }
 
 

@@ -9,8 +9,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
+from models_app.serializers import BaseModelSerializer
 from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
+from training.merging import PRECISIONS
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.queue import MOVES, queue_position
 from training.record import record_notes, steps_missing
@@ -212,6 +214,27 @@ class TrainResumeSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, min_value=0, max_value=2**62,
         help_text="Of the checkpoint to go on from. Null: the newest whole one. 0: from the beginning.",
     )  # fmt: skip
+
+
+class TrainMergeSerializer(StrictSerializer):
+    name = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=120, help_text="Blank: the train's name."
+    )
+    checkpoint = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=2**62,
+        help_text="Step of a kept checkpoint. Null: the train's result.",
+    )
+    precision = serializers.ChoiceField(
+        choices=list(PRECISIONS.items()), required=False, default="auto", help_text="How weights are stored."
+    )
+
+
+class TrainMergedSerializer(serializers.Serializer[Any]):
+    model = BaseModelSerializer(help_text="Poll it until its status is ready; its proof is there then.")
 
 
 class TrainPlanSerializer(StrictSerializer):

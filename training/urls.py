@@ -42,6 +42,7 @@ urlpatterns = [
     path("<int:pk>/edit/", views.TrainEditView.as_view(), name="edit"),
     path("<int:pk>/delete/", views.TrainDeleteView.as_view(), name="delete"),
     path("<int:pk>/copy/", views.TrainCopyView.as_view(), name="copy"),
+    path("<int:pk>/merge/", views.TrainMergeView.as_view(), name="merge"),
     path("<int:pk>/download/", views.TrainDownloadView.as_view(), name="download"),
     path("<int:pk>/sharing/", SharingView.as_view(model=TrainRun), name="sharing"),
 ]

@@ -25,6 +25,7 @@ from training.durations import run_progress, run_seconds
 from training.estimate import starts_now
 from training.labels import label_suggestions
 from training.log import log_read
+from training.merging import train_merge
 from training.models import TrainRun, TrainRunQuerySet
 from training.overview import done_near, has_model, overview
 from training.phases import phases_of
@@ -263,6 +264,22 @@ class TrainResumeView(TrainActionView):
         place = "starts over" if step == 0 else "resumes from its checkpoint"
         messages.success(request, f"{run.name} is back in the queue and {place}.")
         return redirect_back(request, run.get_absolute_url())
+
+
+class TrainMergeView(TrainActionView):
+    """Add to Models."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        step = request.POST.get("checkpoint", "")
+        model = train_merge(
+            run=run,
+            by=reader_of(request),
+            name=request.POST.get("name", ""),
+            checkpoint=number_of(step) if step else None,
+            precision=request.POST.get("precision", "auto"),
+        )
+        messages.success(request, f"{model.name} is being made. It appears among the models when it is ready.")
+        return redirect(model)
 
 
 class TrainDeleteView(TrainActionView):

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
-from engine import unpack
+from engine import tensor_files, unpack
 from engine.architecture import Refused
 from engine.convert import folder_try
 from engine.inspect_model import ModelProblem, config_read, folder_read
@@ -33,7 +33,7 @@ def packed(request):
 
 
 def test_it_makes_what_transformers_makes_of_them(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(tensor_files, "FILE_BYTES", 20_000)
     folder, own = packed
     folder_unpack(folder, tmp_path / "out")
 

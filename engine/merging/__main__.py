@@ -1,0 +1,78 @@
+"""A train's adapter merged into its base model.
+
+    python -m engine.merging RUN OUT                     writes the new folder OUT from the run directory RUN
+    python -m engine.merging RUN OUT --checkpoint 200    from its checkpoint of that step
+    python -m engine.merging RUN OUT --precision fp32    stored as fp16, bf16 or fp32 (auto: fp16 for a base model of
+                                                         sixteen bits where its range allows, bf16 where not)
+
+Prints one JSON line a piece of news: {"bytes": what the result takes at most}, {"progress": 0..1}, and last {"done":
+{"precision", "remark"}} or {"error": "what is wrong, in words for people"}. OUT appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.architecture import Refused
+from engine.failures import TrainError
+from engine.inspect_model import ModelProblem
+from engine.merging.folder import Order, bytes_needed, model_write
+from engine.rundir import SpecError
+
+
+def say(**news: Any) -> None:
+    print(json.dumps(news), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m engine.merging", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
+    parser.add_argument("--precision", choices=["auto", "fp16", "bf16", "fp32"], default="auto")
+    given = parser.parse_args(arguments)
+
+    try:
+        say(done=_merge(Order(given.run, given.checkpoint, given.precision), given.out))
+    except (Refused, SpecError, ModelProblem) as error:
+        say(error=str(error))
+        return 1
+    except TrainError as error:
+        say(error=f"{error.message} {error.advice}")
+        return 1
+    return 0
+
+
+def _merge(order: Order, out: Path) -> dict[str, Any]:
+    if out.exists():
+        raise Refused(f"{out} is there already. Name a folder that is new.")
+    needed = bytes_needed(order)
+    say(bytes=needed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise Refused(_no_space(needed, free))
+
+    try:
+        made = model_write(order, out, lambda share: say(progress=round(share, 4)))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Refused(_no_space(needed, shutil.disk_usage(out.parent).free)) from error
+    return {"precision": made.precision, "remark": made.remark}
+
+
+def _no_space(needed: int, free: int) -> str:
+    return (
+        f"Not enough disk space for the merged model: it takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

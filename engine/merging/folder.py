@@ -1,0 +1,243 @@
+"""The finished folder: weights, config, tokenizer, card and passport, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.architecture import Refused
+from engine.inspect_model import KEPT_FILES, ModelProblem, config_read, weight_files
+from engine.merging.card import card_write
+from engine.merging.layers import AdapterLayers, base_without_weights
+from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
+from engine.merging.whole import merge_whole
+from engine.publish.config import config_write, generation_write
+from engine.publish.older import folder_for_older, json_write
+from engine.publish.tokenizer import tokenizer_write
+from engine.render import Renderer, tokenizer_load
+from engine.rundir import (
+    CHECKPOINTS,
+    MODEL,
+    Spec,
+    checkpoint_is_whole,
+    file_sha256,
+    read_spec,
+)
+from engine.tensor_files import TensorReader
+
+ADAPTER = "adapter_model.safetensors"
+PASSPORT = "passport.json"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Order:
+    """`step`: of the checkpoint to merge, 0 for the train's result. `precision`: auto, fp16, bf16 or fp32."""
+
+    run: Path
+    step: int = 0
+    precision: str = "auto"
+
+    @property
+    def weights(self) -> Path:
+        """The folder with the trained weights: an adapter or a whole model."""
+        return self.run / CHECKPOINTS / f"checkpoint-{self.step}" if self.step else self.run / MODEL
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came out: `precision` of the weights, and how it was made, in a sentence for people."""
+
+    precision: str
+    remark: str
+
+
+def model_write(order: Order, out: Path, on_progress: Callable[[float], None]) -> Merged:
+    """Make of a train's adapter, or of its whole model, a model folder `out` that needs nothing else.
+
+    Raises Refused, with a reason for people, for weights that are gone, cut or of another base model.
+    """
+    spec = read_spec(order.run)
+    _weights_check(order)
+    unfinished = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+
+    try:
+        if (order.weights / ADAPTER).is_file():
+            made = _adapter_merge(order, spec, unfinished, on_progress)
+        else:
+            made = _model_copy(order, spec, unfinished)
+        json_write(unfinished / PASSPORT, passport(order, spec, made))
+        unfinished.rename(out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return made
+
+
+def bytes_needed(order: Order) -> int:
+    """Bytes that the result takes at most."""
+    spec = read_spec(order.run)
+    if not (order.weights / ADAPTER).is_file():
+        return _size(order.weights)
+
+    tensors = TensorReader(Path(spec.base_model_path))
+    width = BYTES.get(order.precision, 2 if is_half_precision(tensors) else 4)
+    numbers = sum(torch.Size(tensors.shape(name)).numel() for name in tensors.names)
+    return numbers * width
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _weights_check(order: Order) -> None:
+    if not order.weights.is_dir():
+        what = f"The checkpoint of step {order.step:,}" if order.step else "The model of this train"
+        raise Refused(f"{what} is not there any more.")
+    if order.step and not checkpoint_is_whole(order.weights):
+        raise Refused(f"The checkpoint of step {order.step:,} is cut or damaged. Choose another one.")
+
+
+def _adapter_merge(order: Order, spec: Spec, out: Path, on_progress: Callable[[float], None]) -> Merged:
+    base = Path(spec.base_model_path)
+    _base_check(base)
+    layers = AdapterLayers(base, order.weights)
+    tensors = TensorReader(base)
+
+    remark = ""
+    if spec.parameters.get("quantization", "none") != "none":
+        remark = (
+            "The adapter was trained on weights that were rounded to a few bits, and is merged into "
+            "the unrounded ones: answers may differ a little from the train's."
+        )
+
+    precision = order.precision
+    if precision == "auto":
+        precision = "fp16" if is_half_precision(tensors) else "fp32"
+    try:
+        _weights_write(base, order.weights, layers, tensors, out, precision, on_progress)
+    except OutOfRange as error:
+        if order.precision == "fp16":
+            raise Refused(f"The weight {error} is too large for fp16. Choose bf16 or fp32.") from error
+        precision = "bf16"
+        _weights_write(base, order.weights, layers, tensors, out, precision, on_progress)
+
+    _beside_write(order, spec, layers, out, precision)
+    return Merged(precision, remark)
+
+
+def _base_check(base: Path) -> None:
+    if not base.is_dir():
+        raise Refused("The base model's folder is gone. Add the base model again.")
+    try:
+        config_read(base)
+    except ModelProblem as problem:
+        raise Refused(f"The base model cannot be read any more: {problem}") from problem
+
+
+def _weights_write(
+    base: Path,
+    adapter: Path,
+    layers: AdapterLayers,
+    tensors: TensorReader,
+    out: Path,
+    precision: str,
+    on_progress: Callable[[float], None],
+) -> None:
+    for file in out.glob("*.safetensors*"):
+        file.unlink()
+
+    largest = max((base / name).stat().st_size for name in weight_files(base))
+    dtype = DTYPES[precision]
+    try:
+        stream(layers, tensors, out, dtype, file_bytes=min(largest, 2 * 2**30), on_progress=on_progress)
+    except FilesDiffer:
+        merge_whole(base, adapter, layers, out, dtype)
+
+
+def _beside_write(order: Order, spec: Spec, layers: AdapterLayers, out: Path, precision: str) -> None:
+    """Everything but the weights."""
+    base = Path(spec.base_model_path)
+    model = base_without_weights(base, layers.task, dtype=DTYPES[precision])
+    published = order.run / MODEL
+    tokenizer_folder = published if (published / "tokenizer_config.json").is_file() else base
+    tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
+    if layers.task == "SEQ_CLS":
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+    config_write(model, base, out)
+    tokenizer_write(tokenizer, tokenizer_folder, out)
+    if layers.task != "SEQ_CLS":
+        _generation_write(model, tokenizer, base, published, out)
+    for name in KEPT_FILES:
+        if name.startswith(("LICENSE", "NOTICE")) and (base / name).is_file():
+            shutil.copyfile(base / name, out / name)
+    (out / "README.md").write_text(card_write(spec, published / "README.md", precision, order.step))
+
+
+def _generation_write(model: Any, tokenizer: Any, base: Path, published: Path, out: Path) -> None:
+    """The train's own file names the tokens at which answers end; a train that failed left none."""
+    if (published / "generation_config.json").is_file():
+        shutil.copyfile(published / "generation_config.json", out / "generation_config.json")
+        return
+
+    stops = Renderer(tokenizer, warn=_unheard).stop_ids(model.generation_config.eos_token_id)
+    model.generation_config.eos_token_id = stops
+    generation_write(model, base, out)
+
+
+def _unheard(code: str, message: str) -> None:
+    """The train itself has warned of what its template does."""
+
+
+def _model_copy(order: Order, spec: Spec, out: Path) -> Merged:
+    """A model that was trained whole needs no merge."""
+    published = order.run / MODEL
+    for path in order.weights.glob("*.safetensors*"):
+        if path.name in (ADAPTER, "optimizer.safetensors"):
+            continue
+        shutil.copyfile(path, out / path.name)
+
+    if not list(out.glob("*.safetensors")):
+        raise Refused("This train left no weights that make a model.")
+    beside = published if (published / "config.json").is_file() else order.weights
+    for name in KEPT_FILES:
+        for folder in (beside, Path(spec.base_model_path)):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
+                break
+    folder_for_older(out)
+    tensors = TensorReader(out)
+    return Merged("fp16" if "F16" in {tensors.dtype(name) for name in tensors.names} else "", "")
+
+
+def passport(order: Order, spec: Spec, made: Merged) -> dict[str, Any]:
+    """Where the model is from, for programs: enough to make it once more."""
+    weights = sorted(path for path in order.weights.glob("*.safetensors"))
+    command = f"python -m engine.merging RUN OUT --precision {made.precision or 'auto'}"
+    return {
+        "version": 1,
+        "train": {"id": spec.run_id, "name": spec.name, "method": spec.method, "recipe": spec.recipe},
+        "checkpoint_step": order.step or None,
+        "base_model": {
+            "name": spec.base_model_name,
+            "sha256": spec.base_model_sha256,
+            "hub_id": spec.base_model_source.hub_id if spec.base_model_source else None,
+            "revision": spec.base_model_source.revision if spec.base_model_source else None,
+        },
+        "dataset_sha256": spec.dataset.sha256,
+        "trained_weights_sha256": {path.name: file_sha256(path) for path in weights},
+        "parameters": spec.parameters,
+        "system_prompt": spec.system_prompt,
+        "precision": made.precision,
+        "remark": made.remark,
+        "command": command + (f" --checkpoint {order.step}" if order.step else ""),
+    }

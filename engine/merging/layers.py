@@ -1,0 +1,152 @@
+"""The adapter's layers on a base model that has no weights (torch's meta device).
+
+The sums are peft's own, so that DoRA, rank-stabilised LoRA, patterns of ranks and transposed layers come out as they
+were trained. They are made in fp32: peft on a base model in bf16 rounds the sum to 8 bits, which changed one greedy
+answer of two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from engine.architecture import Refused, reason
+
+PREFIX = "base_model.model."
+
+
+def base_without_weights(base: Path, task: str, **options: Any) -> Any:
+    """The base model of the folder `base` on the meta device.
+
+    `task`: SEQ_CLS for a scorer, whose base has a head of one score.
+    """
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    kind: Any = AutoModelForCausalLM
+    if task == "SEQ_CLS":
+        kind = AutoModelForSequenceClassification
+        config.num_labels = 1
+
+    with torch.device("meta"):
+        model = kind.from_config(config, **options)
+    model.tie_weights()
+    return model
+
+
+class AdapterLayers:
+    """What the adapter in the folder `adapter` does to the weights of the model in `base`.
+
+    Raises Refused for an adapter that does not fit the base model.
+    """
+
+    def __init__(self, base: Path, adapter: Path) -> None:
+        config = PeftConfig.from_pretrained(str(adapter))
+        self.task = str(config.task_type)
+        plain = base_without_weights(base, self.task)
+        self.names = set(plain.state_dict())
+        shared = _shared_tables(plain)
+        self.base_prefix = str(plain.base_model_prefix)
+
+        self.model = _with_adapter(plain, config, adapter)
+        self.layers: dict[str, LoraLayer] = {}
+        self.blocks: list[str] = []
+        self.replaced: dict[str, torch.Tensor] = {}
+        self._look(shared)
+
+    def _look(self, shared: set[str]) -> None:
+        for path, module in self.model.named_modules():
+            name = path.removeprefix(PREFIX)
+            if isinstance(module, ParamWrapper):
+                self.blocks.append(name)
+            elif isinstance(module, LoraLayer):
+                self.layers[f"{name}.weight"] = module
+            elif isinstance(module, AuxiliaryTrainingWrapper):
+                trained = module.modules_to_save["default"]
+                self.replaced |= {f"{name}.{key}": value.detach() for key, value in trained.state_dict().items()}
+
+        if not (self.layers or self.blocks or self.replaced):
+            raise Refused("The adapter changes no weight of this base model.")
+        if both := sorted(shared & set(self.layers)):
+            raise Refused(
+                f"The adapter changes {both[0]}, which the base model uses both as its first and as its last layer: "
+                "a merged model would not be the one that was trained."
+            )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the base model's weight `name`, which the adapter changes."""
+        layer: Any = self.layers[name]
+        return tuple(layer.get_base_layer().weight.shape)
+
+    def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The weight `name` with the adapter in it, in fp32; `weight` is the base model's, of the same shape.
+
+        Raises Refused where the sum is not finite.
+        """
+        layer: Any = self.layers[name]
+        holder = layer.get_base_layer()
+        empty = holder.weight
+        holder.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+        try:
+            layer.merge(safe_merge=True)
+            result: torch.Tensor = holder.weight.detach()
+        except ValueError as error:
+            raise Refused(f"The adapter's numbers are broken: the sum of {name} is not finite.") from error
+        finally:
+            layer.merged_adapters.clear()
+            holder.weight = empty
+        return result
+
+
+def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
+    """The base model on the meta device with the adapter's real weights. Raises Refused where they do not fit."""
+    _stand_in(plain)
+    try:
+        model = get_peft_model(plain, config, low_cpu_mem_usage=True)
+        weights = _adapter_weights(adapter)
+        report: Any = set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise Refused(
+            f"The adapter does not fit this base model, so it was trained on another one: {reason(error)}"
+        ) from error
+
+    if report.unexpected_keys:
+        raise Refused(
+            "The adapter does not fit this base model, so it was trained on another one: the model has no place for "
+            f"{report.unexpected_keys[0]}."
+        )
+    # Sums with a tensor of the meta device are silently nothing.
+    lost = [name for name, value in model.named_parameters() if ".lora_" in name and value.is_meta]
+    if lost:
+        raise Refused(f"The adapter's file lacks {len(lost)} of its weights, such as {lost[0]}.")
+    return model
+
+
+def _adapter_weights(adapter: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights: dict[str, torch.Tensor] = load_peft_weights(str(adapter), device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"The adapter's file is cut or damaged and cannot be read: {reason(error)}") from error
+    return weights
+
+
+def _stand_in(model: Any) -> None:
+    """Give every weight one number of memory in place of none: peft puts an adapter on its layer's device, and on the
+    meta device its numbers would be lost."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            number = torch.zeros((), dtype=torch.float32).expand(weight.shape)
+            setattr(module, name, torch.nn.Parameter(number, requires_grad=False))
+
+
+def _shared_tables(model: Any) -> set[str]:
+    """Names of embeddings and output layer where both are one table."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if last is None or last.weight is not first.weight:
+        return set()
+    return {f"{path}.weight" for path, module in model.named_modules() if module in (first, last)}

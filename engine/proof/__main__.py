@@ -1,0 +1,55 @@
+"""Proof that the model in a folder is the one that was trained.
+
+    python -m engine.proof RUN FOLDER                     FOLDER was made from the run directory RUN
+    python -m engine.proof RUN FOLDER --checkpoint 200    from its checkpoint of that step
+
+Loads what was written with transformers alone, asks it what the train held out, and compares with the base model and
+the adapter beside it. Prints one JSON line a piece of news: {"progress": 0..1}, and last {"done": {"passed", "checks":
+[{"name", "passed", "detail"}]}} or {"error": "what is wrong, in words for people"}. Exit code 4: the proof failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.architecture import Refused
+from engine.failures import TrainError
+from engine.inspect_model import ModelProblem
+from engine.proof.prove import prove
+from engine.rundir import SpecError
+
+EXIT_FAILED_PROOF = 4
+
+
+def say(**news: Any) -> None:
+    print(json.dumps(news), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m engine.proof", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
+    parser.add_argument("folder", type=Path, help="the model that was made from it")
+    parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
+    given = parser.parse_args(arguments)
+
+    try:
+        checks = prove(given.run, given.folder, given.checkpoint, lambda share: say(progress=share))
+    except (Refused, SpecError, ModelProblem) as error:
+        say(error=str(error))
+        return 1
+    except TrainError as error:
+        say(error=f"{error.message} {error.advice}")
+        return 1
+
+    passed = all(check.passed for check in checks)
+    say(done={"passed": passed, "checks": [asdict(check) for check in checks]})
+    return 0 if passed else EXIT_FAILED_PROOF
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""A proof passes for what is the trained model, and fails for each way in which an export goes wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from engine.merging.folder import Order, model_write
+from engine.proof.prove import prove
+from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, questions_find
+from engine.publish.older import json_change
+from engine.render import Renderer, tokenizer_load
+from engine.rundir import read_spec
+from tests.engine.runs import toy_pairs, train
+
+ROOT = Path(__file__).resolve().parents[2]
+# Long enough that answers have been learned to their end.
+LEARNED = {"max_steps": 60, "evaluation_split": 0.2, "sample_prompts": 4, "sample_max_tokens": 16}
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory) -> Path:
+    return train(tmp_path_factory.mktemp("proof") / "run", tiny, **LEARNED).directory
+
+
+@pytest.fixture(scope="module")
+def merged(run) -> Path:
+    model_write(Order(run), run.parent / "merged", lambda share: None)
+    return run.parent / "merged"
+
+
+def verdicts(run: Path, folder: Path, step: int = 0) -> dict[str, bool]:
+    return {check.name: check.passed for check in prove(run, folder, step, lambda share: None)}
+
+
+def failed(run: Path, folder: Path, step: int = 0) -> set[str]:
+    return {name for name, passed in verdicts(run, folder, step).items() if not passed}
+
+
+EVERY_CHECK = {
+    "Loads in transformers",
+    "Same tokens",
+    "Same chat template",
+    "End tokens",
+    "Same answers",
+    "Answers end",
+    "Same probabilities",
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_merge_passes_in_every_number_type(run, tmp_path, precision):
+    model_write(Order(run, precision=precision), tmp_path / "out", lambda share: None)
+    assert verdicts(run, tmp_path / "out") == dict.fromkeys(EVERY_CHECK, True)
+
+
+def swap_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    )
+
+
+def remove_end_token(folder: Path) -> None:
+    json_change(folder / "generation_config.json", lambda config: config | {"eos_token_id": 0})
+    json_change(folder / "config.json", lambda config: config | {"eos_token_id": 0})
+
+
+def change_tensor(folder: Path, name: str, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = change(weights[name])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def zero_tensor(folder: Path) -> None:
+    change_tensor(folder, "model.layers.1.mlp.down_proj.weight", lambda weight: weight * 0)
+
+
+def forget_adapter(folder: Path) -> None:
+    base = read_spec(folder.parent / "run").base_model_path
+    shutil.copyfile(Path(base) / "model.safetensors", folder / "model.safetensors")
+
+
+def lose_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_tensor(folder: Path) -> None:
+    change_tensor(folder, "model.norm.weight", lambda weight: weight * float("nan"))
+
+
+def change_tokenizer(folder: Path) -> None:
+    """Tokens in another order: as many, and all other ids."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, *_, last = sorted(vocabulary.values())
+    tokenizer["model"]["vocab"] = {
+        token: number if number in (0, 1, 2) else first + last - number + 3 for token, number in vocabulary.items()
+    }
+    path.write_text(json.dumps(tokenizer))
+
+
+def cut_file(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+# What goes wrong, and the check that is about it; other checks may fail with it.
+WRONG = {
+    swap_template: "Same chat template",
+    remove_end_token: "End tokens",
+    zero_tensor: "Same probabilities",
+    forget_adapter: "Same answers",
+    lose_tensor: "Loads in transformers",
+    spoil_tensor: "Loads in transformers",
+    cut_file: "Loads in transformers",
+    change_tokenizer: "Same tokens",
+}
+
+
+@pytest.mark.parametrize("harm", WRONG, ids=lambda harm: harm.__name__)
+def test_what_goes_wrong_is_found(run, merged, tmp_path, harm):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(merged, tmp_path / "out")
+    harm(tmp_path / "out")
+    assert WRONG[harm] in failed(run, tmp_path / "out")
+
+
+def test_a_checkpoint_is_not_taken_for_the_result(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, **LEARNED | {"save_strategy": "steps", "save_every": 10}).directory
+    model_write(Order(run, step=50), tmp_path / "out", lambda share: None)
+    assert failed(run, tmp_path / "out", 50) == set()
+    assert "Same probabilities" in failed(run, tmp_path / "out")
+
+
+def test_a_reward_model_is_judged_by_its_scores(tiny, tmp_path):
+    given = {"format": "preference", "recipe": "reward", "max_steps": 20, "evaluation_split": 0.25}
+    run = train(tmp_path / "run", tiny, toy_pairs(), **given).directory
+    model_write(Order(run), tmp_path / "out", lambda share: None)
+    assert verdicts(run, tmp_path / "out")["Same scores"]
+    change_tensor(tmp_path / "out", "score.weight", lambda weight: -weight)
+    assert failed(run, tmp_path / "out") == {"Same scores"}
+
+
+def test_a_model_that_was_trained_whole_passes(tiny, tmp_path):
+    run = train(tmp_path / "run", tiny, **LEARNED | {"adapter": "none", "learning_rate": 0.003}).directory
+    model_write(Order(run), tmp_path / "out", lambda share: None)
+    assert failed(run, tmp_path / "out") == set()
+
+
+def kind_of_questions(run: Path) -> str:
+    renderer = Renderer(tokenizer_load(run / "model", config_folder=Path(read_spec(run).base_model_path)), warn=print)
+    questions, kind = questions_find(run, read_spec(run), renderer)
+    assert questions
+    return kind
+
+
+def test_it_asks_what_was_held_out_and_else_what_there_is(run, tiny, tmp_path):
+    assert kind_of_questions(run) == HELD_OUT
+    other = train(tmp_path / "run", tiny, max_steps=1).directory
+    assert kind_of_questions(other) == FROM_DATASET
+    (other / "data.jsonl").unlink()
+    assert kind_of_questions(other) == BUILT_IN
+
+
+def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged, tmp_path):
+    def program(folder: Path) -> tuple[int, dict]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "engine.proof", str(run), str(folder)],
+            cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return ran.returncode, json.loads(ran.stdout.splitlines()[-1])["done"]
+
+    code, done = program(merged)
+    assert (code, done["passed"], {check["name"] for check in done["checks"]}) == (0, True, EVERY_CHECK)
+    shutil.copytree(merged, tmp_path / "out")
+    remove_end_token(tmp_path / "out")
+    code, done = program(tmp_path / "out")
+    assert (code, done["passed"]) == (4, False)
