@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import api, api_lists, api_merge, api_queue, api_rewards, api_sharing
+from training import api, api_lists, api_merge, api_queue, api_rewards, api_sharing, sample_views
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
