@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from engine.rundir import read_spec
 from tests.live import ROOT, Platform
 
 ROWS = 40
@@ -96,9 +97,7 @@ def test_the_downloaded_adapter_loads_in_plain_peft(platform, finished, tmp_path
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(names)
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
-    base_folder = json.loads((platform.home / "runs" / str(finished["id"]) / "spec.json").read_text())[
-        "base_model_path"
-    ]
+    base_folder = read_spec(platform.home / "runs" / str(finished["id"])).base_model_path
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     tokens = AutoTokenizer.from_pretrained(tmp_path)("Question 1?", return_tensors="pt")
     with torch.no_grad():
