@@ -44,3 +44,8 @@ def routes(patterns: Any = None, prefix: str = "", namespace: str = "") -> Itera
         elif isinstance(pattern, URLPattern):
             name = ":".join(part for part in (namespace, pattern.name) if part)
             yield Route(name, route, pattern.callback)
+
+
+def addresses() -> list[tuple[str, str]]:
+    """(name, path) of every route, with an id or slug that may be there."""
+    return [(route.name, route.path({"slug": "lora"}, "1")) for route in routes()]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.house.test_urls import ROUTES
+from tests.routes import addresses
 
 DEEP = b'{"a":' * 20_000 + b"1" + b"}" * 20_000
-POSTS = sorted({path for _, path in ROUTES if path.startswith("/api/")})
+POSTS = sorted({path for _, path in addresses() if path.startswith("/api/")})
 
 
 @pytest.fixture

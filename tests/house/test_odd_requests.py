@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from tests.house.test_urls import ROUTES
+from tests.routes import addresses
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
 DIGITS = "9" * 5000
@@ -19,7 +19,7 @@ FORGOTTEN = {"admin:jsi18n"}
 
 def odd_pages():
     seen = set()
-    for name, path in ROUTES:
+    for name, path in addresses():
         if not path.startswith("/api/") and path not in seen and name not in FORGOTTEN:
             seen.add(path)
             yield path
