@@ -21,6 +21,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,6 +101,10 @@ class Attempt:
 
     def succeeded(self, user: Any) -> None:
         """The right password: what this person mistyped is forgotten, what others tried stays counted."""
+        with _full_disk_is_no_obstacle():
+            self._forget(user)
+
+    def _forget(self, user: Any) -> None:
         own = (Kind.PAIR, Kind.BROWSER)
         for counter in self.counters:
             rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
@@ -117,8 +123,20 @@ class Attempt:
 
     def withdrawn(self) -> None:
         """The password was not looked at after all."""
-        for counter in self.counters:
-            SignInCounter.objects.filter(kind=counter.kind, key=counter.key, count__gt=0).update(count=F("count") - 1)
+        with _full_disk_is_no_obstacle():
+            for counter in self.counters:
+                counted = SignInCounter.objects.filter(kind=counter.kind, key=counter.key, count__gt=0)
+                counted.update(count=F("count") - 1)
+
+
+@contextmanager
+def _full_disk_is_no_obstacle() -> Iterator[None]:
+    """Somebody has to sign in to make room; what could not be written down is counted a little longer."""
+    try:
+        yield
+    except DatabaseError as error:
+        if not is_disk_full(error):
+            raise
 
 
 def _counters(request: HttpRequest, username: str, address: str) -> list[Counted]:

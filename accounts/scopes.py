@@ -15,6 +15,13 @@ EVERYTHING = CREATING | {"DELETE"}
 
 # POST because their question does not fit into an address; they change nothing.
 READING_POSTS = frozenset({"api-trains-plan"})
+# Within the areas, and still beyond what they are for: calls that may delete, publish or give away.
+WHOLE_SCOPE_ONLY = frozenset(
+    {
+        "api-trains-bulk",
+        *(f"api-{kind}-{call}" for kind in ("train", "dataset", "model") for call in ("sharing", "hand-over")),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, and start, stop and change trains. Deletes nothing.",
+            "Read; also upload datasets, add models, and start, stop and change trains. Deletes, shares and hands over "
+            "nothing.",
             READING,
             {"trains": CREATING, "datasets": CREATING, "models": CREATING},
         ),
@@ -52,6 +60,8 @@ def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
 
     if method in scope.methods or (method == "POST" and match.url_name in READING_POSTS):
         return True
+    if match.url_name in WHOLE_SCOPE_ONLY and method not in scope.methods and scope.areas:
+        return False
     return method in scope.areas.get(api_area(match.route), frozenset())
 
 

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import StrictSerializer, errors
+from core.ownership import owner_check
 from datasets_app.api import KEY, DatasetView
 from datasets_app.models import RowChange
 from datasets_app.row_changes import (
@@ -115,11 +116,12 @@ class DatasetRowView(DatasetView):
 
 @extend_schema(parameters=[KEY])
 class DatasetChangesView(DatasetView):
-    @extend_schema(responses={200: RowChangesSerializer, **errors(401, 404)})
+    @extend_schema(responses={200: RowChangesSerializer, **errors(401, 403, 404)})
     def get(self, request: Request, key: str) -> Response:
         """Changed rows that wait for a version, and rows that were set aside before."""
         dataset = self.get_dataset()
-        changes = {"waiting": changes_waiting(dataset), "set_aside": rows_aside(dataset)}
+        owner_check(dataset, self.reader)
+        changes = {"waiting": changes_waiting(dataset), "set_aside": rows_aside(dataset, self.reader)}
         return Response(RowChangesSerializer(changes).data)
 
     @extend_schema(

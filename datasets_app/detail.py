@@ -111,7 +111,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
-    context |= doctor_context(dataset, query)
+    context |= doctor_context(dataset, reader, query)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if context["as_tokens"]:
@@ -160,7 +160,7 @@ def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
     }
 
 
-def doctor_context(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
+def doctor_context(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
     """Which methods can learn from it, what was found, what would mend it, and what was changed."""
     findings = findings_of(dataset)
     shown = {repair.slug for finding in findings for repair in finding.repairs}
@@ -174,7 +174,7 @@ def doctor_context(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
         # The others stand beside their finding.
         "other_repairs": [repair for repair in repairs_of(dataset) if repair.slug not in shown],
         "changes": changes_waiting(dataset),
-        "aside": rows_aside(dataset)[:ASIDE_ROWS],
+        "aside": rows_aside(dataset, reader)[:ASIDE_ROWS],
     }
     return context | finding_context(dataset, findings, query)
 

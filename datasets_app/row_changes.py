@@ -78,7 +78,7 @@ def rows_set_aside(*, dataset: Dataset, by: User, lines: Iterable[int]) -> list[
 def row_put_back(*, dataset: Dataset, by: User, change: int) -> RowChange:
     """Have a row that was set aside in this version, or in one that it was made of, in the next one."""
     changes_check(dataset, by, 1)
-    aside = next((item for item in rows_aside(dataset) if item.pk == change), None)
+    aside = next((item for item in rows_aside(dataset, by) if item.pk == change), None)
     if aside is None:
         raise UserError({"change": ["This row is not among those that were set aside."]}, code="not_found", status=404)
 
@@ -95,8 +95,13 @@ def row_put_back(*, dataset: Dataset, by: User, change: int) -> RowChange:
     )
 
 
-def rows_aside(dataset: Dataset) -> list[RowChange]:
-    """Rows that were set aside on the way to this version and not put back since, the last first."""
+def rows_aside(dataset: Dataset, reader: User) -> list[RowChange]:
+    """Rows that were set aside on the way to this version and not put back since, the last first.
+
+    Rows of versions that `reader` may not see are left out: a version can be handed over without those before it.
+    """
+    family = Dataset.objects.visible_to(reader).families([dataset.family])
+    visible = {dataset.pk, *family.values_list("pk", flat=True)}
     found: list[RowChange] = []
     put_back: set[int | None] = set(
         dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK).values_list("restores", flat=True)
@@ -109,7 +114,7 @@ def rows_aside(dataset: Dataset) -> list[RowChange]:
             elif change.action == RowChange.Action.SET_ASIDE and change.pk not in put_back:
                 found.append(change)
         version = version.parent
-    return found
+    return [change for change in found if change.dataset_id in visible]
 
 
 def row_change_discard(*, dataset: Dataset, by: User, change: int) -> None:

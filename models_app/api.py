@@ -62,7 +62,8 @@ class BaseModelView(generics.GenericAPIView[BaseModel]):
         return self.request.user
 
     def answer(self, model: BaseModel, status: int = 200) -> Response:
-        return Response(BaseModelSerializer(self.get_queryset().get(pk=model.pk)).data, status=status)
+        row = self.get_queryset().get(pk=model.pk)
+        return Response(BaseModelSerializer(row, context={"request": self.request}).data, status=status)
 
 
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
@@ -101,7 +102,7 @@ class FoldersView(APIView):
 class BaseModelDetailView(BaseModelView):
     @extend_schema(responses={200: BaseModelSerializer, **errors()})
     def get(self, request: Request, key: str) -> Response:
-        return Response(BaseModelSerializer(self.get_model()).data)
+        return Response(BaseModelSerializer(self.get_model(), context={"request": request}).data)
 
     @extend_schema(
         request=BaseModelUpdateSerializer, responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)}

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from core.api import StrictSerializer
 from models_app.models import BaseModel
-from models_app.services import DESCRIPTION_LIMIT
+from models_app.services import DESCRIPTION_LIMIT, trained_from
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
@@ -20,6 +20,9 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         help_text="Null for what came with the platform.",
     )
     train_count = serializers.IntegerField(read_only=True, help_text="Trains that started from it, of anybody.")
+    trained_from = serializers.SerializerMethodField(
+        help_text="Of a model that was trained here. Its train and base model are named to its owner and operators."
+    )
     url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The model's page.")
 
     class Meta:
@@ -31,6 +34,10 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "train_count", "owner", "shared", "created_at", "archived_at", "url",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
+        request = self.context.get("request")
+        return trained_from(model, request.user if request is not None else None)
 
 
 class BaseModelCreateSerializer(StrictSerializer):

@@ -16,7 +16,7 @@ from django.utils.text import slugify
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
-from core.ownership import deletion_check, owner_check
+from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
@@ -96,6 +96,7 @@ def model_add_trained(*, owner: User | None, name: str, licence: str, trained_fr
     "name"}}. Raises UserError {"name": …}, and with code duplicate where the same is there already.
     """
     same = BaseModel.objects.filter(
+        owner=owner,
         source=BaseModel.Source.TRAIN,
         archived_at=None,
         trained_from__train=trained_from["train"],
@@ -123,6 +124,15 @@ def model_add_trained(*, owner: User | None, name: str, licence: str, trained_fr
         _save_with_slug(model)
         model_enqueue(model)
     return model
+
+
+def trained_from(model: BaseModel, reader: Any) -> dict[str, Any]:
+    """Where a trained model is from, as far as `reader` may know: the train and the base model of a shared model may be
+    somebody's own."""
+    whole: dict[str, Any] = model.trained_from
+    if reader is not None and may_change(model, reader):
+        return whole
+    return {key: value for key, value in whole.items() if key in ("method", "step", "precision")}
 
 
 def _free_name(owner: User | None, wanted: str, otherwise: str) -> str:

@@ -25,4 +25,4 @@ class TrainMergeView(APIView):
         body.is_valid(raise_exception=True)
         made = train_merge(run=train_or_404(request, pk), by=reader(request), **body.validated_data)
         model = BaseModel.objects.with_related().get(pk=made.pk)
-        return Response(TrainMergedSerializer({"model": model}).data, status=202)
+        return Response(TrainMergedSerializer({"model": model}, context={"request": request}).data, status=202)

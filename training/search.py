@@ -52,6 +52,7 @@ PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
     ("Add a base model", "plus", "models:add", "import hub new model gguf", False),
     ("Methods", "puzzle", "methods:list", "lora sft dpo kto grpo ppo recipes", False),
     ("API", "api", "api-docs", "programs rest openapi swagger token", False),
+    ("Account", "user", "accounts:account", "account password token e-mail notices hugging face", False),
     ("Administration", "shield-lock", "admin:index", "admin users accounts operators", True),
 )
 

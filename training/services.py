@@ -294,6 +294,8 @@ def train_delete(*, run: TrainRun, by: User) -> None:
     deletion_check(run, by)
     if not run.ended:
         raise UserError(f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state")
+    if BaseModel.objects.filter(status=BaseModel.Status.IMPORTING, trained_from__train=run.pk).exists():
+        raise UserError("A model is being made of this train. Delete it once that is ready.", code="in_use")
     directory = run.directory
     deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
     if deleted:

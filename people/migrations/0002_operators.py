@@ -13,6 +13,8 @@ logger = logging.getLogger("deepextension.people")
 NAME = "Operators"
 RIGHTS = {
     "core": ("view_chore", "delete_chore"),
+    # To see who was locked out, and to unlock.
+    "accounts": ("view_signincounter", "delete_signincounter"),
     "datasets_app": (
         "view_dataset", "change_dataset", "delete_dataset", "share_dataset",
         "view_label", "add_label", "change_label", "delete_label",
@@ -65,6 +67,7 @@ def say_what_is_hidden(apps, schema_editor):
 class Migration(migrations.Migration):
     dependencies = [
         ("people", "0001_removals"),
+        ("accounts", "0002_tokens_and_addresses_of_before"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("core", "0001_chores"),
         ("datasets_app", "0004_shared_with_everyone"),

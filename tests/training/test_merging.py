@@ -7,6 +7,7 @@ from core.errors import UserError
 from engine.rundir import CHECKPOINTS, MODEL, checkpoint_seal
 from models_app.models import BaseModel
 from training.merging import merge_obstacle, merge_steps, models_of, train_merge
+from training.services import train_delete
 
 
 @pytest.fixture
@@ -127,3 +128,23 @@ def test_the_api_answers_with_the_model_and_refuses_strangers(client, finished, 
     assert answer.json()["model"]["trained_from"]["step"] == 10
     answer = client.post(path, {"checkpoint": 77}, content_type="application/json")
     assert (answer.status_code, set(answer.json()["error"]["fields"])) == (400, {"checkpoint"})
+
+
+def test_readers_of_a_shared_model_are_not_told_of_its_train(client, finished, alice, bob):
+    model = train_merge(run=finished, by=alice, name="For everyone")
+    BaseModel.objects.filter(pk=model.pk).update(shared=True)
+    client.force_login(bob)
+    told = client.get(f"/api/v1/models/{model.pk}/").json()["trained_from"]
+    assert told == {"method": "LoRA", "step": 0, "precision": "auto"}
+    assert finished.name not in client.get(model.get_absolute_url()).content.decode()
+    client.force_login(alice)
+    assert client.get(f"/api/v1/models/{model.pk}/").json()["trained_from"]["train"] == finished.pk
+    assert finished.name in client.get(model.get_absolute_url()).content.decode()
+
+
+def test_a_train_stays_while_a_model_is_made_of_it(finished, alice):
+    model = train_merge(run=finished, by=alice)
+    with pytest.raises(UserError, match="model is being made"):
+        train_delete(run=finished, by=alice)
+    BaseModel.objects.filter(pk=model.pk).update(status=BaseModel.Status.READY)
+    train_delete(run=finished, by=alice)
