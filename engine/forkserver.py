@@ -7,8 +7,8 @@ so whatever runs in an engine, a person's own reward function too, finds none of
 The platform (training.process) holds the other end of a socket. A message there asks for one engine and brings three
 file descriptors:
 
-    line     a socket: signal numbers come in, one byte each; its end goes out as JSON, {"status": exit
-             status, "peak": largest resident set in bytes}
+    line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the engine} at once and
+             {"status": exit status, "peak": largest resident set in bytes} at its end
     order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this engine}}
     lock     the device's lock, which is the engine's as long as it lives
 
@@ -85,6 +85,7 @@ class ForkServer:
         os.close(order)
         os.close(lock)
         self.engines[pid] = socket.socket(fileno=line)
+        self.tell(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
         return True
 
@@ -117,11 +118,14 @@ class ForkServer:
             line = self.engines.pop(pid)
             if line.fileno() in self.selector.get_map():
                 self.selector.unregister(line)
-            # Where the supervisor is gone, whoever takes over looks at what lies on the disk.
             end = {"status": os.waitstatus_to_exitcode(status), "peak": peak_bytes(usage)}
-            with contextlib.suppress(OSError):
-                line.sendall(json.dumps(end).encode())
+            self.tell(line, end)
             line.close()
+
+    def tell(self, line: socket.socket, news: dict[str, int]) -> None:
+        """Where the supervisor is gone, whoever takes over looks at what lies on the disk."""
+        with contextlib.suppress(OSError):
+            line.sendall(json.dumps(news).encode() + b"\n")
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:

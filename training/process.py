@@ -93,7 +93,7 @@ class Engine:
         self.line = line
         self.line.setblocking(False)
         self.status: int | None = None
-        # Engines are in the control group of their supervisor.
+        self.news = b""
         self.memory = MemoryWatch(os.getpid())
         self.death: Death | None = None
         # Whether the fork server was killed, and the kernel ended the engine with it.
@@ -129,20 +129,29 @@ class Engine:
         if self.status is not None:
             return self.status
         try:
-            message = self.line.recv(LONGEST_STATUS)
+            piece = self.line.recv(LONGEST_STATUS)
         except BlockingIOError:
             return None
         except OSError:
-            message = b""
-        self.was_lost = not message
-        if self.was_lost:
+            piece = b""
+        if not piece:
+            self.was_lost = True
             self.status = -signal.SIGKILL
             return self.status
 
-        end = json.loads(message)
-        self.death = self.memory.death(int(end["peak"]))
-        self.status = int(end["status"])
+        *lines, self.news = (self.news + piece).split(b"\n")
+        for line in lines:
+            self.hear(json.loads(line))
         return self.status
+
+    def hear(self, news: dict[str, int]) -> None:
+        """What the fork server says of the engine; see engine.forkserver."""
+        if "pid" in news:
+            # Its memory may be bounded apart from this process's.
+            self.memory = MemoryWatch(news["pid"])
+        else:
+            self.death = self.memory.death(news["peak"])
+            self.status = news["status"]
 
     def signal(self, sign: signal.Signals) -> None:
         if self.status is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from core.store import datasets_folder
 from core.upload import ReceivedFile
@@ -58,3 +59,10 @@ def checked(upload) -> Callable[..., Dataset]:
         return dataset
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_uploads_of_other_tests():
+    """Many tests look whether anything was left; made-up requests of others leave what a server would not."""
+    for path in Path(settings.FILE_UPLOAD_TEMP_DIR).glob("upload-*"):
+        path.unlink()

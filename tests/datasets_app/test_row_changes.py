@@ -92,10 +92,10 @@ def test_a_row_that_was_set_aside_stays_on_record_and_can_be_put_back(checked, a
 
     shown = page.get(third.get_absolute_url()).content.decode()
     assert "still on record" in shown
-    aside = {change.dataset: change for change in rows_aside(third)}
+    aside = {change.dataset: change for change in rows_aside(third, alice)}
     assert set(aside) == {dataset, second}
     page.post(f"{third.get_absolute_url()}put-back/", {"change": aside[dataset].pk})
-    assert [change.pk for change in rows_aside(third)] == [aside[second].pk]
+    assert [change.pk for change in rows_aside(third, alice)] == [aside[second].pk]
 
     fourth = apply(third)
     assert [row["n"] for row in rows_of(fourth)] == [2, 3, 1]

@@ -25,4 +25,4 @@ def test_the_queue_goes_back_as_well(client, olga, target):
     client.force_login(olga)
     answer = client.post("/trains/queue/resume/", {"next": target})
     assert answer.status_code == 302
-    assert answer["Location"] == (target if target in GOOD else "/trains/")
+    assert answer["Location"] == (target if target in GOOD else "/trains/queue/")
