@@ -99,7 +99,7 @@ def test_a_row_that_was_set_aside_stays_on_record_and_can_be_put_back(checked, a
 
     fourth = apply(third)
     assert [row["n"] for row in rows_of(fourth)] == [2, 3, 1]
-    assert [change.pk for change in rows_aside(fourth)] == [aside[second].pk]
+    assert [change.pk for change in rows_aside(fourth, alice)] == [aside[second].pk]
     with pytest.raises(UserError, match="not among those"):
         row_put_back(dataset=fourth, by=alice, change=aside[dataset].pk)
 
