@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 
 
 class DeepExtensionAdminSite(admin.AdminSite):
@@ -15,6 +19,15 @@ class DeepExtensionAdminSite(admin.AdminSite):
     index_title = "Administration"
     # The room is for columns, and everything is a click away on the first page.
     enable_nav_sidebar = False
+
+    @method_decorator(login_not_required)
+    def login(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        """One page to sign in, which also works on a full disk. Who is signed in already and may not see the
+        administration gets Django's page, which says so."""
+        if request.user.is_authenticated:
+            return super().login(request, extra_context)
+        wanted = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")
+        return HttpResponseRedirect(f"{reverse('login')}?{urlencode({REDIRECT_FIELD_NAME: wanted})}")
 
     def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """One place to change a password, with one limit on guessing the present one."""

@@ -33,7 +33,8 @@ class Place:
     run: TrainRun | None
     priority: int
     starts: Estimate | None
-    may_change: bool
+    may_move: bool
+    may_stop: bool
     is_own: bool
     waits_for: TrainRun | None = None
 
@@ -124,7 +125,8 @@ def _place(
         run=run,
         priority=priority,
         starts=guess,
-        may_change=run is not None and (may_change(run, reader) or may_manage_queue(reader)),
+        may_move=run is not None and (may_change(run, reader) or may_manage_queue(reader)),
+        may_stop=run is not None and may_change(run, reader),
         is_own=run is not None and run.owner_id == reader.pk,
         waits_for=waits_for,
     )

@@ -288,7 +288,8 @@ class QueuePlaceSerializer(serializers.Serializer[Any]):
     priority = PriorityField()
     starts_in = EstimateSerializer(source="starts", allow_null=True)
     starts_at = serializers.DateTimeField(allow_null=True, help_text="An estimate.")
-    may_change = serializers.BooleanField(help_text="Whether you may move or stop it.")
+    may_move = serializers.BooleanField(help_text="Whether you may give it another place.")
+    may_stop = serializers.BooleanField()
 
 
 class QueueStationSerializer(serializers.Serializer[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from functools import lru_cache
 
 from django.conf import settings
@@ -11,6 +12,10 @@ from django.conf import settings
 FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
 
 Header = tuple[bytes, bytes]
+
+logger = logging.getLogger("deepextension.web")
+
+_has_warned = False
 
 
 @lru_cache(1024)
@@ -31,4 +36,22 @@ def believed_headers(headers: list[Header], address: str) -> list[Header]:
     """The headers without claims that only a proxy may make."""
     if is_proxy(address):
         return headers
-    return [pair for pair in headers if pair[0] not in FORWARDED]
+
+    believed = [pair for pair in headers if pair[0] not in FORWARDED]
+    if len(believed) < len(headers):
+        _warn(address)
+    return believed
+
+
+def _warn(address: str) -> None:
+    """Once in each process: anybody can send such headers, and must not be able to fill the log."""
+    global _has_warned
+    if _has_warned:
+        return
+
+    _has_warned = True
+    logger.warning(
+        "Headers such as X-Forwarded-For came from %s and were dropped. If that is a proxy of yours, name it in "
+        "FORWARDED_ALLOW_IPS: until then everybody behind it counts as one address.",
+        address,
+    )

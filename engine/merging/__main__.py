@@ -22,7 +22,7 @@ from typing import Any
 from engine.architecture import Refused
 from engine.failures import TrainError
 from engine.inspect_model import ModelProblem
-from engine.merging.folder import Order, bytes_needed, model_write
+from engine.merging.folder import MergeRequest, bytes_needed, model_write
 from engine.rundir import SpecError
 
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     try:
-        say(done=_merge(Order(given.run, given.checkpoint, given.precision), given.out))
+        say(done=_merge(MergeRequest(given.run, given.checkpoint, given.precision), given.out))
     except (Refused, SpecError, ModelProblem) as error:
         say(error=str(error))
         return 1
@@ -49,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _merge(order: Order, out: Path) -> dict[str, Any]:
+def _merge(request: MergeRequest, out: Path) -> dict[str, Any]:
     if out.exists():
         raise Refused(f"{out} is there already. Name a folder that is new.")
-    needed = bytes_needed(order)
+    needed = bytes_needed(request)
     say(bytes=needed)
     out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
@@ -60,7 +60,7 @@ def _merge(order: Order, out: Path) -> dict[str, Any]:
         raise Refused(_no_space(needed, free))
 
     try:
-        made = model_write(order, out, lambda share: say(progress=round(share, 4)))
+        made = model_write(request, out, lambda share: say(progress=round(share, 4)))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

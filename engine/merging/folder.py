@@ -28,16 +28,17 @@ from engine.rundir import (
     file_sha256,
     read_spec,
 )
-from engine.tensor_files import TensorReader
+from engine.tensor_files import FILE_BYTES, TensorReader
 
 ADAPTER = "adapter_model.safetensors"
 PASSPORT = "passport.json"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+# The same, as safetensors names them.
+STORED = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 
 @dataclass(frozen=True)
-class Order:
+class MergeRequest:
     """`step`: of the checkpoint to merge, 0 for the train's result. `precision`: auto, fp16, bf16 or fp32."""
 
     run: Path
@@ -58,23 +59,23 @@ class Merged:
     remark: str
 
 
-def model_write(order: Order, out: Path, on_progress: Callable[[float], None]) -> Merged:
+def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float], None]) -> Merged:
     """Make of a train's adapter, or of its whole model, a model folder `out` that needs nothing else.
 
     Raises Refused, with a reason for people, for weights that are gone, cut or of another base model.
     """
-    spec = read_spec(order.run)
-    _weights_check(order)
+    spec = read_spec(request.run)
+    _weights_check(request)
     unfinished = out.with_name(f"{out.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
 
     try:
-        if (order.weights / ADAPTER).is_file():
-            made = _adapter_merge(order, spec, unfinished, on_progress)
+        if (request.weights / ADAPTER).is_file():
+            made = _adapter_merge(request, spec, unfinished, on_progress)
         else:
-            made = _model_copy(order, spec, unfinished)
-        json_write(unfinished / PASSPORT, passport(order, spec, made))
+            made = _model_copy(request, spec, unfinished)
+        json_write(unfinished / PASSPORT, passport(request, spec, made))
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -82,14 +83,15 @@ def model_write(order: Order, out: Path, on_progress: Callable[[float], None]) -
     return made
 
 
-def bytes_needed(order: Order) -> int:
+def bytes_needed(request: MergeRequest) -> int:
     """Bytes that the result takes at most."""
-    spec = read_spec(order.run)
-    if not (order.weights / ADAPTER).is_file():
-        return _size(order.weights)
+    spec = read_spec(request.run)
+    if not (request.weights / ADAPTER).is_file():
+        return _size(request.weights)
 
     tensors = TensorReader(Path(spec.base_model_path))
-    width = BYTES.get(order.precision, 2 if is_half_precision(tensors) else 4)
+    precision = request.precision if request.precision != "auto" else _precision_for(tensors)
+    width = DTYPES[precision].itemsize
     numbers = sum(torch.Size(tensors.shape(name)).numel() for name in tensors.names)
     return numbers * width
 
@@ -98,18 +100,18 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def _weights_check(order: Order) -> None:
-    if not order.weights.is_dir():
-        what = f"The checkpoint of step {order.step:,}" if order.step else "The model of this train"
+def _weights_check(request: MergeRequest) -> None:
+    if not request.weights.is_dir():
+        what = f"The checkpoint of step {request.step:,}" if request.step else "The model of this train"
         raise Refused(f"{what} is not there any more.")
-    if order.step and not checkpoint_is_whole(order.weights):
-        raise Refused(f"The checkpoint of step {order.step:,} is cut or damaged. Choose another one.")
+    if request.step and not checkpoint_is_whole(request.weights):
+        raise Refused(f"The checkpoint of step {request.step:,} is cut or damaged. Choose another one.")
 
 
-def _adapter_merge(order: Order, spec: Spec, out: Path, on_progress: Callable[[float], None]) -> Merged:
+def _adapter_merge(request: MergeRequest, spec: Spec, out: Path, on_progress: Callable[[float], None]) -> Merged:
     base = Path(spec.base_model_path)
     _base_check(base)
-    layers = AdapterLayers(base, order.weights)
+    layers = AdapterLayers(base, request.weights)
     tensors = TensorReader(base)
 
     remark = ""
@@ -119,19 +121,22 @@ def _adapter_merge(order: Order, spec: Spec, out: Path, on_progress: Callable[[f
             "the unrounded ones: answers may differ a little from the train's."
         )
 
-    precision = order.precision
-    if precision == "auto":
-        precision = "fp16" if is_half_precision(tensors) else "fp32"
+    precision = request.precision if request.precision != "auto" else _precision_for(tensors)
     try:
-        _weights_write(base, order.weights, layers, tensors, out, precision, on_progress)
+        _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
     except OutOfRange as error:
-        if order.precision == "fp16":
+        if request.precision == "fp16":
             raise Refused(f"The weight {error} is too large for fp16. Choose bf16 or fp32.") from error
         precision = "bf16"
-        _weights_write(base, order.weights, layers, tensors, out, precision, on_progress)
+        _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
 
-    _beside_write(order, spec, layers, out, precision)
+    _beside_write(request, spec, layers, out, precision)
     return Merged(precision, remark)
+
+
+def _precision_for(base: TensorReader) -> str:
+    """fp16 has three bits of precision more than bf16, and nearly all models fit its range."""
+    return "fp16" if is_half_precision(base) else "fp32"
 
 
 def _base_check(base: Path) -> None:
@@ -158,16 +163,16 @@ def _weights_write(
     largest = max((base / name).stat().st_size for name in weight_files(base))
     dtype = DTYPES[precision]
     try:
-        stream(layers, tensors, out, dtype, file_bytes=min(largest, 2 * 2**30), on_progress=on_progress)
+        stream(layers, tensors, out, dtype, file_bytes=min(largest, FILE_BYTES), on_progress=on_progress)
     except FilesDiffer:
         merge_whole(base, adapter, layers, out, dtype)
 
 
-def _beside_write(order: Order, spec: Spec, layers: AdapterLayers, out: Path, precision: str) -> None:
+def _beside_write(request: MergeRequest, spec: Spec, layers: AdapterLayers, out: Path, precision: str) -> None:
     """Everything but the weights."""
     base = Path(spec.base_model_path)
     model = base_without_weights(base, layers.task, dtype=DTYPES[precision])
-    published = order.run / MODEL
+    published = request.run / MODEL
     tokenizer_folder = published if (published / "tokenizer_config.json").is_file() else base
     tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
     if layers.task == "SEQ_CLS":
@@ -180,7 +185,7 @@ def _beside_write(order: Order, spec: Spec, layers: AdapterLayers, out: Path, pr
     for name in KEPT_FILES:
         if name.startswith(("LICENSE", "NOTICE")) and (base / name).is_file():
             shutil.copyfile(base / name, out / name)
-    (out / "README.md").write_text(card_write(spec, published / "README.md", precision, order.step))
+    (out / "README.md").write_text(card_write(spec, published / "README.md", precision, request.step))
 
 
 def _generation_write(model: Any, tokenizer: Any, base: Path, published: Path, out: Path) -> None:
@@ -189,26 +194,26 @@ def _generation_write(model: Any, tokenizer: Any, base: Path, published: Path, o
         shutil.copyfile(published / "generation_config.json", out / "generation_config.json")
         return
 
-    stops = Renderer(tokenizer, warn=_unheard).stop_ids(model.generation_config.eos_token_id)
+    stops = Renderer(tokenizer, warn=_ignore_warning).stop_ids(model.generation_config.eos_token_id)
     model.generation_config.eos_token_id = stops
     generation_write(model, base, out)
 
 
-def _unheard(code: str, message: str) -> None:
-    """The train itself has warned of what its template does."""
+def _ignore_warning(code: str, message: str) -> None:
+    """The train has already warned about its chat template."""
 
 
-def _model_copy(order: Order, spec: Spec, out: Path) -> Merged:
+def _model_copy(request: MergeRequest, spec: Spec, out: Path) -> Merged:
     """A model that was trained whole needs no merge."""
-    published = order.run / MODEL
-    for path in order.weights.glob("*.safetensors*"):
+    published = request.run / MODEL
+    for path in request.weights.glob("*.safetensors*"):
         if path.name in (ADAPTER, "optimizer.safetensors"):
             continue
         shutil.copyfile(path, out / path.name)
 
     if not list(out.glob("*.safetensors")):
         raise Refused("This train left no weights that make a model.")
-    beside = published if (published / "config.json").is_file() else order.weights
+    beside = published if (published / "config.json").is_file() else request.weights
     for name in KEPT_FILES:
         for folder in (beside, Path(spec.base_model_path)):
             if (folder / name).is_file():
@@ -216,17 +221,17 @@ def _model_copy(order: Order, spec: Spec, out: Path) -> Merged:
                 break
     folder_for_older(out)
     tensors = TensorReader(out)
-    return Merged("fp16" if "F16" in {tensors.dtype(name) for name in tensors.names} else "", "")
+    return Merged(STORED.get(tensors.dtype(tensors.names[0]), "auto"), "")
 
 
-def passport(order: Order, spec: Spec, made: Merged) -> dict[str, Any]:
+def passport(request: MergeRequest, spec: Spec, made: Merged) -> dict[str, Any]:
     """Where the model is from, for programs: enough to make it once more."""
-    weights = sorted(path for path in order.weights.glob("*.safetensors"))
-    command = f"python -m engine.merging RUN OUT --precision {made.precision or 'auto'}"
+    weights = sorted(path for path in request.weights.glob("*.safetensors"))
+    command = f"python -m engine.merging RUN OUT --precision {made.precision}"
     return {
         "version": 1,
         "train": {"id": spec.run_id, "name": spec.name, "method": spec.method, "recipe": spec.recipe},
-        "checkpoint_step": order.step or None,
+        "checkpoint_step": request.step or None,
         "base_model": {
             "name": spec.base_model_name,
             "sha256": spec.base_model_sha256,
@@ -239,5 +244,5 @@ def passport(order: Order, spec: Spec, made: Merged) -> dict[str, Any]:
         "system_prompt": spec.system_prompt,
         "precision": made.precision,
         "remark": made.remark,
-        "command": command + (f" --checkpoint {order.step}" if order.step else ""),
+        "command": command + (f" --checkpoint {request.step}" if request.step else ""),
     }

@@ -57,9 +57,9 @@ class AdapterLayers:
         self.layers: dict[str, LoraLayer] = {}
         self.blocks: list[str] = []
         self.replaced: dict[str, torch.Tensor] = {}
-        self._look(shared)
+        self._collect(shared)
 
-    def _look(self, shared: set[str]) -> None:
+    def _collect(self, shared: set[str]) -> None:
         for path, module in self.model.named_modules():
             name = path.removeprefix(PREFIX)
             if isinstance(module, ParamWrapper):
@@ -105,7 +105,7 @@ class AdapterLayers:
 
 def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
     """The base model on the meta device with the adapter's real weights. Raises Refused where they do not fit."""
-    _stand_in(plain)
+    _placeholders_set(plain)
     try:
         model = get_peft_model(plain, config, low_cpu_mem_usage=True)
         weights = _adapter_weights(adapter)
@@ -135,7 +135,7 @@ def _adapter_weights(adapter: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _stand_in(model: Any) -> None:
+def _placeholders_set(model: Any) -> None:
     """Give every weight one number of memory in place of none: peft puts an adapter on its layer's device, and on the
     meta device its numbers would be lost."""
     for module in model.modules():

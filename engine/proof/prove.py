@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from engine.merging.folder import ADAPTER, Order
+from engine.merging.folder import ADAPTER, MergeRequest
 from engine.proof.checks import (
     Check,
     answers_check,
@@ -23,7 +23,6 @@ from engine.proof.checks import (
     tokens_check,
 )
 from engine.proof.evidence import (
-    LOAD,
     Evidence,
     evidence_collect,
     is_scorer,
@@ -41,7 +40,7 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     Raises Refused, SpecError, ModelProblem or TrainError where the train's own parts cannot be read.
     """
     spec = read_spec(run)
-    order = Order(run, step)
+    request = MergeRequest(run, step)
     base = Path(spec.base_model_path)
     tokenizer_folder = run / MODEL if (run / MODEL / "tokenizer_config.json").is_file() else base
     tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
@@ -67,8 +66,8 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     # One model in memory at a time.
     found = _found(folder, questions, stops, scores)
     on_progress(0.5)
-    adapter = order.weights if (order.weights / ADAPTER).is_file() else None
-    model = trained_load(base, adapter, order.weights, scores=scores)
+    adapter = request.weights if (request.weights / ADAPTER).is_file() else None
+    model = trained_load(base, adapter, request.weights, scores=scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
     on_progress(0.75)
     plain = evidence_collect(rounded(model, _stored(folder)), questions, stops, scores=scores)
@@ -97,6 +96,7 @@ def _found(folder: Path, questions: Any, stops: set[int], scores: bool) -> Evide
 
 
 def _stored(folder: Path) -> torch.dtype:
-    config = AutoConfig.from_pretrained(folder, **{name: LOAD[name] for name in LOAD if name != "use_safetensors"})
+    """The number type that config.json names."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     dtype = config.dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.auth.models import User
@@ -17,9 +18,11 @@ from accounts.models import KnownAddress, SignInCounter
 RIGHT = "alice-password-1"
 
 
-def sign_in(address, name="alice", password="wrong", browser=None, where="/login/", **headers):
+def sign_in(address, name="alice", password="wrong", browser=None, **headers):
     """What the sign-in page answers to somebody at `address`, with a new browser unless one is given."""
-    return (browser or Client()).post(where, {"username": name, "password": password}, REMOTE_ADDR=address, **headers)
+    return (browser or Client()).post(
+        "/login/", {"username": name, "password": password}, REMOTE_ADDR=address, **headers
+    )
 
 
 def token(address, name="alice", password="wrong"):
@@ -36,17 +39,34 @@ def few_tries(settings):
     settings.SIGN_IN_FAILURE_LIMIT = 3
 
 
-@pytest.mark.parametrize("where", ["/login/", "/admin/login/"])
-def test_it_locks_an_account_at_the_address_of_the_failures_and_says_for_how_long(alice, where):
+def test_it_locks_an_account_at_the_address_of_the_failures_and_says_for_how_long(alice):
     for _ in range(3):
-        assert sign_in("203.0.113.1", where=where).status_code == 200
+        assert sign_in("203.0.113.1").status_code == 200
 
-    locked = sign_in("203.0.113.1", password=RIGHT, where=where)
+    locked = sign_in("203.0.113.1", password=RIGHT)
 
     assert locked.status_code == 429
     assert 0 < int(locked["Retry-After"]) <= 900
     assert "Try again in <strong>15 minutes</strong>" in locked.content.decode()
     assert sign_in("203.0.113.2", password=RIGHT).status_code == 302
+
+
+@pytest.mark.parametrize("wanted", ["", "/admin/training/trainrun/"])
+def test_the_administration_has_no_door_of_its_own(client, olga, wanted):
+    """One page to sign in, with its limits, and with its way round a full disk."""
+    credentials = {"username": "olga", "password": "olga-password-1"}
+    address = "/admin/login/" + (f"?next={wanted}" if wanted else "")
+    for answer in (client.get(address), client.post(address, credentials)):
+        assert (answer.status_code, answer.url) == (302, "/login/?" + urlencode({"next": wanted or "/admin/"}))
+        assert "_auth_user_id" not in client.session
+    assert client.post(answer.url, credentials).url == (wanted or "/admin/")
+
+
+def test_who_is_signed_in_and_may_not_see_the_administration_is_told_so(client, alice):
+    client.force_login(alice)
+    answer = client.get("/admin/", follow=True)
+    assert answer.status_code == 200
+    assert "You are authenticated as alice, but are not authorized" in answer.content.decode()
 
 
 def test_the_api_answers_a_lock_out_in_its_own_error_shape(alice):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from engine.architecture import Refused
 from engine.inspect_model import folder_read
-from engine.merging.folder import Order, bytes_needed, model_write
+from engine.merging.folder import MergeRequest, bytes_needed, model_write
 from engine.publish.older import json_change
 from engine.rundir import read_spec
 from tests.engine.runs import toy_pairs, train
@@ -27,8 +27,8 @@ SHORT = {"max_steps": 3, "evaluation_split": 0.2, "sample_prompts": 2, "sample_m
 TEXT = "What colour is the sky? Ball 7 is red."
 
 
-def merge(run: Path, out: Path, **order) -> Path:
-    model_write(Order(run, **order), out, lambda share: None)
+def merge(run: Path, out: Path, **wanted) -> Path:
+    model_write(MergeRequest(run, **wanted), out, lambda share: None)
     return out
 
 
@@ -169,7 +169,7 @@ def test_large_models_are_written_in_several_files(half_run, tmp_path, monkeypat
 def test_what_it_takes_is_known_before(half_run, tmp_path):
     out = merge(half_run, tmp_path / "out")
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    assert written * 0.95 < bytes_needed(Order(half_run)) <= written
+    assert written * 0.95 < bytes_needed(MergeRequest(half_run)) <= written
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from engine.merging.folder import Order, model_write
+from engine.merging.folder import MergeRequest, model_write
 from engine.proof.prove import prove
 from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, questions_find
 from engine.publish.older import json_change
@@ -30,7 +30,7 @@ def run(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def merged(run) -> Path:
-    model_write(Order(run), run.parent / "merged", lambda share: None)
+    model_write(MergeRequest(run), run.parent / "merged", lambda share: None)
     return run.parent / "merged"
 
 
@@ -55,7 +55,7 @@ EVERY_CHECK = {
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_merge_passes_in_every_number_type(run, tmp_path, precision):
-    model_write(Order(run, precision=precision), tmp_path / "out", lambda share: None)
+    model_write(MergeRequest(run, precision=precision), tmp_path / "out", lambda share: None)
     assert verdicts(run, tmp_path / "out") == dict.fromkeys(EVERY_CHECK, True)
 
 
@@ -135,7 +135,7 @@ def test_what_goes_wrong_is_found(run, merged, tmp_path, harm):
 
 def test_a_checkpoint_is_not_taken_for_the_result(tiny, tmp_path):
     run = train(tmp_path / "run", tiny, **LEARNED | {"save_strategy": "steps", "save_every": 10}).directory
-    model_write(Order(run, step=50), tmp_path / "out", lambda share: None)
+    model_write(MergeRequest(run, step=50), tmp_path / "out", lambda share: None)
     assert failed(run, tmp_path / "out", 50) == set()
     assert "Same probabilities" in failed(run, tmp_path / "out")
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_is_not_taken_for_the_result(tiny, tmp_path):
 def test_a_reward_model_is_judged_by_its_scores(tiny, tmp_path):
     given = {"format": "preference", "recipe": "reward", "max_steps": 20, "evaluation_split": 0.25}
     run = train(tmp_path / "run", tiny, toy_pairs(), **given).directory
-    model_write(Order(run), tmp_path / "out", lambda share: None)
+    model_write(MergeRequest(run), tmp_path / "out", lambda share: None)
     assert verdicts(run, tmp_path / "out")["Same scores"]
     change_tensor(tmp_path / "out", "score.weight", lambda weight: -weight)
     assert failed(run, tmp_path / "out") == {"Same scores"}
@@ -151,7 +151,7 @@ def test_a_reward_model_is_judged_by_its_scores(tiny, tmp_path):
 
 def test_a_model_that_was_trained_whole_passes(tiny, tmp_path):
     run = train(tmp_path / "run", tiny, **LEARNED | {"adapter": "none", "learning_rate": 0.003}).directory
-    model_write(Order(run), tmp_path / "out", lambda share: None)
+    model_write(MergeRequest(run), tmp_path / "out", lambda share: None)
     assert failed(run, tmp_path / "out") == set()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bs4 import BeautifulSoup
+from django.contrib.auth.models import Permission
 
 from training import queue_page, worker
 from training.estimate import Estimate
@@ -105,7 +106,8 @@ def test_the_api_says_the_same_and_no_more(client, alice, line, one_worker):
     answer = response.json()
     assert [place["position"] for place in answer["places"]] == [1, 2, 3, 4]
     assert [place["name"] for place in answer["places"]] == [None, "own-1", None, "own-3"]
-    assert [place["may_change"] for place in answer["places"]] == [False, True, False, True]
+    for right in ("may_move", "may_stop"):
+        assert [place[right] for place in answer["places"]] == [False, True, False, True]
     assert answer["waiting_count"] == 4
     (station,) = answer["stations"]
     assert (station["worker"], station["is_busy"], station["train"]) == ("worker-1", True, None)
@@ -161,3 +163,15 @@ def test_a_worker_that_is_loading_is_no_missing_worker(client, alice, monkeypatc
     text = " ".join(page_of(client, alice, "/trains/").get_text().split())
     assert "Starting. The training worker is loading its libraries" in text
     assert "Nothing will start now" not in text
+
+
+def test_who_manages_the_queue_alone_moves_trains_and_is_offered_no_stop(client, bob, line, one_worker):
+    bob.user_permissions.set(Permission.objects.filter(codename__in=("manage_queue", "view_trainrun")))
+    client.force_login(bob)
+    places = client.get("/api/v1/queue/").json()["places"]
+    assert all(place["may_move"] for place in places)
+    own = [place["owner"] == "bob" for place in places]
+    assert False in own
+    assert [place["may_stop"] for place in places] == own
+    page = client.get("/trains/queue/?part=1").content.decode()
+    assert page.count('data-ask="waiting"') == own.count(True)
