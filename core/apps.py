@@ -4,7 +4,7 @@ from django.utils.module_loading import autodiscover_modules
 
 class CoreConfig(AppConfig):
     name = "core"
-    verbose_name = "Shared"
+    verbose_name = "Background work"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

@@ -76,6 +76,13 @@ def value_text(field: Field | None, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def unit_of(unit: str, value: Any) -> str:
+    """Units of counts are plural nouns: 2 batches, and 1 batch. Symbols such as s stay."""
+    if value != 1 or isinstance(value, bool) or len(unit) < 3:
+        return unit
+    return {"batches": "batch"}.get(unit, unit.removesuffix("s"))
+
+
 def groups_of(run: TrainRun) -> list[Group]:
     """The values that had an effect, in the order of the method's form; fixed fields are the method itself."""
     fields = method_fields(run.method)
@@ -89,7 +96,7 @@ def groups_of(run: TrainRun) -> list[Group]:
         parameter = Parameter(
             title=field.title if field else name,
             value=value_text(field, value),
-            unit=field.unit if field and value is not None else "",
+            unit=unit_of(field.unit, value) if field and value is not None else "",
             changed=changed,
             default=value_text(field, default),
             advanced=bool(field and field.advanced),

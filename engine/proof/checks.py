@@ -162,16 +162,16 @@ def endings_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
 def probabilities_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
     """Log-probabilities of the reference answers' tokens."""
     pairs = [_flat(evidence.log_probs) for evidence in (trained, plain, found)]
-    return _near("Same probabilities", *pairs, unit="in log-probability a token of the reference answers")
+    return _near("Same probabilities", *pairs, what="The log-probabilities of the reference answers", per="token")
 
 
 def scores_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
-    return _near("Same scores", trained.scores, plain.scores, found.scores, unit="a score")
+    return _near("Same scores", trained.scores, plain.scores, found.scores, what="The scores", per="text")
 
 
-def _near(name: str, trained: list[float], plain: list[float], found: list[float], *, unit: str) -> Check:
+def _near(name: str, trained: list[float], plain: list[float], found: list[float], *, what: str, per: str) -> Check:
     rounding, difference = _mean_difference(trained, plain), _mean_difference(trained, found)
-    detail = f"They differ by {difference:.2g} {unit}; rounding alone makes {rounding:.2g}."
+    detail = f"{what} differ by {difference:.2g} per {per} on average; rounding alone makes {rounding:.2g}."
     return Check(name, difference <= 2 * rounding + NO_DIFFERENCE, detail)
 
 

@@ -46,16 +46,16 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("sft", "Supervised fine-tuning", SftParameters, (*CONVERSATIONS, "text")),
-        Recipe("dpo", "Direct preference optimisation", DpoParameters, ("preference",)),
-        Recipe("kto", "Learning from rated answers (KTO)", KtoParameters, ("kto", "preference")),
+        Recipe("sft", "SFT (supervised fine-tuning)", SftParameters, (*CONVERSATIONS, "text")),
+        Recipe("dpo", "DPO (direct preference optimisation)", DpoParameters, ("preference",)),
+        Recipe("kto", "KTO (learning from rated answers)", KtoParameters, ("kto", "preference")),
         Recipe("reward", "Reward model", RewardParameters, ("preference",)),
         Recipe(
-            "grpo", "Group relative policy optimisation", GrpoParameters,
+            "grpo", "GRPO (group relative policy optimisation)", GrpoParameters,
             (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
         ),
         Recipe(
-            "ppo", "Proximal policy optimisation", PpoParameters,
+            "ppo", "PPO (proximal policy optimisation)", PpoParameters,
             (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
         ),
     )

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from core.templatetags import display
 from training.estimate import Estimate
+from training.overview import unit_of
 
 CASES = {
     "time_left": [(900, "about 15 m left"), (0.4, "takes longer than estimated"), (None, "")],
@@ -106,3 +107,11 @@ def test_a_start_is_guessed_no_closer_than_it_is_known(seconds, error, text):
 
 def test_a_start_that_cannot_be_guessed_is_said():
     assert display.starts_text(None) == "starts when the trains before it have ended"
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "shown"),
+    [("batches", 1, "batch"), ("batches", 2, "batches"), ("rows", 1, "row"), ("s", 1, "s"), ("", 1, ""), ("%", 1, "%")],
+)
+def test_one_of_a_unit_is_no_plural(unit, value, shown):
+    assert unit_of(unit, value) == shown
