@@ -12,8 +12,10 @@ file descriptors:
     order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this engine}}
     lock     the device's lock, which is the engine's as long as it lives
 
-An engine whose line is closed is killed: nobody would hear of its end. When nobody holds the other end of the first
-socket any more this process ends, and its engines with it.
+An engine whose line is closed is killed: nobody would hear of its end. So is one that still runs when the next is
+asked for, since a worker trains one at a time: its supervisor is gone, and the next begins only once it has let go of
+its run directory and the device's memory. When nobody holds the other end of the first socket any more this process
+ends, and its engines with it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +40,8 @@ READY = b"ready"
 ASK = b"engine"
 # How late the end of an engine may be noticed.
 TICK_SECONDS = 0.05
+# How long a killed engine may take to leave; one that a driver or a network drive holds may never do.
+LEAVING_SECONDS = 30
 DESCRIPTORS = 3
 
 
@@ -52,6 +57,9 @@ class ForkServer:
         while self.step():
             self.reap()
 
+        self.kill_all()
+
+    def kill_all(self) -> None:
         for pid in self.engines:
             os.kill(pid, signal.SIGKILL)
 
@@ -74,6 +82,7 @@ class ForkServer:
                 os.close(descriptor)
             return True
 
+        self.end_leftovers()
         line, order, lock = descriptors
         sys.stdout.flush()
         sys.stderr.flush()
@@ -88,6 +97,14 @@ class ForkServer:
         self.tell(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
         return True
+
+    def end_leftovers(self) -> None:
+        """Kill the engines of supervisors that are gone and wait until they have left."""
+        self.kill_all()
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while self.engines and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(TICK_SECONDS if self.engines else 0)
 
     def become_engine(self, parent: int, line: int, order: int) -> NoReturn:
         """In the fork: let go of what is the server's. The lock stays open, on purpose."""

@@ -209,11 +209,16 @@ class Platform:
         return next(child for child in self.train_worker().children() if "engine.forkserver" in child.cmdline())
 
     def supervisor_and_engine(self) -> tuple[psutil.Process, psutil.Process]:
-        """Those of the train that runs."""
-        server = self.fork_server()
-        (supervisor,) = (child for child in self.train_worker().children() if child.pid != server.pid)
-        (engine,) = server.children()
-        return supervisor, engine
+        """Those of the train that runs, once both are there: an attempt is called running before its engine starts."""
+        deadline = time.monotonic() + 60
+        while True:
+            server = self.fork_server()
+            supervisors = [child for child in self.train_worker().children() if child.pid != server.pid]
+            engines = server.children()
+            if len(supervisors) == len(engines) == 1:
+                return supervisors[0], engines[0]
+            assert time.monotonic() < deadline, (supervisors, engines)
+            time.sleep(0.1)
 
 
 def free_port() -> int:

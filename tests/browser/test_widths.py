@@ -83,6 +83,12 @@ PAGES = (
     "/login/",
 )
 
+SETTLED = """async () => {
+  await new Promise(requestAnimationFrame)
+  for (const animation of document.getAnimations())
+    if (animation instanceof CSSTransition) animation.finish()
+}"""
+
 
 # Theme, the width at which pages are loaded, and those at which they are measured. The dark theme changes colours and
 # nothing else,
@@ -134,8 +140,8 @@ def walked(page: Page, path: str, first: int, widths: tuple[int, ...]) -> list[s
     places: dict[str, tuple[str, list[int]]] = {}
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
-        # Scripts that look at sizes have had their turn after a frame.
-        page.evaluate("new Promise(requestAnimationFrame)")
+        # Scripts that look at sizes have had their turn after a frame; what glides into place is there at once.
+        page.evaluate(SETTLED)
         for fault in page.evaluate(LAYOUT, {"targets": width == PHONE and "/admin/" not in path}):
             places.setdefault(fault["key"], (fault["line"], []))[1].append(width)
         photograph(page, path, width)

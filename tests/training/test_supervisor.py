@@ -213,3 +213,26 @@ def test_a_fork_server_that_was_killed_is_a_lost_worker_and_no_lack_of_memory(en
     run = work(queued)
     # Without a spec it cannot come back by itself, see tests/e2e/test_faults.py.
     assert (run.status, run.error_code) == ("failed", "worker_lost")
+
+
+def test_an_engine_begins_only_once_the_one_before_it_has_left(engine_does, queued):
+    """Two at once would write into one run directory and share the device's memory."""
+    path = queued.directory / "first"
+
+    def engine(directory):
+        if path.exists():
+            return 3 if psutil.pid_exists(int(path.read_text())) else 4
+        path.write_text(str(os.getpid()))
+        time.sleep(60)
+
+    engine_does(engine)
+    first = Engine.start(queued.directory)
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = Engine.start(queued.directory)
+    while second.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (second.status, first.poll()) == (4, -signal.SIGKILL)
