@@ -8,6 +8,8 @@ Linux counts the processes that it kills for memory, for each control group and 
 from __future__ import annotations
 
 import re
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 # Memory as full as this leaves no room for the next step.
 NEARLY_FULL = 0.95
+# How long before word of a death what it came from may lie: a large process takes seconds to leave.
+WINDOW_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -46,31 +50,51 @@ class Death:
 
 
 class MemoryWatch:
-    """Looks at memory again and again while the process `pid` runs, and says what its death may have come from."""
+    """Looks at memory again and again while the process `pid` runs, and says what its death may have come from.
+
+    The kernel counts a kill when it decides on it; the process is gone, and word of it here, a little later. A look in
+    between must not become what the counters are compared with, so they are compared over WINDOW_SECONDS.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.last = memory_read(pid)
+        self.folder = _cgroup_folder(pid)
+        self.looks: deque[tuple[float, Memory]] = deque()
+        self.look()
+
+    @property
+    def last(self) -> Memory:
+        return self.looks[-1][1]
 
     def look(self) -> None:
-        self.last = memory_read(self.pid)
+        now = time.monotonic()
+        # A process that has ended is in no group any more; the one that it was in counts.
+        if (PROC / str(self.pid)).exists():
+            self.folder = _cgroup_folder(self.pid)
+        self.looks.append((now, memory_read(self.folder)))
+
+        # The newest of those that are older than the window stays: what was before it.
+        while len(self.looks) > 1 and self.looks[1][0] <= now - WINDOW_SECONDS:
+            self.looks.popleft()
 
     def death(self, peak: int) -> Death:
         """To be called once the process has ended. `peak`: its largest resident set in bytes."""
-        after = memory_read(self.pid)
-        before = self.last.oom_kills
-        rose = any(count > before[name] for name, count in after.oom_kills.items() if name in before)
+        fullest = max((memory for _, memory in self.looks), key=lambda memory: memory.used)
+        before = self.looks[0][1].oom_kills
+        self.look()
+        after = self.last.oom_kills
+        rose = any(count > before[name] for name, count in after.items() if name in before)
         return Death(
             killed_for_memory=rose,
             peak=peak,
-            used=self.last.used,
-            total=self.last.total,
-            was_nearly_full=self.last.is_nearly_full,
+            used=fullest.used,
+            total=fullest.total,
+            was_nearly_full=fullest.is_nearly_full,
         )
 
 
-def memory_read(pid: int) -> Memory:
-    """As it is now, for the control group of `pid` and for the machine."""
+def memory_read(folder: Path) -> Memory:
+    """As it is now, for the control group at `folder` and for the machine."""
     meminfo = _table(PROC / "meminfo")
     total = meminfo.get("MemTotal", 0) * 1024
     used = total - meminfo.get("MemAvailable", 0) * 1024
@@ -78,7 +102,6 @@ def memory_read(pid: int) -> Memory:
     if (count := _table(PROC / "vmstat").get("oom_kill")) is not None:
         kills["machine"] = count
 
-    folder = _cgroup_folder(pid)
     limit = _number(folder, "memory.max", "memory.limit_in_bytes")
     if limit is not None and 0 < limit < total:
         total = limit

@@ -85,6 +85,7 @@ PAGES = (
 
 SETTLED = """async () => {
   await new Promise(requestAnimationFrame)
+  document.body.getBoundingClientRect()
   for (const animation of document.getAnimations())
     if (animation instanceof CSSTransition) animation.finish()
 }"""

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from core import memory
-from core.memory import Death, MemoryWatch, memory_read
+from core.memory import Death, MemoryWatch
 from training.outcome import decide
 
 GB = 10**9
@@ -48,15 +48,45 @@ def machine(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_machines_counter_proves_a_kill_for_memory(machine):
+@pytest.fixture
+def clock(monkeypatch):
+    """[seconds], which a test sets."""
+    seconds = [100.0]
+    monkeypatch.setattr(memory.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_the_machines_counter_proves_a_kill_for_memory(machine, clock):
     watch = MemoryWatch(7)
     assert not watch.death(0).killed_for_memory
 
     (machine / "proc" / "vmstat").write_text("oom_kill 4\n")
     assert watch.death(0).killed_for_memory
 
+
+def test_a_look_between_the_kill_and_the_word_of_it_hides_nothing(machine, clock):
+    watch = MemoryWatch(7)
+    clock[0] += 60
     watch.look()
-    assert not watch.death(0).killed_for_memory
+    (machine / "proc" / "vmstat").write_text("oom_kill 4\n")
+    clock[0] += 1
+    watch.look()
+    assert watch.death(0).killed_for_memory
+
+    clock[0] += memory.WINDOW_SECONDS
+    watch.look()
+    assert not watch.death(0).killed_for_memory, "another one's, long ago"
+
+
+def test_the_group_of_a_process_that_has_ended_still_counts(machine, clock):
+    events = machine / "cgroup" / "work" / "memory.events"
+    events.parent.mkdir()
+    events.write_text("oom_kill 0\n")
+    watch = MemoryWatch(7)
+    events.write_text("oom_kill 1\n")
+    (machine / "proc" / "7" / "cgroup").unlink()
+    (machine / "proc" / "7").rmdir()
+    assert watch.death(0).killed_for_memory
 
 
 @pytest.mark.parametrize(
@@ -95,5 +125,5 @@ def test_a_machine_that_says_nothing_proves_nothing(machine):
 
 
 def test_this_machine_can_be_measured():
-    found = memory_read(os.getpid())
+    found = MemoryWatch(os.getpid()).last
     assert 0 < found.used < found.total

@@ -224,6 +224,7 @@ def test_an_engine_begins_only_once_the_one_before_it_has_left(engine_does, queu
             return 3 if psutil.pid_exists(int(path.read_text())) else 4
         path.write_text(str(os.getpid()))
         time.sleep(60)
+        return None
 
     engine_does(engine)
     first = Engine.start(queued.directory)
