@@ -1,4 +1,5 @@
-"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and all that the account page can do."""
+"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and all that the account page can
+do."""
 
 from __future__ import annotations
 
@@ -45,8 +46,12 @@ RETRY_AFTER = OpenApiParameter(
 )
 SIGN_IN_REFUSALS: dict[int, Any] = {
     **errors(400, 403),
-    409: OpenApiResponse(ErrorSerializer, "You have as many tokens as a person may have. Revoke one."),
-    429: OpenApiResponse(ErrorSerializer, "Too many failed sign-ins from here or for this account."),
+    409: OpenApiResponse(
+        ErrorSerializer, "You have as many tokens as a person may have. Revoke one."
+    ),
+    429: OpenApiResponse(
+        ErrorSerializer, "Too many failed sign-ins from here or for this account."
+    ),
     503: OpenApiResponse(ErrorSerializer, "Too many sign-ins at this moment."),
 }
 KNOWN_STATUSES = errors(400, 401, 403)
@@ -72,7 +77,9 @@ class SignInView(APIView):
         # The plain HttpRequest has the address that failures are counted for.
         user = authenticate(request._request, username=data["username"], password=data["password"])
         if user is None:
-            raise exceptions.AuthenticationFailed("Name and password do not match. Capital letters count.")
+            raise exceptions.AuthenticationFailed(
+                "Name and password do not match. Capital letters count."
+            )
 
         token, text = token_create(user=user, name=data["name"], scope=data["scope"])
         return Response({"token": text, "expires_at": token.expiry})
@@ -88,7 +95,9 @@ class AccountAPIView(APIView):
 class AccountView(AccountAPIView):
     """Your own account."""
 
-    @extend_schema(operation_id="account_read", responses={200: AccountSerializer, **KNOWN_STATUSES})
+    @extend_schema(
+        operation_id="account_read", responses={200: AccountSerializer, **KNOWN_STATUSES}
+    )
     def get(self, request: Request) -> Response:
         return self.answer()
 
@@ -107,6 +116,7 @@ class AccountView(AccountAPIView):
             hub_token_set(user=self.reader, token=data["hub_token"])
         elif "hub_token" in data:
             hub_token_clear(user=self.reader)
+
         account_update(user=self.reader, email=data.get("email"), notices=data.get("notices"))
         return self.answer()
 
@@ -118,6 +128,7 @@ class AccountView(AccountAPIView):
             "notices": profile_of(user).notices,
             "hub_token": hub_token_state(user),
         }
+
         return Response(AccountSerializer(account).data)
 
 
@@ -129,21 +140,26 @@ class PasswordView(AccountAPIView):
         parameters=[RETRY_AFTER],
     )
     def post(self, request: Request) -> Response:
-        """Change your password. All your tokens, also the one that this call is made with, and all your other
-        sessions end."""
+        """Change your password. All your tokens, also the one that this call is made with, and all
+        your other sessions end."""
         body = PasswordChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         old, new = body.validated_data["old_password"], body.validated_data["new_password"]
         password_change(user=self.reader, request=request._request, old=old, new=new)
+
         if request.auth is None:
             update_session_auth_hash(request._request, self.reader)
+
         return Response(status=204)
 
 
 class TokensView(AccountAPIView):
     """Your tokens for programs."""
 
-    @extend_schema(operation_id="account_tokens_list", responses={200: TokenSerializer(many=True), **KNOWN_STATUSES})
+    @extend_schema(
+        operation_id="account_tokens_list",
+        responses={200: TokenSerializer(many=True), **KNOWN_STATUSES},
+    )
     def get(self, request: Request) -> Response:
         rows: Any = tokens_of(self.reader)
         return Response(TokenSerializer(rows, many=True).data)
@@ -158,13 +174,17 @@ class TokensView(AccountAPIView):
         body = TokenCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         token, text = token_create(user=self.reader, **body.validated_data)
+
         return Response(NewTokenSerializer(token, context={"text": text}).data, status=201)
 
 
 class TokenDetailView(AccountAPIView):
-    @extend_schema(operation_id="account_tokens_revoke", responses={204: None, **errors(401, 403, 404)})
+    @extend_schema(
+        operation_id="account_tokens_revoke", responses={204: None, **errors(401, 403, 404)}
+    )
     def delete(self, request: Request, public_id: UUID) -> Response:
         """Revoke a token. Programs that use it are refused from now on."""
         if not token_revoke(user=self.reader, public_id=public_id):
             raise exceptions.NotFound
+
         return Response(status=204)

@@ -10,4 +10,6 @@ class AccountsConfig(AppConfig):
         from core.chores import Kind, kind_register
 
         jobs = "accounts.jobs"
-        kind_register(Kind("password-reset", f"{jobs}.send_password_reset", f"{jobs}.password_reset_ended"))
+        kind_register(
+            Kind("password-reset", f"{jobs}.send_password_reset", f"{jobs}.password_reset_ended")
+        )

@@ -1,4 +1,5 @@
-"""Tokens as the API accepts them: valid, of an active person, and with a scope that covers the call."""
+"""Tokens as the API accepts them: valid, of an active person, and with a scope that covers the
+call."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     """The only place where scopes are enforced: every API view authenticates here."""
 
     def authenticate(self, request: Request) -> Any:
-        """(user, token); None where the request has no token. Raises UserError with 403 for too small a scope."""
+        """(user, token); None where the request has no token. Raises UserError with 403 for too
+        small a scope."""
         found = super().authenticate(request)
         if found is None:
             return None
@@ -41,6 +43,7 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     def authenticate_credentials(self, token: bytes) -> Any:
         if not _TOKEN.fullmatch(token):
             raise exceptions.AuthenticationFailed("Invalid token.")
+
         return super().authenticate_credentials(token)
 
 
@@ -55,5 +58,6 @@ def _too_small(token: Token) -> str:
 def _mark_used(token: Token) -> None:
     now = timezone.now()
     stale = Q(last_used=None) | Q(last_used__lt=now - LAST_USED_RESOLUTION)
+
     if token.last_used is None or token.last_used < now - LAST_USED_RESOLUTION:
         Token.objects.filter(stale, pk=token.pk).update(last_used=now)

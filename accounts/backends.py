@@ -1,4 +1,5 @@
-"""Names and passwords, checked within the limits of accounts.lockout. The only backend: no sign-in goes past it."""
+"""Names and passwords, checked within the limits of accounts.lockout. The only backend: no sign-in
+goes past it."""
 
 from __future__ import annotations
 
@@ -14,12 +15,18 @@ LONGEST_PASSWORD = 4096
 
 class PasswordBackend(ModelBackend):
     def authenticate(
-        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """The person, or None. Raises lockout.TooManyTries, and hashers.Busy where too many sign in at once."""
+        """The person, or None. Raises lockout.TooManyTries, and hashers.Busy where too many sign in
+        at once."""
         if request is None or username is None or password is None:
             # No request: a command of ours, or a test that is not about signing in.
             return super().authenticate(request, username=username, password=password, **kwargs)
+
         if "\x00" in username or len(username) > 150 or len(password) > LONGEST_PASSWORD:
             return None
 
@@ -36,4 +43,5 @@ class PasswordBackend(ModelBackend):
             attempt.succeeded(user)
             # For accounts.middleware, which has the response.
             request.signed_in = user  # type: ignore[attr-defined]
+
         return user

@@ -1,7 +1,8 @@
-"""Browsers that a person has signed in with before, known by a signed cookie that outlives the session.
+"""Browsers that a person has signed in with before, known by a signed cookie that outlives the
+session.
 
-The cookie proves no identity and opens nothing. It only says which limit on wrong passwords applies.
-"""
+The cookie proves no identity and opens nothing. It only says which limit on wrong passwords
+applies."""
 
 from __future__ import annotations
 
@@ -26,15 +27,18 @@ def browser_of(request: HttpRequest, user: Any) -> str:
     text = request.COOKIES.get(cookie_name(), "")
     if not text or user is None:
         return ""
+
     try:
         known: Any = signing.loads(text, salt=SALT, max_age=SECONDS)
     except signing.BadSignature:
         return ""
+
     return str(known.get(str(user.pk), ""))
 
 
 def browser_remember(request: HttpRequest, response: HttpResponseBase, user: Any) -> None:
-    """Let the browser prove next time that this person has used it. Several people may share one browser."""
+    """Let the browser prove next time that this person has used it. Several people may share one
+    browser."""
     try:
         known = signing.loads(request.COOKIES.get(cookie_name(), ""), salt=SALT, max_age=SECONDS)
     except signing.BadSignature:

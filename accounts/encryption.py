@@ -32,7 +32,8 @@ def decrypt(text: str) -> str:
 
 
 def _fernet() -> MultiFernet:
-    """New secrets use SECRET_KEY; those of earlier keys (SECRET_KEY_FALLBACKS) can still be read."""
+    """New secrets use SECRET_KEY; those of earlier keys (SECRET_KEY_FALLBACKS) can still be
+    read."""
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
     return MultiFernet([Fernet(_derived(str(key))) for key in keys])
 

@@ -1,8 +1,8 @@
 """Password hashing with a bound on how much of it runs at once.
 
-One hash takes a processor about half a second, by intention. Without a bound a flood of sign-ins, right or wrong,
-takes every thread of the web server and every processor, and no page answers any more.
-"""
+One hash takes a processor about half a second, by intention. Without a bound a flood of sign-ins,
+right or wrong, takes every thread of the web server and every processor, and no page answers any
+more."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class Busy(UserError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Too many people are signing in at this moment. Try again in a few seconds.", code="busy", status=503
+            "Too many people are signing in at this moment. Try again in a few seconds.",
+            code="busy",
+            status=503,
         )
 
 
 class Gate:
-    """Admits `at_once` threads and lets `waiting` more wait their turn; further ones are turned away at once."""
+    """Admits `at_once` threads and lets `waiting` more wait their turn; further ones are turned
+    away at once."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._places = threading.BoundedSemaphore(at_once + waiting)
@@ -42,9 +45,11 @@ class Gate:
         """Raises Busy where all places are taken, or no turn comes within WAIT_SECONDS."""
         if not self._places.acquire(blocking=False):
             raise Busy
+
         try:
             if not self._turns.acquire(timeout=WAIT_SECONDS):
                 raise Busy
+
             try:
                 yield
             finally:
@@ -54,7 +59,8 @@ class Gate:
 
 
 def _default_gate() -> Gate:
-    """At most half of a web process's threads are busy with passwords, and a quarter of them computing."""
+    """At most half of a web process's threads are busy with passwords, and a quarter of them
+    computing."""
     quarter = max(1, settings.WEB_THREADS // 4)
     return Gate(at_once=quarter, waiting=quarter)
 
@@ -62,9 +68,8 @@ def _default_gate() -> Gate:
 class GatedPBKDF2PasswordHasher(PBKDF2PasswordHasher):
     """Django's default hash, under its own name: stored passwords stay as they are.
 
-    The bound is here and not at the sign-in, because every way to check or set a password comes through here, also
-    the check that Django makes for names that do not exist.
-    """
+    The bound is here and not at the sign-in, because every way to check or set a password comes
+    through here, also the check that Django makes for names that do not exist."""
 
     gate = _default_gate()
 

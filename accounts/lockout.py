@@ -7,14 +7,13 @@ Failures are counted within a quarter of an hour, in four ways:
     for one account, any addresses       five times as many: many addresses that try one name
     for one account from a known browser SIGN_IN_FAILURE_LIMIT
 
-A person who comes from a known address (one that signed in successfully before) is held to the first limit alone, and
-one who comes with a known browser (a signed cookie) to the last alone: an attack on the account from elsewhere locks
-neither out. The scheme is OWASP's "device cookies",
+A person who comes from a known address (one that signed in successfully before) is held to the
+first limit alone, and one who comes with a known browser (a signed cookie) to the last alone: an
+attack on the account from elsewhere locks neither out. The scheme is OWASP's "device cookies",
 https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 
-A try is counted before the password is looked at and given back when it was right. Counting afterwards, as lock-out
-libraries do, lets as many tries through at once as there are threads.
-"""
+A try is counted before the password is looked at and given back when it was right. Counting
+afterwards, as lock-out libraries do, lets as many tries through at once as there are threads."""
 
 from __future__ import annotations
 
@@ -59,7 +58,9 @@ class TooManyTries(UserError):
         self.until = until
         self.retry_after = max(1, round((until - timezone.now()).total_seconds()))
         super().__init__(
-            f"Too many failed sign-ins. Try again in {minutes(self.retry_after)}.", code="locked_out", status=429
+            f"Too many failed sign-ins. Try again in {minutes(self.retry_after)}.",
+            code="locked_out",
+            status=429,
         )
 
 
@@ -91,16 +92,20 @@ class Attempt:
         """Count a try. Raises TooManyTries, and counts nothing, where a limit has been reached."""
         address = client_address(request)
         counters = _counters(request, username, address)
+
         try:
             return cls(counters, address, reached=_count(counters))
         except DatabaseError as error:
             if not is_disk_full(error):
                 raise
-            # Somebody has to sign in to make room. accounts.hashers still bounds how fast one can guess.
+
+            # Somebody has to sign in to make room. accounts.hashers still bounds how fast one can
+            # guess.
             return cls([], address, reached=[])
 
     def succeeded(self, user: Any) -> None:
-        """The right password: what this person mistyped is forgotten, what others tried stays counted."""
+        """The right password: what this person mistyped is forgotten, what others tried stays
+        counted."""
         with _full_disk_is_no_obstacle():
             self._forget(user)
 
@@ -112,12 +117,13 @@ class Attempt:
                 rows.delete()
             else:
                 rows.filter(count__gt=0).update(count=F("count") - 1)
+
         if self.counters:
             known_address_remember(user, self.address)
 
     def failed(self) -> None:
-        """Tell the operator once for each lock-out. Names that are no account's are not written down: people type
-        passwords into the wrong field."""
+        """Tell the operator once for each lock-out. Names that are no account's are not written
+        down: people type passwords into the wrong field."""
         for counter in self.reached:
             logger.warning("%s", _report(counter, self.address))
 
@@ -125,13 +131,16 @@ class Attempt:
         """The password was not looked at after all."""
         with _full_disk_is_no_obstacle():
             for counter in self.counters:
-                counted = SignInCounter.objects.filter(kind=counter.kind, key=counter.key, count__gt=0)
+                counted = SignInCounter.objects.filter(
+                    kind=counter.kind, key=counter.key, count__gt=0
+                )
                 counted.update(count=F("count") - 1)
 
 
 @contextmanager
 def _full_disk_is_no_obstacle() -> Iterator[None]:
-    """Somebody has to sign in to make room; what could not be written down is counted a little longer."""
+    """Somebody has to sign in to make room; what could not be written down is counted a little
+    longer."""
     try:
         yield
     except DatabaseError as error:
@@ -140,8 +149,8 @@ def _full_disk_is_no_obstacle() -> Iterator[None]:
 
 
 def _counters(request: HttpRequest, username: str, address: str) -> list[Counted]:
-    """What this try adds to, always in the same order: two transactions that lock rows in turn cannot block each
-    other for ever."""
+    """What this try adds to, always in the same order: two transactions that lock rows in turn
+    cannot block each other for ever."""
     limit = settings.SIGN_IN_FAILURE_LIMIT
     account = account_key(username)
     user = get_user_model().objects.filter(username=username).first()
@@ -160,27 +169,35 @@ def _counters(request: HttpRequest, username: str, address: str) -> list[Counted
 
 
 def account_key(username: str) -> str:
-    """The name of an account as it is counted. A name that no account has is kept as a digest only."""
+    """The name of an account as it is counted. A name that no account has is kept as a digest
+    only."""
     name = unicodedata.normalize("NFKC", username).casefold()
     if get_user_model().objects.filter(username__iexact=name).exists():
         return name
+
     return f"unknown name {hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _count(counters: list[Counted]) -> list[Counted]:
-    """Add one to each, all or none, and return those that have reached their limit by it. Raises TooManyTries."""
+    """Add one to each, all or none, and return those that have reached their limit by it. Raises
+    TooManyTries."""
     with transaction.atomic():
         return [counter for counter in counters if _count_one(counter)]
 
 
 def _count_one(counter: Counted) -> bool:
-    """Whether this was the last try within the limit. Raises TooManyTries where there is none left."""
+    """Whether this was the last try within the limit. Raises TooManyTries where there is none
+    left."""
     now = timezone.now()
     rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
 
-    # Each line is one UPDATE, which the database carries out whole: of tries at the same moment none is lost.
-    if rows.filter(expires_at__gt=now, count=counter.limit - 1).update(count=counter.limit, expires_at=now + WINDOW):
+    # Each line is one UPDATE, which the database carries out whole: of tries at the same moment
+    # none is lost.
+    if rows.filter(expires_at__gt=now, count=counter.limit - 1).update(
+        count=counter.limit, expires_at=now + WINDOW
+    ):
         return True
+
     if rows.filter(expires_at__gt=now, count__lt=counter.limit).update(count=F("count") + 1):
         return False
     if rows.filter(expires_at__lte=now).update(count=1, expires_at=now + WINDOW):
@@ -189,12 +206,16 @@ def _count_one(counter: Counted) -> bool:
     row = rows.first()
     if row is not None:
         raise TooManyTries(row.expires_at)
+
     try:
         with transaction.atomic():
-            SignInCounter.objects.create(kind=counter.kind, key=counter.key, count=1, expires_at=now + WINDOW)
+            SignInCounter.objects.create(
+                kind=counter.kind, key=counter.key, count=1, expires_at=now + WINDOW
+            )
     except IntegrityError:
         # Somebody else was first by a moment.
         return _count_one(counter)
+
     return counter.limit == 1
 
 
@@ -202,29 +223,41 @@ def _report(counter: Counted, address: str) -> str:
     what = {
         Kind.ADDRESS: f"address {address} has tried too many passwords and is locked out",
         Kind.ACCOUNT: (
-            f"account {counter.key} is under attack from several addresses, the last one {address}; it is locked for "
+            f"account {counter.key} is under attack from several addresses, the last one "
+            f"{address}; it is locked for "
             "addresses and browsers that never signed in to it"
         ),
         Kind.PAIR: f"account {counter.key} is locked out",
         Kind.BROWSER: f"account {counter.key}, at {address}, is locked out",
     }[counter.kind]
-    return f"Sign-in: {what} for {minutes(int(WINDOW.total_seconds()))}, after {counter.limit} failures."
+
+    return (
+        f"Sign-in: {what} for {minutes(int(WINDOW.total_seconds()))}, after {counter.limit} "
+        "failures."
+    )
 
 
 def known_address(user: Any, address: str) -> bool:
-    return KnownAddress.objects.filter(user=user, address=address, last_seen__gt=timezone.now() - KNOWN_FOR).exists()
+    return KnownAddress.objects.filter(
+        user=user, address=address, last_seen__gt=timezone.now() - KNOWN_FOR
+    ).exists()
 
 
 def known_address_remember(user: Any, address: str) -> None:
     """Note that this person signed in from there; the oldest addresses are forgotten."""
-    KnownAddress.objects.update_or_create(user=user, address=address, defaults={"last_seen": timezone.now()})
-    kept = KnownAddress.objects.filter(user=user).order_by("-last_seen").values_list("pk", flat=True)
+    KnownAddress.objects.update_or_create(
+        user=user, address=address, defaults={"last_seen": timezone.now()}
+    )
+    kept = (
+        KnownAddress.objects.filter(user=user).order_by("-last_seen").values_list("pk", flat=True)
+    )
     KnownAddress.objects.filter(user=user).exclude(pk__in=list(kept[:KNOWN_ADDRESSES])).delete()
     SignInCounter.objects.filter(expires_at__lt=timezone.now() - WINDOW).delete()
 
 
 def account_unlock(username: str) -> None:
-    """Forget all failures for this account. Its name ends where " from " or " in " begins, and holds no blank."""
+    """Forget all failures for this account. Its name ends where " from " or " in " begins, and
+    holds no blank."""
     account = account_key(username)
     rows = SignInCounter.objects
     rows.filter(kind=Kind.ACCOUNT, key=account).delete()
@@ -233,7 +266,8 @@ def account_unlock(username: str) -> None:
 
 
 def reset_count(request: HttpRequest, email: str) -> None:
-    """Limit how many mails somebody can have sent, from one address and to one. Raises TooManyTries."""
+    """Limit how many mails somebody can have sent, from one address and to one. Raises
+    TooManyTries."""
     digest = hashlib.sha256(email.strip().casefold().encode()).hexdigest()[:32]
     _count(
         [

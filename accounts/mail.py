@@ -25,11 +25,18 @@ def password_reset_enqueue(email: str) -> None:
     people = get_user_model().objects.filter(email__iexact=email.strip(), is_active=True)
     for user in people:
         if user.has_usable_password():
-            chore_add("password-reset", user.pk, key=f"password-reset-{user.pk}", person=user.pk, expected_seconds=5)
+            chore_add(
+                "password-reset",
+                user.pk,
+                key=f"password-reset-{user.pk}",
+                person=user.pk,
+                expected_seconds=5,
+            )
 
 
 def password_reset_send(user_id: int) -> None:
-    """The chore. The link holds for PASSWORD_RESET_TIMEOUT and ends with the next sign-in or change of password."""
+    """The chore. The link holds for PASSWORD_RESET_TIMEOUT and ends with the next sign-in or change
+    of password."""
     user = get_user_model().objects.filter(pk=user_id, is_active=True).first()
     if user is None or not user.email:
         return
@@ -41,10 +48,17 @@ def password_reset_send(user_id: int) -> None:
             "token": default_token_generator.make_token(user),
         },
     )
+
     lines = [
         f"Somebody, probably you, asked for a new password for the account {user.get_username()}.",
         f"Choose it here within {settings.PASSWORD_RESET_TIMEOUT // 60} minutes:",
         settings.PUBLIC_URL.rstrip("/") + path,
         "If it was not you, ignore this mail: nothing has changed.",
     ]
-    send_mail("A new password for DeepExtension", "\n\n".join(lines) + "\n", settings.MAIL_FROM, [user.email])
+
+    send_mail(
+        "A new password for DeepExtension",
+        "\n\n".join(lines) + "\n",
+        settings.MAIL_FROM,
+        [user.email],
+    )

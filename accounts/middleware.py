@@ -1,4 +1,5 @@
-"""Answers to sign-ins that are refused for now, and the cookie by which a browser is known next time."""
+"""Answers to sign-ins that are refused for now, and the cookie by which a browser is known next
+time."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class SignInMiddleware:
         signed_in = getattr(request, "signed_in", None)
         if signed_in is not None and not request.path.startswith("/api/"):
             browser_remember(request, response, signed_in)
+
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -32,6 +34,7 @@ class SignInMiddleware:
         context: dict[str, Any] = {"error": error, "locked": isinstance(error, TooManyTries)}
         if isinstance(error, TooManyTries):
             context |= {"wait": minutes(error.retry_after), "until": error.until}
+
         response = render(request, "registration/locked.html", context, status=error.status)
         response["Retry-After"] = str(error.retry_after)
         return response

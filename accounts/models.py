@@ -1,4 +1,5 @@
-"""What belongs to a person's account: tokens for programs, preferences, and what protects the sign-in."""
+"""What belongs to a person's account: tokens for programs, preferences, and what protects the
+sign-in."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from accounts.scopes import SCOPES
 
 
 class Token(AbstractAuthToken):  # type: ignore[misc]
-    """A token for programs, hashed at rest: knox's, with a name, a scope and the time of its last use."""
+    """A token for programs, hashed at rest: knox's, with a name, a scope and the time of its last
+    use."""
 
-    # The address of a token in pages and in the API. Its primary key is the digest and stays in the database.
+    # The address of a token in pages and in the API. Its primary key is the digest and stays in the
+    # database.
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=80)
     # A name of accounts.scopes.SCOPES. No `choices`: a new scope is no change of the database.
@@ -35,7 +38,9 @@ class Token(AbstractAuthToken):  # type: ignore[misc]
 class Profile(models.Model):
     """A person's own settings. Somebody without a row has the defaults."""
 
-    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="profile")
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="profile"
+    )
     notices = models.BooleanField("e-mail when a train ends", default=True)
     # Encrypted, see accounts.encryption; "" for none.
     hub_token = models.TextField(blank=True, default="", editable=False)
@@ -45,7 +50,8 @@ class Profile(models.Model):
 
 
 class SignInCounter(models.Model):
-    """Failed sign-ins of one kind, see accounts.lockout. A row that has expired counts for nothing."""
+    """Failed sign-ins of one kind, see accounts.lockout. A row that has expired counts for
+    nothing."""
 
     class Kind(models.TextChoices):
         ADDRESS = "address", "From one address"
@@ -61,7 +67,9 @@ class SignInCounter(models.Model):
     expires_at = models.DateTimeField(db_index=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=("kind", "key"), name="sign_in_counter_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=("kind", "key"), name="sign_in_counter_unique")
+        ]
         verbose_name = "failed sign-ins"
         verbose_name_plural = "failed sign-ins"
 
@@ -70,14 +78,19 @@ class SignInCounter(models.Model):
 
 
 class KnownAddress(models.Model):
-    """An address from which a person has signed in. An attack on the account does not lock it out there."""
+    """An address from which a person has signed in. An attack on the account does not lock it out
+    there."""
 
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="known_addresses")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="known_addresses"
+    )
     address = models.CharField(max_length=60)
     last_seen = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=("user", "address"), name="known_address_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=("user", "address"), name="known_address_unique")
+        ]
         verbose_name_plural = "known addresses"
 
     def __str__(self) -> str:

@@ -1,4 +1,5 @@
-"""A new password by mail, for those who forgot theirs. There are no such pages where no mail can be sent."""
+"""A new password by mail, for those who forgot theirs. There are no such pages where no mail can be
+sent."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class NeedsMail:
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not mail_is_set_up():
             raise Http404
+
         return super().dispatch(request, *args, **kwargs)  # type: ignore[misc,no-any-return]
 
 

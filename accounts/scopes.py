@@ -1,7 +1,7 @@
 """What a token may do. One table, and one function that reads it for the whole API.
 
-A scope lists the parts of the API, by the first segment of their path, in which a token may do more than read.
-"""
+A scope lists the parts of the API, by the first segment of their path, in which a token may do more
+than read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ READING_POSTS = frozenset({"api-trains-plan"})
 WHOLE_SCOPE_ONLY = frozenset(
     {
         "api-trains-bulk",
-        *(f"api-{kind}-{call}" for kind in ("train", "dataset", "model") for call in ("sharing", "hand-over")),
+        *(
+            f"api-{kind}-{call}"
+            for kind in ("train", "dataset", "model")
+            for call in ("sharing", "hand-over")
+        ),
     }
 )
 
 
 @dataclass(frozen=True)
 class Scope:
-    """`methods`: allowed everywhere. `areas`: {first segment of the path below /api/v1/: allowed there as well}."""
+    """`methods`: allowed everywhere. `areas`: {first segment of the path below /api/v1/: allowed
+    there as well}."""
 
     name: str
     title: str
@@ -42,7 +47,8 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, and start, stop and change trains. Deletes, shares and hands over "
+            "Read; also upload datasets, add models, and start, stop and change trains. Deletes, "
+            "shares and hands over "
             "nothing.",
             READING,
             {"trains": CREATING, "datasets": CREATING, "models": CREATING},
@@ -53,7 +59,8 @@ SCOPES = {
 
 
 def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
-    """Whether a token of the scope `name` may call `method` at this address. An unknown scope may nothing."""
+    """Whether a token of the scope `name` may call `method` at this address. An unknown scope may
+    nothing."""
     scope = SCOPES.get(name)
     if scope is None:
         return False
@@ -62,6 +69,7 @@ def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
         return True
     if match.url_name in WHOLE_SCOPE_ONLY and method not in scope.methods and scope.areas:
         return False
+
     return method in scope.areas.get(api_area(match.route), frozenset())
 
 

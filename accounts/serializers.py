@@ -18,8 +18,12 @@ SCOPE_HELP = " ".join(f"`{scope.name}`: {scope.description}" for scope in SCOPES
 class CredentialsSerializer(serializers.Serializer[Any]):
     username = serializers.CharField(max_length=150)
     password = serializers.CharField(max_length=4096, trim_whitespace=False)
-    name = serializers.CharField(max_length=80, default="Sign-in by a program", help_text="What will use the token.")
-    scope = serializers.ChoiceField(choices=list(SCOPES), default=DEFAULT_SCOPE, help_text=SCOPE_HELP)
+    name = serializers.CharField(
+        max_length=80, default="Sign-in by a program", help_text="What will use the token."
+    )
+    scope = serializers.ChoiceField(
+        choices=list(SCOPES), default=DEFAULT_SCOPE, help_text=SCOPE_HELP
+    )
 
 
 class SignedInSerializer(serializers.Serializer[Any]):
@@ -47,20 +51,28 @@ class NewTokenSerializer(TokenSerializer):
 
 class TokenCreateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=80, help_text="What will use the token.")
-    scope = serializers.ChoiceField(choices=list(SCOPES), default=DEFAULT_SCOPE, help_text=SCOPE_HELP)
+    scope = serializers.ChoiceField(
+        choices=list(SCOPES), default=DEFAULT_SCOPE, help_text=SCOPE_HELP
+    )
     days = serializers.IntegerField(
-        min_value=1, max_value=LONGEST_DAYS, default=settings.TOKEN_DAYS, help_text="Until it expires."
+        min_value=1,
+        max_value=LONGEST_DAYS,
+        default=settings.TOKEN_DAYS,
+        help_text="Until it expires.",
     )
 
 
 class AccountSerializer(serializers.Serializer[Any]):
     username = serializers.CharField(read_only=True)
     email = serializers.CharField(read_only=True)
-    notices = serializers.BooleanField(read_only=True, help_text="E-mail when a train of mine ends.")
+    notices = serializers.BooleanField(
+        read_only=True, help_text="E-mail when a train of mine ends."
+    )
     hub_token = serializers.ChoiceField(
         choices=["none", "set", "unreadable"],
         read_only=True,
-        help_text="Whether a Hugging Face token is stored. `unreadable`: the platform's secret key has changed since.",
+        help_text="Whether a Hugging Face token is stored. `unreadable`: the platform's secret key "
+        "has changed since.",
     )
 
 
@@ -72,7 +84,8 @@ class AccountUpdateSerializer(StrictSerializer):
         allow_blank=True,
         required=False,
         write_only=True,
-        help_text="A Hugging Face token for your own downloads, stored encrypted and never shown. Blank removes it.",
+        help_text="A Hugging Face token for your own downloads, stored encrypted and never shown. "
+        "Blank removes it.",
     )
 
 

@@ -35,6 +35,7 @@ def account_update(*, user: User, email: str | None = None, notices: bool | None
         if email is not None:
             user.email = _clean_email(email)
             user.save(update_fields=["email"])
+
         if notices is not None:
             Profile.objects.update_or_create(user=user, defaults={"notices": notices})
 
@@ -43,25 +44,31 @@ def _clean_email(text: str) -> str:
     text = text.strip()
     if not text:
         return ""
+
     try:
         validate_email(text)
     except ValidationError as error:
-        raise UserError({"email": ["That is not an e-mail address. Write it like name@example.org."]}) from error
+        raise UserError(
+            {"email": ["That is not an e-mail address. Write it like name@example.org."]}
+        ) from error
+
     if len(text) > LONGEST_EMAIL:
         raise UserError({"email": ["That address is too long."]})
+
     return text
 
 
 def password_change(*, user: User, request: HttpRequest, old: str, new: str) -> None:
     """Set a new password. All tokens and all other sessions end with it, see accounts.validators.
 
-    The old password is checked within the same limits as a sign-in from where `request` comes: whoever sits down at
-    somebody's open session cannot guess on.
+    The old password is checked within the same limits as a sign-in from where `request` comes:
+    whoever sits down at somebody's open session cannot guess on.
 
     Raises UserError where `old` is wrong or `new` is too weak.
     """
     if authenticate(request, username=user.get_username(), password=old) != user:
         raise UserError({"old_password": ["That is not your present password."]})
+
     try:
         validate_password(new, user)
     except ValidationError as error:
@@ -80,7 +87,10 @@ def hub_token_set(*, user: Any, token: str) -> None:
     """Keep a person's Hugging Face token, encrypted. Raises UserError for what cannot be one."""
     token = token.strip()
     if not HUB_TOKEN.fullmatch(token):
-        raise UserError({"hub_token": ["A Hugging Face token begins with hf_. Copy it as a whole."]})
+        raise UserError(
+            {"hub_token": ["A Hugging Face token begins with hf_. Copy it as a whole."]}
+        )
+
     Profile.objects.update_or_create(user=user, defaults={"hub_token": encrypt(token)})
 
 
@@ -93,25 +103,27 @@ def hub_token_state(user: Any) -> str:
     stored = profile_of(user).hub_token
     if not stored:
         return "none"
+
     try:
         decrypt(stored)
     except Unreadable:
         return "unreadable"
+
     return "set"
 
 
 def hub_token_for(user: Any) -> str:
     """The token for a download that this person asked for, "" for none.
 
-    Their own where they have one; else the platform's HF_TOKEN where they may use it: it opens private and gated
-    repositories, and whoever downloads with it sees what it can see.
-    """
+    Their own where they have one; else the platform's HF_TOKEN where they may use it: it opens
+    private and gated repositories, and whoever downloads with it sees what it can see."""
     stored = profile_of(user).hub_token if user is not None else ""
     if stored:
         try:
             return decrypt(stored)
         except Unreadable:
             pass
+
     return str(settings.HF_TOKEN) if may_use_platform_token(user) else ""
 
 

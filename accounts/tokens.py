@@ -22,7 +22,9 @@ DEFAULT_SCOPE = "all"
 
 def tokens_of(user: Any) -> QuerySet[Token]:
     """Those that are still valid, the newest first."""
-    valid: QuerySet[Token] = Token.objects.filter(Q(expiry=None) | Q(expiry__gt=timezone.now()), user=user)
+    valid: QuerySet[Token] = Token.objects.filter(
+        Q(expiry=None) | Q(expiry__gt=timezone.now()), user=user
+    )
     return valid
 
 
@@ -36,13 +38,14 @@ def token_create(
 ) -> tuple[Token, str]:
     """(the token's row, its text). The text is stored nowhere: show it now or never.
 
-    `days` until it expires: TOKEN_DAYS where it is None. `lifetime` is for shorter-lived tokens of our own commands.
-    Raises UserError for a bad name, scope or number of days, and where this person has TOKENS_PER_PERSON already.
-    """
+    `days` until it expires: TOKEN_DAYS where it is None. `lifetime` is for shorter-lived tokens of
+    our own commands. Raises UserError for a bad name, scope or number of days, and where this
+    person has TOKENS_PER_PERSON already."""
     name = clean_label(name, limit=80)
     wanted = settings.TOKEN_DAYS if days is None else days
 
     fields = {}
+
     if not name:
         fields["name"] = ["Name it after what will use it, such as “nightly script”."]
     if scope not in SCOPES:
@@ -53,12 +56,14 @@ def token_create(
         raise UserError(fields)
 
     with transaction.atomic():
-        # The row of the person is the lock: of two requests at once the second counts the first one's token.
+        # The row of the person is the lock: of two requests at once the second counts the first
+        # one's token.
         get_user_model().objects.select_for_update().get(pk=user.pk)
         Token.objects.filter(user=user, expiry__lte=timezone.now()).delete()
         _require_room(user)
         expiry = lifetime or timedelta(days=wanted)
         token, text = Token.objects.create(user=user, name=name, scope=scope, expiry=expiry)
+
     return token, text
 
 
@@ -66,7 +71,8 @@ def _require_room(user: Any) -> None:
     most = settings.TOKENS_PER_PERSON
     if Token.objects.filter(user=user).count() >= most:
         raise UserError(
-            f"You have {most} tokens already, which is the most a person may have. Revoke one that is no longer used.",
+            f"You have {most} tokens already, which is the most a person may have. Revoke one that "
+            "is no longer used.",
             code="too_many_tokens",
             status=409,
         )

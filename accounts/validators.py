@@ -1,8 +1,8 @@
-"""What a change of password ends, however it comes about: account page, API, reset by mail, admin, command line.
+"""What a change of password ends, however it comes about: account page, API, reset by mail, admin,
+command line.
 
-Django tells every password validator of a change. It does so after the change was saved, and not when it merely
-hashes the same password anew, which is just when tokens must and must not end.
-"""
+Django tells every password validator of a change. It does so after the change was saved, and not
+when it merely hashes the same password anew, which is just when tokens must and must not end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class EndTokensOnChange:
         """Any password will do here."""
 
     def get_help_text(self) -> str:
-        return "All your API tokens and your sessions in other browsers end when the password changes."
+        return (
+            "All your API tokens and your sessions in other browsers end when the password changes."
+        )
 
     def password_changed(self, password: str, user: Any = None) -> None:
         if user is None or user.pk is None:
             return
+
         tokens_revoke_all(user=user)
         # Whoever knew the old password may have signed in from anywhere.
         KnownAddress.objects.filter(user=user).delete()

@@ -52,7 +52,13 @@ class AccountPage(View):
             "whole": " ".join(error.fields.get("", [])) if error else "",
             "values": self.request.POST if error else {},
         }
-        return render(self.request, "accounts/account.html", context | more, status=error.status if error else 200)
+
+        return render(
+            self.request,
+            "accounts/account.html",
+            context | more,
+            status=error.status if error else 200,
+        )
 
     def facts(self) -> dict[str, Any]:
         user = self.reader
@@ -83,7 +89,9 @@ class AccountAction(AccountPage):
         except UserError as error:
             if error.status in (429, 503):
                 raise
+
             return self.page(error)
+
         messages.success(request, self.done)
         return HttpResponseRedirect(f"{redirect('accounts:account').url}#{self.section}")
 
@@ -102,19 +110,23 @@ class ProfileAction(AccountAction):
 @method_decorator(sensitive_post_parameters(), name="dispatch")
 class PasswordAction(AccountAction):
     section = "password"
-    done = "Your password is changed. Your API tokens and your sessions in other browsers have ended."
+    done = (
+        "Your password is changed. Your API tokens and your sessions in other browsers have ended."
+    )
 
     def act(self, **path: Any) -> None:
         sent = self.request.POST
         old, new = sent.get("old_password", ""), sent.get("new_password", "")
         if new != sent.get("new_password_again", ""):
             raise UserError({"new_password_again": ["The two new passwords differ."]})
+
         password_change(user=self.reader, request=self.request, old=old, new=new)
         update_session_auth_hash(self.request, self.reader)
 
 
 class TokenCreateAction(AccountAction):
-    """Answers with the page itself: the token's text is shown this once and never stored, not even in the session."""
+    """Answers with the page itself: the token's text is shown this once and never stored, not even
+    in the session."""
 
     section = "tokens"
 
@@ -129,6 +141,7 @@ class TokenCreateAction(AccountAction):
             )
         except UserError as error:
             return self.page(error)
+
         return self.page(new_token=token, new_token_text=text)
 
 

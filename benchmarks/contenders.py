@@ -1,7 +1,8 @@
-"""Who trains beside whom, and on which rows: ours, plain TRL, LLaMA-Factory as it comes and at its best.
+"""Who trains beside whom, and on which rows: ours, plain TRL, LLaMA-Factory as it comes and at its
+best.
 
-Each takes a Job, a folder with rows.jsonl and held_out.jsonl, and says in a Told what its train came to.
-"""
+Each takes a Job, a folder with rows.jsonl and held_out.jsonl, and says in a Told what its train
+came to."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def smollm2() -> Path | None:
 
 
 def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Rows of lengths spread as Alpaca's are: half of the answers under 100 tokens, a tenth over 350."""
+    """Rows of lengths spread as Alpaca's are: half of the answers under 100 tokens, a tenth over
+    350."""
 
     def text(tokens: float) -> str:
         return " ".join(draw.choice(WORDS) for _ in range(max(3, round(tokens))))
@@ -81,59 +83,105 @@ def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str,
         return text(min(430.0, draw.lognormvariate(4.5, 0.95)))
 
     found: list[dict[str, Any]] = []
+
     for number in range(count):
         prompt = [{"role": "user", "content": text(draw.uniform(8, 50))}]
         if method == "sft":
-            found.append({"prompt": prompt, "completion": [{"role": "assistant", "content": answer()}]})
+            found.append(
+                {"prompt": prompt, "completion": [{"role": "assistant", "content": answer()}]}
+            )
         elif method == "dpo":
             better, worse = ([{"role": "assistant", "content": answer()}] for _ in range(2))
             found.append({"prompt": prompt, "chosen": better, "rejected": worse})
         else:
             sum_of = f"What is {number % 50} plus 7? Explain, and end with the number."
-            found.append({"prompt": [{"role": "user", "content": sum_of}], "answer": str(number % 50 + 7)})
+            found.append(
+                {"prompt": [{"role": "user", "content": sum_of}], "answer": str(number % 50 + 7)}
+            )
+
     return found
 
 
 def ours(job: Job) -> Told:
     run = job.folder / "run"
     common: dict[str, Any] = {
-        "adapter": "lora", "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear",
-        "max_steps": job.steps, "batch_size": job.batch, "gradient_accumulation_steps": 1, "precision": "bf16",
-        "learning_rate": LEARNING_RATE, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
-        "sample_prompts": 0, "save_strategy": "end", "logging_steps": 1, "seed": 1,
-    }  # fmt: skip
+        "adapter": "lora",
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "target_modules": "all-linear",
+        "max_steps": job.steps,
+        "batch_size": job.batch,
+        "gradient_accumulation_steps": 1,
+        "precision": "bf16",
+        "learning_rate": LEARNING_RATE,
+        "scheduler": "constant",
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "sample_prompts": 0,
+        "save_strategy": "end",
+        "logging_steps": 1,
+        "seed": 1,
+    }
+
     if job.method == "sft":
-        # As the others have it. DPO puts pairs of like length together; the rows of all steps are the same.
+        # As the others have it. DPO puts pairs of like length together; the rows of all steps are
+        # the same.
         common["more"] = {"train_sampling_strategy": "sequential"}
+
     data, held_out = job.folder / "rows.jsonl", job.folder / "held_out.jsonl"
     resources = {}
+
     if job.method == "grpo":
         reward = job.folder / "rewards.py"
         reward.write_text(REWARDS)
         resources = {"reward_function:both": Resource(str(reward), file_sha256(reward))}
         common |= {
-            "num_generations": job.generations, "max_completion_tokens": job.completion, "evaluation_split": 0.0,
-            "max_prompt_tokens": 128, "rewards": [{"function": "custom:both"}],
-        }  # fmt: skip
+            "num_generations": job.generations,
+            "max_completion_tokens": job.completion,
+            "evaluation_split": 0.0,
+            "max_prompt_tokens": 128,
+            "rewards": [{"function": "custom:both"}],
+        }
     else:
         common |= {"max_tokens": MAX_TOKENS, "evaluation_every": 1.0}
+
     kind = {"sft": "prompt-completion", "dpo": "preference", "grpo": "prompt-only"}[job.method]
     write_spec(
         run,
         Spec(
-            run_id=1, name="Rate", method=job.method, recipe=job.method, parameters=common, resources=resources,
-            base_model_path=str(job.model), base_model_name="SmolLM2", base_model_sha256="-",
+            run_id=1,
+            name="Rate",
+            method=job.method,
+            recipe=job.method,
+            parameters=common,
+            resources=resources,
+            base_model_path=str(job.model),
+            base_model_name="SmolLM2",
+            base_model_sha256="-",
             dataset=DataFile(str(data), file_sha256(data), "jsonl", kind),
-            evaluation_dataset=None if job.method == "grpo"
+            evaluation_dataset=None
+            if job.method == "grpo"
             else DataFile(str(held_out), file_sha256(held_out), "jsonl", kind),
         ),
-    )  # fmt: skip
+    )
+
     peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], bare())
     events = read_events(run)[0]
-    learned = [event for event in events if event["type"] == "metrics" and event["split"] == "train"]
+    learned = [
+        event for event in events if event["type"] == "metrics" and event["split"] == "train"
+    ]
+
     if torch.cuda.is_available():
         peak = max(event["values"].get("peak_memory_gb", 0.0) for event in learned) * 1024
-    return Told(training_seconds(events), [event["values"]["loss"] for event in learned], run / "model", job.rows, peak)
+
+    return Told(
+        training_seconds(events),
+        [event["values"]["loss"] for event in learned],
+        run / "model",
+        job.rows,
+        peak,
+    )
 
 
 def training_seconds(events: list[dict[str, Any]]) -> float:
@@ -143,65 +191,115 @@ def training_seconds(events: list[dict[str, Any]]) -> float:
         if event["type"] == "phase":
             if began is not None:
                 seconds += last - began
+
             began = last = event["time"]
             if event["name"] != "training":
                 began = None
+
         if event["type"] == "metrics" and event["split"] == "train":
             last = event["time"]
+
     return seconds + (last - began if began is not None else 0.0)
 
 
 def plain_trl(job: Job) -> Told:
     facts = {
-        "model": str(job.model), "batch": job.batch, "steps": job.steps, "learning_rate": LEARNING_RATE,
-        "max_tokens": MAX_TOKENS, "generations": job.generations, "max_completion_tokens": job.completion,
-    }  # fmt: skip
+        "model": str(job.model),
+        "batch": job.batch,
+        "steps": job.steps,
+        "learning_rate": LEARNING_RATE,
+        "max_tokens": MAX_TOKENS,
+        "generations": job.generations,
+        "max_completion_tokens": job.completion,
+    }
+
     (job.folder / "job.json").write_text(json.dumps(facts))
     peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], bare())
     result = json.loads((job.folder / "result.json").read_text())
     peak = result.get("gpu_peak_mb", peak)
+
     return Told(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
 
 
 def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, dict[str, str]]:
-    """(command, folder that it writes to, its environment) of LLaMA-Factory; at its `best` without activation
-    checkpointing and with the allocator and threads that it gains from on a CPU."""
+    """(command, folder that it writes to, its environment) of LLaMA-Factory; at its `best` without
+    activation checkpointing and with the allocator and threads that it gains from on a CPU."""
     python = environment("llama-factory", *FACTORY)
     without_sound_and_pictures(python)
     shared: dict[str, Any] = {
         "formatting": "sharegpt",
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+        },
     }
+
     if job.method == "sft":
         columns: dict[str, Any] = {"columns": {"messages": "messages"}}
     else:
-        columns = {"columns": {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}, "ranking": True}
+        columns = {
+            "columns": {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"},
+            "ranking": True,
+        }
+
     info = {}
     for name in ("rows", "held_out"):
-        rows = [json.loads(line) for line in (job.folder / f"{name}.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (job.folder / f"{name}.jsonl").read_text().splitlines()
+        ]
         if job.method == "sft":
             rows = [{"messages": row["prompt"] + row["completion"]} for row in rows]
         else:
-            rows = [row | {"chosen": row["chosen"][0], "rejected": row["rejected"][0]} for row in rows]
+            rows = [
+                row | {"chosen": row["chosen"][0], "rejected": row["rejected"][0]} for row in rows
+            ]
+
         (job.folder / f"{name}.factory.json").write_text(json.dumps(rows))
         info[name] = {"file_name": f"{name}.factory.json"} | shared | columns
+
     (job.folder / "dataset_info.json").write_text(json.dumps(info))
     adapter = job.folder / "factory"
     shutil.rmtree(adapter, ignore_errors=True)
     options = {
-        "stage": job.method, "do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16,
-        "lora_target": "all", "model_name_or_path": str(job.model), "template": "as_the_others", "dataset": "rows",
-        "eval_dataset": "held_out", "dataset_dir": str(job.folder), "cutoff_len": MAX_TOKENS,
-        "output_dir": str(adapter), "per_device_train_batch_size": job.batch, "gradient_accumulation_steps": 1,
-        "per_device_eval_batch_size": job.batch, "max_steps": job.steps, "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant", "logging_steps": 1, "save_steps": job.steps, "eval_strategy": "steps",
-        "eval_steps": job.steps, "bf16": True, "use_cpu": True, "disable_shuffling": True, "report_to": "none",
+        "stage": job.method,
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "lora_target": "all",
+        "model_name_or_path": str(job.model),
+        "template": "as_the_others",
+        "dataset": "rows",
+        "eval_dataset": "held_out",
+        "dataset_dir": str(job.folder),
+        "cutoff_len": MAX_TOKENS,
+        "output_dir": str(adapter),
+        "per_device_train_batch_size": job.batch,
+        "gradient_accumulation_steps": 1,
+        "per_device_eval_batch_size": job.batch,
+        "max_steps": job.steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_steps": job.steps,
+        "eval_strategy": "steps",
+        "eval_steps": job.steps,
+        "bf16": True,
+        "use_cpu": True,
+        "disable_shuffling": True,
+        "report_to": "none",
         "seed": 1,
-        "overwrite_output_dir": True, "preprocessing_num_workers": 1, "disable_gradient_checkpointing": best,
-    }  # fmt: skip
+        "overwrite_output_dir": True,
+        "preprocessing_num_workers": 1,
+        "disable_gradient_checkpointing": best,
+    }
+
     (job.folder / "train.yaml").write_text(json.dumps(options))
     extra = environment_of_thread_libraries(python) if best else {}
     command = [str(python), "benchmarks/factory_train.py", str(job.folder / "train.yaml")]
+
     return command, adapter, bare() | extra
 
 
@@ -212,6 +310,7 @@ def factory(job: Job, *, best: bool = False) -> Told:
     runtime = next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
     evaluated = sum(entry.get("eval_runtime", 0.0) for entry in history)
     losses = [entry["loss"] for entry in history if "loss" in entry]
+
     return Told(runtime - evaluated - checkpoint_seconds(adapter), losses, adapter, job.rows, peak)
 
 
@@ -226,8 +325,11 @@ def checkpoint_seconds(adapter: Path) -> float:
 
 
 CONTENDERS = {
-    "ours": ours, "plain TRL": plain_trl, "LLaMA-Factory": factory, "LLaMA-Factory, its best": factory_best,
-}  # fmt: skip
+    "ours": ours,
+    "plain TRL": plain_trl,
+    "LLaMA-Factory": factory,
+    "LLaMA-Factory, its best": factory_best,
+}
 REWARDS = """
 import re
 
@@ -245,12 +347,15 @@ def bare() -> dict[str, str]:
 
 
 def watched(command: list[str], env: dict[str, str]) -> float:
-    """Run it to its end; its peak memory in MB. Ends the benchmark with its last words where it fails."""
+    """Run it to its end; its peak memory in MB. Ends the benchmark with its last words where it
+    fails."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+
         if process.returncode:
             log.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{log.read()[-4000:]}")
+
     return usage.ru_maxrss / 1024

@@ -1,4 +1,5 @@
-"""Environments of their own for the peers that a benchmark is held against: made once, then used again."""
+"""Environments of their own for the peers that a benchmark is held against: made once, then used
+again."""
 
 from __future__ import annotations
 
@@ -10,15 +11,29 @@ from pathlib import Path
 
 # Of these what is measured depends most.
 PACKAGES = (
-    "django", "gunicorn", "rq", "redis", "torch", "transformers", "trl", "peft", "datasets", "pyarrow", "tokenizers",
-)  # fmt: skip
+    "django",
+    "gunicorn",
+    "rq",
+    "redis",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "pyarrow",
+    "tokenizers",
+)
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "var" / "benchmarks"
 
 
 def versions(*others: str) -> list[str]:
     """What ran here, and `others`."""
-    return [f"python=={platform.python_version()}", *(f"{name}=={version(name)}" for name in PACKAGES), *others]
+    return [
+        f"python=={platform.python_version()}",
+        *(f"{name}=={version(name)}" for name in PACKAGES),
+        *others,
+    ]
 
 
 def environment(name: str, *requirements: str) -> Path:
@@ -32,26 +47,47 @@ def environment(name: str, *requirements: str) -> Path:
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         subprocess.run([*pip, *requirements], check=True)
         stamp.write_text(wanted)
+
     return python
 
 
 def environment_of_thread_libraries(python: Path) -> dict[str, str]:
-    """Variables with which a process preloads Intel's OpenMP (from the package index) and, where it is installed,
-    tcmalloc: what speeds up training on a CPU from outside."""
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "intel-openmp"]
+    """Variables with which a process preloads Intel's OpenMP (from the package index) and, where it
+    is installed, tcmalloc: what speeds up training on a CPU from outside."""
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "intel-openmp",
+    ]
+
     subprocess.run(pip, check=True)
     found = [next(python.parent.parent.rglob("libiomp5.so"))]
     # Not its siblings, which check or profile.
     found += list(Path("/usr/lib").rglob("libtcmalloc_minimal.so.4"))[:1]
+
     return {"LD_PRELOAD": ":".join(str(path) for path in found)}
 
 
 def without_sound_and_pictures(python: Path) -> None:
-    """For texts alone: torchvision and torchaudio as the package index has them do not load beside a CPU build of
-    torch. Without the first transformers does well; the second is imported by name, so an empty module stands there."""
+    """For texts alone: torchvision and torchaudio as the package index has them do not load beside
+    a CPU build of torch. Without the first transformers does well; the second is imported by name,
+    so an empty module stands there."""
     (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
     empty = packages / "torchaudio.py"
     if not empty.exists():
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "uninstall", "--quiet", "--yes"]
+        pip = [
+            str(python),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "uninstall",
+            "--quiet",
+            "--yes",
+        ]
+
         subprocess.run([*pip, "torchvision", "torchaudio"], check=True)
         empty.write_text("")

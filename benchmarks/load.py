@@ -1,10 +1,10 @@
 """200 open pages of a running train and 20 people who click: python -m benchmarks.load
 
-Every open page asks as static/evaluation.js does: for new metrics half a second after the last answer, or after as long
-as that took, and for the judgement every 15 seconds. The header of the page is told by the same answers. People open a
-page, read it for a while, open the next. Measured is how long after the engine wrote a logged step it is in an answer,
-over all pages, what that costs the web processes, and whether any request failed.
-"""
+Every open page asks as static/evaluation.js does: for new metrics half a second after the last
+answer, or after as long as that took, and for the judgement every 15 seconds. The header of the
+page is told by the same answers. People open a page, read it for a while, open the next. Measured
+is how long after the engine wrote a logged step it is in an answer, over all pages, what that costs
+the web processes, and whether any request failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from typing import Any
 
 from tests.live import Platform, running_platform
 
-CLICKS = ("/trains/", "/trains/{run}/", "/trains/{run}/evaluation/", "/trains/{run}/log/", "/datasets/", "/methods/")
+CLICKS = (
+    "/trains/",
+    "/trains/{run}/",
+    "/trains/{run}/evaluation/",
+    "/trains/{run}/log/",
+    "/datasets/",
+    "/methods/",
+)
 
 
 @dataclass
@@ -34,7 +41,8 @@ class Seen:
 
 
 class Browser:
-    """One connection kept open, as a browser keeps it; the next request waits for the last answer."""
+    """One connection kept open, as a browser keeps it; the next request waits for the last
+    answer."""
 
     def __init__(self, port: int, cookie: str, seen: Seen) -> None:
         self.port, self.cookie, self.seen = port, cookie, seen
@@ -49,21 +57,28 @@ class Browser:
                 status, body = await self._ask(path)
                 break
             except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-                # A kept connection may have been closed meanwhile; a browser then opens another one.
+                # A kept connection may have been closed meanwhile; a browser then opens another
+                # one.
                 self.writer = None
                 if attempt == 2:
                     self.seen.errors.append(f"{path}: {type(error).__name__}")
                     return b""
+
         self.seen.waits.append(time.monotonic() - began)
         if status != 200:
             self.seen.errors.append(f"{path}: {status}")
+
         return body
 
     async def _ask(self, path: str) -> tuple[int, bytes]:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+
         assert self.reader is not None
-        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: {self.cookie}\r\nAccept: */*\r\n\r\n"
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: "
+            f"{self.cookie}\r\nAccept: */*\r\n\r\n"
+        )
         self.writer.write(head.encode())
         await self.writer.drain()
         answer = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -74,12 +89,15 @@ class Browser:
             while size := int(await self.reader.readline(), 16):
                 body += await self.reader.readexactly(size)
                 await self.reader.readline()
+
             await self.reader.readline()
         else:
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+
         if headers.get("connection") == "close":
             self.writer.close()
             self.writer = None
+
         return status, body
 
 
@@ -88,17 +106,21 @@ async def page(browser: Browser, run: int, until: float) -> None:
     after = json.loads(await browser.get(f"/trains/{run}/series/") or b'{"next": 0}')["next"]
     await browser.get(f"/trains/{run}/evaluation/answers/")
     judged = 0.0
+
     while time.monotonic() < until:
         began = time.monotonic()
         body = await browser.get(f"/api/v1/trains/{run}/metrics/?after={after}")
         now = time.time()
+
         if body:
             answer = json.loads(body)
             after = answer["next"]
             browser.seen.delays += [now - row["time"] for row in answer["rows"]]
+
         if time.monotonic() - judged > 15:
             judged = time.monotonic()
             await browser.get(f"/trains/{run}/judgement/")
+
         await asyncio.sleep(max(0.5, time.monotonic() - began))
 
 
@@ -123,6 +145,7 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
     tasks = [page(browser(), run, until) for _ in range(pages)]
     tasks += [person(browser(), run, until) for _ in range(people)]
     await asyncio.gather(*(later(task) for task in tasks))
+
     return seen
 
 
@@ -138,12 +161,23 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+
     with running_platform() as platform:
-        rows = [{"prompt": f"Question {number}?", "completion": "The answer is yes."} for number in range(40)]
-        dataset = platform.upload("load.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-        run = platform.start(dataset, max_steps=100_000, batch_size=8, max_tokens=256, evaluation_split=0)
+        rows = [
+            {"prompt": f"Question {number}?", "completion": "The answer is yes."}
+            for number in range(40)
+        ]
+
+        dataset = platform.upload(
+            "load.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()
+        )
+        run = platform.start(
+            dataset, max_steps=100_000, batch_size=8, max_tokens=256, evaluation_split=0
+        )
         platform.training(run, step=3)
-        cookie = "; ".join(f"{item.name}={item.value}" for item in platform.session("alice").cookies)
+        cookie = "; ".join(
+            f"{item.name}={item.value}" for item in platform.session("alice").cookies
+        )
         port = int(platform.url.rsplit(":", 1)[1])
         before = web_seconds(platform)
         seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
@@ -151,6 +185,7 @@ def main() -> int:
         steps = platform.get(f"trains/{run['id']}/")["step"]
         platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
         platform.ended(run)
+
     cuts = statistics.quantiles(seen.delays, n=20)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -168,9 +203,12 @@ def main() -> int:
         "answer_p95_s": round(statistics.quantiles(seen.waits, n=20)[18], 3),
         "steps_while_measured": steps,
     }
+
     print(json.dumps(result, indent=2))
+
     for text in sorted(set(seen.errors))[:10]:
         print(text, file=sys.stderr)
+
     return 0
 
 

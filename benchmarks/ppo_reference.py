@@ -1,9 +1,10 @@
-"""Our PPO beside TRL 1.12's PPOTrainer, the last that there was, on the same toy: python benchmarks/ppo_reference.py
+"""Our PPO beside TRL 1.12's PPOTrainer, the last that there was, on the same toy: python
+benchmarks/ppo_reference.py
 
-Both start from the same random model and prompts, write 64 answers of 16 words an update, and pass 4 times over them.
-Ours runs as any train does, `python -m engine` on a run directory; TRL runs in an environment of its own. What differs
-stays as each has it: TRL's critic is a second model with a trunk of its own, ours a head on the policy's trunk.
-"""
+Both start from the same random model and prompts, write 64 answers of 16 words an update, and pass
+4 times over them. Ours runs as any train does, `python -m engine` on a run directory; TRL runs in
+an environment of its own. What differs stays as each has it: TRL's critic is a second model with a
+trunk of its own, ours a head on the policy's trunk."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ TRL = ("torch==2.13.0", "trl==1.12.0", "transformers==5.24.0")
 RESULT = ROOT / "benchmarks" / "results" / "ppo_reference.json"
 SHARE = (
     "def reward(prompts, completions, references, rows, **parameters):\n"
-    f"    return [text.split().count({ppo_toy.TARGET!r}) / {ppo_toy.LENGTH} for text in completions]\n"
+    f"    return [text.split().count({ppo_toy.TARGET!r}) / {ppo_toy.LENGTH} for text in "
+    "completions]\n"
 )
 SHOWN = (0, 12, 25, 37, 49)
 
@@ -41,43 +43,92 @@ def ours(folder: Path, seed: int, settings: dict[str, Any]) -> list[dict[str, fl
     reward = folder / "share.py"
     reward.write_text(SHARE)
     parameters = {
-        "adapter": "none", "max_steps": settings["updates"] * settings["epochs"], "batch_size": settings["batch"],
-        "gradient_accumulation_steps": 1, "learning_rate": settings["learning_rate"], "scheduler": "constant",
-        "warmup_ratio": 0.0, "weight_decay": 0.0, "ppo_epochs": settings["epochs"], "kl_coef": settings["kl_coef"],
-        "value_coef": settings["value_coef"], "value_learning_rate": settings["value_learning_rate"],
-        "missing_eos_penalty": 0.0, "max_prompt_tokens": 32, "max_completion_tokens": ppo_toy.LENGTH,
-        "max_grad_norm": settings["max_grad_norm"], "precision": "fp32",
-        "rewards": [{"function": "custom:share"}], "evaluation_split": 0.0, "sample_prompts": 0, "save_strategy": "end",
-        "logging_steps": 1, "seed": seed,
-    }  # fmt: skip
+        "adapter": "none",
+        "max_steps": settings["updates"] * settings["epochs"],
+        "batch_size": settings["batch"],
+        "gradient_accumulation_steps": 1,
+        "learning_rate": settings["learning_rate"],
+        "scheduler": "constant",
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "ppo_epochs": settings["epochs"],
+        "kl_coef": settings["kl_coef"],
+        "value_coef": settings["value_coef"],
+        "value_learning_rate": settings["value_learning_rate"],
+        "missing_eos_penalty": 0.0,
+        "max_prompt_tokens": 32,
+        "max_completion_tokens": ppo_toy.LENGTH,
+        "max_grad_norm": settings["max_grad_norm"],
+        "precision": "fp32",
+        "rewards": [{"function": "custom:share"}],
+        "evaluation_split": 0.0,
+        "sample_prompts": 0,
+        "save_strategy": "end",
+        "logging_steps": 1,
+        "seed": seed,
+    }
+
     data = folder / "prompts.jsonl"
     write_spec(
         run,
         Spec(
-            run_id=1, name="PPO", method="ppo", recipe="ppo", parameters=parameters,
-            base_model_path=str(folder / "model"), base_model_name="Toy", base_model_sha256="0" * 64,
+            run_id=1,
+            name="PPO",
+            method="ppo",
+            recipe="ppo",
+            parameters=parameters,
+            base_model_path=str(folder / "model"),
+            base_model_name="Toy",
+            base_model_sha256="0" * 64,
             dataset=DataFile(str(data), file_sha256(data), "jsonl", "prompt-only"),
             resources={"reward_function:share": Resource(str(reward), file_sha256(reward))},
         ),
-    )  # fmt: skip
+    )
+
     done = subprocess.run(
-        [sys.executable, "-m", "engine", str(run), "--in-place"], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "engine", str(run), "--in-place"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
+
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+
     found = [event["values"] for event in read_events(run)[0] if event["type"] == "metrics"]
-    return [{"reward": values["reward"], "kl": values.get("kl", 0.0)} for values in found if "reward" in values]
+    return [
+        {"reward": values["reward"], "kl": values.get("kl", 0.0)}
+        for values in found
+        if "reward" in values
+    ]
 
 
 def theirs(folder: Path, seed: int, settings: dict[str, Any]) -> list[dict[str, float]]:
     done = subprocess.run(
-        [str(environment("trl-1.12", *TRL)), "ppo_trl.py", str(folder), str(seed), json.dumps(settings)],
-        cwd=ROOT / "benchmarks", capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"},
-    )  # fmt: skip
+        [
+            str(environment("trl-1.12", *TRL)),
+            "ppo_trl.py",
+            str(folder),
+            str(seed),
+            json.dumps(settings),
+        ],
+        cwd=ROOT / "benchmarks",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+        },
+    )
+
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"update"')]
     return [json.loads(line) for line in lines]
 
@@ -97,6 +148,7 @@ def main() -> None:
     settings = given | {"batch": 64, "epochs": 4}
     found: dict[str, list[list[dict[str, float]]]] = {}
     seconds: dict[str, list[float]] = {}
+
     for seed in given["seeds"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -104,27 +156,37 @@ def main() -> None:
             for trainer, run in (("ours", ours), ("trl", theirs)):
                 if given["only"] not in (None, trainer):
                     continue
+
                 began = time.monotonic()
                 curve = run(folder, seed, settings)
                 seconds.setdefault(trainer, []).append(round(time.monotonic() - began, 1))
                 found.setdefault(trainer, []).append(curve)
                 shown = " ".join(f"{curve[at]['reward']:.3f}" for at in SHOWN if at < len(curve))
                 print(
-                    f"seed {seed}  {trainer:5} {shown}  KL a token {curve[-1]['kl']:.2f}  {seconds[trainer][-1]} s",
+                    f"seed {seed}  {trainer:5} {shown}  KL a token {curve[-1]['kl']:.2f}  "
+                    f"{seconds[trainer][-1]} s",
                     flush=True,
                 )
+
     ends = {
         trainer: statistics.mean(point["reward"] for curve in curves for point in curve[-5:])
         for trainer, curves in found.items()
     }
-    print("Mean reward of the last five updates:", {name: round(value, 3) for name, value in ends.items()})
+
+    print(
+        "Mean reward of the last five updates:",
+        {name: round(value, 3) for name, value in ends.items()},
+    )
+
     if given["write"]:
         RESULT.parent.mkdir(exist_ok=True)
         written = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": f"{platform.processor() or platform.machine()}, one thread",
             "peer": TRL,
-            "settings": {name: value for name, value in settings.items() if name not in ("write", "only")},
+            "settings": {
+                name: value for name, value in settings.items() if name not in ("write", "only")
+            },
             "last_five": {name: round(value, 4) for name, value in ends.items()},
             "seconds": seconds,
             "rewards": {
@@ -132,9 +194,11 @@ def main() -> None:
                 for name, curves in found.items()
             },
             "kl_a_token_at_end": {
-                name: [round(curve[-1]["kl"], 2) for curve in curves] for name, curves in found.items()
+                name: [round(curve[-1]["kl"], 2) for curve in curves]
+                for name, curves in found.items()
             },
         }
+
         RESULT.write_text(json.dumps(written, indent=1) + "\n")
 
 

@@ -1,4 +1,5 @@
-"""The toy that both PPO trainers get: a random Llama over 64 words, rewarded for the share of one word in 16."""
+"""The toy that both PPO trainers get: a random Llama over 64 words, rewarded for the share of one
+word in 16."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ SPECIALS = ["<pad>", "<end>", "<user>", "<assistant>"]
 LENGTH = 16
 PROMPT_WORDS = 4
 TEMPLATE = (
-    "{% for m in messages %}{{ '<user> ' if m['role'] == 'user' else '<assistant> ' }}{{ m['content'] }} {% endfor %}"
+    "{% for m in messages %}{{ '<user> ' if m['role'] == 'user' else '<assistant> ' }}{{ "
+    "m['content'] }} {% endfor %}"
 )
 
 
 def make(folder: Path, seed: int, prompts: int) -> None:
-    """The model with its tokenizer in folder/model, and prompts of random words in folder/prompts.jsonl."""
+    """The model with its tokenizer in folder/model, and prompts of random words in
+    folder/prompts.jsonl."""
     import random
 
     import torch
@@ -32,9 +35,18 @@ def make(folder: Path, seed: int, prompts: int) -> None:
     tokenizer.chat_template = TEMPLATE + "{% if add_generation_prompt %}<assistant>{% endif %}"
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+
     model = LlamaForCausalLM(config)
     (folder / "model").mkdir(parents=True)
     model.save_pretrained(folder / "model")

@@ -1,4 +1,5 @@
-"""TRL 1.12's own PPOTrainer on the toy, in its own environment: python ppo_trl.py FOLDER SEED SETTINGS (JSON).
+"""TRL 1.12's own PPOTrainer on the toy, in its own environment: python ppo_trl.py FOLDER SEED
+SETTINGS (JSON).
 
 Prints one JSON line an update: {"update", "reward", "kl" (a token)}.
 """
@@ -11,7 +12,12 @@ from types import SimpleNamespace
 import torch
 from datasets import Dataset
 from ppo_toy import LENGTH, TARGET
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
@@ -43,7 +49,12 @@ class Told(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         if "objective/scores" in (logs or {}):
-            found = {"update": self.update, "reward": logs["objective/scores"], "kl": logs["objective/kl"] / LENGTH}
+            found = {
+                "update": self.update,
+                "reward": logs["objective/scores"],
+                "kl": logs["objective/kl"] / LENGTH,
+            }
+
             print(json.dumps(found), flush=True)
             self.update += 1
 
@@ -54,26 +65,57 @@ def main(folder: Path, seed: int, settings: dict) -> None:
     policy = AutoModelForCausalLM.from_pretrained(folder / "model")
     reference = AutoModelForCausalLM.from_pretrained(folder / "model")
     value = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1)
-    rows = [json.loads(line)["prompt"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["prompt"] for line in (folder / "prompts.jsonl").read_text().splitlines()
+    ]
     prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": row}], add_generation_prompt=True, return_dict=False)
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": row}], add_generation_prompt=True, return_dict=False
+        )
         for row in rows
     ]
+
     config = PPOConfig(
-        output_dir=str(folder / "trl"), seed=seed, use_cpu=True, report_to="none", bf16=False, save_strategy="no",
-        per_device_train_batch_size=settings["batch"], gradient_accumulation_steps=1, num_mini_batches=1,
-        local_rollout_forward_batch_size=settings["batch"], total_episodes=settings["batch"] * settings["updates"],
-        num_ppo_epochs=settings["epochs"], learning_rate=settings["learning_rate"], lr_scheduler_type="constant",
-        kl_coef=settings["kl_coef"], cliprange=0.2, cliprange_value=0.2, vf_coef=settings["value_coef"], gamma=1.0,
-        lam=0.95, response_length=LENGTH, temperature=1.0, num_sample_generations=0, logging_steps=1,
-        disable_tqdm=True, whiten_rewards=False,
-    )  # fmt: skip
+        output_dir=str(folder / "trl"),
+        seed=seed,
+        use_cpu=True,
+        report_to="none",
+        bf16=False,
+        save_strategy="no",
+        per_device_train_batch_size=settings["batch"],
+        gradient_accumulation_steps=1,
+        num_mini_batches=1,
+        local_rollout_forward_batch_size=settings["batch"],
+        total_episodes=settings["batch"] * settings["updates"],
+        num_ppo_epochs=settings["epochs"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="constant",
+        kl_coef=settings["kl_coef"],
+        cliprange=0.2,
+        cliprange_value=0.2,
+        vf_coef=settings["value_coef"],
+        gamma=1.0,
+        lam=0.95,
+        response_length=LENGTH,
+        temperature=1.0,
+        num_sample_generations=0,
+        logging_steps=1,
+        disable_tqdm=True,
+        whiten_rewards=False,
+    )
+
     target = tokenizer.convert_tokens_to_ids(TARGET)
     trainer = PPOTrainer(
-        args=config, processing_class=tokenizer, model=policy, ref_model=reference, value_model=value,
-        reward_model=Share(target, len(prompts[0])), train_dataset=Dataset.from_dict({"input_ids": prompts}),
+        args=config,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=reference,
+        value_model=value,
+        reward_model=Share(target, len(prompts[0])),
+        train_dataset=Dataset.from_dict({"input_ids": prompts}),
         callbacks=[Told()],
-    )  # fmt: skip
+    )
+
     trainer.train()
 
 

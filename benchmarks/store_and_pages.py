@@ -1,12 +1,13 @@
-"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full] [--postgresql]
+"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full]
+[--postgresql]
 
-In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a train's events, curves of
-the whole train and of a part, the list of trains on its first and last page and under filters, eight curves compared, a
-long log, the check of a big dataset beside datasets.load_dataset, the web process. Times are the server's, best of
-three; ingest and curves are held against MLflow's server (over HTTP, which it has no way around) and trackio (in its
-own process, as ours). `--full` goes up to a million steps, 10,000 trains and 1 GB. The store is SQLite, or with
-`--postgresql` a server of its own.
-"""
+In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a
+train's events, curves of the whole train and of a part, the list of trains on its first and last
+page and under filters, eight curves compared, a long log, the check of a big dataset beside
+datasets.load_dataset, the web process. Times are the server's, best of three; ingest and curves are
+held against MLflow's server (over HTTP, which it has no way around) and trackio (in its own
+process, as ours). `--full` goes up to a million steps, 10,000 trains and 1 GB. The store is SQLite,
+or with `--postgresql` a server of its own."""
 
 from __future__ import annotations
 
@@ -54,13 +55,21 @@ class Store:
         methods_install()
         self.owner = User.objects.create_superuser("olga", password="olga-password-1")
         self.methods = list(TrainingMethod.objects.all())
-        self.dataset = Dataset.objects.create(name="Rows", slug="rows", owner=self.owner, size_bytes=1)
+        self.dataset = Dataset.objects.create(
+            name="Rows", slug="rows", owner=self.owner, size_bytes=1
+        )
         self.model = BaseModel.objects.create(name="Base", slug="base")
 
     def train(self, **fields: Any) -> Any:
         from training.models import TrainRun
 
-        given = {"owner": self.owner, "dataset": self.dataset, "base_model": self.model, "parameters": {}}
+        given = {
+            "owner": self.owner,
+            "dataset": self.dataset,
+            "base_model": self.model,
+            "parameters": {},
+        }
+
         return TrainRun(**given | {"method": self.methods[0], "name": "train"} | fields)
 
     def fill(self, count: int) -> None:
@@ -71,31 +80,52 @@ class Store:
         draw = random.Random(1)
         have = TrainRun.objects.count()
         rows = []
+
         for number in range(have, count):
             status = draw.choice([*["finished"] * 7, "failed", "stopped", "queued"])
             began = timezone.now() - timedelta(minutes=count - number)
             rows.append(
                 self.train(
-                    name=f"train-{number}", method=draw.choice(self.methods), status=status, total_steps=100, step=100,
-                    curve=[[step, 3 - step / 50] for step in range(64)], last_metrics={"loss": draw.random()},
-                    best_value=draw.random(), started_at=began, finished_at=began + timedelta(minutes=3), place=number,
+                    name=f"train-{number}",
+                    method=draw.choice(self.methods),
+                    status=status,
+                    total_steps=100,
+                    step=100,
+                    curve=[[step, 3 - step / 50] for step in range(64)],
+                    last_metrics={"loss": draw.random()},
+                    best_value=draw.random(),
+                    started_at=began,
+                    finished_at=began + timedelta(minutes=3),
+                    place=number,
                 )
-            )  # fmt: skip
+            )
+
         TrainRun.objects.bulk_create(rows, batch_size=500)
 
     def long_train(self, steps: int) -> tuple[Any, float]:
-        """(a train of that many logged steps, metric points a second from its events to the database)"""
+        """(a train of that many logged steps, metric points a second from its events to the
+        database)"""
         from training.ingest import ingest
 
         run = self.train(name=f"long-{steps}", status="running", total_steps=steps)
         run.save()
         run.directory.mkdir(parents=True)
         draw = random.Random(steps)
+
         with (run.directory / EVENTS).open("w") as stream:
             for step in range(1, steps + 1):
-                event = {"v": 1, "seq": step, "time": 1e9 + step, "type": "metrics", "step": step, "epoch": step / 1000}
+                event = {
+                    "v": 1,
+                    "seq": step,
+                    "time": 1e9 + step,
+                    "type": "metrics",
+                    "step": step,
+                    "epoch": step / 1000,
+                }
+
                 values = {name: draw.random() for name in METRICS}
                 stream.write(json.dumps(event | {"split": "train", "values": values}) + "\n")
+
         began = time.perf_counter()
         ingest(run)
         return run, steps * len(METRICS) / (time.perf_counter() - began)
@@ -110,21 +140,28 @@ def pages(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
     client = Client()
     client.force_login(store.owner)
     found: dict[str, dict[str, Any]] = {}
+
     for size in sizes:
         store.fill(size)
         last = size // 25
         for title, address in {
-            "list, page 1": "/trains/", "list, last page": f"/trains/?page={last}",
-            "list, failed": "/trains/?status=failed", "list, waiting": "/trains/?status=queued",
-            "list, search": "/trains/?search=train-99", "list, method": "/trains/?method=lora",
-            "API, page 1": "/api/v1/trains/", "API, last page": f"/api/v1/trains/?page={last}",
-        }.items():  # fmt: skip
+            "list, page 1": "/trains/",
+            "list, last page": f"/trains/?page={last}",
+            "list, failed": "/trains/?status=failed",
+            "list, waiting": "/trains/?status=queued",
+            "list, search": "/trains/?search=train-99",
+            "list, method": "/trains/?method=lora",
+            "API, page 1": "/api/v1/trains/",
+            "API, last page": f"/api/v1/trains/?page={last}",
+        }.items():
             with CaptureQueriesContext(connection) as captured:
                 client.get(address)
+
             # Counted here: the next request empties the list.
             queries = len(captured)
             milliseconds = best(lambda address=address: client.get(address))  # type: ignore[misc]
             found.setdefault(title, {})[f"{size:,} trains"] = [milliseconds, queries]
+
     return found
 
 
@@ -139,10 +176,12 @@ def curves(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
         told = f"{size:,} steps"
         found.setdefault("ingest, points a second", {})[told] = round(rate)
         found.setdefault("whole train, ms", {})[told] = best(lambda run=run: series_of(run))  # type: ignore[misc]
+
         for width in (500, size // 4):
             asked = (middle, middle + width)
             took = best(lambda run=run, asked=asked: series_of(run, steps=asked))  # type: ignore[misc]
             found.setdefault("500 steps, ms" if width == 500 else "a quarter, ms", {})[told] = took
+
     return found
 
 
@@ -153,6 +192,7 @@ def compared(store: Store, steps: int) -> float:
     client = Client()
     client.force_login(store.owner)
     ids = ",".join(str(store.long_train(steps)[0].pk) for _ in range(8))
+
     return best(lambda: client.get(f"/trains/compare/series/?ids={ids}"))
 
 
@@ -164,10 +204,15 @@ def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
         run = store.train(name=f"log-{size}", status="finished")
         run.save()
         run.directory.mkdir(parents=True)
-        block = "".join(f"[00:01] step {number} of many  loss 5.7399  1538 tokens/s\n" for number in range(20_000))
+        block = "".join(
+            f"[00:01] step {number} of many  loss 5.7399  1538 tokens/s\n"
+            for number in range(20_000)
+        )
+
         with (run.directory / LOG).open("w") as stream:
             for _ in range(max(1, size // len(block))):
                 stream.write(block)
+
             stream.write("the one needle\n")
 
         def search(run: Any = run) -> int:
@@ -176,14 +221,18 @@ def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
             while at is not None:
                 matches, at, _ = log_search(run, "NEEDLE", at)
                 count += len(matches)
+
             assert count == 1
             return count
 
         told = f"{size / 1e6:,.0f} MB"
         found.setdefault("end, ms", {})[told] = best(lambda run=run: log_read(run, -(64 << 10)))  # type: ignore[misc]
         middle = size // 2
-        found.setdefault("middle, ms", {})[told] = best(lambda run=run, at=middle: log_read(run, at))  # type: ignore[misc]
+        found.setdefault("middle, ms", {})[told] = best(
+            lambda run=run, at=middle: log_read(run, at)
+        )  # type: ignore[misc]
         found.setdefault("search of all, ms", {})[told] = best(search, tries=1)
+
     return found
 
 
@@ -226,22 +275,36 @@ def dataset_checks(folder: Path, sizes: list[int]) -> dict[str, dict[str, Any]]:
     """{size: {rows, seconds and MB of ours, of datasets.load_dataset}}"""
     draw = random.Random(1)
     found = {}
+
     for size in sizes:
         path = folder / "big.jsonl"
         with path.open("w") as stream:
             while stream.tell() < size:
-                words = " ".join(f"word{draw.randrange(9999)}" for _ in range(draw.randrange(20, 90)))
-                turns = [{"role": "user", "content": words[:80]}, {"role": "assistant", "content": words}]
+                words = " ".join(
+                    f"word{draw.randrange(9999)}" for _ in range(draw.randrange(20, 90))
+                )
+                turns = [
+                    {"role": "user", "content": words[:80]},
+                    {"role": "assistant", "content": words},
+                ]
                 stream.write(json.dumps({"messages": turns}) + "\n")
+
         told: dict[str, Any] = {}
         for name, program in (("ours", CHECK), ("load_dataset", LOAD)):
             output = subprocess.run(
-                [sys.executable, "-c", PEAK + program, str(path)], cwd=ROOT, check=True, capture_output=True, text=True
+                [sys.executable, "-c", PEAK + program, str(path)],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                text=True,
             ).stdout.split()
+
             told |= {"rows": int(output[-3]), f"{name}, s": round(float(output[-2]), 2)}
             told[f"{name}, MB"] = round(float(output[-1]))
+
         found[f"{size / 1e6:,.0f} MB"] = told
         path.unlink()
+
     return found
 
 
@@ -251,15 +314,21 @@ def web_process() -> dict[str, float]:
     began = time.perf_counter()
     env = os.environ | {"PORT": str(port)}
     server = subprocess.Popen([sys.executable, "manage.py", "web"], cwd=ROOT, env=env)
+
     try:
         while True:
             with contextlib.suppress(requests.ConnectionError):
                 requests.get(f"http://127.0.0.1:{port}/login/", timeout=5)
                 break
+
             time.sleep(0.01)
+
         seconds = time.perf_counter() - began
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-        return {"starts in, s": round(seconds, 2), "largest, MB": max(one.memory_info().rss >> 20 for one in family)}
+        return {
+            "starts in, s": round(seconds, 2),
+            "largest, MB": max(one.memory_info().rss >> 20 for one in family),
+        }
     finally:
         server.terminate()
         server.wait()
@@ -275,7 +344,8 @@ def database_version() -> str:
 
 
 def peers(folder: Path, steps: list[int]) -> dict[str, dict[str, Any]]:
-    """{peer: {steps: its figures}}; MLflow takes minutes for the longest, so it is asked for the middle one."""
+    """{peer: {steps: its figures}}; MLflow takes minutes for the longest, so it is asked for the
+    middle one."""
     return {
         "MLflow": {f"{steps[1]:,} steps": mlflow(folder, steps[1])},
         "trackio": {f"{count:,} steps": trackio(folder, count) for count in steps},
@@ -283,20 +353,34 @@ def peers(folder: Path, steps: list[int]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.store_and_pages", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.store_and_pages", description=__doc__
+    )
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--postgresql", action="store_true", help="what depends on the database, with PostgreSQL")
-    parser.add_argument("--only", help="parts with commas: web, curves, compare, peers, pages, log, dataset")
+    parser.add_argument(
+        "--postgresql", action="store_true", help="what depends on the database, with PostgreSQL"
+    )
+    parser.add_argument(
+        "--only", help="parts with commas: web, curves, compare, peers, pages, log, dataset"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     given = parser.parse_args()
     large = 10 if given.full else 1
+
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepextension-store-"))
-        os.environ |= {"DEEPEXTENSION_HOME": name, "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
+        os.environ |= {
+            "DEEPEXTENSION_HOME": name,
+            "DJANGO_SETTINGS_MODULE": "deepextension.settings",
+        }
         # Never somebody's own.
         os.environ.pop("DATABASE_URL", None)
+
         if given.postgresql:
-            os.environ["DATABASE_URL"] = database_url(socket_folder(stack.enter_context(running_postgresql())))
+            os.environ["DATABASE_URL"] = database_url(
+                socket_folder(stack.enter_context(running_postgresql()))
+            )
+
         import django
         from django.conf import settings
         from django.core.management import call_command
@@ -304,7 +388,9 @@ def main() -> int:
         django.setup()
         call_command("collectstatic", interactive=False, verbosity=0)
         settings.ALLOWED_HOSTS = ["*"]
-        settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+        settings.STORAGES["staticfiles"] = {
+            "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        }
         store = Store()
         result: dict[str, Any] = {
             "date": datetime.now(UTC).date().isoformat(),
@@ -312,6 +398,7 @@ def main() -> int:
             "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
             "versions": versions(database_version(), *MLFLOW, *TRACKIO),
         }
+
         steps = [1000 * large, 10_000 * large, 100_000 * large]
         sizes = [10**6 * large, 10**7 * large, 10**8 * large]
         parts: dict[str, Callable[[], Any]] = {
@@ -319,26 +406,42 @@ def main() -> int:
             "curves": lambda: curves(store, steps),
             "compare of 8 trains, ms": lambda: {f"{steps[1]:,} steps": compared(store, steps[1])},
             "peers": lambda: peers(Path(name), steps),
-            "pages, ms and queries": lambda: pages(store, [100, 1000, 1000 * large] if given.full else [100, 1000]),
+            "pages, ms and queries": lambda: pages(
+                store, [100, 1000, 1000 * large] if given.full else [100, 1000]
+            ),
             "log": lambda: log_times(store, sizes),
             "dataset check": lambda: dataset_checks(Path(name), sizes),
         }
+
         of_database = {"curves", "compare", "pages"}
-        chosen = set(given.only.split(",")) if given.only else of_database if given.postgresql else None
+        chosen = (
+            set(given.only.split(",")) if given.only else of_database if given.postgresql else None
+        )
+
         for part, measure in parts.items():
             if chosen and part.split(",")[0].split(" ")[0] not in chosen:
                 continue
+
             result[part] = measure()
             print(f"{part}: {json.dumps(result[part], indent=1)}", flush=True)
+
             if given.write:
                 # After each part: what was measured is kept where a later one fails.
                 before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-                # SQLite is what everybody has; another database's figures stand beside it under its name.
-                (before if result["database"] == "sqlite3" else before.setdefault(result["database"], {})).update(
-                    result
-                )
+                # SQLite is what everybody has; another database's figures stand beside it under its
+                # name.
+                (
+                    before
+                    if result["database"] == "sqlite3"
+                    else before.setdefault(result["database"], {})
+                ).update(result)
+
                 RESULT.write_text(json.dumps(before, indent=1) + "\n")
-        print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+
+        print(
+            f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB"
+        )
+
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What MLflow's server and trackio take for what our store does: points in, and the curves of a whole train out.
+"""What MLflow's server and trackio take for what our store does: points in, and the curves of a
+whole train out.
 
 Each in an environment of its own. `steps` logged steps have a value of each of METRICS.
 """
@@ -22,7 +23,14 @@ from tests.live import free_port
 
 MLFLOW = ("mlflow==3.17.2",)
 TRACKIO = ("trackio==0.43.0",)
-METRICS = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "entropy", "mean_token_accuracy")
+METRICS = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "entropy",
+    "mean_token_accuracy",
+)
 # As many points of a curve as its dashboard asks for.
 MLFLOW_POINTS, TRACKIO_POINTS = 320, 3000
 
@@ -34,6 +42,7 @@ def best(call: Callable[[], Any], tries: int = 3) -> float:
         began = time.perf_counter()
         call()
         found.append(time.perf_counter() - began)
+
     return round(1000 * min(found), 1)
 
 
@@ -42,9 +51,20 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     """The address of its API, with one web process and a SQLite file in `folder`."""
     python = environment("mlflow", *MLFLOW)
     port = free_port()
-    command = [str(python), "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command = [
+        str(python),
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+    ]
+
     with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=log, stderr=log, cwd=folder)
+        server = subprocess.Popen(
+            [*command, "--port", str(port), "--workers", "1"], stdout=log, stderr=log, cwd=folder
+        )
+
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -52,7 +72,9 @@ def mlflow_server(folder: Path) -> Iterator[str]:
             with contextlib.suppress(requests.ConnectionError):
                 requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
                 break
+
             time.sleep(0.2)
+
         yield f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow"
     finally:
         server.terminate()
@@ -60,7 +82,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 
 def mlflow(folder: Path, steps: int) -> dict[str, float]:
-    """Through its REST API, 1,000 points a call, which is its limit; curves as its pages ask for them."""
+    """Through its REST API, 1,000 points a call, which is its limit; curves as its pages ask for
+    them."""
     with mlflow_server(folder) as url, requests.Session() as session:
 
         def post(path: str, **body: Any) -> Any:
@@ -75,15 +98,25 @@ def mlflow(folder: Path, steps: int) -> dict[str, float]:
             for step in range(steps)
             for name in METRICS
         ]
+
         began = time.perf_counter()
+
         for at in range(0, len(points), 1000):
             post("runs/log-batch", run_id=run_id, metrics=points[at : at + 1000])
+
         rate = len(points) / (time.perf_counter() - began)
 
         def curves() -> None:
             for name in METRICS:
-                asked: dict[str, Any] = {"run_ids": run_id, "metric_key": name, "max_results": MLFLOW_POINTS}
-                answer = session.get(f"{url}/metrics/get-history-bulk-interval", params=asked, timeout=600)
+                asked: dict[str, Any] = {
+                    "run_ids": run_id,
+                    "metric_key": name,
+                    "max_results": MLFLOW_POINTS,
+                }
+
+                answer = session.get(
+                    f"{url}/metrics/get-history-bulk-interval", params=asked, timeout=600
+                )
                 answer.raise_for_status()
                 assert len(answer.json()["metrics"]) > 1
 
@@ -114,7 +147,8 @@ print(json.dumps({"ingest, points a second": round(steps * len(names) / took),
 
 
 def trackio(folder: Path, steps: int) -> dict[str, float]:
-    """By its own functions, without HTTP: `log` from the first call until `finish` returns, as a trainer has it."""
+    """By its own functions, without HTTP: `log` from the first call until `finish` returns, as a
+    trainer has it."""
     python = environment("trackio", *TRACKIO)
     home = folder / f"trackio-{steps}"
     home.mkdir()
@@ -122,4 +156,5 @@ def trackio(folder: Path, steps: int) -> dict[str, float]:
     env = os.environ | {"TRACKIO_DIR": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+
     return told

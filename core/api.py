@@ -28,14 +28,18 @@ class Pagination(PageNumberPagination):
     max_page_size = 200
 
     def get_page_size(self, request: Request) -> int:
-        """Raises ValidationError for what is no number, where Django REST framework takes the default."""
+        """Raises ValidationError for what is no number, where Django REST framework takes the
+        default."""
         text = request.query_params.get("page_size", str(self.page_size))
         if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
             raise exceptions.ValidationError({"page_size": ["Give a whole number, 1 or more."]})
+
         return min(int(text), self.max_page_size)
 
 
-def error_body(code: str, message: str, fields: dict[str, list[str]] | None = None) -> dict[str, Any]:
+def error_body(
+    code: str, message: str, fields: dict[str, list[str]] | None = None
+) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "fields": fields or {}}}
 
 
@@ -46,21 +50,29 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         # For refusals that pass, such as a lock-out: how many seconds to wait.
         wait = getattr(error, "retry_after", None)
         headers = {"Retry-After": str(wait)} if wait else None
-        return Response(error_body(error.code, error.message, fields), status=error.status, headers=headers)
+
+        return Response(
+            error_body(error.code, error.message, fields), status=error.status, headers=headers
+        )
+
     if isinstance(error, UnreadablePostError):
         return Response(error_body("request_timeout", "The body did not arrive."), status=408)
+
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
+
     response = drf_exception_handler(error, context)
     if response is None or not isinstance(error, exceptions.APIException):
         return response
+
     fields = _flatten(error.detail) if isinstance(error, exceptions.ValidationError) else {}
     whole = fields.pop("", [])
     message = " ".join(whole + [f"{name}: {' '.join(texts)}" for name, texts in fields.items()])
     code = "invalid" if isinstance(error, exceptions.ValidationError) else str(error.default_code)
     response.data = error_body(code, message or str(error.detail), fields)
+
     return response
 
 
@@ -70,14 +82,20 @@ def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for key, value in detail.items():
             name = "" if key == "non_field_errors" else str(key)
-            for path, texts in _flatten(value, ".".join(part for part in (prefix, name) if part)).items():
+            for path, texts in _flatten(
+                value, ".".join(part for part in (prefix, name) if part)
+            ).items():
                 found.setdefault(path, []).extend(texts)
+
         return found
+
     if isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
         found = {}
         for index, item in enumerate(detail):
             found |= _flatten(item, f"{prefix}.{index}" if prefix else str(index))
+
         return found
+
     return {prefix: [str(item) for item in (detail if isinstance(detail, list) else [detail])]}
 
 
@@ -90,10 +108,12 @@ class StrictSerializer(serializers.Serializer[Any]):
             known = {name for name, field in self.fields.items() if not field.read_only}
             if unknown := sorted(str(name) for name in data if name not in known):
                 raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+
         return super().to_internal_value(data)
 
     def _check_types(self, data: Mapping[str, Any]) -> None:
-        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the document names them."""
+        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the
+        document names them."""
         problems = {}
         for name, field in self.fields.items():
             value = data.get(name)
@@ -103,6 +123,7 @@ class StrictSerializer(serializers.Serializer[Any]):
                 problems[name] = ["Give a text."]
             if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
                 problems[name] = ["Give true or false."]
+
         if problems:
             raise serializers.ValidationError(problems)
 
@@ -111,15 +132,18 @@ M = TypeVar("M", bound=Model)
 
 
 def by_id_or_slug(rows: QuerySet[M], key: str) -> M | None:
-    """The row of that id, or of that slug; None for neither and for numbers that no database column holds."""
+    """The row of that id, or of that slug; None for neither and for numbers that no database column
+    holds."""
     if key.isascii() and key.isdigit():
         return rows.filter(pk=int(key)).first() if len(key) < 19 else None
+
     return rows.filter(slug=key).first() if "\x00" not in key else None
 
 
 def object_or_404(rows: QuerySet[M], key: str) -> M:
     if (found := by_id_or_slug(rows, key)) is None:
         raise exceptions.NotFound()
+
     return found
 
 
@@ -132,6 +156,7 @@ class KeyField(serializers.Field[Any, Any, Any, Any]):
     def to_internal_value(self, data: Any) -> str:
         if isinstance(data, bool) or not isinstance(data, int | str) or not str(data):
             self.fail("invalid")
+
         return str(data)
 
     def to_representation(self, value: Any) -> Any:

@@ -23,7 +23,9 @@ REFUSALS = errors(400, 401, 403, 404)
 
 
 class SharingSerializer(StrictSerializer):
-    shared = serializers.BooleanField(help_text="Whether everyone on this platform can see it and use it.")
+    shared = serializers.BooleanField(
+        help_text="Whether everyone on this platform can see it and use it."
+    )
 
 
 class HandOverSerializer(StrictSerializer):
@@ -61,6 +63,7 @@ class SharingView(OwnedView):
         body.is_valid(raise_exception=True)
 
         sharing_set(row, by=self.reader, shared=body.validated_data["shared"])
+
         return Response(self.get_serializer(row).data)
 
 

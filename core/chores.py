@@ -35,7 +35,8 @@ CHANNEL = "deepextension:chores"
 # Work expected to take at most this many seconds belongs to the lane.
 QUICK_SECONDS = 30
 NORMAL_SECONDS = 900
-# What takes much longer than was expected begins again in the next lane, where it is in nobody's way.
+# What takes much longer than was expected begins again in the next lane, where it is in nobody's
+# way.
 LANE_LIMITS: dict[int, float] = {
     Chore.Lane.QUICK: 2 * QUICK_SECONDS,
     Chore.Lane.NORMAL: 2 * NORMAL_SECONDS,
@@ -102,6 +103,7 @@ def longest_seconds() -> int:
 def lane_for(expected_seconds: float) -> int:
     if expected_seconds <= QUICK_SECONDS:
         return Lane.QUICK
+
     return Lane.NORMAL if expected_seconds <= NORMAL_SECONDS else Lane.LONG
 
 
@@ -137,6 +139,7 @@ def chore_add(
             )
     except IntegrityError:
         logger.debug("somebody else added %s", key)
+
     transaction.on_commit(wake_workers)
 
 
@@ -147,6 +150,7 @@ def _next_turn(lane: int, person: int | None) -> int:
     there = Chore.objects.filter(lane=lane)
     now = there.aggregate(now=Min("turn"))["now"] or 0
     mine = there.filter(person=person).aggregate(last=Max("turn"))["last"]
+
     return max(now, mine + 1) if mine is not None else now
 
 
@@ -165,9 +169,11 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
                 started_at=now,
                 heartbeat_at=now,
             )
+
             if won:
                 chore.refresh_from_db()
                 return chore
+
     return None
 
 
@@ -180,6 +186,7 @@ def chore_cancel(key: str) -> bool:
         if chore is not None and waiting.delete()[0]:
             chore_ended(chore, CANCELLED)
             return True
+
     running = Chore.objects.filter(key=key, status__in=(Status.RUNNING, Status.CANCELLING))
     return bool(running.update(status=Status.CANCELLING))
 
@@ -190,8 +197,10 @@ def chore_drop(key: str, *, also_running: bool = True) -> None:
     also_running: False where one that runs is to notice by itself, and to clear up.
     """
     chores = Chore.objects.filter(key=key)
+
     if not also_running:
         chores = chores.filter(status=Status.WAITING)
+
     chores.delete()
 
 
@@ -210,6 +219,7 @@ def chores_ahead(key: str) -> int | None:
     chore = Chore.objects.filter(key=key, status=Status.WAITING).first()
     if chore is None:
         return None
+
     earlier = Q(turn__lt=chore.turn) | Q(turn=chore.turn, pk__lt=chore.pk)
     return Chore.objects.filter(earlier, lane=chore.lane, status=Status.WAITING).count()
 
@@ -219,6 +229,7 @@ def chores_reconcile() -> None:
     for chore in Chore.objects.exclude(status=Status.WAITING):
         if worker_is_alive(chore):
             continue
+
         chore_give_back(chore)
         logger.warning("%s had lost its worker", chore.key)
 
@@ -227,6 +238,7 @@ def worker_is_alive(chore: Chore) -> bool:
     """By its process where it is on this machine, else by its heartbeat."""
     if chore.host == socket.gethostname():
         return process_is_alive(chore.process)
+
     silent = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
     return chore.heartbeat_at is not None and timezone.now() - chore.heartbeat_at < silent
 
@@ -241,13 +253,16 @@ def chore_give_back(chore: Chore, *, uncounted: bool = False) -> None:
         status = mine.values_list("status", flat=True).first()
         if status is None:
             return
+
         given_up = not uncounted and chore.starts >= MOST_STARTS
         if status == Status.CANCELLING or given_up:
             mine.delete()
             chore_ended(chore, CANCELLED if status == Status.CANCELLING else BROKE_OFF)
             return
+
         starts = chore.starts - 1 if uncounted else chore.starts
         mine.update(status=Status.WAITING, starts=starts, host="", process="")
+
     transaction.on_commit(wake_workers)
 
 
@@ -255,6 +270,7 @@ def chore_move_on(chore: Chore) -> None:
     """Begin it again in the next lane: it takes longer than its lane is for."""
     mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
     lane = chore.lane + 1
+
     with transaction.atomic():
         turn = _next_turn(lane, chore.person)
         mine.update(lane=lane, turn=turn)

@@ -67,6 +67,7 @@ class ChoresWorker:
         """Until SIGTERM or SIGINT, which gives back what is being done."""
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, self.stop)
+
         # What all chores need is imported once, before the forks.
         for kind in kinds():
             function_of(kind.run)
@@ -90,6 +91,7 @@ class ChoresWorker:
         chore = chore_claim(self.lane, host=self.host, process=self.mark)
         if chore is None:
             return False
+
         self.see_through(chore)
         return True
 
@@ -116,10 +118,12 @@ class ChoresWorker:
             reason = self.overdue(chore, now - began)
             if not reason and now - heard > HEARTBEAT_SECONDS:
                 heard, reason = now, _heartbeat(chore)
+
             if reason:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 return reason, -signal.SIGKILL
+
             time.sleep(TICK_SECONDS)
 
     def overdue(self, chore: Chore, seconds: float) -> str:
@@ -128,12 +132,14 @@ class ChoresWorker:
             return STOPPING
         if seconds > chore.limit_seconds:
             return TOO_LONG
+
         return SLOW if seconds > LANE_LIMITS.get(chore.lane, math.inf) else ""
 
     def conclude(self, chore: Chore, reason: str, code: int) -> None:
         mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
         if code == -signal.SIGXCPU:
             reason = TOO_LONG
+
         if reason in (CANCELLED, TOO_LONG):
             if mine.delete()[0]:
                 chore_ended(chore, reason)
@@ -155,6 +161,7 @@ class ChoresWorker:
                     ignore_subscribe_messages=True
                 )
                 self.wakeups.subscribe(CHANNEL)
+
             self.wakeups.get_message(timeout=LOOK_SECONDS)
         except RedisError:
             self.wakeups = None
@@ -167,11 +174,13 @@ def _heartbeat(chore: Chore) -> str:
     try:
         if not mine.update(heartbeat_at=timezone.now()):
             return "gone"
+
         cancelling = mine.filter(status=Status.CANCELLING).exists()
     except AWAY as error:
         logger.warning("database busy, will try again: %s", error)
         close_old_connections()
         return ""
+
     return CANCELLED if cancelling else ""
 
 
@@ -185,9 +194,11 @@ def _start(chore: Chore) -> int:
     pid = os.fork()
     if pid == 0:
         _child(chore, parent)
+
     # Both sides do so: whichever comes first.
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
+
     return pid
 
 
@@ -198,6 +209,7 @@ def _child(chore: Chore, parent: int) -> None:
         os.setpgid(0, 0)
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, signal.SIG_DFL)
+
         die_with_parent(parent, signal.SIGKILL)
         function_of(kind_of(chore).run)(*chore.arguments)
         code = 0

@@ -24,9 +24,11 @@ def newer_database() -> str:
     unknown = sorted(f"{app} {name}" for app, name in applied if not _is_known(app, name))
     if not unknown:
         return ""
+
     return (
         f"The database of {settings.HOME} was made by a later version of DeepExtension (it has the "
-        f"changes {', '.join(unknown[:3])}, which this version does not know). Nothing was changed. "
+        f"changes {', '.join(unknown[:3])}, which this version does not know). Nothing was "
+        "changed. "
         "Use that version or a later one, or a DEEPEXTENSION_HOME of its own."
     )
 
@@ -36,7 +38,9 @@ def _is_known(app: str, name: str) -> bool:
     have merged theirs since they were applied."""
     if app not in apps.app_configs:
         return True
+
     folder = Path(apps.get_app_config(app).path)
     if settings.BASE_DIR not in folder.parents or "site-packages" in folder.parts:
         return True
+
     return (folder / "migrations" / f"{name}.py").is_file()

@@ -6,10 +6,12 @@ from __future__ import annotations
 class UserError(Exception):
     """A refusal with its reason, by field; the field "" is the request as a whole.
 
-    Forms show each message beside its field, the API answers 400 (or `status`) in its one error shape.
-    """
+    Forms show each message beside its field, the API answers 400 (or `status`) in its one error
+    shape."""
 
-    def __init__(self, fields: dict[str, list[str]] | str, *, code: str = "invalid", status: int = 400) -> None:
+    def __init__(
+        self, fields: dict[str, list[str]] | str, *, code: str = "invalid", status: int = 400
+    ) -> None:
         self.fields = {"": [fields]} if isinstance(fields, str) else fields
         self.code = code
         self.status = status

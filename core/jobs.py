@@ -2,9 +2,9 @@
 
 RQ keeps a job in Redis as the dotted name of a function with its arguments, and imports whatever is
 named there: `os.system` with a command would do, and JSON in place of pickle changes nothing about
-it. A job can name more functions to call when it ends, and addresses to send its outcome to. So only
-functions that were registered with `queue_job` are called, and nothing else of a job is obeyed.
-"""
+it. A job can name more functions to call when it ends, and addresses to send its outcome to. So
+only functions that were registered with `queue_job` are called, and nothing else of a job is
+obeyed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class RegisteredJob(Job):
             logger.error("Job %s is unreadable and was skipped: %r", self.id, error)
             raise NoSuchJobError(f"Job {self.id} is unreadable.") from error
 
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = (
+            None
+        )
         self.webhooks = []
         self.repeats_left = self.retries_left = None
 
@@ -61,6 +63,7 @@ class RegisteredJob(Job):
         if self.instance is not None or name not in REGISTERED:
             logger.error("Refused job %s: workers do not call %.200r", self.id, name)
             raise JobRefused(f"{name[:200]!r} is not a function that workers call.")
+
         return REGISTERED[name]
 
 

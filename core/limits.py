@@ -14,10 +14,13 @@ def process_limit(*, memory_bytes: int, seconds: int | None = None) -> None:
     """
     pages = int(Path("/proc/self/statm").read_text().split()[5])
     _limit(resource.RLIMIT_DATA, pages * resource.getpagesize() + memory_bytes)
+
     if seconds is not None:
         _limit(resource.RLIMIT_CPU, seconds)
 
 
 def _limit(kind: int, wanted: int) -> None:
     _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    resource.setrlimit(
+        kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+    )

@@ -1,9 +1,9 @@
-"""What can be measured of a process that was killed: whether the kernel ended something for want of memory just then,
-how much memory the process took, and how full memory was.
+"""What can be measured of a process that was killed: whether the kernel ended something for want of
+memory just then, how much memory the process took, and how full memory was.
 
-Linux counts the processes that it kills for memory, for each control group and for the whole machine
-(Documentation/admin-guide/cgroup-v2.rst, memory.events; /proc/vmstat, oom_kill). Elsewhere nothing is known.
-"""
+Linux counts the processes that it kills for memory, for each control group and for the whole
+machine (Documentation/admin-guide/cgroup-v2.rst, memory.events; /proc/vmstat, oom_kill). Elsewhere
+nothing is known."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Death:
-    """What was measured around the death of a process. `peak`: the most memory that it took, in bytes, 0 if unknown.
-    `killed_for_memory`: the kernel's counters rose while it died."""
+    """What was measured around the death of a process. `peak`: the most memory that it took, in
+    bytes, 0 if unknown. `killed_for_memory`: the kernel's counters rose while it died."""
 
     killed_for_memory: bool
     peak: int
@@ -50,11 +50,12 @@ class Death:
 
 
 class MemoryWatch:
-    """Looks at memory again and again while the process `pid` runs, and says what its death may have come from.
+    """Looks at memory again and again while the process `pid` runs, and says what its death may
+    have come from.
 
-    The kernel counts a kill when it decides on it; the process is gone, and word of it here, a little later. A look in
-    between must not become what the counters are compared with, so they are compared over WINDOW_SECONDS.
-    """
+    The kernel counts a kill when it decides on it; the process is gone, and word of it here, a
+    little later. A look in between must not become what the counters are compared with, so they are
+    compared over WINDOW_SECONDS."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -71,6 +72,7 @@ class MemoryWatch:
         # A process that has ended is in no group any more; the one that it was in counts.
         if (PROC / str(self.pid)).exists():
             self.folder = _cgroup_folder(self.pid)
+
         self.looks.append((now, memory_read(self.folder)))
 
         # The newest of those that are older than the window stays: what was before it.
@@ -84,6 +86,7 @@ class MemoryWatch:
         self.look()
         after = self.last.oom_kills
         rose = any(count > before[name] for name, count in after.items() if name in before)
+
         return Death(
             killed_for_memory=rose,
             peak=peak,
@@ -99,6 +102,7 @@ def memory_read(folder: Path) -> Memory:
     total = meminfo.get("MemTotal", 0) * 1024
     used = total - meminfo.get("MemAvailable", 0) * 1024
     kills = {}
+
     if (count := _table(PROC / "vmstat").get("oom_kill")) is not None:
         kills["machine"] = count
 
@@ -106,14 +110,17 @@ def memory_read(folder: Path) -> Memory:
     if limit is not None and 0 < limit < total:
         total = limit
         used = _number(folder, "memory.current", "memory.usage_in_bytes") or 0
+
     for name in ("memory.events", "memory.oom_control"):
         if (count := _table(folder / name).get("oom_kill")) is not None:
             kills[str(folder)] = count
+
     return Memory(used, total, kills)
 
 
 def _cgroup_folder(pid: int) -> Path:
-    """The folder of the process's memory control group; of the container's where its own is not visible in here."""
+    """The folder of the process's memory control group; of the container's where its own is not
+    visible in here."""
     try:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
@@ -126,9 +133,11 @@ def _cgroup_folder(pid: int) -> Path:
             root = CGROUPS / "memory"
         elif controllers:
             continue
+
         folder = root / path.lstrip("/")
         if (folder / "memory.events").is_file() or (folder / "memory.oom_control").is_file():
             return folder
+
     return CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
 
 
@@ -138,7 +147,10 @@ def _table(path: Path) -> dict[str, int]:
         text = path.read_text()
     except OSError:
         return {}
-    return {name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
+
+    return {
+        name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)
+    }
 
 
 def _number(folder: Path, *names: str) -> int | None:
@@ -147,4 +159,5 @@ def _number(folder: Path, *names: str) -> int | None:
             return int((folder / name).read_text())
         except (OSError, ValueError):
             continue
+
     return None

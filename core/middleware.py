@@ -1,4 +1,5 @@
-"""What is true of every page: dates in the reader's time zone, and whose styles the browser may believe."""
+"""What is true of every page: dates in the reader's time zone, and whose styles the browser may
+believe."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class ReaderTimeZoneMiddleware:
             zone = zoneinfo.ZoneInfo(request.COOKIES.get("timezone", "UTC"))
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             zone = zoneinfo.ZoneInfo("UTC")
+
         with timezone.override(zone):
             return self.get_response(request)
 
@@ -37,10 +39,11 @@ QUEUE_PAGES_PERMISSION = "django_rq.admin"
 
 
 class QueuePagesMiddleware:
-    """The raw pages of the job queue, which django-rq makes for every member of staff: here they take a permission.
+    """The raw pages of the job queue, which django-rq makes for every member of staff: here they
+    take a permission.
 
-    django-rq draws them with styles inside the HTML: allowed there and nowhere else. Scripts are not.
-    """
+    django-rq draws them with styles inside the HTML: allowed there and nowhere else. Scripts are
+    not."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -50,19 +53,24 @@ class QueuePagesMiddleware:
         return self.get_response(request)
 
     def process_view(
-        self, request: HttpRequest, view: Callable[..., HttpResponse], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        request: HttpRequest,
+        view: Callable[..., HttpResponse],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> HttpResponseBase | None:
         # By the view and not by its address: django-rq adds the same pages to the admin, too.
         if getattr(view, "__module__", "").partition(".")[0] != QUEUE_PAGES:
             return None
         if request.user.is_authenticated and not request.user.has_perm(QUEUE_PAGES_PERMISSION):
             raise PermissionDenied
+
         return self.loosen(_not_found_for_odd_ids(view))(request, *args, **kwargs)
 
 
 def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """django-rq looks its ids up without a net: a queue that is none is an IndexError there, a worker that is gone an
-    AttributeError, and a job that cannot be read any of a dozen."""
+    """django-rq looks its ids up without a net: a queue that is none is an IndexError there, a
+    worker that is gone an AttributeError, and a job that cannot be read any of a dozen."""
 
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -72,6 +80,7 @@ def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., H
         except Exception as error:
             if not kwargs:
                 raise
+
             logger.info("no such thing in the queue: %s: %r", request.path[:200], error)
             raise Http404("There is no such queue, job or worker.") from error
 

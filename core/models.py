@@ -25,8 +25,12 @@ class Chore(models.Model):
     kind = models.CharField(max_length=50, help_text="A name that core.chores.kind_register knows.")
     arguments = models.JSONField(default=list)
     # No foreign key: whose turn it takes says nothing about who may see what.
-    person = models.BigIntegerField(null=True, blank=True, help_text="Id of the person whose turn it takes.")
-    lane = models.SmallIntegerField(choices=Lane.choices, help_text="How long it is likely to take.")
+    person = models.BigIntegerField(
+        null=True, blank=True, help_text="Id of the person whose turn it takes."
+    )
+    lane = models.SmallIntegerField(
+        choices=Lane.choices, help_text="How long it is likely to take."
+    )
     turn = models.BigIntegerField(default=0, help_text="Lower turns of a lane go first.")
     limit_seconds = models.PositiveIntegerField(help_text="It is ended after so long.")
 
@@ -41,7 +45,9 @@ class Chore(models.Model):
     class Meta:
         ordering: ClassVar = ["lane", "turn", "pk"]
         verbose_name = "background task"
-        indexes: ClassVar = [models.Index(fields=["status", "lane", "turn"], name="chores_in_order")]
+        indexes: ClassVar = [
+            models.Index(fields=["status", "lane", "turn"], name="chores_in_order")
+        ]
 
     def __str__(self) -> str:
         return self.key

@@ -38,7 +38,8 @@ DISK_FULL = Outage(
     507,
     "no_disk_space",
     "The disk is full",
-    "Nothing can be saved until there is room again. What is there can be read, and trains that run try to go on. "
+    "Nothing can be saved until there is room again. What is there can be read, and trains that "
+    "run try to go on. "
     "Delete what you do not need any more, or tell your operator.",
 )
 DATABASE_BUSY = Outage(
@@ -59,7 +60,8 @@ QUEUE_AWAY = Outage(
     503,
     "queue_unavailable",
     "The queue does not answer",
-    "Trains that run go on, and what waits is kept. Try again in a moment; if this stays, tell your operator.",
+    "Trains that run go on, and what waits is kept. Try again in a moment; if this stays, tell "
+    "your operator.",
     RETRY_SECONDS,
 )
 
@@ -74,6 +76,7 @@ def _says_disk_full(error: BaseException) -> bool:
         return True
     if isinstance(error, OperationalError):
         return any(text in str(error).lower() for text in FULL_DATABASE)
+
     return getattr(error, "sqlstate", None) == DISK_FULL_STATE
 
 
@@ -93,6 +96,7 @@ def outage_of(error: BaseException | None) -> Outage | None:
             return DATABASE_AWAY
         if isinstance(each, RedisError):
             return QUEUE_AWAY
+
     return None
 
 
@@ -100,10 +104,13 @@ def _is_connection_lost(error: OperationalError) -> bool:
     """An OperationalError may be a bug as well, such as a table that is missing."""
     if any(text in str(error).lower() for text in WRITE_FAILED):
         return True
-    # psycopg: class 08 is a connection's failure, 57 an operator's; none where nobody answered at all.
+
+    # psycopg: class 08 is a connection's failure, 57 an operator's; none where nobody answered at
+    # all.
     cause = error.__cause__
     if type(cause).__module__.partition(".")[0] != "psycopg":
         return False
+
     state = getattr(cause, "sqlstate", None)
     return state is None or state[:2] in ("08", "57", "53")
 

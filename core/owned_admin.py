@@ -35,11 +35,18 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Share with everyone", permissions=["share"])
     def share(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(request, rows, lambda row, by: sharing_set(row, by=by, shared=True), "Shared with everyone")
+        self._change_each(
+            request,
+            rows,
+            lambda row, by: sharing_set(row, by=by, shared=True),
+            "Shared with everyone",
+        )
 
     @admin.action(description="Stop sharing", permissions=["share"])
     def stop_sharing(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(request, rows, lambda row, by: sharing_set(row, by=by, shared=False), "No longer shared")
+        self._change_each(
+            request, rows, lambda row, by: sharing_set(row, by=by, shared=False), "No longer shared"
+        )
 
     @admin.action(description="Hand over to another person", permissions=["change"])
     def hand_over(self, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
@@ -52,6 +59,7 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 "rows": rows,
                 "form": form,
             }
+
             return TemplateResponse(request, "admin/hand_over.html", context)
 
         owner = form.cleaned_data["to"]
@@ -64,7 +72,11 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return None
 
     def _change_each(
-        self, request: HttpRequest, rows: QuerySet[Any], change: Callable[[Any, User], None], done: str
+        self,
+        request: HttpRequest,
+        rows: QuerySet[Any],
+        change: Callable[[Any, User], None],
+        done: str,
     ) -> None:
         assert isinstance(request.user, User)
         changed = []

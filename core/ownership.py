@@ -27,6 +27,7 @@ class OwnedQuerySet(models.QuerySet[M]):
     def visible_to(self, user: Reader) -> Self:
         if may_see_all(self.model, user):
             return self
+
         # An anonymous reader has no id, and `owner=None` would ask for rows without an owner.
         own = models.Q(owner=user.pk) if user.pk is not None else models.Q()
         return self.filter(own | models.Q(shared=True))
@@ -39,8 +40,12 @@ class Owned(models.Model):
     it. Without an owner and not shared, a row is visible to operators only.
     """
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+")
-    shared = models.BooleanField(default=False, help_text="Everyone on this platform can see it and use it.")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    shared = models.BooleanField(
+        default=False, help_text="Everyone on this platform can see it and use it."
+    )
 
     class Meta:
         abstract = True
@@ -111,8 +116,11 @@ def owner_set(row: Any, *, by: User, owner: User) -> None:
     """Hand `row` over to another person. For operators. Raises PermissionDenied or UserError."""
     if not has_right(by, "change", type(row)):
         raise PermissionDenied
+
     if not owner.is_active:
-        raise UserError({"owner": [f"{owner.get_username()} cannot sign in. Choose somebody else."]})
+        raise UserError(
+            {"owner": [f"{owner.get_username()} cannot sign in. Choose somebody else."]}
+        )
 
     _write(row, owner=owner, **released_on_hand_over(type(row)))
 

@@ -24,12 +24,18 @@ class JSONParser(BaseParser):
 
     media_type = "application/json"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+    def parse(
+        self,
+        stream: Any,
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
         most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         body = stream.read(most + 1)
         if len(body) > most:
             message = f"A JSON body may have at most {most / 1e6:.1f} MB."
             raise UserError(message, code="too_large", status=413)
+
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:

@@ -1,5 +1,5 @@
-"""Processes of this machine: a mark that is not reused (pid and start time), ends that are bound together, and what a
-program may know of its surroundings."""
+"""Processes of this machine: a mark that is not reused (pid and start time), ends that are bound
+together, and what a program may know of its surroundings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,32 @@ ADMIN_PASSWORD = "DEEPEXTENSION_ADMIN_PASSWORD"  # noqa: S105 - the name of a va
 JUDGE = ("DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_MODEL", "DEEPEXTENSION_JUDGE_KEY")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
-# What a program of ours needs to find its libraries, its device, its temporary files and the machine's certificates.
+# What a program of ours needs to find its libraries, its device, its temporary files and the
+# machine's certificates.
 HARMLESS = frozenset(
     (
-        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TERM", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
-        *("PYTHONPATH", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8"),
+        *(
+            "PATH",
+            "HOME",
+            "USER",
+            "LOGNAME",
+            "SHELL",
+            "PWD",
+            "TERM",
+            "LANG",
+            "LANGUAGE",
+            "TZ",
+            "TMPDIR",
+            "TEMP",
+            "TMP",
+        ),
+        *(
+            "PYTHONPATH",
+            "PYTHONHASHSEED",
+            "PYTHONUNBUFFERED",
+            "PYTHONDONTWRITEBYTECODE",
+            "PYTHONUTF8",
+        ),
         *("PYTHONIOENCODING", "PYTHONWARNINGS", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
         *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
@@ -34,7 +55,8 @@ HARMLESS_PREFIXES = (
 
 
 def process_mark(pid: int) -> str:
-    """ "pid:start" where /proc tells the start (clock ticks since boot), "pid" elsewhere, "" for one that is gone.
+    """ "pid:start" where /proc tells the start (clock ticks since boot), "pid" elsewhere, "" for
+    one that is gone.
 
     The pid alone is given out again, after a reboot at once: it would keep the dead alive.
     """
@@ -45,6 +67,7 @@ def process_mark(pid: int) -> str:
         return "" if Path("/proc/self/stat").exists() else _plain_mark(pid)
     except OSError:
         return ""
+
     return "" if fields[0] == "Z" else f"{pid}:{fields[19]}"
 
 
@@ -55,6 +78,7 @@ def _plain_mark(pid: int) -> str:
         return ""
     except PermissionError:
         pass
+
     return str(pid)
 
 
@@ -64,46 +88,55 @@ def process_is_alive(mark: str) -> bool:
 
 
 def die_with_supervisor() -> None:
-    """For the platform's own processes: none outlives the supervisor that `serve` started, however that ended."""
+    """For the platform's own processes: none outlives the supervisor that `serve` started, however
+    that ended."""
     if os.environ.get(SUPERVISED):
         guard.die_with_parent(os.getppid(), signal.SIGTERM)
 
 
 def seal_process() -> None:
-    """For the platform's own processes, first of all: no other process of this user sees their secrets."""
+    """For the platform's own processes, first of all: no other process of this user sees their
+    secrets."""
     guard.seal(is_harmless)
 
 
 def is_harmless(name: str) -> bool:
-    """Whether a variable of the environment may be known to programs that strangers have a say in."""
+    """Whether a variable of the environment may be known to programs that strangers have a say
+    in."""
     return name in HARMLESS or name.startswith(HARMLESS_PREFIXES)
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """For every program that the platform starts and that runs or reads what people bring: datasets, models, rewards.
+    """For every program that the platform starts and that runs or reads what people bring:
+    datasets, models, rewards.
 
-    A list of what such a program gets, not of what it does not get: a secret that is new need not be thought of here.
-    """
+    A list of what such a program gets, not of what it does not get: a secret that is new need not
+    be thought of here."""
     return {name: value for name, value in os.environ.items() if is_harmless(name)} | more
 
 
 def proxy_environment() -> dict[str, str]:
-    """For programs that ask the outside world. Not for others: the address of a proxy may hold its password."""
+    """For programs that ask the outside world. Not for others: the address of a proxy may hold its
+    password."""
     return {name: value for name, value in os.environ.items() if name.lower() in PROXIES}
 
 
 def judge_environment() -> dict[str, str]:
     """For rewards that ask the operator's judge (engine.rewards.judge)."""
-    return {name: value for name, value in os.environ.items() if name in JUDGE} | proxy_environment()
+    return {
+        name: value for name, value in os.environ.items() if name in JUDGE
+    } | proxy_environment()
 
 
 def confined(*limits: Callable[[], None], with_parent: bool = True) -> Callable[[], None]:
-    """For `preexec_fn` of such a program: it ends with this process, cannot look into others, and has `limits`."""
+    """For `preexec_fn` of such a program: it ends with this process, cannot look into others, and
+    has `limits`."""
     parent = os.getpid()
 
     def apply() -> None:
         if with_parent:
             guard.die_with_parent(parent, signal.SIGKILL)
+
         guard.confine()
         for limit in limits:
             limit()

@@ -1,5 +1,5 @@
-"""Programs that touch a stranger's files: each in a process of its own with limits on time and memory, which reports
-by JSON lines on its standard output and is killed with its parent."""
+"""Programs that touch a stranger's files: each in a process of its own with limits on time and
+memory, which reports by JSON lines on its standard output and is killed with its parent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ logger = logging.getLogger("deepextension.programs")
 
 
 class ProgramProblem(Exception):
-    """Why a program came to nothing, in words for people. `passing`: it may go well later, so it is tried again."""
+    """Why a program came to nothing, in words for people. `passing`: it may go well later, so it is
+    tried again."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -47,9 +48,9 @@ def program_run(
 ) -> dict[str, Any]:
     """Run `python -m module arguments…` and return what it says last under "done".
 
-    on_news gets every other report, on_tick is called about once a second; what they raise ends the program. Raises
-    ProgramProblem with the program's own "error", or with `too_long` after `seconds`.
-    """
+    on_news gets every other report, on_tick is called about once a second; what they raise ends the
+    program. Raises ProgramProblem with the program's own "error", or with `too_long` after
+    `seconds`."""
     with tempfile.TemporaryFile() as complaints:
         program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
             [sys.executable, "-m", module, *arguments],
@@ -60,6 +61,7 @@ def program_run(
             env=clean_environment(**(environment or {})),
             preexec_fn=confined(_limits(memory_bytes)),
         )
+
         try:
             last = _listen(program, seconds, too_long, on_news, on_tick)
             code = program.wait(timeout=30)
@@ -67,12 +69,16 @@ def program_run(
             if program.poll() is None:
                 program.kill()
                 program.wait()
+
         if "done" in last:
             return dict(last["done"])
         if "error" in last:
             raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
+
         complaints.seek(max(0, complaints.tell() - 4000))
-        logger.error("%s ended with %s: %s", module, code, complaints.read().decode("utf-8", "replace"))
+        logger.error(
+            "%s ended with %s: %s", module, code, complaints.read().decode("utf-8", "replace")
+        )
         raise ProgramProblem(_cause(code))
 
 
@@ -96,24 +102,31 @@ def _listen(
     assert program.stdout is not None
     deadline = time.monotonic() + seconds if seconds is not None else None
     last: dict[str, Any] = {}
+
     with selectors.DefaultSelector() as selector:
         selector.register(program.stdout, selectors.EVENT_READ)
         rest = b""
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise ProgramProblem(too_long)
+
             on_tick()
             if not selector.select(TICK_SECONDS):
                 continue
+
             piece = _piece(program.stdout)
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 last = json.loads(line)
                 on_news(last)
+
             if not piece:
                 return last
+
             if len(rest) > LONGEST_REPORT_BYTES:
-                raise ProgramProblem("The program that reads the files talks nonsense. Ask your operator.")
+                raise ProgramProblem(
+                    "The program that reads the files talks nonsense. Ask your operator."
+                )
 
 
 def _piece(stream: IO[bytes]) -> bytes:
@@ -123,7 +136,11 @@ def _piece(stream: IO[bytes]) -> bytes:
 def _cause(code: int) -> str:
     if code in (-signal.SIGKILL, -signal.SIGSEGV):
         return "Reading the files was killed, most likely for lack of memory."
-    return "Reading the files needed more memory than there may be, or they are damaged. Ask your operator."
+
+    return (
+        "Reading the files needed more memory than there may be, or they are damaged. Ask your "
+        "operator."
+    )
 
 
 def folder_bytes(path: Path) -> int:
@@ -135,4 +152,5 @@ def folder_bytes(path: Path) -> int:
                 total += (Path(folder) / name).lstat().st_size
             except OSError:
                 continue
+
     return total

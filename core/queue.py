@@ -1,5 +1,5 @@
-"""The one way onto the queue. The database is the truth and Redis only a bell: a bell that nobody hears is rung
-again by the reconciler, so that a Redis that is away costs time and nothing else."""
+"""The one way onto the queue. The database is the truth and Redis only a bell: a bell that nobody
+hears is rung again by the reconciler, so that a Redis that is away costs time and nothing else."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def connection() -> Redis:
 
 
 def enqueue(queue: str, function: str, job_id: str, *arguments: Any) -> None:
-    """Call the dotted `function` with JSON `arguments` on a worker once the transaction is committed.
+    """Call the dotted `function` with JSON `arguments` on a worker once the transaction is
+    committed.
 
-    job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already nothing is added;
-    the remains of one that ended make room.
-    """
+    job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already
+    nothing is added; the remains of one that ended make room."""
     assert function in REGISTERED, f"{function} is no queue_job"
     transaction.on_commit(lambda: _ring(queue, function, job_id, *arguments))
 
@@ -48,6 +48,7 @@ def _ring(queue: str, function: str, job_id: str, *arguments: Any) -> None:
         "result_ttl": 60,
         "failure_ttl": 86_400,
     }
+
     try:
         try:
             bell.enqueue_call(function, **options)
@@ -64,9 +65,11 @@ def _discard_if_ended(queue: str, job_id: str) -> bool:
     job = django_rq.get_queue(queue).fetch_job(job_id)
     if job is None:
         return True
+
     status = job.get_status()
     if status == "queued" or (status == "started" and not _silent(job)):
         return False
+
     job.delete()
     return True
 
@@ -84,4 +87,5 @@ def waiting_calls(queue: str, function: str) -> int:
         jobs = bell.get_jobs()
     except RedisError:
         return 0
+
     return sum(job.func_name == function for job in jobs)

@@ -17,4 +17,5 @@ def redirect_back(request: HttpRequest, default: str) -> HttpResponseRedirect:
         target, {request.get_host()}, require_https=request.is_secure()
     ):
         return HttpResponseRedirect(target)
+
     return HttpResponseRedirect(default)

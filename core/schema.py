@@ -38,14 +38,18 @@ class Schema(AutoSchema):
                 bodies[status] = self._get_response_for_code(  # type: ignore[no-untyped-call]
                     ErrorSerializer, status, direction=direction
                 )
+
             bodies[status]["description"] = bodies[status]["description"] or MEANING[status]
+
         return dict(sorted(bodies.items()))
 
     def usual_errors(self) -> list[str]:
         """Statuses of any operation of this kind."""
         statuses = ["400", "403", "404", "406", "429", "503"]
+
         if not any(isinstance(permission, AllowAny) for permission in self.view.get_permissions()):
             statuses.append("401")
         if self.method in WRITES:
             statuses += ["409", "413", "415", "507"]
+
         return statuses

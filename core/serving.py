@@ -1,4 +1,5 @@
-"""The whole platform on this machine: its processes under one supervisor, and whether they answer."""
+"""The whole platform on this machine: its processes under one supervisor, and whether they
+answer."""
 
 from __future__ import annotations
 
@@ -57,15 +58,22 @@ def health() -> dict[str, Any]:
 def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
     """Start everything, wait until /healthz is content, and stop everything at the end.
 
-    Raises CannotServe where this home is being served already, the port is taken, or the start fails.
-    """
+    Raises CannotServe where this home is being served already, the port is taken, or the start
+    fails."""
     with home_lock(), contextlib.ExitStack() as until_ready:
         if words := newer_database():
             raise CannotServe(words)
+
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
         server = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "core.supervise", "-c", str(settings.BASE_DIR / "supervisord.conf")],
+            [
+                sys.executable,
+                "-m",
+                "core.supervise",
+                "-c",
+                str(settings.BASE_DIR / "supervisord.conf"),
+            ],
             cwd=settings.BASE_DIR,
             # The password of the first account is for set-up alone.
             env={name: value for name, value in os.environ.items() if name != ADMIN_PASSWORD}
@@ -75,14 +83,16 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
                 "PYTHON": sys.executable,
                 SUPERVISED: "1",
             },
-            # It logs to logs/. On a full disk it complains on stderr instead, and where that is a file on the same disk
-            # the complaint itself would end it, and everything with it.
+            # It logs to logs/. On a full disk it complains on stderr instead, and where that is a
+            # file on the same disk the complaint itself would end it, and everything with it.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Of its own group: Ctrl-C reaches this process alone, which then stops the rest in order.
+            # Of its own group: Ctrl-C reaches this process alone, which then stops the rest in
+            # order.
             process_group=0,
             preexec_fn=_with_parent(os.getpid()),
         )
+
         try:
             # After the fork: a thread beside it could leave locks behind.
             page = until_ready.enter_context(starting_page())
@@ -104,8 +114,8 @@ def _with_parent(parent: int) -> Callable[[], None]:
 
 @contextmanager
 def home_lock() -> Iterator[IO[str]]:
-    """Have this home to oneself, for serving it or for setting it up. Raises CannotServe where it is being served. The
-    lock goes with the process, however that ends."""
+    """Have this home to oneself, for serving it or for setting it up. Raises CannotServe where it
+    is being served. The lock goes with the process, however that ends."""
     with (settings.HOME / "serve.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,6 +124,7 @@ def home_lock() -> Iterator[IO[str]]:
                 f"DeepExtension is running already with {settings.HOME}. "
                 "Stop it first, or give this copy a DEEPEXTENSION_HOME and a PORT of its own."
             ) from error
+
         yield lock
 
 
@@ -123,7 +134,9 @@ def _require_port() -> None:
         try:
             probe.bind((settings.HOST, settings.PORT))
         except OSError as error:
-            raise CannotServe(f"Port {settings.PORT} is taken. Choose another one: make run PORT=8001") from error
+            raise CannotServe(
+                f"Port {settings.PORT} is taken. Choose another one: make run PORT=8001"
+            ) from error
 
 
 # What /healthz names, in the order in which it comes up, as a person at the terminal reads it.
@@ -136,20 +149,31 @@ PARTS = {
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
     began = time.monotonic()
     told: set[str] = set()
-    say("Starting DeepExtension: web server, queue, and the libraries that train (about a minute the first time) …")
+    say(
+        "Starting DeepExtension: web server, queue, and the libraries that train (about a minute "
+        "the first time) …"
+    )
+
     while (state := health()).get("status") not in ("ok", "disk full"):
         if server.poll() is not None or time.monotonic() > began + START_SECONDS:
             raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
+
         _tell_progress(state, told, began, say)
         time.sleep(0.2)
+
     _tell_progress(state, told, began, say)
 
 
-def _tell_progress(state: dict[str, Any], told: set[str], began: float, say: Callable[[str], None]) -> None:
+def _tell_progress(
+    state: dict[str, Any], told: set[str], began: float, say: Callable[[str], None]
+) -> None:
     """Name each part once, when it is there, with the time that it took since the start."""
     if not state or state.get("starting"):
         return
-    ready = {"web": "web server"} | {name: title for name, title in PARTS.items() if state.get(name)}
+
+    ready = {"web": "web server"} | {
+        name: title for name, title in PARTS.items() if state.get(name)
+    }
     for name, title in ready.items():
         if name not in told:
             told.add(name)
@@ -161,4 +185,5 @@ def _last_words() -> str:
     for path in sorted(Path(settings.HOME / "logs").glob("*.log")):
         text = path.read_text(errors="replace").strip().splitlines()[-5:]
         lines += [f"{path.name}: {line}" for line in text]
+
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 Somebody has to sign in to make room on a full disk, and a new session is a new row. A session that
 cannot be stored is signed and sent to the browser instead, as Django's signed_cookies does it; it
-ends after an hour. Nothing secret is in it: the user's id and a hash that ends it with the password.
-"""
+ends after an hour. Nothing secret is in it: the user's id and a hash that ends it with the
+password."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class SessionStore(db.SessionStore):
     def load(self) -> dict[str, Any]:
         if not self._is_signed():
             return dict(super().load())
+
         try:
             data: dict[str, Any] = signing.loads(
                 str(self.session_key), salt=SALT, serializer=self.serializer, max_age=SIGNED_SECONDS
@@ -37,23 +38,28 @@ class SessionStore(db.SessionStore):
         except signing.BadSignature:
             self._session_key = None
             return {}
+
         return data
 
     def save(self, must_create: bool = False) -> None:
         if self._is_signed():
             self._sign()
             return
+
         try:
             super().save(must_create)
         except (DatabaseError, UpdateError) as error:
             # Django makes an UpdateError of a row that could not be changed, whatever the reason.
             if not is_disk_full(error):
                 raise
+
             self._sign()
 
     def _sign(self) -> None:
         data = getattr(self, "_session_cache", {})
-        self._session_key = signing.dumps(data, salt=SALT, serializer=self.serializer, compress=True)
+        self._session_key = signing.dumps(
+            data, salt=SALT, serializer=self.serializer, compress=True
+        )
 
     def exists(self, session_key: str) -> bool:
         return ":" not in session_key and super().exists(session_key)

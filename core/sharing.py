@@ -22,14 +22,25 @@ class SharingView(View):
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         assert isinstance(request.user, User)
-        row = self.model.objects.visible_to(request.user).filter(pk=pk).first() if pk <= LARGEST_ID else None
+        row = (
+            self.model.objects.visible_to(request.user).filter(pk=pk).first()
+            if pk <= LARGEST_ID
+            else None
+        )
+
         if row is None:
             raise Http404
 
         shared = bool(request.POST.get("shared"))
         sharing_set(row, by=request.user, shared=shared)
+
         if shared:
-            messages.success(request, f"{row} is shared: everyone on this platform can see it and use it.")
+            messages.success(
+                request, f"{row} is shared: everyone on this platform can see it and use it."
+            )
         else:
-            messages.success(request, f"{row} is no longer shared. Trains that use it already keep it.")
+            messages.success(
+                request, f"{row} is no longer shared. Trains that use it already keep it."
+            )
+
         return redirect(row)

@@ -24,5 +24,7 @@ class SignInView(LoginView):
             # sign-in and an entry of the lock-out's log, and nobody is kept out for those.
             if not is_disk_full(error) or not self.request.user.is_authenticated:
                 raise
+
             logger.warning("%s signed in while the disk is full", form.get_user().pk)
+
         return HttpResponseRedirect(self.get_success_url())

@@ -1,9 +1,9 @@
-"""What a browser sees while the platform starts: a page that says so and opens the platform once it answers.
+"""What a browser sees while the platform starts: a page that says so and opens the platform once it
+answers.
 
-It is served by the process that sets up or starts the platform, from a thread, until the web server is about to take
-the port (`starting_page_leave`). It answers everything with 503, knows nothing of the platform and reads no more of a
-request than its first line.
-"""
+It is served by the process that sets up or starts the platform, from a thread, until the web server
+is about to take the port (`starting_page_leave`). It answers everything with 503, knows nothing of
+the platform and reads no more of a request than its first line."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ HEADERS = (
     "Content-Length: {length}\r\n"
     "Retry-After: 5\r\n"
     "Cache-Control: no-store\r\n"
-    "Content-Security-Policy: default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'\r\n"
+    "Content-Security-Policy: default-src 'none'; style-src 'self'; script-src 'self'; connect-src "
+    "'self'\r\n"
     "X-Content-Type-Options: nosniff\r\n"
     "Connection: close\r\n\r\n"
 )
@@ -110,6 +111,7 @@ class StartingPage:
                     continue
                 except OSError:
                     return
+
                 with connection, contextlib.suppress(OSError):
                     self._answer(connection)
 
@@ -126,10 +128,12 @@ class StartingPage:
         if path == b"/healthz":
             state = {"status": "unavailable", "starting": True, "phase": self.phase}
             return "application/json", json.dumps(state)
+
         if path == b"/starting.js":
             return "text/javascript", SCRIPT
         if path == b"/starting.css":
             return "text/css", STYLE
+
         return "text/html", PAGE.format(phase=html.escape(self.phase))
 
 
@@ -145,12 +149,14 @@ class _NoPage(StartingPage):
 
 @contextlib.contextmanager
 def starting_page() -> Iterator[StartingPage]:
-    """Serve the page on the platform's port for as long as the block lasts, or until the web server takes the port."""
+    """Serve the page on the platform's port for as long as the block lasts, or until the web server
+    takes the port."""
     _leave_file().unlink(missing_ok=True)
     try:
         page = StartingPage(_listener())
     except OSError:
         page = _NoPage()
+
     try:
         yield page
     finally:
@@ -158,9 +164,11 @@ def starting_page() -> Iterator[StartingPage]:
 
 
 def starting_page_leave() -> None:
-    """Called by the web server before it takes the port: waits until it is free, for some seconds at most."""
+    """Called by the web server before it takes the port: waits until it is free, for some seconds
+    at most."""
     _leave_file().touch()
     deadline = time.monotonic() + LEAVE_SECONDS
+
     while time.monotonic() < deadline:
         try:
             _listener().close()
@@ -173,6 +181,7 @@ def _listener() -> socket.socket:
     """A socket that listens on the platform's port. Raises OSError where it is taken."""
     family = socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET
     listener = socket.socket(family)
+
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.HOST, settings.PORT))
@@ -180,6 +189,7 @@ def _listener() -> socket.socket:
     except OSError:
         listener.close()
         raise
+
     return listener
 
 

@@ -1,4 +1,5 @@
-"""Where files live below DEEPEXTENSION_HOME. The database keeps ids; every path is made here from an id."""
+"""Where files live below DEEPEXTENSION_HOME. The database keeps ids; every path is made here from
+an id."""
 
 from __future__ import annotations
 
@@ -33,15 +34,19 @@ def trials_folder() -> Path:
 
 
 def disk_is_full() -> bool:
-    """Whether there is no room left for what the platform itself has to write: sessions, events, logs."""
+    """Whether there is no room left for what the platform itself has to write: sessions, events,
+    logs."""
     return shutil.disk_usage(settings.HOME).free < FULL_BYTES
 
 
 def require_disk(needed_bytes: int, *, field: str = "") -> None:
-    """Raises UserError (507) where writing `needed_bytes` would leave less than the reserve free."""
+    """Raises UserError (507) where writing `needed_bytes` would leave less than the reserve
+    free."""
     free = shutil.disk_usage(settings.HOME).free
     if free - needed_bytes < settings.DISK_RESERVE_BYTES:
-        message = f"Not enough disk space: {needed_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free."
+        message = (
+            f"Not enough disk space: {needed_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free."
+        )
         raise UserError({field: [message]}, code="no_disk_space", status=507)
 
 
@@ -66,9 +71,11 @@ def path_made_relative(text: str, folder: str) -> str:
     path = Path(text)
     if not path.is_absolute() or path.is_relative_to(settings.HOME):
         return stored_path(path) if path.is_absolute() else text
+
     _, found, rest = text.rpartition(f"/{folder}/")
     inside = f"{folder}/{rest}"
     is_copied = bool(found) and not path.exists() and (settings.HOME / inside).exists()
+
     return inside if is_copied else text
 
 

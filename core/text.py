@@ -1,5 +1,5 @@
-"""Text from people and programs, made safe to store; that of people also to show: no control characters, no
-bidirectional overrides."""
+"""Text from people and programs, made safe to store; that of people also to show: no control
+characters, no bidirectional overrides."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from engine.plural import are, counted
 __all__ = ["are", "clean_label", "clean_text", "counted", "number_of", "storable"]
 
 _CONTROLS = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline and carriage return
-    r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # marks that turn the reading direction, byte order mark
+    # control characters but tab, newline and carriage return
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    # marks that turn the reading direction, byte order mark
+    r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
     r"\ud800-\udfff]"  # halves of surrogate pairs, which no database stores
 )
 
@@ -23,11 +25,13 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(value: Any) -> Any:
-    """A value of JSON whose texts every database takes: what it does not is U+FFFD, all else as it was."""
+    """A value of JSON whose texts every database takes: what it does not is U+FFFD, all else as it
+    was."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
         return {storable(key): storable(each) for key, each in value.items()}
+
     return [storable(each) for each in value] if isinstance(value, list) else value
 
 
@@ -37,8 +41,13 @@ def clean_text(text: str) -> str:
 
 
 def clean_label(text: str, *, limit: int) -> str:
-    """One line of at most `limit` characters, spaces folded, in composed form (so that twins are equal)."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text))).strip()[:limit].strip()
+    """One line of at most `limit` characters, spaces folded, in composed form (so that twins are
+    equal)."""
+    return (
+        re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text)))
+        .strip()[:limit]
+        .strip()
+    )
 
 
 def number_of(text: str, *, most: int = 10**9) -> int:
@@ -52,4 +61,5 @@ def duration_words(seconds: float) -> str:
         if (seconds >= size and round(seconds) % size == 0) or seconds >= 3 * size:
             count = round(seconds / size)
             return f"{count:,} {word}{'' if count == 1 else 's'}"
+
     return f"{round(seconds):,} seconds"

@@ -1,5 +1,5 @@
-"""Which tokenizers token counts can be made with. The app of the models says so when it loads, the app of the datasets
-asks: neither imports the other."""
+"""Which tokenizers token counts can be made with. The app of the models says so when it loads, the
+app of the datasets asks: neither imports the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A model's folder, and the sha256 over its tokenizer's files: models with the same one share their counts."""
+    """A model's folder, and the sha256 over its tokenizer's files: models with the same one share
+    their counts."""
 
     slug: str
     name: str

@@ -1,4 +1,5 @@
-"""Uploads go to disk as they arrive, hashed on the way; a refused or broken one leaves nothing behind."""
+"""Uploads go to disk as they arrive, hashed on the way; a refused or broken one leaves nothing
+behind."""
 
 from __future__ import annotations
 
@@ -26,9 +27,12 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
-    """A whole file in the temporary folder. `keep_as` moves it; closed without that, it is removed."""
+    """A whole file in the temporary folder. `keep_as` moves it; closed without that, it is
+    removed."""
 
-    def __init__(self, file: IO[bytes], *, name: str, size: int, sha256: str, content_type: str = "") -> None:
+    def __init__(
+        self, file: IO[bytes], *, name: str, size: int, sha256: str, content_type: str = ""
+    ) -> None:
         super().__init__(file, name, content_type, size)
         self.path: Path | None = Path(file.name)
         self.size_bytes = size
@@ -39,10 +43,13 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
         """As if `path` had been uploaded; the file itself stays where it is."""
         require_disk(path.stat().st_size, field="file")
         target = _temporary()
+
         with path.open("rb") as source, target:
             shutil.copyfileobj(source, target, 1 << 20)
+
         with Path(target.name).open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+
         return cls(target, name=path.name, size=path.stat().st_size, sha256=sha256)
 
     def keep_as(self, path: Path) -> None:
@@ -50,6 +57,7 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
         assert self.path is not None
         with self.path.open("rb") as stream:
             os.fsync(stream.fileno())
+
         self.path.rename(path)
         self.path = None
 
@@ -60,7 +68,8 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
 
 
 class DiskUploadHandler(FileUploadHandler):
-    """Django's parser feeds it. Raises UserError 413 and 507 before the body is read where its length says enough."""
+    """Django's parser feeds it. Raises UserError 413 and 507 before the body is read where its
+    length says enough."""
 
     chunk_size = 1 << 20
 
@@ -78,6 +87,7 @@ class DiskUploadHandler(FileUploadHandler):
     ) -> None:
         if content_length > settings.UPLOAD_LIMIT_BYTES + FORM_BYTES:
             raise UserError({"file": [too_large()]}, code="too_large", status=413)
+
         require_disk(content_length, field="file")
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
@@ -93,18 +103,23 @@ class DiskUploadHandler(FileUploadHandler):
                 raise UserError({"file": [too_large()]}, code="too_large", status=413)
             if start // LOOK_AT_DISK_EVERY_BYTES != end // LOOK_AT_DISK_EVERY_BYTES:
                 require_disk(0, field="file")
+
             self.file.write(raw_data)
         except BaseException:
             self._discard()
             raise
+
         self.digest.update(raw_data)
 
     def file_complete(self, file_size: int) -> ReceivedFile:
         assert self.file is not None
         self.file.close()
         name = self.file_name or ""
-        received = ReceivedFile(self.file, name=name, size=file_size, sha256=self.digest.hexdigest())
+        received = ReceivedFile(
+            self.file, name=name, size=file_size, sha256=self.digest.hexdigest()
+        )
         self.file = None
+
         return received
 
     def upload_interrupted(self) -> None:
@@ -117,16 +132,22 @@ class DiskUploadHandler(FileUploadHandler):
             self.file = None
 
     def __del__(self) -> None:
-        # The connection broke within a file: the parser's exception passes without asking the handler.
+        # The connection broke within a file: the parser's exception passes without asking the
+        # handler.
         self._discard()
 
 
 def _temporary() -> IO[bytes]:
-    return tempfile.NamedTemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR, prefix=PREFIX, delete=False)
+    return tempfile.NamedTemporaryFile(
+        dir=settings.FILE_UPLOAD_TEMP_DIR, prefix=PREFIX, delete=False
+    )
 
 
 def too_large() -> str:
-    return f"The file is larger than {settings.UPLOAD_LIMIT_BYTES / 1e9:,g} GB, the most that can be uploaded."
+    return (
+        f"The file is larger than {settings.UPLOAD_LIMIT_BYTES / 1e9:,g} GB, the most that can "
+        "be uploaded."
+    )
 
 
 def leftovers_remove() -> None:

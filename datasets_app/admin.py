@@ -11,7 +11,13 @@ from django.http import HttpRequest
 
 from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from datasets_app.models import Dataset, Label
-from datasets_app.services import dataset_archive, dataset_delete, dataset_restore, dataset_update, uses_count
+from datasets_app.services import (
+    dataset_archive,
+    dataset_delete,
+    dataset_restore,
+    dataset_update,
+    uses_count,
+)
 from engine.formats import FORMATS
 
 
@@ -29,7 +35,9 @@ class FormatFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
         value = self.value()
-        return queryset if value is None else queryset.filter(format="" if value == "none" else value)
+        return (
+            queryset if value is None else queryset.filter(format="" if value == "none" else value)
+        )
 
 
 @admin.register(Dataset)
@@ -60,13 +68,32 @@ class DatasetAdmin(OwnedAdmin):
     date_hierarchy = "created_at"
     actions = ("archive", "restore", *SHARING_ACTIONS)
     fields = (
-        "name", "slug", "description", "labels", "owner", "shared", "status", "error", "format", "column_map",
+        "name",
+        "slug",
+        "description",
+        "labels",
+        "owner",
+        "shared",
+        "status",
+        "error",
+        "format",
+        "column_map",
         "columns",
-        "row_count", "problem_count", "file_name", "file_type", "size_bytes", "sha256", "created_at", "checked_at",
+        "row_count",
+        "problem_count",
+        "file_name",
+        "file_type",
+        "size_bytes",
+        "sha256",
+        "created_at",
+        "checked_at",
         "archived_at",
-    )  # fmt: skip
-    # The file is what it is and the check alone says what is in it; people may change what they call it.
-    readonly_fields = tuple(name for name in fields if name not in ("name", "description", "labels"))
+    )
+    # The file is what it is and the check alone says what is in it; people may change what they
+    # call it.
+    readonly_fields = tuple(
+        name for name in fields if name not in ("name", "description", "labels")
+    )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -82,7 +109,9 @@ class DatasetAdmin(OwnedAdmin):
 
     def save_model(self, request: HttpRequest, obj: Dataset, form: Any, change: bool) -> None:
         # Not save(): a running check writes other fields of this row at the same time.
-        dataset_update(dataset=obj, by=operator(request), name=obj.name, description=obj.description)
+        dataset_update(
+            dataset=obj, by=operator(request), name=obj.name, description=obj.description
+        )
 
     def delete_model(self, request: HttpRequest, obj: Dataset) -> None:
         dataset_delete(dataset=obj, by=operator(request))
@@ -94,12 +123,14 @@ class DatasetAdmin(OwnedAdmin):
     def archive(self, request: HttpRequest, datasets: QuerySet[Dataset]) -> None:
         for dataset in datasets:
             dataset_archive(dataset=dataset, by=operator(request))
+
         self.message_user(request, f"Archived: {len(datasets)}.", messages.SUCCESS)
 
     @admin.action(description="Take the chosen datasets out of the archive", permissions=["change"])
     def restore(self, request: HttpRequest, datasets: QuerySet[Dataset]) -> None:
         for dataset in datasets:
             dataset_restore(dataset=dataset, by=operator(request))
+
         self.message_user(request, f"Restored: {len(datasets)}.", messages.SUCCESS)
 
 

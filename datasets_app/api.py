@@ -60,7 +60,11 @@ class DatasetView(generics.GenericAPIView[Dataset]):
     pagination_class: Any = None
 
     def get_queryset(self) -> QuerySet[Dataset]:
-        return Dataset.objects.visible_to(self.request.user).select_related("owner").prefetch_related("labels")
+        return (
+            Dataset.objects.visible_to(self.request.user)
+            .select_related("owner")
+            .prefetch_related("labels")
+        )
 
     def get_dataset(self) -> Dataset:
         return object_or_404(self.get_queryset(), self.kwargs["key"])
@@ -70,6 +74,7 @@ class DatasetView(generics.GenericAPIView[Dataset]):
         page = super().paginate_queryset(queryset)
         if page and isinstance(page[0], Dataset):
             return versions_attach(page, self.request.user)
+
         return page
 
     def answer(self, *datasets: Dataset, status: int = 200, many: bool = False) -> Response:
@@ -85,7 +90,8 @@ class DatasetView(generics.GenericAPIView[Dataset]):
 
 
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
-    """List datasets, or upload one. Every version is a row of its own; `latest=true` leaves one a dataset."""
+    """List datasets, or upload one. Every version is a row of its own; `latest=true` leaves one a
+    dataset."""
 
     filter_backends = (StrictFilterBackend,)
     pagination_class = Pagination
@@ -102,24 +108,29 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
         responses={201: DatasetSerializer, **errors(400, 401, 403, 413, 415, 507)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Upload a file. It is checked in the background: ask for the dataset until its status is not `checking`."""
+        """Upload a file. It is checked in the background: ask for the dataset until its status is
+        not `checking`."""
         body = DatasetCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         values = body.validated_data
         values["version_of"] = version_of(self.reader, values["version_of"])
         dataset = dataset_create(owner=self.reader, **values)
+
         return self.answer(dataset, status=201)
 
 
 class DatasetImportView(DatasetView):
     serializer_class = DatasetImportSerializer
 
-    @extend_schema(request=DatasetImportSerializer, responses={201: DatasetSerializer, **errors(400, 401, 507)})
+    @extend_schema(
+        request=DatasetImportSerializer, responses={201: DatasetSerializer, **errors(400, 401, 507)}
+    )
     def post(self, request: Request) -> Response:
         """Fetch a split of a dataset on the Hugging Face hub, in the background, and check it."""
         body = DatasetImportSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset = dataset_import(owner=self.reader, **body.validated_data)
+
         return self.answer(dataset, status=201)
 
 
@@ -129,19 +140,24 @@ class DatasetDetailView(DatasetView):
     def get(self, request: Request, key: str) -> Response:
         return self.answer(self.get_dataset())
 
-    @extend_schema(request=DatasetUpdateSerializer, responses={200: DatasetSerializer, **errors(400, 401, 403, 404)})
+    @extend_schema(
+        request=DatasetUpdateSerializer,
+        responses={200: DatasetSerializer, **errors(400, 401, 403, 404)},
+    )
     def patch(self, request: Request, key: str) -> Response:
-        """Rename, describe, label; or say how the columns are to be read, which has the file checked again."""
+        """Rename, describe, label; or say how the columns are to be read, which has the file
+        checked again."""
         dataset = self.get_dataset()
         body = DatasetUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         dataset_update(dataset=dataset, by=self.reader, **body.validated_data)
+
         return self.answer(self.get_dataset())
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, key: str) -> Response:
-        """Remove this version with its file; other versions stay. One that a train used, or of which a version was
-        made, can only be archived."""
+        """Remove this version with its file; other versions stay. One that a train used, or of
+        which a version was made, can only be archived."""
         dataset_delete(dataset=self.get_dataset(), by=self.reader)
         return Response(status=204)
 
@@ -210,6 +226,7 @@ class DatasetProblemsView(generics.ListAPIView[DatasetProblem]):
     def get_queryset(self) -> QuerySet[DatasetProblem]:
         if getattr(self, "swagger_fake_view", False):
             return DatasetProblem.objects.none()
+
         visible = Dataset.objects.visible_to(self.request.user)
         return object_or_404(visible, self.kwargs["key"]).problems.all()
 
@@ -219,21 +236,29 @@ class DatasetLengthsView(DatasetView):
     serializer_class = LengthsSerializer
 
     @extend_schema(
-        parameters=[OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")],
+        parameters=[
+            OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")
+        ],
         responses={200: LengthsSerializer, **errors()},
     )
     def get(self, request: Request, key: str) -> Response:
-        """How many tokens the rows have, counted in the background with a model's tokenizer and chat template."""
+        """How many tokens the rows have, counted in the background with a model's tokenizer and
+        chat template."""
         dataset = self.get_dataset()
         slug = request.query_params.get("model", "")
         tokenizer = tokenizer_choose(request.user, slug)
         if slug and tokenizer is None:
             raise exceptions.NotFound(f"There is no base model {slug[:80]!r}.")
+
         lengths = lengths_of(dataset, tokenizer)
         figures = asdict(histogram(lengths.rows if lengths else {}))
-        state = {"ready": bool(lengths and lengths.ready), "error": lengths.error if lengths else ""}
+        state = {
+            "ready": bool(lengths and lengths.ready),
+            "error": lengths.error if lengths else "",
+        }
         notes = template_notes(RowNotes.read(lengths.notes if lengths else {}))
         figures["notes"] = [asdict(note) for note in notes]
+
         return Response({"model": tokenizer.slug if tokenizer else None, **state, **figures})
 
 
@@ -244,17 +269,23 @@ class DatasetTokensView(DatasetView):
     @extend_schema(
         parameters=[
             OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model."),
-            OpenApiParameter("page", OpenApiTypes.INT, description=f"Of {PREVIEW_ROWS} rows each; from 1."),
+            OpenApiParameter(
+                "page", OpenApiTypes.INT, description=f"Of {PREVIEW_ROWS} rows each; from 1."
+            ),
         ],
         responses={200: TokenRowsSerializer, **errors(401, 404, 409, 503)},
     )
     def get(self, request: Request, key: str) -> Response:
-        """Rows as the model gets them: their tokens, and which of them are learned. Takes some seconds."""
+        """Rows as the model gets them: their tokens, and which of them are learned. Takes some
+        seconds."""
         dataset = self.get_dataset()
         slug = request.query_params.get("model", "")
         tokenizer = tokenizer_choose(request.user, slug)
         if tokenizer is None:
-            raise exceptions.NotFound(f"There is no base model {slug[:80]!r}." if slug else "There is no base model.")
+            raise exceptions.NotFound(
+                f"There is no base model {slug[:80]!r}." if slug else "There is no base model."
+            )
+
         number = number_of(request.query_params.get("page", "")) or 1
         rows = token_rows(dataset, tokenizer, (number - 1) * PREVIEW_ROWS, PREVIEW_ROWS)
         return Response({"model": tokenizer.slug, "count": dataset.row_count, "results": rows})

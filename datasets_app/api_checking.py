@@ -48,7 +48,10 @@ class _CountView(DatasetView):
         tokenizer = tokenizer_choose(request.user, request.query_params.get("model", ""))
         lengths = lengths_of(self.get_dataset(), tokenizer)
         if lengths is None:
-            raise exceptions.NotFound("There is no such count: no base model, or a dataset that is not ready.")
+            raise exceptions.NotFound(
+                "There is no such count: no base model, or a dataset that is not ready."
+            )
+
         return lengths
 
 

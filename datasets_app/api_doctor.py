@@ -1,4 +1,5 @@
-"""/api/v1/datasets/<key>/doctor/ and repairs/: what is wrong with a dataset, and new versions that mend it."""
+"""/api/v1/datasets/<key>/doctor/ and repairs/: what is wrong with a dataset, and new versions that
+mend it."""
 
 from __future__ import annotations
 
@@ -30,12 +31,16 @@ class RepairSerializer(serializers.Serializer[Any]):
 
 class FindingSerializer(serializers.Serializer[Any]):
     key = serializers.CharField(help_text="Names the finding in /doctor/<finding>/.")
-    kind = serializers.CharField(help_text="“problems” for rows that cannot be read, told apart by their reason.")
+    kind = serializers.CharField(
+        help_text="“problems” for rows that cannot be read, told apart by their reason."
+    )
     title = serializers.CharField()
     explanation = serializers.CharField()
     severity = serializers.ChoiceField(choices=list(SEVERITY_WORDS.items()))
     count = serializers.IntegerField(help_text="Rows that it is about.")
-    lines = serializers.ListField(child=serializers.IntegerField(), help_text="Of the first of these rows.")
+    lines = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Of the first of these rows."
+    )
     repairs = RepairSerializer(many=True)
     is_safe = serializers.BooleanField(help_text="Whether the repair mend_safe takes care of it.")
 
@@ -44,34 +49,46 @@ class FindingRowSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField(help_text="Which of the finding's rows this is, from 1.")
     row = RowSerializer(source="row.seen")
     outcome = serializers.CharField(
-        help_text="What the finding's first repair does to the row: changed, left_out, same, or nothing without one."
+        help_text="What the finding's first repair does to the row: changed, left_out, same, or "
+        "nothing without one."
     )
-    after = RowSerializer(allow_null=True, help_text="The row as the repair makes it; null where it is left out.")
+    after = RowSerializer(
+        allow_null=True, help_text="The row as the repair makes it; null where it is left out."
+    )
 
 
 class DoctorSerializer(serializers.Serializer[Any]):
     status = serializers.CharField()
     findings = serializers.ListField(
         child=serializers.DictField(),
-        help_text="As the check wrote them: {kind, title, count, examples: [{line, text}], lines}; of kinds unused "
+        help_text="As the check wrote them: {kind, title, count, examples: [{line, text}], lines}; "
+        "of kinds unused "
         "and several_lists also fields: [{name, rows}]",
     )
     faults = FindingSerializer(many=True, help_text="What is wrong, what matters most in front.")
     recipes = serializers.ListField(
-        child=serializers.DictField(), help_text="{recipe, title, state: ready, repair or no, text, repair}"
+        child=serializers.DictField(),
+        help_text="{recipe, title, state: ready, repair or no, text, repair}",
     )
     repairs = RepairSerializer(many=True)
-    safe_repairs = RepairSerializer(many=True, help_text="Those that the repair mend_safe applies, in their order.")
+    safe_repairs = RepairSerializer(
+        many=True, help_text="Those that the repair mend_safe applies, in their order."
+    )
     long_repairs = RepairSerializer(many=True, help_text="Those that need model and max_tokens.")
 
 
 class RepairRequestSerializer(StrictSerializer):
     repair = serializers.ChoiceField(
         choices=[*REPAIRS, MEND_SAFE, APPLY_CHANGES],
-        help_text="mend_safe: all safe repairs at once. apply_changes: rows that were edited, set aside or put back.",
+        help_text="mend_safe: all safe repairs at once. apply_changes: rows that were edited, set "
+        "aside or put back.",
     )
-    model = serializers.CharField(required=False, default="", help_text="Slug of the base model that counts tokens.")
-    max_tokens = serializers.IntegerField(required=False, default=0, help_text="The limit, for repairs of long rows.")
+    model = serializers.CharField(
+        required=False, default="", help_text="Slug of the base model that counts tokens."
+    )
+    max_tokens = serializers.IntegerField(
+        required=False, default=0, help_text="The limit, for repairs of long rows."
+    )
 
 
 @extend_schema(parameters=[KEY])
@@ -95,11 +112,17 @@ class DatasetDoctorView(DatasetView):
         )
 
 
-@extend_schema(parameters=[KEY, OpenApiParameter("finding", OpenApiTypes.STR, OpenApiParameter.PATH)])
+@extend_schema(
+    parameters=[KEY, OpenApiParameter("finding", OpenApiTypes.STR, OpenApiParameter.PATH)]
+)
 class DatasetFindingView(DatasetView):
     @extend_schema(
         operation_id="datasets_doctor_row",
-        parameters=[OpenApiParameter("row", OpenApiTypes.INT, description="Which of the finding's rows, from 1.")],
+        parameters=[
+            OpenApiParameter(
+                "row", OpenApiTypes.INT, description="Which of the finding's rows, from 1."
+            )
+        ],
         responses={200: FindingRowSerializer, **errors(401, 404, 409)},
     )
     def get(self, request: Request, key: str, finding: str) -> Response:
@@ -108,13 +131,19 @@ class DatasetFindingView(DatasetView):
         found = next((item for item in findings_of(dataset) if item.key == finding), None)
         if found is None or not found.lines:
             raise exceptions.NotFound("There is no such finding, or it is about no single row.")
+
         row = finding_row(dataset, found, number_of(request.query_params.get("row", "")) or 1)
         return Response(_finding_row_data(row))
 
 
 def _finding_row_data(row: FindingRow) -> dict[str, Any]:
     after = None if row.after is None else asdict(row.after)
-    return {"number": row.number, "row": asdict(row.row.seen), "outcome": row.outcome, "after": after}
+    return {
+        "number": row.number,
+        "row": asdict(row.row.seen),
+        "outcome": row.outcome,
+        "after": after,
+    }
 
 
 @extend_schema(parameters=[KEY])
@@ -129,4 +158,5 @@ class DatasetRepairsView(DatasetView):
         body = RepairRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         made = dataset_repair(dataset=dataset, by=self.reader, **body.validated_data)
+
         return self.answer(*made, status=201, many=True)

@@ -11,5 +11,7 @@ class DatasetsAppConfig(AppConfig):
 
         jobs = "datasets_app.jobs"
         reading = ("datasets_app.checking",)
-        kind_register(Kind("dataset-check", f"{jobs}.check_dataset", f"{jobs}.check_ended", reading))
+        kind_register(
+            Kind("dataset-check", f"{jobs}.check_dataset", f"{jobs}.check_ended", reading)
+        )
         kind_register(Kind("token-count", f"{jobs}.count_tokens", f"{jobs}.count_ended"))

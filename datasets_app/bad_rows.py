@@ -31,11 +31,12 @@ class BadTurn:
 def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
     """The turns of a bad row, as far as they can be told; [] for a good row and any other row.
 
-    kind: of the finding that the row belongs to, which says where to look for the turn that is wrong.
-    """
+    kind: of the finding that the row belongs to, which says where to look for the turn that is
+    wrong."""
     problem = row.seen.problem
     if problem is None or row.values is None:
         return []
+
     turns = _turns_of(dataset, row.values)
     if turns is None:
         return []
@@ -43,6 +44,7 @@ def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
     roles = [role_of(turn) for turn in turns]
     named = TURN_OF_FIELD.search(problem["field"])
     wrong = int(named.group(1)) - 1 if named else _wrong_turn(roles, kind)
+
     return [
         BadTurn(role or "somebody", _content(turn), problem["reason"] if number == wrong else "")
         for number, (role, turn) in enumerate(zip(roles, turns, strict=True))
@@ -50,32 +52,52 @@ def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
 
 
 def _wrong_turn(roles: list[str], kind: str) -> int:
-    """Which turn a finding of this kind is about, where the problem itself does not say; else the last."""
+    """Which turn a finding of this kind is about, where the problem itself does not say; else the
+    last."""
     spoken = [(number, role) for number, role in enumerate(roles) if role != "system"]
+
     if kind == "two_turns":
         pairs = itertools.pairwise(spoken)
-        return next((number for (_, before), (number, role) in pairs if role == before), len(roles) - 1)
+        return next(
+            (number for (_, before), (number, role) in pairs if role == before), len(roles) - 1
+        )
+
     if kind == "system_later":
-        return next((number for number, role in enumerate(roles) if number and role == "system"), len(roles) - 1)
+        return next(
+            (number for number, role in enumerate(roles) if number and role == "system"),
+            len(roles) - 1,
+        )
+
     if kind == "begins_with_assistant" and spoken:
         return spoken[0][0]
+
     return len(roles) - 1
 
 
 def _turns_of(dataset: Dataset, values: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The list of turns in the column that holds the conversation, None where there is no such list."""
+    """The list of turns in the column that holds the conversation, None where there is no such
+    list."""
     columns = columns_read(dataset.format, dataset.column_map)
-    column = next((columns[name] for name in ("messages", "conversations") if columns.get(name)), "")
+    column = next(
+        (columns[name] for name in ("messages", "conversations") if columns.get(name)), ""
+    )
     if not column:
         return None
+
     turns = value_at(values, column)
     if isinstance(turns, str):
         try:
             turns, _ = parsed(turns, column, "")
         except RowProblem:
             return None
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+
+    if (
+        not isinstance(turns, list)
+        or not turns
+        or not all(isinstance(turn, dict) for turn in turns)
+    ):
         return None
+
     shown, _ = shorten(turns)
     return list(shown)
 

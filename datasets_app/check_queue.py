@@ -52,9 +52,11 @@ def check_key(pk: int) -> str:
 def _expected_seconds(dataset: Dataset) -> float:
     if dataset.sha256:
         return dataset.size_bytes / READ_BYTES_A_SECOND
+
     if dataset.hub:
         # Nobody knows how much the hub has of it.
         return MINUTES if dataset.hub.get("most_rows") else HOURS
+
     parent_bytes = dataset.parent.size_bytes if dataset.parent else 0
     return 2 * parent_bytes / READ_BYTES_A_SECOND
 
@@ -63,6 +65,7 @@ def checks_ahead(dataset: Dataset) -> int | None:
     """How many others go before this dataset's check; None where it does not wait."""
     if dataset.status != Dataset.Status.CHECKING:
         return None
+
     return chores_ahead(check_key(dataset.pk))
 
 
@@ -77,11 +80,14 @@ def dataset_check_cancel(*, dataset: Dataset, by: User) -> Dataset:
     Raises UserError (wrong_state) where it is not being checked.
     """
     owner_check(dataset, by)
+
     if dataset.status != Dataset.Status.CHECKING:
         raise UserError("This dataset is not being checked.", code="wrong_state")
+
     if not chore_cancel(check_key(dataset.pk)):
         # A moment between two of the queue's steps: nobody works on it, so it can be ended here.
         check_ended(dataset.pk, CANCELLED)
+
     dataset.refresh_from_db()
     return dataset
 
@@ -99,6 +105,7 @@ def check_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
         check_attempts=0,
         checked_at=timezone.now(),
     )
+
     # What was being fetched or made, and would have been removed by whoever was ended.
     dataset.path.with_suffix(".tmp").unlink(missing_ok=True)
     shutil.rmtree(dataset.path.with_name("hub"), ignore_errors=True)

@@ -1,7 +1,7 @@
 """The check: read the whole file once, row by row, and say what is in it.
 
-It may be killed at any row and begun again: nothing but progress is written before the end, and all of that at once.
-"""
+It may be killed at any row and begun again: nothing but progress is written before the end, and all
+of that at once."""
 
 from __future__ import annotations
 
@@ -48,13 +48,21 @@ PROGRESS_EVERY_SECONDS = 0.5
 # Smaller files are read in the time that it takes to load what reads blocks.
 BLOCKS_FROM_BYTES = 8 << 20
 TYPE_NAMES = {
-    str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object",
-    type(None): "null", bytes: "bytes",
-}  # fmt: skip
+    str: "text",
+    bool: "true or false",
+    int: "number",
+    float: "number",
+    list: "list",
+    dict: "object",
+    type(None): "null",
+    bytes: "bytes",
+}
 EMPTY = "The file has no rows. Upload a file with one example a row."
 NOTHING_IN_ROWS = "Its rows are empty: none of them has a column. Write one example into each row."
 BROKE_OFF = "The check broke off several times at this file. It may be damaged, or made to do so."
-OUT_OF_MEMORY = "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
+OUT_OF_MEMORY = (
+    "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
+)
 GONE = "The file is gone from the server's disk. Upload it again."
 
 logger = logging.getLogger("deepextension.datasets")
@@ -72,7 +80,8 @@ class Findings:
     columns: dict[str, set[str]] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     doctor: Doctor = field(default_factory=Doctor)
-    # Fields within columns of objects, as the first rows have them: {column: {column.field: types}}.
+    # Fields within columns of objects, as the first rows have them: {column: {column.field:
+    # types}}.
     nested: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     # Rows in each list of a JSON file that is an object of lists.
     lists: Counter[str] = field(default_factory=Counter)
@@ -100,23 +109,30 @@ class Findings:
             found[name] = kinds
             for field_name, field_kinds in self.nested.get(name, {}).items():
                 found.setdefault(field_name, field_kinds)
+
         return [
-            {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))} for name, kinds in found.items()
+            {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))}
+            for name, kinds in found.items()
         ]
 
     def add_columns_of(self, block: Block) -> bool:
-        """As add_columns for each of its rows. False where a column, or that it may be null, is not known: then the
-        rows have to be asked one by one."""
+        """As add_columns for each of its rows. False where a column, or that it may be null, is not
+        known: then the rows have to be asked one by one."""
         for name, kind in block.kinds.items():
             if "null" not in self.columns.get(name, ()) and block.has_null(name):
                 return False
+
             if kind is not type(None):
                 if name not in self.columns:
                     return False
+
                 self.columns[name].add(TYPE_NAMES[kind])
+
         return True
 
-    def add_problem(self, dataset: Dataset, line: int, field: str, value: str, reason: str, kind: str = "") -> None:
+    def add_problem(
+        self, dataset: Dataset, line: int, field: str, value: str, reason: str, kind: str = ""
+    ) -> None:
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(
@@ -131,7 +147,9 @@ class Findings:
             )
 
 
-def dataset_check(dataset_id: int, before_reading: Callable[[Dataset], None] = lambda dataset: None) -> None:
+def dataset_check(
+    dataset_id: int, before_reading: Callable[[Dataset], None] = lambda dataset: None
+) -> None:
     """Check a dataset that waits for it; one that is gone or checked already is left alone.
 
     before_reading: called when its file is there, and this very process is about to read it.
@@ -139,11 +157,14 @@ def dataset_check(dataset_id: int, before_reading: Callable[[Dataset], None] = l
     waiting = Dataset.objects.filter(pk=dataset_id, status=Dataset.Status.CHECKING)
     if not waiting.update(check_attempts=F("check_attempts") + 1, checked_bytes=0):
         return
+
     dataset = waiting.get()
     findings = Findings(dataset.format, dataset.column_map)
+
     if dataset.check_attempts > ATTEMPTS:
         _conclude(dataset, findings, BROKE_OFF)
         return
+
     try:
         error = _make(dataset)
         if not error:
@@ -156,13 +177,16 @@ def dataset_check(dataset_id: int, before_reading: Callable[[Dataset], None] = l
         error = GONE
     except MemoryError:
         error = OUT_OF_MEMORY
+
     _conclude(dataset, findings, error)
 
 
 def _make(dataset: Dataset) -> str:
-    """The file of what comes from the hub, or is made by a repair, is made first. Returns why it cannot be."""
+    """The file of what comes from the hub, or is made by a repair, is made first. Returns why it
+    cannot be."""
     if dataset.sha256:
         return ""
+
     return rows_fetch(dataset) if dataset.hub else repair_apply(dataset)
 
 
@@ -171,6 +195,7 @@ def _read(dataset: Dataset, findings: Findings) -> str:
     sample = _sample(dataset)
     if len(sample) == 1 and holds_columns(sample[0]):
         return COLUMNS_OF_JSON
+
     findings.add_nested(sample)
     if not findings.format:
         named = dict.fromkeys(name for values in sample for name in values)
@@ -178,15 +203,22 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         columns = list(named)[:MOST_COLUMNS]
         columns += [name for fields in findings.nested.values() for name in fields]
         findings.format, findings.column_map = detect(columns, sample)
+
     told = time.monotonic()
     findings.marks.append(Mark())
     for part in _parts(dataset, findings):
-        end = _add_row(dataset, findings, part) if isinstance(part, Row) else _add_block(dataset, findings, part)
+        end = (
+            _add_row(dataset, findings, part)
+            if isinstance(part, Row)
+            else _add_block(dataset, findings, part)
+        )
+
         if time.monotonic() - told > PROGRESS_EVERY_SECONDS:
             told = time.monotonic()
             if not _waiting(dataset).update(checked_bytes=end, row_count=findings.row_count):
                 # Deleted in the meantime: nobody is left to tell.
                 return GONE
+
     findings.doctor.see_lists(findings.lists)
     return obstacle(findings)
 
@@ -195,12 +227,15 @@ def _sample(dataset: Dataset) -> list[dict[str, Any]]:
     """What tells the format: the first rows."""
     sample: list[dict[str, Any]] = []
     held = 0
+
     for row in read_rows(dataset.path, dataset.file_type):
         if row.values is not None:
             sample.append(row.values)
             held += weight(row.values)
+
         if len(sample) >= SAMPLE_ROWS or held > SAMPLE_BYTES:
             break
+
     return sample
 
 
@@ -209,6 +244,7 @@ def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
     if dataset.file_type != "jsonl" or dataset.path.stat().st_size < BLOCKS_FROM_BYTES:
         yield from read_rows(dataset.path, dataset.file_type)
         return
+
     # Not above: it brings pyarrow, and most files are small.
     from engine.blocks import read_blocks
 
@@ -227,9 +263,11 @@ def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
         findings.marks.append(last.after(row, findings.row_count - last.rows))
     if row.part:
         findings.lists[row.part if len(findings.lists) < LISTS_KEPT else ""] += 1
+
     example = _judge(dataset, findings, row)
     if example is not None:
         findings.doctor.see(row.line, example)
+
     return row.end
 
 
@@ -238,9 +276,13 @@ def _add_block(dataset: Dataset, findings: Findings, block: Block) -> int:
     for index in range(first, len(block), MARK_EVERY_ROWS):
         last, rows = findings.marks[-1], findings.row_count + index + 1
         findings.marks.append(last.after(block.row(index), rows - last.rows))
+
     findings.row_count += len(block)
     judged = {index: _judge(dataset, findings, block.row(index)) for index in block.others()}
-    findings.doctor.see_block(block, {index: example for index, example in judged.items() if example is not None})
+    findings.doctor.see_block(
+        block, {index: example for index, example in judged.items() if example is not None}
+    )
+
     return block.end(len(block) - 1)
 
 
@@ -249,17 +291,23 @@ def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
     if row.values is None:
         findings.add_problem(dataset, row.line, "", row.raw, row.problem)
         return None
+
     findings.add_columns(row.values)
     if not findings.format:
         return None
+
     try:
         example = to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
-        findings.add_problem(dataset, row.line, problem.field, problem.value, problem.reason, problem.kind)
+        findings.add_problem(
+            dataset, row.line, problem.field, problem.value, problem.reason, problem.kind
+        )
         findings.doctor.see_problem(row.line, problem)
         return None
+
     if row.notes:
         example.notes = (*row.notes, *example.notes)
+
     return example
 
 
@@ -269,15 +317,21 @@ def obstacle(findings: Findings) -> str:
         return EMPTY
     if not findings.columns and not findings.problems:
         return NOTHING_IN_ROWS
+
     if not findings.columns:
         first = findings.problems[0]
         return f"{none_of(findings.row_count)} can be read. Line {first.line:,}: {first.reason}"
+
     if not findings.format:
         return no_format(findings.columns)
+
     if findings.problem_count == findings.row_count:
         first = findings.problems[0]
         where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"
-        return f"{none_of(findings.row_count)} can be used. The first problem, {where}: {first.reason}"
+        return (
+            f"{none_of(findings.row_count)} can be used. The first problem, {where}: {first.reason}"
+        )
+
     return ""
 
 
@@ -287,7 +341,9 @@ def none_of(rows: int) -> str:
 
 def _waiting(dataset: Dataset) -> Any:
     """The row, as long as this very check is the one that counts."""
-    return Dataset.objects.filter(pk=dataset.pk, status=Dataset.Status.CHECKING, check_attempts=dataset.check_attempts)
+    return Dataset.objects.filter(
+        pk=dataset.pk, status=Dataset.Status.CHECKING, check_attempts=dataset.check_attempts
+    )
 
 
 def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
@@ -306,14 +362,22 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
             check_attempts=0,
             checked_at=timezone.now(),
         )
+
         if not won:
             return
+
         dataset.problems.all().delete()
         DatasetProblem.objects.bulk_create(findings.problems, batch_size=200)
         _write_marks(dataset, findings.marks)
+
     logger.info(
-        "dataset %s checked: %s, %s rows, %s problems", dataset.pk, status, findings.row_count, findings.problem_count
+        "dataset %s checked: %s, %s rows, %s problems",
+        dataset.pk,
+        status,
+        findings.row_count,
+        findings.problem_count,
     )
+
     if not error:
         dataset.refresh_from_db()
         # For the model that is offered first, so that the counts are there when somebody looks.
@@ -333,7 +397,12 @@ def clean_json(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for finding in findings:
         examples = [item | {"text": clean_text(item["text"])} for item in finding["examples"]]
         clean = finding | {"examples": examples}
+
         if "fields" in finding:
-            clean["fields"] = [item | {"name": clean_label(item["name"], limit=200)} for item in finding["fields"]]
+            clean["fields"] = [
+                item | {"name": clean_label(item["name"], limit=200)} for item in finding["fields"]
+            ]
+
         cleaned.append(clean)
+
     return cleaned

@@ -39,7 +39,8 @@ ASIDE_ROWS = 50
 # What the forms of most methods offer as the longest row.
 USUAL_LIMIT = 1024
 
-# The chart is drawn at about the size at which it is shown, so that its text has the size of other charts' axes.
+# The chart is drawn at about the size at which it is shown, so that its text has the size of other
+# charts' axes.
 CHART_WIDTH, CHART_LEFT, CHART_TOP = 440, 44, 8
 PLOT_WIDTH, PLOT_HEIGHT = CHART_WIDTH - CHART_LEFT, 124
 
@@ -64,7 +65,8 @@ class Chart:
 
 @dataclass(frozen=True)
 class Over:
-    """Rows over a limit of tokens, those whose answer lies behind it whole, and (tokens, line) of the longest."""
+    """Rows over a limit of tokens, those whose answer lies behind it whole, and (tokens, line) of
+    the longest."""
 
     limit: int
     rows: int = 0
@@ -106,27 +108,38 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "raw": query.get("view") == "raw",
         "as_tokens": query.get("view") == "tokens",
     }
+
     context |= versions_context(dataset, reader)
+
     if checking:
         return context | {"ahead": checks_ahead(dataset)}
     if dataset.hub:
         context["retry"] = retry_query(dataset)
+
     context |= doctor_context(dataset, reader, query)
     context |= lengths_context(dataset, reader, query)
     context |= preview_page(dataset, query) | problems_page(dataset, query)
     if context["as_tokens"]:
         wanted = "wait" in query
-        context |= tokens_page(dataset, reader, query.get("model", ""), context["page"].number, render=wanted)
-    return context | columns_form(dataset, context["mine"] and not context["uses"], query.get("format", ""))
+        context |= tokens_page(
+            dataset, reader, query.get("model", ""), context["page"].number, render=wanted
+        )
+
+    return context | columns_form(
+        dataset, context["mine"] and not context["uses"], query.get("format", "")
+    )
 
 
 def columns_form(dataset: Dataset, may: bool, asked: str) -> dict[str, Any]:
-    """The menus that say which column is which, where they may be used, and what the columns come nearest to."""
+    """The menus that say which column is which, where they may be used, and what the columns come
+    nearest to."""
     if not dataset.columns:
         return {}
+
     near = [] if dataset.format else nearest([column["name"] for column in dataset.columns])
     if not may:
         return {"nearest": near}
+
     chosen, columns = columns_offered(dataset, asked or dataset.format or near[0].slug)
     return {
         "nearest": near,
@@ -138,10 +151,12 @@ def columns_form(dataset: Dataset, may: bool, asked: str) -> dict[str, Any]:
 
 
 def retry_query(dataset: Dataset) -> str:
-    """What the page that fetches from the hub is to be filled with, to change what was asked for."""
+    """What the page that fetches from the hub is to be filled with, to change what was asked
+    for."""
     hub = dataset.hub
     reference = f"{hub['id']}@{hub['asked']}" if hub["asked"] else hub["id"]
     asked = {name: hub[name] for name in ("configuration", "split", "most_rows") if hub[name]}
+
     return urlencode({"reference": reference, "name": dataset.name, **asked})
 
 
@@ -149,6 +164,7 @@ def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
     """The dataset's other versions, and what made this one."""
     versions = versions_of([dataset], reader).get(dataset.family, [])
     here = next((version for version in versions if version.dataset.pk == dataset.pk), None)
+
     return {
         "versions": versions,
         "is_latest": here is None or here.is_latest,
@@ -176,18 +192,23 @@ def doctor_context(dataset: Dataset, reader: User, query: QueryDict) -> dict[str
         "changes": changes_waiting(dataset),
         "aside": rows_aside(dataset, reader)[:ASIDE_ROWS],
     }
+
     return context | finding_context(dataset, findings, query)
 
 
-def finding_context(dataset: Dataset, findings: list[FindingView], query: QueryDict) -> dict[str, Any]:
+def finding_context(
+    dataset: Dataset, findings: list[FindingView], query: QueryDict
+) -> dict[str, Any]:
     """The finding that is open, with the row that is looked at."""
     opened = next((finding for finding in findings if finding.key == query.get("finding")), None)
     if opened is None or not opened.lines:
         return {"opened": opened}
+
     try:
         row = finding_row(dataset, opened, number_of(query.get("row", "")) or 1)
     except UserError as error:
         return {"opened": opened, "opened_error": error.message}
+
     return {"opened": opened, "finding_row": row, "highlight": Highlight(kind=opened.kind)}
 
 
@@ -196,17 +217,20 @@ def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
     search = clean_label(query.get("search", ""), limit=SEARCH_CHARACTERS)
     context: dict[str, Any] = {"page": page, "rows": [], "row_search": search}
+
     if not search:
         try:
             rows = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
         except UserError as error:
             return context | {"preview_error": error.message}
+
         return context | {"rows": rows}
 
     try:
         found = rows_search(dataset, search, query.get("after", ""))
     except UserError as error:
         return context | {"search_error": error.message}
+
     return context | {
         "found": found,
         "rows": [row.seen for row in found.rows],
@@ -221,7 +245,9 @@ def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
     return {"problems": page, "problems_kept": page.paginator.count}
 
 
-def lengths_context(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, query: QueryDict) -> dict[str, Any]:
+def lengths_context(
+    dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, query: QueryDict
+) -> dict[str, Any]:
     limit = number_of(query.get("limit", "")) or USUAL_LIMIT
     return {
         "lengths": lengths_panel(dataset, reader, query.get("model", ""), limit),
@@ -230,7 +256,9 @@ def lengths_context(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, 
     }
 
 
-def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str, limit: int) -> LengthsPanel:
+def lengths_panel(
+    dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str, limit: int
+) -> LengthsPanel:
     tokenizers = tokenizers_for(reader)
     chosen = tokenizer_choose(reader, slug) or tokenizer_choose(reader)
     lengths = lengths_of(dataset, chosen)
@@ -240,6 +268,7 @@ def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, sl
         return LengthsPanel("error", tokenizers, chosen, error=lengths.error)
     if not lengths.ready:
         return LengthsPanel("waiting", tokenizers, chosen)
+
     figures = histogram(lengths.rows)
     over = Over(
         limit,
@@ -248,8 +277,12 @@ def lengths_panel(dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, sl
         rows_over(lengths.prompts, limit),
         [(tokens, line) for tokens, line in lengths.longest if tokens > limit],
     )
+
     chart, notes = chart_make(figures), template_notes(RowNotes.read(lengths.notes))
-    return LengthsPanel("ready", tokenizers, chosen, figures=figures, chart=chart, over=over, notes=notes)
+
+    return LengthsPanel(
+        "ready", tokenizers, chosen, figures=figures, chart=chart, over=over, notes=notes
+    )
 
 
 def template_notes(notes: RowNotes) -> list[Note]:
@@ -267,6 +300,7 @@ def rows_over(counts: dict[str, int], tokens: int) -> int:
 def chart_make(figures: Histogram) -> Chart | None:
     if not figures.bars:
         return None
+
     top, steps = _axis(figures.highest)
     step = PLOT_WIDTH / len(figures.bars)
     columns = [_column(bar, index, step, top) for index, bar in enumerate(figures.bars)]
@@ -276,7 +310,9 @@ def chart_make(figures: Histogram) -> Chart | None:
         for index, bar in enumerate(figures.bars)
         if index % every == 0
     ]
+
     y_ticks = [(round(_y(value, top), 1), _short(value)) for value in steps]
+
     return Chart(columns, x_ticks, y_ticks)
 
 
@@ -302,6 +338,7 @@ def _short(value: int) -> str:
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
         if value >= 10 * size or (unit == "M" and value >= size):
             return f"{value / size:g} {unit}"
+
     return f"{value:,}"
 
 
@@ -311,5 +348,6 @@ def _axis(highest: int) -> tuple[int, list[int]]:
     while step * 4 < highest:
         first = int(str(step)[0])
         step = step * 2 if first in (1, 5) else step // 2 * 5
+
     ticks = list(range(0, highest + step, step))
     return ticks[-1], ticks

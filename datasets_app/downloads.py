@@ -8,11 +8,13 @@ from datasets_app.models import Dataset
 
 
 def dataset_download(dataset: Dataset) -> FileResponse:
-    """Always an attachment of no particular type: a browser must not show what somebody uploaded."""
+    """Always an attachment of no particular type: a browser must not show what somebody
+    uploaded."""
     try:
         stream = dataset.path.open("rb")
     except FileNotFoundError as error:
         raise Http404("The file is gone.") from error
+
     return FileResponse(
         stream,
         as_attachment=True,

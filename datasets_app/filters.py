@@ -16,10 +16,13 @@ class DatasetFilter(ArchivableFilter):
     searched = ("name", "description", "file_name")
     status = ChoicesFilter(choices=Dataset.Status.choices)
     format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
-    label = django_filters.CharFilter(field_name="labels__name", lookup_expr="iexact", distinct=True)
+    label = django_filters.CharFilter(
+        field_name="labels__name", lookup_expr="iexact", distinct=True
+    )
     owner = django_filters.CharFilter(field_name="owner__username")
     latest = django_filters.BooleanFilter(
-        method="keep_all", label="One row a dataset: the newest version among those that the other filters leave"
+        method="keep_all",
+        label="One row a dataset: the newest version among those that the other filters leave",
     )
     shared = django_filters.BooleanFilter()
     ordering = SortFilter(

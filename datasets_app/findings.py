@@ -1,4 +1,5 @@
-"""What the doctor found, as the page and the API show it: how much it matters, its rows, its repair."""
+"""What the doctor found, as the page and the API show it: how much it matters, its rows, its
+repair."""
 
 from __future__ import annotations
 
@@ -30,14 +31,24 @@ from engine.finding_kinds import (
 from engine.lines import Row
 from engine.repair_kinds import Repair
 
-SEVERITY_ICONS = {STOPS: ("alert-circle", "bad"), COSTS: ("alert-triangle", "warn"), NOTE: ("info-circle", "faint")}
+SEVERITY_ICONS = {
+    STOPS: ("alert-circle", "bad"),
+    COSTS: ("alert-triangle", "warn"),
+    NOTE: ("info-circle", "faint"),
+}
 # Bad rows are told apart by their reason; beyond so many reasons the others stand together.
 REASONS_SHOWN = 12
 OTHER_REASONS = "Other rows that cannot be read"
 # Reasons that many files have, in words for a heading: (title, explanation).
 REASON_TITLES = {
-    "Is blank; a text is needed.": ("Empty text", "A turn or a column has nothing in it that can be seen."),
-    "Is null; a text is needed.": ("Missing text", "A turn or a column is null where a text is needed."),
+    "Is blank; a text is needed.": (
+        "Empty text",
+        "A turn or a column has nothing in it that can be seen.",
+    ),
+    "Is null; a text is needed.": (
+        "Missing text",
+        "A turn or a column is null where a text is needed.",
+    ),
     "Has no turns.": ("No turns", "The conversation is an empty list."),
 }
 NOT_JSON = "Not valid JSON"
@@ -96,10 +107,12 @@ def findings_of(dataset: Dataset) -> list[FindingView]:
     """All findings about what is wrong, what matters most in front."""
     repairs, safe = repairs_of(dataset), {repair.slug for repair in safe_repairs_of(dataset)}
     found = _reasons(dataset, repairs)
+
     for finding in dataset.findings:
         kind = finding["kind"]
         if kind in NOTICES or kind in (UNUSED, SEVERAL_LISTS):
             continue
+
         mending = [repair for repair in repairs if kind in repair.mends]
         found.append(
             FindingView(
@@ -117,6 +130,7 @@ def findings_of(dataset: Dataset) -> list[FindingView]:
                 is_safe=any(repair.slug in safe for repair in mending),
             )
         )
+
     order = list(SEVERITY_WORDS)
     return sorted(found, key=lambda view: (order.index(view.severity), -view.count, view.title))
 
@@ -130,15 +144,20 @@ def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
     """Bad rows that are no finding's, by the reason why nothing can be learned from them."""
     leaving_out = [repair for repair in repairs if "problems" in repair.mends]
     groups: dict[str, list[DatasetProblem]] = {}
+
     for problem in dataset.problems.filter(kind="").order_by("line"):
         groups.setdefault(_alike(problem.reason), []).append(problem)
 
     ranked = sorted(groups.values(), key=len, reverse=True)
     shown, others = ranked[:REASONS_SHOWN], ranked[REASONS_SHOWN:]
     views = [_reason(group, group[0].reason.rstrip("."), leaving_out) for group in shown]
+
     if others:
-        rest = sorted((problem for group in others for problem in group), key=lambda problem: problem.line)
+        rest = sorted(
+            (problem for group in others for problem in group), key=lambda problem: problem.line
+        )
         views.append(_reason(rest, OTHER_REASONS, leaving_out))
+
     return views
 
 
@@ -146,16 +165,19 @@ def _alike(reason: str) -> str:
     """The same for reasons that say the same of different rows."""
     if reason.startswith(NOT_JSON):
         return NOT_JSON
+
     return VARIABLE.sub("…", reason)
 
 
 def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -> FindingView:
     field_name = problems[0].field
     explanation = f"First in {field_name}." if field_name else "The line cannot be read as a row."
+
     if title == OTHER_REASONS:
         explanation = "Each for a reason of its own."
     if title.startswith(NOT_JSON):
         title, explanation = NOT_JSON, "Look at the quotes, commas and brackets of the line."
+
     heading, explanation = REASON_TITLES.get(problems[0].reason, (title, explanation))
     return FindingView(
         key=f"bad-{zlib.crc32(title.encode()):08x}",
@@ -174,8 +196,14 @@ def severities(findings: Iterable[FindingView]) -> list[dict[str, Any]]:
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.severity] = counts.get(finding.severity, 0) + 1
+
     return [
-        {"severity": severity, "word": word, "help": SEVERITY_HELP[severity], "count": counts[severity]}
+        {
+            "severity": severity,
+            "word": word,
+            "help": SEVERITY_HELP[severity],
+            "count": counts[severity],
+        }
         for severity, word in SEVERITY_WORDS.items()
         if severity in counts
     ]
@@ -191,7 +219,9 @@ def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingR
     repair = finding.repairs[0].slug if finding.repairs else ""
     row = rows_on_lines(dataset, [line], repair).get(line)
     if row is None:
-        raise UserError(f"There is no row on line {line:,} any more. Check the dataset again.", status=409)
+        raise UserError(
+            f"There is no row on line {line:,} any more. Check the dataset again.", status=409
+        )
 
     outcome, after = _outcome(dataset, finding, row)
     return FindingRow(number, row, bad_turns(dataset, row, finding.kind), outcome, after)
@@ -201,9 +231,11 @@ def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str
     """What the first repair does to a row."""
     if not finding.repairs:
         return "", None
+
     if finding.kind == DUPLICATE or row.values is None:
         # Only beside the other rows can a repair see that this one is there already.
         return "left_out", None
+
     if not row.mended:
         return ("left_out", None) if row.mended is not None else ("", None)
     if row.mended == [row.values]:
@@ -211,6 +243,8 @@ def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str
 
     repair = finding.repairs[0]
     becomes = Row(row.line, row.mended[0])
+
     if repair.makes:
         return "changed", row_seen(dataset, becomes, format=repair.makes, column_map={})
+
     return "changed", row_seen(dataset, becomes)

@@ -47,6 +47,7 @@ class Highlight:
 def highlighted(text: object, highlight: Highlight | None) -> SafeString:
     """The text as HTML, with <mark> around what the highlight is about."""
     text = str(text)
+
     if highlight is None:
         return conditional_escape(text)
 
@@ -55,8 +56,10 @@ def highlighted(text: object, highlight: Highlight | None) -> SafeString:
     for number, (start, stop) in enumerate(highlight.spans(text)):
         if number >= MOST_MARKS:
             break
+
         pieces.append(conditional_escape(text[end:start]))
         pieces.append(format_html('<mark class="offending">{}</mark>', text[start:stop]))
         end = stop
+
     pieces.append(conditional_escape(text[end:]))
     return format_html_join("", "{}", ((piece,) for piece in pieces)) or mark_safe("")

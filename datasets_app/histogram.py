@@ -19,7 +19,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Over all rows that can be trained on; `tokens` is their sum, `p95` the length that 95% of them do not exceed."""
+    """Over all rows that can be trained on; `tokens` is their sum, `p95` the length that 95% of
+    them do not exceed."""
 
     rows: int = 0
     tokens: int = 0
@@ -40,6 +41,7 @@ def histogram(counts: dict[str, int]) -> Histogram:
     total = sum(rows for _, rows in lengths)
     if not total:
         return Histogram()
+
     tokens = sum(length * rows for length, rows in lengths)
     return Histogram(
         rows=total,
@@ -59,19 +61,26 @@ def _quantile(lengths: list[tuple[int, int]], total: int, share: float) -> int:
         seen += rows
         if seen >= share * total:
             return length
+
     return lengths[-1][0]
 
 
 def _bars(lengths: list[tuple[int, int]], nearly_longest: int) -> list[Bar]:
-    """Bars of a round width. The few longest rows share the last one, or they would flatten all others."""
+    """Bars of a round width. The few longest rows share the last one, or they would flatten all
+    others."""
     width = _round_up((nearly_longest + 1) / BARS)
     count = min(BARS, lengths[-1][0] // width + 1)
     rows = [0] * count
+
     for length, number in lengths:
         rows[min(length // width, count - 1)] += number
+
     highs = [(index + 1) * width - 1 for index in range(count)]
     highs[-1] = max(highs[-1], lengths[-1][0])
-    return [Bar(index * width, high, number) for index, (high, number) in enumerate(zip(highs, rows, strict=True))]
+    return [
+        Bar(index * width, high, number)
+        for index, (high, number) in enumerate(zip(highs, rows, strict=True))
+    ]
 
 
 def _round_up(width: float) -> int:

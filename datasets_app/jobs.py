@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from core.limits import process_limit
 
-# What a check may take beyond what its process holds already: a hostile file must not take the machine down.
+# What a check may take beyond what its process holds already: a hostile file must not take the
+# machine down.
 MEMORY_BYTES = 2 << 30
 
 

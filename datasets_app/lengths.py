@@ -1,8 +1,7 @@
 """How many tokens the rows have, counted once for each tokenizer by a process of its own.
 
-A model's chat template is a program that somebody else wrote and may loop for ever: it runs under limits of time and
-memory, and never in the web or in the worker of background work itself.
-"""
+A model's chat template is a program that somebody else wrote and may loop for ever: it runs under
+limits of time and memory, and never in the web or in the worker of background work itself."""
 
 from __future__ import annotations
 
@@ -53,20 +52,27 @@ def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: st
     try:
         with transaction.atomic():
             lengths, _ = TokenLengths.objects.get_or_create(
-                dataset=dataset, tokenizer=tokenizer_sha256, defaults={"model_path": stored_path(model_path)}
+                dataset=dataset,
+                tokenizer=tokenizer_sha256,
+                defaults={"model_path": stored_path(model_path)},
             )
     except IntegrityError:
         lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
+
     if _waits(lengths) and lengths.model_path != stored_path(model_path):
         # Any model with this tokenizer will do, and the first one may be gone.
         TokenLengths.objects.filter(pk=lengths.pk).update(model_path=stored_path(model_path))
+
     if _waits(lengths):
         lengths_enqueue(lengths)
+
     return lengths
 
 
 def _waits(lengths: TokenLengths) -> bool:
-    return not lengths.ready and not lengths.error and lengths.dataset.status == Dataset.Status.READY
+    return (
+        not lengths.ready and not lengths.error and lengths.dataset.status == Dataset.Status.READY
+    )
 
 
 def lengths_enqueue(lengths: TokenLengths) -> None:
@@ -92,6 +98,7 @@ def _seconds(lengths: TokenLengths) -> float:
 def lengths_cancel(*, lengths: TokenLengths, by: User) -> None:
     """End a count. Raises UserError (wrong_state) where nothing is being counted."""
     owner_check(lengths.dataset, by)
+
     if not _waits(lengths):
         raise UserError("The tokens of this dataset are not being counted.", code="wrong_state")
     if not chore_cancel(count_key(lengths)):
@@ -102,6 +109,7 @@ def lengths_retry(*, lengths: TokenLengths, by: User) -> None:
     """Count again after a count that failed or was cancelled. Does nothing for any other."""
     owner_check(lengths.dataset, by)
     rows = TokenLengths.objects.filter(pk=lengths.pk, ready=False).exclude(error="")
+
     with transaction.atomic():
         if rows.update(error="", attempts=0):
             lengths_enqueue(lengths)
@@ -125,10 +133,12 @@ def lengths_count(lengths_id: int) -> None:
     lengths = rows.select_related("dataset").first()
     if lengths is None or not _waits(lengths):
         return
+
     rows.update(attempts=F("attempts") + 1)
     if lengths.attempts >= ATTEMPTS:
         rows.update(error="Counting broke off several times. Training works without it.")
         return
+
     try:
         counts = _counted(lengths)
     except CountFailed as failure:
@@ -151,7 +161,9 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         *("--column-map", json.dumps(dataset.column_map)),
         *("--model", str(located_path(lengths.model_path))),
     ]
+
     seconds = _seconds(lengths)
+
     try:
         done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
             command,
@@ -165,12 +177,17 @@ def _counted(lengths: TokenLengths) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise CountFailed(
-            f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or the model's chat "
+            f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or "
+            "the model's chat "
             "template loops for ever. Training works without it."
         ) from error
+
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
-        raise CountFailed(f"Tokens could not be counted: {lines[-1] if lines else 'the process was ended'}"[:300])
+        raise CountFailed(
+            f"Tokens could not be counted: {lines[-1] if lines else 'the process was ended'}"[:300]
+        )
+
     return _parsed(done.stdout)
 
 
@@ -180,11 +197,13 @@ def _limit_memory() -> None:
 
 
 def _parsed(output: str) -> dict[str, Any]:
-    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from the last line that was printed."""
+    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from the last line that was
+    printed."""
     try:
         data: Any = json.loads(output.strip().splitlines()[-1])
         counts: dict[str, Any] = {
-            kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()} for kind in ("rows", "prompts")
+            kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()}
+            for kind in ("rows", "prompts")
         }
         longest = [[int(tokens), int(line)] for tokens, line in data["longest"]]
         return counts | {"longest": longest, "notes": RowNotes.read(data["notes"]).as_json()}
@@ -193,13 +212,18 @@ def _parsed(output: str) -> dict[str, Any]:
 
 
 def tokenizer_choose(user: AbstractBaseUser | AnonymousUser, slug: str = "") -> Tokenizer | None:
-    """The tokenizer of that model among those that `user` may count with; the first one where no model is named."""
+    """The tokenizer of that model among those that `user` may count with; the first one where no
+    model is named."""
     offered = tokenizers_for(user)
     return next((item for item in offered if item.slug == slug or not slug), None)
 
 
 def lengths_of(dataset: Dataset, tokenizer: Tokenizer | None) -> TokenLengths | None:
-    """The counts, begun by this call where there are none; None for a dataset that is not ready, or no tokenizer."""
+    """The counts, begun by this call where there are none; None for a dataset that is not ready, or
+    no tokenizer."""
     if tokenizer is None or dataset.status != Dataset.Status.READY:
         return None
-    return token_lengths_get(dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256)
+
+    return token_lengths_get(
+        dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256
+    )

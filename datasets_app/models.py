@@ -36,7 +36,9 @@ class DatasetQuerySet(OwnedQuerySet["Dataset"]):
             partition_by=[Coalesce("root_id", "id")],
             order_by=[is_failed.asc(), F("version").desc(), F("id").desc()],
         )
+
         newest = these.annotate(place=place).filter(place=1)
+
         return self.filter(pk__in=newest.values("pk"))
 
     def families(self, roots: Iterable[int]) -> DatasetQuerySet:
@@ -73,7 +75,9 @@ class Dataset(Owned):
     labels = models.ManyToManyField(Label, blank=True, related_name="datasets")
 
     file_name = models.CharField(max_length=255, help_text="As uploaded; a label, never a path.")
-    file_type = models.CharField(max_length=10, help_text="jsonl, json, csv, parquet or txt, by content.")
+    file_type = models.CharField(
+        max_length=10, help_text="jsonl, json, csv, parquet or txt, by content."
+    )
     size_bytes = models.BigIntegerField()
     sha256 = models.CharField(max_length=64)
 
@@ -84,12 +88,20 @@ class Dataset(Owned):
     columns = models.JSONField(default=list, help_text="[{name, type}] in file order.")
     row_count = models.BigIntegerField(default=0)
     problem_count = models.BigIntegerField(default=0, help_text="Rows with at least one problem.")
-    checked_bytes = models.BigIntegerField(default=0, help_text="How far the running check has read.")
-    check_attempts = models.PositiveIntegerField(default=0, help_text="Checks that were begun and not yet ended.")
+    checked_bytes = models.BigIntegerField(
+        default=0, help_text="How far the running check has read."
+    )
+    check_attempts = models.PositiveIntegerField(
+        default=0, help_text="Checks that were begun and not yet ended."
+    )
 
-    findings = models.JSONField(default=list, help_text="What the doctor found in good rows, see engine.doctor.")
+    findings = models.JSONField(
+        default=list, help_text="What the doctor found in good rows, see engine.doctor."
+    )
 
-    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="repaired")
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="repaired"
+    )
     root = models.ForeignKey(
         "self",
         models.PROTECT,
@@ -98,13 +110,17 @@ class Dataset(Owned):
         related_name="later_versions",
         help_text="The first version of the same dataset; null for that one itself.",
     )
-    version = models.PositiveIntegerField(default=1, help_text="1 for what was uploaded, more for repaired ones.")
+    version = models.PositiveIntegerField(
+        default=1, help_text="1 for what was uploaded, more for repaired ones."
+    )
     repair = models.JSONField(
-        default=dict, help_text="How it was made of its parent: slug, then counts and examples once it is done."
+        default=dict,
+        help_text="How it was made of its parent: slug, then counts and examples once it is done.",
     )
     hub = models.JSONField(
         default=dict,
-        help_text="Where on the hub it comes from: id, asked (revision), configuration, split, most_rows (0 for all); "
+        help_text="Where on the hub it comes from: id, asked (revision), configuration, split, "
+        "most_rows (0 for all); "
         "then revision, and dropped, the columns that were left out.",
     )
     licence = models.CharField(max_length=100, blank=True, help_text="As the hub names it.")
@@ -148,6 +164,7 @@ class Dataset(Owned):
         """Share of the check that is done, 0 to 1."""
         if self.status != self.Status.CHECKING:
             return 1.0
+
         return min(1.0, self.checked_bytes / self.size_bytes) if self.size_bytes else 0.0
 
     @property
@@ -157,6 +174,7 @@ class Dataset(Owned):
             return ""
         if self.sha256:
             return "Checking the rows"
+
         return "Fetching the rows from the hub" if self.hub else "Making this version"
 
     @property
@@ -169,7 +187,11 @@ class Dataset(Owned):
         many rows carry something in it that is not used."""
         read = {source: name for name, source in self.column_map.items() if source}
         unused = {item["name"]: item["rows"] for item in self.unused}
-        return [(column, read.get(column["name"], ""), unused.get(column["name"], 0)) for column in self.columns]
+
+        return [
+            (column, read.get(column["name"], ""), unused.get(column["name"], 0))
+            for column in self.columns
+        ]
 
     @property
     def unused(self) -> list[dict[str, Any]]:
@@ -179,7 +201,8 @@ class Dataset(Owned):
 
     @property
     def lists(self) -> list[dict[str, Any]]:
-        """[{"name", "rows"}] of the lists in a JSON file that holds several; [] for any other file."""
+        """[{"name", "rows"}] of the lists in a JSON file that holds several; [] for any other
+        file."""
         return self._fields_of(SEVERAL_LISTS)
 
     def _fields_of(self, kind: str) -> list[dict[str, Any]]:
@@ -215,12 +238,16 @@ class DatasetProblem(models.Model):
     all."""
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="problems")
-    line = models.BigIntegerField(help_text="Line in the file for JSONL, CSV and text, row number otherwise; from 1.")
+    line = models.BigIntegerField(
+        help_text="Line in the file for JSONL, CSV and text, row number otherwise; from 1."
+    )
     field = models.CharField(max_length=200, blank=True)
     value = models.CharField(max_length=300, blank=True)
     reason = models.CharField(max_length=300)
     kind = models.CharField(
-        max_length=40, blank=True, help_text="A kind of findings where a repair can make the row good."
+        max_length=40,
+        blank=True,
+        help_text="A kind of findings where a repair can make the row good.",
     )
 
     class Meta:
@@ -237,11 +264,20 @@ class RowChange(models.Model):
         PUT_BACK = "put_back", "Put back"
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="row_changes")
-    line = models.BigIntegerField(help_text="Which row: as DatasetProblem.line, in the dataset's file.")
+    line = models.BigIntegerField(
+        help_text="Which row: as DatasetProblem.line, in the dataset's file."
+    )
     action = models.CharField(max_length=10, choices=Action.choices)
-    values = models.JSONField(null=True, blank=True, help_text="The row as it is to be; null for one set aside.")
+    values = models.JSONField(
+        null=True, blank=True, help_text="The row as it is to be; null for one set aside."
+    )
     restores = models.ForeignKey(
-        "self", models.CASCADE, null=True, blank=True, related_name="restored_by", help_text="What is put back."
+        "self",
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="restored_by",
+        help_text="What is put back.",
     )
     version = models.ForeignKey(
         Dataset,
@@ -251,7 +287,9 @@ class RowChange(models.Model):
         related_name="applied_changes",
         help_text="The version that was made of it; null while it waits.",
     )
-    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    author = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -267,25 +305,34 @@ class TokenLengths(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="token_lengths")
     tokenizer = models.CharField(max_length=64, help_text="sha256 of the tokenizer's files.")
-    model_path = models.CharField(max_length=500, help_text="A model's folder with that tokenizer, below the home.")
+    model_path = models.CharField(
+        max_length=500, help_text="A model's folder with that tokenizer, below the home."
+    )
     rows = models.JSONField(default=dict)
     prompts = models.JSONField(default=dict)
-    longest = models.JSONField(default=list, help_text="[[tokens, line]] of the longest rows, the longest first.")
+    longest = models.JSONField(
+        default=list, help_text="[[tokens, line]] of the longest rows, the longest first."
+    )
     notes = models.JSONField(
-        default=dict, help_text="What the chat template does to the rows, as engine.row_notes.RowNotes."
+        default=dict,
+        help_text="What the chat template does to the rows, as engine.row_notes.RowNotes.",
     )
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0, help_text="Counts that were begun.")
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["dataset", "tokenizer"], name="one_count_a_tokenizer")
+        ]
 
     def cut_by(self, max_tokens: int) -> dict[str, Any]:
         """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt
         alone fills it."""
         return {
             "cut": sum(count for length, count in self.rows.items() if int(length) > max_tokens),
-            "lost": sum(count for length, count in self.prompts.items() if int(length) >= max_tokens),
+            "lost": sum(
+                count for length, count in self.prompts.items() if int(length) >= max_tokens
+            ),
             "total": sum(self.rows.values()),
         }

@@ -17,7 +17,15 @@ from datasets_app.models import Dataset
 from engine.preview import TEXT_LIMIT, Seen, rows_shown, shorten
 from engine.rows import FileProblem, Mark, Row, read_rows
 
-__all__ = ["TEXT_LIMIT", "Seen", "mark_before_line", "nearest_mark", "row_seen", "rows_seen", "shorten"]
+__all__ = [
+    "TEXT_LIMIT",
+    "Seen",
+    "mark_before_line",
+    "nearest_mark",
+    "row_seen",
+    "rows_seen",
+    "shorten",
+]
 
 # So much text is read in milliseconds, whatever is in it. Parquet may stand for any amount.
 SMALL_BYTES = 4 << 20
@@ -45,6 +53,7 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
         is_small = dataset.path.stat().st_size <= SMALL_BYTES
     except FileNotFoundError:
         return []
+
     if dataset.file_type == "parquet" or not is_small:
         return _read_by_program(dataset, mark, skip, count)
 
@@ -64,6 +73,7 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
 
     if not AT_ONCE.acquire(timeout=WAIT_SECONDS):
         raise UserError(BUSY, status=503)
+
     try:
         program_run(
             "engine.preview",
@@ -80,6 +90,7 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
         raise UserError(str(problem), code="too_large", status=409) from problem
     finally:
         AT_ONCE.release()
+
     return rows
 
 
@@ -103,10 +114,16 @@ def _marks(dataset: Dataset) -> list[Mark]:
 
 
 def row_seen(
-    dataset: Dataset, row: Row, *, format: str | None = None, column_map: dict[str, str] | None = None
+    dataset: Dataset,
+    row: Row,
+    *,
+    format: str | None = None,
+    column_map: dict[str, str] | None = None,
 ) -> Seen:
-    """The row as the page shows it; `format` and `column_map` where it is not read as the dataset is."""
+    """The row as the page shows it; `format` and `column_map` where it is not read as the dataset
+    is."""
     read_as = dataset.format if format is None else format
     columns = dataset.column_map if column_map is None else column_map
     (seen,) = rows_shown([row], read_as, columns)
+
     return seen

@@ -12,7 +12,8 @@ from engine.repair_kinds import Repair
 
 
 def readiness_of(dataset: Dataset) -> list[dict[str, Any]]:
-    """For each recipe {"recipe", "title", "state": ready, repair or no, "text", "repair": slug or ""}."""
+    """For each recipe {"recipe", "title", "state": ready, repair or no, "text", "repair": slug or
+    ""}."""
     repairs = repairs_of(dataset)
     return [_readiness(dataset, name, repairs) for name in RECIPES]
 
@@ -20,18 +21,30 @@ def readiness_of(dataset: Dataset) -> list[dict[str, Any]]:
 def _readiness(dataset: Dataset, name: str, repairs: list[Repair]) -> dict[str, Any]:
     recipe = RECIPES[name]
     found: dict[str, Any] = {"recipe": name, "title": recipe.title, "repair": ""}
+
     if dataset.format in recipe.formats and dataset.good_row_count:
         kinds = {finding["kind"] for finding in dataset.findings}
         if name == "kto" and "one_label" in kinds:
-            return found | {"state": "no", "text": "All answers are rated alike: there is nothing to tell apart."}
+            return found | {
+                "state": "no",
+                "text": "All answers are rated alike: there is nothing to tell apart.",
+            }
+
         bad = f", {dataset.problem_count:,} bad ones are left out" if dataset.problem_count else ""
         rows = "1 row" if dataset.good_row_count == 1 else f"{dataset.good_row_count:,} rows"
         return found | {"state": "ready", "text": f"{rows}{bad}."}
+
     if dataset.format in recipe.formats:
         return found | {"state": "no", "text": _why_no_row(dataset)}
+
     repair = next((repair for repair in repairs if repair.makes in recipe.formats), None)
     if repair is not None and dataset.good_row_count:
-        return found | {"state": "repair", "text": f"After: {repair.title.lower()}.", "repair": repair.slug}
+        return found | {
+            "state": "repair",
+            "text": f"After: {repair.title.lower()}.",
+            "repair": repair.slug,
+        }
+
     needed = " or ".join(_in_a_sentence(FORMATS[slug].title) for slug in recipe.formats[:2])
     return found | {"state": "no", "text": f"Needs rows of another kind: {needed}."}
 
@@ -41,6 +54,7 @@ def _why_no_row(dataset: Dataset) -> str:
     kinds = {finding["kind"]: finding["count"] for finding in dataset.findings}
     if kinds.get("media") == dataset.row_count:
         return "Its rows hold pictures, sound or video, which cannot be trained on yet."
+
     return "None of its rows can be learned from."
 
 

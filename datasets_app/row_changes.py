@@ -28,7 +28,10 @@ def row_get(dataset: Dataset, line: int) -> FoundRow:
     """The row that begins on that line. Raises UserError (404) where there is none."""
     row = rows_on_lines(dataset, [line]).get(line) if 0 < line <= LARGEST_LINE else None
     if row is None:
-        raise UserError({"line": [f"The dataset has no row on line {line:,}."]}, code="not_found", status=404)
+        raise UserError(
+            {"line": [f"The dataset has no row on line {line:,}."]}, code="not_found", status=404
+        )
+
     return row
 
 
@@ -45,6 +48,7 @@ def row_edit(*, dataset: Dataset, by: User, line: int, values: dict[str, Any]) -
     changes_check(dataset, by, 1)
     row_check(dataset, values)
     row_get(dataset, line)
+
     return _change_put(dataset, by, line, RowChange.Action.EDIT, values)
 
 
@@ -54,8 +58,16 @@ def row_check(dataset: Dataset, values: dict[str, Any]) -> None:
         length = len(json.dumps(values, ensure_ascii=False, allow_nan=False))
     except (ValueError, RecursionError) as error:
         raise UserError({"values": ["The row is not valid JSON."]}) from error
+
     if length > ROW_CHARACTERS:
-        raise UserError({"values": [f"The row has {length:,} characters; at most {ROW_CHARACTERS:,} can be edited."]})
+        raise UserError(
+            {
+                "values": [
+                    f"The row has {length:,} characters; at most {ROW_CHARACTERS:,} can be edited."
+                ]
+            }
+        )
+
     try:
         to_example(values, dataset.format, dataset.column_map)
     except RowProblem as problem:
@@ -68,23 +80,35 @@ def rows_set_aside(*, dataset: Dataset, by: User, lines: Iterable[int]) -> list[
     wanted = sorted(set(lines))
     changes_check(dataset, by, len(wanted))
     there = rows_on_lines(dataset, [line for line in wanted if 0 < line <= LARGEST_LINE])
+
     for line in wanted:
         if line not in there:
-            raise UserError({"lines": [f"The dataset has no row on line {line:,}."]}, code="not_found", status=404)
+            raise UserError(
+                {"lines": [f"The dataset has no row on line {line:,}."]},
+                code="not_found",
+                status=404,
+            )
+
     with transaction.atomic():
         return [_change_put(dataset, by, line, RowChange.Action.SET_ASIDE, None) for line in wanted]
 
 
 def row_put_back(*, dataset: Dataset, by: User, change: int) -> RowChange:
-    """Have a row that was set aside in this version, or in one that it was made of, in the next one."""
+    """Have a row that was set aside in this version, or in one that it was made of, in the next
+    one."""
     changes_check(dataset, by, 1)
     aside = next((item for item in rows_aside(dataset, by) if item.pk == change), None)
     if aside is None:
-        raise UserError({"change": ["This row is not among those that were set aside."]}, code="not_found", status=404)
+        raise UserError(
+            {"change": ["This row is not among those that were set aside."]},
+            code="not_found",
+            status=404,
+        )
 
     row = row_get(aside.dataset, aside.line)
     if row.values is None:
         raise UserError({"change": ["The row cannot be read, so it cannot be put back."]})
+
     return RowChange.objects.create(
         dataset=dataset,
         line=aside.line,
@@ -98,22 +122,28 @@ def row_put_back(*, dataset: Dataset, by: User, change: int) -> RowChange:
 def rows_aside(dataset: Dataset, reader: User) -> list[RowChange]:
     """Rows that were set aside on the way to this version and not put back since, the last first.
 
-    Rows of versions that `reader` may not see are left out: a version can be handed over without those before it.
-    """
+    Rows of versions that `reader` may not see are left out: a version can be handed over without
+    those before it."""
     family = Dataset.objects.visible_to(reader).families([dataset.family])
     visible = {dataset.pk, *family.values_list("pk", flat=True)}
     found: list[RowChange] = []
     put_back: set[int | None] = set(
-        dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK).values_list("restores", flat=True)
+        dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK).values_list(
+            "restores", flat=True
+        )
     )
+
     version: Dataset | None = dataset
+
     while version is not None and version.parent_id is not None:
         for change in version.applied_changes.select_related("dataset").order_by("line"):
             if change.action == RowChange.Action.PUT_BACK and change.restores_id is not None:
                 put_back.add(change.restores_id)
             elif change.action == RowChange.Action.SET_ASIDE and change.pk not in put_back:
                 found.append(change)
+
         version = version.parent
+
     return [change for change in found if change.dataset_id in visible]
 
 
@@ -122,7 +152,9 @@ def row_change_discard(*, dataset: Dataset, by: User, change: int) -> None:
     owner_check(dataset, by)
     gone, _ = dataset.row_changes.filter(version=None, pk=change).delete()
     if not gone:
-        raise UserError({"change": ["There is no such change that waits."]}, code="not_found", status=404)
+        raise UserError(
+            {"change": ["There is no such change that waits."]}, code="not_found", status=404
+        )
 
 
 def row_changes_discard(*, dataset: Dataset, by: User) -> int:
@@ -131,18 +163,28 @@ def row_changes_discard(*, dataset: Dataset, by: User) -> int:
     waiting = dataset.row_changes.filter(version=None)
     count = waiting.count()
     waiting.delete()
+
     return count
 
 
 def changes_check(dataset: Dataset, by: User, more: int) -> None:
     """Raises PermissionDenied or UserError where `by` may not change that many more rows."""
     owner_check(dataset, by)
+
     if dataset.status == Dataset.Status.CHECKING:
-        raise UserError("The rows are still being checked. Try again in a moment.", code="wrong_state")
+        raise UserError(
+            "The rows are still being checked. Try again in a moment.", code="wrong_state"
+        )
+
     if dataset.format not in FORMATS:
-        raise UserError("Say first which column is which; rows can be changed after that.", code="wrong_state")
+        raise UserError(
+            "Say first which column is which; rows can be changed after that.", code="wrong_state"
+        )
+
     if dataset.row_changes.filter(version=None).count() + more > WAITING_LIMIT:
-        raise UserError(f"At most {WAITING_LIMIT:,} changed rows can wait. Make a version of those that do.")
+        raise UserError(
+            f"At most {WAITING_LIMIT:,} changed rows can wait. Make a version of those that do."
+        )
 
 
 def _change_put(
@@ -152,4 +194,6 @@ def _change_put(
     with transaction.atomic():
         earlier = dataset.row_changes.filter(version=None, line=line)
         earlier.exclude(action=RowChange.Action.PUT_BACK).delete()
-        return RowChange.objects.create(dataset=dataset, line=line, action=action, values=values, author=by)
+        return RowChange.objects.create(
+            dataset=dataset, line=line, action=action, values=values, author=by
+        )

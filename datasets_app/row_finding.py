@@ -1,8 +1,7 @@
 """Rows of a dataset by their line, or by a text that they hold.
 
-A program of the engine reads the file, with limits on time and memory: the file is a stranger's, and
-the web reads none of it itself.
-"""
+A program of the engine reads the file, with limits on time and memory: the file is a stranger's,
+and the web reads none of it itself."""
 
 from __future__ import annotations
 
@@ -67,6 +66,7 @@ def rows_on_lines(dataset: Dataset, lines: Iterable[int], repair: str = "") -> d
     wanted = sorted(set(lines))
     if not wanted:
         return {}
+
     arguments = ("--lines", json.dumps(wanted), "--repair", repair, "--seconds", str(LINES_SECONDS))
     rows, _ = _run(dataset, mark_before_line(dataset, wanted[0]), arguments, LINES_SECONDS)
     return {row.line: row for row in rows}
@@ -83,8 +83,16 @@ def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
 
     if not AT_ONCE.acquire(timeout=WAIT_SECONDS):
         raise UserError(BUSY, status=503)
+
     try:
-        arguments = (f"--search={text}", "--rows", str(SEARCH_ROWS), "--seconds", str(SEARCH_SECONDS))
+        arguments = (
+            f"--search={text}",
+            "--rows",
+            str(SEARCH_ROWS),
+            "--seconds",
+            str(SEARCH_SECONDS),
+        )
+
         rows, done = _run(dataset, mark_read(after), arguments, SEARCH_SECONDS)
     finally:
         AT_ONCE.release()
@@ -111,7 +119,14 @@ def _run(
     try:
         done = program_run(
             "engine.find_rows",
-            *("--data", str(dataset.path), "--file-type", dataset.file_type, "--format", dataset.format),
+            *(
+                "--data",
+                str(dataset.path),
+                "--file-type",
+                dataset.file_type,
+                "--format",
+                dataset.format,
+            ),
             *("--column-map", json.dumps(dataset.column_map)),
             *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),
             *arguments,
@@ -122,11 +137,19 @@ def _run(
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), status=409) from problem
+
     return rows, done
 
 
 def _found_row(dataset: Dataset, data: dict[str, Any]) -> FoundRow:
-    row = Row(data["line"], data["values"], data["problem"], data["raw"], notes=tuple(data["notes"]))
+    row = Row(
+        data["line"], data["values"], data["problem"], data["raw"], notes=tuple(data["notes"])
+    )
     if data["too_long"]:
-        row = row._replace(problem="The row is too long to be shown here. Download the file to see it.")
-    return FoundRow(data["line"], data["values"], row_seen(dataset, row), data["mended"], data["too_long"])
+        row = row._replace(
+            problem="The row is too long to be shown here. Download the file to see it."
+        )
+
+    return FoundRow(
+        data["line"], data["values"], row_seen(dataset, row), data["mended"], data["too_long"]
+    )

@@ -1,4 +1,5 @@
-"""Single rows of a dataset: a finding's rows, the editor of a row, and what waits for the next version."""
+"""Single rows of a dataset: a finding's rows, the editor of a row, and what waits for the next
+version."""
 
 from __future__ import annotations
 
@@ -40,6 +41,7 @@ class FindingPanel(View):
         context = finding_context(dataset, findings_of(dataset), query)
         if context["opened"] is None:
             raise Http404
+
         context |= {"dataset": dataset, "mine": may_change(dataset, request.user)}
         return render(request, "datasets/_finding_row.html", context)
 
@@ -54,6 +56,7 @@ class RowEditPage(View):
             values = self.values_of(dataset, line)
         except UserError as error:
             return self.refused(request, dataset, error)
+
         return self.page(request, dataset, line, values)
 
     def post(self, request: HttpRequest, pk: int, line: int) -> HttpResponse:
@@ -69,7 +72,10 @@ class RowEditPage(View):
             row_edit(dataset=dataset, by=reader_of(request), line=line, values=edited)
         except UserError as error:
             return self.page(request, dataset, line, edited, error)
-        messages.success(request, "Saved. It waits for the next version; you can change more rows first.")
+
+        messages.success(
+            request, "Saved. It waits for the next version; you can change more rows first."
+        )
         return redirect(f"{dataset.get_absolute_url()}#changes")
 
     def values_of(self, dataset: Dataset, line: int) -> dict[str, Any]:
@@ -77,14 +83,19 @@ class RowEditPage(View):
         waiting = dataset.row_changes.filter(version=None, line=line, action="edit").first()
         if waiting is not None:
             return dict(waiting.values or {})
+
         row = row_get(dataset, line)
         if row.values is None:
-            raise UserError("This row cannot be edited here: it cannot be read, or is too long.", status=409)
+            raise UserError(
+                "This row cannot be edited here: it cannot be read, or is too long.", status=409
+            )
+
         return row.values
 
     def refused(self, request: HttpRequest, dataset: Dataset, error: UserError) -> HttpResponse:
         if error.status == 404:
             raise Http404
+
         messages.error(request, error.message)
         return redirect(dataset)
 
@@ -106,8 +117,11 @@ class RowEditPage(View):
             "line": line,
             "controls": controls,
             "roles": ROLES,
-            "elsewhere": [text for texts in fields.values() for text in texts if text not in beside],
+            "elsewhere": [
+                text for texts in fields.values() for text in texts if text not in beside
+            ],
         }
+
         return render(request, "datasets/row.html", context, status=error.status if error else 200)
 
 
@@ -122,6 +136,7 @@ class ChangeAction(View):
             messages.error(request, error.message)
         else:
             messages.success(request, text)
+
         return redirect(self.address(request, dataset))
 
     def change(self, request: HttpRequest, dataset: Dataset) -> str:
@@ -133,6 +148,7 @@ class ChangeAction(View):
         finding = request.POST.get("finding", "")
         if not finding:
             return f"{dataset.get_absolute_url()}#changes"
+
         query = urlencode({"finding": finding, "row": number_of(request.POST.get("row", "")) or 1})
         return f"{dataset.get_absolute_url()}?{query}#finding-{finding}"
 
@@ -156,6 +172,7 @@ class DiscardAction(ChangeAction):
         if change := number_of(request.POST.get("change", ""), most=10**18):
             row_change_discard(dataset=dataset, by=reader_of(request), change=change)
             return "The change is taken back."
+
         count = row_changes_discard(dataset=dataset, by=reader_of(request))
         return f"{count:,} change{'' if count == 1 else 's'} taken back."
 

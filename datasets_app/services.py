@@ -56,24 +56,27 @@ def dataset_create(
     labels: Iterable[str] = (),
     version_of: Dataset | None = None,
 ) -> Dataset:
-    """Keep an uploaded file and have it checked in the background. Without a name it takes the file's.
-    Without an owner only operators see it, unless they share it. Raises UserError by field; the file is then gone.
+    """Keep an uploaded file and have it checked in the background. Without a name it takes the
+    file's. Without an owner only operators see it, unless they share it. Raises UserError by field;
+    the file is then gone.
 
-    version_of: the dataset that it becomes the next version of; it keeps that one's name and owner, and its
-    description and labels where none are given.
-    """
+    version_of: the dataset that it becomes the next version of; it keeps that one's name and owner,
+    and its description and labels where none are given."""
     file_name = clean_label(str(file.name or ""), limit=255)
     words = labels_clean(labels)
+
     try:
         assert file.path is not None
         file_type = sniff_file_type(file.path, file_name)
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
+
     if version_of is not None:
         owner, name = version_of.owner, version_of.name
         description = description or version_of.description
         words = words or [label.name for label in version_of.labels.all()]
+
     # The last part of what may be a path, of whichever system.
     stem = PurePosixPath(file_name.replace("\\", "/")).stem
     name = clean_label(name, limit=120) or clean_label(stem, limit=120) or "Dataset"
@@ -86,11 +89,13 @@ def dataset_create(
         size_bytes=file.size_bytes,
         sha256=file.sha256,
     )
+
     try:
         with transaction.atomic():
             dataset.slug = slug_free(name)
             if version_of is not None:
                 next_version(dataset, version_of)
+
             dataset.save()
             dataset.labels.set(_label_rows(words))
             # A leftover of a database that was set back: these files are no dataset's.
@@ -101,14 +106,17 @@ def dataset_create(
     except BaseException:
         if dataset.pk is not None:
             shutil.rmtree(dataset.path.parent, ignore_errors=True)
+
         raise
     finally:
         file.close()
+
     return dataset
 
 
 def next_version(dataset: Dataset, of: Dataset) -> None:
-    """Make a new row, which is not saved yet, the next version of the dataset that `of` is a version of."""
+    """Make a new row, which is not saved yet, the next version of the dataset that `of` is a
+    version of."""
     family = Dataset.objects.families([of.family])
     dataset.root = Dataset.objects.get(pk=of.family)
     dataset.version = family[0].version + 1
@@ -120,8 +128,11 @@ def slug_free(name: str) -> str:
     base = slugify(name)[:120].strip("-_") or "dataset"
     base = f"dataset-{base}" if base.isdigit() or base in RESERVED_SLUGS else base
     taken = set(Dataset.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+
     return next(
-        slug for number in range(1, len(taken) + 2) if (slug := f"{base}-{number}" if number > 1 else base) not in taken
+        slug
+        for number in range(1, len(taken) + 2)
+        if (slug := f"{base}-{number}" if number > 1 else base) not in taken
     )
 
 
@@ -135,58 +146,95 @@ def dataset_update(
     format: str | None = None,
     column_map: dict[str, str] | None = None,
 ) -> Dataset:
-    """Change what people call it, or how its columns are read; the latter has the file checked again.
+    """Change what people call it, or how its columns are read; the latter has the file checked
+    again.
 
     Raises UserError by field.
     """
     owner_check(dataset, by)
     values: dict[str, Any] = {}
+
     if name is not None:
         values["name"] = clean_label(name, limit=120)
         if not values["name"]:
             raise UserError({"name": ["Give the dataset a name."]})
+
     if description is not None:
         values["description"] = clean_text(description)[:DESCRIPTION_LIMIT]
+
     with transaction.atomic():
         if labels is not None:
             labels_set(dataset=dataset, by=by, labels=labels)
+
         if values:
             # Not save(): a running check writes other fields of this row at the same time.
             Dataset.objects.filter(pk=dataset.pk).update(**values)
+
         if format is not None or column_map is not None:
             columns_set(dataset, dataset.format if format is None else format, column_map or {})
+
     dataset.refresh_from_db()
     return dataset
 
 
 def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> None:
-    """Read the file in `format`, with {the format's column: the file's column, or "" for none}, and check it again."""
+    """Read the file in `format`, with {the format's column: the file's column, or "" for none}, and
+    check it again."""
     if dataset.status == Dataset.Status.CHECKING:
-        raise UserError({"format": ["The file is still being checked. Try again in a moment."]}, code="wrong_state")
+        raise UserError(
+            {"format": ["The file is still being checked. Try again in a moment."]},
+            code="wrong_state",
+        )
+
     if uses_count(dataset):
         raise UserError(
-            {"format": ["A train used this dataset, so how it is read no longer changes. Upload the file again."]}
+            {
+                "format": [
+                    "A train used this dataset, so how it is read no longer changes. Upload the "
+                    "file again."
+                ]
+            }
         )
+
     if format not in FORMATS:
-        raise UserError({"format": [f"There is no such format. The formats are {', '.join(FORMATS)}."]})
+        raise UserError(
+            {"format": [f"There is no such format. The formats are {', '.join(FORMATS)}."]}
+        )
+
     known = (*FORMATS[format].columns, *FORMATS[format].optional)
     there = {column["name"] for column in dataset.columns}
     for column, source in column_map.items():
         if column not in known:
-            raise UserError({"column_map": [f"{FORMATS[format].title} has no column {column[:80]!r}."]})
+            raise UserError(
+                {"column_map": [f"{FORMATS[format].title} has no column {column[:80]!r}."]}
+            )
+
         if source and source not in there:
             raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
+
     wanted = {name: name for name in known if name in there} | column_map
     # A column of the format's own name is read unless the map says that it is not.
     chosen = {name: source for name, source in wanted.items() if source or name in there}
     if missing := [name for name in FORMATS[format].columns if not chosen.get(name)]:
-        raise UserError({"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]})
+        raise UserError(
+            {"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]}
+        )
+
     dataset_check_again(dataset=dataset, format=format, column_map=chosen)
 
 
 def uses_count(dataset: Dataset) -> int:
-    """How many rows of other apps point at it: trains that learned from it or were measured with it."""
-    own = {"problems", "token_lengths", "repaired", "later_versions", "row_changes", "applied_changes"}
+    """How many rows of other apps point at it: trains that learned from it or were measured with
+    it."""
+    own = {
+        "problems",
+        "token_lengths",
+        "repaired",
+        "later_versions",
+        "row_changes",
+        "applied_changes",
+    }
+
     return sum(
         relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).count()
         for relation in Dataset._meta.related_objects
@@ -194,7 +242,9 @@ def uses_count(dataset: Dataset) -> int:
     )
 
 
-def dataset_check_again(*, dataset: Dataset, format: str = "", column_map: dict[str, str] | None = None) -> None:
+def dataset_check_again(
+    *, dataset: Dataset, format: str = "", column_map: dict[str, str] | None = None
+) -> None:
     """Back to checking, with `format` set by hand or, empty, told from the columns."""
     with transaction.atomic():
         Dataset.objects.filter(pk=dataset.pk).exclude(status=Dataset.Status.CHECKING).update(
@@ -205,6 +255,7 @@ def dataset_check_again(*, dataset: Dataset, format: str = "", column_map: dict[
             checked_bytes=0,
             check_attempts=0,
         )
+
         dataset.token_lengths.all().delete()
         check_enqueue(dataset)
 
@@ -212,8 +263,12 @@ def dataset_check_again(*, dataset: Dataset, format: str = "", column_map: dict[
 def dataset_check_retry(*, dataset: Dataset, by: User) -> Dataset:
     """Check a dataset again that cannot be used. Raises UserError (wrong_state) for any other."""
     owner_check(dataset, by)
+
     if dataset.status != Dataset.Status.FAILED:
-        raise UserError("Only a dataset that cannot be used can be checked again.", code="wrong_state")
+        raise UserError(
+            "Only a dataset that cannot be used can be checked again.", code="wrong_state"
+        )
+
     dataset_check_again(dataset=dataset, format=dataset.format, column_map=dataset.column_map)
     dataset.refresh_from_db()
     return dataset
@@ -224,6 +279,7 @@ def labels_clean(labels: Iterable[str]) -> list[str]:
     words = {word.lower(): word for label in labels if (word := clean_label(label, limit=50))}
     if len(words) > LABELS_LIMIT:
         raise UserError({"labels": [f"At most {LABELS_LIMIT} labels."]})
+
     return list(words.values())
 
 
@@ -232,6 +288,7 @@ def _label_rows(words: Iterable[str]) -> list[Label]:
     for word in words:
         found = Label.objects.filter(name__iexact=word).first()
         rows.append(found or Label.objects.get_or_create(name=word)[0])
+
     return rows
 
 
@@ -244,10 +301,12 @@ def labels_set(*, dataset: Dataset, by: User, labels: Iterable[str]) -> None:
 
 
 def dataset_archive(*, dataset: Dataset, by: User) -> Dataset:
-    """No longer offered and out of the lists; trains that used it keep it. Doing so twice is harmless."""
+    """No longer offered and out of the lists; trains that used it keep it. Doing so twice is
+    harmless."""
     owner_check(dataset, by)
     Dataset.objects.filter(pk=dataset.pk, archived_at=None).update(archived_at=timezone.now())
     dataset.refresh_from_db()
+
     return dataset
 
 
@@ -262,8 +321,13 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
     """Remove this version with its file; other versions stay. Raises UserError where a train used
     it, or where a version was made of it."""
     deletion_check(dataset, by)
+
     if dataset.repaired.exists() or dataset.later_versions.exists():
-        raise UserError(f"Versions were made of {dataset.title}, so it is kept. Archive it instead.", code="in_use")
+        raise UserError(
+            f"Versions were made of {dataset.title}, so it is kept. Archive it instead.",
+            code="in_use",
+        )
+
     pk, folder = dataset.pk, dataset.path.parent
     try:
         with transaction.atomic():
@@ -274,6 +338,7 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
         raise UserError(
             "A train used this dataset, so it stays on record. Archive it instead.", code="in_use"
         ) from error
+
     chore_drop(check_key(pk))
 
 
@@ -281,5 +346,6 @@ def datasets_reconcile() -> None:
     """Ring again for checks and counts that wait: a job that is there already is left as it is."""
     for dataset in Dataset.objects.filter(status=Dataset.Status.CHECKING).order_by("pk"):
         check_enqueue(dataset)
+
     lengths_reconcile()
     leftovers_remove()

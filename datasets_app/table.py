@@ -1,4 +1,5 @@
-"""The list of datasets: rows, choices and filters of one page, with a number of queries that does not grow with it."""
+"""The list of datasets: rows, choices and filters of one page, with a number of queries that does
+not grow with it."""
 
 from __future__ import annotations
 
@@ -29,17 +30,24 @@ class Facet:
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
     visible = Dataset.objects.visible_to(reader)
-    all_rows = DatasetFilter(query, queryset=visible.select_related("owner").prefetch_related("labels")).qs
+    all_rows = DatasetFilter(
+        query, queryset=visible.select_related("owner").prefetch_related("labels")
+    ).qs
     # One row a dataset, whose menu has its other versions.
-    page: Page[Dataset] = Paginator(all_rows.newest_versions(), PAGE_ROWS).get_page(query.get("page"))
+    page: Page[Dataset] = Paginator(all_rows.newest_versions(), PAGE_ROWS).get_page(
+        query.get("page")
+    )
     facets = facets_make(reader, query)
+
     return {
         "page": page,
         "rows": versions_attach(page.object_list, reader),
         "facets": facets,
         "facets_chosen": sum(bool(facet.value) for facet in facets),
         "active_filters": active_filters(facets, query),
-        "narrowed": any(query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))),
+        "narrowed": any(
+            query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))
+        ),
         "archived": query.get("archived", "").lower() == "true",
         "archived_count": visible.exclude(archived_at=None).newest_versions().count(),
         "ordering": query.get("ordering", ""),
@@ -56,6 +64,7 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
     labels = Label.objects.filter(datasets__in=visible).distinct().values_list("name", flat=True)
     formats = visible.exclude(format="").values_list("format", flat=True).distinct()
     owners = visible.exclude(owner=None).values_list("owner__username", flat=True).distinct()
+
     return [
         Facet("label", "Label", [(name, name) for name in labels], query.get("label", "")),
         Facet(
@@ -64,7 +73,12 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
             [(slug, FORMATS[slug].title) for slug in FORMATS if slug in set(formats)],
             query.get("format", ""),
         ),
-        Facet("status", "Status", [(str(v), str(t)) for v, t in Dataset.Status.choices], query.get("status", "")),
+        Facet(
+            "status",
+            "Status",
+            [(str(v), str(t)) for v, t in Dataset.Status.choices],
+            query.get("status", ""),
+        ),
         Facet("owner", "Owner", [(name, name) for name in sorted(owners)], query.get("owner", "")),
     ]
 
@@ -72,12 +86,18 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
 def active_filters(facets: list[Facet], query: QueryDict) -> list[tuple[str, str, str]]:
     """(title, value, address without it) of each filter that is set."""
     shown = [("search", "Search", query.get("search", ""))]
-    shown += [(facet.name, facet.title, dict(facet.choices).get(facet.value, facet.value)) for facet in facets]
+    shown += [
+        (facet.name, facet.title, dict(facet.choices).get(facet.value, facet.value))
+        for facet in facets
+    ]
     found = []
+
     for name, title, value in shown:
         if value:
             others = query.copy()
             for gone in (name, "page"):
                 others.pop(gone, None)
+
             found.append((title, value[:60], f"?{others.urlencode()}"))
+
     return found

@@ -46,7 +46,12 @@ class TokenRow:
 
 
 def tokens_page(
-    dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str, number: int, *, render: bool
+    dataset: Dataset,
+    reader: AbstractBaseUser | AnonymousUser,
+    slug: str,
+    number: int,
+    *,
+    render: bool,
 ) -> dict[str, Any]:
     """A page of rows: those rendered before, or, with `render`, rendered now, which takes seconds.
 
@@ -59,6 +64,7 @@ def tokens_page(
         "token_page": number,
         "token_state": "none",
     }
+
     if chosen is None:
         return context
 
@@ -70,11 +76,14 @@ def tokens_page(
         rows = token_rows(dataset, chosen, start, PREVIEW_ROWS)
     except UserError as error:
         return context | {"token_state": "error", "token_error": error.message}
+
     return context | {"token_state": "ready", "token_rows": [_row(row) for row in rows]}
 
 
 def _row(row: dict[str, Any]) -> TokenRow:
-    return TokenRow(row["line"], row["problem"], row["findings"], [_text(text) for text in row["texts"]])
+    return TokenRow(
+        row["line"], row["problem"], row["findings"], [_text(text) for text in row["texts"]]
+    )
 
 
 def _text(text: dict[str, Any]) -> TokenText:

@@ -1,8 +1,7 @@
 """Rows of a dataset as tokens, with those that are learned marked, for one model: a page at a time.
 
-A program of the engine renders them: the web imports no training library, and a chat template is a stranger's program.
-What it says is kept beside the dataset, for the next reader.
-"""
+A program of the engine renders them: the web imports no training library, and a chat template is a
+stranger's program. What it says is kept beside the dataset, for the next reader."""
 
 from __future__ import annotations
 
@@ -29,11 +28,16 @@ WAIT_SECONDS = 20
 PAGES_KEPT = 24
 KEPT_SECONDS = 24 * 3600
 BUSY = "Too many rows are being shown as tokens at the moment. Try again in a minute."
-TOO_LONG = f"The rows could not be shown within {SECONDS} s. The model's chat template may loop for ever."
+TOO_LONG = (
+    f"The rows could not be shown within {SECONDS} s. The model's chat template may loop for ever."
+)
 
 
-def token_rows(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -> list[dict[str, Any]]:
-    """At most `count` rows behind the first `start`, as engine.token_rows prints them, with findings as sentences.
+def token_rows(
+    dataset: Dataset, tokenizer: Tokenizer, start: int, count: int
+) -> list[dict[str, Any]]:
+    """At most `count` rows behind the first `start`, as engine.token_rows prints them, with
+    findings as sentences.
 
     Raises UserError (503 where it may go well later).
     """
@@ -45,22 +49,29 @@ def token_rows(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -
     if rows is None:
         rows = _rendered(dataset, tokenizer, start, count)
         _keep(path, rows)
+
     return rows
 
 
-def token_rows_kept(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -> list[dict[str, Any]] | None:
+def token_rows_kept(
+    dataset: Dataset, tokenizer: Tokenizer, start: int, count: int
+) -> list[dict[str, Any]] | None:
     """The rows where they were rendered before, None where they were not."""
     path = _kept_path(dataset, tokenizer, start, count)
     try:
         if time.time() - path.stat().st_mtime > KEPT_SECONDS:
             return None
+
         rows: list[dict[str, Any]] = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+
     return rows
 
 
-def _rendered(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -> list[dict[str, Any]]:
+def _rendered(
+    dataset: Dataset, tokenizer: Tokenizer, start: int, count: int
+) -> list[dict[str, Any]]:
     mark = nearest_mark(dataset, start)
     if not AT_ONCE.acquire(timeout=WAIT_SECONDS):
         raise UserError(BUSY, status=503)
@@ -68,9 +79,21 @@ def _rendered(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) ->
     try:
         done = program_run(
             "engine.token_rows",
-            *("--data", str(dataset.path), "--file-type", dataset.file_type, "--format", dataset.format),
+            *(
+                "--data",
+                str(dataset.path),
+                "--file-type",
+                dataset.file_type,
+                "--format",
+                dataset.format,
+            ),
             *("--column-map", json.dumps(dataset.column_map), "--model", tokenizer.path),
-            *("--mark", json.dumps([mark.rows, mark.lines, mark.offset]), "--skip", str(start - mark.rows)),
+            *(
+                "--mark",
+                json.dumps([mark.rows, mark.lines, mark.offset]),
+                "--skip",
+                str(start - mark.rows),
+            ),
             *("--rows", str(min(count, dataset.row_count - start))),
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
@@ -84,7 +107,10 @@ def _rendered(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) ->
 
     rows: list[dict[str, Any]] = done["rows"]
     for row in rows:
-        row["findings"] = [WORDS[code].format(rows="this row") for code in row["findings"] if code in WORDS]
+        row["findings"] = [
+            WORDS[code].format(rows="this row") for code in row["findings"] if code in WORDS
+        ]
+
     return rows
 
 
@@ -102,6 +128,7 @@ def _keep(path: Path, rows: list[dict[str, Any]]) -> None:
     unfinished.replace(path)
 
     by_age = sorted(path.parent.glob("*.json"), key=_modified, reverse=True)
+
     for old in by_age[PAGES_KEPT:]:
         old.unlink(missing_ok=True)
 

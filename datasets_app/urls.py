@@ -13,7 +13,9 @@ urlpatterns = [
     path("<int:pk>/", views.DatasetDetailPage.as_view(), name="detail"),
     path("<int:pk>/lengths/", views.DatasetLengthsPanel.as_view(), name="lengths"),
     path("<int:pk>/tokens/", views.DatasetTokensPanel.as_view(), name="tokens"),
-    path("<int:pk>/lengths/cancel/", views_checking.CountCancelAction.as_view(), name="count-cancel"),
+    path(
+        "<int:pk>/lengths/cancel/", views_checking.CountCancelAction.as_view(), name="count-cancel"
+    ),
     path("<int:pk>/lengths/retry/", views_checking.CountRetryAction.as_view(), name="count-retry"),
     path("<int:pk>/cancel/", views_checking.CheckCancelAction.as_view(), name="check-cancel"),
     path("<int:pk>/check/", views_checking.CheckRetryAction.as_view(), name="check-retry"),

@@ -33,6 +33,7 @@ def made_by(dataset: Dataset) -> str:
         return REPAIRS[SPLIT].title
     if slug in COMBINED_TITLES:
         return COMBINED_TITLES[slug]
+
     return REPAIRS[slug].title if slug in REPAIRS else ""
 
 
@@ -43,9 +44,11 @@ def version_of(by: User, key: str) -> Dataset | None:
     """
     if not key:
         return None
+
     dataset = by_id_or_slug(Dataset.objects.visible_to(by), key)
     if dataset is None:
         raise UserError({"version_of": ["There is no such dataset."]})
+
     owner_check(dataset, by)
     return dataset
 
@@ -62,8 +65,10 @@ def versions_of(datasets: Iterable[Dataset], reader: Reader) -> dict[int, list[V
     members = Dataset.objects.visible_to(reader).families(families)
 
     by_family: dict[int, list[Dataset]] = defaultdict(list)
+
     for member in members.defer("findings", "columns"):
         by_family[member.family].append(member)
+
     return {family: _versions(rows) for family, rows in by_family.items()}
 
 
@@ -78,6 +83,8 @@ def versions_attach(datasets: Iterable[Dataset], reader: Reader) -> list[Dataset
     """The datasets, each with `versions`: all of its family that this reader may see."""
     rows = list(datasets)
     found = versions_of(rows, reader)
+
     for dataset in rows:
         dataset.versions = found.get(dataset.family, [])  # type: ignore[attr-defined]
+
     return rows

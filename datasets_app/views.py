@@ -48,10 +48,13 @@ def reader_of(request: HttpRequest) -> User:
 
 def dataset_or_404(request: HttpRequest, pk: int) -> Dataset:
     """The dataset if this reader may see it; a stranger's is not there."""
-    rows = Dataset.objects.visible_to(request.user).select_related("owner").prefetch_related("labels")
+    rows = (
+        Dataset.objects.visible_to(request.user).select_related("owner").prefetch_related("labels")
+    )
     dataset = rows.filter(pk=pk).first() if pk <= LARGEST_ID else None
     if dataset is None:
         raise Http404
+
     return dataset
 
 
@@ -59,6 +62,7 @@ def own_dataset(request: HttpRequest, pk: int) -> Dataset:
     dataset = dataset_or_404(request, pk)
     if not may_change(dataset, request.user):
         raise PermissionDenied
+
     return dataset
 
 
@@ -71,11 +75,11 @@ class DatasetListPage(TemplateView):
 
 @method_decorator(csrf_exempt, name="dispatch")
 class DatasetUploadPage(View):
-    """Works as a plain form; with scripts the page sends the file to the API and shows how far it is.
+    """Works as a plain form; with scripts the page sends the file to the API and shows how far it
+    is.
 
-    Django's own check of the token would read the whole body before anybody has said where it goes. So the handler
-    is set first, and the token is checked then.
-    """
+    Django's own check of the token would read the whole body before anybody has said where it goes.
+    So the handler is set first, and the token is checked then."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         request.upload_handlers = [DiskUploadHandler(request)]
@@ -95,8 +99,10 @@ class DatasetUploadPage(View):
         if file is None:
             form.add_refusal({"file": ["Choose a file."]})
             return self.page(request, form, status=400)
+
         if not form.is_valid():
             return self.page(request, form, status=400)
+
         try:
             dataset = dataset_create(
                 owner=reader_of(request),
@@ -109,19 +115,27 @@ class DatasetUploadPage(View):
         except UserError as error:
             form.add_refusal(error.fields)
             return self.page(request, form, status=error.status)
+
         messages.success(request, f"{dataset.title} is uploaded. Its rows are being checked.")
         return redirect(dataset)
 
-    def page(self, request: HttpRequest, form: DatasetUploadForm, status: int = 200) -> HttpResponse:
+    def page(
+        self, request: HttpRequest, form: DatasetUploadForm, status: int = 200
+    ) -> HttpResponse:
         key = request.POST.get("version_of", "") or request.GET.get("version_of", "")
         earlier = by_id_or_slug(Dataset.objects.visible_to(request.user), key)
         context = {
             "form": form,
-            "earlier": earlier if earlier is not None and may_change(earlier, request.user) else None,
+            "earlier": earlier
+            if earlier is not None and may_change(earlier, request.user)
+            else None,
             "limit_bytes": settings.UPLOAD_LIMIT_BYTES,
-            "labels_known": Label.objects.filter(datasets__in=Dataset.objects.visible_to(request.user)).distinct(),
+            "labels_known": Label.objects.filter(
+                datasets__in=Dataset.objects.visible_to(request.user)
+            ).distinct(),
             "formats": [FORMATS[slug] for slug in (*SAMPLES, "prompt-completion", "conversations")],
         }
+
         return render(request, "datasets/upload.html", context, status=status)
 
 
@@ -136,22 +150,29 @@ class DatasetImportPage(View):
         form = DatasetImportForm(request.POST)
         if form.is_valid():
             try:
-                dataset = dataset_import(owner=reader_of(request), **form.cleaned_data | {"labels": form.words})
+                dataset = dataset_import(
+                    owner=reader_of(request), **form.cleaned_data | {"labels": form.words}
+                )
             except UserError as error:
                 form.add_refusal(error.fields)
             else:
                 messages.success(request, f"{dataset.name} is being fetched.")
                 return redirect(dataset)
+
         return self.page(request, form, status=400)
 
-    def page(self, request: HttpRequest, form: DatasetImportForm, status: int = 200) -> HttpResponse:
+    def page(
+        self, request: HttpRequest, form: DatasetImportForm, status: int = 200
+    ) -> HttpResponse:
         return render(request, "datasets/import.html", {"form": form}, status=status)
 
 
 class DatasetDetailPage(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
-        return render(request, "datasets/detail.html", detail_page(dataset, reader_of(request), request.GET))
+        return render(
+            request, "datasets/detail.html", detail_page(dataset, reader_of(request), request.GET)
+        )
 
 
 class DatasetLengthsPanel(View):
@@ -173,7 +194,10 @@ class DatasetTokensPanel(View):
         dataset = dataset_or_404(request, pk)
         last = max(1, -(-dataset.row_count // PREVIEW_ROWS))
         number = min(number_of(request.GET.get("page", "")) or 1, last)
-        context = tokens_page(dataset, request.user, request.GET.get("model", ""), number, render=True)
+        context = tokens_page(
+            dataset, request.user, request.GET.get("model", ""), number, render=True
+        )
+
         return render(request, "datasets/_tokens.html", {"dataset": dataset} | context)
 
 
@@ -181,7 +205,9 @@ class DatasetEditPage(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = own_dataset(request, pk)
         words = ", ".join(label.name for label in dataset.labels.all())
-        form = DatasetForm({"name": dataset.name, "description": dataset.description, "labels": words})
+        form = DatasetForm(
+            {"name": dataset.name, "description": dataset.description, "labels": words}
+        )
         return render(request, "datasets/edit.html", {"dataset": dataset, "form": form})
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -196,6 +222,7 @@ class DatasetEditPage(View):
             else:
                 messages.success(request, "Saved.")
                 return redirect(dataset)
+
         return render(request, "datasets/edit.html", {"dataset": dataset, "form": form}, status=400)
 
 
@@ -210,11 +237,17 @@ class DatasetColumnsAction(View):
             for name, value in request.POST.items()
             if name.startswith("column-")
         }
+
         try:
-            dataset_update(dataset=dataset, by=reader_of(request), format=chosen, column_map=column_map)
+            dataset_update(
+                dataset=dataset, by=reader_of(request), format=chosen, column_map=column_map
+            )
         except UserError as error:
             messages.error(request, error.message)
-            return redirect(f"{dataset.get_absolute_url()}?format={chosen if chosen in FORMATS else ''}")
+            return redirect(
+                f"{dataset.get_absolute_url()}?format={chosen if chosen in FORMATS else ''}"
+            )
+
         return redirect(dataset)
 
 
@@ -246,8 +279,12 @@ class DatasetRepairAction(View):
                 max_tokens=number_of(request.POST.get("limit", "")),
             )
         except UserError as error:
-            messages.error(request, " ".join(text for texts in error.fields.values() for text in texts) or str(error))
+            messages.error(
+                request,
+                " ".join(text for texts in error.fields.values() for text in texts) or str(error),
+            )
             return redirect(dataset)
+
         messages.success(request, f"{made[0].title} is being made. {dataset.title} stays as it is.")
         return redirect(made[0])
 
@@ -258,13 +295,17 @@ class DatasetDeleteAction(View):
         if not request.POST.get("sure"):
             # A browser without scripts asks on a page of its own.
             versions = versions_of([dataset], reader_of(request))[dataset.family]
-            return render(request, "datasets/delete.html", {"dataset": dataset, "others": len(versions) - 1})
+            return render(
+                request, "datasets/delete.html", {"dataset": dataset, "others": len(versions) - 1}
+            )
+
         others = dataset.family
         try:
             dataset_delete(dataset=dataset, by=reader_of(request))
         except UserError as error:
             messages.error(request, error.message)
             return redirect(dataset)
+
         messages.success(request, f"{dataset.title} is deleted.")
         newest = Dataset.objects.visible_to(request.user).families([others]).first()
         return redirect(newest) if newest is not None else redirect("datasets:list")

@@ -1,4 +1,5 @@
-"""What can be done about a dataset's background work: cancel a check or a count, or begin it again."""
+"""What can be done about a dataset's background work: cancel a check or a count, or begin it
+again."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class _CheckingAction(View):
             messages.error(request, error.message)
         else:
             messages.success(request, self.done)
+
         return redirect(dataset)
 
     def change(self, request: HttpRequest, dataset: Dataset) -> None:

@@ -22,12 +22,15 @@ class DeepExtensionAdminSite(admin.AdminSite):
 
     @method_decorator(login_not_required)
     def login(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        """One page to sign in, which also works on a full disk. Who is signed in already and may not see the
-        administration gets Django's page, which says so."""
+        """One page to sign in, which also works on a full disk. Who is signed in already and may
+        not see the administration gets Django's page, which says so."""
         if request.user.is_authenticated:
             return super().login(request, extra_context)
+
         wanted = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")
-        return HttpResponseRedirect(f"{reverse('login')}?{urlencode({REDIRECT_FIELD_NAME: wanted})}")
+        return HttpResponseRedirect(
+            f"{reverse('login')}?{urlencode({REDIRECT_FIELD_NAME: wanted})}"
+        )
 
     def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """One place to change a password, with one limit on guessing the present one."""

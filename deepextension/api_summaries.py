@@ -1,4 +1,5 @@
-"""A short summary for every operation of the API's document: what the list of calls shows beside each."""
+"""A short summary for every operation of the API's document: what the list of calls shows beside
+each."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ SUMMARIES = {
 }
 
 
-def summaries_add(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+def summaries_add(
+    result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
     """A postprocessing hook of drf-spectacular. A summary that a view gives by itself stays."""
     for path, operations in result["paths"].items():
         for method in METHODS:
@@ -88,4 +91,5 @@ def first_sentence(operation: dict[str, Any]) -> str:
     sentence = re.split(r"[.;:](?:\s|$)", text, maxsplit=1)[0].strip()
     sentence = sentence[:1].upper() + sentence[1:]
     sentence = f"{sentence} (operators)" if for_operators else sentence
+
     return shorten(sentence, LONGEST, placeholder=" …")

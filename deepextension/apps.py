@@ -1,4 +1,5 @@
-"""The administration's own site, and what it calls the libraries that keep something in the database."""
+"""The administration's own site, and what it calls the libraries that keep something in the
+database."""
 
 from __future__ import annotations
 

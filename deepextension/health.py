@@ -1,4 +1,5 @@
-"""Is everything there that a train needs? For load balancers and for scripts that wait; says nothing else."""
+"""Is everything there that a train needs? For load balancers and for scripts that wait; says
+nothing else."""
 
 from __future__ import annotations
 
@@ -18,15 +19,19 @@ logger = logging.getLogger("deepextension.health")
 
 @login_not_required
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 when web, database, queue and a training worker are there, 503 and which is missing otherwise.
+    """200 when web, database, queue and a training worker are there, 503 and which is missing
+    otherwise.
 
-    A full disk is said and is no 503: pages still open, and a load balancer must not keep away who could make room.
-    """
+    A full disk is said and is no 503: pages still open, and a load balancer must not keep away who
+    could make room."""
     parts = {"database": database_answers(), "queue": queue_answers()}
     parts["worker"] = parts["queue"] and worker_state().ready
     healthy, has_room = all(parts.values()), not disk_is_full()
     status = "unavailable" if not healthy else "ok" if has_room else "disk full"
-    return JsonResponse({"status": status, **parts, "disk": has_room}, status=200 if healthy else 503)
+
+    return JsonResponse(
+        {"status": status, **parts, "disk": has_room}, status=200 if healthy else 503
+    )
 
 
 def database_answers() -> bool:
@@ -36,6 +41,7 @@ def database_answers() -> bool:
     except DatabaseError as error:
         logger.warning("database: %s", error)
         return False
+
     return True
 
 

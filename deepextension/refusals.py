@@ -1,5 +1,5 @@
-"""Refusals that no view makes: unknown addresses, outages and bugs. Programs get the API's one error shape, people a
-page."""
+"""Refusals that no view makes: unknown addresses, outages and bugs. Programs get the API's one
+error shape, people a page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ logger = logging.getLogger("deepextension.outages")
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
-        return JsonResponse(error_body("not_found", "There is nothing at this address."), status=404)
+        return JsonResponse(
+            error_body("not_found", "There is nothing at this address."), status=404
+        )
+
     return defaults.page_not_found(request, exception)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
         return JsonResponse(error_body("invalid", "This request cannot be understood."), status=400)
+
     return refusal_page(request, "400.html", 400)
 
 
@@ -35,17 +39,22 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if (outage := outage_of(error)) is not None:
         logger.warning("%s %s: %s: %s", request.method, request.path, outage.title, error)
         return outage_response(request, outage)
+
     if isinstance(error, UnreadablePostError):
         # Whoever sent it is gone.
         return HttpResponse(status=408)
+
     if wants_json(request):
-        return JsonResponse(error_body("error", "Something went wrong here; the server's log has it."), status=500)
+        return JsonResponse(
+            error_body("error", "Something went wrong here; the server's log has it."), status=500
+        )
+
     return refusal_page(request, "500.html", 500)
 
 
 def refusal_page(request: HttpRequest, template: str, status: int) -> HttpResponse:
-    """With the menu where the user is known. The menu asks the database: where that is what broke, the page does
-    without."""
+    """With the menu where the user is known. The menu asks the database: where that is what broke,
+    the page does without."""
     try:
         return render(request, template, status=status)
     except Exception:
@@ -61,11 +70,15 @@ def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
         # Without a request: what draws the menu asks the database, which may be what is away.
         page = loader.render_to_string("outage.html", {"outage": outage})
         response = HttpResponse(page, status=outage.status)
+
     if outage.retry_seconds is not None:
         response["Retry-After"] = str(outage.retry_seconds)
+
     return response
 
 
 def wants_json(request: HttpRequest) -> bool:
     """Programs, and scripts of our pages, which ask for JSON and nothing else."""
-    return request.path.startswith("/api/") or request.headers.get("Accept", "") == "application/json"
+    return (
+        request.path.startswith("/api/") or request.headers.get("Accept", "") == "application/json"
+    )

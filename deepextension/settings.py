@@ -1,8 +1,7 @@
 """Settings: one file, read from the environment, strict. docs/settings.md describes each variable.
 
-State lives under one folder, DEEPEXTENSION_HOME (default: var/ beside manage.py): database, uploads, models, runs,
-the embedded Redis and its socket, the generated secret key.
-"""
+State lives under one folder, DEEPEXTENSION_HOME (default: var/ beside manage.py): database,
+uploads, models, runs, the embedded Redis and its socket, the generated secret key."""
 
 import hashlib
 import os
@@ -37,8 +36,12 @@ def _secret_key() -> str:
     """From the environment, else made once and kept in HOME, readable by its owner only."""
     if key := env("SECRET_KEY", default=""):
         if len(key) < 32:
-            raise ImproperlyConfigured("SECRET_KEY has fewer than 32 characters. Leave it unset to have one made.")
+            raise ImproperlyConfigured(
+                "SECRET_KEY has fewer than 32 characters. Leave it unset to have one made."
+            )
+
         return str(key)
+
     path = HOME / "secret_key"
     try:
         # Exclusive creation: of two processes starting together one writes, both read the same key.
@@ -47,6 +50,7 @@ def _secret_key() -> str:
             stream.write(os.urandom(48).hex())
     except FileExistsError:
         pass
+
     return path.read_text()
 
 
@@ -116,10 +120,12 @@ TEMPLATES = [
     }
 ]
 
-# Database. SQLite in WAL mode takes readers beside one writer; IMMEDIATE makes a writer wait for its turn at the
-# start of a transaction, where waiting is possible, and not in the middle, where it fails at once.
+# Database. SQLite in WAL mode takes readers beside one writer; IMMEDIATE makes a writer wait for
+# its turn at the start of a transaction, where waiting is possible, and not in the middle, where it
+# fails at once.
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
-# A thread of the web server keeps its connection for a minute: to open one costs as much as most answers.
+# A thread of the web server keeps its connection for a minute: to open one costs as much as most
+# answers.
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
@@ -128,14 +134,19 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
     }
 elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    # A server that stopped answering is an error soon, not after the quarter of an hour that TCP would wait: whoever
-    # looks after a train has other things to see to meanwhile.
-    _waits = {"connect_timeout": 3, "tcp_user_timeout": 20_000, "keepalives_idle": 20, "keepalives_interval": 5}
+    # A server that stopped answering is an error soon, not after the quarter of an hour that TCP
+    # would wait: whoever looks after a train has other things to see to meanwhile.
+    _waits = {
+        "connect_timeout": 3,
+        "tcp_user_timeout": 20_000,
+        "keepalives_idle": 20,
+        "keepalives_interval": 5,
+    }
     DATABASES["default"]["OPTIONS"] = _waits | DATABASES["default"].get("OPTIONS", {})
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Queue. Without REDIS_URL the embedded server listens on a socket in HOME; a socket's path may hold about 100
-# bytes, so that a deep HOME gets a folder of its own under the temporary directory.
+# Queue. Without REDIS_URL the embedded server listens on a socket in HOME; a socket's path may hold
+# about 100 bytes, so that a deep HOME gets a folder of its own under the temporary directory.
 EMBEDDED_REDIS = not env("REDIS_URL", default="")
 _socket_folder = HOME
 if len(str(HOME / "redis.sock")) > 100:
@@ -144,11 +155,17 @@ if len(str(HOME / "redis.sock")) > 100:
 REDIS_SOCKET = _socket_folder / "redis.sock"
 REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
-# No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its deadlines.
-# JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can write to Redis still cannot run
-# code of their own. See core.jobs.
+# No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its
+# deadlines. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can
+# write to Redis still cannot run code of their own. See core.jobs.
 RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
-RQ_QUEUES = {TRAINS_QUEUE: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}}
+RQ_QUEUES = {
+    TRAINS_QUEUE: {
+        "URL": REDIS_URL,
+        "DEFAULT_TIMEOUT": -1,
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+    }
+}
 # Background work (checks, imports, counts) that takes longer is ended; see core.chores.
 BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
 if BACKGROUND_LIMIT_MINUTES <= 0:
@@ -157,8 +174,8 @@ if BACKGROUND_LIMIT_MINUTES <= 0:
 # The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
 RQ_SHOW_ADMIN_LINK = False
 
-# Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a supervisor on
-# another host counts as gone.
+# Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a
+# supervisor on another host counts as gone.
 STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 # How often a train that lost its worker goes back to the queue by itself.
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
@@ -168,10 +185,14 @@ WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
 try:
     HEALTH_THRESHOLDS = {
         name.strip(): float(value)
-        for name, _, value in (part.partition("=") for part in env.list("DEEPEXTENSION_HEALTH", default=[]))
+        for name, _, value in (
+            part.partition("=") for part in env.list("DEEPEXTENSION_HEALTH", default=[])
+        )
     }
 except ValueError as error:
-    raise ImproperlyConfigured(f"DEEPEXTENSION_HEALTH is to be written like spike=5,kl=0.5: {error}.") from error
+    raise ImproperlyConfigured(
+        f"DEEPEXTENSION_HEALTH is to be written like spike=5,kl=0.5: {error}."
+    ) from error
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
 # Notices of ended trains. PUBLIC_URL: how people reach the platform, for links.
@@ -190,12 +211,18 @@ AUTHENTICATION_BACKENDS = ["accounts.backends.PasswordBackend"]
 SIGN_IN_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)
 TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXY_COUNT", default=0)
 if SIGN_IN_FAILURE_LIMIT < 1 or TRUSTED_PROXY_COUNT < 0:
-    raise ImproperlyConfigured("SIGN_IN_FAILURE_LIMIT is at least 1, and TRUSTED_PROXY_COUNT at least 0.")
+    raise ImproperlyConfigured(
+        "SIGN_IN_FAILURE_LIMIT is at least 1, and TRUSTED_PROXY_COUNT at least 0."
+    )
 PASSWORD_HASHERS = ["accounts.hashers.GatedPBKDF2PasswordHasher"]
 PASSWORD_RESET_TIMEOUT = 3600
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+    )
 ] + [{"NAME": "accounts.validators.EndTokensOnChange"}]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "training:list"
@@ -225,7 +252,8 @@ TOKEN_DAYS = env.int("TOKEN_DAYS", default=90)
 TOKENS_PER_PERSON = env.int("TOKENS_PER_PERSON", default=50)
 KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 - a model
 REST_KNOX = {"TOKEN_TTL": timedelta(days=TOKEN_DAYS), "AUTO_REFRESH": False}
-# knox's own table is not used. Its migrations would want to come after ours, and in older homes came before.
+# knox's own table is not used. Its migrations would want to come after ours, and in older homes
+# came before.
 MIGRATION_MODULES = {"knox": None}
 SPECTACULAR_SETTINGS = {
     "TITLE": "DeepExtension",
@@ -236,7 +264,11 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "deepextension.api_summaries.summaries_add",
     ],
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "docExpansion": "list", "defaultModelsExpandDepth": 0},
+    "SWAGGER_UI_SETTINGS": {
+        "deepLinking": True,
+        "docExpansion": "list",
+        "defaultModelsExpandDepth": 0,
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
@@ -261,7 +293,9 @@ FILE_UPLOAD_TEMP_DIR = HOME / "tmp"
 FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True, mode=0o700)
 UPLOAD_LIMIT_BYTES = env.int("UPLOAD_LIMIT_GB", default=20) * 10**9
 DISK_RESERVE_BYTES = env.int("DISK_RESERVE_MB", default=500) * 10**6
-MODEL_ROOTS = [Path(root).expanduser().resolve() for root in env.list("DEEPEXTENSION_MODEL_ROOTS", default=[])]
+MODEL_ROOTS = [
+    Path(root).expanduser().resolve() for root in env.list("DEEPEXTENSION_MODEL_ROOTS", default=[])
+]
 # Handed to the process that downloads, and to no other; for whose downloads, HF_TOKEN_USERS says.
 HF_TOKEN = env("HF_TOKEN", default="")
 HF_TOKEN_USERS = env("HF_TOKEN_USERS", default="operators")
@@ -314,7 +348,13 @@ LOGGING = {
             "callback": lambda record: getattr(record, "status_code", None) != 503,
         }
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["not_unavailable"]}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["not_unavailable"],
+        }
+    },
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="WARNING")},
     "loggers": {"deepextension": {"level": env("LOG_LEVEL", default="INFO")}},
 }

@@ -1,4 +1,5 @@
-"""What a file may claim, measured by its size, before a library makes room for it. Standard library only.
+"""What a file may claim, measured by its size, before a library makes room for it. Standard library
+only.
 
 A claim costs its sender a few bytes and its reader memory or hours. Whoever reads strangers' files
 asks here first.
@@ -25,16 +26,20 @@ PARQUET_FOOTER_BYTES = 64 << 20
 MOST_ROW_GROUPS = 100_000
 
 TOO_MANY_COLUMNS = (
-    "The file has {count:,} columns, and at most {most:,} can be read. Keep those to learn from and "
+    "The file has {count:,} columns, and at most {most:,} can be read. Keep those to learn from "
+    "and "
     "leave out the others."
 )
 ROW_TOO_WIDE = f"This row has more than {MOST_COLUMNS:,} columns. Keep those to learn from."
 REPEATED_ROWS = (
-    "The file claims {rows:,} rows in {size:,} bytes, so nearly all of them are the same. Remove the "
+    "The file claims {rows:,} rows in {size:,} bytes, so nearly all of them are the same. Remove "
+    "the "
     "repeated rows, then upload it again."
 )
 UNPACKS = "The file unpacks to more than a thousand times its size, so it is not read."
-CUT_OFF = "The Parquet file cannot be read: its index is not whole. Was the upload or download cut off?"
+CUT_OFF = (
+    "The Parquet file cannot be read: its index is not whole. Was the upload or download cut off?"
+)
 FOOTER = "The Parquet file is damaged: its index is larger than any real file's. Write it again."
 
 
@@ -51,6 +56,7 @@ def parquet_footer_check(path: Path) -> None:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 8))
         length = int.from_bytes(stream.read(4), "little")
+
     if length > size:
         raise FileProblem(CUT_OFF)
     if length > PARQUET_FOOTER_BYTES:
@@ -61,10 +67,12 @@ def parquet_check(*, size: int, rows: int, columns: int, row_groups: int, unpack
     """Raises FileProblem where a Parquet file's index claims more than a file of `size` bytes
     should hold. unpacked: bytes of all columns as the index has them."""
     columns_check(columns)
+
     if rows > max(ROWS_ALWAYS, MOST_ROWS_A_BYTE * size):
         raise FileProblem(REPEATED_ROWS.format(rows=rows, size=size))
     if row_groups > MOST_ROW_GROUPS:
         raise FileProblem(FOOTER)
+
     unpacked_check(size, unpacked)
 
 
@@ -75,9 +83,11 @@ def unpacked_check(size: int, unpacked: int) -> None:
 
 
 def weight(value: object) -> int:
-    """About how many bytes a value of a row holds. Of texts and lists that are repeated each counts."""
+    """About how many bytes a value of a row holds. Of texts and lists that are repeated each
+    counts."""
     total = 0
     inside: list[object] = [value]
+
     # No recursion: a row may be nested more deeply than Python calls.
     while inside:
         part = inside.pop()
@@ -89,4 +99,5 @@ def weight(value: object) -> int:
             inside.extend(part)
         else:
             total += 8
+
     return total

@@ -56,41 +56,71 @@ def card_write(job: Job, facts: Facts) -> str:
         _head(job, facts),
         f"# {_line(spec.name)}",
         f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
-        + (f" The train was stopped after step {facts.step} of {facts.total_steps}." if facts.is_stopped else ""),
+        + (
+            f" The train was stopped after step {facts.step} of {facts.total_steps}."
+            if facts.is_stopped
+            else ""
+        ),
         "## How to use it",
         *([NEWER_ONLY] if facts.newer_only else []),
         usage(spec, is_adapter=facts.is_adapter),
         "## Data",
-        _table({
-            "Training rows": f"{facts.train_rows:,}",
-            "Held-out rows": f"{facts.eval_rows:,}",
-            "Format": spec.dataset.format,
-            "File, sha256": f"`{spec.dataset.sha256}`",
-            **({"Evaluation file, sha256": f"`{spec.evaluation_dataset.sha256}`"} if spec.evaluation_dataset else {}),
-        }),
+        _table(
+            {
+                "Training rows": f"{facts.train_rows:,}",
+                "Held-out rows": f"{facts.eval_rows:,}",
+                "Format": spec.dataset.format,
+                "File, sha256": f"`{spec.dataset.sha256}`",
+                **(
+                    {"Evaluation file, sha256": f"`{spec.evaluation_dataset.sha256}`"}
+                    if spec.evaluation_dataset
+                    else {}
+                ),
+            }
+        ),
         "## Results",
-        _table({
-            "Steps": f"{facts.step:,} of {facts.total_steps:,}",
-            **{title: f"{facts.metrics[name]:.4f}" for name, title in SHOWN_METRICS.items() if name in facts.metrics},
-        }),
+        _table(
+            {
+                "Steps": f"{facts.step:,} of {facts.total_steps:,}",
+                **{
+                    title: f"{facts.metrics[name]:.4f}"
+                    for name, title in SHOWN_METRICS.items()
+                    if name in facts.metrics
+                },
+            }
+        ),
         "## Parameters",
-        _table({name: f"`{json.dumps(value)}`" for name, value in job.parameters.model_dump(mode="json").items()}),
-        *([f"## System prompt\n\n{_quoted(spec.system_prompt)}"] if spec.system_prompt.strip() else []),
+        _table(
+            {
+                name: f"`{json.dumps(value)}`"
+                for name, value in job.parameters.model_dump(mode="json").items()
+            }
+        ),
+        *(
+            [f"## System prompt\n\n{_quoted(spec.system_prompt)}"]
+            if spec.system_prompt.strip()
+            else []
+        ),
         "## Made with",
-        _table({
-            "Base model": _base_model(spec),
-            "Base model, sha256": f"`{spec.base_model_sha256}`",
-            "Weights": f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were trained",
-            "Device": f"{_line(facts.device)}, {facts.precision}",
-            **facts.versions,
-        }),
-    ]  # fmt: skip
+        _table(
+            {
+                "Base model": _base_model(spec),
+                "Base model, sha256": f"`{spec.base_model_sha256}`",
+                "Weights": f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were "
+                "trained",
+                "Device": f"{_line(facts.device)}, {facts.precision}",
+                **facts.versions,
+            }
+        ),
+    ]
+
     return "\n\n".join(parts) + "\n"
 
 
 def _kind(recipe: str, is_adapter: bool) -> str:
     if recipe == "reward":
         return "reward model (LoRA adapter)" if is_adapter else "reward model"
+
     return "LoRA adapter" if is_adapter else "model"
 
 
@@ -100,12 +130,16 @@ def _head(job: Job, facts: Facts) -> str:
         "library_name": "peft" if facts.is_adapter else "transformers",
         "pipeline_tag": "text-classification" if job.spec.recipe == "reward" else "text-generation",
     }
+
     if (source := job.spec.base_model_source) is not None:
         # Hubs take names of their own here and refuse others.
         lines |= {"base_model": source.hub_id}
         lines |= {"base_model_relation": "adapter" if facts.is_adapter else "finetune"}
+
     tags = [job.spec.recipe, "trl", *(["lora"] if facts.is_adapter else [])]
-    text = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items())
+    text = "\n".join(
+        f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items()
+    )
     return f"---\n{text}\ntags: {json.dumps(tags)}\n---"
 
 
@@ -113,6 +147,7 @@ def _base_model(spec: Spec) -> str:
     source = spec.base_model_source
     if source is None:
         return _line(spec.base_model_name)
+
     return f"{source.hub_id}, revision {source.revision}" if source.revision else source.hub_id
 
 
@@ -121,7 +156,10 @@ def _table(rows: dict[str, Any]) -> str:
         [
             "| | |",
             "|---|---|",
-            *(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items()),
+            *(
+                f"| {name} | {str(value).replace('|', chr(92) + '|')} |"
+                for name, value in rows.items()
+            ),
         ]
     )
 

@@ -22,6 +22,7 @@ def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
         source = column_map.get(name, "" if is_taken(name, column_map.values()) else name)
         if source or name in FORMATS[format].columns:
             columns[name] = source
+
     return columns
 
 

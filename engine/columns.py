@@ -26,7 +26,9 @@ Flags = NDArray[np.bool_]
 def array_of(texts: Collection[str]) -> pa.StringArray:
     data = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, data)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(data), pa.py_buffer(offsets), pa.py_buffer(b"".join(data)))
+    return pa.StringArray.from_buffers(
+        len(data), pa.py_buffer(offsets), pa.py_buffer(b"".join(data))
+    )
 
 
 def indices_of(rows: NDArray[np.int64]) -> pa.Int64Array:
@@ -37,7 +39,9 @@ SYSTEM, USER, ASSISTANT, OTHER = range(4)
 SPOKEN = {name: role for name, role in ROLES.items() if role != "tool" and name not in CALL_ROLES}
 ROLE_NAMES = array_of(SPOKEN)
 # One more at the end, where a name that is not known looks with -1.
-ROLE_CODES = np.array([*(("system", "user", "assistant").index(role) for role in SPOKEN.values()), OTHER])
+ROLE_CODES = np.array(
+    [*(("system", "user", "assistant").index(role) for role in SPOKEN.values()), OTHER]
+)
 BETWEEN_TEXTS, BEFORE_INPUT = array_of([SEPARATOR, "\n\n"])
 # Surely no character of engine.values.INVISIBLE: neither white space nor control, mark or symbol,
 # nor a Hangul filler, which are letters by name.
@@ -73,8 +77,11 @@ def schema_of(format: str, columns: Mapping[str, str]) -> pa.Schema | None:
     and where a column stands within another one. columns: see engine.column_map.columns_read."""
     if format not in READERS or any("." in source for source in columns.values()):
         return None
+
     not_text = ("messages", "conversations", *UNUSUAL)
-    return pa.schema([(source, pa.string()) for name, source in columns.items() if name not in not_text])
+    return pa.schema(
+        [(source, pa.string()) for name, source in columns.items() if name not in not_text]
+    )
 
 
 def texts_of(table: pa.Table, format: str, columns: Mapping[str, str]) -> Texts | None:
@@ -83,6 +90,7 @@ def texts_of(table: pa.Table, format: str, columns: Mapping[str, str]) -> Texts 
     texts = READERS[format](table, columns)
     if texts is None:
         return None
+
     for name in UNUSUAL:
         if column := _there(table, columns, name):
             texts.known &= _says_nothing(_column(table, column))
@@ -93,7 +101,9 @@ def texts_of(table: pa.Table, format: str, columns: Mapping[str, str]) -> Texts 
             continue
         if is_media(name):
             texts.known &= ~carrying
+
         texts.unused[name] = carrying
+
     return texts
 
 
@@ -101,16 +111,20 @@ def _conversations(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
     column = _there(table, columns, "messages") or _there(table, columns, "conversations")
     if not column:
         return None
+
     lists = _column(table, column)
     keys = _turn_keys(lists)
     if keys is None or lists.offset or lists.values.null_count:
         return None
+
     roles, contents = (lists.values.field(key) for key in keys)
     bounds = np.frombuffer(lists.buffers()[1], np.int32)[: len(lists) + 1]
     counts = np.diff(bounds)
     owner = np.repeat(np.arange(len(counts)), counts)
     named = pc.index_in(roles, ROLE_NAMES)
-    kinds = ROLE_CODES[np.where(flags_of(named.is_valid()), np.frombuffer(named.buffers()[1], np.int32), -1)]
+    kinds = ROLE_CODES[
+        np.where(flags_of(named.is_valid()), np.frombuffer(named.buffers()[1], np.int32), -1)
+    ]
     filled = counts > 0
     system = np.zeros(len(counts), bool)
     system[filled] = kinds[bounds[:-1][filled]] == SYSTEM
@@ -123,6 +137,7 @@ def _conversations(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
     last[filled] = _bytes(contents)[bounds[1:][filled] - 1]
     unused = _other_keys(lists, keys, column, owner, known)
     joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, contents), BETWEEN_TEXTS)
+
     return _with_system(table, columns, Texts(joined, known, system, last, unused=unused))
 
 
@@ -135,12 +150,14 @@ def _other_keys(
     for key in lists.type.value_type:
         if key.name in keys:
             continue
+
         values = lists.values.field(key.name)
         if key.name in MEANINGFUL_KEYS:
             known[owner[~_says_nothing(values)]] = False
         elif (carrying := carries_of(values)).any():
             unused[f"{column}[].{key.name}"] = rows = np.zeros(len(known), bool)
             rows[owner[carrying]] = True
+
     return unused
 
 
@@ -149,13 +166,16 @@ def _turn_keys(lists: pa.Array) -> tuple[str, str] | None:
     nothing."""
     if not pa.types.is_list(lists.type) or not pa.types.is_struct(lists.type.value_type):
         return None
+
     types = {field.name: field.type for field in lists.type.value_type}
     if len(types) != lists.type.value_type.num_fields:
         return None
+
     found = [key for key in (*ROLE_KEYS, *CONTENT_KEYS) if key in types]
     for keys in USUAL_KEYS:
         if found == list(keys) and all(types[key] == pa.string() for key in keys):
             return keys
+
     return None
 
 
@@ -170,14 +190,22 @@ def _asked_and_answered(
     def read(table: pa.Table, columns: Mapping[str, str]) -> Texts | None:
         asks, answers = _column(table, columns[asked]), _column(table, columns[answer])
         known = surely_said(asks) & surely_said(answers)
+
         if any_shape:
             known &= ~(_maybe_turns(asks) | _maybe_turns(answers) | _maybe_separated(asks))
+
         column = _there(table, columns, extra)
         if column and _column(table, column).null_count < table.num_rows:
             more, has_more = _optional(table, column, known)
             parts = (more, asks) if extra_first else (asks, more)
             asks = pc.if_else(has_more, pc.binary_join_element_wise(*parts, BEFORE_INPUT), asks)
-        texts = Texts(pc.binary_join_element_wise(asks, answers, BETWEEN_TEXTS), known, _none(table), _bytes(answers))
+
+        texts = Texts(
+            pc.binary_join_element_wise(asks, answers, BETWEEN_TEXTS),
+            known,
+            _none(table),
+            _bytes(answers),
+        )
         return _with_system(table, columns, texts)
 
     return read
@@ -206,10 +234,16 @@ def _maybe_separated(texts: pa.StringArray) -> Flags:
     begins, ends = offsets[:-1], offsets[1:]
     maybe = flags_of(texts.is_valid()) & (ends > begins)
     last = data[ends[maybe] - 1]
-    rest = np.flatnonzero(maybe)[np.isin(last, SEPARATOR_BYTES) | (last < ord("!")) | (last > ord("~"))]
+    rest = np.flatnonzero(maybe)[
+        np.isin(last, SEPARATOR_BYTES) | (last < ord("!")) | (last > ord("~"))
+    ]
     found = np.zeros(len(maybe), bool)
+
     if len(rest):
-        found[rest] = flags_of(pc.match_substring_regex(texts.take(indices_of(rest)), MAYBE_SEPARATOR))
+        found[rest] = flags_of(
+            pc.match_substring_regex(texts.take(indices_of(rest)), MAYBE_SEPARATOR)
+        )
+
     return found
 
 
@@ -219,10 +253,14 @@ def _with_system(table: pa.Table, columns: Mapping[str, str], texts: Texts) -> T
     # Most files have none, and joining texts to nothing would copy them all.
     if not column or _column(table, column).null_count == table.num_rows:
         return texts
+
     prompts, has_one = _optional(table, column, texts.known)
     texts.known &= ~(texts.system & flags_of(has_one))
-    texts.joined = pc.if_else(has_one, pc.binary_join_element_wise(prompts, texts.joined, BETWEEN_TEXTS), texts.joined)
+    texts.joined = pc.if_else(
+        has_one, pc.binary_join_element_wise(prompts, texts.joined, BETWEEN_TEXTS), texts.joined
+    )
     texts.system = texts.system | flags_of(has_one)
+
     return texts
 
 
@@ -232,6 +270,7 @@ def _optional(table: pa.Table, name: str, known: Flags) -> tuple[pa.Array, pa.Bo
     column = _column(table, name)
     said = surely_said(column)
     known &= said | (_bytes(column) == 0)
+
     return column, pa.BooleanArray.from_buffers(
         pa.bool_(), len(said), [None, pa.py_buffer(np.packbits(said, bitorder="little"))]
     )
@@ -240,10 +279,12 @@ def _optional(table: pa.Table, name: str, known: Flags) -> tuple[pa.Array, pa.Bo
 def _says_nothing(values: pa.Array) -> Flags:
     """(values,) whether each is null, or a text or a list without anything in it."""
     nothing = flags_of(values.is_null())
+
     if pa.types.is_string(values.type):
         nothing |= _bytes(values) == 0
     if pa.types.is_list(values.type):
         nothing |= np.diff(_offsets(values)) == 0
+
     return nothing
 
 
@@ -251,18 +292,23 @@ def carries_of(values: pa.Array) -> Flags:
     """(values,) engine.values.carries of each."""
     if pa.types.is_null(values.type):
         return np.zeros(len(values), bool)
+
     there = flags_of(values.is_valid())
     if pa.types.is_string(values.type):
         return _bytes(values) > 0
+
     if pa.types.is_list(values.type):
         inside = np.append(0, np.cumsum(carries_of(values.values)))
         offsets = _offsets(values)
         return there & (inside[offsets[1:]] > inside[offsets[:-1]])
+
     if pa.types.is_struct(values.type):
         found = np.zeros(len(values), bool)
         for inner in values.flatten():
             found |= carries_of(inner)
+
         return there & found
+
     return there
 
 
@@ -290,10 +336,13 @@ def _none(table: pa.Table) -> Flags:
 def flags_of(values: pa.BooleanArray) -> Flags:
     """(values,) false for null."""
     flags = [
-        np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[values.offset : values.offset + len(values)]
+        np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[
+            values.offset : values.offset + len(values)
+        ]
         for bits in values.buffers()
         if bits is not None
     ]
+
     found: Flags = np.logical_and.reduce(flags)
     return found
 
@@ -312,6 +361,7 @@ def surely_said(texts: pa.StringArray) -> Flags:
     rest = np.flatnonzero(said)[(first < ord("!")) | (first > ord("~"))]
     if len(rest):
         said[rest] = flags_of(pc.match_substring_regex(texts.take(indices_of(rest)), VISIBLE))
+
     return said
 
 

@@ -25,7 +25,9 @@ class SafeMender:
 
     def __init__(self, format: str, column_map: dict[str, str]) -> None:
         self.repairs = safe_repairs(format)
-        self.menders = {repair.slug: Mender(repair.slug, format, column_map) for repair in self.repairs}
+        self.menders = {
+            repair.slug: Mender(repair.slug, format, column_map) for repair in self.repairs
+        }
         self.reader = next(iter(self.menders.values()))
         self.steps: Counter[str] = Counter()
 
@@ -47,12 +49,15 @@ class SafeMender:
         for repair in self.repairs:
             if repair.slug == DUPLICATES or (is_good and _is_for_bad_rows(repair)):
                 continue
+
             changed = self.menders[repair.slug].changed(row)
             if changed is None or changed == row:
                 continue
+
             is_good_now = self.reader.can_read(changed)
             if is_good and not is_good_now:
                 continue
+
             row, is_good = changed, is_good_now
             applied.append(repair.slug)
 
@@ -83,7 +88,9 @@ class RowChanges:
         data = {"edited": edited, "set_aside": sorted(self.set_aside), "put_back": self.put_back}
         path.write_text(json.dumps(data))
 
-    def apply(self, rows: Iterable[tuple[int, Row | None]]) -> Iterator[tuple[int, Row | None, Row | None]]:
+    def apply(
+        self, rows: Iterable[tuple[int, Row | None]]
+    ) -> Iterator[tuple[int, Row | None, Row | None]]:
         """(line, the row before, the row after) of every row; None for one that is not there."""
         line = 0
         for line, values in rows:

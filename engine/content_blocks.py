@@ -1,8 +1,8 @@
 """Calls of tools and their results that stand among the parts of a content, as turns of their own.
 
-Standard library only. OpenAI's API gives calls beside the content, and each result as a turn of a tool. Anthropic's,
-Gemini's and Bedrock's APIs give both as parts: a call within the assistant's content, a result within the user's.
-"""
+Standard library only. OpenAI's API gives calls beside the content, and each result as a turn of a
+tool. Anthropic's, Gemini's and Bedrock's APIs give both as parts: a call within the assistant's
+content, a result within the user's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ GIVEN_KEYS = ("content", "response", "output")
 
 
 def items_apart(item: Part, content_key: str) -> list[Part]:
-    """The turn as it is, or as turns in the form of OpenAI's API where its content holds calls or results.
+    """The turn as it is, or as turns in the form of OpenAI's API where its content holds calls or
+    results.
 
     Results come first, and what the user says beside them is a turn behind them.
     """
@@ -52,6 +53,7 @@ def _inside(part: Any, type_: str, keys: tuple[str, ...]) -> Part | None:
         return None
     if part.get("type") == type_:
         return part
+
     return next((part[key] for key in keys if isinstance(part.get(key), dict)), None)
 
 
@@ -70,14 +72,17 @@ def _as_turn(found: Part) -> Part:
     given = _first(found, ID_KEYS)
     if given is not None:
         turn["tool_call_id"] = given
+
     # What is left is named as not used, such as is_error.
     return turn | {key: value for key, value in found.items() if key not in used}
 
 
 def _given(content: Any) -> Any:
-    """What a tool gave back, out of Bedrock's parts, which are told by their key and have no type."""
+    """What a tool gave back, out of Bedrock's parts, which are told by their key and have no
+    type."""
     if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
         return content
+
     (part,) = content
     return next((part[key] for key in ("text", "json") if set(part) == {key}), content)
 

@@ -44,7 +44,12 @@ def read_csv(path: Path, start: Mark) -> Iterator[Row]:
         header = _header(reader)
         if start.rows and header:
             stream.seek(start.offset)
-            reader, before, first_notes = csv.reader(_decoded(stream), **dialect), start.lines, notes
+            reader, before, first_notes = (
+                csv.reader(_decoded(stream), **dialect),
+                start.lines,
+                notes,
+            )
+
         while header:
             number = before + reader.line_num + 1
             try:
@@ -52,8 +57,11 @@ def read_csv(path: Path, start: Mark) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(number, None, _csv_problem(error), "", stream.tell(), before + reader.line_num)
+                yield Row(
+                    number, None, _csv_problem(error), "", stream.tell(), before + reader.line_num
+                )
                 continue
+
             if not _is_blank(cells):
                 row = _csv_row(number, header, cells, stream.tell(), before + reader.line_num)
                 yield row._replace(notes=first_notes) if first_notes else row
@@ -76,6 +84,7 @@ def _delimiter(stream: BinaryIO) -> tuple[str, int]:
     line = stream.readline(CHUNK_BYTES)
     if named := SEPARATOR_LINE.match(line.removeprefix(BOM)):
         return named[1].decode(), 1
+
     stream.seek(0)
     bare = re.sub(r'"[^"]*"', "", line.decode(errors="replace"))
     return max(DELIMITERS, key=bare.count), 0
@@ -87,13 +96,23 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
     try:
         cells = next((cells for cells in reader if not _is_blank(cells)), [])
     except csv.Error as error:
-        raise FileProblem(f"The first line, which names the columns, cannot be read: {error}.") from error
+        raise FileProblem(
+            f"The first line, which names the columns, cannot be read: {error}."
+        ) from error
+
     columns_check(len(cells))
     names = [cell.strip() or f"column_{index}" for index, cell in enumerate(cells, 1)]
     if any(NOT_UTF8.search(name) or TOO_LONG_MARK in name for name in names):
-        raise FileProblem("The first line, which names the columns, is too long or not UTF-8. Save the file as UTF-8.")
+        raise FileProblem(
+            "The first line, which names the columns, is too long or not UTF-8. Save the file as "
+            "UTF-8."
+        )
+
     if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
-        raise FileProblem(f"Two columns are named {twice[:80]!r}. Give every column a name of its own.")
+        raise FileProblem(
+            f"Two columns are named {twice[:80]!r}. Give every column a name of its own."
+        )
+
     return names
 
 
@@ -103,18 +122,33 @@ def _csv_problem(error: csv.Error) -> str:
         return f"A cell is longer than {ROW_LIMIT_BYTES >> 20} MB. Is a quotation mark not closed?"
     if "unexpected end" in text:
         return "A quotation mark is opened and never closed."
+
     if "expected after" in text:
-        return 'There is text right after a closing quotation mark. Write a quotation mark within a cell twice: "".'
+        return (
+            "There is text right after a closing quotation mark. Write a quotation mark within "
+            'a cell twice: "".'
+        )
+
     return f"Not valid CSV: {text}."
 
 
 def _csv_row(number: int, header: list[str], cells: list[str], end: int, last_line: int) -> Row:
     if any(TOO_LONG_MARK in cell for cell in cells):
         return Row(number, None, TOO_LONG, "", end, last_line)
+
     text = shown(",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape"))
     if any(NOT_UTF8.search(cell) for cell in cells):
-        return Row(number, None, "Not UTF-8. Save the file as UTF-8 and upload it again.", text, end, last_line)
+        return Row(
+            number,
+            None,
+            "Not UTF-8. Save the file as UTF-8 and upload it again.",
+            text,
+            end,
+            last_line,
+        )
+
     if len(cells) != len(header):
         problem = f"{len(cells):,} cells where the first line names {len(header):,} columns."
         return Row(number, None, problem, text, end, last_line)
+
     return Row(number, dict(zip(header, cells, strict=True)), end=end, last_line=last_line)

@@ -50,7 +50,9 @@ TEMPLATE = re.compile(
 MEDIA_MARK = re.compile(r"<(?:image|video|audio)>")
 # One of these is in every mark of a template, every secret and every address, in small letters.
 SIGNS = tuple(dict.fromkeys(("<", "[", "@", *secret_patterns.SIGNS)))
-EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b")
+EMAIL = re.compile(
+    r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.[A-Za-z]{2,10}\b"
+)
 # UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
 # could not be read.
 LOST = "\ufffd"
@@ -90,9 +92,11 @@ class Finding:
             "examples": self.examples,
             "lines": self.lines,
         }
+
         if self.fields:
             ranked = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))
             found["fields"] = [{"name": name, "rows": rows} for name, rows in ranked[:FIELDS_SHOWN]]
+
         return found
 
 
@@ -112,6 +116,7 @@ class Doctor:
             is_new = self.rows.add(mark_of(example))
             if is_new and example.messages is not None:
                 is_asked_first = self.prompts.add(mark_of_turns(example.asked))
+
         self._look(line, example, is_new, is_asked_first)
 
     def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
@@ -123,13 +128,19 @@ class Doctor:
         self._unused_add_all(block)
 
         marks, prompts, good, notable = (
-            block.marks.copy(), block.prompts.copy(), block.known.copy(), block.notable.copy()
-        )  # fmt: skip
+            block.marks.copy(),
+            block.prompts.copy(),
+            block.known.copy(),
+            block.notable.copy(),
+        )
+
         for index, example in others.items():
             marks[index], prompts[index] = mark_of(example), mark_of_turns(example.asked)
             good[index] = notable[index] = True
+
         rows = np.flatnonzero(good)
         is_new, is_asked_first = np.ones((2, len(block)), bool)
+
         if len(self.rows) + len(rows) <= ROWS_REMEMBERED:
             is_new[rows] = self.rows.add_all(marks[rows])
             asked = rows[is_new[rows] & block.is_answered]
@@ -138,11 +149,14 @@ class Doctor:
             # Somewhere among these the remembering ends.
             for index in rows.tolist():
                 self.see(block.line(index), others.get(index) or block.example(index))
+
             return
+
         looked = good & (notable | ~is_new | ~is_asked_first)
         for index in np.flatnonzero(looked).tolist():
             example = others.get(index) or block.example(index)
             self._look(block.line(index), example, bool(is_new[index]), bool(is_asked_first[index]))
+
         if count := int((block.worded & good & ~looked).sum()):
             self.scripts["Latin"] += count
 
@@ -154,8 +168,12 @@ class Doctor:
     def see_lists(self, rows: Mapping[str, int]) -> None:
         """The rows in each of a file's lists."""
         if len(rows) > 1:
-            text = ", ".join(f"{name}: {count:,} rows" for name, count in list(rows.items())[:FIELDS_SHOWN])
-            finding = Finding(SEVERAL_LISTS, sum(rows.values()), [{"line": 0, "text": text}], Counter(rows))
+            text = ", ".join(
+                f"{name}: {count:,} rows" for name, count in list(rows.items())[:FIELDS_SHOWN]
+            )
+            finding = Finding(
+                SEVERAL_LISTS, sum(rows.values()), [{"line": 0, "text": text}], Counter(rows)
+            )
             self.found[SEVERAL_LISTS] = finding
 
     def _unused_add(self, line: int, fields: Iterable[str]) -> None:
@@ -173,8 +191,11 @@ class Doctor:
         counts = {name: int((rows & block.known).sum()) for name, rows in block.unused.items()}
         if not any(counts.values()):
             return
+
         finding = self.found.setdefault(UNUSED, Finding(UNUSED))
-        finding.count += int((functools.reduce(operator.or_, block.unused.values()) & block.known).sum())
+        finding.count += int(
+            (functools.reduce(operator.or_, block.unused.values()) & block.known).sum()
+        )
         for name, rows in counts.items():
             if rows:
                 self._field_add(finding, name, rows)
@@ -183,15 +204,22 @@ class Doctor:
         """is_new: whether no row before said the same. is_asked_first: whether none before had the
         prompt."""
         if not is_new:
-            self._add("duplicate", line, (example.asked or [{"content": example.text or ""}])[-1]["content"])
+            self._add(
+                "duplicate",
+                line,
+                (example.asked or [{"content": example.text or ""}])[-1]["content"],
+            )
         elif not is_asked_first and example.label is None and example.answer:
             self._add("other_answer", line, example.asked[-1]["content"])
+
         if example.label is not None:
             self.labels[example.label] += 1
+
         self._notice(line, example)
         texts = list(_texts(example))
         whole = "\n".join(texts)
         self._script(whole[:SCRIPT_CHARACTERS])
+
         # Searches are skipped where a sign that each needs is not there: most rows have none.
         if not whole.isascii() or any(map(whole.lower().__contains__, SIGNS)):
             for text in texts:
@@ -201,16 +229,20 @@ class Doctor:
         """What the row holds besides plain turns, and how it was read."""
         if example.unused:
             self._unused_add(line, example.unused)
+
         if example.text is not None:
             shown = example.text
             if SPOKEN.match(shown) and turns_of_text(shown):
                 self._add("transcript_text", line, shown)
         else:
             shown = (example.asked or [{"content": ""}])[-1]["content"]
+
         for kind in example.notes:
             self._add(kind, line, shown)
+
         if example.calls_tools:
             self._add(TOOL_CALLS, line, shown)
+
         thoughts, passed_over = [], []
         for turns in (example.messages, example.chosen):
             for turn in turns or ():
@@ -218,6 +250,7 @@ class Doctor:
                 if len(turn) > 2:
                     thoughts += [turn["reasoning_content"]] if "reasoning_content" in turn else []
                     passed_over += [turn["content"]] if "learned" in turn else []
+
         if thoughts:
             self._add("reasoning", line, thoughts[0])
         if passed_over:
@@ -226,9 +259,11 @@ class Doctor:
     def _text(self, line: int, text: str) -> None:
         if TEMPLATE.search(text):
             self._add("template_tokens", line, text, TEMPLATE)
+
         if found_secrets := secrets_in(text):
             first = found_secrets[0]
             self._add("secret", line, masked(text[first.start : first.end]), shown=True)
+
         if "@" in text and (found := EMAIL.search(text)):
             self._add("email", line, found.group(0))
         if DAMAGED.search(text):
@@ -242,25 +277,36 @@ class Doctor:
         if text.isascii():
             if LETTER.search(text):
                 self.scripts["Latin"] += 1
+
             return
+
         counts: Counter[str] = Counter()
         for found in SCRIPT.finditer(text):
             counts[str(found.lastgroup)] += len(found.group(0))
+
         if counts:
             self.scripts[counts.most_common(1)[0][0]] += 1
 
     def _add(
-        self, kind: str, line: int, text: str, mark: re.Pattern[str] | None = None, *, shown: bool = False
+        self,
+        kind: str,
+        line: int,
+        text: str,
+        mark: re.Pattern[str] | None = None,
+        *,
+        shown: bool = False,
     ) -> None:
         """`mark`: what to show the surroundings of, in a text. `shown`: whether the text holds no
         secret any more."""
         finding = self.found.setdefault(kind, Finding(kind))
         finding.count += 1
         finding.line_add(line)
+
         if len(finding.examples) < EXAMPLES_KEPT:
             text = text if shown else concealed(text)
             if mark is not None and (found := mark.search(text)):
                 text = _around(text, found)
+
             finding.examples.append({"line": line, "text": text[:SHOWN_CHARACTERS]})
 
     def findings(self) -> list[dict[str, Any]]:
@@ -272,16 +318,20 @@ class Doctor:
         if len(others) > 1:
             rest = total - scripts[0][1]
             found.append(Finding("mixed_scripts", rest, [{"line": 0, "text": ", ".join(others)}]))
+
         if total := sum(self.labels.values()):
             rare = min(self.labels[True], self.labels[False])
             text = f"{self.labels[True]:,} good, {self.labels[False]:,} bad"
+
             if not rare:
                 found.append(Finding("one_label", total, [{"line": 0, "text": text}]))
             elif rare < total * RARE_LABEL:
                 found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
+
         order = {kind: place for place, kind in enumerate(TITLES)}
         return [
-            finding.as_dict() for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))
+            finding.as_dict()
+            for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))
         ]
 
 
@@ -299,6 +349,7 @@ def masked(text: str) -> str:
 def _texts(example: Example) -> Iterator[str]:
     if example.text is not None:
         yield example.text
+
     for turns in (example.messages, example.chosen, example.rejected):
         for turn in turns or ():
             yield turn["content"]

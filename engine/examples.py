@@ -33,8 +33,33 @@ from engine.values import RowProblem, filled, is_blank, parsed, text_of
 
 __all__ = ["Example", "RowProblem", "rating_read", "to_example", "with_system_prompt"]
 
-GOOD = ("true", "yes", "good", "1", "1.0", "desirable", "desired", "chosen", "accepted", "preferred", "like", "liked")
-BAD = ("false", "no", "bad", "0", "0.0", "undesirable", "undesired", "rejected", "dispreferred", "dislike", "disliked")
+GOOD = (
+    "true",
+    "yes",
+    "good",
+    "1",
+    "1.0",
+    "desirable",
+    "desired",
+    "chosen",
+    "accepted",
+    "preferred",
+    "like",
+    "liked",
+)
+BAD = (
+    "false",
+    "no",
+    "bad",
+    "0",
+    "0.0",
+    "undesirable",
+    "undesired",
+    "rejected",
+    "dispreferred",
+    "dislike",
+    "disliked",
+)
 RATINGS = dict.fromkeys(GOOD, True) | dict.fromkeys((*BAD, "-1", "-1.0"), False)
 
 
@@ -64,6 +89,7 @@ class Example:
         for turn in self.messages or ():
             if turn.get("tool_calls"):
                 return True
+
         return bool(self.tools)
 
     @property
@@ -85,16 +111,20 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     be learned from."""
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
+
     plan = plan_of(format, tuple(column_map.items()))
     others = [name for name in values if name not in plan.used]
     if others:
         media_check(values, others)
+
     row = RowReader(values, plan.columns)
     example = READERS[format](row)
+
     if others:
         row.leave_columns(others, plan.used, plan.partly_used)
     if row.notes or row.unused:
         example.notes, example.unused = row.notes, row.unused
+
     return example
 
 
@@ -102,6 +132,7 @@ def with_system_prompt(messages: Turns, system_prompt: str) -> Turns:
     """`system_prompt` in front of a conversation that has none of its own."""
     if not system_prompt.strip() or (messages and messages[0]["role"] == "system"):
         return messages
+
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
@@ -119,6 +150,7 @@ def _messages(row: RowReader) -> Example:
     turns = behind_system(row, _spoken(value, row) or turns_of(value, column, row))
     conversation(turns, column)
     learned_check(turns, column)
+
     return Example(messages=turns, tools=tools)
 
 
@@ -127,12 +159,20 @@ def _prompt_completion(row: RowReader) -> Example:
     column = row.column("completion")
     tools = tools_of(row)
     asked = _prompt_turns(prompt, row.column("prompt"), row)
+
     if isinstance(prompt, str) and ends_with_separator(prompt):
         row.note(SEPARATORS)
-    answered = turns_of(completion, column, row) if _is_turns(completion) else [_answer(completion, column, row)]
+
+    answered = (
+        turns_of(completion, column, row)
+        if _is_turns(completion)
+        else [_answer(completion, column, row)]
+    )
+
     turns = behind_system(row, _history(row) + asked + answered)
     conversation(turns, column)
     learned_check(turns, column)
+
     return Example(messages=turns, tools=tools)
 
 
@@ -147,6 +187,7 @@ def _question_answer(row: RowReader) -> Example:
     context = _optional_text(row, "context")
     asked = {"role": "user", "content": f"{context}\n\n{question}" if context else question}
     answer = _answer(row.needed("answer"), row.column("answer"), row)
+
     return Example(messages=[*system_turns(row), *_history(row), asked, answer])
 
 
@@ -164,13 +205,21 @@ def _preference(row: RowReader) -> Example:
     else:
         asked, chosen, rejected = _common_prompt(chosen, rejected)
         asked = behind_system(row, asked) if asked else asked
+
     if not asked:
-        raise RowProblem(row.column("prompt"), "", "There is no prompt, and the answers do not begin with one.")
+        raise RowProblem(
+            row.column("prompt"), "", "There is no prompt, and the answers do not begin with one."
+        )
+
     if chosen == rejected:
-        raise RowProblem(row.column("rejected"), _last(rejected), "Both answers are the same; a pair needs two.")
+        raise RowProblem(
+            row.column("rejected"), _last(rejected), "Both answers are the same; a pair needs two."
+        )
+
     opening(asked, row.column("prompt"))
     for side, turns in (("chosen", chosen), ("rejected", rejected)):
         conversation([*asked, *turns], row.column(side))
+
     return Example(messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
 
@@ -184,11 +233,14 @@ def _common_prompt(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]
         return chosen[:-1], chosen[-1:], rejected
     if len(rejected) > 1 and [turn["role"] for turn in chosen] == ["assistant"]:
         return rejected[:-1], chosen, rejected[-1:]
+
     common = 0
     while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
         common += 1
+
     while common and chosen[common - 1]["role"] not in ("user", "tool"):
         common -= 1
+
     return chosen[:common], chosen[common:], rejected[common:]
 
 
@@ -196,16 +248,21 @@ def _kto(row: RowReader) -> Example:
     tools = tools_of(row)
     asked = _prompt(row, needed=False)
     answered = _answer_turns(row, "completion")
+
     if asked:
         asked = _with_system_of(answered, asked)
         answered = _behind(asked, answered)
     else:
         # The rated answer ends a conversation that stands whole in its column.
         answered = behind_system(row, answered)
+
     rating = row.needed("label")
     label = rating_read(rating)
     if label is None:
-        raise RowProblem(row.column("label"), rating, "Says neither good nor bad; true or false is needed.")
+        raise RowProblem(
+            row.column("label"), rating, "Says neither good nor bad; true or false is needed."
+        )
+
     turns = conversation([*asked, *answered], row.column("completion"))
     return Example(messages=turns, label=label, tools=tools)
 
@@ -220,6 +277,7 @@ def _question(row: RowReader, name: str) -> str:
     value = row.get(name) if extra else row.needed(name)
     if extra and (value is None or (isinstance(value, str) and is_blank(value))):
         return extra
+
     asked = filled(row.as_text(value), row.column(name))
     return f"{asked}\n\n{extra}" if extra else asked
 
@@ -229,6 +287,7 @@ def _optional_text(row: RowReader, name: str) -> str:
     value = row.get(name)
     if value is None:
         return ""
+
     text = text_of(row.as_text(value), row.column(name))
     return "" if is_blank(text) else text
 
@@ -236,8 +295,10 @@ def _optional_text(row: RowReader, name: str) -> str:
 def _answer(value: Any, column: str, row: RowReader) -> Turn:
     """The answer, with the thinking that stands in a column of its own."""
     answer = said("assistant", row.as_text(value), column)
+
     if reasoning := _optional_text(row, "reasoning"):
         answer["reasoning_content"] = reasoning
+
     return answer
 
 
@@ -246,28 +307,41 @@ def _history(row: RowReader) -> Turns:
     column, value = row.column("history"), row.get("history")
     if value is None:
         return []
+
     if isinstance(value, str):
         if is_blank(value):
             return []
-        value, was_python = parsed(value, column, "Is not valid JSON; a list of questions and answers is needed.")
+
+        value, was_python = parsed(
+            value, column, "Is not valid JSON; a list of questions and answers is needed."
+        )
         if was_python:
             row.note(PYTHON_TEXT)
+
     if not value:
         return []
     if not isinstance(value, list):
         raise RowProblem(column, value, "Is not a list of earlier questions and answers.")
+
     if isinstance(value[0], dict):
         turns = turns_of(value, column, row)
     else:
-        turns = [turn for number, pair in enumerate(value, 1) for turn in _exchange(pair, f"{column}[{number}]")]
+        turns = [
+            turn
+            for number, pair in enumerate(value, 1)
+            for turn in _exchange(pair, f"{column}[{number}]")
+        ]
+
     if [turn["role"] for turn in turns[-1:]] != ["assistant"]:
         raise RowProblem(column, value, "The history ends without an answer.")
+
     return turns
 
 
 def _exchange(pair: Any, where: str) -> Turns:
     if not isinstance(pair, list) or len(pair) != 2:
         raise RowProblem(where, pair, "Is not a question with its answer: [question, answer].")
+
     return [said("user", pair[0], f"{where}[1]"), said("assistant", pair[1], f"{where}[2]")]
 
 
@@ -277,6 +351,7 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
     extra = _optional_text(row, "input")
     if not needed and not extra and row.get("prompt") is None:
         return _history(row)
+
     value = row.get("prompt") if extra else row.needed("prompt")
     if extra and not _is_turns(value):
         turns: Turns = [{"role": "user", "content": _question(row, "prompt")}]
@@ -284,14 +359,17 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
         turns = _prompt_turns(value, row.column("prompt"), row)
         # A prompt of turns has no place for it.
         row.leave(row.column("input"), extra)
+
     if history := _history(row):
         turns = history + turns
+
     return behind_system(row, turns)
 
 
 def _prompt_turns(value: Any, column: str, row: RowReader) -> Turns:
     if _is_turns(value):
         return turns_of(value, column, row)
+
     return _spoken(value, row) or [said("user", value, column)]
 
 
@@ -302,6 +380,7 @@ def _answer_turns(row: RowReader, name: str) -> Turns:
         value = [value]
     if _is_turns(value):
         return turns_of(value, column, row)
+
     return _spoken(value, row) or [_answer(value, column, row)]
 
 
@@ -310,18 +389,25 @@ def _spoken(value: Any, row: RowReader) -> Turns:
     turns = turns_of_pair(value) if isinstance(value, str) else []
     if turns:
         row.note(TRANSCRIPT)
+
     return turns
 
 
 def _is_turns(value: Any) -> bool:
     if isinstance(value, str):
         # Of most texts the first character tells.
-        return value[:1] in ("[", " ", "\t", "\n", "\r") and value.lstrip().startswith(TURNS_AS_TEXT)
+        return value[:1] in ("[", " ", "\t", "\n", "\r") and value.lstrip().startswith(
+            TURNS_AS_TEXT
+        )
+
     if not isinstance(value, list) or not value:
         return False
+
     # A list of parts of one text looks nearly alike.
     first = value[0]
-    is_part = isinstance(first, str) or (isinstance(first, dict) and not _has_role(first) and "text" in first)
+    is_part = isinstance(first, str) or (
+        isinstance(first, dict) and not _has_role(first) and "text" in first
+    )
     return not is_part
 
 
@@ -333,6 +419,7 @@ def _behind(asked: Turns, turns: Turns) -> Turns:
     """`turns` without the prompt, where they repeat it."""
     if len(turns) == 1:
         return turns
+
     spoken = [turn for turn in asked if turn["role"] != "system"]
     rest = [turn for turn in turns if turn["role"] != "system"]
     return rest[len(spoken) :] if rest[: len(spoken)] == spoken else rest
@@ -342,6 +429,7 @@ def _with_system_of(turns: Turns, asked: Turns) -> Turns:
     """The prompt with the system prompt that only an answer's own turns begin with."""
     if turns and turns[0]["role"] == "system" and asked[0]["role"] != "system":
         return [turns[0], *asked]
+
     return asked
 
 
@@ -350,7 +438,9 @@ def _last(turns: Turns) -> str:
 
 
 # How a list of turns begins that stands as text where a prompt or an answer may stand too.
-TURNS_AS_TEXT = tuple(f"[{{{quote}{key}{quote}" for quote in "\"'" for key in (*ROLE_KEYS, *CONTENT_KEYS[:2]))
+TURNS_AS_TEXT = tuple(
+    f"[{{{quote}{key}{quote}" for quote in "\"'" for key in (*ROLE_KEYS, *CONTENT_KEYS[:2])
+)
 READERS: Mapping[str, Callable[[RowReader], Example]] = {
     "messages": _messages,
     "conversations": _messages,

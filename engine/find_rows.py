@@ -59,6 +59,7 @@ class Clock:
         self.asked += 1
         if self.asked % CLOCK_EVERY_ROWS:
             return False
+
         return time.monotonic() - self.started > self.seconds
 
 
@@ -69,31 +70,40 @@ def rows_on(rows: Iterator[Row], lines: set[int], clock: Clock, found: Found) ->
         found.read += 1
         if row.line > last:
             return
+
         if row.line in lines:
             found.matches += 1
             yield row
+
         if clock.is_over():
             found.complete = False
             return
 
 
-def rows_with(rows: Iterator[Row], text: str, start: Mark, most: int, clock: Clock, found: Found) -> Iterator[Row]:
-    """The first `most` rows that hold the text, upper and lower case alike; the others are counted."""
+def rows_with(
+    rows: Iterator[Row], text: str, start: Mark, most: int, clock: Clock, found: Found
+) -> Iterator[Row]:
+    """The first `most` rows that hold the text, upper and lower case alike; the others are
+    counted."""
     wanted = text.casefold()
     place = start
+
     for row in rows:
         found.read += 1
         place = place.after(row)
+
         if holds(row, wanted):
             found.matches += 1
             if found.matches <= most:
                 found.next_mark = place
                 yield row
+
         if clock.is_over():
             found.complete = False
             # With few matches the next search begins where this one had to stop.
             if found.matches < most:
                 found.next_mark = place
+
             return
 
     if found.matches <= most:
@@ -104,6 +114,7 @@ def holds(row: Row, wanted: str) -> bool:
     """Whether any value of the row holds a text, which is casefolded already."""
     if row.values is None:
         return wanted in row.raw.casefold()
+
     # No recursion: a row may be nested more deeply than Python calls.
     inside: list[Any] = [row.values]
     for value in inside:
@@ -116,14 +127,18 @@ def holds(row: Row, wanted: str) -> bool:
             inside += value
         elif value is not None and not isinstance(value, bool) and wanted in str(value):
             return True
+
     return False
 
 
 def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
-    """The row as the web gets it; `mended`: the rows that a repair makes of it, null without one."""
+    """The row as the web gets it; `mended`: the rows that a repair makes of it, null without
+    one."""
     mended = None
+
     if mender is not None and row.values is not None:
         mended = mender.rows(row.values)
+
     shown = {
         "line": row.line,
         "values": row.values,
@@ -133,8 +148,10 @@ def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
         "mended": mended,
         "too_long": False,
     }
+
     if len(json.dumps(shown, default=str)) > ROW_BYTES:
         shown |= {"values": None, "mended": None, "too_long": True}
+
     return shown
 
 
@@ -143,11 +160,14 @@ def mender_of(slug: str, format: str, column_map: dict[str, str]) -> Mender | Sa
         return None
     if slug == MEND_SAFE:
         return SafeMender(format, column_map)
+
     return Mender(slug, format, column_map, makes=REPAIRS[slug].makes)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.find_rows", description="Find rows of a file.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.find_rows", description="Find rows of a file."
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--file-type", required=True)
     parser.add_argument("--format", required=True)
@@ -163,6 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     start, found, clock = Mark(*given.mark), Found(), Clock(given.seconds)
     mender = mender_of(given.repair, given.format, given.column_map)
     rows = read_rows(given.data, given.file_type, start)
+
     if given.lines is None:
         chosen = rows_with(rows, given.search, start, given.rows, clock, found)
     else:
@@ -174,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (FileProblem, OSError) as problem:
         print(json.dumps({"error": str(problem)}), flush=True)
         return 1
+
     print(json.dumps({"done": found.as_dict()}), flush=True)
     return 0
 

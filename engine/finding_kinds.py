@@ -1,4 +1,5 @@
-"""Kinds of findings: their titles, what they mean, and how much each matters. No training library."""
+"""Kinds of findings: their titles, what they mean, and how much each matters. No training
+library."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ TITLES = {
 EXPLANATIONS = {
     "duplicate": "The model sees these more often than others and may learn them by heart.",
     "other_answer": "The model is asked the same and is taught different answers.",
-    "template_tokens": "The chat template adds these marks itself; inside a text they confuse who speaks.",
+    "template_tokens": "The chat template adds these marks itself; inside a text they confuse who "
+    "speaks.",
     "secret": "The model may repeat it to anybody who talks to it.",
     "email": "May be personal data, which the model may repeat.",
     "damaged": "Letters such as é look like Ã©, and the model learns to write them so.",

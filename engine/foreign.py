@@ -24,7 +24,8 @@ KNOWN = (
     ),
     (
         {"message_id", "parent_id"},
-        "Each row is a single message of a conversation that branches. Put all turns of a conversation into one row, "
+        "Each row is a single message of a conversation that branches. Put all turns of a "
+        "conversation into one row, "
         "as a list named messages.",
     ),
     (
@@ -39,7 +40,8 @@ KNOWN = (
     ),
     (
         {"mapping", "create_time"},
-        "This is an export of ChatGPT's conversations, which branch. Write each as a list of turns named messages.",
+        "This is an export of ChatGPT's conversations, which branch. Write each as a list of turns "
+        "named messages.",
     ),
     (
         {"input_ids"},
@@ -57,10 +59,12 @@ COLUMNS_OF_JSON = (
 def holds_columns(row: dict[str, Any]) -> bool:
     """Whether the only row of a file is a table, written column by column."""
     values = list(row.values())
+
     if isinstance(row.get("columns"), list) and isinstance(row.get("data"), list):
         return True
     if values and all(isinstance(value, dict) and "0" in value for value in values):
         return True
+
     lengths = {len(value) if isinstance(value, list) else 0 for value in values}
     texts = all(isinstance(value, list) and isinstance(value[0], str) for value in values if value)
     return len(values) > 1 and len(lengths) == 1 and lengths.pop() > 1 and texts
@@ -72,6 +76,12 @@ def no_format(columns: Collection[str]) -> str:
     for needed, sentence in KNOWN:
         if needed <= names:
             return sentence
-    near = " or ".join(f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(columns)))
+
+    near = " or ".join(
+        f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(columns))
+    )
     listed = ", ".join(list(columns)[:SHOWN_COLUMNS])
-    return f"The columns fit no known format: {listed}. Nearest are {near}. Say which column is which, or rename them."
+    return (
+        f"The columns fit no known format: {listed}. Nearest are {near}. Say which column is "
+        "which, or rename them."
+    )

@@ -1,22 +1,24 @@
 """A warm process that engines are forked from: `python -m engine.forkserver FD`.
 
-It has imported every training library and run no tensor operation (engine.warm says why), so that a train starts
-without delay. It knows nothing of the platform: no settings, no database, no secrets. An engine is a copy of it, and
-so whatever runs in an engine, a person's own reward function too, finds none of them in its memory either.
+It has imported every training library and run no tensor operation (engine.warm says why), so that a
+train starts without delay. It knows nothing of the platform: no settings, no database, no secrets.
+An engine is a copy of it, and so whatever runs in an engine, a person's own reward function too,
+finds none of them in its memory either.
 
-The platform (training.process) holds the other end of a socket. A message there asks for one engine and brings three
-file descriptors:
+The platform (training.process) holds the other end of a socket. A message there asks for one engine
+and brings three file descriptors:
 
-    line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the engine} at once and
-             {"status": exit status, "peak": largest resident set in bytes} at its end
-    order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this engine}}
+    line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
+             engine} at once and {"status": exit status, "peak": largest resident set in bytes} at
+             its end
+    order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this
+             engine}}
     lock     the device's lock, which is the engine's as long as it lives
 
-An engine whose line is closed is killed: nobody would hear of its end. So is one that still runs when the next is
-asked for, since a worker trains one at a time: its supervisor is gone, and the next begins only once it has let go of
-its run directory and the device's memory. When nobody holds the other end of the first socket any more this process
-ends, and its engines with it.
-"""
+An engine whose line is closed is killed: nobody would hear of its end. So is one that still runs
+when the next is asked for, since a worker trains one at a time: its supervisor is gone, and the
+next begins only once it has let go of its run directory and the device's memory. When nobody holds
+the other end of the first socket any more this process ends, and its engines with it."""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ READY = b"ready"
 ASK = b"engine"
 # How late the end of an engine may be noticed.
 TICK_SECONDS = 0.05
-# How long a killed engine may take to leave; one that a driver or a network drive holds may never do.
+# How long a killed engine may take to leave; one that a driver or a network drive holds may never
+# do.
 LEAVING_SECONDS = 30
 DESCRIPTORS = 3
 
@@ -70,6 +73,7 @@ class ForkServer:
                 self.pass_signal(key.data)
             elif not self.answer():
                 return False
+
         return True
 
     def answer(self) -> bool:
@@ -77,9 +81,11 @@ class ForkServer:
         message, descriptors, _, _ = socket.recv_fds(self.control, 64, DESCRIPTORS)
         if not message:
             return False
+
         if len(descriptors) != DESCRIPTORS:
             for descriptor in descriptors:
                 os.close(descriptor)
+
             return True
 
         self.end_leftovers()
@@ -96,12 +102,14 @@ class ForkServer:
         self.engines[pid] = socket.socket(fileno=line)
         self.tell(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
+
         return True
 
     def end_leftovers(self) -> None:
         """Kill the engines of supervisors that are gone and wait until they have left."""
         self.kill_all()
         deadline = time.monotonic() + LEAVING_SECONDS
+
         while self.engines and time.monotonic() < deadline:
             self.reap()
             time.sleep(TICK_SECONDS if self.engines else 0)
@@ -110,8 +118,10 @@ class ForkServer:
         """In the fork: let go of what is the server's. The lock stays open, on purpose."""
         self.selector.close()
         self.control.close()
+
         for other in self.engines.values():
             other.close()
+
         os.close(line)
         run_engine(parent, order)
 
@@ -121,9 +131,11 @@ class ForkServer:
             byte = self.engines[pid].recv(1)
         except OSError:
             byte = b""
+
         if byte:
             os.kill(pid, byte[0])
             return
+
         self.selector.unregister(self.engines[pid])
         os.kill(pid, signal.SIGKILL)
 
@@ -132,9 +144,11 @@ class ForkServer:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if not ended:
                 continue
+
             line = self.engines.pop(pid)
             if line.fileno() in self.selector.get_map():
                 self.selector.unregister(line)
+
             end = {"status": os.waitstatus_to_exitcode(status), "peak": peak_bytes(usage)}
             self.tell(line, end)
             line.close()
@@ -160,12 +174,14 @@ def run_engine(parent: int, order: int) -> NoReturn:
 
         with os.fdopen(order) as stream:
             wanted = json.load(stream)
+
         directory = Path(wanted["directory"])
         _write_to(directory / LOG)
         os.environ.update(wanted["environment"])
 
         if not warm.can_train(_parameters(directory)):
             os.execv(sys.executable, [sys.executable, "-m", "engine.main", str(directory)])  # noqa: S606
+
         from engine.main import run
 
         code = run(directory)
@@ -185,6 +201,7 @@ def _write_to(path: Path) -> None:
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 
@@ -201,9 +218,12 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     warm.load()
     control.send(READY)
-    # The end of the platform reaches its workers, which stop their trains in order; then nobody holds the socket.
+
+    # The end of the platform reaches its workers, which stop their trains in order; then nobody
+    # holds the socket.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)
+
     ForkServer(control).serve()
 
 

@@ -1,4 +1,5 @@
-"""The shapes that rows of a dataset can have. Standard library only; check, preview and training all come here."""
+"""The shapes that rows of a dataset can have. Standard library only; check, preview and training
+all come here."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Format:
-    """`columns` must be there, `optional` may; `aliases` are other names that files use for them."""
+    """`columns` must be there, `optional` may; `aliases` are other names that files use for
+    them."""
 
     slug: str
     title: str
@@ -19,7 +21,9 @@ class Format:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-SYSTEM_ALIASES = {"system": ("system_prompt", "system_message", "system_instruction", "systeminstruction")}
+SYSTEM_ALIASES = {
+    "system": ("system_prompt", "system_message", "system_instruction", "systeminstruction")
+}
 TOOL_ALIASES = {"tools": ("functions", "input.tools")}
 ANSWER_NAMES = (
     "completion",
@@ -58,7 +62,9 @@ FORMATS: dict[str, Format] = {
             '{"messages": [{"role": "user", "content": "Reset my PIN"},\n'
             '              {"role": "assistant", "content": "Open Settings …"}]}',
             optional=("system", "tools"),
-            aliases=SYSTEM_ALIASES | TOOL_ALIASES | {"messages": ("chat", "dialogue", "dialog", "turns", "contents")},
+            aliases=SYSTEM_ALIASES
+            | TOOL_ALIASES
+            | {"messages": ("chat", "dialogue", "dialog", "turns", "contents")},
         ),
         Format(
             "conversations",
@@ -80,7 +86,15 @@ FORMATS: dict[str, Format] = {
             aliases=SYSTEM_ALIASES
             | TOOL_ALIASES
             | {
-                "prompt": ("question", "instruction", "query", "input.messages", "input", "messages", "conversations"),
+                "prompt": (
+                    "question",
+                    "instruction",
+                    "query",
+                    "input.messages",
+                    "input",
+                    "messages",
+                    "conversations",
+                ),
                 "chosen": (
                     "accepted",
                     "preferred",
@@ -141,9 +155,12 @@ FORMATS: dict[str, Format] = {
             "Alpaca instructions",
             "An instruction, now and then with an input, and the output.",
             ("instruction", "output"),
-            '{"instruction": "Translate to French", "input": "Good morning",\n "output": "Bonjour"}',
+            '{"instruction": "Translate to French", "input": "Good morning",\n "output": '
+            '"Bonjour"}',
             optional=("input", "system", "history", "reasoning"),
-            aliases=SYSTEM_ALIASES | REASONING_ALIASES | {"input": ("context",), "output": ANSWER_NAMES},
+            aliases=SYSTEM_ALIASES
+            | REASONING_ALIASES
+            | {"input": ("context",), "output": ANSWER_NAMES},
         ),
         Format(
             "question-answer",

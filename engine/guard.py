@@ -1,12 +1,14 @@
-"""What keeps a process from its neighbours: ends that are bound together, and a fence around programs of strangers.
+"""What keeps a process from its neighbours: ends that are bound together, and a fence around
+programs of strangers.
 
-All processes of the platform run as one user of the machine, who may by default read the memory and the environment of
-each, secrets included. Two things prevent it:
+All processes of the platform run as one user of the machine, who may by default read the memory and
+the environment of each, secrets included. Two things prevent it:
 
-* `seal`, for the platform's own processes: their environment is blanked where others can see it, and the kernel lets no
-  process without privileges look into them (man 2 prctl, PR_SET_DUMPABLE).
-* `confine`, for processes that run or read what strangers wrote: a Landlock domain (Linux 5.19, man 7 landlock), out of
-  which nobody can look into, or trace, a process outside; and no capability with which root could do so all the same.
+* `seal`, for the platform's own processes: their environment is blanked where others can see it,
+  and the kernel lets no process without privileges look into them (man 2 prctl, PR_SET_DUMPABLE).
+* `confine`, for processes that run or read what strangers wrote: a Landlock domain (Linux 5.19, man
+  7 landlock), out of which nobody can look into, or trace, a process outside; and no capability
+  with which root could do so all the same.
 
 Linux only; elsewhere these do nothing.
 """
@@ -40,27 +42,30 @@ LANDLOCK_SCOPE_SIGNAL = 1 << 1
 
 PR_CAPBSET_DROP = 24
 CAPABILITY_VERSION = 0x20080522
-# CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: each lets root look into other processes past Landlock.
+# CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: each lets root look into other processes past
+# Landlock.
 LOOKING_CAPABILITIES = (19, 21, 38)
 
 IS_LINUX = sys.platform == "linux"
 
 
 def die_with_parent(parent: int, sign: signal.Signals) -> None:
-    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone already.
+    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone
+    already.
 
-    Without it a killed worker leaves its train running, an orphan beside its own retry. Elsewhere than on Linux the
-    attempt number alone keeps an orphan from writing.
-    """
+    Without it a killed worker leaves its train running, an orphan beside its own retry. Elsewhere
+    than on Linux the attempt number alone keeps an orphan from writing."""
     if not IS_LINUX:
         return
+
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def confine() -> bool:
-    """Shut this process and all its descendants off from the memory and environment of every other process.
+    """Shut this process and all its descendants off from the memory and environment of every other
+    process.
 
     Returns whether the kernel has Landlock. There is no way back, and it may be done again.
     """
@@ -68,9 +73,11 @@ def confine() -> bool:
         return False
 
     library = ctypes.CDLL(None, use_errno=True)
-    # The kernel wants it for Landlock; and root would have its capabilities back with the next program it starts.
+    # The kernel wants it for Landlock; and root would have its capabilities back with the next
+    # program it starts.
     library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities(library)
+
     return _enter_domain(library)
 
 
@@ -86,6 +93,7 @@ def _drop_capabilities(library: ctypes.CDLL) -> None:
         half, bit = divmod(capability, 32)
         for kind in range(3):
             sets[3 * half + kind] &= ~(1 << bit)
+
     library.capset(header, sets)
 
 
@@ -94,10 +102,13 @@ def _enter_domain(library: ctypes.CDLL) -> bool:
     if version < 2:
         return False
 
-    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. Older kernels know the first only.
+    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. Older kernels
+    # know the first only.
     handled = LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_REFER
     attributes = struct.pack("=QQQ", handled, 0, LANDLOCK_SCOPE_SIGNAL)
-    ruleset = library.syscall(SYS_LANDLOCK_CREATE_RULESET, attributes, len(attributes) if version >= 6 else 8, 0)
+    ruleset = library.syscall(
+        SYS_LANDLOCK_CREATE_RULESET, attributes, len(attributes) if version >= 6 else 8, 0
+    )
     if ruleset < 0:
         return False
 
@@ -113,12 +124,14 @@ def _enter_domain(library: ctypes.CDLL) -> bool:
 
 
 def seal(shown: Callable[[str], bool]) -> None:
-    """Hide this process from others of the same user. Variables for which `shown` holds stay visible in /proc.
+    """Hide this process from others of the same user. Variables for which `shown` holds stay
+    visible in /proc.
 
     os.environ and what libraries read with getenv() stay as they are.
     """
     if not IS_LINUX:
         return
+
     _blank_environment(shown)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
@@ -131,6 +144,7 @@ def _blank_environment(shown: Callable[[str], bool]) -> None:
         start, end = int(fields[47]), int(fields[48])
     except (OSError, ValueError, IndexError):
         return
+
     if not start or end <= start:
         return
 
@@ -143,4 +157,5 @@ def _blank_environment(shown: Callable[[str], bool]) -> None:
         key, _, content = entry.partition(b"=")
         if content and not shown(key.decode("utf-8", "replace")):
             ctypes.memset(position + len(key) + 1, ord("*"), len(content))
+
         position += len(entry) + 1

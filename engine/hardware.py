@@ -1,8 +1,9 @@
-"""What this machine trains on, and in which precision. `python -m engine.hardware` prints it as one JSON line.
+"""What this machine trains on, and in which precision. `python -m engine.hardware` prints it as one
+JSON line.
 
-Whether a processor is good at bf16 is measured, not looked up: with AMX it multiplies bf16 several times faster than
-fp32, while the same processor with AMX hidden by a virtual machine takes twice as long, though it lists AVX512-BF16.
-"""
+Whether a processor is good at bf16 is measured, not looked up: with AMX it multiplies bf16 several
+times faster than fp32, while the same processor with AMX hidden by a virtual machine takes twice as
+long, though it lists AVX512-BF16."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Precision:
-    """`weights`: how the base weights are held. `autocast`: what matrix products are computed in, "" for `weights`.
+    """`weights`: how the base weights are held. `autocast`: what matrix products are computed in,
+    "" for `weights`.
 
-    What is trained is always held in fp32 (the adapter, or all weights): an update of 1e-5 of a weight is lost in bf16.
-    """
+    What is trained is always held in fp32 (the adapter, or all weights): an update of 1e-5 of a
+    weight is lost in bf16."""
 
     name: str
     weights: Literal["float32", "bfloat16", "float16"]
@@ -50,12 +52,20 @@ def detect() -> Device:
     import torch
 
     threads = thread_count()
+
     if torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
         good = torch.cuda.is_bf16_supported(including_emulation=False)
         return Device("cuda", facts.name, round(facts.total_memory / 2**30, 1), threads, good)
+
     torch.set_num_threads(threads)
-    return Device("cpu", processor_name(), round(machine_memory() / 2**30, 1), threads, bf16_gain() >= BF16_GAIN)
+    return Device(
+        "cpu",
+        processor_name(),
+        round(machine_memory() / 2**30, 1),
+        threads,
+        bf16_gain() >= BF16_GAIN,
+    )
 
 
 def device_identity() -> str:
@@ -66,24 +76,34 @@ def device_identity() -> str:
 
 
 def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision:
-    """`wanted`: auto, bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights and computes in the wanted precision."""
+    """`wanted`: auto, bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights and computes in the
+    wanted precision."""
     name = wanted
+
     if wanted == "auto":
         name = "bf16" if device.bf16 else "fp16" if device.kind == "cuda" else "fp32"
     if name == "fp32":
         return Precision(name, "float32", "")
+
     half: Literal["bf16", "fp16"] = "bf16" if name == "bf16" else "fp16"
     if not adapter:
         return Precision(name, "float32", half)
+
     # On a CPU autocast costs more than it saves here: peft casts the adapter's inputs by itself.
-    return Precision(name, "bfloat16" if half == "bf16" else "float16", half if device.kind == "cuda" else "")
+    return Precision(
+        name, "bfloat16" if half == "bf16" else "float16", half if device.kind == "cuda" else ""
+    )
 
 
 def thread_count() -> int:
-    """Processors that this process may use; a container's quota counts too, and OMP_NUM_THREADS sets it by hand."""
+    """Processors that this process may use; a container's quota counts too, and OMP_NUM_THREADS
+    sets it by hand."""
     if (by_hand := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(by_hand) > 0:
         return int(by_hand)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(count, round(int(quota) / int(period))))
@@ -92,8 +112,8 @@ def thread_count() -> int:
 
 
 def bf16_gain() -> float:
-    """How many times faster this CPU multiplies bf16 matrices than fp32 ones. The fastest of several tries counts:
-    other processes can only slow a try down."""
+    """How many times faster this CPU multiplies bf16 matrices than fp32 ones. The fastest of
+    several tries counts: other processes can only slow a try down."""
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
@@ -106,6 +126,7 @@ def bf16_gain() -> float:
             start = time.perf_counter()
             left @ right
             tries.append(time.perf_counter() - start)
+
         return min(tries)
 
     return seconds(torch.float32) / seconds(torch.bfloat16)
@@ -114,7 +135,9 @@ def bf16_gain() -> float:
 def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -129,10 +152,11 @@ def machine_memory() -> int:
 
 
 def memory_keep() -> None:
-    """Have the C library keep freed memory for the next step, in place of giving it back to the kernel.
+    """Have the C library keep freed memory for the next step, in place of giving it back to the
+    kernel.
 
-    A step on a CPU allocates the same hundreds of megabytes again and again; fetching them anew, page by page, took
-    10% to 30% of its time. Only glibc has the switch; elsewhere nothing happens.
+    A step on a CPU allocates the same hundreds of megabytes again and again; fetching them anew,
+    page by page, took 10% to 30% of its time. Only glibc has the switch; elsewhere nothing happens.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, 1 << 30)

@@ -1,7 +1,9 @@
-"""The header of a GGUF file, read before any library does: whether it can hold what it claims to hold.
+"""The header of a GGUF file, read before any library does: whether it can hold what it claims to
+hold.
 
-Libraries make room for whatever a header claims, and a claim costs its sender eight bytes. Here nothing is kept but
-the place in the file and a few numbers, so that a file of a hundred bytes costs as much as it weighs.
+Libraries make room for whatever a header claims, and a claim costs its sender eight bytes. Here
+nothing is kept but the place in the file and a few numbers, so that a file of a hundred bytes costs
+as much as it weighs.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -16,8 +18,8 @@ from pathlib import Path
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-# Far beyond any real model (some thousand tensors, some hundred keys, half a million strings of tokens and merges),
-# and few enough to be counted in seconds.
+# Far beyond any real model (some thousand tensors, some hundred keys, half a million strings of
+# tokens and merges), and few enough to be counted in seconds.
 MOST_TENSORS, MOST_KEYS, MOST_STRINGS = 200_000, 65_536, 8_000_000
 # Length of names and keys by the format, of a shape by ggml.
 LONGEST_NAME, MOST_DIMENSIONS = 65_535, 4
@@ -37,7 +39,8 @@ class GgufProblem(ValueError):
 
 CUT_OFF = "This GGUF file is cut off or damaged. Upload it again."
 TOO_MUCH = (
-    "This GGUF file is damaged: its header claims {what}, more than a file of its size can hold. Upload it again."
+    "This GGUF file is damaged: its header claims {what}, more than a file of its size can "
+    "hold. Upload it again."
 )
 
 
@@ -57,6 +60,7 @@ class _Header:
     def skip(self, count: int) -> None:
         if count > self.left:
             raise GgufProblem(CUT_OFF)
+
         self.place += count
 
     def number(self, form: str = "<Q") -> int:
@@ -69,6 +73,7 @@ class _Header:
         found = self.number()
         if found > most or found * smallest > self.left:
             raise GgufProblem(TOO_MUCH.format(what=f"{found:,} {what}"))
+
         return found
 
     def string(self, longest: int | None = None) -> bytes:
@@ -79,10 +84,12 @@ class _Header:
 
 
 def header_check(path: Path) -> None:
-    """Raises GgufProblem for a file whose header claims what the file cannot hold. Takes no memory for the claims."""
+    """Raises GgufProblem for a file whose header claims what the file cannot hold. Takes no memory
+    for the claims."""
     with path.open("rb") as stream:
         if stream.read(4) != MAGIC:
             raise GgufProblem("This is no GGUF file: it does not begin with GGUF.")
+
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _Header(data, place=4)
             _header_read(header)
@@ -96,6 +103,7 @@ def _header_read(header: _Header) -> None:
     keys = header.count("keys", SMALLEST_KEY, MOST_KEYS)
     for _ in range(keys):
         _key_read(header)
+
     widest = max((_tensor_read(header) for _ in range(tensors)), default=0)
     _sizes_check(header.numbers, tensors, widest)
 
@@ -116,22 +124,35 @@ def _array_skip(header: _Header) -> None:
     if kind in SIZES:
         header.skip(header.count("values", SIZES[kind], len(header.data)) * SIZES[kind])
         return
+
     if kind != STRING:
-        # The format allows arrays of arrays; no model has any, and each level would be one more to count.
+        # The format allows arrays of arrays; no model has any, and each level would be one more to
+        # count.
         raise GgufProblem(CUT_OFF)
+
     count = header.count("texts", SMALLEST_STRING, MOST_STRINGS)
     header.strings += count
+
     if header.strings > MOST_STRINGS:
         raise GgufProblem(TOO_MUCH.format(what=f"{header.strings:,} texts"))
 
     # Half a million of them are usual: nothing is called for each.
-    data, size, place, length_at = header.data, len(header.data), header.place, struct.Struct("<Q").unpack_from
+    data, size, place, length_at = (
+        header.data,
+        len(header.data),
+        header.place,
+        struct.Struct("<Q").unpack_from,
+    )
+
     for _ in range(count):
         if place + 8 > size:
             raise GgufProblem(CUT_OFF)
+
         place += 8 + length_at(data, place)[0]
+
     if place > size:
         raise GgufProblem(TOO_MUCH.format(what="longer texts"))
+
     header.place = place
 
 
@@ -150,13 +171,20 @@ def _tensor_read(header: _Header) -> int:
     dimensions = header.number("<I")
     if dimensions > MOST_DIMENSIONS:
         raise GgufProblem(TOO_MUCH.format(what=f"a tensor of {dimensions:,} dimensions"))
+
     shape = [header.number() for _ in range(dimensions)]
     most = MOST_WEIGHTS_PER_BYTE * len(header.data)
     if max(shape, default=0) > most or math.prod(shape) > most:
-        raise GgufProblem(TOO_MUCH.format(what=f"a tensor of {' by '.join(f'{side:,}' for side in shape)} weights"))
+        raise GgufProblem(
+            TOO_MUCH.format(
+                what=f"a tensor of {' by '.join(f'{side:,}' for side in shape)} weights"
+            )
+        )
+
     header.number("<I")
     if header.number() > len(header.data):
         raise GgufProblem(CUT_OFF)
+
     return max(shape, default=0)
 
 

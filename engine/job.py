@@ -27,7 +27,8 @@ from engine.rundir import (
 
 @dataclass
 class Job:
-    """`directory` is the run directory, the only place that is written to besides a dataset's cache."""
+    """`directory` is the run directory, the only place that is written to besides a dataset's
+    cache."""
 
     directory: Path
     spec: Spec
@@ -68,14 +69,17 @@ class Job:
         return limit is not None and time.monotonic() - self.began > 60 * limit
 
     def stop_check(self) -> None:
-        """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving at once."""
+        """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving
+        at once."""
         if self.stopping:
             raise Stopped
 
     def checkpoint_given(self) -> str | None:
-        """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not be learned from."""
+        """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not
+        be learned from."""
         if self.spec.resume_from is None:
             return None
+
         folder = Path(self.spec.resume_from)
         if not checkpoint_is_whole(folder):
             raise TrainError(
@@ -83,6 +87,7 @@ class Job:
                 f"The checkpoint {folder.name} is gone or not whole.",
                 "Resume from an earlier checkpoint, or start the train again.",
             )
+
         self.say(f"going on from {folder.name}")
         return str(folder)
 
@@ -91,12 +96,15 @@ class Job:
         branch = self.spec.branch
         if branch is None:
             return None
+
         if not checkpoint_is_whole(Path(branch.path)):
             raise TrainError(
                 "bad_checkpoint",
-                f"The weights of train {branch.run_id} at step {branch.step:,} are gone or not whole.",
+                f"The weights of train {branch.run_id} at step {branch.step:,} are gone or not "
+                "whole.",
                 "Branch from another checkpoint, or copy the train to begin with the base model.",
             )
+
         self.say(f"beginning with the weights of train {branch.run_id} at step {branch.step:,}")
         return branch.path
 
@@ -106,13 +114,15 @@ class Job:
         return checkpoint_step(Path(self.spec.resume_from)) if self.spec.resume_from else 0
 
     def precision_before(self, kind: str) -> str | None:
-        """What the attempt that this one goes on from computed in, on a device of the same kind: "auto" may choose
-        otherwise today, and the curve would not go on as it was."""
+        """What the attempt that this one goes on from computed in, on a device of the same kind:
+        "auto" may choose otherwise today, and the curve would not go on as it was."""
         if not self.begins_at:
             return None
+
         started = [event for event in all_events(self.directory) if event["type"] == "started"]
         if not started or started[-1].get("device", {}).get("kind") != kind:
             return None
+
         return started[-1].get("precision")
 
     def rewind(self) -> None:

@@ -1,12 +1,12 @@
 """How many tokens the rows of a dataset have under a model's chat template.
 
-    python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR [--system-prompt TEXT]
+    python -m engine.lengths --data FILE --file-type T --format F --column-map JSON --model DIR
+    [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens, line]], "notes": what the
-template does to the rows, as engine.row_notes has it}; prompts are counted up to the first token that is learned, 0 for
-plain text.
-Runs in a process of its own, whose caller limits its time and memory.
-"""
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens,
+line]], "notes": what the template does to the rows, as engine.row_notes has it}; prompts are
+counted up to the first token that is learned, 0 for plain text. Runs in a process of its own, whose
+caller limits its time and memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from engine.rows import read_rows
 LONGEST_KEPT = 10
 
 
-def examples(path: Path, file_type: str, format: str, column_map: dict[str, str]) -> Iterator[Example]:
+def examples(
+    path: Path, file_type: str, format: str, column_map: dict[str, str]
+) -> Iterator[Example]:
     """The good rows in file order. Raises FileProblem."""
     return (example for _, example in examples_by_line(path, file_type, format, column_map))
 
@@ -52,6 +54,7 @@ def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, 
     prompts: Counter[int] = Counter()
     longest_rows: list[tuple[int, int]] = []
     notes = RowNotes()
+
     for line, example in rows:
         try:
             rendered = [renderer.tokens(variant) for variant in variants(example)]
@@ -77,8 +80,12 @@ def variants(example: Example) -> list[Example]:
     """The conversations that are trained on for a row: two of a pair, each with its answer."""
     if example.chosen is None or example.rejected is None:
         return [example]
+
     turns = example.messages or []
-    return [Example(messages=[*turns, *side], tools=example.tools) for side in (example.chosen, example.rejected)]
+    return [
+        Example(messages=[*turns, *side], tools=example.tools)
+        for side in (example.chosen, example.rejected)
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,15 +99,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--system-prompt", default="")
     given = parser.parse_args(arguments)
+
     try:
         renderer = Renderer(
-            tokenizer_load(given.model), system_prompt=given.system_prompt, warn=lambda code, message: None
+            tokenizer_load(given.model),
+            system_prompt=given.system_prompt,
+            warn=lambda code, message: None,
         )
-        counted = count(renderer, examples_by_line(given.data, given.file_type, given.format, given.column_map))
+
+        counted = count(
+            renderer, examples_by_line(given.data, given.file_type, given.format, given.column_map)
+        )
     except Exception as error:
         failure = explain(error)
         print(failure.message, file=sys.stderr)
         return 1
+
     print(json.dumps(counted))
     return 0
 

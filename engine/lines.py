@@ -99,6 +99,7 @@ def open_lines(path: Path) -> BinaryIO:
     """The file as bytes whose lines end with line feeds."""
     if ends_with_returns(path):
         return io.BufferedReader(_CarriageReturns(path.open("rb", buffering=0)))
+
     return path.open("rb")
 
 
@@ -109,11 +110,14 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
     while line := stream.readline(ROW_LIMIT_BYTES + 1):
         if at_start:
             line, at_start = line.removeprefix(BOM), False
+
         if len(line) <= ROW_LIMIT_BYTES:
             yield line
             continue
+
         while not line.endswith(b"\n") and (line := stream.readline(CHUNK_BYTES)):
             pass
+
         yield None
 
 
@@ -126,16 +130,26 @@ def json_row(number: int, raw: bytes, end: int) -> Row:
         values, notes = _nearly_json(raw)
         if not notes:
             return Row(number, None, _json_problem(raw, error), shown(raw), end)
+
     keys = 0
     if _is_turns(values):
         # Turns as a row of their own, without an object around them.
         values, notes, keys = {"messages": values}, (*notes, "list_row"), -1
+
     if not isinstance(values, dict):
         return Row(number, None, "Not an object: a row is written {…}.", shown(raw), end)
     if len(values) > MOST_COLUMNS:
         return Row(number, None, ROW_TOO_WIDE, shown(raw), end)
+
     if _may_repeat_a_key(raw, keys + _key_count(values)) and (name := _repeated_key(raw)):
-        return Row(number, None, f"The name {name[:80]!r} stands twice in the same object.", shown(raw), end)
+        return Row(
+            number,
+            None,
+            f"The name {name[:80]!r} stands twice in the same object.",
+            shown(raw),
+            end,
+        )
+
     return Row(number, values, "", "", end, notes=notes)
 
 
@@ -159,13 +173,16 @@ def _nearly_json(raw: bytes) -> tuple[Any, tuple[str, ...]]:
             return _python_object(text, (*notes, PYTHON_TEXT))
         if NOT_A_NUMBER.search(text) is None:
             return None, ()
+
         try:
             # Python's own reader knows these words, which Python's own writer writes.
             value = json.loads(text.decode(), parse_constant=no_value)
         except (ValueError, RecursionError):
             return None, ()
+
         if "not_a_number" not in notes:
             return None, ()
+
     return value, tuple(notes)
 
 
@@ -174,6 +191,7 @@ def _python_object(text: bytes, notes: tuple[str, ...]) -> tuple[Any, tuple[str,
         value, was_python = parsed(text.decode(), "", "")
     except (RowProblem, UnicodeDecodeError):
         return None, ()
+
     return (value, notes) if was_python else (None, ())
 
 
@@ -184,6 +202,7 @@ NOT_A_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 def _is_turns(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
+
     return all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
 
 
@@ -192,6 +211,7 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
         raw.decode()
     except UnicodeDecodeError as wrong:
         return f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8 and upload it again."
+
     if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
         return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
     if raw[: error.pos].rstrip().endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":
@@ -200,6 +220,7 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
         return "Nested too deeply."
     if not raw:
         return "There is nothing between two commas."
+
     return f"Not valid JSON: {error.msg} (column {error.colno:,})."
 
 
@@ -213,6 +234,7 @@ _SPACED = (b'" ', b'"\t', b'"\n', b'"\r')
 def _may_repeat_a_key(raw: bytes, keys: int) -> bool:
     if any(map(raw.__contains__, _SPACED)):
         return len(_KEY.findall(raw)) != keys
+
     # As nearly everybody writes them, and much sooner counted.
     return raw.count(b'":') != keys
 
@@ -221,6 +243,7 @@ def _key_count(value: dict[str, Any]) -> int:
     """Keys of all objects in `value`. Called once a row: what holds none is not looked into."""
     count = 0
     inside: list[Iterable[Any]] = [value.values()]
+
     # No recursion: a row may be nested more deeply than Python calls.
     for values in inside:
         for item in values:
@@ -229,6 +252,7 @@ def _key_count(value: dict[str, Any]) -> int:
                 inside.append(item.values())
             elif type(item) is list:
                 inside.append(item)
+
     return len(value) + count
 
 
@@ -243,6 +267,7 @@ def _repeated_key(raw: bytes) -> str:
         json.loads(raw, object_pairs_hook=look)
     except (ValueError, RecursionError):
         return ""
+
     return repeated[0] if repeated else ""
 
 

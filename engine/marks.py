@@ -1,8 +1,7 @@
 """Marks of eight bytes that stand for rows and prompts, and a set of them. No training library.
 
-A set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows is checked in a
-process that stays small.
-"""
+A set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows is
+checked in a process that stays small."""
 
 from __future__ import annotations
 
@@ -17,7 +16,8 @@ import xxhash
 from engine.examples import Example
 from engine.turns import Turns
 
-# numpy is imported where many marks come at once: the web server has this module and needs none of that.
+# numpy is imported where many marks come at once: the web server has this module and needs none of
+# that.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -30,7 +30,8 @@ SEPARATOR = "\x1e"
 
 
 class Marks:
-    """`add` says whether a mark is new. Marks are evenly spread numbers of 64 bits, as a hash gives."""
+    """`add` says whether a mark is new. Marks are evenly spread numbers of 64 bits, as a hash
+    gives."""
 
     def __init__(self) -> None:
         self.slots = array("Q", [0]) * FIRST_ROOM
@@ -44,14 +45,19 @@ class Marks:
         mark = mark or 1
         slots, last = self.slots, len(self.slots) - 1
         at = mark & last
+
         while held := slots[at]:
             if held == mark:
                 return False
+
             at = (at + 1) & last
+
         slots[at] = mark
         self.count += 1
+
         if 2 * self.count > len(slots):
             self._room_make(self.count)
+
         return True
 
     def add_all(self, marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -62,6 +68,7 @@ class Marks:
         self._room_make(self.count + len(different))
         is_new = np.zeros(len(marks), bool)
         is_new[first] = self._put(different)
+
         return is_new
 
     def _put(self, marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -72,6 +79,7 @@ class Marks:
         last = np.uint64(len(slots) - 1)
         is_new = np.zeros(len(marks), bool)
         left, at = np.arange(len(marks)), marks & last
+
         while len(left):
             held, mine = slots[at], marks[left]
             empty = held == 0
@@ -80,6 +88,7 @@ class Marks:
             settled = slots[at] == mine
             is_new[left[settled & empty]] = True
             left, at = left[~settled], (at[~settled] + np.uint64(1)) & last
+
         self.count += int(is_new.sum())
         return is_new
 
@@ -88,11 +97,13 @@ class Marks:
         room = len(self.slots)
         while 2 * count > room:
             room *= 2
+
         if room > len(self.slots):
             import numpy as np
 
             before = np.frombuffer(self.slots, np.uint64)
             self.slots, self.count = array("Q", [0]) * room, 0
+
             for start in range(0, len(before), PART):
                 part = before[start : start + PART]
                 self._put(part[part != 0])
@@ -102,11 +113,15 @@ def mark_of(example: Example) -> int:
     """The same for rows that say the same."""
     if example.chosen is not None or example.rejected is not None or example.label is not None:
         return fingerprint(example.messages, example.chosen, example.rejected, example.label)
-    return mark_of_turns(example.messages if example.text is None else [{"role": "user", "content": example.text}])
+
+    return mark_of_turns(
+        example.messages if example.text is None else [{"role": "user", "content": example.text}]
+    )
 
 
 def mark_of_turns(turns: Turns | None) -> int:
-    """Of turns in an order that conversation() or opening() has found good. Plain ones are marked by their texts."""
+    """Of turns in an order that conversation() or opening() has found good. Plain ones are marked
+    by their texts."""
     turns = turns or []
     if all(len(turn) == 2 and turn["role"] != "tool" for turn in turns):
         texts = [turn["content"] for turn in turns]
@@ -114,6 +129,7 @@ def mark_of_turns(turns: Turns | None) -> int:
         if joined.count(SEPARATOR) < max(1, len(texts)):
             is_system = bool(turns) and turns[0]["role"] == "system"
             return mark_of_bytes(joined.encode("utf-8", "surrogatepass"), is_system)
+
     return fingerprint(turns)
 
 
@@ -124,8 +140,13 @@ mark_of_bytes: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdig
 def fingerprint(*parts: Any) -> int:
     """Eight bytes of the parts' JSON."""
     try:
-        data = orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        data = orjson.dumps(
+            parts, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+        )
     except TypeError:
         # Half a surrogate pair, or a number of more than 64 bits.
-        data = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+        data = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode(
+            "utf-8", "surrogatepass"
+        )
+
     return xxhash.xxh3_64_intdigest(data)

@@ -30,9 +30,21 @@ class Mender:
     """
 
     def __init__(
-        self, slug: str, format: str, column_map: dict[str, str], fits: Fits | None = None, makes: str = ""
+        self,
+        slug: str,
+        format: str,
+        column_map: dict[str, str],
+        fits: Fits | None = None,
+        makes: str = "",
     ) -> None:
-        self.slug, self.format, self.column_map, self.fits, self.makes = slug, format, column_map, fits, makes
+        self.slug, self.format, self.column_map, self.fits, self.makes = (
+            slug,
+            format,
+            column_map,
+            fits,
+            makes,
+        )
+
         self.seen = Marks()
         # What the rows say, in the columns that are read.
         self.names = columns_read(format, column_map)
@@ -43,9 +55,13 @@ class Mender:
     def rows(self, values: Row) -> list[Row]:
         if self.makes:
             return self._made(values)
+
         changed = self.changed(values)
-        if changed is None or (changed != values and self._example(values) is not None and self._spoilt(changed)):
+        if changed is None or (
+            changed != values and self._example(values) is not None and self._spoilt(changed)
+        ):
             return []
+
         return [changed]
 
     def changed(self, values: Row) -> Row | None:
@@ -56,7 +72,11 @@ class Mender:
             case "drop_duplicates":
                 return None if self.is_again(values) else values
             case "drop_lost":
-                return None if "\ufffd" in json.dumps(values, ensure_ascii=False, default=str) else values
+                return (
+                    None
+                    if "\ufffd" in json.dumps(values, ensure_ascii=False, default=str)
+                    else values
+                )
             case "drop_long":
                 return values if self._keeps(values) else None
             case "cut_long":
@@ -76,7 +96,12 @@ class Mender:
             case "rename_columns":
                 return self._renamed(values)
             case "strip_template":
-                said = {name: strings(value, stripped) for name, value in values.items() if name in self.columns}
+                said = {
+                    name: strings(value, stripped)
+                    for name, value in values.items()
+                    if name in self.columns
+                }
+
                 return values | said
             case "mask_secrets":
                 return {name: strings(value, without_secrets) for name, value in values.items()}
@@ -84,6 +109,7 @@ class Mender:
                 return {name: strings(value, without_addresses) for name, value in values.items()}
             case "mend_encoding":
                 return {name: strings(value, mended) for name, value in values.items()}
+
         return values
 
     def can_read(self, values: Row) -> bool:
@@ -103,12 +129,14 @@ class Mender:
             to_example(changed, self.format, column_map)
         except RowProblem:
             return True
+
         return False
 
     def is_again(self, values: Row) -> bool:
         example = self._example(values)
         if example is None or len(self.seen) >= ROWS_REMEMBERED:
             return False
+
         return not self.seen.add(mark_of(example))
 
     def _keeps(self, values: Row) -> bool:
@@ -118,12 +146,16 @@ class Mender:
     def _cut(self, values: Row) -> Row | None:
         if self.fits is None or self._keeps(values):
             return values
+
         whole = value_at(values, self.main)
         if isinstance(whole, str) and self.format != "text":
             whole, _ = parsed(whole, self.main, "")
+
         ends = range(1, len(whole)) if isinstance(whole, str) else [*_answers_end(whole)][:-1]
         # The longest part that keeps to the limit, found by halves.
-        count = bisect.bisect_left(ends, True, key=lambda end: not self._keeps(put(values, self.main, whole[:end])))
+        count = bisect.bisect_left(
+            ends, True, key=lambda end: not self._keeps(put(values, self.main, whole[:end]))
+        )
         return put(values, self.main, whole[: ends[count - 1]]) if count else None
 
     def _with_turns(self, values: Row, change: Callable[[list[Row]], list[Row]]) -> Row:
@@ -135,14 +167,26 @@ class Mender:
                 turns, _ = parsed(turns, self.main, "")
             except RowProblem:
                 return values
+
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             return values
+
         changed = change(turns)
         return values if changed == turns else put(values, self.main, changed)
 
     def _text_alone(self, values: Row) -> Row:
-        kept = {name: value for name, value in values.items() if name in self.columns or not is_media(name)}
-        said = {name: _without_media(_opened(value)) for name, value in kept.items() if name in self.columns}
+        kept = {
+            name: value
+            for name, value in values.items()
+            if name in self.columns or not is_media(name)
+        }
+
+        said = {
+            name: _without_media(_opened(value))
+            for name, value in kept.items()
+            if name in self.columns
+        }
+
         return kept | {name: value for name, value in said.items() if value != _opened(kept[name])}
 
     def _without_separators(self, values: Row) -> Row:
@@ -151,6 +195,7 @@ class Mender:
             text = value_at(values, column)
             if isinstance(text, str) and end.search(text):
                 values = put(values, column, end.sub("", text).strip())
+
         return values
 
     def _renamed(self, values: Row) -> Row:
@@ -163,6 +208,7 @@ class Mender:
             for name, value in values.items()
             if name not in names
         }
+
         return renamed | others
 
     def _made(self, values: Row) -> list[Row]:
@@ -170,6 +216,7 @@ class Mender:
         example = self._example(values)
         if example is None:
             return []
+
         rest = {name: value for name, value in values.items() if name not in self.columns}
         asked, chosen, rejected = example.asked, example.chosen or [], example.rejected or []
         tools = {"tools": example.tools} if example.tools else {}
@@ -186,18 +233,22 @@ class Mender:
                 ]
             case _:
                 made = [{"prompt": asked}]
+
         made = [rest | tools | row for row in made]
         try:
             for row in made:
                 to_example(row, self.makes, {})
         except RowProblem:
             return []
+
         return made
 
 
 def role_of(turn: Row) -> str:
     """Who speaks, in the words of a chat template; "" for nobody."""
-    named = next((str(turn[key]).strip().lower() for key in ROLE_KEYS if turn.get(key) is not None), "")
+    named = next(
+        (str(turn[key]).strip().lower() for key in ROLE_KEYS if turn.get(key) is not None), ""
+    )
     return ROLES.get(named, "")
 
 
@@ -225,10 +276,17 @@ def _merged(turns: list[Row]) -> list[Row]:
         last = merged[-1] if merged else {}
         key, role = _text_key(turn), role_of(turn)
         same = role in ("user", "assistant", "system") and role == role_of(last)
-        if same and key and isinstance(last.get(key), str) and not calls_tools(turn) and not calls_tools(last):
+        if (
+            same
+            and key
+            and isinstance(last.get(key), str)
+            and not calls_tools(turn)
+            and not calls_tools(last)
+        ):
             merged[-1] = last | {key: f"{last[key]}\n\n{turn[key]}"}
         else:
             merged.append(turn)
+
     return merged
 
 
@@ -236,13 +294,18 @@ def _system_in_front(turns: list[Row]) -> list[Row]:
     prompts = [turn for turn in turns if role_of(turn) == "system"]
     rest = [turn for turn in turns if role_of(turn) != "system"]
     # Turns that stood around one may now be two of one speaker.
-    return [*_merged(prompts), *_merged(rest)] if prompts and turns[: len(prompts)] != prompts else turns
+    return (
+        [*_merged(prompts), *_merged(rest)]
+        if prompts and turns[: len(prompts)] != prompts
+        else turns
+    )
 
 
 def _without_last_questions(turns: list[Row]) -> list[Row]:
     end = len(turns)
     while end and role_of(turns[end - 1]) in ("user", "system"):
         end -= 1
+
     return turns[:end] if end else turns
 
 
@@ -251,6 +314,7 @@ def _without_opening_answers(turns: list[Row]) -> list[Row]:
     first = next((index for index, turn in enumerate(turns) if role_of(turn) == "user"), None)
     if first is None:
         return turns
+
     return [turn for turn in turns[:first] if role_of(turn) == "system"] + turns[first:]
 
 
@@ -262,6 +326,7 @@ def _without_media(value: Any) -> Any:
         return {name: _without_media(item) for name, item in value.items()}
     if not isinstance(value, list):
         return value
+
     return [_without_media(item) for item in value if not _is_media_part(item)]
 
 
@@ -270,6 +335,7 @@ def _opened(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         with contextlib.suppress(RowProblem):
             return parsed(value, "", "")[0]
+
     return value
 
 
@@ -288,6 +354,7 @@ def put(values: Row, column: str, value: Any) -> Row:
     engine.values.value_at."""
     if column in values or "." not in column:
         return values | {column: value}
+
     parent, _, rest = column.partition(".")
     return values | {parent: put(values[parent], rest, value)}
 
@@ -298,7 +365,12 @@ def strings(value: Any, change: Callable[[str], str]) -> Any:
         return change(value)
     if isinstance(value, list):
         return [strings(item, change) for item in value]
-    return {name: strings(item, change) for name, item in value.items()} if isinstance(value, dict) else value
+
+    return (
+        {name: strings(item, change) for name, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def stripped(text: str) -> str:

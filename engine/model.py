@@ -1,4 +1,5 @@
-"""The base model and its adapter, as they are loaded. Safetensors only, no code of the model's own, no hub."""
+"""The base model and its adapter, as they are loaded. Safetensors only, no code of the model's own,
+no hub."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from engine.failures import TrainError
 from engine.hardware import Device, Precision
@@ -20,34 +26,49 @@ from engine.lora_targets import Targets, lost_when_loaded, targets_choose, targe
 from engine.parameters import TrainParameters
 
 
-def model_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
-    """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises ModelProblem where
-    it holds no safetensors, and TrainError where they lack weights that its config names."""
+def model_load(
+    folder: Path, precision: Precision, device: Device, parameters: TrainParameters
+) -> Any:
+    """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises
+    ModelProblem where it holds no safetensors, and TrainError where they lack weights that its
+    config names."""
     model, told = _load(AutoModelForCausalLM, folder, precision, device, parameters)
     _complete(told)
     routers_check(model)
+
     return model
 
 
-def scorer_load(folder: Path, precision: Precision, device: Device, parameters: TrainParameters) -> Any:
-    """The base model with a new head of one score in place of its output layer. Raises as model_load does, and
-    TrainError for an architecture that has no such form."""
+def scorer_load(
+    folder: Path, precision: Precision, device: Device, parameters: TrainParameters
+) -> Any:
+    """The base model with a new head of one score in place of its output layer. Raises as
+    model_load does, and TrainError for an architecture that has no such form."""
     try:
-        model, told = _load(AutoModelForSequenceClassification, folder, precision, device, parameters, num_labels=1)
+        model, told = _load(
+            AutoModelForSequenceClassification, folder, precision, device, parameters, num_labels=1
+        )
     except ValueError as error:
         if "AutoModelForSequenceClassification" not in str(error):
             raise
+
         raise TrainError(
             "no_scorer",
             "A model of this architecture cannot score texts, so it cannot become a reward model.",
             "Choose a base model of the Llama, Qwen, Mistral or Gemma family.",
         ) from error
+
     _complete([name for name in told if not name.startswith("score.")])
     return model
 
 
 def _load(
-    kind: Any, folder: Path, precision: Precision, device: Device, parameters: TrainParameters, **options: Any
+    kind: Any,
+    folder: Path,
+    precision: Precision,
+    device: Device,
+    parameters: TrainParameters,
+    **options: Any,
 ) -> tuple[Any, list[str]]:
     """(the model, names of weights that its files lack)."""
     weight_files(folder)
@@ -62,6 +83,7 @@ def _load(
         device_map={"": 0} if parameters.quantization != "none" else None,
         **options,
     )
+
     return model, sorted(told["missing_keys"])
 
 
@@ -70,7 +92,8 @@ def _complete(lacking: list[str]) -> None:
         raise TrainError(
             "bad_model",
             f"The base model's files lack {len(lacking)} of its weights, such as {lacking[0]}.",
-            "The folder is not complete, or its config.json is of another model. Add the model again.",
+            "The folder is not complete, or its config.json is of another model. Add the model "
+            "again.",
         )
 
 
@@ -81,17 +104,26 @@ def fit_check(model: Any, tokenizer: Any) -> None:
         return
 
     # Somebody gave it a token to pad with, mostly, and did not enlarge the model.
-    added = [token.content for number, token in sorted(tokenizer.added_tokens_decoder.items()) if number >= words]
+    added = [
+        token.content
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if number >= words
+    ]
+
     advice = "Its tokenizer is of another model. Add the model again with its own."
+
     if len(added) == len(tokenizer) - words:
         named = ", ".join(added[:3])
         advice = (
-            f"The model has no weights for tokens that were added to its tokenizer: {named}. Add the model again with "
+            f"The model has no weights for tokens that were added to its tokenizer: {named}. Add "
+            "the model again with "
             "its original tokenizer, or saved after these tokens were added to it too."
         )
 
     raise TrainError(
-        "bad_model", f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.", advice
+        "bad_model",
+        f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.",
+        advice,
     )
 
 
@@ -99,27 +131,36 @@ def max_tokens_of(job: Job, model: Any, wanted: int) -> int:
     """Max tokens as asked for, or what the model can read where that is less."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
     if wanted > context:
-        job.warn("context_length", f"{job.spec.base_model_name} reads at most {context:,} tokens: rows are cut there.")
+        job.warn(
+            "context_length",
+            f"{job.spec.base_model_name} reads at most {context:,} tokens: rows are cut there.",
+        )
+
     return int(min(wanted, context))
 
 
 def _quantization(parameters: TrainParameters, device: Device) -> Any:
     if parameters.quantization == "none":
         return None
+
     if device.kind != "cuda":
         raise TrainError(
             "no_gpu",
             f"{parameters.quantization} loading needs a GPU, and this worker has none.",
             "Choose no quantisation.",
         )
+
     if importlib.util.find_spec("bitsandbytes") is None:
         raise TrainError(
             "no_bitsandbytes",
-            f"{parameters.quantization} loading needs the library bitsandbytes, which is not installed here.",
+            f"{parameters.quantization} loading needs the library bitsandbytes, which is not "
+            "installed here.",
             "Choose no quantisation, or ask your operator to install it.",
         )
+
     if parameters.quantization == "8-bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+
     return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -128,20 +169,27 @@ def _quantization(parameters: TrainParameters, device: Device) -> Any:
     )
 
 
-def adapter_add(model: PreTrainedModel, parameters: TrainParameters, task: str = "CAUSAL_LM") -> Any:
-    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it does not have, and for
-    options that peft cannot apply to them.
+def adapter_add(
+    model: PreTrainedModel, parameters: TrainParameters, task: str = "CAUSAL_LM"
+) -> Any:
+    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it
+    does not have, and for options that peft cannot apply to them.
 
     `task`: SEQ_CLS trains and saves the head of scores besides.
     """
     targets = targets_choose(model, parameters.target_modules)
     adapted = _adapted(model, parameters, targets, task)
     if lost := lost_when_loaded(adapted):
-        adapted = _adapted(adapted.unload(), parameters, targets_without(model, targets, lost), task)
+        adapted = _adapted(
+            adapted.unload(), parameters, targets_without(model, targets, lost), task
+        )
+
     return adapted
 
 
-def _adapted(model: PreTrainedModel, parameters: TrainParameters, targets: Targets, task: str) -> Any:
+def _adapted(
+    model: PreTrainedModel, parameters: TrainParameters, targets: Targets, task: str
+) -> Any:
     config = LoraConfig(
         task_type=task,
         r=parameters.lora_rank,
@@ -153,6 +201,7 @@ def _adapted(model: PreTrainedModel, parameters: TrainParameters, targets: Targe
         use_rslora=parameters.use_rslora,
         use_dora=parameters.use_dora,
     )
+
     try:
         return get_peft_model(model, config)
     except ValueError as error:
@@ -162,6 +211,7 @@ def _adapted(model: PreTrainedModel, parameters: TrainParameters, targets: Targe
                 f"The base model has none of the target modules {', '.join(targets.modules)}.",
                 "Choose all linear layers, or names that the base model's page lists.",
             ) from error
+
         raise TrainError(
             "bad_adapter",
             f"peft cannot put this adapter on the base model: {error}",
@@ -176,31 +226,39 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
         count = weight.numel()
         if type(weight).__name__ == "Params4bit":
             count *= 2
+
         total += count
         trained += weight.numel() if weight.requires_grad else 0
+
     return total, trained
 
 
 def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int]) -> None:
-    """Have generation stop where the answers of the training data end: base models often stop at another token."""
+    """Have generation stop where the answers of the training data end: base models often stop at
+    another token."""
     holder = model.get_base_model() if isinstance(model, PeftModel) else model
     holder.generation_config = config = _writable(holder.generation_config)
     known = config.eos_token_id
     stops = [known] if isinstance(known, int) else list(known or [])
+
     for token in (*sorted(turn_ends), tokenizer.eos_token_id):
         if token not in stops:
             stops.append(token)
+
     config.eos_token_id = stops if len(stops) > 1 else stops[0]
     config.pad_token_id = tokenizer.pad_token_id
 
 
 def _writable(config: GenerationConfig) -> GenerationConfig:
-    """Settings of base models may contradict each other, such as a temperature beside do_sample=false. transformers
-    then refuses to write any checkpoint, so the train goes without them; the finished model has the base's file.
-    """
+    """Settings of base models may contradict each other, such as a temperature beside
+    do_sample=false. transformers then refuses to write any checkpoint, so the train goes without
+    them; the finished model has the base's file."""
     try:
         config.validate(strict=True)
     except ValueError:
-        tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        tokens = {
+            name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
         return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+
     return config

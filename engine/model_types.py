@@ -1,8 +1,8 @@
-"""Model types that transformers has a causal language model for, for those who must not import transformers.
+"""Model types that transformers has a causal language model for, for those who must not import
+transformers.
 
-The same names as MODEL_FOR_CAUSAL_LM_MAPPING_NAMES of the version in requirements.txt. A test compares the two; an
-upgrade that adds families fails there until this list has them.
-"""
+The same names as MODEL_FOR_CAUSAL_LM_MAPPING_NAMES of the version in requirements.txt. A test
+compares the two; an upgrade that adds families fails there until this list has them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which of the trainer's other options each recipe offers. Read by engine.options; what is missing here is refused.
+"""Which of the trainer's other options each recipe offers. Read by engine.options; what is missing
+here is refused.
 
-Each entry holds what the trainer's own field does not say: a help of ours, bounds, and choices that need no further
-library.
-"""
+Each entry holds what the trainer's own field does not say: a help of ours, bounds, and choices that
+need no further library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ EVERY_TRAINER: Entries = {
         "choices": ["adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop"],
     },
     "adam_beta1": {"help": "How long AdamW remembers gradients.", "minimum": 0, "maximum": 0.9999},
-    "adam_beta2": {"help": "How long AdamW remembers squared gradients.", "minimum": 0, "maximum": 0.99999},
+    "adam_beta2": {
+        "help": "How long AdamW remembers squared gradients.",
+        "minimum": 0,
+        "maximum": 0.99999,
+    },
     "adam_epsilon": {"help": "Keeps AdamW from dividing by zero.", "minimum": 0, "maximum": 0.01},
     "lr_scheduler_type": {
         "help": "Schedules beyond those of the field Schedule, which this replaces.",
@@ -33,10 +37,12 @@ EVERY_TRAINER: Entries = {
         ],
     },
     "lr_scheduler_kwargs": {
-        "help": 'What the schedule takes besides, such as {"num_cycles": 2} or {"min_lr_rate": 0.1}.'
+        "help": 'What the schedule takes besides, such as {"num_cycles": 2} or {"min_lr_rate": '
+        "0.1}."
     },
     "warmup_steps": {
-        "help": "Steps over which the learning rate climbs, in place of Warm-up. Below 1 it is a share.",
+        "help": "Steps over which the learning rate climbs, in place of Warm-up. Below 1 it is a "
+        "share.",
         "minimum": 0,
         "maximum": 10_000_000,
     },
@@ -53,9 +59,15 @@ EVERY_TRAINER: Entries = {
     },
     "full_determinism": {"help": "On a GPU too, the same seed gives the same train. Slower."},
     "dataloader_drop_last": {"help": "Leave out a last batch that is not full."},
-    "dataloader_num_workers": {"help": "Processes that prepare batches. 0: none.", "minimum": 0, "maximum": 16},
+    "dataloader_num_workers": {
+        "help": "Processes that prepare batches. 0: none.",
+        "minimum": 0,
+        "maximum": 16,
+    },
     "dataloader_pin_memory": {"help": "Hold batches where a GPU fetches them faster."},
-    "torch_compile": {"help": "Compile the model before training. Takes minutes, then each step is faster."},
+    "torch_compile": {
+        "help": "Compile the model before training. Takes minutes, then each step is faster."
+    },
     "torch_compile_mode": {
         "help": "How long the compiler looks for faster code.",
         "choices": ["default", "reduce-overhead", "max-autotune"],
@@ -65,13 +77,18 @@ EVERY_TRAINER: Entries = {
         "minimum": 1,
         "maximum": 1_000_000,
     },
-    "tf32": {"help": "Whether the GPU may multiply fp32 with fewer digits. Blank: as it is set up."},
+    "tf32": {
+        "help": "Whether the GPU may multiply fp32 with fewer digits. Blank: as it is set up."
+    },
 }
 
 ROWS: Entries = {
-    "activation_offloading": {"help": "Hold what the backward pass needs in main memory, to save the GPU's."},
+    "activation_offloading": {
+        "help": "Hold what the backward pass needs in main memory, to save the GPU's."
+    },
     "router_aux_loss_coef": {
-        "help": "For mixtures of experts: how strongly to keep all experts busy. Blank: as the model says.",
+        "help": "For mixtures of experts: how strongly to keep all experts busy. Blank: as the "
+        "model says.",
         "minimum": 0,
         "maximum": 1,
     },
@@ -79,16 +96,19 @@ ROWS: Entries = {
 
 SFT: Entries = {
     "loss_type": {
-        "help": "nll is the usual loss. dft weighs each token by how likely the model already finds it.",
+        "help": "nll is the usual loss. dft weighs each token by how likely the model already "
+        "finds it.",
         "choices": ["nll", "dft"],
     },
     "label_smoothing_factor": {
-        "help": "Takes this share of certainty from the right token and spreads it over all others.",
+        "help": "Takes this share of certainty from the right token and spreads it over all "
+        "others.",
         "minimum": 0,
         "maximum": 0.9,
     },
     "packing_strategy": {
-        "help": "bfd fits short rows together and cuts long ones, bfd_split splits them, wrapped ignores row ends.",
+        "help": "bfd fits short rows together and cuts long ones, bfd_split splits them, wrapped "
+        "ignores row ends.",
         "choices": ["bfd", "bfd_split", "wrapped"],
     },
     "eval_packing": {"help": "Whether held-out rows are packed. Blank: as the training rows."},
@@ -107,25 +127,35 @@ SFT: Entries = {
 }
 
 REFERENCE: Entries = {
-    "disable_dropout": {"help": "Switch dropout off, so that the model and its reference are compared alike."},
-    "sync_ref_model": {"help": "Move the reference model along with the trained one. Not with a LoRA adapter."},
+    "disable_dropout": {
+        "help": "Switch dropout off, so that the model and its reference are compared alike."
+    },
+    "sync_ref_model": {
+        "help": "Move the reference model along with the trained one. Not with a LoRA adapter."
+    },
     "ref_model_mixup_alpha": {
         "help": "How much of the old reference stays at each such move.",
         "minimum": 0,
         "maximum": 1,
     },
-    "ref_model_sync_steps": {"help": "Steps between two such moves.", "minimum": 1, "maximum": 10_000_000},
+    "ref_model_sync_steps": {
+        "help": "Steps between two such moves.",
+        "minimum": 1,
+        "maximum": 10_000_000,
+    },
 }
 
 PRECOMPUTE: Entries = {
     "precompute_ref_log_probs": {
-        "help": "Compute the reference model's answers once, before the train: saves time where epochs are many."
+        "help": "Compute the reference model's answers once, before the train: saves time where "
+        "epochs are many."
     },
 }
 
 DPO: Entries = {
     "ld_alpha": {
-        "help": "Weight of the tokens beyond the shorter answer's length, against a liking for long answers. Blank: 1.",
+        "help": "Weight of the tokens beyond the shorter answer's length, against a liking for "
+        "long answers. Blank: 1.",
         "minimum": 0,
         "maximum": 1,
     },
@@ -138,7 +168,11 @@ DPO: Entries = {
 }
 
 ROLLOUTS: Entries = {
-    "top_k": {"help": "Choose only among this many likeliest words. 0: all.", "minimum": 0, "maximum": 1_000_000},
+    "top_k": {
+        "help": "Choose only among this many likeliest words. 0: all.",
+        "minimum": 0,
+        "maximum": 1_000_000,
+    },
     "min_p": {
         "help": "Choose only words that are at least this likely, as a share of the likeliest.",
         "minimum": 0,
@@ -150,12 +184,22 @@ ROLLOUTS: Entries = {
         "maximum": 10,
     },
     "shuffle_dataset": {"help": "Take the prompts in random order."},
-    "cast_lm_head_to_fp32": {"help": "Compute the output layer in fp32, for steadier probabilities."},
-    "entropy_coef": {"help": "Rewards the model for staying undecided.", "minimum": 0, "maximum": 1},
+    "cast_lm_head_to_fp32": {
+        "help": "Compute the output layer in fp32, for steadier probabilities."
+    },
+    "entropy_coef": {
+        "help": "Rewards the model for staying undecided.",
+        "minimum": 0,
+        "maximum": 1,
+    },
 }
 
 GRPO: Entries = {
-    "epsilon_high": {"help": "The upper clip range, where it differs from the lower.", "minimum": 0.01, "maximum": 10},
+    "epsilon_high": {
+        "help": "The upper clip range, where it differs from the lower.",
+        "minimum": 0.01,
+        "maximum": 10,
+    },
     "delta": {
         "help": "An upper bound for the ratio of probabilities (two-sided clipping).",
         "minimum": 1,
@@ -185,7 +229,8 @@ BY_RECIPE: dict[str, Entries] = {
     "sft": EVERY_TRAINER | ROWS | SFT,
     "dpo": EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE | DPO,
     "kto": EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE,
-    "reward": EVERY_TRAINER | {name: (ROWS | REFERENCE)[name] for name in ("activation_offloading", "disable_dropout")},
+    "reward": EVERY_TRAINER
+    | {name: (ROWS | REFERENCE)[name] for name in ("activation_offloading", "disable_dropout")},
     "grpo": EVERY_TRAINER | REFERENCE | ROLLOUTS | GRPO,
     "ppo": EVERY_TRAINER | REFERENCE | ROLLOUTS,
 }

@@ -11,11 +11,11 @@ POOL_BATCHES = 16
 
 
 class GroupedByLength(Sampler[int]):
-    """Rows in random order, with rows of like length in one batch, so that little is computed on padding.
+    """Rows in random order, with rows of like length in one batch, so that little is computed on
+    padding.
 
-    The order depends on seed and epoch alone: the same before and after a resume, and the same for 2 batches of 4 rows
-    added up as for one of 8. A last batch that is not full stays last.
-    """
+    The order depends on seed and epoch alone: the same before and after a resume, and the same for
+    2 batches of 4 rows added up as for one of 8. A last batch that is not full stays last."""
 
     def __init__(self, lengths: Sequence[int], effective_batch: int, seed: int) -> None:
         self.lengths = lengths
@@ -36,9 +36,14 @@ class GroupedByLength(Sampler[int]):
         full = len(order) - len(order) % self.effective_batch
         pool = self.effective_batch * POOL_BATCHES
         batches: list[list[int]] = []
+
         for start in range(0, full, pool):
             rows = sorted(order[start : min(start + pool, full)], key=lambda row: self.lengths[row])
-            batches += [rows[at : at + self.effective_batch] for at in range(0, len(rows), self.effective_batch)]
+            batches += [
+                rows[at : at + self.effective_batch]
+                for at in range(0, len(rows), self.effective_batch)
+            ]
+
         draw.shuffle(batches)
         for batch in (*batches, order[full:]):
             yield from batch

@@ -36,6 +36,7 @@ def pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) 
     start = min(len(better.prompt), len(worse.prompt))
     chosen, rejected = better.prompt[start:] + better.answer, worse.prompt[start:] + worse.answer
     prompt = better.prompt[:start]
+
     if chosen == rejected:
         rows.alike += 1
         return
@@ -63,6 +64,7 @@ def rating_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int
         for answer, label in ((example.chosen, True), (example.rejected or [], False)):
             rated = Example(messages=[*turns, *answer], label=label, tools=example.tools)
             rating_add(rows, rated, renderer, max_tokens)
+
         return
 
     found = renderer.answer_tokens(example.asked, (example.messages or [])[-1:], example.tools)
@@ -83,7 +85,9 @@ def rating_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int
     )
 
 
-def read(job: Job, data: DataFile, renderer: Renderer, max_tokens: int, add: Any, limit: int | None) -> Tokenised:
+def read(
+    job: Job, data: DataFile, renderer: Renderer, max_tokens: int, add: Any, limit: int | None
+) -> Tokenised:
     def fill(rows: Rows) -> None:
         for number, (line, example) in enumerate(examples_read(job, data)):
             if limit is not None and number >= limit:
@@ -96,16 +100,22 @@ def read(job: Job, data: DataFile, renderer: Renderer, max_tokens: int, add: Any
                 rows.notes.refuse(line, problem)
             else:
                 rows.notes.see(line, rows.codes)
+
         rows.notes.settle()
 
-    return tokenised(job, data, renderer, fill, method=add.__name__, max_tokens=max_tokens, limit=limit)
+    return tokenised(
+        job, data, renderer, fill, method=add.__name__, max_tokens=max_tokens, limit=limit
+    )
 
 
 def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared:
-    """Read, tokenise with `add` (pair_add or rating_add) and split. Raises TrainError where nothing is left."""
+    """Read, tokenise with `add` (pair_add or rating_add) and split. Raises TrainError where nothing
+    is left."""
     rows = read(job, job.spec.dataset, renderer, max_tokens, add, job.parameters.max_samples)
     evaluation = job.spec.evaluation_dataset
-    other = read(job, evaluation, renderer, max_tokens, add, None) if evaluation is not None else None
+    other = (
+        read(job, evaluation, renderer, max_tokens, add, None) if evaluation is not None else None
+    )
 
     reasons = _reasons(rows, max_tokens)
     why = f": {' '.join(reasons)}".rstrip(".") if reasons else ""
@@ -120,29 +130,41 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared
         evaluation=measured.by_length(found.held_out) if found.held_out else None,
         lengths=[rows.lengths[index] for index in found.kept],
         counts=RowCounts(len(found.kept), len(found.held_out), left_out),
-        sample_examples=asked(job, found, rows.example, other.example if other is not None else None),
+        sample_examples=asked(
+            job, found, rows.example, other.example if other is not None else None
+        ),
     )
 
     job.say(
-        f"{counted(len(found.kept), 'row')} to train on, {len(found.held_out):,} held out, {rows.cut:,} cut at "
+        f"{counted(len(found.kept), 'row')} to train on, {len(found.held_out):,} held out, "
+        f"{rows.cut:,} cut at "
         f"{max_tokens:,} tokens, {left_out:,} left out"
     )
+
     notes_warn(job, rows.notes, other.notes if other is not None else None)
-    for code, text in zip(("rows_left_out", "pairs_alike"), _reasons(rows, max_tokens, both=True), strict=True):
+
+    for code, text in zip(
+        ("rows_left_out", "pairs_alike"), _reasons(rows, max_tokens, both=True), strict=True
+    ):
         if text:
             job.warn(code, text)
+
     return prepared
 
 
 def _reasons(rows: Tokenised, max_tokens: int, *, both: bool = False) -> list[str]:
     """Why rows are left out, as sentences; with `both` an empty one for what is not so."""
     lost = alike = ""
+
     if rows.left_out:
         count = f"{counted(rows.left_out, 'row')} {are(rows.left_out)}"
         lost = f"{count} left out: at {max_tokens:,} tokens nothing is left to learn."
+
     if rows.alike:
         count = f"{counted(rows.alike, 'pair')} {are(rows.alike)}"
         alike = (
-            f"{count} left out: to this model's chat template, which trims white space, their two answers are the same."
+            f"{count} left out: to this model's chat template, which trims white space, their "
+            "two answers are the same."
         )
+
     return [text for text in (lost, alike) if text or both]

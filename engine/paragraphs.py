@@ -38,6 +38,7 @@ def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
         begin = start.offset or (len(BOM) if stream.read(len(BOM)) == BOM else 0)
         stream.seek(begin)
         held, number = _Held(begin, start.lines + 1, notes), start.lines
+
         for line in lines_of(stream):
             number += 1
             if line is None:
@@ -52,10 +53,13 @@ def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
                     yield from held.row()
                     line = line.removeprefix(PAGE_BREAK)
                     held = _Held(stream.tell() - len(line), number, notes)
+
                 held.add(line)
                 yield from held.long_rows()
+
                 if not line.strip() and held.size >= ROW_BYTES:
                     yield from held.row()
+
         yield from held.row()
 
 
@@ -82,11 +86,13 @@ class _Held:
         """Rows of what is too long for one; the rest stays."""
         if self.size <= LONGEST_ROW_BYTES:
             return
+
         data, at = b"".join(self.pieces), 0
         while len(data) - at > LONGEST_ROW_BYTES:
             cut = _cut(data, at)
             yield from self._row(data[at:cut])
             at = cut
+
         self.pieces, self.size = [data[at:]], len(data) - at
 
     def _row(self, raw: bytes) -> Iterator[Row]:
@@ -96,12 +102,14 @@ class _Held:
         # A piece of the first line leaves no line behind it, which for a row is not to say nothing:
         # 0 does that.
         whole_lines = self.line - 1 or -1
+
         try:
             text = raw.decode().strip("\r\n")
         except UnicodeDecodeError as wrong:
             reason = f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8."
             yield Row(line, None, reason, shown(raw), self.begin, whole_lines)
             return
+
         if not is_blank(text):
             yield Row(line, {"text": text}, "", "", self.begin, whole_lines, self.notes)
 
@@ -113,14 +121,18 @@ def _cut(raw: bytes, start: int) -> int:
     line = raw.rfind(b"\n", low, high)
     if line >= 0:
         return line + 1
+
     sentences = [match.end() for match in _SENTENCE_END.finditer(raw, low, high)]
     if sentences:
         return sentences[-1]
+
     word = raw.rfind(b" ", low, high)
     if word >= 0:
         return word + 1
+
     # Not within a character: its later bytes are 10…… in binary, three at most.
     for cut in range(high, high - 4, -1):
         if raw[cut] & 0xC0 != 0x80:
             return cut
+
     return high

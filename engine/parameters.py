@@ -1,8 +1,9 @@
 """Parameters that every recipe shares.
 
-A recipe's parameters are one pydantic model. Its JSON Schema is what the web form, the API, the docs and the engine
-read, so everything a person needs to see about a field stands in its declaration (engine.fields): title, help, unit,
-bounds (refused when left), typical range (warned about when left), group, and which other field switches it on.
+A recipe's parameters are one pydantic model. Its JSON Schema is what the web form, the API, the
+docs and the engine read, so everything a person needs to see about a field stands in its
+declaration (engine.fields): title, help, unit, bounds (refused when left), typical range (warned
+about when left), group, and which other field switches it on.
 
 Imports neither torch nor any training library: the web process uses this module.
 """
@@ -18,11 +19,14 @@ from engine.fields import parameter, refuse
 from engine.options import OptionProblem, options_check
 from engine.saving_parameters import SavingParameters
 
-SCHEDULERS = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+SCHEDULERS = Literal[
+    "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+]
 
 
 class LengthParameters(BaseModel):
-    """For methods that learn from whole rows. Named behind TrainParameters, so that this field comes first."""
+    """For methods that learn from whole rows. Named behind TrainParameters, so that this field
+    comes first."""
 
     max_tokens: int = parameter(
         1024,
@@ -37,7 +41,8 @@ class LengthParameters(BaseModel):
     thinking: Literal["auto", "in_front", "leave_out"] = parameter(
         "auto",
         "Thinking",
-        "For rows whose answers come with their thinking. Some chat templates have no place for it, and leave it out.",
+        "For rows whose answers come with their thinking. Some chat templates have no place for "
+        "it, and leave it out.",
         group="Data",
         advanced=True,
         choice_titles={
@@ -56,7 +61,13 @@ class TrainParameters(SavingParameters):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     max_samples: int | None = parameter(
-        None, "Max samples", "Use only the first rows. Blank: all.", group="Data", unit="rows", advanced=True, ge=1
+        None,
+        "Max samples",
+        "Use only the first rows. Blank: all.",
+        group="Data",
+        unit="rows",
+        advanced=True,
+        ge=1,
     )
     learning_rate: float = parameter(
         2e-4,
@@ -221,7 +232,8 @@ class TrainParameters(SavingParameters):
     on_out_of_memory: Literal["fail", "shrink"] = parameter(
         "fail",
         "When memory runs out",
-        "Continue with less: half the batch with twice the accumulation, then gradient checkpointing. What was learned "
+        "Continue with less: half the batch with twice the accumulation, then gradient "
+        "checkpointing. What was learned "
         "stays.",
         group="Hardware",
         advanced=True,
@@ -269,7 +281,8 @@ class TrainParameters(SavingParameters):
     more: dict[str, Any] = Field(
         default_factory=dict,
         title="Other trainer options",
-        description="Options of the training library that have no field of their own, by the names that it gives them.",
+        description="Options of the training library that have no field of their own, by the names "
+        "that it gives them.",
         json_schema_extra={"group": "Hardware", "advanced": True},
     )
 
@@ -279,21 +292,33 @@ class TrainParameters(SavingParameters):
         if self.max_steps is not None:
             if "epochs" in self.model_fields_set and self.epochs not in (None, 1):
                 raise refuse("max_steps", "Give epochs or max steps, not both: clear one of them.")
+
             self.epochs = None
         elif self.epochs is None:
             raise refuse("epochs", "Give epochs or max steps.")
+
         if (info.context or {}).get("device") == "cpu":
             self.check_cpu()
+
         if self.quantization != "none" and self.adapter != "lora":
             raise refuse(
-                "quantization", "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter."
+                "quantization",
+                "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter.",
             )
+
         if self.more.get("sync_ref_model") and self.adapter == "lora":
             raise refuse(
-                "more", "sync_ref_model: with a LoRA adapter the reference is the base model, which cannot move along."
+                "more",
+                "sync_ref_model: with a LoRA adapter the reference is the base model, which cannot "
+                "move along.",
             )
+
         if self.more.get("sync_ref_model") and self.more.get("precompute_ref_log_probs"):
-            raise refuse("more", "precompute_ref_log_probs: a reference that moves along cannot be computed once.")
+            raise refuse(
+                "more",
+                "precompute_ref_log_probs: a reference that moves along cannot be computed once.",
+            )
+
         return self
 
     @field_validator("more")
@@ -316,12 +341,18 @@ class TrainParameters(SavingParameters):
             extra = field.json_schema_extra
             if not isinstance(extra, dict) or extra.get("needs") != "cuda":
                 continue
+
             value = getattr(self, name)
             if value != field.default:
                 what = field.title if value is True else f"{value} loading"
                 return name, f"{what}: this needs a GPU, and this worker has none. Leave it off."
+
         if self.precision == "fp16":
-            return "precision", "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32."
+            return (
+                "precision",
+                "fp16 needs a GPU, and this worker has none. Choose Auto, bf16 or fp32.",
+            )
+
         return None
 
     def rows_per_step(self) -> int:

@@ -1,4 +1,5 @@
-"""Arithmetic of a train that the form, the engine and the docs must agree on. Standard library only."""
+"""Arithmetic of a train that the form, the engine and the docs must agree on. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -8,14 +9,17 @@ HOLDOUT_LIMIT = 200
 
 
 def holdout_rows(rows: int, share: float) -> int:
-    """Rows kept out of training: `share` of them, at least 1 where a share is asked for, at most 200, never all."""
+    """Rows kept out of training: `share` of them, at least 1 where a share is asked for, at most
+    200, never all."""
     if share <= 0 or rows < 2:
         return 0
+
     return min(HOLDOUT_LIMIT, max(1, round(rows * share)), rows - 1)
 
 
 def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:
-    """Optimizer steps in one pass; a last batch that is not full counts, as in transformers' Trainer."""
+    """Optimizer steps in one pass; a last batch that is not full counts, as in transformers'
+    Trainer."""
     batches = math.ceil(train_rows / batch_size)
     return max(1, math.ceil(batches / accumulation))
 
@@ -26,32 +30,41 @@ def total_steps(
     """Optimizer steps of the whole train: `max_steps` where given, else `epochs` passes."""
     if max_steps is not None:
         return max_steps
+
     return math.ceil((epochs or 1) * steps_per_epoch(train_rows, batch_size, accumulation))
 
 
 def warmup_steps(total: int, ratio: float, scheduler: str) -> int:
-    """Steps over which the learning rate climbs from 0, as in transformers' Trainer, but never all of them: the rate of
-    the first step is 0, and a train of one step would learn nothing."""
+    """Steps over which the learning rate climbs from 0, as in transformers' Trainer, but never all
+    of them: the rate of the first step is 0, and a train of one step would learn nothing."""
     if scheduler == "constant":
         return 0
+
     return min(math.ceil(total * ratio), max(0, total - 1))
 
 
 def warmup_is_long(total: int, warmup: int) -> bool:
-    """Whether warm-up takes half of a train or more: of a very short one even a small share does."""
+    """Whether warm-up takes half of a train or more: of a very short one even a small share
+    does."""
     return warmup > 0 and 2 * warmup >= total
 
 
 def evaluations_left(after: int, total: int, evaluate_every: int, save_every: int) -> int:
-    """Evaluations after step `after` up to step `total`: every `evaluate_every` steps, at the last step, and where a
-    checkpoint is saved unless those are more frequent. 0 for `evaluate_every`: none. `save_every` 0: only at the end.
-    """
+    """Evaluations after step `after` up to step `total`: every `evaluate_every` steps, at the last
+    step, and where a checkpoint is saved unless those are more frequent. 0 for `evaluate_every`:
+    none. `save_every` 0: only at the end."""
     if not evaluate_every or after >= total:
         return 0
+
     found = _multiples(after, total, evaluate_every)
     if save_every >= evaluate_every:
-        found += _multiples(after, total, save_every) - _multiples(after, total, math.lcm(evaluate_every, save_every))
-    measured_at_end = total % evaluate_every == 0 or (save_every >= evaluate_every and total % save_every == 0)
+        found += _multiples(after, total, save_every) - _multiples(
+            after, total, math.lcm(evaluate_every, save_every)
+        )
+
+    measured_at_end = total % evaluate_every == 0 or (
+        save_every >= evaluate_every and total % save_every == 0
+    )
     return found if measured_at_end else found + 1
 
 

@@ -3,11 +3,10 @@
     python -m engine.preview --data FILE --file-type T --format F --column-map JSON
         [--mark JSON] [--skip N] [--rows N]
 
-prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields of
-Seen, its example those of engine.examples.Example. Where the file cannot be read any further the
+prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields
+of Seen, its example those of engine.examples.Example. Where the file cannot be read any further the
 rows end. Runs in a process of its own, whose caller limits its time and memory; the web does the
-same itself with files that are small.
-"""
+same itself with files that are small."""
 
 from __future__ import annotations
 
@@ -53,6 +52,7 @@ class Seen:
         if example is not None:
             example["notes"], example["unused"] = tuple(example["notes"]), tuple(example["unused"])
             example = Example(**example)
+
         return cls(**data | {"example": example})
 
 
@@ -71,10 +71,12 @@ def _row_shown(row: Row, format: str, column_map: dict[str, str]) -> Seen:
             example = to_example(row.values, format, column_map)
         except RowProblem as error:
             problem = {"field": error.field, "value": error.value, "reason": error.reason}
+
     for limits in LIMITS:
         seen = _within(row, example, problem, limits)
         if len(_line(seen)) <= ROW_BYTES:
             break
+
     return seen
 
 
@@ -88,37 +90,45 @@ def _within(
     if example is not None:
         example, is_whole_example = _shorten_example(example, limits)
         is_whole = is_whole and is_whole_example
+
     return Seen(row.line, values, example, problem, not is_whole)
 
 
 def _shorten_example(example: Example, limits: tuple[int, int]) -> tuple[Example, bool]:
     parts = {
-        name: shorten(getattr(example, name), limits) for name in ("text", "messages", "chosen", "rejected", "tools")
+        name: shorten(getattr(example, name), limits)
+        for name in ("text", "messages", "chosen", "rejected", "tools")
     }
     shown = replace(example, **{name: value for name, (value, _) in parts.items()})
     return shown, all(is_whole for _, is_whole in parts.values())
 
 
 def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]:
-    """`value` in JSON's terms, texts and lists cut to what a page can hold; and whether it is whole.
+    """`value` in JSON's terms, texts and lists cut to what a page can hold; and whether it is
+    whole.
 
     limits: characters of a text, items of a list or an object.
     """
     characters, items = limits
+
     if isinstance(value, str):
         return (value, True) if len(value) <= characters else (f"{value[:characters]} …", False)
+
     if isinstance(value, dict):
         pairs = {str(name): shorten(item, limits) for name, item in islice(value.items(), items)}
         is_whole = len(value) <= items and all(whole for _, whole in pairs.values())
         return {name: item for name, (item, _) in pairs.items()}, is_whole
+
     if isinstance(value, list | tuple):
         found = [shorten(item, limits) for item in value[:items]]
         is_whole = len(value) <= items and all(whole for _, whole in found)
         return [item for item, _ in found], is_whole
+
     if isinstance(value, float) and not math.isfinite(value):
         return str(value), True
     if value is None or isinstance(value, bool | int | float):
         return value, True
+
     # What only Parquet holds: bytes, decimals, dates.
     return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
 
@@ -140,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     rows = read_rows(given.data, given.file_type, Mark(*given.mark))
     wanted = islice(rows, given.skip, given.skip + given.rows)
+
     try:
         for seen in rows_shown(wanted, given.format, given.column_map):
             print(_line(seen), flush=True)
@@ -149,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         print(json.dumps({"error": "These rows take more memory to show than there may be."}))
         return 1
+
     print(json.dumps({"done": {}}))
     return 0
 

@@ -1,4 +1,5 @@
-"""Repairs of a dataset: what each is called, what it mends, and which are safe. No training library."""
+"""Repairs of a dataset: what each is called, what it mends, and which are safe. No training
+library."""
 
 from __future__ import annotations
 
@@ -32,86 +33,167 @@ class Repair:
 REPAIRS = {
     repair.slug: repair
     for repair in (
-        Repair("drop_bad", "Leave out bad rows", "Rows that cannot be read are gone; the others stay.", ("problems",)),
         Repair(
-            SPLIT_LISTS, "Make a dataset of each list",
-            "Such as one to train on and one to measure with; each is then read by its own columns.", (SEVERAL_LISTS,),
+            "drop_bad",
+            "Leave out bad rows",
+            "Rows that cannot be read are gone; the others stay.",
+            ("problems",),
         ),
         Repair(
-            "merge_turns", "Merge turns of one speaker",
-            "Two turns of one role in a row become one, with a blank line between them.", ("two_turns",), CHATS,
+            SPLIT_LISTS,
+            "Make a dataset of each list",
+            "Such as one to train on and one to measure with; each is then read by its own "
+            "columns.",
+            (SEVERAL_LISTS,),
         ),
         Repair(
-            "move_system", "Move system turns to the front",
-            "What stands in them later is added to the system prompt, with a blank line between.", ("system_later",),
+            "merge_turns",
+            "Merge turns of one speaker",
+            "Two turns of one role in a row become one, with a blank line between them.",
+            ("two_turns",),
             CHATS,
         ),
         Repair(
-            "drop_last_question", "Leave out a last question without an answer",
-            "Conversations then end with the last answer; one that has no answer stays as it is.", ("ends_with_user",),
+            "move_system",
+            "Move system turns to the front",
+            "What stands in them later is added to the system prompt, with a blank line between.",
+            ("system_later",),
             CHATS,
         ),
         Repair(
-            "drop_opening_answer", "Leave out an answer that nobody asked for",
-            "Conversations then begin with the first question; what the assistant said before it is gone.",
-            ("begins_with_assistant",), CHATS,
+            "drop_last_question",
+            "Leave out a last question without an answer",
+            "Conversations then end with the last answer; one that has no answer stays as it is.",
+            ("ends_with_user",),
+            CHATS,
         ),
         Repair(
-            "keep_text", "Keep the text alone",
-            "Columns and parts of pictures, sound or video are gone, and marks such as <image> where they stood.",
+            "drop_opening_answer",
+            "Leave out an answer that nobody asked for",
+            "Conversations then begin with the first question; what the assistant said before it "
+            "is gone.",
+            ("begins_with_assistant",),
+            CHATS,
+        ),
+        Repair(
+            "keep_text",
+            "Keep the text alone",
+            "Columns and parts of pictures, sound or video are gone, and marks such as <image> "
+            "where they stood.",
             ("media", "media_marks"),
         ),
         Repair(
-            "text_to_chats", "Make conversations of texts",
-            "Texts of Human: and Assistant:, or of similar names, become turns; other texts are left out.",
-            ("transcript_text",), ("text",), "messages",
+            "text_to_chats",
+            "Make conversations of texts",
+            "Texts of Human: and Assistant:, or of similar names, become turns; other texts are "
+            "left out.",
+            ("transcript_text",),
+            ("text",),
+            "messages",
         ),
         Repair(
-            "strip_separators", "Take out separators",
-            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut off.",
-            ("separators",), ("prompt-completion",),
+            "strip_separators",
+            "Take out separators",
+            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut "
+            "off.",
+            ("separators",),
+            ("prompt-completion",),
         ),
         Repair(
-            "drop_duplicates", "Leave out duplicates", "Of rows that are the same the first one stays.", ("duplicate",)
+            "drop_duplicates",
+            "Leave out duplicates",
+            "Of rows that are the same the first one stays.",
+            ("duplicate",),
         ),
         Repair(
-            "strip_template", "Take out template marks", "Marks such as <|im_start|> or [INST] are cut out.",
+            "strip_template",
+            "Take out template marks",
+            "Marks such as <|im_start|> or [INST] are cut out.",
             ("template_tokens",),
         ),
         Repair(
-            "mask_secrets", "Mask keys and passwords", "Keys become [key], passwords [password].", ("secret",),
+            "mask_secrets",
+            "Mask keys and passwords",
+            "Keys become [key], passwords [password].",
+            ("secret",),
         ),
-        Repair("mask_addresses", "Mask e-mail addresses", "E-mail addresses become [e-mail].", ("email",)),
         Repair(
-            "mend_encoding", "Mend the encoding", "Text that was read in the wrong encoding is read rightly.",
+            "mask_addresses",
+            "Mask e-mail addresses",
+            "E-mail addresses become [e-mail].",
+            ("email",),
+        ),
+        Repair(
+            "mend_encoding",
+            "Mend the encoding",
+            "Text that was read in the wrong encoding is read rightly.",
             ("damaged",),
         ),
-        Repair("drop_lost", "Leave out rows that lost characters", "What was lost cannot be got back.", ("lost",)),
         Repair(
-            "rename_columns", "Rename the columns", "Columns get the names that the format gives them.", ("names",)
-        ),
-        Repair("drop_long", "Leave out long rows", "Rows over the limit are gone; the others stay.", ("long",)),
-        Repair(
-            "cut_long", "Cut long rows",
-            "Conversations lose their last exchanges, texts their end, until they keep to the limit; a row that cannot "
-            "is left out.", ("long",), (*CHATS, "text"),
-        ),
-        Repair(SPLIT, "Split off an evaluation set", "Every tenth row becomes a dataset of its own, to measure with."),
-        Repair(
-            "pairs_to_examples", "Use the better answers as examples", "For SFT and LoRA: the worse answers are gone.",
-            (), ("preference",), "messages",
+            "drop_lost",
+            "Leave out rows that lost characters",
+            "What was lost cannot be got back.",
+            ("lost",),
         ),
         Repair(
-            "pairs_to_ratings", "Make rated answers of the pairs", "For KTO: a pair becomes a good and a bad answer.",
-            (), ("preference",), "kto",
+            "rename_columns",
+            "Rename the columns",
+            "Columns get the names that the format gives them.",
+            ("names",),
         ),
         Repair(
-            "answers_to_prompts", "Keep the prompts alone", "For PPO with a reward model: answers are gone.", (),
-            ("messages", "conversations", "prompt-completion", "alpaca", "question-answer", "preference"),
+            "drop_long",
+            "Leave out long rows",
+            "Rows over the limit are gone; the others stay.",
+            ("long",),
+        ),
+        Repair(
+            "cut_long",
+            "Cut long rows",
+            "Conversations lose their last exchanges, texts their end, until they keep to the "
+            "limit; a row that cannot "
+            "is left out.",
+            ("long",),
+            (*CHATS, "text"),
+        ),
+        Repair(
+            SPLIT,
+            "Split off an evaluation set",
+            "Every tenth row becomes a dataset of its own, to measure with.",
+        ),
+        Repair(
+            "pairs_to_examples",
+            "Use the better answers as examples",
+            "For SFT and LoRA: the worse answers are gone.",
+            (),
+            ("preference",),
+            "messages",
+        ),
+        Repair(
+            "pairs_to_ratings",
+            "Make rated answers of the pairs",
+            "For KTO: a pair becomes a good and a bad answer.",
+            (),
+            ("preference",),
+            "kto",
+        ),
+        Repair(
+            "answers_to_prompts",
+            "Keep the prompts alone",
+            "For PPO with a reward model: answers are gone.",
+            (),
+            (
+                "messages",
+                "conversations",
+                "prompt-completion",
+                "alpaca",
+                "question-answer",
+                "preference",
+            ),
             "prompt-only",
         ),
     )
-}  # fmt: skip
+}
 LONG = tuple(repair.slug for repair in REPAIRS.values() if "long" in repair.mends)
 
 # Repairs that lose nothing somebody may want to keep: each makes a bad row good or takes out plain
@@ -136,7 +218,11 @@ COMBINED_TITLES = {
 
 def safe_repairs(format: str) -> list[Repair]:
     """Those of SAFE that rows of this format can need."""
-    return [REPAIRS[slug] for slug in SAFE if not REPAIRS[slug].formats or format in REPAIRS[slug].formats]
+    return [
+        REPAIRS[slug]
+        for slug in SAFE
+        if not REPAIRS[slug].formats or format in REPAIRS[slug].formats
+    ]
 
 
 def offered(format: str, kinds: set[str]) -> list[Repair]:
@@ -146,6 +232,7 @@ def offered(format: str, kinds: set[str]) -> list[Repair]:
         for repair in REPAIRS.values()
         if (not repair.formats or format in repair.formats)
         and (
-            any(kind in kinds for kind in repair.mends) or (not repair.mends and (repair.makes or repair.slug == SPLIT))
+            any(kind in kinds for kind in repair.mends)
+            or (not repair.mends and (repair.makes or repair.slug == SPLIT))
         )
     ]

@@ -1,7 +1,7 @@
 """Repairs of a dataset: each reads rows and writes new ones, and counts what it did.
 
-    python -m engine.repairs --data FILE --file-type T --format F --column-map JSON --repair SLUG --out FILE
-                             [--model DIR --max-tokens N] [--list NAME] [--changes FILE]
+    python -m engine.repairs --data FILE --file-type T --format F --column-map JSON --repair SLUG
+                             --out FILE [--model DIR --max-tokens N] [--list NAME] [--changes FILE]
 
 writes JSON lines and reports by JSON lines on its output: {"rows": read so far}, last {"done":
 {...}} or {"error": text}. Rows keep all their columns, apart from repairs that make another format
@@ -45,7 +45,9 @@ class Done:
     """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}]
     of the first; `steps`: {repair: rows} of a version that is made of several repairs."""
 
-    counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "written": 0, "changed": 0, "left_out": 0})
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"read": 0, "written": 0, "changed": 0, "left_out": 0}
+    )
     examples: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
 
@@ -71,7 +73,11 @@ def repaired(
     `done`."""
     makes = REPAIRS[slug].makes if slug in REPAIRS else ""
     mender: Mender | SafeMender
-    mender = SafeMender(format, column_map) if slug == MEND_SAFE else Mender(slug, format, column_map, fits, makes)
+    mender = (
+        SafeMender(format, column_map)
+        if slug == MEND_SAFE
+        else Mender(slug, format, column_map, fits, makes)
+    )
 
     for line, values in rows:
         done.counts["read"] += 1
@@ -85,6 +91,7 @@ def repaired(
         elif made != [values]:
             done.counts["changed"] += 1
             done.note(line, values, made[0])
+
         done.counts["written"] += len(made)
         yield from made
 
@@ -92,18 +99,23 @@ def repaired(
         done.steps = dict(mender.steps)
 
 
-def changes_applied(rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: Done) -> Iterator[Row]:
+def changes_applied(
+    rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: Done
+) -> Iterator[Row]:
     """The rows of a version in which somebody edited rows, set some aside or put some back."""
     for line, before, after in changes.apply(rows):
         if before is not None or line in changes.set_aside:
             done.counts["read"] += 1
+
         if after is None:
             done.counts["left_out"] += 1
             done.note(line, before, None)
             continue
+
         if after != before:
             done.counts["changed"] += 1
             done.note(line, before, after)
+
         done.counts["written"] += 1
         yield after
 
@@ -119,7 +131,9 @@ def limit_of(folder: Path, max_tokens: int) -> Fits:
 
     def fits(example: Example) -> bool:
         try:
-            return all(len(renderer.tokens(variant).ids) <= max_tokens for variant in variants(example))
+            return all(
+                len(renderer.tokens(variant).ids) <= max_tokens for variant in variants(example)
+            )
         except TemplateProblem:
             # Not a matter of length: what this model cannot write, another one can.
             return True
@@ -138,44 +152,61 @@ def _rows(path: Path, file_type: str, part: str | None) -> Iterator[tuple[int, R
         if time.monotonic() - told > NEWS_EVERY_SECONDS:
             told = time.monotonic()
             _say(rows=number)
+
         if part is None or row.part == part:
             yield row.line, row.values
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.repairs", description="Write a repaired copy of a dataset.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.repairs", description="Write a repaired copy of a dataset."
+    )
     for name in ("data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+
     for name in ("file-type", "format", "repair"):
         # A file whose format nobody knows can still be taken apart.
         parser.add_argument(f"--{name}", required=True)
+
     parser.add_argument("--column-map", type=json.loads, default={})
     parser.add_argument("--model", type=Path)
     parser.add_argument("--max-tokens", type=int, default=0)
-    parser.add_argument("--changes", type=Path, help="rows that somebody changed, see engine.combined_repairs")
-    parser.add_argument("--list", help="the name of the list to read, of a file that is an object of lists")
+    parser.add_argument(
+        "--changes", type=Path, help="rows that somebody changed, see engine.combined_repairs"
+    )
+    parser.add_argument(
+        "--list", help="the name of the list to read, of a file that is an object of lists"
+    )
     given = parser.parse_args(arguments)
     from engine.failures import explain
 
     done, digest, size = Done(), hashlib.sha256(), 0
+
     try:
         fits = limit_of(given.model, given.max_tokens) if given.model else None
         rows = _rows(given.data, given.file_type, given.list)
+
         if given.repair == APPLY_CHANGES:
             new_rows = changes_applied(rows, RowChanges.read(given.changes), done)
         else:
             new_rows = repaired(rows, given.repair, given.format, given.column_map, done, fits)
+
         with given.out.open("wb") as stream:
             for row in new_rows:
-                line = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+                line = (
+                    json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
+                    + b"\n"
+                )
                 digest.update(line)
                 size += stream.write(line)
     except Exception as error:
         _say(error=str(error) if isinstance(error, FileProblem) else explain(error).message)
         return 1
+
     if not size:
         _say(error=NOTHING_LEFT)
         return 1
+
     _say(done=asdict(done) | {"size_bytes": size, "sha256": digest.hexdigest()})
     return 0
 

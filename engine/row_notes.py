@@ -1,8 +1,7 @@
 """What a model's chat template does to the rows of a dataset, counted and in words.
 
-Written by the engine while it renders the rows; shown on the dataset's page, in the form and in the log of a train. The
-web imports this module: no training library here.
-"""
+Written by the engine while it renders the rows; shown on the dataset's page, in the form and in the
+log of a train. The web imports this module: no training library here."""
 
 from __future__ import annotations
 
@@ -28,29 +27,39 @@ WORDS_DROPPED, LAST_ANSWER_ALONE, WHOLE_ROW = "words_dropped", "last_answer_alon
 
 # {rows}: "3 of 40 rows".
 WORDS = {
-    NO_PLACE: "In {rows} the thinking is left out: this model's chat template has no place for it. To learn "
+    NO_PLACE: "In {rows} the thinking is left out: this model's chat template has no place for it. "
+    "To learn "
     "it, set Thinking to “In front of the answer”.",
-    TAKEN_OUT: "In {rows} the thinking is not learned: this model's chat template takes it out of answers.",
-    ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat template keeps "
+    TAKEN_OUT: "In {rows} the thinking is not learned: this model's chat template takes it out of "
+    "answers.",
+    ONLY_LAST: "In {rows} the thinking of earlier answers is not learned: this model's chat "
+    "template keeps "
     "only that of the last answer.",
-    NOTHING_LEARNED: "In {rows} all answers are marked as not to be learned: these rows are left out.",
-    ASKED_OTHERWISE: "In {rows} the answer does not begin the way this model will be asked for it: its chat template "
-    "then begins the answer itself, with <think> or with an empty thought, and these rows begin otherwise. What is "
-    "learned may hardly show in use. Choose a base model that is asked without thinking, or rows that think as it "
+    NOTHING_LEARNED: "In {rows} all answers are marked as not to be learned: these rows are left "
+    "out.",
+    ASKED_OTHERWISE: "In {rows} the answer does not begin the way this model will be asked for it: "
+    "its chat template "
+    "then begins the answer itself, with <think> or with an empty thought, and these rows begin "
+    "otherwise. What is "
+    "learned may hardly show in use. Choose a base model that is asked without thinking, or rows "
+    "that think as it "
     "does.",
-    WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat template leaves some "
+    WORDS_DROPPED: "In {rows} the words of an answer are not all learned: this model's chat "
+    "template leaves some "
     "out, such as words beside a tool call.",
-    LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template changes earlier "
+    LAST_ANSWER_ALONE: "In {rows} only the last answer is learned: this model's chat template "
+    "changes earlier "
     "answers so that they cannot be found.",
-    WHOLE_ROW: "In {rows} questions are learned too: this model's chat template changes answers so that they cannot "
+    WHOLE_ROW: "In {rows} questions are learned too: this model's chat template changes answers so "
+    "that they cannot "
     "be told from the rest.",
 }
 
 
 @dataclass
 class RowNotes:
-    """rendered: rows that the template wrote. refused: rows that it could not write, with (line, why) of the first.
-    findings: {code of WORDS: {"rows": how many, "lines": the first}}."""
+    """rendered: rows that the template wrote. refused: rows that it could not write, with (line,
+    why) of the first. findings: {code of WORDS: {"rows": how many, "lines": the first}}."""
 
     rendered: int = 0
     refused: int = 0
@@ -79,6 +88,7 @@ class RowNotes:
         for code in codes:
             found = self.findings.setdefault(code, {"rows": 0, "lines": []})
             found["rows"] += 1
+
             if len(found["lines"]) < LINES_KEPT:
                 found["lines"].append(line)
 
@@ -87,6 +97,7 @@ class RowNotes:
         self.refused += 1
         self.slow += problem.code == "template_loops"
         self.first_problem = self.first_problem or problem
+
         if len(self.refusals) < LINES_KEPT:
             self.refusals.append((line, problem.message.removeprefix(CANNOT_RENDER)))
         if self.slow > SLOW_ROWS or (not self.rendered and self.refused >= HOPELESS_ROWS):
@@ -112,18 +123,22 @@ class RowNotes:
         """(code, sentence) of all there is to say."""
         total = self.rendered + self.refused
         said = []
+
         if self.refused:
             line, why = self.refusals[0]
             said.append(
                 (
                     REFUSED,
-                    f"{_rows(self.refused, total)} left out: this model's chat template cannot write "
+                    f"{_rows(self.refused, total)} left out: this model's chat template cannot "
+                    "write "
                     f"{'it' if self.refused == 1 else 'them'}. Line {line:,}: {why}",
                 )
             )
+
         for code, found in self.findings.items():
             if code in WORDS:
                 said.append((code, WORDS[code].format(rows=f"{found['rows']:,} of {total:,} rows")))
+
         return said
 
 

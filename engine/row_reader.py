@@ -48,9 +48,11 @@ class RowReader:
         column = self.columns.get(name)
         if column is None:
             return None
+
         value = self.values.get(column)
         if value is None and "." in column:
             value = value_at(self.values, column)
+
         return None if value is MISSING else value
 
     def needed(self, name: str) -> Any:
@@ -60,12 +62,15 @@ class RowReader:
         value = self.values.get(column, MISSING)
         if value is MISSING and (value := value_at(self.values, column)) is MISSING:
             raise RowProblem(column, "", "The column is missing in this row.")
+
         return value
 
     def as_text(self, value: Any) -> Any:
-        """An object as the JSON that a model would write, where a text is needed; all else as it is."""
+        """An object as the JSON that a model would write, where a text is needed; all else as it
+        is."""
         if type(value) is not dict or not value or is_text_part(value):
             return value
+
         self.note(OBJECT_TEXT)
         return as_json(value)
 
@@ -78,7 +83,9 @@ class RowReader:
         if field not in self.unused and carries(value):
             self.unused += (field,)
 
-    def leave_columns(self, names: list[str], used: frozenset[str], partly_used: frozenset[str]) -> None:
+    def leave_columns(
+        self, names: list[str], used: frozenset[str], partly_used: frozenset[str]
+    ) -> None:
         """Remember those of these columns that carry something. None of them is in `used`.
 
         partly_used: columns of which only fields within are used, as reward_model of
@@ -110,7 +117,8 @@ def media_check(values: dict[str, Any], columns: list[str]) -> None:
             raise RowProblem(
                 column,
                 values[column],
-                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep the "
+                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep "
+                "the "
                 "text alone” takes them out.",
                 "media",
             )

@@ -1,8 +1,9 @@
-"""Files of examples as a stream of rows. JSONL, JSON, CSV, Parquet and plain text; no training library.
+"""Files of examples as a stream of rows. JSONL, JSON, CSV, Parquet and plain text; no training
+library.
 
-What cannot be read is a row too, with its reason: rows read and rows reported add up to the rows of the file.
-Memory is bounded: a line, a JSON object or a cell over ROW_LIMIT_BYTES is reported and passed over, not held.
-"""
+What cannot be read is a row too, with its reason: rows read and rows reported add up to the rows of
+the file. Memory is bounded: a line, a JSON object or a cell over ROW_LIMIT_BYTES is reported and
+passed over, not held."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ PARQUET_BATCH_ROWS = 64
 
 
 def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[Row]:
-    """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the file cannot be read
-    any further."""
+    """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the
+    file cannot be read any further."""
     readers = {
         "jsonl": read_jsonl,
         "json": read_json,
@@ -59,6 +60,7 @@ def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[R
         "parquet": _read_parquet,
         "txt": read_paragraphs,
     }
+
     return readers[file_type](path, start)
 
 
@@ -74,6 +76,7 @@ def read_jsonl(path: Path, start: Mark = BEGINNING, end: int | None = None) -> I
             elif stripped := line.strip():
                 row = json_row(number, stripped, tell())
                 yield row._replace(notes=(*row.notes, "carriage_return")) if with_returns else row
+
             if end is not None and tell() >= end:
                 return
 
@@ -85,14 +88,20 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
 
     size = path.stat().st_size
     parquet_footer_check(path)
+
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _claims_check(size, file.metadata)
             total = max(1, file.metadata.num_rows)
             number = group = unpacked = 0
-            while group < file.num_row_groups and number + file.metadata.row_group(group).num_rows <= start.rows:
+
+            while (
+                group < file.num_row_groups
+                and number + file.metadata.row_group(group).num_rows <= start.rows
+            ):
                 number += file.metadata.row_group(group).num_rows
                 group += 1
+
             groups = list(range(group, file.num_row_groups))
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
                 known = min(batch.num_rows, max(0, start.rows - number))
@@ -100,16 +109,21 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
                     unpacked += weight(values)
                     unpacked_check(size, unpacked)
                     yield Row(index, values, end=size * index // total)
+
                 number += batch.num_rows
     except (MemoryError, FileProblem):
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise FileProblem(f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}") from error
+        raise FileProblem(
+            f"The Parquet file cannot be read: {str(error).splitlines()[0][:200]}"
+        ) from error
 
 
 def _claims_check(size: int, index: Any) -> None:
     """index: pyarrow's FileMetaData. Raises FileProblem."""
-    groups = (index.row_group(number) for number in range(min(index.num_row_groups, MOST_ROW_GROUPS)))
+    groups = (
+        index.row_group(number) for number in range(min(index.num_row_groups, MOST_ROW_GROUPS))
+    )
     parquet_check(
         size=size,
         rows=index.num_rows,

@@ -1,4 +1,5 @@
-"""How a train is measured while it runs, what of it is saved, and when it ends before its last step."""
+"""How a train is measured while it runs, what of it is saved, and when it ends before its last
+step."""
 
 from __future__ import annotations
 
@@ -58,7 +59,11 @@ class SavingParameters(BaseModel):
         "Save checkpoints",
         "When a checkpoint is written. The finished model is always saved.",
         group="Evaluation and saving",
-        choice_titles={"epochs": "Every N epochs", "steps": "Every N steps", "end": "Only at the end"},
+        choice_titles={
+            "epochs": "Every N epochs",
+            "steps": "Every N steps",
+            "end": "Only at the end",
+        },
     )
     save_every: int = parameter(
         1,
@@ -112,7 +117,8 @@ class SavingParameters(BaseModel):
     on_trouble: Literal["warn", "end"] = parameter(
         "warn",
         "When it goes wrong",
-        "What happens when it overfits, runs away from its reference or its answers become all alike.",
+        "What happens when it overfits, runs away from its reference or its answers become all "
+        "alike.",
         group="Evaluation and saving",
         advanced=True,
         choice_titles={"warn": "Warn on its page", "end": "Save and end it"},

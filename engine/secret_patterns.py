@@ -73,6 +73,7 @@ def _is_password(text: str) -> bool:
         return False
     if text.isdigit():
         return len(text) >= 6
+
     has_letters = any(map(str.isalpha, text))
     has_more = any(map(str.isdigit, text)) or any(sign in text for sign in "!@#$%^&*?+")
     return has_letters and has_more
@@ -82,6 +83,7 @@ def _is_password_alone(text: str) -> bool:
     """The same of the only word on the rest of its line, where a plain word is a password too."""
     if _is_password(text):
         return True
+
     is_word = text.isalpha() and len(set(text)) >= 4
     return is_word and text.lower() not in ORDINARY_WORDS and PLACEHOLDER.search(text) is None
 
@@ -90,6 +92,7 @@ def _is_in_address(text: str) -> bool:
     """A password inside an address: anything but a variable or a placeholder."""
     if text.startswith(TEMPLATE_START) or PLACEHOLDER.search(text):
         return False
+
     return text.lower() not in {"password", "pass", "pwd", "secret", "token"}
 
 
@@ -107,7 +110,16 @@ def _pattern(
 _ASSIGNED = r"""["'`*_]{0,3}\s{0,3}(?:=>|:=|[:=：]|\bis\b:?|\bist\b:?)\s{0,3}["'`*_]{0,3}"""
 _VALUE = r"""(?P<secret>[^\s"'`<>,;|\\()\[\]{}]{4,128})"""
 _LABEL = r"(?:password|passwort|passwd|passphrase|kennwort|contraseña|mot de passe|пароль|密码|パスワード)"
-_PASSWORD_SIGNS = ("assw", "assph", "ennwort", "contraseñ", "de passe", "пароль", "密码", "パスワード")
+_PASSWORD_SIGNS = (
+    "assw",
+    "assph",
+    "ennwort",
+    "contraseñ",
+    "de passe",
+    "пароль",
+    "密码",
+    "パスワード",
+)
 _KEY_LABEL = (
     r"(?:api[-_ ]?key|apikey|access[-_ ]?key|secret[-_ ]?key|client[-_ ]?secret|private[-_ ]?key"
     r"|(?:access|auth|api|bearer|refresh|session)[-_ ]?token|account[-_ ]?key)"
@@ -186,16 +198,20 @@ PATTERNS = (
 )
 # One of these stands in every text of ASCII that holds a secret, once it is in small letters. Every
 # text that is learned from is asked for each of them, so they are few.
-SIGNS = tuple(dict.fromkeys(sign for pattern in PATTERNS for sign in pattern.signs if sign.isascii()))
+SIGNS = tuple(
+    dict.fromkeys(sign for pattern in PATTERNS for sign in pattern.signs if sign.isascii())
+)
 
 
 def secrets_in(text: str) -> list[Secret]:
     """All secrets of a text in their order; none of them overlap."""
     found = sorted(_matches(text), key=lambda secret: (secret.start, -secret.end))
     apart: list[Secret] = []
+
     for secret in found:
         if not apart or secret.start >= apart[-1].end:
             apart.append(secret)
+
     return apart
 
 
@@ -209,6 +225,7 @@ def secrets_replaced(text: str, replace: Callable[[Secret, str], str]) -> str:
     for secret in secrets_in(text):
         pieces += [text[end : secret.start], replace(secret, text[secret.start : secret.end])]
         end = secret.end
+
     return "".join([*pieces, text[end:]])
 
 
@@ -217,9 +234,14 @@ def _matches(text: str) -> Iterator[Secret]:
     for pattern in PATTERNS:
         if not any(sign in small for sign in pattern.signs):
             continue
+
         group = GROUP if GROUP in pattern.expression.groupindex else 0
         for match in pattern.expression.finditer(text):
             # A full stop ends the sentence, not the secret.
-            start, end = match.start(group), match.start(group) + len(match.group(group).rstrip("."))
+            start, end = (
+                match.start(group),
+                match.start(group) + len(match.group(group).rstrip(".")),
+            )
+
             if pattern.accepts(text[start:end]):
                 yield Secret(start, end, pattern.replacement)

@@ -1,4 +1,5 @@
-"""What every recipe does alike, in order: load the model, tell the start, measure, train, save, measure again."""
+"""What every recipe does alike, in order: load the model, tell the start, measure, train, save,
+measure again."""
 
 from __future__ import annotations
 
@@ -29,13 +30,15 @@ from engine.trainer import quiet, settle, trainer_options, warmup_fit
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
 
-# Tells samples as events: what the model says (or how it scores) now. Called with "before" and 0, "after" and the step.
+# Tells samples as events: what the model says (or how it scores) now. Called with "before" and 0,
+# "after" and the step.
 Sampler = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """`train` and `evaluation` are what the trainer gets; `left_out` cannot be learned from under the parameters."""
+    """`train` and `evaluation` are what the trainer gets; `left_out` cannot be learned from under
+    the parameters."""
 
     train: int
     evaluation: int
@@ -44,7 +47,8 @@ class RowCounts:
 
 @dataclass
 class Session:
-    """The loaded base model and its device. `model` is what will be trained: a recipe puts the adapter on it."""
+    """The loaded base model and its device. `model` is what will be trained: a recipe puts the
+    adapter on it."""
 
     job: Job
     device: Device
@@ -66,38 +70,51 @@ class Session:
         wanted: str = given.precision
         if wanted == "auto" and (before := job.precision_before(device.kind)):
             wanted = before
+
         precision = precision_choose(wanted, device, adapter=given.adapter == "lora")
         folder = Path(spec.base_model_path)
         tokenizer = tokenizer_load(folder)
         model: Any = load(folder, precision, device, given)
         fit_check(model, tokenizer)
         parameter_count, _ = parameter_counts(model)
-        job.say(f"{parameter_count:,} weights on {device.name}, {precision.name}, {device.threads} threads")
+        job.say(
+            f"{parameter_count:,} weights on {device.name}, {precision.name}, {device.threads} "
+            "threads"
+        )
         job.stop_check()
         job.phase("preparing data")
+
         return cls(job, device, precision, tokenizer, model, parameter_count)
 
     def options(self, config: Callable[..., Any], **own: Any) -> Any:
-        """The trainer's options: every method's, this method's `own`, and those asked for by their own name."""
+        """The trainer's options: every method's, this method's `own`, and those asked for by their
+        own name."""
         given = self.job.parameters
         options = trainer_options(self.job, self.device, self.precision) | own
+
         try:
-            return config(**options | {name: value for name, value in given.more.items() if value is not None})
+            return config(
+                **options | {name: value for name, value in given.more.items() if value is not None}
+            )
         except (TypeError, ValueError, ImportError) as error:
             raise TrainError(
-                "bad_option", f"The trainer refuses an option: {error}", "Copy the train and correct it."
+                "bad_option",
+                f"The trainer refuses an option: {error}",
+                "Copy the train and correct it.",
             ) from error
 
     def run(self, trainer: Any, rows: RowCounts, sample: Sampler) -> bool:
-        """Train to the end or to a stop; write events, checkpoints and model/. Returns whether it came to its end.
+        """Train to the end or to a stop; write events, checkpoints and model/. Returns whether it
+        came to its end.
 
-        `trainer` is a transformers Trainer with engine.trainer.Seams. What it holds out is measured before the first
-        step, unless the train goes on from a checkpoint.
-        """
+        `trainer` is a transformers Trainer with engine.trainer.Seams. What it holds out is measured
+        before the first step, unless the train goes on from a checkpoint."""
         job, objective = self.job, RECIPES[self.job.spec.recipe].objective
         lm_head.routers_quiet(trainer.model)
+
         if job.parameters.adapter == "lora":
             job.say(f"adapter on {adapted_describe(trainer.model)}")
+
         batches = len(trainer.get_train_dataloader())
         if not batches:
             raise TrainError(
@@ -106,6 +123,7 @@ class Session:
                 f"{job.parameters.rows_per_step():,} of one step.",
                 "Copy the train with a smaller batch size or less gradient accumulation.",
             )
+
         plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
         warmup_fit(job, trainer.args, plan.total_steps)
         watch = Watch(job, plan, objective)
@@ -116,13 +134,17 @@ class Session:
 
         checkpoint = job.checkpoint_given()
         job.rewind()
+
         if checkpoint is None:
             if (weights := job.branch_given()) is not None:
                 trainer._load_from_checkpoint(weights)
+
             watch.enter("answering")
             sample("before", 0)
+
             if rows.evaluation:
                 trainer.evaluate()
+
         job.stop_check()
 
         try:
@@ -130,26 +152,44 @@ class Session:
         except Stopped:
             # Asked for in the midst of an evaluation: the step before it is complete.
             trainer.checkpoint_now()
+
         step = trainer.state.global_step
         is_stopped = step < plan.total_steps and not watch.ended_early
         model_step = self._best_loaded(trainer, watch, step) if job.parameters.keep_best else step
 
         watch.enter("saving")
         facts = Facts(
-            device=self.device.name, precision=self.precision.name, versions=versions(),
-            parameter_count=self.parameter_count, trainable_count=trainable_count,
-            train_rows=rows.train, eval_rows=rows.evaluation, step=model_step, total_steps=plan.total_steps,
-            metrics=watch.last, is_adapter=job.parameters.adapter == "lora", is_stopped=is_stopped,
+            device=self.device.name,
+            precision=self.precision.name,
+            versions=versions(),
+            parameter_count=self.parameter_count,
+            trainable_count=trainable_count,
+            train_rows=rows.train,
+            eval_rows=rows.evaluation,
+            step=model_step,
+            total_steps=plan.total_steps,
+            metrics=watch.last,
+            is_adapter=job.parameters.adapter == "lora",
+            is_stopped=is_stopped,
             newer_only=newer_only(trainer.model),
-        )  # fmt: skip
-        model_bytes = model_save(
-            job, trainer.model, self.tokenizer, self.precision, card_write(job, facts), beside=trainer.beside_model()
         )
+
+        model_bytes = model_save(
+            job,
+            trainer.model,
+            self.tokenizer,
+            self.precision,
+            card_write(job, facts),
+            beside=trainer.beside_model(),
+        )
+
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
         watch.enter("answering")
         sample("after", model_step)
+
         if watch.failure is not None:
             raise watch.failure
+
         told = {"step": step, "model_step": model_step, "model_bytes": model_bytes}
         if is_stopped:
             job.emit("stopped", **told)
@@ -157,14 +197,19 @@ class Session:
         else:
             job.emit("finished", **told, metrics=watch.last)
             job.say("Finished.")
+
         return not is_stopped
 
     def _best_loaded(self, trainer: Any, watch: Watch, step: int) -> int:
-        """Put the weights of the best kept checkpoint into the model. Returns its step, or `step` where it is that."""
+        """Put the weights of the best kept checkpoint into the model. Returns its step, or `step`
+        where it is that."""
         kept = dict(checkpoints(self.job.directory))
-        best = watch.best_of(number for number, folder in kept.items() if checkpoint_is_whole(folder))
+        best = watch.best_of(
+            number for number, folder in kept.items() if checkpoint_is_whole(folder)
+        )
         if best is None or best == step:
             return step
+
         trainer._load_from_checkpoint(str(kept[best]))
         self.job.say(f"The model is that of step {best:,}, the best of those kept.")
         return best
@@ -186,6 +231,7 @@ class Session:
             save_every=plan.save_every,
             **({"resumed_from": self.job.begins_at} if self.job.spec.attempt > 1 else {}),
         )
+
         given = self.job.parameters
         self.job.say(
             f"{counted(plan.total_steps, 'step')} of {counted(given.rows_per_step(), 'row')}, "

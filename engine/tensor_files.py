@@ -18,7 +18,8 @@ FILE_BYTES = 2 * 2**30
 
 
 class TensorReader:
-    """The tensors of all weight files of `folder` by name. Raises ModelProblem where there are none."""
+    """The tensors of all weight files of `folder` by name. Raises ModelProblem where there are
+    none."""
 
     def __init__(self, folder: Path) -> None:
         self.files = [safe_open(folder / name, framework="pt") for name in weight_files(folder)]
@@ -27,6 +28,7 @@ class TensorReader:
             for file in self.files
             for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118 - no mapping
         }
+
         self.names = list(self.places)
 
     def __contains__(self, name: str) -> bool:
@@ -77,6 +79,7 @@ class TensorWriter:
     def close(self) -> None:
         """Write what is held still, and the index. Nothing may be added afterwards."""
         self._write()
+
         if self.count == 1:
             (self.out / "model-00001.safetensors").rename(self.out / WEIGHTS)
             return

@@ -11,7 +11,8 @@ from types import FrameType
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after `seconds`. Only the main thread receives signals; others run on."""
+    """Raises TimeoutError in the block after `seconds`. Only the main thread receives signals;
+    others run on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,12 +1,12 @@
-"""A page of a dataset's rows as a model gets them: their tokens, with those that are learned marked.
+"""A page of a dataset's rows as a model gets them: their tokens, with those that are learned
+marked.
 
     python -m engine.token_rows --data FILE --file-type T --format F --column-map JSON --model DIR
         [--mark JSON] [--skip N] [--rows N]
 
-prints one JSON line, {"done": {"rows": [...]}} or {"error": TEXT}. A row is
-{"line", "problem", "findings": [code], "texts": [{"title", "tokens": [[text, learned, special]], "count", "learned"}]}.
-Runs in a process of its own, whose caller limits its time and memory.
-"""
+prints one JSON line, {"done": {"rows": [...]}} or {"error": TEXT}. A row is {"line", "problem",
+"findings": [code], "texts": [{"title", "tokens": [[text, learned, special]], "count", "learned"}]}.
+Runs in a process of its own, whose caller limits its time and memory."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ TOKENS_SHOWN = 1200
 TEXT_CHARACTERS = 120
 
 
-def row_shown(renderer: Renderer, row: Row, format: str, column_map: dict[str, str]) -> dict[str, Any]:
+def row_shown(
+    renderer: Renderer, row: Row, format: str, column_map: dict[str, str]
+) -> dict[str, Any]:
     shown: dict[str, Any] = {"line": row.line, "problem": "", "findings": [], "texts": []}
     try:
         if row.values is None:
             raise RowProblem("", row.raw, row.problem)
+
         texts = texts_of(renderer, to_example(row.values, format, column_map), format)
     except (RowProblem, TemplateProblem) as problem:
         return shown | {"problem": str(problem)}
@@ -47,13 +50,17 @@ def row_shown(renderer: Renderer, row: Row, format: str, column_map: dict[str, s
 
 
 def texts_of(renderer: Renderer, example: Example, format: str) -> list[tuple[str, Tokens]]:
-    """(title, tokens) of all that is trained on for a row. Methods that compare answers learn the last one alone."""
+    """(title, tokens) of all that is trained on for a row. Methods that compare answers learn the
+    last one alone."""
     turns = example.messages or []
+
     if example.chosen is not None:
         sides = (("Better answer", example.chosen), ("Worse answer", example.rejected or []))
         return [(title, _answered(renderer, turns, side, example)) for title, side in sides]
+
     if format == "kto":
         return [("", _answered(renderer, example.asked, turns[-1:], example))]
+
     return [("", renderer.tokens(example))]
 
 
@@ -67,9 +74,17 @@ def text_shown(renderer: Renderer, title: str, tokens: Tokens) -> dict[str, Any]
     ids = tokens.ids[:TOKENS_SHOWN]
     shown = [
         [text[:TEXT_CHARACTERS], learned, token in renderer.stops]
-        for token, text, learned in zip(ids, token_texts(renderer.tokenizer, ids), tokens.learned, strict=False)
+        for token, text, learned in zip(
+            ids, token_texts(renderer.tokenizer, ids), tokens.learned, strict=False
+        )
     ]
-    return {"title": title, "tokens": shown, "count": len(tokens.ids), "learned": sum(tokens.learned)}
+
+    return {
+        "title": title,
+        "tokens": shown,
+        "count": len(tokens.ids),
+        "learned": sum(tokens.learned),
+    }
 
 
 def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
@@ -88,7 +103,9 @@ def rows_from(path: Path, file_type: str, mark: Mark, skip: int, count: int) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.token_rows", description="Show rows as tokens.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.token_rows", description="Show rows as tokens."
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--file-type", required=True)
     parser.add_argument("--format", required=True)

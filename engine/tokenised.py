@@ -1,8 +1,9 @@
-"""Rows of a dataset as token ids, and where they are kept: a later train on the same rows tokenises nothing.
+"""Rows of a dataset as token ids, and where they are kept: a later train on the same rows tokenises
+nothing.
 
-What is kept lies beside the dataset, so that it goes with it: Arrow files, which are mapped and not read. A file's name
-is a hash of all that its content depends on, the code that makes it included; the oldest make room for new ones.
-"""
+What is kept lies beside the dataset, so that it goes with it: Arrow files, which are mapped and not
+read. A file's name is a hash of all that its content depends on, the code that makes it included;
+the oldest make room for new ones."""
 
 from __future__ import annotations
 
@@ -45,11 +46,11 @@ IDS = pyarrow.list_(pyarrow.int32())
 class Rows:
     """Tokenised rows while they are collected, in file order.
 
-    `columns`: one list a column of the trainer, a row each, of ids or of yes and no; `lengths`: tokens of the longest
-    text of each row. `left_out`: rows of which nothing can be learned under the token limit; `cut`: rows that lose an
-    end; `alike`: pairs whose answers are the same to the template; `ended`: texts, and conversations that are
-    learned to the end of their last answer; `turn_ends`: tokens with which answers end; `warnings`: (code, message).
-    """
+    `columns`: one list a column of the trainer, a row each, of ids or of yes and no; `lengths`:
+    tokens of the longest text of each row. `left_out`: rows of which nothing can be learned under
+    the token limit; `cut`: rows that lose an end; `alike`: pairs whose answers are the same to the
+    template; `ended`: texts, and conversations that are learned to the end of their last answer;
+    `turn_ends`: tokens with which answers end; `warnings`: (code, message)."""
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Rows:
     def add(self, example: Example, length: int, **values: Any) -> None:
         for name, value in values.items():
             self.columns.setdefault(name, []).append(value)
+
         self.lengths.append(length)
         self.examples.append(example)
 
@@ -78,6 +80,7 @@ class Rows:
             name: pyarrow.array(values, pyarrow.bool_() if isinstance(values[0], bool) else IDS)
             for name, values in self.columns.items()
         }
+
         notes = {
             "left_out": self.left_out,
             "cut": self.cut,
@@ -87,12 +90,17 @@ class Rows:
             "turn_ends": sorted(self.turn_ends),
             "warnings": self.warnings,
         }
+
         table = pyarrow.table({"lengths": pyarrow.array(self.lengths, pyarrow.int32())} | arrays)
-        return Tokenised(table.replace_schema_metadata({NOTES: json.dumps(notes)}), self.examples.__getitem__)
+
+        return Tokenised(
+            table.replace_schema_metadata({NOTES: json.dumps(notes)}), self.examples.__getitem__
+        )
 
 
 class Tokenised:
-    """Rows that are collected, as one Arrow table. `example`: a row as it was before, by its number."""
+    """Rows that are collected, as one Arrow table. `example`: a row as it was before, by its
+    number."""
 
     def __init__(self, table: pyarrow.Table, example: Callable[[int], Example]) -> None:
         self.table = table
@@ -122,17 +130,22 @@ class Tokenised:
         return self.dataset(sorted(indices, key=self.lengths.__getitem__))
 
 
-def tokenised(job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows], None], **depends: Any) -> Tokenised:
-    """The rows that `fill` makes of `data`, or those kept from an earlier time. `depends`: what they depend on besides
-    the dataset, the tokenizer and its template, and the renderer's own options."""
+def tokenised(
+    job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows], None], **depends: Any
+) -> Tokenised:
+    """The rows that `fill` makes of `data`, or those kept from an earlier time. `depends`: what
+    they depend on besides the dataset, the tokenizer and its template, and the renderer's own
+    options."""
     path = _path(data, renderer, depends)
     found = _kept(path)
     if found is not None:
         file_check(data)
         for code, message in found.warnings:
             job.warn(code, message)
+
         job.say(f"{len(found):,} rows tokenised by an earlier train")
         return found
+
     rows = Rows()
     told = renderer.warn
     # What was learned from another dataset's rows would keep a warning from these.
@@ -141,13 +154,16 @@ def tokenised(job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows
     def warn(code: str, message: str) -> None:
         if (code, message) not in rows.warnings:
             rows.warnings.append((code, message))
+
         told(code, message)
 
     renderer.warn = warn
+
     try:
         fill(rows)
     finally:
         renderer.warn = told
+
     made = rows.tokenised()
     if path is not None:
         try:
@@ -155,6 +171,7 @@ def tokenised(job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows
         except (OSError, TypeError) as error:
             # TypeError: Parquet knows values that JSON does not.
             job.say(f"the tokenised rows are not kept for later trains: {error}")
+
     return made
 
 
@@ -163,6 +180,7 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
     tokenizer = renderer.tokenizer
     if not data.cache or not tokenizer.is_fast:
         return None
+
     template = str(tokenizer.chat_template)
     whole = {
         "code": [_code(), transformers.__version__, tokenizers.__version__],
@@ -174,21 +192,27 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
             getattr(tokenizer, "split_special_tokens", False),
         ],
         # Some templates write today's date.
-        "template": [template, datetime.now().astimezone().date().isoformat() if "strftime" in template else ""],
+        "template": [
+            template,
+            datetime.now().astimezone().date().isoformat() if "strftime" in template else "",
+        ],
         "renderer": [renderer.system_prompt, renderer.answers_only, renderer.thinking.choice],
         "depends": depends,
     }
+
     text = json.dumps(whole, sort_keys=True, default=str)
+
     return Path(data.cache) / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
 
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Of all the engine's code: a list of what decides about tokens would one day lack a module, and a train would
-    learn from another version's tokens."""
+    """Of all the engine's code: a list of what decides about tokens would one day lack a module,
+    and a train would learn from another version's tokens."""
     total = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         total.update(path.read_bytes())
+
     return total.hexdigest()
 
 
@@ -196,17 +220,22 @@ def _kept(path: Path | None) -> Tokenised | None:
     """What lies there, None where nothing does, or nothing whole."""
     if path is None:
         return None
+
     try:
         with pyarrow.memory_map(str(path)) as source:
             table = pyarrow.ipc.open_file(source).read_all()
+
         examples = table["examples"]
         found = Tokenised(
-            table.drop_columns(["examples"]), lambda index: Example(**json.loads(examples[index].as_py()))
+            table.drop_columns(["examples"]),
+            lambda index: Example(**json.loads(examples[index].as_py())),
         )
     except (OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
         return None
+
     with contextlib.suppress(OSError):
         os.utime(path)
+
     return found
 
 
@@ -215,18 +244,22 @@ def _keep(path: Path, made: Tokenised, examples: list[Example]) -> None:
     texts = pyarrow.array([json.dumps(asdict(example)) for example in examples], pyarrow.string())
     table = made.table.append_column("examples", texts)
     path.parent.mkdir(exist_ok=True)
+
     if table.nbytes > SHARE_OF_ROOM * shutil.disk_usage(path.parent).free:
         raise OSError(f"they would take {table.nbytes / 1e6:,.1f} MB of a disk that is nearly full")
+
     # Under another name until it is whole: another train may look meanwhile.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=UNFINISHED, delete=False) as stream:
         try:
             with pyarrow.ipc.new_file(stream, table.schema) as writer:
                 writer.write_table(table)
+
             stream.flush()
             os.fsync(stream.fileno())
         except BaseException:
             Path(stream.name).unlink()
             raise
+
     Path(stream.name).replace(path)
     _room_make(path.parent)
 
@@ -238,7 +271,10 @@ def _room_make(folder: Path) -> None:
         # Another train may have removed it meanwhile.
         with contextlib.suppress(OSError):
             ages.append((time.time() - path.stat().st_mtime, path))
+
     whole = sorted(item for item in ages if item[1].suffix == SUFFIX)
-    broken_off = [item for item in ages if item[1].suffix != SUFFIX and item[0] > UNFINISHED_SECONDS]
+    broken_off = [
+        item for item in ages if item[1].suffix != SUFFIX and item[0] > UNFINISHED_SECONDS
+    ]
     for _, path in (*whole[KEPT:], *broken_off):
         path.unlink(missing_ok=True)

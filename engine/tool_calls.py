@@ -23,6 +23,7 @@ def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
     column, value = row.column("tools"), row.get("tools")
     if value is None:
         return None
+
     was_text = isinstance(value, str)
     if was_text and value.strip():
         value = _value(value, column, "Is not valid JSON; a list of tools is needed.", row)
@@ -32,12 +33,15 @@ def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
         raise RowProblem(column, value, "Is not a list of tools, each an object.")
+
     tools = []
     for number, item in enumerate(items, 1):
         where = f"{column}[{number}]"
         if isinstance(item, str):
             item = _value(item, where, "Is not valid JSON; a tool is needed.", row)
+
         tools.append(_tool(item, where, padded=not was_text))
+
     row.tools = tools
     return tools
 
@@ -46,7 +50,10 @@ def _tool(item: Any, where: str, *, padded: bool) -> dict[str, Any]:
     """padded: whether it may have been in a table, which gives every tool the fields of all others,
     as nulls."""
     if not isinstance(item, dict):
-        raise RowProblem(where, item, "Is not a tool: an object with the name of a function is needed.")
+        raise RowProblem(
+            where, item, "Is not a tool: an object with the name of a function is needed."
+        )
+
     function = item["function"] if isinstance(item.get("function"), dict) else item
     if not isinstance(function.get("name"), str) or not function["name"].strip():
         raise RowProblem(where, item, "Is not a tool: the name of a function is missing.")
@@ -55,8 +62,10 @@ def _tool(item: Any, where: str, *, padded: bool) -> dict[str, Any]:
     for key in SCHEMA_KEYS[1:]:
         if key in schema and "parameters" not in schema:
             schema["parameters"] = schema.pop(key)
+
     if padded:
         schema = _without_nulls(schema)
+
     return {"type": "function", "function": schema}
 
 
@@ -66,6 +75,7 @@ def _without_nulls(value: Any) -> Any:
         return [_without_nulls(item) for item in value]
     if not isinstance(value, dict):
         return value
+
     return {
         name: item if name in NULL_MEANS else _without_nulls(item)
         for name, item in value.items()
@@ -79,33 +89,49 @@ def calls_of(value: Any, where: str, row: RowReader) -> list[dict[str, Any]]:
     was_text = isinstance(value, str)
     if was_text:
         value = _value(value, where, "Is not valid JSON; a call of a tool is needed.", row)
+
     items = value if isinstance(value, list) else [value]
 
     calls = []
     for number, item in enumerate(items, 1):
         place = f"{where}[{number}]" if len(items) > 1 else where
         calls.append(_call(item, place, row, padded=not was_text))
+
     return calls
 
 
 def _call(item: Any, where: str, row: RowReader, *, padded: bool) -> dict[str, Any]:
     function = item.get("function", item) if isinstance(item, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+    if (
+        not isinstance(function, dict)
+        or not isinstance(function.get("name"), str)
+        or not function["name"].strip()
+    ):
         raise RowProblem(where, item, "Is no call of a tool: the name of a function is missing.")
 
-    arguments = next((function[key] for key in ARGUMENT_KEYS if function.get(key) is not None), None) or {}
+    arguments = (
+        next((function[key] for key in ARGUMENT_KEYS if function.get(key) is not None), None) or {}
+    )
     if isinstance(arguments, str):
         # As the OpenAI API writes them; templates would quote them once more.
-        arguments = _value(arguments, f"{where}.arguments", "Are not valid JSON; an object is needed.", row)
+        arguments = _value(
+            arguments, f"{where}.arguments", "Are not valid JSON; an object is needed.", row
+        )
         padded = False
+
     if not isinstance(arguments, dict):
         raise RowProblem(f"{where}.arguments", arguments, "Are no object of named arguments.")
     if padded:
         arguments = _given_arguments(arguments, function["name"], row)
 
-    call: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    call: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }
+
     if isinstance(item.get("id"), str) and item["id"]:
         return {"id": item["id"]} | call
+
     return call
 
 
@@ -121,8 +147,10 @@ def _given_arguments(arguments: dict[str, Any], name: str, row: RowReader) -> di
         for argument, value in arguments.items()
         if value is not None or argument in allowed
     }
+
     if given != arguments:
         row.note(NULL_ARGUMENTS)
+
     return given
 
 
@@ -132,19 +160,27 @@ def _nullable(name: str, tools: list[dict[str, Any]]) -> set[str]:
         function = tool["function"]
         if function["name"] != name:
             continue
+
         parameters = function.get("parameters")
         properties = parameters.get("properties") if isinstance(parameters, dict) else None
         if isinstance(properties, dict):
             return {argument for argument, schema in properties.items() if _allows_null(schema)}
+
     return set()
 
 
 def _allows_null(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return False
+
     kinds = schema.get("type")
-    if kinds == "null" or (isinstance(kinds, list) and "null" in kinds) or schema.get("nullable") is True:
+    if (
+        kinds == "null"
+        or (isinstance(kinds, list) and "null" in kinds)
+        or schema.get("nullable") is True
+    ):
         return True
+
     choices = [*_list(schema.get("anyOf")), *_list(schema.get("oneOf"))]
     return any(map(_allows_null, choices)) or None in _list(schema.get("enum"))
 
@@ -157,4 +193,5 @@ def _value(text: str, where: str, reason: str, row: RowReader) -> Any:
     value, was_python = parsed(text, where, reason)
     if was_python:
         row.note(PYTHON_TEXT)
+
     return value

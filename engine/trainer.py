@@ -23,13 +23,15 @@ CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
 
 
 class Seams:
-    """What every trainer of ours does its own way; named before TRL's trainer in the list of bases."""
+    """What every trainer of ours does its own way; named before TRL's trainer in the list of
+    bases."""
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """None in checkpoints: ours is written once, beside the finished model."""
 
     def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Weights that are no part of the model and are kept in its folder: {file name: tensors}."""
+        """Weights that are no part of the model and are kept in its folder: {file name:
+        tensors}."""
         return {}
 
     def checkpoint_now(self: Any) -> None:
@@ -39,12 +41,15 @@ class Seams:
 
 
 class PreparedRows(Seams):
-    """For rows that are tokenised and cut already. With `lengths` rows of like length share a batch.
+    """For rows that are tokenised and cut already. With `lengths` rows of like length share a
+    batch.
 
-    What is measured are means of rows. TRL's own are means of batches: another batch size, another result.
-    """
+    What is measured are means of rows. TRL's own are means of batches: another batch size, another
+    result."""
 
-    def __init__(self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any
+    ) -> None:
         self.lengths = lengths
         self.measured: list[int] = []
         super().__init__(*arguments, **options)
@@ -55,6 +60,7 @@ class PreparedRows(Seams):
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         if self.lengths is None:
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return GroupedByLength(self.lengths, batch, self.args.seed)
 
@@ -70,14 +76,20 @@ class PreparedRows(Seams):
         if any(name.startswith("eval_") for name in logs) and (total := sum(self.measured)):
             for name, values in self._metrics["eval"].items():
                 if len(values) == len(self.measured):
-                    mean = sum(value * rows for value, rows in zip(values, self.measured, strict=True)) / total
+                    mean = (
+                        sum(value * rows for value, rows in zip(values, self.measured, strict=True))
+                        / total
+                    )
                     self._metrics["eval"][name] = [mean]
+
             self.measured.clear()
+
         super().log(logs, start_time)  # type: ignore[misc]
 
 
 def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:
-    """The options that every method's trainer takes. Evaluating, saving and stopping are the Watch's."""
+    """The options that every method's trainer takes. Evaluating, saving and stopping are the
+    Watch's."""
     given = job.parameters
     return {
         "output_dir": str(job.checkpoints),
@@ -108,9 +120,11 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
 
 
 def warmup_fit(job: Job, options: Any, total_steps: int) -> None:
-    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes most of it."""
+    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes most
+    of it."""
     if options.lr_scheduler_type == "constant":
         return
+
     asked = options.get_warmup_steps(total_steps)
     warmup = min(asked, max(0, total_steps - 1))
     options.warmup_steps = warmup
@@ -118,7 +132,8 @@ def warmup_fit(job: Job, options: Any, total_steps: int) -> None:
     if warmup_is_long(total_steps, warmup):
         job.warn(
             "long_warmup",
-            f"Warm-up takes {warmup:,} of {total_steps:,} steps, in which the learning rate is still climbing from 0. "
+            f"Warm-up takes {warmup:,} of {total_steps:,} steps, in which the learning rate is "
+            "still climbing from 0. "
             "Train for more steps, or set Warm-up to 0.",
         )
 
@@ -128,19 +143,24 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
+
     for name in ("transformers", "trl", "peft", "datasets", "accelerate"):
         warnings.filterwarnings("ignore", module=name)
 
 
 def settle(device: Device, seed: int) -> None:
-    """Fix the seed and the number of threads, on which every sum of floats depends, and tune for a CPU."""
+    """Fix the seed and the number of threads, on which every sum of floats depends, and tune for a
+    CPU."""
     set_seed(seed)
+
     if device.kind != "cpu":
         return
+
     torch.set_num_threads(device.threads)
     memory_keep()
-    # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it computes it for the
-    # prompts and the padding too, and leaves that out afterwards. The result is the same, and this is the same switch.
+    # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it
+    # computes it for the prompts and the padding too, and leaves that out afterwards. The result is
+    # the same, and this is the same switch.
     head._use_triton = lambda device: True  # type: ignore[attr-defined]
     head._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE_WORDS
     head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS

@@ -33,11 +33,15 @@ def turns_of_pair(text: str) -> list[dict[str, str]]:
     # Asked of every prompt and answer: no regular expression.
     if text[:1] not in ("H", "\n", " ") or not text[:20].lstrip().startswith("Human:"):
         return []
+
     return _turns(_PAIR_TURN, text)
 
 
 def ends_with_separator(prompt: str) -> bool:
-    return prompt.rstrip()[-1:] in PROMPT_END_CHARACTERS and PROMPT_END.search(prompt[-40:]) is not None
+    return (
+        prompt.rstrip()[-1:] in PROMPT_END_CHARACTERS
+        and PROMPT_END.search(prompt[-40:]) is not None
+    )
 
 
 def turns_of_text(text: str) -> list[dict[str, str]]:
@@ -58,5 +62,7 @@ def _turns(name: re.Pattern[str], text: str) -> list[dict[str, str]]:
         if index + 1 == len(found) and role == "assistant" and is_blank(spoken):
             # The place where the model is to answer.
             continue
+
         turns.append({"role": role, "content": spoken})
+
     return turns

@@ -60,6 +60,7 @@ def is_blank(text: str) -> bool:
     # Of nearly every text the first character tells.
     if text and "!" <= text[0] <= "~":
         return False
+
     return INVISIBLE.fullmatch(text) is not None
 
 
@@ -71,6 +72,7 @@ def carries(value: Any) -> bool:
     """
     if value is None or type(value) is str:
         return bool(value)
+
     # No recursion: a row may be nested more deeply than Python calls.
     inside = [value]
     for each in inside:
@@ -80,6 +82,7 @@ def carries(value: Any) -> bool:
             inside += each
         elif each is not None and each != "":
             return True
+
     return False
 
 
@@ -88,19 +91,23 @@ def value_at(values: dict[str, Any], column: str) -> Any:
     none."""
     if column in values:
         return values[column]
+
     parent, dot, rest = column.partition(".")
     inner = values.get(parent)
     if not dot or not isinstance(inner, dict):
         return MISSING
+
     return value_at(inner, rest)
 
 
 def filled(value: Any, where: str) -> str:
     if value is None:
         raise RowProblem(where, None, "Is null; a text is needed.")
+
     text = text_of(value, where)
     if is_blank(text):
         raise RowProblem(where, text, "Is blank; a text is needed.")
+
     return text
 
 
@@ -116,7 +123,10 @@ def text_of(value: Any, where: str) -> str:
         return "".join(_part(part, where) for part in value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return value[0]
-    kind = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}.get(type(value), "no text")
+
+    kind = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}.get(
+        type(value), "no text"
+    )
     raise RowProblem(where, value, f"Is {kind}; a text is needed.")
 
 
@@ -126,7 +136,10 @@ def _number(value: float, where: str) -> str:
             return json.dumps(value)
     except (OverflowError, ValueError):
         pass
-    raise RowProblem(where, "a number", "Is not a number that can be written down; a text is needed.")
+
+    raise RowProblem(
+        where, "a number", "Is not a number that can be written down; a text is needed."
+    )
 
 
 PART_TYPES = ("text", "input_text", "output_text")
@@ -137,6 +150,7 @@ def is_text_part(part: dict[str, Any]) -> bool:
     """Whether this is {"type": "text", "text": …}, under any of the names that files use for it."""
     if part.get("type", "text") not in PART_TYPES:
         return False
+
     return any(isinstance(part.get(key), str) for key in PART_KEYS)
 
 
@@ -147,6 +161,7 @@ def part_text(part: dict[str, Any]) -> str:
 def _part(part: dict[str, Any], where: str) -> str:
     if is_text_part(part):
         return part_text(part)
+
     reason = "Holds something other than text, such as an image; only text can be learned from."
     raise RowProblem(where, part, reason, "media")
 
@@ -158,6 +173,7 @@ def parsed(text: str, where: str, reason: str) -> tuple[Any, bool]:
         return json.loads(text), False
     except (ValueError, RecursionError):
         pass
+
     try:
         return _python_value(text), True
     except (ValueError, RecursionError, SyntaxError, MemoryError):
@@ -175,10 +191,12 @@ def _python_value(text: str) -> Any:
     brackets: list[str] = []
     at = 0
     text = text.rstrip()
+
     while at < len(text):
         token = _PYTHON_TOKEN.match(text, at)
         if token is None:
             raise ValueError(f"unexpected text at {at}")
+
         at = token.end()
 
         piece = _json_token(token, brackets)
@@ -188,7 +206,9 @@ def _python_value(text: str) -> Any:
             made.pop()
         if piece in ("[", "{") and made and made[-1] in _VALUE_ENDS:
             made.append(",")
+
         made.append(piece)
+
     return json.loads("".join(made))
 
 
@@ -199,7 +219,9 @@ def _json_token(token: re.Match[str], brackets: list[str]) -> str:
     match kind:
         case "string":
             value = ast.literal_eval(piece)
-            return json.dumps(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+            return json.dumps(
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            )
         case "word":
             return _PYTHON_WORDS.get(piece, "null")
         case "number":
@@ -213,6 +235,7 @@ def _json_token(token: re.Match[str], brackets: list[str]) -> str:
             return brackets.pop() if brackets else piece
         case "mark":
             return piece
+
     return ""
 
 

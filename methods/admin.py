@@ -28,12 +28,19 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     may_register_programs = True
 
     recipe = forms.ChoiceField(
-        choices=[*((recipe.name, recipe.title) for recipe in RECIPES.values()), (CUSTOM, "A program of one's own")]
+        choices=[
+            *((recipe.name, recipe.title) for recipe in RECIPES.values()),
+            (CUSTOM, "A program of one's own"),
+        ]
     )
     interpreter = forms.CharField(
-        required=False, max_length=500, help_text="Of a program of one's own: what runs it, such as /usr/bin/python3."
+        required=False,
+        max_length=500,
+        help_text="Of a program of one's own: what runs it, such as /usr/bin/python3.",
     )
-    script = forms.FileField(required=False, help_text="The program. Without a new one the old one stays.")
+    script = forms.FileField(
+        required=False, help_text="The program. Without a new one the old one stays."
+    )
     formats = forms.MultipleChoiceField(
         required=False,
         choices=[(item.slug, item.title) for item in FORMATS.values()],
@@ -43,20 +50,34 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = TrainingMethod
         fields = (
-            "name", "slug", "tagline", "description", "needs", "example", "example_rows", "cost", "recipe", "overrides",
-            "order", "parameters",
-        )  # fmt: skip
+            "name",
+            "slug",
+            "tagline",
+            "description",
+            "needs",
+            "example",
+            "example_rows",
+            "cost",
+            "recipe",
+            "overrides",
+            "order",
+            "parameters",
+        )
         help_texts: ClassVar = {
-            "overrides": 'By field: {"learning_rate": {"default": 1e-4, "maximum": 1e-3}}. Keys: default, '
-            "default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what the recipe allows.",
+            "overrides": 'By field: {"learning_rate": {"default": 1e-4, "maximum": 1e-3}}. Keys: '
+            "default, "
+            "default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what the "
+            "recipe allows.",
             "order": "Lower comes first.",
-            "parameters": "Of a program of one's own: the JSON Schema of its parameters. See docs/custom-method.md.",
+            "parameters": "Of a program of one's own: the JSON Schema of its parameters. See "
+            "docs/custom-method.md.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("interpreter", "formats"):
             self.fields[name].initial = self.instance.program.get(name)
+
         if "recipe" in self.fields and not self.may_register_programs:
             # The form's own copy of the field: the class's belongs to all requests.
             field: Any = self.fields["recipe"]
@@ -67,17 +88,21 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
         rows = cleaned.get("example_rows") or []
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             self.add_error("example_rows", "Give a list of objects, one a row.")
+
         cleaned["example_rows"] = rows
         recipe = cleaned.get("recipe", self.instance.recipe)
         cleaned["parameters"] = cleaned.get("parameters") or {}
+
         if recipe == CUSTOM:
             return self.clean_program(cleaned)
+
         if recipe and "overrides" in cleaned:
             cleaned["overrides"] = cleaned["overrides"] or {}
             try:
                 overrides_check(recipe, cleaned["overrides"])
             except UserError as error:
                 raise ValidationError(error.fields) from error
+
         return cleaned
 
     def clean_program(self, cleaned: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +112,10 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
             program_check(cleaned.get("interpreter", ""), cleaned.get("formats", []))
         except UserError as error:
             raise ValidationError(error.fields) from error
+
         if not cleaned.get("script") and not self.instance.program.get("script"):
             self.add_error("script", "Upload the script.")
+
         return cleaned
 
 
@@ -104,12 +131,32 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         (
             None,
             {
-                "fields": ("name", "slug", "tagline", "description", "needs", "example", "cost", "recipe", "order"),
-                "description": "Defaults, bounds and hidden settings are easier to change on the page Methods.",
+                "fields": (
+                    "name",
+                    "slug",
+                    "tagline",
+                    "description",
+                    "needs",
+                    "example",
+                    "cost",
+                    "recipe",
+                    "order",
+                ),
+                "description": "Defaults, bounds and hidden settings are easier to change on the "
+                "page Methods.",
             },
         ),
-        ("Custom program", {"fields": ("interpreter", "script", "formats", "parameters"), "classes": ("collapse",)}),
-        ("Advanced: settings as JSON", {"fields": ("overrides", "example_rows"), "classes": ("collapse",)}),
+        (
+            "Custom program",
+            {
+                "fields": ("interpreter", "script", "formats", "parameters"),
+                "classes": ("collapse",),
+            },
+        ),
+        (
+            "Advanced: settings as JSON",
+            {"fields": ("overrides", "example_rows"), "classes": ("collapse",)},
+        ),
         ("Versions", {"fields": ("version", "earlier", "retired_at")}),
     )
 
@@ -117,24 +164,37 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def earlier(self, method: TrainingMethod) -> str:
         """What each version was and who made it, the newest first."""
         lines = [
-            (f"v{version.version}, {version.created_at:%d %b %Y}", version.changed_by or "set-up", _effect(version))
+            (
+                f"v{version.version}, {version.created_at:%d %b %Y}",
+                version.changed_by or "set-up",
+                _effect(version),
+            )
             for version in (method.versions.select_related("changed_by") if method.pk else ())
         ]
+
         return format_html_join("", "<p>{} by {}: <code>{}</code></p>", lines) or "–"
 
-    def get_readonly_fields(self, request: HttpRequest, obj: TrainingMethod | None = None) -> tuple[str, ...]:
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: TrainingMethod | None = None
+    ) -> tuple[str, ...]:
         # Programs know a method by its slug, and its trains were made with its recipe.
         return ("slug", "recipe", *self.readonly_fields) if obj else self.readonly_fields
 
-    def has_change_permission(self, request: HttpRequest, obj: TrainingMethod | None = None) -> bool:
+    def has_change_permission(
+        self, request: HttpRequest, obj: TrainingMethod | None = None
+    ) -> bool:
         # A program runs as the platform does.
         return super().has_change_permission(request, obj) and (
             obj is None or not obj.is_custom or bool(getattr(request.user, "is_superuser", False))
         )
 
-    def has_delete_permission(self, request: HttpRequest, obj: TrainingMethod | None = None) -> bool:
+    def has_delete_permission(
+        self, request: HttpRequest, obj: TrainingMethod | None = None
+    ) -> bool:
         """Only one that no train has used; others are retired."""
-        return super().has_delete_permission(request, obj) and (obj is None or not obj.trains.exists())
+        return super().has_delete_permission(request, obj) and (
+            obj is None or not obj.trains.exists()
+        )
 
     def get_actions(self, request: HttpRequest) -> Any:
         # Deleting goes one by one, where it is seen what was used.
@@ -143,20 +203,30 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return actions
 
     def get_form(
-        self, request: HttpRequest, obj: TrainingMethod | None = None, change: bool = False, **kwargs: Any
+        self,
+        request: HttpRequest,
+        obj: TrainingMethod | None = None,
+        change: bool = False,
+        **kwargs: Any,
     ) -> Any:
         form = super().get_form(request, obj, change, **kwargs)
         may_register = bool(getattr(request.user, "is_superuser", False))
         return type(form.__name__, (form,), {"may_register_programs": may_register})
 
-    def save_model(self, request: HttpRequest, obj: TrainingMethod, form: Any, change: bool) -> None:
+    def save_model(
+        self, request: HttpRequest, obj: TrainingMethod, form: Any, change: bool
+    ) -> None:
         stored = TrainingMethod.objects.get(pk=obj.pk) if change else TrainingMethod()
-        values = {name: form.cleaned_data[name] for name in form.fields if name in form.cleaned_data}
+        values = {
+            name: form.cleaned_data[name] for name in form.fields if name in form.cleaned_data
+        }
         program = {name: values.pop(name, None) for name in ("interpreter", "formats", "script")}
+
         if (values.get("recipe") or stored.recipe) == CUSTOM:
             script = program["script"]
             for name in ("recipe", "overrides"):
                 values.pop(name, None)
+
             custom_save(
                 stored,
                 by=request.user,
@@ -167,26 +237,31 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             )
         else:
             method_save(stored, by=request.user, **values)
+
         obj.pk, obj.version = stored.pk, stored.version
 
     @admin.action(description="Retire: offer it no longer", permissions=["change"])
     def retire(self, request: HttpRequest, methods: QuerySet[TrainingMethod]) -> None:
         for method in methods:
             method_retire(method)
+
         self.message_user(request, "Retired. Trains that used it are not touched.")
 
     @admin.action(description="Offer it again", permissions=["change"])
     def restore(self, request: HttpRequest, methods: QuerySet[TrainingMethod]) -> None:
         for method in methods:
             method_restore(method)
+
         self.message_user(request, "Offered again.")
 
 
 class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
     source = forms.FileField(
-        required=False, help_text="A Python file with a function reward, see docs/custom-reward.md. Without a new one "
+        required=False,
+        help_text="A Python file with a function reward, see docs/custom-reward.md. Without a new "
+        "one "
         "the old one stays.",
-    )  # fmt: skip
+    )
 
     class Meta:
         model = RewardFunction
@@ -198,8 +273,10 @@ class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
         cleaned["parameters"] = cleaned.get("parameters") or {}
         source = cleaned.get("source")
         content = source.read() if source else None
+
         if source:
             source.seek(0)
+
         try:
             reward_function_check(
                 self.instance,
@@ -212,12 +289,14 @@ class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
             for name, texts in error.fields.items():
                 if name not in self.errors:
                     self.add_error(name if name in self.fields else None, texts)
+
         return cleaned
 
 
 @admin.register(RewardFunction)
 class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Superusers register them, since they run within trains as the platform does; operators see them."""
+    """Superusers register them, since they run within trains as the platform does; operators see
+    them."""
 
     form = RewardFunctionForm
     list_display = ("name", "slug", "description", "registered_by", "changed_at", "retired_at")
@@ -228,42 +307,65 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="The file as it runs")
     def text(self, function: RewardFunction) -> str:
         path = function.path if function.file else None
-        return format_html("<pre>{}</pre>", path.read_text()) if path is not None and path.is_file() else "–"
+        return (
+            format_html("<pre>{}</pre>", path.read_text())
+            if path is not None and path.is_file()
+            else "–"
+        )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return bool(getattr(request.user, "is_superuser", False))
 
-    def has_change_permission(self, request: HttpRequest, obj: RewardFunction | None = None) -> bool:
+    def has_change_permission(
+        self, request: HttpRequest, obj: RewardFunction | None = None
+    ) -> bool:
         return bool(getattr(request.user, "is_superuser", False))
 
-    def has_delete_permission(self, request: HttpRequest, obj: RewardFunction | None = None) -> bool:
+    def has_delete_permission(
+        self, request: HttpRequest, obj: RewardFunction | None = None
+    ) -> bool:
         # Trains name it; it is retired.
         return False
 
-    def get_readonly_fields(self, request: HttpRequest, obj: RewardFunction | None = None) -> tuple[str, ...]:
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: RewardFunction | None = None
+    ) -> tuple[str, ...]:
         return ("slug", *self.readonly_fields) if obj else self.readonly_fields
 
-    def save_model(self, request: HttpRequest, obj: RewardFunction, form: Any, change: bool) -> None:
-        values = {name: form.cleaned_data[name] for name in (*form.fields,) if form.cleaned_data.get(name) is not None}
+    def save_model(
+        self, request: HttpRequest, obj: RewardFunction, form: Any, change: bool
+    ) -> None:
+        values = {
+            name: form.cleaned_data[name]
+            for name in (*form.fields,)
+            if form.cleaned_data.get(name) is not None
+        }
+
         source = values.pop("source", None)
         stored = RewardFunction.objects.get(pk=obj.pk) if change else RewardFunction()
-        reward_function_save(stored, by=request.user, source=source.read() if source else None, **values)
+        reward_function_save(
+            stored, by=request.user, source=source.read() if source else None, **values
+        )
         obj.pk = stored.pk
 
     @admin.action(description="Retire: offer it no longer", permissions=["change"])
     def retire(self, request: HttpRequest, functions: QuerySet[RewardFunction]) -> None:
         for function in functions:
             reward_function_retire(function)
+
         self.message_user(request, "Retired. Trains that use it are not touched.")
 
     @admin.action(description="Offer it again", permissions=["change"])
     def restore(self, request: HttpRequest, functions: QuerySet[RewardFunction]) -> None:
         for function in functions:
             reward_function_retire(function, retired=False)
+
         self.message_user(request, "Offered again.")
 
 
 def _effect(version: MethodVersion) -> str:
     """What a version chose, in a line."""
     chosen = {"overrides": version.overrides, "program": version.program.get("script")}
-    return json.dumps({name: value for name, value in chosen.items() if value} or {"recipe": version.recipe})
+    return json.dumps(
+        {name: value for name, value in chosen.items() if value} or {"recipe": version.recipe}
+    )

@@ -27,7 +27,9 @@ from methods.serializers import (
 )
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
-DEVICE = OpenApiParameter("device", OpenApiTypes.STR, enum=DEVICES, description="Some defaults differ by device.")
+DEVICE = OpenApiParameter(
+    "device", OpenApiTypes.STR, enum=DEVICES, description="Some defaults differ by device."
+)
 
 
 def device_asked(request: Request | None) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def device_asked(request: Request | None) -> dict[str, Any]:
     device = request.query_params.get("device", "cpu") if request else "cpu"
     if device not in DEVICES:
         raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
+
     return {"device": device}
 
 
@@ -45,7 +48,10 @@ def right_check(request: Request, right: str) -> None:
 
 
 @extend_schema_view(
-    get=extend_schema(parameters=[DEVICE], responses={200: TrainingMethodSerializer(many=True), **errors(400, 401)})
+    get=extend_schema(
+        parameters=[DEVICE],
+        responses={200: TrainingMethodSerializer(many=True), **errors(400, 401)},
+    )
 )
 class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
     """Methods that are offered, in the order in which to think of them."""
@@ -57,14 +63,19 @@ class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), **device_asked(self.request)}
 
-    @extend_schema(request=MethodCreateSerializer, responses={201: TrainingMethodSerializer, **errors(400, 401, 403)})
+    @extend_schema(
+        request=MethodCreateSerializer,
+        responses={201: TrainingMethodSerializer, **errors(400, 401, 403)},
+    )
     def post(self, request: Request) -> Response:
         """For operators: a new method of a recipe, with defaults and bounds of its own."""
         right_check(request, "add")
         body = MethodCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
+
         if TrainingMethod.objects.filter(slug=body.validated_data["slug"]).exists():
             raise UserError({"slug": ["There is a method of that slug already."]})
+
         method = method_save(TrainingMethod(), by=request.user, **body.validated_data)
         return Response(self.get_serializer(method).data, status=201)
 
@@ -80,22 +91,27 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     def get_queryset(self) -> QuerySet[TrainingMethod]:
         return TrainingMethod.objects.all()
 
-    @extend_schema(parameters=[KEY, DEVICE], responses={200: TrainingMethodSerializer, **errors(400, 401, 404)})
+    @extend_schema(
+        parameters=[KEY, DEVICE], responses={200: TrainingMethodSerializer, **errors(400, 401, 404)}
+    )
     def get(self, request: Request, key: str) -> Response:
         """One method, offered or retired."""
         return Response(self.get_serializer(object_or_404(self.get_queryset(), key)).data)
 
     @extend_schema(
-        parameters=[KEY], request=MethodChangeSerializer,
+        parameters=[KEY],
+        request=MethodChangeSerializer,
         responses={200: TrainingMethodSerializer, **errors(400, 401, 403, 404)},
-    )  # fmt: skip
+    )
     def patch(self, request: Request, key: str) -> Response:
-        """For operators: change its words, defaults and bounds. Trains that ran keep the version they ran with."""
+        """For operators: change its words, defaults and bounds. Trains that ran keep the version
+        they ran with."""
         right_check(request, "change")
         method = object_or_404(self.get_queryset(), key)
         body = MethodChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         method_save(method, by=request.user, **body.validated_data)
+
         return Response(self.get_serializer(method).data)
 
     @extend_schema(parameters=[KEY], responses={204: None, **errors(401, 403, 404, 409)})

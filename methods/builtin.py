@@ -15,15 +15,26 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "LoRA",
         "tagline": "small add-on weights",
         "description": (
-            "Learns a style, a format or a task from examples and leaves the base model as it is: only a small "
-            "adapter of about 1% of the weights is trained. The right first train for nearly everybody."
+            "Learns a style, a format or a task from examples and leaves the base model as it is: "
+            "only a small "
+            "adapter of about 1% of the weights is trained. The right first train for nearly "
+            "everybody."
         ),
         "needs": "A question and a good answer",
         "example": '{"messages": [\n  {"role": "user", "content": "Reset my PIN"},\n'
         '  {"role": "assistant", "content": "Open Settings …"}]}',
         "example_rows": [
-            {"messages": _turns("Reset my PIN", "Open Settings, then Security, and choose New PIN.")},
-            {"messages": _turns("My parcel is late", "Sorry about that. Send me the order number and I look it up.")},
+            {
+                "messages": _turns(
+                    "Reset my PIN", "Open Settings, then Security, and choose New PIN."
+                )
+            },
+            {
+                "messages": _turns(
+                    "My parcel is late",
+                    "Sorry about that. Send me the order number and I look it up.",
+                )
+            },
             {"messages": _turns("Thanks!", "You are welcome. Anything else?")},
         ],
         "cost": "least memory, small result",
@@ -39,14 +50,21 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "SFT",
         "tagline": "full fine-tuning",
         "description": (
-            "Trains every weight of the model on your examples. For small models, or when LoRA has stopped getting "
+            "Trains every weight of the model on your examples. For small models, or when LoRA has "
+            "stopped getting "
             "better and there are tens of thousands of rows."
         ),
         "needs": "A question and a good answer",
         "example": '{"prompt": "Reset my PIN",\n "completion": "Open Settings …"}',
         "example_rows": [
-            {"prompt": "Reset my PIN", "completion": "Open Settings, then Security, and choose New PIN."},
-            {"prompt": "My parcel is late", "completion": "Sorry about that. Send me the order number."},
+            {
+                "prompt": "Reset my PIN",
+                "completion": "Open Settings, then Security, and choose New PIN.",
+            },
+            {
+                "prompt": "My parcel is late",
+                "completion": "Sorry about that. Send me the order number.",
+            },
             {"prompt": "Thanks!", "completion": "You are welcome. Anything else?"},
         ],
         "cost": "about 4 × the memory of LoRA",
@@ -62,14 +80,20 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "DPO",
         "tagline": "better against worse",
         "description": (
-            "Learns from pairs: one prompt, a better and a worse answer. For taste, tone and safety, where it is "
-            "easier to say which of two answers is better than to write the perfect one. Best on a model that "
+            "Learns from pairs: one prompt, a better and a worse answer. For taste, tone and "
+            "safety, where it is "
+            "easier to say which of two answers is better than to write the perfect one. Best on a "
+            "model that "
             "answers well already, after LoRA or SFT."
         ),
         "needs": "A prompt with a better and a worse answer",
         "example": '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
         "example_rows": [
-            {"prompt": "Reset my PIN", "chosen": "Open Settings, then Security.", "rejected": "No."},
+            {
+                "prompt": "Reset my PIN",
+                "chosen": "Open Settings, then Security.",
+                "rejected": "No.",
+            },
             {
                 "prompt": "My parcel is late",
                 "chosen": "Sorry about that. What is the order number?",
@@ -87,14 +111,23 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "KTO",
         "tagline": "thumbs up, thumbs down",
         "description": (
-            "Learns from single answers that were rated good or bad, such as the thumbs of a chat window. Nobody has "
+            "Learns from single answers that were rated good or bad, such as the thumbs of a chat "
+            "window. Nobody has "
             "to find two answers to the same prompt. Needs some of both kinds."
         ),
         "needs": "A prompt, an answer, and whether it is good",
         "example": '{"prompt": "Reset my PIN",\n "completion": "Open Settings …", "label": true}',
         "example_rows": [
-            {"prompt": "Reset my PIN", "completion": "Open Settings, then Security.", "label": True},
-            {"prompt": "My parcel is late", "completion": "Parcels are late at times.", "label": False},
+            {
+                "prompt": "Reset my PIN",
+                "completion": "Open Settings, then Security.",
+                "label": True,
+            },
+            {
+                "prompt": "My parcel is late",
+                "completion": "Parcels are late at times.",
+                "label": False,
+            },
             {"prompt": "Thanks!", "completion": "You are welcome. Anything else?", "label": True},
         ],
         "cost": "about 3 × the time of LoRA for the same rows",
@@ -107,13 +140,18 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "Reward model",
         "tagline": "a judge of one's own",
         "description": (
-            "Learns to score answers from pairs of a better and a worse one. The result does not answer; it is the "
+            "Learns to score answers from pairs of a better and a worse one. The result does not "
+            "answer; it is the "
             "reward that GRPO and PPO then train another model by."
         ),
         "needs": "A prompt with a better and a worse answer",
         "example": '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
         "example_rows": [
-            {"prompt": "Reset my PIN", "chosen": "Open Settings, then Security.", "rejected": "No."},
+            {
+                "prompt": "Reset my PIN",
+                "chosen": "Open Settings, then Security.",
+                "rejected": "No.",
+            },
             {
                 "prompt": "My parcel is late",
                 "chosen": "Sorry about that. What is the order number?",
@@ -131,8 +169,10 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "GRPO",
         "tagline": "trial and reward",
         "description": (
-            "The model writes several answers to each prompt, a reward says what each is worth, and it learns from "
-            "those that did better than the others. For tasks whose answers a program can check: numbers, formats, "
+            "The model writes several answers to each prompt, a reward says what each is worth, "
+            "and it learns from "
+            "those that did better than the others. For tasks whose answers a program can check: "
+            "numbers, formats, "
             "JSON."
         ),
         "needs": "A prompt, mostly with the right answer to check against",
@@ -152,8 +192,10 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "name": "PPO",
         "tagline": "reward with a forecast",
         "description": (
-            "The classic of learning from rewards: one answer to each prompt, and a second head that learns to "
-            "foretell what answers are worth. For a trained reward model; GRPO is simpler where a program can check "
+            "The classic of learning from rewards: one answer to each prompt, and a second head "
+            "that learns to "
+            "foretell what answers are worth. For a trained reward model; GRPO is simpler where a "
+            "program can check "
             "answers."
         ),
         "needs": "A prompt",

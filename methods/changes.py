@@ -28,24 +28,31 @@ def method_save(method: TrainingMethod, *, by: Any = None, **values: Any) -> Tra
     for field, limit in LABELS.items():
         if field in values:
             values[field] = clean_label(values[field], limit=limit)
+
     for field in TEXTS:
         if field in values:
             values[field] = clean_text(values[field])
+
     if not values.get("name", method.name):
         raise UserError({"name": ["Give the method a name."]})
+
     recipe = values.get("recipe", method.recipe)
     if recipe == CUSTOM:
         schema_check(values.get("parameters", method.parameters))
     else:
         overrides_check(recipe, values.get("overrides", method.overrides))
+
     changed = [field for field, value in values.items() if getattr(method, field) != value]
     if method.pk is not None and any(field in EFFECTIVE for field in changed):
         values["version"] = method.version + 1
+
     for field, value in values.items():
         setattr(method, field, value)
+
     with transaction.atomic():
         method.save()
         method.version_keep(by)
+
     return method
 
 
@@ -58,21 +65,28 @@ def custom_save(
     script: tuple[str, bytes] | None = None,
     **values: Any,
 ) -> TrainingMethod:
-    """Register or change a custom method. `script`: (name, content) of a new one; without it the old one stays.
+    """Register or change a custom method. `script`: (name, content) of a new one; without it the
+    old one stays.
 
     Only for superusers: the program runs as the platform's user. Raises UserError by field.
     """
     if not getattr(by, "is_superuser", False):
         raise UserError("Only a superuser may register a program.", code="forbidden", status=403)
+
     program_check(interpreter, formats)
     schema_check(values.get("parameters", method.parameters))
     program = dict(method.program)
+
     if script is not None:
         # A folder for each version: trains that wait keep the file that they were started with.
         version = method.version + 1 if method.pk is not None else 1
-        program["script"], program["sha256"] = script_store(values.get("slug", method.slug), version, *script)
+        program["script"], program["sha256"] = script_store(
+            values.get("slug", method.slug), version, *script
+        )
+
     if "script" not in program:
         raise UserError({"script": ["Upload the script."]})
+
     program |= {"interpreter": interpreter, "formats": list(formats)}
     return method_save(method, by=by, recipe=CUSTOM, overrides={}, program=program, **values)
 
@@ -91,8 +105,10 @@ def method_delete(method: TrainingMethod) -> None:
     count = method.trains.count()
     if count:
         raise UserError(
-            f"{count:,} train{'s' if count > 1 else ''} used {method.name}, so it stays. Retire it instead.",
+            f"{count:,} train{'s' if count > 1 else ''} used {method.name}, so it stays. Retire it "
+            "instead.",
             code="in_use",
             status=409,
         )
+
     method.delete()

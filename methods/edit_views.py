@@ -40,7 +40,9 @@ class Word:
 
 WORDS = (
     Word("name", "Name", "Short, as lists and forms show it.", 80),
-    Word("tagline", "In a few words", "Stands beside the name, such as “small add-on weights”.", 80),
+    Word(
+        "tagline", "In a few words", "Stands beside the name, such as “small add-on weights”.", 80
+    ),
     Word("description", "Description", "What it is for, and when to choose it.", 5000, rows=4),
     Word("needs", "Each row needs", "What a row of the dataset must hold.", 200),
     Word("example", "Example row", "One row, as it would stand in a file.", 5000, rows=3),
@@ -55,7 +57,8 @@ def right_check(request: HttpRequest, right: str) -> None:
 
 
 class MethodEditView(View):
-    """Change a method: its words and its settings. A program of somebody's own is changed in the administration."""
+    """Change a method: its words and its settings. A program of somebody's own is changed in the
+    administration."""
 
     def get(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = self.method_of(request, slug)
@@ -80,19 +83,25 @@ class MethodNewView(View):
         origin = origins.filter(slug=request.GET.get("from", "")[:60]).first()
         if origin is None:
             return render(request, "methods/new.html", {"origins": origins.offered()})
+
         method = TrainingMethod(recipe=origin.recipe)
         words = words_of(origin) | {"name": f"{origin.name}, own"[:80]}
-        return page(request, method, words, rows_make(origin.recipe, origin.overrides), origin=origin)
+        return page(
+            request, method, words, rows_make(origin.recipe, origin.overrides), origin=origin
+        )
 
     def post(self, request: HttpRequest) -> HttpResponse:
         right_check(request, "add")
-        origin = get_object_or_404(TrainingMethod, slug=request.POST.get("from", "")[:60], recipe__in=list(RECIPES))
+        origin = get_object_or_404(
+            TrainingMethod, slug=request.POST.get("from", "")[:60], recipe__in=list(RECIPES)
+        )
         method = TrainingMethod(
             recipe=origin.recipe,
             slug=slug_free(request.POST.get("name", "")),
             example_rows=origin.example_rows,
             order=origin.order + 1,
         )
+
         return save(request, method, before=origin.overrides, origin=origin)
 
 
@@ -102,12 +111,14 @@ class MethodRetireView(View):
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         right_check(request, "change")
         method = get_object_or_404(TrainingMethod, slug=slug)
+
         if "restore" in request.POST:
             method_restore(method)
             messages.success(request, f"{method.name} is offered again.")
         else:
             method_retire(method)
             messages.success(request, f"{method.name} is no longer offered. Its trains are kept.")
+
         return redirect("methods:list")
 
 
@@ -136,9 +147,11 @@ def save(
         else:
             messages.success(request, f"{saved.name} is saved as version {saved.version}.")
             return redirect("methods:list")
+
     others = errors_place(rows, errors.pop("overrides", []))
     if others:
         errors[""] = [*errors.get("", []), *others]
+
     return page(request, method, words, rows, origin=origin, errors=errors)
 
 
@@ -175,7 +188,9 @@ def page(
         "errors": errors,
         "wrong": wrong,
     }
+
     status = 400 if errors or wrong else 200
+
     return render(request, "methods/edit.html", context, status=status)
 
 
@@ -183,7 +198,9 @@ def slug_free(name: str) -> str:
     """A slug for a new method, numbered where it is taken."""
     stem = slugify(name)[:50] or "method"
     slug, number = stem, 1
+
     while TrainingMethod.objects.filter(slug=slug).exists():
         number += 1
         slug = f"{stem}-{number}"
+
     return slug

@@ -20,6 +20,7 @@ def number_text(value: float) -> str:
         return str(value)
     if value != 0 and abs(value) < 1e-3:
         return f"{Decimal(repr(value)).normalize():e}"
+
     return repr(value).removesuffix(".0")
 
 
@@ -29,12 +30,17 @@ def value_text(field: Field, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "on" if value else ""
+
     if isinstance(value, int | float):
-        return f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
+        return (
+            f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
+        )
+
     if field.kind == "rewards":
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
+
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
@@ -46,11 +52,21 @@ def shown_text(field: Field, value: Any) -> str:
         return dict(field.choices).get(value, str(value))
     if field.kind == "rewards":
         return rewards_text(value)
+
     if field.kind == "options":
-        return ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items()) or "none"
+        return (
+            ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items())
+            or "none"
+        )
+
     if value == ALL_LINEAR:
         return "all linear layers"
-    return f"{value_text(field, value)}{'%' if field.percent else ''}" if value is not None else "blank"
+
+    return (
+        f"{value_text(field, value)}{'%' if field.percent else ''}"
+        if value is not None
+        else "blank"
+    )
 
 
 def option_text(value: Any) -> str:
@@ -65,13 +81,16 @@ def number_value(field: Field, text: str) -> Any:
         return None if field.nullable else ""
     if GROUPED_DIGITS.fullmatch(text):
         text = text.replace(",", "")
+
     try:
         number = Decimal(text)
         value = float(number / 100 if field.percent else number)
     except (ArithmeticError, ValueError):
         return text
+
     if not math.isfinite(value):
         return text
     if field.kind == "int" and value.is_integer():
         return int(number)
+
     return value

@@ -13,7 +13,9 @@ from methods.models import TrainingMethod, TrainingMethodQuerySet
 class TrainingMethodFilter(django_filters.FilterSet):
     search = django_filters.CharFilter(method="search_for", label="Name, slug or description")
     recipe = django_filters.CharFilter(field_name="recipe")
-    retired = django_filters.BooleanFilter(method="show_retired", label="Only retired ones; they are left out else")
+    retired = django_filters.BooleanFilter(
+        method="show_retired", label="Only retired ones; they are left out else"
+    )
 
     class Meta:
         model = TrainingMethod
@@ -23,9 +25,15 @@ class TrainingMethodFilter(django_filters.FilterSet):
         rows = super().filter_queryset(queryset)
         return rows if self.form.cleaned_data.get("retired") else rows.offered()
 
-    def search_for(self, rows: TrainingMethodQuerySet, name: str, value: str) -> TrainingMethodQuerySet:
-        words = Q(name__icontains=value) | Q(slug__icontains=value) | Q(description__icontains=value)
+    def search_for(
+        self, rows: TrainingMethodQuerySet, name: str, value: str
+    ) -> TrainingMethodQuerySet:
+        words = (
+            Q(name__icontains=value) | Q(slug__icontains=value) | Q(description__icontains=value)
+        )
         return rows.filter(words)
 
-    def show_retired(self, rows: TrainingMethodQuerySet, name: str, value: bool) -> TrainingMethodQuerySet:
+    def show_retired(
+        self, rows: TrainingMethodQuerySet, name: str, value: bool
+    ) -> TrainingMethodQuerySet:
         return rows.exclude(retired_at=None) if value else rows

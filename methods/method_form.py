@@ -1,8 +1,8 @@
 """The form by which operators make and change a method: one row a setting, no JSON.
 
-A row says who decides the setting, its default, and how far people may go. It is kept as the method's `overrides`
-(methods.models.TrainingMethod), and what is left blank stays as the recipe has it.
-"""
+A row says who decides the setting, its default, and how far people may go. It is kept as the
+method's `overrides` (methods.models.TrainingMethod), and what is left blank stays as the recipe has
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from methods.field_text import ALL_LINEAR, number_value, value_text
 from methods.models import TrainingMethod
 from methods.schema import NUMBER_KINDS, Field, method_fields, plain
 
-# Who decides a setting: the person who starts a train, nobody (hidden, the default holds), or the method.
+# Who decides a setting: the person who starts a train, nobody (hidden, the default holds), or the
+# method.
 OPEN, HIDDEN, FIXED = "open", "hidden", "fixed"
 DECIDERS = (
     (OPEN, "Whoever starts the train"),
@@ -30,7 +31,8 @@ NOT_PRESET = ("rewards", "options")
 
 @dataclass
 class SettingRow:
-    """One setting of the recipe: `usual` is the field as the recipe has it, the texts are what the controls hold."""
+    """One setting of the recipe: `usual` is the field as the recipe has it, the texts are what the
+    controls hold."""
 
     usual: Field
     decides: str = OPEN
@@ -54,12 +56,17 @@ class SettingRow:
         """What a menu offers besides the usual value; none for a setting that is typed."""
         if self.usual.kind == "bool":
             return [("on", "On"), ("off", "Off")]
+
         return list(self.usual.choices) if self.usual.kind == "choice" else []
 
     @property
     def placeholder(self) -> str:
         """The usual value, for the empty control, whose unit stands beside it."""
-        return self.usual.default_text.removesuffix("%") if self.usual.percent else self.usual.default_text
+        return (
+            self.usual.default_text.removesuffix("%")
+            if self.usual.percent
+            else self.usual.default_text
+        )
 
     @property
     def changed(self) -> bool:
@@ -70,11 +77,18 @@ class SettingRow:
         """The recipe's own bound, for the empty control."""
         if self.usual.minimum is not None:
             return plain(self.usual.minimum, self.usual.percent)
-        return f"above {plain(self.usual.above, self.usual.percent)}" if self.usual.above is not None else ""
+
+        return (
+            f"above {plain(self.usual.above, self.usual.percent)}"
+            if self.usual.above is not None
+            else ""
+        )
 
     @property
     def highest(self) -> str:
-        return plain(self.usual.maximum, self.usual.percent) if self.usual.maximum is not None else ""
+        return (
+            plain(self.usual.maximum, self.usual.percent) if self.usual.maximum is not None else ""
+        )
 
 
 @dataclass
@@ -92,6 +106,7 @@ def rows_make(recipe: str, overrides: Mapping[str, Any]) -> dict[str, SettingRow
     plain_method = TrainingMethod(recipe=recipe, overrides={})
     on_gpu = method_fields(plain_method, device="cuda")
     on_cpu = method_fields(plain_method, device="cpu")
+
     return {
         name: _row(item, on_cpu[name], overrides.get(name, {}))
         for name, item in on_gpu.items()
@@ -106,10 +121,12 @@ def _row(item: Field, on_cpu: Field, chosen: Mapping[str, Any]) -> SettingRow:
     else:
         row.decides = HIDDEN if chosen.get("hidden") else OPEN
         row.value = _text(item, chosen["default"]) if "default" in chosen else ""
+
     if "default_on_cpu" in chosen:
         row.cpu_value = _text(item, chosen["default_on_cpu"])
     if on_cpu.default != item.default or row.cpu_value:
         row.usual_on_cpu = on_cpu.default_text
+
     row.minimum = _text(item, chosen.get("minimum"))
     row.maximum = _text(item, chosen.get("maximum"))
     return row
@@ -118,6 +135,7 @@ def _row(item: Field, on_cpu: Field, chosen: Mapping[str, Any]) -> SettingRow:
 def _text(item: Field, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+
     return value_text(item, value)
 
 
@@ -131,6 +149,7 @@ def rows_read(recipe: str, data: QueryDict) -> dict[str, SettingRow]:
         row.cpu_value = _posted(data, f"cpu-{name}")
         row.minimum = _posted(data, f"minimum-{name}")
         row.maximum = _posted(data, f"maximum-{name}")
+
     return rows
 
 
@@ -143,9 +162,11 @@ def overrides_of(rows: Iterable[SettingRow], before: Mapping[str, Any]) -> dict[
     rows = list(rows)
     shown = {row.name for row in rows}
     found = {name: chosen for name, chosen in before.items() if name not in shown}
+
     for row in rows:
         if chosen := _override_of(row, before.get(row.name, {})):
             found[row.name] = chosen
+
     return found
 
 
@@ -156,30 +177,38 @@ def _override_of(row: SettingRow, before: Mapping[str, Any]) -> dict[str, Any]:
         chosen["fixed"] = _value(row.usual, row.value) if row.value else row.usual.default
         chosen["hidden"] = True
         return chosen
+
     if row.decides == HIDDEN:
         chosen["hidden"] = True
+
     if row.value:
         chosen["default"] = _value(row.usual, row.value)
     elif "default" in before and before["default"] in (None, ""):
         # A default of nothing looks like no default; it was chosen by a program, and stays.
         chosen["default"] = before["default"]
+
     if row.cpu_value:
         chosen["default_on_cpu"] = _value(row.usual, row.cpu_value)
+
     for bound in ("minimum", "maximum"):
         if text := getattr(row, bound):
             chosen[bound] = number_value(row.usual, text)
+
     return chosen
 
 
 def _value(item: Field, text: str) -> Any:
-    """What somebody typed, as a value; text that means nothing is handed on, so that its message names it."""
+    """What somebody typed, as a value; text that means nothing is handed on, so that its message
+    names it."""
     if item.kind in NUMBER_KINDS:
         return number_value(item, text)
     if item.kind == "bool":
         return text == "on" if text in ("on", "off") else text
+
     if item.kind == "modules":
         names = [part.strip() for part in text.split(",") if part.strip()]
         return ALL_LINEAR if names == [ALL_LINEAR] else names
+
     return text
 
 
@@ -187,11 +216,13 @@ def groups_of(rows: Iterable[SettingRow]) -> list[SettingGroup]:
     groups = {title: SettingGroup(title, []) for title in GROUPS}
     for row in rows:
         groups[row.usual.group].rows.append(row)
+
     return [group for group in groups.values() if group.rows]
 
 
 def errors_place(rows: Mapping[str, SettingRow], messages: Iterable[str]) -> list[str]:
-    """Put each message of methods.overrides ("learning_rate: …") at its row; returns those that belong to none."""
+    """Put each message of methods.overrides ("learning_rate: …") at its row; returns those that
+    belong to none."""
     others = []
     for message in messages:
         name, separator, text = message.partition(": ")
@@ -199,4 +230,5 @@ def errors_place(rows: Mapping[str, SettingRow], messages: Iterable[str]) -> lis
             rows[name].errors.append(text[:1].upper() + text[1:])
         else:
             others.append(message)
+
     return others

@@ -1,4 +1,5 @@
-"""Training methods: a recipe of the engine with the defaults, bounds and fields that operators chose for it."""
+"""Training methods: a recipe of the engine with the defaults, bounds and fields that operators
+chose for it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ class TrainingMethodQuerySet(models.QuerySet["TrainingMethod"]):
 class TrainingMethod(models.Model):
     """`overrides`: {field: {"default", "fixed", "hidden", "minimum", "maximum", "default_on_cpu"}}.
 
-    A fixed field always has that value and is not shown; bounds may only narrow what the recipe allows.
-    """
+    A fixed field always has that value and is not shown; bounds may only narrow what the recipe
+    allows."""
 
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=80)
@@ -35,7 +36,9 @@ class TrainingMethod(models.Model):
     cost = models.CharField(max_length=200, blank=True)
     recipe = models.CharField(max_length=40, help_text="A recipe of the engine, or custom.")
     program = models.JSONField(
-        default=dict, blank=True, help_text="Of a custom method: interpreter, script (its file), sha256, formats."
+        default=dict,
+        blank=True,
+        help_text="Of a custom method: interpreter, script (its file), sha256, formats.",
     )
     parameters = models.JSONField(
         default=dict, blank=True, help_text="Of a custom method: JSON Schema of its parameters."
@@ -85,11 +88,17 @@ class RewardFunction(models.Model):
 
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=80)
-    description = models.CharField(max_length=300, help_text="What it rewards, for those who choose it.")
+    description = models.CharField(
+        max_length=300, help_text="What it rewards, for those who choose it."
+    )
     file = models.CharField(max_length=500, help_text="Its path, below the home.")
     sha256 = models.CharField(max_length=64)
-    parameters = models.JSONField(default=dict, blank=True, help_text="JSON Schema of its parameters.")
-    registered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    parameters = models.JSONField(
+        default=dict, blank=True, help_text="JSON Schema of its parameters."
+    )
+    registered_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
     changed_at = models.DateTimeField(auto_now=True)
     retired_at = models.DateTimeField(null=True, blank=True)
 
@@ -115,12 +124,16 @@ class MethodVersion(models.Model):
     overrides = models.JSONField(default=dict)
     program = models.JSONField(default=dict)
     parameters = models.JSONField(default=dict)
-    changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    changed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering: ClassVar = ["-version"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["method", "version"], name="one_row_a_version")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["method", "version"], name="one_row_a_version")
+        ]
 
     def __str__(self) -> str:
         return f"{self.method} v{self.version}"

@@ -1,7 +1,8 @@
-"""A method's fields: the recipe's JSON Schema with what operators chose for the method laid over it.
+"""A method's fields: the recipe's JSON Schema with what operators chose for the method laid over
+it.
 
-One place turns schema into what forms, API and docs show, so that none of them can say something else.
-"""
+One place turns schema into what forms, API and docs show, so that none of them can say something
+else."""
 
 from __future__ import annotations
 
@@ -26,9 +27,8 @@ NUMBER_KINDS = ("int", "float")
 class Field:
     """One parameter as a person meets it.
 
-    kind: int, float, bool, choice, text, modules, options, rewards or reward_model. `needs`: "cuda" for one that only a
-    GPU can do.
-    """
+    kind: int, float, bool, choice, text, modules, options, rewards or reward_model. `needs`: "cuda"
+    for one that only a GPU can do."""
 
     name: str
     title: str
@@ -56,6 +56,7 @@ class Field:
         for other, wanted in self.active_when.items():
             if values.get(other) not in (wanted if isinstance(wanted, list) else [wanted]):
                 return False
+
         return True
 
     def shown(self, value: Any) -> str:
@@ -72,6 +73,7 @@ class Field:
             return plain(value, self.percent)
         if isinstance(value, str):
             return "All linear layers" if value == "all-linear" else value or "–"
+
         return ", ".join(map(str, value))
 
     @property
@@ -81,12 +83,14 @@ class Field:
     def range_text(self) -> str:
         """What is allowed, in words: "above 0 and at most 1"."""
         parts = []
+
         if self.above is not None:
             parts.append(f"above {plain(self.above, self.percent)}")
         if self.minimum is not None:
             parts.append(f"at least {plain(self.minimum, self.percent)}")
         if self.maximum is not None:
             parts.append(f"at most {plain(self.maximum, self.percent)}")
+
         return " and ".join(parts)
 
 
@@ -94,9 +98,11 @@ def plain(number: float, percent: bool = False) -> str:
     """A number as people write it: 2e-4, 1,024, 5%."""
     if percent:
         return f"{number * 100:g}%"
+
     if number != 0 and abs(number) <= 1e-3:
         mantissa, exponent = f"{number:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
+
     return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
 
 
@@ -104,6 +110,7 @@ def rewards_text(choices: Any) -> str:
     """Chosen rewards in a line: Numeric answer (answer tag answer), 0.5 × Tags."""
     if not isinstance(choices, list) or not choices:
         return "none"
+
     return ", ".join(_reward_text(choice) for choice in choices if isinstance(choice, dict))
 
 
@@ -112,17 +119,22 @@ def _reward_text(choice: dict[str, Any]) -> str:
     fields = reward_fields(function)
     given = choice.get("parameters") or {}
     chosen = [
-        f"{fields[name].title.lower()} {fields[name].shown(value)}" if name in fields else f"{name} {value}"
+        f"{fields[name].title.lower()} {fields[name].shown(value)}"
+        if name in fields
+        else f"{name} {value}"
         for name, value in given.items()
         if name not in fields or value != fields[name].default
     ]
+
     times = f"{plain(weight)} × " if isinstance(weight, int | float) and weight != 1 else ""
+
     return f"{times}{title_of(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
 
 
 @functools.cache
 def _schema_text(parameters: type[BaseModel]) -> str:
-    """The JSON Schema of a class, as text: pydantic takes about 3 ms for each, and a class never changes."""
+    """The JSON Schema of a class, as text: pydantic takes about 3 ms for each, and a class never
+    changes."""
     return json.dumps(parameters.model_json_schema())
 
 
@@ -136,24 +148,37 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
     """The effective JSON Schema. Hidden fields stay in it, marked; a fixed one has `const`."""
     if method.is_custom:
         return schema_completed(method.parameters)
+
     schema = plain_schema(RECIPES[method.recipe].parameters)
     schema.pop("description", None)
     schema.pop("$defs", None)
     # In the order of the groups, whichever class declared a field.
     properties = schema["properties"]
-    order = sorted(properties, key=lambda name: GROUPS.index(properties[name].get("group", "Training")))
+    order = sorted(
+        properties, key=lambda name: GROUPS.index(properties[name].get("group", "Training"))
+    )
     schema["properties"] = {name: properties[name] for name in order}
+
     if "rewards" in properties:
-        properties["rewards"]["items"] = {"oneOf": [reward_schema(kind) for kind in REWARDS.values()]}
+        properties["rewards"]["items"] = {
+            "oneOf": [reward_schema(kind) for kind in REWARDS.values()]
+        }
+
     for name, spec in schema["properties"].items():
         override = method.overrides.get(name, {})
-        on_cpu = override.get("default_on_cpu", None if "default" in override else spec.get("default_on_cpu"))
+        on_cpu = override.get(
+            "default_on_cpu", None if "default" in override else spec.get("default_on_cpu")
+        )
         spec.pop("default_on_cpu", None)
         _override(spec, override)
+
         if device == "cpu" and on_cpu is not None and "fixed" not in override:
             spec["default"] = on_cpu
+
     schema["properties"]["more"] |= {
-        "properties": {name: option_schema(option) for name, option in more_options(method.recipe).items()},
+        "properties": {
+            name: option_schema(option) for name, option in more_options(method.recipe).items()
+        },
         "additionalProperties": False,
     }
     return schema
@@ -169,10 +194,14 @@ def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
 def reward_function_schema(function: RewardFunction) -> dict[str, Any]:
     """A function that was registered here, likewise."""
     parameters = schema_completed(function.parameters)
-    return _reward_entry(f"{CUSTOM_PREFIX}{function.slug}", function.name, function.description, parameters)
+    return _reward_entry(
+        f"{CUSTOM_PREFIX}{function.slug}", function.name, function.description, parameters
+    )
 
 
-def _reward_entry(function: str, title: str, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def _reward_entry(
+    function: str, title: str, text: str, parameters: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "type": "object",
         "title": title,
@@ -193,19 +222,24 @@ def reward_fields(function: str) -> dict[str, Field]:
         own = function_of(function)
         specs = schema_completed(own.parameters)["properties"] if own is not None else {}
         return {name: _field(name, spec) for name, spec in specs.items()}
-    properties = plain_schema(REWARDS[function])["properties"] if REWARDS[function].model_fields else {}
+
+    properties = (
+        plain_schema(REWARDS[function])["properties"] if REWARDS[function].model_fields else {}
+    )
     return {name: _field(name, spec) for name, spec in properties.items()}
 
 
 def option_schema(option: dict[str, Any]) -> dict[str, Any]:
     """One of the trainer's other options as JSON Schema."""
     kinds = {"bool": "boolean", "int": "integer", "float": "number", "object": "object"}
+
     if option["type"] == "choice":
         values = [*option["choices"], None] if option["nullable"] else option["choices"]
         schema: dict[str, Any] = {"enum": values}
     else:
         kind = kinds[option["type"]]
         schema = {"type": [kind, "null"] if option["nullable"] else kind}
+
     bounds = {name: option[name] for name in ("minimum", "maximum") if name in option}
     return schema | bounds | {"default": option["default"], "description": option["help"]}
 
@@ -217,10 +251,14 @@ def _override(spec: dict[str, Any], override: dict[str, Any]) -> None:
         spec["default"] = override["default"]
     if override.get("hidden"):
         spec["hidden"] = True
-    numbers = next((part for part in spec.get("anyOf", []) if part.get("type") in ("integer", "number")), spec)
+
+    numbers = next(
+        (part for part in spec.get("anyOf", []) if part.get("type") in ("integer", "number")), spec
+    )
     if "minimum" in override:
         numbers.pop("exclusiveMinimum", None)
         numbers["minimum"] = override["minimum"]
+
     if "maximum" in override:
         numbers["maximum"] = override["maximum"]
 
@@ -235,6 +273,7 @@ def _field(name: str, spec: dict[str, Any]) -> Field:
     main = next(part for part in parts if part.get("type") != "null")
     titles = spec.get("choice_titles", {})
     typical = spec.get("typical")
+
     return Field(
         name=name,
         title=spec["title"],
@@ -268,5 +307,12 @@ def _kind(name: str, spec: dict[str, Any]) -> str:
         return str(spec["control"])
     if "enum" in spec:
         return "choice"
-    kinds = {"integer": "int", "number": "float", "boolean": "bool", "object": "options", "string": "text"}
+
+    kinds = {
+        "integer": "int",
+        "number": "float",
+        "boolean": "bool",
+        "object": "options",
+        "string": "text",
+    }
     return kinds[spec["type"]]

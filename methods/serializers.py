@@ -16,7 +16,8 @@ DEVICES = ("cpu", "cuda")
 
 
 class MethodChangeSerializer(StrictSerializer):
-    """What an operator may set. A program of one's own is registered in the administration, by a superuser."""
+    """What an operator may set. A program of one's own is registered in the administration, by a
+    superuser."""
 
     name = serializers.CharField(max_length=80, required=False)
     tagline = serializers.CharField(max_length=80, required=False, allow_blank=True)
@@ -25,9 +26,12 @@ class MethodChangeSerializer(StrictSerializer):
     example = serializers.CharField(max_length=5000, required=False, allow_blank=True)
     cost = serializers.CharField(max_length=200, required=False, allow_blank=True)
     overrides = serializers.DictField(
-        required=False, help_text='{field: {"default", "default_on_cpu", "fixed", "hidden", "minimum", "maximum"}}'
+        required=False,
+        help_text='{field: {"default", "default_on_cpu", "fixed", "hidden", "minimum", "maximum"}}',
     )
-    order = serializers.IntegerField(required=False, min_value=0, max_value=1_000_000, help_text="Lower comes first.")
+    order = serializers.IntegerField(
+        required=False, min_value=0, max_value=1_000_000, help_text="Lower comes first."
+    )
 
 
 class MethodCreateSerializer(MethodChangeSerializer):
@@ -37,7 +41,9 @@ class MethodCreateSerializer(MethodChangeSerializer):
 
 
 class MethodVersionSerializer(serializers.ModelSerializer[MethodVersion]):
-    changed_by = serializers.CharField(source="changed_by.username", default=None, read_only=True, allow_null=True)
+    changed_by = serializers.CharField(
+        source="changed_by.username", default=None, read_only=True, allow_null=True
+    )
 
     class Meta:
         model = MethodVersion
@@ -47,16 +53,33 @@ class MethodVersionSerializer(serializers.ModelSerializer[MethodVersion]):
 class TrainingMethodSerializer(serializers.ModelSerializer[TrainingMethod]):
     """Context: {"device": "cpu" or "cuda"}, since some defaults differ by device."""
 
-    formats = serializers.SerializerMethodField(help_text="Formats of datasets that it can learn from.")
-    parameters_schema = serializers.SerializerMethodField(help_text="JSON Schema of the parameters of a train.")
+    formats = serializers.SerializerMethodField(
+        help_text="Formats of datasets that it can learn from."
+    )
+    parameters_schema = serializers.SerializerMethodField(
+        help_text="JSON Schema of the parameters of a train."
+    )
     defaults = serializers.SerializerMethodField(help_text="Every parameter with its default.")
 
     class Meta:
         model = TrainingMethod
         fields = (
-            "id", "slug", "name", "tagline", "description", "needs", "example", "example_rows", "cost", "recipe",
-            "version", "formats", "defaults", "parameters_schema", "retired_at",
-        )  # fmt: skip
+            "id",
+            "slug",
+            "name",
+            "tagline",
+            "description",
+            "needs",
+            "example",
+            "example_rows",
+            "cost",
+            "recipe",
+            "version",
+            "formats",
+            "defaults",
+            "parameters_schema",
+            "retired_at",
+        )
         read_only_fields = fields
 
     def get_formats(self, method: TrainingMethod) -> list[str]:
@@ -65,8 +88,11 @@ class TrainingMethodSerializer(serializers.ModelSerializer[TrainingMethod]):
     def get_parameters_schema(self, method: TrainingMethod) -> dict[str, Any]:
         schema = method_schema(method, device=self.context["device"])
         if not method.is_custom and "rewards" in schema["properties"]:
-            offered = [reward_function_schema(function) for function in RewardFunction.objects.offered()]
+            offered = [
+                reward_function_schema(function) for function in RewardFunction.objects.offered()
+            ]
             schema["properties"]["rewards"]["items"]["oneOf"] += offered
+
         return schema
 
     def get_defaults(self, method: TrainingMethod) -> dict[str, Any]:

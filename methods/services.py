@@ -18,13 +18,20 @@ from methods.rewards import choices_resolved
 from methods.schema import NUMBER_KINDS, Field, method_fields, method_schema, plain
 
 __all__ = [
-    "method_defaults", "method_formats", "method_objective", "method_options", "method_schema", "methods_install",
-    "parameters_validate", "parameters_warnings",
-]  # fmt: skip
+    "method_defaults",
+    "method_formats",
+    "method_objective",
+    "method_options",
+    "method_schema",
+    "methods_install",
+    "parameters_validate",
+    "parameters_warnings",
+]
 
 
 def methods_install() -> None:
-    """Create the methods that come with the platform; what operators edited since is left as it is."""
+    """Create the methods that come with the platform; what operators edited since is left as it
+    is."""
     for values in BUILTIN:
         method, _ = TrainingMethod.objects.get_or_create(slug=values["slug"], defaults=values)
         method.version_keep()
@@ -37,7 +44,11 @@ def method_objective(method: TrainingMethod) -> Objective:
 
 def method_formats(method: TrainingMethod) -> tuple[str, ...]:
     """Slugs of the formats that the method can learn from."""
-    return tuple(method.program.get("formats", ())) if method.is_custom else RECIPES[method.recipe].formats
+    return (
+        tuple(method.program.get("formats", ()))
+        if method.is_custom
+        else RECIPES[method.recipe].formats
+    )
 
 
 def method_options(method: TrainingMethod) -> dict[str, dict[str, Any]]:
@@ -48,33 +59,55 @@ def method_options(method: TrainingMethod) -> dict[str, dict[str, Any]]:
 def method_defaults(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """Every parameter of the method with its default."""
     more: dict[str, Any] = {} if method.is_custom else {"more": {}}
-    return {name: field.default for name, field in method_fields(method, device=device).items()} | more
+    return {
+        name: field.default for name, field in method_fields(method, device=device).items()
+    } | more
 
 
-def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu") -> dict[str, Any]:
+def parameters_validate(
+    method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu"
+) -> dict[str, Any]:
     """Every parameter resolved: what was given, and the method's defaults for the rest.
 
-    Raises UserError {parameter: [message]}: unknown names, wrong types, values out of bounds, rules over several.
-    """
+    Raises UserError {parameter: [message]}: unknown names, wrong types, values out of bounds, rules
+    over several."""
     fields = method_fields(method, device=device)
     errors: dict[str, list[str]] = {}
+
     for name, value in parameters.items():
         if name not in fields:
             errors[str(name)[:80]] = [_unknown(str(name)[:80], fields)]
         elif message := value_obstacle(fields[name], value):
             errors[name] = [message]
-    given = {name: _tidy(value) for name, value in parameters.items() if name in fields and name not in errors}
+
+    given = {
+        name: _tidy(value)
+        for name, value in parameters.items()
+        if name in fields and name not in errors
+    }
+
     if method.is_custom:
         if errors:
             raise UserError(errors)
+
         typed = {name: _number(fields[name], value) for name, value in given.items()}
         return parameters_check(method.parameters, typed)
-    # Defaults that a rule would count as given stay out, so that max_steps alone does not clash with epochs.
-    base = {name: field.default for name, field in fields.items() if name not in given and name != "more"}
+
+    # Defaults that a rule would count as given stay out, so that max_steps alone does not clash
+    # with epochs.
+    base = {
+        name: field.default
+        for name, field in fields.items()
+        if name not in given and name != "more"
+    }
+
     if given.get("max_steps") is not None:
         base.pop("epochs", None)
+
     try:
-        model = RECIPES[method.recipe].parameters.model_validate(base | given, context={"device": device})
+        model = RECIPES[method.recipe].parameters.model_validate(
+            base | given, context={"device": device}
+        )
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name, message = _message(detail, fields)
@@ -82,11 +115,14 @@ def parameters_validate(method: TrainingMethod, parameters: dict[str, Any], *, d
                 errors[name] = [message]
     except (OverflowError, RecursionError):
         errors.setdefault("", ["These parameters cannot be read."])
+
     if errors:
         raise UserError(errors)
+
     resolved = model.model_dump(mode="json")
     if "rewards" in resolved:
         resolved["rewards"] = choices_resolved(resolved["rewards"])
+
     return resolved
 
 
@@ -94,6 +130,7 @@ def _number(field: Field, value: Any) -> Any:
     """A number that a form sent as text."""
     if field.kind not in NUMBER_KINDS or isinstance(value, bool) or value is None:
         return value
+
     number = float(value)
     return int(number) if field.kind == "int" else number
 
@@ -108,22 +145,25 @@ def _unknown(name: str, fields: dict[str, Field]) -> str:
 
 
 def value_obstacle(field: Field, value: Any) -> str:
-    """What stands against `value` before pydantic sees it: kinds that it would bend, fixed and narrowed fields. Empty
-    where nothing does."""
+    """What stands against `value` before pydantic sees it: kinds that it would bend, fixed and
+    narrowed fields. Empty where nothing does."""
     if field.fixed and value != field.default:
         return f"{field.title} is fixed to {field.default} in this method."
     if field.kind not in NUMBER_KINDS or value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return _wants_number(field)
+
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return _wants_number(field)
+
     if not math.isfinite(number):
         return f"{field.title} must be a finite number{_range(field)}."
     if field.kind == "int" and number != int(number):
         return f"{field.title} must be a whole number{_range(field)}; {plain(number)} is not."
+
     return _out_of_bounds(field, number)
 
 
@@ -131,8 +171,11 @@ def _out_of_bounds(field: Field, number: float) -> str:
     low = field.minimum is not None and number < field.minimum
     high = field.maximum is not None and number > field.maximum
     if low or high or (field.above is not None and number <= field.above):
-        shown = plain(int(number) if number == int(number) and abs(number) < 1e15 else number, field.percent)
+        shown = plain(
+            int(number) if number == int(number) and abs(number) < 1e15 else number, field.percent
+        )
         return f"{field.title} must be {field.range_text()}; {shown} is not."
+
     return ""
 
 
@@ -141,14 +184,18 @@ def _range(field: Field) -> str:
 
 
 def _wants_number(field: Field) -> str:
-    return f"{field.title} must be a {'whole ' if field.kind == 'int' else ''}number{_range(field)}."
+    return (
+        f"{field.title} must be a {'whole ' if field.kind == 'int' else ''}number{_range(field)}."
+    )
 
 
 def _message(detail: ErrorDetails, fields: dict[str, Field]) -> tuple[str, str]:
     """(field, what to do about it) for one of pydantic's errors."""
     context = detail.get("ctx", {})
+
     if detail["type"] == "rule":
         return str(context["field"]), str(context["message"])
+
     name = str(detail["loc"][0]) if detail["loc"] else ""
     field = fields.get(name)
     if field is None:
@@ -157,12 +204,26 @@ def _message(detail: ErrorDetails, fields: dict[str, Field]) -> tuple[str, str]:
         return name, _wants_number(field)
     if field.kind == "bool":
         return name, f"{field.title} must be true or false."
+
     if field.kind == "choice":
-        return name, f"{field.title} must be one of {', '.join(value for value, _ in field.choices)}."
+        return (
+            name,
+            f"{field.title} must be one of {', '.join(value for value, _ in field.choices)}.",
+        )
+
     if field.kind == "rewards":
-        return name, f"{field.title} must be a list of objects with function, weight and parameters: {detail['msg']}."
+        return (
+            name,
+            f"{field.title} must be a list of objects with function, weight and parameters: "
+            f"{detail['msg']}.",
+        )
+
     if field.kind == "modules":
-        return name, f"{field.title} must be all-linear, or a list of module names of the base model."
+        return (
+            name,
+            f"{field.title} must be all-linear, or a list of module names of the base model.",
+        )
+
     return name, f"{field.title} must be an object of option names and values."
 
 
@@ -175,8 +236,10 @@ def parameters_warnings(method: TrainingMethod, parameters: dict[str, Any]) -> d
             continue
         if field.hidden or not field.is_active(parameters):
             continue
+
         low, high = field.typical
         if not low <= value <= high and value != field.default:
             typical = f"{plain(low, field.percent)} to {plain(high, field.percent)}"
             warnings[name] = f"Outside the typical range of {typical}."
+
     return warnings

@@ -19,7 +19,11 @@ class MethodListView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         methods = TrainingMethod.objects.offered()
         retired = TrainingMethod.objects.exclude(retired_at=None)
-        return render(request, "methods/list.html", {"cards": [card(method) for method in methods], "retired": retired})
+        return render(
+            request,
+            "methods/list.html",
+            {"cards": [card(method) for method in methods], "retired": retired},
+        )
 
 
 def card(method: TrainingMethod) -> dict[str, Any]:
@@ -31,5 +35,7 @@ def card(method: TrainingMethod) -> dict[str, Any]:
         for field in method_fields(method).values()
         if not field.hidden and field.kind != "options" and field.is_active(defaults)
     ]
+
     formats = [FORMATS[slug].title for slug in method_formats(method)]
+
     return {"method": method, "formats": formats, "fields": fields, "rows": rows}

@@ -14,7 +14,13 @@ from django.utils.safestring import SafeString
 from core.errors import UserError
 from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from models_app.models import BaseModel
-from models_app.services import model_archive, model_delete, model_restore, model_retry, model_update
+from models_app.services import (
+    model_archive,
+    model_delete,
+    model_restore,
+    model_retry,
+    model_update,
+)
 
 
 @admin.register(BaseModel)
@@ -45,7 +51,12 @@ class BaseModelAdmin(OwnedAdmin):
     editable = ("name", "description")
 
     def get_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> Any:
-        facts = [field.name for field in BaseModel._meta.fields if field.name not in ("id", *self.editable)]
+        facts = [
+            field.name
+            for field in BaseModel._meta.fields
+            if field.name not in ("id", *self.editable)
+        ]
+
         return [*self.editable, *facts]
 
     def get_readonly_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> list[str]:
@@ -80,7 +91,9 @@ class BaseModelAdmin(OwnedAdmin):
     def retry(self, request: HttpRequest, models: QuerySet[BaseModel]) -> None:
         self._each(request, models, model_retry, "Begun again")
 
-    def _each(self, request: HttpRequest, models: QuerySet[BaseModel], change: Any, word: str) -> None:
+    def _each(
+        self, request: HttpRequest, models: QuerySet[BaseModel], change: Any, word: str
+    ) -> None:
         """The service for each model; a refusal of one does not keep the others."""
         done = []
         for model in models:
@@ -89,6 +102,7 @@ class BaseModelAdmin(OwnedAdmin):
                 done.append(model.name)
             except UserError as error:
                 self.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
+
         if done:
             self.message_user(request, f"{word}: {', '.join(done)}.")
 

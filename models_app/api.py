@@ -63,7 +63,9 @@ class BaseModelView(generics.GenericAPIView[BaseModel]):
 
     def answer(self, model: BaseModel, status: int = 200) -> Response:
         row = self.get_queryset().get(pk=model.pk)
-        return Response(BaseModelSerializer(row, context={"request": self.request}).data, status=status)
+        return Response(
+            BaseModelSerializer(row, context={"request": self.request}).data, status=status
+        )
 
 
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
@@ -80,11 +82,15 @@ class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
         return super().initialize_request(request, *args, **kwargs)
 
     @extend_schema(
-        request={"application/json": BaseModelCreateSerializer, "multipart/form-data": BaseModelCreateSerializer},
+        request={
+            "application/json": BaseModelCreateSerializer,
+            "multipart/form-data": BaseModelCreateSerializer,
+        },
         responses={201: BaseModelSerializer, **errors(400, 401, 413, 507)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Begin the import of a folder, a Hugging Face model or a GGUF file; poll the model until it is ready."""
+        """Begin the import of a folder, a Hugging Face model or a GGUF file; poll the model until
+        it is ready."""
         body = BaseModelCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         return self.answer(model_add(owner=self.reader, **body.validated_data), 201)
@@ -105,13 +111,15 @@ class BaseModelDetailView(BaseModelView):
         return Response(BaseModelSerializer(self.get_model(), context={"request": request}).data)
 
     @extend_schema(
-        request=BaseModelUpdateSerializer, responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)}
+        request=BaseModelUpdateSerializer,
+        responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)},
     )
     def patch(self, request: Request, key: str) -> Response:
         """Rename or describe the model; its slug stays."""
         model = self.get_model()
         body = BaseModelUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
+
         return self.answer(model_update(model=model, by=self.reader, **body.validated_data))
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
@@ -146,6 +154,8 @@ class BaseModelRetryView(BaseModelActionView):
     action = staticmethod(model_retry)
 
 
-@extend_schema(description="End an import that waits or runs; it can be tried again.", parameters=[KEY])
+@extend_schema(
+    description="End an import that waits or runs; it can be tried again.", parameters=[KEY]
+)
 class BaseModelCancelView(BaseModelActionView):
     action = staticmethod(model_import_cancel)

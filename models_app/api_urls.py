@@ -9,7 +9,13 @@ urlpatterns = [
     path("<str:key>/archive/", api.BaseModelArchiveView.as_view(), name="api-model-archive"),
     path("<str:key>/restore/", api.BaseModelRestoreView.as_view(), name="api-model-restore"),
     path("<str:key>/retry/", api.BaseModelRetryView.as_view(), name="api-model-retry"),
-    path("<str:key>/sharing/", api_sharing.BaseModelSharingView.as_view(), name="api-model-sharing"),
-    path("<str:key>/hand-over/", api_sharing.BaseModelHandOverView.as_view(), name="api-model-hand-over"),
+    path(
+        "<str:key>/sharing/", api_sharing.BaseModelSharingView.as_view(), name="api-model-sharing"
+    ),
+    path(
+        "<str:key>/hand-over/",
+        api_sharing.BaseModelHandOverView.as_view(),
+        name="api-model-hand-over",
+    ),
     path("<str:key>/cancel/", api.BaseModelCancelView.as_view(), name="api-model-cancel"),
 ]

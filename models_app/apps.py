@@ -13,4 +13,6 @@ class ModelsAppConfig(AppConfig):
 
         tokenizers_offer(tokenizers_of_models)
         jobs, importing = "models_app.jobs", ("models_app.importing",)
-        kind_register(Kind("model-import", f"{jobs}.import_model", f"{jobs}.import_ended", importing))
+        kind_register(
+            Kind("model-import", f"{jobs}.import_model", f"{jobs}.import_ended", importing)
+        )

@@ -57,7 +57,9 @@ def folders_offered() -> list[Choice]:
             for folder in _candidates(root):
                 if len(found) >= MOST_OFFERED:
                     return found
+
                 found.append(_choice(root, folder, may_read=time.monotonic() < deadline))
+
     return found
 
 
@@ -74,6 +76,7 @@ def _choice(root: Path, folder: Path, *, may_read: bool) -> Choice:
     choice = _read(folder, name)
     if len(_known) >= REMEMBERED:
         _known.clear()
+
     _known[root, folder] = state, choice
     return choice
 
@@ -86,7 +89,9 @@ def _state(folder: Path) -> State:
             facts = (folder / name).stat()
         except OSError:
             continue
+
         found.append((name, facts.st_size, facts.st_mtime_ns))
+
     return tuple(found)
 
 
@@ -101,6 +106,7 @@ def _read(folder: Path, name: str) -> Choice:
         obstacle = error.message
     except OSError:
         obstacle = UNREADABLE
+
     return Choice(str(folder), name, size, obstacle)
 
 
@@ -108,13 +114,16 @@ def _candidates(root: Path) -> Iterator[Path]:
     """Folders that look like models, in order of their names, level by level within each."""
     left = MOST_LOOKED_AT
     waiting = [(root, DEEPEST)]
+
     while waiting and left > 0:
         folder, depth = waiting.pop(0)
         entries = _entries(folder, left)
         left -= len(entries)
+
         for entry in entries:
             if entry.name.startswith(".") or not entry.is_dir():
                 continue
+
             below = Path(entry.path)
             if any((below / name).is_file() for name in ("config.json", "adapter_config.json")):
                 yield below

@@ -1,8 +1,8 @@
-"""Local folders that may become base models: those below the roots that the operator allows, and nothing else.
+"""Local folders that may become base models: those below the roots that the operator allows, and
+nothing else.
 
-A name is resolved when it is offered, when it is added and again when it is read, links included, and every file is
-looked at after it was opened: between looking and opening a link can change.
-"""
+A name is resolved when it is offered, when it is added and again when it is read, links included,
+and every file is looked at after it was opened: between looking and opening a link can change."""
 
 from __future__ import annotations
 
@@ -33,27 +33,33 @@ def allowed_roots() -> list[Path]:
 def folder_resolve(reference: str) -> Path:
     """The folder that `reference` names, below an allowed root. Raises UserError {"reference": …}.
 
-    A stranger learns nothing about what lies elsewhere: whether it is there or not, the answer is the same.
-    """
+    A stranger learns nothing about what lies elsewhere: whether it is there or not, the answer is
+    the same."""
     outside = UserError(
         {
             "reference": [
-                "Choose a folder below one of the allowed folders: " + ", ".join(map(str, allowed_roots())) + "."
+                "Choose a folder below one of the allowed folders: "
+                + ", ".join(map(str, allowed_roots()))
+                + "."
             ]
         }
     )
+
     if not reference.startswith("/") or "\x00" in reference:
         raise outside
+
     try:
         folder = Path(reference).resolve()
         # A name that is too long for the file system is an OSError here.
         is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         raise outside from error
+
     if not any(root in folder.parents for root in allowed_roots()):
         raise outside
     if not is_folder:
         raise UserError({"reference": ["There is no such folder."]})
+
     return folder
 
 
@@ -63,19 +69,25 @@ def folder_check(folder: Path) -> None:
         config_read(folder, may_be_packed=True)
         kept_files(folder)
     except (ModelProblem, OSError) as error:
-        text = str(error) if isinstance(error, ModelProblem) else "The folder cannot be read by the platform's user."
+        text = (
+            str(error)
+            if isinstance(error, ModelProblem)
+            else "The folder cannot be read by the platform's user."
+        )
+
         raise UserError({"reference": [text]}) from error
 
 
 def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> None:
-    """Copy what belongs to the model into the new folder `target`; on_bytes is told how many are there so far.
+    """Copy what belongs to the model into the new folder `target`; on_bytes is told how many are
+    there so far.
 
-    A copy and no hard link: a file that is rewritten in place would change under every train that started from it.
-    Where the file system can share blocks between files, the copy shares them and costs nothing.
-    Raises ModelProblem for a file that leads out of the allowed roots.
-    """
+    A copy and no hard link: a file that is rewritten in place would change under every train that
+    started from it. Where the file system can share blocks between files, the copy shares them and
+    costs nothing. Raises ModelProblem for a file that leads out of the allowed roots."""
     target.mkdir()
     done = 0
+
     for name in kept_files(folder):
         source = _open_inside(folder / name)
         try:
@@ -88,7 +100,8 @@ def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> 
 
 
 def _open_inside(path: Path) -> int:
-    """A descriptor of the regular file at `path`, which may be a link as long as it stays below an allowed root."""
+    """A descriptor of the regular file at `path`, which may be a link as long as it stays below an
+    allowed root."""
     # Without waiting: a pipe under a model's name would hold the import for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     opened = Path(f"/proc/self/fd/{descriptor}").resolve()
@@ -96,6 +109,7 @@ def _open_inside(path: Path) -> int:
     if not regular or not any(root in opened.parents for root in allowed_roots()):
         os.close(descriptor)
         raise ModelProblem(f"{path.name} leads out of the allowed folders.")
+
     return descriptor
 
 
@@ -106,6 +120,8 @@ def _copy(source: int, target: int) -> Iterator[int]:
         except OSError:
             # Across file systems older kernels refuse; the offsets stand where they were.
             count = os.write(target, os.read(source, PIECE_BYTES))
+
         if count == 0:
             return
+
         yield count

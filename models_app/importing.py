@@ -1,9 +1,8 @@
 """The import of a base model: fetch, check, hash, and only then a folder that counts.
 
-Everything happens in HOME/models/imports/<id>/; HOME/models/<id>/ appears by a rename, whole or not at all. Only one
-import of a model runs at a time (a lock on its folder, which the kernel gives back when the process dies), and it may
-be begun again at any point.
-"""
+Everything happens in HOME/models/imports/<id>/; HOME/models/<id>/ appears by a rename, whole or not
+at all. Only one import of a model runs at a time (a lock on its folder, which the kernel gives back
+when the process dies), and it may be begun again at any point."""
 
 from __future__ import annotations
 
@@ -48,7 +47,10 @@ TRY_BYTES_PER_SECOND = 2e8
 TRY_MEMORY_BYTES = 8 * 2**30
 # One file of the result, 2 GB, and what the largest tensor needs on its way.
 UNPACK_MEMORY_BYTES = 12 * 2**30
-OUT_OF_MEMORY = "Its files claim more than there is memory to read them. They may be damaged: get the model again."
+OUT_OF_MEMORY = (
+    "Its files claim more than there is memory to read them. They may be damaged: get "
+    "the model again."
+)
 DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
@@ -61,14 +63,17 @@ class Withdrawn(Exception):
 
 
 def model_import(pk: int) -> None:
-    """Run the import of that model if it waits for one; its row says how it went. May be called any number of times."""
+    """Run the import of that model if it waits for one; its row says how it went. May be called any
+    number of times."""
     model = BaseModel.objects.filter(pk=pk, status=BaseModel.Status.IMPORTING).first()
     if model is None:
         return
+
     model.import_path.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(model.import_path) as locked:
         if not locked:
             return
+
         try:
             _begin(model)
             _fetch(model)
@@ -80,12 +85,21 @@ def model_import(pk: int) -> None:
         except OSError as error:
             logger.exception("import of model %s", pk)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            _fail(model, "The disk is full. Free some space and try again." if full else "Its files cannot be read.")
+            _fail(
+                model,
+                "The disk is full. Free some space and try again."
+                if full
+                else "Its files cannot be read.",
+            )
         except MemoryError:
             _fail(model, OUT_OF_MEMORY)
         except Exception:
             logger.exception("import of model %s", pk)
-            _fail(model, "The import ended by a fault of the platform. Ask your operator to look into the log.")
+            _fail(
+                model,
+                "The import ended by a fault of the platform. Ask your operator to look into the "
+                "log.",
+            )
 
 
 @contextmanager
@@ -104,21 +118,32 @@ def _begin(model: BaseModel) -> None:
     """An import that took its worker with it time and again is not begun for ever."""
     if model.attempts >= MOST_ATTEMPTS:
         raise ProgramProblem(
-            "The import was cut off several times, perhaps for lack of memory. Try again when it is calm."
+            "The import was cut off several times, perhaps for lack of memory. Try again when it "
+            "is calm."
         )
+
     _write(model, attempts=model.attempts + 1, error="")
 
 
 def _write(model: BaseModel, **values: object) -> None:
     """Raises Withdrawn where the model is gone or no longer wants an import."""
-    if not BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(**values):
+    if not BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(
+        **values
+    ):
         raise Withdrawn
+
     for name, value in values.items():
         setattr(model, name, value)
 
 
 def _fail(model: BaseModel, reason: str) -> None:
-    values = {"status": BaseModel.Status.FAILED, "error": clean_text(reason)[:1000], "phase": "", "progress": 0}
+    values = {
+        "status": BaseModel.Status.FAILED,
+        "error": clean_text(reason)[:1000],
+        "phase": "",
+        "progress": 0,
+    }
+
     if BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(**values):
         return
     if not BaseModel.objects.filter(pk=model.pk).exists():
@@ -138,9 +163,12 @@ def _fetch(model: BaseModel) -> None:
         BaseModel.Source.GGUF: _fetch_gguf,
         BaseModel.Source.TRAIN: _fetch_trained,
     }
+
     files = model.import_path / "files"
+
     if model.source != BaseModel.Source.HUB:
         shutil.rmtree(files, ignore_errors=True)
+
     fetch[model.source](model, files)
 
 
@@ -161,6 +189,7 @@ def _fetch_hub(model: BaseModel, files: Path) -> None:
         except ProgramProblem as problem:
             if not problem.passing or attempt == DOWNLOAD_TRIES:
                 raise
+
             _write(model, phase=f"Connection cut, trying again ({attempt + 1} of {DOWNLOAD_TRIES})")
             _wait(model, RETRY_SECONDS * 2 ** (attempt - 1))
 
@@ -182,7 +211,12 @@ def _download(model: BaseModel, files: Path) -> None:
         nonlocal total
         if "bytes" in news:
             total = int(str(news["bytes"]))
-            _write(model, phase="Downloading", revision=str(news["revision"] or "")[:64], size_bytes=total)
+            _write(
+                model,
+                phase="Downloading",
+                revision=str(news["revision"] or "")[:64],
+                size_bytes=total,
+            )
 
     def on_tick() -> None:
         nonlocal grown_to, grown_at
@@ -191,15 +225,23 @@ def _download(model: BaseModel, files: Path) -> None:
             grown_to, grown_at = done, time.monotonic()
         elif time.monotonic() - grown_at > STANDSTILL_SECONDS:
             raise ProgramProblem("The download stands still. Try again later.", passing=True)
+
         beat(0.8 * min(1.0, done / total) if total else 0)
 
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
     program_run(
-        "engine.hub.model", repository, revision, str(files), str(free),
-        seconds=None, memory_bytes=4 * 2**30,
+        "engine.hub.model",
+        repository,
+        revision,
+        str(files),
+        str(free),
+        seconds=None,
+        memory_bytes=4 * 2**30,
         environment=hub_environment(model.import_path / "hub", hub_token_for(model.owner)),
-        on_news=on_news, on_tick=on_tick,
-    )  # fmt: skip
+        on_news=on_news,
+        on_tick=on_tick,
+    )
+
     shutil.rmtree(files / ".cache", ignore_errors=True)
 
 
@@ -207,16 +249,24 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
     source = model.import_path / UPLOADED
     if not source.is_file():
         raise ProgramProblem("The uploaded file is gone. Upload it again.")
+
     size = source.stat().st_size
     # Four-bit weights become sixteen-bit ones.
     require_disk(4 * size)
     _write(model, phase="Converting", progress=0)
     beat = Beat(model)
     facts = program_run(
-        "engine.convert", "gguf", str(source), str(files),
-        seconds=900 + size / 1e6, memory_bytes=6 * 2**30 + 12 * size, too_long="The conversion took too long.",
-        on_news=lambda news: beat(0.8 * news.get("progress", 0), now=True), on_tick=beat.look,
-    )  # fmt: skip
+        "engine.convert",
+        "gguf",
+        str(source),
+        str(files),
+        seconds=900 + size / 1e6,
+        memory_bytes=6 * 2**30 + 12 * size,
+        too_long="The conversion took too long.",
+        on_news=lambda news: beat(0.8 * news.get("progress", 0), now=True),
+        on_tick=beat.look,
+    )
+
     if not model.licence:
         _write(model, licence=clean_label(str(facts["licence"]), limit=100))
 
@@ -229,32 +279,50 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
     _write(model, phase="Merging", progress=0)
     beat = Beat(model)
     done = program_run(
-        "engine.merging", str(run), str(files), *options, "--precision", model.trained_from["precision"],
+        "engine.merging",
+        str(run),
+        str(files),
+        *options,
+        "--precision",
+        model.trained_from["precision"],
         # The slow way of rare families takes four bytes a weight, twice while it is saved.
-        seconds=900 + size / 1e6, memory_bytes=6 * 2**30 + 5 * size, too_long="The merge took too long.",
-        on_news=lambda news: beat(0.7 * news.get("progress", 0)), on_tick=beat.look,
-    )  # fmt: skip
+        seconds=900 + size / 1e6,
+        memory_bytes=6 * 2**30 + 5 * size,
+        too_long="The merge took too long.",
+        on_news=lambda news: beat(0.7 * news.get("progress", 0)),
+        on_tick=beat.look,
+    )
+
     _write(model, description=model.description or clean_text(str(done["remark"])))
 
 
 def _prove(model: BaseModel) -> None:
-    """Hold what was written against what was trained. A proof that cannot be made does not keep the model back: its
-    page says so."""
+    """Hold what was written against what was trained. A proof that cannot be made does not keep the
+    model back: its page says so."""
     if not model.is_trained:
         return
+
     run, options = _trained_run(model)
     size = _base_bytes(model)
     _write(model, phase="Comparing with the trained model", progress=0.75)
     beat = Beat(model)
+
     try:
         proof = program_run(
-            "engine.proof", str(run), str(model.import_path / "files"), *options,
+            "engine.proof",
+            str(run),
+            str(model.import_path / "files"),
+            *options,
             # Two models in fp32 for a moment, of base models that are stored in half of that.
-            seconds=1800 + size / 5e5, memory_bytes=8 * 2**30 + 6 * size, too_long="The comparison took too long.",
-            on_news=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)), on_tick=beat.look,
-        )  # fmt: skip
+            seconds=1800 + size / 5e5,
+            memory_bytes=8 * 2**30 + 6 * size,
+            too_long="The comparison took too long.",
+            on_news=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)),
+            on_tick=beat.look,
+        )
     except ProgramProblem as problem:
         proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
+
     _write(model, proof=proof)
 
 
@@ -274,16 +342,24 @@ def _unpack(model: BaseModel, files: Path) -> None:
     """Weights of eight or four bits become bf16, in place of what was fetched."""
     if not packing(config_read(files, may_be_packed=True)):
         return
+
     size = sum((files / name).stat().st_size for name in weight_files(files))
     require_disk(4 * size)
     _write(model, phase="Unpacking", progress=0.8)
     beat, unpacked = Beat(model), model.import_path / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     program_run(
-        "engine.convert", "unpack", str(files), str(unpacked),
-        seconds=900 + size / 1e6, memory_bytes=UNPACK_MEMORY_BYTES, too_long="Unpacking the weights took too long.",
-        on_news=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)), on_tick=beat.look,
-    )  # fmt: skip
+        "engine.convert",
+        "unpack",
+        str(files),
+        str(unpacked),
+        seconds=900 + size / 1e6,
+        memory_bytes=UNPACK_MEMORY_BYTES,
+        too_long="Unpacking the weights took too long.",
+        on_news=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)),
+        on_tick=beat.look,
+    )
+
     shutil.rmtree(files)
     unpacked.rename(files)
 
@@ -298,11 +374,16 @@ def _finish(model: BaseModel) -> None:
     hooks_remove(files)
     facts = folder_read(files)
     tried = program_run(
-        "engine.convert", "try", str(files),
+        "engine.convert",
+        "try",
+        str(files),
         seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,
-        memory_bytes=TRY_MEMORY_BYTES, on_tick=Beat(model).look,
-        too_long="Its chat template or tokenizer does not come to an end, so no train could. Choose another model.",
-    )  # fmt: skip
+        memory_bytes=TRY_MEMORY_BYTES,
+        on_tick=Beat(model).look,
+        too_long="Its chat template or tokenizer does not come to an end, so no train could. "
+        "Choose another model.",
+    )
+
     _prove(model)
     _write(model, progress=0.95)
     values = _values(facts, model) | {
@@ -310,9 +391,12 @@ def _finish(model: BaseModel) -> None:
         "sha256": folder_digest(files),
         "tokenizer_sha256": tokenizer_digest(files),
     }
+
     shutil.rmtree(model.path, ignore_errors=True)
     files.rename(model.path)
-    _write(model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values)
+    _write(
+        model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values
+    )
     shutil.rmtree(model.import_path, ignore_errors=True)
 
 

@@ -21,15 +21,18 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
 
     def with_related(self) -> BaseModelQuerySet:
         # A count groups, and grouping forgets the model's own order.
-        return self.select_related("owner").annotate(train_count=models.Count("trains")).order_by("name", "id")
+        return (
+            self.select_related("owner")
+            .annotate(train_count=models.Count("trains"))
+            .order_by("name", "id")
+        )
 
 
 class BaseModel(Owned):
     """importing -> ready | failed, and failed -> importing when somebody tries again.
 
-    Weights are safetensors in a folder that only the platform writes: wherever a model came from, what a train starts
-    from never changes under it.
-    """
+    Weights are safetensors in a folder that only the platform writes: wherever a model came from,
+    what a train starts from never changes under it."""
 
     class Source(models.TextChoices):
         FOLDER = "folder", "Local folder"
@@ -49,12 +52,16 @@ class BaseModel(Owned):
     slug = models.SlugField(max_length=140, unique=True)
     description = models.TextField(blank=True)
     source = models.CharField(max_length=10, choices=Source.choices)
-    reference = models.CharField(max_length=500, help_text="Folder, hub id with revision, or name of the GGUF file.")
+    reference = models.CharField(
+        max_length=500, help_text="Folder, hub id with revision, or name of the GGUF file."
+    )
 
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.IMPORTING)
     error = models.TextField(blank=True)
     progress = models.FloatField(default=0, help_text="Share of the import that is done, 0 to 1.")
-    phase = models.CharField(max_length=40, blank=True, help_text="What the import is doing, in a word for people.")
+    phase = models.CharField(
+        max_length=40, blank=True, help_text="What the import is doing, in a word for people."
+    )
     attempts = models.PositiveIntegerField(default=0, help_text="How often the import was begun.")
 
     architecture = models.CharField(max_length=100, blank=True)
@@ -62,17 +69,22 @@ class BaseModel(Owned):
     context_length = models.IntegerField(default=0)
     dtype = models.CharField(max_length=20, blank=True)
     chat_template = models.TextField(blank=True)
-    template_example = models.TextField(blank=True, help_text="A question and its answer as the template renders them.")
+    template_example = models.TextField(
+        blank=True, help_text="A question and its answer as the template renders them."
+    )
     revision = models.CharField(max_length=64, blank=True, help_text="The hub's commit.")
     licence = models.CharField(max_length=100, blank=True)
     size_bytes = models.BigIntegerField(default=0)
-    sha256 = models.CharField(max_length=64, blank=True, help_text="Over names and contents of all files.")
+    sha256 = models.CharField(
+        max_length=64, blank=True, help_text="Over names and contents of all files."
+    )
     tokenizer_sha256 = models.CharField(max_length=64, blank=True)
     linear_modules = models.JSONField(default=list, help_text="Names that LoRA can target.")
     trained_from = models.JSONField(
         default=dict,
         blank=True,
-        help_text="Of a model that was trained here: train, its name and method, step, base_model, precision.",
+        help_text="Of a model that was trained here: train, its name and method, step, base_model, "
+        "precision.",
     )
     proof = models.JSONField(
         default=dict, blank=True, help_text="Of a model that was trained here: passed, and checks."

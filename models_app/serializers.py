@@ -19,20 +19,51 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         allow_null=True,
         help_text="Null for what came with the platform.",
     )
-    train_count = serializers.IntegerField(read_only=True, help_text="Trains that started from it, of anybody.")
-    trained_from = serializers.SerializerMethodField(
-        help_text="Of a model that was trained here. Its train and base model are named to its owner and operators."
+    train_count = serializers.IntegerField(
+        read_only=True, help_text="Trains that started from it, of anybody."
     )
-    url = serializers.CharField(source="get_absolute_url", read_only=True, help_text="The model's page.")
+    trained_from = serializers.SerializerMethodField(
+        help_text="Of a model that was trained here. Its train and base model are named to its "
+        "owner and operators."
+    )
+    url = serializers.CharField(
+        source="get_absolute_url", read_only=True, help_text="The model's page."
+    )
 
     class Meta:
         model = BaseModel
         fields = (
-            "id", "slug", "name", "description", "source", "reference", "revision", "status", "error", "progress",
-            "phase", "architecture", "parameter_count", "context_length", "dtype", "licence", "size_bytes", "sha256",
-            "tokenizer_sha256", "linear_modules", "trained_from", "proof", "chat_template", "template_example",
-            "train_count", "owner", "shared", "created_at", "archived_at", "url",
-        )  # fmt: skip
+            "id",
+            "slug",
+            "name",
+            "description",
+            "source",
+            "reference",
+            "revision",
+            "status",
+            "error",
+            "progress",
+            "phase",
+            "architecture",
+            "parameter_count",
+            "context_length",
+            "dtype",
+            "licence",
+            "size_bytes",
+            "sha256",
+            "tokenizer_sha256",
+            "linear_modules",
+            "trained_from",
+            "proof",
+            "chat_template",
+            "template_example",
+            "train_count",
+            "owner",
+            "shared",
+            "created_at",
+            "archived_at",
+            "url",
+        )
         read_only_fields = fields
 
     def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
@@ -54,26 +85,38 @@ class BaseModelCreateSerializer(StrictSerializer):
         help_text="Hub: org/name or org/name@revision. Folder: one that is offered under folders/.",
     )
     file = serializers.FileField(
-        required=False, allow_empty_file=True, max_length=None, help_text="The GGUF file, as multipart/form-data."
+        required=False,
+        allow_empty_file=True,
+        max_length=None,
+        help_text="The GGUF file, as multipart/form-data.",
     )
     name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         gguf = attrs["source"] == BaseModel.Source.GGUF
         if gguf and "file" not in attrs:
-            raise serializers.ValidationError({"file": ["Send the file as multipart/form-data, in the field “file”."]})
+            raise serializers.ValidationError(
+                {"file": ["Send the file as multipart/form-data, in the field “file”."]}
+            )
+
         if gguf and attrs["reference"]:
-            raise serializers.ValidationError({"reference": ["A GGUF model comes by its file alone."]})
+            raise serializers.ValidationError(
+                {"reference": ["A GGUF model comes by its file alone."]}
+            )
+
         if not gguf and "file" in attrs:
             raise serializers.ValidationError({"file": ["Only a GGUF model is uploaded."]})
         if not gguf and not attrs["reference"].strip():
             raise serializers.ValidationError({"reference": ["Name the model."]})
+
         return attrs
 
 
 class BaseModelUpdateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False)
-    description = serializers.CharField(max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True)
+    description = serializers.CharField(
+        max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True
+    )
 
 
 class FolderSerializer(serializers.Serializer[Any]):
@@ -84,5 +127,7 @@ class FolderSerializer(serializers.Serializer[Any]):
 
 
 class FoldersSerializer(serializers.Serializer[Any]):
-    roots = serializers.ListField(child=serializers.CharField(), help_text="Folders that models may lie below.")
+    roots = serializers.ListField(
+        child=serializers.CharField(), help_text="Folders that models may lie below."
+    )
     folders = FolderSerializer(many=True)

@@ -38,14 +38,22 @@ IMPORT_ENDINGS = {
         "The import took longer than the {limit} that it may take, and was ended. Ask your "
         "operator for more time (DEEPEXTENSION_BACKGROUND_MINUTES), then try again."
     ),
-    BROKE_OFF: ("The import was cut off several times, perhaps for lack of memory. Try again when it is calm."),
+    BROKE_OFF: (
+        "The import was cut off several times, perhaps for lack of memory. Try again when it is "
+        "calm."
+    ),
 }
 
 Status = BaseModel.Status
 
 
 def model_add(
-    *, owner: User | None, source: str, reference: str = "", file: ReceivedFile | None = None, name: str = ""
+    *,
+    owner: User | None,
+    source: str,
+    reference: str = "",
+    file: ReceivedFile | None = None,
+    name: str = "",
 ) -> BaseModel:
     """The three ways in one, as forms and the API have them. Raises UserError by field."""
     if source == BaseModel.Source.FOLDER:
@@ -54,11 +62,13 @@ def model_add(
         return model_add_hub(owner=owner, reference=reference, name=name)
     if file is None:
         raise UserError({"file": ["Choose a GGUF file."]})
+
     return model_add_gguf(owner=owner, file=file, name=name)
 
 
 def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
-    """Copy a local folder below an allowed root, in the background. Raises UserError {"reference": …}."""
+    """Copy a local folder below an allowed root, in the background. Raises UserError {"reference":
+    …}."""
     folder = folder_resolve(reference.strip())
     folder_check(folder)
     return _add(owner, BaseModel.Source.FOLDER, stored_path(folder), name or folder.name)
@@ -67,18 +77,26 @@ def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> B
 def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
     """Download org/name[@revision] in the background. Raises UserError {"reference": …}."""
     reference = reference_clean(reference, "model", "Qwen/Qwen3-0.6B")
-    return _add(owner, BaseModel.Source.HUB, reference, name or reference.partition("/")[2].partition("@")[0])
+    return _add(
+        owner,
+        BaseModel.Source.HUB,
+        reference,
+        name or reference.partition("/")[2].partition("@")[0],
+    )
 
 
 def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") -> BaseModel:
-    """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}; it is then gone."""
+    """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}; it
+    is then gone."""
     label = clean_label(str(file.name or ""), limit=200) or "model.gguf"
     with file:
         gguf_check(file)
         # The weights once more at sixteen bits, beside what was uploaded.
         require_disk(4 * file.size_bytes, field="file")
         with transaction.atomic():
-            model = _add(owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label))
+            model = _add(
+                owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label)
+            )
             try:
                 shutil.rmtree(model.import_path, ignore_errors=True)
                 model.import_path.mkdir(parents=True, mode=0o700)
@@ -86,15 +104,18 @@ def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") ->
             except BaseException:
                 shutil.rmtree(model.import_path, ignore_errors=True)
                 raise
+
     return model
 
 
-def model_add_trained(*, owner: User | None, name: str, licence: str, trained_from: dict[str, Any]) -> BaseModel:
+def model_add_trained(
+    *, owner: User | None, name: str, licence: str, trained_from: dict[str, Any]
+) -> BaseModel:
     """Make a model of what a train learned, in the background.
 
-    `trained_from`: {"train": id, "name", "method", "step": of a checkpoint or 0, "precision", "base_model": {"id",
-    "name"}}. Raises UserError {"name": …}, and with code duplicate where the same is there already.
-    """
+    `trained_from`: {"train": id, "name", "method", "step": of a checkpoint or 0, "precision",
+    "base_model": {"id", "name"}}. Raises UserError {"name": …}, and with code duplicate where the
+    same is there already."""
     same = BaseModel.objects.filter(
         owner=owner,
         source=BaseModel.Source.TRAIN,
@@ -103,11 +124,14 @@ def model_add_trained(*, owner: User | None, name: str, licence: str, trained_fr
         trained_from__step=trained_from["step"],
         trained_from__precision=trained_from["precision"],
     )
+
     if twin := same.exclude(status=Status.FAILED).first():
         raise UserError(f"This model has been added already: {twin.name}.", code="duplicate")
+
     if twin := same.first():
         raise UserError(
-            f"This model has been added already, and that failed: {twin.name}. Try that one again.", code="duplicate"
+            f"This model has been added already, and that failed: {twin.name}. Try that one again.",
+            code="duplicate",
         )
 
     step = trained_from["step"]
@@ -120,41 +144,50 @@ def model_add_trained(*, owner: User | None, name: str, licence: str, trained_fr
         licence=licence,
         trained_from=trained_from,
     )
+
     with transaction.atomic():
         _save_with_slug(model)
         model_enqueue(model)
+
     return model
 
 
 def trained_from(model: BaseModel, reader: Any) -> dict[str, Any]:
-    """Where a trained model is from, as far as `reader` may know: the train and the base model of a shared model may be
-    somebody's own."""
+    """Where a trained model is from, as far as `reader` may know: the train and the base model of a
+    shared model may be somebody's own."""
     whole: dict[str, Any] = model.trained_from
+
     if reader is not None and may_change(model, reader):
         return whole
+
     return {key: value for key, value in whole.items() if key in ("method", "step", "precision")}
 
 
 def _free_name(owner: User | None, wanted: str, otherwise: str) -> str:
-    """The name that was asked for, or a free one made of `otherwise`. Raises UserError {"name": …}."""
+    """The name that was asked for, or a free one made of `otherwise`. Raises UserError {"name":
+    …}."""
     names = BaseModel.objects.filter(owner=owner, archived_at=None)
     label = clean_label(wanted, limit=120)
     if label:
         if names.filter(name__iexact=label).exists():
             raise UserError({"name": ["You have a model of that name already."]})
+
         return label
 
     label = clean_label(otherwise, limit=110) or "model"
     taken = set(names.filter(name__startswith=label).values_list("name", flat=True))
     numbered = (label if number == 1 else f"{label} {number}" for number in count(1))
+
     return next(name for name in numbered if name not in taken)
 
 
 def gguf_check(file: ReceivedFile) -> None:
     """Raises UserError {"file": …} for what is no GGUF file, or claims to hold what it cannot."""
     assert file.path is not None
+
     if not file.size_bytes:
         raise UserError({"file": ["The file is empty."]})
+
     try:
         header_check(file.path)
     except GgufProblem as problem:
@@ -165,24 +198,37 @@ def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str
     field = "name" if source == BaseModel.Source.GGUF else "reference"
     if source != BaseModel.Source.GGUF:
         _refuse_twin(owner, source, reference)
+
     label = clean_label(name, limit=120)
     if not label:
         raise UserError({field: ["Give the model a name."]})
+
     with transaction.atomic():
         model = BaseModel(owner=owner, name=label, source=source, reference=reference)
         _save_with_slug(model)
         model_enqueue(model)
+
     return model
 
 
 def _refuse_twin(owner: User | None, source: BaseModel.Source, reference: str) -> None:
     """The same thing twice is a double click, not a wish."""
-    twins = BaseModel.objects.filter(owner=owner, source=source, reference=reference, archived_at=None)
+    twins = BaseModel.objects.filter(
+        owner=owner, source=source, reference=reference, archived_at=None
+    )
     if twin := twins.exclude(status=Status.FAILED).first():
-        raise UserError({"reference": [f"You have added it already: {twin.name}."]}, code="duplicate")
+        raise UserError(
+            {"reference": [f"You have added it already: {twin.name}."]}, code="duplicate"
+        )
+
     if twin := twins.first():
         raise UserError(
-            {"reference": [f"You have added it already, and its import failed: {twin.name}. Try that one again."]},
+            {
+                "reference": [
+                    f"You have added it already, and its import failed: {twin.name}. Try that one "
+                    "again."
+                ]
+            },
             code="duplicate",
         )
 
@@ -192,16 +238,20 @@ def _save_with_slug(model: BaseModel) -> None:
     base = slugify(model.name)[:120] or "model"
     if base.isdigit() or base in RESERVED_SLUGS:
         base = f"model-{base}"
+
     taken = set(BaseModel.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     number = 1
     while True:
         model.slug = base if number == 1 else f"{base}-{number}"
         number += 1
+
         if model.slug in taken:
             continue
+
         try:
             with transaction.atomic():
                 model.save()
+
             return
         except IntegrityError:
             # Somebody else took it this moment.
@@ -227,10 +277,12 @@ def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
     """End the import of a model; it can be tried again. Raises UserError (wrong_state) for a model
     that is not being imported."""
     owner_check(model, by)
+
     if model.status != Status.IMPORTING:
         raise UserError("This model is not being imported.", code="wrong_state")
     if not chore_cancel(import_key(model.pk)):
         import_ended(model.pk, CANCELLED)
+
     model.refresh_from_db()
     return model
 
@@ -245,26 +297,33 @@ def import_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
 
     BaseModel.objects.filter(pk=pk, status=Status.IMPORTING).update(**values)
     if reason == CANCELLED:
-        # Nobody waits for it any more, and it may be large. The uploaded file stays for another try.
+        # Nobody waits for it any more, and it may be large. The uploaded file stays for another
+        # try.
         shutil.rmtree(model.import_path / "files", ignore_errors=True)
         shutil.rmtree(model.import_path / "unpacked", ignore_errors=True)
 
 
-def model_update(*, model: BaseModel, by: User, name: str | None = None, description: str | None = None) -> BaseModel:
+def model_update(
+    *, model: BaseModel, by: User, name: str | None = None, description: str | None = None
+) -> BaseModel:
     """Rename a model or describe it; its slug, by which programs know it, stays."""
     owner_check(model, by)
     values: dict[str, str] = {}
+
     if name is not None:
         values["name"] = clean_label(name, limit=120)
         if not values["name"]:
             raise UserError({"name": ["Give the model a name."]})
+
     if description is not None:
         values["description"] = clean_text(description)[:DESCRIPTION_LIMIT]
+
     return _write(model, **values)
 
 
 def model_archive(*, model: BaseModel, by: User) -> BaseModel:
-    """Offer it no longer for new trains; what was trained from it keeps its base. Twice is harmless."""
+    """Offer it no longer for new trains; what was trained from it keeps its base. Twice is
+    harmless."""
     owner_check(model, by)
     return _write(model, archived_at=model.archived_at or timezone.now())
 
@@ -275,15 +334,27 @@ def model_restore(*, model: BaseModel, by: User) -> BaseModel:
 
 
 def model_retry(*, model: BaseModel, by: User) -> BaseModel:
-    """Begin a failed import again. Raises UserError (wrong_state) for a model whose import did not fail."""
+    """Begin a failed import again. Raises UserError (wrong_state) for a model whose import did not
+    fail."""
     owner_check(model, by)
+
     if model.source == BaseModel.Source.GGUF and not (model.import_path / UPLOADED).is_file():
         raise UserError("The uploaded file is gone. Upload it again.", code="wrong_state")
-    values: dict[str, Any] = {"status": Status.IMPORTING, "error": "", "progress": 0, "phase": "", "attempts": 0}
+
+    values: dict[str, Any] = {
+        "status": Status.IMPORTING,
+        "error": "",
+        "progress": 0,
+        "phase": "",
+        "attempts": 0,
+    }
+
     with transaction.atomic():
         if not BaseModel.objects.filter(pk=model.pk, status=Status.FAILED).update(**values):
             raise UserError("Only a failed import can be tried again.", code="wrong_state")
+
         model_enqueue(model)
+
     model.refresh_from_db()
     return model
 
@@ -292,16 +363,19 @@ def model_delete(*, model: BaseModel, by: User) -> None:
     """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
     deletion_check(model, by)
     path, import_path = model.path, model.import_path
+
     try:
         with transaction.atomic():
             model.delete()
     except ProtectedError as error:
         count = len(error.protected_objects)
         raise UserError(
-            f"{count} train{'s' if count > 1 else ''} started from {model.name}, so it stays. Archive it instead: "
+            f"{count} train{'s' if count > 1 else ''} started from {model.name}, so it stays. "
+            "Archive it instead: "
             "it is then offered no longer.",
             code="in_use",
         ) from error
+
     # An import that runs notices that the row is gone, and clears up behind itself.
     chore_drop(import_key(int(path.name)), also_running=False)
     shutil.rmtree(path, ignore_errors=True)
@@ -313,10 +387,12 @@ def _write(model: BaseModel, **values: Any) -> BaseModel:
         # Not save(): the import writes other fields of this row at the same time.
         BaseModel.objects.filter(pk=model.pk).update(**values)
         model.refresh_from_db()
+
     return model
 
 
 def models_reconcile() -> None:
-    """Ring again for imports that the queue forgot or whose worker died. One that waits or runs is left alone."""
+    """Ring again for imports that the queue forgot or whose worker died. One that waits or runs is
+    left alone."""
     for model in BaseModel.objects.filter(status=Status.IMPORTING):
         model_enqueue(model)

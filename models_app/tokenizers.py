@@ -12,6 +12,8 @@ def tokenizers_of_models(user: AbstractBaseUser | AnonymousUser) -> list[Tokeniz
     """Those that are shared with everyone first, the oldest before the newest."""
     rows = BaseModel.objects.visible_to(user).offered().exclude(tokenizer_sha256="")
     return [
-        Tokenizer(slug=model.slug, name=model.name, sha256=model.tokenizer_sha256, path=str(model.path))
+        Tokenizer(
+            slug=model.slug, name=model.name, sha256=model.tokenizer_sha256, path=str(model.path)
+        )
         for model in rows.order_by("-shared", "id")
     ]

@@ -69,6 +69,7 @@ class ModelPage(View):
         model = self.models().filter(pk=pk).first() if pk < 2**63 else None
         if model is None:
             raise Http404
+
         return model
 
 
@@ -87,6 +88,7 @@ class ModelListView(ModelPage):
             "statuses": [("", "All"), *BaseModel.Status.choices],
             "origins": [("", "All models"), ("base", "Base models"), ("trained", "Trained here")],
         }
+
         return render(request, "models/list.html", context)
 
 
@@ -99,6 +101,7 @@ class ModelAddView(ModelPage):
             request.POST  # noqa: B018 - reads the body
         except UserError as error:
             return self.page(BaseModel.Source.GGUF.value, {}, error)
+
         return csrf_protect(super().dispatch)(request, *args, **kwargs)
 
     def get(self, request: HttpRequest) -> HttpResponse:
@@ -109,17 +112,24 @@ class ModelAddView(ModelPage):
         source = request.POST.get("source", "")
         if source not in BaseModel.ADDED:
             source = BaseModel.Source.HUB.value
+
         values = {name: request.POST.get(name, "") for name in ("reference", "name")}
         file = request.FILES.get("file")
         try:
             model = model_add(
-                owner=self.reader, source=source, file=file if isinstance(file, ReceivedFile) else None, **values
+                owner=self.reader,
+                source=source,
+                file=file if isinstance(file, ReceivedFile) else None,
+                **values,
             )
         except UserError as error:
             return self.page(source, values, error)
+
         return redirect(model)
 
-    def page(self, way: str, values: dict[str, str], error: UserError | None = None) -> HttpResponse:
+    def page(
+        self, way: str, values: dict[str, str], error: UserError | None = None
+    ) -> HttpResponse:
         context: dict[str, Any] = {
             "ways": WAYS,
             "way": way,
@@ -127,15 +137,24 @@ class ModelAddView(ModelPage):
             "errors": error.fields if error else {},
             "whole": " ".join(error.fields.get("", [])) if error else "",
         }
+
         if way == BaseModel.Source.FOLDER:
             context |= {"roots": allowed_roots(), "folders": folders_offered()}
-        return render(self.request, "models/add.html", context, status=error.status if error else 200)
+
+        return render(
+            self.request, "models/add.html", context, status=error.status if error else 200
+        )
 
 
 class ModelDetailView(ModelPage):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         model = self.model()
-        context = {"model": model, "may_change": may_change(model, self.reader), "most": DESCRIPTION_LIMIT}
+        context = {
+            "model": model,
+            "may_change": may_change(model, self.reader),
+            "most": DESCRIPTION_LIMIT,
+        }
+
         return render(request, "models/detail.html", context)
 
 
@@ -160,6 +179,7 @@ class ModelChangeView(ModelPage):
         except UserError as error:
             messages.error(request, error.message)
             return HttpResponseRedirect(page)
+
         messages.success(request, self.done.format(name=name))
         return HttpResponseRedirect(self.target(model))
 
@@ -169,7 +189,11 @@ class ModelUpdateView(ModelChangeView):
     done = "Saved."
 
     def values(self) -> dict[str, Any]:
-        return {name: self.request.POST[name] for name in ("name", "description") if name in self.request.POST}
+        return {
+            name: self.request.POST[name]
+            for name in ("name", "description")
+            if name in self.request.POST
+        }
 
 
 class ModelArchiveView(ModelChangeView):

@@ -32,6 +32,7 @@ def person_create(*, by: User, username: str, password: str, **details: str) -> 
             person.save()
     except IntegrityError as error:
         raise UserError({"username": ["There is an account of that name already."]}) from error
+
     return person
 
 
@@ -52,9 +53,11 @@ def person_update(*, person: User, by: User, is_active: bool | None = None, **de
     values: dict[str, Any] = dict(details)
     if is_active is not None:
         values["is_active"] = is_active
+
     with transaction.atomic():
         User.objects.filter(pk=person.pk).update(**values)
         if is_active is False:
             account_close(person)
+
     person.refresh_from_db()
     return person

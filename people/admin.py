@@ -43,7 +43,15 @@ class GroupOfRightsAdmin(GroupAdmin):
 
 @admin.register(User)
 class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
-    list_display = ("username", "email", "first_name", "last_name", "is_active", "is_staff", "leaving")
+    list_display = (
+        "username",
+        "email",
+        "first_name",
+        "last_name",
+        "is_active",
+        "is_staff",
+        "leaving",
+    )
     list_select_related = ("removal",)
     actions = ("remove",)
 
@@ -52,6 +60,7 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         """Why the account is still there although it is being removed."""
         if not hasattr(person, "removal"):
             return None
+
         return person.removal.obstacle or "Its trains are stopping"
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
@@ -78,6 +87,7 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         person = self.get_object(request, unquote(object_id))
         if person is None:
             raise Http404
+
         return self._removal_page(request, User.objects.filter(pk=person.pk))
 
     @admin.action(description="Remove the chosen accounts", permissions=["delete"])
@@ -100,9 +110,14 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
 
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Remove {people[0].get_username()}" if len(people) == 1 else f"Remove {len(people)} accounts",
+            "title": f"Remove {people[0].get_username()}"
+            if len(people) == 1
+            else f"Remove {len(people)} accounts",
             "opts": self.model._meta,
-            "people": [(person, holdings_text(person), uses_text(uses_by_others(person))) for person in people],
+            "people": [
+                (person, holdings_text(person), uses_text(uses_by_others(person)))
+                for person in people
+            ],
             "form": form,
             "is_bulk": request.POST.get("action") == "remove",
         }
@@ -121,11 +136,16 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         for person in people:
             name = person.get_username()
             self.log_deletions(request, User.objects.filter(pk=person.pk))
+
             if person_remove(person=person, by=by, **choice) is None:
                 self.message_user(request, f"The account {name} is removed.", messages.SUCCESS)
             else:
-                text = f"The account {name} is closed. It is removed as soon as its trains have stopped."
+                text = (
+                    f"The account {name} is closed. It is removed as soon as its trains have "
+                    "stopped."
+                )
                 self.message_user(request, text, messages.SUCCESS)
+
         return True
 
 

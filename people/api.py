@@ -24,7 +24,9 @@ from people.serializers import (
     RemovalQuerySerializer,
 )
 
-KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or user name.")
+KEY = OpenApiParameter(
+    "key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or user name."
+)
 
 
 class PeopleView(generics.GenericAPIView[User]):
@@ -44,6 +46,7 @@ class PeopleView(generics.GenericAPIView[User]):
         person = person_find(self.get_queryset(), self.kwargs["key"])
         if person is None:
             raise exceptions.NotFound()
+
         return person
 
     @property
@@ -56,9 +59,11 @@ def person_find(people: QuerySet[User], key: str) -> User | None:
     """By user name, or by id where nobody has that name."""
     if "\x00" in key:
         return None
+
     named = people.filter(username=key).first()
     if named is None and key.isascii() and key.isdigit() and len(key) < 19:
         return people.filter(pk=int(key)).first()
+
     return named
 
 
@@ -72,14 +77,20 @@ class PersonListView(PeopleView, generics.ListAPIView[User]):
         """Everybody who has an account, and how much belongs to each."""
         people = self.paginate_queryset(self.get_queryset()) or []
         context = {"holdings": holdings_count(people)}
-        return self.get_paginated_response(PersonSerializer(people, many=True, context=context).data)
 
-    @extend_schema(request=PersonCreateSerializer, responses={201: PersonSerializer, **errors(400, 401, 403)})
+        return self.get_paginated_response(
+            PersonSerializer(people, many=True, context=context).data
+        )
+
+    @extend_schema(
+        request=PersonCreateSerializer, responses={201: PersonSerializer, **errors(400, 401, 403)}
+    )
     def post(self, request: Request) -> Response:
         """Make an account. It has no rights but over what will belong to it."""
         body = PersonCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         person = person_create(by=self.reader, **body.validated_data)
+
         return Response(PersonSerializer(person).data, status=201)
 
 
@@ -89,7 +100,10 @@ class PersonDetailView(PeopleView):
     def get(self, request: Request, key: str) -> Response:
         return Response(PersonSerializer(self.get_person()).data)
 
-    @extend_schema(request=PersonUpdateSerializer, responses={200: PersonSerializer, **errors(400, 401, 403, 404)})
+    @extend_schema(
+        request=PersonUpdateSerializer,
+        responses={200: PersonSerializer, **errors(400, 401, 403, 404)},
+    )
     def patch(self, request: Request, key: str) -> Response:
         """Change the name or address of a person, or close the account and open it again. Rights
         are given in the administration.
@@ -98,6 +112,7 @@ class PersonDetailView(PeopleView):
         body = PersonUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         person_update(person=person, by=self.reader, **body.validated_data)
+
         return Response(PersonSerializer(self.get_person()).data)
 
     @extend_schema(
@@ -122,4 +137,5 @@ class PersonDetailView(PeopleView):
 
         if person_remove(person=person, by=self.reader, **choice) is None:
             return Response(status=204)
+
         return Response(PersonSerializer(self.get_person()).data, status=202)

@@ -17,7 +17,10 @@ class RemovalForm(forms.Form):
         widget=forms.RadioSelect,
         choices=[
             (HAND_OVER, "Hand everything over. Trains that wait or run go on."),
-            (DELETE, "Delete everything with its files. Trains that wait or run are stopped first."),
+            (
+                DELETE,
+                "Delete everything with its files. Trains that wait or run are stopped first.",
+            ),
         ],
     )
     hand_over_to = forms.ModelChoiceField(
@@ -25,7 +28,8 @@ class RemovalForm(forms.Form):
         queryset=User.objects.none(),
         required=False,
         empty_label="Choose a person",
-        help_text="When everything is deleted: who gets what trains of others use, which cannot be deleted.",
+        help_text="When everything is deleted: who gets what trains of others use, which cannot be "
+        "deleted.",
     )
 
     def __init__(self, *args: Any, heirs: QuerySet[User], **kwargs: Any) -> None:
@@ -38,6 +42,7 @@ class RemovalForm(forms.Form):
         cleaned = super().clean() or self.cleaned_data
         if cleaned.get("what") == HAND_OVER and cleaned.get("hand_over_to") is None:
             self.add_error("hand_over_to", "Choose who gets it.")
+
         return cleaned
 
     @property

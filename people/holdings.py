@@ -77,6 +77,7 @@ def rows_to_keep(person: User, uses: list[Use]) -> dict[type[Owned], set[int]]:
         row = waiting.pop()
         if row.owner_id != person.pk or row.pk in kept[type(row)]:
             continue
+
         kept[type(row)].add(row.pk)
         waiting.extend(_needed_by(row))
 
@@ -90,6 +91,7 @@ def _references(person: User) -> Iterator[Use]:
             other = relation.related_model
             if relation.on_delete is not models.PROTECT or not issubclass(other, Owned):
                 continue
+
             name = relation.field.name
             rows = other._base_manager.filter(**{f"{name}__owner": person}).exclude(owner=person)
             for row in rows.select_related(name, "owner").order_by("pk"):
@@ -100,11 +102,17 @@ def _reward_models_in_use(person: User) -> Iterator[Use]:
     """Trains of others that wait or run name the files of a reward model by its id, among their
     parameters.
     """
-    open_ones = TrainRun.objects.exclude(status__in=TrainRun.ENDED).exclude(owner=person).select_related("owner")
+    open_ones = (
+        TrainRun.objects.exclude(status__in=TrainRun.ENDED)
+        .exclude(owner=person)
+        .select_related("owner")
+    )
+
     for run in open_ones.order_by("pk"):
         for choice in run.parameters.get("rewards") or []:
             if choice.get("function") != "reward_model":
                 continue
+
             model_id = choice.get("parameters", {}).get("model")
             scorer = TrainRun.objects.filter(pk=model_id, owner=person).first()
             if scorer is not None:
@@ -116,6 +124,7 @@ def _needed_by(row: Owned) -> Iterator[Owned]:
         target = field.related_model
         if not isinstance(target, type) or not issubclass(target, Owned):
             continue
+
         reference = field.remote_field
         if reference is None or reference.on_delete is not models.PROTECT:
             continue

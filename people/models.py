@@ -24,9 +24,13 @@ class PersonRemoval(models.Model):
         help_text="Who gets everything, or, with delete_data, what others use.",
     )
     delete_data = models.BooleanField(default=False)
-    asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
     asked_at = models.DateTimeField(auto_now_add=True)
-    obstacle = models.TextField(blank=True, help_text="Why it could not be finished when it was last tried.")
+    obstacle = models.TextField(
+        blank=True, help_text="Why it could not be finished when it was last tried."
+    )
 
     def __str__(self) -> str:
         return f"Removal of {self.person}"

@@ -64,8 +64,14 @@ def person_remove(
     with transaction.atomic():
         removal, _ = PersonRemoval.objects.update_or_create(
             person=person,
-            defaults={"hand_over_to": hand_over_to, "delete_data": delete_data, "asked_by": by, "obstacle": ""},
+            defaults={
+                "hand_over_to": hand_over_to,
+                "delete_data": delete_data,
+                "asked_by": by,
+                "obstacle": "",
+            },
         )
+
         account_close(person)
 
     logger.info("%s asked for the removal of %s", by.get_username(), person.get_username())
@@ -80,7 +86,10 @@ def removal_check(*, person: User, by: User, hand_over_to: User | None, delete_d
     name = person.get_username()
     superusers = User.objects.filter(is_superuser=True, is_active=True)
     if person.is_superuser and not superusers.exclude(pk=person.pk).exists():
-        raise UserError(f"{name} is the last superuser. Make somebody else a superuser first.", code="wrong_state")
+        raise UserError(
+            f"{name} is the last superuser. Make somebody else a superuser first.",
+            code="wrong_state",
+        )
 
     if hand_over_to is not None:
         heir_check(person, hand_over_to)
@@ -88,13 +97,22 @@ def removal_check(*, person: User, by: User, hand_over_to: User | None, delete_d
     holdings = holdings_text(person)
     if holdings and hand_over_to is None and not delete_data:
         raise UserError(
-            {"hand_over_to": [f"{name} has {holdings}. Say who gets them, or that they are to be deleted."]}
+            {
+                "hand_over_to": [
+                    f"{name} has {holdings}. Say who gets them, or that they are to be deleted."
+                ]
+            }
         )
 
     uses = uses_by_others(person) if delete_data and hand_over_to is None else []
     if uses:
         raise UserError(
-            {"hand_over_to": [f"Not everything can be deleted: {uses_text(uses)}. Say who gets what others use."]},
+            {
+                "hand_over_to": [
+                    f"Not everything can be deleted: {uses_text(uses)}. Say who gets what others "
+                    "use."
+                ]
+            },
             code="in_use",
             status=409,
         )
@@ -103,12 +121,20 @@ def removal_check(*, person: User, by: User, hand_over_to: User | None, delete_d
 def heir_check(person: User, heir: User) -> None:
     if heir.pk == person.pk:
         raise UserError({"hand_over_to": ["Choose somebody else than the person who goes."]})
+
     if not heir.is_active or PersonRemoval.objects.filter(person=heir).exists():
-        raise UserError({"hand_over_to": [f"The account {heir.get_username()} is closed. Choose somebody else."]})
+        raise UserError(
+            {
+                "hand_over_to": [
+                    f"The account {heir.get_username()} is closed. Choose somebody else."
+                ]
+            }
+        )
 
 
 def account_close(person: User) -> None:
-    """Nobody can sign in with this account any more, and whoever is signed in with it no longer is."""
+    """Nobody can sign in with this account any more, and whoever is signed in with it no longer
+    is."""
     User.objects.filter(pk=person.pk).update(is_active=False)
     person.is_active = False
     get_token_model().objects.filter(user=person).delete()
@@ -122,6 +148,7 @@ def sessions_end(person: User) -> None:
         for session in Session.objects.iterator()
         if session.get_decoded().get("_auth_user_id") == str(person.pk)
     ]
+
     Session.objects.filter(pk__in=own).delete()
 
 
@@ -141,20 +168,30 @@ def removal_finish(removal: PersonRemoval) -> bool:
     """
     person = removal.person
     try:
-        if removal.delete_data and not data_delete(person, keep_used=removal.hand_over_to is not None):
+        if removal.delete_data and not data_delete(
+            person, keep_used=removal.hand_over_to is not None
+        ):
             return False
 
         trials_delete(person)
         with transaction.atomic():
             if removal.hand_over_to is not None:
                 data_hand_over(person, removal.hand_over_to)
+
             person.delete()
     except (UserError, ProtectedError) as error:
-        obstacle = error.message if isinstance(error, UserError) else "Something new belongs to this account."
+        obstacle = (
+            error.message
+            if isinstance(error, UserError)
+            else "Something new belongs to this account."
+        )
+
         PersonRemoval.objects.filter(pk=removal.pk).update(obstacle=obstacle)
+
         if obstacle != removal.obstacle:
             # Once, and not at every try.
             logger.warning("%s cannot be removed yet: %s", person.get_username(), obstacle)
+
         return False
 
     logger.info("account %s is removed", person.get_username())
@@ -169,19 +206,25 @@ def data_delete(person: User, *, keep_used: bool) -> bool:
     """
     uses = uses_by_others(person)
     if uses and not keep_used:
-        raise UserError(f"Not everything can be deleted: {uses_text(uses)}.", code="in_use", status=409)
+        raise UserError(
+            f"Not everything can be deleted: {uses_text(uses)}.", code="in_use", status=409
+        )
 
     open_ones = TrainRun.objects.filter(owner=person).exclude(status__in=TrainRun.ENDED)
     for run in open_ones:
         train_stop(run=run, by=person, discard=True)
+
     if open_ones.all().exists():
         return False
 
     kept = rows_to_keep(person, uses)
     for model, delete in DELETE.items():
         # The newest first: later versions of a dataset refer to earlier ones.
-        for row in model._base_manager.filter(owner=person).exclude(pk__in=kept[model]).order_by("-pk"):
+        for row in (
+            model._base_manager.filter(owner=person).exclude(pk__in=kept[model]).order_by("-pk")
+        ):
             delete(row, person)
+
     return True
 
 

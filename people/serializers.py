@@ -14,7 +14,9 @@ from people.models import PersonRemoval
 
 
 class RemovalSerializer(serializers.ModelSerializer[PersonRemoval]):
-    hand_over_to = serializers.CharField(source="hand_over_to.username", default=None, allow_null=True)
+    hand_over_to = serializers.CharField(
+        source="hand_over_to.username", default=None, allow_null=True
+    )
 
     class Meta:
         model = PersonRemoval
@@ -26,7 +28,9 @@ class PersonSerializer(serializers.ModelSerializer[User]):
 
     holdings = serializers.SerializerMethodField(help_text="{kind: how many belong to this person}")
     removal = RemovalSerializer(
-        read_only=True, allow_null=True, help_text="While the account is being removed: what was asked for."
+        read_only=True,
+        allow_null=True,
+        help_text="While the account is being removed: what was asked for.",
     )
 
     class Meta:
@@ -60,12 +64,16 @@ class PersonUpdateSerializer(StrictSerializer):
     first_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
     last_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
     email = serializers.EmailField(max_length=254, required=False, allow_blank=True)
-    is_active = serializers.BooleanField(required=False, help_text="False: nobody can sign in with it.")
+    is_active = serializers.BooleanField(
+        required=False, help_text="False: nobody can sign in with it."
+    )
 
 
 class PersonCreateSerializer(StrictSerializer):
     username = serializers.CharField(
-        max_length=150, validators=[UnicodeUsernameValidator()], help_text="Letters, digits and @/./+/-/_."
+        max_length=150,
+        validators=[UnicodeUsernameValidator()],
+        help_text="Letters, digits and @/./+/-/_.",
     )
     password = serializers.CharField(max_length=4096, trim_whitespace=False, write_only=True)
     first_name = serializers.CharField(max_length=150, required=False, allow_blank=True)
@@ -77,8 +85,11 @@ class RemovalQuerySerializer(StrictSerializer):
     hand_over_to = serializers.CharField(
         required=False,
         max_length=150,
-        help_text="User name of the person who gets everything; with delete_data, who gets what others use.",
+        help_text="User name of the person who gets everything; with delete_data, who gets what "
+        "others use.",
     )
     delete_data = serializers.BooleanField(
-        required=False, default=False, help_text="Stop the trains and delete everything with its files."
+        required=False,
+        default=False,
+        help_text="Stop the trains and delete everything with its files.",
     )

@@ -70,7 +70,8 @@ def hub(monkeypatch) -> Iterator[Hub]:
 # First, because pytest-xdist reads the groups in the same hook.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes one has the platform of the browser tests and all of those, one that of the others."""
+    """Of several test processes one has the platform of the browser tests and all of those, one
+    that of the others."""
     for item in items:
         if "platform" in getattr(item, "fixturenames", ()):
             which = "browser" if item.path.parent.name == "browser" else "others"

@@ -1,4 +1,5 @@
-"""Loaded before Django's settings (`-p tests.environment`): tests never touch a real home and never ask a hub."""
+"""Loaded before Django's settings (`-p tests.environment`): tests never touch a real home and never
+ask a hub."""
 
 import atexit
 import os

@@ -1,8 +1,7 @@
 """Files and folders that cost little to send and much to read: each is a case of a kind.
 
-Every maker writes into a folder and returns what it wrote. `says` is what a person is told of it, ""
-where it is read like any other.
-"""
+Every maker writes into a folder and returns what it wrote. `says` is what a person is told of it,
+"" where it is read like any other."""
 
 import io
 import json

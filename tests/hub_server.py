@@ -17,9 +17,10 @@ TOKEN = "hf_secret_of_the_operator"
 
 @dataclass
 class Hub:
-    """`repositories`: {"org/name": folder}, and `datasets` alike; `gated` need TOKEN. `cut`: how many bytes of a large
-    file are sent before the connection ends, None for all of it. `damaged`: weights arrive with another byte than they
-    have. `asked`: (path, Authorization header) of every request."""
+    """`repositories`: {"org/name": folder}, and `datasets` alike; `gated` need TOKEN. `cut`: how
+    many bytes of a large file are sent before the connection ends, None for all of it. `damaged`:
+    weights arrive with another byte than they have. `asked`: (path, Authorization header) of every
+    request."""
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -158,7 +159,12 @@ def tree(folder: Path) -> list[dict[str, object]]:
     found = []
     for path in sorted(folder.iterdir()):
         size = path.stat().st_size
-        entry: dict[str, object] = {"type": "file", "path": path.name, "size": size, "oid": etag(path)}
+        entry: dict[str, object] = {
+            "type": "file",
+            "path": path.name,
+            "size": size,
+            "oid": etag(path),
+        }
         if path.suffix == ".safetensors":
             entry["lfs"] = {"oid": etag(path), "size": size, "pointerSize": 134}
         found.append(entry)

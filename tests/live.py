@@ -1,4 +1,5 @@
-"""A whole platform for tests: real Redis, web server, workers and a tiny base model, in a home of its own."""
+"""A whole platform for tests: real Redis, web server, workers and a tiny base model, in a home of
+its own."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ class Platform:
 
     def api(self, method: str, path: str, *, by: str = "alice", **body: Any) -> requests.Response:
         headers = {"Authorization": f"Token {self.token(by)}"} | body.pop("headers", {})
-        return requests.request(method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body)
+        return requests.request(
+            method, f"{self.url}/api/v1/{path}", headers=headers, timeout=60, **body
+        )
 
     def get(self, path: str, *, by: str = "alice", **query: Any) -> Any:
         answer = self.api("GET", path, by=by, params=query)
@@ -108,7 +111,13 @@ class Platform:
         return answer.text
 
     def poll(
-        self, path: str, until: Callable[[Any], Any], seconds: float = 120, *, every: float = 0.1, by: str = "alice"
+        self,
+        path: str,
+        until: Callable[[Any], Any],
+        seconds: float = 120,
+        *,
+        every: float = 0.1,
+        by: str = "alice",
     ) -> Any:
         """Ask until `until` holds; what was answered last is in the failure."""
         deadline = time.monotonic() + seconds
@@ -119,9 +128,13 @@ class Platform:
 
     def upload(self, name: str, content: bytes, *, by: str = "alice") -> dict[str, Any]:
         """A dataset, checked."""
-        answer = self.api("POST", "datasets/", by=by, files={"file": (name, content)}, data={"name": name})
+        answer = self.api(
+            "POST", "datasets/", by=by, files={"file": (name, content)}, data={"name": name}
+        )
         assert answer.status_code == 201, answer.text
-        return self.poll(f"datasets/{answer.json()['id']}/", lambda row: row["status"] != "checking")
+        return self.poll(
+            f"datasets/{answer.json()['id']}/", lambda row: row["status"] != "checking"
+        )
 
     def start(
         self,
@@ -137,18 +150,23 @@ class Platform:
             "method": method,
             "base_model": base_model,
             "dataset": dataset["id"],
-            "parameters": {"max_tokens": 64, "sample_max_tokens": 8, "sample_prompts": 2} | parameters,
+            "parameters": {"max_tokens": 64, "sample_max_tokens": 8, "sample_prompts": 2}
+            | parameters,
         }
         answer = self.api("POST", "trains/", json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
 
     def ended(self, run: dict[str, Any], seconds: float = 180, *, every: float = 0.1) -> Any:
-        return self.poll(f"trains/{run['id']}/", lambda row: row["status"] in ENDED, seconds, every=every)
+        return self.poll(
+            f"trains/{run['id']}/", lambda row: row["status"] in ENDED, seconds, every=every
+        )
 
     def training(self, run: dict[str, Any], step: int = 1) -> Any:
         """Wait until the train has made `step` steps; it must still run then."""
-        row = self.poll(f"trains/{run['id']}/", lambda row: row["step"] >= step or row["status"] in ENDED)
+        row = self.poll(
+            f"trains/{run['id']}/", lambda row: row["step"] >= step or row["status"] in ENDED
+        )
         assert row["status"] == "running", row
         return row
 
@@ -157,7 +175,11 @@ class Platform:
         log = self.home / "serve.log"
         with log.open("wb") as stream:
             self.server = subprocess.Popen(
-                [sys.executable, "-u", "manage.py", "serve"], cwd=ROOT, env=self.env, stdout=stream, stderr=stream
+                [sys.executable, "-u", "manage.py", "serve"],
+                cwd=ROOT,
+                env=self.env,
+                stdout=stream,
+                stderr=stream,
             )
         deadline = time.monotonic() + 180
         while b"DeepExtension is at" not in log.read_bytes():
@@ -200,20 +222,28 @@ class Platform:
         return next(child for child in supervisor.children() if child.name() == "valkey-server")
 
     def train_worker(self) -> psutil.Process:
-        """The worker itself: of its forks, which share its command line, the one that is nobody's child there."""
+        """The worker itself: of its forks, which share its command line, the one that is nobody's
+        child there."""
         family = {process.pid: process for process in self.processes("manage.py", "train_worker")}
         return next(process for process in family.values() if process.ppid() not in family)
 
     def fork_server(self) -> psutil.Process:
         """The warm process beside the worker, which engines are forked from."""
-        return next(child for child in self.train_worker().children() if "engine.forkserver" in child.cmdline())
+        return next(
+            child
+            for child in self.train_worker().children()
+            if "engine.forkserver" in child.cmdline()
+        )
 
     def supervisor_and_engine(self) -> tuple[psutil.Process, psutil.Process]:
-        """Those of the train that runs, once both are there: an attempt is called running before its engine starts."""
+        """Those of the train that runs, once both are there: an attempt is called running before
+        its engine starts."""
         deadline = time.monotonic() + 60
         while True:
             server = self.fork_server()
-            supervisors = [child for child in self.train_worker().children() if child.pid != server.pid]
+            supervisors = [
+                child for child in self.train_worker().children() if child.pid != server.pid
+            ]
             engines = server.children()
             if len(supervisors) == len(engines) == 1:
                 return supervisors[0], engines[0]
@@ -228,13 +258,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_platform(home: Path | None = None, variables: dict[str, str] | None = None) -> Iterator[Platform]:
-    """Set up and serve, in `home` or in a folder of its own; everything is gone afterwards. `variables`: more of its
-    processes' environment."""
+def running_platform(
+    home: Path | None = None, variables: dict[str, str] | None = None
+) -> Iterator[Platform]:
+    """Set up and serve, in `home` or in a folder of its own; everything is gone afterwards.
+    `variables`: more of its processes' environment."""
     with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
         platform = Platform(home or Path(folder), free_port())
         platform.env |= variables or {}
-        subprocess.run([sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True
+        )
         platform.serve()
         try:
             yield platform

@@ -20,7 +20,8 @@ def change(path: Path, **values: Any) -> None:
 
 
 def eight_bits_make(folder: Path) -> Path:
-    """A tiny Llama as DeepSeek and Qwen publish theirs: linear layers in fp8, a scale for each block."""
+    """A tiny Llama as DeepSeek and Qwen publish theirs: linear layers in fp8, a scale for each
+    block."""
     tiny_model(folder)
     weights = load_file(folder / "model.safetensors")
     for name in [name for name in weights if name.endswith("_proj.weight")]:
@@ -32,7 +33,11 @@ def eight_bits_make(folder: Path) -> Path:
         weights[name + "_scale_inv"] = scale
 
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    packing = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
+    packing = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [BLOCK, BLOCK],
+    }
     change(folder / "config.json", quantization_config=packing)
     return folder
 
@@ -40,13 +45,19 @@ def eight_bits_make(folder: Path) -> Path:
 def four_bits_make(folder: Path) -> Path:
     """A tiny gpt-oss as it is published: experts in MXFP4, everything else in bf16."""
     family_model(folder, "gpt_oss")
-    weights = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
+    weights = {
+        name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()
+    }
     random = torch.Generator().manual_seed(3)
     for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
         experts, columns, rows = weights.pop(name).shape
         shape = experts, rows, columns // 32
-        weights[name + "_blocks"] = torch.randint(0, 256, (*shape, 16), generator=random, dtype=torch.uint8)
-        weights[name + "_scales"] = torch.randint(115, 122, shape, generator=random, dtype=torch.uint8)
+        weights[name + "_blocks"] = torch.randint(
+            0, 256, (*shape, 16), generator=random, dtype=torch.uint8
+        )
+        weights[name + "_scales"] = torch.randint(
+            115, 122, shape, generator=random, dtype=torch.uint8
+        )
 
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     change(folder / "config.json", quantization_config={"quant_method": "mxfp4"})

@@ -1,4 +1,5 @@
-"""A PostgreSQL server of one's own, from a wheel. As root it runs under an account made for it: root it refuses."""
+"""A PostgreSQL server of one's own, from a wheel. As root it runs under an account made for it:
+root it refuses."""
 
 from __future__ import annotations
 
@@ -29,5 +30,6 @@ def socket_folder(server: PostgresServer) -> Path:
 
 
 def database_url(folder: Path, application: str = "platform") -> str:
-    """DATABASE_URL for the server whose socket lies there; it knows its clients by `application`."""
+    """DATABASE_URL for the server whose socket lies there; it knows its clients by
+    `application`."""
     return f"postgresql://postgres:@/{folder}/postgres?application_name={application}"

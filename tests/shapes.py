@@ -1,5 +1,5 @@
-"""python -m tests.shapes: trains whose records have every shape that a chart may meet, in the home that the environment
-names. Prints {name: id} as JSON.
+"""python -m tests.shapes: trains whose records have every shape that a chart may meet, in the home
+that the environment names. Prints {name: id} as JSON.
 
 A process of its own, since it writes into that home's database and not into the test runner's.
 """
@@ -33,21 +33,34 @@ Values = dict[str, float | None]
 # {name: {step: {metric: value}}} of train rows; a name with an eval_ metric is of an evaluation.
 SHAPES: dict[str, dict[int, Values]] = {
     "nothing": {},
-    "one point": {7: {"loss": 2.5, "learning_rate": 2e-4, "grad_norm": 1.2, "tokens_per_second": 900.0}},
+    "one point": {
+        7: {"loss": 2.5, "learning_rate": 2e-4, "grad_norm": 1.2, "tokens_per_second": 900.0}
+    },
     "step 0 only": {0: {"eval_loss": 2.5, "eval_mean_token_accuracy": 0.4}},
-    "one evaluation only": {40: {"eval_loss": 2.5, "eval_mean_token_accuracy": 0.41, "eval_perplexity": 12.2}},
-    "constant": {step: {"loss": 1.5, "mean_token_accuracy": 1.0, "entropy": 0.3} for step in range(1, 31)},
-    "all zero": {step: {"loss": 0.0, "learning_rate": 0.0, "clip_ratio/region_mean": 0.0} for step in range(1, 31)},
+    "one evaluation only": {
+        40: {"eval_loss": 2.5, "eval_mean_token_accuracy": 0.41, "eval_perplexity": 12.2}
+    },
+    "constant": {
+        step: {"loss": 1.5, "mean_token_accuracy": 1.0, "entropy": 0.3} for step in range(1, 31)
+    },
+    "all zero": {
+        step: {"loss": 0.0, "learning_rate": 0.0, "clip_ratio/region_mean": 0.0}
+        for step in range(1, 31)
+    },
     "negative zero": {
         step: {"rewards/margins": value, "policy_loss": value, "loss": 1.0}
         for step, value in enumerate((-0.0, -0.0001, 0.0001, -0.0002, 0.0002, -0.00004), 1)
     },
     "not numbers": {
-        step: {"loss": None if 10 <= step <= 14 or step == 20 else 2.0 - step / 40, "grad_norm": 1.0}
+        step: {
+            "loss": None if 10 <= step <= 14 or step == 20 else 2.0 - step / 40,
+            "grad_norm": 1.0,
+        }
         for step in range(1, 31)
     },
     "lone point between gaps": {
-        step: {"loss": 2.0 - step / 40 if step in (1, 2, 3, 8) else None, "grad_norm": 1.0} for step in range(1, 12)
+        step: {"loss": 2.0 - step / 40 if step in (1, 2, 3, 8) else None, "grad_norm": 1.0}
+        for step in range(1, 12)
     },
     "shares": {
         step: {
@@ -57,10 +70,17 @@ SHAPES: dict[str, dict[int, Values]] = {
         }
         for step in range(1, 31)
     },
-    "a billion": {step: {"loss": 1e9 + step, "logps/chosen": -1e9 * step, "other/count": 1e9} for step in range(1, 31)},
-    "tiny": {step: {"loss": 1e-9 * step, "grad_norm": 1e-7, "kl": 1e-6 * step} for step in range(1, 31)},
+    "a billion": {
+        step: {"loss": 1e9 + step, "logps/chosen": -1e9 * step, "other/count": 1e9}
+        for step in range(1, 31)
+    },
+    "tiny": {
+        step: {"loss": 1e-9 * step, "grad_norm": 1e-7, "kl": 1e-6 * step} for step in range(1, 31)
+    },
     "missing steps": {
-        step: {"loss": 2.0 - step / 40, "grad_norm": 1.0} for step in range(1, 31) if not 11 <= step <= 20
+        step: {"loss": 2.0 - step / 40, "grad_norm": 1.0}
+        for step in range(1, 31)
+        if not 11 <= step <= 20
     },
 }
 
@@ -131,7 +151,9 @@ def policy(step: int) -> Values:
     own = ("policy_loss", "value_loss", "explained_variance", "return")
     values = rewarded(step)
     del values["frac_reward_zero_std"]
-    return values | dict(zip(own, (random.gauss(0, 0.01), decay(step, 0.3, 0.05, 0.01), 0.5, 0.6), strict=True))
+    return values | dict(
+        zip(own, (random.gauss(0, 0.01), decay(step, 0.3, 0.05, 0.01), 0.5, 0.6), strict=True)
+    )
 
 
 EVALUATED: dict[str, Callable[[int], Values]] = {
@@ -148,7 +170,12 @@ EVALUATED: dict[str, Callable[[int], Values]] = {
     "grpo": lambda step: {"eval_reward": 0.8 - 0.5 * math.exp(-step / 80)},
     "ppo": lambda step: {"eval_reward": 0.8 - 0.5 * math.exp(-step / 80)},
 }
-TRAINED: dict[str, Callable[[int], Values]] = {"sft": sft, "dpo": preference, "grpo": rewarded, "ppo": policy}
+TRAINED: dict[str, Callable[[int], Values]] = {
+    "sft": sft,
+    "dpo": preference,
+    "grpo": rewarded,
+    "ppo": policy,
+}
 METHODS = {"sft": "lora", "dpo": "dpo", "grpo": "grpo", "ppo": "ppo"}
 REWARDS = [
     {"function": "numeric_answer", "weight": 1.0, "parameters": {}},
@@ -174,7 +201,12 @@ def make(name: str, method: TrainingMethod, **fields: object) -> TrainRun:
         },
     )
     now = timezone.now()
-    values = {"status": "finished", "parameters": method_defaults(method), "started_at": now, "finished_at": now}
+    values = {
+        "status": "finished",
+        "parameters": method_defaults(method),
+        "started_at": now,
+        "finished_at": now,
+    }
     model = BaseModel.objects.earliest("pk")
     return TrainRun.objects.create(
         owner=owner, name=name, method=method, base_model=model, dataset=data, **values | fields
@@ -186,7 +218,8 @@ def is_evaluation(values: Values) -> bool:
 
 
 def log(run: TrainRun, rows: list[tuple[int, Values]]) -> None:
-    """Store the rows as an ingested record would be, with what the train says of its latest step."""
+    """Store the rows as an ingested record would be, with what the train says of its latest
+    step."""
     per_epoch = run.facts.get("steps_per_epoch") or 10
     MetricRow.objects.bulk_create(
         MetricRow(
@@ -209,11 +242,17 @@ def log(run: TrainRun, rows: list[tuple[int, Values]]) -> None:
     if trained:
         run.step, run.last_metrics = trained[-1]
         points = [[step, values.get(objective.train)] for step, values in trained]
-        run.curve = [point for point in points if point[1] is not None][:: max(1, len(points) // 60)]
+        run.curve = [point for point in points if point[1] is not None][
+            :: max(1, len(points) // 60)
+        ]
     if measured:
         run.last_evaluation = measured[-1][1]
         best = max if objective.higher_is_better else min
-        found = [(values[objective.evaluation], step) for step, values in measured if objective.evaluation in values]
+        found = [
+            (values[objective.evaluation], step)
+            for step, values in measured
+            if objective.evaluation in values
+        ]
         run.best_value, run.best_step = best(found)
     run.save()
 
@@ -237,10 +276,19 @@ def example(recipe: str, *, is_running: bool = False) -> TrainRun:
     fields: dict[str, object] = {}
     if is_running:
         now = timezone.now()
-        fields = {"status": "running", "finished_at": None, "phase": "training", "last_step_at": now}
+        fields = {
+            "status": "running",
+            "finished_at": None,
+            "phase": "training",
+            "last_step_at": now,
+        }
         fields |= {"host": "elsewhere", "heartbeat_at": now + timedelta(days=1)}
 
-    facts = {"steps_per_epoch": 80, "eval_rows": 200, "device": {"name": "CPU", "kind": "cpu", "memory_gb": 24.0}}
+    facts = {
+        "steps_per_epoch": 80,
+        "eval_rows": 200,
+        "device": {"name": "CPU", "kind": "cpu", "memory_gb": 24.0},
+    }
     name = f"{recipe} running" if is_running else recipe
     run = make(name, method, parameters=parameters, total_steps=STEPS, facts=facts, **fields)
     log(run, rows_until(recipe, 130 if is_running else STEPS))

@@ -1,7 +1,8 @@
-"""Tiny random models of real architectures, made on the spot: what unit tests train in place of a downloaded one.
+"""Tiny random models of real architectures, made on the spot: what unit tests train in place of a
+downloaded one.
 
-The tokenizer is byte-level with a few learned merges, so it can represent any text; the chat template is ChatML.
-"""
+The tokenizer is byte-level with a few learned merges, so it can represent any text; the chat
+template is ChatML."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ CHAT_TEMPLATE = (
 )
 
 CORPUS = (
-    "<|im_start|>user\nWhat colour is the sky?<|im_end|>\n<|im_start|>assistant\nThe sky is blue.<|im_end|>\n",
+    "<|im_start|>user\nWhat colour is the sky?<|im_end|>\n<|im_start|>assistant\nThe sky is "
+    "blue.<|im_end|>\n",
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
 )
 
@@ -52,8 +54,11 @@ def tiny_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -
     return tokenizer
 
 
-def tiny_model(folder: Path, architecture: str = "llama", *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
-    """Make a random model of about 0.1 M weights and its tokenizer in `folder` (safetensors); return `folder`.
+def tiny_model(
+    folder: Path, architecture: str = "llama", *, chat_template: str | None = CHAT_TEMPLATE
+) -> Path:
+    """Make a random model of about 0.1 M weights and its tokenizer in `folder` (safetensors);
+    return `folder`.
 
     The same architecture gives the same weights each time.
     """

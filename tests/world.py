@@ -56,7 +56,9 @@ class World:
 
 
 def dataset_make(owner: User, label: Label, number: int, canary: str) -> Dataset:
-    content = json.dumps({"question": f"{canary} asks", "answer": f"{canary} answers"}).encode() + b"\n"
+    content = (
+        json.dumps({"question": f"{canary} asks", "answer": f"{canary} answers"}).encode() + b"\n"
+    )
     dataset = Dataset.objects.create(
         pk=number,
         owner=owner,
@@ -75,7 +77,9 @@ def dataset_make(owner: User, label: Label, number: int, canary: str) -> Dataset
         problem_count=1,
     )
     dataset.labels.add(label)
-    DatasetProblem.objects.create(dataset=dataset, line=1, field="answer", value=canary, reason=f"{canary} is odd")
+    DatasetProblem.objects.create(
+        dataset=dataset, line=1, field="answer", value=canary, reason=f"{canary} is odd"
+    )
     write(dataset.path, content)
     write(dataset.marks_path, b"[[0, 0, 1]]")
     return dataset
@@ -100,7 +104,9 @@ def model_make(owner: User, number: int, canary: str) -> BaseModel:
     return model
 
 
-def train_make(owner: User, dataset: Dataset, model: BaseModel, number: int, canary: str) -> TrainRun:
+def train_make(
+    owner: User, dataset: Dataset, model: BaseModel, number: int, canary: str
+) -> TrainRun:
     if not TrainingMethod.objects.exists():
         methods_install()
     run = TrainRun.objects.create(
@@ -123,17 +129,32 @@ def train_make(owner: User, dataset: Dataset, model: BaseModel, number: int, can
         step=2,
         total_steps=4,
     )
-    MetricRow.objects.create(run=run, seq=1, step=1, time=1e9, values={"loss": 1.0, f"{canary}_metric": 1.0})
-    Sample.objects.create(run=run, seq=2, index=0, stage="before", prompt=f"{canary} prompt", text=f"{canary} says")
-    Sample.objects.create(run=run, seq=3, index=0, stage="completion", prompt=f"{canary} prompt", text=canary)
+    MetricRow.objects.create(
+        run=run, seq=1, step=1, time=1e9, values={"loss": 1.0, f"{canary}_metric": 1.0}
+    )
+    Sample.objects.create(
+        run=run, seq=2, index=0, stage="before", prompt=f"{canary} prompt", text=f"{canary} says"
+    )
+    Sample.objects.create(
+        run=run, seq=3, index=0, stage="completion", prompt=f"{canary} prompt", text=canary
+    )
     Checkpoint.objects.create(run=run, step=2, time=1e9)
     Notice.objects.create(
-        pk=number, run=run, attempt=1, status="failed", way="webhook", error=f"{canary} was not taken", tries=99
+        pk=number,
+        run=run,
+        attempt=1,
+        status="failed",
+        way="webhook",
+        error=f"{canary} was not taken",
+        tries=99,
     )
     write(run.directory / LOG, f"{canary} log\n".encode())
     write(run.directory / MODEL / "adapter_config.json", b'{"of": "%s"}' % canary.encode())
     answer = {"prompt": canary, "reference": canary, "text": canary, "rewards": {}, "total": 0}
-    write(trials_folder() / f"{number}-{'0' * 32}" / RESULT, json.dumps({"answers": [answer], "error": ""}).encode())
+    write(
+        trials_folder() / f"{number}-{'0' * 32}" / RESULT,
+        json.dumps({"answers": [answer], "error": ""}).encode(),
+    )
     return run
 
 

@@ -1,4 +1,5 @@
-"""Trains for operators: to search, stop, copy and compare. Nothing here writes a train but through the services."""
+"""Trains for operators: to search, stop, copy and compare. Nothing here writes a train but through
+the services."""
 
 from __future__ import annotations
 
@@ -52,19 +53,61 @@ class TrainRunAdmin(OwnedAdmin):
     ordering = ("-id",)
     actions = ("copy_train", "compare_trains", "stop_trains", *SHARING_ACTIONS)
     fieldsets = (
-        (None, {"fields": (
-            "name", "notes", "owner", "shared", "status", "done", "created_at", "started_at", "finished_at",
-        )}),
-        ("What was asked for", {"fields": (
-            "method", "method_version", "base_model", "dataset", "evaluation_dataset", "parameters", "system_prompt",
-            "copied_from",
-        )}),
-        ("Where it stands", {"fields": (
-            "attempt", "phase", "step", "total_steps", "epoch", "last_metrics", "last_evaluation", "best_value",
-            "best_step", "warnings", "facts", "outcome", "error_code", "error", "error_advice",
-        )}),
+        (
+            None,
+            {
+                "fields": (
+                    "name",
+                    "notes",
+                    "owner",
+                    "shared",
+                    "status",
+                    "done",
+                    "created_at",
+                    "started_at",
+                    "finished_at",
+                )
+            },
+        ),
+        (
+            "What was asked for",
+            {
+                "fields": (
+                    "method",
+                    "method_version",
+                    "base_model",
+                    "dataset",
+                    "evaluation_dataset",
+                    "parameters",
+                    "system_prompt",
+                    "copied_from",
+                )
+            },
+        ),
+        (
+            "Where it stands",
+            {
+                "fields": (
+                    "attempt",
+                    "phase",
+                    "step",
+                    "total_steps",
+                    "epoch",
+                    "last_metrics",
+                    "last_evaluation",
+                    "best_value",
+                    "best_step",
+                    "warnings",
+                    "facts",
+                    "outcome",
+                    "error_code",
+                    "error",
+                    "error_advice",
+                )
+            },
+        ),
         ("Who runs it", {"fields": ("worker", "host", "process", "heartbeat_at")}),
-    )  # fmt: skip
+    )
 
     @admin.display(description="done")
     def done(self, run: TrainRun) -> str:
@@ -90,7 +133,8 @@ class TrainRunAdmin(OwnedAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: TrainRun | None = None) -> bool:
-        """An ended one only; with one that waits or runs among the chosen, Django's own page refuses them all."""
+        """An ended one only; with one that waits or runs among the chosen, Django's own page
+        refuses them all."""
         return super().has_delete_permission(request, obj) and (obj is None or obj.ended)
 
     def save_model(self, request: HttpRequest, obj: TrainRun, form: Any, change: bool) -> None:
@@ -119,14 +163,20 @@ class TrainRunAdmin(OwnedAdmin):
         if len(chosen) != 1:
             self.message_user(request, "Choose one train to copy.", messages.WARNING)
             return None
+
         return redirect("training:copy", chosen[0].pk)
 
     @admin.action(description="Compare", permissions=["view"])
-    def compare_trains(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> HttpResponse | None:
+    def compare_trains(
+        self, request: HttpRequest, queryset: QuerySet[TrainRun]
+    ) -> HttpResponse | None:
         ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST_TRAINS + 1])
         if not 2 <= len(ids) <= MOST_TRAINS:
-            self.message_user(request, f"Choose 2 to {MOST_TRAINS} trains to compare.", messages.WARNING)
+            self.message_user(
+                request, f"Choose 2 to {MOST_TRAINS} trains to compare.", messages.WARNING
+            )
             return None
+
         return redirect(f"{reverse('training:compare')}?ids={','.join(map(str, ids))}")
 
     @admin.action(description="Stop", permissions=["change"])
@@ -134,7 +184,10 @@ class TrainRunAdmin(OwnedAdmin):
         open_ones = [run for run in queryset if not run.ended]
         for run in open_ones:
             train_stop(run=run, by=reader_of(request))
-        self.message_user(request, f"{len(open_ones)} of {queryset.count()} asked to stop; the others had ended.")
+
+        self.message_user(
+            request, f"{len(open_ones)} of {queryset.count()} asked to stop; the others had ended."
+        )
 
 
 @admin.register(Notice)

@@ -19,7 +19,10 @@ def alerts_of(run: TrainRun) -> list[Judgement]:
     """Warnings with their numbers, none for a train that is judged by its loss."""
     if not run.objective.higher_is_better:
         return []
-    rows = list(run.metrics.filter(split="train").order_by("-seq").values_list("values", flat=True)[:WINDOW])
+
+    rows = list(
+        run.metrics.filter(split="train").order_by("-seq").values_list("values", flat=True)[:WINDOW]
+    )
     found = []
 
     equal = _mean([values.get("frac_reward_zero_std") for values in rows])
@@ -28,7 +31,8 @@ def alerts_of(run: TrainRun) -> list[Judgement]:
             Judgement(
                 "warn",
                 f"{equal:.0%} of prompts gave every answer the same reward,",
-                f"so nothing was learned from them (mean of the last {len(rows):,} logged steps). Harder or easier "
+                f"so nothing was learned from them (mean of the last {len(rows):,} logged steps). "
+                "Harder or easier "
                 "prompts, or a higher temperature, usually help.",
             )
         )
@@ -40,10 +44,12 @@ def alerts_of(run: TrainRun) -> list[Judgement]:
             Judgement(
                 "warn",
                 f"{cut:.0%} of answers were cut off at {limit:,} tokens,",
-                f"and were scored without their end (mean of the last {len(rows):,} logged steps). Allow longer "
+                f"and were scored without their end (mean of the last {len(rows):,} logged steps). "
+                "Allow longer "
                 "answers, or reward shorter ones.",
             )
         )
+
     return found
 
 

@@ -23,9 +23,12 @@ from training.list_serializers import (
 
 
 class TrainBulkView(APIView):
-    @extend_schema(request=BulkRequestSerializer, responses={200: BulkAnswerSerializer, **errors(400, 401)})
+    @extend_schema(
+        request=BulkRequestSerializer, responses={200: BulkAnswerSerializer, **errors(400, 401)}
+    )
     def post(self, request: Request) -> Response:
-        """Stop, label or delete several trains. Each succeeds or fails by itself; `failed` says why."""
+        """Stop, label or delete several trains. Each succeeds or fails by itself; `failed` says
+        why."""
         body = BulkRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
@@ -35,14 +38,19 @@ class TrainBulkView(APIView):
             "done": [asdict(item) for item in items if item.ok],
             "failed": [asdict(item) for item in items if not item.ok],
         }
+
         return Response(BulkAnswerSerializer(answer).data)
 
 
 class TrainLabelsView(APIView):
-    @extend_schema(responses={200: LabelSerializer(many=True), **errors(401)}, operation_id="v1_trains_labels")
+    @extend_schema(
+        responses={200: LabelSerializer(many=True), **errors(401)}, operation_id="v1_trains_labels"
+    )
     def get(self, request: Request) -> Response:
         """The labels of your own trains, the most used first."""
-        return Response([{"name": name, "trains": count} for name, count in label_suggestions(request.user)])
+        return Response(
+            [{"name": name, "trains": count} for name, count in label_suggestions(request.user)]
+        )
 
 
 class TrainColumnsView(APIView):
@@ -51,12 +59,17 @@ class TrainColumnsView(APIView):
         """The columns of the list of trains that you see."""
         return Response({"columns": columns_shown(request.user)})
 
-    @extend_schema(request=ColumnsSerializer, responses={200: ColumnsSerializer, **errors(400, 401)})
+    @extend_schema(
+        request=ColumnsSerializer, responses={200: ColumnsSerializer, **errors(400, 401)}
+    )
     def put(self, request: Request) -> Response:
         """Choose the columns of the list of trains."""
         body = ColumnsSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        return Response({"columns": columns_choose(user=request.user, names=body.validated_data["columns"])})
+
+        return Response(
+            {"columns": columns_choose(user=request.user, names=body.validated_data["columns"])}
+        )
 
     @extend_schema(request=None, responses={200: ColumnsSerializer, **errors(401)})
     def delete(self, request: Request) -> Response:

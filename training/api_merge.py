@@ -16,14 +16,18 @@ from training.serializers import TrainMergedSerializer, TrainMergeSerializer
 
 class TrainMergeView(APIView):
     @extend_schema(
-        request=TrainMergeSerializer, responses={202: TrainMergedSerializer, **errors(400, 401, 403, 404, 507)}
+        request=TrainMergeSerializer,
+        responses={202: TrainMergedSerializer, **errors(400, 401, 403, 404, 507)},
     )
     def post(self, request: Request, pk: int) -> Response:
-        """Make what the train learned a model of the house, in the background: merged, and compared with what was
-        trained."""
+        """Make what the train learned a model of the house, in the background: merged, and compared
+        with what was trained."""
         run = train_or_404(request, pk)
         body = TrainMergeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         made = train_merge(run=run, by=reader(request), **body.validated_data)
         model = BaseModel.objects.with_related().get(pk=made.pk)
-        return Response(TrainMergedSerializer({"model": model}, context={"request": request}).data, status=202)
+
+        return Response(
+            TrainMergedSerializer({"model": model}, context={"request": request}).data, status=202
+        )

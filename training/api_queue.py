@@ -12,7 +12,12 @@ from training.api import reader, train_or_404
 from training.models import TrainRun
 from training.queue import queue_pause, queue_resume, queue_state, train_move, waiting
 from training.queue_page import queue_page
-from training.serializers import QueuePauseSerializer, QueueSerializer, TrainMoveSerializer, TrainSerializer
+from training.serializers import (
+    QueuePauseSerializer,
+    QueueSerializer,
+    TrainMoveSerializer,
+    TrainSerializer,
+)
 from training.worker import worker_state
 
 
@@ -32,6 +37,7 @@ def queue_answer(request: Request) -> Response:
         "places": page["places"],
         "stations": page["stations"],
     }
+
     return Response(QueueSerializer(answer).data)
 
 
@@ -43,12 +49,15 @@ class QueueView(APIView):
 
 
 class QueuePauseView(APIView):
-    @extend_schema(request=QueuePauseSerializer, responses={200: QueueSerializer, **errors(400, 401, 403)})
+    @extend_schema(
+        request=QueuePauseSerializer, responses={200: QueueSerializer, **errors(400, 401, 403)}
+    )
     def post(self, request: Request) -> Response:
         """Let no further train start; running trains continue. For operators."""
         body = QueuePauseSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         queue_pause(by=reader(request), reason=body.validated_data["reason"])
+
         return queue_answer(request)
 
 
@@ -61,11 +70,15 @@ class QueueResumeView(APIView):
 
 
 class TrainMoveView(APIView):
-    @extend_schema(request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
+    @extend_schema(
+        request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)}
+    )
     def post(self, request: Request, pk: int) -> Response:
-        """Move a waiting train in line: operators among all of its priority, others among their own."""
+        """Move a waiting train in line: operators among all of its priority, others among their
+        own."""
         run = train_or_404(request, pk)
         body = TrainMoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         run = train_move(run=run, by=reader(request), to=body.validated_data["to"])
+
         return Response(TrainSerializer(run).data)

@@ -29,7 +29,9 @@ class HitGroupSerializer(serializers.Serializer[Any]):
     kind = serializers.CharField(help_text="trains, datasets, models, methods or pages.")
     title = serializers.CharField()
     hits = HitSerializer(many=True)
-    more = serializers.CharField(help_text="The page with all hits of this kind; blank where they are all here.")
+    more = serializers.CharField(
+        help_text="The page with all hits of this kind; blank where they are all here."
+    )
 
 
 class SearchView(APIView):
@@ -46,8 +48,12 @@ class SearchView(APIView):
         operation_id="v1_search",
     )
     def get(self, request: Request) -> Response:
-        """Search trains, datasets, models, methods and pages. A few of each kind, the best first."""
+        """Search trains, datasets, models, methods and pages. A few of each kind, the best
+        first."""
         text = request.query_params.get("q", "")
         if "\x00" in text or len(text) > LONGEST_QUERY:
             raise UserError({"q": [f"Give a text of at most {LONGEST_QUERY} characters."]})
-        return Response([asdict(group) for group in search_everything(user=reader(request), text=text)])
+
+        return Response(
+            [asdict(group) for group in search_everything(user=reader(request), text=text)]
+        )

@@ -6,7 +6,11 @@ urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
     path("plan/", api.TrainPlanView.as_view(), name="api-trains-plan"),
     path("try-rewards/", api_rewards.RewardTrialView.as_view(), name="api-trains-try"),
-    path("try-rewards/<str:key>/", api_rewards.RewardTrialResultView.as_view(), name="api-trains-tried"),
+    path(
+        "try-rewards/<str:key>/",
+        api_rewards.RewardTrialResultView.as_view(),
+        name="api-trains-tried",
+    ),
     path("sample/", sample_views.SampleTrainView.as_view(), name="api-trains-sample"),
     path("bulk/", api_lists.TrainBulkView.as_view(), name="api-trains-bulk"),
     path("labels/", api_lists.TrainLabelsView.as_view(), name="api-trains-labels"),
@@ -18,7 +22,11 @@ urlpatterns = [
     path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
     path("<int:pk>/log/search/", api.TrainLogSearchView.as_view(), name="api-train-log-search"),
     path("<int:pk>/samples/", api.TrainSamplesView.as_view(), name="api-train-samples"),
-    path("<int:pk>/completions/", api_rewards.TrainCompletionsView.as_view(), name="api-train-completions"),
+    path(
+        "<int:pk>/completions/",
+        api_rewards.TrainCompletionsView.as_view(),
+        name="api-train-completions",
+    ),
     path("<int:pk>/checkpoints/", api.TrainCheckpointsView.as_view(), name="api-train-checkpoints"),
     path("<int:pk>/stop/", api.TrainStopView.as_view(), name="api-train-stop"),
     path("<int:pk>/save/", api.TrainSaveView.as_view(), name="api-train-save"),
@@ -28,5 +36,7 @@ urlpatterns = [
     path("<int:pk>/merge/", api_merge.TrainMergeView.as_view(), name="api-train-merge"),
     path("<int:pk>/model/", api.TrainModelView.as_view(), name="api-train-model"),
     path("<int:pk>/sharing/", api_sharing.TrainSharingView.as_view(), name="api-train-sharing"),
-    path("<int:pk>/hand-over/", api_sharing.TrainHandOverView.as_view(), name="api-train-hand-over"),
+    path(
+        "<int:pk>/hand-over/", api_sharing.TrainHandOverView.as_view(), name="api-train-hand-over"
+    ),
 ]

@@ -1,4 +1,5 @@
-"""A new train that begins with the weights of another's checkpoint, with other values and a fresh optimizer."""
+"""A new train that begins with the weights of another's checkpoint, with other values and a fresh
+optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +26,14 @@ from models_app.models import BaseModel
 from training.models import TrainRun
 
 # What belongs to the train that is left: where its optimizer was, and how far.
-LEFT_BEHIND = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", MANIFEST)
+LEFT_BEHIND = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    MANIFEST,
+)
 # A request reads so much of a checkpoint; the engine reads all of it before it begins.
 HASHED_BYTES = 1 << 30
 # Values that give the weights their shape.
@@ -40,39 +48,62 @@ class Origin:
     step: int
 
 
-def branch_check(origin: Origin, *, method: TrainingMethod, base_model: BaseModel, parameters: dict[str, Any]) -> Path:
+def branch_check(
+    origin: Origin, *, method: TrainingMethod, base_model: BaseModel, parameters: dict[str, Any]
+) -> Path:
     """The checkpoint to begin with. Raises UserError by field where the weights would not fit."""
     errors: dict[str, list[str]] = {}
+
     if method.is_custom or origin.run.method.recipe != method.recipe:
-        errors["method"] = [f"Train #{origin.run.pk} is of another kind: its weights do not fit {method.name}."]
+        errors["method"] = [
+            f"Train #{origin.run.pk} is of another kind: its weights do not fit {method.name}."
+        ]
+
     if base_model.pk != origin.run.base_model_id:
-        errors["base_model"] = [f"Train #{origin.run.pk} has another base model, {origin.run.base_model.name}."]
+        errors["base_model"] = [
+            f"Train #{origin.run.pk} has another base model, {origin.run.base_model.name}."
+        ]
+
     for name in SHAPE:
         there = origin.run.parameters.get(name)
-        if parameters.get(name) != there and (name == "adapter" or parameters.get("adapter") == "lora"):
-            errors[name] = [f"Has to stay {there}, as in train #{origin.run.pk}, whose weights it begins with."]
-    folder = next((folder for step, folder in checkpoints(origin.run.directory) if step == origin.step), None)
+        if parameters.get(name) != there and (
+            name == "adapter" or parameters.get("adapter") == "lora"
+        ):
+            errors[name] = [
+                f"Has to stay {there}, as in train #{origin.run.pk}, whose weights it begins with."
+            ]
+
+    folder = next(
+        (folder for step, folder in checkpoints(origin.run.directory) if step == origin.step), None
+    )
     if folder is None or not checkpoint_is_whole(folder, at_most=HASHED_BYTES):
-        errors["branch_step"] = [f"Train #{origin.run.pk} has no whole checkpoint of step {origin.step:,} any more."]
+        errors["branch_step"] = [
+            f"Train #{origin.run.pk} has no whole checkpoint of step {origin.step:,} any more."
+        ]
+
     if errors or folder is None:
         raise UserError(errors)
+
     return folder
 
 
 def branch_prepare(checkpoint: Path) -> Path:
-    """A sealed folder with the checkpoint's weights, to be moved into a run directory. The files are linked: the train
-    that they are from may prune or delete its own."""
+    """A sealed folder with the checkpoint's weights, to be moved into a run directory. The files
+    are linked: the train that they are from may prune or delete its own."""
     folder = runs_folder() / f".branch-{uuid.uuid4().hex}"
     folder.mkdir(parents=True, mode=0o700)
+
     try:
         for path in sorted(checkpoint.iterdir()):
             if path.is_file() and path.name not in LEFT_BEHIND:
                 _link(path, folder / path.name)
+
         # The same files: to read gigabytes of them again is not for a request to wait for.
         checkpoint_seal(folder, checkpoint_manifest(checkpoint))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
     return folder
 
 

@@ -1,8 +1,9 @@
-"""The table of known metrics: which charts there are, where they stand, and how their values are written.
+"""The table of known metrics: which charts there are, where they stand, and how their values are
+written.
 
-A metric that the table does not know gets a chart of its own, under a heading made of its prefix ("rewards/margin":
-Rewards). The page's script reads the same table, so that a metric that appears while a train runs has its chart.
-"""
+A metric that the table does not know gets a chart of its own, under a heading made of its prefix
+("rewards/margin": Rewards). The page's script reads the same table, so that a metric that appears
+while a train runs has its chart."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from engine.recipes.registry import LOSS, Objective
 
 @dataclass(frozen=True)
 class Chart:
-    """`train` and `eval` name the metrics of the two lines; or every metric that begins with `prefix` and ends with
-    `suffix` is a line. `band`: the metric whose value is drawn above and below the train line.
+    """`train` and `eval` name the metrics of the two lines; or every metric that begins with
+    `prefix` and ends with `suffix` is a line. `band`: the metric whose value is drawn above and
+    below the train line.
 
-    `place` is "main", "side" or "row" (at the top of the page), or "" (below, under `heading`). `axis` names what the
-    y axis measures. kind says how values are written: loss, rate, share, value (may be negative), number. `limit` names
-    the reference line of training.charts.limits_of, labelled `limit_label`.
-    """
+    `place` is "main", "side" or "row" (at the top of the page), or "" (below, under `heading`).
+    `axis` names what the y axis measures. kind says how values are written: loss, rate, share,
+    value (may be negative), number. `limit` names the reference line of training.charts.limits_of,
+    labelled `limit_label`."""
 
     name: str
     title: str
@@ -59,11 +61,25 @@ TRAINING = (
         limit="max_grad_norm",
         limit_label="clip",
     ),
-    Chart("tokens_per_second", "Speed", "tokens_per_second", place="side", unit="tok/s", axis="tokens/s"),
+    Chart(
+        "tokens_per_second",
+        "Speed",
+        "tokens_per_second",
+        place="side",
+        unit="tok/s",
+        axis="tokens/s",
+    ),
 )
 
 QUALITY = (
-    Chart("perplexity", "Perplexity", eval="eval_perplexity", heading="Quality", kind="loss", axis="perplexity"),
+    Chart(
+        "perplexity",
+        "Perplexity",
+        eval="eval_perplexity",
+        heading="Quality",
+        kind="loss",
+        axis="perplexity",
+    ),
     Chart(
         "accuracy",
         "Token accuracy",
@@ -74,7 +90,15 @@ QUALITY = (
         axis="% of tokens",
         log=False,
     ),
-    Chart("entropy", "Entropy", "entropy", "eval_entropy", heading="Quality", kind="loss", axis="nats a token"),
+    Chart(
+        "entropy",
+        "Entropy",
+        "entropy",
+        "eval_entropy",
+        heading="Quality",
+        kind="loss",
+        axis="nats a token",
+    ),
 )
 
 REWARDS = (
@@ -236,7 +260,14 @@ PREFERENCE = (
 
 POLICY = (
     Chart(
-        "kl", "KL from the reference", "kl", "eval_kl", heading="Policy", kind="loss", axis="nats a token", log=False
+        "kl",
+        "KL from the reference",
+        "kl",
+        "eval_kl",
+        heading="Policy",
+        kind="loss",
+        axis="nats a token",
+        log=False,
     ),
     Chart(
         "clip_ratio",
@@ -247,7 +278,15 @@ POLICY = (
         axis="% of tokens",
         log=False,
     ),
-    Chart("policy_loss", "Policy loss", "policy_loss", heading="Policy", kind="loss", axis="loss", log=False),
+    Chart(
+        "policy_loss",
+        "Policy loss",
+        "policy_loss",
+        heading="Policy",
+        kind="loss",
+        axis="loss",
+        log=False,
+    ),
     Chart("value_loss", "Value loss", "value_loss", heading="Policy", kind="loss", axis="loss"),
     Chart(
         "explained_variance",
@@ -258,7 +297,9 @@ POLICY = (
         axis="explained",
         log=False,
     ),
-    Chart("return", "Mean return", "return", heading="Policy", kind="value", axis="reward", log=False),
+    Chart(
+        "return", "Mean return", "return", heading="Policy", kind="value", axis="reward", log=False
+    ),
 )
 
 ANSWERS = (
@@ -298,7 +339,14 @@ ANSWERS = (
 )
 
 DEVICE = (
-    Chart("samples_per_second", "Rows a second", "samples_per_second", heading="Device", unit="rows/s", axis="rows/s"),
+    Chart(
+        "samples_per_second",
+        "Rows a second",
+        "samples_per_second",
+        heading="Device",
+        unit="rows/s",
+        axis="rows/s",
+    ),
     Chart(
         "peak_memory_gb",
         "Peak memory",
@@ -373,6 +421,11 @@ def charts_table(objective: Objective = LOSS) -> list[dict[str, Any]]:
         for chart in CHARTS
         if chart.name not in REWARD_PLACES
     ]
-    order = {heading: index for index, heading in enumerate(("Rewards", "Policy", "Answers", "Training", "Quality"))}
+
+    order = {
+        heading: index
+        for index, heading in enumerate(("Rewards", "Policy", "Answers", "Training", "Quality"))
+    }
     rest.sort(key=lambda chart: order.get(chart.heading, len(order)))
+
     return [asdict(chart) for chart in [*top, *rest]]

@@ -1,4 +1,5 @@
-"""Evaluation Data: the page, and what its script asks for beside the API: short series, judgement, answers, CSV."""
+"""Evaluation Data: the page, and what its script asks for beside the API: short series, judgement,
+answers, CSV."""
 
 from __future__ import annotations
 
@@ -58,13 +59,16 @@ class SeriesView(View):
     """Of the steps `from` to `to`, or of the whole train."""
 
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
-        return JsonResponse(series_of(train_for_part_or_404(request, pk), steps=steps_asked(request)))
+        return JsonResponse(
+            series_of(train_for_part_or_404(request, pk), steps=steps_asked(request))
+        )
 
 
 def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
     ends = [request.GET.get(name, "") for name in ("from", "to")]
     if not all(end.isdecimal() and len(end) < 16 for end in ends):
         return None
+
     first, last = map(int, ends)
     return (first, last) if first <= last else None
 
@@ -93,7 +97,9 @@ class CompletionsView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_for_part_or_404(request, pk)
         return render(
-            request, "training/_completions.html", {"run": run} | completions_of(run, request.GET.get("step", ""))
+            request,
+            "training/_completions.html",
+            {"run": run} | completions_of(run, request.GET.get("step", "")),
         )
 
 
@@ -118,13 +124,18 @@ def csv_lines(run: TrainRun) -> Iterator[str]:
     names: dict[str, None] = {}
     for values in run.metrics.values_list("values", flat=True).iterator(chunk_size=2000):
         names |= dict.fromkeys(values)
+
     writer = csv.writer(_Line())
     yield writer.writerow(["step", "epoch", "split", "time", *(cell(name) for name in names)])
     rows = run.metrics.values_list("step", "epoch", "split", "time", "values")
+
     for step, epoch, split, time, values in rows.iterator(chunk_size=2000):
-        yield writer.writerow([step, epoch, cell(split), time, *(cell(values.get(name)) for name in names)])
+        yield writer.writerow(
+            [step, epoch, cell(split), time, *(cell(values.get(name)) for name in names)]
+        )
 
 
 def cell(value: Any) -> Any:
-    """Numbers as they are; text that a spreadsheet would run as a formula is quoted with an apostrophe."""
+    """Numbers as they are; text that a spreadsheet would run as a formula is quoted with an
+    apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

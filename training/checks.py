@@ -15,4 +15,5 @@ def health_thresholds(app_configs: Any, **options: Any) -> list[CheckMessage]:
         thresholds_read(settings.HEALTH_THRESHOLDS)
     except ValueError as error:
         return [Error(f"DEEPEXTENSION_HEALTH: {error}", id="training.E001")]
+
     return []

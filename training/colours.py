@@ -1,9 +1,8 @@
 """Which colour a train has in a comparison.
 
-There are five colours; a sixth train takes one of them with a dashed line. A train's colour follows from its number, so
-that it is the same in most comparisons, and stays with it when others are added or taken out: the address of a
-comparison carries the colours along.
-"""
+There are five colours; a sixth train takes one of them with a dashed line. A train's colour follows
+from its number, so that it is the same in most comparisons, and stays with it when others are added
+or taken out: the address of a comparison carries the colours along."""
 
 from __future__ import annotations
 
@@ -20,16 +19,18 @@ def colours_parse(text: str, ids: Iterable[int]) -> dict[int, int]:
         slot = int(part) if part.isascii() and part.isdigit() and len(part) < 3 else 0
         if 1 <= slot <= SLOTS and slot not in chosen.values():
             chosen[pk] = slot
+
     return chosen
 
 
 def colours_choose(ids: Iterable[int], chosen: Mapping[int, int]) -> dict[int, int]:
-    """{id: slot} for every one of `ids`: those chosen already, and for each other one the first free slot from its own
-    on. Slots 1 to COLOURS are plain, the others dashed."""
+    """{id: slot} for every one of `ids`: those chosen already, and for each other one the first
+    free slot from its own on. Slots 1 to COLOURS are plain, the others dashed."""
     slots = {pk: chosen[pk] for pk in ids if pk in chosen}
     for pk in sorted(ids):
         if pk not in slots:
             slots[pk] = _free(pk, set(slots.values()))
+
     return {pk: slots[pk] for pk in ids}
 
 

@@ -12,8 +12,8 @@ from training.models import TrainListColumns
 
 @dataclass(frozen=True)
 class Column:
-    """`css`: what its cells' classes end in. `sort`: what ?ordering= calls it. The train's name is always shown and is
-    none of these."""
+    """`css`: what its cells' classes end in. `sort`: what ?ordering= calls it. The train's name is
+    always shown and is none of these."""
 
     name: str
     title: str
@@ -54,6 +54,7 @@ def columns_shown(user: Any) -> list[str]:
     chosen = TrainListColumns.objects.filter(user=user.pk).first()
     if chosen is None:
         return [column.name for column in COLUMNS if column.by_default]
+
     return [name for name in NAMES if name in chosen.columns]
 
 
@@ -61,7 +62,10 @@ def columns_choose(*, user: Any, names: Iterable[str]) -> list[str]:
     """Show these columns from now on. Raises UserError for one that there is not."""
     wanted = set(names)
     if unknown := sorted(wanted - set(NAMES)):
-        raise UserError({"columns": [f"There is no column {unknown[0][:40]!r}. There are: {', '.join(NAMES)}."]})
+        raise UserError(
+            {"columns": [f"There is no column {unknown[0][:40]!r}. There are: {', '.join(NAMES)}."]}
+        )
+
     shown = [name for name in NAMES if name in wanted]
     TrainListColumns.objects.update_or_create(user=user, defaults={"columns": shown})
     return shown

@@ -31,10 +31,18 @@ POINTS_A_SERIES = 1000
 
 
 def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
-    """In the order of `ids`; one that does not exist or is a stranger's makes the whole page a 404."""
-    found = TrainRun.objects.visible_to(reader).with_related().select_related("evaluation_dataset").in_bulk(ids)
+    """In the order of `ids`; one that does not exist or is a stranger's makes the whole page a
+    404."""
+    found = (
+        TrainRun.objects.visible_to(reader)
+        .with_related()
+        .select_related("evaluation_dataset")
+        .in_bulk(ids)
+    )
+
     if len(found) < len(ids):
         raise Http404
+
     return [found[pk] for pk in ids]
 
 
@@ -49,14 +57,17 @@ def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
     by_id = {str(run.pk): run for run in trains}
     if chosen in by_id:
         return by_id[chosen]
+
     origins = [by_id[str(run.copied_from_id)] for run in trains if str(run.copied_from_id) in by_id]
     return origins[0] if origins else trains[0]
 
 
 def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
-    """A train as chips, charts, table heads and answers show it. `without`: the address of the page without it."""
+    """A train as chips, charts, table heads and answers show it. `without`: the address of the page
+    without it."""
     slot = colours[run.pk]
     rest = [pk for pk in colours if pk != run.pk]
+
     return {
         "run": run,
         "colour": colour_of(slot),
@@ -72,17 +83,26 @@ class CompareView(View):
         ids = ids_parse(",".join([request.GET.get("ids", ""), *request.GET.getlist("id")]))
         # Asked before the database is: thousands of ids are no comparison.
         trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
-        colours = colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids)) if trains else {}
+        colours = (
+            colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids))
+            if trains
+            else {}
+        )
+
         context: dict[str, Any] = {
             "trains": trains,
             "ids": ids,
             "too_many": len(ids) > MOST_TRAINS,
             "most": MOST_TRAINS,
             "search": request.GET.get("search", "")[:200],
-            "offered": self.offered(reader, ids if trains else [], colours) if len(ids) < MOST_TRAINS else [],
+            "offered": self.offered(reader, ids if trains else [], colours)
+            if len(ids) < MOST_TRAINS
+            else [],
         }
+
         if "choose" in request.GET or not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
             return render(request, "training/compare_choose.html", context)
+
         baseline = baseline_of(trains, request.GET.get("baseline", ""))
         settings = setting_rows(trains, baseline)
         columns = [column_make(run, colours) for run in trains]
@@ -114,9 +134,12 @@ class CompareView(View):
                 "active": any(not run.ended for run in trains),
             },
         }
+
         return render(request, "training/compare.html", context)
 
-    def offered(self, reader: User, ids: list[int], colours: dict[int, int]) -> list[tuple[TrainRun, str]]:
+    def offered(
+        self, reader: User, ids: list[int], colours: dict[int, int]
+    ) -> list[tuple[TrainRun, str]]:
         """Further trains to add, newest first, each with the address of the page with it."""
         visible = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
         matching = TrainFilter({"search": self.request.GET.get("search", "")}, queryset=visible).qs
@@ -124,6 +147,7 @@ class CompareView(View):
         newest = list(matching.values_list("pk", flat=True)[:OFFERED_TRAINS])
         found = TrainRun.objects.with_related().in_bulk(newest)
         rows = [found[pk] for pk in newest if pk in found]
+
         return [(run, address([*ids, run.pk], colours)) for run in rows]
 
 
@@ -132,5 +156,8 @@ class CompareSeriesView(View):
         ids = ids_parse(request.GET.get("ids", ""))
         if len(ids) > MOST_TRAINS:
             raise Http404
+
         trains = trains_of(reader_of(request), ids)
-        return JsonResponse({str(run.pk): series_of(run, most_points=POINTS_A_SERIES) for run in trains})
+        return JsonResponse(
+            {str(run.pk): series_of(run, most_points=POINTS_A_SERIES) for run in trains}
+        )

@@ -1,4 +1,5 @@
-"""Which datasets a method can train on: one choice a dataset, whose versions are chosen beside it."""
+"""Which datasets a method can train on: one choice a dataset, whose versions are chosen beside
+it."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ class DatasetFit:
 
 def datasets_visible(reader: Reader) -> list[Dataset]:
     """Every version of every dataset that is not archived, of a dataset the newest first."""
-    return list(Dataset.objects.visible_to(reader).filter(archived_at=None).order_by("-version", "-pk"))
+    return list(
+        Dataset.objects.visible_to(reader).filter(archived_at=None).order_by("-version", "-pk")
+    )
 
 
 def choices_make(
@@ -64,6 +67,7 @@ def choices_make(
         if not fitting:
             unfit.append(members[0])
             continue
+
         is_chosen = chosen is not None and chosen.family == family and chosen in fitting
         current = chosen if is_chosen and chosen is not None else fitting[0]
         choices.append(DatasetChoice(current, [_version(dataset) for dataset in fitting]))
@@ -74,7 +78,10 @@ def choices_make(
 
 def _version(dataset: Dataset) -> VersionChoice:
     made = made_by(dataset) or "as it was uploaded"
-    return VersionChoice(dataset, f"v{dataset.version}: {made[:1].lower()}{made[1:]}, {dataset.good_row_count:,} rows")
+    return VersionChoice(
+        dataset,
+        f"v{dataset.version}: {made[:1].lower()}{made[1:]}, {dataset.good_row_count:,} rows",
+    )
 
 
 def fit_of(dataset: Dataset, method: TrainingMethod) -> DatasetFit:
@@ -85,11 +92,18 @@ def fit_of(dataset: Dataset, method: TrainingMethod) -> DatasetFit:
     if dataset.status != Dataset.Status.READY or dataset.archived_at is not None:
         return DatasetFit(False, reason, "Open the dataset", dataset.get_absolute_url())
 
-    readiness = next((item for item in readiness_of(dataset) if item["recipe"] == method.recipe), None)
-    reason = (
-        f"{method.name} cannot learn from {dataset.title}. Each row needs {method.needs[:1].lower()}{method.needs[1:]}."
+    readiness = next(
+        (item for item in readiness_of(dataset) if item["recipe"] == method.recipe), None
     )
+    reason = (
+        f"{method.name} cannot learn from {dataset.title}. Each row needs "
+        f"{method.needs[:1].lower()}{method.needs[1:]}."
+    )
+
     if readiness is not None and readiness["state"] == "repair":
         after = readiness["text"].removeprefix("After: ").rstrip(".")
-        return DatasetFit(False, reason, f"Make a version: {after}", f"{dataset.get_absolute_url()}#ready")
+        return DatasetFit(
+            False, reason, f"Make a version: {after}", f"{dataset.get_absolute_url()}#ready"
+        )
+
     return DatasetFit(False, reason, "Choose or upload another dataset", reverse("datasets:list"))

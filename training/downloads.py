@@ -1,4 +1,5 @@
-"""A finished model as one ZIP file, made while it is sent: nothing is kept in memory or written to disk."""
+"""A finished model as one ZIP file, made while it is sent: nothing is kept in memory or written to
+disk."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ def model_download(run: TrainRun) -> StreamingHttpResponse:
     folder = run.directory / MODEL
     if not folder.is_dir():
         raise Http404("This train has no model yet.")
+
     response = StreamingHttpResponse(zip_stream(folder), content_type="application/zip")
     response["Content-Disposition"] = f'attachment; filename="{file_stem(run)}.zip"'
     response["X-Content-Type-Options"] = "nosniff"
+
     return response
 
 
@@ -33,7 +36,8 @@ def file_stem(run: TrainRun) -> str:
 
 
 class _Outbox:
-    """A file that only takes writes and hands them on, as ZipFile wants it for unseekable output."""
+    """A file that only takes writes and hands them on, as ZipFile wants it for unseekable
+    output."""
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
@@ -55,8 +59,12 @@ def zip_stream(folder: Path) -> Iterator[bytes]:
     outbox = _Outbox()
     with zipfile.ZipFile(cast(IO[Any], outbox), "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            with archive.open(str(path.relative_to(folder)), "w", force_zip64=True) as entry, path.open("rb") as source:
+            with (
+                archive.open(str(path.relative_to(folder)), "w", force_zip64=True) as entry,
+                path.open("rb") as source,
+            ):
                 while block := source.read(BLOCK):
                     entry.write(block)
                     yield from outbox.take()
+
     yield from outbox.take()

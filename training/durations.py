@@ -11,7 +11,10 @@ def run_seconds(run: TrainRun) -> float | None:
     """How long the train has run or ran, all attempts together; None for one that never started."""
     if run.started_at is None:
         return run.earlier_seconds or None
-    return run.earlier_seconds + ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+
+    return (
+        run.earlier_seconds + ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+    )
 
 
 def run_progress(run: TrainRun) -> float | None:

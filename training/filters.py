@@ -20,7 +20,9 @@ class TrainFilter(ListFilter):
     base_model = django_filters.CharFilter(field_name="base_model__slug")
     dataset = django_filters.CharFilter(field_name="dataset__slug")
     label = django_filters.CharFilter(method="show_labelled", label="A label of the train")
-    dataset_label = django_filters.CharFilter(method="show_dataset_labelled", label="A label of the dataset")
+    dataset_label = django_filters.CharFilter(
+        method="show_dataset_labelled", label="A label of the dataset"
+    )
     owner = django_filters.CharFilter(field_name="owner__username")
     shared = django_filters.BooleanFilter()
     since = django_filters.DateFilter(field_name="created_at", lookup_expr="date__gte")
@@ -55,6 +57,8 @@ class TrainFilter(ListFilter):
     def show_labelled(self, rows: QuerySet[TrainRun], name: str, value: str) -> QuerySet[TrainRun]:
         return rows.filter(pk__in=TrainLabel.objects.filter(name__iexact=value).values("run"))
 
-    def show_dataset_labelled(self, rows: QuerySet[TrainRun], name: str, value: str) -> QuerySet[TrainRun]:
+    def show_dataset_labelled(
+        self, rows: QuerySet[TrainRun], name: str, value: str
+    ) -> QuerySet[TrainRun]:
         labelled: Any = Dataset.objects.filter(labels__name__iexact=value)
         return rows.filter(dataset__in=labelled.values("pk"))

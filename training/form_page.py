@@ -1,4 +1,5 @@
-"""What the new-train page shows: controls with their errors and fixes, choices, and why others are none."""
+"""What the new-train page shows: controls with their errors and fixes, choices, and why others are
+none."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ def with_missing(preview: dict[str, Any], draft: Draft) -> dict[str, Any]:
     """The preview with what the draft could not find."""
     if not draft.missing:
         return preview
+
     return preview | {"ok": False, "errors": preview["errors"] | draft.missing}
 
 
@@ -46,16 +48,20 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         modules=draft.base_model.linear_modules if draft.base_model else [],
         device=(preview["worker"]["device"] or {}).get("kind", "cpu"),
     )
+
     errors = preview["errors"]
+
     for name, control in controls.items():
         control.errors = errors.get(name, [])
         control.warning = preview["warnings"].get(name, "")
         control.fixes = preview["fixes"].get(name, [])
+
     groups = groups_make(controls)
     options = method_options(draft.method)
     models, datasets = base_models_of(draft.reader), datasets_visible(draft.reader)
     choices, unfit = choices_make(datasets, draft.method, draft.dataset)
     evaluation_choices, _ = choices_make(datasets, draft.method, draft.evaluation_dataset)
+
     return {
         "draft": draft,
         "method": draft.method,
@@ -66,7 +72,9 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "errors": errors,
         "posted": posted,
         "elsewhere": {
-            name: texts for name, texts in errors.items() if name not in controls and name not in INGREDIENTS
+            name: texts
+            for name, texts in errors.items()
+            if name not in controls and name not in INGREDIENTS
         },
         "problems": _problems(controls, preview),
         "models": models,
@@ -98,9 +106,16 @@ def choice_of(choices: list[DatasetChoice], dataset: Dataset | None) -> DatasetC
 def _problems(controls: dict[str, Control], preview: dict[str, Any]) -> list[dict[str, str]]:
     """The list in the summary: errors first, each a link to its field."""
     titles = INGREDIENTS | {name: control.field.title for name, control in controls.items()}
-    found = [{"kind": kind, "name": name} for kind in ("errors", "warnings") for name in preview[kind]]
+    found = [
+        {"kind": kind, "name": name} for kind in ("errors", "warnings") for name in preview[kind]
+    ]
+
     return [
-        {"kind": item["kind"].removesuffix("s"), "name": item["name"], "title": titles.get(item["name"], "This train")}
+        {
+            "kind": item["kind"].removesuffix("s"),
+            "name": item["name"],
+            "title": titles.get(item["name"], "This train"),
+        }
         for item in found
     ]
 
@@ -109,26 +124,46 @@ def explanations(draft: Draft) -> list[str]:
     """Why a copy cannot be run just as it was: what became of its method, model and data since."""
     origin = draft.origin
     texts = []
+
     if draft.method.retired_at is not None:
-        texts.append(f"{draft.method.name} is no longer offered, so a new train needs another method.")
+        texts.append(
+            f"{draft.method.name} is no longer offered, so a new train needs another method."
+        )
+
     if origin is None:
         return texts
+
     if origin.base_model.archived_at is not None:
-        texts.append(f"The base model of train #{origin.pk}, {origin.base_model.name}, is archived.")
+        texts.append(
+            f"The base model of train #{origin.pk}, {origin.base_model.name}, is archived."
+        )
     elif origin.base_model.status != BaseModel.Status.READY or not origin.base_model.path.is_dir():
-        texts.append(f"The files of {origin.base_model.name}, the base model of train #{origin.pk}, are gone.")
+        texts.append(
+            f"The files of {origin.base_model.name}, the base model of train #{origin.pk}, are "
+            "gone."
+        )
+
     used = [data for data in (origin.dataset, origin.evaluation_dataset) if data is not None]
     obstacles = [(data, dataset_obstacle(data, draft.method)) for data in used]
-    texts += [f"Train #{origin.pk} used {data.name}. {reason}" for data, reason in obstacles if reason]
+    texts += [
+        f"Train #{origin.pk} used {data.name}. {reason}" for data, reason in obstacles if reason
+    ]
+
     if dropped := sorted(name for name in origin.parameters if name not in draft.fields):
         texts.append(f"{draft.method.name} no longer has {', '.join(dropped)}.")
+
     if origin.method_id == draft.method.pk and origin.method_version != draft.method.version:
-        texts.append(f"{draft.method.name} was changed since train #{origin.pk}; values that it had are kept.")
+        texts.append(
+            f"{draft.method.name} was changed since train #{origin.pk}; values that it had are "
+            "kept."
+        )
+
     return texts
 
 
 def model_facts(model: BaseModel) -> dict[str, Any]:
-    """What stands beside the choice: weights, context, chat template; and the layers that LoRA can target."""
+    """What stands beside the choice: weights, context, chat template; and the layers that LoRA can
+    target."""
     return {
         "name": model.name,
         "parameters": model.parameter_count,
@@ -152,7 +187,10 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def page_data(
-    models: list[BaseModel], choices: list[DatasetChoice], preview: dict[str, Any], controls: dict[str, Control]
+    models: list[BaseModel],
+    choices: list[DatasetChoice],
+    preview: dict[str, Any],
+    controls: dict[str, Control],
 ) -> dict[str, Any]:
     """What the script needs to answer while somebody types."""
     return {
@@ -163,7 +201,9 @@ def page_data(
             for version in choice.versions
         },
         "activeWhen": {
-            name: control.field.active_when for name, control in controls.items() if control.field.active_when
+            name: control.field.active_when
+            for name, control in controls.items()
+            if control.field.active_when
         },
         "titles": INGREDIENTS | {name: control.field.title for name, control in controls.items()},
         "preview": preview,

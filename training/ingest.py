@@ -31,26 +31,29 @@ LARGEST = 1 << 53
 def ingest(run: TrainRun) -> int:
     """Store what the engine wrote since the last call and return the number of new events.
 
-    Everything goes in with one transaction, and only while `run.attempt` is the train's attempt: a supervisor that
-    was overtaken writes nothing.
-    """
+    Everything goes in with one transaction, and only while `run.attempt` is the train's attempt: a
+    supervisor that was overtaken writes nothing."""
     found = 0
-    # Of a file that is not the one that was read, all is read: what is known counts once, by its seq.
+    # Of a file that is not the one that was read, all is read: what is known counts once, by its
+    # seq.
     start = 0 if _is_another_file(run) else run.events_offset
+
     while True:
         events, offset = read_events(run.directory, start)
         if offset == start:
             return found
+
         found += _store(run, [event for event in events if event["seq"] > run.last_seq], offset)
         start = offset
 
 
 def _is_another_file(run: TrainRun) -> bool:
-    """Whether events.jsonl was cut, or removed and begun anew, since it was read: it ends before the place up to which
-    it was read, or no line ends there."""
+    """Whether events.jsonl was cut, or removed and begun anew, since it was read: it ends before
+    the place up to which it was read, or no line ends there."""
     offset = run.events_offset
     if not offset:
         return False
+
     try:
         with (run.directory / EVENTS).open("rb") as stream:
             stream.seek(offset - 1)
@@ -60,38 +63,50 @@ def _is_another_file(run: TrainRun) -> bool:
 
 
 def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
-    # Worked out on a copy: where the database refuses, `run` still says what was stored, and the events are read again.
+    # Worked out on a copy: where the database refuses, `run` still says what was stored, and the
+    # events are read again.
     batch = _Batch(copy.copy(run))
     for event in events:
         batch.add(event)
+
     fields = {name: getattr(batch.run, name) for name in batch.touched}
     with transaction.atomic():
         mine = TrainRun.objects.filter(pk=run.pk, attempt=run.attempt)
         if not mine.update(events_offset=offset, **fields):
             raise Overtaken(f"attempt {run.attempt} of train {run.pk} was overtaken")
+
         for step, seq in batch.rewound:
             rewind(run, step, seq)
+
         MetricRow.objects.bulk_create(batch.rows, ignore_conflicts=True)
         if batch.rows or batch.rewound:
             stretches_grow(run, batch.run.last_seq)
+
         Sample.objects.bulk_create(batch.samples, ignore_conflicts=True)
         for checkpoint in batch.checkpoints:
-            Checkpoint.objects.update_or_create(run=run, step=checkpoint.pop("step"), defaults=checkpoint)
+            Checkpoint.objects.update_or_create(
+                run=run, step=checkpoint.pop("step"), defaults=checkpoint
+            )
+
         if batch.pruned:
             run.checkpoints.filter(step__in=batch.pruned).update(kept=False)
+
     for name, value in fields.items():
         setattr(run, name, value)
+
     run.events_offset = offset
     return len(events)
 
 
 def rewind(run: TrainRun, step: int, seq: int) -> None:
-    """Take away what earlier attempts told before event `seq` about steps after `step`; 0: all of it."""
+    """Take away what earlier attempts told before event `seq` about steps after `step`; 0: all of
+    it."""
     beyond = Q(step__gt=step or -1)
     gone = run.metrics.filter(beyond, seq__lt=seq)
     if (first := gone.aggregate(first=Min("seq"))["first"]) is not None:
         stretches_rewind(run, first)
         gone.delete()
+
     run.samples.filter(beyond | Q(stage="after"), seq__lt=seq).delete()
     run.checkpoints.filter(beyond).delete()
 
@@ -101,7 +116,8 @@ class Overtaken(RuntimeError):
 
 
 class _Batch:
-    """What a block of events changes: rows to insert, and fields of the train, set on `run` and named in `touched`."""
+    """What a block of events changes: rows to insert, and fields of the train, set on `run` and
+    named in `touched`."""
 
     def __init__(self, run: TrainRun) -> None:
         self.run = run
@@ -124,16 +140,23 @@ class _Batch:
         event = storable(event)
         if (lost := event["seq"] - self.run.last_seq - 1) > 0:
             self.set(record_gaps=gap_opened(self.run, lost))
+
         self.set(last_seq=event["seq"])
         kind = event["type"]
         if kind in ENDINGS:
-            self.set(outcome={key: value for key, value in event.items() if key not in ("v", "seq")})
-            self.set(facts=attempt_end(self.run.facts, event["time"]), eta_seconds=None, eta_basis="")
+            self.set(
+                outcome={key: value for key, value in event.items() if key not in ("v", "seq")}
+            )
+            self.set(
+                facts=attempt_end(self.run.facts, event["time"]), eta_seconds=None, eta_basis=""
+            )
             return
+
         try:
             self.handlers[kind](event)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            # Only a custom method writes such events; one that cannot be read is no reason to lose the others.
+            # Only a custom method writes such events; one that cannot be read is no reason to lose
+            # the others.
             self.warning(
                 {
                     "seq": event["seq"],
@@ -155,6 +178,7 @@ class _Batch:
     def started(self, event: dict[str, Any]) -> None:
         facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
         step = bounded(event.get("resumed_from") or 0)
+
         if event.get("resumed_from") is not None:
             facts["seams"] = self.went_on(step, event)
 
@@ -165,20 +189,31 @@ class _Batch:
         self.set(facts=self.run.facts | facts, total_steps=bounded(event.get("total_steps") or 0))
 
     def went_on(self, step: int, event: dict[str, Any]) -> list[list[float]]:
-        """A later attempt goes on after `step`. Returns the seams of the curve: [step, Unix seconds]."""
+        """A later attempt goes on after `step`. Returns the seams of the curve: [step, Unix
+        seconds]."""
         self.rewound.append((step, event["seq"]))
         self.rows = [row for row in self.rows if 0 < step >= row.step]
-        self.samples = [sample for sample in self.samples if 0 < step >= sample.step and sample.stage != "after"]
+        self.samples = [
+            sample for sample in self.samples if 0 < step >= sample.step and sample.stage != "after"
+        ]
         self.checkpoints = [found for found in self.checkpoints if found["step"] <= step]
         measured = [(row.step, row.values) for row in self.rows if row.split == "eval"]
+
         if step:
-            measured += self.run.metrics.filter(split="eval", step__lte=step).values_list("step", "values")
+            measured += self.run.metrics.filter(split="eval", step__lte=step).values_list(
+                "step", "values"
+            )
+
         self.set(record_gaps=gaps_rewound(self.run, step))
-        self.set(step=step, curve=[point for point in self.run.curve if point[0] <= step], outcome={})
+        self.set(
+            step=step, curve=[point for point in self.run.curve if point[0] <= step], outcome={}
+        )
         self.set(best_value=None, best_step=None, last_evaluation={}, eta_seconds=None)
+
         for at, values in sorted(measured, key=lambda found: found[0]):
             self.set(last_evaluation=self.run.last_evaluation | values)
             self.best(at, values.get(self.run.objective.evaluation))
+
         kept = [seam for seam in self.run.facts.get("seams", []) if seam[0] < step]
         return [*kept, [step, event["time"]]] if step else []
 
@@ -188,17 +223,28 @@ class _Batch:
         epoch = float(event.get("epoch") or 0)
         self.rows.append(
             MetricRow(
-                run=self.run, seq=event["seq"], step=step, epoch=epoch, split=split, time=event["time"], values=values
+                run=self.run,
+                seq=event["seq"],
+                step=step,
+                epoch=epoch,
+                split=split,
+                time=event["time"],
+                values=values,
             )
         )
+
         if split == "eval":
             self.set(last_evaluation=self.run.last_evaluation | values)
             self.set(facts=self.run.facts | {"evaluated_at": step})
             self.best(step, values.get(self.run.objective.evaluation))
             return
+
         if self.run.record_gaps:
             self.set(record_gaps=gap_closed(self.run, step))
-        self.set(last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch)
+
+        self.set(
+            last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch
+        )
         self.set(last_step_at=moment(event["time"]))
         self.set(curve=grown(self.run.curve, step, values.get(self.run.objective.train)))
         self.estimate(event["time"])
@@ -206,6 +252,7 @@ class _Batch:
     def best(self, step: int, value: float | None) -> None:
         if value is None:
             return
+
         best, higher = self.run.best_value, self.run.objective.higher_is_better
         if best is None or (value > best if higher else value < best):
             self.set(best_value=value, best_step=step)
@@ -246,6 +293,7 @@ class _Batch:
                 "time": event["time"],
             }
         )
+
         self.pruned += [int(step) for step in event.get("pruned", [])]
 
     def warning(self, event: dict[str, Any]) -> None:
@@ -258,18 +306,21 @@ def numbers(values: Any) -> dict[str, float | None]:
     return {
         str(name)[:100]: value
         for name, value in dict(values).items()
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+        if value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
     }
 
 
 def number_or_none(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    is_number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    )
     return float(value) if is_number else None
 
 
 def moment(seconds: float) -> datetime.datetime:
-    """Unix seconds as a moment, never one to come: the engine's clock may be another machine's. Raises OverflowError or
-    ValueError for one that no calendar has."""
+    """Unix seconds as a moment, never one to come: the engine's clock may be another machine's.
+    Raises OverflowError or ValueError for one that no calendar has."""
     return min(datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC), timezone.now())
 
 
@@ -278,19 +329,21 @@ def bounded(value: Any) -> int:
     number = int(value)
     if not 0 <= number < LARGEST:
         raise ValueError(f"{str(value)[:40]} is no count")
+
     return number
 
 
 def grown(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:
-    """The curve with one more point, evenly spaced and never over CURVE_POINTS; its last point is the latest step.
+    """The curve with one more point, evenly spaced and never over CURVE_POINTS; its last point is
+    the latest step.
 
-    The first gap is the spacing: a point closer than that to the one before is replaced by the next, and when the
-    curve is full every second point goes, which doubles the spacing.
-    """
+    The first gap is the spacing: a point closer than that to the one before is replaced by the
+    next, and when the curve is full every second point goes, which doubles the spacing."""
     if loss is None:
         return curve
     if len(curve) > 2 and curve[-1][0] - curve[-2][0] < curve[1][0] - curve[0][0]:
         return [*curve[:-1], [step, loss]]
     if len(curve) >= CURVE_POINTS:
         curve = curve[::2]
+
     return [*curve, [step, loss]]

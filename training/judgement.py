@@ -1,7 +1,7 @@
 """One plain sentence on how a train goes, with the number it rests on.
 
-Rules of thumb, in order. Where there is too little to go by there is no verdict, and the sentence says what is missing.
-"""
+Rules of thumb, in order. Where there is too little to go by there is no verdict, and the sentence
+says what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from training.models import TrainRun
 Status = TrainRun.Status
 Points = list[tuple[int, float]]
 
-# Fewer held-out rows say little of all others: with 20, one row that is answered differently moves a share by 5 %.
+# Fewer held-out rows say little of all others: with 20, one row that is answered differently moves
+# a share by 5 %.
 FEWEST_HELD_OUT_ROWS = 20
 FEWEST_EVALUATIONS = 2
 FEWEST_POINTS = 6
@@ -48,9 +49,12 @@ def judgement_of(run: TrainRun) -> Judgement:
     objective = run.objective
     evaluations = [
         (step, float(values[objective.evaluation]))
-        for step, values in run.metrics.filter(split="eval").order_by("seq").values_list("step", "values")
+        for step, values in run.metrics.filter(split="eval")
+        .order_by("seq")
+        .values_list("step", "values")
         if values.get(objective.evaluation) is not None
     ]
+
     points = [(int(step), float(value)) for step, value in run.curve]
     if not points and not evaluations:
         return nothing_yet(run)
@@ -60,6 +64,7 @@ def judgement_of(run: TrainRun) -> Judgement:
     if objective.higher_is_better and not broken:
         same = run.last_metrics.get("frac_reward_zero_std")
         return judge_rewards(points, evaluations, same=same, status=run.status)
+
     held_out = run.facts.get("eval_rows")
     return judge(points, evaluations, held_out=held_out, broken=broken, status=run.status)
 
@@ -69,6 +74,7 @@ def nothing_yet(run: TrainRun) -> Judgement:
         return Judgement("none", "Nothing to judge.", "This train logged no step.")
     if run.first_started_at is None:
         return Judgement("none", "Nothing to judge yet.", "It has not started.")
+
     return Judgement("none", "Nothing to judge yet.", "It has not logged a step.")
 
 
@@ -80,8 +86,8 @@ def judge(
     broken: bool = False,
     status: str = Status.RUNNING,
 ) -> Judgement:
-    """`losses` and `evaluations` as (step, loss) in order; `held_out`: rows that evaluations are measured on, None
-    where that is not known; `broken` where the latest loss was not a number."""
+    """`losses` and `evaluations` as (step, loss) in order; `held_out`: rows that evaluations are
+    measured on, None where that is not known; `broken` where the latest loss was not a number."""
     if broken:
         return Judgement(
             "bad",
@@ -92,22 +98,29 @@ def judge(
     if len(evaluations) >= FEWEST_EVALUATIONS:
         if held_out is None or held_out < FEWEST_HELD_OUT_ROWS:
             return _too_few_rows(evaluations, held_out)
+
         return _by_evaluations(losses, evaluations, status)
+
     if len(losses) >= FEWEST_POINTS:
         return _by_losses(losses, is_measured=bool(evaluations))
+
     return _too_early(losses, status)
 
 
-def judge_rewards(rewards: Points, evaluations: Points, *, same: float | None, status: str) -> Judgement:
-    """`rewards` and `evaluations` as (step, reward) in order; `same`: the share of prompts whose answers were all worth
-    the same at the latest step."""
+def judge_rewards(
+    rewards: Points, evaluations: Points, *, same: float | None, status: str
+) -> Judgement:
+    """`rewards` and `evaluations` as (step, reward) in order; `same`: the share of prompts whose
+    answers were all worth the same at the latest step."""
     if len(rewards) < FEWEST_POINTS:
         return _too_early(rewards, status)
+
     if same is not None and same >= ALL_SAME:
         return Judgement(
             "warn",
             "Nothing is learned.",
-            f"At the latest step {same:.0%} of prompts had answers that were all worth the same: the task may be too "
+            f"At the latest step {same:.0%} of prompts had answers that were all worth the same: "
+            "the task may be too "
             "hard or too easy, or the temperature too low.",
         )
 
@@ -115,21 +128,32 @@ def judge_rewards(rewards: Points, evaluations: Points, *, same: float | None, s
     spread = max(abs(value) for _, value in rewards) or 1.0
     text = f"It went from {begin:.2f} to {end:.2f}"
     beside = ""
+
     if len(evaluations) > 1:
-        beside = f" On held-out prompts it went from {evaluations[0][1]:.2f} to {evaluations[-1][1]:.2f}."
+        beside = (
+            f" On held-out prompts it went from {evaluations[0][1]:.2f} to "
+            f"{evaluations[-1][1]:.2f}."
+        )
 
     change = end - begin
     if abs(change) <= max(REWARD_STEP * spread, ERRORS * error):
-        return Judgement("none", "The reward has not changed clearly.", f"{text}, within its noise.{beside}")
+        return Judgement(
+            "none", "The reward has not changed clearly.", f"{text}, within its noise.{beside}"
+        )
+
     if change > 0:
         return Judgement("good", "The reward rises.", f"{text}.{beside}")
-    return Judgement("warn", "The reward falls.", f"{text}: a lower learning rate may help.{beside}")
+
+    return Judgement(
+        "warn", "The reward falls.", f"{text}: a lower learning rate may help.{beside}"
+    )
 
 
 def _too_early(points: Points, status: str) -> Judgement:
     steps = points[-1][0] if points else 0
     if status in TrainRun.ENDED:
         return Judgement("none", "Too short to judge.", f"It made {counted(steps, 'step')}.")
+
     return Judgement("none", "Too early to say.", f"{counted(steps, 'step')} so far.")
 
 
@@ -137,8 +161,10 @@ def _too_few_rows(evaluations: Points, held_out: int | None) -> Judgement:
     """What was measured, without a verdict."""
     first, last = evaluations[0][1], evaluations[-1][1]
     went = f"Eval loss went from {first:.3f} to {last:.3f}"
+
     if held_out is None:
         return Judgement("none", "No verdict.", f"{went}; on how many rows is not known.")
+
     rows = counted(held_out, "held-out row")
     return Judgement(
         "none",
@@ -157,8 +183,10 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
         return Judgement(
             "warn",
             "It has only got worse." if has_ended else "It gets worse.",
-            f"Eval loss was {best:.3f} before the first step and is {last:.3f} now: a lower learning rate may help.",
+            f"Eval loss was {best:.3f} before the first step and is {last:.3f} now: a lower "
+            "learning rate may help.",
         )
+
     if last > best * (1 + RISEN):
         return Judgement(
             "warn",
@@ -166,18 +194,23 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
             f"Eval loss was lowest at step {best_step:,} ({best:.3f}) and is {last:.3f} now: "
             "fewer epochs or a lower learning rate would help.",
         )
+
     if last >= first * (1 - LEVEL):
         return Judgement(
             "warn",
             "It learned little." if has_ended else "It has not learned yet.",
-            f"Eval loss went from {first:.3f} to {last:.3f}: a higher learning rate or more epochs may help.",
+            f"Eval loss went from {first:.3f} to {last:.3f}: a higher learning rate or more epochs "
+            "may help.",
         )
 
     fell = f"Eval loss fell from {first:.3f} to {last:.3f}"
     if abs(change) <= LEVEL * before:
         return Judgement(
-            "good", "It has levelled off.", f"{fell} and hardly moved at the end ({change_text(change, 3)})."
+            "good",
+            "It has levelled off.",
+            f"{fell} and hardly moved at the end ({change_text(change, 3)}).",
         )
+
     if change > 0:
         return Judgement(
             "none",
@@ -185,40 +218,53 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
             f"Eval loss rose by {change:.3f} at the last evaluation; best {best:.3f}.",
         )
 
-    headlines = {Status.FINISHED: "Went well.", Status.STOPPED: "Was still learning.", Status.FAILED: "Was learning."}
+    headlines = {
+        Status.FINISHED: "Went well.",
+        Status.STOPPED: "Was still learning.",
+        Status.FAILED: "Was learning.",
+    }
+
     closing = " More epochs may still help." if status == Status.FINISHED else ""
     return Judgement(
         "good",
         headlines.get(Status(status), "Looks healthy."),
-        f"{fell}, and was still falling ({change_text(change, 3)} at the last evaluation).{closing}",
+        f"{fell}, and was still falling ({change_text(change, 3)} at the last "
+        f"evaluation).{closing}",
     )
 
 
 def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
     begin, end, error = _ends(losses)
     beside = "" if is_measured else " Nothing is held out, so whether it memorises cannot be told."
+
     if abs(end - begin) <= max(LEVEL * abs(begin), ERRORS * error):
         return Judgement(
             "none",
             "The loss has not changed clearly.",
             f"Train loss went from {begin:.3f} to {end:.3f}, within its noise.{beside}",
         )
+
     if end > begin:
         return Judgement(
             "warn",
             "The loss rises.",
-            f"It was {begin:.3f} over the first points and is {end:.3f} over the last: a lower learning rate may help.",
+            f"It was {begin:.3f} over the first points and is {end:.3f} over the last: a lower "
+            "learning rate may help.",
         )
-    return Judgement("good", "The loss falls.", f"Train loss fell from {begin:.3f} to {end:.3f}.{beside}")
+
+    return Judgement(
+        "good", "The loss falls.", f"Train loss fell from {begin:.3f} to {end:.3f}.{beside}"
+    )
 
 
 def _ends(points: Points) -> tuple[float, float, float]:
     """Means of the first and of the last third, and the standard error of their difference.
 
-    The error is of what the values do from one point to the next: a steady fall within a third is no noise.
-    """
+    The error is of what the values do from one point to the next: a steady fall within a third is
+    no noise."""
     values = [value for _, value in points]
     third = max(2, len(values) // 3)
     steps = [after - before for before, after in itertools.pairwise(values)]
     noise = variance(steps) / 2 if len(steps) > 1 else 0.0
+
     return fmean(values[:third]), fmean(values[-third:]), (2 * noise / third) ** 0.5

@@ -1,4 +1,5 @@
-"""Labels of trains: words that people sort and find trains by. Each person's words are their own."""
+"""Labels of trains: words that people sort and find trains by. Each person's words are their
+own."""
 
 from __future__ import annotations
 
@@ -20,17 +21,23 @@ MOST_SUGGESTIONS = 200
 
 
 def labels_clean(words: Iterable[str]) -> list[str]:
-    """Each word once, upper and lower case alike; a comma separates words. Raises UserError {"labels": […]}."""
+    """Each word once, upper and lower case alike; a comma separates words. Raises UserError
+    {"labels": […]}."""
     found: dict[str, str] = {}
     for text in words:
         for part in str(text).split(","):
             word = clean_label(part, limit=LONGEST_LABEL + 1)
             if len(word) > LONGEST_LABEL:
-                raise UserError({"labels": [f"“{word[:20]}…” is too long: {LONGEST_LABEL} characters at most."]})
+                raise UserError(
+                    {"labels": [f"“{word[:20]}…” is too long: {LONGEST_LABEL} characters at most."]}
+                )
+
             if word:
                 found.setdefault(word.lower(), word)
+
     if len(found) > MOST_LABELS:
         raise UserError({"labels": [f"A train can have {MOST_LABELS} labels at most."]})
+
     return list(found.values())
 
 
@@ -45,22 +52,28 @@ def labels_set(*, run: TrainRun, by: User, labels: Iterable[str]) -> None:
     """Exactly these labels."""
     owner_check(run, by)
     wanted = _spelled_as_before(run, labels_clean(labels))
+
     with transaction.atomic():
         run.labels.exclude(name__in=wanted).delete()
         _labels_write(run, wanted)
+
     _forget_prefetched(run)
 
 
-def labels_change(*, run: TrainRun, by: User, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+def labels_change(
+    *, run: TrainRun, by: User, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> None:
     """Add some labels and take others away; the rest stay. Raises UserError for too many."""
     owner_check(run, by)
     gone = {word.lower() for word in labels_clean(remove)}
+
     with transaction.atomic():
         present = list(run.labels.values_list("name", flat=True))
         kept = [name for name in present if name.lower() not in gone]
         wanted = labels_clean([*kept, *_spelled_as_before(run, labels_clean(add))])
         run.labels.exclude(name__in=wanted).delete()
         _labels_write(run, wanted)
+
     _forget_prefetched(run)
 
 
@@ -70,8 +83,15 @@ def labels_begin(run: TrainRun, labels: list[str]) -> None:
 
 
 def _spelled_as_before(run: TrainRun, words: list[str]) -> list[str]:
-    """The words as the owner has written them on other trains, so that Pets and pets stay one label."""
-    own = TrainLabel.objects.filter(run__owner=run.owner_id).order_by().values_list("name", flat=True).distinct()
+    """The words as the owner has written them on other trains, so that Pets and pets stay one
+    label."""
+    own = (
+        TrainLabel.objects.filter(run__owner=run.owner_id)
+        .order_by()
+        .values_list("name", flat=True)
+        .distinct()
+    )
+
     known = {name.lower(): name for name in own}
     return [known.get(word.lower(), word) for word in words]
 

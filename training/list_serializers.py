@@ -18,13 +18,20 @@ class BulkRequestSerializer(StrictSerializer):
         choices=ACTIONS, help_text="stop: those that wait or run. delete: those that have ended."
     )
     ids = serializers.ListField(
-        child=serializers.IntegerField(min_value=1, max_value=LARGEST_ID), min_length=1, max_length=MOST_TRAINS
+        child=serializers.IntegerField(min_value=1, max_value=LARGEST_ID),
+        min_length=1,
+        max_length=MOST_TRAINS,
     )
     labels = serializers.ListField(
-        child=serializers.CharField(max_length=400), required=False, default=list, max_length=100,
+        child=serializers.CharField(max_length=400),
+        required=False,
+        default=list,
+        max_length=100,
         help_text="For label and unlabel.",
-    )  # fmt: skip
-    check_only = serializers.BooleanField(default=False, help_text="Say what would happen, and change nothing.")
+    )
+    check_only = serializers.BooleanField(
+        default=False, help_text="Say what would happen, and change nothing."
+    )
 
 
 class BulkItemSerializer(serializers.Serializer[Any]):
@@ -45,5 +52,7 @@ class LabelSerializer(serializers.Serializer[Any]):
 
 class ColumnsSerializer(StrictSerializer):
     columns = serializers.ListField(
-        child=serializers.ChoiceField(choices=NAMES), max_length=len(NAMES), help_text="Those that are shown."
+        child=serializers.ChoiceField(choices=NAMES),
+        max_length=len(NAMES),
+        help_text="Those that are shown.",
     )

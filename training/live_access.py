@@ -67,6 +67,7 @@ class Access:
             self.visible_sql, self.visible_parameters = visible.values("pk").query.sql_with_params()
         except EmptyResultSet:
             return None
+
         after = self._read_state()
         return after if after == before else None
 
@@ -74,9 +75,11 @@ class Access:
         """None where the session is over, its user is gone, or the train is not visible."""
         now = connection.ops.adapt_datetimefield_value(timezone.now())
         parameters = (self.user_id, self.session, now, *self.visible_parameters)
+
         with connection.cursor() as cursor:
             cursor.execute(_state_sql() + f" AND EXISTS ({self.visible_sql})", parameters)
             row: tuple[Any, ...] | None = cursor.fetchone()
+
         return row
 
 
@@ -93,7 +96,9 @@ def _state_sql() -> str:
         f"FROM {own} WHERE user_id = u.id",
         f"FROM {of_groups} WHERE group_id IN ({mine})",
     ]
+
     counts = ", ".join(f"(SELECT COUNT(*) {part}), (SELECT MAX(id) {part})" for part in parts)
+
     return (
         f"SELECT s.session_data, u.*, {counts} "  # noqa: S608
         f"FROM {Session._meta.db_table} s JOIN {User._meta.db_table} u ON u.id = %s "

@@ -1,10 +1,9 @@
 """What the open pages of a train ask twice a second, read once for all of them.
 
-The API's view reads and renders the same rows for every page. Here an answer is made of what was read at most
-FRESH_SECONDS ago, without the rest of the middleware and the view. Who asks is looked up each time: the session, its
-user, and whether that user may see the train. So whoever signed out, was deactivated or lost the right to a train gets
-no more of it, and the view says why.
-"""
+The API's view reads and renders the same rows for every page. Here an answer is made of what was
+read at most FRESH_SECONDS ago, without the rest of the middleware and the view. Who asks is looked
+up each time: the session, its user, and whether that user may see the train. So whoever signed out,
+was deactivated or lost the right to a train gets no more of it, and the view says why."""
 
 from __future__ import annotations
 
@@ -28,7 +27,8 @@ from training.serializers import LIVE_NEEDS, METRIC_COLUMNS, live_state
 
 PATH = re.compile(r"/api/v1/trains/([0-9]{1,18})/metrics/")
 QUESTION = re.compile(r"after=([0-9]{1,18})")
-# How long the headers of a session's answer are kept. Not how long it is let in: that is asked each time.
+# How long the headers of a session's answer are kept. Not how long it is let in: that is asked each
+# time.
 HEADERS_SECONDS = 10
 FRESH_SECONDS = 0.2
 # A page that comes back from a rest asks for more, and is answered by the view.
@@ -62,43 +62,66 @@ class LiveAnswersMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if (question := _question(request)) is None:
             return self.get_response(request)
+
         who, pk, after = question
         now = time.monotonic()
         visit = self.visits.get((who, pk))
         if visit is not None and visit.until > now and visit.access.allows(request):
             body = self._train(pk).answer(after)
             if body is not None:
-                return HttpResponse(body, headers=visit.headers | {"Content-Length": str(len(body))})
+                return HttpResponse(
+                    body, headers=visit.headers | {"Content-Length": str(len(body))}
+                )
 
         response = self.get_response(request)
         if response.status_code == 200:
             access = visit.access if visit is not None else Access(who[0], pk)
             self._keep((who, pk), _Visit(access, now + HEADERS_SECONDS, dict(response.items())))
+
         return response
 
     def _keep(self, key: tuple[Who, int], visit: _Visit) -> None:
         if len(self.visits) >= MOST_SESSIONS:
             now = time.monotonic()
-            self.visits = {key: kept for key, kept in self.visits.copy().items() if kept.until > now}
+            self.visits = {
+                key: kept for key, kept in self.visits.copy().items() if kept.until > now
+            }
+
         if len(self.visits) < MOST_SESSIONS:
             self.visits[key] = visit
 
     def _train(self, pk: int) -> _Train:
         if pk not in self.trains and len(self.trains) >= TRAINS_KEPT:
             self.trains = {}
+
         return self.trains.setdefault(pk, _Train(pk))
 
 
 def _question(request: HttpRequest) -> tuple[Who, int, int] | None:
     """(who asks, for which train, for what came after which event), if a page asks in a session."""
-    path, question = PATH.fullmatch(request.path_info), QUESTION.fullmatch(request.META.get("QUERY_STRING", ""))
+    path, question = (
+        PATH.fullmatch(request.path_info),
+        QUESTION.fullmatch(request.META.get("QUERY_STRING", "")),
+    )
     session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
-    if not path or not question or not session or request.method != "GET" or "HTTP_AUTHORIZATION" in request.META:
+    if (
+        not path
+        or not question
+        or not session
+        or request.method != "GET"
+        or "HTTP_AUTHORIZATION" in request.META
+    ):
         return None
+
     if len(session) > SESSION_CHARACTERS or request.META.get("HTTP_ACCEPT") not in ACCEPT:
         return None
+
     # Whatever else the answer depends on.
-    return (session, request.META.get("HTTP_HOST", ""), str(request.scheme)), int(path[1]), int(question[1])
+    return (
+        (session, request.META.get("HTTP_HOST", ""), str(request.scheme)),
+        int(path[1]),
+        int(question[1]),
+    )
 
 
 class _Train:
@@ -120,27 +143,35 @@ class _Train:
             if time.monotonic() - self.read_at > FRESH_SECONDS:
                 self._read()
                 self.read_at = time.monotonic()
+
             if not self.head or after < self.first:
                 return None
+
             at = bisect_right(self.seqs, after)
             last = self.seqs[-1] if at < len(self.seqs) else after
             return b'%b,"next":%d,"rows":[%b]}' % (self.head, last, b",".join(self.rows[at:]))
 
     def _read(self) -> None:
         run = TrainRun.objects.only(*LIVE_NEEDS, "attempt").filter(pk=self.pk).first()
-        self.head = b"" if run is None else _json({"status": run.status, "train": live_state(run)})[:-1]
+        self.head = (
+            b"" if run is None else _json({"status": run.status, "train": live_state(run)})[:-1]
+        )
+
         if run is None:
             return
+
         if run.attempt != self.attempt:
             # What an earlier attempt told may be taken back.
             last = run.metrics.aggregate(last=Max("seq"))["last"] or 0
             self.attempt, self.first, self.seqs, self.rows = run.attempt, last, [], []
+
         known = self.seqs[-1] if self.seqs else self.first
         new = list(run.metrics.filter(seq__gt=known).values(*METRIC_COLUMNS)[: ROWS_KEPT + 1])
         if len(new) > ROWS_KEPT:
             # More than pages that look on have missed: begin behind them.
             self.attempt, self.head = 0, b""
             return
+
         self.seqs += [row["seq"] for row in new]
         self.rows += map(_json, new)
         while len(self.rows) > ROWS_KEPT or sum(map(len, self.rows)) > BYTES_KEPT:

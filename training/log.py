@@ -1,4 +1,5 @@
-"""train.log by byte offset: a page reads pieces and searches stretches, never the whole file at once."""
+"""train.log by byte offset: a page reads pieces and searches stretches, never the whole file at
+once."""
 
 from __future__ import annotations
 
@@ -26,23 +27,29 @@ class LogPiece:
 
 @dataclass(frozen=True)
 class LogMatch:
-    """A line that holds what was searched: where it begins, in bytes, and its text, cut around the match."""
+    """A line that holds what was searched: where it begins, in bytes, and its text, cut around the
+    match."""
 
     offset: int
     text: str
 
 
-def log_search(run: TrainRun, words: str, offset: int = 0) -> tuple[list[LogMatch], int | None, int]:
-    """(matches, where to go on, size of the log) of a search from byte `offset` on, the case of Latin letters ignored.
+def log_search(
+    run: TrainRun, words: str, offset: int = 0
+) -> tuple[list[LogMatch], int | None, int]:
+    """(matches, where to go on, size of the log) of a search from byte `offset` on, the case of
+    Latin letters ignored.
 
     Ends after SEARCH_BYTES or MOST_MATCHES lines; None says that the end of the log was reached.
     """
     wanted = words.encode().lower()
     found: list[LogMatch] = []
+
     try:
         stream = (run.directory / LOG).open("rb")
     except FileNotFoundError:
         return found, None, 0
+
     with stream:
         size = stream.seek(0, 2)
         at, last = min(offset, size), min(size, offset + SEARCH_BYTES)
@@ -51,9 +58,11 @@ def log_search(run: TrainRun, words: str, offset: int = 0) -> tuple[list[LogMatc
             if not (block := stream.read(BLOCK_BYTES)):
                 # Cut meanwhile: there is nothing more to search.
                 return found, None, size
+
             # Whole lines, but for one that is longer than a block.
             if at + len(block) < size and (end := block.rfind(b"\n") + 1):
                 block = block[:end]
+
             lower, place = block.lower(), 0
             while (hit := lower.find(wanted, place)) >= 0:
                 begin, end = block.rfind(b"\n", 0, hit) + 1, block.find(b"\n", hit)
@@ -62,9 +71,12 @@ def log_search(run: TrainRun, words: str, offset: int = 0) -> tuple[list[LogMatc
                 text = block[cut : min(end, cut + LONGEST_LINE)].decode(errors="replace")
                 found.append(LogMatch(at + begin, ("…" if cut > begin else "") + text))
                 place = end + 1
+
                 if len(found) == MOST_MATCHES:
                     return found, at + place, size
+
             at += len(block)
+
     return found, at if at < size else None, size
 
 
@@ -82,6 +94,8 @@ def log_read(run: TrainRun, offset: int, limit: int = PIECE_BYTES) -> LogPiece:
             block = stream.read(limit)
     except FileNotFoundError:
         return LogPiece(0, 0, 0, "")
+
     if start + len(block) < size and (end := block.rfind(b"\n") + 1):
         block = block[:end]
+
     return LogPiece(start, start + len(block), size, block.decode(errors="replace"))

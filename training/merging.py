@@ -1,4 +1,5 @@
-"""What a train learned, made a model of the house: the base of further trains, and all that can be done with one."""
+"""What a train learned, made a model of the house: the base of further trains, and all that can be
+done with one."""
 
 from __future__ import annotations
 
@@ -26,18 +27,32 @@ def merge_obstacle(run: TrainRun) -> str:
     """Why no model can be made of this train, or nothing."""
     if not run.ended:
         return "This train has not ended yet."
+
     if run.method.is_custom:
-        return f"{run.method.name} is a custom program, whose result is not known to be a model of this kind."
+        return (
+            f"{run.method.name} is a custom program, whose result is not known to be a model "
+            "of "
+            "this kind."
+        )
+
     if run.method.recipe == "reward":
-        return "A reward model scores answers and writes none. Choose it as a reward of GRPO or PPO."
+        return (
+            "A reward model scores answers and writes none. Choose it as a reward of GRPO or PPO."
+        )
+
     if not (run.directory / MODEL).is_dir() and not merge_steps(run):
         return "This train left no model and no whole checkpoint."
+
     return ""
 
 
 def merge_steps(run: TrainRun) -> list[int]:
     """Steps of whole checkpoints, the newest first. Their files are looked at, not read."""
-    return [step for step, folder in checkpoints(run.directory) if checkpoint_is_whole(folder, hashes=False)]
+    return [
+        step
+        for step, folder in checkpoints(run.directory)
+        if checkpoint_is_whole(folder, hashes=False)
+    ]
 
 
 def models_of(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> QuerySet[BaseModel]:
@@ -47,22 +62,32 @@ def models_of(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> QueryS
 
 
 def train_merge(
-    *, run: TrainRun, by: User, name: str = "", checkpoint: int | None = None, precision: str = "auto"
+    *,
+    run: TrainRun,
+    by: User,
+    name: str = "",
+    checkpoint: int | None = None,
+    precision: str = "auto",
 ) -> BaseModel:
     """Add what the train learned to the models, in the background; it belongs to the train's owner.
 
-    `checkpoint`: the step of a kept one; None for the train's result. Raises UserError: by field, with code
-    wrong_state where the train left nothing, duplicate where the same model is there already.
-    """
+    `checkpoint`: the step of a kept one; None for the train's result. Raises UserError: by field,
+    with code wrong_state where the train left nothing, duplicate where the same model is there
+    already."""
     owner_check(run, by)
+
     if obstacle := merge_obstacle(run):
         raise UserError(obstacle, code="wrong_state")
     if precision not in PRECISIONS:
         raise UserError({"precision": [f"Choose one of {', '.join(PRECISIONS)}."]})
     if checkpoint is not None and checkpoint not in merge_steps(run):
         raise UserError({"checkpoint": [f"There is no whole checkpoint of step {checkpoint:,}."]})
+
     if checkpoint is None and not (run.directory / MODEL).is_dir():
-        raise UserError({"checkpoint": ["This train left no model. Choose one of its checkpoints."]})
+        raise UserError(
+            {"checkpoint": ["This train left no model. Choose one of its checkpoints."]}
+        )
+
     require_disk(run.base_model.size_bytes)
 
     with transaction.atomic():

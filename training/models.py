@@ -41,7 +41,8 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
         ).prefetch_related("labels")
 
     def told(self) -> TrainRunQuerySet:
-        """With what the API tells of a train, and no more of what it is made of: pages ask every second."""
+        """With what the API tells of a train, and no more of what it is made of: pages ask every
+        second."""
         return (
             self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset")
             .only(
@@ -93,47 +94,84 @@ class TrainRun(Owned):
         Dataset, models.PROTECT, null=True, blank=True, related_name="evaluated_trains"
     )
     parameters = models.JSONField(help_text="Every value, defaults included.")
-    defaults = models.JSONField(default=dict, help_text="The method's defaults on the day of the start.")
+    defaults = models.JSONField(
+        default=dict, help_text="The method's defaults on the day of the start."
+    )
     system_prompt = models.TextField(blank=True)
-    copied_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="copies")
-    branched_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="branches")
-    branch_step = models.BigIntegerField(null=True, blank=True, help_text="The step whose weights it began with.")
+    copied_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="copies"
+    )
+    branched_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="branches"
+    )
+    branch_step = models.BigIntegerField(
+        null=True, blank=True, help_text="The step whose weights it began with."
+    )
     # Null and not "": the constraint below lets any number of trains have no key.
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
 
     # How it waits, see training.queue.
     priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
-    place = models.FloatField(default=0, help_text="The order in line among those of the same priority.")
-    after = models.ForeignKey(
-        "self", models.SET_NULL, null=True, blank=True, related_name="followers", help_text="Starts once that finished."
+    place = models.FloatField(
+        default=0, help_text="The order in line among those of the same priority."
     )
-    planned_rows = models.BigIntegerField(default=0, help_text="Rows that it will learn from, repeats counted.")
+    after = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="followers",
+        help_text="Starts once that finished.",
+    )
+    planned_rows = models.BigIntegerField(
+        default=0, help_text="Rows that it will learn from, repeats counted."
+    )
 
     # Where it stands. `status` is written by transition() alone.
-    status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True)
+    status = models.CharField(
+        max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True
+    )
     attempt = models.PositiveIntegerField(default=1)
     phase = models.CharField(max_length=30, blank=True)
     discards = models.BooleanField(default=False, help_text="Its stop saves nothing.")
     step = models.BigIntegerField(default=0)
     total_steps = models.BigIntegerField(default=0)
     epoch = models.FloatField(default=0)
-    eta_seconds = models.FloatField(null=True, blank=True, help_text="Estimated at eta_at: how long until the end.")
+    eta_seconds = models.FloatField(
+        null=True, blank=True, help_text="Estimated at eta_at: how long until the end."
+    )
     eta_at = models.DateTimeField(null=True, blank=True)
-    eta_basis = models.CharField(max_length=200, blank=True, help_text="What the estimate includes, in words.")
-    last_step_at = models.DateTimeField(null=True, blank=True, help_text="When the latest step was logged.")
-    last_metrics = models.JSONField(default=dict, help_text="The latest value of every train metric.")
-    last_evaluation = models.JSONField(default=dict, help_text="The latest value of every evaluation metric.")
+    eta_basis = models.CharField(
+        max_length=200, blank=True, help_text="What the estimate includes, in words."
+    )
+    last_step_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the latest step was logged."
+    )
+    last_metrics = models.JSONField(
+        default=dict, help_text="The latest value of every train metric."
+    )
+    last_evaluation = models.JSONField(
+        default=dict, help_text="The latest value of every evaluation metric."
+    )
     curve = models.JSONField(
         default=list, help_text="[[step, value of the objective]], at most 64 points, for the list."
     )
-    best_value = models.FloatField(null=True, blank=True, help_text="The best evaluation by the method's objective.")
+    best_value = models.FloatField(
+        null=True, blank=True, help_text="The best evaluation by the method's objective."
+    )
     best_step = models.BigIntegerField(null=True, blank=True)
-    facts = models.JSONField(default=dict, help_text="What the engine said when it started: device, versions, rows.")
+    facts = models.JSONField(
+        default=dict, help_text="What the engine said when it started: device, versions, rows."
+    )
     outcome = models.JSONField(default=dict, help_text="What the engine said when it ended.")
     warnings = models.JSONField(default=list)
-    events_offset = models.BigIntegerField(default=0, help_text="Bytes of events.jsonl already read.")
+    events_offset = models.BigIntegerField(
+        default=0, help_text="Bytes of events.jsonl already read."
+    )
     last_seq = models.BigIntegerField(default=0)
-    record_gaps = models.JSONField(default=list, help_text="What is missing of its events, see training.record.")
+    record_gaps = models.JSONField(
+        default=list, help_text="What is missing of its events, see training.record."
+    )
 
     # Why it failed, in words a person can act on.
     error_code = models.CharField(max_length=40, blank=True)
@@ -144,7 +182,9 @@ class TrainRun(Owned):
     worker = models.CharField(max_length=200, blank=True)
     # The machine whose worker runs it, or ran it last.
     host = models.CharField(max_length=200, blank=True)
-    process = models.CharField(max_length=60, blank=True, help_text="The supervisor's, see core.processes.")
+    process = models.CharField(
+        max_length=60, blank=True, help_text="The supervisor's, see core.processes."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -160,7 +200,9 @@ class TrainRun(Owned):
         verbose_name = "train"
         ordering: ClassVar = ["-id"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="one_train_an_idempotency_key")
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"], name="one_train_an_idempotency_key"
+            )
         ]
 
     def __str__(self) -> str:
@@ -190,12 +232,14 @@ class TrainRun(Owned):
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left of the latest estimate now, 0 once it is used up; None where nothing is estimated.
+        """What is left of the latest estimate now, 0 once it is used up; None where nothing is
+        estimated.
 
-        A train that stops ends sooner than was estimated, and one that waits or has ended needs no estimate.
-        """
+        A train that stops ends sooner than was estimated, and one that waits or has ended needs no
+        estimate."""
         if self.status != self.Status.RUNNING or self.eta_seconds is None:
             return None
+
         passed = (timezone.now() - self.eta_at).total_seconds() if self.eta_at else 0.0
         return max(0.0, self.eta_seconds - passed)
 
@@ -205,27 +249,31 @@ class TrainRun(Owned):
         phases = self.facts.get("phases") or []
         if self.attempt > 1 and phases:
             return datetime.fromtimestamp(phases[0][1], tz=UTC)
+
         return self.started_at
 
     def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
-        """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this caller won.
+        """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this
+        caller won.
 
-        Loses (False, nothing written) where somebody else has moved the train on since it was read, or where
-        `attempt` is given and has been overtaken. Going back to the queue is the next attempt. Raises
-        IllegalTransition for a move the machine does not have.
-        """
+        Loses (False, nothing written) where somebody else has moved the train on since it was read,
+        or where `attempt` is given and has been overtaken. Going back to the queue is the next
+        attempt. Raises IllegalTransition for a move the machine does not have."""
         if to not in self.TRANSITIONS[self.Status(self.status)]:
             raise IllegalTransition(f"A train cannot go from {self.status} to {to}.")
+
         rows = type(self).objects.filter(pk=self.pk, status=self.status)
         if attempt is not None:
             rows = rows.filter(attempt=attempt)
         if to == self.Status.QUEUED:
             values["attempt"] = self.attempt + 1
+
         won = rows.update(status=to, **values) == 1
         if won:
             self.status = to
             for name, value in values.items():
                 setattr(self, name, value)
+
         return won
 
 
@@ -237,7 +285,9 @@ class TrainLabel(models.Model):
 
     class Meta:
         ordering: ClassVar = ["name"]
-        constraints: ClassVar = [models.UniqueConstraint("run", Lower("name"), name="one_row_a_train_and_label")]
+        constraints: ClassVar = [
+            models.UniqueConstraint("run", Lower("name"), name="one_row_a_train_and_label")
+        ]
         indexes: ClassVar = [models.Index(fields=["name"], name="trains_by_label")]
 
     def __str__(self) -> str:
@@ -248,7 +298,9 @@ class TrainListColumns(models.Model):
     """How somebody wants to see the list of trains."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    columns = models.JSONField(default=list, help_text="Names of the columns that are shown, see training.columns.")
+    columns = models.JSONField(
+        default=list, help_text="Names of the columns that are shown, see training.columns."
+    )
 
     def __str__(self) -> str:
         return f"{self.user}: {', '.join(self.columns)}"
@@ -258,7 +310,9 @@ class TrainQueue(models.Model):
     """The one row that says whether trains start."""
 
     paused_at = models.DateTimeField(null=True, blank=True)
-    paused_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
+    paused_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     reason = models.CharField(max_length=200, blank=True)
 
     class Meta:
@@ -293,7 +347,9 @@ class Notice(models.Model):
     class Meta:
         ordering: ClassVar = ["pk"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["run", "attempt", "way"], name="one_notice_an_attempt_and_way")
+            models.UniqueConstraint(
+                fields=["run", "attempt", "way"], name="one_notice_an_attempt_and_way"
+            )
         ]
 
     def __str__(self) -> str:
@@ -313,10 +369,14 @@ class MetricRow(models.Model):
 
     class Meta:
         ordering: ClassVar = ["seq"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "seq"], name="one_row_a_seq")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "seq"], name="one_row_a_seq")
+        ]
         # The few that were measured, among a million that were trained.
         indexes: ClassVar = [
-            models.Index(fields=["run", "seq"], condition=models.Q(split="eval"), name="measured_rows")
+            models.Index(
+                fields=["run", "seq"], condition=models.Q(split="eval"), name="measured_rows"
+            )
         ]
 
 
@@ -333,12 +393,15 @@ class MetricStretch(models.Model):
     class Meta:
         ordering: ClassVar = ["size", "number"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["run", "size", "number"], name="one_stretch_a_size_and_number")
+            models.UniqueConstraint(
+                fields=["run", "size", "number"], name="one_stretch_a_size_and_number"
+            )
         ]
 
 
 class Sample(models.Model):
-    """What the model said to a prompt: a held-out one before and after, or one it learned from at `step`."""
+    """What the model said to a prompt: a held-out one before and after, or one it learned from at
+    `step`."""
 
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="samples")
     seq = models.BigIntegerField()
@@ -350,27 +413,38 @@ class Sample(models.Model):
     text = models.TextField(blank=True)
     tokens = models.PositiveIntegerField(default=0)
     stopped = models.BooleanField(
-        null=True, help_text="Whether the answer ended by itself; false where it was cut at the longest sample answer."
+        null=True,
+        help_text="Whether the answer ended by itself; false where it was cut at the longest "
+        "sample answer.",
     )
-    rewards = models.JSONField(default=dict, help_text="{function: score}, null where there was none.")
+    rewards = models.JSONField(
+        default=dict, help_text="{function: score}, null where there was none."
+    )
     advantage = models.FloatField(
-        null=True, help_text="How much better it was than the other answers to its prompt; GRPO learns by it."
+        null=True,
+        help_text="How much better it was than the other answers to its prompt; GRPO learns by it.",
     )
 
     class Meta:
         ordering: ClassVar = ["index", "seq"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "seq"], name="one_sample_a_seq")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "seq"], name="one_sample_a_seq")
+        ]
 
 
 class Checkpoint(models.Model):
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="checkpoints")
     step = models.BigIntegerField()
     epoch = models.FloatField(default=0)
-    value = models.FloatField(null=True, blank=True, help_text="The evaluation by the method's objective.")
+    value = models.FloatField(
+        null=True, blank=True, help_text="The evaluation by the method's objective."
+    )
     size_bytes = models.BigIntegerField(default=0)
     time = models.FloatField()
     kept = models.BooleanField(default=True)
 
     class Meta:
         ordering: ClassVar = ["-step"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "step"], name="one_checkpoint_a_step")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["run", "step"], name="one_checkpoint_a_step")
+        ]

@@ -1,9 +1,10 @@
-"""Word of a train's end by e-mail and to a webhook: tried again while nobody takes it, and told once.
+"""Word of a train's end by e-mail and to a webhook: tried again while nobody takes it, and told
+once.
 
-A notice is a row, written in the same transaction as the end that it tells of; one row an attempt and way. Whoever
-sends it takes it first by a conditional UPDATE, so that of two senders one does. Where a sender dies between sending
-and writing so down the notice goes out again, with the same id: a receiver that remembers ids hears nothing twice.
-"""
+A notice is a row, written in the same transaction as the end that it tells of; one row an attempt
+and way. Whoever sends it takes it first by a conditional UPDATE, so that of two senders one does.
+Where a sender dies between sending and writing so down the notice goes out again, with the same id:
+a receiver that remembers ids hears nothing twice."""
 
 from __future__ import annotations
 
@@ -37,10 +38,12 @@ Way = Notice.Way
 def notices_make(run: TrainRun) -> None:
     """Note down whom to tell of the end of this train. Inside the transaction that ends it."""
     ways = []
+
     if settings.WEBHOOK_URL:
         ways.append(Way.WEBHOOK)
     if settings.MAIL_FROM and run.owner is not None and notices_wanted(run.owner):
         ways.append(Way.MAIL)
+
     if ways:
         rows = [Notice(run=run, attempt=run.attempt, status=run.status, way=way) for way in ways]
         Notice.objects.bulk_create(rows, ignore_conflicts=True)
@@ -60,19 +63,25 @@ def notices_enqueue() -> None:
 def notices_send() -> int:
     """Send what is due and return how many were taken."""
     sent = 0
-    for notice in due().select_related("run__owner", "run__method", "run__base_model", "run__dataset"):
+    for notice in due().select_related(
+        "run__owner", "run__method", "run__base_model", "run__dataset"
+    ):
         pause = PAUSES[min(notice.tries, len(PAUSES) - 1)]
         mine = Notice.objects.filter(pk=notice.pk, tries=notice.tries, sent_at=None)
         if not mine.update(tries=F("tries") + 1, next_at=timezone.now() + pause):
             continue
+
         try:
             _deliver(notice)
         except Exception as error:
             logger.warning("notice %s of train %s not sent: %s", notice.pk, notice.run_id, error)
-            Notice.objects.filter(pk=notice.pk).update(error=f"{type(error).__name__}: {error}"[:500])
+            Notice.objects.filter(pk=notice.pk).update(
+                error=f"{type(error).__name__}: {error}"[:500]
+            )
         else:
             Notice.objects.filter(pk=notice.pk).update(sent_at=timezone.now(), error="")
             sent += 1
+
     return sent
 
 
@@ -90,14 +99,22 @@ def told(notice: Notice) -> dict[str, Any]:
         "id": str(notice.uuid),
         "event": f"train.{notice.status}",
         "train": {
-            "id": run.pk, "name": run.name, "status": notice.status, "attempt": notice.attempt,
-            "method": run.method.slug, "base_model": run.base_model.slug, "dataset": run.dataset.slug,
-            "owner": run.owner.username if run.owner else None, "step": run.step, "total_steps": run.total_steps,
-            "duration_seconds": run_seconds(run), "best_value": run.best_value,
+            "id": run.pk,
+            "name": run.name,
+            "status": notice.status,
+            "attempt": notice.attempt,
+            "method": run.method.slug,
+            "base_model": run.base_model.slug,
+            "dataset": run.dataset.slug,
+            "owner": run.owner.username if run.owner else None,
+            "step": run.step,
+            "total_steps": run.total_steps,
+            "duration_seconds": run_seconds(run),
+            "best_value": run.best_value,
             "error": {"code": run.error_code, "message": run.error} if run.error_code else None,
             "url": address(run),
         },
-    }  # fmt: skip
+    }
 
 
 def address(run: TrainRun) -> str:
@@ -120,8 +137,10 @@ def webhook_send(notice: Notice) -> None:
     """Raises OSError for anything but an answer of the 200s."""
     body = json.dumps(told(notice), ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json", "X-DeepExtension-Delivery": str(notice.uuid)}
+
     if settings.WEBHOOK_SECRET:
         headers["X-DeepExtension-Signature"] = signature(body)
+
     request = urllib.request.Request(settings.WEBHOOK_URL, body, headers)  # noqa: S310
     with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS):
         pass
@@ -132,13 +151,23 @@ def mail_send(notice: Notice) -> None:
     # Asked again: the person may have switched notices off since the train ended.
     if run.owner is None or not notices_wanted(run.owner):
         return
+
     lines = [
-        f"{run.name} (#{run.pk}), {run.method.name} on {run.base_model.name} with {run.dataset.title}",
+        f"{run.name} (#{run.pk}), {run.method.name} on {run.base_model.name} with "
+        f"{run.dataset.title}",
         f"Step {run.step:,} of {run.total_steps:,}" if run.total_steps else "",
         f"{run.error}\n{run.error_advice}" if run.error else "",
         address(run),
     ]
+
     word = TrainRun.Status(notice.status).label.lower()
     # A line break in a subject would be refused; a name may hold none already.
-    subject = f"{run.name} has {word}" if notice.status != TrainRun.Status.STOPPED else f"{run.name} is stopped"
-    send_mail(subject, "\n\n".join(filter(None, lines)) + "\n", settings.MAIL_FROM, [run.owner.email])
+    subject = (
+        f"{run.name} has {word}"
+        if notice.status != TrainRun.Status.STOPPED
+        else f"{run.name} is stopped"
+    )
+
+    send_mail(
+        subject, "\n\n".join(filter(None, lines)) + "\n", settings.MAIL_FROM, [run.owner.email]
+    )

@@ -1,4 +1,5 @@
-"""What lists of trains are sorted by besides their columns: the last value, how long a train ran, its status."""
+"""What lists of trains are sorted by besides their columns: the last value, how long a train ran,
+its status."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class SecondsBetween(Func):
 
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "((julianday(%(expressions)s)) * 86400.0)"
-        return self.as_sql(compiler, connection, template=template, arg_joiner=") - julianday(", **context)
+        return self.as_sql(
+            compiler, connection, template=template, arg_joiner=") - julianday(", **context
+        )
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "EXTRACT(EPOCH FROM (%(expressions)s))"
@@ -44,7 +47,12 @@ class SecondsBetween(Func):
 def duration_seconds() -> Combinable:
     """What training.durations.run_seconds computes, in the database."""
     latest = SecondsBetween(Coalesce(F("finished_at"), Now()), F("started_at"))
-    earlier: Any = Case(When(earlier_seconds__gt=0, then=F("earlier_seconds")), default=None, output_field=FloatField())
+    earlier: Any = Case(
+        When(earlier_seconds__gt=0, then=F("earlier_seconds")),
+        default=None,
+        output_field=FloatField(),
+    )
+
     return Case(
         When(started_at__isnull=False, then=F("earlier_seconds") + latest),
         default=earlier,
@@ -58,12 +66,14 @@ def _recipes_by_metric() -> dict[str, list[str]]:
     for recipe in RECIPES.values():
         if recipe.objective.train != LOSS.train:
             found.setdefault(recipe.objective.train, []).append(recipe.name)
+
     return found
 
 
 def last_value() -> tuple[Combinable, Combinable, Combinable]:
-    """(whether there is none, what it measures, the value): losses are compared with losses and rewards with rewards,
-    so that sorted rows show losses first, then each other measure, then trains that have not measured anything."""
+    """(whether there is none, what it measures, the value): losses are compared with losses and
+    rewards with rewards, so that sorted rows show losses first, then each other measure, then
+    trains that have not measured anything."""
     metrics = _recipes_by_metric()
     kind = Case(
         *(
@@ -73,6 +83,7 @@ def last_value() -> tuple[Combinable, Combinable, Combinable]:
         default=Value(0),
         output_field=IntegerField(),
     )
+
     value = Case(
         *(
             When(method__recipe__in=recipes, then=Cast(KT(f"last_metrics__{metric}"), FloatField()))
@@ -81,7 +92,11 @@ def last_value() -> tuple[Combinable, Combinable, Combinable]:
         default=Cast(KT(f"last_metrics__{LOSS.train}"), FloatField()),
         output_field=FloatField(),
     )
-    missing = Case(When(IsNull(value, True), then=Value(1)), default=Value(0), output_field=IntegerField())
+
+    missing = Case(
+        When(IsNull(value, True), then=Value(1)), default=Value(0), output_field=IntegerField()
+    )
+
     return missing, kind, value
 
 

@@ -16,7 +16,10 @@ from training.models import TrainRun
 Status = TrainRun.Status
 WORKER_LOST = "worker_lost"
 BAD_CHECKPOINT = "bad_checkpoint"
-MEMORY_ADVICE = "Lower the batch size or max tokens, and raise gradient accumulation to keep the effective batch."
+MEMORY_ADVICE = (
+    "Lower the batch size or max tokens, and raise gradient accumulation to keep the "
+    "effective batch."
+)
 
 
 @dataclass(frozen=True)
@@ -33,47 +36,59 @@ def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outc
     return failure(
         WORKER_LOST,
         reason,
-        "Nothing is wrong with your settings. What was logged and saved until then is kept: resume the train, or copy "
+        "Nothing is wrong with your settings. What was logged and saved until then is kept: resume "
+        "the train, or copy "
         "it to begin anew.",
     )
 
 
 def killed(death: Death | None) -> Outcome:
-    """The engine was ended by SIGKILL, and not by its supervisor: said with what was measured, and no more."""
+    """The engine was ended by SIGKILL, and not by its supervisor: said with what was measured, and
+    no more."""
     if death is None or not death.total:
         return failure(
             "killed",
             "Something ended this train with signal 9 (SIGKILL).",
-            "How much memory it took was not measured. Start it again; if it recurs, ask your operator.",
+            "How much memory it took was not measured. Start it again; if it recurs, ask your "
+            "operator.",
         )
 
     figures = (
-        f"Just before, {size(death.used)} of {size(death.total)} of memory were in use; the train took "
+        f"Just before, {size(death.used)} of {size(death.total)} of memory were in use; the train "
+        "took "
         f"{size(death.peak)} at most."
     )
+
     if death.killed_for_memory:
         return failure(
             "out_of_memory",
             f"Memory ran out, and the system ended this train. {figures}",
             MEMORY_ADVICE,
         )
+
     if death.was_nearly_full:
         return failure(
             "out_of_memory",
-            f"Something ended this train with signal 9 (SIGKILL) while memory was nearly full. {figures}",
+            "Something ended this train with signal 9 (SIGKILL) while memory was nearly full. "
+            f"{figures}",
             MEMORY_ADVICE,
         )
+
     return failure(
         "killed",
         f"Something ended this train with signal 9 (SIGKILL). {figures}",
-        "Memory had not run out, so the cause is outside the train: somebody may have ended the process by hand, or a "
+        "Memory had not run out, so the cause is outside the train: somebody may have ended the "
+        "process by hand, or a "
         "limit of the machine did. Start it again; if it recurs, ask your operator.",
     )
 
 
-def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False, death: Death | None = None) -> Outcome:
+def decide(
+    run: TrainRun, exit_status: int | None, *, by_us: bool = False, death: Death | None = None
+) -> Outcome:
     """exit_status: of the engine, negative for a signal, None where nobody is left who knows it.
-    by_us: the signal that ended the engine was the supervisor's. death: what was measured when the engine ended."""
+    by_us: the signal that ended the engine was the supervisor's. death: what was measured when the
+    engine ended."""
     last = run.outcome.get("type")
     if last == "failed":
         return failure(
@@ -81,12 +96,17 @@ def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False, death
             str(run.outcome.get("message", "The train failed.")),
             str(run.outcome.get("advice", "")),
         )
+
     if last == "finished" and exit_status in (EXIT_FINISHED, None):
         if not (run.directory / MODEL).is_dir():
             return failure(
-                "no_model", "The engine said it finished but left no model.", "Copy the train and try again."
+                "no_model",
+                "The engine said it finished but left no model.",
+                "Copy the train and try again.",
             )
+
         return Outcome(Status.FINISHED)
+
     if last == "stopped" and exit_status in (EXIT_STOPPED, None):
         return Outcome(Status.STOPPED)
     if by_us:
@@ -95,16 +115,24 @@ def decide(run: TrainRun, exit_status: int | None, *, by_us: bool = False, death
         return worker_lost()
     if exit_status == -signal.SIGKILL:
         return killed(death)
+
     if exit_status < 0:
         # Code in other languages writes why it gives up, and ends the process.
         if (known := by_words(last_lines(run))) is not None:
             return failure(known.code, known.message, known.advice)
+
         name = signal.Signals(-exit_status).name
-        return failure("crashed", f"The engine crashed ({name}).", "See the end of the Train Log for what it did last.")
+        return failure(
+            "crashed",
+            f"The engine crashed ({name}).",
+            "See the end of the Train Log for what it did last.",
+        )
+
     if exit_status == EXIT_DISK_FULL or disk_is_full():
         return failure(DISK_FULL.code, DISK_FULL.message, DISK_FULL.advice)
     if (known := by_words(last_lines(run))) is not None:
         return failure(known.code, known.message, known.advice)
+
     return failure(
         "unknown",
         f"The engine ended with exit code {exit_status} and did not say why.",
@@ -121,4 +149,5 @@ def last_lines(run: TrainRun, count: int = 3) -> str:
             lines = stream.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
+
     return "\n" + "\n".join(lines[-count:]) if lines else ""

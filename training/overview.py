@@ -1,4 +1,5 @@
-"""What the Train Overview says of a train: parameters in words, lineage, and how to repeat it by hand."""
+"""What the Train Overview says of a train: parameters in words, lineage, and how to repeat it by
+hand."""
 
 from __future__ import annotations
 
@@ -66,13 +67,16 @@ def value_text(field: Field | None, value: Any) -> str:
         return str(dict(field.choices).get(value, value))
     if value == "all-linear":
         return "All linear"
+
     if isinstance(value, int):
         # A seed is a name and not an amount.
         return str(value) if field is not None and field.name == "seed" else thousands(value)
+
     if isinstance(value, float):
         return rate(value)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
+
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -80,17 +84,21 @@ def unit_of(unit: str, value: Any) -> str:
     """Units of counts are plural nouns: 2 batches, and 1 batch. Symbols such as s stay."""
     if value != 1 or isinstance(value, bool) or len(unit) < 3:
         return unit
+
     return {"batches": "batch"}.get(unit, unit.removesuffix("s"))
 
 
 def groups_of(run: TrainRun) -> list[Group]:
-    """The values that had an effect, in the order of the method's form; fixed fields are the method itself."""
+    """The values that had an effect, in the order of the method's form; fixed fields are the method
+    itself."""
     fields = method_fields(run.method)
     groups: dict[str, list[Parameter]] = {name: [] for name in GROUPS}
+
     for name, value in run.parameters.items():
         field = fields.get(name)
         if field is not None and (field.fixed or not field.is_active(run.parameters)):
             continue
+
         default = run.defaults.get(name)
         changed = name in run.defaults and value != default
         parameter = Parameter(
@@ -102,7 +110,9 @@ def groups_of(run: TrainRun) -> list[Group]:
             advanced=bool(field and field.advanced),
             help=field.help if field else "",
         )
+
         groups.setdefault(field.group if field else "Training", []).append(parameter)
+
     return [Group(title, found) for title, found in groups.items() if found]
 
 
@@ -111,15 +121,25 @@ def differences(run: TrainRun) -> list[tuple[str, str, str]]:
     origin = run.copied_from
     if origin is None:
         return []
+
     fields = method_fields(run.method)
     before, after = settings_of(origin), settings_of(run)
     found = []
+
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) == after.get(name):
             continue
+
         field = fields.get(name)
         title = INGREDIENTS.get(name) or (field.title.lower() if field else name)
-        found.append((title, short(value_text(field, before.get(name))), short(value_text(field, after.get(name)))))
+        found.append(
+            (
+                title,
+                short(value_text(field, before.get(name))),
+                short(value_text(field, after.get(name))),
+            )
+        )
+
     return found
 
 
@@ -132,6 +152,7 @@ def command_of(run: TrainRun) -> str:
     directory: Path = run.directory
     if directory.is_relative_to(settings.BASE_DIR):
         directory = directory.relative_to(settings.BASE_DIR)
+
     return f"python -m engine {shlex.quote(str(directory))}"
 
 
@@ -146,6 +167,7 @@ def as_json(run: TrainRun) -> str:
         "system_prompt": run.system_prompt,
         "parameters": run.parameters,
     }
+
     return json.dumps(body, indent=2, ensure_ascii=False)
 
 
@@ -155,9 +177,20 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
     more = [parameter for parameter in every if parameter.advanced]
     kept = list(run.checkpoints.all())
     visible = TrainRun.objects.visible_to(reader)
-    origin = run.copied_from if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists() else None
+    origin = (
+        run.copied_from
+        if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists()
+        else None
+    )
+
     return {
-        "data_parameters": [p for group in groups if group.title == "Data" for p in group.parameters if not p.advanced],
+        "data_parameters": [
+            p
+            for group in groups
+            if group.title == "Data"
+            for p in group.parameters
+            if not p.advanced
+        ],
         "groups": [
             Group(group.title, found)
             for group in groups
@@ -171,13 +204,17 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
         "differences": differences(run) if origin else [],
         "branch_origin": visible.filter(pk=run.branched_from_id or 0).first(),
         "branches": list(visible.filter(branched_from=run).order_by("pk")[:20]),
-        "copies": list(visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")[:20]),
+        "copies": list(
+            visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")[:20]
+        ),
         "checkpoints": kept,
         "kept_count": sum(checkpoint.kept for checkpoint in kept),
         "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept if checkpoint.kept),
         "command": command_of(run),
         "as_json": as_json(run),
-        "waited": (run.started_at - run.created_at).total_seconds() if run.started_at and run.attempt == 1 else None,
+        "waited": (run.started_at - run.created_at).total_seconds()
+        if run.started_at and run.attempt == 1
+        else None,
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
         **use_context(run, reader),

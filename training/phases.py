@@ -1,9 +1,8 @@
 """How long each phase of a train took, all attempts together.
 
-`facts` of a train holds "phases", [[name, Unix seconds]] in order, where the name "" marks the end of an attempt, and
-"spent", {name: [rounds, seconds]} of every phase that has ended. The list is cut in its middle when it grows long; the
-sums are not.
-"""
+`facts` of a train holds "phases", [[name, Unix seconds]] in order, where the name "" marks the end
+of an attempt, and "spent", {name: [rounds, seconds]} of every phase that has ended. The list is cut
+in its middle when it grows long; the sums are not."""
 
 from __future__ import annotations
 
@@ -39,9 +38,11 @@ def phase_enter(facts: Facts, name: str, time: float) -> Facts:
     facts = phase_leave(facts, time)
     phases = [*facts["phases"], [name, time]]
 
-    # Two for each evaluation: the beginning and the latest are kept, not every one of thousands in between.
+    # Two for each evaluation: the beginning and the latest are kept, not every one of thousands in
+    # between.
     if len(phases) > PHASES_KEPT:
         phases = phases[:PHASES_FIRST] + phases[PHASES_FIRST - PHASES_KEPT :]
+
     return facts | {"phases": phases}
 
 
@@ -55,6 +56,7 @@ def phase_leave(facts: Facts, time: float) -> Facts:
     name, began = current
     rounds, seconds = spent.get(name, (0, 0.0))
     spent[name] = (rounds + 1, seconds + max(0.0, time - began))
+
     return facts | {"phases": facts["phases"], "spent": spent}
 
 
@@ -64,14 +66,17 @@ def attempt_end(facts: Facts, time: float) -> Facts:
     phases = facts["phases"]
     if phases and phases[-1][0] != PAUSE:
         phases = [*phases, [PAUSE, time]]
+
     return facts | {"phases": phases}
 
 
 def open_phase(facts: Facts) -> tuple[str, float] | None:
-    """(name, when it began) of the phase that a train is in, or was in when its engine disappeared."""
+    """(name, when it began) of the phase that a train is in, or was in when its engine
+    disappeared."""
     phases = facts.get("phases") or []
     if not phases or phases[-1][0] == PAUSE:
         return None
+
     name, began = phases[-1]
     return str(name), float(began)
 
@@ -79,17 +84,22 @@ def open_phase(facts: Facts) -> tuple[str, float] | None:
 def spent_of(facts: Facts) -> dict[str, tuple[int, float]]:
     """{phase: (rounds, seconds)} of the phases that have ended."""
     if "spent" in facts:
-        return {name: (int(rounds), float(seconds)) for name, (rounds, seconds) in facts["spent"].items()}
+        return {
+            name: (int(rounds), float(seconds))
+            for name, (rounds, seconds) in facts["spent"].items()
+        }
 
-    # Written before the sums were kept. How long the last phase of an attempt took is not known where another attempt
-    # follows: the time until then was mostly spent waiting.
+    # Written before the sums were kept. How long the last phase of an attempt took is not known
+    # where another attempt follows: the time until then was mostly spent waiting.
     spent: dict[str, tuple[int, float]] = {}
     phases = facts.get("phases") or []
     for (name, began), (following, until) in itertools.pairwise(phases):
         if following == FIRST_PHASE:
             continue
+
         rounds, seconds = spent.get(name, (0, 0.0))
         spent[name] = (rounds + 1, seconds + max(0.0, until - began))
+
     return spent
 
 

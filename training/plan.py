@@ -1,4 +1,5 @@
-"""What a train will do, before it does it: rows, steps, cuts. The form shows it, the start insists on it."""
+"""What a train will do, before it does it: rows, steps, cuts. The form shows it, the start insists
+on it."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ from models_app.models import BaseModel
 
 @dataclass
 class Plan:
-    """Rows and steps; `cut` rows lose their end and `lost` their whole answer, known once tokens are `counted`.
+    """Rows and steps; `cut` rows lose their end and `lost` their whole answer, known once tokens
+    are `counted`.
 
-    fixes: {field: [{"label", "effect", "set": {field: value}}]}, what a warning or error offers as a button.
-    """
+    fixes: {field: [{"label", "effect", "set": {field: value}}]}, what a warning or error offers as
+    a button."""
 
     effective_batch: int
     train_rows: int
@@ -52,14 +54,19 @@ def train_plan(
     evaluation_dataset: Dataset | None,
     parameters: dict[str, Any],
 ) -> Plan:
-    """`parameters` as methods.services.parameters_validate resolved them. Refusals stand in `errors`."""
+    """`parameters` as methods.services.parameters_validate resolved them. Refusals stand in
+    `errors`."""
     if method.is_custom:
         # How many steps its program makes is its own affair; it says so when it starts.
         rows = dataset.good_row_count
         return Plan(0, rows, 0, 0, 0, warnings=parameters_warnings(method, parameters))
+
     lengths = token_lengths_get(
-        dataset=dataset, model_path=str(base_model.path), tokenizer_sha256=base_model.tokenizer_sha256
+        dataset=dataset,
+        model_path=str(base_model.path),
+        tokenizer_sha256=base_model.tokenizer_sha256,
     )
+
     # What the recipe itself computes with; the values were validated before.
     made = RECIPES[method.recipe].parameters.model_construct(**parameters)
     max_tokens = parameters.get("max_tokens")
@@ -72,39 +79,57 @@ def train_plan(
         usable = max(0, usable - counts["lost"])
     if parameters["max_samples"] is not None:
         usable = min(usable, parameters["max_samples"] * rows_per_row(method, dataset))
+
     held_out = holdout_rows(usable, parameters["evaluation_split"])
     train_rows = usable
+
     if evaluation_dataset is not None:
         held_out = min(200, evaluation_dataset.good_row_count)
     else:
         train_rows -= held_out
+
     per_epoch = made.steps_per_epoch(train_rows)
     plan = Plan(
         effective_batch=parameters["batch_size"] * parameters["gradient_accumulation_steps"],
         train_rows=train_rows,
         eval_rows=held_out,
         steps_per_epoch=per_epoch,
-        steps=total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"]) if per_epoch else 0,
+        steps=total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"])
+        if per_epoch
+        else 0,
         warnings=parameters_warnings(method, parameters),
     )
+
     if counts:
-        plan.counted, plan.cut, plan.lost, plan.total = True, counts["cut"], counts["lost"], counts["total"]
+        plan.counted, plan.cut, plan.lost, plan.total = (
+            True,
+            counts["cut"],
+            counts["lost"],
+            counts["total"],
+        )
+
     _judge_rows(plan, parameters, made, train_rows)
     _judge_modules(plan, parameters, base_model)
     _judge_rate(plan, method, parameters)
     _judge_warmup(plan, parameters)
     _judge_template(plan, parameters, notes)
+
     if max_tokens is None:
         _judge_prompts(plan, parameters, base_model)
         _judge_rewards(plan, parameters, dataset)
         return plan
+
     if counts:
         _judge_tokens(plan, lengths.rows, max_tokens, base_model)
+
     if base_model.context_length and max_tokens > base_model.context_length:
-        plan.warnings["max_tokens"] = f"{base_model.name} reads at most {base_model.context_length:,} tokens."
+        plan.warnings["max_tokens"] = (
+            f"{base_model.name} reads at most {base_model.context_length:,} tokens."
+        )
         plan.fixes["max_tokens"] = [
             _fix(f"Use {base_model.context_length:,}", "", max_tokens=base_model.context_length)
         ]
+
     return plan
 
 
@@ -117,6 +142,7 @@ def _counts(lengths: TokenLengths, parameters: dict[str, Any]) -> dict[str, int]
     """Rows cut and lost. Prompts that are too long are left out whole."""
     if "max_tokens" in parameters:
         return lengths.cut_by(parameters["max_tokens"])
+
     limit = parameters["max_prompt_tokens"]
     lost = sum(count for length, count in lengths.prompts.items() if int(length) > limit)
     return {"cut": lost, "lost": lost, "total": sum(lengths.prompts.values())}
@@ -126,23 +152,31 @@ def _fix(label: str, effect: str, **values: Any) -> dict[str, Any]:
     return {"label": label, "effect": effect, "set": values}
 
 
-def _judge_rows(plan: Plan, parameters: dict[str, Any], made: TrainParameters, train_rows: int) -> None:
+def _judge_rows(
+    plan: Plan, parameters: dict[str, Any], made: TrainParameters, train_rows: int
+) -> None:
     batch = parameters["batch_size"]
     answers = "max_tokens" not in parameters
     # A step of answers needs all its prompts; one of rows may be smaller than it should.
     needed = made.rows_per_step() if answers else batch
+
     if train_rows < 1:
-        plan.errors["dataset"] = "No row is left to train on. Choose another dataset, or raise the token limits."
+        plan.errors["dataset"] = (
+            "No row is left to train on. Choose another dataset, or raise the token limits."
+        )
     elif needed > train_rows and answers:
         plan.errors["batch_size"] = (
-            f"Only {counted(train_rows, 'prompt')} {are(train_rows)} left to train on, and each step takes {needed:,}. "
+            f"Only {counted(train_rows, 'prompt')} {are(train_rows)} left to train on, and each "
+            f"step takes {needed:,}. "
             "Use a smaller batch size, or less gradient accumulation."
         )
     elif needed > train_rows:
         plan.errors["batch_size"] = (
-            f"Only {counted(train_rows, 'row')} {are(train_rows)} left to train on, and a batch of {batch:,} needs "
+            f"Only {counted(train_rows, 'row')} {are(train_rows)} left to train on, and a batch of "
+            f"{batch:,} needs "
             f"as many. Use at most {train_rows:,}."
         )
+
         plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
 
 
@@ -150,10 +184,17 @@ def _judge_rate(plan: Plan, method: TrainingMethod, parameters: dict[str, Any]) 
     """All weights at once want a tenth of an adapter's rate, where both can be chosen."""
     rate = parameters["learning_rate"]
     fields = method_fields(method)
-    if parameters.get("adapter") != "none" or fields["adapter"].fixed or rate < fields["learning_rate"].default:
+    if (
+        parameters.get("adapter") != "none"
+        or fields["adapter"].fixed
+        or rate < fields["learning_rate"].default
+    ):
         return
+
     lower = float(f"{fields['learning_rate'].default / 10:.6g}")
-    plan.warnings["learning_rate"] = f"For all weights about {plain(lower)} is usual; this is an adapter's rate."
+    plan.warnings["learning_rate"] = (
+        f"For all weights about {plain(lower)} is usual; this is an adapter's rate."
+    )
     plan.fixes["learning_rate"] = [_fix(f"Use {plain(lower)}", "", learning_rate=plain(lower))]
 
 
@@ -162,42 +203,58 @@ def _judge_warmup(plan: Plan, parameters: dict[str, Any]) -> None:
     warmup = warmup_steps(plan.steps, parameters["warmup_ratio"], parameters["scheduler"])
     if warmup_is_long(plan.steps, warmup):
         plan.warnings["warmup_ratio"] = (
-            f"Warm-up takes {warmup:,} of only {counted(plan.steps, 'step')}: the learning rate hardly gets to where "
+            f"Warm-up takes {warmup:,} of only {counted(plan.steps, 'step')}: the learning rate "
+            "hardly gets to where "
             "it should."
         )
+
         plan.fixes["warmup_ratio"] = [_fix("Use 0%", "", warmup_ratio=0)]
 
 
 def _judge_template(plan: Plan, parameters: dict[str, Any], notes: RowNotes) -> None:
-    """Say what the base model's chat template does to the rows, where this train does nothing about it."""
+    """Say what the base model's chat template does to the rows, where this train does nothing about
+    it."""
     thinking = parameters.get("thinking")
-    # A method that only asks learns no answers of the rows; one that is to leave thinking out has its way.
+    # A method that only asks learns no answers of the rows; one that is to leave thinking out has
+    # its way.
     if thinking is None:
         return
     if thinking == "in_front":
         notes = notes.without(NO_PLACE)
+
     if thinking == "leave_out":
-        # Without its thinking a row may begin as it is asked for: the train's log says it where it does not.
+        # Without its thinking a row may begin as it is asked for: the train's log says it where it
+        # does not.
         notes = notes.without(NO_PLACE, TAKEN_OUT, ONLY_LAST, ASKED_OTHERWISE)
 
     texts = [text for _, text in notes.messages()]
     if texts:
-        plan.warnings["dataset"] = " ".join(filter(None, [plan.warnings.get("dataset", ""), *texts]))
+        plan.warnings["dataset"] = " ".join(
+            filter(None, [plan.warnings.get("dataset", ""), *texts])
+        )
 
 
 def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
     """Prompt and answer must fit the context together."""
     prompt, answer, context = (
-        parameters["max_prompt_tokens"], parameters["max_completion_tokens"], base_model.context_length,
-    )  # fmt: skip
+        parameters["max_prompt_tokens"],
+        parameters["max_completion_tokens"],
+        base_model.context_length,
+    )
+
     if context and prompt + answer > context:
         plan.errors["max_completion_tokens"] = (
-            f"{prompt:,} prompt and {answer:,} answer tokens are {prompt + answer:,}, and {base_model.name} reads "
+            f"{prompt:,} prompt and {answer:,} answer tokens are {prompt + answer:,}, and "
+            f"{base_model.name} reads "
             f"{context:,}."
         )
+
         if context > prompt:
             room = context - prompt
-            plan.fixes["max_completion_tokens"] = [_fix(f"Use {room:,}", "", max_completion_tokens=room)]
+            plan.fixes["max_completion_tokens"] = [
+                _fix(f"Use {room:,}", "", max_completion_tokens=room)
+            ]
+
     if plan.cut:
         cut = f"{plan.cut:,} of {counted(plan.total, 'prompt')} {are(plan.cut)}"
         plan.warnings["max_prompt_tokens"] = f"{cut} longer, and left out."
@@ -210,17 +267,21 @@ def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> 
         for choice in parameters["rewards"]
         if choice["function"] in REWARDS and REWARDS[choice["function"]].needs_reference
     ]
+
     if needing and dataset.format == "prompt-only":
         plan.errors["rewards"] = (
-            f"{' and '.join(needing)} compare answers with a reference, and the rows of {dataset.name} have none."
+            f"{' and '.join(needing)} compare answers with a reference, and the rows of "
+            f"{dataset.name} have none."
         )
 
 
 def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
-    """Named layers must be layers of this base model; one whose layers are unknown is left to the engine."""
+    """Named layers must be layers of this base model; one whose layers are unknown is left to the
+    engine."""
     names = parameters.get("target_modules")
     if parameters.get("adapter") != "lora" or not isinstance(names, list):
         return
+
     unknown = [name for name in names if name not in base_model.linear_modules]
     if not names:
         plan.errors["target_modules"] = "Choose at least one layer, or all of them."
@@ -229,14 +290,20 @@ def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
             f"{base_model.name} has no layers named {', '.join(unknown[:5])}. "
             f"It has: {', '.join(base_model.linear_modules)}."
         )
+
     if "target_modules" in plan.errors:
-        plan.fixes["target_modules"] = [_fix("Use all linear layers", "", target_modules="all-linear")]
+        plan.fixes["target_modules"] = [
+            _fix("Use all linear layers", "", target_modules="all-linear")
+        ]
 
 
-def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_model: BaseModel) -> None:
+def _judge_tokens(
+    plan: Plan, lengths: dict[str, int], max_tokens: int, base_model: BaseModel
+) -> None:
     if plan.lost >= plan.total > 0:
         plan.errors["max_tokens"] = (
-            f"At {max_tokens:,} tokens every row loses its whole answer, so there is nothing to learn from."
+            f"At {max_tokens:,} tokens every row loses its whole answer, so there is nothing to "
+            "learn from."
         )
     elif plan.cut:
         share = plan.cut / plan.total
@@ -247,7 +314,9 @@ def _judge_tokens(plan: Plan, lengths: dict[str, int], max_tokens: int, base_mod
             if plan.lost
             else ", so the model may learn to stop early."
         )
+
         plan.warnings["max_tokens"] = text + lost
+
     if plan.cut:
         plan.fixes["max_tokens"] = _longer(lengths, max_tokens, base_model.context_length)
 
@@ -260,16 +329,27 @@ def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict
         cut = sum(count for length, count in lengths.items() if int(length) > size)
         if size > max_tokens and cut * 100 <= total:
             break
+
     if context and size > context:
         if context <= max_tokens:
             return []
-        size, cut = context, sum(count for length, count in lengths.items() if int(length) > context)
+
+        size, cut = (
+            context,
+            sum(count for length, count in lengths.items() if int(length) > context),
+        )
+
     return [_fix(f"Use {size:,}", f"cuts {cut:,}", max_tokens=size)]
 
 
 def disk_bytes(base_model: BaseModel, parameters: dict[str, Any]) -> int:
-    """What the train will write: the model once, and its optimizer state in each checkpoint that is kept."""
-    return 3 * base_model.size_bytes if parameters.get("adapter") == "none" else base_model.size_bytes // 2
+    """What the train will write: the model once, and its optimizer state in each checkpoint that is
+    kept."""
+    return (
+        3 * base_model.size_bytes
+        if parameters.get("adapter") == "none"
+        else base_model.size_bytes // 2
+    )
 
 
 def plan_insist(plan: Plan) -> None:

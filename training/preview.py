@@ -1,4 +1,5 @@
-"""What a train would do, before anything is queued: every obstacle by field, and the plan where there is one.
+"""What a train would do, before anything is queued: every obstacle by field, and the plan where
+there is one.
 
 The form asks while somebody types, and the API offers the same. Nothing is written.
 """
@@ -34,29 +35,43 @@ def train_preview(
     parameters: dict[str, Any],
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
-    """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time", "blank", "queue",
-    "worker"}.
+    """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
+    "blank", "queue", "worker"}.
 
-    "plan" is training.plan.Plan as a dict, None while errors stand in its way; "time" the seconds that similar trains
-    suggest; "disk" in bytes.
-    """
+    "plan" is training.plan.Plan as a dict, None while errors stand in its way; "time" the seconds
+    that similar trains suggest; "disk" in bytes."""
     state = state or worker_state()
     errors = _missing(base_model, dataset)
     resolved: dict[str, Any] | None = None
+
     if base_model is not None and dataset is not None:
         try:
             ingredients_check(
-                method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset
+                method=method,
+                base_model=base_model,
+                dataset=dataset,
+                evaluation_dataset=evaluation_dataset,
             )
         except UserError as error:
             errors |= error.fields
+
     try:
         resolved = parameters_validate(method, parameters, device=state.device_kind)
     except UserError as error:
         errors |= error.fields
-    answer: dict[str, Any] = {"plan": None, "warnings": {}, "fixes": {}, "disk": None, "time": None, "blank": {}}
+
+    answer: dict[str, Any] = {
+        "plan": None,
+        "warnings": {},
+        "fixes": {},
+        "disk": None,
+        "time": None,
+        "blank": {},
+    }
+
     if resolved is not None:
         answer["blank"] = _blanks(resolved)
+
     if not errors and base_model is not None and dataset is not None and resolved is not None:
         plan = train_plan(
             method=method,
@@ -65,10 +80,17 @@ def train_preview(
             evaluation_dataset=evaluation_dataset,
             parameters=resolved,
         )
+
         errors |= {name: [text] for name, text in plan.errors.items()}
         errors |= _resource_errors(resolved)
         answer |= _planned(plan, method, base_model, dataset, resolved, device_name(state))
-    return answer | {"ok": not errors, "errors": errors, "queue": _queue(), "worker": _worker(state)}
+
+    return answer | {
+        "ok": not errors,
+        "errors": errors,
+        "queue": _queue(),
+        "worker": _worker(state),
+    }
 
 
 def _resource_errors(resolved: dict[str, Any]) -> dict[str, list[str]]:
@@ -76,6 +98,7 @@ def _resource_errors(resolved: dict[str, Any]) -> dict[str, list[str]]:
         resources_of(resolved, None)
     except UserError as error:
         return error.fields
+
     return {}
 
 
@@ -85,6 +108,7 @@ def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str,
         errors["base_model"] = ["Choose a base model."]
     if dataset is None:
         errors["dataset"] = ["Choose a dataset."]
+
     return errors
 
 
@@ -92,11 +116,17 @@ def _blanks(resolved: dict[str, Any]) -> dict[str, str]:
     """What parameters that were left blank stand for, where another one decides it."""
     if "lora_rank" not in resolved or resolved.get("lora_alpha") is not None:
         return {}
+
     return {"lora_alpha": str(2 * resolved["lora_rank"])}
 
 
 def _planned(
-    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any], device: str
+    plan: Plan,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    resolved: dict[str, Any],
+    device: str,
 ) -> dict[str, Any]:
     details = plan.as_dict()
     needed, free = disk_bytes(base_model, resolved), shutil.disk_usage(settings.HOME).free
@@ -110,7 +140,12 @@ def _planned(
 
 
 def time_guess(
-    plan: Plan, method: TrainingMethod, base_model: BaseModel, dataset: Dataset, resolved: dict[str, Any], device: str
+    plan: Plan,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    resolved: dict[str, Any],
+    device: str,
 ) -> dict[str, Any] | None:
     """{"seconds", "error", "trains"}, see training.estimate."""
     rows = plan.steps * plan.effective_batch

@@ -1,8 +1,9 @@
-"""The engine as a process: forked from a warm process that knows nothing of the platform (engine.forkserver).
+"""The engine as a process: forked from a warm process that knows nothing of the platform
+(engine.forkserver).
 
-Forking costs no import time, since the warm process has imported torch already. Worker and supervisor hold database,
-queue and settings; the engine, which may run people's own reward functions and programs, inherits none of them.
-"""
+Forking costs no import time, since the warm process has imported torch already. Worker and
+supervisor hold database, queue and settings; the engine, which may run people's own reward
+functions and programs, inherits none of them."""
 
 from __future__ import annotations
 
@@ -33,10 +34,12 @@ class ForkServerGone(Exception):
 class WarmProcess:
     """The fork server, as the worker that started it and the worker's forks see it.
 
-    It ends when the last of them has closed `control`, which the kernel does for those that were killed.
-    """
+    It ends when the last of them has closed `control`, which the kernel does for those that were
+    killed."""
 
-    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, control: socket.socket, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.control = control
         self.process = process
         self.owner = os.getpid()
@@ -45,7 +48,8 @@ class WarmProcess:
 
     @classmethod
     def start(cls) -> WarmProcess:
-        """Start it and wait until it has imported everything. Raises ForkServerGone where it ends before."""
+        """Start it and wait until it has imported everything. Raises ForkServerGone where it ends
+        before."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own module
@@ -54,25 +58,34 @@ class WarmProcess:
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # Not with its parent: it ends with the last supervisor, who may still be saving a train.
+                # Not with its parent: it ends with the last supervisor, who may still be saving a
+                # train.
                 preexec_fn=confined(with_parent=False),
             )
+
         if ours.recv(16) != READY:
-            raise ForkServerGone("The process that trains are forked from ended while it started; see this log.")
+            raise ForkServerGone(
+                "The process that trains are forked from ended while it started; see this log."
+            )
+
         return cls(ours, process)
 
     def is_alive(self) -> bool:
-        """Only the process that started it can tell; others find out when they ask for an engine."""
+        """Only the process that started it can tell; others find out when they ask for an
+        engine."""
         return self.process is None or self.owner != os.getpid() or self.process.poll() is None
 
     def fork_engine(self, directory: Path, environment: dict[str, str]) -> socket.socket:
-        """Have an engine forked and return the line to it. Raises OSError where the server is gone."""
+        """Have an engine forked and return the line to it. Raises OSError where the server is
+        gone."""
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
+
         try:
             order = {"directory": str(directory), "environment": environment}
             with os.fdopen(writing, "w") as stream:
                 json.dump(order, stream)
+
             socket.send_fds(self.control, [ASK], [theirs.fileno(), reading, self.lock])
         except OSError:
             ours.close()
@@ -80,6 +93,7 @@ class WarmProcess:
         finally:
             theirs.close()
             os.close(reading)
+
         return ours
 
 
@@ -104,6 +118,7 @@ class Engine:
         """The warm process, started where there is none or it has ended."""
         if cls.warm is None or not cls.warm.is_alive():
             cls.warm = cls._replacement()
+
         return cls.warm
 
     @classmethod
@@ -111,6 +126,7 @@ class Engine:
         replacement = WarmProcess.start()
         if cls.warm is not None:
             replacement.lock = cls.warm.lock
+
         return replacement
 
     @classmethod
@@ -122,18 +138,22 @@ class Engine:
             # Somebody has killed it since this worker looked.
             cls.warm = cls._replacement()
             line = cls.warm.fork_engine(directory, environment)
+
         return cls(line)
 
     def poll(self) -> int | None:
-        """The exit status once it has ended (negative: the signal that killed it), None while it runs."""
+        """The exit status once it has ended (negative: the signal that killed it), None while it
+        runs."""
         if self.status is not None:
             return self.status
+
         try:
             piece = self.line.recv(LONGEST_STATUS)
         except BlockingIOError:
             return None
         except OSError:
             piece = b""
+
         if not piece:
             self.was_lost = True
             self.status = -signal.SIGKILL
@@ -142,6 +162,7 @@ class Engine:
         *lines, self.news = (self.news + piece).split(b"\n")
         for line in lines:
             self.hear(json.loads(line))
+
         return self.status
 
     def hear(self, news: dict[str, int]) -> None:
@@ -156,15 +177,18 @@ class Engine:
     def signal(self, sign: signal.Signals) -> None:
         if self.status is not None:
             return
+
         # Where it has ended in this moment, poll() finds that out.
         with contextlib.suppress(OSError):
             self.line.send(bytes([sign]))
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """What this engine gets beside the clean environment: the judge's key, where a judge is asked."""
+    """What this engine gets beside the clean environment: the judge's key, where a judge is
+    asked."""
     try:
         parameters = read_spec(directory).parameters
     except SpecError:
         return {}
+
     return judge_environment() if uses_judge(parameters.get("rewards")) else {}

@@ -1,8 +1,8 @@
 """The line of waiting trains: who is next, who may move whom, and which worker takes what.
 
-The database holds the order. A job in Redis is a bell without a name: whoever answers one claims the first train of the
-line that its device can run, so nothing is ever reordered inside Redis, and a bell too many finds nothing to do.
-"""
+The database holds the order. A job in Redis is a bell without a name: whoever answers one claims
+the first train of the line that its device can run, so nothing is ever reordered inside Redis, and
+a bell too many finds nothing to do."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def queue_position(run: TrainRun) -> int:
     """1 for the next train to start; 0 for one that does not wait."""
     if run.status != Status.QUEUED:
         return 0
+
     ahead = Q(priority__gt=run.priority) | Q(priority=run.priority) & (
         Q(place__lt=run.place) | Q(place=run.place, pk__lt=run.pk)
     )
@@ -64,37 +65,51 @@ def queue_position(run: TrainRun) -> int:
 def line_up(run: TrainRun, *, first: bool = False) -> None:
     """Give a train that is about to wait its place; saves nothing.
 
-    Fair share: in each priority people take turns. A train's turn is the number of its owner's trains that run or stand
-    before it, and it goes before the first train of a later turn: twenty trains of one person stand behind the first
-    of another. `first`: to the head of its priority, for one that ran already and lost its worker.
-    """
+    Fair share: in each priority people take turns. A train's turn is the number of its owner's
+    trains that run or stand before it, and it goes before the first train of a later turn: twenty
+    trains of one person stand behind the first of another. `first`: to the head of its priority,
+    for one that ran already and lost its worker."""
     others = waiting().filter(priority=run.priority).exclude(pk=run.pk)
+
     if first:
         least = others.aggregate(least=Min("place"))["least"]
         run.place = 0.0 if least is None else least - 1
         return
+
     turns: Counter[int | None] = Counter(TrainRun.objects.active().values_list("owner", flat=True))
     turns.update(waiting().filter(priority__gt=run.priority).values_list("owner", flat=True))
     line = list(others.values_list("owner", "place"))
     mine = turns[run.owner_id] + sum(owner == run.owner_id for owner, _ in line)
     before: float | None = None
+
     for owner, place in line:
         if owner != run.owner_id and turns[owner] > mine:
             run.place = place - 1 if before is None else (before + place) / 2
             return
+
         turns[owner] += 1
         before = place
+
     run.place = 0.0 if before is None else before + 1
 
 
 def after_check(after: TrainRun | None, run: TrainRun | None = None) -> None:
-    """Whether `run`, or a new train, can wait for `after`. Raises UserError where it never would begin."""
+    """Whether `run`, or a new train, can wait for `after`. Raises UserError where it never would
+    begin."""
     seen = {run.pk} if run is not None else set()
     while after is not None:
         if after.pk in seen:
             raise UserError({"after": ["These trains would wait for each other."]})
+
         if after.status in (Status.FAILED, Status.STOPPED):
-            raise UserError({"after": [f"{after.name} #{after.pk} has ended without success. Choose another train."]})
+            raise UserError(
+                {
+                    "after": [
+                        f"{after.name} #{after.pk} has ended without success. Choose another train."
+                    ]
+                }
+            )
+
         seen.add(after.pk)
         after = after.after if after.status == Status.QUEUED else None
 
@@ -122,24 +137,32 @@ def priority_check(priority: int, by: User) -> None:
 def train_move(*, run: TrainRun, by: User, to: str) -> TrainRun:
     """Move a waiting train within its priority: to the front, one up, one down, to the back.
 
-    Those who manage the queue move it among all; its owner among the owner's own trains, which swap their places and
-    nobody else's. Raises UserError where it does not wait.
-    """
+    Those who manage the queue move it among all; its owner among the owner's own trains, which swap
+    their places and nobody else's. Raises UserError where it does not wait."""
     waiting_change_check(run, by)
+
     if to not in MOVES:
         raise UserError({"to": [f"Give one of {', '.join(MOVES)}."]})
+
     with transaction.atomic():
         line = list(waiting().filter(priority=run.priority).select_for_update())
         if not may_manage_queue(by):
             line = [other for other in line if other.owner_id == run.owner_id]
+
         where = next((index for index, other in enumerate(line) if other.pk == run.pk), None)
         if where is None:
             raise UserError("This train does not wait in line any more.", code="wrong_state")
+
         places = _apart([other.place for other in line])
-        line.insert({"front": 0, "up": max(0, where - 1), "down": where + 1, "back": len(line)}[to], line.pop(where))
+        line.insert(
+            {"front": 0, "up": max(0, where - 1), "down": where + 1, "back": len(line)}[to],
+            line.pop(where),
+        )
+
         for other, place in zip(line, places, strict=True):
             if other.place != place:
                 TrainRun.objects.filter(pk=other.pk).update(place=place)
+
     run.refresh_from_db()
     return run
 
@@ -149,11 +172,15 @@ def _apart(places: list[float]) -> list[float]:
     found: list[float] = []
     for place in places:
         found.append(place if not found or place > found[-1] else found[-1] + 1e-6)
+
     return found
 
 
-def train_wait(*, run: TrainRun, by: User, priority: int | None = None, **after: TrainRun | None) -> TrainRun:
-    """Change how a train waits: its `priority`, and `after` which other train it starts (None: after none).
+def train_wait(
+    *, run: TrainRun, by: User, priority: int | None = None, **after: TrainRun | None
+) -> TrainRun:
+    """Change how a train waits: its `priority`, and `after` which other train it starts (None:
+    after none).
 
     Raises UserError where it does not wait.
     """
@@ -162,14 +189,18 @@ def train_wait(*, run: TrainRun, by: User, priority: int | None = None, **after:
         values: dict[str, Any] = dict(after)
         if after:
             after_check(after["after"], run)
+
         if priority is not None and priority != run.priority:
             priority_check(priority, by)
             run.priority = priority
             line_up(run)
             values |= {"priority": priority, "place": run.place}
+
         if values and not TrainRun.objects.filter(pk=run.pk, status=Status.QUEUED).update(**values):
             raise UserError("This train does not wait in line any more.", code="wrong_state")
+
         ring()
+
     run.refresh_from_db()
     return run
 
@@ -178,7 +209,8 @@ def train_wait(*, run: TrainRun, by: User, priority: int | None = None, **after:
 
 
 def claim(device: str, **values: Any) -> TrainRun | None:
-    """Take the first train that this device can run and write `values` with its start; None where there is none.
+    """Take the first train that this device can run and write `values` with its start; None where
+    there is none.
 
     device: "cpu" or "cuda".
     """
@@ -188,14 +220,18 @@ def claim(device: str, **values: Any) -> TrainRun | None:
             return None
         if run.transition(Status.RUNNING, attempt=run.attempt, **values):
             return run
+
     return None
 
 
 def runs_on(run: TrainRun, device: str) -> bool:
     if device != "cpu" or run.method.is_custom:
         return True
+
     # The values were validated when the train was started.
-    return RECIPES[run.method.recipe].parameters.model_construct(**run.parameters).gpu_needed() is None
+    return (
+        RECIPES[run.method.recipe].parameters.model_construct(**run.parameters).gpu_needed() is None
+    )
 
 
 # Bells
@@ -208,14 +244,23 @@ def ring(times: int = 1) -> None:
 
 
 def bells_complete(devices: Iterable[str]) -> int:
-    """Ring once more for every waiting train that one of `devices` could run and no bell rings for. Returns how often:
-    Redis may have lost any number of them."""
+    """Ring once more for every waiting train that one of `devices` could run and no bell rings for.
+    Returns how often: Redis may have lost any number of them."""
     if queue_state().paused:
         return 0
+
     kinds = set(devices)
-    fitting = (run for run in ready().select_related("method") if any(runs_on(run, kind) for kind in kinds))
-    missing = max(0, sum(1 for _ in islice(fitting, MOST_BELLS)) - waiting_calls(settings.TRAINS_QUEUE, FUNCTION))
+    fitting = (
+        run for run in ready().select_related("method") if any(runs_on(run, kind) for kind in kinds)
+    )
+    missing = max(
+        0,
+        sum(1 for _ in islice(fitting, MOST_BELLS))
+        - waiting_calls(settings.TRAINS_QUEUE, FUNCTION),
+    )
+
     ring(missing)
+
     return missing
 
 
@@ -232,6 +277,7 @@ def queue_pause(*, by: User, reason: str = "") -> TrainQueue:
     state = queue_state()
     if not state.paused:
         state.paused_at, state.paused_by = timezone.now(), by
+
     state.reason = clean_label(reason, limit=200)
     state.save()
     return state
@@ -244,6 +290,7 @@ def queue_resume(*, by: User) -> TrainQueue:
     state.paused_at, state.paused_by, state.reason = None, None, ""
     state.save()
     ring(min(MOST_BELLS, waiting().count()))
+
     return state
 
 

@@ -1,7 +1,7 @@
 """The queue as people see it: what runs where, who waits, and when each will start.
 
-Others' trains are places without a name: everybody sees how long the line is, and nobody what strangers train.
-"""
+Others' trains are places without a name: everybody sees how long the line is, and nobody what
+strangers train."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Place:
 
     @property
     def waits_for_another(self) -> bool:
-        """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`) or not."""
+        """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`)
+        or not."""
         after = self.run.after if self.run is not None else None
         return after is not None and after.status != TrainRun.Status.FINISHED
 
@@ -48,6 +49,7 @@ class Place:
     def starts_at(self) -> datetime | None:
         if self.starts is None:
             return None
+
         return timezone.now() + timedelta(seconds=self.starts.seconds)
 
     @property
@@ -57,8 +59,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Station:
-    """A training worker, or the place of a train whose worker does not answer. `is_busy` without `run`: with a train
-    that the reader may not see."""
+    """A training worker, or the place of a train whose worker does not answer. `is_busy` without
+    `run`: with a train that the reader may not see."""
 
     worker: str
     host: str
@@ -82,6 +84,7 @@ def queue_page(reader: User) -> dict[str, Any]:
     state = worker_state()
     runs = list(TrainRun.objects.active().with_related().order_by("started_at", "pk"))
     count = waiting().count()
+
     return {
         "queue": queue_state(),
         "worker": state,
@@ -105,10 +108,12 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     predecessors = TrainRun.objects.visible_to(reader).in_bulk(after) if after else {}
     guesses = starts_now(state) if shown else {}
     found = []
+
     for position, (pk, _, priority) in shown:
         run = visible.get(pk)
         waits_for = predecessors.get(run.after_id or 0) if run is not None else None
         found.append(_place(position, run, priority, guesses.get(pk), reader, waits_for))
+
     return found
 
 
@@ -138,15 +143,21 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
         present = sorted(workers_present(), key=lambda worker: str(worker["name"]))
     except RedisError:
         present = []
+
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
     by_worker = {run.worker: run for run in runs if run.worker}
     known = {str(worker["name"]) for worker in present}
-    found = [_station(worker, by_worker.get(str(worker["name"])), visible, reader, is_here=True) for worker in present]
+    found = [
+        _station(worker, by_worker.get(str(worker["name"])), visible, reader, is_here=True)
+        for worker in present
+    ]
+
     for run in runs:
         if run.worker not in known:
             device = run.facts.get("device") or {}
             worker = {"name": run.worker, "host": run.host, "device": device}
             found.append(_station(worker, run, visible, reader, is_here=False))
+
     return found
 
 

@@ -1,4 +1,5 @@
-"""The queue's page, and what pages do with the queue: move a train, change how it waits, pause, resume."""
+"""The queue's page, and what pages do with the queue: move a train, change how it waits, pause,
+resume."""
 
 from __future__ import annotations
 
@@ -30,9 +31,17 @@ class TrainWaitView(TrainActionView):
         priority = request.POST.get("priority", "")
         if priority and priority not in map(str, TrainRun.Priority.values):
             raise UserError({"priority": ["There is no such priority."]})
-        after: dict[str, TrainRun | None] = {"after": None} if request.POST.get("after") == "" else {}
-        train_wait(run=run, by=reader_of(request), priority=int(priority) if priority else None, **after)
-        messages.success(request, f"Saved. {run.name} is number {queue_position(run)} in the queue.")
+
+        after: dict[str, TrainRun | None] = (
+            {"after": None} if request.POST.get("after") == "" else {}
+        )
+        train_wait(
+            run=run, by=reader_of(request), priority=int(priority) if priority else None, **after
+        )
+        messages.success(
+            request, f"Saved. {run.name} is number {queue_position(run)} in the queue."
+        )
+
         return redirect_back(request, run.get_absolute_url())
 
 

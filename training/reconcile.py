@@ -1,8 +1,8 @@
-"""House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten by the queue.
+"""House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten
+by the queue.
 
-Every call may be repeated or run twice at the same time: all writes are conditional, and a bell too many does
-nothing.
-"""
+Every call may be repeated or run twice at the same time: all writes are conditional, and a bell too
+many does nothing."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def reconcile() -> None:
     notices_enqueue()
     datasets_reconcile()
     models_reconcile()
+
     for job in _also:
         job()
 
@@ -54,10 +55,12 @@ def lost_trains_close() -> None:
     for run in TrainRun.objects.active():
         if supervisor_is_alive(run):
             continue
+
         try:
             ingest(run)
         except Overtaken:
             continue
+
         outcome = decide(run, None)
         if end_or_go_on(run, outcome):
             logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
@@ -69,9 +72,11 @@ def supervisor_is_alive(run: TrainRun) -> bool:
         return process_is_alive(run.process)
     if run.heartbeat_at is None:
         return False
+
     if timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS):
         heard_of(run)
         return True
+
     return not taken_for_gone(run)
 
 

@@ -34,6 +34,7 @@ def gap_opened(run: TrainRun, events: int) -> list[Gap]:
     gaps: list[Gap] = [*run.record_gaps]
     if gaps and gaps[-1]["before"] is None:
         events += gaps.pop()["events"]
+
     return [*gaps, Gap(after=run.step, before=None, events=events)][-GAPS_KEPT:]
 
 
@@ -42,6 +43,7 @@ def gap_closed(run: TrainRun, step: int) -> list[Gap]:
     gaps: list[Gap] = [*run.record_gaps]
     if gaps and gaps[-1]["before"] is None:
         gaps[-1] = Gap(after=gaps[-1]["after"], before=step, events=gaps[-1]["events"])
+
     return gaps
 
 
@@ -57,10 +59,12 @@ def gaps_rewound(run: TrainRun, step: int) -> list[Gap]:
         )
         for gap in gaps
     ]
+
     is_open = bool(kept) and kept[-1]["before"] in (None, step + 1)
     if not is_open and step - run.step >= logged_every(run):
         # Its checkpoint was saved after steps that nobody has stored.
         kept.append(Gap(after=run.step, before=step + 1, events=0))
+
     return kept
 
 
@@ -72,30 +76,39 @@ def steps_missing(run: TrainRun) -> list[tuple[int, int]]:
         if before is None:
             # Nothing was recorded behind it: what the engine said last is all that is known.
             before = int(run.outcome.get("step") or 0) + 1
+
         if before - gap["after"] > every:
             found.append((gap["after"] + 1, before - 1))
+
     return found
 
 
 def record_notes(run: TrainRun) -> list[str]:
     """What is missing, in sentences for a page; [] for a record that is whole."""
     notes: list[str] = []
+
     if run.attempt == 1 and run.status == TrainRun.Status.QUEUED:
         return notes
 
     if not run.directory.is_dir():
         notes.append(
-            "The folder of this train is gone from the server's disk: its model, checkpoints and log "
+            "The folder of this train is gone from the server's disk: its model, checkpoints and "
+            "log "
             "cannot be read any more. What is shown here was stored before."
         )
     elif events_cut(run):
-        notes.append(f"{EVENTS} in the train's folder was cut or removed. What is shown here was stored before.")
+        notes.append(
+            f"{EVENTS} in the train's folder was cut or removed. What is shown here was stored "
+            "before."
+        )
+
     missing = steps_missing(run)
     notes += [_steps_sentence(first, last) for first, last in missing]
     lost = sum(gap["events"] for gap in run.record_gaps)
     if lost and not missing:
         entries = "1 entry is" if lost == 1 else f"{lost:,} entries are"
         notes.append(f"{entries} missing from the record, such as evaluations or answers.")
+
     return notes
 
 
@@ -112,6 +125,7 @@ def events_cut(run: TrainRun) -> bool:
         size = 0
     except OSError:
         return False
+
     return size < run.events_offset
 
 
@@ -120,11 +134,14 @@ def with_gaps(points: list[list[Any]], gaps: list[tuple[int, int]]) -> list[list
     line is drawn over it."""
     found: list[list[Any]] = []
     open_gaps = list(gaps)
+
     for point in points:
         while open_gaps and point[0] > open_gaps[0][1]:
             first, last = open_gaps.pop(0)
             if found and found[-1][0] < first:
                 middle = [(a + b) / 2 for a, b in zip(found[-1][:3], point[:3], strict=True)]
                 found.append([(first + last) // 2, round(middle[1], 4), round(middle[2], 2), None])
+
         found.append(point)
+
     return found

@@ -1,4 +1,5 @@
-"""Try it: a sample dataset and the settings of a short train, for somebody who has nothing of their own yet."""
+"""Try it: a sample dataset and the settings of a short train, for somebody who has nothing of their
+own yet."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ FILE_NAME = "help-desk.jsonl"
 METHOD = "lora"
 TRAIN_NAME = "my-first-train"
 
-# As in `make demo`: a model of 135 million parameters takes the house format on in about two minutes on two cores.
+# As in `make demo`: a model of 135 million parameters takes the house format on in about two
+# minutes on two cores.
 PARAMETERS: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 4,
@@ -65,6 +67,7 @@ def sample_train(*, by: User) -> SampleTrain:
     base_model = sample_base_model(by)
     if method is None or base_model is None:
         raise UserError("There is no base model to try yet. Add one first, or ask your operator.")
+
     return SampleTrain(method, base_model, sample_dataset(by=by), dict(PARAMETERS))
 
 
@@ -74,12 +77,15 @@ def sample_dataset(*, by: User) -> Dataset:
     dataset = own.exclude(status=Dataset.Status.FAILED).order_by("pk").first()
     if dataset is None:
         dataset = _create(by)
+
     if dataset.status == Dataset.Status.CHECKING:
-        # 90 rows of our own: read here and now, so that the form behind the button can be filled at once.
+        # 90 rows of our own: read here and now, so that the form behind the button can be filled at
+        # once.
         from datasets_app.checking import dataset_check
 
         dataset_check(dataset.pk)
         dataset.refresh_from_db()
+
     return dataset
 
 
@@ -88,4 +94,5 @@ def _create(by: User) -> Dataset:
         path = Path(folder) / FILE_NAME
         path.write_text(demo_jsonl(), encoding="utf-8")
         file = ReceivedFile.copy_of(path)
+
     return dataset_create(owner=by, file=file, name=NAME, description=DESCRIPTION)

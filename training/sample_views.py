@@ -25,7 +25,8 @@ from training.views import reader_of
 
 
 class TrySampleView(View):
-    """Makes the sample dataset and opens the form of a short train, filled in. Nothing is started."""
+    """Makes the sample dataset and opens the form of a short train, filled in. Nothing is
+    started."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
         try:
@@ -33,7 +34,11 @@ class TrySampleView(View):
         except UserError as error:
             messages.error(request, error.message)
             return redirect_back(request, reverse("training:list"))
-        messages.success(request, "Everything is filled in for a first train of a few minutes. Press Run the Train.")
+
+        messages.success(
+            request,
+            "Everything is filled in for a first train of a few minutes. Press Run the Train.",
+        )
         query = {"sample": 1, "dataset": sample.dataset.pk, "base_model": sample.base_model.pk}
         return redirect(f"{reverse('training:form', args=[sample.method.slug])}?{urlencode(query)}")
 
@@ -49,6 +54,7 @@ class SampleTrainSerializer(serializers.Serializer[Any]):
 class SampleTrainView(APIView):
     @extend_schema(request=None, responses={200: SampleTrainSerializer, **errors(400, 401, 507)})
     def post(self, request: Request) -> Response:
-        """Make the sample dataset and answer the body of a short first train with it. Nothing is started."""
+        """Make the sample dataset and answer the body of a short first train with it. Nothing is
+        started."""
         sample = sample_train(by=reader(request))
         return Response(SampleTrainSerializer(sample).data)

@@ -45,23 +45,37 @@ PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
     ("Model Training", "activity", "training:list", "trains runs jobs list home", False),
     ("Start a New Train", "plus", "training:new", "new train fine-tune run create", False),
     ("Queue", "list-details", "training:queue", "waiting line position pause order", False),
-    ("Compare trains", "columns-3", "training:compare", "comparison difference side by side", False),
+    (
+        "Compare trains",
+        "columns-3",
+        "training:compare",
+        "comparison difference side by side",
+        False,
+    ),
     ("Datasets", "database", "datasets:list", "data files rows", False),
     ("Upload a dataset", "upload", "datasets:upload", "add data file new dataset", False),
     ("Models", "cube", "models:list", "base models weights", False),
     ("Add a base model", "plus", "models:add", "import hub new model gguf", False),
     ("Methods", "puzzle", "methods:list", "lora sft dpo kto grpo ppo recipes", False),
     ("API", "api", "api-docs", "programs rest openapi swagger token", False),
-    ("Account", "user", "accounts:account", "account password token e-mail notices hugging face", False),
+    (
+        "Account",
+        "user",
+        "accounts:account",
+        "account password token e-mail notices hugging face",
+        False,
+    ),
     ("Administration", "shield-lock", "admin:index", "admin users accounts operators", True),
 )
 
 
 def search_everything(*, user: User, text: str) -> list[HitGroup]:
-    """Groups with at least one hit, in a fixed order; none for a blank text. Shows what `user` may see and no more."""
+    """Groups with at least one hit, in a fixed order; none for a blank text. Shows what `user` may
+    see and no more."""
     words = " ".join(text.split())[:LONGEST_QUERY]
     if not words:
         return []
+
     groups = [
         _trains(user, words),
         _datasets(user, words),
@@ -74,7 +88,9 @@ def search_everything(*, user: User, text: str) -> list[HitGroup]:
 
 def _trains(user: User, words: str) -> HitGroup:
     labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
-    rows = TrainRun.objects.visible_to(user).filter(_matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled))
+    rows = TrainRun.objects.visible_to(user).filter(
+        _matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
+    )
     rows = rows.select_related("method", "base_model").only(
         "name", "status", "created_at", "method__name", "base_model__name"
     )
@@ -115,7 +131,9 @@ def _methods(words: str) -> HitGroup:
     rows = TrainingMethod.objects.offered().filter(matches).only("name", "slug", "tagline")
 
     def hit(method: TrainingMethod) -> Hit:
-        return Hit(method.name, method.tagline, reverse("training:form", args=[method.slug]), "puzzle")
+        return Hit(
+            method.name, method.tagline, reverse("training:form", args=[method.slug]), "puzzle"
+        )
 
     return _group("methods", "Methods", rows, words, hit, reverse("methods:list"))
 
@@ -126,11 +144,13 @@ def _pages(user: User, words: str) -> HitGroup:
     for title, icon, name, known_as, for_operators in PAGES:
         if for_operators and not user.is_staff:
             continue
+
         if wanted in title.lower() or any(word.startswith(wanted) for word in known_as.split()):
             try:
                 hits.append(Hit(title, "", reverse(name), icon))
             except NoReverseMatch:
                 continue
+
     return HitGroup("pages", "Pages", hits[:MOST_OF_A_KIND])
 
 
@@ -141,7 +161,9 @@ def _matches(words: str, *fields: str) -> Q:
         anywhere = Q()
         for field in fields:
             anywhere |= Q(**{f"{field}__icontains": word})
+
         found &= anywhere
+
     return found
 
 
@@ -166,6 +188,14 @@ def _group(
         default=Value(2),
         output_field=IntegerField(),
     )
-    found = list(rows.annotate(search_rank=rank).order_by("search_rank", "-pk")[: MOST_OF_A_KIND + 1])
-    more = f"{address}?search={quote(words)}" if len(found) > MOST_OF_A_KIND and kind != "methods" else ""
+
+    found = list(
+        rows.annotate(search_rank=rank).order_by("search_rank", "-pk")[: MOST_OF_A_KIND + 1]
+    )
+    more = (
+        f"{address}?search={quote(words)}"
+        if len(found) > MOST_OF_A_KIND and kind != "methods"
+        else ""
+    )
+
     return HitGroup(kind, title, [hit(row) for row in found[:MOST_OF_A_KIND]], more)

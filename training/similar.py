@@ -1,4 +1,5 @@
-"""Finished trains of the same kind as another one, and what they say about how long it will take."""
+"""Finished trains of the same kind as another one, and what they say about how long it will
+take."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a train took: seconds for each row that it learned from, and seconds for everything else, such as
-    loading, evaluation, sample answers and saving."""
+    """How long a train took: seconds for each row that it learned from, and seconds for everything
+    else, such as loading, evaluation, sample answers and saving."""
 
     seconds_per_row: float
     other_seconds: float
@@ -28,10 +29,15 @@ class Pace:
 
 
 def similar_trains(
-    *, method: int, base_model: int, parameters: dict[str, Any], device: str = "", dataset: int | None = None
+    *,
+    method: int,
+    base_model: int,
+    parameters: dict[str, Any],
+    device: str = "",
+    dataset: int | None = None,
 ) -> TrainRunQuerySet:
-    """Finished trains of the same method and base model with the same token limit, the newest first; on the same device
-    and dataset where those are given."""
+    """Finished trains of the same method and base model with the same token limit, the newest
+    first; on the same device and dataset where those are given."""
     limit = next((name for name in LIMITS if name in parameters), None)
     if limit is None:
         return TrainRun.objects.none()
@@ -45,10 +51,12 @@ def similar_trains(
         started_at__isnull=False,
         finished_at__isnull=False,
     )
+
     if device:
         found = found.filter(facts__device__name=device)
     if dataset is not None:
         found = found.filter(dataset_id=dataset)
+
     return found
 
 
@@ -58,18 +66,21 @@ def pace_of(run: TrainRun) -> Pace:
     whole = run_seconds(run) or 0.0
     training = spent_of(run.facts).get(TRAINING, (0, 0.0))[1] if "spent" in run.facts else whole
     training = min(training, whole)
+
     return Pace(training / max(1, rows), whole - training)
 
 
 def rounds_of_similar(run: TrainRun) -> dict[str, float]:
-    """{phase: median seconds of a round, "trains": how many were looked at} for evaluation, saving and sample answers,
-    from similar trains; on the same data where there are such. Empty where nothing similar has finished."""
+    """{phase: median seconds of a round, "trains": how many were looked at} for evaluation, saving
+    and sample answers, from similar trains; on the same data where there are such. Empty where
+    nothing similar has finished."""
     kind = {"method": run.method_id, "base_model": run.base_model_id, "parameters": run.parameters}
     found = list(similar_trains(**kind, dataset=run.dataset_id)[:SIMILAR_TRAINS])
     found = found or list(similar_trains(**kind)[:SIMILAR_TRAINS])
 
     seconds: dict[str, list[float]] = {phase: [] for phase in ROUNDS}
     timed = [spent_of(other.facts) for other in found if "spent" in other.facts]
+
     for spent in timed:
         for phase in ROUNDS:
             if phase in spent:

@@ -30,6 +30,7 @@ def spec_settle(run: TrainRun) -> None:
     old = _home_of(run, spec)
     if old is not None and old != settings.HOME:
         spec = paths_changed(spec, lambda text: _moved(text, old))
+
     spec_write(run, spec)
 
 
@@ -39,6 +40,7 @@ def _home_of(run: TrainRun, spec: Spec) -> Path | None:
     written = Path(spec.dataset.path)
     if written.parts[-len(inside.parts) :] != inside.parts:
         return None
+
     return written.parents[len(inside.parts) - 1]
 
 

@@ -1,4 +1,5 @@
-"""What a train is doing, in sentences that hold for its status, phase and step. Pages and API read them here."""
+"""What a train is doing, in sentences that hold for its status, phase and step. Pages and API read
+them here."""
 
 from __future__ import annotations
 
@@ -30,10 +31,13 @@ def activity_of(run: TrainRun) -> str:
     """What the train does now, as one sentence; "" for one that has ended."""
     if run.ended:
         return ""
+
     if run.status == Status.QUEUED:
         if run.step:
             return f"It waits to resume; step {run.step:,} is done."
+
         return "It waits for its turn."
+
     if run.status == Status.STOPPING:
         return stop_effect(run)
 
@@ -51,8 +55,13 @@ def stop_effect(run: TrainRun) -> str:
         return "It ends before its first step, so there is nothing to save."
     if run.phase == "answering":
         return "It is trained and saved, and ends after its sample answers."
+
     if 0 < run.total_steps <= run.step:
-        return "It has made its last step, and ends once it is saved and has answered the sample prompts."
+        return (
+            "It has made its last step, and ends once it is saved and has answered the sample "
+            "prompts."
+        )
+
     return "It finishes its step, saves a checkpoint and the model, and ends."
 
 
@@ -62,4 +71,5 @@ def place_of_end(run: TrainRun) -> str:
         return f"At step {run.step:,}"
     if run.step:
         return f"After {counted(run.step, 'step')}"
+
     return "Before the first step" if run.first_started_at else "In the queue"

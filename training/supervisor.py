@@ -1,9 +1,9 @@
-"""One train from claim to outcome, in the work horse: start the engine, read what it writes, pass on a stop.
+"""One train from claim to outcome, in the work horse: start the engine, read what it writes, pass
+on a stop.
 
-Stop climbs a ladder, each rung after a grace: the stop file (finish the step, save), SIGTERM, SIGKILL.
-One who wants nothing saved begins at the last rung.
-A horse that is told to go (SIGTERM: the platform shuts down) stops its engine in the same way, with less patience.
-"""
+Stop climbs a ladder, each rung after a grace: the stop file (finish the step, save), SIGTERM,
+SIGKILL. One who wants nothing saved begins at the last rung. A horse that is told to go (SIGTERM:
+the platform shuts down) stops its engine in the same way, with less patience."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ AWAY = (OperationalError, InterfaceError)
 
 
 def supervise_next(worker: str) -> None:
-    """Claim the next train in line that this worker can run and see it through. Returns at once where none waits."""
+    """Claim the next train in line that this worker can run and see it through. Returns at once
+    where none waits."""
     now = timezone.now()
     run = claim(
         worker_device(worker),
@@ -51,6 +52,7 @@ def supervise_next(worker: str) -> None:
         heartbeat_at=now,
         phase="starting",
     )
+
     if run is not None:
         spec_settle(run)
         Supervisor(run).work()
@@ -74,6 +76,7 @@ class Supervisor:
                 engine.memory.look()
                 self.tick(engine)
                 time.sleep(TICK_SECONDS)
+
             self.conclude(engine)
         except Overtaken as error:
             logger.warning("standing down: %s", error)
@@ -87,35 +90,44 @@ class Supervisor:
             self.silence = Silence()
         except AWAY as error:
             self.wait_for_database(error)
+
         self.climb(engine)
 
     def wait_for_database(self, error: Exception) -> None:
-        """Raises Overtaken where others have given up hope of hearing from this train's supervisor."""
+        """Raises Overtaken where others have given up hope of hearing from this train's
+        supervisor."""
         logger.warning("database busy, will try again: %s", error)
         # One that was restarted has ended the connection: the next try needs another.
         close_old_connections()
+
         if self.silence.ends_in_giving_up(self.run):
             raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} was taken for gone")
 
     def conclude(self, engine: Engine) -> None:
-        """Read the last events and write the outcome. How the engine ended is known here alone, so that a database
-        which is away is waited for; after HEARTBEAT_LIMIT_SECONDS the reconciler does it from what lies on the disk."""
+        """Read the last events and write the outcome. How the engine ended is known here alone, so
+        that a database which is away is waited for; after HEARTBEAT_LIMIT_SECONDS the reconciler
+        does it from what lies on the disk."""
         attempt, given_up = self.run.attempt, time.monotonic() + settings.HEARTBEAT_LIMIT_SECONDS
         has_failed = False
+
         while True:
             try:
                 if has_failed:
-                    # What a transaction that failed has set here is not so, and one may have succeeded unheard.
+                    # What a transaction that failed has set here is not so, and one may have
+                    # succeeded unheard.
                     self.run.refresh_from_db()
                     if self.run.attempt != attempt or self.run.ended:
                         return
+
                 ingest(self.run)
                 status = None if engine.was_lost else engine.poll()
                 self.end(decide(self.run, status, by_us=self.rung >= 2, death=engine.death))
+
                 return
             except AWAY as error:
                 if time.monotonic() > given_up:
                     raise
+
                 has_failed = True
                 self.wait_for_database(error)
                 time.sleep(TICK_SECONDS)
@@ -125,12 +137,21 @@ class Supervisor:
         now = time.monotonic()
         if now - self.last_heartbeat < HEARTBEAT_SECONDS:
             return
+
         self.last_heartbeat = now
-        mine = TrainRun.objects.filter(pk=self.run.pk, attempt=self.run.attempt, status__in=TrainRun.ACTIVE)
+        mine = TrainRun.objects.filter(
+            pk=self.run.pk, attempt=self.run.attempt, status__in=TrainRun.ACTIVE
+        )
         if not mine.update(heartbeat_at=timezone.now()):
-            raise Overtaken(f"attempt {self.run.attempt} of train {self.run.pk} is no longer running")
-        asked = mine.filter(status=TrainRun.Status.STOPPING).values_list("discards", flat=True).first()
+            raise Overtaken(
+                f"attempt {self.run.attempt} of train {self.run.pk} is no longer running"
+            )
+
+        asked = (
+            mine.filter(status=TrainRun.Status.STOPPING).values_list("discards", flat=True).first()
+        )
         self.discards = bool(asked)
+
         if self.stop_asked_at is None and asked is not None:
             self.run.status = TrainRun.Status.STOPPING
             self.stop_asked_at = now
@@ -138,8 +159,10 @@ class Supervisor:
     def climb(self, engine: Engine) -> None:
         if self.stop_asked_at is None:
             return
+
         patience = SHUTDOWN_GRACE_SECONDS if self.shutting_down else settings.STOP_GRACE_SECONDS
         waited = time.monotonic() - self.stop_asked_at
+
         if self.discards and self.rung < 3:
             engine.signal(signal.SIGKILL)
             self.rung = 3
@@ -159,8 +182,13 @@ class Supervisor:
 
     def end(self, outcome: Outcome) -> None:
         """Write the outcome."""
-        if self.shutting_down and outcome.status == TrainRun.Status.STOPPED and not self.stop_asked_by_person():
+        if (
+            self.shutting_down
+            and outcome.status == TrainRun.Status.STOPPED
+            and not self.stop_asked_by_person()
+        ):
             outcome = worker_lost("The platform was shut down while this train ran.")
+
         end_or_go_on(self.run, outcome)
 
     def stop_asked_by_person(self) -> bool:

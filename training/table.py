@@ -1,4 +1,5 @@
-"""The list of trains: rows, counts and filters of one page, with a number of queries that does not grow with it."""
+"""The list of trains: rows, counts and filters of one page, with a number of queries that does not
+grow with it."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ PILLS: tuple[tuple[str, list[str]], ...] = (
     ("Stopped", [Status.STOPPED.value]),
 )
 
-# What narrows the list besides search and status: parameter, title, and where its choices come from.
+# What narrows the list besides search and status: parameter, title, and where its choices come
+# from.
 FACETS = (
     ("method", "Method", "method__slug", "method__name"),
     ("base_model", "Base model", "base_model__slug", "base_model__name"),
@@ -47,7 +49,8 @@ FACETS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One train as the list shows it. `position` is its place in the queue, 0 for one that does not wait."""
+    """One train as the list shows it. `position` is its place in the queue, 0 for one that does not
+    wait."""
 
     run: TrainRun
     position: int
@@ -82,7 +85,9 @@ class Facet:
 def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
     runs = list(runs)
     starts = starts_now() if any(run.status == Status.QUEUED for run in runs) else {}
-    return [Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs]
+    return [
+        Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs
+    ]
 
 
 def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
@@ -96,6 +101,7 @@ def counts_of(reader: Reader, query: QueryDict) -> dict[str, int]:
     others = query.copy()
     for name in ("status", "ordering"):
         others.pop(name, None)
+
     matching = TrainFilter(others, queryset=TrainRun.objects.visible_to(reader)).qs
     counted = matching.order_by().values_list("status").annotate(count=Count("pk", distinct=True))
     return dict(counted)
@@ -119,13 +125,18 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
     """Every value that occurs, of all facets by one query."""
     visible = TrainRun.objects.visible_to(reader).order_by()
     first, *others = (
-        visible.exclude(**{key: None}).annotate(facet=Value(name), key=F(key), label=F(label))
-        .values_list("facet", "key", "label").distinct()
+        visible.exclude(**{key: None})
+        .annotate(facet=Value(name), key=F(key), label=F(label))
+        .values_list("facet", "key", "label")
+        .distinct()
         for name, _, key, label in FACETS
-    )  # fmt: skip
+    )
+
     choices: dict[str, list[tuple[str, str]]] = {name: [] for name, *_ in FACETS}
+
     for name, key, label in first.union(*others, all=True):
         choices[name].append((str(key), str(label)))
+
     return [
         Facet(name, title, sorted(choices[name], key=lambda choice: choice[1]), query.get(name, ""))
         for name, title, *_ in FACETS
@@ -137,6 +148,7 @@ def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
     visible = TrainRun.objects.visible_to(reader)
     mine = list(waiting().filter(owner=reader.pk)[:1])
     running = list(visible.active().order_by("pk"))
+
     return {
         "running": running,
         "current": running[0] if running else None,
@@ -149,7 +161,8 @@ def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
 
 
 class RunPaginator(Paginator):  # type: ignore[type-arg]
-    """Finds the ids of a page, and reads these rows alone: rows are wide, and seven others belong to each."""
+    """Finds the ids of a page, and reads these rows alone: rows are wide, and seven others belong
+    to each."""
 
     object_list: TrainRunQuerySet
 
@@ -158,6 +171,7 @@ class RunPaginator(Paginator):  # type: ignore[type-arg]
         first = (number - 1) * self.per_page
         ids = list(self.object_list.values_list("pk", flat=True)[first : first + self.per_page])
         rows = TrainRun.objects.with_related().in_bulk(ids)
+
         # One may have been deleted in between.
         return Page([rows[pk] for pk in ids if pk in rows], number, self)
 
@@ -165,15 +179,28 @@ class RunPaginator(Paginator):  # type: ignore[type-arg]
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
     runs = narrowed(reader, query)
-    paginator, counts, chosen = RunPaginator(runs, PAGE_ROWS), counts_of(reader, query), query.getlist("status")
+    paginator, counts, chosen = (
+        RunPaginator(runs, PAGE_ROWS),
+        counts_of(reader, query),
+        query.getlist("status"),
+    )
+
     if set(chosen) <= set(Status.values):
         # Known from there already.
-        paginator.count = sum(count for status, count in counts.items() if not chosen or status in chosen)
+        paginator.count = sum(
+            count for status, count in counts.items() if not chosen or status in chosen
+        )
+
     page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
     places = queue_places()
     shown = columns_shown(reader)
-    filters = [name for name in ("search", "since", "until", *(facet[0] for facet in FACETS)) if query.get(name)]
+    filters = [
+        name
+        for name in ("search", "since", "until", *(facet[0] for facet in FACETS))
+        if query.get(name)
+    ]
+
     return {
         "page": page,
         "rows": rows_make(page.object_list, reader, places),
@@ -187,7 +214,9 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "newest": visible["newest"] or 0,
         "total": visible["total"],
         "ordering": query.get("ordering", ""),
-        "offers_sample": not visible["total"] and isinstance(reader, User) and sample_is_offered(reader),
+        "offers_sample": not visible["total"]
+        and isinstance(reader, User)
+        and sample_is_offered(reader),
         "columns": [(column, column.name in shown) for column in COLUMNS],
         "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
         "own_labels": [name for name, _ in label_suggestions(reader)],
@@ -196,13 +225,18 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
 
 def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
     """(title, value, address without it) of each filter that is set."""
-    titles = {"search": "Search", "since": "From", "until": "Until"} | {name: title for name, title, _, _ in FACETS}
+    titles = {"search": "Search", "since": "From", "until": "Until"} | {
+        name: title for name, title, _, _ in FACETS
+    }
     found = []
+
     for name in names:
         others = query.copy()
         for gone in (name, "page"):
             others.pop(gone, None)
+
         found.append((titles[name], str(query[name])[:60], f"?{others.urlencode()}"))
+
     return found
 
 
@@ -210,4 +244,5 @@ def sort_link(ordering: str, name: str) -> tuple[str, str]:
     """(what a click on the column's head asks for, aria-sort of the column)"""
     if ordering == name:
         return f"-{name}", "ascending"
+
     return name, "descending" if ordering == f"-{name}" else "none"

@@ -1,7 +1,8 @@
-"""Try these rewards: a few rows of the dataset answered by the base model, or by a person, and what each is worth.
+"""Try these rewards: a few rows of the dataset answered by the base model, or by a person, and what
+each is worth.
 
-A trial is a folder that a chore works on and that is thrown away; nothing of it is kept in the database.
-"""
+A trial is a folder that a chore works on and that is thrown away; nothing of it is kept in the
+database."""
 
 from __future__ import annotations
 
@@ -59,16 +60,29 @@ def trial_start(
     answers: list[str] | None = None,
     device: str = "cpu",
 ) -> str:
-    """Begin a trial and return its key. `answers`: typed ones, in the order of the rows; the base model's else.
+    """Begin a trial and return its key. `answers`: typed ones, in the order of the rows; the base
+    model's else.
 
     One at a time: the person's earlier trials are dropped. Raises UserError by field.
     """
-    ingredients_check(method=method, base_model=base_model, dataset=dataset, evaluation_dataset=None)
+    ingredients_check(
+        method=method, base_model=base_model, dataset=dataset, evaluation_dataset=None
+    )
     resolved = parameters_validate(method, parameters, device=device)
     if "rewards" not in resolved:
         raise UserError({"method": [f"{method.name} has no rewards to try."]})
-    if answers is not None and (len(answers) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in answers)):
-        raise UserError({"answers": [f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."]})
+
+    if answers is not None and (
+        len(answers) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in answers)
+    ):
+        raise UserError(
+            {
+                "answers": [
+                    f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."
+                ]
+            }
+        )
+
     resources = resources_of(resolved, by)
     trial = {
         "base_model_path": str(base_model.path),
@@ -87,6 +101,7 @@ def trial_start(
         "temperature": resolved["temperature"],
         "seed": resolved["seed"],
     }
+
     _drop_old(by)
     key = f"{by.pk}-{uuid.uuid4().hex}"
     folder = trials_folder() / key
@@ -101,6 +116,7 @@ def trial_start(
         # The trial ends itself sooner and keeps what it has.
         limit_seconds=2 * SECONDS,
     )
+
     return key
 
 
@@ -110,16 +126,18 @@ def _first_rows(dataset: Dataset) -> list[Example]:
         seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
     except UserError as error:
         raise UserError({"dataset": [f"{dataset.name}: {error.message}"]}) from error
+
     good = [row.example for row in seen if row.example is not None]
     return [example for example in good[:ROWS] if example.asked]
 
 
 def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
-    """{"done", "cancelled", "rows", "answers", "error"}, with the answers that are known so far; None for a trial that
-    is not there, or not this person's."""
+    """{"done", "cancelled", "rows", "answers", "error"}, with the answers that are known so far;
+    None for a trial that is not there, or not this person's."""
     folder = _folder_of(by, key)
     if folder is None:
         return None
+
     cancelled = (folder / CANCEL).exists()
     # The result before the answers: none can come after it.
     result = _json(folder / RESULT)
@@ -133,18 +151,21 @@ def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
 
 
 def trial_cancel(*, by: User, key: str) -> bool:
-    """End a trial; what it has answered stays readable. False for one that is not there, or not this person's."""
+    """End a trial; what it has answered stays readable. False for one that is not there, or not
+    this person's."""
     folder = _folder_of(by, key)
     if folder is None:
         return False
     if not (folder / RESULT).exists():
         (folder / CANCEL).touch()
+
     return True
 
 
 def _folder_of(by: User, key: str) -> Path | None:
     if not KEY.fullmatch(key) or not key.startswith(f"{by.pk}-"):
         return None
+
     folder = trials_folder() / key
     return folder if folder.is_dir() else None
 
@@ -154,6 +175,7 @@ def _json(path: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+
     return found
 
 
@@ -162,6 +184,7 @@ def trial_run(key: str) -> None:
     folder = trials_folder() / key
     if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
         return
+
     program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
         [sys.executable, *PROGRAM, str(folder)],
         stdin=subprocess.DEVNULL,
@@ -171,12 +194,14 @@ def trial_run(key: str) -> None:
         env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **_judge(folder)),
         preexec_fn=confined(),
     )
+
     try:
         reason = _wait(program, folder)
     finally:
         if program.poll() is None:
             program.kill()
             program.wait()
+
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, reason)
 
@@ -192,7 +217,9 @@ def _wait(program: subprocess.Popen[bytes], folder: Path) -> str:
                 return "Cancelled."
             if time.monotonic() > deadline:
                 return _out_of_time(folder)
+
             continue
+
         return "" if code == 0 else "The trial broke off. Try it with fewer rewards."
 
 
@@ -209,6 +236,7 @@ def _judge(folder: Path) -> dict[str, str]:
         rewards = json.loads((folder / TRIAL).read_text())["rewards"]
     except (OSError, ValueError, KeyError):
         return {}
+
     return judge_environment() if uses_judge(rewards) else {}
 
 
@@ -233,5 +261,6 @@ def _drop_old(by: User) -> None:
             is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
         except FileNotFoundError:
             continue
+
         if is_old or folder.name.startswith(f"{by.pk}-"):
             shutil.rmtree(Path(folder), ignore_errors=True)

@@ -7,7 +7,14 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import (
+    FileResponse,
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+)
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -54,7 +61,8 @@ def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
 
 
 def train_for_part_or_404(request: HttpRequest, pk: int) -> TrainRun:
-    """The same without what it is made of but its method: for a part of a page that open pages ask for again."""
+    """The same without what it is made of but its method: for a part of a page that open pages ask
+    for again."""
     return _found_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
 
 
@@ -62,6 +70,7 @@ def _found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
     run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
     if run is None:
         raise Http404
+
     return run
 
 
@@ -73,19 +82,29 @@ class TrainListView(TemplateView):
 
 
 class TrainLiveView(View):
-    """What the list swaps in place: ?ids= of its rows and &newest= id that it knows, under its own filters."""
+    """What the list swaps in place: ?ids= of its rows and &newest= id that it knows, under its own
+    filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
         ids = [part for part in request.GET.get("ids", "").split(",") if part]
         if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in ids):
             raise BadRequest("ids are whole numbers, separated by commas.")
+
         newest = request.GET.get("newest", "")
-        known = int(newest) if newest.isascii() and newest.isdigit() and len(newest) < 19 else LARGEST_ID
-        runs = TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
+        known = (
+            int(newest)
+            if newest.isascii() and newest.isdigit() and len(newest) < 19
+            else LARGEST_ID
+        )
+
+        runs = (
+            TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
+        )
         places = queue_places()
         rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
         pills = pills_make(request.GET, counts_of(request.user, request.GET))
         strip = strip_make(request.user, places)
+
         return JsonResponse(
             {
                 "rows": rows,
@@ -98,7 +117,10 @@ class TrainLiveView(View):
 
     def cells(self, row: Any) -> dict[str, str]:
         names = ("status", "loss", "best", "duration", "started")
-        cells = {name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip() for name in names}
+        cells = {
+            name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip()
+            for name in names
+        }
         return cells | {"state": row.run.status}
 
 
@@ -114,6 +136,7 @@ class TrainColumnsView(View):
                 columns_choose(user=user, names=request.POST.getlist("columns"))
         except UserError as error:
             messages.error(request, error.message)
+
         return redirect_back(request, reverse("training:list"))
 
 
@@ -125,7 +148,9 @@ class TrainPage(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_or_404(request, pk)
-        return render(request, self.template_name, header_context(request, run) | self.tab_context(run))
+        return render(
+            request, self.template_name, header_context(request, run) | self.tab_context(run)
+        )
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
         return {"tab": self.tab, "record_notes": record_notes(run)}
@@ -169,7 +194,9 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
 
 def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
     """The train for which `run` waits, if this reader may see it."""
-    visible: TrainRun | None = TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    visible: TrainRun | None = (
+        TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    )
     return visible
 
 
@@ -177,6 +204,7 @@ def resume_context(run: TrainRun) -> dict[str, Any]:
     """`resume_steps`: of checkpoints to go on from. `may_begin_again`: where there is none."""
     if resume_obstacle(run):
         return {"resume_steps": [], "may_begin_again": False}
+
     steps = resumable_steps(run)
     return {"resume_steps": steps, "may_begin_again": not steps}
 
@@ -213,7 +241,10 @@ class TrainLogPageView(TrainPage):
     tab = "log"
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return super().tab_context(run) | {"piece": log_read(run, -FIRST_LOG_BYTES), "phases": phases_of(run)}
+        return super().tab_context(run) | {
+            "piece": log_read(run, -FIRST_LOG_BYTES),
+            "phases": phases_of(run),
+        }
 
 
 class TrainActionView(View):
@@ -227,6 +258,7 @@ class TrainActionView(View):
             messages.error(request, error.message)
         except PermissionDenied:
             messages.error(request, "Only the owner of a train and operators can change it.")
+
         return redirect_back(request, run.get_absolute_url())
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
@@ -241,7 +273,10 @@ class TrainStopView(TrainActionView):
         elif run.status == TrainRun.Status.STOPPED:
             messages.success(request, f"{run.name} is stopped.")
         else:
-            messages.warning(request, f"{run.name} had ended already: {run.get_status_display().lower()}.")
+            messages.warning(
+                request, f"{run.name} had ended already: {run.get_status_display().lower()}."
+            )
+
         return redirect_back(request, run.get_absolute_url())
 
 
@@ -263,6 +298,7 @@ class TrainResumeView(TrainActionView):
         train_resume(run=run, by=reader_of(request), step=step)
         place = "starts over" if step == 0 else "resumes from its checkpoint"
         messages.success(request, f"{run.name} is back in the queue and {place}.")
+
         return redirect_back(request, run.get_absolute_url())
 
 
@@ -278,7 +314,10 @@ class TrainMergeView(TrainActionView):
             checkpoint=number_of(step) if step else None,
             precision=request.POST.get("precision", "auto"),
         )
-        messages.success(request, f"{model.name} is being made. It appears among the models when it is ready.")
+
+        messages.success(
+            request, f"{model.name} is being made. It appears among the models when it is ready."
+        )
         return redirect(model)
 
 
@@ -301,6 +340,7 @@ class TrainEditView(TrainActionView):
             notes=request.POST.get("notes"),
             labels=None if labels is None else [labels],
         )
+
         messages.success(request, "Saved.")
         return redirect_back(request, run.get_absolute_url())
 
@@ -319,7 +359,8 @@ class TrainDownloadView(View):
 
 
 class TrainLogDownloadView(View):
-    """The raw log as it is on disk. As an attachment of plain text: no browser runs what is in it."""
+    """The raw log as it is on disk. As an attachment of plain text: no browser runs what is in
+    it."""
 
     def get(self, request: HttpRequest, pk: int) -> FileResponse:
         run = train_or_404(request, pk)
@@ -327,4 +368,7 @@ class TrainLogDownloadView(View):
             stream = (run.directory / LOG).open("rb")
         except FileNotFoundError as error:
             raise Http404("This train has no log yet.") from error
-        return FileResponse(stream, as_attachment=True, filename=f"{file_stem(run)}.log", content_type="text/plain")
+
+        return FileResponse(
+            stream, as_attachment=True, filename=f"{file_stem(run)}.log", content_type="text/plain"
+        )

@@ -1,7 +1,8 @@
-"""The worker of the trains queue. Its trains are forked from a warm process beside it, see training.process.
+"""The worker of the trains queue. Its trains are forked from a warm process beside it, see
+training.process.
 
-It tells the platform that it is there through a key in Redis that lapses by itself, with what its device is.
-"""
+It tells the platform that it is there through a key in Redis that lapses by itself, with what its
+device is."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ STARTING_SECONDS = 180
 
 
 class TrainWorker(Worker):
-    """One train at a time. The device is measured in a process of its own: this one must not wake the GPU."""
+    """One train at a time. The device is measured in a process of its own: this one must not wake
+    the GPU."""
 
     device: dict[str, Any]
     mark: str
@@ -48,7 +50,13 @@ class TrainWorker(Worker):
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         super().heartbeat(timeout, pipeline=pipeline)
         if getattr(self, "device", None) is not None:
-            presence = {"name": self.name, "host": socket.gethostname(), "process": self.mark, "device": self.device}
+            presence = {
+                "name": self.name,
+                "host": socket.gethostname(),
+                "process": self.mark,
+                "device": self.device,
+            }
+
             self.connection.set(f"{KEY}{self.name}", json.dumps(presence), ex=LAPSE_SECONDS)
 
     def register_death(self) -> None:
@@ -72,37 +80,42 @@ class TrainWorker(Worker):
             os.kill(self.horse_pid, signal.SIGTERM)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """The supervisor itself was killed: nobody else would say how the train ended, so look at once."""
+        """The supervisor itself was killed: nobody else would say how the train ended, so look at
+        once."""
         from training.reconcile import lost_trains_close
 
         try:
             lost_trains_close()
         except Error as error:
             logger.warning("database not available, the watch will see to the train: %s", error)
+
         connections.close_all()
 
 
 @contextmanager
 def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
-    """Have the device to oneself: one train a device, however many workers are started. `wait` is called where another
-    worker of this home has it, before waiting until that one is gone.
+    """Have the device to oneself: one train a device, however many workers are started. `wait` is
+    called where another worker of this home has it, before waiting until that one is gone.
 
-    Horse and engine get the lock too, so that it is free only once the last of them has left the device.
-    """
+    Horse and engine get the lock too, so that it is free only once the last of them has left the
+    device."""
     folder = settings.HOME / "locks"
     folder.mkdir(exist_ok=True, mode=0o700)
     name = "-".join((socket.gethostname(), str(device["identity"]), settings.WORKER_SLOT))
+
     with (folder / re.sub(r"[^\w.-]", "_", name)).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
+
         yield lock
 
 
 def measure_device() -> dict[str, Any]:
-    """What `python -m engine.hardware` prints: engine.hardware.Device, and the `identity` of that device."""
+    """What `python -m engine.hardware` prints: engine.hardware.Device, and the `identity` of that
+    device."""
     result = subprocess.run(
         [sys.executable, "-m", "engine.hardware"],
         capture_output=True,
@@ -112,6 +125,7 @@ def measure_device() -> dict[str, Any]:
         env=clean_environment(),
         preexec_fn=confined(),
     )
+
     device: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return device
 
@@ -122,7 +136,12 @@ def worker_device(name: str) -> str:
         presence = connection().get(f"{KEY}{name}")
     except RedisError:
         presence = None
-    return str(json.loads(presence)["device"].get("kind", "cpu")) if isinstance(presence, str | bytes) else "cpu"
+
+    return (
+        str(json.loads(presence)["device"].get("kind", "cpu"))
+        if isinstance(presence, str | bytes)
+        else "cpu"
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,8 @@ class WorkerState:
 
 
 def start_announce(seconds: int = STARTING_SECONDS) -> None:
-    """Tell the platform that this worker is loading its libraries; pages say so instead of "no worker"."""
+    """Tell the platform that this worker is loading its libraries; pages say so instead of "no
+    worker"."""
     try:
         connection().set(f"{STARTING}{socket.gethostname()}:{os.getpid()}", "1", ex=seconds)
     except RedisError:
@@ -160,7 +180,12 @@ def start_is_over() -> None:
 def workers_present() -> list[dict[str, Any]]:
     """{name, host, process, device} of each training worker that is there. Raises RedisError."""
     redis = connection()
-    found = [json.loads(value) for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000))) if value]
+    found = [
+        json.loads(value)
+        for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000)))
+        if value
+    ]
+
     return [presence for presence in found if is_alive(presence)]
 
 
@@ -169,19 +194,29 @@ def worker_state() -> WorkerState:
         alive = workers_present()
     except RedisError:
         return WorkerState(
-            False, None, "The queue cannot be reached. Trains are kept and start when it is back; ask your operator."
+            False,
+            None,
+            "The queue cannot be reached. Trains are kept and start when it is back; ask your "
+            "operator.",
         )
+
     if not alive and is_starting():
         return WorkerState(
             False,
             None,
-            "The training worker is loading its libraries, which takes about a minute. Waiting trains start then.",
+            "The training worker is loading its libraries, which takes about a minute. Waiting "
+            "trains start then.",
             starting=True,
         )
+
     if not alive:
         return WorkerState(
-            False, None, "No training worker is running. Trains wait in the queue until one is; ask your operator."
+            False,
+            None,
+            "No training worker is running. Trains wait in the queue until one is; ask your "
+            "operator.",
         )
+
     kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
     return WorkerState(True, best_device(alive), "", len(alive), kinds)
 

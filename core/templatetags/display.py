@@ -1,7 +1,7 @@
 """How values are shown: numbers with units, times, icons. Built into every template.
 
-static/app.js (DX.format) follows the same rules for what changes while a page is open. What is missing is an en dash.
-"""
+static/app.js (DX.format) follows the same rules for what changes while a page is open. What is
+missing is an en dash."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def signed(text: str) -> str:
     """With a true minus sign, and none before what was rounded to zero."""
     if not text.startswith("-"):
         return text
+
     return text.replace("-", MINUS, 1) if re.search("[1-9]", text) else text[1:]
 
 
@@ -59,9 +60,11 @@ def rate(value: Any) -> str:
     """Learning rates and other small numbers: 2e-4, 0.05."""
     if not is_number(value):
         return MISSING
+
     if value != 0 and abs(value) < 1e-3:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return signed(f"{float(mantissa):g}e{int(exponent)}")
+
     return signed(f"{value:.4g}")
 
 
@@ -73,9 +76,11 @@ def thousands(value: Any) -> str:
 
 @register.filter
 def counted(value: Any, nouns: str) -> str:
-    """A number with its noun, {{ count|counted:"row" }}: 1 row, 2 rows; {{ count|counted:"entry,entries" }}."""
+    """A number with its noun, {{ count|counted:"row" }}: 1 row, 2 rows; {{
+    count|counted:"entry,entries" }}."""
     if not is_number(value):
         return MISSING
+
     noun, _, plural = nouns.partition(",")
     return counted_text(round(value), noun, plural)
 
@@ -85,9 +90,11 @@ def big(value: Any) -> str:
     """Counts of parameters and tokens: 1.54 B, 2.43 M, 12,345."""
     if not is_number(value):
         return MISSING
+
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if abs(value) >= size:
             return signed(f"{value / size:.3g} {unit}")
+
     return thousands(value)
 
 
@@ -96,9 +103,11 @@ def size(value: Any) -> str:
     """Bytes: 1.5 GB, 73.9 MB, 12 kB."""
     if not is_number(value):
         return MISSING
+
     for scale, unit, digits in ((1e9, "GB", 1), (1e6, "MB", 1), (1e3, "kB", 0)):
         if value >= scale:
             return f"{value / scale:,.{digits}f} {unit}"
+
     return f"{value:.0f} B"
 
 
@@ -107,6 +116,7 @@ def share(value: Any) -> str:
     """0 to 1 as percent: 62%, and 0.6% below a tenth."""
     if not is_number(value):
         return MISSING
+
     percent = value * 100
     # Never "100%" before the end, and 9.96 is 10 and not 10.0.
     whole = math.floor(percent) if 99 <= percent < 100 else round(percent)
@@ -118,14 +128,17 @@ def duration(value: Any) -> str:
     """Seconds: 4 s, 25 m 06 s, 3 h 12 m, 2 d 4 h."""
     if not is_number(value) or value < 0:
         return MISSING
+
     seconds = round(value)
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} m {seconds % 60:02d} s"
+
     minutes = seconds // 60
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} m"
+
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
@@ -134,28 +147,34 @@ def about(value: Any) -> str:
     """An estimate of seconds: about 15 m. Seconds matter only in the last minute."""
     if not is_number(value) or value < 0:
         return MISSING
+
     return f"about {duration(value) if value < 60 or value >= 3600 else f'{round(value / 60)} m'}"
 
 
 @register.filter
 def time_left(seconds: Any) -> str:
-    """What an estimate says of the time that is left. One that is used up says nothing about the rest."""
+    """What an estimate says of the time that is left. One that is used up says nothing about the
+    rest."""
     if not is_number(seconds):
         return ""
+
     return f"{about(seconds)} left" if seconds >= 1 else "takes longer than estimated"
 
 
 @register.filter
 def starts_text(estimate: Any) -> str:
-    """When a waiting train starts: "starts in about 12 m, give or take 3 m". `estimate` has `seconds` and `error`."""
+    """When a waiting train starts: "starts in about 12 m, give or take 3 m". `estimate` has
+    `seconds` and `error`."""
     if estimate is None:
         return "starts when the trains before it have ended"
     if estimate.seconds < 1:
         return "starts now"
+
     text = f"starts in {about(estimate.seconds)}"
     # Seconds of error beside minutes say nothing.
     if estimate.error < max(60.0, estimate.seconds / 10):
         return text
+
     return f"{text}, give or take {about(estimate.error).removeprefix('about ')}"
 
 
@@ -163,7 +182,11 @@ def starts_text(estimate: Any) -> str:
 def unit(text: Any) -> SafeString:
     """What follows the number in lighter grey: "73.9 MB" -> 73.9 <span class="unit">MB</span>."""
     number, _, rest = str(text).rpartition(" ")
-    return format_html('{} <span class="unit">{}</span>', number, rest) if number else format_html("{}", rest)
+    return (
+        format_html('{} <span class="unit">{}</span>', number, rest)
+        if number
+        else format_html("{}", rest)
+    )
 
 
 @register.filter
@@ -177,6 +200,7 @@ def day(moment: datetime) -> str:
     local, now = timezone.localtime(moment), timezone.localtime()
     if local.date() == now.date():
         return "today"
+
     return f"{local.day} {local:%b}" if local.year == now.year else f"{local.day} {local:%b %Y}"
 
 
@@ -185,6 +209,7 @@ def moment(value: datetime | None) -> SafeString:
     """14:07 today; 23 Nov, 19:02; 23 Nov 2025, 19:02. A <time> element."""
     if value is None:
         return SafeString(MISSING)
+
     date, clock_text = day(value), f"{timezone.localtime(value):%H:%M}"
     return _time(value, f"{clock_text} today" if date == "today" else f"{date}, {clock_text}")
 
@@ -194,6 +219,7 @@ def time_of_day(value: datetime | None) -> SafeString:
     """14:07 for today, else with the day: for moments that are only guessed."""
     if value is None:
         return SafeString(MISSING)
+
     date, clock_text = day(value), f"{timezone.localtime(value):%H:%M}"
     return _time(value, clock_text if date == "today" else f"{clock_text}, {date}")
 
@@ -212,7 +238,11 @@ def _time(value: datetime, text: str) -> SafeString:
 @register.filter
 def unix_moment(seconds: Any) -> datetime | None:
     """Unix seconds as a moment for the filters above."""
-    return datetime.fromtimestamp(seconds, tz=timezone.get_current_timezone()) if is_number(seconds) else None
+    return (
+        datetime.fromtimestamp(seconds, tz=timezone.get_current_timezone())
+        if is_number(seconds)
+        else None
+    )
 
 
 @register.filter
@@ -220,6 +250,7 @@ def ordinal(value: Any) -> str:
     """1st, 2nd, 3rd, 4th."""
     if not is_number(value):
         return MISSING
+
     ending = "th" if 10 <= value % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
     return f"{value:,}{ending}"
 
@@ -252,14 +283,19 @@ def short_hash(value: Any) -> str:
 
 # Escape sequences of terminals; what is left of a line that overwrote itself is its last version.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
-_INERT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_INERT = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
 
 
 @register.filter
 def plain_log(text: Any) -> str:
     """Log text that cannot move, colour or turn what stands around it."""
     lines = _ANSI.sub("", str(text)).replace("\r\n", "\n").split("\n")
-    return "\n".join(_INERT.sub("\N{REPLACEMENT CHARACTER}", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
+    return "\n".join(
+        _INERT.sub("\N{REPLACEMENT CHARACTER}", line.rstrip("\r").rpartition("\r")[2])
+        for line in lines
+    )
 
 
 @register.filter
@@ -268,10 +304,15 @@ def sparkline(curve: Any, width: int = 48) -> SafeString:
     points = [(x, y) for x, y in curve or () if is_number(x) and is_number(y)]
     if len(points) < 2:
         return SafeString("")
+
     left, right = points[0][0], points[-1][0]
     low, high = min(y for _, y in points), max(y for _, y in points)
     across, up = (right - left) or 1, (high - low) or 1
-    path = " ".join(f"{1 + (x - left) / across * (width - 2):.1f},{18 - (y - low) / up * 16:.1f}" for x, y in points)
+    path = " ".join(
+        f"{1 + (x - left) / across * (width - 2):.1f},{18 - (y - low) / up * 16:.1f}"
+        for x, y in points
+    )
+
     return format_html(
         '<svg class="sparkline" width="{w}" height="20" viewBox="0 0 {w} 20" aria-hidden="true">'
         '<polyline points="{path}"/></svg>',
@@ -282,10 +323,20 @@ def sparkline(curve: Any, width: int = 48) -> SafeString:
 
 @register.simple_tag
 def icon(name: str, label: str = "", css: str = "") -> SafeString:
-    """A picture of static/vendor/icons.svg (names: scripts/icons.txt); without a label it is decoration."""
-    about_it = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
+    """A picture of static/vendor/icons.svg (names: scripts/icons.txt); without a label it is
+    decoration."""
+    about_it = (
+        format_html('role="img" aria-label="{}"', label)
+        if label
+        else SafeString('aria-hidden="true"')
+    )
+
     return format_html(
-        '<svg class="icon {}" {}><use href="{}#{}"></use></svg>', css, about_it, static("vendor/icons.svg"), name
+        '<svg class="icon {}" {}><use href="{}#{}"></use></svg>',
+        css,
+        about_it,
+        static("vendor/icons.svg"),
+        name,
     )
 
 
@@ -309,19 +360,27 @@ def chip(status: str, word: str) -> SafeString:
     """Status as icon, word and tint: `{% chip run.status run.get_status_display %}`."""
     name, tint = CHIPS.get(status, ("circle-dot", ""))
     picture = icon(name) if name else SafeString('<span class="live-dot"></span>')
+
     return format_html(
-        '<span class="chip {}" data-status="{}">{}{}</span>', f"chip-{tint}" if tint else "", status, picture, word
+        '<span class="chip {}" data-status="{}">{}{}</span>',
+        f"chip-{tint}" if tint else "",
+        status,
+        picture,
+        word,
     )
 
 
 @register.simple_tag(takes_context=True)
 def query(context: dict[str, Any], **changes: Any) -> str:
-    """The page's own query string with `changes`; None or "" takes a name away, and the page number goes with any."""
+    """The page's own query string with `changes`; None or "" takes a name away, and the page number
+    goes with any."""
     values = context["request"].GET.copy()
     values.pop("page", None)
+
     for name, value in changes.items():
         if value in (None, ""):
             values.pop(name, None)
         else:
             values.setlist(name, value if isinstance(value, list) else [str(value)])
+
     return f"?{values.urlencode()}"

@@ -34,4 +34,5 @@ def audience(row: Any) -> str:
     """Who can see it, in words."""
     if row.shared:
         return "everyone on this platform"
+
     return "its owner and operators" if row.owner_id is not None else "operators"

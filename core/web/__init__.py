@@ -1,4 +1,5 @@
-"""The web server: gunicorn's ASGI worker with limits on slow clients, and Django's synchronous stack behind it.
+"""The web server: gunicorn's ASGI worker with limits on slow clients, and Django's synchronous
+stack behind it.
 
 protocol.py and worker.py deal with sockets: who may connect, and how slowly a client may send or
 take. handler.py, request_body.py and streaming.py deal with requests: a page gets one of a few

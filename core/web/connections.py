@@ -25,13 +25,14 @@ class Connections:
     many of those, the oldest is closed and not the newest refused: a client that trickles loses its
     places to the ones behind it, and people who share its address still get in.
 
-    Args:
-        most: of the whole process. Must leave file descriptors for files and databases.
-        most_per_address: of one address, whatever they do.
-        is_trusted: tells the addresses of proxies, which speak for many people and have limits of their own.
+    Args: most: of the whole process. Must leave file descriptors for files and databases.
+        most_per_address: of one address, whatever they do. is_trusted: tells the addresses of
+        proxies, which speak for many people and have limits of their own.
     """
 
-    def __init__(self, *, most: int, most_per_address: int, is_trusted: Callable[[str], bool]) -> None:
+    def __init__(
+        self, *, most: int, most_per_address: int, is_trusted: Callable[[str], bool]
+    ) -> None:
         self.most = most
         self.most_per_address = most_per_address
         self.is_trusted = is_trusted
@@ -54,19 +55,23 @@ class Connections:
             oldest = next(iter(self.idle or self.unfinished))
             if oldest is connection:
                 return False
+
             oldest.make_room()
+
         return self.is_trusted(connection.address) or self._has_place(connection)
 
     def _has_place(self, connection: Connection) -> bool:
         unfinished = self.unfinished_of[connection.address]
         if len(unfinished) > UNFINISHED_PER_ADDRESS:
             next(iter(unfinished)).make_room()
+
         return self.of_address[connection.address] <= self.most_per_address
 
     def remove(self, connection: Connection) -> None:
         self.request_arrived(connection)
         self.total -= 1
         self.of_address[connection.address] -= 1
+
         if not self.of_address[connection.address]:
             del self.of_address[connection.address]
 
@@ -82,6 +87,7 @@ class Connections:
         self.unfinished.pop(connection, None)
         unfinished = self.unfinished_of.get(connection.address, {})
         unfinished.pop(connection, None)
+
         if not unfinished:
             self.unfinished_of.pop(connection.address, None)
 
@@ -89,9 +95,11 @@ class Connections:
         """One line for the log about who was closed since the last call; "" for nobody."""
         if not self.closed:
             return ""
+
         worst = ", ".join(f"{address} ({count})" for address, count in self.closed.most_common(3))
         total = self.closed.total()
         self.closed.clear()
+
         return f"Closed {total} connections that were slow or too many, most of them from {worst}."
 
     def is_idle(self, connection: Connection) -> None:

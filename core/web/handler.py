@@ -79,6 +79,7 @@ class Handler(BaseHandler):
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
+
         assert scope["type"] == "http"
 
         scope = scope | {"headers": believed_headers(scope["headers"], _address(scope))}
@@ -105,18 +106,24 @@ class Handler(BaseHandler):
         # Chunked bodies come without a length, which DRF's parsers want to see.
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
         headers.append((b"content-length", str(len(content)).encode()))
+
         if not content:
             headers = scope["headers"]
+
         scope = scope | {"headers": headers}
 
         if self.waiting >= self.most_waiting:
-            await self._send(scope, _busy(scope, "The platform is busy. Try again in a minute."), send)
+            await self._send(
+                scope, _busy(scope, "The platform is busy. Try again in a minute."), send
+            )
             return
+
         self.waiting += 1
         try:
             response = await _result(self.pages.submit(self.respond, scope, io.BytesIO(content)))
         finally:
             self.waiting -= 1
+
         await self._send(scope, response, send)
 
     async def _serve_upload(self, scope: dict[str, Any], body: Body, send: Send) -> None:
@@ -124,6 +131,7 @@ class Handler(BaseHandler):
             text = "Send a body of this size with its length (Content-Length)."
             await self._send(scope, _refusal(scope, 411, "length_required", text), send)
             return
+
         try:
             transfer = self.transfers.begin(_address(scope))
         except TooManyTransfers:
@@ -135,6 +143,7 @@ class Handler(BaseHandler):
             response = await _result(transfer.run(self.respond, scope, stream))
         finally:
             transfer.end()
+
         await self._send(scope, response, send)
 
         if not body.is_whole:
@@ -145,14 +154,18 @@ class Handler(BaseHandler):
         """In a thread: what Django answers. Only streams are still open then."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
+
         try:
             request = ASGIRequest(scope, body)
         except UnicodeDecodeError:
             logger.warning("an address that is no UTF-8: %r", scope["raw_path"])
-            return HttpResponseBadRequest("This address is not written in UTF-8.", content_type="text/plain")
+            return HttpResponseBadRequest(
+                "This address is not written in UTF-8.", content_type="text/plain"
+            )
 
         response = self.get_response(request)
         response._handler_class = self.__class__  # type: ignore[attr-defined]
+
         if isinstance(response, StreamingHttpResponse):
             if request.method == "HEAD" or _is_small(response):
                 response = _whole(response, with_content=request.method != "HEAD")
@@ -161,6 +174,7 @@ class Handler(BaseHandler):
                 close_old_connections()
         else:
             response.close()
+
         _uploads_discard(request)
         return response
 
@@ -185,12 +199,15 @@ class Handler(BaseHandler):
             async with aclosing(_as_generator(response)) as parts:
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+
             await send({"type": "http.response.body"})
         finally:
             # Closing may ask the database, which the event loop must not do.
             self.pages.submit(response.close)
 
-    async def _send_stream(self, scope: dict[str, Any], response: StreamingHttpResponse, send: Send) -> None:
+    async def _send_stream(
+        self, scope: dict[str, Any], response: StreamingHttpResponse, send: Send
+    ) -> None:
         try:
             transfer = self.transfers.begin(_address(scope))
         except TooManyTransfers:
@@ -205,15 +222,19 @@ class Handler(BaseHandler):
             transfer.run(response.close)
             transfer.end()
 
-    async def _send_parts(self, response: StreamingHttpResponse, transfer: Transfer, send: Send) -> None:
+    async def _send_parts(
+        self, response: StreamingHttpResponse, transfer: Transfer, send: Send
+    ) -> None:
         parts = _blocks(response)
         while block := await _result(transfer.run(next, parts, b"")):
             await send({"type": "http.response.body", "body": block, "more_body": True})
+
         await send({"type": "http.response.body"})
 
 
 async def _result(future: Future[T]) -> T:
-    """What a thread makes. Where nobody waits for it any more, an answer is closed when it is there."""
+    """What a thread makes. Where nobody waits for it any more, an answer is closed when it is
+    there."""
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
@@ -235,8 +256,8 @@ def _length(scope: dict[str, Any]) -> int:
 
 
 def _uploads_discard(request: ASGIRequest) -> None:
-    """Remove what arrived of a file whose client left. The parser raises past the handler, and the request itself may
-    live on until the next collection of garbage."""
+    """Remove what arrived of a file whose client left. The parser raises past the handler, and the
+    request itself may live on until the next collection of garbage."""
     for handler in getattr(request, "_upload_handlers", ()):
         if isinstance(handler, DiskUploadHandler):
             handler.upload_interrupted()
@@ -261,6 +282,7 @@ def _whole(response: StreamingHttpResponse, *, with_content: bool) -> HttpRespon
     plain.headers = response.headers
     plain.cookies = response.cookies
     response.close()
+
     return plain
 
 
@@ -276,6 +298,7 @@ def _blocks(response: StreamingHttpResponse) -> Iterator[bytes]:
         if len(pending) >= BLOCK:
             yield bytes(pending)
             pending.clear()
+
     if pending:
         yield bytes(pending)
 
@@ -303,4 +326,5 @@ def _refusal(scope: dict[str, Any], status: int, code: str, text: str) -> HttpRe
     if scope["path"].startswith("/api/"):
         answer: HttpResponse = JsonResponse(error_body(code, text), status=status)
         return answer
+
     return HttpResponse(text, content_type="text/plain", status=status)

@@ -59,6 +59,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
 
         self._admitted = True
         self._start_timer("head", HEAD_SECONDS, self._head_is_late)
+
         if not self.connections.admit(self):
             self._refuse(503, "Too many connections. Close some and try again.")
 
@@ -66,8 +67,10 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         if self._admitted:
             self._admitted = False
             self.connections.remove(self)
+
         for name in list(self._timers):
             self._stop_timer(name)
+
         super().connection_lost(exc)
 
     def make_room(self) -> None:
@@ -81,6 +84,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
             self.connections.closed[self.address] += 1
         if self._current_request is None and not is_idle:
             self._send_error_response(status, text, (("Retry-After", "5"),))
+
         self._close_transport()
         # Lets gunicorn's loop see that the connection is closed.
         if self._request_ready is not None:
@@ -94,6 +98,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         """Send what is written, but do not wait for a client that never reads it."""
         was_open = not self._closed
         super()._close_transport()
+
         if was_open and self.transport is not None and not self._conn_lost_handled:
             self._start_timer("close", CLOSE_SECONDS, self.transport.abort)
 
@@ -108,6 +113,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         if request.content_length or request.chunked:
             self.connections.request_expected(self)
             self._start_timer("body", BODY_SECONDS, self._check_body)
+
         return skip_body
 
     def _head_is_late(self) -> None:
@@ -121,6 +127,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         if "body" in self._timers:
             self._window_bytes += len(data)
             self._body_bytes += len(data)
+
             if self._body_bytes > UPLOAD_BYTES:
                 self.connections.request_arrived(self)
 

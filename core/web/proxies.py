@@ -9,7 +9,13 @@ from functools import lru_cache
 from django.conf import settings
 
 # What a proxy says about the client behind it. From anybody else it is a claim.
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+FORWARDED = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+)
 
 Header = tuple[bytes, bytes]
 
@@ -24,11 +30,13 @@ def is_proxy(address: str) -> bool:
     for allowed in settings.FORWARDED_ALLOW_IPS:
         if allowed == "*":
             return True
+
         try:
             if ipaddress.ip_address(address) in ipaddress.ip_network(allowed, strict=False):
                 return True
         except ValueError:
             continue
+
     return False
 
 
@@ -40,18 +48,21 @@ def believed_headers(headers: list[Header], address: str) -> list[Header]:
     believed = [pair for pair in headers if pair[0] not in FORWARDED]
     if len(believed) < len(headers):
         _warn(address)
+
     return believed
 
 
 def _warn(address: str) -> None:
     """Once in each process: anybody can send such headers, and must not be able to fill the log."""
     global _has_warned
+
     if _has_warned:
         return
 
     _has_warned = True
     logger.warning(
-        "Headers such as X-Forwarded-For came from %s and were dropped. If that is a proxy of yours, name it in "
+        "Headers such as X-Forwarded-For came from %s and were dropped. If that is a proxy of "
+        "yours, name it in "
         "FORWARDED_ALLOW_IPS: until then everybody behind it counts as one address.",
         address,
     )

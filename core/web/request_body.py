@@ -1,4 +1,5 @@
-"""A request's body: small ones are in memory before Django starts, large ones are read as they come."""
+"""A request's body: small ones are in memory before Django starts, large ones are read as they
+come."""
 
 from __future__ import annotations
 
@@ -29,11 +30,13 @@ class Body(io.RawIOBase):
         self.is_whole = False
 
     async def fill(self, size: int = 1) -> None:
-        """On the event loop: wait until `size` bytes are here, or the whole body. Raises ClientLeft."""
+        """On the event loop: wait until `size` bytes are here, or the whole body. Raises
+        ClientLeft."""
         while len(self.pending) < size and not self.is_whole:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientLeft("The client closed the connection, or sent too slowly.")
+
             self.pending += message.get("body", b"")
             self.is_whole = not message.get("more_body", False)
 
@@ -47,6 +50,7 @@ class Body(io.RawIOBase):
         size = min(len(buffer), len(self.pending))
         buffer[:size] = self.pending[:size]
         del self.pending[:size]
+
         return size
 
     async def discard(self, most: int) -> None:

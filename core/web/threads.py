@@ -17,7 +17,8 @@ class TooManyTransfers(Exception):
 
 
 class Transfers:
-    """How many uploads and downloads run at once in this process, altogether and for one address."""
+    """How many uploads and downloads run at once in this process, altogether and for one
+    address."""
 
     def __init__(self, most: int, most_per_address: int) -> None:
         self.most = most
@@ -31,7 +32,9 @@ class Transfers:
             full = len(self.addresses) >= self.most
             if full or self.addresses.count(address) >= self.most_per_address:
                 raise TooManyTransfers
+
             self.addresses.append(address)
+
         return Transfer(lambda: self._end(address))
 
     def _end(self, address: str) -> None:
@@ -50,7 +53,8 @@ class Transfer:
         return self.executor.submit(function, *arguments)
 
     def end(self) -> None:
-        """Let what runs finish, close the thread's database connections, and give the place back."""
+        """Let what runs finish, close the thread's database connections, and give the place
+        back."""
         self.executor.submit(self._close)
         self.executor.shutdown(wait=False)
 

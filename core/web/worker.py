@@ -39,7 +39,9 @@ class Loop(asyncio.SelectorEventLoop):
         sock: socket.socket,
         **options: Any,
     ) -> asyncio.Server:
-        server = await super().create_server(protocol_factory, sock=sock, backlog=ACCEPT_AT_ONCE, **options)
+        server = await super().create_server(
+            protocol_factory, sock=sock, backlog=ACCEPT_AT_ONCE, **options
+        )
         # The number above is the length of the system's queue as well; set that one right again.
         sock.listen(BACKLOG)
         return server
@@ -59,6 +61,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
             most_per_address=settings.WEB_CONNECTIONS_PER_ADDRESS,
             is_trusted=is_proxy,
         )
+
         await super()._serve()
 
     def notify(self) -> None:
@@ -74,6 +77,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         # gunicorn would wait for connections on which nothing is asked.
         for connection in [*self.connections.idle, *self.connections.unfinished]:
             connection.make_room()
+
         await super()._shutdown()
 
 
@@ -83,5 +87,6 @@ def _descriptors() -> int:
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft >= wanted:
         return soft
+
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted

@@ -1,4 +1,5 @@
-"""The {% generation %} marks of a chat template: its own, or those of TRL's training template for it."""
+"""The {% generation %} marks of a chat template: its own, or those of TRL's training template for
+it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def marked_template(template: ChatTemplate) -> str | None:
-    """A template with generation marks that renders what `template` renders, mostly; None where there is none."""
+    """A template with generation marks that renders what `template` renders, mostly; None where
+    there is none."""
     if GENERATION.search(template.source):
         return template.source
     if template.source not in _known_to_trl():
@@ -35,5 +37,6 @@ def _known_to_trl() -> frozenset[str]:
     spec = find_spec("trl")
     if spec is None or spec.origin is None:
         return frozenset()
+
     folder = Path(spec.origin).parent / "chat_templates"
     return frozenset(path.read_text(encoding="utf-8") for path in folder.glob("*.jinja"))

@@ -1,4 +1,5 @@
-"""A rendered conversation with the places of its turns' own words, found by marks that the template carries along."""
+"""A rendered conversation with the places of its turns' own words, found by marks that the template
+carries along."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 from engine.chat.template import ChatTemplate, Message, Span, Tools
 
-# Planes 15 and 16 of Unicode are for private use, and hardly any text uses them. One character a turn.
+# Planes 15 and 16 of Unicode are for private use, and hardly any text uses them. One character a
+# turn.
 FIRST_MARK = 0xF0000
 MARKS = re.compile("[\U000f0000-\U000ffffd]")
 MOST_TURNS = 0xFFFD
@@ -17,7 +19,8 @@ MOST_TURNS = 0xFFFD
 
 @dataclass(frozen=True)
 class Layout:
-    """text: a rendering, its marks taken out. spans: (start, end) of the words of each marked turn in it."""
+    """text: a rendering, its marks taken out. spans: (start, end) of the words of each marked turn
+    in it."""
 
     text: str
     spans: dict[int, Span]
@@ -29,7 +32,11 @@ class Layout:
 
 
 def lay_out(
-    template: ChatTemplate, marked: list[Message], tools: Tools, *, add_generation_prompt: bool = False
+    template: ChatTemplate,
+    marked: list[Message],
+    tools: Tools,
+    *,
+    add_generation_prompt: bool = False,
 ) -> Layout | None:
     """The layout of conversations that carry marks.
 
@@ -49,6 +56,7 @@ def lay_out(
         return None
     if any(spans[first][1] > spans[second][0] for first, second in pairwise(spans)):
         return None
+
     return Layout(MARKS.sub("", text), spans)
 
 
@@ -69,11 +77,16 @@ def call_marked(message: Message, turn: int) -> Message:
     calls = []
     for call in message["tool_calls"]:
         function = call["function"]
-        calls.append(call | {"function": function | {"arguments": _values_marked(function["arguments"], turn)}})
+        calls.append(
+            call
+            | {"function": function | {"arguments": _values_marked(function["arguments"], turn)}}
+        )
+
     return message | {"tool_calls": calls}
 
 
 def _values_marked(value: Any, turn: int) -> Any:
     if isinstance(value, dict):
         return {name: _values_marked(item, turn) for name, item in value.items()}
+
     return text_marked(value, turn) if isinstance(value, str) else value

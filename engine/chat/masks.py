@@ -1,9 +1,8 @@
 """Which characters of a rendered conversation are learned.
 
-Found in this order: by the generation marks of the template or of TRL's training template, where they render the same
-text; by the template's outline; by comparing renderings. Where none of it works only the last answer is learned, and at
-the very last the whole row, which is said.
-"""
+Found in this order: by the generation marks of the template or of TRL's training template, where
+they render the same text; by the template's outline; by comparing renderings. Where none of it
+works only the last answer is learned, and at the very last the whole row, which is said."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from engine.row_notes import LAST_ANSWER_ALONE, WHOLE_ROW
 
 @dataclass(frozen=True)
 class Rendered:
-    """text: the conversation. answers: what is learned of it, in order; of a whole row one that begins at 0.
+    """text: the conversation. answers: what is learned of it, in order; of a whole row one that
+    begins at 0.
 
     finding: a code of engine.row_notes where less, or more, than the answers is learned.
     """
@@ -54,6 +54,7 @@ class Masks:
         last = self._last_answer(messages, text, tools)
         if last is not None:
             return Rendered(text, [last], LAST_ANSWER_ALONE)
+
         return Rendered(text, [Answer(len(messages) - 1, 0, len(text))], WHOLE_ROW)
 
     # By marks.
@@ -61,13 +62,15 @@ class Masks:
     def _by_marks(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
         if self.marked is None:
             return None
+
         try:
             marked_text, spans = self.template.render_marked(messages, tools, self.marked)
         except TemplateProblem:
             return None
 
         turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        # One for each turn: where a template marks several, or leaves calls out, the outline tells turns apart.
+        # One for each turn: where a template marks several, or leaves calls out, the outline tells
+        # turns apart.
         if marked_text != text or len(spans) != len(turns):
             return None
 
@@ -78,15 +81,17 @@ class Masks:
             if any(call["function"]["name"] not in text[start:end] for call in calls):
                 # Its author marked the words alone.
                 return None
+
             answers.append(Answer(turn, start, end))
+
         return answers
 
     def _whole_turn(self, text: str, start: int, end: int) -> Span:
-        """A marked span without what the question to the model holds already, and with the end token.
+        """A marked span without what the question to the model holds already, and with the end
+        token.
 
-        Marks of some templates begin before the end of the generation prompt, many end behind the white space after
-        the end token, and some leave the end token out.
-        """
+        Marks of some templates begin before the end of the generation prompt, many end behind the
+        white space after the end token, and some leave the end token out."""
         if self.outline.plain is not None:
             for header in self.outline.plain.headers["user"]:
                 position = text.find(header, max(0, start - len(header)))
@@ -100,28 +105,40 @@ class Masks:
             token = self.template.added_pattern.match(behind, len(behind) - len(behind.lstrip()))
             if token is not None:
                 end += token.end()
+
         return start, end
 
     # By comparison.
 
-    def _by_comparison(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
-        """An answer is what a turn adds to the rendering that asks for it, where the text begins with both."""
+    def _by_comparison(
+        self, messages: list[Message], text: str, tools: Tools
+    ) -> list[Answer] | None:
+        """An answer is what a turn adds to the rendering that asks for it, where the text begins
+        with both."""
         answers = []
         for turn, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
+
             answer = self._added(messages, turn, text, tools)
             if answer is None:
                 return None
+
             answers.append(answer)
+
         return answers
 
     def _added(self, messages: list[Message], turn: int, text: str, tools: Tools) -> Answer | None:
         asked = self.template.attempt(messages[:turn], tools, add_generation_prompt=True)
         last = turn == len(messages) - 1
         answered = text if last else self.template.attempt(messages[: turn + 1], tools)
-        if asked is None or answered is None or not (answered.startswith(asked) and text.startswith(answered)):
+        if (
+            asked is None
+            or answered is None
+            or not (answered.startswith(asked) and text.startswith(answered))
+        ):
             return None
+
         return Answer(turn, len(asked), max(len(asked), len(answered.rstrip())))
 
     def _last_answer(self, messages: list[Message], text: str, tools: Tools) -> Answer | None:

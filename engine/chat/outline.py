@@ -1,10 +1,10 @@
 """Where a chat template begins and ends the assistant's turns, whatever it writes into them.
 
-The words of the user and of tools are marked. Between two marks the template writes the end of that turn, the header of
-the assistant's, the turn itself, its end and the next header. Headers and ends are the template's own and are learned
-once, from made-up conversations (engine.chat.outline_learn); what is left between them is the assistant's. A row takes
-two renderings, however many turns it has and however the template rewrites earlier ones.
-"""
+The words of the user and of tools are marked. Between two marks the template writes the end of that
+turn, the header of the assistant's, the turn itself, its end and the next header. Headers and ends
+are the template's own and are learned once, from made-up conversations (engine.chat.outline_learn);
+what is left between them is the assistant's. A row takes two renderings, however many turns it has
+and however the template rewrites earlier ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Outline:
         self.tools_are_used = False
 
     def answers(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
-        """All turns of the assistant in `text`, to which `messages` are rendered; None where it cannot tell."""
+        """All turns of the assistant in `text`, to which `messages` are rendered; None where it
+        cannot tell."""
         if self.plain is None or len(messages) > MOST_TURNS or MARKS.search(text) is not None:
             return None
 
@@ -53,7 +54,9 @@ class Outline:
                 answer = self._answer(layout, messages, turn)
                 if answer is None:
                     return None
+
                 answers.append(answer)
+
         return answers
 
     def _answer(self, layout: Layout, messages: list[Message], turn: int) -> Answer | None:
@@ -64,7 +67,12 @@ class Outline:
 
         kind = "call" if messages[turn].get("tool_calls") else "text"
         known = self.calling if kind == "call" or before["role"] == "tool" else self.plain
-        ending = known.endings.get((kind, after["role"] if after is not None else "")) if known is not None else None
+        ending = (
+            known.endings.get((kind, after["role"] if after is not None else ""))
+            if known is not None
+            else None
+        )
+
         if known is None or ending is None:
             return None
 
@@ -83,9 +91,8 @@ class Outline:
     def _start(self, region: str, headers: list[str]) -> int:
         """Behind the header that comes first, the longest of those that begin at the same place.
 
-        DeepSeek's template, for one, forgets the header of a second turn of calls: then all is the assistant's but what
-        a header would begin with, too.
-        """
+        DeepSeek's template, for one, forgets the header of a second turn of calls: then all is the
+        assistant's but what a header would begin with, too."""
         places = []
         for header in headers:
             position = region.find(header)
@@ -95,12 +102,16 @@ class Outline:
         if places:
             position, length = min(places)
             return position - length
-        return max((len(common_start(self.template, region, header)) for header in headers), default=0)
+
+        return max(
+            (len(common_start(self.template, region, header)) for header in headers), default=0
+        )
 
     def is_closed(self, text: str) -> bool:
         """Whether `text`, cut where an answer ends, ends with a token at which a model can stop."""
         if self.plain is None:
             return self.template.ends_with_token(text)
+
         endings = [ending for known in self._used() for ending in known.endings.values()]
         return any(ending.has_token and text.endswith(ending.end) for ending in endings)
 
@@ -111,6 +122,7 @@ class Outline:
             ending = known.endings.get(("call", "tool"))
             if ending is not None and ending.has_token:
                 return ending.end
+
         return ""
 
     def _used(self) -> list[Known]:
@@ -125,7 +137,11 @@ class Outline:
     @cached_property
     def calling(self) -> Known | None:
         self.tools_are_used = True
-        return calling_learn(self.template, self.tool_turns, self.plain) if self.plain is not None else None
+        return (
+            calling_learn(self.template, self.tool_turns, self.plain)
+            if self.plain is not None
+            else None
+        )
 
 
 def _end(region: str, start: int, ending: Ending, blank: int) -> int | None:

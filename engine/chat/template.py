@@ -1,4 +1,5 @@
-"""A model's chat template: rendered under a time limit, its errors in words, and the added tokens it writes.
+"""A model's chat template: rendered under a time limit, its errors in words, and the added tokens
+it writes.
 
 A chat template is a program that somebody else wrote. It runs in transformers' sandbox only.
 """
@@ -48,8 +49,11 @@ class ChatTemplate:
 
         # Gemma's tokenizers have runs of white space among their added tokens: they end no turn.
         added = {
-            number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()
+            number: token.content
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.content.strip()
         }
+
         self.added_ids = set(added)
         by_length = sorted(added.values(), key=len, reverse=True)
         self.added_pattern = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
@@ -58,20 +62,28 @@ class ChatTemplate:
     def source(self) -> str:
         return str(self.tokenizer.chat_template)
 
-    def render(self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False
+    ) -> str:
         """The conversation as text. Raises TemplateProblem."""
 
         def rendered() -> str:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+                    messages,
+                    tools=tools,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
                 )
             )
 
         return _limited(rendered)
 
-    def render_marked(self, messages: list[Message], tools: Tools, marked: str) -> tuple[str, list[Span]]:
-        """(text, what stands between its generation marks) under the template `marked`. Raises TemplateProblem."""
+    def render_marked(
+        self, messages: list[Message], tools: Tools, marked: str
+    ) -> tuple[str, list[Span]]:
+        """(text, what stands between its generation marks) under the template `marked`. Raises
+        TemplateProblem."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         def rendered() -> tuple[str, list[Span]]:
@@ -83,6 +95,7 @@ class ChatTemplate:
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             )
+
             (text,), (spans,) = found
             return text, spans
 
@@ -97,13 +110,17 @@ class ChatTemplate:
         except TemplateProblem as problem:
             if problem.code == "template_loops":
                 raise
+
             return None
 
     @cached_property
     def request(self) -> str:
-        """What stands between a question and the answer that a model is asked for; "" where it cannot be told."""
+        """What stands between a question and the answer that a model is asked for; "" where it
+        cannot be told."""
         question = "Zqxquestion"
-        text = self.attempt([{"role": "user", "content": question}], add_generation_prompt=True) or ""
+        text = (
+            self.attempt([{"role": "user", "content": question}], add_generation_prompt=True) or ""
+        )
         return text.rpartition(question)[2]
 
     def ends_with_token(self, text: str) -> bool:
@@ -128,5 +145,6 @@ def _limited(render: Callable[[], T]) -> T:
         raise TemplateProblem(
             "template_fails",
             f"{CANNOT_RENDER}{str(error)[:300]}",
-            "Choose another base model, or bring the dataset's turns into the order that this template takes.",
+            "Choose another base model, or bring the dataset's turns into the order that this "
+            "template takes.",
         ) from error

@@ -1,4 +1,5 @@
-"""The thinking of answers: where a template has a place for it, and what becomes of it where it has none."""
+"""The thinking of answers: where a template has a place for it, and what becomes of it where it has
+none."""
 
 from __future__ import annotations
 
@@ -18,13 +19,12 @@ THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
 class Thinking:
     """Prepares the thinking of conversations for one template, as `choice` says.
 
-    auto: as the template has it. in_front: thinking that the template has no place for goes in front of the answer,
-    between <think> tags. leave_out: none is learned.
+    auto: as the template has it. in_front: thinking that the template has no place for goes in
+    front of the answer, between <think> tags. leave_out: none is learned.
 
-    Files write thinking between <think> tags in the answer itself. A template that has another form for thinking
-    (gpt-oss has a channel for it) and does not look for tags would write them as words of the answer, so that thinking
-    is given apart.
-    """
+    Files write thinking between <think> tags in the answer itself. A template that has another form
+    for thinking (gpt-oss has a channel for it) and does not look for tags would write them as words
+    of the answer, so that thinking is given apart."""
 
     def __init__(self, template: ChatTemplate, choice: Choice) -> None:
         self.template = template
@@ -35,10 +35,14 @@ class Thinking:
             return [self._without(message) if thought(message) else message for message in messages]
 
         if self.choice == "in_front" and not self.has_place:
-            return [self._in_front(message) if message.get("reasoning_content") else message for message in messages]
+            return [
+                self._in_front(message) if message.get("reasoning_content") else message
+                for message in messages
+            ]
 
         if any(_tagged(message) for message in messages) and self.wants_apart:
             return [_apart(message) for message in messages]
+
         return messages
 
     def _without(self, message: Message) -> Message:
@@ -52,7 +56,9 @@ class Thinking:
 
     def _in_front(self, message: Message) -> Message:
         rest = {key: value for key, value in message.items() if key != "reasoning_content"}
-        return rest | {"content": f"<think>\n{message['reasoning_content'].strip()}\n</think>\n\n{message['content']}"}
+        return rest | {
+            "content": f"<think>\n{message['reasoning_content'].strip()}\n</think>\n\n{message['content']}"
+        }
 
     @cached_property
     def has_place(self) -> bool:
@@ -62,9 +68,11 @@ class Thinking:
 
     @cached_property
     def wants_apart(self) -> bool:
-        """Whether the template has a place for thinking, and writes thinking between tags into another one."""
+        """Whether the template has a place for thinking, and writes thinking between tags into
+        another one."""
         if not self.has_place:
             return False
+
         apart = self._rendered("Four.", reasoning_content="Zqxthought") or ""
         tagged = self._rendered("<think>\nZqxthought\n</think>\n\nFour.") or ""
         return "".join(apart.split()) != "".join(tagged.split())
@@ -76,23 +84,28 @@ class Thinking:
     def missing(self, messages: list[Message], text: str) -> set[str]:
         """Codes of what became of thinking in `messages` that is not in the rendered `text`."""
         codes: set[str] = set()
-        last_question = max((index for index, item in enumerate(messages) if item["role"] == "user"), default=-1)
+        last_question = max(
+            (index for index, item in enumerate(messages) if item["role"] == "user"), default=-1
+        )
 
         for index, message in enumerate(messages):
             words = thought(message)
             if not words or words in text:
                 continue
+
             if message.get("reasoning_content") and not self.has_place:
                 codes.add(NO_PLACE)
             elif index < last_question:
                 codes.add(ONLY_LAST)
             else:
                 codes.add(TAKEN_OUT)
+
         return codes
 
 
 def thought(message: Message) -> str:
-    """The thinking of an assistant turn, given apart or at the beginning of its answer; "" for none."""
+    """The thinking of an assistant turn, given apart or at the beginning of its answer; "" for
+    none."""
     if message["role"] != "assistant":
         return ""
     if message.get("reasoning_content"):
@@ -101,6 +114,7 @@ def thought(message: Message) -> str:
     content = message["content"]
     if "</think>" not in content:
         return ""
+
     found = THOUGHT.match(content)
     return found[1].strip() if found else ""
 
@@ -109,6 +123,7 @@ def _tagged(message: Message) -> bool:
     """Whether an assistant turn holds thinking between tags, be it empty, and none given apart."""
     if message["role"] != "assistant" or message.get("reasoning_content"):
         return False
+
     return "</think>" in message["content"] and THOUGHT.match(message["content"]) is not None
 
 
@@ -116,6 +131,7 @@ def _apart(message: Message) -> Message:
     """The turn with the thinking between its tags given apart; any other turn as it is."""
     if not _tagged(message) or (found := THOUGHT.match(message["content"])) is None:
         return message
+
     words = found[1].strip()
     rest = message | {"content": message["content"][found.end() :]}
     return rest | {"reasoning_content": words} if words else rest

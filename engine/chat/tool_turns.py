@@ -1,9 +1,9 @@
 """Calls of tools in the form that a chat template takes: arguments, ids and names.
 
-Templates differ. Most take the arguments of a call as an object, some (DeepSeek) as a JSON text. Some do without ids,
-some write whatever id there is, Mistral's wants nine letters and digits, Kimi's an id that holds the name. The form is
-found once a template, by rendering a made-up conversation.
-"""
+Templates differ. Most take the arguments of a call as an object, some (DeepSeek) as a JSON text.
+Some do without ids, some write whatever id there is, Mistral's wants nine letters and digits,
+Kimi's an id that holds the name. The form is found once a template, by rendering a made-up
+conversation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class IdForm:
-    """fits: whether an id is of this form. make: (name of the function, number of the call, seed) -> id."""
+    """fits: whether an id is of this form. make: (name of the function, number of the call, seed)
+    -> id."""
 
     fits: Callable[[str, str], bool]
     make: Callable[[str, int, str], str]
@@ -35,6 +36,7 @@ def _nine_characters(name: str, number: int, seed: str) -> str:
     for _ in range(9):
         value, index = divmod(value, len(LETTERS))
         characters.append(LETTERS[index])
+
     return "".join(characters)
 
 
@@ -55,7 +57,8 @@ ID_FORMS = (FREE, NINE, WITH_NAME)
 
 @dataclass(frozen=True)
 class ToolForm:
-    """needs_ids: whether a call without an id cannot be rendered. ids: None where no form of ids is taken."""
+    """needs_ids: whether a call without an id cannot be rendered. ids: None where no form of ids is
+    taken."""
 
     arguments_as_text: bool = False
     needs_ids: bool = False
@@ -71,14 +74,18 @@ class ToolTurns:
     def adapt(self, messages: list[Message]) -> list[Message]:
         if not any(message.get("tool_calls") or message["role"] == "tool" for message in messages):
             return messages
+
         return adapted(messages, self.form)
 
     @cached_property
     def form(self) -> ToolForm:
-        """The first form under which everything of a call and its result is rendered. Few renderings decide."""
+        """The first form under which everything of a call and its result is rendered. Few
+        renderings decide."""
         for as_text in (False, True):
             if self._renders(ToolForm(as_text, ids=None)):
-                ids = next((ids for ids in ID_FORMS if self._renders(ToolForm(as_text, True, ids))), None)
+                ids = next(
+                    (ids for ids in ID_FORMS if self._renders(ToolForm(as_text, True, ids))), None
+                )
                 return ToolForm(as_text, needs_ids=False, ids=ids)
 
             for ids in ID_FORMS:
@@ -97,7 +104,8 @@ class ToolTurns:
 
 
 def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
-    """The turns in `form`. A result takes id and name of its call: the one that its id names, or else the next one."""
+    """The turns in `form`. A result takes id and name of its call: the one that its id names, or
+    else the next one."""
     turns: list[Message] = []
     waiting: list[tuple[str | None, Message]] = []
     number = 0
@@ -110,12 +118,14 @@ def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
                 calls.append(_call(call, form, number))
                 waiting.append((call.get("id"), calls[-1]))
                 number += 1
+
             message = message | {"tool_calls": calls}
 
         elif message["role"] == "tool":
             message = _result(message, waiting)
 
         turns.append(message)
+
     return turns
 
 
@@ -129,26 +139,34 @@ def _call(call: dict[str, Any], form: ToolForm, number: int) -> dict[str, Any]:
     made["function"] = function | {"arguments": arguments}
 
     given = call.get("id")
+
     if form.ids is None:
         return made
+
     if given is not None and form.ids.fits(given, name):
         made["id"] = given
     elif given is not None or form.needs_ids:
         made["id"] = form.ids.make(name, number, f"{given or ''}#{number}")
+
     return made
 
 
 def _result(message: Message, waiting: list[tuple[str | None, Message]]) -> Message:
-    """`waiting`: (id in the file, call as the template sees it) of the calls that have no result yet."""
+    """`waiting`: (id in the file, call as the template sees it) of the calls that have no result
+    yet."""
     given = message.get("tool_call_id")
-    named = [index for index, (known, _) in enumerate(waiting) if given is not None and known == given]
+    named = [
+        index for index, (known, _) in enumerate(waiting) if given is not None and known == given
+    ]
     message = {key: value for key, value in message.items() if key != "tool_call_id"}
+
     if not waiting:
         return message
 
     _, call = waiting.pop(named[0] if named else 0)
     if "id" in call:
         message["tool_call_id"] = call["id"]
+
     message.setdefault("name", call["function"]["name"])
     return message
 
@@ -172,4 +190,5 @@ def tool_described(name: str, *keys: str) -> dict[str, Any]:
     properties = {key: {"type": "string", "description": "A town."} for key in keys}
     parameters = {"type": "object", "properties": properties, "required": list(keys)}
     function = {"name": name, "description": "Tells how warm it is.", "parameters": parameters}
+
     return {"type": "function", "function": function}

@@ -32,7 +32,8 @@ ALIGNED_COLUMNS = 8
 
 
 class _Product(torch.autograd.Function):
-    """y = x W' + b + s / (1 - p) ((x ∘ keep) A') B', with W and b frozen; keep is 1 with probability 1 - p, else 0."""
+    """y = x W' + b + s / (1 - p) ((x ∘ keep) A') B', with W and b frozen; keep is 1 with
+    probability 1 - p, else 0."""
 
     @staticmethod
     def forward(
@@ -46,9 +47,10 @@ class _Product(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
-        """x: (…, in); wide: (out, in + room), see wide_weight; weight: (out, in); down: (rank, in); up: (out, rank).
-        Returns (tokens, out): its caller gives it the shape of `x`, because autograd lets nobody write into a view that
-        was made in here, and Llama 4 adds its experts' results to one."""
+        """x: (…, in); wide: (out, in + room), see wide_weight; weight: (out, in); down: (rank, in);
+        up: (out, rank). Returns (tokens, out): its caller gives it the shape of `x`, because
+        autograd lets nobody write into a view that was made in here, and Llama 4 adds its experts'
+        results to one."""
         rows = x.reshape(-1, x.shape[-1])
         keep = _keep(rows, dropout) if dropout else None
         scaling /= 1 - dropout
@@ -59,6 +61,7 @@ class _Product(torch.autograd.Function):
 
         context.save_for_backward(rows, keep, inner, weight, down, up)
         context.scaling, context.shape = scaling, x.shape
+
         return result
 
     @staticmethod
@@ -73,57 +76,68 @@ class _Product(torch.autograd.Function):
         to_down = (at_inner.t() @ (rows if keep is None else rows * keep)).to(down.dtype)
 
         to_x = None
+
         if context.needs_input_grad[0]:
             to_x = flat @ weight
             if keep is None:
                 to_x.addmm_(at_inner, down.to(flat.dtype))
             else:
                 to_x.addcmul_(at_inner @ down.to(flat.dtype), keep)
+
             to_x = to_x.view(context.shape)
+
         return to_x, None, None, None, to_down, to_up, None, None
 
 
 def wide_weight(module: Any, rank: int) -> torch.Tensor:
-    """(out, in + room): storage whose first columns are the frozen weight of `module`, with room for `rank` more.
+    """(out, in + room): storage whose first columns are the frozen weight of `module`, with room
+    for `rank` more.
 
-    It is made at the first call, and anew where the weight has moved meanwhile: to another device, or into a copy of
-    the model. From then on the layer's own weight is a view of it.
-    """
+    It is made at the first call, and anew where the weight has moved meanwhile: to another device,
+    or into a copy of the model. From then on the layer's own weight is a view of it."""
     weight: torch.Tensor = module.get_base_layer().weight
     columns = weight.shape[1] + -(-rank // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     wide: torch.Tensor | None = vars(module).get("wide_weight")
 
-    is_current = wide is not None and wide.data_ptr() == weight.data_ptr() and wide.dtype == weight.dtype
+    is_current = (
+        wide is not None and wide.data_ptr() == weight.data_ptr() and wide.dtype == weight.dtype
+    )
     if wide is None or not is_current or wide.shape[1] != columns:
         wide = weight.new_zeros(weight.shape[0], columns)
         wide[:, : weight.shape[1]] = weight
         weight.data = wide[:, : weight.shape[1]]
         module.wide_weight = wide
+
     return wide
 
 
 def adapter_write(wide: torch.Tensor, up: torch.Tensor, scaling: float) -> None:
-    """Put `up`, (out, rank), times `scaling` beside the frozen weight in `wide`. The columns behind it stay 0."""
+    """Put `up`, (out, rank), times `scaling` beside the frozen weight in `wide`. The columns behind
+    it stay 0."""
     start = wide.shape[1] - -(-up.shape[1] // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     wide[:, start : start + up.shape[1]] = up * scaling
 
 
 def beside(x: torch.Tensor, inner: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
-    """[x, inner, 0]: (tokens, in + room) of (tokens, in) and (tokens, rank), to be multiplied with `wide`."""
+    """[x, inner, 0]: (tokens, in + room) of (tokens, in) and (tokens, rank), to be multiplied with
+    `wide`."""
     rest = wide.shape[1] - x.shape[1] - inner.shape[1]
     parts = [x, inner.to(x.dtype)]
+
     if rest:
         parts.append(x.new_zeros(len(x), rest))
+
     return torch.cat(parts, -1)
 
 
 def _keep(rows: torch.Tensor, dropout: float) -> torch.Tensor:
     """1 with probability 1 - dropout, else 0, in the shape and type of `rows`.
 
-    Four decisions come from each random number of 64 bits: drawing one by one takes a CPU five times as long, which
-    for all layers together is as much as a third of a step.
-    """
-    words = torch.empty(-(-rows.numel() // 4), dtype=torch.int64, device=rows.device).random_(-(2**63), None)
+    Four decisions come from each random number of 64 bits: drawing one by one takes a CPU five
+    times as long, which for all layers together is as much as a third of a step."""
+    words = torch.empty(-(-rows.numel() // 4), dtype=torch.int64, device=rows.device).random_(
+        -(2**63), None
+    )
     bits = words.view(torch.int16)[: rows.numel()].view(rows.shape)
     return (bits >= round(dropout * 2**16) - 2**15).to(rows.dtype)
 
@@ -132,15 +146,21 @@ def fuse(model: torch.nn.Module) -> int:
     """Give every plain LoRA layer of `model` the one function; returns how many there are."""
     count = 0
     for module in model.modules():
-        if isinstance(module, LoraLinear) and len(module.lora_A) == 1 and is_plain(module, *module.lora_A):
+        if (
+            isinstance(module, LoraLinear)
+            and len(module.lora_A) == 1
+            and is_plain(module, *module.lora_A)
+        ):
             # Bound, so that a copy of the layer computes with its own weights.
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
             count += 1
+
     return count
 
 
 def is_plain(module: LoraLinear, name: str) -> bool:
-    """An adapter of two matrices over a frozen, unquantised layer, and nothing of peft's variants."""
+    """An adapter of two matrices over a frozen, unquantised layer, and nothing of peft's
+    variants."""
     base = module.get_base_layer()
     return (
         name in module.lora_A
@@ -154,11 +174,13 @@ def is_plain(module: LoraLinear, name: str) -> bool:
 
 def _forward(module: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     base, active = module.base_layer, module.active_adapters
-    # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft knows how.
+    # Merged, switched off (as a reference model is computed), mixed, or in two precisions: peft
+    # knows how.
     is_other = arguments or options or x.dtype != base.weight.dtype
     if is_other or module.merged or module.disable_adapters or len(active) != 1:
         plain: torch.Tensor = LoraLinear.forward(module, x, *arguments, **options)
         return plain
+
     (name,) = active
     dropout = module.lora_dropout[name]
     share = dropout.p if module.training and isinstance(dropout, torch.nn.Dropout) else 0.0
@@ -171,5 +193,8 @@ def _forward(module: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> t
         )
         return result.view(*x.shape[:-1], -1)
 
-    found: torch.Tensor = attempt("adapter layers as one function", fused, lambda: LoraLinear.forward(module, x))
+    found: torch.Tensor = attempt(
+        "adapter layers as one function", fused, lambda: LoraLinear.forward(module, x)
+    )
+
     return found

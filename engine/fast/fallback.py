@@ -1,4 +1,5 @@
-"""What a fast path cannot do, the plain one does: also where that shows only in the middle of a train."""
+"""What a fast path cannot do, the plain one does: also where that shows only in the middle of a
+train."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import torch
 
 from engine.failures import OUT_OF_MEMORY, by_words, last_line
 
-# What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception by which gradient
-# checkpointing ends a forward pass that it repeats, are for whoever waits for them.
+# What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception
+# by which gradient checkpointing ends a forward pass that it repeats, are for whoever waits for
+# them.
 FAILURES = (
     RuntimeError,
     ValueError,
@@ -34,7 +36,8 @@ def begin(report: Callable[[str], None]) -> None:
 
 
 def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any:
-    """The result of `fast`, or of `plain` from the first time on that `fast` fails. `name`: what the log calls it.
+    """The result of `fast`, or of `plain` from the first time on that `fast` fails. `name`: what
+    the log calls it.
 
     Lack of memory is no failure of a path.
     """
@@ -48,6 +51,7 @@ def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any
     except FAILURES as error:
         if by_words(str(error)) is OUT_OF_MEMORY:
             raise
+
         _failed.add(name)
         _report(f"fast path off, the plain one goes on: {name}: {last_line(error)}")
         return plain()

@@ -1,6 +1,7 @@
 """Log-probabilities of the learned tokens, with their gradient computed during the forward pass.
 
-TRL's own function goes over the output layer twice: once for the loss, and once more for its gradient. But
+TRL's own function goes over the output layer twice: once for the loss, and once more for its
+gradient. But
 
     d log p(target) / d hidden = W[target] - sum_j p_j W_j = sum_j (1[j = target] - p_j) W_j
 
@@ -61,18 +62,27 @@ class _Head(torch.autograd.Function):
         is_top = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         gradient = torch.empty_like(hidden) if wants_gradient else None
 
-        tile_tokens = min(TILE_TOKENS, max(1, TILE_LOGITS // len(weight))) if is_half else TILE_TOKENS
+        tile_tokens = (
+            min(TILE_TOKENS, max(1, TILE_LOGITS // len(weight))) if is_half else TILE_TOKENS
+        )
+
         for start in range(0, len(hidden), tile_tokens):
             rows = slice(start, start + tile_tokens)
             log_probs[rows], entropy[rows], is_top[rows], direction = score(
                 hidden[rows], weight, targets[rows], scale, wants_gradient
             )
+
             if gradient is not None:
                 gradient[rows] = direction * scale
 
-        mean_logits = (hidden.float() @ weight.float().mean(0)) * scale if "mean_logits" in outputs else None
+        mean_logits = (
+            (hidden.float() @ weight.float().mean(0)) * scale if "mean_logits" in outputs else None
+        )
         context.save_for_backward(gradient)
-        context.mark_non_differentiable(entropy, is_top, *([] if mean_logits is None else [mean_logits]))
+        context.mark_non_differentiable(
+            entropy, is_top, *([] if mean_logits is None else [mean_logits])
+        )
+
         return (
             log_probs,
             entropy if "entropy" in outputs else None,
@@ -87,21 +97,27 @@ class _Head(torch.autograd.Function):
         to_log_probs = gradients[0]
         if to_log_probs is None or to_hidden is None:
             return None, None, None, None, None
+
         # Multiplied in fp32, and rounded once.
         return (to_hidden * to_log_probs.unsqueeze(-1)).to(to_hidden.dtype), None, None, None, None
 
 
-# Log-probability, entropy and whether the target is the likeliest, each (tokens,); and where the gradient is wanted
-# sum_j (1[j = target] - p_j) W_j, (tokens, size).
+# Log-probability, entropy and whether the target is the likeliest, each (tokens,); and where the
+# gradient is wanted sum_j (1[j = target] - p_j) W_j, (tokens, size).
 Scores = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]
 
 
 def _half_precision(
-    states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, wants_gradient: bool
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float,
+    wants_gradient: bool,
 ) -> Scores:
-    """The scores of (tokens, size) states, in one tile over the vocabulary: rounding the product of every tile by
-    itself would add up to a bias."""
+    """The scores of (tokens, size) states, in one tile over the vocabulary: rounding the product of
+    every tile by itself would add up to a bias."""
     logits = exact_logits(states, weight, targets)
+
     if scale != 1.0:
         logits *= scale
 
@@ -117,41 +133,49 @@ def _half_precision(
     is_top = target_logits == largest
 
     direction = None
+
     if wants_gradient:
-        # 1 - p is formed before anything is rounded: where p is nearly 1, the difference of two rounded vectors
-        # would be nothing but their rounding.
+        # 1 - p is formed before anything is rounded: where p is nearly 1, the difference of two
+        # rounded vectors would be nothing but their rounding.
         shares = powers.div_(-total)
         shares.scatter_add_(-1, targets[:, None], torch.ones_like(target_logits))
         direction = (shares.to(weight.dtype) @ weight).float()
+
     return log_probs.squeeze(-1), entropy.squeeze(-1), is_top.squeeze(-1), direction
 
 
 def exact_logits(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """states: (tokens, size) and weight: (vocabulary, size) in half precision; targets: (tokens,).
 
-    Returns their product in fp32, (tokens, vocabulary): the target's logit and the EXACT_LOGITS largest are exact, the
-    others rounded to half precision.
-    """
+    Returns their product in fp32, (tokens, vocabulary): the target's logit and the EXACT_LOGITS
+    largest are exact, the others rounded to half precision."""
     rounded = states @ weight.t()
     largest = rounded.topk(min(EXACT_LOGITS, len(weight)), sorted=False).indices
     chosen = torch.cat((largest, targets[:, None]), -1)
     exact = torch.bmm(weight[chosen].float(), states.float().unsqueeze(-1)).squeeze(-1)
+
     return rounded.float().scatter_(-1, chosen, exact)
 
 
 def _single_precision(
-    states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, wants_gradient: bool
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float,
+    wants_gradient: bool,
 ) -> Scores:
     """The scores of (tokens, size) states in fp32, the vocabulary tile by tile."""
     largest = torch.full((len(states), 1), -torch.inf, device=states.device)
     target_logits = torch.empty_like(largest)
-    # Of the powers of all logits below the largest one: their sum, and that of each times its logit.
+    # Of the powers of all logits below the largest one: their sum, and that of each times its
+    # logit.
     total, weighted = torch.zeros_like(largest), torch.zeros_like(largest)
     mean = torch.zeros(states.shape, device=states.device)
 
     for start in range(0, len(weight), TILE_VOCABULARY):
         tile = weight[start : start + TILE_VOCABULARY]
         logits = states @ tile.t()
+
         if scale != 1.0:
             logits *= scale
 
@@ -167,14 +191,17 @@ def _single_precision(
         lowered = torch.where(total > 0, total * (largest - higher), total)
         weighted.add_(lowered).mul_(shrink).add_(torch.linalg.vecdot(powers, below).unsqueeze(-1))
         total.mul_(shrink).add_(powers.sum(-1, keepdim=True))
+
         if wants_gradient:
             mean.mul_(shrink).addmm_(powers, tile)
+
         largest = higher
 
     log_probs = (target_logits - largest) - total.log()
     entropy = total.log() - weighted / total
     is_top = target_logits == largest
     direction = weight[targets] - mean / total if wants_gradient else None
+
     return log_probs.squeeze(-1), entropy.squeeze(-1), is_top.squeeze(-1), direction
 
 
@@ -195,7 +222,15 @@ class Head:
     ) -> Any:
         def plain() -> Any:
             return ChunkedLogProbFunction.apply(  # type: ignore[no-untyped-call]
-                hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
+                hidden,
+                weight,
+                bias,
+                targets,
+                temperature,
+                chunk_size,
+                softcap,
+                logit_scale,
+                outputs,
             )
 
         is_known = bias is None and softcap is None and set(outputs) <= OUTPUTS_KNOWN
@@ -203,6 +238,7 @@ class Head:
         is_plain = hidden.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
         if hidden.device.type != "cpu" or weight.requires_grad or not is_known or not is_plain:
             return plain()
+
         return attempt(
             "loss with its gradient in one go",
             lambda: _Head.apply(hidden, weight, targets, logit_scale / temperature, outputs),  # type: ignore[no-untyped-call]

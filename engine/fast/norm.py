@@ -1,8 +1,7 @@
 """RMS norm (arxiv.org/abs/1910.07467) as one autograd function, on a CPU in half precision.
 
-Of its numbers transformers' own makes ten copies in fp32 for the way back; this one makes three, and keeps its input
-alone. The values are the same, rounded in the same places.
-"""
+Of its numbers transformers' own makes ten copies in fp32 for the way back; this one makes three,
+and keeps its input alone. The values are the same, rounded in the same places."""
 
 from __future__ import annotations
 
@@ -19,11 +18,15 @@ KNOWN = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """x: (…, size) and weight: (size,), both in half precision, the weight frozen. Returns (…, size)."""
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """x: (…, size) and weight: (size,), both in half precision, the weight frozen. Returns (…,
+        size)."""
         wide = x.float()
         inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(epsilon))
         context.save_for_backward(x, weight, inverse)
+
         return wide.mul_(inverse).to(x.dtype).mul_(weight)
 
     @staticmethod
@@ -36,13 +39,15 @@ class _Norm(torch.autograd.Function):
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Give every known norm of `model` whose weight is frozen the one function; returns how many there are."""
+    """Give every known norm of `model` whose weight is frozen the one function; returns how many
+    there are."""
     count = 0
     for module in model.modules():
         if type(module).__name__ in KNOWN and not module.weight.requires_grad:
             # Bound, so that a copy of the layer computes with its own weight.
             module.forward = MethodType(_forward, module)
             count += 1
+
     return count
 
 
@@ -50,9 +55,11 @@ def _forward(module: Any, x: torch.Tensor) -> torch.Tensor:
     if x.dtype == torch.float32 or x.dtype != module.weight.dtype or module.weight.requires_grad:
         plain: torch.Tensor = type(module).forward(module, x)
         return plain
+
     result: torch.Tensor = attempt(
         "norms as one function",
         lambda: _Norm.apply(x, module.weight, module.variance_epsilon),  # type: ignore[no-untyped-call]
         lambda: type(module).forward(module, x),
     )
+
     return result

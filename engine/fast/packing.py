@@ -1,7 +1,8 @@
 """Whether rows that lie end to end in one batch are kept apart by this very model.
 
-Attention knows where a row begins, but not every layer of every model is attention, and some layers do not pass the
-borders on: then a row silently reads the one before it. So it is tried out before the first step, on two short rows:
+Attention knows where a row begins, but not every layer of every model is attention, and some layers
+do not pass the borders on: then a row silently reads the one before it. So it is tried out before
+the first step, on two short rows:
 
     together    A B    the way the trainer lays rows end to end
     disturbed   A'B    the same with another first row: nothing of B may change
@@ -26,8 +27,9 @@ from engine.hardware import Device, Precision
 
 # Tokens of each row: more than a convolution spans, and few enough for milliseconds.
 ROW_TOKENS = 24
-# How much a row may change while its neighbour does, as a share of its largest logit. Numbers that do not depend on the
-# neighbour are the same to the bit, unless a kernel divides its work by the data.
+# How much a row may change while its neighbour does, as a share of its largest logit. Numbers that
+# do not depend on the neighbour are the same to the bit, unless a kernel divides its work by the
+# data.
 LEAK = {"float32": 1e-5, "half": 1e-3}
 # How far it may be from the same row alone, in the mean: other kernels add up in another order.
 DRIFT = {"float32": 1e-3, "half": 0.05}
@@ -36,34 +38,47 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Proof:
-    """`leak`: the share by which a row changed with its neighbour. `obstacle`: why rows cannot lie end to end, "" where
-    they can."""
+    """`leak`: the share by which a row changed with its neighbour. `obstacle`: why rows cannot lie
+    end to end, "" where they can."""
 
     leak: float = 0.0
     obstacle: str = ""
 
 
 def packing_proof(
-    model: Any, rows: list[list[int]], device: Device, precision: Precision, switch_attention: Callable[[], None]
+    model: Any,
+    rows: list[list[int]],
+    device: Device,
+    precision: Precision,
+    switch_attention: Callable[[], None],
 ) -> Proof:
-    """Try packing on `model`. `rows`: token ids of one row or more, of which a few tokens are used; `switch_attention`
-    sets the attention that packed batches go through. Whatever the model raises is an obstacle.
-    """
+    """Try packing on `model`. `rows`: token ids of one row or more, of which a few tokens are used;
+    `switch_attention` sets the attention that packed batches go through. Whatever the model raises
+    is an obstacle."""
     first, second = rows[0][:ROW_TOKENS], rows[-1][-ROW_TOKENS:]
     place = _device_of(model, device)
 
     def autocast() -> Any:
         if not precision.autocast:
             return nullcontext()
-        return torch.autocast(place.type, torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
+
+        return torch.autocast(
+            place.type, torch.bfloat16 if precision.autocast == "bf16" else torch.float16
+        )
 
     try:
         with _evaluating(model, place), autocast():
             with torch.no_grad():
-                alone = model(input_ids=torch.tensor([second], device=place), use_cache=False).logits[0].float()
+                alone = (
+                    model(input_ids=torch.tensor([second], device=place), use_cache=False)
+                    .logits[0]
+                    .float()
+                )
+
             switch_attention()
             together = _packed_logits(model, [first, second], place)
             _backward(model, together)
+
             with torch.no_grad():
                 disturbed = _packed_logits(model, [first[::-1], second], place)
     except torch.OutOfMemoryError:
@@ -71,10 +86,17 @@ def packing_proof(
     except Exception as error:
         return Proof(obstacle=f"this model cannot take them: {last_line(error)}")
 
-    return _judged(alone, together[-len(second) :].detach().float(), disturbed[-len(second) :].float(), precision)
+    return _judged(
+        alone,
+        together[-len(second) :].detach().float(),
+        disturbed[-len(second) :].float(),
+        precision,
+    )
 
 
-def _judged(alone: torch.Tensor, together: torch.Tensor, disturbed: torch.Tensor, precision: Precision) -> Proof:
+def _judged(
+    alone: torch.Tensor, together: torch.Tensor, disturbed: torch.Tensor, precision: Precision
+) -> Proof:
     """All (tokens, vocabulary), of the same row."""
     kind = "float32" if precision.name == "fp32" else "half"
     largest = float(alone.abs().max().clamp(min=1e-6))
@@ -82,9 +104,17 @@ def _judged(alone: torch.Tensor, together: torch.Tensor, disturbed: torch.Tensor
     drift = float((together - alone).abs().mean() / alone.abs().mean().clamp(min=1e-6))
 
     if not leak <= LEAK[kind]:
-        return Proof(leak, f"rows of this model would read each other (a row changed by {leak:.2%} with its neighbour)")
+        return Proof(
+            leak,
+            f"rows of this model would read each other (a row changed by {leak:.2%} with its "
+            "neighbour)",
+        )
+
     if not drift <= DRIFT[kind]:
-        return Proof(leak, f"this model computes a row otherwise behind another one (by {drift:.1%})")
+        return Proof(
+            leak, f"this model computes a row otherwise behind another one (by {drift:.1%})"
+        )
+
     return Proof(leak)
 
 
@@ -93,8 +123,12 @@ def _packed_logits(model: Any, rows: list[list[int]], place: torch.device) -> to
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     batch = collate([{"input_ids": row} for row in rows])
     batch.pop("labels")
-    batch = {name: value.to(place) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    batch = {
+        name: value.to(place) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
     logits: torch.Tensor = model(**batch, use_cache=False).logits[0]
+
     return logits
 
 
@@ -115,8 +149,10 @@ def _evaluating(model: Any, place: torch.device) -> Iterator[None]:
     """Without dropout, and without drawing from the train's random numbers."""
     was_training = model.training
     model.eval()
+
     if next(model.parameters()).device != place:
         model.to(place)
+
     devices = [place] if place.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -128,9 +164,9 @@ def _evaluating(model: Any, place: torch.device) -> Iterator[None]:
 def unpacked(inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
     """A batch of rows that lie end to end, as TRL's collator makes it, as an ordinary padded batch.
 
-    input_ids and labels: (1, tokens), with the borders in cu_seq_lens_q, (rows + 1,). Returns input_ids, labels and
-    attention_mask, each (rows, tokens of the longest row), padded on the right.
-    """
+    input_ids and labels: (1, tokens), with the borders in cu_seq_lens_q, (rows + 1,). Returns
+    input_ids, labels and attention_mask, each (rows, tokens of the longest row), padded on the
+    right."""
     borders = inputs["cu_seq_lens_q"].tolist()
     lengths = [end - start for start, end in pairwise(borders)]
 

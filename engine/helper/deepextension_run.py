@@ -1,4 +1,5 @@
-"""What a custom method needs of a run directory, in one file without dependencies. Python 3.8 or newer.
+"""What a custom method needs of a run directory, in one file without dependencies. Python 3.8 or
+newer.
 
 from deepextension_run import Run
 run = Run()                          # the directory is the program's argument
@@ -38,6 +39,7 @@ class Run:
         self.seq += 1
         event = {"v": 1, "seq": self.seq, "time": round(time.time(), 3), "type": kind}
         event.update(values)
+
         with (self.directory / "events.jsonl").open("ab", buffering=0) as stream:
             stream.write((json.dumps(event, allow_nan=False) + "\n").encode("utf-8"))
 
@@ -48,12 +50,23 @@ class Run:
         self.emit("started", total_steps=total_steps, steps_per_epoch=steps_per_epoch, **facts)
 
     def metrics(self, step, epoch=0.0, split="train", **values):
-        """Numbers by name; what is not finite becomes null. `split`: train or eval, whose names begin with eval_."""
-        plain = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        """Numbers by name; what is not finite becomes null. `split`: train or eval, whose names
+        begin with eval_."""
+        plain = {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
         self.emit("metrics", step=step, epoch=epoch, split=split, values=plain)
 
     def sample(self, index, stage, prompt, text, step=0, reference=""):
-        self.emit("sample", index=index, stage=stage, prompt=prompt, text=text, step=step, reference=reference)
+        self.emit(
+            "sample",
+            index=index,
+            stage=stage,
+            prompt=prompt,
+            text=text,
+            step=step,
+            reference=reference,
+        )
 
     def finished(self, step, **metrics):
         """The model is whole from here on; the last event."""
@@ -64,6 +77,7 @@ class Run:
         """After run.stop_requested; the last event. The program ends with status 3."""
         if (self.directory / "model.tmp").exists():
             (self.directory / "model.tmp").replace(self.directory / "model")
+
         self.emit("stopped", step=step)
         sys.exit(3)
 

@@ -1,7 +1,8 @@
-"""Programs that download from the Hugging Face hub, each in a process of its own, and the words for what went wrong.
+"""Programs that download from the Hugging Face hub, each in a process of its own, and the words for
+what went wrong.
 
-They print JSON lines, see core.programs. The token to download with, where there is one, is in HF_TOKEN.
-"""
+They print JSON lines, see core.programs. The token to download with, where there is one, is in
+HF_TOKEN."""
 
 from __future__ import annotations
 
@@ -35,13 +36,20 @@ def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Ref
     from huggingface_hub import errors
 
     response = getattr(error, "response", None)
-    status = response.status_code if isinstance(error, errors.HfHubHTTPError) and response is not None else 0
+    status = (
+        response.status_code
+        if isinstance(error, errors.HfHubHTTPError) and response is not None
+        else 0
+    )
+
     access = _access(instead)
     match error:
         case Refused():
             return error
         case errors.OfflineModeIsEnabled():
-            return Refused(f"This server is set to work without a network (HF_HUB_OFFLINE). {instead}")
+            return Refused(
+                f"This server is set to work without a network (HF_HUB_OFFLINE). {instead}"
+            )
         case errors.GatedRepoError() | errors.DisabledRepoError():
             return Refused(f"{reference} is gated: {access}")
         case errors.RevisionNotFoundError():
@@ -51,19 +59,29 @@ def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Ref
         case _ if status in (401, 403):
             return Refused(f"The hub refuses access to {reference}: {access}")
         case _ if status == 429:
-            return Refused("The hub asks to wait: too many downloads from here. Try again later.", passing=True)
+            return Refused(
+                "The hub asks to wait: too many downloads from here. Try again later.", passing=True
+            )
         case OSError() if error.errno == 28:
             return Refused("The disk is full. Free some space and try again.")
         case ImportError() | TypeError() | AttributeError() | NameError() | LookupError():
-            return Refused("This download ended by a fault of the platform. Ask your operator to look into the log.")
+            return Refused(
+                "This download ended by a fault of the platform. Ask your operator to look into "
+                "the log."
+            )
         case _:
-            return Refused("The hub cannot be reached, or the connection was cut. Try again later.", passing=True)
+            return Refused(
+                "The hub cannot be reached, or the connection was cut. Try again later.",
+                passing=True,
+            )
 
 
 def _access(instead: str) -> str:
     if os.environ.get("HF_TOKEN"):
         return (
-            "the Hugging Face token that this download used has no access to it. Ask for access on its page at "
+            "the Hugging Face token that this download used has no access to it. Ask for access on "
+            "its page at "
             "huggingface.co, or store another token on your account page."
         )
+
     return f"it needs a Hugging Face token. Store one of your own on your account page. {instead}"

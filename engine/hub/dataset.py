@@ -1,10 +1,10 @@
 """python -m engine.hub.dataset NAME REVISION CONFIGURATION SPLIT MOST_ROWS OUT LARGEST_BYTES
 
-Reads a dataset of the Hugging Face hub as a stream, at one commit, and writes its rows to OUT as JSONL. A program of
-its own, so that the worker stays light and the token is in this process's environment alone. Prints JSON lines:
-{"revision": …, "licence": …, "configuration": …, "split": …} once it knows them, {"rows": …} as it goes, and last
-{"done": {"rows", "size_bytes", "sha256", "dropped"}} or {"error": text, "passing": whether to try again}.
-"""
+Reads a dataset of the Hugging Face hub as a stream, at one commit, and writes its rows to OUT as
+JSONL. A program of its own, so that the worker stays light and the token is in this process's
+environment alone. Prints JSON lines: {"revision": …, "licence": …, "configuration": …, "split": …}
+once it knows them, {"rows": …} as it goes, and last {"done": {"rows", "size_bytes", "sha256",
+"dropped"}} or {"error": text, "passing": whether to try again}."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")
 
 
 def download(
-    name: str, revision: str, configuration: str, split: str, most_rows: int, out: Path, largest_bytes: int
+    name: str,
+    revision: str,
+    configuration: str,
+    split: str,
+    most_rows: int,
+    out: Path,
+    largest_bytes: int,
 ) -> dict[str, Any]:
     """Raises Refused, or what the hub's libraries raise."""
     from datasets import get_dataset_config_names, load_dataset  # type: ignore[import-untyped]
@@ -33,6 +39,7 @@ def download(
 
     info = HfApi(token=token()).dataset_info(name, revision=revision or None)
     at = {"revision": info.sha, "token": token() or None}
+
     try:
         configurations = get_dataset_config_names(name, **at)
         configuration = choose(configurations, configuration, "configuration", "default")
@@ -40,16 +47,25 @@ def download(
     except RuntimeError as error:
         if "script" not in str(error):
             raise
+
         raise Refused(
-            "This dataset comes as a script, which would have to be run to get its rows. Nothing of the hub's is run "
+            "This dataset comes as a script, which would have to be run to get its rows. Nothing "
+            "of the hub's is run "
             f"here. Often the hub has made rows of it: try {name}@refs/convert/parquet."
         ) from error
+
     split = choose(list(splits), split, "split", "train")
     rows = splits[split]
-    media = [column for column, feature in (rows.features or {}).items() if type(feature).__name__ in MEDIA]
+    media = [
+        column
+        for column, feature in (rows.features or {}).items()
+        if type(feature).__name__ in MEDIA
+    ]
+
     if rows.features:
         # Before columns go, since a picture would be opened first.
         rows = rows.decode(False).remove_columns(media)
+
     licence = getattr(info.card_data, "license", None) or ""
     say(
         revision=info.sha,
@@ -57,7 +73,9 @@ def download(
         configuration=configuration,
         split=split,
     )
-    return write(rows.take(most_rows) if most_rows else rows, out, largest_bytes) | {"dropped": media}
+    return write(rows.take(most_rows) if most_rows else rows, out, largest_bytes) | {
+        "dropped": media
+    }
 
 
 def choose(names: list[str], wanted: str, what: str, usual: str) -> str:
@@ -66,6 +84,7 @@ def choose(names: list[str], wanted: str, what: str, usual: str) -> str:
         raise Refused(f"It has no {what} {wanted!r}. There is {', '.join(names[:40])}.")
     if wanted or usual in names or len(names) == 1:
         return wanted or (usual if usual in names else names[0])
+
     raise Refused(f"Choose a {what}: it has {', '.join(names[:40])}.")
 
 
@@ -73,19 +92,27 @@ def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
     count, size, digest, told = 0, 0, hashlib.sha256(), 0.0
     with out.open("wb") as stream:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False, default=plain).encode("utf-8", "replace") + b"\n"
+            line = (
+                json.dumps(row, ensure_ascii=False, default=plain).encode("utf-8", "replace")
+                + b"\n"
+            )
             count, size = count + 1, size + len(line)
             if size > largest_bytes:
                 raise Refused(
-                    f"Not enough disk space: after {count:,} rows there is no room for more. Fetch fewer rows."
+                    f"Not enough disk space: after {count:,} rows there is no room for more. Fetch "
+                    "fewer rows."
                 )
+
             digest.update(line)
             stream.write(line)
+
             if time.monotonic() - told > TOLD_EVERY_SECONDS:
                 told = time.monotonic()
                 say(rows=count)
+
         stream.flush()
         os.fsync(stream.fileno())
+
     return {"rows": count, "size_bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -106,27 +133,41 @@ def plain(value: Any) -> Any:
 def main(arguments: list[str]) -> int:
     name, revision, configuration, split, most_rows, out, largest_bytes = arguments
     try:
-        say(done=download(name, revision, configuration, split, int(most_rows), Path(out), int(largest_bytes)))
+        say(
+            done=download(
+                name, revision, configuration, split, int(most_rows), Path(out), int(largest_bytes)
+            )
+        )
     except Exception as error:
         reason = refusal(_cause(error), name, kind="dataset", instead="Or upload the file.")
-        # The log gets the type alone, since texts of errors may hold addresses with signatures in them.
+        # The log gets the type alone, since texts of errors may hold addresses with signatures in
+        # them.
         print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
         say(error=str(reason), passing=reason.passing)
         return 1
+
     return 0
 
 
 def _cause(error: Exception) -> Exception:
-    """What the hub answered, where the datasets library wraps it; a layout that it cannot read is no bad connection."""
+    """What the hub answered, where the datasets library wraps it; a layout that it cannot read is
+    no bad connection."""
     from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 
     cause: BaseException | None = error
+
     while cause is not None:
         if type(cause).__module__.startswith("huggingface_hub"):
             return cause if isinstance(cause, Exception) else error
+
         cause = cause.__cause__ or cause.__context__
+
     if isinstance(error, DatasetsError | ValueError | KeyError):
-        return Refused("The hub has it, but its files cannot be read as rows. Download it and upload the right file.")
+        return Refused(
+            "The hub has it, but its files cannot be read as rows. Download it and upload the "
+            "right file."
+        )
+
     return error
 
 

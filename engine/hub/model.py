@@ -1,9 +1,9 @@
 """python -m engine.hub.model ORG/NAME REVISION FOLDER LARGEST_BYTES
 
-Downloads a model's safetensors, JSON and tokenizer files at one commit. A program of its own, so that the worker
-stays light and the token is in this process's environment alone. Prints JSON lines: {"bytes": …, "revision": …} once
-it knows what comes, and last {"done": {…}} or {"error": text, "passing": whether to try again}.
-"""
+Downloads a model's safetensors, JSON and tokenizer files at one commit. A program of its own, so
+that the worker stays light and the token is in this process's environment alone. Prints JSON lines:
+{"bytes": …, "revision": …} once it knows what comes, and last {"done": {…}} or {"error": text,
+"passing": whether to try again}."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from engine.inspect_model import INDEX, KEPT_FILES, PICKLES, SHARD_NAME, WEIGHTS
 
 
 def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
-    """Put the model's files into `folder`. A second call goes on where a first one was cut off. Raises Refused."""
+    """Put the model's files into `folder`. A second call goes on where a first one was cut off.
+    Raises Refused."""
     from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi(token=token())
@@ -27,9 +28,11 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
     size = sum(files[name].size or 0 for name in wanted)
     if size > largest_bytes:
         raise Refused(
-            f"Not enough disk space: the model takes {size / 1e9:.1f} GB, and {max(0, largest_bytes) / 1e9:.1f} GB "
+            f"Not enough disk space: the model takes {size / 1e9:.1f} GB, and "
+            f"{max(0, largest_bytes) / 1e9:.1f} GB "
             "can be used."
         )
+
     say(bytes=size, revision=info.sha)
     snapshot_download(
         repository,
@@ -39,32 +42,51 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
         token=token(),
         max_workers=4,
     )
+
     # What an earlier attempt at another commit left behind.
     for file in folder.iterdir():
         if file.is_file() and file.name not in wanted:
             file.unlink()
+
     for name in wanted:
         if (lfs := files[name].lfs) is not None:
             verify(folder / name, lfs.sha256)
+
     return {"revision": info.sha}
 
 
 def choose(names: list[str]) -> list[str]:
-    """Of a repository's files those that make the model. Raises Refused where no safetensors are among them."""
+    """Of a repository's files those that make the model. Raises Refused where no safetensors are
+    among them."""
     kept = [name for name in names if name in KEPT_FILES]
+
     if WEIGHTS in names:
         return [*kept, WEIGHTS]
+
     if INDEX in names:
-        return [*kept, INDEX, *(name for name in names if SHARD_NAME.fullmatch(name) and name.startswith("model"))]
+        return [
+            *kept,
+            INDEX,
+            *(name for name in names if SHARD_NAME.fullmatch(name) and name.startswith("model")),
+        ]
+
     if "adapter_config.json" in names:
-        raise Refused("This is a LoRA adapter, not a base model. Add the model that it was trained from.")
+        raise Refused(
+            "This is a LoRA adapter, not a base model. Add the model that it was trained from."
+        )
+
     if any(name.endswith(PICKLES) for name in names):
         raise Refused(
-            "This model has pickle weights only, which can run code when they are opened. Look for a version with "
+            "This model has pickle weights only, which can run code when they are opened. Look for "
+            "a version with "
             "safetensors."
         )
+
     if any(name.endswith(".gguf") for name in names):
-        raise Refused("This repository holds GGUF files. Download one and add it under “GGUF file”.")
+        raise Refused(
+            "This repository holds GGUF files. Download one and add it under “GGUF file”."
+        )
+
     raise Refused("This repository holds no weights in safetensors.")
 
 
@@ -73,6 +95,7 @@ def verify(path: Path, sha256: str) -> None:
     with path.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
             return
+
     path.unlink()
     raise Refused(f"{path.name} arrived damaged.", passing=True)
 
@@ -83,11 +106,12 @@ def main(arguments: list[str]) -> int:
         say(done=download(repository, revision, Path(folder), int(largest_bytes)))
     except Exception as error:
         reason = refusal(error, repository, kind="model", instead="Or add a local folder.")
-        # The reason for people goes out above; the log gets the type alone, since texts of errors may hold addresses
-        # with signatures in them.
+        # The reason for people goes out above; the log gets the type alone, since texts of errors
+        # may hold addresses with signatures in them.
         print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
         say(error=str(reason), passing=reason.passing)
         return 1
+
     return 0
 
 

@@ -1,13 +1,15 @@
 """A train's adapter merged into its base model.
 
-    python -m engine.merging RUN OUT                     writes the new folder OUT from the run directory RUN
+    python -m engine.merging RUN OUT                     writes the new folder OUT from the run
+    directory RUN
     python -m engine.merging RUN OUT --checkpoint 200    from its checkpoint of that step
-    python -m engine.merging RUN OUT --precision fp32    stored as fp16, bf16 or fp32 (auto: fp16 for a base model of
-                                                         sixteen bits where its range allows, bf16 where not)
+    python -m engine.merging RUN OUT --precision fp32    stored as fp16, bf16 or fp32 (auto: fp16
+                                                         for a base model of sixteen bits where its
+                                                         range allows, bf16 where not)
 
-Prints one JSON line a piece of news: {"bytes": what the result takes at most}, {"progress": 0..1}, and last {"done":
-{"precision", "remark"}} or {"error": "what is wrong, in words for people"}. OUT appears whole or not at all.
-"""
+Prints one JSON line a piece of news: {"bytes": what the result takes at most}, {"progress": 0..1},
+and last {"done": {"precision", "remark"}} or {"error": "what is wrong, in words for people"}. OUT
+appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def say(**news: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.merging", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.merging", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
@@ -46,12 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     except TrainError as error:
         say(error=f"{error.message} {error.advice}")
         return 1
+
     return 0
 
 
 def _merge(request: MergeRequest, out: Path) -> dict[str, Any]:
     if out.exists():
         raise Refused(f"{out} is there already. Name a folder that is new.")
+
     needed = bytes_needed(request)
     say(bytes=needed)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +70,16 @@ def _merge(request: MergeRequest, out: Path) -> dict[str, Any]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+
         raise Refused(_no_space(needed, shutil.disk_usage(out.parent).free)) from error
+
     return {"precision": made.precision, "remark": made.remark}
 
 
 def _no_space(needed: int, free: int) -> str:
     return (
-        f"Not enough disk space for the merged model: it takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+        f"Not enough disk space for the merged model: it takes {needed / 1e9:.1f} GB, and "
+        f"{free / 1e9:.1f} GB are free."
     )
 
 

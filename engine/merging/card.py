@@ -1,4 +1,5 @@
-"""The card of a merged model: how to use it, where it is from, and what the train's own card says."""
+"""The card of a merged model: how to use it, where it is from, and what the train's own card
+says."""
 
 from __future__ import annotations
 
@@ -13,15 +14,18 @@ RESULTS = "\n## Data\n"
 
 
 def card_write(spec: Spec, train_card: Path, precision: str, step: int) -> str:
-    """Markdown with the head that model hubs read. `train_card`: README.md of the train's own model, if it is there."""
+    """Markdown with the head that model hubs read. `train_card`: README.md of the train's own
+    model, if it is there."""
     name = " ".join(spec.name.split())
     source = spec.base_model_source
     head = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if spec.recipe == "reward" else "text-generation",
     }
+
     if source is not None:
         head |= {"base_model": source.hub_id, "base_model_relation": "finetune"}
+
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
     tags = json.dumps([spec.recipe, "trl", "merged"])
 
@@ -35,7 +39,9 @@ def card_write(spec: Spec, train_card: Path, precision: str, step: int) -> str:
         "## How to use it",
         usage(spec, is_adapter=False),
     ]
+
     text = "\n\n".join(parts) + "\n"
 
     own = train_card.read_text() if train_card.is_file() and not step else ""
+
     return text + own[own.find(RESULTS) :] if RESULTS in own else text

@@ -39,7 +39,8 @@ STORED = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """`step`: of the checkpoint to merge, 0 for the train's result. `precision`: auto, fp16, bf16 or fp32."""
+    """`step`: of the checkpoint to merge, 0 for the train's result. `precision`: auto, fp16, bf16
+    or fp32."""
 
     run: Path
     step: int = 0
@@ -60,10 +61,11 @@ class Merged:
 
 
 def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float], None]) -> Merged:
-    """Make of a train's adapter, or of its whole model, a model folder `out` that needs nothing else.
+    """Make of a train's adapter, or of its whole model, a model folder `out` that needs nothing
+    else.
 
-    Raises Refused, with a reason for people, for weights that are gone, cut or of another base model.
-    """
+    Raises Refused, with a reason for people, for weights that are gone, cut or of another base
+    model."""
     spec = read_spec(request.run)
     _weights_check(request)
     unfinished = out.with_name(f"{out.name}.tmp")
@@ -75,17 +77,20 @@ def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float],
             made = _adapter_merge(request, spec, unfinished, on_progress)
         else:
             made = _model_copy(request, spec, unfinished)
+
         json_write(unfinished / PASSPORT, passport(request, spec, made))
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
     return made
 
 
 def bytes_needed(request: MergeRequest) -> int:
     """Bytes that the result takes at most."""
     spec = read_spec(request.run)
+
     if not (request.weights / ADAPTER).is_file():
         return _size(request.weights)
 
@@ -93,6 +98,7 @@ def bytes_needed(request: MergeRequest) -> int:
     precision = request.precision if request.precision != "auto" else _precision_for(tensors)
     width = DTYPES[precision].itemsize
     numbers = sum(torch.Size(tensors.shape(name)).numel() for name in tensors.names)
+
     return numbers * width
 
 
@@ -102,22 +108,34 @@ def _size(folder: Path) -> int:
 
 def _weights_check(request: MergeRequest) -> None:
     if not request.weights.is_dir():
-        what = f"The checkpoint of step {request.step:,}" if request.step else "The model of this train"
+        what = (
+            f"The checkpoint of step {request.step:,}"
+            if request.step
+            else "The model of this train"
+        )
+
         raise Refused(f"{what} is not there any more.")
+
     if request.step and not checkpoint_is_whole(request.weights):
-        raise Refused(f"The checkpoint of step {request.step:,} is cut or damaged. Choose another one.")
+        raise Refused(
+            f"The checkpoint of step {request.step:,} is cut or damaged. Choose another one."
+        )
 
 
-def _adapter_merge(request: MergeRequest, spec: Spec, out: Path, on_progress: Callable[[float], None]) -> Merged:
+def _adapter_merge(
+    request: MergeRequest, spec: Spec, out: Path, on_progress: Callable[[float], None]
+) -> Merged:
     base = Path(spec.base_model_path)
     _base_check(base)
     layers = AdapterLayers(base, request.weights)
     tensors = TensorReader(base)
 
     remark = ""
+
     if spec.parameters.get("quantization", "none") != "none":
         remark = (
-            "The adapter was trained on weights that were rounded to a few bits, and is merged into "
+            "The adapter was trained on weights that were rounded to a few bits, and is merged "
+            "into "
             "the unrounded ones: answers may differ a little from the train's."
         )
 
@@ -126,7 +144,10 @@ def _adapter_merge(request: MergeRequest, spec: Spec, out: Path, on_progress: Ca
         _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
     except OutOfRange as error:
         if request.precision == "fp16":
-            raise Refused(f"The weight {error} is too large for fp16. Choose bf16 or fp32.") from error
+            raise Refused(
+                f"The weight {error} is too large for fp16. Choose bf16 or fp32."
+            ) from error
+
         precision = "bf16"
         _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
 
@@ -142,6 +163,7 @@ def _precision_for(base: TensorReader) -> str:
 def _base_check(base: Path) -> None:
     if not base.is_dir():
         raise Refused("The base model's folder is gone. Add the base model again.")
+
     try:
         config_read(base)
     except ModelProblem as problem:
@@ -163,29 +185,44 @@ def _weights_write(
     largest = max((base / name).stat().st_size for name in weight_files(base))
     dtype = DTYPES[precision]
     try:
-        stream(layers, tensors, out, dtype, file_bytes=min(largest, FILE_BYTES), on_progress=on_progress)
+        stream(
+            layers,
+            tensors,
+            out,
+            dtype,
+            file_bytes=min(largest, FILE_BYTES),
+            on_progress=on_progress,
+        )
     except FilesDiffer:
         merge_whole(base, adapter, layers, out, dtype)
 
 
-def _beside_write(request: MergeRequest, spec: Spec, layers: AdapterLayers, out: Path, precision: str) -> None:
+def _beside_write(
+    request: MergeRequest, spec: Spec, layers: AdapterLayers, out: Path, precision: str
+) -> None:
     """Everything but the weights."""
     base = Path(spec.base_model_path)
     model = base_without_weights(base, layers.task, dtype=DTYPES[precision])
     published = request.run / MODEL
     tokenizer_folder = published if (published / "tokenizer_config.json").is_file() else base
     tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
+
     if layers.task == "SEQ_CLS":
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
     config_write(model, base, out)
     tokenizer_write(tokenizer, tokenizer_folder, out)
+
     if layers.task != "SEQ_CLS":
         _generation_write(model, tokenizer, base, published, out)
+
     for name in KEPT_FILES:
         if name.startswith(("LICENSE", "NOTICE")) and (base / name).is_file():
             shutil.copyfile(base / name, out / name)
-    (out / "README.md").write_text(card_write(spec, published / "README.md", precision, request.step))
+
+    (out / "README.md").write_text(
+        card_write(spec, published / "README.md", precision, request.step)
+    )
 
 
 def _generation_write(model: Any, tokenizer: Any, base: Path, published: Path, out: Path) -> None:
@@ -209,16 +246,19 @@ def _model_copy(request: MergeRequest, spec: Spec, out: Path) -> Merged:
     for path in request.weights.glob("*.safetensors*"):
         if path.name in (ADAPTER, "optimizer.safetensors"):
             continue
+
         shutil.copyfile(path, out / path.name)
 
     if not list(out.glob("*.safetensors")):
         raise Refused("This train left no weights that make a model.")
+
     beside = published if (published / "config.json").is_file() else request.weights
     for name in KEPT_FILES:
         for folder in (beside, Path(spec.base_model_path)):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out / name)
                 break
+
     folder_for_older(out)
     tensors = TensorReader(out)
     return Merged(STORED.get(tensors.dtype(tensors.names[0]), "auto"), "")
@@ -228,9 +268,15 @@ def passport(request: MergeRequest, spec: Spec, made: Merged) -> dict[str, Any]:
     """Where the model is from, for programs: enough to make it once more."""
     weights = sorted(path for path in request.weights.glob("*.safetensors"))
     command = f"python -m engine.merging RUN OUT --precision {made.precision}"
+
     return {
         "version": 1,
-        "train": {"id": spec.run_id, "name": spec.name, "method": spec.method, "recipe": spec.recipe},
+        "train": {
+            "id": spec.run_id,
+            "name": spec.name,
+            "method": spec.method,
+            "recipe": spec.recipe,
+        },
         "checkpoint_step": request.step or None,
         "base_model": {
             "name": spec.base_model_name,

@@ -1,9 +1,8 @@
 """The adapter's layers on a base model that has no weights (torch's meta device).
 
-The sums are peft's own, so that DoRA, rank-stabilised LoRA, patterns of ranks and transposed layers come out as they
-were trained. They are made in fp32: peft on a base model in bf16 rounds the sum to 8 bits, which changed one greedy
-answer of two.
-"""
+The sums are peft's own, so that DoRA, rank-stabilised LoRA, patterns of ranks and transposed layers
+come out as they were trained. They are made in fp32: peft on a base model in bf16 rounds the sum to
+8 bits, which changed one greedy answer of two."""
 
 from __future__ import annotations
 
@@ -29,12 +28,14 @@ def base_without_weights(base: Path, task: str, **options: Any) -> Any:
     """
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     kind: Any = AutoModelForCausalLM
+
     if task == "SEQ_CLS":
         kind = AutoModelForSequenceClassification
         config.num_labels = 1
 
     with torch.device("meta"):
         model = kind.from_config(config, **options)
+
     model.tie_weights()
     return model
 
@@ -68,13 +69,17 @@ class AdapterLayers:
                 self.layers[f"{name}.weight"] = module
             elif isinstance(module, AuxiliaryTrainingWrapper):
                 trained = module.modules_to_save["default"]
-                self.replaced |= {f"{name}.{key}": value.detach() for key, value in trained.state_dict().items()}
+                self.replaced |= {
+                    f"{name}.{key}": value.detach() for key, value in trained.state_dict().items()
+                }
 
         if not (self.layers or self.blocks or self.replaced):
             raise Refused("The adapter changes no weight of this base model.")
+
         if both := sorted(shared & set(self.layers)):
             raise Refused(
-                f"The adapter changes {both[0]}, which the base model uses both as its first and as its last layer: "
+                f"The adapter changes {both[0]}, which the base model uses both as its first and "
+                "as its last layer: "
                 "a merged model would not be the one that was trained."
             )
 
@@ -84,7 +89,8 @@ class AdapterLayers:
         return tuple(layer.get_base_layer().weight.shape)
 
     def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The weight `name` with the adapter in it, in fp32; `weight` is the base model's, of the same shape.
+        """The weight `name` with the adapter in it, in fp32; `weight` is the base model's, of the
+        same shape.
 
         Raises Refused where the sum is not finite.
         """
@@ -92,19 +98,24 @@ class AdapterLayers:
         holder = layer.get_base_layer()
         empty = holder.weight
         holder.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+
         try:
             layer.merge(safe_merge=True)
             result: torch.Tensor = holder.weight.detach()
         except ValueError as error:
-            raise Refused(f"The adapter's numbers are broken: the sum of {name} is not finite.") from error
+            raise Refused(
+                f"The adapter's numbers are broken: the sum of {name} is not finite."
+            ) from error
         finally:
             layer.merged_adapters.clear()
             holder.weight = empty
+
         return result
 
 
 def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
-    """The base model on the meta device with the adapter's real weights. Raises Refused where they do not fit."""
+    """The base model on the meta device with the adapter's real weights. Raises Refused where they
+    do not fit."""
     _placeholders_set(plain)
     try:
         model = get_peft_model(plain, config, low_cpu_mem_usage=True)
@@ -112,18 +123,22 @@ def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
         report: Any = set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise Refused(
-            f"The adapter does not fit this base model, so it was trained on another one: {reason(error)}"
+            "The adapter does not fit this base model, so it was trained on another one: "
+            f"{reason(error)}"
         ) from error
 
     if report.unexpected_keys:
         raise Refused(
-            "The adapter does not fit this base model, so it was trained on another one: the model has no place for "
+            "The adapter does not fit this base model, so it was trained on another one: the model "
+            "has no place for "
             f"{report.unexpected_keys[0]}."
         )
+
     # Sums with a tensor of the meta device are silently nothing.
     lost = [name for name, value in model.named_parameters() if ".lora_" in name and value.is_meta]
     if lost:
         raise Refused(f"The adapter's file lacks {len(lost)} of its weights, such as {lost[0]}.")
+
     return model
 
 
@@ -131,13 +146,16 @@ def _adapter_weights(adapter: Path) -> dict[str, torch.Tensor]:
     try:
         weights: dict[str, torch.Tensor] = load_peft_weights(str(adapter), device="cpu")
     except (SafetensorError, OSError) as error:
-        raise Refused(f"The adapter's file is cut or damaged and cannot be read: {reason(error)}") from error
+        raise Refused(
+            f"The adapter's file is cut or damaged and cannot be read: {reason(error)}"
+        ) from error
+
     return weights
 
 
 def _placeholders_set(model: Any) -> None:
-    """Give every weight one number of memory in place of none: peft puts an adapter on its layer's device, and on the
-    meta device its numbers would be lost."""
+    """Give every weight one number of memory in place of none: peft puts an adapter on its layer's
+    device, and on the meta device its numbers would be lost."""
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             number = torch.zeros((), dtype=torch.float32).expand(weight.shape)
@@ -149,4 +167,5 @@ def _shared_tables(model: Any) -> set[str]:
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     if last is None or last.weight is not first.weight:
         return set()
+
     return {f"{path}.weight" for path, module in model.named_modules() if module in (first, last)}

@@ -1,8 +1,7 @@
 """The merge, weight by weight from the base model's files to new ones, in the memory of one file.
 
-Every weight keeps the name that it has in the base model's files, and one that the adapter does not touch is the base
-model's own, rounded at most.
-"""
+Every weight keeps the name that it has in the base model's files, and one that the adapter does not
+touch is the base model's own, rounded at most."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ class OutOfRange(ValueError):
 
 
 class FilesDiffer(ValueError):
-    """The files hold other tensors than the model's layers, such as experts one by one: they cannot be matched."""
+    """The files hold other tensors than the model's layers, such as experts one by one: they cannot
+    be matched."""
 
 
 def sources(layers: AdapterLayers, tensors: TensorReader) -> dict[str, str]:
@@ -36,7 +36,9 @@ def sources(layers: AdapterLayers, tensors: TensorReader) -> dict[str, str]:
         file_name = _name_in_files(name, layers.base_prefix, tensors)
         if file_name is None or tensors.shape(file_name) != shape:
             raise FilesDiffer(name)
+
         found[name] = file_name
+
     return found
 
 
@@ -45,7 +47,8 @@ def _name_in_files(name: str, prefix: str, tensors: TensorReader) -> str | None:
 
 
 def _variants(name: str, prefix: str) -> tuple[str, ...]:
-    """Some families' files leave out the prefix of the model's body, or have it where the model does not."""
+    """Some families' files leave out the prefix of the model's body, or have it where the model
+    does not."""
     return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"
 
 
@@ -53,6 +56,7 @@ def _is_left_out(file_name: str, layers: AdapterLayers) -> bool:
     """A scorer has a head in place of the base model's output layer."""
     if layers.task != "SEQ_CLS":
         return False
+
     return layers.names.isdisjoint(_variants(file_name, layers.base_prefix))
 
 
@@ -71,7 +75,8 @@ def stream(
     file_bytes: int | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Write the merged weights into the folder `out`. Raises FilesDiffer, OutOfRange, and Refused for broken sums."""
+    """Write the merged weights into the folder `out`. Raises FilesDiffer, OutOfRange, and Refused
+    for broken sums."""
     changed = {file_name: name for name, file_name in sources(layers, tensors).items()}
     cast = Cast(dtype, keeps_fp32=is_half_precision(tensors))
     writer = TensorWriter(out, file_bytes)
@@ -83,19 +88,20 @@ def stream(
             writer.add(file_name, cast(file_name, value, is_changed=True))
         elif file_name not in layers.replaced and not _is_left_out(file_name, layers):
             writer.add(file_name, cast(file_name, value))
+
         on_progress((number + 1) / len(tensors.names))
 
     for name, value in layers.replaced.items():
         writer.add(name, cast(name, value, is_changed=True))
+
     writer.close()
 
 
 class Cast:
     """Numbers in the type of the result.
 
-    keeps_fp32: weights that a model in half precision stores in fp32 are those that it needs so, such as the biases of
-    routers; they stay.
-    """
+    keeps_fp32: weights that a model in half precision stores in fp32 are those that it needs so,
+    such as the biases of routers; they stay."""
 
     def __init__(self, dtype: torch.dtype, *, keeps_fp32: bool) -> None:
         self.dtype = dtype
@@ -111,4 +117,5 @@ class Cast:
         made = value.to(self.dtype)
         if self.dtype == torch.float16 and not bool(torch.isfinite(made).all()):
             raise OutOfRange(name)
+
         return made

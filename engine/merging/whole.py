@@ -1,8 +1,7 @@
 """The merge in memory, in fp32: for models whose files hold other tensors than their layers do.
 
-transformers takes such files together while it loads them (experts one by one into a block), and apart again while it
-saves. It takes four bytes a weight of the whole model.
-"""
+transformers takes such files together while it loads them (experts one by one into a block), and
+apart again while it saves. It takes four bytes a weight of the whole model."""
 
 from __future__ import annotations
 
@@ -19,20 +18,31 @@ from engine.merging.stream import OutOfRange
 LARGEST_FP16 = torch.finfo(torch.float16).max
 
 
-def merge_whole(base: Path, adapter: Path, layers: AdapterLayers, out: Path, dtype: torch.dtype) -> None:
+def merge_whole(
+    base: Path, adapter: Path, layers: AdapterLayers, out: Path, dtype: torch.dtype
+) -> None:
     """Write the merged weights into the folder `out`. Raises OutOfRange."""
     kind: Any = AutoModelForCausalLM
     options: dict[str, Any] = {}
+
     if layers.task == "SEQ_CLS":
         kind = AutoModelForSequenceClassification
         options["num_labels"] = 1
 
     model = kind.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
+        base,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **options,
     )
+
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+
     if dtype == torch.float16:
         for name, weight in merged.named_parameters():
             if float(weight.abs().max()) > LARGEST_FP16:
                 raise OutOfRange(name)
+
     merged.to(dtype).save_pretrained(out)

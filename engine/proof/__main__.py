@@ -3,10 +3,10 @@
     python -m engine.proof RUN FOLDER                     FOLDER was made from the run directory RUN
     python -m engine.proof RUN FOLDER --checkpoint 200    from its checkpoint of that step
 
-Loads what was written with transformers alone, asks it what the train held out, and compares with the base model and
-the adapter beside it. Prints one JSON line a piece of news: {"progress": 0..1}, and last {"done": {"passed", "checks":
-[{"name", "passed", "detail"}]}} or {"error": "what is wrong, in words for people"}. Exit code 4: the proof failed.
-"""
+Loads what was written with transformers alone, asks it what the train held out, and compares with
+the base model and the adapter beside it. Prints one JSON line a piece of news: {"progress": 0..1},
+and last {"done": {"passed", "checks": [{"name", "passed", "detail"}]}} or {"error": "what is wrong,
+in words for people"}. Exit code 4: the proof failed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def say(**news: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.proof", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.proof", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
     parser.add_argument("folder", type=Path, help="the model that was made from it")
     parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")

@@ -37,8 +37,8 @@ from engine.rundir import MODEL, read_spec
 def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], None]) -> list[Check]:
     """Compare the model in `folder` with the train in `run`, or with its checkpoint of that step.
 
-    Raises Refused, SpecError, ModelProblem or TrainError where the train's own parts cannot be read.
-    """
+    Raises Refused, SpecError, ModelProblem or TrainError where the train's own parts cannot be
+    read."""
     spec = read_spec(run)
     request = MergeRequest(run, step)
     base = Path(spec.base_model_path)
@@ -50,6 +50,7 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
         thinking=spec.parameters.get("thinking", "auto"),
         warn=lambda code, message: None,
     )
+
     questions, kind = questions_find(run, spec, renderer)
     scores = spec.recipe == "reward"
     on_progress(0.1)
@@ -57,8 +58,10 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     loads = loading_check(folder, questions, scores=scores)
     checks = [loads, tokens_check(tokenizer, folder), template_check(tokenizer, folder)]
     stops = set() if scores else _stops(run, base, renderer)
+
     if not scores:
         checks.append(ends_check(stops, folder, tokenizer))
+
     on_progress(0.3)
     if not loads.passed or is_scorer(folder) != scores:
         return checks
@@ -75,9 +78,11 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
 
     if scores:
         return [*checks, scores_check(trained, plain, found)]
+
     checks += [answers_check(trained, plain, found, kind), endings_check(trained, plain, found)]
     if trained.log_probs:
         checks.append(probabilities_check(trained, plain, found))
+
     return checks
 
 
@@ -85,6 +90,7 @@ def _stops(run: Path, base: Path, renderer: Renderer) -> set[int]:
     """The tokens at which the trained model's answers end."""
     if (run / MODEL / "generation_config.json").is_file():
         return ends_of(run / MODEL)
+
     return set(renderer.stop_ids(sorted(ends_of(base))))
 
 

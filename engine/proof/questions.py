@@ -36,7 +36,8 @@ class Question:
 
 
 def questions_find(run: Path, spec: Spec, renderer: Renderer) -> tuple[list[Question], str]:
-    """(questions, what kind of rows they are). Held-out rows are those that the train itself showed answers to."""
+    """(questions, what kind of rows they are). Held-out rows are those that the train itself showed
+    answers to."""
     for kind, found in ((HELD_OUT, _held_out(run, spec)), (FROM_DATASET, _first_rows(spec))):
         if made := list(islice(_questions(found, renderer), QUESTIONS)):
             return made, kind
@@ -49,7 +50,9 @@ def _rows(spec: Spec) -> Iterator[Example]:
     """Of the dataset that evaluation was made on; nothing where its file is gone."""
     for data in filter(None, (spec.evaluation_dataset, spec.dataset)):
         try:
-            for _, example in examples_by_line(Path(data.path), data.file_type, data.format, data.column_map):
+            for _, example in examples_by_line(
+                Path(data.path), data.file_type, data.format, data.column_map
+            ):
                 yield example
         except (OSError, FileProblem):
             continue
@@ -61,12 +64,15 @@ def _held_out(run: Path, spec: Spec) -> Iterator[Example]:
         for event in all_events(run)
         if event["type"] == "sample" and event.get("stage") in ("before", "after")
     }
+
     if not wanted:
         return
+
     for example in islice(_rows(spec), ROWS_SEARCHED):
         if example.messages is not None and (shown(example.asked), example.answer) in wanted:
             wanted.discard((shown(example.asked), example.answer))
             yield example
+
         if not wanted:
             return
 
@@ -94,5 +100,6 @@ def _question(example: Example, renderer: Renderer) -> Question:
     answer: list[dict[str, Any]] = example.chosen or example.messages[len(asked) :]
     if not answer:
         return Question(renderer.prompt_ids(asked, example.tools)[-PROMPT_TOKENS:], [])
+
     prompt, reference = renderer.answered(asked, answer, example.tools)
     return Question(prompt[-PROMPT_TOKENS:], reference[:REFERENCE_TOKENS])

@@ -29,12 +29,14 @@ def config_write(model: Any, base_folder: Path, folder: Path) -> None:
 
     config |= {"architectures": [type(model).__name__], "dtype": _name_of(model.dtype)}
     config.pop("torch_dtype", None)
+
     # Whether the output layer is stored depends on it, and classes of different versions have
     # different defaults.
     if hasattr(final, "tie_word_embeddings"):
         config["tie_word_embeddings"] = _shares_output(model)
     if _scores(model):
         config |= _scorer_keys(config, final)
+
     # Code that is not in the folder: native classes were trained.
     config.pop("auto_map", None)
     json_write(folder / CONFIG, _for_older(config, final))
@@ -49,6 +51,7 @@ def _for_older(config: Json, final: Any) -> Json:
         is_read_alike = _read(made, final) == _read(config, final)
     except Exception:
         is_read_alike = False
+
     return made if is_read_alike else config
 
 
@@ -59,12 +62,12 @@ def _read(config: Json, final: Any) -> Json:
 
 
 def _shares_output(model: Any) -> bool:
-    """Whether the output layer is the table of embeddings. By the weights: of a model that also sees
-    or hears, either of two configs may decide it.
-    """
+    """Whether the output layer is the table of embeddings. By the weights: of a model that also
+    sees or hears, either of two configs may decide it."""
     output = model.get_output_embeddings()
     if output is None:
         return bool(model.config.get_text_config().tie_word_embeddings)
+
     return output.weight is model.get_input_embeddings().weight
 
 
@@ -84,8 +87,10 @@ def _scorer_keys(config: Json, final: Any) -> Json:
         "label2id": final.label2id,
         "pad_token_id": pad,
     }
+
     if isinstance(text := config.get("text_config"), dict):
         made["text_config"] = text | {"pad_token_id": pad}
+
     return made
 
 
@@ -94,6 +99,7 @@ def generation_write(model: Any, base_folder: Path, folder: Path) -> None:
     final = getattr(model, "generation_config", None)
     if final is None:
         return
+
     file = base_folder / GENERATION
     # Where the base has no file, what transformers read out of its config.json.
     config = json_read(file) if file.is_file() else final.to_diff_dict()

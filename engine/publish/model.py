@@ -42,23 +42,28 @@ def model_save(
     folder.mkdir()
 
     base = Path(job.spec.base_model_path)
+
     if hasattr(model, "peft_config"):
         _adapter_write(job, model, folder)
         if newer_only(model):
             job.warn("newer_only", NEWER_ONLY)
+
         generation_write(model.get_base_model(), base, folder)
     else:
         if precision.autocast:
             model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
+
         # Weights under the names that the base model's files have; the config files follow.
         model.save_pretrained(folder)
         config_write(model, base, folder)
         generation_write(model, base, folder)
+
     tokenizer_write(tokenizer, base, folder)
 
     _beside_write(beside or {}, folder)
     (folder / "README.md").write_text(card)
     _parameters_write(job, folder)
+
     return folder_size(model_publish(job.directory))
 
 
@@ -75,6 +80,7 @@ def _adapter_write(job: Job, model: Any, folder: Path) -> None:
         # by.
         config.base_model_name_or_path = source.hub_id if source else job.spec.base_model_name
         config.revision = source.revision or None if source else None
+
     model.save_pretrained(folder, save_embedding_layers=False)
 
     def sort(config: Json) -> Json:
@@ -96,12 +102,15 @@ def _beside_write(files: dict[str, dict[str, torch.Tensor]], folder: Path) -> No
 def _parameters_write(job: Job, folder: Path) -> None:
     spec = job.spec
     written: dict[str, Any] = {"base_model": spec.base_model_name}
+
     if spec.base_model_source:
         written |= {"base_model_hub_id": spec.base_model_source.hub_id}
         written |= {"base_model_revision": spec.base_model_source.revision}
+
     written |= {
         "parameters": job.parameters.model_dump(mode="json"),
         "system_prompt": spec.system_prompt,
         "dataset_sha256": spec.dataset.sha256,
     }
+
     json_write(folder / "training_parameters.json", written)

@@ -53,7 +53,12 @@ FLOAT_KEY = "__float__"
 # which this class of 4.x takes as it is. A family's own class would build parts of it anew, by
 # rules that differ between the two.
 PLAIN_TOKENIZER = "PreTrainedTokenizerFast"
-NEWER_TOKENIZERS = {"TokenizersBackend", "SentencePieceBackend", "PythonBackend", "MistralCommonBackend"}
+NEWER_TOKENIZERS = {
+    "TokenizersBackend",
+    "SentencePieceBackend",
+    "PythonBackend",
+    "MistralCommonBackend",
+}
 # Remarks on how a tokenizer was loaded, and code that is not in the folder.
 TOKENIZER_LEFTOVERS = ("is_local", "local_files_only", "auto_map")
 
@@ -71,9 +76,11 @@ def config_for_older(config: Json) -> Json:
     kind = made.get("model_type")
     if isinstance(rope := made.get("rope_parameters"), dict):
         made |= _rope_for_older(str(kind), rope)
+
     name = LAYER_LISTS.get(str(kind), "")
     if isinstance(layers := made.get(name), list):
         made[name] = [LAYER_WORDS.get(layer, layer) for layer in layers]
+
     return made
 
 
@@ -81,9 +88,12 @@ def _part_for_older(key: str, value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {FLOAT_KEY}:
             return float(value[FLOAT_KEY])
+
         return config_for_older(value) if key.endswith("_config") else value
+
     if isinstance(value, list):
         return [_part_for_older("", item) for item in value]
+
     return value
 
 
@@ -95,14 +105,19 @@ def _rope_for_older(kind: str, rope: Json) -> Json:
         made = _flat_rope(rope, theta, share)
         if made["rope_scaling"] and kind in SCALING_KEYS:
             scaling = {"type": rope["rope_type"]} | made["rope_scaling"]
-            made["rope_scaling"] = {key: scaling[key] for key in SCALING_KEYS[kind] if key in scaling}
+            made["rope_scaling"] = {
+                key: scaling[key] for key in SCALING_KEYS[kind] if key in scaling
+            }
+
         return made
 
     far, near = (layer if isinstance(layer, dict) else {} for layer in layers)
     theta, local = LAYERED_ROPE_NAMES.get(kind, LAYERED_ROPE_NAMES_ELSEWHERE)
     made = _flat_rope(far or near, theta, "partial_rotary_factor")
+
     if local and "rope_theta" in near:
         made[local] = near["rope_theta"]
+
     return made
 
 
@@ -112,6 +127,7 @@ def _flat_rope(rope: Json, theta: str, share: str) -> Json:
 
     scaling = {key: value for key, value in rope.items() if key not in named}
     scaled = scaling.get("rope_type", "default") != "default"
+
     return made | {"rope_scaling": scaling if scaled else None}
 
 
@@ -128,10 +144,12 @@ def tokenizer_config_for_older(config: Json, *, has_tokenizer_json: bool) -> Jso
         # Of 4.x this class gives token types too where it is not told otherwise, which decoders
         # refuse.
         made.setdefault("model_input_names", ["input_ids", "attention_mask"])
+
     # 4.x has a name of its own for a list of further special tokens, and wants an object under this
     # one.
     if isinstance(made.get("extra_special_tokens"), list):
         made["additional_special_tokens"] = made.pop("extra_special_tokens")
+
     return made
 
 
@@ -158,6 +176,7 @@ def json_change(path: Path, change: Any) -> None:
     """
     if not path.is_file():
         return
+
     before = json.loads(path.read_bytes())
     after = change(before)
     if after != before:

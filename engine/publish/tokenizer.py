@@ -29,6 +29,7 @@ def tokenizer_write(tokenizer: Any, base_folder: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, folder / name)
+
     tokenizer_folder_for_older(folder)
 
     found = _read(folder)
@@ -36,6 +37,7 @@ def tokenizer_write(tokenizer: Any, base_folder: Path, folder: Path) -> None:
         # What lies beside the files, such as config.json, decides over their reading too.
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
+
         tokenizer.save_pretrained(folder)
         tokenizer_folder_for_older(folder)
         found = _read(folder)

@@ -22,12 +22,15 @@ def usage(spec: Spec, *, is_adapter: bool) -> str:
     """Markdown: what to put in where something has to be, then the code."""
     code = _scorer_code if spec.recipe == "reward" else _writer_code
     parts = [f"```python\n{code(spec, is_adapter)}\n```"]
+
     if is_adapter and spec.base_model_source is None:
         parts.insert(
             0,
-            "The adapter needs its base model, which did not come from Hugging Face: in `base_path` "
+            "The adapter needs its base model, which did not come from Hugging Face: in "
+            "`base_path` "
             "put the folder or the hub name of the model named above.",
         )
+
     return "\n\n".join(parts)
 
 
@@ -36,6 +39,7 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
     lines = ["from peft import PeftModel"] if is_adapter else []
     lines += [f"from transformers import {classes}{', GenerationConfig' if is_adapter else ''}", ""]
     lines += [*_where(spec, is_adapter), "tokenizer = AutoTokenizer.from_pretrained(folder)"]
+
     if is_adapter:
         lines += [
             f'base = AutoModelForCausalLM.from_pretrained({_base(spec)}, dtype="auto")',
@@ -56,9 +60,11 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
             ")",
         ]
+
     lines += [
         "output = model.generate(**inputs, max_new_tokens=200)",
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], '
+        "skip_special_tokens=True))",
     ]
     return "\n".join(lines)
 
@@ -70,8 +76,10 @@ def _scorer_code(spec: Spec, is_adapter: bool) -> str:
         "",
         *_where(spec, is_adapter),
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        "padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id",
+        "padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else "
+        "tokenizer.pad_token_id",
     ]
+
     if is_adapter:
         lines += [
             "base = AutoModelForSequenceClassification.from_pretrained(",
@@ -81,7 +89,10 @@ def _scorer_code(spec: Spec, is_adapter: bool) -> str:
         ]
     else:
         lines.pop()
-        lines += ['model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")']
+        lines += [
+            'model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")'
+        ]
+
     lines += [
         "",
         "messages = [",
@@ -101,6 +112,7 @@ def _where(spec: Spec, is_adapter: bool) -> list[str]:
     lines = ['folder = "."  # where this file lies']
     if is_adapter and spec.base_model_source is None:
         lines.append('base_path = "path/to/the/base/model"')
+
     return lines
 
 
@@ -109,6 +121,7 @@ def _base(spec: Spec) -> str:
     source = spec.base_model_source
     if source is None:
         return "base_path"
+
     return f'"{source.hub_id}"' + (f', revision="{source.revision}"' if source.revision else "")
 
 

@@ -1,4 +1,5 @@
-"""The table of recipes. A recipe is a folder here: parameters.py (no training library), recipe.py (all of them)."""
+"""The table of recipes. A recipe is a folder here: parameters.py (no training library), recipe.py
+(all of them)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ CONVERSATIONS = ("messages", "conversations", "prompt-completion", "alpaca", "qu
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric by which a train is judged: what lists show, and which checkpoint is the best one."""
+    """The metric by which a train is judged: what lists show, and which checkpoint is the best
+    one."""
 
     title: str
     train: str
@@ -51,12 +53,18 @@ RECIPES = {
         Recipe("kto", "KTO (learning from rated answers)", KtoParameters, ("kto", "preference")),
         Recipe("reward", "Reward model", RewardParameters, ("preference",)),
         Recipe(
-            "grpo", "GRPO (group relative policy optimisation)", GrpoParameters,
-            (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
+            "grpo",
+            "GRPO (group relative policy optimisation)",
+            GrpoParameters,
+            (*CONVERSATIONS, "prompt-only", "preference"),
+            REWARD,
         ),
         Recipe(
-            "ppo", "PPO (proximal policy optimisation)", PpoParameters,
-            (*CONVERSATIONS, "prompt-only", "preference"), REWARD,
+            "ppo",
+            "PPO (proximal policy optimisation)",
+            PpoParameters,
+            (*CONVERSATIONS, "prompt-only", "preference"),
+            REWARD,
         ),
     )
-}  # fmt: skip
+}

@@ -1,4 +1,5 @@
-"""Parameters of the methods that learn from the model's own answers (rollouts) and their rewards: GRPO and PPO."""
+"""Parameters of the methods that learn from the model's own answers (rollouts) and their rewards:
+GRPO and PPO."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class RolloutParameters(TrainParameters):
     max_completion_tokens: int = parameter(
         256,
         "Max answer tokens",
-        "An answer that has not ended by then is cut off. Most of the time goes into writing answers.",
+        "An answer that has not ended by then is cut off. Most of the time goes into writing "
+        "answers.",
         group="Data",
         unit="tokens",
         typical=(32, 1024),
@@ -57,7 +59,8 @@ class RolloutParameters(TrainParameters):
     evaluation_every: float = parameter(
         0.5,
         "Evaluate every",
-        "Share of the train between two evaluations. Each writes an answer to every held-out prompt, which takes as "
+        "Share of the train between two evaluations. Each writes an answer to every held-out "
+        "prompt, which takes as "
         "long as some steps.",
         group="Evaluation and saving",
         percent=True,
@@ -83,7 +86,8 @@ class RolloutParameters(TrainParameters):
     temperature: float = parameter(
         1.0,
         "Temperature",
-        "How much the model tries out. Near 0 all answers are alike, and nothing can be learned from them.",
+        "How much the model tries out. Near 0 all answers are alike, and nothing can be learned "
+        "from them.",
         group="Method",
         typical=(0.6, 1.2),
         ge=0.01,
@@ -112,7 +116,11 @@ class RolloutParameters(TrainParameters):
     @classmethod
     def check_rewards(cls, rewards: list[RewardChoice]) -> list[RewardChoice]:
         if not rewards:
-            raise refuse("rewards", "Choose at least one reward: without one there is nothing to learn from.")
+            raise refuse(
+                "rewards", "Choose at least one reward: without one there is nothing to learn from."
+            )
+
         if not any(choice.weight for choice in rewards):
             raise refuse("rewards", "Every reward has the weight 0: give at least one a weight.")
+
         return rewards

@@ -1,4 +1,5 @@
-"""python -m engine.rewards DIR    scores the rows of DIR/trial.json into DIR/answers.jsonl, then DIR/result.json."""
+"""python -m engine.rewards DIR    scores the rows of DIR/trial.json into DIR/answers.jsonl, then
+DIR/result.json."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ TAG = r"^[A-Za-z][A-Za-z0-9_-]{0,40}$|^$"
 
 
 class ExactAnswer(Reward):
-    """1 for the reference's words, 0 for others. Normalised as SQuAD does it (arxiv.org/abs/1606.05250)."""
+    """1 for the reference's words, 0 for others. Normalised as SQuAD does it
+    (arxiv.org/abs/1606.05250)."""
 
     slug: ClassVar[str] = "exact_answer"
     title: ClassVar[str] = "Exact answer"
@@ -22,20 +23,29 @@ class ExactAnswer(Reward):
     needs_reference: ClassVar[bool] = True
 
     answer_tag: str = parameter(
-        "", "Answer tag", "Compare only what stands inside this tag, such as answer. Blank: the whole text.",
-        group="Method", pattern=TAG,
-    )  # fmt: skip
-    ignore_case: bool = parameter(True, "Ignore case", "Paris and paris are the same.", group="Method")
+        "",
+        "Answer tag",
+        "Compare only what stands inside this tag, such as answer. Blank: the whole text.",
+        group="Method",
+        pattern=TAG,
+    )
+    ignore_case: bool = parameter(
+        True, "Ignore case", "Paris and paris are the same.", group="Method"
+    )
     ignore_punctuation: bool = parameter(
         True, "Ignore punctuation", "Full stops, commas and quotes do not count.", group="Method"
     )
-    ignore_articles: bool = parameter(False, "Ignore articles", "a, an and the do not count.", group="Method")
+    ignore_articles: bool = parameter(
+        False, "Ignore articles", "a, an and the do not count.", group="Method"
+    )
 
     def score(self, answer: Answer) -> float:
         found = inside(answer.text, self.answer_tag)
         wanted = reference_of(answer)
+
         if found is None:
             return 0.0
+
         # A reference of punctuation alone, such as "!=", is compared as it stands.
         plain = self._plain(wanted)
         return float(self._plain(found) == plain if plain else found.strip() == wanted.strip())
@@ -43,16 +53,24 @@ class ExactAnswer(Reward):
     def _plain(self, text: str) -> str:
         if self.ignore_case:
             text = text.casefold()
+
         if self.ignore_punctuation:
-            text = "".join(letter for letter in text if letter not in string.punctuation + "。，！？、“”‘’«»…")
+            text = "".join(
+                letter for letter in text if letter not in string.punctuation + "。，！？、“”‘’«»…"
+            )
+
         if self.ignore_articles:
             text = re.sub(r"\b(a|an|the)\b", " ", text)
+
         return " ".join(text.split())
 
 
-# 1,234.5 or 1234.5 or .5, with a sign and perhaps an exponent, perhaps as the upper half of a fraction.
+# 1,234.5 or 1234.5 or .5, with a sign and perhaps an exponent, perhaps as the upper half of a
+# fraction.
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
-WRITTEN = rf"[-+]?(?:[$€£¥]\s?)?(?:{DIGITS})(?:[eE][-+]?\d{{1,3}})?(?:\s?/\s?[-+]?(?:{DIGITS}))?(?:\s?%)?"
+WRITTEN = (
+    rf"[-+]?(?:[$€£¥]\s?)?(?:{DIGITS})(?:[eE][-+]?\d{{1,3}})?(?:\s?/\s?[-+]?(?:{DIGITS}))?(?:\s?%)?"
+)
 NUMBER = re.compile(WRITTEN)
 # Markdown's headings begin alike, so that the number must follow at once.
 MARKED = re.compile(rf"####[^\S\n]*({WRITTEN})")
@@ -70,14 +88,24 @@ class Number(NamedTuple):
 
 
 def number_read(text: str) -> Number | None:
-    """The number a text comes to: behind ####, in \\boxed{}, else the last. 1,234, -3/4, 5% and 1e3 are numbers too."""
+    """The number a text comes to: behind ####, in \\boxed{}, else the last. 1,234, -3/4, 5% and 1e3
+    are numbers too."""
     text = GROUPED.sub("", text)
-    text = text.replace("−", "-").replace("–", "-").replace("\u00a0", " ").replace("\\%", "%").replace("\\$", "$")
+    text = (
+        text.replace("−", "-")
+        .replace("–", "-")
+        .replace("\u00a0", " ")
+        .replace("\\%", "%")
+        .replace("\\$", "$")
+    )
+
     text = FRACTION.sub(r"\1/\2", text)
+
     for marker in (MARKED, BOXED):
         for place in reversed(list(marker.finditer(text))):
             if (number := _last_number(place.group(1))) is not None:
                 return number
+
     return _last_number(text)
 
 
@@ -92,17 +120,20 @@ def _value(text: str, found: re.Match[str]) -> Number | None:
     # In "10-3" and "step-5" the stroke is no sign.
     if written[:1] in "+-" and start and (text[start - 1].isalnum() or text[start - 1] == ")"):
         written = written[1:]
+
     plain = re.sub(r"[\s,$€£¥%]", "", written)
     try:
         upper, _, lower = plain.partition("/")
         value = Decimal(upper) / Decimal(lower) if lower else Decimal(upper)
     except (InvalidOperation, DivisionByZero, ArithmeticError):
         return None
+
     return Number(value / 100, True) if "%" in written else Number(value)
 
 
 class NumericAnswer(Reward):
-    """1 for the reference's number. Reads `#### 72`, `\\boxed{72}`, else the last number of the text."""
+    """1 for the reference's number. Reads `#### 72`, `\\boxed{72}`, else the last number of the
+    text."""
 
     slug: ClassVar[str] = "numeric_answer"
     title: ClassVar[str] = "Numeric answer"
@@ -110,32 +141,47 @@ class NumericAnswer(Reward):
     needs_reference: ClassVar[bool] = True
 
     answer_tag: str = parameter(
-        "", "Answer tag", "Read only what stands inside this tag, such as answer. Blank: the whole text.",
-        group="Method", pattern=TAG,
-    )  # fmt: skip
+        "",
+        "Answer tag",
+        "Read only what stands inside this tag, such as answer. Blank: the whole text.",
+        group="Method",
+        pattern=TAG,
+    )
     tolerance: float = parameter(
-        1e-6, "Tolerance", "Numbers that differ by no more than this share of the reference are the same.",
-        group="Method", ge=0, le=1,
-    )  # fmt: skip
+        1e-6,
+        "Tolerance",
+        "Numbers that differ by no more than this share of the reference are the same.",
+        group="Method",
+        ge=0,
+        le=1,
+    )
     readable_score: float = parameter(
-        0.0, "For a wrong number", "What an answer is worth that comes to a number, but to another one.",
-        group="Method", ge=0, le=1,
-    )  # fmt: skip
+        0.0,
+        "For a wrong number",
+        "What an answer is worth that comes to a number, but to another one.",
+        group="Method",
+        ge=0,
+        le=1,
+    )
 
     def score(self, answer: Answer) -> float:
         wanted = number_read(reference_of(answer))
         if wanted is None:
             raise Unscored("The reference answer holds no number.")
+
         found = inside(answer.text, self.answer_tag)
         number = number_read(found) if found is not None else None
         if number is None:
             return 0.0
+
         return 1.0 if self._same(number, wanted) else self.readable_score
 
     def _same(self, number: Number, wanted: Number) -> bool:
         allowed = Decimal(str(self.tolerance)) * max(abs(wanted.value), Decimal(1))
         values = [number.value]
+
         # Datasets write 50 where people say 50%.
         if number.is_percentage != wanted.is_percentage:
             values.append(number.value * 100 if number.is_percentage else number.value / 100)
+
         return any(abs(value - wanted.value) <= allowed for value in values)

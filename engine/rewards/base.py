@@ -1,4 +1,5 @@
-"""What every reward function is: a pydantic model of its parameters with a way to score an answer."""
+"""What every reward function is: a pydantic model of its parameters with a way to score an
+answer."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Unscored(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the model: to which prompt, beside which reference ("" for none), of which row of the dataset."""
+    """An answer of the model: to which prompt, beside which reference ("" for none), of which row
+    of the dataset."""
 
     prompt: Turns
     text: str
@@ -27,9 +29,8 @@ class Answer:
 class Reward(BaseModel):
     """A reward function. Its fields are its parameters, declared with engine.parameters.parameter.
 
-    `low` and `high`: the range of its scores, None where there is no bound. `needs_reference`: it compares with the
-    dataset's answer and cannot score rows that have none.
-    """
+    `low` and `high`: the range of its scores, None where there is no bound. `needs_reference`: it
+    compares with the dataset's answer and cannot score rows that have none."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -53,13 +54,16 @@ def reference_of(answer: Answer) -> str:
     """The reference. Raises Unscored for a row that has none."""
     if not answer.reference.strip():
         raise Unscored("The row has no reference answer.")
+
     return answer.reference
 
 
 def inside(text: str, tag: str) -> str | None:
-    """What stands in the last <tag>…</tag> of `text`, the whole text for no tag, None where the tag is missing."""
+    """What stands in the last <tag>…</tag> of `text`, the whole text for no tag, None where the tag
+    is missing."""
     if not tag:
         return text
+
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, end) if end >= 0 else -1
     return text[start + len(tag) + 2 : end] if start >= 0 else None

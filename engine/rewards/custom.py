@@ -3,9 +3,8 @@
     def reward(prompts, completions, references, rows, **parameters):
         return [1.0 if "please" in text else 0.0 for text in completions]
 
-prompts: one list of turns an answer; completions, references: one text each; rows: the dataset's rows. It returns one
-number an answer, or None where it cannot say.
-"""
+prompts: one list of turns an answer; completions, references: one text each; rows: the dataset's
+rows. It returns one number an answer, or None where it cannot say."""
 
 from __future__ import annotations
 
@@ -30,23 +29,32 @@ def check_source(text: str) -> list[str]:
     """What is wrong with the file, read but not run; nothing where it can be registered."""
     if len(text.encode()) > LARGEST_BYTES:
         return [f"The file is larger than {LARGEST_BYTES // 1000} KB."]
+
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return [f"This is no Python{line}: {error.msg if isinstance(error, SyntaxError) else error}."]
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return [
+            f"This is no Python{line}: {error.msg if isinstance(error, SyntaxError) else error}."
+        ]
+
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     found = next((node for node in functions if node.name == "reward"), None)
     if found is None:
         return ["There is no function named reward at the top of the file."]
     if isinstance(found, ast.AsyncFunctionDef):
         return ["The function reward must not be async."]
+
     given = [argument.arg for argument in (*found.args.posonlyargs, *found.args.args)]
     problems = []
+
     if given[: len(ARGUMENTS)] != list(ARGUMENTS):
         problems.append(f"reward must take ({', '.join(ARGUMENTS)}, **parameters), in this order.")
     if found.args.kwarg is None:
         problems.append("reward must take **parameters, so that parameters may be added later.")
+
     return problems
 
 
@@ -63,19 +71,26 @@ class CustomScorer:
         if not path.is_file() or file_sha256(path) != resource.sha256:
             raise TrainError(
                 "reward_changed",
-                f"The file of the reward function {slug} is gone or has changed since the train was started.",
+                f"The file of the reward function {slug} is gone or has changed since the train "
+                "was started.",
                 "Copy the train, so that it takes the function as it is now.",
             )
+
         names: dict[str, Any] = {"__name__": f"reward_{slug}", "__file__": str(path)}
         try:
-            # A superuser registered this file to be run; it is their code in this train's own process.
+            # A superuser registered this file to be run; it is their code in this train's own
+            # process.
             with time_limit(SECONDS):
                 exec(compile(path.read_text(), str(path), "exec"), names)  # noqa: S102
+
             self.function: Callable[..., Any] = names["reward"]
         except (Exception, SystemExit) as error:
             raise TrainError(
-                "reward_fails", f"The reward function {slug} cannot be loaded: {_short(error)}", "Ask your operator."
+                "reward_fails",
+                f"The reward function {slug} cannot be loaded: {_short(error)}",
+                "Ask your operator.",
             ) from error
+
         self.parameters = parameters
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
@@ -91,25 +106,33 @@ class CustomScorer:
                     [answer.row for answer in answers],
                     **self.parameters,
                 )
+
                 values = list(found)
         except TimeoutError:
             return [Unscored(f"It took longer than {SECONDS:g} s.")] * len(answers)
         except (Exception, SystemExit) as error:
             return [Unscored(f"It raised {_short(error)}.")] * len(answers)
+
         if len(values) != len(answers):
-            return [Unscored(f"It returned {len(values)} numbers for {len(answers)} answers.")] * len(answers)
+            return [
+                Unscored(f"It returned {len(values)} numbers for {len(answers)} answers.")
+            ] * len(answers)
+
         return [_number(value) for value in values]
 
 
 def _number(value: Any) -> float | Unscored:
     if value is None:
         return Unscored("It returned None.")
+
     if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
         try:
             number = float(value)
         except Exception as error:
             return Unscored(f"It returned something that is no number ({_short(error)}).")
+
         return number if math.isfinite(number) else Unscored(f"It returned {number}.")
+
     return Unscored(f"It returned {type(value).__name__}, and a number is needed.")
 
 

@@ -1,7 +1,7 @@
 """A language model as a judge, behind an endpoint that speaks OpenAI's chat API.
 
-The operator sets address, key and model in the environment; none of them is ever written to a spec or a log.
-"""
+The operator sets address, key and model in the environment; none of them is ever written to a spec
+or a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PLACES = re.compile(r"\{(question|reference|answer)\}")
 
 NUMBER = r"(-?\d+(?:\.\d+)?)(?![\d.]*[\deE])"
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-# What a reply may look like, the plainest first. A number within a sentence is no score: "on a scale of 0 to 10".
+# What a reply may look like, the plainest first. A number within a sentence is no score: "on a
+# scale of 0 to 10".
 SCORES = (
     re.compile(rf'"score"\s*:\s*"?\s*{NUMBER}'),
     re.compile(rf"{NUMBER}\s*(?:/|out of|of)\s*10\b"),
@@ -57,31 +58,44 @@ class LlmJudge(Reward):
     help: ClassVar[str] = "Another language model rates each answer. Your operator sets which one."
 
     instruction: str = parameter(
-        INSTRUCTION, "Instruction", "{question}, {reference} and {answer} are put in. It must ask for a score from "
-        "0 to 10.", group="Method", max_length=20_000, multiline=True,
-    )  # fmt: skip
+        INSTRUCTION,
+        "Instruction",
+        "{question}, {reference} and {answer} are put in. It must ask for a score from 0 to 10.",
+        group="Method",
+        max_length=20_000,
+        multiline=True,
+    )
     timeout_seconds: float = parameter(
-        30.0, "Time limit", "How long to wait for one rating.", group="Method", unit="s", ge=1, le=600
+        30.0,
+        "Time limit",
+        "How long to wait for one rating.",
+        group="Method",
+        unit="s",
+        ge=1,
+        le=600,
     )
 
     @field_validator("instruction")
     @classmethod
     def check_instruction(cls, instruction: str) -> str:
         if "{answer}" not in instruction:
-            raise PydanticCustomError("rule", "{message}", {"message": "It must hold {answer}, the text to rate."})
+            raise PydanticCustomError(
+                "rule", "{message}", {"message": "It must hold {answer}, the text to rate."}
+            )
+
         return instruction
 
     def obstacle(self) -> str:
         if not os.environ.get(URL) or not os.environ.get(MODEL):
             return f"No judge is set up here. Ask your operator to set {URL} and {MODEL}."
+
         return ""
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
         """One score an answer, or why there is none. Several are asked for at once.
 
-        Once the judge is out of reach for one answer after all tries, those that wait are not asked for any more: each
-        would take as long.
-        """
+        Once the judge is out of reach for one answer after all tries, those that wait are not asked
+        for any more: each would take as long."""
         gave_up = threading.Event()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda answer: self._score_or_reason(answer, gave_up), answers))
@@ -90,19 +104,28 @@ class LlmJudge(Reward):
         (found,) = self.score_all([answer])
         if isinstance(found, Unscored):
             raise found
+
         return found
 
     def _score_or_reason(self, answer: Answer, gave_up: threading.Event) -> float | Unscored:
         if gave_up.is_set():
             return Unscored("The judge was out of reach for the answers before this one.")
+
         try:
             return self._ask(answer, gave_up)
         except Unscored as reason:
             return reason
 
     def _ask(self, answer: Answer, gave_up: threading.Event) -> float:
-        question = "\n\n".join(turn["content"] for turn in answer.prompt if turn["role"] != "system")
-        parts = {"question": question, "reference": answer.reference or "(none)", "answer": answer.text}
+        question = "\n\n".join(
+            turn["content"] for turn in answer.prompt if turn["role"] != "system"
+        )
+        parts = {
+            "question": question,
+            "reference": answer.reference or "(none)",
+            "answer": answer.text,
+        }
+
         # Not str.format: the instruction holds braces of its own, and so may an answer.
         text = PLACES.sub(lambda place: parts[place.group(1)][:ANSWER_CHARACTERS], self.instruction)
         body: dict[str, Any] = {
@@ -111,19 +134,28 @@ class LlmJudge(Reward):
             "temperature": 0,
             "max_tokens": 200,
         }
+
         reason = "The judge did not answer."
+
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE_SECONDS * 2**attempt)
+
             try:
                 return score_read(self._post(body))
             except requests.Timeout:
                 reason = f"The judge took longer than {self.timeout_seconds:g} s."
             except requests.RequestException as error:
                 status = error.response.status_code if error.response is not None else None
-                reason = f"The judge answered with status {status}." if status else "The judge cannot be reached."
+                reason = (
+                    f"The judge answered with status {status}."
+                    if status
+                    else "The judge cannot be reached."
+                )
+
                 if status is not None and status < 500 and status != 429:
                     break
+
         gave_up.set()
         raise Unscored(reason)
 
@@ -131,6 +163,7 @@ class LlmJudge(Reward):
         url, key = os.environ.get(URL, ""), os.environ.get(KEY, "")
         if not url:
             raise Unscored("No judge is set up here.")
+
         reply = requests.post(
             f"{url.rstrip('/')}/chat/completions",
             json=body,
@@ -138,6 +171,7 @@ class LlmJudge(Reward):
             timeout=self.timeout_seconds,
             allow_redirects=False,
         )
+
         reply.raise_for_status()
         try:
             return str(reply.json()["choices"][0]["message"]["content"])
@@ -151,7 +185,9 @@ def score_read(text: str) -> float:
     found = next((places[-1] for pattern in SCORES if (places := pattern.findall(text))), None)
     if found is None:
         raise Unscored(f"The judge gave no score: {text.strip()[:80]!r}")
+
     score = float(found)
     if not 0 <= score <= 10:
         raise Unscored(f"The judge gave {score:g}, and scores go from 0 to 10.")
+
     return score / 10

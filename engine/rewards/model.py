@@ -26,7 +26,12 @@ class RewardModel(Reward):
     high: ClassVar[float | None] = None
 
     model: int = parameter(
-        ..., "Model", "A finished train of the method Reward model.", group="Method", ge=1, control="reward_model"
+        ...,
+        "Model",
+        "A finished train of the method Reward model.",
+        group="Method",
+        ge=1,
+        control="reward_model",
     )
 
     @property
@@ -36,7 +41,8 @@ class RewardModel(Reward):
 
 
 class RewardModelScorer:
-    """Scores conversations. The model reads them by its own chat template and tokenizer, whatever the policy's are."""
+    """Scores conversations. The model reads them by its own chat template and tokenizer, whatever
+    the policy's are."""
 
     def __init__(self, resource: Resource, max_tokens: int = 2048) -> None:
         """Raises TrainError where the model is gone or cannot be used."""
@@ -52,6 +58,7 @@ class RewardModelScorer:
                 f"The reward model {resource.name} is gone.",
                 "Choose another reward, or train the reward model again.",
             )
+
         base = Path(resource.base_path) if resource.base_path else None
         self.tokenizer = tokenizer_load(folder, config_folder=base)
         self.renderer = Renderer(self.tokenizer, warn=lambda code, message: None)
@@ -69,26 +76,35 @@ class RewardModelScorer:
 
         ids = [self._ids(answer) for answer in answers]
         scores: list[float] = []
+
         with torch.no_grad():
             for start in range(0, len(ids), BATCH):
                 batch = ids[start : start + BATCH]
                 width = max(len(row) for row in batch)
                 pad = self.tokenizer.pad_token_id
-                tokens = torch.tensor([row + [pad] * (width - len(row)) for row in batch], device=self.device)
-                mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=self.device)
+                tokens = torch.tensor(
+                    [row + [pad] * (width - len(row)) for row in batch], device=self.device
+                )
+                mask = torch.tensor(
+                    [[1] * len(row) + [0] * (width - len(row)) for row in batch], device=self.device
+                )
                 logits = self.model(input_ids=tokens, attention_mask=mask).logits
                 scores += logits[:, 0].float().tolist()
+
         return scores
 
     def _ids(self, answer: Answer) -> list[int]:
         """The end is what the model scores, so that a text that is too long loses its beginning."""
-        prompt, said = self.renderer.answered(answer.prompt, [{"role": "assistant", "content": answer.text or " "}])
+        prompt, said = self.renderer.answered(
+            answer.prompt, [{"role": "assistant", "content": answer.text or " "}]
+        )
         return [*prompt, *said][-self.max_tokens :]
 
 
 def scorer_load(folder: Path, base: Path | None) -> Any:
-    """A sequence classification model with one score, from a folder of its own or an adapter on `base`. Safetensors
-    only. Raises ModelProblem where it holds none, TrainError where no score was ever learned."""
+    """A sequence classification model with one score, from a folder of its own or an adapter on
+    `base`. Safetensors only. Raises ModelProblem where it holds none, TrainError where no score was
+    ever learned."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
@@ -98,18 +114,30 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     source = base or folder
     config_read(source)
     weight_files(source)
+
     if base is not None and not (folder / ADAPTER).is_file():
         raise ModelProblem(f"The reward model's folder holds no {ADAPTER}.")
+
     model, told = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=1, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+        source,
+        num_labels=1,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
         output_loading_info=True,
-    )  # fmt: skip
-    learned = {name for name, _, _ in safetensors_read(folder / ADAPTER)} if base is not None else set()
+    )
+
+    learned = (
+        {name for name, _, _ in safetensors_read(folder / ADAPTER)} if base is not None else set()
+    )
     # What no file holds is made up at random.
-    if lacking := [name for name in sorted(told["missing_keys"]) if f"base_model.model.{name}" not in learned]:
+    if lacking := [
+        name for name in sorted(told["missing_keys"]) if f"base_model.model.{name}" not in learned
+    ]:
         raise TrainError(
             "no_reward_model",
             f"This is no reward model: its files lack {lacking[0]}, with which it would score.",
             "Choose a train of the method Reward model.",
         )
+
     return PeftModel.from_pretrained(model, folder) if base is not None else model

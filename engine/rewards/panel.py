@@ -32,8 +32,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Scores:
-    """`values[name]`: one score an answer, None where there is none; `totals`: the weighted sums, None for an answer
-    that one of the functions could not score: a sum without it would count it as 0."""
+    """`values[name]`: one score an answer, None where there is none; `totals`: the weighted sums,
+    None for an answer that one of the functions could not score: a sum without it would count it as
+    0."""
 
     values: dict[str, list[float | None]]
     totals: list[float | None]
@@ -57,6 +58,7 @@ class Panel:
         values: dict[str, list[float | None]] = {}
         failures: list[Failure] = []
         totals: list[float | None] = [0.0] * len(answers)
+
         for name, choice, scorer in zip(self.names, self.choices, self.scorers, strict=True):
             found = _score_all(scorer, answers)
             values[name] = []
@@ -66,9 +68,11 @@ class Panel:
                     values[name].append(None)
                     totals[row] = None
                     continue
+
                 values[name].append(score)
                 if (total := totals[row]) is not None:
                     totals[row] = total + choice.weight * score
+
         return Scores(values, totals, failures)
 
 
@@ -77,8 +81,11 @@ def _score_all(scorer: Any, answers: Sequence[Answer]) -> Sequence[float | Unsco
         found: Sequence[float | Unscored] = scorer.score_all(answers)
     else:
         found = [_score(scorer, answer) for answer in answers]
+
     return [
-        score if isinstance(score, Unscored) or math.isfinite(score) else Unscored(f"It came to {score}.")
+        score
+        if isinstance(score, Unscored) or math.isfinite(score)
+        else Unscored(f"It came to {score}.")
         for score in found
     ]
 
@@ -97,17 +104,25 @@ def _scorer(choice: RewardChoice, resources: Mapping[str, Resource]) -> Any:
 
     def resource(key: str) -> Resource:
         if key not in resources:
-            raise TrainError("bad_spec", f"The spec names no {key}.", "Copy the train and start it again.")
+            raise TrainError(
+                "bad_spec", f"The spec names no {key}.", "Copy the train and start it again."
+            )
+
         return resources[key]
 
     if choice.function.startswith(CUSTOM_PREFIX):
         slug = choice.function.removeprefix(CUSTOM_PREFIX)
         return CustomScorer(slug, resource(f"reward_function:{slug}"), choice.parameters)
+
     made = choice.make()
     if isinstance(made, RewardModel):
         return RewardModelScorer(resource(made.resource))
+
     if obstacle := made.obstacle():
-        raise TrainError("reward_unavailable", f"{made.title}: {obstacle}", "Choose another reward.")
+        raise TrainError(
+            "reward_unavailable", f"{made.title}: {obstacle}", "Choose another reward."
+        )
+
     return made
 
 
@@ -118,4 +133,5 @@ def _names(functions: Sequence[str]) -> list[str]:
         plain = function.removeprefix(CUSTOM_PREFIX)
         seen[plain] += 1
         names.append(plain if seen[plain] == 1 else f"{plain}_{seen[plain]}")
+
     return names

@@ -13,7 +13,8 @@ from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 
 
 class RewardChoice(BaseModel):
-    """`function`: a slug of engine.rewards.registry, or custom:<slug> for one that was registered."""
+    """`function`: a slug of engine.rewards.registry, or custom:<slug> for one that was
+    registered."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -26,15 +27,20 @@ class RewardChoice(BaseModel):
         """The function must be known and its parameters fit; they are resolved to all of them."""
         if self.function.startswith(CUSTOM_PREFIX):
             return self
+
         kind = REWARDS.get(self.function)
         if kind is None:
             close = difflib.get_close_matches(self.function, REWARDS, n=1)
             hint = f" Did you mean {close[0]}?" if close else f" There are: {', '.join(REWARDS)}."
             raise _refuse(f"There is no reward {self.function!r}.{hint}")
+
         try:
             made = kind.model_validate(self.parameters)
         except ValidationError as error:
-            raise _refuse(f"{kind.title}: {reward_problem(kind, error.errors(include_url=False)[0])}") from error
+            raise _refuse(
+                f"{kind.title}: {reward_problem(kind, error.errors(include_url=False)[0])}"
+            ) from error
+
         self.parameters = made.model_dump(mode="json")
         return self
 
@@ -48,12 +54,18 @@ def reward_problem(kind: type[Reward], detail: ErrorDetails) -> str:
     name = str(detail["loc"][0]) if detail["loc"] else ""
     context = detail.get("ctx", {})
     title = (kind.model_fields[name].title or name) if name in kind.model_fields else name
+
     if detail["type"] == "rule":
         return f"{title}: {context['message']}" if title else str(context["message"])
+
     if detail["type"] == "extra_forbidden":
-        return f"there is no parameter {name!r}; there are: {', '.join(kind.model_fields) or 'none'}."
+        return (
+            f"there is no parameter {name!r}; there are: {', '.join(kind.model_fields) or 'none'}."
+        )
+
     if detail["type"] == "missing":
         return f"{title} is needed."
+
     message = detail["msg"].removeprefix("Input should be ").removeprefix("String should ")
     return f"{title} must be {message}."
 

@@ -1,4 +1,5 @@
-"""The table of reward functions. No training library is imported: form, API, docs and engine all read it."""
+"""The table of reward functions. No training library is imported: form, API, docs and engine all
+read it."""
 
 from __future__ import annotations
 
@@ -14,10 +15,21 @@ from engine.rewards.style import Language, LengthWindow, NoRepetition
 REWARDS: dict[str, type[Reward]] = {
     kind.slug: kind
     for kind in (
-        NumericAnswer, ExactAnswer, TagFormat, Regex, JsonValid, Contains, LengthWindow, RougeL, ChrF, Language,
-        NoRepetition, RewardModel, LlmJudge,
+        NumericAnswer,
+        ExactAnswer,
+        TagFormat,
+        Regex,
+        JsonValid,
+        Contains,
+        LengthWindow,
+        RougeL,
+        ChrF,
+        Language,
+        NoRepetition,
+        RewardModel,
+        LlmJudge,
     )
-}  # fmt: skip
+}
 
 CUSTOM_PREFIX = "custom:"
 
@@ -28,6 +40,9 @@ def reward_title(function: str) -> str:
 
 
 def uses_judge(rewards: object) -> bool:
-    """Whether any of these, as the parameter `rewards` has them in JSON, asks the operator's judge."""
+    """Whether any of these, as the parameter `rewards` has them in JSON, asks the operator's
+    judge."""
     entries = rewards if isinstance(rewards, list) else []
-    return any(isinstance(entry, dict) and entry.get("function") == LlmJudge.slug for entry in entries)
+    return any(
+        isinstance(entry, dict) and entry.get("function") == LlmJudge.slug for entry in entries
+    )

@@ -15,8 +15,8 @@ WORDS = 1_000
 
 
 class RougeL(Reward):
-    """F-measure of the longest common subsequence of words (Lin 2004), by the library rouge-score. Of long texts the
-    first 1,000 words count."""
+    """F-measure of the longest common subsequence of words (Lin 2004), by the library rouge-score.
+    Of long texts the first 1,000 words count."""
 
     slug: ClassVar[str] = "rouge_l"
     title: ClassVar[str] = "ROUGE-L"
@@ -46,13 +46,19 @@ class ChrF(Reward):
 
     slug: ClassVar[str] = "chrf"
     title: ClassVar[str] = "chrF"
-    help: ClassVar[str] = "How many short sequences of characters the answer shares with the reference."
+    help: ClassVar[str] = (
+        "How many short sequences of characters the answer shares with the reference."
+    )
     needs_reference: ClassVar[bool] = True
 
-    word_order: int = parameter(0, "Word order", "2 counts pairs of words too (chrF++).", group="Method", ge=0, le=2)
+    word_order: int = parameter(
+        0, "Word order", "2 counts pairs of words too (chrF++).", group="Method", ge=0, le=2
+    )
 
     def score(self, answer: Answer) -> float:
-        found = _chrf(self.word_order).sentence_score(answer.text[:CHARACTERS], [reference_of(answer)[:CHARACTERS]])
+        found = _chrf(self.word_order).sentence_score(
+            answer.text[:CHARACTERS], [reference_of(answer)[:CHARACTERS]]
+        )
         return min(1.0, float(found.score) / 100)
 
 

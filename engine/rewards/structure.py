@@ -43,9 +43,16 @@ class Regex(Reward):
     help: ClassVar[str] = "1 where the answer matches a pattern."
 
     pattern: str = parameter(
-        r"^\S", "Pattern", "A regular expression, such as ^Dear .", group="Method", min_length=1, max_length=2000
+        r"^\S",
+        "Pattern",
+        "A regular expression, such as ^Dear .",
+        group="Method",
+        min_length=1,
+        max_length=2000,
     )
-    whole: bool = parameter(False, "Whole answer", "The pattern must match all of it, not a part.", group="Method")
+    whole: bool = parameter(
+        False, "Whole answer", "The pattern must match all of it, not a part.", group="Method"
+    )
     ignore_case: bool = parameter(False, "Ignore case", "A and a are the same.", group="Method")
 
     @field_validator("pattern")
@@ -64,32 +71,49 @@ class Regex(Reward):
 
 
 class TagFormat(Reward):
-    """The share of tags that stand once each and in order; strict: 1 only for nothing but these blocks."""
+    """The share of tags that stand once each and in order; strict: 1 only for nothing but these
+    blocks."""
 
     slug: ClassVar[str] = "tag_format"
     title: ClassVar[str] = "Tags"
-    help: ClassVar[str] = "1 where the answer has the wanted tags once each and in order, such as <think> and <answer>."
+    help: ClassVar[str] = (
+        "1 where the answer has the wanted tags once each and in order, such as <think> and "
+        "<answer>."
+    )
 
     tags: str = parameter(
-        "think, answer", "Tags", "Names in order, with commas between them.", group="Method", min_length=1,
+        "think, answer",
+        "Tags",
+        "Names in order, with commas between them.",
+        group="Method",
+        min_length=1,
         max_length=500,
-    )  # fmt: skip
+    )
     strict: bool = parameter(
-        False, "Nothing else", "Nothing but white space may stand outside of the tags.", group="Method"
+        False,
+        "Nothing else",
+        "Nothing but white space may stand outside of the tags.",
+        group="Method",
     )
     partial: bool = parameter(
-        True, "Count in part", "Give each tag its share. Off: all of them or nothing.", group="Method"
+        True,
+        "Count in part",
+        "Give each tag its share. Off: all of them or nothing.",
+        group="Method",
     )
 
     @field_validator("tags")
     @classmethod
     def check_tags(cls, tags: str) -> str:
         names = [name.strip().strip("<>/") for name in tags.split(",")]
-        bad = next((name for name in names if not regex.fullmatch(r"[A-Za-z][\w-]{0,40}", name)), None)
+        bad = next(
+            (name for name in names if not regex.fullmatch(r"[A-Za-z][\w-]{0,40}", name)), None
+        )
         if bad is not None:
             raise problem(f"{bad!r} is no name of a tag. Give names such as: think, answer.")
         if len(set(names)) < len(names):
             raise problem("Each tag may be named once.")
+
         return ", ".join(names)
 
     def score(self, answer: Answer) -> float:
@@ -99,12 +123,20 @@ class TagFormat(Reward):
             opening, closing = f"<{name}>", f"</{name}>"
             start = answer.text.find(opening, position)
             end = answer.text.find(closing, start) if start >= 0 else -1
-            if start < 0 or end < 0 or answer.text.count(opening) > 1 or answer.text.count(closing) > 1:
+            if (
+                start < 0
+                or end < 0
+                or answer.text.count(opening) > 1
+                or answer.text.count(closing) > 1
+            ):
                 continue
+
             good, position = good + 1, end + len(closing)
             rest = rest.replace(answer.text[start:position], "", 1)
+
         if self.strict and rest.strip():
             return 0.0
+
         share = good / len(names)
         return share if self.partial else float(share == 1)
 
@@ -114,18 +146,23 @@ class JsonValid(Reward):
 
     slug: ClassVar[str] = "json_valid"
     title: ClassVar[str] = "Valid JSON"
-    help: ClassVar[str] = "1 where the answer is JSON and fits a schema; half where it is JSON but does not fit."
+    help: ClassVar[str] = (
+        "1 where the answer is JSON and fits a schema; half where it is JSON but does not fit."
+    )
 
     json_schema: str = parameter(
         "", "JSON Schema", "Blank: any JSON.", group="Method", max_length=20_000, multiline=True
     )
-    fenced: bool = parameter(True, "Allow a code block", "```json … ``` around it is no mistake.", group="Method")
+    fenced: bool = parameter(
+        True, "Allow a code block", "```json … ``` around it is no mistake.", group="Method"
+    )
 
     @field_validator("json_schema")
     @classmethod
     def check_schema(cls, text: str) -> str:
         if not text.strip():
             return ""
+
         try:
             schema = json.loads(text)
             jsonschema.Draft202012Validator.check_schema(schema)
@@ -133,10 +170,13 @@ class JsonValid(Reward):
             raise problem(f"This is no JSON: {error}.") from error
         except jsonschema.SchemaError as error:
             raise problem(f"This is no JSON Schema: {error.message[:200]}.") from error
+
         if any(True for _ in _values(schema, "patternProperties", dict)):
             raise problem("patternProperties cannot be used here; name the properties instead.")
+
         for pattern in _values(schema, "pattern", str):
             _pattern_check(pattern)
+
         _references_check(schema)
         return text
 
@@ -144,22 +184,34 @@ class JsonValid(Reward):
         text = answer.text.strip()
         if self.fenced and (block := FENCED.fullmatch(text)):
             text = block.group(1)
+
         try:
             value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             return 0.0
+
         if not self.json_schema:
             return 1.0
+
         try:
-            return 1.0 if Validator(json.loads(self.json_schema), registry=Registry()).is_valid(value) else 0.5
+            return (
+                1.0
+                if Validator(json.loads(self.json_schema), registry=Registry()).is_valid(value)
+                else 0.5
+            )
         except TimeoutError as error:
-            raise Unscored("A pattern of the schema took too long for this answer; make it simpler.") from error
+            raise Unscored(
+                "A pattern of the schema took too long for this answer; make it simpler."
+            ) from error
         except (RecursionError, OverflowError):
-            # Nested without end, or a number that is none any more: an answer like this fits no schema.
+            # Nested without end, or a number that is none any more: an answer like this fits no
+            # schema.
             return 0.5
 
 
-def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+def _pattern(
+    validator: Any, pattern: str, value: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
     """JSON Schema's keyword, with a time limit."""
     if isinstance(value, str) and regex.search(pattern, value, timeout=SECONDS) is None:
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
@@ -174,15 +226,18 @@ def _no_constant(name: str) -> None:
 
 
 def _references_check(schema: Any) -> None:
-    """Raises a problem for references that lead out of the schema, nowhere or back to themselves."""
+    """Raises a problem for references that lead out of the schema, nowhere or back to
+    themselves."""
     resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver("")
     for reference in (*_values(schema, "$ref", str), *_values(schema, "$dynamicRef", str)):
         if not reference.startswith("#"):
             raise problem("A schema may only refer to parts of itself (#/…).")
+
         try:
             resolver.lookup(reference)
         except Unresolvable as error:
             raise problem(f"The schema has no part {reference!r}, which it refers to.") from error
+
     try:
         Validator(schema, registry=Registry()).is_valid({})
     except RecursionError as error:
@@ -194,7 +249,9 @@ def _values(schema: Any, keyword: str, kind: type) -> Iterator[Any]:
     if isinstance(schema, dict):
         if isinstance(schema.get(keyword), kind):
             yield schema[keyword]
+
         schema = list(schema.values())
+
     if isinstance(schema, list):
         for part in schema:
             yield from _values(part, keyword, kind)
@@ -205,33 +262,50 @@ class Contains(Reward):
 
     slug: ClassVar[str] = "contains"
     title: ClassVar[str] = "Contains"
-    help: ClassVar[str] = "The share of wanted texts that the answer contains; 0 where it contains a forbidden one."
+    help: ClassVar[str] = (
+        "The share of wanted texts that the answer contains; 0 where it contains a forbidden one."
+    )
 
-    texts: str = parameter("", "Wanted texts", "One on each line.", group="Method", max_length=20_000, multiline=True)
+    texts: str = parameter(
+        "", "Wanted texts", "One on each line.", group="Method", max_length=20_000, multiline=True
+    )
     forbidden: str = parameter(
-        "", "Forbidden texts", "One on each line.", group="Method", max_length=20_000, multiline=True
+        "",
+        "Forbidden texts",
+        "One on each line.",
+        group="Method",
+        max_length=20_000,
+        multiline=True,
     )
     need: Literal["all", "any"] = parameter(
-        "all", "Wanted are", "All of them, each counting its share, or any one.", group="Method",
+        "all",
+        "Wanted are",
+        "All of them, each counting its share, or any one.",
+        group="Method",
         choice_titles={"all": "All", "any": "Any"},
-    )  # fmt: skip
+    )
     ignore_case: bool = parameter(True, "Ignore case", "A and a are the same.", group="Method")
 
     @model_validator(mode="after")
     def check_texts(self) -> Self:
         if not _lines(self.texts) and not _lines(self.forbidden):
             raise problem("Give at least one wanted or forbidden text.")
+
         return self
 
     def score(self, answer: Answer) -> float:
         text, wanted, forbidden = (
-            value.casefold() if self.ignore_case else value for value in (answer.text, self.texts, self.forbidden)
+            value.casefold() if self.ignore_case else value
+            for value in (answer.text, self.texts, self.forbidden)
         )
+
         if any(line in text for line in _lines(forbidden)):
             return 0.0
+
         found = [line in text for line in _lines(wanted)]
         if not found:
             return 1.0
+
         return float(any(found)) if self.need == "any" else sum(found) / len(found)
 
 

@@ -14,39 +14,73 @@ from engine.rewards.words import words
 
 # What py3langid tells apart; the languages that people ask for most.
 LANGUAGES = {
-    "en": "English", "zh": "Chinese", "es": "Spanish", "fr": "French", "de": "German", "it": "Italian",
-    "pt": "Portuguese", "ru": "Russian", "ja": "Japanese", "ko": "Korean", "ar": "Arabic", "hi": "Hindi",
-    "nl": "Dutch", "pl": "Polish", "tr": "Turkish", "vi": "Vietnamese", "id": "Indonesian", "th": "Thai",
-    "uk": "Ukrainian", "cs": "Czech", "sv": "Swedish", "el": "Greek", "he": "Hebrew", "fa": "Persian",
-}  # fmt: skip
+    "en": "English",
+    "zh": "Chinese",
+    "es": "Spanish",
+    "fr": "French",
+    "de": "German",
+    "it": "Italian",
+    "pt": "Portuguese",
+    "ru": "Russian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "ar": "Arabic",
+    "hi": "Hindi",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+    "id": "Indonesian",
+    "th": "Thai",
+    "uk": "Ukrainian",
+    "cs": "Czech",
+    "sv": "Swedish",
+    "el": "Greek",
+    "he": "Hebrew",
+    "fa": "Persian",
+}
 
 
 class LengthWindow(Reward):
-    """1 inside the window; outside it falls in a straight line to 0 at nothing, and at twice the upper end."""
+    """1 inside the window; outside it falls in a straight line to 0 at nothing, and at twice the
+    upper end."""
 
     slug: ClassVar[str] = "length_window"
     title: ClassVar[str] = "Length"
-    help: ClassVar[str] = "1 for an answer of the wanted length, less the further it is away from it."
+    help: ClassVar[str] = (
+        "1 for an answer of the wanted length, less the further it is away from it."
+    )
 
     unit: Literal["words", "characters"] = parameter(
-        "words", "Counted in", "Chinese and Japanese count each character as a word.", group="Method",
+        "words",
+        "Counted in",
+        "Chinese and Japanese count each character as a word.",
+        group="Method",
         choice_titles={"words": "Words", "characters": "Characters"},
-    )  # fmt: skip
-    shortest: int = parameter(1, "At least", "The shortest good answer.", group="Method", ge=0, le=1_000_000)
-    longest: int = parameter(200, "At most", "The longest good answer.", group="Method", ge=1, le=1_000_000)
+    )
+    shortest: int = parameter(
+        1, "At least", "The shortest good answer.", group="Method", ge=0, le=1_000_000
+    )
+    longest: int = parameter(
+        200, "At most", "The longest good answer.", group="Method", ge=1, le=1_000_000
+    )
 
     @model_validator(mode="after")
     def check_window(self) -> Self:
         if self.shortest > self.longest:
             raise PydanticCustomError(
-                "rule", "{message}", {"message": f"At least {self.shortest:,} is more than at most {self.longest:,}."}
+                "rule",
+                "{message}",
+                {"message": f"At least {self.shortest:,} is more than at most {self.longest:,}."},
             )
+
         return self
 
     def score(self, answer: Answer) -> float:
         length = len(words(answer.text)) if self.unit == "words" else len(answer.text.strip())
         if length < self.shortest:
             return length / self.shortest
+
         return 1.0 if length <= self.longest else max(0.0, 2.0 - length / self.longest)
 
 
@@ -55,7 +89,9 @@ class Language(Reward):
 
     slug: ClassVar[str] = "language"
     title: ClassVar[str] = "Language"
-    help: ClassVar[str] = "How sure it is that the answer is in this language. Very short answers cannot be told."
+    help: ClassVar[str] = (
+        "How sure it is that the answer is in this language. Very short answers cannot be told."
+    )
 
     language: Literal[tuple(LANGUAGES)] = parameter(  # type: ignore[valid-type]
         "en", "Language", "The language to answer in.", group="Method", choice_titles=LANGUAGES
@@ -64,6 +100,7 @@ class Language(Reward):
     def score(self, answer: Answer) -> float:
         if not any(letter.isalpha() for letter in answer.text):
             return 0.0
+
         likelihood = dict(_identifier().rank(answer.text[:4000]))
         return float(min(1.0, max(0.0, likelihood.get(self.language, 0.0))))
 
@@ -80,12 +117,19 @@ class NoRepetition(Reward):
 
     slug: ClassVar[str] = "no_repetition"
     title: ClassVar[str] = "No repetition"
-    help: ClassVar[str] = "1 for an answer that never says the same again, 0 for one that does nothing else."
+    help: ClassVar[str] = (
+        "1 for an answer that never says the same again, 0 for one that does nothing else."
+    )
 
     words_in_a_row: int = parameter(
-        3, "Words in a row", "How long a sequence of words must be to count as said again.", group="Method",
-        typical=(2, 6), ge=1, le=50,
-    )  # fmt: skip
+        3,
+        "Words in a row",
+        "How long a sequence of words must be to count as said again.",
+        group="Method",
+        typical=(2, 6),
+        ge=1,
+        le=50,
+    )
 
     def score(self, answer: Answer) -> float:
         said = words(answer.text.casefold())

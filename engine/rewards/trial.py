@@ -1,4 +1,5 @@
-"""A dry run of rewards: the base model answers a few rows, or a person did, and each function scores them.
+"""A dry run of rewards: the base model answers a few rows, or a person did, and each function
+scores them.
 
 Answers are written down one by one, so that they can be read while the rest is still being written.
 """
@@ -44,11 +45,12 @@ class Trial(BaseModel):
 
 
 def trial_run(directory: Path) -> None:
-    """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known; write result.json
-    at the end, whole or not at all: {"error": why it broke off, or ""}."""
+    """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known;
+    write result.json at the end, whole or not at all: {"error": why it broke off, or ""}."""
     from engine.failures import explain
 
     error = ""
+
     try:
         trial = Trial.model_validate_json((directory / TRIAL).read_text())
         with (directory / ANSWERS).open("w", encoding="utf-8") as stream:
@@ -58,6 +60,7 @@ def trial_run(directory: Path) -> None:
     except Exception as problem:
         failure = explain(problem)
         error = f"{failure.message} {failure.advice}".strip()
+
     result_write(directory, error)
 
 
@@ -69,23 +72,29 @@ def result_write(directory: Path, error: str) -> None:
 
 
 def answers_read(directory: Path) -> list[dict[str, Any]]:
-    """The answers that are complete in answers.jsonl; a line that is still being written is left for the next time."""
+    """The answers that are complete in answers.jsonl; a line that is still being written is left
+    for the next time."""
     try:
         text = (directory / ANSWERS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
+
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _scored(trial: Trial) -> Iterator[dict[str, Any]]:
     """One answer after the other, in the order of the rows."""
-    panel = Panel.of(trial.rewards, {key: Resource(**value) for key, value in trial.resources.items()})
+    panel = Panel.of(
+        trial.rewards, {key: Resource(**value) for key, value in trial.resources.items()}
+    )
     writer: _Writer | None = None
+
     for row in trial.rows:
         text = row.answer
         if text is None:
             writer = writer or _Writer(trial)
             text = writer.write(row)
+
         yield _score(panel, Answer(row.prompt, text, row.reference, row.row))
 
 
@@ -96,6 +105,7 @@ def _score(panel: Panel, answer: Answer) -> dict[str, Any]:
         name: {"value": scores.values[name][0], "error": reasons.get(choice.function, "")}
         for name, choice in zip(panel.names, panel.choices, strict=True)
     }
+
     return {
         "prompt": answer.prompt,
         "reference": answer.reference,
@@ -122,10 +132,17 @@ class _Writer:
         self.tokenizer = tokenizer_load(folder)
         weight_files(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
         )
+
         self.model.eval()  # type: ignore[no-untyped-call]
-        self.renderer = Renderer(self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None)
+        self.renderer = Renderer(
+            self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None
+        )
         set_seed(trial.seed)
 
     def write(self, row: TrialRow) -> str:
@@ -133,6 +150,7 @@ class _Writer:
         import torch
 
         ids = torch.tensor([self.renderer.prompt_ids(row.prompt)])  # (1, prompt tokens)
+
         with torch.no_grad():
             written = self.model.generate(
                 input_ids=ids,
@@ -145,5 +163,6 @@ class _Writer:
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
             )
+
         text: str = self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
         return text.strip()

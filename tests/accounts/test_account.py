@@ -35,7 +35,9 @@ def test_everybody_finds_it_in_the_menu(page):
 
 
 def test_a_new_token_is_shown_once_and_works(page, alice):
-    made = page.post("/account/tokens/", {"name": " nightly  script ", "scope": "read", "days": "7"})
+    made = page.post(
+        "/account/tokens/", {"name": " nightly  script ", "scope": "read", "days": "7"}
+    )
     text = BeautifulSoup(made.content, "html.parser").select_one("[data-new-token]").text
 
     token = Token.objects.get()
@@ -90,7 +92,9 @@ def test_the_api_lists_makes_and_revokes_tokens(api, bob):
     assert api.get("/api/v1/account/tokens/").data == []
 
 
-@pytest.mark.parametrize("body", [{"name": ""}, {"scope": "root"}, {"days": 0}, {"days": 10**9}, {"more": 1}])
+@pytest.mark.parametrize(
+    "body", [{"name": ""}, {"scope": "root"}, {"days": 0}, {"days": 10**9}, {"more": 1}]
+)
 def test_the_api_refuses_tokens_that_cannot_be(api, body):
     assert api.post("/api/v1/account/tokens/", {"name": "test"} | body).status_code == 400
 
@@ -112,7 +116,12 @@ def test_e_mail_and_notices_are_changed_on_the_page(page, alice):
 def test_the_api_changes_what_it_is_given_and_nothing_else(api, alice):
     assert api.patch("/api/v1/account/", {"email": "alice@example.org"}).status_code == 200
     changed = api.patch("/api/v1/account/", {"notices": False}).data
-    assert changed == {"username": "alice", "email": "alice@example.org", "notices": False, "hub_token": "none"}
+    assert changed == {
+        "username": "alice",
+        "email": "alice@example.org",
+        "notices": False,
+        "hub_token": "none",
+    }
     assert api.get("/api/v1/account/").data == changed
     assert api.patch("/api/v1/account/", {"email": "no"}).status_code == 400
     assert api.patch("/api/v1/account/", {"username": "root"}).status_code == 400
@@ -127,7 +136,11 @@ def test_the_api_changes_what_it_is_given_and_nothing_else(api, alice):
     ],
 )
 def test_a_password_that_cannot_be_changed_says_why(page, alice, fields, said):
-    right = {"old_password": "alice-password-1", "new_password": "Harbour-77", "new_password_again": "Harbour-77"}
+    right = {
+        "old_password": "alice-password-1",
+        "new_password": "Harbour-77",
+        "new_password_again": "Harbour-77",
+    }
     refused = page.post("/account/password/", right | fields)
     assert refused.status_code == 400
     assert said in refused.content.decode()
@@ -138,7 +151,11 @@ def test_a_password_that_cannot_be_changed_says_why(page, alice, fields, said):
 
 def test_an_open_session_is_no_place_to_guess_the_password(page, settings):
     settings.SIGN_IN_FAILURE_LIMIT = 3
-    fields = {"old_password": "wrong", "new_password": "Harbour-77", "new_password_again": "Harbour-77"}
+    fields = {
+        "old_password": "wrong",
+        "new_password": "Harbour-77",
+        "new_password_again": "Harbour-77",
+    }
     answers = [page.post("/account/password/", fields).status_code for _ in range(4)]
     assert answers == [400, 400, 400, 429]
 
@@ -155,10 +172,15 @@ def test_the_page_says_what_a_change_of_password_ends(page):
 
 def test_a_wrong_password_puts_the_cursor_into_the_password_field(client, alice):
     def focused(response):
-        return [field["name"] for field in BeautifulSoup(response.content, "html.parser").select("[autofocus]")]
+        return [
+            field["name"]
+            for field in BeautifulSoup(response.content, "html.parser").select("[autofocus]")
+        ]
 
     assert focused(client.get("/login/")) == ["username"]
-    assert focused(client.post("/login/", {"username": "alice", "password": "wrong"})) == ["password"]
+    assert focused(client.post("/login/", {"username": "alice", "password": "wrong"})) == [
+        "password"
+    ]
 
 
 def test_a_hub_token_is_stored_encrypted_and_never_shown(page, api, alice, caplog):
@@ -168,7 +190,9 @@ def test_a_hub_token_is_stored_encrypted_and_never_shown(page, api, alice, caplo
     assert decrypt(stored) == HUB
     assert hub_token_for(alice) == HUB
 
-    seen = page.get("/account/").content.decode() + str(api.get("/api/v1/account/").data) + caplog.text
+    seen = (
+        page.get("/account/").content.decode() + str(api.get("/api/v1/account/").data) + caplog.text
+    )
     assert HUB not in seen
     assert "A token is stored" in seen
 
@@ -196,7 +220,9 @@ def test_a_hub_token_of_another_secret_key_is_said_to_be_unreadable(page, alice,
 
 
 @pytest.mark.parametrize(("users", "of_alice"), [("operators", ""), ("everybody", "hf_platform")])
-def test_the_platforms_token_is_for_operators_unless_the_setting_says_otherwise(alice, olga, settings, users, of_alice):
+def test_the_platforms_token_is_for_operators_unless_the_setting_says_otherwise(
+    alice, olga, settings, users, of_alice
+):
     settings.HF_TOKEN, settings.HF_TOKEN_USERS = "hf_platform", users
     assert hub_token_for(alice) == of_alice
     assert hub_token_for(olga) == "hf_platform"
@@ -231,12 +257,17 @@ def test_a_forgotten_password_is_replaced_by_a_mailed_link(client, alice, with_m
     program.credentials(HTTP_AUTHORIZATION=f"Token {token_create(user=alice, name='test')[1]}")
     assert "/password-reset/" in client.get("/login/").content.decode()
 
-    answers = [client.post("/password-reset/", {"email": who}) for who in ("Alice@example.org", "no@example.org")]
+    answers = [
+        client.post("/password-reset/", {"email": who})
+        for who in ("Alice@example.org", "no@example.org")
+    ]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert asked == [alice.pk]
     password_reset_send(alice.pk)
     (letter,) = mail.outbox
-    link = next(line for line in letter.body.splitlines() if line.startswith("https://train.example/"))
+    link = next(
+        line for line in letter.body.splitlines() if line.startswith("https://train.example/")
+    )
 
     form = client.get(link.removeprefix("https://train.example"), follow=True)
     assert "Choose a new password" in form.content.decode()
@@ -246,13 +277,18 @@ def test_a_forgotten_password_is_replaced_by_a_mailed_link(client, alice, with_m
     alice.refresh_from_db()
     assert alice.check_password("Harbour-77-crane")
     assert program.get("/api/v1/trains/").status_code == 401
-    assert "no longer works" in Client().get(link.removeprefix("https://train.example"), follow=True).content.decode()
+    assert (
+        "no longer works"
+        in Client().get(link.removeprefix("https://train.example"), follow=True).content.decode()
+    )
 
 
 def test_nobody_can_have_a_mailbox_flooded(client, alice, with_mail, monkeypatch):
     monkeypatch.setattr("accounts.mail.chore_add", lambda *_, **__: None)
     answers = [
-        client.post("/password-reset/", {"email": "alice@example.org"}, REMOTE_ADDR=f"203.0.113.{number}").status_code
+        client.post(
+            "/password-reset/", {"email": "alice@example.org"}, REMOTE_ADDR=f"203.0.113.{number}"
+        ).status_code
         for number in range(6)
     ]
     assert answers == [200] * 5 + [429]

@@ -19,7 +19,8 @@ RIGHT = "alice-password-1"
 
 
 def sign_in(address, name="alice", password="wrong", browser=None, **headers):
-    """What the sign-in page answers to somebody at `address`, with a new browser unless one is given."""
+    """What the sign-in page answers to somebody at `address`, with a new browser unless one is
+    given."""
     return (browser or Client()).post(
         "/login/", {"username": name, "password": password}, REMOTE_ADDR=address, **headers
     )
@@ -57,7 +58,10 @@ def test_the_administration_has_no_door_of_its_own(client, olga, wanted):
     credentials = {"username": "olga", "password": "olga-password-1"}
     address = "/admin/login/" + (f"?next={wanted}" if wanted else "")
     for answer in (client.get(address), client.post(address, credentials)):
-        assert (answer.status_code, answer.url) == (302, "/login/?" + urlencode({"next": wanted or "/admin/"}))
+        assert (answer.status_code, answer.url) == (
+            302,
+            "/login/?" + urlencode({"next": wanted or "/admin/"}),
+        )
         assert "_auth_user_id" not in client.session
     assert client.post(answer.url, credentials).url == (wanted or "/admin/")
 
@@ -147,7 +151,9 @@ def test_addresses_of_one_ipv6_network_count_as_one(alice):
         (1, "203.0.113.{}:4711", False),
     ],
 )
-def test_it_believes_a_forwarded_address_as_far_as_our_proxies_wrote_it(alice, settings, proxies, forwarded, same):
+def test_it_believes_a_forwarded_address_as_far_as_our_proxies_wrote_it(
+    alice, settings, proxies, forwarded, same
+):
     settings.TRUSTED_PROXY_COUNT = proxies
     for number in range(3):
         sign_in("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded.format(number))
@@ -170,9 +176,13 @@ def test_the_log_names_account_and_address_once_for_each_lock_out_and_no_passwor
         for _ in range(6):
             sign_in("203.0.113.1", name="typed-my-password-here", password="hunter2-guess")
 
-    lines = [record.getMessage() for record in caplog.records if record.name == "deepextension.sign_in"]
+    lines = [
+        record.getMessage() for record in caplog.records if record.name == "deepextension.sign_in"
+    ]
     assert len(lines) == 2
-    assert "account alice from 203.0.113.1 is locked out for 15 minutes, after 3 failures" in lines[0]
+    assert (
+        "account alice from 203.0.113.1 is locked out for 15 minutes, after 3 failures" in lines[0]
+    )
     assert "unknown name" in lines[1]
     assert "hunter2" not in caplog.text
     assert "typed-my-password-here" not in caplog.text
@@ -222,7 +232,10 @@ def test_addresses_that_a_person_signed_in_from_are_bounded(alice, monkeypatch):
     monkeypatch.setattr("accounts.lockout.KNOWN_ADDRESSES", 2)
     for number in range(4):
         sign_in(f"198.51.100.{number}", password=RIGHT)
-    assert set(KnownAddress.objects.values_list("address", flat=True)) == {"198.51.100.2", "198.51.100.3"}
+    assert set(KnownAddress.objects.values_list("address", flat=True)) == {
+        "198.51.100.2",
+        "198.51.100.3",
+    }
 
 
 @pytest.mark.parametrize("name", ["nul\x00", "n" * 151])
@@ -232,7 +245,8 @@ def test_a_name_that_no_account_can_have_is_just_wrong(db, name):
 
 @contextmanager
 def database_in_a_file(path):
-    """For threads of a test: the tests' own database is in memory, where SQLite lets nobody wait for a lock."""
+    """For threads of a test: the tests' own database is in memory, where SQLite lets nobody wait
+    for a lock."""
     with connection.cursor() as cursor:
         cursor.execute(f"VACUUM INTO '{path}'")
     in_memory = connections.databases["default"]["NAME"]
@@ -272,16 +286,22 @@ def test_tries_at_the_same_moment_are_all_counted(tmp_path):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_flood_of_sign_ins_leaves_threads_for_other_pages(settings, monkeypatch, tmp_path):
-    """One password at a time and one that waits: the others are told to come back, at once and uncounted."""
+    """One password at a time and one that waits: the others are told to come back, at once and
+    uncounted."""
     settings.PASSWORD_HASHERS = ["accounts.hashers.GatedPBKDF2PasswordHasher"]
     settings.SIGN_IN_FAILURE_LIMIT = 100
     for name in ("alice", "bob"):
         User.objects.create_user(name, password=RIGHT)
     monkeypatch.setattr(GatedPBKDF2PasswordHasher, "gate", Gate(at_once=1, waiting=1))
 
-    with database_in_a_file(tmp_path / "threads.sqlite3"), GatedPBKDF2PasswordHasher.gate.admitted():
+    with (
+        database_in_a_file(tmp_path / "threads.sqlite3"),
+        GatedPBKDF2PasswordHasher.gate.admitted(),
+    ):
         # One hash is at work, one more thread may wait for it.
-        waiting = threading.Thread(target=lambda: (sign_in("203.0.113.2", name="bob"), connections.close_all()))
+        waiting = threading.Thread(
+            target=lambda: (sign_in("203.0.113.2", name="bob"), connections.close_all())
+        )
         waiting.start()
         while GatedPBKDF2PasswordHasher.gate._places._value and waiting.is_alive():
             time.sleep(0.01)
@@ -305,7 +325,11 @@ def test_the_bound_holds_for_every_way_to_a_hash(settings, alice, client):
     while gate._places.acquire(blocking=False):
         taken += 1
     try:
-        change = {"old_password": "x", "new_password": "another-Pass-77", "new_password_again": "another-Pass-77"}
+        change = {
+            "old_password": "x",
+            "new_password": "another-Pass-77",
+            "new_password_again": "another-Pass-77",
+        }
         assert client.post("/account/password/", change).status_code == 503
         assert sign_in("203.0.113.5", name="nobody").status_code == 503
         assert token("203.0.113.5", name="nobody").status_code == 503

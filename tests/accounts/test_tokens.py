@@ -1,4 +1,5 @@
-"""Tokens: what each scope opens, when they end, and what becomes of those that were made before scopes."""
+"""Tokens: what each scope opens, when they end, and what becomes of those that were made before
+scopes."""
 
 import json
 from datetime import timedelta
@@ -39,7 +40,10 @@ def api(user, scope="all"):
 
 
 def refused_for_its_scope(response):
-    return response.status_code == 403 and json.loads(response.content)["error"]["code"] == "token_scope"
+    return (
+        response.status_code == 403
+        and json.loads(response.content)["error"]["code"] == "token_scope"
+    )
 
 
 def expected(scope, method, path):
@@ -50,7 +54,9 @@ def expected(scope, method, path):
         return (method, path) == ("post", "/api/v1/trains/plan/")
     if path.endswith(("/bulk/", "/sharing/", "/hand-over/")):
         return False
-    return method != "delete" and path.startswith(("/api/v1/trains/", "/api/v1/datasets/", "/api/v1/models/"))
+    return method != "delete" and path.startswith(
+        ("/api/v1/trains/", "/api/v1/datasets/", "/api/v1/models/")
+    )
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -84,7 +90,9 @@ def test_its_last_use_is_noted_about_once_a_minute(alice):
     assert Token.objects.get().last_used > first
 
 
-@pytest.mark.parametrize("header", ["Token \xff\xfe", "Token nul\x00", "Token", "Token a b", "Token " + "a" * 5000])
+@pytest.mark.parametrize(
+    "header", ["Token \xff\xfe", "Token nul\x00", "Token", "Token a b", "Token " + "a" * 5000]
+)
 def test_nonsense_in_the_header_is_a_refusal_and_no_error_of_the_server(db, header):
     assert APIClient().get("/api/v1/trains/", HTTP_AUTHORIZATION=header).status_code == 401
 
@@ -117,7 +125,11 @@ def new_password_by_the_api(client, user):
 def new_password_by_an_operator(client, user):
     operator = Client()
     operator.force_login(User.objects.create_superuser("operator"))
-    fields = {"password1": "Harbour-77-crane", "password2": "Harbour-77-crane", "usable_password": "true"}
+    fields = {
+        "password1": "Harbour-77-crane",
+        "password2": "Harbour-77-crane",
+        "usable_password": "true",
+    }
     return operator.post(f"/admin/auth/user/{user.pk}/password/", fields)
 
 
@@ -128,13 +140,22 @@ def new_password_by_command(client, user):
 
 @pytest.mark.parametrize(
     "change",
-    [new_password_on_the_page, new_password_by_the_api, new_password_by_an_operator, new_password_by_command],
+    [
+        new_password_on_the_page,
+        new_password_by_the_api,
+        new_password_by_an_operator,
+        new_password_by_command,
+    ],
 )
-def test_a_new_password_ends_tokens_and_other_sessions_however_it_comes_about(client, alice, change):
+def test_a_new_password_ends_tokens_and_other_sessions_however_it_comes_about(
+    client, alice, change
+):
     program, elsewhere = api(alice), Client()
     for browser in (client, elsewhere):
         browser.post("/login/", {"username": "alice", "password": "alice-password-1"})
-    assert program.get("/api/v1/trains/").status_code == elsewhere.get("/account/").status_code == 200
+    assert (
+        program.get("/api/v1/trains/").status_code == elsewhere.get("/account/").status_code == 200
+    )
 
     change(client, alice)
 
@@ -164,7 +185,8 @@ def old_home(cursor):
         "user_id integer NOT NULL, expiry datetime NULL, token_key varchar(25) NOT NULL)"
     )
     cursor.execute(
-        "CREATE TABLE axes_accesslog (id integer PRIMARY KEY, username varchar(255), ip_address char(39), "
+        "CREATE TABLE axes_accesslog (id integer PRIMARY KEY, username varchar(255), ip_address "
+        "char(39), "
         "attempt_time datetime NOT NULL)"
     )
 
@@ -179,16 +201,24 @@ def test_tokens_of_before_go_on_with_all_rights_and_known_addresses_are_taken_ov
         with connection.cursor() as cursor:
             old_home(cursor)
             cursor.execute(
-                "INSERT INTO knox_authtoken VALUES (%s, '2026-01-02 03:04:05', %s, '2036-01-01 00:00:00', %s)",
+                "INSERT INTO knox_authtoken VALUES (%s, '2026-01-02 03:04:05', %s, '2036-01-01 "
+                "00:00:00', %s)",
                 [token.digest, alice.pk, token.token_key],
             )
-            cursor.execute("INSERT INTO axes_accesslog VALUES (1, 'alice', '203.0.113.9', '2026-11-01 00:00:00')")
+            cursor.execute(
+                "INSERT INTO axes_accesslog VALUES (1, 'alice', '203.0.113.9', '2026-11-01 "
+                "00:00:00')"
+            )
         Token.objects.all().delete()
 
         call_command("migrate", "accounts", verbosity=0)
 
         moved = Token.objects.get()
-        assert (moved.name, moved.scope, moved.created.year) == ("Token of 02 Jan 2026", "all", 2026)
+        assert (moved.name, moved.scope, moved.created.year) == (
+            "Token of 02 Jan 2026",
+            "all",
+            2026,
+        )
         assert alice.known_addresses.get().address == "203.0.113.9"
         program = APIClient()
         program.credentials(HTTP_AUTHORIZATION=f"Token {text}")

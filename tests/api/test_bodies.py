@@ -21,9 +21,12 @@ def send(client, method, path, body):
     return getattr(client, method)(path, body, content_type="application/json")
 
 
-@pytest.mark.parametrize("body", [DEEP, DEEP.replace(b"{", b"[").replace(b'"a":', b""), b"[]", b"null", b"1", b'"x"'])
+@pytest.mark.parametrize(
+    "body", [DEEP, DEEP.replace(b"{", b"[").replace(b'"a":', b""), b"[]", b"null", b"1", b'"x"']
+)
 def test_no_body_is_a_server_error(caller, body):
-    """Every address of the API, by everybody: those that ask for a password read a body from anybody."""
+    """Every address of the API, by everybody: those that ask for a password read a body from
+    anybody."""
     failures = []
     for path in POSTS:
         for method in ("post", "patch", "put", "delete"):
@@ -49,15 +52,29 @@ def test_a_body_that_is_too_large_is_not_read(caller, settings):
 @pytest.mark.parametrize(
     "query",
     [
-        "page_size=null", "page_size=", "page_size=0", "page_size=-1", "page_size=1e3", f"page_size={'9' * 5000}",
-        "until=", "since=", "until=yesterday", "archived=perhaps", "archived=", "status=", "status=odd",
-        "ordering=password", "ordering=",
+        "page_size=null",
+        "page_size=",
+        "page_size=0",
+        "page_size=-1",
+        "page_size=1e3",
+        f"page_size={'9' * 5000}",
+        "until=",
+        "since=",
+        "until=yesterday",
+        "archived=perhaps",
+        "archived=",
+        "status=",
+        "status=odd",
+        "ordering=password",
+        "ordering=",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("path", ["trains", "datasets", "models"])
 def test_a_parameter_that_is_none_is_refused(caller, path, query):
     name = query.partition("=")[0]
-    if (path == "trains" and name == "archived") or (path != "trains" and name in ("until", "since")):
+    if (path == "trains" and name == "archived") or (
+        path != "trains" and name in ("until", "since")
+    ):
         pytest.skip("no such parameter")
     answer = caller.get(f"/api/v1/{path}/?{query}")
     assert answer.status_code == 400
@@ -66,7 +83,9 @@ def test_a_parameter_that_is_none_is_refused(caller, path, query):
 
 @pytest.mark.parametrize("path", ["trains", "datasets", "models"])
 def test_the_page_of_a_list_takes_a_form_that_was_left_blank(caller, path):
-    assert caller.get(f"/{path}/?until=&since=&status=&archived=&search=&ordering=").status_code == 200
+    assert (
+        caller.get(f"/{path}/?until=&since=&status=&archived=&search=&ordering=").status_code == 200
+    )
     assert caller.get(f"/api/v1/{path}/?search=&page_size=200").status_code == 200
 
 
@@ -76,7 +95,9 @@ def test_ids_that_are_none_are_refused(caller, ids):
     assert caller.get(f"/api/v1/trains/compare/?ids={ids}").status_code == 400
 
 
-@pytest.mark.parametrize("reference", ["/" + "a" * 3000, "/" + "a/" * 1500, "/\x00", "/" + "é" * 2000])
+@pytest.mark.parametrize(
+    "reference", ["/" + "a" * 3000, "/" + "a/" * 1500, "/\x00", "/" + "é" * 2000]
+)
 def test_a_folder_that_cannot_be_is_refused(caller, settings, tmp_path, reference):
     settings.MODEL_ROOTS = [tmp_path]
     for name in (reference, f"{tmp_path}{reference}"):
@@ -90,12 +111,18 @@ OK = {"200", "201", "202", "204"}
 
 
 def test_every_operation_names_its_refusals(caller):
-    document = caller.get("/api/v1/schema/", headers={"Accept": "application/vnd.oai.openapi+json"}).json()
+    document = caller.get(
+        "/api/v1/schema/", headers={"Accept": "application/vnd.oai.openapi+json"}
+    ).json()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             named = set(operation["responses"])
-            wanted = {"400", "403", "404", "429", "503"} | ({"413", "507"} if method != "get" else set())
+            wanted = {"400", "403", "404", "429", "503"} | (
+                {"413", "507"} if method != "get" else set()
+            )
             assert wanted <= named, (method, path)
             for status in named - OK:
-                reference = operation["responses"][status]["content"]["application/json"]["schema"]["$ref"]
+                reference = operation["responses"][status]["content"]["application/json"]["schema"][
+                    "$ref"
+                ]
                 assert reference.endswith("/Error"), (method, path, status)

@@ -1,6 +1,6 @@
-"""The API against its own document, in this process: no call, however odd, ends in a server error, answers outside the
-document, or is taken where the document says that it is wrong. `make fuzz` makes many more.
-"""
+"""The API against its own document, in this process: no call, however odd, ends in a server error,
+answers outside the document, or is taken where the document says that it is wrong. `make fuzz`
+makes many more."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ EXAMPLES = settings(
 
 @pytest.fixture
 def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
-    runs = [make_train(status=status, attempt=1, step=3, total_steps=10) for status in ("running", "stopped")]
+    runs = [
+        make_train(status=status, attempt=1, step=3, total_steps=10)
+        for status in ("running", "stopped")
+    ]
     _, token = get_token_model().objects.create(user=alice)
     schema = schemathesis.openapi.from_wsgi(
         "/api/v1/schema/",
@@ -35,7 +38,12 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
     schema.config.update(headers={"Authorization": f"Token {token}"})
     name_what_is_there(
         schema,
-        {"trains": [run.pk for run in runs], "datasets": ["toys"], "models": ["tiny"], "methods": ["lora-test"]},
+        {
+            "trains": [run.pk for run in runs],
+            "datasets": ["toys"],
+            "models": ["tiny"],
+            "methods": ["lora-test"],
+        },
     )
     return schema
 
@@ -60,9 +68,25 @@ def test_it_answers_as_its_document_says(api):
 def test_the_document_names_every_operation_of_the_issue(api):
     paths = {path.removeprefix("/api/v1/") for path in api.raw_schema["paths"]}
     wanted = {
-        "auth/token/", "datasets/", "datasets/{key}/", "datasets/{key}/rows/", "datasets/{key}/problems/",
-        "models/", "models/{key}/", "methods/", "methods/{key}/", "trains/", "trains/plan/", "trains/compare/",
-        "trains/{id}/", "trains/{id}/metrics/", "trains/{id}/log/", "trains/{id}/samples/",
-        "trains/{id}/checkpoints/", "trains/{id}/stop/", "trains/{id}/copy/", "trains/{id}/model/",
-    }  # fmt: skip
+        "auth/token/",
+        "datasets/",
+        "datasets/{key}/",
+        "datasets/{key}/rows/",
+        "datasets/{key}/problems/",
+        "models/",
+        "models/{key}/",
+        "methods/",
+        "methods/{key}/",
+        "trains/",
+        "trains/plan/",
+        "trains/compare/",
+        "trains/{id}/",
+        "trains/{id}/metrics/",
+        "trains/{id}/log/",
+        "trains/{id}/samples/",
+        "trains/{id}/checkpoints/",
+        "trains/{id}/stop/",
+        "trains/{id}/copy/",
+        "trains/{id}/model/",
+    }
     assert wanted <= paths

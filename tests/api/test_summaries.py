@@ -1,4 +1,5 @@
-"""The API's document: every call has a summary, which is what the page of the API shows beside it."""
+"""The API's document: every call has a summary, which is what the page of the API shows beside
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ from deepextension.api_summaries import LONGEST, METHODS, SUMMARIES, first_sente
 @pytest.fixture(scope="module")
 def operations() -> dict[tuple[str, str], dict]:
     paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]
-    return {(method, path): calls[method] for path, calls in paths.items() for method in METHODS if method in calls}
+    return {
+        (method, path): calls[method]
+        for path, calls in paths.items()
+        for method in METHODS
+        if method in calls
+    }
 
 
 def test_every_call_has_a_short_summary(operations):
@@ -19,7 +25,10 @@ def test_every_call_has_a_short_summary(operations):
     wrong = {
         call: summary
         for call, summary in summaries.items()
-        if not summary or len(summary) > LONGEST or not summary[0].isupper() or summary.endswith(".")
+        if not summary
+        or len(summary) > LONGEST
+        or not summary[0].isupper()
+        or summary.endswith(".")
     }
     assert wrong == {}
 

@@ -1,4 +1,5 @@
-"""A real Chromium on a real platform. Every page is watched: an error on its console fails the test."""
+"""A real Chromium on a real platform. Every page is watched: an error on its console fails the
+test."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def launched() -> Iterator[Browser]:
         running.close()
 
 
-# By module, not by session: Playwright keeps an event loop in this thread, beside which Django refuses database calls.
+# By module, not by session: Playwright keeps an event loop in this thread, beside which Django
+# refuses database calls.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with launched() as running:
@@ -64,7 +66,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, platform: Platform) -> Iterator[Callable[..., Page]]:
-    """A signed-in page of the given size and colours; console errors and failed scripts are collected."""
+    """A signed-in page of the given size and colours; console errors and failed scripts are
+    collected."""
     errors: list[str] = []
     contexts = []
 
@@ -113,7 +116,8 @@ def axe_violations(page: Page) -> list[str]:
 
 
 def until(page: Page, expression: str, seconds: float = 60) -> None:
-    """Wait until a JavaScript function says true. Playwright's own wait needs `unsafe-eval`, which our pages deny."""
+    """Wait until a JavaScript function says true. Playwright's own wait needs `unsafe-eval`, which
+    our pages deny."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {expression}"
@@ -122,16 +126,29 @@ def until(page: Page, expression: str, seconds: float = 60) -> None:
 
 def overflows(page: Page) -> bool:
     """Whether the page scrolls sideways."""
-    return bool(page.evaluate("() => document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+    return bool(
+        page.evaluate(
+            "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        )
+    )
 
 
 @pytest.fixture
 def worker_with_gpu() -> Iterator[None]:
     """A queue, and in it the word of a worker on another machine that it is there."""
     command = [sys.executable, "manage.py", "redis"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    redis = Redis(unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 200))
-    device = {"kind": "cuda", "name": "NVIDIA RTX 6000 Ada Generation Laptop GPU", "memory_gb": 47.9, "identity": "0"}
+    server = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    redis = Redis(
+        unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 200)
+    )
+    device = {
+        "kind": "cuda",
+        "name": "NVIDIA RTX 6000 Ada Generation Laptop GPU",
+        "memory_gb": 47.9,
+        "identity": "0",
+    }
     presence = {"name": "far", "host": "gpu-server-basement-2", "process": "", "device": device}
     redis.set(f"{KEY}far", json.dumps(presence))
     yield
@@ -141,7 +158,8 @@ def worker_with_gpu() -> Iterator[None]:
 
 @pytest.fixture
 def home(live_server, worker_with_gpu, tmp_path) -> Iterator[dict[str, str]]:
-    """Ids of what a much used home shows; its pages are served from this process, and nothing in it ever changes."""
+    """Ids of what a much used home shows; its pages are served from this process, and nothing in it
+    ever changes."""
     yield used_home(tmp_path)
     for folder in (datasets_folder(), models_folder(), runs_folder()):
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +167,8 @@ def home(live_server, worker_with_gpu, tmp_path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def at_home(live_server, home, client) -> Callable[..., AbstractContextManager[BrowserContext]]:
-    """A browser in which Alice, a superuser, is signed in; an error on the console of any page fails the test."""
+    """A browser in which Alice, a superuser, is signed in; an error on the console of any page
+    fails the test."""
     client.force_login(User.objects.get(username="alice"))
     session = client.cookies[settings.SESSION_COOKIE_NAME].value
     cookie = {"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}

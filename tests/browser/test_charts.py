@@ -55,14 +55,27 @@ COLOURS = """() => {
     lines: Chart.getChart(document.querySelector("[data-chart] canvas")).data.datasets.map((one) => one.borderColor),
   };
 }"""
-SHARES = ("accuracy", "accuracies", "cut_off", "no_spread", "clip_ratio", "unscored", "scorer_accuracy")
+SHARES = (
+    "accuracy",
+    "accuracies",
+    "cut_off",
+    "no_spread",
+    "clip_ratio",
+    "unscored",
+    "scorer_accuracy",
+)
 
 
 @pytest.fixture(scope="module")
 def shapes(platform: Platform) -> dict[str, int]:
     """Ids of trains whose records have every shape, by name."""
     made = subprocess.run(
-        [sys.executable, "-m", "tests.shapes"], cwd=ROOT, env=platform.env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.shapes"],
+        cwd=ROOT,
+        env=platform.env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert made.returncode == 0, made.stderr
     return json.loads(made.stdout)
@@ -103,13 +116,18 @@ def faults(chart: dict) -> list[str]:
         for at, point in enumerate(points):
             if not point["known"]:
                 continue
-            inside = area["left"] <= point["x"] <= area["right"] and area["top"] - 1 <= point["y"] <= area["bottom"] + 1
+            inside = (
+                area["left"] <= point["x"] <= area["right"]
+                and area["top"] - 1 <= point["y"] <= area["bottom"] + 1
+            )
             if not inside:
                 found.append(f"step {point['step']} is outside of the chart")
             # Half of a point that lies on the edge would be cut away.
             if point["radius"] and dataset["clip"] < point["radius"]:
                 found.append(f"step {point['step']} is cut in half")
-            neighbours = [points[near]["known"] for near in (at - 1, at + 1) if 0 <= near < len(points)]
+            neighbours = [
+                points[near]["known"] for near in (at - 1, at + 1) if 0 <= near < len(points)
+            ]
             if not any(neighbours) and not point["radius"]:
                 found.append(f"step {point['step']} stands alone and is not drawn")
     return found
@@ -117,7 +135,9 @@ def faults(chart: dict) -> list[str]:
 
 # One walk in each theme, which between them see every axis and both scales.
 @pytest.mark.parametrize(
-    ("dark", "view"), [(False, "x=step&log=0"), (True, "x=epoch&log=1")], ids=["light", "dark and logarithmic"]
+    ("dark", "view"),
+    [(False, "x=step&log=0"), (True, "x=epoch&log=1")],
+    ids=["light", "dark and logarithmic"],
 )
 def test_charts_of_every_shape_are_whole_and_named(open_page, shapes, dark, view):
     page = open_page(dark=dark)
@@ -127,7 +147,9 @@ def test_charts_of_every_shape_are_whole_and_named(open_page, shapes, dark, view
             found += [f"{name}, {chart['name']}: {fault}" for fault in faults(chart)]
     for chart in charts_of(page, f"/trains/{shapes['sft']}/evaluation/?x=time&log=0"):
         found += [f"sft over time, {chart['name']}: {fault}" for fault in faults(chart)]
-    compared = ",".join(str(shapes[name]) for name in ("sft", "sft running", "dpo", "grpo", "step 0 only", "shares"))
+    compared = ",".join(
+        str(shapes[name]) for name in ("sft", "sft running", "dpo", "grpo", "step 0 only", "shares")
+    )
     for chart in charts_of(page, f"/trains/compare/?ids={compared}&{view}"):
         found += [f"compare, {chart['name']}: {fault}" for fault in faults(chart)]
     assert found == []
@@ -146,7 +168,10 @@ def test_the_number_at_a_lines_end_is_the_one_that_is_drawn_there(open_page, sha
     path = f"/trains/{shapes['sft']}/evaluation/?smoothing=0.9"
     page.add_init_script(WRITTEN)
     loss = chart_of(page, path, "loss")
-    raw, smoothed = loss["datasets"][0]["points"][-1]["value"], loss["datasets"][1]["points"][-1]["value"]
+    raw, smoothed = (
+        loss["datasets"][0]["points"][-1]["value"],
+        loss["datasets"][1]["points"][-1]["value"],
+    )
     written = page.evaluate("written")
     assert f"{raw:.3f}" != f"{smoothed:.3f}"
     assert f"{smoothed:.3f}" in written
@@ -154,7 +179,9 @@ def test_the_number_at_a_lines_end_is_the_one_that_is_drawn_there(open_page, sha
 
 def test_a_reward_has_its_band_its_maximum_and_its_functions_in_one_chart(open_page, shapes):
     page = open_page()
-    charts = {chart["name"]: chart for chart in charts_of(page, f"/trains/{shapes['grpo']}/evaluation/")}
+    charts = {
+        chart["name"]: chart for chart in charts_of(page, f"/trains/{shapes['grpo']}/evaluation/")
+    }
     # The lower edge, the upper one, each step, smoothed, evaluations.
     assert len(charts["reward"]["datasets"]) == 5
     assert charts["reward"]["y"]["max"] >= 1.3
@@ -197,7 +224,9 @@ def test_the_age_of_the_last_step_is_by_the_servers_clock(open_page, shapes):
     page.add_init_script("const now = Date.now; Date.now = () => now() + 3600000;")
     page.goto(f"/trains/{shapes['sft running']}/evaluation/")
     stamp = page.locator("[data-stamp]")
-    expect(stamp).to_have_text(re.compile(r"^live, last step (just now|\d+ s ago|\d{1,2} m \d\d s ago)$"))
+    expect(stamp).to_have_text(
+        re.compile(r"^live, last step (just now|\d+ s ago|\d{1,2} m \d\d s ago)$")
+    )
 
 
 def test_a_server_that_says_nothing_is_not_live(open_page, shapes):

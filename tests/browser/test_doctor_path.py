@@ -1,5 +1,6 @@
-"""The doctor in a real browser: a finding is opened by the keyboard, its rows are walked through and mended, one row
-is edited and one set aside, and the versions that come of it are one dataset."""
+"""The doctor in a real browser: a finding is opened by the keyboard, its rows are walked through
+and mended, one row is edited and one set aside, and the versions that come of it are one
+dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.live import Platform
 
-SIZES = ({"width": 1440, "height": 900}, {"width": 1200, "height": 900}, {"width": 1024, "height": 900}, PHONE)
+SIZES = (
+    {"width": 1440, "height": 900},
+    {"width": 1200, "height": 900},
+    {"width": 1024, "height": 900},
+    PHONE,
+)
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, object]:
@@ -19,9 +25,15 @@ def chat(*turns: tuple[str, str]) -> dict[str, object]:
 
 
 def tickets() -> bytes:
-    rows = [chat(("user", f"Where is parcel {number}?"), ("assistant", "At the depot.")) for number in range(12)]
+    rows = [
+        chat(("user", f"Where is parcel {number}?"), ("assistant", "At the depot."))
+        for number in range(12)
+    ]
     rows += [rows[0]]
-    rows += [chat(("user", "Late."), ("user", f"Hello {number}?"), ("assistant", "Yes.")) for number in range(3)]
+    rows += [
+        chat(("user", "Late."), ("user", f"Hello {number}?"), ("assistant", "Yes."))
+        for number in range(3)
+    ]
     rows += [chat(("user", "My password: hunter2!"), ("assistant", "I reset it."))]
     rows += [chat(("user", "Q"), ("assistant", ""))]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

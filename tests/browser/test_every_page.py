@@ -30,7 +30,8 @@ def test_the_menu_and_the_form_work_from_the_keyboard(open_page):
 
 
 def test_a_chart_forgets_the_range_that_it_made_up_around_its_first_value(open_page, finished):
-    """A learning rate starts at 0 with warm-up; the range drawn then must not press the rest of the curve flat."""
+    """A learning rate starts at 0 with warm-up; the range drawn then must not press the rest of the
+    curve flat."""
     page = open_page()
     page.goto(f"/trains/{finished}/evaluation/")
     first = page.evaluate("() => DXCharts.widen(null, 0, 0, 2)")

@@ -21,7 +21,9 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
     operator.get_by_role("button", name="Pause the queue").click()
     expect(operator.locator("#queue")).to_contain_text("The queue is paused")
 
-    first, second = (platform.start(dataset, name=f"line-{place}", **short) for place in ("first", "second"))
+    first, second = (
+        platform.start(dataset, name=f"line-{place}", **short) for place in ("first", "second")
+    )
     owner = open_page(size=PHONE, dark=True)
     owner.goto(f"/trains/{second['id']}/")
     expect(owner.locator(".queue-notice")).to_contain_text("New disks until noon.")
@@ -41,9 +43,16 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
     owner.get_by_label("Base model").select_option(label="Tiny")
     owner.get_by_label("Dataset", exact=True).select_option(label="line.jsonl")
     owner.locator(".when summary").click()
-    owner.get_by_label("Starts", exact=True).select_option(label=f"after line-first #{first['id']} has succeeded")
+    owner.get_by_label("Starts", exact=True).select_option(
+        label=f"after line-first #{first['id']} has succeeded"
+    )
     owner.locator("#more summary").click()
-    for name, value in (("max_tokens", "64"), ("epochs", ""), ("max_steps", "1"), ("sample_prompts", "0")):
+    for name, value in (
+        ("max_tokens", "64"),
+        ("epochs", ""),
+        ("max_steps", "1"),
+        ("sample_prompts", "0"),
+    ):
         owner.locator(f"#id-{name}").fill(value)
     run = owner.locator("[data-run]:visible")
     expect(run).to_be_enabled()

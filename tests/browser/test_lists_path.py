@@ -1,4 +1,5 @@
-"""Lists in a real browser: sort, label, choose columns, delete several, search everything, and the queue's page."""
+"""Lists in a real browser: sort, label, choose columns, delete several, search everything, and the
+queue's page."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ SHORT = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
 
 @pytest.fixture
 def prefix(platform: Platform) -> Iterator[str]:
-    """What the names of three trains of Alice's begin with: two have ended, and one waits in a queue that an operator
-    has paused."""
+    """What the names of three trains of Alice's begin with: two have ended, and one waits in a
+    queue that an operator has paused."""
     prefix = f"lists-{uuid.uuid4().hex[:6]}"
     dataset = platform.upload("lists.jsonl", toy_rows(20))
     for name in ("one", "two"):

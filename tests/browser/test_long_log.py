@@ -1,4 +1,5 @@
-"""A log that is too long to be shown whole: found by a search of all of it, opened there, and back to the end."""
+"""A log that is too long to be shown whole: found by a search of all of it, opened there, and back
+to the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The whole path of a person who writes no code, in a real browser: upload, start, watch, stop, copy, compare."""
+"""The whole path of a person who writes no code, in a real browser: upload, start, watch, stop,
+copy, compare."""
 
 from __future__ import annotations
 
@@ -11,12 +12,18 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
 
-POINTS = "() => window.Chart?.getChart(document.querySelector('#charts canvas'))?.data.datasets[0]?.data.length ?? 0"
+POINTS = (
+    "() => window.Chart?.getChart(document.querySelector('#charts "
+    "canvas'))?.data.datasets[0]?.data.length ?? 0"
+)
 STEP = """() => {
   const found = /step ([\\d,]+)\\s+of/i.exec(document.querySelector("#train-progress").textContent);
   return Number((found ?? [0, "0"])[1].replaceAll(",", ""));
 }"""
-LINES = "() => window.Chart?.getChart(document.querySelector('.charts canvas'))?.data.datasets.length ?? 0"
+LINES = (
+    "() => window.Chart?.getChart(document.querySelector('.charts "
+    "canvas'))?.data.datasets.length ?? 0"
+)
 
 
 def upload(page: Page, name: str, rows: int = 40) -> None:
@@ -45,7 +52,9 @@ def start(page: Page, dataset: str, **values: str) -> str:
     page.get_by_label("Base model").select_option(label="Tiny")
     page.get_by_label("Dataset", exact=True).select_option(label=dataset)
     page.locator("#more summary").click()
-    for name, value in ({"max_tokens": "64", "sample_max_tokens": "8", "sample_prompts": "2"} | values).items():
+    for name, value in (
+        {"max_tokens": "64", "sample_max_tokens": "8", "sample_prompts": "2"} | values
+    ).items():
         set_field(page, name, value)
     run = page.locator("[data-run]:visible")
     expect(run).to_be_enabled()
@@ -130,7 +139,12 @@ def test_a_double_click_on_run_starts_one_train(open_page):
     page.get_by_label("Base model").select_option(label="Tiny")
     page.get_by_label("Dataset", exact=True).select_option(label="toys-double")
     page.locator("#more summary").click()
-    for name, value in {"max_tokens": "64", "epochs": "", "max_steps": "1", "name": "double"}.items():
+    for name, value in {
+        "max_tokens": "64",
+        "epochs": "",
+        "max_steps": "1",
+        "name": "double",
+    }.items():
         set_field(page, name, value)
     run = page.locator("[data-run]:visible")
     expect(run).to_be_enabled()
@@ -189,7 +203,9 @@ def test_the_header_is_told_by_what_the_charts_ask_for(open_page, platform):
     page.goto(f"/trains/{run['id']}/evaluation/")
     first = page.evaluate(STEP)
     until(page, f"() => ({STEP})() > {first} + 20")
-    assert sum(url.endswith("/live/") for url in asked) <= 1, "once, before the first answer to the charts"
+    assert sum(url.endswith("/live/") for url in asked) <= 1, (
+        "once, before the first answer to the charts"
+    )
     assert sum("/metrics/" in url for url in asked) >= 2
     platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
     page.locator("#train-head[data-state=stopped]").wait_for()
@@ -201,7 +217,12 @@ def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
     page.goto("/trains/new/lora/")
     page.get_by_label("Base model").select_option(label="Tiny")
     page.get_by_label("Dataset", exact=True).select_option(label="toys-bad")
-    for value, said in {"0": "above 0", "-1": "above 0", "abc": "number", "1e400": "finite"}.items():
+    for value, said in {
+        "0": "above 0",
+        "-1": "above 0",
+        "abc": "number",
+        "1e400": "finite",
+    }.items():
         set_field(page, "learning_rate", value)
         expect(page.locator("#messages-learning_rate")).to_contain_text(said)
         expect(page.locator("[data-problems]")).to_contain_text("Learning rate")
@@ -216,10 +237,15 @@ def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
 def test_text_from_people_stays_text(open_page, platform):
     """Rows, names and logs with markup are shown and not run."""
     page = open_page()
-    row = {"prompt": "<img src=x onerror=document.title=1>", "completion": "</script><script>document.title=2</script>"}
+    row = {
+        "prompt": "<img src=x onerror=document.title=1>",
+        "completion": "</script><script>document.title=2</script>",
+    }
     nasty = json.dumps(row).encode() + b"\n"
     page.goto("/datasets/new/")
-    page.locator("#id_file").set_input_files({"name": "nasty.jsonl", "mimeType": "text/plain", "buffer": nasty * 3})
+    page.locator("#id_file").set_input_files(
+        {"name": "nasty.jsonl", "mimeType": "text/plain", "buffer": nasty * 3}
+    )
     page.get_by_label("Name", exact=True).fill("<b>nasty</b>")
     page.get_by_role("button", name="Upload", exact=True).click()
     page.wait_for_url(re.compile(r"/datasets/\d+/"))

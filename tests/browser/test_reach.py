@@ -6,7 +6,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, until
 
-# Controls under the messages: their texts. The main button of a page, and what stands in a bar, must not be there.
+# Controls under the messages: their texts. The main button of a page, and what stands in a bar,
+# must not be there.
 COVERED = """() => {
   const box = document.getElementById("toasts").getBoundingClientRect();
   const covers = (area) => area.width && box.left < area.right && area.left < box.right && box.top < area.bottom
@@ -59,7 +60,11 @@ def test_messages_leave_wait_for_a_reader_are_announced_and_do_not_pile_up(at_ho
         toast(page, ("Copied.", "success"), ("Copied.", "success"), ("Copied.", "success"))
         expect(toasts).to_have_count(1)
         expect(toasts).to_contain_text("3×")
-        toast(page, ("It failed.", "error"), *((f"Message {number}.", "success") for number in range(6)))
+        toast(
+            page,
+            ("It failed.", "error"),
+            *((f"Message {number}.", "success") for number in range(6)),
+        )
         expect(toasts).to_have_count(3)
         expect(toasts.filter(has_text="It failed.")).to_have_count(1)
 
@@ -79,7 +84,11 @@ def test_a_message_of_the_server_leaves_too(at_home, home):
 def test_messages_cover_no_bar_and_no_main_button(at_home, home):
     with at_home(viewport=DESKTOP) as context:
         page = context.new_page()
-        for path in ("/trains/", f"/trains/new/lora/?copy={home['finished']}", f"/trains/{home['running']}/"):
+        for path in (
+            "/trains/",
+            f"/trains/new/lora/?copy={home['finished']}",
+            f"/trains/{home['running']}/",
+        ):
             for size in (DESKTOP, PHONE, {"width": 1024, "height": 600}):
                 page.set_viewport_size(size)
                 page.goto(path)
@@ -88,7 +97,10 @@ def test_messages_cover_no_bar_and_no_main_button(at_home, home):
                         pick.check()
                 toast(
                     page,
-                    *((f"Message {number} of some length, so that it has two lines.", "error") for number in "123"),
+                    *(
+                        (f"Message {number} of some length, so that it has two lines.", "error")
+                        for number in "123"
+                    ),
                 )
                 assert page.evaluate(COVERED) == [], (path, size)
 
@@ -125,7 +137,11 @@ def test_long_answers_scroll_with_the_keyboard(at_home, home):
 def test_heads_that_sort_look_like_it_and_say_so(at_home):
     with at_home(viewport=DESKTOP) as context:
         page = context.new_page()
-        for path, words in (("/trains/", "Base model"), ("/datasets/", "Rows"), ("/models/", "Size")):
+        for path, words in (
+            ("/trains/", "Base model"),
+            ("/datasets/", "Rows"),
+            ("/models/", "Size"),
+        ):
             page.goto(path)
             arrows = page.locator("thead .sort .icon:visible")
             assert arrows.count() == page.locator("thead .sort:visible").count() > 3

@@ -1,4 +1,5 @@
-"""By preference and by reward, in a real browser: DPO, a reward model, PPO with it, GRPO with rewards tried first."""
+"""By preference and by reward, in a real browser: DPO, a reward model, PPO with it, GRPO with
+rewards tried first."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ SEVERAL = "(canvas) => window.Chart?.getChart(canvas)?.data.datasets.length >= 3
 
 
 def pairs(count: int = 24) -> bytes:
-    rows = [{"prompt": f"Ball {n}?", "chosen": f"It is number {n}.", "rejected": f"No idea {n}!"} for n in range(count)]
+    rows = [
+        {"prompt": f"Ball {n}?", "chosen": f"It is number {n}.", "rejected": f"No idea {n}!"}
+        for n in range(count)
+    ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -29,7 +33,9 @@ def form(page: Page, method: str, dataset: str, **values: str) -> None:
     page.get_by_label("Base model").select_option(label="Tiny")
     page.get_by_label("Dataset", exact=True).select_option(label=dataset)
     page.locator("#more summary").click()
-    for name, value in ({"sample_max_tokens": "8", "sample_prompts": "2", "epochs": ""} | values).items():
+    for name, value in (
+        {"sample_max_tokens": "8", "sample_prompts": "2", "epochs": ""} | values
+    ).items():
         page.locator(f"#id-{name}").fill(value)
 
 
@@ -75,7 +81,13 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     page.get_by_label("Base model").select_option(label="Tiny")
     page.get_by_label("Dataset", exact=True).select_option(label="sums.jsonl")
     page.locator("#more summary").click()
-    given = {"max_completion_tokens": "8", "epochs": "", "max_steps": "4", "name": "by-taste", "sample_max_tokens": "8"}
+    given = {
+        "max_completion_tokens": "8",
+        "epochs": "",
+        "max_steps": "4",
+        "name": "by-taste",
+        "sample_max_tokens": "8",
+    }
     for name, value in given.items():
         page.locator(f"#id-{name}").fill(value)
     ppo = run(page)
@@ -83,7 +95,8 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     expect(page.get_by_role("heading", name="Answers it learns from")).to_be_visible()
     expect(page.locator("[data-completions] tbody tr").first).to_contain_text("+ 1?")
 
-    # GRPO: nothing runs without a reward; batch and generations are explained; rewards can be tried.
+    # GRPO: nothing runs without a reward; batch and generations are explained; rewards can be
+    # tried.
     form(page, "grpo", "sums.jsonl", max_completion_tokens="8", max_steps="3", name="by-number")
     expect(page.locator("[data-run]:visible")).to_be_disabled()
     expect(page.locator("[data-run-note]")).to_contain_text("Choose a reward")
@@ -97,7 +110,9 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     expect(page.locator(".trial-table tbody tr")).to_have_count(5, timeout=90_000)
     page.locator(".trial-table textarea").first.fill("It is 1.")
     page.get_by_role("button", name="Score these answers").click()
-    expect(page.locator(".trial-table tbody tr").first.locator("td.num").first).to_have_text("1.00", timeout=30_000)
+    expect(page.locator(".trial-table tbody tr").first.locator("td.num").first).to_have_text(
+        "1.00", timeout=30_000
+    )
     assert axe_violations(page) == []
     grpo = run(page)
     charts(page, grpo, "Reward", "Prompts with equal rewards", "Answers cut off")
@@ -116,7 +131,12 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     expect(page.locator("[data-reward-rows] [data-reward-row]")).to_have_count(1)
 
     phone = open_page(size=PHONE, dark=True)
-    for path in (f"/trains/new/grpo/?copy={grpo}", f"/trains/{grpo}/evaluation/", "/methods/", "/trains/new/"):
+    for path in (
+        f"/trains/new/grpo/?copy={grpo}",
+        f"/trains/{grpo}/evaluation/",
+        "/methods/",
+        "/trains/new/",
+    ):
         phone.goto(path)
         phone.wait_for_timeout(400)
         assert axe_violations(phone) == [], path

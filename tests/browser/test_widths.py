@@ -1,5 +1,6 @@
-"""Every page at every width, light and dark: nothing scrolls sideways, nothing is too narrow to read, nothing overlaps,
-nothing is cut beside room, nothing jumps while it loads, and axe finds nothing serious."""
+"""Every page at every width, light and dark: nothing scrolls sideways, nothing is too narrow to
+read, nothing overlaps, nothing is cut beside room, nothing jumps while it loads, and axe finds
+nothing serious."""
 
 from __future__ import annotations
 
@@ -91,9 +92,9 @@ SETTLED = """async () => {
 }"""
 
 
-# Theme, the width at which pages are loaded, and those at which they are measured. The dark theme changes colours and
-# nothing else,
-# as the last test sees to, so a few widths do; contrast is checked by axe.
+# Theme, the width at which pages are loaded, and those at which they are measured. The dark theme
+# changes colours and nothing else, as the last test sees to, so a few widths do; contrast is
+# checked by axe.
 WALKS = (("light", 1440, WIDTHS), ("dark", PHONE, (PHONE, 1024, 1440)))
 
 
@@ -109,15 +110,31 @@ def test_every_page_is_sound_at_every_width(at_home, home, theme, first, widths)
 
 
 def test_the_dark_theme_changes_colours_alone():
-    colours = re.compile(r"--[\w-]+|(background|border|outline)?-?color|background|border|fill|stroke|color-scheme")
-    for sheet in ("app.css", "charts.css", "compare.css", "components.css", "datasets.css", "form.css", "tables.css"):
+    colours = re.compile(
+        r"--[\w-]+|(background|border|outline)?-?color|background|border|fill|stroke|color-scheme"
+    )
+    for sheet in (
+        "app.css",
+        "charts.css",
+        "compare.css",
+        "components.css",
+        "datasets.css",
+        "form.css",
+        "tables.css",
+    ):
         text = re.sub(r"/\*.*?\*/", "", (STATIC / sheet).read_text(), flags=re.DOTALL)
         for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", text):
             if 'data-bs-theme="dark"' not in selector:
                 continue
-            names = [declaration.partition(":")[0].strip() for declaration in body.split(";") if declaration.strip()]
+            names = [
+                declaration.partition(":")[0].strip()
+                for declaration in body.split(";")
+                if declaration.strip()
+            ]
             # The shadow of what floats is a colour too.
-            assert [name for name in names if not colours.fullmatch(name) and name != "--shadow"] == [], selector
+            assert [
+                name for name in names if not colours.fullmatch(name) and name != "--shadow"
+            ] == [], selector
 
 
 def pages() -> list[str]:
@@ -141,7 +158,8 @@ def walked(page: Page, path: str, first: int, widths: tuple[int, ...]) -> list[s
     places: dict[str, tuple[str, list[int]]] = {}
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
-        # Scripts that look at sizes have had their turn after a frame; what glides into place is there at once.
+        # Scripts that look at sizes have had their turn after a frame; what glides into place is
+        # there at once.
         page.evaluate(SETTLED)
         for fault in page.evaluate(LAYOUT, {"targets": width == PHONE and "/admin/" not in path}):
             places.setdefault(fault["key"], (fault["line"], []))[1].append(width)

@@ -30,14 +30,22 @@ from training.stretches import stretches_grow
 
 LONG = "support-assistant-qwen3-lora-rank-64-learning-rate-2e-4-cosine-five-epochs"
 SENTENCE = (
-    "Thank you for writing to us. Your order left the warehouse on Tuesday, so it should arrive within three working "
+    "Thank you for writing to us. Your order left the warehouse on Tuesday, so it should arrive "
+    "within three working "
     "days; if it does not, reply to this message and we send you a new one at no cost. "
 )
 ADDRESS = "https://support.example.org/tickets/2026/11/28/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f0"
 GIB = 1 << 30
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LENGTHS = {str(tokens): 400 - abs(tokens - 300) for tokens in range(20, 700, 7)}
-PHASES = ("loading the model", "reading the dataset", "asking the base model", "training", "saving", "evaluating")
+PHASES = (
+    "loading the model",
+    "reading the dataset",
+    "asking the base model",
+    "training",
+    "saving",
+    "evaluating",
+)
 
 
 def used_home(home: Any) -> dict[str, str]:
@@ -60,78 +68,159 @@ def ids_of(trains: dict[str, TrainRun], count: int) -> str:
 def people_make() -> dict[str, User]:
     users = User.objects
     alice = users.create_superuser(
-        "alice", "alice@example.org", "alice-password-1", first_name="Alexandra", last_name="Papadopoulou-Brandenburg"
+        "alice",
+        "alice@example.org",
+        "alice-password-1",
+        first_name="Alexandra",
+        last_name="Papadopoulou-Brandenburg",
     )
-    bob = users.create_user("bob.montgomery-featherstonehaugh@example.org", password="bob-password-1")
+    bob = users.create_user(
+        "bob.montgomery-featherstonehaugh@example.org", password="bob-password-1"
+    )
     return {"alice": alice, "bob": bob}
 
 
 def models_make(owner: User) -> dict[str, BaseModel]:
     ready = {
-        "owner": owner, "source": "hub", "status": "ready", "architecture": "Qwen3ForCausalLM",
-        "parameter_count": 1_720_574_976, "context_length": 131_072, "dtype": "bfloat16", "licence": "apache-2.0",
-        "size_bytes": 4 * GIB, "sha256": "9f86d081" * 8, "tokenizer_sha256": "a3bf4f1b" * 8, "linear_modules": MODULES,
-        "chat_template": CHAT_TEMPLATE, "revision": "70d244cc" * 5,
-        "template_example": "<|im_start|>user\n" + SENTENCE + "<|im_end|>\n<|im_start|>assistant\n" + ADDRESS,
-    }  # fmt: skip
+        "owner": owner,
+        "source": "hub",
+        "status": "ready",
+        "architecture": "Qwen3ForCausalLM",
+        "parameter_count": 1_720_574_976,
+        "context_length": 131_072,
+        "dtype": "bfloat16",
+        "licence": "apache-2.0",
+        "size_bytes": 4 * GIB,
+        "sha256": "9f86d081" * 8,
+        "tokenizer_sha256": "a3bf4f1b" * 8,
+        "linear_modules": MODULES,
+        "chat_template": CHAT_TEMPLATE,
+        "revision": "70d244cc" * 5,
+        "template_example": "<|im_start|>user\n"
+        + SENTENCE
+        + "<|im_end|>\n<|im_start|>assistant\n"
+        + ADDRESS,
+    }
     make = BaseModel.objects.create
-    names = ("Qwen3-1.7B-Instruct-2507-bf16-continued-on-support-tickets", "SmolLM2-135M-Instruct", "Llama-3.2-1B")
+    names = (
+        "Qwen3-1.7B-Instruct-2507-bf16-continued-on-support-tickets",
+        "SmolLM2-135M-Instruct",
+        "Llama-3.2-1B",
+    )
     found = {
         f"model{number or ''}": make(
-            **ready | {"name": name, "slug": f"model-{number}", "reference": f"organisation-of-long-name/{name}@main"}
+            **ready
+            | {
+                "name": name,
+                "slug": f"model-{number}",
+                "reference": f"organisation-of-long-name/{name}@main",
+            }
         )
         for number, name in enumerate(names)
     }
     for model in found.values():
         model.path.mkdir(parents=True, exist_ok=True)
     found["importing"] = make(
-        name="Mistral-Small-3.2-24B-Instruct-2506", slug="importing", source="hub", progress=0.37, owner=owner,
-        phase="Downloading the weights", reference="mistralai/Mistral-Small-3.2-24B-Instruct-2506",
-    )  # fmt: skip
+        name="Mistral-Small-3.2-24B-Instruct-2506",
+        slug="importing",
+        source="hub",
+        progress=0.37,
+        owner=owner,
+        phase="Downloading the weights",
+        reference="mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+    )
     found["broken"] = make(
-        name="an-uploaded-model-that-was-quantised-by-somebody", slug="broken", source="gguf", status="failed",
-        reference="an-uploaded-model-that-was-quantised-by-somebody.Q4_K_M.gguf", owner=owner,
-        error="The file ends in the middle of tensor blk.27.ffn_down.weight. Upload it again, or choose another file.",
-    )  # fmt: skip
+        name="an-uploaded-model-that-was-quantised-by-somebody",
+        slug="broken",
+        source="gguf",
+        status="failed",
+        reference="an-uploaded-model-that-was-quantised-by-somebody.Q4_K_M.gguf",
+        owner=owner,
+        error="The file ends in the middle of tensor blk.27.ffn_down.weight. Upload it again, or "
+        "choose another file.",
+    )
     return found
 
 
 def datasets_make(owner: User, home: Any) -> dict[str, Dataset]:
     rows = chat_rows(260) + bad_rows()
     made = {
-        "chat": dataset_of(owner, home, "support-tickets-2026-answered-by-people-english-and-german", rows),
-        "pairs": dataset_of(owner, home, "preference-pairs-tone-of-voice-rated-by-three-people", pair_rows(40)),
-        "prompts": dataset_of(owner, home, "grade-school-maths-with-reference-answers", prompt_rows(40)),
+        "chat": dataset_of(
+            owner, home, "support-tickets-2026-answered-by-people-english-and-german", rows
+        ),
+        "pairs": dataset_of(
+            owner, home, "preference-pairs-tone-of-voice-rated-by-three-people", pair_rows(40)
+        ),
+        "prompts": dataset_of(
+            owner, home, "grade-school-maths-with-reference-answers", prompt_rows(40)
+        ),
         "rated": dataset_of(owner, home, "thumbs-up-and-down-from-the-help-page", rated_rows(40)),
-        "unusable": dataset_of(owner, home, "columns_exported_from_the_old_ticket_system", odd_rows(20)),
+        "unusable": dataset_of(
+            owner, home, "columns_exported_from_the_old_ticket_system", odd_rows(20)
+        ),
     }
     chat = made["chat"]
-    labels = [Label.objects.create(name=name) for name in ("support", "german-and-english", "reviewed-by-legal-2026")]
+    labels = [
+        Label.objects.create(name=name)
+        for name in ("support", "german-and-english", "reviewed-by-legal-2026")
+    ]
     chat.labels.set(labels)
     for model in BaseModel.objects.filter(status="ready")[:1]:
-        counts = {"rows": LENGTHS, "prompts": LENGTHS, "longest": [[1290, 12], [1180, 44]], "ready": True}
+        counts = {
+            "rows": LENGTHS,
+            "prompts": LENGTHS,
+            "longest": [[1290, 12], [1180, 44]],
+            "ready": True,
+        }
         TokenLengths.objects.update_or_create(
-            dataset=chat, tokenizer=model.tokenizer_sha256, defaults=counts | {"model_path": str(model.path)}
+            dataset=chat,
+            tokenizer=model.tokenizer_sha256,
+            defaults=counts | {"model_path": str(model.path)},
         )
-    base = {"owner": owner, "file_type": "jsonl", "file_name": "rows.jsonl", "size_bytes": 73_400_320}
+    base = {
+        "owner": owner,
+        "file_type": "jsonl",
+        "file_name": "rows.jsonl",
+        "size_bytes": 73_400_320,
+    }
     for number in range(30):
-        state = {"status": "checking", "checked_bytes": 40_000_000} if number == 29 else {"status": "ready"}
+        state = (
+            {"status": "checking", "checked_bytes": 40_000_000}
+            if number == 29
+            else {"status": "ready"}
+        )
         Dataset.objects.create(
-            name=f"nightly-export-of-the-knowledge-base-articles-{number:02}", slug=f"export-{number}",
-            sha256="0" * 64, format="messages", row_count=1_204_811, **base | state,
-        )  # fmt: skip
+            name=f"nightly-export-of-the-knowledge-base-articles-{number:02}",
+            slug=f"export-{number}",
+            sha256="0" * 64,
+            format="messages",
+            row_count=1_204_811,
+            **base | state,
+        )
     made["checking"] = Dataset.objects.latest("pk")
     made["version"] = Dataset.objects.create(
-        name=chat.name, slug="chat-v2", version=2, parent=chat, sha256="1" * 64, status="ready", format="messages",
-        row_count=250, **base,
-        repair={"slug": "drop_duplicates", "counts": {"read": 262, "written": 250, "changed": 4, "left_out": 12}},
-    )  # fmt: skip
+        name=chat.name,
+        slug="chat-v2",
+        version=2,
+        parent=chat,
+        sha256="1" * 64,
+        status="ready",
+        format="messages",
+        row_count=250,
+        **base,
+        repair={
+            "slug": "drop_duplicates",
+            "counts": {"read": 262, "written": 250, "changed": 4, "left_out": 12},
+        },
+    )
     return made
 
 
 def dataset_of(owner: User, home: Any, name: str, rows: list[Any]) -> Dataset:
     path = home / f"{name}.jsonl"
-    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
     file = ReceivedFile.copy_of(path)
     file.name = path.name
     dataset = dataset_create(owner=owner, file=file, name=name, description=SENTENCE * 2, labels=())
@@ -145,7 +234,10 @@ def chat_rows(count: int) -> list[Any]:
         {
             "messages": [
                 {"role": "system", "content": "You answer the letters of our customers."},
-                {"role": "user", "content": f"Where is order {number}? It is not at {ADDRESS}?order={number}"},
+                {
+                    "role": "user",
+                    "content": f"Where is order {number}? It is not at {ADDRESS}?order={number}",
+                },
                 {"role": "assistant", "content": SENTENCE * (1 + number % 5)},
             ],
             "ticket_number_of_the_old_system": number,
@@ -155,56 +247,85 @@ def chat_rows(count: int) -> list[Any]:
 
 
 def bad_rows() -> list[Any]:
-    repeated = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello!"}]}
+    repeated = {
+        "messages": [
+            {"role": "user", "content": "Hello?"},
+            {"role": "assistant", "content": "Hello!"},
+        ]
+    }
     return [
         *[repeated] * 6,
-        *[{"messages": [{"role": "user", "content": f"No answer {number} {ADDRESS}"}]} for number in range(12)],
+        *[
+            {"messages": [{"role": "user", "content": f"No answer {number} {ADDRESS}"}]}
+            for number in range(12)
+        ],
         '{"messages": [{"role": "user", "content": "this line breaks off\n',
     ]
 
 
 def pair_rows(count: int) -> list[Any]:
     return [
-        {"prompt": f"Say {number} kindly.", "chosen": SENTENCE + str(number), "rejected": f"No. {ADDRESS}"}
+        {
+            "prompt": f"Say {number} kindly.",
+            "chosen": SENTENCE + str(number),
+            "rejected": f"No. {ADDRESS}",
+        }
         for number in range(count)
     ]
 
 
 def prompt_rows(count: int) -> list[Any]:
     return [
-        {"prompt": f"What is {number} + {number}? {SENTENCE}", "answer": str(2 * number)} for number in range(count)
+        {"prompt": f"What is {number} + {number}? {SENTENCE}", "answer": str(2 * number)}
+        for number in range(count)
     ]
 
 
 def rated_rows(count: int) -> list[Any]:
     return [
-        {"prompt": f"Question {number}?", "completion": SENTENCE + str(number), "label": number % 3 > 0}
+        {
+            "prompt": f"Question {number}?",
+            "completion": SENTENCE + str(number),
+            "label": number % 3 > 0,
+        }
         for number in range(count)
     ]
 
 
 def odd_rows(count: int) -> list[Any]:
     return [
-        {"ticket_text_as_it_was_received": SENTENCE, "department_that_answered_it": 3, "n": n} for n in range(count)
+        {"ticket_text_as_it_was_received": SENTENCE, "department_that_answered_it": 3, "n": n}
+        for n in range(count)
     ]
 
 
 def trains_make(
     people: dict[str, User], models: dict[str, BaseModel], datasets: dict[str, Dataset]
 ) -> dict[str, TrainRun]:
-    lora = {"method": "lora", "dataset": datasets["chat"], "owner": people["alice"], "base_model": models["model"]}
+    lora = {
+        "method": "lora",
+        "dataset": datasets["chat"],
+        "owner": people["alice"],
+        "base_model": models["model"],
+    }
     grpo = lora | {"method": "grpo", "dataset": datasets["prompts"]}
     found = {
         "failed": train_make(**lora, status="failed", **failure()),
         "stopped": train_make(**lora, status="stopped"),
         "grpo": train_make(**grpo, status="finished", metric="reward"),
-        "dpo": train_make(**lora | {"method": "dpo", "dataset": datasets["pairs"]}, status="finished"),
-        "other": train_make(**lora | {"owner": people["bob"], "base_model": models["model1"]}, status="finished"),
+        "dpo": train_make(
+            **lora | {"method": "dpo", "dataset": datasets["pairs"]}, status="finished"
+        ),
+        "other": train_make(
+            **lora | {"owner": people["bob"], "base_model": models["model1"]}, status="finished"
+        ),
     }
     for number in range(32):
         status = ("finished", "failed", "stopped", "finished", "finished")[number % 5]
         owner = people["bob" if number % 3 == 0 else "alice"]
-        TrainRun.objects.create(**train_row(**lora | {"owner": owner}, status=status, number=number))
+        TrainRun.objects.create(
+            **train_row(**lora | {"owner": owner}, status=status, number=number)
+        )
     found["finished"] = train_make(**lora, status="finished")
     found["running"] = train_make(**lora, status="running", phase="training", eta_seconds=5400.0)
     found["waiting"] = train_make(**lora, status="queued", measured=False, notes=SENTENCE)
@@ -215,7 +336,8 @@ def trains_make(
 def failure() -> dict[str, str]:
     return {
         "error_code": "out_of_memory",
-        "error": "The GPU ran out of memory: 23.4 of 24.0 GB were taken when the train asked for 1.2 GB more.",
+        "error": "The GPU ran out of memory: 23.4 of 24.0 GB were taken when the train asked for "
+        "1.2 GB more.",
         "error_advice": "Take a smaller batch with more accumulation, or shorter rows.",
     }
 
@@ -228,29 +350,61 @@ def train_row(*, method: str, status: str, number: int = 0, **values: Any) -> di
     waiting = status == "queued"
     ended = status in TrainRun.ENDED
     where = {
-        "step": 903, "total_steps": 1204, "epoch": 2.25, "started_at": began, "host": "gpu-server-basement-2",
-        "last_metrics": {"loss": 1.204, "reward": 0.89, "tokens_per_second": 18_402, "num_tokens": 48_211_904,
-                         "peak_memory_gb": 21.4},
-        "last_evaluation": {"eval_loss": 1.31, "eval_reward": 0.9}, "best_value": 1.298, "best_step": 840,
-        "curve": [[step, 3 / (1 + step / 300)] for step in range(1, 900, 20)], "facts": facts(began),
-    }  # fmt: skip
+        "step": 903,
+        "total_steps": 1204,
+        "epoch": 2.25,
+        "started_at": began,
+        "host": "gpu-server-basement-2",
+        "last_metrics": {
+            "loss": 1.204,
+            "reward": 0.89,
+            "tokens_per_second": 18_402,
+            "num_tokens": 48_211_904,
+            "peak_memory_gb": 21.4,
+        },
+        "last_evaluation": {"eval_loss": 1.31, "eval_reward": 0.9},
+        "best_value": 1.298,
+        "best_step": 840,
+        "curve": [[step, 3 / (1 + step / 300)] for step in range(1, 900, 20)],
+        "facts": facts(began),
+    }
     return {
-        "name": f"{LONG}-{method}-{number:02}", "method": found, "status": status, "created_at": began,
-        "parameters": defaults | {"learning_rate": 1e-4 + number * 1e-6}, "defaults": defaults,
+        "name": f"{LONG}-{method}-{number:02}",
+        "method": found,
+        "status": status,
+        "created_at": began,
+        "parameters": defaults | {"learning_rate": 1e-4 + number * 1e-6},
+        "defaults": defaults,
         "finished_at": began + timedelta(hours=5, minutes=12) if ended else None,
-        **({} if waiting else where), **(failure() if status == "failed" else {}), **values,
-    }  # fmt: skip
+        **({} if waiting else where),
+        **(failure() if status == "failed" else {}),
+        **values,
+    }
 
 
 def facts(began: Any) -> dict[str, Any]:
     moments = [began.timestamp() + number * 900 for number in range(len(PHASES))]
     return {
-        "device": {"kind": "cuda", "name": "NVIDIA RTX 6000 Ada Generation Laptop GPU", "memory_gb": 47.9},
-        "precision": "bfloat16", "train_rows": 1_144_570, "eval_rows": 60_241, "left_out_rows": 13,
-        "trainable_count": 18_464_768, "parameter_count": 1_739_039_744, "steps_per_epoch": 401,
-        "versions": {"torch": "2.9.1+cu128", "transformers": "4.57.1", "trl": "0.25.0", "peft": "0.18.0"},
+        "device": {
+            "kind": "cuda",
+            "name": "NVIDIA RTX 6000 Ada Generation Laptop GPU",
+            "memory_gb": 47.9,
+        },
+        "precision": "bfloat16",
+        "train_rows": 1_144_570,
+        "eval_rows": 60_241,
+        "left_out_rows": 13,
+        "trainable_count": 18_464_768,
+        "parameter_count": 1_739_039_744,
+        "steps_per_epoch": 401,
+        "versions": {
+            "torch": "2.9.1+cu128",
+            "transformers": "4.57.1",
+            "trl": "0.25.0",
+            "peft": "0.18.0",
+        },
         "phases": [list(pair) for pair in zip(PHASES, moments, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def train_make(*, metric: str = "loss", measured: bool = True, **values: Any) -> TrainRun:
@@ -261,11 +415,21 @@ def train_make(*, metric: str = "loss", measured: bool = True, **values: Any) ->
     metrics_make(run, metric)
     samples_make(run)
     Checkpoint.objects.bulk_create(
-        Checkpoint(run=run, step=step, epoch=step / 401, value=2 - step / 1000, size_bytes=GIB // 12,
-                   time=1_790_000_000 + step, kept=step > 200)
+        Checkpoint(
+            run=run,
+            step=step,
+            epoch=step / 401,
+            value=2 - step / 1000,
+            size_bytes=GIB // 12,
+            time=1_790_000_000 + step,
+            kept=step > 200,
+        )
         for step in range(100, 901, 100)
-    )  # fmt: skip
-    lines = [f"2026-11-28 14:{n // 60 % 60:02}:{n % 60:02} step {n} of 1204 loss 1.204 {ADDRESS}" for n in range(400)]
+    )
+    lines = [
+        f"2026-11-28 14:{n // 60 % 60:02}:{n % 60:02} step {n} of 1204 loss 1.204 {ADDRESS}"
+        for n in range(400)
+    ]
     (runs_folder() / str(run.pk) / LOG).write_text("\n".join(lines))
     if run.status == "finished":
         (run.directory / MODEL).mkdir()
@@ -276,17 +440,43 @@ def metrics_make(run: TrainRun, metric: str) -> None:
     rows = []
     for step in range(1, 904, 6):
         wave = math.sin(step) / 10
-        values = {"loss": 3 / (1 + step / 300) + wave, "learning_rate": 2e-4 * (1 - step / 1204), "grad_norm": 1 + wave}
-        values |= {"num_tokens": step * 53_390, "tokens_per_second": 18_402 + wave, "peak_memory_gb": 21.4}
+        values = {
+            "loss": 3 / (1 + step / 300) + wave,
+            "learning_rate": 2e-4 * (1 - step / 1204),
+            "grad_norm": 1 + wave,
+        }
+        values |= {
+            "num_tokens": step * 53_390,
+            "tokens_per_second": 18_402 + wave,
+            "peak_memory_gb": 21.4,
+        }
         if metric == "reward":
-            values |= {"reward": 0.2 + step / 1300 + wave, "reward_std": 0.1 + wave / 2, "kl": step / 9000}
-            values |= {"rewards/same_answer/mean": 0.4 + wave, "completions/mean_length": 200 + 100 * wave}
+            values |= {
+                "reward": 0.2 + step / 1300 + wave,
+                "reward_std": 0.1 + wave / 2,
+                "kl": step / 9000,
+            }
+            values |= {
+                "rewards/same_answer/mean": 0.4 + wave,
+                "completions/mean_length": 200 + 100 * wave,
+            }
         rows.append((step, "train", values))
     for step in range(60, 901, 60):
-        measured = {f"eval_{metric}": 2.6 / (1 + step / 400), "eval_mean_token_accuracy": 0.5 + step / 3000}
+        measured = {
+            f"eval_{metric}": 2.6 / (1 + step / 400),
+            "eval_mean_token_accuracy": 0.5 + step / 3000,
+        }
         rows.append((step, "eval", measured))
     MetricRow.objects.bulk_create(
-        MetricRow(run=run, seq=seq, step=step, epoch=step / 401, split=split, time=1_790_000_000 + step * 20, values=of)
+        MetricRow(
+            run=run,
+            seq=seq,
+            step=step,
+            epoch=step / 401,
+            split=split,
+            time=1_790_000_000 + step * 20,
+            values=of,
+        )
         for seq, (step, split, of) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
     )
     TrainRun.objects.filter(pk=run.pk).update(last_seq=len(rows))
@@ -297,16 +487,35 @@ def samples_make(run: TrainRun) -> None:
     found = []
     for index in range(6):
         prompt = f"Where is order {index}? It is not at {ADDRESS}?order={index}"
-        for stage, text in (("before", "I am a language model. " * 9), ("after", SENTENCE * (1 + index % 3))):
-            found.append({"index": index, "stage": stage, "prompt": prompt, "reference": SENTENCE, "text": text})
+        for stage, text in (
+            ("before", "I am a language model. " * 9),
+            ("after", SENTENCE * (1 + index % 3)),
+        ):
+            found.append(
+                {
+                    "index": index,
+                    "stage": stage,
+                    "prompt": prompt,
+                    "reference": SENTENCE,
+                    "text": text,
+                }
+            )
     if run.method.slug == "grpo":
         rewards = {"same_answer": 1.0, "length_between": 0.25}
         found += [
-            {"index": n, "stage": "completion", "step": 900, "prompt": f"What is {n}? {SENTENCE}",
-             "text": SENTENCE + ADDRESS, "rewards": rewards}
+            {
+                "index": n,
+                "stage": "completion",
+                "step": 900,
+                "prompt": f"What is {n}? {SENTENCE}",
+                "text": SENTENCE + ADDRESS,
+                "rewards": rewards,
+            }
             for n in range(8)
-        ]  # fmt: skip
+        ]
     Sample.objects.bulk_create(
-        Sample(run=run, seq=10_000 + seq, tokens=64, stopped=seq % 2 == 0, **{"step": 903, **values})
+        Sample(
+            run=run, seq=10_000 + seq, tokens=64, stopped=seq % 2 == 0, **{"step": 903, **values}
+        )
         for seq, values in enumerate(found)
     )

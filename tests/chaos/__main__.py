@@ -1,9 +1,8 @@
 """python -m tests.chaos: break a running platform at random moments, and see what is lost.
 
-Every round is one train of the tiny model, several faults while it runs, and then the truth: see tests.chaos.truth. A
-train whose engine was killed or that ran out of disk fails, as it should, and goes on when somebody says so; the
-harness is that somebody.
-"""
+Every round is one train of the tiny model, several faults while it runs, and then the truth: see
+tests.chaos.truth. A train whose engine was killed or that ran out of disk fails, as it should, and
+goes on when somebody says so; the harness is that somebody."""
 
 from __future__ import annotations
 
@@ -21,7 +20,15 @@ from typing import Any
 
 import requests
 
-from tests.chaos.faults import EVERYWHERE, Fault, Scene, fill_disk, jump_clock, movable_clock, small_home
+from tests.chaos.faults import (
+    EVERYWHERE,
+    Fault,
+    Scene,
+    fill_disk,
+    jump_clock,
+    movable_clock,
+    small_home,
+)
 from tests.chaos.truth import lost, phantoms
 from tests.live import ENDED, Platform, running_platform
 
@@ -33,7 +40,10 @@ ROUND_SECONDS = 600
 
 
 def toy_rows() -> bytes:
-    rows = [{"prompt": f"Question {number}?", "completion": "The answer is yes."} for number in range(20)]
+    rows = [
+        {"prompt": f"Question {number}?", "completion": "The answer is yes."}
+        for number in range(20)
+    ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -47,14 +57,23 @@ def told(platform: Platform, run: int) -> dict[str, Any] | None:
 
 
 def begin(platform: Platform, dataset: dict[str, Any], steps: int) -> int:
-    """Start a train, however often the platform has to be asked; the same key starts no second one."""
+    """Start a train, however often the platform has to be asked; the same key starts no second
+    one."""
     body = {
-        "method": "lora", "base_model": "tiny", "dataset": dataset["id"],
+        "method": "lora",
+        "base_model": "tiny",
+        "dataset": dataset["id"],
         "parameters": {
-            "max_steps": steps, "max_tokens": 64, "batch_size": 2, "evaluation_split": 0.1, "sample_prompts": 0,
-            "save_strategy": "steps", "save_every": SAVE_EVERY, "save_total_limit": 2,
+            "max_steps": steps,
+            "max_tokens": 64,
+            "batch_size": 2,
+            "evaluation_split": 0.1,
+            "sample_prompts": 0,
+            "save_strategy": "steps",
+            "save_every": SAVE_EVERY,
+            "save_total_limit": 2,
         },
-    }  # fmt: skip
+    }
     key = f"chaos-{time.time()}"
     while True:
         try:
@@ -80,7 +99,8 @@ def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
 
 
 def resume(platform: Platform, row: dict[str, Any]) -> None:
-    """Go on from the newest whole checkpoint; a train that has none is begun anew by hand, as its page says."""
+    """Go on from the newest whole checkpoint; a train that has none is begun anew by hand, as its
+    page says."""
     try:
         if platform.api("POST", f"trains/{row['id']}/resume/").status_code == 400:
             platform.api("POST", f"trains/{row['id']}/resume/", json={"step": 0})
@@ -91,12 +111,15 @@ def resume(platform: Platform, row: dict[str, Any]) -> None:
 def round_of(
     platform: Platform, dataset: dict[str, Any], faults: list[Fault], draw: random.Random
 ) -> tuple[list[str], str]:
-    """One train and these faults. Returns what was lost, and how the train lived through it, in words."""
+    """One train and these faults. Returns what was lost, and how the train lived through it, in
+    words."""
     steps = STEPS_A_FAULT * len(faults)
     run = begin(platform, dataset, steps)
     deadline = time.monotonic() + ROUND_SECONDS
     # From its first checkpoint on: before it there is nothing to go on from.
-    while time.monotonic() < deadline and ((row := told(platform, run)) is None or row["step"] < SAVE_EVERY + 1):
+    while time.monotonic() < deadline and (
+        (row := told(platform, run)) is None or row["step"] < SAVE_EVERY + 1
+    ):
         if row is not None and row["status"] in ENDED:
             break
         time.sleep(0.1)
@@ -137,7 +160,12 @@ class Count:
 
 
 def rounds(
-    home: Path, clock: dict[str, str], known: tuple[Fault, ...], wanted: int, draw: random.Random, count: Count
+    home: Path,
+    clock: dict[str, str],
+    known: tuple[Fault, ...],
+    wanted: int,
+    draw: random.Random,
+    count: Count,
 ) -> None:
     with running_platform(home, clock) as platform:
         dataset = platform.upload("chaos.jsonl", toy_rows())
@@ -147,7 +175,11 @@ def rounds(
             problems, life = round_of(platform, dataset, faults, draw)
             count.add(faults, problems)
             names = ", ".join(fault.__name__ for fault in faults)
-            print(f"{time.monotonic() - began:5.0f} s  {names} ({life}): {'; '.join(problems) or 'well'}", flush=True)
+            print(
+                f"{time.monotonic() - began:5.0f} s  {names} ({life}): "
+                f"{'; '.join(problems) or 'well'}",
+                flush=True,
+            )
 
 
 def main() -> int:
@@ -161,7 +193,10 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     print(f"seed {given.seed}", flush=True)
     count = Count()
-    with tempfile.TemporaryDirectory(prefix="deepextension-chaos-") as folder, small_home(Path(folder)) as is_small:
+    with (
+        tempfile.TemporaryDirectory(prefix="deepextension-chaos-") as folder,
+        small_home(Path(folder)) as is_small,
+    ):
         known: tuple[Fault, ...] = (*EVERYWHERE, fill_disk) if is_small else EVERYWHERE
         if not is_small:
             print("No file system can be mounted here: the full disk is left out.", flush=True)
@@ -175,7 +210,10 @@ def main() -> int:
             rounds(Path(folder), clock, known, given.faults, random.Random(given.seed), count)
     print(json.dumps(dict(sorted(count.names.items()))))
     survived = count.faults - count.lost
-    print(f"{count.faults} faults, {survived} survived, {count.lost} lost (seed {given.seed})", flush=True)
+    print(
+        f"{count.faults} faults, {survived} survived, {count.lost} lost (seed {given.seed})",
+        flush=True,
+    )
     return 1 if count.lost else 0
 
 

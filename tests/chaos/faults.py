@@ -43,7 +43,9 @@ def _kill(*processes: psutil.Process | None) -> None:
                 process.kill()
 
 
-def _family(scene: Scene) -> tuple[psutil.Process | None, psutil.Process | None, psutil.Process | None]:
+def _family(
+    scene: Scene,
+) -> tuple[psutil.Process | None, psutil.Process | None, psutil.Process | None]:
     """(worker, supervisor, engine), as far as they live."""
     with contextlib.suppress(psutil.Error, StopIteration):
         worker = scene.platform.train_worker()
@@ -87,7 +89,9 @@ def empty_redis(scene: Scene) -> None:
 
 def lock_database(scene: Scene) -> None:
     """Longer than anybody waits for it."""
-    connection = sqlite3.connect(scene.platform.home / "db.sqlite3", timeout=30, isolation_level=None)
+    connection = sqlite3.connect(
+        scene.platform.home / "db.sqlite3", timeout=30, isolation_level=None
+    )
     with contextlib.suppress(sqlite3.OperationalError):
         connection.execute("BEGIN EXCLUSIVE")
         time.sleep(scene.draw.choice([1, 3, 25]))
@@ -98,7 +102,10 @@ def lock_database(scene: Scene) -> None:
 def torn_line(scene: Scene) -> None:
     """The engine dies in the midst of a line."""
     _kill(_family(scene)[2])
-    with contextlib.suppress(FileNotFoundError), (scene.directory / "events.jsonl").open("ab") as stream:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        (scene.directory / "events.jsonl").open("ab") as stream,
+    ):
         stream.write(b'{"v": 1, "seq": 999999, "type": "metr')
 
 
@@ -116,12 +123,17 @@ def half_checkpoint(scene: Scene) -> None:
 
 
 def second_worker(scene: Scene) -> None:
-    """Another worker, which may train beside the first, grabs at the same line for a while and is killed."""
+    """Another worker, which may train beside the first, grabs at the same line for a while and is
+    killed."""
     log = (scene.platform.home / "logs" / "second.log").open("ab")
     other = subprocess.Popen(
-        [sys.executable, "manage.py", "train_worker"], cwd=ROOT, stdout=log, stderr=log,
-        env=scene.platform.env | {"DEEPEXTENSION_WORKER_SLOT": "second"}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "manage.py", "train_worker"],
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+        env=scene.platform.env | {"DEEPEXTENSION_WORKER_SLOT": "second"},
+        start_new_session=True,
+    )
     time.sleep(scene.draw.uniform(2, 10))
     for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:
         _kill(process)
@@ -169,13 +181,26 @@ def freeze_engine(scene: Scene) -> None:
 
 
 EVERYWHERE: tuple[Fault, ...] = (
-    kill_engine, kill_supervisor, kill_worker, kill_the_whole_line_of_command, kill_web, kill_redis, empty_redis,
-    lock_database, torn_line, half_checkpoint, second_worker, deploy, reboot, freeze_engine,
-)  # fmt: skip
+    kill_engine,
+    kill_supervisor,
+    kill_worker,
+    kill_the_whole_line_of_command,
+    kill_web,
+    kill_redis,
+    empty_redis,
+    lock_database,
+    torn_line,
+    half_checkpoint,
+    second_worker,
+    deploy,
+    reboot,
+    freeze_engine,
+)
 
 
 def jump_clock(scene: Scene) -> None:
-    """The time of day is another one from now on, as after a reply of a time server. Needs movable_clock."""
+    """The time of day is another one from now on, as after a reply of a time server. Needs
+    movable_clock."""
     _set_clock(scene.platform.home, scene.draw.choice([-7200, -90, 90, 7200]))
     time.sleep(scene.draw.uniform(1, 4))
 
@@ -187,8 +212,8 @@ def _set_clock(home: Path, seconds: int) -> None:
 
 
 def movable_clock(home: Path) -> dict[str, str]:
-    """Variables by which all of a platform's processes take the time of day from a file in its home; {} where no C
-    compiler is installed that could make the library for it."""
+    """Variables by which all of a platform's processes take the time of day from a file in its
+    home; {} where no C compiler is installed that could make the library for it."""
     library = home / "clock.so"
     source = Path(__file__).with_name("clock.c")
     options = ["-O1", "-shared", "-fPIC", f'-DCLOCK_OFFSET_FILE="{home / "clock"}"']

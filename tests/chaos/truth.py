@@ -1,4 +1,5 @@
-"""What has to hold after every fault: read from disk and database, not from what the platform says of itself."""
+"""What has to hold after every fault: read from disk and database, not from what the platform says
+of itself."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def lost(platform: Platform, run: dict[str, Any], steps: int) -> list[str]:
     if [step for step, split, _ in stored if split == "train"] != list(range(1, steps + 1)):
         found.append(f"steps are missing or doubled: {gaps(stored, steps)}")
     written = events(directory / "events.jsonl")
-    if [(step, split) for step, split, _ in stored] != [(step, split) for step, split, _ in written]:
+    if [(step, split) for step, split, _ in stored] != [
+        (step, split) for step, split, _ in written
+    ]:
         found.append(f"{len(written)} rows were written, {len(stored)} are stored")
     elif stored != written:
         found.append("a stored row has other values than were written")
@@ -36,11 +39,15 @@ def lost(platform: Platform, run: dict[str, Any], steps: int) -> list[str]:
 def rows(database: Path, run: int) -> list[tuple[int, str, Any]]:
     with sqlite3.connect(database, timeout=60) as connection:
         query = 'SELECT step, split, "values" FROM training_metricrow WHERE run_id = ? ORDER BY seq'
-        return [(step, split, json.loads(values)) for step, split, values in connection.execute(query, (run,))]
+        return [
+            (step, split, json.loads(values))
+            for step, split, values in connection.execute(query, (run,))
+        ]
 
 
 def events(path: Path) -> list[tuple[int, str, Any]]:
-    """The metrics that count: what a later attempt began anew is gone. Written without the platform's own reader."""
+    """The metrics that count: what a later attempt began anew is gone. Written without the
+    platform's own reader."""
     found: list[tuple[int, str, Any]] = []
     for line in path.read_text(errors="replace").splitlines():
         try:
@@ -75,5 +82,10 @@ def model(folder: Path) -> list[str]:
 def phantoms(platform: Platform) -> list[str]:
     """Trains that say they run when nothing does."""
     with sqlite3.connect(platform.home / "db.sqlite3", timeout=60) as connection:
-        query = "SELECT id, status FROM training_trainrun WHERE status IN ('queued', 'running', 'stopping')"
-        return [f"train {number} still says {status}" for number, status in connection.execute(query)]
+        query = (
+            "SELECT id, status FROM training_trainrun WHERE status IN ('queued', 'running', "
+            "'stopping')"
+        )
+        return [
+            f"train {number} still says {status}" for number, status in connection.execute(query)
+        ]

@@ -1,4 +1,5 @@
-"""python -m tests.core.a_moved_home STEP: one half of a train, in the home that the environment names.
+"""python -m tests.core.a_moved_home STEP: one half of a train, in the home that the environment
+names.
 
 Processes of their own, since each works on its home's database and not on the test runner's. The
 training is real; the queue's Redis is not there, which only costs the wake-up calls.

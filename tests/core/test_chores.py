@@ -55,7 +55,9 @@ def kinds_of_chores(monkeypatch, db):
     """Kinds whose work is that of a function above."""
     endings.clear()
     known = {
-        function.__name__: Kind(function.__name__, f"{__name__}.{function.__name__}", f"{__name__}.note_ending")
+        function.__name__: Kind(
+            function.__name__, f"{__name__}.{function.__name__}", f"{__name__}.note_ending"
+        )
         for function in (do_nothing, never_end, break_off, compute_for_ever)
     }
     monkeypatch.setattr(chores, "_kinds", known)

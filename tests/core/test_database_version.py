@@ -1,4 +1,5 @@
-"""Old code on a newer database, and a home that is in use: both are refused before anything changes."""
+"""Old code on a newer database, and a home that is in use: both are refused before anything
+changes."""
 
 import pytest
 from django.contrib.auth import get_user_model

@@ -22,7 +22,9 @@ def run_in(home: Path, step: str) -> str:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "tests.core.a_moved_home", step]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 

@@ -28,7 +28,11 @@ def test_every_address_says_that_the_platform_is_starting_and_asks_again_by_itse
             assert "Setting up &lt;the&gt; database" in answer.text
         assert requests.post(address, data={"a": "b" * 5000}, timeout=5).status_code == 503
         state = requests.get(f"{address}/healthz", timeout=5).json()
-        assert state == {"status": "unavailable", "starting": True, "phase": "Setting up <the> database …"}
+        assert state == {
+            "status": "unavailable",
+            "starting": True,
+            "phase": "Setting up <the> database …",
+        }
         script = requests.get(f"{address}/starting.js", timeout=5)
         assert "location.reload()" in script.text
         assert script.headers["Content-Type"].startswith("text/javascript")

@@ -41,7 +41,9 @@ def receive(tmp_path) -> Callable[[bytes, str], ReceivedFile]:
 def upload(alice, receive) -> Callable[..., Dataset]:
     """Alice's dataset of `content`, not checked yet."""
 
-    def make(content: bytes | Path = GOOD, name: str = "rows.jsonl", *, shared: bool = False, **values) -> Dataset:
+    def make(
+        content: bytes | Path = GOOD, name: str = "rows.jsonl", *, shared: bool = False, **values
+    ) -> Dataset:
         dataset = dataset_create(**{"owner": alice} | values, file=receive(content, name))
         Dataset.objects.filter(pk=dataset.pk).update(shared=shared)
         dataset.refresh_from_db()
@@ -63,6 +65,7 @@ def checked(upload) -> Callable[..., Dataset]:
 
 @pytest.fixture(autouse=True)
 def no_uploads_of_other_tests():
-    """Many tests look whether anything was left; made-up requests of others leave what a server would not."""
+    """Many tests look whether anything was left; made-up requests of others leave what a server
+    would not."""
     for path in Path(settings.FILE_UPLOAD_TEMP_DIR).glob("upload-*"):
         path.unlink()

@@ -1,4 +1,5 @@
-"""Files as people have them, each one of a kind that other tools' users report; the words are our own."""
+"""Files as people have them, each one of a kind that other tools' users report; the words are our
+own."""
 
 import io
 import json
@@ -20,7 +21,10 @@ TOOLS = [{"type": "function", "function": SCHEMA}]
 
 
 def call(vehicle="tricycle", **more):
-    return {"type": "function", "function": {"name": "wheels", "arguments": {"vehicle": vehicle}}} | more
+    return {
+        "type": "function",
+        "function": {"name": "wheels", "arguments": {"vehicle": vehicle}},
+    } | more
 
 
 def calling(*calls):
@@ -81,7 +85,12 @@ READ = {
     "thinking under another name": (
         "a.jsonl",
         jsonl(
-            {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": TELL, "thinking": "Tri …"}]}
+            {
+                "conversations": [
+                    {"from": "human", "value": ASK},
+                    {"from": "gpt", "value": TELL, "thinking": "Tri …"},
+                ]
+            }
         ),
         [QUESTION, ANSWER | {"reasoning_content": "Tri …"}],
         {"reasoning"},
@@ -95,7 +104,10 @@ READ = {
                     QUESTION,
                     {
                         "role": "assistant",
-                        "content": [{"type": "thinking", "thinking": "Tri …"}, {"type": "text", "text": TELL}],
+                        "content": [
+                            {"type": "thinking", "thinking": "Tri …"},
+                            {"type": "text", "text": TELL},
+                        ],
                     },
                 ]
             }
@@ -113,7 +125,14 @@ READ = {
     ),
     "history in pairs": (
         "a.jsonl",
-        jsonl({"instruction": ASK, "input": "", "output": TELL, "history": [["And a bicycle?", "Two."]]}),
+        jsonl(
+            {
+                "instruction": ASK,
+                "input": "",
+                "output": TELL,
+                "history": [["And a bicycle?", "Two."]],
+            }
+        ),
         [*EARLIER, QUESTION, ANSWER],
         set(),
         [],
@@ -200,7 +219,9 @@ READ = {
                     {"from": "human", "value": ASK},
                     {
                         "from": "function_call",
-                        "value": json.dumps({"name": "wheels", "arguments": {"vehicle": "tricycle"}}),
+                        "value": json.dumps(
+                            {"name": "wheels", "arguments": {"vehicle": "tricycle"}}
+                        ),
                     },
                     {"from": "observation", "value": "3"},
                     {"from": "gpt", "value": TELL},
@@ -225,7 +246,11 @@ READ = {
             {
                 "messages": [
                     QUESTION,
-                    {"role": "assistant", "content": None, "function_call": written(call())["function"]},
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "function_call": written(call())["function"],
+                    },
                     {"role": "function", "name": "wheels", "content": "3"},
                     ANSWER,
                 ],
@@ -236,16 +261,36 @@ READ = {
         {"tool_calls"},
         [],
     ),
-    "lines that are lists of turns": ("a.jsonl", jsonl(CHAT, times=2), CHAT, {"list_row", "duplicate"}, []),
-    "a list of lists of turns": ("a.json", json.dumps([CHAT, CHAT]), CHAT, {"list_row", "duplicate"}, []),
+    "lines that are lists of turns": (
+        "a.jsonl",
+        jsonl(CHAT, times=2),
+        CHAT,
+        {"list_row", "duplicate"},
+        [],
+    ),
+    "a list of lists of turns": (
+        "a.json",
+        json.dumps([CHAT, CHAT]),
+        CHAT,
+        {"list_row", "duplicate"},
+        [],
+    ),
     "a comma behind each line": (
         "a.jsonl",
-        jsonl({"question": ASK, "answer": TELL}, {"question": "A bicycle?", "answer": "2"}).replace("}\n", "},\n"),
+        jsonl({"question": ASK, "answer": TELL}, {"question": "A bicycle?", "answer": "2"}).replace(
+            "}\n", "},\n"
+        ),
         CHAT,
         {"trailing_comma"},
         [],
     ),
-    "carriage returns alone": ("a.csv", f"instruction,output\r{ASK},{TELL}\r", CHAT, {"carriage_return"}, []),
+    "carriage returns alone": (
+        "a.csv",
+        f"instruction,output\r{ASK},{TELL}\r",
+        CHAT,
+        {"carriage_return"},
+        [],
+    ),
     "lines of JSON with carriage returns alone": (
         "a.jsonl",
         jsonl({"question": ASK, "answer": TELL}, times=2).replace("\n", "\r"),
@@ -277,7 +322,16 @@ READ = {
     ),
     "weight and loss": (
         "a.jsonl",
-        jsonl({"messages": [*EARLIER[:1], EARLIER[1] | {"weight": 0}, QUESTION, ANSWER | {"weight": 1}]}),
+        jsonl(
+            {
+                "messages": [
+                    *EARLIER[:1],
+                    EARLIER[1] | {"weight": 0},
+                    QUESTION,
+                    ANSWER | {"weight": 1},
+                ]
+            }
+        ),
         [EARLIER[0], EARLIER[1] | {"learned": False}, *CHAT],
         {"not_learned"},
         [],
@@ -285,7 +339,13 @@ READ = {
     "input, messages and references of verl": (
         "a.parquet",
         parquet(
-            [{"data_source": "sums", "prompt": [QUESTION], "reward_model": {"style": "rule", "ground_truth": TELL}}]
+            [
+                {
+                    "data_source": "sums",
+                    "prompt": [QUESTION],
+                    "reward_model": {"style": "rule", "ground_truth": TELL},
+                }
+            ]
         ),
         CHAT,
         set(),
@@ -293,7 +353,14 @@ READ = {
     ),
     "keys of other names": (
         "a.jsonl",
-        jsonl({"conversation": [{"speaker": "human", "text": ASK, "time": 3}, {"speaker": "AI", "text": TELL}]}),
+        jsonl(
+            {
+                "conversation": [
+                    {"speaker": "human", "text": ASK, "time": 3},
+                    {"speaker": "AI", "text": TELL},
+                ]
+            }
+        ),
         CHAT,
         set(),
         ["conversation[].time"],
@@ -307,19 +374,33 @@ READ = {
     ),
     "a context to the question": (
         "a.jsonl",
-        jsonl({"context": "Tri is three.", "question": ASK, "answers": {"text": [TELL], "answer_start": [0]}}),
+        jsonl(
+            {
+                "context": "Tri is three.",
+                "question": ASK,
+                "answers": {"text": [TELL], "answer_start": [0]},
+            }
+        ),
         [{"role": "user", "content": f"Tri is three.\n\n{ASK}"}, ANSWER],
         set(),
         ["answers.answer_start"],
     ),
     "a system prompt beside the turns": (
         "a.jsonl",
-        jsonl({"system": "Be brief.", "messages": [{"role": "system", "content": "Be kind."}, *CHAT]}),
+        jsonl(
+            {"system": "Be brief.", "messages": [{"role": "system", "content": "Be kind."}, *CHAT]}
+        ),
         [{"role": "system", "content": "Be brief.\n\nBe kind."}, *CHAT],
         set(),
         [],
     ),
-    "a prompt beside a text that is its answer": ("a.csv", f"prompt,text\n{ASK},{TELL}\n", CHAT, set(), []),
+    "a prompt beside a text that is its answer": (
+        "a.csv",
+        f"prompt,text\n{ASK},{TELL}\n",
+        CHAT,
+        set(),
+        [],
+    ),
     "separators of OpenAI's older files": (
         "a.jsonl",
         jsonl({"prompt": f"{ASK}\n\n###\n\n", "completion": TELL}),
@@ -343,7 +424,14 @@ READ = {
     ),
     "Gemini's contents": (
         "a.jsonl",
-        jsonl({"contents": [{"role": "user", "parts": [{"text": ASK}]}, {"role": "model", "parts": [{"text": TELL}]}]}),
+        jsonl(
+            {
+                "contents": [
+                    {"role": "user", "parts": [{"text": ASK}]},
+                    {"role": "model", "parts": [{"text": TELL}]},
+                ]
+            }
+        ),
         CHAT,
         set(),
         [],
@@ -357,7 +445,9 @@ READ = {
     ),
     "Cohere's names": (
         "a.jsonl",
-        jsonl({"messages": [{"role": "User", "content": ASK}, {"role": "Chatbot", "content": TELL}]}),
+        jsonl(
+            {"messages": [{"role": "User", "content": ASK}, {"role": "Chatbot", "content": TELL}]}
+        ),
         CHAT,
         set(),
         [],
@@ -385,7 +475,16 @@ READ = {
     ),
     "columns that nobody reads": (
         "a.jsonl",
-        jsonl({"question": ASK, "answer": TELL, "source": "book", "empty": "", "none": None, "more": {"a": [None]}}),
+        jsonl(
+            {
+                "question": ASK,
+                "answer": TELL,
+                "source": "book",
+                "empty": "",
+                "none": None,
+                "more": {"a": [None]},
+            }
+        ),
         CHAT,
         set(),
         ["source"],

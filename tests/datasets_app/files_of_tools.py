@@ -1,5 +1,5 @@
-"""Conversations that call tools, and their system prompts, as the APIs of others than OpenAI have them; the words are
-our own."""
+"""Conversations that call tools, and their system prompts, as the APIs of others than OpenAI have
+them; the words are our own."""
 
 from tests.datasets_app.files import ANSWER, ASK, QUESTION, TELL, call, calling
 
@@ -20,15 +20,23 @@ ANTHROPIC = [
 ]
 GEMINI = [
     {"role": "user", "parts": [{"text": ASK}]},
-    {"role": "model", "parts": [{"functionCall": {"name": "wheels", "args": {"vehicle": "tricycle"}}}]},
-    {"role": "function", "parts": [{"functionResponse": {"name": "wheels", "response": {"count": 3}}}]},
+    {
+        "role": "model",
+        "parts": [{"functionCall": {"name": "wheels", "args": {"vehicle": "tricycle"}}}],
+    },
+    {
+        "role": "function",
+        "parts": [{"functionResponse": {"name": "wheels", "response": {"count": 3}}}],
+    },
     {"role": "model", "parts": [{"text": TELL}]},
 ]
 BEDROCK = [
     {"role": "user", "content": [{"text": ASK}]},
     {
         "role": "assistant",
-        "content": [{"toolUse": {"toolUseId": "one", "name": "wheels", "input": {"vehicle": "tricycle"}}}],
+        "content": [
+            {"toolUse": {"toolUseId": "one", "name": "wheels", "input": {"vehicle": "tricycle"}}}
+        ],
     },
     {"role": "user", "content": [{"toolResult": {"toolUseId": "one", "content": [{"text": "3"}]}}]},
     {"role": "assistant", "content": [{"text": TELL}]},
@@ -82,7 +90,10 @@ READ = {
         ["messages[].is_error"],
     ),
     "Gemini's parts": (
-        {"systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]}, "contents": GEMINI},
+        {
+            "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
+            "contents": GEMINI,
+        },
         [
             {"role": "system", "content": "Be brief."},
             QUESTION,

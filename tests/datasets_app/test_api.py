@@ -34,19 +34,36 @@ def send(api, content=GOOD, name="rows.jsonl", **fields):
 
 
 def test_an_upload_answers_201_with_the_dataset(api):
-    answer = send(api, name="../../My rows.jsonl", description="About\r\nspiders", labels=["animals, english", "new"])
+    answer = send(
+        api,
+        name="../../My rows.jsonl",
+        description="About\r\nspiders",
+        labels=["animals, english", "new"],
+    )
 
     assert answer.status_code == 201
     body = answer.json()
     assert body["status"] == "checking"
-    assert (body["name"], body["slug"], body["file_name"]) == ("My rows", "my-rows", "My rows.jsonl")
-    assert (body["description"], body["labels"]) == ("About\nspiders", ["animals", "english", "new"])
+    assert (body["name"], body["slug"], body["file_name"]) == (
+        "My rows",
+        "my-rows",
+        "My rows.jsonl",
+    )
+    assert (body["description"], body["labels"]) == (
+        "About\nspiders",
+        ["animals", "english", "new"],
+    )
     assert (body["owner"], body["progress"], body["size_bytes"]) == ("alice", 0.0, len(GOOD))
     assert body["url"] == f"/datasets/{body['id']}/"
     dataset_check(body["id"])
 
     body = api.get(f"{URL}{body['slug']}/").json()
-    assert (body["status"], body["format"], body["row_count"], body["progress"]) == ("ready", "question-answer", 1, 1.0)
+    assert (body["status"], body["format"], body["row_count"], body["progress"]) == (
+        "ready",
+        "question-answer",
+        1,
+        1.0,
+    )
     assert body["column_map"] == {"question": "question", "answer": "answer"}
     assert body["columns"][0] == {"name": "question", "type": "text"}
 
@@ -111,10 +128,17 @@ def test_a_dataset_is_found_by_id_and_by_slug_and_nothing_else(api, checked):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("get", ""), ("patch", ""), ("delete", ""), ("get", "rows/"), ("get", "problems/"), ("get", "lengths/"),
-        ("get", "file/"), ("post", "archive/"), ("post", "restore/"),
+        ("get", ""),
+        ("patch", ""),
+        ("delete", ""),
+        ("get", "rows/"),
+        ("get", "problems/"),
+        ("get", "lengths/"),
+        ("get", "file/"),
+        ("post", "archive/"),
+        ("post", "restore/"),
     ],
-)  # fmt: skip
+)
 def test_a_stranger_finds_nothing_and_somebody_unknown_is_sent_away(as_bob, checked, method, path):
     url = f"{URL}{checked().pk}/{path}"
 
@@ -154,7 +178,9 @@ def test_columns_named_by_hand_are_checked_again(api, checked):
     answer = api.patch(url, {"format": "question-answer", "column_map": {"question": "frage"}})
     assert answer.status_code == 400
     assert "answer" in answer.json()["error"]["fields"]["column_map"][0]
-    answer = api.patch(url, {"format": "question-answer", "column_map": {"question": "frage", "answer": "antwort"}})
+    answer = api.patch(
+        url, {"format": "question-answer", "column_map": {"question": "frage", "answer": "antwort"}}
+    )
     assert answer.json()["status"] == "checking"
 
 
@@ -171,7 +197,13 @@ def test_rows_are_shown_as_in_the_file_and_as_the_model_sees_them(api, checked):
     assert good["problem"] is None
     assert (blank["example"], blank["problem"]["field"]) == (None, "answer")
     assert (broken["values"], broken["problem"]["value"]) == (None, "{broken")
-    assert [row["line"] for row in api.get(f"{url}?page=2&page_size=5").json()["results"]] == [6, 7, 8, 9, 10]
+    assert [row["line"] for row in api.get(f"{url}?page=2&page_size=5").json()["results"]] == [
+        6,
+        7,
+        8,
+        9,
+        10,
+    ]
     assert api.get(f"{url}?page=9").status_code == 404
     assert len(api.get(f"{url}?page_size=5000").json()["results"]) == 12
 
@@ -209,7 +241,9 @@ def test_lists_are_narrowed_and_sorted(api, checked, as_bob):
     assert as_bob.get(URL).json()["count"] == 0
 
 
-def test_a_list_takes_as_many_queries_for_ten_as_for_one(api, checked, django_assert_max_num_queries):
+def test_a_list_takes_as_many_queries_for_ten_as_for_one(
+    api, checked, django_assert_max_num_queries
+):
     checked(labels=["a"])
     # The rights of the reader take two, the page four.
     with django_assert_max_num_queries(6):
@@ -251,20 +285,30 @@ def test_lengths_without_a_model_say_so(api, checked):
 
 
 def test_the_api_says_what_the_page_says_of_what_is_not_used(api, checked):
-    turns = b'[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "thinking": "Hm.", "weight": 1}]'
+    turns = (
+        b'[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", '
+        b'"thinking": '
+        b'"Hm.", "weight": 1}]'
+    )
     dataset = checked(b'{"messages": ' + turns + b', "source": "book"}\n', "a.jsonl")
 
     body = api.get(f"{URL}{dataset.slug}/").json()
     assert body["unused"] == [{"name": "source", "rows": 1}]
     doctor = api.get(f"{URL}{dataset.slug}/doctor/").json()
-    assert {finding["kind"]: finding["count"] for finding in doctor["findings"]} == {"unused": 1, "reasoning": 1}
+    assert {finding["kind"]: finding["count"] for finding in doctor["findings"]} == {
+        "unused": 1,
+        "reasoning": 1,
+    }
     (row,) = api.get(f"{URL}{dataset.slug}/rows/").json()["results"]
     assert row["example"]["messages"][1]["reasoning_content"] == "Hm."
     assert row["example"]["unused"] == ["source"]
 
 
 def test_a_dataset_of_each_list_is_made_by_the_api_too(api, checked):
-    lists = {"train": [{"question": "q", "answer": "a"}] * 2, "test": [{"question": "r", "answer": "b"}]}
+    lists = {
+        "train": [{"question": "q", "answer": "a"}] * 2,
+        "test": [{"question": "r", "answer": "b"}],
+    }
     dataset = checked(json.dumps(lists).encode(), "a.json")
 
     answer = api.post(f"{URL}{dataset.slug}/repairs/", {"repair": "split_lists"}, format="json")

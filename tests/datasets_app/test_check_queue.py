@@ -22,10 +22,17 @@ def count(checked, db):
 
     dataset = checked()
     model = BaseModel.objects.create(
-        owner=dataset.owner, name="Tiny", slug="tiny", source="hub", reference="org/tiny", status="ready",
+        owner=dataset.owner,
+        name="Tiny",
+        slug="tiny",
+        source="hub",
+        reference="org/tiny",
+        status="ready",
         tokenizer_sha256=TOKENIZER,
-    )  # fmt: skip
-    return TokenLengths.objects.create(dataset=dataset, tokenizer=TOKENIZER, model_path=str(model.path))
+    )
+    return TokenLengths.objects.create(
+        dataset=dataset, tokenizer=TOKENIZER, model_path=str(model.path)
+    )
 
 
 def test_a_small_check_does_not_wait_behind_counts(upload, count):
@@ -71,7 +78,10 @@ def test_a_check_that_nobody_works_on_is_cancelled_all_the_same(upload, alice):
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        (TOO_LONG, "This took longer than the 10 minutes that it may take, and was ended. Split the file"),
+        (
+            TOO_LONG,
+            "This took longer than the 10 minutes that it may take, and was ended. Split the file",
+        ),
         (BROKE_OFF, "The check broke off several times at this file."),
         (CANCELLED, "The check was cancelled."),
     ],
@@ -95,7 +105,9 @@ def test_what_has_ended_is_not_ended_again(checked):
 def test_pages_cancel_a_check_and_begin_it_again(upload, alice, client):
     client.force_login(alice)
     dataset = upload()
-    assert f"/datasets/{dataset.pk}/cancel/" in client.get(dataset.get_absolute_url()).content.decode()
+    assert (
+        f"/datasets/{dataset.pk}/cancel/" in client.get(dataset.get_absolute_url()).content.decode()
+    )
     for action, status in (("cancel", "failed"), ("check", "checking")):
         answer = client.post(f"/datasets/{dataset.pk}/{action}/")
         assert answer["Location"] == dataset.get_absolute_url()
@@ -104,7 +116,8 @@ def test_pages_cancel_a_check_and_begin_it_again(upload, alice, client):
 
 
 @pytest.mark.parametrize(
-    "door", ["/api/v1/datasets/{pk}/lengths/{action}/?model=tiny", "/datasets/{pk}/lengths/{action}/"]
+    "door",
+    ["/api/v1/datasets/{pk}/lengths/{action}/?model=tiny", "/datasets/{pk}/lengths/{action}/"],
 )
 def test_a_count_is_cancelled_and_begun_again(door, count, alice, client):
     client.force_login(alice)
@@ -112,13 +125,19 @@ def test_a_count_is_cancelled_and_begun_again(door, count, alice, client):
     panel = f"/datasets/{pk}/lengths/?model=tiny"
     assert f"/datasets/{pk}/lengths/cancel/" in client.get(panel).content.decode()
 
-    assert client.post(door.format(pk=pk, action="cancel"), {"model": "tiny"}).status_code in (204, 302)
+    assert client.post(door.format(pk=pk, action="cancel"), {"model": "tiny"}).status_code in (
+        204,
+        302,
+    )
     count.refresh_from_db()
     assert count.error == "Counting was cancelled. Training works without it."
     assert not Chore.objects.filter(kind="token-count").exists()
     assert f"/datasets/{pk}/lengths/retry/" in client.get(panel).content.decode()
 
-    assert client.post(door.format(pk=pk, action="retry"), {"model": "tiny"}).status_code in (204, 302)
+    assert client.post(door.format(pk=pk, action="retry"), {"model": "tiny"}).status_code in (
+        204,
+        302,
+    )
     count.refresh_from_db()
     assert (count.error, count.attempts) == ("", 0)
     assert Chore.objects.filter(kind="token-count").count() == 1
@@ -132,7 +151,10 @@ def test_a_stranger_cancels_no_count(count, bob, client):
 def test_a_count_that_took_too_long_says_so(count):
     jobs.count_ended(count.pk, reason=TOO_LONG, limit_seconds=120)
     count.refresh_from_db()
-    assert count.error == "Counting took longer than 2 minutes and was ended. Training works without it."
+    assert (
+        count.error
+        == "Counting took longer than 2 minutes and was ended. Training works without it."
+    )
 
 
 def test_a_check_that_waits_says_how_many_go_first(upload, alice, client):
@@ -140,6 +162,8 @@ def test_a_check_that_waits_says_how_many_go_first(upload, alice, client):
     upload()
     second = upload(name="second.jsonl")
     assert client.get(f"/api/v1/datasets/{second.pk}/").json()["ahead"] == 1
-    assert "1 other goes first" in " ".join(client.get(second.get_absolute_url()).content.decode().split())
+    assert "1 other goes first" in " ".join(
+        client.get(second.get_absolute_url()).content.decode().split()
+    )
     dataset_check(second.pk)
     assert client.get(f"/api/v1/datasets/{second.pk}/").json()["ahead"] is None

@@ -1,4 +1,5 @@
-"""The check: what it finds in good, bad and hostile files, and that it can be begun again at any time."""
+"""The check: what it finds in good, bad and hostile files, and that it can be begun again at any
+time."""
 
 import json
 
@@ -25,7 +26,10 @@ def test_a_good_file_is_ready_with_its_facts(checked):
 
     assert (dataset.status, dataset.error, dataset.format) == ("ready", "", "question-answer")
     assert (dataset.row_count, dataset.problem_count, dataset.good_row_count) == (3, 0, 3)
-    assert dataset.columns == [{"name": "question", "type": "text"}, {"name": "answer", "type": "text"}]
+    assert dataset.columns == [
+        {"name": "question", "type": "text"},
+        {"name": "answer", "type": "text"},
+    ]
     assert dataset.column_map == {"question": "question", "answer": "answer"}
     assert dataset.checked_at
     assert dataset.progress == 1.0
@@ -55,8 +59,10 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
     assert found[3][2].startswith("Not valid JSON")
     assert dataset.problems.get(line=7).value == "{broken"
     assert {column["name"]: column["type"] for column in dataset.columns} == {
-        "question": "number or text", "answer": "null or number or text", "reply": "text",
-    }  # fmt: skip
+        "question": "number or text",
+        "answer": "null or number or text",
+        "reply": "text",
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,12 +72,16 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
         ("a.csv", b"question,answer\n", "The file has no rows"),
         ("a.jsonl", b"{broken\n{too\n", "None of the 2 rows can be read. Line 1: Not valid JSON"),
         ("a.jsonl", b'{"a": 1, "b": 2}', "The columns fit no known format: a, b."),
-        ("a.jsonl", b'{"question": "q", "answer": ""}', "Not even the only row can be used. The first problem, line 1"),
+        (
+            "a.jsonl",
+            b'{"question": "q", "answer": ""}',
+            "Not even the only row can be used. The first problem, line 1",
+        ),
         ("a.json", b"[1, 2]", "not a list of objects"),
         ("a.json", b'[{"text": "a"}, {"text', "not closed"),
         ("a.csv", b"text,text\n1,2\n", "Two columns are named"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_used_says_why(checked, name, content, words):
     dataset = checked(content, name)
 
@@ -86,7 +96,9 @@ def test_columns_that_fit_nothing_are_answered_with_the_nearest_formats(checked)
 
 
 def test_a_table_of_a_spreadsheet_is_read(checked):
-    dataset = checked('\ufeffquestion;answer\r\n"How ""many""?";8\r\n"a;b";"c\r\nd"\r\n'.encode(), "a.csv")
+    dataset = checked(
+        '\ufeffquestion;answer\r\n"How ""many""?";8\r\n"a;b";"c\r\nd"\r\n'.encode(), "a.csv"
+    )
 
     assert (dataset.status, dataset.file_type, dataset.row_count) == ("ready", "csv", 2)
 
@@ -98,7 +110,10 @@ def test_nested_parquet_is_read(checked, tmp_path):
     dataset = checked(path, "nested.parquet")
 
     assert (dataset.status, dataset.format, dataset.row_count) == ("ready", "messages", 130)
-    assert dataset.columns == [{"name": "messages", "type": "list"}, {"name": "when", "type": "bytes"}]
+    assert dataset.columns == [
+        {"name": "messages", "type": "list"},
+        {"name": "when", "type": "bytes"},
+    ]
 
 
 def test_the_first_thousand_problems_are_kept_and_all_are_counted(checked, monkeypatch):
@@ -201,15 +216,23 @@ def test_progress_is_written_while_it_reads(upload, monkeypatch):
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2)
+    st.none(),
+    st.booleans(),
+    st.integers(-9, 9),
+    st.text(max_size=5),
+    st.lists(st.text(max_size=3), max_size=2),
 )
 ROWS = st.dictionaries(st.sampled_from(["question", "answer", "text", "other"]), VALUES, max_size=3)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(
-        st.one_of(ROWS.map(json.dumps), st.sampled_from(["{broken", "", "[1]", "null"])), min_size=1, max_size=8
+        st.one_of(ROWS.map(json.dumps), st.sampled_from(["{broken", "", "[1]", "null"])),
+        min_size=1,
+        max_size=8,
     )
 )
 def test_rows_kept_and_rows_reported_are_the_rows_of_the_file(upload, rows):

@@ -1,4 +1,5 @@
-"""Files as people really have them, through the real check: read, or refused with a sentence that says what to change.
+"""Files as people really have them, through the real check: read, or refused with a sentence that
+says what to change.
 
 Nothing of a row may be left out without a word.
 """
@@ -73,7 +74,10 @@ def test_every_word_for_not_learning_an_answer_is_followed(checked, key, value):
 
 
 def test_a_weight_that_cannot_be_followed_is_named(checked):
-    turns = [QUESTION | {"train": True}, ANSWER | {"weight": 0.5, "train_detail": [{"begin_offset": 0}]}]
+    turns = [
+        QUESTION | {"train": True},
+        ANSWER | {"weight": 0.5, "train_detail": [{"begin_offset": 0}]},
+    ]
     dataset = checked(jsonl({"messages": turns}).encode())
 
     assert [item["name"] for item in dataset.unused] == [
@@ -87,7 +91,12 @@ def test_a_weight_that_cannot_be_followed_is_named(checked):
 REFUSED = {
     "pictures beside the text": (
         "a.jsonl",
-        jsonl({"messages": [QUESTION | {"content": f"<image>{ASK}"}, ANSWER], "images": ["tricycle.png"]}),
+        jsonl(
+            {
+                "messages": [QUESTION | {"content": f"<image>{ASK}"}, ANSWER],
+                "images": ["tricycle.png"],
+            }
+        ),
         "Holds pictures, sound or video, which cannot be trained on yet",
     ),
     "invisible text": ("a.jsonl", jsonl({"question": "\u200b\ufeff", "answer": TELL}), "Is blank"),
@@ -101,7 +110,11 @@ REFUSED = {
         jsonl({"segments": [{"label": True, "text": "a"}]}),
         "axolotl's input_output",
     ),
-    "a turn a row": ("a.csv", f"role,content\nuser,{ASK}\nassistant,{TELL}\n", "Each row is a single turn"),
+    "a turn a row": (
+        "a.csv",
+        f"role,content\nuser,{ASK}\nassistant,{TELL}\n",
+        "Each row is a single turn",
+    ),
     "columns of pandas": (
         "a.json",
         json.dumps({"question": {"0": ASK, "1": ASK}, "answer": {"0": TELL, "1": TELL}}),
@@ -119,7 +132,17 @@ REFUSED = {
     ),
     "words of the user behind a result": (
         "a.jsonl",
-        jsonl({"messages": [QUESTION, calling(call()), {"role": "tool", "content": "3"}, QUESTION, ANSWER]}),
+        jsonl(
+            {
+                "messages": [
+                    QUESTION,
+                    calling(call()),
+                    {"role": "tool", "content": "3"},
+                    QUESTION,
+                    ANSWER,
+                ]
+            }
+        ),
         "The user speaks right behind what a tool gave back",
     ),
     "messages of a tree": (
@@ -132,7 +155,11 @@ REFUSED = {
         json.dumps({"question": [ASK, ASK], "answer": [TELL, TELL]}),
         "holds columns",
     ),
-    "token ids": ("a.jsonl", jsonl({"input_ids": [1, 2], "labels": [1, 2]}), "token ids of one model"),
+    "token ids": (
+        "a.jsonl",
+        jsonl({"input_ids": [1, 2], "labels": [1, 2]}),
+        "token ids of one model",
+    ),
     "Python that is broken": ("a.csv", "messages\n\"[{'role': 'user'\"\n", "not valid JSON"),
     "a history that is none": (
         "a.jsonl",
@@ -158,7 +185,10 @@ def test_it_is_refused_with_a_sentence_that_says_why(checked, name):
 
 def test_human_and_assistant_in_one_text_are_turns(checked):
     pairs = [
-        {side: f"\n\nHuman: {ASK}\n\nAssistant: {text}" for side, text in (("chosen", TELL), ("rejected", "Two."))}
+        {
+            side: f"\n\nHuman: {ASK}\n\nAssistant: {text}"
+            for side, text in (("chosen", TELL), ("rejected", "Two."))
+        }
     ]
     dataset = checked(jsonl(*pairs).encode())
     (example,) = examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
@@ -182,8 +212,15 @@ def test_blank_characters_of_every_kind_are_blank(checked):
 
 
 def test_a_null_that_the_tools_schema_allows_stays(checked):
-    schema = SCHEMA | {"parameters": {"type": "object", "properties": {"vehicle": {"type": ["string", "null"]}}}}
-    turns = [QUESTION, {"role": "assistant", "tool_calls": [call(None)]}, {"role": "tool", "content": "3"}, ANSWER]
+    schema = SCHEMA | {
+        "parameters": {"type": "object", "properties": {"vehicle": {"type": ["string", "null"]}}}
+    }
+    turns = [
+        QUESTION,
+        {"role": "assistant", "tool_calls": [call(None)]},
+        {"role": "tool", "content": "3"},
+        ANSWER,
+    ]
     dataset = checked(jsonl({"messages": turns, "tools": [schema]}).encode())
     (example,) = examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
 
@@ -191,7 +228,9 @@ def test_a_null_that_the_tools_schema_allows_stays(checked):
     assert "null_arguments" not in {finding["kind"] for finding in dataset.findings}
 
 
-BOOK = "\n\n".join(f"Chapter {number}. " + "It rolled on three wheels. " * 30 for number in range(40))
+BOOK = "\n\n".join(
+    f"Chapter {number}. " + "It rolled on three wheels. " * 30 for number in range(40)
+)
 
 
 @pytest.mark.parametrize("name", ["book.txt", "book.md"])
@@ -204,12 +243,17 @@ def test_a_text_becomes_rows_of_a_length_that_is_not_cut(checked, name):
     assert max(len(row.text) for row in rows) <= 3000
     # Paragraphs stay whole.
     assert all(row.text.startswith("Chapter") for row in rows)
-    assert {finding["kind"]: finding["count"] for finding in dataset.findings}["paragraphs"] == len(rows)
+    assert {finding["kind"]: finding["count"] for finding in dataset.findings}["paragraphs"] == len(
+        rows
+    )
 
 
 def test_two_documents_in_one_text_are_not_one_row(checked):
     dataset = checked(b"The first.\n<|endoftext|>\nThe second.\n\x0cThe third.\n", "a.txt")
-    rows = [row.text for row in examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)]
+    rows = [
+        row.text
+        for row in examples(dataset.path, dataset.file_type, dataset.format, dataset.column_map)
+    ]
 
     assert rows == ["The first.", "The second.", "The third."]
 

@@ -1,4 +1,5 @@
-"""Files that are read in parts or mended: several lists in one, bad rows that become good, fields within columns."""
+"""Files that are read in parts or mended: several lists in one, bad rows that become good, fields
+within columns."""
 
 import json
 
@@ -26,7 +27,9 @@ def test_of_several_lists_in_one_file_no_row_is_passed_over(checked):
     assert (dataset.status, dataset.row_count, dataset.problem_count) == ("ready", 12, 0)
     finding = next(finding for finding in dataset.findings if finding["kind"] == "several_lists")
     assert finding["fields"] == [{"name": "train", "rows": 10}, {"name": "test", "rows": 2}]
-    assert [row.example.asked[0]["content"] for row in rows_seen(dataset, 0, 12)] == [f"Q{n}" for n in range(12)]
+    assert [row.example.asked[0]["content"] for row in rows_seen(dataset, 0, 12)] == [
+        f"Q{n}" for n in range(12)
+    ]
 
 
 def test_a_dataset_is_made_of_each_list(checked, alice):
@@ -44,7 +47,9 @@ def test_a_dataset_is_made_of_each_list(checked, alice):
     assert [part.repair["counts"]["read"] for part in made] == [10, 2]
 
 
-def test_lists_of_different_kinds_can_be_taken_apart_though_together_they_are_no_format(checked, alice):
+def test_lists_of_different_kinds_can_be_taken_apart_though_together_they_are_no_format(
+    checked, alice
+):
     lists = {"kinds": [{"id": 1, "label": "a"}], "data": [{"role": "user", "content": "a"}]}
     dataset = checked(json.dumps(lists).encode(), "a.json")
 
@@ -58,7 +63,9 @@ def test_reading_goes_on_behind_every_row_of_several_lists(tmp_path):
     rows, mark = list(read_rows(path, "json")), Mark()
     assert [row.part for row in rows] == ["test"] * 2 + ["train"] * 10
     for index, row in enumerate(rows):
-        assert [each.values for each in read_rows(path, "json", mark)] == [each.values for each in rows[index:]]
+        assert [each.values for each in read_rows(path, "json", mark)] == [
+            each.values for each in rows[index:]
+        ]
         mark = mark.after(row)
 
 
@@ -76,7 +83,13 @@ MENDED = {
         [QUESTION | {"content": f"{ASK}\n\n{ASK}"}, ANSWER],
     ),
     "keep_text": (
-        [[QUESTION | {"content": [{"type": "image_url"}, {"type": "text", "text": ASK}]}, ANSWER], CHAT],
+        [
+            [
+                QUESTION | {"content": [{"type": "image_url"}, {"type": "text", "text": ASK}]},
+                ANSWER,
+            ],
+            CHAT,
+        ],
         CHAT,
     ),
 }
@@ -100,7 +113,12 @@ def test_a_repair_that_is_offered_for_bad_rows_makes_them_good(checked, alice, s
 
 
 def test_the_text_beside_pictures_can_be_kept_alone(checked, alice):
-    rows = [{"messages": [QUESTION | {"content": f"<image>\n{ASK}"}, ANSWER], "images": ["tricycle.png"]}]
+    rows = [
+        {
+            "messages": [QUESTION | {"content": f"<image>\n{ASK}"}, ANSWER],
+            "images": ["tricycle.png"],
+        }
+    ]
     dataset = checked(jsonl(*rows).encode())
     assert dataset.status == "failed"
     (version,) = dataset_repair(dataset=dataset, by=alice, repair="keep_text")
@@ -112,9 +130,14 @@ def test_the_text_beside_pictures_can_be_kept_alone(checked, alice):
 
 
 def test_texts_that_are_conversations_can_be_made_conversations(checked, alice):
-    rows = [{"text": f"### Human: {ASK}### Assistant: {TELL}"}, {"text": f"User: {ASK}\nAssistant: {TELL}"}]
+    rows = [
+        {"text": f"### Human: {ASK}### Assistant: {TELL}"},
+        {"text": f"User: {ASK}\nAssistant: {TELL}"},
+    ]
     dataset = checked(jsonl(*rows).encode())
-    assert {finding["kind"]: finding["count"] for finding in dataset.findings} == {"transcript_text": 2}
+    assert {finding["kind"]: finding["count"] for finding in dataset.findings} == {
+        "transcript_text": 2
+    }
     (version,) = dataset_repair(dataset=dataset, by=alice, repair="text_to_chats")
     dataset_check(version.pk)
     version.refresh_from_db()
@@ -124,19 +147,30 @@ def test_texts_that_are_conversations_can_be_made_conversations(checked, alice):
 
 
 def test_separators_can_be_taken_out(checked, alice):
-    rows = [{"prompt": f"{ASK} ->", "completion": f" {TELL} END"}, {"prompt": f"{ASK}\n\n###\n\n", "completion": TELL}]
+    rows = [
+        {"prompt": f"{ASK} ->", "completion": f" {TELL} END"},
+        {"prompt": f"{ASK}\n\n###\n\n", "completion": TELL},
+    ]
     dataset = checked(jsonl(*rows).encode())
     (version,) = dataset_repair(dataset=dataset, by=alice, repair="strip_separators")
     dataset_check(version.pk)
 
-    assert [row.example.messages for row in rows_seen(Dataset.objects.get(pk=version.pk), 0, 2)] == [CHAT, CHAT]
+    assert [
+        row.example.messages for row in rows_seen(Dataset.objects.get(pk=version.pk), 0, 2)
+    ] == [CHAT, CHAT]
 
 
 def test_a_field_within_a_column_can_be_read(checked, alice):
     rows = [{"task": {"words": ASK, "key": {"right": TELL}}, "id": 1}]
     dataset = checked(jsonl(*rows).encode())
     assert dataset.status == "failed"
-    assert [column["name"] for column in dataset.columns] == ["task", "task.words", "task.key", "task.key.right", "id"]
+    assert [column["name"] for column in dataset.columns] == [
+        "task",
+        "task.words",
+        "task.key",
+        "task.key.right",
+        "id",
+    ]
     column_map = {"question": "task.words", "answer": "task.key.right"}
     dataset_update(dataset=dataset, by=alice, format="question-answer", column_map=column_map)
     dataset_check(dataset.pk)

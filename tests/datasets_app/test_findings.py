@@ -19,16 +19,37 @@ def chat(*turns):
 GOOD = chat(("user", "Where is my parcel?"), ("assistant", "At the depot."))
 # {kind: rows of which the last one has the finding, and what is marked in it}
 CASES = {
-    "two_turns": ([GOOD, chat(("user", "Late."), ("user", "Hello?"), ("assistant", "Yes."))], "Hello?"),
-    "ends_with_user": ([GOOD, chat(("user", "Q"), ("assistant", "A"), ("user", "And then?"))], "And then?"),
-    "system_later": ([GOOD, chat(("user", "Q"), ("system", "Be kind."), ("assistant", "A"))], "Be kind."),
-    "begins_with_assistant": ([GOOD, chat(("assistant", "Hi!"), ("user", "Q"), ("assistant", "A"))], "Hi!"),
+    "two_turns": (
+        [GOOD, chat(("user", "Late."), ("user", "Hello?"), ("assistant", "Yes."))],
+        "Hello?",
+    ),
+    "ends_with_user": (
+        [GOOD, chat(("user", "Q"), ("assistant", "A"), ("user", "And then?"))],
+        "And then?",
+    ),
+    "system_later": (
+        [GOOD, chat(("user", "Q"), ("system", "Be kind."), ("assistant", "A"))],
+        "Be kind.",
+    ),
+    "begins_with_assistant": (
+        [GOOD, chat(("assistant", "Hi!"), ("user", "Q"), ("assistant", "A"))],
+        "Hi!",
+    ),
     "secret": ([GOOD, chat(("user", "password: hunter2"), ("assistant", "Thanks."))], "hunter2"),
-    "email": ([GOOD, chat(("user", "I am ann.lee@example.org"), ("assistant", "Hi."))], "ann.lee@example.org"),
-    "template_tokens": ([GOOD, chat(("user", "<|im_start|>Q"), ("assistant", "A"))], "&lt;|im_start|&gt;"),
+    "email": (
+        [GOOD, chat(("user", "I am ann.lee@example.org"), ("assistant", "Hi."))],
+        "ann.lee@example.org",
+    ),
+    "template_tokens": (
+        [GOOD, chat(("user", "<|im_start|>Q"), ("assistant", "A"))],
+        "&lt;|im_start|&gt;",
+    ),
     "damaged": ([GOOD, chat(("user", "CafÃ©?"), ("assistant", "Yes."))], "Ã©"),
     "lost": ([GOOD, chat(("user", "Caf\ufffd?"), ("assistant", "Yes."))], "\ufffd"),
-    "media_marks": ([GOOD, chat(("user", "<image>What?"), ("assistant", "A cat."))], "&lt;image&gt;"),
+    "media_marks": (
+        [GOOD, chat(("user", "<image>What?"), ("assistant", "A cat."))],
+        "&lt;image&gt;",
+    ),
     "duplicate": ([GOOD, GOOD], ""),
     "other_answer": ([GOOD, chat(("user", "Where is my parcel?"), ("assistant", "Gone."))], ""),
 }
@@ -50,7 +71,9 @@ def api(alice):
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_finding_opens_to_its_row_with_the_part_it_is_about_and_to_its_repair(client, alice, dataset_of, kind):
+def test_a_finding_opens_to_its_row_with_the_part_it_is_about_and_to_its_repair(
+    client, alice, dataset_of, kind
+):
     rows, part = CASES[kind]
     dataset = dataset_of(rows)
     client.force_login(alice)
@@ -74,7 +97,9 @@ def test_what_the_repair_promises_for_a_row_is_what_it_makes_of_it(api, dataset_
     dataset = dataset_of(CASES[kind][0])
     url = f"/api/v1/datasets/{dataset.slug}"
     shown = api.get(f"{url}/doctor/{kind}/").json()
-    (finding,) = [item for item in api.get(f"{url}/doctor/").json()["faults"] if item["key"] == kind]
+    (finding,) = [
+        item for item in api.get(f"{url}/doctor/").json()["faults"] if item["key"] == kind
+    ]
     if not finding["repairs"]:
         assert (shown["outcome"], shown["after"]) == ("", None)
         return
@@ -90,7 +115,9 @@ def test_what_the_repair_promises_for_a_row_is_what_it_makes_of_it(api, dataset_
         assert results[1]["problem"] is None
 
 
-def test_findings_stand_in_the_order_in_which_they_matter_with_icon_and_word(client, alice, dataset_of):
+def test_findings_stand_in_the_order_in_which_they_matter_with_icon_and_word(
+    client, alice, dataset_of
+):
     dataset = dataset_of([row for rows, _ in CASES.values() for row in rows])
     client.force_login(alice)
     page = client.get(dataset.get_absolute_url()).content.decode()
@@ -104,7 +131,13 @@ def test_findings_stand_in_the_order_in_which_they_matter_with_icon_and_word(cli
 
 
 def test_bad_rows_are_told_apart_by_their_reason(dataset_of):
-    rows = [GOOD, chat(("user", "Q"), ("assistant", "")), {"messages": []}, {"messages": []}, {"other": 1}]
+    rows = [
+        GOOD,
+        chat(("user", "Q"), ("assistant", "")),
+        {"messages": []},
+        {"messages": []},
+        {"other": 1},
+    ]
     views = {view.title: view for view in findings_of(dataset_of(rows))}
 
     assert (views["Empty text"].lines, views["No turns"].lines) == ([2], [3, 4])
@@ -166,4 +199,6 @@ def test_a_file_that_is_gone_is_said_in_the_finding(client, alice, dataset_of):
     ],
 )
 def test_marks_stand_around_what_is_searched_for_and_nothing_is_html(text, search, wanted):
-    assert highlighted(text, Highlight(search=search)) == wanted.replace("<mark>", '<mark class="offending">')
+    assert highlighted(text, Highlight(search=search)) == wanted.replace(
+        "<mark>", '<mark class="offending">'
+    )

@@ -1,4 +1,5 @@
-"""Hostile files at every door: uploaded, checked, looked at and tried. Each is answered within bounds.
+"""Hostile files at every door: uploaded, checked, looked at and tried. Each is answered within
+bounds.
 
 Bounded is the processor time, which does not depend on how busy the machine is.
 """
@@ -55,7 +56,14 @@ def test_it_is_answered_at_every_door(hostile, client, alice, tmp_path):
         assert (dataset.status, hostile.says in dataset.error) == ("failed", True), dataset.error
 
     page, api = f"/datasets/{dataset.pk}/", f"/api/v1/datasets/{dataset.pk}/"
-    for door in (page, f"{page}?view=raw", api, f"{api}rows/?page_size=100", f"{api}doctor/", "/datasets/"):
+    for door in (
+        page,
+        f"{page}?view=raw",
+        api,
+        f"{api}rows/?page_size=100",
+        f"{api}doctor/",
+        "/datasets/",
+    ):
         with within_bounds(f"looking at {door}"):
             answer = client.get(door)
         assert answer.status_code in (200, 409), (door, answer.content[:500])

@@ -14,7 +14,10 @@ from datasets_app.importing import dataset_import
 from datasets_app.models import Dataset
 from tests.hub_server import COMMIT, TOKEN
 
-ROWS = [{"question": f"How much is {number} and one?", "answer": str(number + 1)} for number in range(30)]
+ROWS = [
+    {"question": f"How much is {number} and one?", "answer": str(number + 1)}
+    for number in range(30)
+]
 
 
 def lines(rows) -> str:
@@ -49,13 +52,20 @@ def test_it_fetches_the_usual_split_and_checks_it(alice, sums):
     assert [json.loads(line) for line in dataset.path.read_text().splitlines()] == ROWS
     assert dataset.size_bytes == dataset.path.stat().st_size
     assert hashlib.sha256(dataset.path.read_bytes()).hexdigest() == dataset.sha256
-    assert sorted(path.name for path in dataset.path.parent.iterdir()) == ["data.jsonl", "marks.json"]
+    assert sorted(path.name for path in dataset.path.parent.iterdir()) == [
+        "data.jsonl",
+        "marks.json",
+    ]
 
 
 def test_another_split_and_the_first_rows(alice, sums):
     dataset = fetch(alice, split="test", most_rows=3, name="To measure with")
 
-    assert (dataset.title, dataset.row_count, dataset.hub["split"]) == ("To measure with", 3, "test")
+    assert (dataset.title, dataset.row_count, dataset.hub["split"]) == (
+        "To measure with",
+        3,
+        "test",
+    )
 
 
 def test_what_there_is_is_named(alice, sums):
@@ -82,7 +92,9 @@ def test_pictures_are_left_out_and_dates_written(alice, hub, tmp_path):
         "seen": {"dtype": "timestamp[s]", "_type": "Value"},
     }
     described = {"huggingface": json.dumps({"info": {"features": features}})}
-    pyarrow.parquet.write_table(table.replace_schema_metadata(described), folder / "train-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata(described), folder / "train-00000-of-00001.parquet"
+    )
     hub.datasets["org/seen"] = folder
 
     dataset = fetch(alice, "org/seen")
@@ -90,8 +102,10 @@ def test_pictures_are_left_out_and_dates_written(alice, hub, tmp_path):
     assert (dataset.status, dataset.error, dataset.licence) == ("ready", "", "")
     assert dataset.hub["dropped"] == ["photo"]
     assert json.loads(dataset.path.read_text()) == {
-        "question": "What is it?", "answer": "A cat.", "seen": "1970-01-01T00:00:00",
-    }  # fmt: skip
+        "question": "What is it?",
+        "answer": "A cat.",
+        "seen": "1970-01-01T00:00:00",
+    }
 
 
 def test_a_script_is_not_run(alice, hub, tmp_path):
@@ -112,7 +126,10 @@ def test_files_that_are_no_rows(alice, sums):
 
 
 def test_one_that_is_not_there_and_one_that_is_gated(alice, hub, sums, settings):
-    assert "There is no dataset org/nothing on the hub, or it is private" in fetch(alice, "org/nothing").error
+    assert (
+        "There is no dataset org/nothing on the hub, or it is private"
+        in fetch(alice, "org/nothing").error
+    )
     assert "no such revision" in fetch(alice, "org/sums@older").error
     hub.gated.add("org/sums")
     assert "gated" in fetch(alice).error
@@ -154,7 +171,11 @@ def test_what_cannot_be_asked_for(alice, asked, field):
 
 def test_the_page_and_the_api(client, alice, sums):
     client.force_login(alice)
-    page = client.post("/datasets/import/", {"reference": "org/sums", "split": "dev", "most_rows": "3"}, follow=True)
+    page = client.post(
+        "/datasets/import/",
+        {"reference": "org/sums", "split": "dev", "most_rows": "3"},
+        follow=True,
+    )
     assert "Fetching the rows from the hub" in page.content.decode()
     dataset = Dataset.objects.get()
     dataset_check(dataset.pk)

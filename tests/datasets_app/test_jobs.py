@@ -15,12 +15,17 @@ LIMITED = "from datasets_app.jobs import limit_process; limit_process(seconds=1)
 
 def run(source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", LIMITED + source], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", LIMITED + source],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
     )
 
 
 def test_memory_beyond_the_limit_is_an_error_and_not_the_end_of_the_machine():
-    # What is allowed is only mapped and never written to: the machine that tests may have less to give.
+    # What is allowed is only mapped and never written to: the machine that tests may have less to
+    # give.
     done = run(
         "import mmap\ntry:\n    bytearray(3 << 30)\nexcept MemoryError:\n    print('refused')\n"
         "print(len(mmap.mmap(-1, 1 << 30)))"

@@ -15,9 +15,15 @@ from datasets_app.histogram import histogram
 from datasets_app.lengths import lengths_count, lengths_reconcile, token_lengths_get
 from datasets_app.models import TokenLengths
 
-NOTES = {"rendered": 4, "refused": 1, "refusals": [[2, "It calls two tools."]],
-         "findings": {"thinking_no_place": {"rows": 3, "lines": [1, 3]}}}  # fmt: skip
-COUNTS = json.dumps({"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]], "notes": NOTES})
+NOTES = {
+    "rendered": 4,
+    "refused": 1,
+    "refusals": [[2, "It calls two tools."]],
+    "findings": {"thinking_no_place": {"rows": 3, "lines": [1, 3]}},
+}
+COUNTS = json.dumps(
+    {"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]], "notes": NOTES}
+)
 
 
 @pytest.fixture
@@ -38,7 +44,9 @@ def row(checked) -> TokenLengths:
 
 
 def test_asking_twice_begins_one_count(row):
-    again = token_lengths_get(dataset=row.dataset, model_path="/models/other", tokenizer_sha256="abc")
+    again = token_lengths_get(
+        dataset=row.dataset, model_path="/models/other", tokenizer_sha256="abc"
+    )
 
     assert again.pk == row.pk
     assert not again.ready
@@ -57,7 +65,10 @@ def test_counts_are_written_as_the_engine_prints_them(row, engine):
 
 
 def test_the_engine_is_told_what_to_count(row, engine, tmp_path):
-    engine(f"import sys; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(sys.argv[1:])); print('''{COUNTS}''')")
+    engine(
+        f"import sys; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(sys.argv[1:])); "
+        f"print('''{COUNTS}''')"
+    )
     lengths_count(row.pk)
 
     told = (tmp_path / "told").read_text()
@@ -132,12 +143,16 @@ def test_the_reconciler_adds_a_chore_for_each_count_that_waits(row):
 
 def test_a_dataset_that_is_ready_is_counted_for_the_first_model_by_itself(upload, monkeypatch):
     monkeypatch.setattr(
-        tokenizers, "_sources", [lambda user: [Tokenizer("a", "A", "aa", "/a"), Tokenizer("b", "B", "bb", "/b")]]
+        tokenizers,
+        "_sources",
+        [lambda user: [Tokenizer("a", "A", "aa", "/a"), Tokenizer("b", "B", "bb", "/b")]],
     )
     dataset = upload()
     dataset_check(dataset.pk)
 
-    assert [(found.tokenizer, found.model_path) for found in dataset.token_lengths.all()] == [("aa", "/a")]
+    assert [(found.tokenizer, found.model_path) for found in dataset.token_lengths.all()] == [
+        ("aa", "/a")
+    ]
 
 
 def test_the_worker_of_the_chores_stays_without_torch():

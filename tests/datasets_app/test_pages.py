@@ -1,4 +1,5 @@
-"""Pages of datasets: what they show, what they escape, who may do what, and that they work without scripts."""
+"""Pages of datasets: what they show, what they escape, who may do what, and that they work without
+scripts."""
 
 import json
 
@@ -38,7 +39,14 @@ def test_the_list_shows_state_problems_and_labels(page, checked, upload):
     checked(b'{"a": 1}', name="odd.jsonl")
     found = text(page.get("/datasets/"))
 
-    for words in ("spiders", "1 row left out", "Question and answer", "zoo", "Checking", "Cannot be used"):
+    for words in (
+        "spiders",
+        "1 row left out",
+        "Question and answer",
+        "zoo",
+        "Checking",
+        "Cannot be used",
+    ):
         assert words in found
     assert "spiders" not in text(page.get("/datasets/?search=odd"))
     assert "No dataset matches" in text(page.get("/datasets/?search=nowhere"))
@@ -48,7 +56,9 @@ def test_the_list_shows_state_problems_and_labels(page, checked, upload):
     assert page.get("/datasets/?status=nonsense&ordering=password&format=%00").status_code == 200
 
 
-def test_a_list_takes_as_many_queries_for_ten_as_for_one(page, checked, django_assert_max_num_queries):
+def test_a_list_takes_as_many_queries_for_ten_as_for_one(
+    page, checked, django_assert_max_num_queries
+):
     for number in range(8):
         checked(labels=["a", f"b{number}"])
     with django_assert_max_num_queries(14):
@@ -56,7 +66,10 @@ def test_a_list_takes_as_many_queries_for_ten_as_for_one(page, checked, django_a
 
 
 def test_an_upload_without_scripts(page):
-    answer = page.post("/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", GOOD), "name": "", "labels": "a, b"})
+    answer = page.post(
+        "/datasets/new/",
+        {"file": SimpleUploadedFile("rows.jsonl", GOOD), "name": "", "labels": "a, b"},
+    )
 
     dataset = Dataset.objects.get()
     assert answer.status_code == 302
@@ -66,7 +79,9 @@ def test_an_upload_without_scripts(page):
 
 
 def test_an_upload_that_is_refused_keeps_what_was_written_and_says_why(page, settings):
-    answer = page.post("/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", b""), "name": "My <rows>"})
+    answer = page.post(
+        "/datasets/new/", {"file": SimpleUploadedFile("rows.jsonl", b""), "name": "My <rows>"}
+    )
     assert answer.status_code == 400
     assert "The file is empty" in answer.content.decode()
     assert "My &lt;rows&gt;" in answer.content.decode()
@@ -89,7 +104,9 @@ def test_an_upload_needs_its_token_and_a_person(alice):
     assert strict.post("/datasets/new/", body).status_code == 403
     token = strict.get("/datasets/new/").context["csrf_token"]
     body["file"].seek(0)
-    assert strict.post("/datasets/new/", body | {"csrfmiddlewaretoken": str(token)}).status_code == 302
+    assert (
+        strict.post("/datasets/new/", body | {"csrfmiddlewaretoken": str(token)}).status_code == 302
+    )
     assert temporary_files() == []
 
 
@@ -106,7 +123,9 @@ def test_a_page_shows_rows_as_the_model_sees_them_and_escapes_them(page, checked
     assert "50%" in found
     assert "Has no turns." in found
     assert f"?dataset={dataset.pk}" in found
-    assert "&quot;role&quot;: &quot;user&quot;" in text(page.get(f"/datasets/{dataset.pk}/?view=raw"))
+    assert "&quot;role&quot;: &quot;user&quot;" in text(
+        page.get(f"/datasets/{dataset.pk}/?view=raw")
+    )
 
 
 def test_pages_of_rows_and_of_problems(page, checked):
@@ -136,7 +155,9 @@ def test_columns_that_fit_nothing_can_be_named_on_the_page(page, checked):
     assert 'name="column-instruction"' in text(page.get(f"/datasets/{dataset.pk}/?format=alpaca"))
 
     wrong = page.post(
-        f"/datasets/{dataset.pk}/columns/", {"format": "question-answer", "column-question": "frage"}, follow=True
+        f"/datasets/{dataset.pk}/columns/",
+        {"format": "question-answer", "column-question": "frage"},
+        follow=True,
     )
     assert "which column of the file is answer" in text(wrong)
     page.post(
@@ -144,7 +165,10 @@ def test_columns_that_fit_nothing_can_be_named_on_the_page(page, checked):
         {"format": "question-answer", "column-question": "frage", "column-answer": "antwort"},
     )
     dataset.refresh_from_db()
-    assert (dataset.status, dataset.column_map) == ("checking", {"question": "frage", "answer": "antwort"})
+    assert (dataset.status, dataset.column_map) == (
+        "checking",
+        {"question": "frage", "answer": "antwort"},
+    )
 
 
 def test_columns_that_were_guessed_can_be_read_otherwise(page, checked):
@@ -174,24 +198,36 @@ def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatc
     )
     dataset = checked()
     assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/"))
-    TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(ready=True, rows={"10": 30, "300": 2})
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(
+        ready=True, rows={"10": 30, "300": 2}
+    )
     found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
     assert '<svg class="histogram"' in found
     assert "tokens: 30 rows" in found
     assert "style=" not in found
     assert "chat template" not in found
 
-    notes = {"rendered": 31, "refused": 1, "refusals": [[7, "It <calls> two tools."]],
-             "findings": {"thinking_only_last": {"rows": 3, "lines": [2, 5]}}}  # fmt: skip
+    notes = {
+        "rendered": 31,
+        "refused": 1,
+        "refusals": [[7, "It <calls> two tools."]],
+        "findings": {"thinking_only_last": {"rows": 3, "lines": [2, 5]}},
+    }
     TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(notes=notes)
     found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
     assert "1 of 32 rows is left out" in found
     assert "Line 7: It &lt;calls&gt; two tools." in found
     assert "In 3 of 32 rows the thinking of earlier answers is not learned" in found
     assert "First: line 2, line 5." in found
-    assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
-    TokenLengths.objects.filter(dataset=dataset, tokenizer="cd").update(error="The template <loops>.")
-    assert "The template &lt;loops&gt;." in text(page.get(f"/datasets/{dataset.pk}/lengths/?model=big"))
+    assert "Counting in the background" in text(
+        page.get(f"/datasets/{dataset.pk}/lengths/?model=big")
+    )
+    TokenLengths.objects.filter(dataset=dataset, tokenizer="cd").update(
+        error="The template <loops>."
+    )
+    assert "The template &lt;loops&gt;." in text(
+        page.get(f"/datasets/{dataset.pk}/lengths/?model=big")
+    )
 
 
 def test_names_labels_and_description_are_edited(page, checked):
@@ -199,7 +235,9 @@ def test_names_labels_and_description_are_edited(page, checked):
     assert 'value="old"' in text(page.get(f"/datasets/{dataset.pk}/edit/"))
 
     assert page.post(f"/datasets/{dataset.pk}/edit/", {"name": "", "labels": ""}).status_code == 400
-    page.post(f"/datasets/{dataset.pk}/edit/", {"name": "New", "description": "Words", "labels": "x, y"})
+    page.post(
+        f"/datasets/{dataset.pk}/edit/", {"name": "New", "description": "Words", "labels": "x, y"}
+    )
     dataset.refresh_from_db()
     assert (dataset.name, dataset.description, dataset.labels.count()) == ("New", "Words", 2)
 
@@ -226,7 +264,9 @@ def test_one_that_a_train_used_offers_the_archive_alone(page, checked):
 
     assert "1 train" in found
     assert f"/datasets/{dataset.pk}/delete/" not in found
-    assert "Archive it instead" in text(page.post(f"/datasets/{dataset.pk}/delete/", {"sure": "1"}, follow=True))
+    assert "Archive it instead" in text(
+        page.post(f"/datasets/{dataset.pk}/delete/", {"sure": "1"}, follow=True)
+    )
 
 
 @pytest.mark.parametrize("path", ["", "lengths/", "edit/", "file/"])
@@ -261,7 +301,9 @@ def test_operators_look_archive_and_delete_through_the_services(client, olga, ch
     found = text(client.get(f"{url}{dataset.pk}/change/"))
     for field in ("status", "sha256", "row_count", "owner", "slug"):
         assert f'name="{field}"' not in found
-    client.post(f"{url}{dataset.pk}/change/", {"name": "Renamed", "description": "", "status": "failed"})
+    client.post(
+        f"{url}{dataset.pk}/change/", {"name": "Renamed", "description": "", "status": "failed"}
+    )
     dataset.refresh_from_db()
     assert (dataset.name, dataset.status) == ("Renamed", "ready")
     assert client.post(f"{url}{used.pk}/delete/", {"post": "yes"}).status_code == 403
@@ -270,7 +312,10 @@ def test_operators_look_archive_and_delete_through_the_services(client, olga, ch
 
 
 def test_the_page_names_what_is_not_used_and_how_rows_were_read(page, checked):
-    turns = [{"role": "user", "content": "q", "time": 1}, {"role": "assistant", "content": "a", "reasoning": "Hm."}]
+    turns = [
+        {"role": "user", "content": "q", "time": 1},
+        {"role": "assistant", "content": "a", "reasoning": "Hm."},
+    ]
     rows = [{"messages": turns, "source": "book"}, {"messages": turns, "source": ""}]
     dataset = checked("".join(json.dumps(row) + "\n" for row in rows).encode())
     found = text(page.get(f"/datasets/{dataset.pk}/"))
@@ -287,7 +332,10 @@ def test_the_page_names_what_is_not_used_and_how_rows_were_read(page, checked):
 
 
 def test_the_page_offers_a_dataset_of_each_list(page, checked):
-    lists = {"train": [{"question": "q", "answer": "a"}] * 2, "test": [{"question": "r", "answer": "b"}]}
+    lists = {
+        "train": [{"question": "q", "answer": "a"}] * 2,
+        "test": [{"question": "r", "answer": "b"}],
+    }
     dataset = checked(json.dumps(lists).encode(), "a.json")
     found = text(page.get(f"/datasets/{dataset.pk}/"))
 

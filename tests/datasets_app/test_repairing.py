@@ -1,4 +1,5 @@
-"""Repairs for real: each makes a version by the check's own chore, and what it was made of stays as it was."""
+"""Repairs for real: each makes a version by the check's own chore, and what it was made of stays as
+it was."""
 
 import json
 import shutil
@@ -29,7 +30,9 @@ def asked(question, answer="Yes.", **more):
 
 
 ROWS = lines(asked("A"), asked("B", n=1), asked("A"), asked(None), asked(f"My key is {KEY}"))
-PAIRS = lines(*({"prompt": f"P{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(20)))
+PAIRS = lines(
+    *({"prompt": f"P{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(20))
+)
 
 
 @pytest.fixture
@@ -39,7 +42,10 @@ def german(checked, alice) -> Dataset:
 
     dataset = checked(ROWS)
     dataset_update(
-        dataset=dataset, by=alice, format="question-answer", column_map={"question": "Frage", "answer": "Antwort"}
+        dataset=dataset,
+        by=alice,
+        format="question-answer",
+        column_map={"question": "Frage", "answer": "Antwort"},
     )
     dataset_check(dataset.pk)
     dataset.refresh_from_db()
@@ -61,7 +67,12 @@ def rows_of(dataset):
 def test_a_repair_makes_a_version_and_leaves_the_original_alone(german, alice):
     before = german.path.read_bytes(), german.sha256
     (version,) = made(german, alice, "drop_duplicates")
-    assert (version.status, version.version, version.parent, version.title) == ("ready", 2, german, "rows v2")
+    assert (version.status, version.version, version.parent, version.title) == (
+        "ready",
+        2,
+        german,
+        "rows v2",
+    )
     assert (version.format, version.column_map) == (german.format, german.column_map)
     assert [row["Frage"] for row in rows_of(version)] == ["A", "B", None, f"My key is {KEY}"]
     assert rows_of(version)[1]["n"] == 1
@@ -92,7 +103,9 @@ def test_a_split_makes_two_that_are_all_rows_together(checked, alice):
     train, evaluation = made(dataset, alice, "split")
     assert (train.row_count, evaluation.row_count) == (18, 2)
     assert evaluation.name == "rows (to measure with)"
-    assert len({json.dumps(row) for version in (train, evaluation) for row in rows_of(version)}) == 20
+    assert (
+        len({json.dumps(row) for version in (train, evaluation) for row in rows_of(version)}) == 20
+    )
 
 
 def test_what_is_not_offered_is_refused(checked, alice, bob):
@@ -151,7 +164,9 @@ def test_rows_over_a_limit_are_told_on_the_page_and_left_out(checked, alice, cou
     assert "before the answer begins" in page
     assert "line 2 with" in page
     answer = client.post(
-        f"/datasets/{dataset.pk}/repair/", {"repair": "drop_long", "model": "tiny", "limit": "50"}, follow=True
+        f"/datasets/{dataset.pk}/repair/",
+        {"repair": "drop_long", "model": "tiny", "limit": "50"},
+        follow=True,
     )
     version = Dataset.objects.get(parent=dataset)
     assert answer.redirect_chain[0][0] == version.get_absolute_url()
@@ -167,7 +182,9 @@ def test_a_limit_must_be_one(checked, alice, counted):
     dataset = checked(LONG)
     for limit in (0, -1, 10**9):
         with pytest.raises(UserError) as caught:
-            dataset_repair(dataset=dataset, by=alice, repair="drop_long", model="tiny", max_tokens=limit)
+            dataset_repair(
+                dataset=dataset, by=alice, repair="drop_long", model="tiny", max_tokens=limit
+            )
         assert set(caught.value.fields) == {"max_tokens"}
     with pytest.raises(UserError) as caught:
         dataset_repair(dataset=dataset, by=alice, repair="drop_long", model="no-such", max_tokens=9)
@@ -193,8 +210,13 @@ def test_the_api_does_the_same(checked, alice, bob, counted):
     url = f"/api/v1/datasets/{dataset.slug}"
     body = api.get(f"{url}/doctor/").json()
     assert {item["recipe"]: item["state"] for item in body["recipes"]} == {
-        "sft": "repair", "dpo": "ready", "kto": "ready", "reward": "ready", "grpo": "ready", "ppo": "ready",
-    }  # fmt: skip
+        "sft": "repair",
+        "dpo": "ready",
+        "kto": "ready",
+        "reward": "ready",
+        "grpo": "ready",
+        "ppo": "ready",
+    }
     answer = api.post(f"{url}/repairs/", {"repair": "drop_long", "model": "tiny", "max_tokens": 64})
     assert answer.status_code == 201
     (version,) = answer.json()

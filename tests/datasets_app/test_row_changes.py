@@ -1,4 +1,5 @@
-"""Rows are edited, set aside, put back and searched; the file stays, and one version is made of all changes."""
+"""Rows are edited, set aside, put back and searched; the file stays, and one version is made of all
+changes."""
 
 import json
 
@@ -74,8 +75,16 @@ def test_several_changes_become_one_version_and_the_file_stays(checked, alice, a
     rows_set_aside(dataset=dataset, by=alice, lines=[3, 5])
 
     version = apply(dataset)
-    assert [(row["n"], row["answer"]) for row in rows_of(version)] == [(0, "A"), (1, "Best."), (3, "A")]
-    assert (version.version, version.repair["counts"]["changed"], version.repair["counts"]["left_out"]) == (2, 1, 2)
+    assert [(row["n"], row["answer"]) for row in rows_of(version)] == [
+        (0, "A"),
+        (1, "Best."),
+        (3, "A"),
+    ]
+    assert (
+        version.version,
+        version.repair["counts"]["changed"],
+        version.repair["counts"]["left_out"],
+    ) == (2, 1, 2)
     assert dataset.path.read_bytes() == before
     assert changes_waiting(dataset) == []
     with pytest.raises(UserError, match="No row was edited"):
@@ -148,7 +157,13 @@ def test_the_editor_shows_each_turn_and_keeps_what_was_not_touched(page, checked
     dataset = checked(lines(CHAT))
     url = f"/datasets/{dataset.pk}/rows/1/"
     shown = page.get(url).content.decode()
-    for name in ("column-messages.0", "role-messages.2", "drop-messages.1", "column-source", "column-score"):
+    for name in (
+        "column-messages.0",
+        "role-messages.2",
+        "drop-messages.1",
+        "column-source",
+        "column-score",
+    ):
         assert f'name="{name}"' in shown
 
     typed = {
@@ -184,9 +199,13 @@ def test_a_row_saved_as_it_opens_is_the_same_row(page, checked):
     for row in (CHAT, PAIR, {"text": "\n  Two leading spaces,\n<b>and</b> an end. "}):
         dataset = checked(lines(row))
         form = page.get(f"/datasets/{dataset.pk}/rows/1/").context["controls"]
-        typed = {f"column-{control.name}": control.text for control in form if control.kind != "turns"}
+        typed = {
+            f"column-{control.name}": control.text for control in form if control.kind != "turns"
+        }
         for control in form:
-            typed |= {f"column-{turn.name}": turn.content for turn in control.turns if not turn.is_new}
+            typed |= {
+                f"column-{turn.name}": turn.content for turn in control.turns if not turn.is_new
+            }
             typed |= {f"role-{turn.name}": turn.role for turn in control.turns if not turn.is_new}
         page.post(f"/datasets/{dataset.pk}/rows/1/", typed)
         assert dataset.row_changes.get().values == row
@@ -200,7 +219,9 @@ def test_what_is_wrong_stands_beside_its_turn_or_column_and_what_was_typed_stays
     turn = answer.context["controls"][0].turns[2]
     assert (turn.errors, turn.content) == (["Is blank; a text is needed."], " ")
 
-    answer = page.post(f"/datasets/{pairs.pk}/rows/1/", {"column-tags": "[1,", "column-answer": "New."})
+    answer = page.post(
+        f"/datasets/{pairs.pk}/rows/1/", {"column-tags": "[1,", "column-answer": "New."}
+    )
     assert answer.status_code == 400
     (tags,) = [control for control in answer.context["controls"] if control.name == "tags"]
     assert "not valid JSON" in tags.errors[0]
@@ -237,14 +258,27 @@ def test_the_api_edits_sets_aside_puts_back_and_takes_back(api, checked, bob):
     dataset = checked(lines(*(PAIR | {"n": number} for number in range(3))))
     url = f"/api/v1/datasets/{dataset.slug}"
     assert api.get(f"{url}/rows/2/").json()["values"] == PAIR | {"n": 1}
-    assert api.put(f"{url}/rows/2/", {"values": PAIR | {"n": 7}}, format="json").json()["action"] == "edit"
+    assert (
+        api.put(f"{url}/rows/2/", {"values": PAIR | {"n": 7}}, format="json").json()["action"]
+        == "edit"
+    )
     refused = api.put(f"{url}/rows/2/", {"values": {"question": ""}}, format="json")
     assert (refused.status_code, [*refused.json()["error"]["fields"]]) == (400, ["values.question"])
     assert api.post(f"{url}/changes/", {"set_aside": [1, 3]}, format="json").status_code == 201
-    for body in ({}, {"set_aside": [1], "put_back": 1}, {"set_aside": ["x"]}, [1], {"set_aside": 1}):
+    for body in (
+        {},
+        {"set_aside": [1], "put_back": 1},
+        {"set_aside": ["x"]},
+        [1],
+        {"set_aside": 1},
+    ):
         assert api.post(f"{url}/changes/", body, format="json").status_code == 400
     waiting = api.get(f"{url}/changes/").json()["waiting"]
-    assert [(item["line"], item["action"]) for item in waiting] == [(1, "set_aside"), (2, "edit"), (3, "set_aside")]
+    assert [(item["line"], item["action"]) for item in waiting] == [
+        (1, "set_aside"),
+        (2, "edit"),
+        (3, "set_aside"),
+    ]
     assert api.delete(f"{url}/changes/{waiting[0]['id']}/").status_code == 204
     assert api.delete(f"{url}/changes/{waiting[0]['id']}/").status_code == 404
 
@@ -252,18 +286,30 @@ def test_the_api_edits_sets_aside_puts_back_and_takes_back(api, checked, bob):
     dataset_check(made["id"])
     aside = api.get(f"/api/v1/datasets/{made['id']}/changes/").json()["set_aside"]
     assert [item["line"] for item in aside] == [3]
-    back = api.post(f"/api/v1/datasets/{made['id']}/changes/", {"put_back": aside[0]["id"]}, format="json")
+    back = api.post(
+        f"/api/v1/datasets/{made['id']}/changes/", {"put_back": aside[0]["id"]}, format="json"
+    )
     assert back.json()[0]["values"] == PAIR | {"n": 2}
     assert api.delete(f"/api/v1/datasets/{made['id']}/changes/").status_code == 204
 
     api.force_authenticate(bob)
-    for method, path in (("get", "rows/1/"), ("put", "rows/1/"), ("get", "changes/"), ("get", "search/")):
+    for method, path in (
+        ("get", "rows/1/"),
+        ("put", "rows/1/"),
+        ("get", "changes/"),
+        ("get", "search/"),
+    ):
         assert getattr(api, method)(f"{url}/{path}").status_code == 404
 
 
 def test_rows_are_searched_page_by_page(page, api, checked):
     dataset = checked(
-        lines(*(PAIR | {"question": f"Parcel <{number}> {'LATE' if number % 2 else ''}"} for number in range(60)))
+        lines(
+            *(
+                PAIR | {"question": f"Parcel <{number}> {'LATE' if number % 2 else ''}"}
+                for number in range(60)
+            )
+        )
     )
     found = page.get(f"{dataset.get_absolute_url()}?search=late").content.decode()
     assert "<strong>30</strong> rows of the 60 that were read hold it" in found
@@ -272,11 +318,16 @@ def test_rows_are_searched_page_by_page(page, api, checked):
 
     seen, after = [], ""
     while after is not None:
-        body = api.get(f"/api/v1/datasets/{dataset.pk}/search/", {"text": "late", "after": after}).json()
+        body = api.get(
+            f"/api/v1/datasets/{dataset.pk}/search/", {"text": "late", "after": after}
+        ).json()
         seen += [row["line"] for row in body["results"]]
         after = body["next"] or None
     assert seen == [*range(2, 61, 2)]
-    assert "None of the 60 rows" in page.get(f"{dataset.get_absolute_url()}?search=nowhere").content.decode()
+    assert (
+        "None of the 60 rows"
+        in page.get(f"{dataset.get_absolute_url()}?search=nowhere").content.decode()
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,19 @@ def temporary_files() -> list[Path]:
 
 
 def use(dataset: Dataset) -> TrainRun:
-    method = TrainingMethod.objects.create(slug="m", name="M", description="-", needs="-", recipe="sft")
-    model = BaseModel.objects.create(name="T", slug="t", source="gguf", reference="t.gguf", status="ready")
+    method = TrainingMethod.objects.create(
+        slug="m", name="M", description="-", needs="-", recipe="sft"
+    )
+    model = BaseModel.objects.create(
+        name="T", slug="t", source="gguf", reference="t.gguf", status="ready"
+    )
     return TrainRun.objects.create(
-        owner=dataset.owner, name="t", method=method, base_model=model, dataset=dataset, parameters={}
+        owner=dataset.owner,
+        name="t",
+        method=method,
+        base_model=model,
+        dataset=dataset,
+        parameters={},
     )
 
 
@@ -45,7 +54,11 @@ def test_a_dataset_keeps_the_file_as_it_came(upload):
 
     assert dataset.path.read_bytes() == content
     assert dataset.path == datasets_folder() / str(dataset.pk) / "data.jsonl"
-    assert (dataset.name, dataset.slug, dataset.file_name) == ("Some Rows", "some-rows", "Some Rows.jsonl")
+    assert (dataset.name, dataset.slug, dataset.file_name) == (
+        "Some Rows",
+        "some-rows",
+        "Some Rows.jsonl",
+    )
     assert (dataset.size_bytes, dataset.status) == (len(content), "checking")
     assert len(dataset.sha256) == 64
     assert temporary_files() == []
@@ -73,7 +86,11 @@ def test_a_file_name_is_a_label_and_never_a_path(upload, name, label):
 
 
 def test_slugs_are_unique_and_never_a_number(upload):
-    slugs = [upload(name="My data.jsonl").slug, upload(name="my-data.jsonl").slug, upload(name="My Data!.jsonl").slug]
+    slugs = [
+        upload(name="My data.jsonl").slug,
+        upload(name="my-data.jsonl").slug,
+        upload(name="My Data!.jsonl").slug,
+    ]
 
     assert slugs == ["my-data", "my-data-2", "my-data-3"]
     assert upload(name="42.jsonl").slug == "dataset-42"
@@ -134,7 +151,9 @@ def test_a_name_cannot_be_taken_away(upload, alice):
     assert "name" in refusal.value.fields
 
 
-def test_a_deleted_dataset_is_gone_with_its_files(checked, alice, django_capture_on_commit_callbacks):
+def test_a_deleted_dataset_is_gone_with_its_files(
+    checked, alice, django_capture_on_commit_callbacks
+):
     dataset = checked()
     folder = dataset.path.parent
 
@@ -164,14 +183,21 @@ def test_columns_named_by_hand_have_the_file_checked_again(checked, alice):
     assert dataset.status == "failed"
 
     dataset_update(
-        dataset=dataset, by=alice, format="question-answer", column_map={"question": "frage", "answer": "antwort"}
+        dataset=dataset,
+        by=alice,
+        format="question-answer",
+        column_map={"question": "frage", "answer": "antwort"},
     )
     dataset.refresh_from_db()
     assert dataset.status == "checking"
     dataset_check(dataset.pk)
 
     dataset.refresh_from_db()
-    assert (dataset.status, dataset.format, dataset.problem_count) == ("ready", "question-answer", 0)
+    assert (dataset.status, dataset.format, dataset.problem_count) == (
+        "ready",
+        "question-answer",
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,4 +232,6 @@ def test_what_the_queue_forgot_is_added_again(upload, checked):
 
     datasets_reconcile()
 
-    assert [chore.arguments for chore in Chore.objects.filter(kind="dataset-check")] == [[waiting.pk]]
+    assert [chore.arguments for chore in Chore.objects.filter(kind="dataset-check")] == [
+        [waiting.pk]
+    ]

@@ -1,4 +1,5 @@
-"""Rows as tokens: the page and the API show exactly what a train learns, for one model, and are bounded."""
+"""Rows as tokens: the page and the API show exactly what a train learns, for one model, and are
+bounded."""
 
 import json
 
@@ -61,9 +62,14 @@ def test_a_page_has_the_tokens_and_the_mask_of_a_train(checked, model, told, fol
         tokens = renderer.tokens(Example(messages=example["messages"]))
         (text,) = row["texts"]
         assert [learned for _, learned, _ in text["tokens"]] == tokens.learned
-        assert "".join(words for words, _, _ in text["tokens"]) == renderer.tokenizer.decode(tokens.ids)
+        assert "".join(words for words, _, _ in text["tokens"]) == renderer.tokenizer.decode(
+            tokens.ids
+        )
         assert (text["count"], text["learned"]) == (len(tokens.ids), sum(tokens.learned))
-        assert [special for words, _, special in text["tokens"] if words == "<|im_end|>"] == [True, True]
+        assert [special for words, _, special in text["tokens"] if words == "<|im_end|>"] == [
+            True,
+            True,
+        ]
 
 
 def test_later_pages_begin_where_the_row_does_and_end_with_the_rows(checked, model, told):
@@ -94,12 +100,19 @@ def test_what_is_kept_is_bounded(checked, model, told, monkeypatch):
 def test_of_a_pair_both_answers_are_shown_and_nothing_else_is_learned(checked, model, told):
     (row,) = token_rows.token_rows(checked(PAIR), model, 0, 5)
     assert [text["title"] for text in row["texts"]] == ["Better answer", "Worse answer"]
-    learned = ["".join(words for words, is_learned, _ in text["tokens"] if is_learned) for text in row["texts"]]
+    learned = [
+        "".join(words for words, is_learned, _ in text["tokens"] if is_learned)
+        for text in row["texts"]
+    ]
     assert learned == ["yes<|im_end|>", "no<|im_end|>"]
 
 
 def test_bad_rows_long_rows_and_letters_of_several_tokens(checked, model, told):
-    rows = [{"question": "漢字", "answer": "Grüße"}, {"question": "q"}, {"question": "q", "answer": "word " * 2000}]
+    rows = [
+        {"question": "漢字", "answer": "Grüße"},
+        {"question": "q"},
+        {"question": "q", "answer": "word " * 2000},
+    ]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     fine, bad, long = token_rows.token_rows(checked(data), model, 0, 5)
     assert "漢字" in "".join(words for words, _, _ in fine["texts"][0]["tokens"])
@@ -138,7 +151,9 @@ def test_a_program_that_fails_says_why(checked, model, monkeypatch, client, alic
     assert "folder is gone" in found
 
 
-def test_when_too_many_are_shown_at_once_others_come_again(checked, model, told, monkeypatch, client, alice):
+def test_when_too_many_are_shown_at_once_others_come_again(
+    checked, model, told, monkeypatch, client, alice
+):
     monkeypatch.setattr(token_rows, "WAIT_SECONDS", 0.01)
     dataset = checked(ROWS)
     client.force_login(alice)
@@ -151,11 +166,17 @@ def test_when_too_many_are_shown_at_once_others_come_again(checked, model, told,
     assert client.get(f"/api/v1/datasets/{dataset.pk}/tokens/").status_code == 200
 
 
-def test_the_api_shows_tokens_and_hides_strangers_datasets(checked, model, told, client, alice, bob):
+def test_the_api_shows_tokens_and_hides_strangers_datasets(
+    checked, model, told, client, alice, bob
+):
     dataset = checked(ROWS)
     client.force_login(alice)
     answer = client.get(f"/api/v1/datasets/{dataset.pk}/tokens/?model=tiny&page=2").json()
-    assert (answer["model"], answer["count"], [row["line"] for row in answer["results"]]) == ("tiny", 7, [6, 7])
+    assert (answer["model"], answer["count"], [row["line"] for row in answer["results"]]) == (
+        "tiny",
+        7,
+        [6, 7],
+    )
     assert client.get(f"/api/v1/datasets/{dataset.pk}/tokens/?model=nothing").status_code == 404
     client.force_login(bob)
     assert client.get(f"/api/v1/datasets/{dataset.pk}/tokens/").status_code == 404

@@ -1,4 +1,5 @@
-"""Uploads over a real connection to a real server: cut off, too large by their own word, and whole."""
+"""Uploads over a real connection to a real server: cut off, too large by their own word, and
+whole."""
 
 import io
 import json
@@ -16,7 +17,15 @@ EDGE = b"----cut-here"
 
 
 def part(disposition: bytes, content: bytes) -> bytes:
-    return b"--" + EDGE + b"\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n" + content + b"\r\n"
+    return (
+        b"--"
+        + EDGE
+        + b"\r\nContent-Disposition: form-data; "
+        + disposition
+        + b"\r\n\r\n"
+        + content
+        + b"\r\n"
+    )
 
 
 def body(rows: int) -> bytes:
@@ -64,7 +73,10 @@ def test_an_upload_that_is_cut_off_leaves_nothing_behind(platform, connect):
         wait(lambda: any(temporary.glob("upload-*")), "the upload never reached the disk")
 
     wait(lambda: not any(temporary.glob("upload-*")), "a piece of the upload stayed on the disk")
-    assert (platform.get("datasets/")["count"], set((platform.home / "datasets").glob("*"))) == before
+    assert (
+        platform.get("datasets/")["count"],
+        set((platform.home / "datasets").glob("*")),
+    ) == before
 
 
 def test_what_is_too_large_by_its_own_word_is_refused_before_it_is_sent(platform, connect):
@@ -88,13 +100,17 @@ def test_a_slow_upload_is_taken_whole_and_checked_by_the_worker(platform, connec
     made = json.loads(answer.partition(b"\r\n\r\n")[2])
     dataset = platform.poll(f"datasets/{made['id']}/", lambda row: row["status"] != "checking")
     assert (dataset["status"], dataset["name"], dataset["row_count"]) == ("ready", "spiders", 300)
-    lengths = platform.poll(f"datasets/{made['id']}/lengths/", lambda found: found["ready"] or found["error"])
+    lengths = platform.poll(
+        f"datasets/{made['id']}/lengths/", lambda found: found["ready"] or found["error"]
+    )
     assert (lengths["error"], lengths["rows"]) == ("", 300)
 
 
 def test_a_parquet_bomb_takes_no_worker_down(platform):
     file = io.BytesIO()
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), pa.array(["x" * 1_000_000]))
+    text = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 5000, pa.int32()), pa.array(["x" * 1_000_000])
+    )
     pq.write_table(pa.table({"text": text}), file, compression="zstd")
 
     dataset = platform.upload("bomb.parquet", file.getvalue())

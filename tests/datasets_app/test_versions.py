@@ -17,7 +17,10 @@ from datasets_app.services import dataset_archive, dataset_delete, labels_set
 from datasets_app.versions import versions_of
 
 PAIRS = b"".join(
-    json.dumps({"prompt": f"P{number}", "chosen": f"good {number}", "rejected": f"bad {number}"}).encode() + b"\n"
+    json.dumps(
+        {"prompt": f"P{number}", "chosen": f"good {number}", "rejected": f"bad {number}"}
+    ).encode()
+    + b"\n"
     for number in range(20)
 )
 
@@ -101,7 +104,9 @@ def test_the_api_names_all_versions_of_a_dataset(api, family):
     assert body["versions"][0]["made_by"] == "Use the better answers as examples"
 
 
-def test_a_list_of_many_versions_takes_no_more_queries_than_of_one(api, family, make, django_assert_max_num_queries):
+def test_a_list_of_many_versions_takes_no_more_queries_than_of_one(
+    api, family, make, django_assert_max_num_queries
+):
     with django_assert_max_num_queries(6) as few:
         api.get("/api/v1/datasets/", {"latest": "true"})
     for _ in range(3):
@@ -123,7 +128,14 @@ def test_nobody_sees_a_version_that_is_not_theirs(bob, checked, make, alice):
     house = checked(PAIRS)
     Dataset.objects.filter(pk=house.pk).update(shared=True)
     mine = Dataset.objects.create(
-        owner=alice, name="rows", slug="mine", parent=house, root=house, version=2, size_bytes=1, status="ready"
+        owner=alice,
+        name="rows",
+        slug="mine",
+        parent=house,
+        root=house,
+        version=2,
+        size_bytes=1,
+        status="ready",
     )
     assert list(Dataset.objects.visible_to(bob).newest_versions()) == [house]
     assert [version.dataset for version in versions_of([house], bob)[house.pk]] == [house]
@@ -162,7 +174,8 @@ def test_an_old_version_points_to_the_newest(client, alice, family):
     client.force_login(alice)
 
     assert (
-        f'The newest is <a href="{third.get_absolute_url()}">' in client.get(first.get_absolute_url()).content.decode()
+        f'The newest is <a href="{third.get_absolute_url()}">'
+        in client.get(first.get_absolute_url()).content.decode()
     )
     assert "The newest is" not in client.get(third.get_absolute_url()).content.decode()
 
@@ -175,12 +188,17 @@ def test_versions_from_before_learn_which_was_their_first(family, make):
 
     import_module("datasets_app.migrations.0006_find_first_versions").roots_find(apps, None)
     roots = dict(Dataset.objects.values_list("pk", "root_id"))
-    assert [roots[dataset.pk] for dataset in (first, second, third, fourth)] == [None, *[first.pk] * 3]
+    assert [roots[dataset.pk] for dataset in (first, second, third, fourth)] == [
+        None,
+        *[first.pk] * 3,
+    ]
     assert roots[evaluation.pk] is None
 
 
 def test_a_version_of_several_repairs_says_what_each_did(client, checked, make, alice):
-    rows = [{"question": "Q", "answer": "A"}] * 2 + [{"question": "password: hunter2", "answer": "B"}]
+    rows = [{"question": "Q", "answer": "A"}] * 2 + [
+        {"question": "password: hunter2", "answer": "B"}
+    ]
     first = checked("".join(json.dumps(row) + "\n" for row in rows).encode())
     (version,) = make(first, "mend_safe")
 
@@ -214,8 +232,15 @@ def test_a_file_is_uploaded_as_the_next_version(client, alice, bob, api, family,
     assert "The file becomes the next version of" in page
 
     body = {"file": SimpleUploadedFile("other-name.jsonl", PAIRS), "version_of": str(first.pk)}
-    fourth = Dataset.objects.get(pk=client.post("/datasets/new/", body).url.strip("/").split("/")[-1])
-    assert (fourth.title, fourth.family, fourth.parent, fourth.owner) == ("pairs v4", first.pk, None, alice)
+    fourth = Dataset.objects.get(
+        pk=client.post("/datasets/new/", body).url.strip("/").split("/")[-1]
+    )
+    assert (fourth.title, fourth.family, fourth.parent, fourth.owner) == (
+        "pairs v4",
+        first.pk,
+        None,
+        alice,
+    )
     assert [label.name for label in fourth.labels.all()] == ["pairs"]
     body = {"file": SimpleUploadedFile("x.jsonl", PAIRS), "version_of": third.slug}
     assert api.post("/api/v1/datasets/", body, format="multipart").json()["version"] == 5

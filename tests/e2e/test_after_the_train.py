@@ -1,4 +1,5 @@
-"""What was trained becomes a model, is proved, and is trained on: supervised first, then by preferences."""
+"""What was trained becomes a model, is proved, and is trained on: supervised first, then by
+preferences."""
 
 import psutil
 import pytest
@@ -7,7 +8,13 @@ from tests.e2e.test_main_job import toy_rows
 from tests.engine.runs import toy_pairs, write_rows
 from tests.live import Platform
 
-LEARNS = {"max_steps": 40, "batch_size": 4, "learning_rate": 0.01, "save_strategy": "steps", "save_every": 20}
+LEARNS = {
+    "max_steps": 40,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "save_strategy": "steps",
+    "save_every": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,9 @@ def trained(platform: Platform):
 def merged(platform: Platform, run: dict, **body) -> dict:
     answer = platform.api("POST", f"trains/{run['id']}/merge/", json=body)
     assert answer.status_code == 202, answer.text
-    return platform.poll(f"models/{answer.json()['model']['id']}/", lambda model: model["status"] != "importing")
+    return platform.poll(
+        f"models/{answer.json()['model']['id']}/", lambda model: model["status"] != "importing"
+    )
 
 
 def test_a_trained_model_is_proved_and_trained_on(platform, trained, tmp_path):
@@ -32,8 +41,12 @@ def test_a_trained_model_is_proved_and_trained_on(platform, trained, tmp_path):
     page = platform.page(f"models/{model['id']}/")
     assert "Same as trained" in page
 
-    pairs = platform.upload("pairs.jsonl", write_rows(tmp_path / "pairs.jsonl", toy_pairs()).read_bytes())
-    second = platform.ended(platform.start(pairs, method="dpo", base_model=model["slug"], max_steps=4))
+    pairs = platform.upload(
+        "pairs.jsonl", write_rows(tmp_path / "pairs.jsonl", toy_pairs()).read_bytes()
+    )
+    second = platform.ended(
+        platform.start(pairs, method="dpo", base_model=model["slug"], max_steps=4)
+    )
     assert second["status"] == "finished", second["error"]
     again = merged(platform, second)
     assert again["proof"]["passed"] is True, again["proof"]
@@ -45,7 +58,9 @@ def test_a_trained_model_is_proved_and_trained_on(platform, trained, tmp_path):
 
 
 def test_a_killed_merge_begins_again_and_leaves_one_model(platform, trained):
-    answer = platform.api("POST", f"trains/{trained['id']}/merge/", json={"checkpoint": 20, "name": "killed"})
+    answer = platform.api(
+        "POST", f"trains/{trained['id']}/merge/", json={"checkpoint": 20, "name": "killed"}
+    )
     model = answer.json()["model"]
 
     def merging(process: psutil.Process) -> bool:
@@ -55,11 +70,15 @@ def test_a_killed_merge_begins_again_and_leaves_one_model(platform, trained):
         found = psutil.Process(platform.server.pid).children(recursive=True)
         return [process for process in found if process.is_running() and merging(process)]
 
-    platform.poll(f"models/{model['id']}/", lambda row: programs() or row["status"] != "importing", every=0.02)
+    platform.poll(
+        f"models/{model['id']}/", lambda row: programs() or row["status"] != "importing", every=0.02
+    )
     (program,) = programs()
     worker = program.parents()[1]
     worker.kill()
-    ended = platform.poll(f"models/{model['id']}/", lambda row: row["status"] != "importing", seconds=240)
+    ended = platform.poll(
+        f"models/{model['id']}/", lambda row: row["status"] != "importing", seconds=240
+    )
     assert (ended["status"], ended["proof"]["passed"]) == ("ready", True)
     found = platform.get("models/", search="killed")["results"]
     assert [row["id"] for row in found] == [model["id"]]

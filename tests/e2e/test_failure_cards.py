@@ -1,4 +1,5 @@
-"""What a failed train's page says: each cause made for real on a running platform, its card read from the page."""
+"""What a failed train's page says: each cause made for real on a running platform, its card read
+from the page."""
 
 from __future__ import annotations
 
@@ -77,22 +78,30 @@ def spoiled(platform: Platform, request) -> Iterator[tuple[str, Path]]:
     inbox = platform.home / "models-inbox"
     name = f"spoiled-{request.node.name[:40]}"
     shutil.copytree(inbox / "tiny", inbox / name)
-    answer = platform.api("POST", "models/", json={"source": "folder", "reference": str(inbox / name), "name": name})
+    answer = platform.api(
+        "POST", "models/", json={"source": "folder", "reference": str(inbox / name), "name": name}
+    )
     assert answer.status_code == 201, answer.text
-    model = platform.poll(f"models/{answer.json()['id']}/", lambda row: row["status"] not in ("queued", "importing"))
+    model = platform.poll(
+        f"models/{answer.json()['id']}/", lambda row: row["status"] not in ("queued", "importing")
+    )
     assert model["status"] == "ready", model
     return model["slug"], platform.home / "models" / str(model["id"])
 
 
 def test_memory_that_is_refused(platform, dataset):
-    """The operating system gives the engine little more than it begins with, as where the machine's memory is spent."""
+    """The operating system gives the engine little more than it begins with, as where the machine's
+    memory is spent."""
     rows = [{"prompt": "Question?", "completion": "word " * 400}] * 256
     long = platform.upload("long.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     worker = platform.fork_server()
     before = worker.rlimit(psutil.RLIMIT_AS)
     worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (300 << 20), before[1]))
     try:
-        found = card(platform, platform.start(long, max_tokens=512, batch_size=256, max_steps=2, evaluation_split=0))
+        found = card(
+            platform,
+            platform.start(long, max_tokens=512, batch_size=256, max_steps=2, evaluation_split=0),
+        )
     finally:
         worker.rlimit(psutil.RLIMIT_AS, before)
     assert found.code == "out_of_memory"
@@ -152,7 +161,9 @@ def test_a_loss_that_is_no_number(platform, dataset, spoiled):
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    found = card(platform, platform.start(dataset, base_model=slug, max_steps=10, learning_rate=0.002))
+    found = card(
+        platform, platform.start(dataset, base_model=slug, max_steps=10, learning_rate=0.002)
+    )
     assert found.code == "diverged"
     assert list(found.fixes) == ["Learning rate 0.0002"]
 
@@ -193,7 +204,9 @@ def test_a_template_that_refuses(platform, dataset, spoiled):
     slug, folder = spoiled
     with paused(platform):
         run = platform.start(dataset, base_model=slug, max_steps=1)
-        (folder / "chat_template.jinja").write_text("{{ raise_exception('Conversation roles must alternate') }}")
+        (folder / "chat_template.jinja").write_text(
+            "{{ raise_exception('Conversation roles must alternate') }}"
+        )
     found = card(platform, run)
     assert found.code == "template_fails"
     assert "must alternate" in found.said + found.lines
@@ -214,7 +227,13 @@ def test_a_checkpoint_that_was_cut_after_it_was_chosen(platform, dataset):
     stopped = platform.ended(run)
     with paused(platform):
         assert platform.api("POST", f"trains/{run['id']}/resume/").status_code == 200
-        folder = platform.home / "runs" / str(run["id"]) / "checkpoints" / f"checkpoint-{stopped['step']}"
+        folder = (
+            platform.home
+            / "runs"
+            / str(run["id"])
+            / "checkpoints"
+            / f"checkpoint-{stopped['step']}"
+        )
         os.truncate(folder / "adapter_model.safetensors", 100)
     found = card(platform, run)
     assert found.code == "bad_checkpoint"

@@ -1,4 +1,5 @@
-"""Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost, and it goes on."""
+"""Plugs pulled while a train runs: no phantom "running", nothing the engine wrote is lost, and it
+goes on."""
 
 import json
 
@@ -9,7 +10,13 @@ from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
 # More than any test waits for: these trains are ended by what happens to them.
-LONG = {"max_steps": 5000, "batch_size": 2, "evaluation_split": 0, "save_strategy": "steps", "save_every": 20}
+LONG = {
+    "max_steps": 5000,
+    "batch_size": 2,
+    "evaluation_split": 0,
+    "save_strategy": "steps",
+    "save_every": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,8 @@ def events_of(platform: Platform, run: dict) -> list[dict]:
 
 
 def are_gone(*processes: psutil.Process) -> bool:
-    """Whether they end; a killed process of many threads takes a moment to leave on a busy machine."""
+    """Whether they end; a killed process of many threads takes a moment to leave on a busy
+    machine."""
     _, alive = psutil.wait_procs(processes, timeout=30)
     return not alive
 
@@ -58,7 +66,9 @@ def test_a_cancelled_train_ends_where_it_is_and_keeps_what_was_saved(platform, d
     assert platform.api("POST", f"{path}save/").status_code == 200
     # The one that was asked for: the train's own would be its last step's.
     saved = platform.poll(f"{path}checkpoints/", lambda rows: rows)[0]["step"]
-    assert platform.api("POST", f"{path}stop/", json={"discard": True}).json()["status"] == "stopping"
+    assert (
+        platform.api("POST", f"{path}stop/", json={"discard": True}).json()["status"] == "stopping"
+    )
     ended = platform.ended(run)
     assert (ended["status"], ended["error"]) == ("stopped", None)
     assert not (platform.home / "runs" / str(run["id"]) / "model").exists()
@@ -80,12 +90,18 @@ def attempt_runs(platform: Platform, run: dict, attempt: int, step: int) -> dict
     """The train as it is when its `attempt` has made step `step`."""
     return platform.poll(
         f"trains/{run['id']}/",
-        lambda row: row["attempt"] == attempt and row["status"] == "running" and row["step"] >= step,
+        lambda row: (
+            row["attempt"] == attempt and row["status"] == "running" and row["step"] >= step
+        ),
     )
 
 
 def train_steps(platform: Platform, run: dict) -> list[int]:
-    return [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
+    return [
+        row["step"]
+        for row in platform.get(f"trains/{run['id']}/metrics/")["rows"]
+        if row["split"] == "train"
+    ]
 
 
 def test_a_killed_supervisor_takes_its_engine_along_and_the_train_begins_anew(platform, running):
@@ -99,7 +115,9 @@ def test_a_killed_supervisor_takes_its_engine_along_and_the_train_begins_anew(pl
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkpoint(platform, dataset):
+def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkpoint(
+    platform, dataset
+):
     run = platform.start(dataset, **LONG | {"max_steps": 120})
     platform.training(run, step=25)
     worker = platform.train_worker()
@@ -111,7 +129,11 @@ def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkp
     assert train_steps(platform, run) == list(range(1, 121))
     assert are_gone(supervisor, engine)
     assert platform.train_worker().pid != worker.pid
-    began = [event.get("resumed_from") for event in events_of(platform, run) if event["type"] == "started"]
+    began = [
+        event.get("resumed_from")
+        for event in events_of(platform, run)
+        if event["type"] == "started"
+    ]
     assert began[0] is None
     assert began[1] >= 20
 
@@ -128,7 +150,8 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
         400,
         {
             "step": [
-                f"There is no whole checkpoint of step {stopped['step'] + 1}. Start it over from step 0, or copy it."
+                f"There is no whole checkpoint of step {stopped['step'] + 1}. Start it over from "
+                "step 0, or copy it."
             ]
         },
     )
@@ -149,7 +172,11 @@ def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
     platform.redis().kill()
     ended = platform.ended(run)
     assert (ended["status"], ended["step"]) == ("finished", 150)
-    steps = [row["step"] for row in platform.get(f"trains/{run['id']}/metrics/")["rows"] if row["split"] == "train"]
+    steps = [
+        row["step"]
+        for row in platform.get(f"trains/{run['id']}/metrics/")["rows"]
+        if row["split"] == "train"
+    ]
     assert steps == list(range(1, 151))
 
 
@@ -174,7 +201,8 @@ def test_a_dataset_that_changed_on_disk_fails_the_train_before_it_learns(platfor
 
 
 def test_the_worker_forks_a_process_that_has_imported_everything(platform, dataset):
-    """From Run to the first optimizer step without import time: the engine starts with torch in memory."""
+    """From Run to the first optimizer step without import time: the engine starts with torch in
+    memory."""
     run = platform.ended(platform.start(dataset, max_steps=1))
     assert run["status"] == "finished"
     assert "torch" in " ".join(region.path for region in platform.fork_server().memory_maps())

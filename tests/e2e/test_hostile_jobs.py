@@ -27,7 +27,12 @@ HOSTILE_JOBS = [
     ("library", "os.mkdir", {"args": ["{mark}"]}, "failed"),
     ("builtin", "eval", {"args": ["open('{mark}', 'w')"]}, "failed"),
     ("success", OURS, {"on_success": Callback(HOSTILE)}, "finished"),
-    ("failure", HOSTILE, {"on_failure": Callback(HOSTILE), "on_stopped": Callback(HOSTILE)}, "failed"),
+    (
+        "failure",
+        HOSTILE,
+        {"on_failure": Callback(HOSTILE), "on_stopped": Callback(HOSTILE)},
+        "failed",
+    ),
     ("repeat", OURS, {"repeat": Repeat(3, 0)}, "finished"),
 ]
 
@@ -54,7 +59,9 @@ def outcomes(platform: Platform) -> dict[str, str]:
     for name, function, options, _ in HOSTILE_JOBS:
         arguments = [text.format(mark=platform.home / MARK) for text in options.get("args", [])]
         options = options | {"args": arguments}
-        queue.enqueue_call(function, job_id=f"hostile-{name}", result_ttl=600, timeout=-1, **options)
+        queue.enqueue_call(
+            function, job_id=f"hostile-{name}", result_ttl=600, timeout=-1, **options
+        )
     Queue("trains", connection=redis, serializer=PickleSerializer).enqueue_call(
         HOSTILE, job_id="hostile-pickle", timeout=-1
     )
@@ -85,7 +92,9 @@ def test_a_worker_refuses_what_is_not_ours(platform, outcomes, name, function, o
     assert not (platform.home / MARK).exists()
     if wanted == "failed":
         assert f"hostile-{name}" in outcomes["failed ids"].split()
-        logs = "".join(path.read_text() for path in (platform.home / "logs").glob("train_worker*.log"))
+        logs = "".join(
+            path.read_text() for path in (platform.home / "logs").glob("train_worker*.log")
+        )
         assert f"Refused job hostile-{name}: workers do not call '{function}'" in logs
 
 
@@ -98,17 +107,36 @@ def test_a_pickle_is_not_opened(platform, outcomes):
 @pytest.mark.parametrize(
     "path",
     [
-        "", "queues/0/", "queues/99/", f"queues/{'9' * 30}/", "queues/0/none/",
+        "",
+        "queues/0/",
+        "queues/99/",
+        f"queues/{'9' * 30}/",
+        "queues/0/none/",
         "queues/0/hostile-function/",
-        "queues/0/hostile-pickle/", "queues/0/hostile-timeout/", "queues/0/%00/", "queues/0/%F0%9F%92%A9/",
-        f"queues/0/{'a' * 3000}/", "queues/0/a:b/", "queues/0/hostile-function/results/none/",
+        "queues/0/hostile-pickle/",
+        "queues/0/hostile-timeout/",
+        "queues/0/%00/",
+        "queues/0/%F0%9F%92%A9/",
+        f"queues/0/{'a' * 3000}/",
+        "queues/0/a:b/",
+        "queues/0/hostile-function/results/none/",
         "queues/0/failed/?page=x",
-        "queues/0/finished/?page=-1", "queues/0/actions/", "workers/", "workers/0/none/", "scheduler-jobs/0/",
+        "queues/0/finished/?page=-1",
+        "queues/0/actions/",
+        "workers/",
+        "workers/0/none/",
+        "scheduler-jobs/0/",
         "stats.json",
-        "queues/0/none/requeue/", "queues/0/none/delete/", "queues/0/none/enqueue/", "queues/0/none/stop/",
-        "queues/0/hostile-timeout/delete/", "queues/99/failed/", "queues/99/none/", "cron-schedulers/0/none/",
+        "queues/0/none/requeue/",
+        "queues/0/none/delete/",
+        "queues/0/none/enqueue/",
+        "queues/0/none/stop/",
+        "queues/0/hostile-timeout/delete/",
+        "queues/99/failed/",
+        "queues/99/none/",
+        "cron-schedulers/0/none/",
     ],
-)  # fmt: skip
+)
 def test_the_pages_of_the_queue_answer_odd_ids(platform, path):
     session = platform.session("olga")
     for method in (session.get, session.post):
@@ -118,7 +146,15 @@ def test_the_pages_of_the_queue_answer_odd_ids(platform, path):
 
 @pytest.mark.parametrize(
     "command",
-    ["CONFIG GET dir", "MODULE LIST", "FLUSHALL", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "REPLICAOF NO ONE", "ACL LIST"],
+    [
+        "CONFIG GET dir",
+        "MODULE LIST",
+        "FLUSHALL",
+        "SHUTDOWN NOSAVE",
+        "DEBUG SLEEP 0",
+        "REPLICAOF NO ONE",
+        "ACL LIST",
+    ],
 )
 def test_the_queue_server_obeys_nobody_who_would_change_it(redis, command):
     with pytest.raises(Exception, match=r"no permissions|not allowed"):

@@ -1,4 +1,5 @@
-"""The main job through the API of a running platform: upload, train, watch, take the result away, repeat by hand."""
+"""The main job through the API of a running platform: upload, train, watch, take the result away,
+repeat by hand."""
 
 import concurrent.futures
 import io
@@ -17,7 +18,10 @@ ROWS = 40
 
 def toy_rows(count: int = ROWS) -> bytes:
     """A task that even a tiny random model gets better at: the same answer to every question."""
-    rows = [{"prompt": f"Question {number}?", "completion": "The answer is yes."} for number in range(count)]
+    rows = [
+        {"prompt": f"Question {number}?", "completion": "The answer is yes."}
+        for number in range(count)
+    ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -30,7 +34,9 @@ def dataset(platform: Platform):
 
 @pytest.fixture(scope="module")
 def finished(platform: Platform, dataset):
-    run = platform.start(dataset, epochs=3, batch_size=4, learning_rate=1e-2, evaluation_split=0.1, save_every=1)
+    run = platform.start(
+        dataset, epochs=3, batch_size=4, learning_rate=1e-2, evaluation_split=0.1, save_every=1
+    )
     return platform.ended(run)
 
 
@@ -77,10 +83,18 @@ def test_samples_tell_before_from_after(platform, finished):
 def test_checkpoints_are_listed_and_whole(platform, finished):
     from engine.rundir import checkpoint_is_whole
 
-    checkpoints = [row for row in platform.get(f"trains/{finished['id']}/checkpoints/") if row["kept"]]
+    checkpoints = [
+        row for row in platform.get(f"trains/{finished['id']}/checkpoints/") if row["kept"]
+    ]
     assert checkpoints
     for row in checkpoints:
-        folder = platform.home / "runs" / str(finished["id"]) / "checkpoints" / f"checkpoint-{row['step']}"
+        folder = (
+            platform.home
+            / "runs"
+            / str(finished["id"])
+            / "checkpoints"
+            / f"checkpoint-{row['step']}"
+        )
         assert checkpoint_is_whole(folder)
 
 
@@ -122,7 +136,11 @@ def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finis
 
     def losses(path):
         events = [json.loads(line) for line in path.read_text().splitlines()]
-        return [event["values"]["loss"] for event in events if event["type"] == "metrics" and event["split"] == "train"]
+        return [
+            event["values"]["loss"]
+            for event in events
+            if event["type"] == "metrics" and event["split"] == "train"
+        ]
 
     (again,) = (directory / "repeats").rglob("events.jsonl")
     assert losses(again) == losses(directory / "events.jsonl")
@@ -146,7 +164,9 @@ def test_a_double_click_starts_one_train(platform, dataset):
     platform.get("trains/")  # signs in, so that the two calls below start together
 
     def post(_):
-        return platform.api("POST", "trains/", json=body, headers={"Idempotency-Key": "double-click"})
+        return platform.api(
+            "POST", "trains/", json=body, headers={"Idempotency-Key": "double-click"}
+        )
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(post, range(2)))
@@ -157,12 +177,16 @@ def test_a_double_click_starts_one_train(platform, dataset):
 
 def test_a_copy_changes_one_thing_and_remembers_where_it_came_from(platform, finished):
     answer = platform.api(
-        "POST", f"trains/{finished['id']}/copy/", json={"parameters": {"learning_rate": 1e-3, "epochs": 1}}
+        "POST",
+        f"trains/{finished['id']}/copy/",
+        json={"parameters": {"learning_rate": 1e-3, "epochs": 1}},
     )
     assert answer.status_code == 201, answer.text
     copy = answer.json()
     assert copy["copied_from"] == finished["id"]
-    changed = {name for name, value in copy["parameters"].items() if value != finished["parameters"][name]}
+    changed = {
+        name for name, value in copy["parameters"].items() if value != finished["parameters"][name]
+    }
     assert changed == {"learning_rate", "epochs"}
     assert platform.ended(copy)["status"] == "finished"
 
@@ -174,17 +198,28 @@ def test_a_copy_changes_one_thing_and_remembers_where_it_came_from(platform, fin
 def test_a_branch_begins_where_a_checkpoint_was(platform, finished, dataset):
     kept = [row for row in platform.get(f"trains/{finished['id']}/checkpoints/") if row["kept"]]
     body = {
-        "name": "branch", "method": "lora", "base_model": "tiny", "dataset": dataset["id"],
-        "parameters": finished["parameters"] | {"epochs": 1, "max_steps": None, "learning_rate": 1e-3},
-        "branched_from": finished["id"], "branch_step": kept[0]["step"],
-    }  # fmt: skip
+        "name": "branch",
+        "method": "lora",
+        "base_model": "tiny",
+        "dataset": dataset["id"],
+        "parameters": finished["parameters"]
+        | {"epochs": 1, "max_steps": None, "learning_rate": 1e-3},
+        "branched_from": finished["id"],
+        "branch_step": kept[0]["step"],
+    }
     answer = platform.api("POST", "trains/", json=body)
     assert answer.status_code == 201, answer.text
     run = platform.ended(answer.json())
-    assert (run["status"], run["branched_from"], run["branch_step"]) == ("finished", finished["id"], kept[0]["step"])
+    assert (run["status"], run["branched_from"], run["branch_step"]) == (
+        "finished",
+        finished["id"],
+        kept[0]["step"],
+    )
     before = platform.get(f"trains/{run['id']}/metrics/")["rows"][0]
     assert before["values"]["eval_loss"] == pytest.approx(kept[0]["value"], abs=1e-4)
-    refused = platform.api("POST", "trains/", json=body | {"parameters": body["parameters"] | {"lora_rank": 2}})
+    refused = platform.api(
+        "POST", "trains/", json=body | {"parameters": body["parameters"] | {"lora_rank": 2}}
+    )
     assert list(refused.json()["error"]["fields"]) == ["parameters.lora_rank"]
 
 

@@ -1,4 +1,5 @@
-"""An account is removed while its train runs: the engine is stopped, and then everything is gone with its files."""
+"""An account is removed while its train runs: the engine is stopped, and then everything is gone
+with its files."""
 
 import requests
 
@@ -12,7 +13,9 @@ def test_a_running_train_is_stopped_and_everything_goes(platform: Platform, monk
     assert made.status_code == 201, made.text
     monkeypatch.setitem(PASSWORDS, name, password)
 
-    uploaded = platform.api("POST", "datasets/", by=name, files={"file": ("rows.jsonl", toy_rows(40))})
+    uploaded = platform.api(
+        "POST", "datasets/", by=name, files={"file": ("rows.jsonl", toy_rows(40))}
+    )
     dataset = platform.home / "datasets" / str(uploaded.json()["id"])
     platform.poll(f"datasets/{dataset.name}/", lambda row: row["status"] == "ready", by=name)
     body = {"method": "lora", "base_model": "tiny", "dataset": dataset.name}
@@ -26,8 +29,15 @@ def test_a_running_train_is_stopped_and_everything_goes(platform: Platform, monk
 
     assert answer.status_code == 202, answer.text
     own = {"Authorization": f"Token {platform.token(name)}"}
-    assert requests.get(f"{platform.url}/api/v1/trains/", headers=own, timeout=30).status_code == 401
+    assert (
+        requests.get(f"{platform.url}/api/v1/trains/", headers=own, timeout=30).status_code == 401
+    )
     assert platform.api("GET", f"trains/{run.name}/", by="bob").status_code == 404
-    platform.poll("users/", lambda page: name not in {row["username"] for row in page["results"]}, 60, by="olga")
+    platform.poll(
+        "users/",
+        lambda page: name not in {row["username"] for row in page["results"]},
+        60,
+        by="olga",
+    )
     assert not run.exists()
     assert not dataset.exists()

@@ -29,15 +29,21 @@ def move(platform: Platform, run: dict, to: str, by: str = "alice") -> int:
 
 @pytest.mark.usefixtures("paused")
 def test_trains_start_in_the_order_of_the_line_though_redis_forgot_them(platform, dataset):
-    first, second, third = (platform.start(dataset, name=name, **SHORT) for name in ("first", "second", "third"))
+    first, second, third = (
+        platform.start(dataset, name=name, **SHORT) for name in ("first", "second", "third")
+    )
     last = platform.api(
         "POST",
         "trains/",
         json={
-            "name": "last", "method": "lora", "base_model": "tiny", "dataset": dataset["id"], "after": second["id"],
+            "name": "last",
+            "method": "lora",
+            "base_model": "tiny",
+            "dataset": dataset["id"],
+            "after": second["id"],
             "parameters": {"max_tokens": 64} | SHORT,
         },
-    ).json()  # fmt: skip
+    ).json()
     assert move(platform, third, "front") == 1
     assert move(platform, last, "front") == 1
     told = platform.get("queue/")
@@ -63,10 +69,17 @@ def test_a_waiting_train_changes_how_it_waits(platform, dataset):
     assert (refused.status_code, list(refused.json()["error"]["fields"])) == (400, ["priority"])
     assert platform.api("PATCH", path, json={"after": other["id"]}).json()["after"] == other["id"]
     circle = platform.api("PATCH", f"trains/{other['id']}/", json={"after": run["id"]})
-    assert circle.json()["error"]["fields"] == {"after": ["These trains would wait for each other."]}
+    assert circle.json()["error"]["fields"] == {
+        "after": ["These trains would wait for each other."]
+    }
     unknown = platform.api("PATCH", path, json={"after": 10**6})
     assert unknown.json()["error"]["fields"] == {"after": ["There is no such train."]}
-    assert platform.api("PATCH", path, json={"after": None, "priority": "normal"}).json()["priority"] == "normal"
+    assert (
+        platform.api("PATCH", path, json={"after": None, "priority": "normal"}).json()["priority"]
+        == "normal"
+    )
     for started in (run, other):
         assert platform.api("POST", f"trains/{started['id']}/stop/").json()["status"] == "stopped"
-    assert platform.api("POST", f"trains/{run['id']}/move/", json={"to": "front"}).status_code == 400
+    assert (
+        platform.api("POST", f"trains/{run['id']}/move/", json={"to": "front"}).status_code == 400
+    )

@@ -1,5 +1,5 @@
-"""A worker on another machine: the same code with the same settings and folder, under another host name, and a
-PostgreSQL that both reach."""
+"""A worker on another machine: the same code with the same settings and folder, under another host
+name, and a PostgreSQL that both reach."""
 
 import subprocess
 import sys
@@ -35,8 +35,13 @@ class Database:
     def cut(self, application: str) -> int:
         """Close the second machine's way, and end its connections. Returns how many there were."""
         self.way.unlink()
-        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as own:
-            asked = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s"
+        with psycopg.connect(
+            host=str(self.folder), user="postgres", dbname="postgres", autocommit=True
+        ) as own:
+            asked = (
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE "
+                "application_name = %s"
+            )
             return len(own.execute(asked, [application]).fetchall())
 
 
@@ -48,22 +53,30 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def platform(database):
-    with running_platform(variables={"DATABASE_URL": database_url(database.folder, "first-machine")}) as running:
+    with running_platform(
+        variables={"DATABASE_URL": database_url(database.folder, "first-machine")}
+    ) as running:
         yield running
 
 
 @pytest.fixture
 def second_machine(platform: Platform, database: Database):
     """Its worker, in a namespace whose host has a name of its own."""
-    asked = subprocess.run(["unshare", "--uts", "hostname", NAME], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["unshare", "--uts", "hostname", NAME], capture_output=True, text=True, check=False
+    )
     if asked.returncode:
         pytest.skip(f"no host name of its own can be had here: {asked.stderr.strip()}")
     env = platform.env | {"DATABASE_URL": database_url(database.way, NAME)}
     with (platform.home / "logs" / f"{NAME}.log").open("ab") as log:
         process = subprocess.Popen(
             ["unshare", "--uts", "sh", "-c", JOIN, sys.executable],
-            cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     worker = psutil.Process(process.pid)
     yield worker
     for each in [*worker.children(recursive=True), worker]:
@@ -92,7 +105,9 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
 
     lost = rows.pop(NAME)
     (other,) = rows.values()
-    (server,) = (child for child in second_machine.children() if "engine.forkserver" in child.cmdline())
+    (server,) = (
+        child for child in second_machine.children() if "engine.forkserver" in child.cmdline()
+    )
     (supervisor,) = (child for child in second_machine.children() if child.pid != server.pid)
     (engine,) = server.children()
     # Only the way to the database is cut: the machine trains on, into the folder that both share.
@@ -103,7 +118,9 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
     assert attempt_runs(platform, lost, attempt=2, step=1)["host"] == other["host"]
     assert are_gone(engine, supervisor)
     # Beyond all that the cut-off machine can have told.
-    attempt_runs(platform, lost, attempt=2, step=max(row["step"] for row in written(platform, lost)) + 50)
+    attempt_runs(
+        platform, lost, attempt=2, step=max(row["step"] for row in written(platform, lost)) + 50
+    )
     platform.api("POST", f"trains/{lost['id']}/stop/")
     ended = platform.ended(lost)
     assert ended["status"] == "stopped"

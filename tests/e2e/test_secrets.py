@@ -1,4 +1,5 @@
-"""What a program of a stranger's finds when it looks for the platform's secrets with all that it can reach."""
+"""What a program of a stranger's finds when it looks for the platform's secrets with all that it
+can reach."""
 
 import json
 import re
@@ -85,7 +86,9 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
     assert {line: found for line, found in seen.items() if found} == {}
 
 
-def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settings(platform: Platform):
+def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settings(
+    platform: Platform,
+):
     session = platform.session("olga")
     page = session.get(f"{platform.url}/admin/methods/rewardfunction/add/", timeout=60).text
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
@@ -96,7 +99,9 @@ def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settin
         files={"source": ("looks.py", LOOKS)},
         timeout=60,
     )
-    assert answer.url.endswith("/admin/methods/rewardfunction/"), re.findall("errorlist.*", answer.text)
+    assert answer.url.endswith("/admin/methods/rewardfunction/"), re.findall(
+        "errorlist.*", answer.text
+    )
     dataset = platform.upload("looks.jsonl", toy_rows(8))
 
     run = platform.api(
@@ -122,7 +127,11 @@ def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settin
     log = (platform.home / "runs" / str(ended["id"]) / "train.log").read_text()
     assert ended["status"] == "finished", log
 
-    looked = [json.loads(line.removeprefix("FOUND ")) for line in log.splitlines() if line.startswith("FOUND ")]
+    looked = [
+        json.loads(line.removeprefix("FOUND "))
+        for line in log.splitlines()
+        if line.startswith("FOUND ")
+    ]
     assert looked
     for answer in looked:
         assert answer == {"found": [], "platform": [], "outside": [], "key": "ImproperlyConfigured"}

@@ -23,7 +23,13 @@ def serve(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 def test_it_says_that_it_is_healthy_and_no_more(platform: Platform):
     answer = requests.get(f"{platform.url}/healthz", timeout=10)
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "database": True, "queue": True, "worker": True, "disk": True}
+    assert answer.json() == {
+        "status": "ok",
+        "database": True,
+        "queue": True,
+        "worker": True,
+        "disk": True,
+    }
 
 
 def test_a_second_server_on_the_same_home_is_told_so(platform: Platform):

@@ -1,4 +1,5 @@
-"""Conversations of every kind, and tokenizers for any chat template: what the tests of masks are made of.
+"""Conversations of every kind, and tokenizers for any chat template: what the tests of masks are
+made of.
 
 The templates are read from the installed TRL; nothing of them is copied here.
 """
@@ -17,11 +18,13 @@ from engine.examples import Example
 from tests.tiny import tiny_tokenizer
 
 FOLDER = Path(str(find_spec("trl").origin)).parent / "chat_templates"
-# What TRL ships besides are training templates. These three take pictures, and content in parts only.
+# What TRL ships besides are training templates. These three take pictures, and content in parts
+# only.
 NAMES = sorted(
     path.stem
     for path in FOLDER.glob("*.jinja")
-    if not path.stem.endswith("_training") and path.stem not in ("idefics3", "llava_next", "smolvlm")
+    if not path.stem.endswith("_training")
+    and path.stem not in ("idefics3", "llava_next", "smolvlm")
 )
 
 SPECIAL = re.compile(
@@ -73,7 +76,11 @@ def says(text: str, **more: Any) -> dict[str, Any]:
 def calls(*places: str, text: str = "", **more: Any) -> dict[str, Any]:
     """A turn that asks a tool for each of `places`."""
     made = [
-        {"id": _id(place), "type": "function", "function": {"name": "warmth", "arguments": {"place": place}}}
+        {
+            "id": _id(place),
+            "type": "function",
+            "function": {"name": "warmth", "arguments": {"place": place}},
+        }
         for place in places
     ]
     return {"role": "assistant", "content": text, "tool_calls": made} | more
@@ -108,31 +115,60 @@ def talk(*turns: dict[str, Any]) -> Example:
 
 CASES = {
     "single turn": talk(user("One?"), says("Un.")),
-    "several turns": talk(user("One?"), says("Un."), user(" Two? "), says("Deux."), user("Three?"), says("Trois.")),
+    "several turns": talk(
+        user("One?"), says("Un."), user(" Two? "), says("Deux."), user("Three?"), says("Trois.")
+    ),
     "system turn": talk(
-        {"role": "system", "content": "Be brief."}, user("One?"), says("Un."), user("Two?"), says("Deux.")
+        {"role": "system", "content": "Be brief."},
+        user("One?"),
+        says("Un."),
+        user("Two?"),
+        says("Deux."),
     ),
     "thinking in the last answer": talk(user("One?"), says("Un.", reasoning_content="It is one.")),
     "thinking in tags": talk(user("One?"), says("<think>\nIt is one.\n</think>\n\nUn.")),
     "thinking in earlier answers": talk(
-        user("One?"), says("Un.", reasoning_content="It is one."),
-        user("Two?"), says("Deux.", reasoning_content="Two it is."),
+        user("One?"),
+        says("Un.", reasoning_content="It is one."),
+        user("Two?"),
+        says("Deux.", reasoning_content="Two it is."),
     ),
     "a call": talk(user("How warm?"), calls("Oslo"), gives("4", "Oslo"), says("4 degrees.")),
     "a call beside words": talk(
-        user("How warm?"), calls("Oslo", text="I look it up."), gives("4", "Oslo"), says("4 degrees.")
+        user("How warm?"),
+        calls("Oslo", text="I look it up."),
+        gives("4", "Oslo"),
+        says("4 degrees."),
     ),
     "calls in two turns": talk(
-        user("How warm?"), calls("Oslo"), gives("4", "Oslo"), says("4 degrees."),
-        user("And Rome?"), calls("Rome"), gives("20", "Rome"), says("20 degrees."),
+        user("How warm?"),
+        calls("Oslo"),
+        gives("4", "Oslo"),
+        says("4 degrees."),
+        user("And Rome?"),
+        calls("Rome"),
+        gives("20", "Rome"),
+        says("20 degrees."),
     ),
     "two calls at once": talk(
-        user("How warm?"), calls("Oslo", "Rome"), gives("4", "Oslo"), gives("20", "Rome"), says("4 and 20.")
+        user("How warm?"),
+        calls("Oslo", "Rome"),
+        gives("4", "Oslo"),
+        gives("20", "Rome"),
+        says("4 and 20."),
     ),
     "call after call": talk(
-        user("How warm?"), calls("Oslo"), gives("4", "Oslo"), calls("Rome"), gives("20", "Rome"), says("4 and 20.")
+        user("How warm?"),
+        calls("Oslo"),
+        gives("4", "Oslo"),
+        calls("Rome"),
+        gives("20", "Rome"),
+        says("4 and 20."),
     ),
     "thinking before a call": talk(
-        user("How warm?"), calls("Oslo", reasoning_content="Look it up."), gives("4", "Oslo"), says("4 degrees.")
+        user("How warm?"),
+        calls("Oslo", reasoning_content="Look it up."),
+        gives("4", "Oslo"),
+        says("4 degrees."),
     ),
-}  # fmt: skip
+}

@@ -1,4 +1,5 @@
-"""Run directories for tests: a toy dataset that can be learned, a tiny model, and what a run left behind."""
+"""Run directories for tests: a toy dataset that can be learned, a tiny model, and what a run left
+behind."""
 
 from __future__ import annotations
 
@@ -16,18 +17,24 @@ COLOURS = ("red", "green", "blue", "black")
 def toy_rows(count: int = 24) -> list[dict[str, Any]]:
     """Conversations whose answers follow from nothing but having been learned."""
     return [
-        {"messages": [
-            {"role": "user", "content": f"Ball {number}?"},
-            {"role": "assistant", "content": f"It is {COLOURS[number % 4]}."},
-        ]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Ball {number}?"},
+                {"role": "assistant", "content": f"It is {COLOURS[number % 4]}."},
+            ]
+        }
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def toy_pairs(count: int = 24) -> list[dict[str, Any]]:
     """Pairs whose better answer is told by its words alone."""
     return [
-        {"prompt": f"Ball {number}?", "chosen": f"It is {COLOURS[number % 4]}.", "rejected": f"No idea, {number}!"}
+        {
+            "prompt": f"Ball {number}?",
+            "chosen": f"It is {COLOURS[number % 4]}.",
+            "rejected": f"No idea, {number}!",
+        }
         for number in range(count)
     ]
 
@@ -53,7 +60,11 @@ class Run:
 
     def losses(self, split: str = "train") -> dict[int, float]:
         name = "loss" if split == "train" else "eval_loss"
-        return {event["step"]: event["values"][name] for event in self.of("metrics") if event["split"] == split}
+        return {
+            event["step"]: event["values"][name]
+            for event in self.of("metrics")
+            if event["split"] == split
+        }
 
     @property
     def last(self) -> dict[str, Any]:
@@ -61,19 +72,36 @@ class Run:
 
 
 DEFAULTS = {
-    "adapter": "lora", "max_steps": 4, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 0.01,
-    "max_tokens": 64, "lora_rank": 4, "lora_dropout": 0.0, "warmup_ratio": 0.0, "weight_decay": 0.0,
-    "scheduler": "constant", "evaluation_split": 0.0, "sample_prompts": 0, "save_strategy": "end",
+    "adapter": "lora",
+    "max_steps": 4,
+    "batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.01,
+    "max_tokens": 64,
+    "lora_rank": 4,
+    "lora_dropout": 0.0,
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "scheduler": "constant",
+    "evaluation_split": 0.0,
+    "sample_prompts": 0,
+    "save_strategy": "end",
     # Not what the machine is good at: the same numbers everywhere.
     "precision": "fp32",
-}  # fmt: skip
+}
 
 
 def prepare(
-    directory: Path, model: Path, rows: Any = None, *, format: str = "messages", cache: str = "", **given: Any
+    directory: Path,
+    model: Path,
+    rows: Any = None,
+    *,
+    format: str = "messages",
+    cache: str = "",
+    **given: Any,
 ) -> Path:
-    """A run directory. `rows`: the dataset's, or a file; `cache`: what is derived from it is kept there. Names of the
-    spec go there, all others are parameters."""
+    """A run directory. `rows`: the dataset's, or a file; `cache`: what is derived from it is kept
+    there. Names of the spec go there, all others are parameters."""
     names = {
         "resume_from",
         "branch",
@@ -86,7 +114,9 @@ def prepare(
     } & set(given)
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)
-    data = rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())
+    data = (
+        rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())
+    )
     values = {"recipe": "sft", "parameters": DEFAULTS | given} | spec
     if "rewards" in given:
         # A row is a prompt there, and has its own limits.
@@ -94,12 +124,16 @@ def prepare(
     write_spec(
         directory,
         Spec(
-            run_id=7, name="Toy train", method="lora", base_model_path=str(model), base_model_name="Tiny",
+            run_id=7,
+            name="Toy train",
+            method="lora",
+            base_model_path=str(model),
+            base_model_name="Tiny",
             base_model_sha256="0" * 64,
             dataset=DataFile(str(data), file_sha256(data), "jsonl", format, cache=cache),
             **values,
         ),
-    )  # fmt: skip
+    )
     return directory
 
 

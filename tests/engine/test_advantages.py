@@ -21,8 +21,12 @@ NUMBER = st.floats(-5, 5, width=32)
 def answers(draw):
     """(rewards, values, mask) of a few answers, with holes in the mask."""
     count, length = draw(st.integers(1, 3)), draw(st.integers(1, 7))
-    table = st.lists(st.lists(NUMBER, min_size=length, max_size=length), min_size=count, max_size=count)
-    holes = st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=count, max_size=count)
+    table = st.lists(
+        st.lists(NUMBER, min_size=length, max_size=length), min_size=count, max_size=count
+    )
+    holes = st.lists(
+        st.lists(st.booleans(), min_size=length, max_size=length), min_size=count, max_size=count
+    )
     return draw(table), draw(table), draw(holes)
 
 
@@ -65,7 +69,9 @@ def test_the_score_stands_on_the_last_token_and_the_penalty_on_each():
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]])
     ratio = torch.tensor([[0.5, -1.0, 7.0], [0.0, 0.0, 2.0], [1.0, 1.0, 1.0]])
     found = token_rewards(torch.tensor([10.0, 20.0, 30.0]), ratio, mask, 0.1)
-    torch.testing.assert_close(found, torch.tensor([[-0.05, 10.1, 0.0], [0.0, 0.0, 19.8], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(
+        found, torch.tensor([[-0.05, 10.1, 0.0], [0.0, 0.0, 19.8], [0.0, 0.0, 0.0]])
+    )
 
 
 def test_whitening_leaves_padding_out():
@@ -85,7 +91,11 @@ def test_explained_variance_is_one_for_the_returns_themselves():
 
 
 def test_a_value_that_leaves_its_range_is_held_to_the_worse_error():
-    old, returns, mask = torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    old, returns, mask = (
+        torch.zeros(1, 3),
+        torch.tensor([[1.0, 1.0, 0.0]]),
+        torch.tensor([[1.0, 1.0, 0.0]]),
+    )
     values = torch.tensor([[0.1, 0.9, 5.0]])
     found = value_loss(values, old, returns, mask, 0.2)
     torch.testing.assert_close(found, 0.5 * torch.tensor([[0.81, 0.64, 0.0]]))

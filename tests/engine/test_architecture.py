@@ -1,4 +1,5 @@
-"""What no train should have to find out is refused at the import, with a reason a person understands."""
+"""What no train should have to find out is refused at the import, with a reason a person
+understands."""
 
 import json
 
@@ -50,7 +51,9 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path):
         folder_try(folder)
 
 
-@pytest.mark.parametrize("family", ["xlnet", "musicgen", "git", "gemma4_assistant", "emu3", "reformer", "mllama"])
+@pytest.mark.parametrize(
+    "family", ["xlnet", "musicgen", "git", "gemma4_assistant", "emu3", "reformer", "mllama"]
+)
 def test_what_is_no_language_model_is_refused_by_what_it_is(tmp_path, family):
     folder = folder_without_weights(tmp_path / "model", family)
     with pytest.raises(Refused, match=r"Choose|larger model|no language model"):
@@ -64,7 +67,11 @@ def test_a_library_that_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rope", [{"rope_type": "spiral", "rope_theta": 10_000.0}, {"rope_type": "yarn", "rope_theta": 10_000.0}]
+    "rope",
+    [
+        {"rope_type": "spiral", "rope_theta": 10_000.0},
+        {"rope_type": "yarn", "rope_theta": 10_000.0},
+    ],
 )
 def test_rotary_positions_that_transformers_cannot_compute_are_refused(folder, rope):
     change(folder / "config.json", rope_parameters=rope)
@@ -82,20 +89,26 @@ def test_a_missing_weight_is_named(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match=r"lack 1 of the model's weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        Refused,
+        match=r"lack 1 of the model's weights, such as model\.layers\.1\.mlp\.up_proj\.weight",
+    ):
         folder_try(folder)
 
 
 def test_weights_of_another_size_are_named(folder):
     change(folder / "config.json", intermediate_size=48)
-    with pytest.raises(Refused, match=r"another size than config\.json says, such as .*\[32, 64\].*\[32, 48\]"):
+    with pytest.raises(
+        Refused, match=r"another size than config\.json says, such as .*\[32, 64\].*\[32, 48\]"
+    ):
         folder_try(folder)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
     words = json.loads((folder / "tokenizer.json").read_text())
     words["added_tokens"] += [
-        words["added_tokens"][0] | {"id": 320 + number, "content": f"<|{number}|>"} for number in range(9)
+        words["added_tokens"][0] | {"id": 320 + number, "content": f"<|{number}|>"}
+        for number in range(9)
     ]
     (folder / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(Refused, match=r"The tokenizer has \d+ tokens, and the model only"):

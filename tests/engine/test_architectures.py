@@ -1,4 +1,5 @@
-"""Both recipes on every architecture: the right weights move, the loss falls, and what is saved is what was trained."""
+"""Both recipes on every architecture: the right weights move, the loss falls, and what is saved is
+what was trained."""
 
 import pytest
 import torch
@@ -44,17 +45,32 @@ def test_lora_trains_the_adapter_alone_and_saves_it(model_folder, tmp_path, trai
 
     before = load_file(model_folder / "model.safetensors")
     model = trained["model"].cpu()
-    weights = {name.removeprefix("base_model.model.").replace(".base_layer", ""): value
-               for name, value in model.named_parameters()}  # fmt: skip
-    assert {name: value for name, value in before.items() if not torch.equal(weights[name], value)} == {}
-    moved = [name for name, value in model.named_parameters() if "lora_B" in name and value.abs().max() > 0]
+    weights = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): value
+        for name, value in model.named_parameters()
+    }
+    assert {
+        name: value for name, value in before.items() if not torch.equal(weights[name], value)
+    } == {}
+    moved = [
+        name
+        for name, value in model.named_parameters()
+        if "lora_B" in name and value.abs().max() > 0
+    ]
     assert len(moved) == 2 * 7, "each of the seven linear layers of both blocks"
 
     files = {path.name for path in (run.directory / "model").iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "generation_config.json"} <= files
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "generation_config.json",
+    } <= files
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     plain = logits(base, model_folder)
-    loaded = logits(PeftModel.from_pretrained(base, run.directory / "model"), run.directory / "model")
+    loaded = logits(
+        PeftModel.from_pretrained(base, run.directory / "model"), run.directory / "model"
+    )
     assert torch.allclose(loaded, logits(model, model_folder), atol=1e-6)
     assert not torch.allclose(loaded, plain, atol=1e-2)
 
@@ -72,5 +88,7 @@ def test_full_fine_tuning_moves_every_weight_and_saves_the_model(model_folder, t
     loaded = AutoModelForCausalLM.from_pretrained(run.directory / "model")
     assert type(loaded) is type(AutoModelForCausalLM.from_pretrained(model_folder))
     assert torch.allclose(
-        logits(loaded, run.directory / "model"), logits(trained["model"].cpu(), model_folder), atol=1e-6
+        logits(loaded, run.directory / "model"),
+        logits(trained["model"].cpu(), model_folder),
+        atol=1e-6,
     )

@@ -44,13 +44,14 @@ def trl_template(tokenizer):
 
 
 def trl_rendered(renderer, example):
-    """As `rendered`, by TRL's training template and its marks; None where it has none, or refuses the row."""
+    """As `rendered`, by TRL's training template and its marks; None where it has none, or refuses
+    the row."""
     marked = trl_template(renderer.tokenizer)
     if marked is None:
         return None
     try:
-        # As TRL's users write them, not as the template was found to want them; but thinking in its place, which TRL's
-        # users would have to put there themselves.
+        # As TRL's users write them, not as the template was found to want them; but thinking in its
+        # place, which TRL's users would have to put there themselves.
         messages = renderer.thinking.adapt(example.messages)
         return renderer.template.render_marked(messages, example.tools, marked)
     except TemplateProblem:
@@ -98,12 +99,15 @@ def compare(renderer, example):
     if ours is None:
         # Left out: the template does not write all calls. TRL's mask has not all to learn either.
         learned = "".join(theirs[0][start:end] for start, end in theirs[1])
-        assert not all(place in learned for place in ("Oslo", "Rome") if place in str(example.messages))
+        assert not all(
+            place in learned for place in ("Oslo", "Rome") if place in str(example.messages)
+        )
         return
 
     text, spans = ours
     if text != theirs[0]:
-        # TRL's template writes thinking, empty or not, where the model's own does not; and GLM's ends.
+        # TRL's template writes thinking, empty or not, where the model's own does not; and GLM's
+        # ends.
         assert [bare(renderer, text[start:end]) for start, end in spans] == [
             bare(renderer, theirs[0][start:end]) for start, end in theirs[1]
         ]
@@ -111,20 +115,29 @@ def compare(renderer, example):
 
     asked = generation_prompts(renderer, example)
     for start, end in stretches(characters(spans) - characters(theirs[1])):
-        # We learn the end token, where TRL does not; and a header that stands within what a turn says.
-        is_end = renderer.template.added_pattern.fullmatch(text[start:end]) and any(end == last for _, last in spans)
+        # We learn the end token, where TRL does not; and a header that stands within what a turn
+        # says.
+        is_end = renderer.template.added_pattern.fullmatch(text[start:end]) and any(
+            end == last for _, last in spans
+        )
         is_within = any(first < start and end < last for first, last in spans)
         assert is_end or (is_within and any(text[start:end] in prompt for prompt in asked))
     for start, end in stretches(characters(theirs[1]) - characters(spans)):
-        # We do not learn what stands behind the end token, nor what asking for an answer writes already.
-        is_behind = any(start == last for _, last in spans) and not text[start:end].replace("</s>", "").strip()
+        # We do not learn what stands behind the end token, nor what asking for an answer writes
+        # already.
+        is_behind = (
+            any(start == last for _, last in spans)
+            and not text[start:end].replace("</s>", "").strip()
+        )
         assert is_behind or any(text[start:end] in prompt for prompt in asked)
 
 
 def bare(renderer, text):
     """An answer without its thinking, without its end, and without what asking for it writes."""
     text = THINKING.sub("", text, count=1).replace("<｜Assistant｜>", "").strip()
-    while (token := list(renderer.template.added_pattern.finditer(text))) and token[-1].end() == len(text):
+    while (token := list(renderer.template.added_pattern.finditer(text))) and token[
+        -1
+    ].end() == len(text):
         if token[-1][0].startswith("</"):
             break
         text = text[: token[-1].start()].strip()
@@ -174,6 +187,8 @@ def test_rows_have_the_tokens_of_the_templates_own_text(name):
         if found is not None:
             text, spans = found
             closed = renderer.masks.outline.is_closed(text[: spans[-1][1]])
-            expected = renderer.tokenizer(text if closed else text[: spans[-1][1]], add_special_tokens=False)
+            expected = renderer.tokenizer(
+                text if closed else text[: spans[-1][1]], add_special_tokens=False
+            )
             extra = [] if closed else [renderer.tokenizer.eos_token_id]
             assert renderer.tokens(example).ids == expected["input_ids"] + extra

@@ -1,4 +1,5 @@
-"""All safe repairs in one pass: nothing good gets worse, and nothing is lost without being counted."""
+"""All safe repairs in one pass: nothing good gets worse, and nothing is lost without being
+counted."""
 
 import json
 

@@ -13,12 +13,23 @@ import pytest
 
 from engine import check_method
 from engine.check_method import check
-from engine.rundir import DataFile, Program, Spec, file_sha256, read_events, stop_request, write_spec
+from engine.rundir import (
+    DataFile,
+    Program,
+    Spec,
+    file_sha256,
+    read_events,
+    stop_request,
+    write_spec,
+)
 from tests.live import ROOT
 
 EXAMPLE = ROOT / "docs" / "examples" / "bigram"
 HEAD = "from deepextension_run import Run\nrun = Run()\n"
-GOOD = HEAD + "run.started(2)\nrun.metrics(1, loss=2.0)\n(run.model_folder / 'm').write_text('x')\nrun.finished(1)\n"
+GOOD = HEAD + (
+    "run.started(2)\nrun.metrics(1, loss=2.0)\n(run.model_folder / "
+    "'m').write_text('x')\nrun.finished(1)\n"
+)
 
 
 def prepare(directory, source):
@@ -29,19 +40,30 @@ def prepare(directory, source):
     write_spec(
         directory,
         Spec(
-            run_id=1, name="own", method="own", recipe="custom", parameters={"n": 1}, base_model_path=str(directory),
-            base_model_name="-", base_model_sha256="", dataset=DataFile(str(data), file_sha256(data), "jsonl", "text"),
+            run_id=1,
+            name="own",
+            method="own",
+            recipe="custom",
+            parameters={"n": 1},
+            base_model_path=str(directory),
+            base_model_name="-",
+            base_model_sha256="",
+            dataset=DataFile(str(data), file_sha256(data), "jsonl", "text"),
             program=Program(sys.executable, str(script), file_sha256(script)),
         ),
-    )  # fmt: skip
+    )
     return directory
 
 
 def start(directory):
     return subprocess.Popen(
-        [sys.executable, "-m", "engine", "--in-place", str(directory)], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
+        [sys.executable, "-m", "engine", "--in-place", str(directory)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
 
 
 def run(directory, source):
@@ -62,8 +84,14 @@ def test_a_program_that_keeps_the_contract_finishes(tmp_path):
     [
         ("pass", "it wrote no event. It ended with status 0"),
         ("raise SystemExit(7)", "it wrote no event. It ended with status 7"),
-        ("import os; os.kill(os.getpid(), 9)", "it wrote no event. It ended with the signal SIGKILL"),
-        ("import sys; open(sys.argv[1] + '/events.jsonl', 'w').write('nonsense\\n[1]\\n')", "2 lines to events.jsonl"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            "it wrote no event. It ended with the signal SIGKILL",
+        ),
+        (
+            "import sys; open(sys.argv[1] + '/events.jsonl', 'w').write('nonsense\\n[1]\\n')",
+            "2 lines to events.jsonl",
+        ),
         (HEAD + "run.started(2)", "its last event is 'started'"),
         (HEAD + "run.emit('finished', step=1)", "left no model/"),
         (GOOD + "raise SystemExit(5)", "it said that it had finished. It ended with status 5"),
@@ -96,7 +124,8 @@ def test_a_script_that_changed_is_not_run(tmp_path):
 
 def test_the_log_is_cut_and_the_program_goes_on(tmp_path):
     source = (
-        "import sys\nfor _ in range(70): sys.stdout.write('x' * (1 << 20))\nsys.stdout.buffer.write(b'\\xff')\n" + GOOD
+        "import sys\nfor _ in range(70): sys.stdout.write('x' * (1 << "
+        "20))\nsys.stdout.buffer.write(b'\\xff')\n" + GOOD
     )
     code, _, output = run(tmp_path, source)
     assert code == 0
@@ -112,7 +141,9 @@ def test_it_sees_nothing_of_the_platform(tmp_path, monkeypatch):
     assert "secret-key" not in output
 
 
-SLOW = HEAD + "import time\nrun.started(100)\nfor step in range(1, 1000):\n    run.metrics(step, loss=1.0)\n"
+SLOW = HEAD + (
+    "import time\nrun.started(100)\nfor step in range(1, 1000):\n    run.metrics(step, loss=1.0)\n"
+)
 
 
 def wait_for(directory, kind):
@@ -163,13 +194,25 @@ def test_the_documented_method_keeps_every_point():
     ("change", "title", "words"),
     [
         (("run.finished(steps)", ""), "It finishes", "broke the contract"),
-        (("run.started(", "(lambda **given: None)("), "It says how many steps it will make", "no started event"),
-        (("run.metrics(step, epoch", "run.metrics(steps - step, epoch"), "Steps rise", "do not rise"),
+        (
+            ("run.started(", "(lambda **given: None)("),
+            "It says how many steps it will make",
+            "no started event",
+        ),
+        (
+            ("run.metrics(step, epoch", "run.metrics(steps - step, epoch"),
+            "Steps rise",
+            "do not rise",
+        ),
         (("        run.stopped(step - 1)", "        pass"), "It honours a stop", "asked to stop"),
-        (('(run.model_folder / "bigrams.json").write_text', "(lambda text: 0)"), "It leaves a model", "no model/"),
+        (
+            ('(run.model_folder / "bigrams.json").write_text', "(lambda text: 0)"),
+            "It leaves a model",
+            "no model/",
+        ),
     ],
     ids=["no ending", "no start", "steps", "stop", "model"],
-)  # fmt: skip
+)
 def test_a_broken_copy_is_named(tmp_path, monkeypatch, change, title, words):
     monkeypatch.setattr(check_method, "STOP_SECONDS", 10)
     shutil.copytree(EXAMPLE, tmp_path / "broken")

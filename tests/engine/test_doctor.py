@@ -23,7 +23,9 @@ def seen(rows, format, column_map=None):
             doctor.see(line, to_example(row, format, column_map or {}))
         except RowProblem:
             bad += 1
-    return {finding["kind"]: finding for finding in doctor.findings()} | ({"problems": {"count": bad}} if bad else {})
+    return {finding["kind"]: finding for finding in doctor.findings()} | (
+        {"problems": {"count": bad}} if bad else {}
+    )
 
 
 def asked(question, answer="Yes."):
@@ -33,7 +35,10 @@ def asked(question, answer="Yes."):
 CASES = {
     "duplicate": ([asked("A"), asked("B"), asked("A")], [3]),
     "other_answer": ([asked("A"), asked("A", "No.")], [2]),
-    "template_tokens": ([asked("A"), asked("<|im_start|>user B"), asked("[INST] C [/INST]")], [2, 3]),
+    "template_tokens": (
+        [asked("A"), asked("<|im_start|>user B"), asked("[INST] C [/INST]")],
+        [2, 3],
+    ),
     "secret": ([asked("My key is sk-" + "a1B2" * 8), asked("hf_" + "aB3x" * 9)], [1, 2]),
     "email": ([asked("Write to ann.lee@example.org"), asked("B")], [1]),
     "damaged": ([asked("A"), asked("CafÃ© 今天"), asked("itâ€™s")], [2, 3]),
@@ -45,12 +50,19 @@ CASES = {
 def test_it_is_found_with_its_lines(kind):
     rows, lines = CASES[kind]
     finding = seen(rows, "question-answer")[kind]
-    assert (finding["count"], [example["line"] for example in finding["examples"]]) == (len(lines), lines)
+    assert (finding["count"], [example["line"] for example in finding["examples"]]) == (
+        len(lines),
+        lines,
+    )
 
 
 def test_clean_rows_have_no_findings():
     assert (
-        seen([asked("How many?"), asked("1 < 2?"), asked("Is a@b an address?"), asked("[x]")], "question-answer") == {}
+        seen(
+            [asked("How many?"), asked("1 < 2?"), asked("Is a@b an address?"), asked("[x]")],
+            "question-answer",
+        )
+        == {}
     )
 
 
@@ -80,16 +92,24 @@ def test_enough_is_shown_to_find_it_again():
 
 
 @pytest.mark.parametrize(
-    ("labels", "kind"), [([True] * 5, "one_label"), ([True] * 40 + [False], "imbalance"), ([True, False] * 5, None)]
+    ("labels", "kind"),
+    [([True] * 5, "one_label"), ([True] * 40 + [False], "imbalance"), ([True, False] * 5, None)],
 )
 def test_ratings_are_weighed(labels, kind):
-    rows = [{"prompt": f"P{n}", "completion": f"C{n}", "label": label} for n, label in enumerate(labels)]
+    rows = [
+        {"prompt": f"P{n}", "completion": f"C{n}", "label": label} for n, label in enumerate(labels)
+    ]
     assert list(seen(rows, "kto")) == ([kind] if kind else [])
 
 
 def test_several_scripts_are_told():
-    rows = [asked(f"How are you {n}?") for n in range(8)] + [asked("今天天气怎么样", "很好") for _ in range(1)]
-    assert "8 Latin, 1 Chinese" in seen(rows, "question-answer")["mixed_scripts"]["examples"][0]["text"]
+    rows = [asked(f"How are you {n}?") for n in range(8)] + [
+        asked("今天天气怎么样", "很好") for _ in range(1)
+    ]
+    assert (
+        "8 Latin, 1 Chinese"
+        in seen(rows, "question-answer")["mixed_scripts"]["examples"][0]["text"]
+    )
 
 
 def mend(rows, slug, format, column_map=None, fits=None):
@@ -100,9 +120,15 @@ def mend(rows, slug, format, column_map=None, fits=None):
 
 @pytest.mark.parametrize(
     ("slug", "kind"),
-    [("drop_duplicates", "duplicate"), ("strip_template", "template_tokens"), ("mask_secrets", "secret"),
-     ("mask_addresses", "email"), ("mend_encoding", "damaged"), ("drop_lost", "lost")],
-)  # fmt: skip
+    [
+        ("drop_duplicates", "duplicate"),
+        ("strip_template", "template_tokens"),
+        ("mask_secrets", "secret"),
+        ("mask_addresses", "email"),
+        ("mend_encoding", "damaged"),
+        ("drop_lost", "lost"),
+    ],
+)
 def test_a_repair_mends_what_it_is_for(slug, kind):
     rows, lines = CASES[kind]
     assert kind in REPAIRS[slug].mends
@@ -134,7 +160,11 @@ PAIRS = [{"prompt": f"P{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for 
 
 @pytest.mark.parametrize(
     ("slug", "format", "count"),
-    [("pairs_to_examples", "messages", 3), ("pairs_to_ratings", "kto", 6), ("answers_to_prompts", "prompt-only", 3)],
+    [
+        ("pairs_to_examples", "messages", 3),
+        ("pairs_to_ratings", "kto", 6),
+        ("answers_to_prompts", "prompt-only", 3),
+    ],
 )
 def test_pairs_become_other_formats(slug, format, count):
     new, done = mend(PAIRS, slug, "preference")
@@ -146,11 +176,15 @@ def test_pairs_become_other_formats(slug, format, count):
 def test_what_is_offered_fits_the_format_and_the_findings():
     assert [repair.slug for repair in offered("text", set())] == ["split"]
     assert [repair.slug for repair in offered("text", {"duplicate", "email"})] == [
-        "drop_duplicates", "mask_addresses", "split",
-    ]  # fmt: skip
+        "drop_duplicates",
+        "mask_addresses",
+        "split",
+    ]
     assert "pairs_to_ratings" in [repair.slug for repair in offered("preference", set())]
     assert "merge_turns" not in [repair.slug for repair in offered("messages", {"problems"})]
-    assert "merge_turns" in [repair.slug for repair in offered("messages", {"problems", "two_turns"})]
+    assert "merge_turns" in [
+        repair.slug for repair in offered("messages", {"problems", "two_turns"})
+    ]
 
 
 def test_both_parts_of_a_split_are_all_rows():
@@ -174,15 +208,21 @@ def test_the_doctor_stands_every_row(rows, format):
 
 CALLS = [
     {"role": "user", "content": "How warm is it in Oslo?"},
-    {"role": "assistant", "content": None,
-     "tool_calls": [{"type": "function", "function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"type": "function", "function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}
+        ],
+    },
     {"role": "tool", "name": "warmth", "content": {"celsius": 4}},
     {"role": "assistant", "content": "4 degrees."},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
-    "slug", [slug for slug, repair in REPAIRS.items() if not repair.makes and slug != SPLIT] + [TRAIN_PART]
+    "slug",
+    [slug for slug, repair in REPAIRS.items() if not repair.makes and slug != SPLIT] + [TRAIN_PART],
 )
 def test_what_a_repair_is_not_for_stays_as_it_was(slug):
     rows = [
@@ -213,26 +253,36 @@ def test_a_row_that_cannot_be_read_stays_where_the_repair_is_for_something_else(
 
 def test_columns_get_the_names_of_the_format():
     rows = [{"Frage": "U", "Antwort": "A", "answer": "other", "n": 1}]
-    new, _ = mend(rows, "rename_columns", "question-answer", {"question": "Frage", "answer": "Antwort"})
+    new, _ = mend(
+        rows, "rename_columns", "question-answer", {"question": "Frage", "answer": "Antwort"}
+    )
     assert new == [{"question": "U", "answer": "A", "answer_before": "other", "n": 1}]
 
 
 def words(example):
     return sum(
-        len(text.split()) for text in [example.text or "", *(turn["content"] for turn in example.messages or [])]
+        len(text.split())
+        for text in [example.text or "", *(turn["content"] for turn in example.messages or [])]
     )
 
 
 def test_long_rows_are_left_out():
     rows = [asked("a b c"), asked("a b c d"), asked(None)]
-    assert mend(rows, "drop_long", "question-answer", fits=lambda example: words(example) <= 4)[0] == [rows[0], rows[2]]
+    assert mend(rows, "drop_long", "question-answer", fits=lambda example: words(example) <= 4)[
+        0
+    ] == [rows[0], rows[2]]
 
 
-@pytest.mark.parametrize(("limit", "turns"), [(9, 8), (8, 8), (7, 6), (5, 4), (4, 4), (3, 2), (2, 2), (1, 0)])
+@pytest.mark.parametrize(
+    ("limit", "turns"), [(9, 8), (8, 8), (7, 6), (5, 4), (4, 4), (3, 2), (2, 2), (1, 0)]
+)
 def test_a_long_conversation_loses_its_last_exchanges(limit, turns):
     talk = [{"from": ("human", "gpt")[n % 2], "value": f"word{n}"} for n in range(8)]
     new, done = mend(
-        [{"conversations": talk}], "cut_long", "conversations", fits=lambda example: words(example) <= limit
+        [{"conversations": talk}],
+        "cut_long",
+        "conversations",
+        fits=lambda example: words(example) <= limit,
     )
     assert new == ([{"conversations": talk[:turns]}] if turns else [])
     assert done.counts["changed"] == (0 < turns < 8)
@@ -240,12 +290,22 @@ def test_a_long_conversation_loses_its_last_exchanges(limit, turns):
 
 def test_a_conversation_is_not_cut_between_a_call_and_what_came_of_it():
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, *CALLS]
-    new, _ = mend([{"messages": turns}], "cut_long", "messages", fits=lambda example: len(example.messages) < 6)
+    new, _ = mend(
+        [{"messages": turns}],
+        "cut_long",
+        "messages",
+        fits=lambda example: len(example.messages) < 6,
+    )
     assert new == [{"messages": turns[:2]}]
 
 
 def test_a_long_text_loses_its_end():
-    new, _ = mend([{"text": "a b c d"}, {"text": "a"}], "cut_long", "text", fits=lambda example: words(example) <= 2)
+    new, _ = mend(
+        [{"text": "a b c d"}, {"text": "a"}],
+        "cut_long",
+        "text",
+        fits=lambda example: words(example) <= 2,
+    )
     assert [row["text"].strip() for row in new] == ["a b", "a"]
 
 

@@ -1,4 +1,5 @@
-"""Trains that cannot go well: each says why, in words a person can act on, and leaves nothing half-done."""
+"""Trains that cannot go well: each says why, in words a person can act on, and leaves nothing
+half-done."""
 
 import errno
 import json
@@ -53,15 +54,31 @@ def test_a_base_model_that_is_gone(tmp_path):
 
 
 def test_rows_that_all_lose_their_answer(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, [{"messages": [
-        {"role": "user", "content": "long " * 50}, {"role": "assistant", "content": "Yes."}
-    ]}] * 4, max_tokens=16)  # fmt: skip
+    run = train(
+        tmp_path / "run",
+        tiny,
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "long " * 50},
+                    {"role": "assistant", "content": "Yes."},
+                ]
+            }
+        ]
+        * 4,
+        max_tokens=16,
+    )
     assert failed(run) == "no_rows"
     assert "4 rows would keep nothing of the answer" in run.last["message"]
 
 
 def test_rows_whose_answer_is_lost_are_left_out_and_counted(tiny, tmp_path):
-    lost = {"messages": [{"role": "user", "content": "long " * 50}, {"role": "assistant", "content": "Yes."}]}
+    lost = {
+        "messages": [
+            {"role": "user", "content": "long " * 50},
+            {"role": "assistant", "content": "Yes."},
+        ]
+    }
     run = train(tmp_path / "run", tiny, [*toy_rows(8), lost, lost], max_tokens=40, max_steps=1)
     assert run.code == 0
     assert (run.of("started")[0]["train_rows"], run.of("started")[0]["left_out_rows"]) == (8, 2)
@@ -118,7 +135,10 @@ def test_a_tokenizer_that_was_cut(copy, tmp_path):
 def test_a_template_that_loops_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.chat.template, "RENDER_SECONDS", 0.3)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    assert failed(train(tmp_path / "run", tiny_model(tmp_path / "model", chat_template=loop))) == "template_loops"
+    assert (
+        failed(train(tmp_path / "run", tiny_model(tmp_path / "model", chat_template=loop)))
+        == "template_loops"
+    )
 
 
 def test_target_modules_that_the_model_does_not_have(tiny, tmp_path):
@@ -129,9 +149,15 @@ def test_target_modules_that_the_model_does_not_have(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "given",
-    [{"learning_rate": 0}, {"lora_rank": 0}, {"epochs": 0, "max_steps": None}, {"colour": 1},
-     {"more": {"output_dir": "/tmp/elsewhere"}}, {"more": {"optim": "mine"}}],
-)  # fmt: skip
+    [
+        {"learning_rate": 0},
+        {"lora_rank": 0},
+        {"epochs": 0, "max_steps": None},
+        {"colour": 1},
+        {"more": {"output_dir": "/tmp/elsewhere"}},
+        {"more": {"optim": "mine"}},
+    ],
+)
 def test_parameters_out_of_bounds_or_unknown(tiny, tmp_path, given):
     run = train(tmp_path / "run", tiny, **given)
     assert failed(run) == "bad_parameters"
@@ -177,11 +203,21 @@ def _broken(tiny, tmp_path):
     ("error", "code"),
     [
         (MemoryError(), "out_of_memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "out_of_memory"),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+            ),
+            "out_of_memory",
+        ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (RuntimeError("could not create a primitive"), "out_of_memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            "out_of_memory",
+        ),
         (RuntimeError("PytorchStreamWriter failed: unexpected pos 64 vs 0"), "disk_full"),
         (PermissionError(errno.EACCES, "denied", "/data"), "no_permission"),
         (FileNotFoundError(errno.ENOENT, "none", "/data"), "file_gone"),
@@ -205,7 +241,9 @@ def test_a_full_disk_while_saving_leaves_no_half_model(tiny, tmp_path, monkeypat
     assert failed(run) == "disk_full"
 
 
-def test_an_unknown_error_is_named_and_its_traceback_is_in_the_log(tiny, tmp_path, monkeypatch, capfd):
+def test_an_unknown_error_is_named_and_its_traceback_is_in_the_log(
+    tiny, tmp_path, monkeypatch, capfd
+):
     def surprise(*arguments, **options):
         raise ZeroDivisionError("never seen before")
 
@@ -243,20 +281,31 @@ def chained(outer: Exception, inner: Exception) -> Exception:
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         SafetensorError(
-            'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'
+            'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space '
+            'left" })'
         ),
         RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0"),
         RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
-        chained(RuntimeError("could not save the checkpoint"), OSError(errno.ENOSPC, "No space left on device")),
-        chained(FileNotFoundError(errno.ENOENT, "gone", "model.tmp"), OSError(errno.ENOSPC, "No space left on device")),
-        chained(PermissionError(errno.EACCES, "no", "x"), OSError(errno.EDQUOT, "Disk quota exceeded")),
+        chained(
+            RuntimeError("could not save the checkpoint"),
+            OSError(errno.ENOSPC, "No space left on device"),
+        ),
+        chained(
+            FileNotFoundError(errno.ENOENT, "gone", "model.tmp"),
+            OSError(errno.ENOSPC, "No space left on device"),
+        ),
+        chained(
+            PermissionError(errno.EACCES, "no", "x"), OSError(errno.EDQUOT, "Disk quota exceeded")
+        ),
     ],
 )
 def test_a_full_disk_is_known_in_every_wrapping(error):
     assert explain(error).code == "disk_full"
 
 
-def test_a_disk_without_room_for_the_last_event_is_told_by_the_exit_code(tiny, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_the_last_event_is_told_by_the_exit_code(
+    tiny, tmp_path, monkeypatch
+):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,5 @@
-"""Rows by their line and by what they hold, in files of every type: none is missed and none comes twice."""
+"""Rows by their line and by what they hold, in files of every type: none is missed and none comes
+twice."""
 
 import csv
 import json
@@ -11,7 +12,10 @@ from engine.rows import read_rows
 
 COUNT = 57
 ROWS = [
-    {"question": f"Question {number}", "answer": f"Straße {number} {'NEEDLE' if number % 3 == 0 else 'hay'}"}
+    {
+        "question": f"Question {number}",
+        "answer": f"Straße {number} {'NEEDLE' if number % 3 == 0 else 'hay'}",
+    }
     for number in range(COUNT)
 ]
 MATCHES = [number for number in range(COUNT) if number % 3 == 0]
@@ -60,7 +64,15 @@ def file(request, tmp_path):
 def find(capsys):
     def run(path, file_type, *arguments):
         status = find_rows.main(
-            ["--data", str(path), "--file-type", file_type, "--format", "question-answer", *arguments]
+            [
+                "--data",
+                str(path),
+                "--file-type",
+                file_type,
+                "--format",
+                "question-answer",
+                *arguments,
+            ]
         )
         reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         return status, [report["row"] for report in reports[:-1]], reports[-1]
@@ -101,11 +113,17 @@ def test_rows_are_found_by_the_line_they_begin_on(file, find):
 
 def test_a_search_that_runs_out_of_time_says_where_it_goes_on(tmp_path, find):
     path = tmp_path / "data.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{number}", "answer": "hay"}) + "\n" for number in range(500)))
+    path.write_text(
+        "".join(
+            json.dumps({"question": f"{number}", "answer": "hay"}) + "\n" for number in range(500)
+        )
+    )
 
     mark, read = [0, 0, 0], 0
     while mark is not None:
-        _, rows, last = find(path, "jsonl", "--search=needle", "--seconds=0", f"--mark={json.dumps(mark)}")
+        _, rows, last = find(
+            path, "jsonl", "--search=needle", "--seconds=0", f"--mark={json.dumps(mark)}"
+        )
         done = last["done"]
         assert rows == []
         assert done["read"] <= find_rows.CLOCK_EVERY_ROWS

@@ -50,7 +50,10 @@ def test_it_tells_the_format_by_columns(columns, slug):
 def test_the_column_map_leads_from_the_format_to_the_file():
     columns = ["Instruction", "context", "response"]
 
-    assert detect(columns, []) == ("alpaca", {"instruction": "Instruction", "input": "context", "output": "response"})
+    assert detect(columns, []) == (
+        "alpaca",
+        {"instruction": "Instruction", "input": "context", "output": "response"},
+    )
 
 
 def test_a_label_makes_ratings_only_where_it_says_yes_or_no():
@@ -61,7 +64,9 @@ def test_a_label_makes_ratings_only_where_it_says_yes_or_no():
     assert detect(columns, [row | {"label": "weather"}])[0] == "prompt-completion"
     # Else the bad answers would be learned as good ones.
     assert detect(columns, [row | {"label": 1}, row | {"label": -1}])[0] == "kto"
-    assert detect(columns, [row | {"label": "desirable"}, row | {"label": "undesirable"}])[0] == "kto"
+    assert (
+        detect(columns, [row | {"label": "desirable"}, row | {"label": "undesirable"}])[0] == "kto"
+    )
 
 
 def test_conversations_beside_a_pair_are_its_prompt_unless_they_hold_an_answer():
@@ -69,8 +74,14 @@ def test_conversations_beside_a_pair_are_its_prompt_unless_they_hold_an_answer()
     asked = {"from": "human", "value": "Hi"}
     answered = {"from": "gpt", "value": "Ho"}
 
-    assert detect(columns, [{"conversations": [asked], "chosen": {}, "rejected": {}}])[0] == "preference"
-    assert detect(columns, [{"conversations": [asked, answered], "chosen": {}, "rejected": {}}])[0] == "conversations"
+    assert (
+        detect(columns, [{"conversations": [asked], "chosen": {}, "rejected": {}}])[0]
+        == "preference"
+    )
+    assert (
+        detect(columns, [{"conversations": [asked, answered], "chosen": {}, "rejected": {}}])[0]
+        == "conversations"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,43 +89,84 @@ def test_conversations_beside_a_pair_are_its_prompt_unless_they_hold_an_answer()
     [
         (
             "messages",
-            {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"},
-                          {"role": "assistant", "content": "A"}]},
+            {
+                "messages": [
+                    {"role": "system", "content": "S"},
+                    {"role": "user", "content": "U"},
+                    {"role": "assistant", "content": "A"},
+                ]
+            },
             said(("system", "S"), ("user", "U"), ("assistant", "A")),
         ),
         (
             "conversations",
-            {"conversations": [{"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}], "system": "S"},
+            {
+                "conversations": [{"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}],
+                "system": "S",
+            },
             said(("system", "S"), ("user", "U"), ("assistant", "A")),
         ),
         # As a table exports it: the list as text.
         (
             "messages",
-            {"messages": '[{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]'},
+            {
+                "messages": '[{"role": "user", "content": "U"}, {"role": "assistant", "content": '
+                '"A"}]'
+            },
             said(("user", "U"), ("assistant", "A")),
         ),
         # Content in parts, and a blank system turn that says nothing.
         (
             "messages",
-            {"messages": [{"role": "system", "content": " "},
-                          {"role": "user", "content": [{"type": "text", "text": "U"}, {"type": "text", "text": "V"}]},
-                          {"role": "assistant", "content": "A"}]},
+            {
+                "messages": [
+                    {"role": "system", "content": " "},
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "U"}, {"type": "text", "text": "V"}],
+                    },
+                    {"role": "assistant", "content": "A"},
+                ]
+            },
             said(("user", "UV"), ("assistant", "A")),
         ),
-        ("prompt-completion", {"prompt": "U", "completion": "A"}, said(("user", "U"), ("assistant", "A"))),
         (
             "prompt-completion",
-            {"prompt": [{"role": "user", "content": "U"}], "completion": [{"role": "assistant", "content": "A"}]},
+            {"prompt": "U", "completion": "A"},
             said(("user", "U"), ("assistant", "A")),
         ),
-        ("alpaca", {"instruction": "I", "input": "N", "output": "O"}, said(("user", "I\n\nN"), ("assistant", "O"))),
-        ("alpaca", {"instruction": "I", "input": " ", "output": "O"}, said(("user", "I"), ("assistant", "O"))),
+        (
+            "prompt-completion",
+            {
+                "prompt": [{"role": "user", "content": "U"}],
+                "completion": [{"role": "assistant", "content": "A"}],
+            },
+            said(("user", "U"), ("assistant", "A")),
+        ),
+        (
+            "alpaca",
+            {"instruction": "I", "input": "N", "output": "O"},
+            said(("user", "I\n\nN"), ("assistant", "O")),
+        ),
+        (
+            "alpaca",
+            {"instruction": "I", "input": " ", "output": "O"},
+            said(("user", "I"), ("assistant", "O")),
+        ),
         ("alpaca", {"instruction": "I", "output": "O"}, said(("user", "I"), ("assistant", "O"))),
-        ("question-answer", {"question": "2+2?", "answer": 4}, said(("user", "2+2?"), ("assistant", "4"))),
-        ("question-answer", {"question": 0.5, "answer": "half"}, said(("user", "0.5"), ("assistant", "half"))),
+        (
+            "question-answer",
+            {"question": "2+2?", "answer": 4},
+            said(("user", "2+2?"), ("assistant", "4")),
+        ),
+        (
+            "question-answer",
+            {"question": 0.5, "answer": "half"},
+            said(("user", "0.5"), ("assistant", "half")),
+        ),
         ("text", {"text": "  <b>as it is</b>\n"}, Example(text="  <b>as it is</b>\n")),
     ],
-)  # fmt: skip
+)
 def test_every_format_becomes_messages_or_text(format, values, example):
     assert to_example(values, format, {}) == example
 
@@ -131,29 +183,48 @@ def turn(role, content):
     return {"role": role, "content": content}
 
 
-CALL = {"role": "assistant", "content": "", "tool_calls": [
-    {"type": "function", "function": {"name": "warmth", "arguments": {"place": "Oslo"}}}]}  # fmt: skip
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "function": {"name": "warmth", "arguments": {"place": "Oslo"}}}
+    ],
+}
 
 
 @pytest.mark.parametrize(
     ("called", "answered"),
     [
         (
-            {"role": "assistant", "content": None,
-             "tool_calls": [{"function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "warmth", "arguments": '{"place": "Oslo"}'}}],
+            },
             {"role": "tool", "content": {"celsius": 4}},
         ),
         (
-            {"from": "function_call", "value": '{"name": "warmth", "arguments": {"place": "Oslo"}}'},
+            {
+                "from": "function_call",
+                "value": '{"name": "warmth", "arguments": {"place": "Oslo"}}',
+            },
             {"from": "observation", "value": '{"celsius": 4}'},
         ),
     ],
-)  # fmt: skip
+)
 def test_calls_of_tools_are_read_as_templates_take_them(called, answered):
     tools = [{"type": "function", "function": {"name": "warmth"}}]
-    row = {"messages": [turn("user", "U"), called, answered, turn("assistant", "A")], "tools": json.dumps(tools)}
+    row = {
+        "messages": [turn("user", "U"), called, answered, turn("assistant", "A")],
+        "tools": json.dumps(tools),
+    }
     example = to_example(row, "messages", {})
-    assert example.messages == [turn("user", "U"), CALL, turn("tool", '{"celsius": 4}'), turn("assistant", "A")]
+    assert example.messages == [
+        turn("user", "U"),
+        CALL,
+        turn("tool", '{"celsius": 4}'),
+        turn("assistant", "A"),
+    ]
     assert example.tools == tools
     assert example.calls_tools
 
@@ -180,8 +251,16 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
         ([turn("hacker", "x")], "messages[1].role", "Unknown role"),
         ([turn("tool", "x")], "messages", "none was called"),
         ([turn("user", "U"), turn("tool", "x")], "messages", "none was called"),
-        ([turn("user", "U"), CALL, turn("assistant", "A")], "messages", "what it gave back is missing"),
-        ([turn("user", "U"), CALL, turn("tool", "x"), turn("user", "V")], "messages", "behind what a tool gave back"),
+        (
+            [turn("user", "U"), CALL, turn("assistant", "A")],
+            "messages",
+            "what it gave back is missing",
+        ),
+        (
+            [turn("user", "U"), CALL, turn("tool", "x"), turn("user", "V")],
+            "messages",
+            "behind what a tool gave back",
+        ),
         ([turn("user", "U"), CALL, turn("tool", "x")], "messages", "ends without an answer"),
         ([turn("user", "U"), turn("function_call", "{")], "messages[2].content", "not valid JSON"),
         (
@@ -192,8 +271,16 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
         ([turn("user", None)], "messages[1].content", "Is null"),
         ([turn("user", "U"), turn("assistant", " \n")], "messages[2].content", "Is blank"),
         ([turn("user", True)], "messages[1].content", "Is true or false"),
-        ([turn("user", float("nan"))], "messages[1].content", "Is not a number that can be written down"),
-        ([turn("user", [{"type": "image_url", "image_url": {}}])], "messages[1].content", "such as an image"),
+        (
+            [turn("user", float("nan"))],
+            "messages[1].content",
+            "Is not a number that can be written down",
+        ),
+        (
+            [turn("user", [{"type": "image_url", "image_url": {}}])],
+            "messages[1].content",
+            "such as an image",
+        ),
         (
             [turn("user", "U"), {"role": "assistant", "content": None, "tool_calls": [1]}],
             "messages[2].tool_calls",
@@ -201,8 +288,16 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
         ),
         ([turn("user", "U")], "messages", "ends without an answer"),
         ([turn("assistant", "A")], "messages", "begins with the assistant"),
-        ([turn("user", "U"), turn("user", "V"), turn("assistant", "A")], "messages", "Two user turns in a row"),
-        ([turn("user", "U"), turn("system", "S"), turn("assistant", "A")], "messages", "behind the first turn"),
+        (
+            [turn("user", "U"), turn("user", "V"), turn("assistant", "A")],
+            "messages",
+            "Two user turns in a row",
+        ),
+        (
+            [turn("user", "U"), turn("system", "S"), turn("assistant", "A")],
+            "messages",
+            "behind the first turn",
+        ),
         ([turn("system", "S")], "messages", "no turns of user and assistant"),
     ],
 )
@@ -215,7 +310,12 @@ def test_a_conversation_that_cannot_be_learned_from_says_where_and_why(turns, fi
 @pytest.mark.parametrize("value", [None, "", "  \n", [], {}, True])
 @pytest.mark.parametrize(
     ("format", "field"),
-    [("question-answer", "answer"), ("prompt-completion", "completion"), ("alpaca", "output"), ("text", "text")],
+    [
+        ("question-answer", "answer"),
+        ("prompt-completion", "completion"),
+        ("alpaca", "output"),
+        ("text", "text"),
+    ],
 )
 def test_null_blank_and_wrong_answers_are_named(format, field, value):
     row = {"question": "q", "prompt": "p", "instruction": "i", field: value}
@@ -241,7 +341,10 @@ def test_a_system_prompt_stands_in_front_of_conversations_that_have_none():
     plain = [turn("user", "U"), turn("assistant", "A")]
 
     assert with_system_prompt(plain, "S") == [turn("system", "S"), *plain]
-    assert with_system_prompt([turn("system", "own"), *plain], "S") == [turn("system", "own"), *plain]
+    assert with_system_prompt([turn("system", "own"), *plain], "S") == [
+        turn("system", "own"),
+        *plain,
+    ]
     assert with_system_prompt(plain, "  ") == plain
 
 
@@ -266,14 +369,27 @@ def test_every_example_of_a_format_is_a_good_row_of_it():
 
 
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=5)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=20),
+        st.binary(max_size=5),
+    ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
-        st.dictionaries(st.sampled_from(["role", "from", "content", "value", "type", "text", "x"]), inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["role", "from", "content", "value", "type", "text", "x"]),
+            inner,
+            max_size=4,
+        ),
     ),
     max_leaves=12,
 )
-COLUMNS = sorted({column for item in FORMATS.values() for column in (*item.columns, *item.optional)} | {"x"})
+COLUMNS = sorted(
+    {column for item in FORMATS.values() for column in (*item.columns, *item.optional)} | {"x"}
+)
 ROWS = st.dictionaries(st.sampled_from(COLUMNS), JSON, max_size=6)
 
 
@@ -311,23 +427,38 @@ PAIR = {"prompt": "P", "chosen": "good", "rejected": "bad"}
     [
         PAIR,
         {"question": "P", "accepted": "good", "rejected_response": "bad"},
-        {"prompt": [turn("user", "P")], "chosen": [turn("assistant", "good")], "rejected": [turn("assistant", "bad")]},
-        {"conversations": [{"from": "human", "value": "P"}], "chosen": {"from": "gpt", "value": "good"},
-         "rejected": {"from": "gpt", "value": "bad"}},
-        {"chosen": [turn("user", "P"), turn("assistant", "good")],
-         "rejected": [turn("user", "P"), turn("assistant", "bad")]},
-        {"prompt": "P", "chosen": [turn("user", "P"), turn("assistant", "good")],
-         "rejected": [turn("user", "P"), turn("assistant", "bad")]},
+        {
+            "prompt": [turn("user", "P")],
+            "chosen": [turn("assistant", "good")],
+            "rejected": [turn("assistant", "bad")],
+        },
+        {
+            "conversations": [{"from": "human", "value": "P"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
+        {
+            "chosen": [turn("user", "P"), turn("assistant", "good")],
+            "rejected": [turn("user", "P"), turn("assistant", "bad")],
+        },
+        {
+            "prompt": "P",
+            "chosen": [turn("user", "P"), turn("assistant", "good")],
+            "rejected": [turn("user", "P"), turn("assistant", "bad")],
+        },
     ],
     ids=["text", "aliases", "turns", "sharegpt", "implicit prompt", "prompt repeated"],
-)  # fmt: skip
+)
 def test_pairs_are_read_in_every_shape(values):
     slug, column_map = detect(list(values), [values])
     example = to_example(values, slug, column_map)
 
     assert slug == "preference"
     assert example.messages == [turn("user", "P")]
-    assert (example.chosen, example.rejected) == ([turn("assistant", "good")], [turn("assistant", "bad")])
+    assert (example.chosen, example.rejected) == (
+        [turn("assistant", "good")],
+        [turn("assistant", "bad")],
+    )
     assert (example.asked, example.answer) == ([turn("user", "P")], "good")
 
 

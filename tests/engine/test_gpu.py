@@ -1,4 +1,5 @@
-"""What only a GPU shows: half precision, trains without padding, its memory. fast/test_segments.py has the kernel.
+"""What only a GPU shows: half precision, trains without padding, its memory. fast/test_segments.py
+has the kernel.
 
 Skipped where there is none. All other tests of the engine use the GPU too where there is one.
 """
@@ -21,10 +22,16 @@ HALF = {"precision": "bf16"}
 def test_a_train_without_padding_is_the_train_with_it(tiny, tmp_path, monkeypatch, capfd):
     import engine.recipes.sft.recipe as recipe
 
-    given = {"more": {"train_sampling_strategy": "sequential"}, "evaluation_split": 0.2, "max_steps": 8} | HALF
+    given = {
+        "more": {"train_sampling_strategy": "sequential"},
+        "evaluation_split": 0.2,
+        "max_steps": 8,
+    } | HALF
     fast = train(tmp_path / "fast", tiny, **given)
     assert "rows end to end without padding" in capfd.readouterr().out
-    monkeypatch.setattr(recipe, "switch_on", lambda *arguments, **options: choose.Paths(segments=False))
+    monkeypatch.setattr(
+        recipe, "switch_on", lambda *arguments, **options: choose.Paths(segments=False)
+    )
     plain = train(tmp_path / "plain", tiny, **given)
     assert fast.code == plain.code == 0, (fast.last, plain.last)
     assert fast.losses() == pytest.approx(plain.losses(), abs=0.02)
@@ -45,7 +52,11 @@ def test_half_precision_learns_as_full_precision_does(tiny, tmp_path, precision,
     assert losses[12] < losses[1] - 0.2
     (started,) = half.of("started")
     assert (started["device"]["kind"], started["precision"]) == ("cuda", precision)
-    used = [event["values"]["peak_memory_gb"] for event in half.of("metrics") if "peak_memory_gb" in event["values"]]
+    used = [
+        event["values"]["peak_memory_gb"]
+        for event in half.of("metrics")
+        if "peak_memory_gb" in event["values"]
+    ]
     assert used
     assert 0 < used[-1] < 2
 
@@ -81,7 +92,12 @@ def test_a_gpu_that_runs_out_of_memory_is_said_to_have(tiny, tmp_path):
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (24 << 20)) / free)
     try:
         rows = [
-            {"messages": [{"role": "user", "content": "Why? " * 90}, {"role": "assistant", "content": "So. " * 90}]}
+            {
+                "messages": [
+                    {"role": "user", "content": "Why? " * 90},
+                    {"role": "assistant", "content": "So. " * 90},
+                ]
+            }
         ]
         done = train(tmp_path / "run", tiny, rows * 256, batch_size=128, max_tokens=512, **HALF)
     finally:
@@ -110,5 +126,9 @@ def test_more_rows_than_a_mask_of_all_by_all_could_hold(tiny, tmp_path):
     rows = toy_rows(512)
     done = train(tmp_path / "run", tiny, rows, batch_size=512, max_steps=2, **HALF)
     assert done.code == 0, done.last
-    used = [event["values"]["peak_memory_gb"] for event in done.of("metrics") if "peak_memory_gb" in event["values"]]
+    used = [
+        event["values"]["peak_memory_gb"]
+        for event in done.of("metrics")
+        if "peak_memory_gb" in event["values"]
+    ]
     assert used[-1] < 1

@@ -1,4 +1,5 @@
-"""Headers of GGUF files that claim more than their file can hold: refused before any library reads them."""
+"""Headers of GGUF files that claim more than their file can hold: refused before any library reads
+them."""
 
 import resource
 import struct
@@ -35,7 +36,12 @@ def number(key: str, value: int) -> bytes:
 
 def tensor(*shape: int, dimensions: int | None = None, offset: int = 0) -> bytes:
     count = len(shape) if dimensions is None else dimensions
-    return text("w") + struct.pack("<I", count) + struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", 0, offset)
+    return (
+        text("w")
+        + struct.pack("<I", count)
+        + struct.pack(f"<{len(shape)}Q", *shape)
+        + struct.pack("<IQ", 0, offset)
+    )
 
 
 NAME = text("general.architecture") + struct.pack("<I", STRING) + text("llama")
@@ -48,7 +54,9 @@ CLAIMS = {
     "length of a text": header(keys=[text("key") + struct.pack("<IQ", STRING, HUGE)]) + b"\0" * 64,
     "values of an array": header(keys=[array("key", U32, HUGE)]),
     "texts of an array": header(keys=[array("tokens", STRING, HUGE)]) + b"\0" * 64,
-    "length of a text in an array": header(keys=[array("tokens", STRING, 1, struct.pack("<Q", HUGE))]),
+    "length of a text in an array": header(
+        keys=[array("tokens", STRING, 1, struct.pack("<Q", HUGE))]
+    ),
     "arrays of arrays": header(keys=[array("key", ARRAY, 1, struct.pack("<IQ", ARRAY, HUGE))]),
     "length of a tensor's name": header(tensors=1, infos=[struct.pack("<Q", HUGE)]) + b"\0" * 64,
     "dimensions": header(tensors=1, infos=[tensor(2, dimensions=2**31)]) + b"\0" * 64,
@@ -59,7 +67,7 @@ CLAIMS = {
     "layers": header(tensors=1, keys=[number("llama.block_count", 2**31)], infos=[tensor(2)]),
     "width": header(tensors=1, keys=[number("llama.embedding_length", 2**31)], infos=[tensor(2)]),
     "an unknown kind of value": header(keys=[text("key") + struct.pack("<I", 77)]) + b"\0" * 64,
-}  # fmt: skip
+}
 
 # The 94 bytes of a report: two keys, the second an array of 2^60 bytes.
 REPORTED = bytes.fromhex(
@@ -93,7 +101,9 @@ def test_the_reported_file_is_refused_by_what_it_claims(file):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    return write_gguf(tiny_model(folder / "tiny"), folder / "whole.gguf", quantised=True).read_bytes()
+    return write_gguf(
+        tiny_model(folder / "tiny"), folder / "whole.gguf", quantised=True
+    ).read_bytes()
 
 
 def test_a_real_file_passes(file, whole):
@@ -101,7 +111,8 @@ def test_a_real_file_passes(file, whole):
 
 
 def test_any_eight_bytes_of_a_header_may_claim_anything(file, whole, tmp_path):
-    """Each place of the header says 2^60 once: it is refused or means nothing, in little time and memory."""
+    """Each place of the header says 2^60 once: it is refused or means nothing, in little time and
+    memory."""
     program = textwrap.dedent("""
         import resource, sys
         from pathlib import Path
@@ -120,7 +131,10 @@ def test_any_eight_bytes_of_a_header_may_claim_anything(file, whole, tmp_path):
         print(refused)
     """)
     ended = subprocess.run(
-        [sys.executable, "-c", program, str(file(whole)), "600"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, str(file(whole)), "600"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(ended.stdout) > 100
 

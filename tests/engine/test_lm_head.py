@@ -1,4 +1,5 @@
-"""TRL's shortcut through the output layer is taken where it is right; elsewhere the model's own logits are."""
+"""TRL's shortcut through the output layer is taken where it is right; elsewhere the model's own
+logits are."""
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def heard(monkeypatch):
 
 
 def model_of(family, folder):
-    model = transformers.AutoModelForCausalLM.from_pretrained(family_model(folder, family), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        family_model(folder, family), dtype=torch.float32
+    )
     output = model.get_output_embeddings()
     if isinstance(output, torch.nn.Linear):
         # Logits of a size that trained models have.
@@ -95,7 +98,9 @@ def test_every_other_call_is_the_models_own(heard, tmp_path):
 
 def test_a_model_that_has_a_weight_for_routers_and_no_experts_trains(tmp_path):
     """Granite 4 comes with experts and without."""
-    folder = family_model(tmp_path / "granite", "granitemoehybrid", num_local_experts=0, num_experts_per_tok=0)
+    folder = family_model(
+        tmp_path / "granite", "granitemoehybrid", num_local_experts=0, num_experts_per_tok=0
+    )
     run = train(tmp_path / "run", folder, sample_prompts=1)
     assert run.code == 0, run.last
 
@@ -104,17 +109,22 @@ def test_a_model_that_has_a_weight_for_routers_and_no_experts_trains(tmp_path):
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
 def test_samples_do_not_ask_routers(tmp_path, family, adapter, asked):
-    """Even where the base model's config asks for their logits; and what is saved says what the base model says."""
+    """Even where the base model's config asks for their logits; and what is saved says what the
+    base model says."""
     folder = family_model(tmp_path / family, family, output_router_logits=asked)
     run = train(tmp_path / "run", folder, adapter=adapter, sample_prompts=3, evaluation_split=0.3)
     assert run.code == 0, run.last
     assert len(run.of("sample")) == 6
     if adapter == "none":
-        assert transformers.AutoConfig.from_pretrained(run.directory / "model").output_router_logits is asked
+        assert (
+            transformers.AutoConfig.from_pretrained(run.directory / "model").output_router_logits
+            is asked
+        )
 
 
 def test_an_evaluation_has_no_loss_of_routers_in_it(tmp_path):
-    """Held-out perplexity is how well rows are told. The train's loss has it, as TRL and transformers have it."""
+    """Held-out perplexity is how well rows are told. The train's loss has it, as TRL and
+    transformers have it."""
     folder = family_model(tmp_path / "mixtral", "mixtral", router_aux_loss_coef=100.0)
     run = train(tmp_path / "run", folder, evaluation_split=0.3, max_steps=1)
     assert run.losses()[1] > 100

@@ -17,7 +17,9 @@ from tests.families.maker import family_model
 @pytest.fixture
 def loaded(tmp_path):
     def load(family):
-        return AutoModelForCausalLM.from_pretrained(family_model(tmp_path / family, family), dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(
+            family_model(tmp_path / family, family), dtype=torch.float32
+        )
 
     return load
 
@@ -36,10 +38,26 @@ def leaves(names):
         ("hunyuan_v1_moe", {"q_proj", "k_proj", "v_proj", "o_proj"}),
         # dt_proj's weight is read past the layer, out_proj's by the kernels for GPUs.
         ("mamba", {"in_proj", "x_proj"}),
-        ("bamba", {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-        # A class of its own that computes as others do, and one that does not (o_a_proj, group by group).
+        (
+            "bamba",
+            {
+                "in_proj",
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "up_proj",
+                "down_proj",
+            },
+        ),
+        # A class of its own that computes as others do, and one that does not (o_a_proj, group by
+        # group).
         ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
-        ("deepseek_v4", {"q_a_proj", "q_b_proj", "kv_proj", "o_b_proj", "gate_proj", "up_proj", "down_proj"}),
+        (
+            "deepseek_v4",
+            {"q_a_proj", "q_b_proj", "kv_proj", "o_b_proj", "gate_proj", "up_proj", "down_proj"},
+        ),
         # The pooler's result goes nowhere.
         ("big_bird", {"query", "key", "value", "dense"}),
         ("gpt2", {"c_attn", "c_proj", "c_fc"}),
@@ -50,11 +68,14 @@ def test_all_linear_layers_are_those_that_the_logits_depend_on(loaded, family, w
 
 
 def test_layers_that_are_there_and_not_used_are_left_alone(loaded):
-    """Zamba 2 has a list of adapters of its own for each of its layers, and each layer passes one of them."""
+    """Zamba 2 has a list of adapters of its own for each of its layers, and each layer passes one
+    of them."""
     model = loaded("zamba2")
     there = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     own = [name for name in there if "adapter_list" in name]
-    chosen = [name for name in targets_choose(model, "all-linear").modules if "adapter_list" in name]
+    chosen = [
+        name for name in targets_choose(model, "all-linear").modules if "adapter_list" in name
+    ]
     assert 0 < len(chosen) < len(own)
 
 
@@ -87,16 +108,28 @@ def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were(loaded):
 
 @pytest.mark.parametrize(
     ("family", "names"),
-    [("mixtral", ["q_proj", "w1", "w2", "w3"]), ("qwen3_moe", ["gate_proj", "up_proj", "down_proj"]),
-     ("gpt_oss", ["q_proj", "gate_up_proj", "down_proj"])],
-)  # fmt: skip
+    [
+        ("mixtral", ["q_proj", "w1", "w2", "w3"]),
+        ("qwen3_moe", ["gate_proj", "up_proj", "down_proj"]),
+        ("gpt_oss", ["q_proj", "gate_up_proj", "down_proj"]),
+    ],
+)
 def test_experts_that_are_named_learn_without_dropout_and_survive(tmp_path, family, names):
     folder = family_model(tmp_path / family, family)
-    run = train(tmp_path / "run", folder, target_modules=names, lora_dropout=0.05, max_steps=3, sample_prompts=1)
+    run = train(
+        tmp_path / "run",
+        folder,
+        target_modules=names,
+        lora_dropout=0.05,
+        max_steps=3,
+        sample_prompts=1,
+    )
     assert run.code == 0, run.last
     saved = run.directory / "model"
     weights = load_file(saved / "adapter_model.safetensors")
-    experts = {name: value for name, value in weights.items() if "experts" in name and "lora_B" in name}
+    experts = {
+        name: value for name, value in weights.items() if "experts" in name and "lora_B" in name
+    }
     assert len(experts) == 2 * 2, "two blocks of both layers"
     assert all(value.abs().max() > 0 for value in experts.values())
 
@@ -104,7 +137,11 @@ def test_experts_that_are_named_learn_without_dropout_and_survive(tmp_path, fami
     ids = torch.arange(20)[None]
     before = plain(ids).logits
     model = PeftModel.from_pretrained(plain, saved)
-    own = {name.replace(".default", ""): weight for name, weight in model.named_parameters() if "lora_" in name}
+    own = {
+        name.replace(".default", ""): weight
+        for name, weight in model.named_parameters()
+        if "lora_" in name
+    }
     assert own.keys() == weights.keys()
     assert all(torch.equal(own[name], value) for name, value in weights.items())
     assert not torch.allclose(model(ids).logits, before, atol=1e-3)
@@ -135,5 +172,9 @@ def test_layers_whose_adapter_would_be_lost_on_its_way_back_get_none(loaded):
     adapted = {name for name, _ in model.named_parameters() if "lora_B" in name}
     assert not [name for name in adapted if "shared_experts" in name]
     assert [name for name in adapted if "q_proj" in name]
-    assert all(weight.abs().max() == 0 for name, weight in model.named_parameters() if "lora_B" in name)
-    assert all(weight.abs().max() > 0 for name, weight in model.named_parameters() if "lora_A" in name)
+    assert all(
+        weight.abs().max() == 0 for name, weight in model.named_parameters() if "lora_B" in name
+    )
+    assert all(
+        weight.abs().max() > 0 for name, weight in model.named_parameters() if "lora_A" in name
+    )

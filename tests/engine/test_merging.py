@@ -1,4 +1,5 @@
-"""A merged model is the base model with its adapter, whatever family, kind of adapter and number type."""
+"""A merged model is the base model with its adapter, whatever family, kind of adapter and number
+type."""
 
 import json
 import os
@@ -38,22 +39,41 @@ def logits(model, tokenizer) -> torch.Tensor:
         return model.eval()(input_ids=ids).logits.float()
 
 
-def trained_logits(run: Path, adapter: Path | None = None, *, kind=AutoModelForCausalLM, **options) -> torch.Tensor:
+def trained_logits(
+    run: Path, adapter: Path | None = None, *, kind=AutoModelForCausalLM, **options
+) -> torch.Tensor:
     """What plain peft computes in fp32 with the adapter beside the base model."""
     base = read_spec(run).base_model_path
     model = kind.from_pretrained(base, dtype=torch.float32, **options)
-    return logits(PeftModel.from_pretrained(model, adapter or run / "model"), AutoTokenizer.from_pretrained(base))
+    return logits(
+        PeftModel.from_pretrained(model, adapter or run / "model"),
+        AutoTokenizer.from_pretrained(base),
+    )
 
 
 def merged_logits(folder: Path, *, kind=AutoModelForCausalLM) -> torch.Tensor:
     model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    assert not any(
+        report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    ), report
     return logits(model, AutoTokenizer.from_pretrained(folder))
 
 
-# Families whose files and layers are alike, transposed ones (gpt2), ones with other prefixes, and one whose experts lie
-# one by one in its files and are one block in memory.
-FAMILIES = ("qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "opt", "falcon", "phi3")
+# Families whose files and layers are alike, transposed ones (gpt2), ones with other prefixes, and
+# one whose experts lie one by one in its files and are one block in memory.
+FAMILIES = (
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "falcon",
+    "phi3",
+)
 ADAPTERS = {
     "plain": {},
     "rank-stabilised": {"use_rslora": True},
@@ -73,13 +93,19 @@ def test_it_is_the_base_model_with_its_adapter_in_every_family(tmp_path, family)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_it_is_the_base_model_with_every_kind_of_adapter(tiny, tmp_path, adapter):
     run = train(tmp_path / "run", tiny, **SHORT | ADAPTERS[adapter]).directory
-    torch.testing.assert_close(merged_logits(merge(run, tmp_path / "out")), trained_logits(run), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        merged_logits(merge(run, tmp_path / "out")), trained_logits(run), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_experts_are_merged_in_memory(tmp_path):
     base = family_model(tmp_path / "base", "mixtral")
-    run = train(tmp_path / "run", base, **SHORT | {"target_modules": ["q_proj", "w1", "w2", "w3"]}).directory
-    torch.testing.assert_close(merged_logits(merge(run, tmp_path / "out")), trained_logits(run), atol=1e-4, rtol=1e-4)
+    run = train(
+        tmp_path / "run", base, **SHORT | {"target_modules": ["q_proj", "w1", "w2", "w3"]}
+    ).directory
+    torch.testing.assert_close(
+        merged_logits(merge(run, tmp_path / "out")), trained_logits(run), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_an_adapter_on_a_table_that_is_first_and_last_layer_is_refused(tmp_path):
@@ -88,14 +114,22 @@ def test_an_adapter_on_a_table_that_is_first_and_last_layer_is_refused(tmp_path)
     run = train(tmp_path / "run", base, **SHORT).directory
     shutil.rmtree(run / "model")
     model = AutoModelForCausalLM.from_pretrained(base)
-    get_peft_model(model, LoraConfig(r=2, target_modules=["embed_tokens"])).save_pretrained(run / "model")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["embed_tokens"])).save_pretrained(
+        run / "model"
+    )
     with pytest.raises(Refused, match="both as its first and as its last layer"):
         merge(run, tmp_path / "out")
 
 
 def test_a_reward_model_keeps_its_head(tiny, tmp_path):
     run = train(
-        tmp_path / "run", tiny, toy_pairs(), format="preference", recipe="reward", max_steps=3, evaluation_split=0.25
+        tmp_path / "run",
+        tiny,
+        toy_pairs(),
+        format="preference",
+        recipe="reward",
+        max_steps=3,
+        evaluation_split=0.25,
     ).directory
     out = merge(run, tmp_path / "out")
     kind = AutoModelForSequenceClassification
@@ -105,11 +139,17 @@ def test_a_reward_model_keeps_its_head(tiny, tmp_path):
 
 
 def test_a_checkpoint_is_merged_as_it_was(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, **SHORT | {"save_strategy": "steps", "save_every": 1}).directory
+    run = train(
+        tmp_path / "run", tiny, **SHORT | {"save_strategy": "steps", "save_every": 1}
+    ).directory
     checkpoint = run / "checkpoints" / "checkpoint-2"
     out = merge(run, tmp_path / "out", step=2)
-    torch.testing.assert_close(merged_logits(out), trained_logits(run, checkpoint), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(merged_logits(out), trained_logits(run), atol=1e-4), "the result is another model"
+    torch.testing.assert_close(
+        merged_logits(out), trained_logits(run, checkpoint), atol=1e-4, rtol=1e-4
+    )
+    assert not torch.allclose(merged_logits(out), trained_logits(run), atol=1e-4), (
+        "the result is another model"
+    )
     assert "after step 2" in (out / "README.md").read_text()
 
 
@@ -129,7 +169,9 @@ def half_base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def half_run(half_base, tmp_path_factory) -> Path:
-    return train(tmp_path_factory.mktemp("half-run") / "run", half_base, **SHORT | {"max_steps": 20}).directory
+    return train(
+        tmp_path_factory.mktemp("half-run") / "run", half_base, **SHORT | {"max_steps": 20}
+    ).directory
 
 
 def difference(folder: Path, run: Path) -> float:
@@ -139,7 +181,11 @@ def difference(folder: Path, run: Path) -> float:
 def test_fp16_keeps_what_bf16_loses(half_run, tmp_path):
     chosen = merge(half_run, tmp_path / "auto")
     assert json.loads((chosen / "config.json").read_text())["dtype"] == "float16"
-    assert 0 < difference(chosen, half_run) < difference(merge(half_run, tmp_path / "bf16", precision="bf16"), half_run)
+    assert (
+        0
+        < difference(chosen, half_run)
+        < difference(merge(half_run, tmp_path / "bf16", precision="bf16"), half_run)
+    )
     assert difference(merge(half_run, tmp_path / "fp32", precision="fp32"), half_run) < 1e-4
 
 
@@ -191,7 +237,9 @@ def cut_adapter(run: Path) -> None:
 HARM = {
     "no model": (lambda run: shutil.rmtree(run / "model"), "is not there any more"),
     "no base": (
-        lambda run: json_change(run / "spec.json", lambda spec: spec | {"base_model_path": "/nowhere"}),
+        lambda run: json_change(
+            run / "spec.json", lambda spec: spec | {"base_model_path": "/nowhere"}
+        ),
         "base model's folder is gone",
     ),
     "other base": (other_base, "trained on another one"),
@@ -209,14 +257,17 @@ def test_what_cannot_be_merged_is_refused_with_a_reason_and_leaves_nothing(copie
 
 
 def test_a_cut_checkpoint_is_refused(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, **SHORT | {"save_strategy": "steps", "save_every": 1}).directory
+    run = train(
+        tmp_path / "run", tiny, **SHORT | {"save_strategy": "steps", "save_every": 1}
+    ).directory
     (run / "checkpoints" / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"short")
     with pytest.raises(Refused, match="checkpoint of step 2 is cut"):
         merge(run, tmp_path / "out", step=2)
 
 
 def program(*arguments: str, file_bytes: int | None = None) -> dict:
-    """The last line that `python -m engine.merging` prints, with files that may not grow beyond `file_bytes`."""
+    """The last line that `python -m engine.merging` prints, with files that may not grow beyond
+    `file_bytes`."""
 
     def limit() -> None:
         if file_bytes is not None:
@@ -224,8 +275,13 @@ def program(*arguments: str, file_bytes: int | None = None) -> dict:
 
     result = subprocess.run(
         [sys.executable, "-m", "engine.merging", *arguments],
-        cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, preexec_fn=limit,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
     return json.loads(result.stdout.splitlines()[-1])
 
 

@@ -1,4 +1,5 @@
-"""DPO, KTO and reward models: the right weights move the right way, and what is saved is what was trained."""
+"""DPO, KTO and reward models: the right weights move the right way, and what is saved is what was
+trained."""
 
 import json
 
@@ -32,7 +33,9 @@ def run(directory, model, recipe, rows=None, **given):
 
 def series(done, name, split="train"):
     return [
-        event["values"][name] for event in done.of("metrics") if event["split"] == split and name in event["values"]
+        event["values"][name]
+        for event in done.of("metrics")
+        if event["split"] == split and name in event["values"]
     ]
 
 
@@ -48,7 +51,9 @@ def test_the_adapter_alone_moves_and_the_aim_rises(tiny, tmp_path, recipe):
 
     saved = load_file(done.directory / "model" / "adapter_model.safetensors")
     heads = [name for name in saved if "lora_" not in name]
-    assert [name.rpartition(".")[0].rpartition(".")[2] for name in heads] == (["score"] if recipe == "reward" else [])
+    assert [name.rpartition(".")[0].rpartition(".")[2] for name in heads] == (
+        ["score"] if recipe == "reward" else []
+    )
     assert any(value.abs().max() > 0 for name, value in saved.items() if "lora_B" in name)
 
 
@@ -57,17 +62,32 @@ def test_all_weights_can_be_trained_too(tiny, tmp_path, recipe):
     done = run(tmp_path / "run", tiny, recipe, adapter="none", learning_rate=0.003, max_steps=6)
     margins = series(done, AIMS[recipe])
     assert margins[-1] > margins[0]
-    before, after = load_file(tiny / "model.safetensors"), load_file(done.directory / "model" / "model.safetensors")
-    moved = [name for name in before if name in after and not torch.equal(before[name], after[name])]
+    before, after = (
+        load_file(tiny / "model.safetensors"),
+        load_file(done.directory / "model" / "model.safetensors"),
+    )
+    moved = [
+        name for name in before if name in after and not torch.equal(before[name], after[name])
+    ]
     assert len(moved) > len(before) * 0.9
 
 
 @pytest.mark.parametrize("recipe", AIMS)
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path, recipe):
-    given = {"max_steps": 6, "save_strategy": "steps", "save_every": 3, "scheduler": "cosine", "lora_dropout": 0.1}
+    given = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_every": 3,
+        "scheduler": "cosine",
+        "lora_dropout": 0.1,
+    }
     whole = run(tmp_path / "whole", tiny, recipe, **given)
     resumed = run(
-        tmp_path / "resumed", tiny, recipe, resume_from=str(whole.directory / "checkpoints" / "checkpoint-3"), **given
+        tmp_path / "resumed",
+        tiny,
+        recipe,
+        resume_from=str(whole.directory / "checkpoints" / "checkpoint-3"),
+        **given,
     )
     wanted = {step: loss for step, loss in whole.losses().items() if step > 3}
     assert resumed.losses() == pytest.approx(wanted, abs=1e-4)
@@ -94,8 +114,13 @@ def test_other_architectures_learn_it_too(tmp_path, architecture, recipe):
 
 def test_a_reward_model_scores_alike_wherever_it_is_loaded(tiny, tmp_path):
     done = run(tmp_path / "run", tiny, "reward", max_steps=30, evaluation_split=0.25)
-    model, tokenizer = done.directory / "model", AutoTokenizer.from_pretrained(done.directory / "model")
-    base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+    model, tokenizer = (
+        done.directory / "model",
+        AutoTokenizer.from_pretrained(done.directory / "model"),
+    )
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tiny, num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
     loaded = PeftModel.from_pretrained(base, model).eval()
 
     pair = toy_pairs()[5]
@@ -105,12 +130,17 @@ def test_a_reward_model_scores_alike_wherever_it_is_loaded(tiny, tmp_path):
     assert ours[0] > ours[1] + 0.3
 
     for side, score in zip(("chosen", "rejected"), ours, strict=True):
-        text = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": pair[side]}], tokenize=False)
+        text = tokenizer.apply_chat_template(
+            [*asked, {"role": "assistant", "content": pair[side]}], tokenize=False
+        )
         ids = tokenizer(text.rstrip(), add_special_tokens=False, return_tensors="pt")
         with torch.no_grad():
             assert float(loaded(**ids).logits[0, 0]) == pytest.approx(score, abs=1e-4)
     samples = {(event["index"], event["stage"]): event["rewards"] for event in done.of("sample")}
-    assert all(samples[index, "after"]["chosen"] > samples[index, "after"]["rejected"] for index, _ in samples)
+    assert all(
+        samples[index, "after"]["chosen"] > samples[index, "after"]["rejected"]
+        for index, _ in samples
+    )
 
 
 def test_a_dpo_adapter_loads_in_plain_peft(tiny, tmp_path):
@@ -125,9 +155,17 @@ def test_a_dpo_adapter_loads_in_plain_peft(tiny, tmp_path):
 
 
 def test_kto_reads_ratings_and_wants_both_kinds(tiny, tmp_path):
-    rows = [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
-            for pair in toy_pairs() for side in ("chosen", "rejected")]  # fmt: skip
-    assert run(tmp_path / "run", tiny, "kto", rows, format="kto", max_steps=2).of("started")[0]["train_rows"] == 48
+    rows = [
+        {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
+        for pair in toy_pairs()
+        for side in ("chosen", "rejected")
+    ]
+    assert (
+        run(tmp_path / "run", tiny, "kto", rows, format="kto", max_steps=2).of("started")[0][
+            "train_rows"
+        ]
+        == 48
+    )
     good = [row for row in rows if row["label"]]
     refused = train(tmp_path / "good", tiny, good, recipe="kto", **(GIVEN | {"format": "kto"}))
     assert (refused.code, refused.last["code"]) == (1, "one_label")
@@ -136,7 +174,10 @@ def test_kto_reads_ratings_and_wants_both_kinds(tiny, tmp_path):
 def test_pairs_that_the_limit_makes_equal_are_left_out(tiny):
     renderer = Renderer(tokenizer_load(tiny), warn=lambda code, message: None)
     asked = [{"role": "user", "content": "Q"}]
-    sides = [[{"role": "assistant", "content": f"The same long beginning, {end}"}] for end in ("good", "bad")]
+    sides = [
+        [{"role": "assistant", "content": f"The same long beginning, {end}"}]
+        for end in ("good", "bad")
+    ]
     example = Example(messages=asked, chosen=sides[0], rejected=sides[1])
     prompt, answer = renderer.answered(asked, sides[0])
     text = renderer.tokenizer.decode(prompt + answer)
@@ -151,7 +192,9 @@ def test_pairs_that_the_limit_makes_equal_are_left_out(tiny):
 
 
 def test_a_reference_that_moves_along_is_refused_with_an_adapter(tiny, tmp_path):
-    done = train(tmp_path / "run", tiny, toy_pairs(), recipe="dpo", **GIVEN, more={"sync_ref_model": True})
+    done = train(
+        tmp_path / "run", tiny, toy_pairs(), recipe="dpo", **GIVEN, more={"sync_ref_model": True}
+    )
     assert (done.code, done.last["code"]) == (1, "bad_parameters")
     assert "reference" in done.last["message"]
     assert json.loads((done.directory / "spec.json").read_text())["recipe"] == "dpo"

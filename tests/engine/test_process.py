@@ -1,4 +1,5 @@
-"""The engine as a process: forked from a warm one, told to stop by a signal, and what its modules import."""
+"""The engine as a process: forked from a warm one, told to stop by a signal, and what its modules
+import."""
 
 import json
 import os
@@ -70,10 +71,16 @@ print(json.dumps([torch.get_num_threads(), before, pool()]))
 def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose():
     result = subprocess.run(
         [sys.executable, "-c", THREADS],
-        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
     threads, warm, after_an_operation = json.loads(result.stdout)
-    assert (threads, after_an_operation - warm) == (2, 1), "the first operation starts the pool, so none was run before"
+    assert (threads, after_an_operation - warm) == (2, 1), (
+        "the first operation starts the pool, so none was run before"
+    )
 
 
 def test_a_warm_process_does_not_import_what_wakes_the_gpu(tmp_path):
@@ -83,7 +90,12 @@ def test_a_warm_process_does_not_import_what_wakes_the_gpu(tmp_path):
     (package / "__init__.py").write_text("raise SystemExit('bitsandbytes was imported')")
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     result = subprocess.run(
-        [sys.executable, "-c", WAKES], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", WAKES],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["True", "False"]
@@ -93,8 +105,11 @@ def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing
     directory = prepare(tmp_path / "run", tiny, max_steps=2)
     result = subprocess.run(
         [sys.executable, "-c", WARM_FORK, str(directory)],
-        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert Run(0, directory).last["type"] == "finished"
     assert int(re.search(r"LATE (\d+)", result.stdout)[1]) < 40, result.stdout
@@ -104,8 +119,11 @@ def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny, max_steps=100_000)
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", str(directory), "--in-place"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     run = Run(0, directory)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not run.of("metrics") and time.monotonic() < deadline:
@@ -121,8 +139,11 @@ def test_the_log_is_for_people(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny, max_steps=2, evaluation_split=0.2)
     result = subprocess.run(
         [sys.executable, "-m", "engine", str(directory)],
-        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
     assert result.returncode == 0, result.stderr
     assert "it/s" not in result.stdout + result.stderr
     assert "Warning" not in result.stdout + result.stderr
@@ -131,7 +152,11 @@ def test_the_log_is_for_people(tiny, tmp_path):
 
 def test_the_device_is_told_as_one_json_line():
     result = subprocess.run(
-        [sys.executable, "-m", "engine.hardware"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        [sys.executable, "-m", "engine.hardware"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     device = json.loads(result.stdout)
     assert set(device) == {"kind", "name", "memory_gb", "threads", "bf16", "identity"}
@@ -174,8 +199,13 @@ def test_rows_are_grouped_by_length_in_an_order_of_seed_and_epoch_alone():
     assert list(sampler) != first
     assert list(GroupedByLength(lengths, effective_batch=8, seed=2)) != first
     batches = [first[start : start + 8] for start in range(0, 992, 8)]
-    padding = sum(max(lengths[row] for row in batch) * 8 - sum(lengths[row] for row in batch) for batch in batches)
-    assert padding < 0.1 * sum(lengths), "in any order it would be nearly as much as the rows themselves"
+    padding = sum(
+        max(lengths[row] for row in batch) * 8 - sum(lengths[row] for row in batch)
+        for batch in batches
+    )
+    assert padding < 0.1 * sum(lengths), (
+        "in any order it would be nearly as much as the rows themselves"
+    )
     means = [sum(lengths[row] for row in batch) / 8 for batch in batches]
     assert means != sorted(means)
 
@@ -189,5 +219,17 @@ def test_the_list_of_other_options_is_fresh(recipe):
 
 
 def test_no_option_is_offered_that_runs_code_or_writes_elsewhere():
-    words = ("output", "hub", "report", "trust", "deepspeed", "fsdp", "resume", "path", "init_kwargs", "save", "log")
+    words = (
+        "output",
+        "hub",
+        "report",
+        "trust",
+        "deepspeed",
+        "fsdp",
+        "resume",
+        "path",
+        "init_kwargs",
+        "save",
+        "log",
+    )
     assert [name for name in more_options("sft") if any(word in name for word in words)] == []

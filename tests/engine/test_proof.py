@@ -1,4 +1,5 @@
-"""A proof passes for what is the trained model, and fails for each way in which an export goes wrong."""
+"""A proof passes for what is the trained model, and fails for each way in which an export goes
+wrong."""
 
 import json
 import os
@@ -102,7 +103,8 @@ def change_tokenizer(folder: Path) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     first, *_, last = sorted(vocabulary.values())
     tokenizer["model"]["vocab"] = {
-        token: number if number in (0, 1, 2) else first + last - number + 3 for token, number in vocabulary.items()
+        token: number if number in (0, 1, 2) else first + last - number + 3
+        for token, number in vocabulary.items()
     }
     path.write_text(json.dumps(tokenizer))
 
@@ -134,7 +136,9 @@ def test_what_goes_wrong_is_found(run, merged, tmp_path, harm):
 
 
 def test_a_checkpoint_is_not_taken_for_the_result(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, **LEARNED | {"save_strategy": "steps", "save_every": 10}).directory
+    run = train(
+        tmp_path / "run", tiny, **LEARNED | {"save_strategy": "steps", "save_every": 10}
+    ).directory
     model_write(MergeRequest(run, step=50), tmp_path / "out", lambda share: None)
     assert failed(run, tmp_path / "out", 50) == set()
     assert "Same probabilities" in failed(run, tmp_path / "out")
@@ -150,13 +154,18 @@ def test_a_reward_model_is_judged_by_its_scores(tiny, tmp_path):
 
 
 def test_a_model_that_was_trained_whole_passes(tiny, tmp_path):
-    run = train(tmp_path / "run", tiny, **LEARNED | {"adapter": "none", "learning_rate": 0.003}).directory
+    run = train(
+        tmp_path / "run", tiny, **LEARNED | {"adapter": "none", "learning_rate": 0.003}
+    ).directory
     model_write(MergeRequest(run), tmp_path / "out", lambda share: None)
     assert failed(run, tmp_path / "out") == set()
 
 
 def kind_of_questions(run: Path) -> str:
-    renderer = Renderer(tokenizer_load(run / "model", config_folder=Path(read_spec(run).base_model_path)), warn=print)
+    renderer = Renderer(
+        tokenizer_load(run / "model", config_folder=Path(read_spec(run).base_model_path)),
+        warn=print,
+    )
     questions, kind = questions_find(run, read_spec(run), renderer)
     assert questions
     return kind
@@ -174,12 +183,20 @@ def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged
     def program(folder: Path) -> tuple[int, dict]:
         ran = subprocess.run(
             [sys.executable, "-m", "engine.proof", str(run), str(folder)],
-            cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return ran.returncode, json.loads(ran.stdout.splitlines()[-1])["done"]
 
     code, done = program(merged)
-    assert (code, done["passed"], {check["name"] for check in done["checks"]}) == (0, True, EVERY_CHECK)
+    assert (code, done["passed"], {check["name"] for check in done["checks"]}) == (
+        0,
+        True,
+        EVERY_CHECK,
+    )
     shutil.copytree(merged, tmp_path / "out")
     remove_end_token(tmp_path / "out")
     code, done = program(tmp_path / "out")

@@ -25,26 +25,39 @@ LLAMA_3 = {"rope_type": "llama3", "factor": 8.0}
 @pytest.mark.parametrize(
     ("config", "added"),
     [
-        ({"rope_parameters": LLAMA_3 | {"rope_theta": 5e5}}, {"rope_theta": 5e5, "rope_scaling": LLAMA_3}),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, {"rope_theta": 1e6, "rope_scaling": None}),
         (
-            {"model_type": "gemma3_text", "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-            }},
+            {"rope_parameters": LLAMA_3 | {"rope_theta": 5e5}},
+            {"rope_theta": 5e5, "rope_scaling": LLAMA_3},
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            {"rope_theta": 1e6, "rope_scaling": None},
+        ),
+        (
             {
-                "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+                "model_type": "gemma3_text",
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+            },
+            {
+                "rope_theta": 1e6,
+                "rope_local_base_freq": 1e4,
                 "rope_scaling": {"rope_type": "linear", "factor": 8.0},
             },
         ),
         (
-            {"model_type": "gpt_neox", "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}},
+            {
+                "model_type": "gpt_neox",
+                "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25},
+            },
             {"rotary_emb_base": 1e4, "rotary_pct": 0.25, "rope_scaling": None},
         ),
         ({"dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}),
         ({"torch_dtype": "float16"}, {"dtype": "float16"}),
     ],
-)  # fmt: skip
+)
 def test_older_names_are_added_at_every_level(config, added):
     assert config_for_older(config) == config | added
     assert config_for_older({"text_config": config})["text_config"] == config | added
@@ -52,9 +65,13 @@ def test_older_names_are_added_at_every_level(config, added):
 
 def test_a_tokenizer_that_5_wrote_is_named_as_4_knows_it():
     config = {
-        "tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True, "local_files_only": True,
-        "extra_special_tokens": ["<a>"], "eos_token": "</s>",
-    }  # fmt: skip
+        "tokenizer_class": "TokenizersBackend",
+        "backend": "tokenizers",
+        "is_local": True,
+        "local_files_only": True,
+        "extra_special_tokens": ["<a>"],
+        "eos_token": "</s>",
+    }
     assert tokenizer_config_for_older(config, has_tokenizer_json=True) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
@@ -66,7 +83,8 @@ def test_a_tokenizer_that_5_wrote_is_named_as_4_knows_it():
 def test_what_4_wrote_keeps_its_bytes(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     texts = {
-        "tokenizer_config.json": '{"tokenizer_class":   "Qwen2Tokenizer", "extra_special_tokens": {}}',
+        "tokenizer_config.json": '{"tokenizer_class":   "Qwen2Tokenizer", "extra_special_tokens": '
+        "{}}",
         "config.json": '{"torch_dtype":   "bfloat16", "dtype": "bfloat16", "rope_theta": 1.0}',
     }
     for name, text in texts.items():
@@ -89,9 +107,18 @@ def test_a_tokenizer_whose_files_are_read_otherwise_beside_the_model_is_written_
 
 
 FACTS = {
-    "device": "CPU", "precision": "fp32", "versions": {}, "parameter_count": 1, "trainable_count": 1, "train_rows": 1,
-    "eval_rows": 0, "step": 1, "total_steps": 1, "metrics": {}, "is_stopped": False,
-}  # fmt: skip
+    "device": "CPU",
+    "precision": "fp32",
+    "versions": {},
+    "parameter_count": 1,
+    "trainable_count": 1,
+    "train_rows": 1,
+    "eval_rows": 0,
+    "step": 1,
+    "total_steps": 1,
+    "metrics": {},
+    "is_stopped": False,
+}
 
 
 def card(directory, tiny, *, is_adapter=True, newer_only=False, **given):
@@ -104,8 +131,12 @@ def card(directory, tiny, *, is_adapter=True, newer_only=False, **given):
 @pytest.mark.parametrize("is_adapter", [True, False])
 @pytest.mark.parametrize("format", ["messages", "text"])
 @pytest.mark.parametrize("prompt", ["", "Say \"hi\" to 'all'.\n```\n\\`x`"])
-def test_the_cards_code_is_python_whatever_the_system_prompt_is(tiny, tmp_path, recipe, is_adapter, format, prompt):
-    text = card(tmp_path, tiny, recipe=recipe, is_adapter=is_adapter, format=format, system_prompt=prompt)
+def test_the_cards_code_is_python_whatever_the_system_prompt_is(
+    tiny, tmp_path, recipe, is_adapter, format, prompt
+):
+    text = card(
+        tmp_path, tiny, recipe=recipe, is_adapter=is_adapter, format=format, system_prompt=prompt
+    )
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     strings = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
     assert ("PeftModel" in code) == is_adapter

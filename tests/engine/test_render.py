@@ -1,4 +1,5 @@
-"""What is learned of a row: masks by hand, on templates of every kind, and templates that mean ill."""
+"""What is learned of a row: masks by hand, on templates of every kind, and templates that mean
+ill."""
 
 import json
 import time
@@ -17,12 +18,14 @@ from engine.render import PLAIN_TEMPLATE, Renderer, tokenizer_load
 from tests.engine.runs import toy_rows, write_rows
 from tests.tiny import tiny_tokenizer
 
-TALK = Example(messages=[
-    {"role": "user", "content": "One?"},
-    {"role": "assistant", "content": "Un."},
-    {"role": "user", "content": "Two?"},
-    {"role": "assistant", "content": "Deux."},
-])  # fmt: skip
+TALK = Example(
+    messages=[
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Un."},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "Deux."},
+    ]
+)
 
 # Writes earlier answers without what the last one has, as Qwen3 does with its thinking.
 REWRITING = (
@@ -33,15 +36,19 @@ REWRITING = (
 )
 # Gemma's: the assistant is called model, and a system turn is an error.
 NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% "
+    "endif %}"
     "{% for m in messages %}<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}\n"
-    "{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+    "{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt "
+    "%}<|im_start|>model\n{% endif %}"
 )
 WITHOUT_END = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-SHOUTING = "{{ messages | length }}: {% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+SHOUTING = (
+    "{{ messages | length }}: {% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+)
 
 
 def model_folder(folder, **options):
@@ -90,10 +97,25 @@ def test_labels_by_hand(renderer):
     from tests.tiny import CHAT_TEMPLATE
 
     chat = renderer(CHAT_TEMPLATE)
-    tokens = chat.tokens(Example(messages=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}]))
+    tokens = chat.tokens(
+        Example(messages=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}])
+    )
     pieces = [chat.tokenizer.decode([token]) for token in tokens.ids]
-    assert pieces == ["<|im_start|>", "user", "\n", "q", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
-                      "a", "b", "<|im_end|>", "\n"]  # fmt: skip
+    assert pieces == [
+        "<|im_start|>",
+        "user",
+        "\n",
+        "q",
+        "<|im_end|>",
+        "\n",
+        "<|im_start|>",
+        "assistant",
+        "\n",
+        "a",
+        "b",
+        "<|im_end|>",
+        "\n",
+    ]
     assert tokens.learned == [False] * 9 + [True, True, True, False]
     assert tokens.prompt_length == 9
 
@@ -101,7 +123,9 @@ def test_labels_by_hand(renderer):
 def test_answers_equal_to_questions_are_not_confused(renderer):
     from tests.tiny import CHAT_TEMPLATE
 
-    echo = Example(messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}] * 2)
+    echo = Example(
+        messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}] * 2
+    )
     for template in (CHAT_TEMPLATE, REWRITING):
         assert learned(renderer(template), echo)[0] == "x<|im_end|>"
         assert len(learned(renderer(template), echo)) == 2
@@ -116,14 +140,19 @@ def test_a_template_that_rewrites_earlier_turns_still_has_every_answer_learned(r
 CALLING = (
     "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor "
+    "%}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CALL = {"name": "warmth", "arguments": {"place": "Oslo"}}
 CALLS = Example(
     messages=[
         {"role": "user", "content": "How warm?"},
-        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": CALL}],
+        },
         {"role": "tool", "content": "4"},
         {"role": "assistant", "content": "4 degrees."},
     ],
@@ -134,7 +163,9 @@ CALLS = Example(
 def test_calls_of_tools_are_learned_and_what_tools_say_is_not(renderer):
     chat = renderer(CALLING)
     call, answer = learned(chat, CALLS)
-    assert json.loads(call.removeprefix("<tool_call>").removesuffix("</tool_call><|im_end|>")) == CALL
+    assert (
+        json.loads(call.removeprefix("<tool_call>").removesuffix("</tool_call><|im_end|>")) == CALL
+    )
     assert answer == "4 degrees.<|im_end|>"
     assert '"warmth"}}]<|im_end|>' in chat.tokenizer.decode(chat.tokens(CALLS).ids)
     asked = chat.tokenizer.decode(chat.prompt_ids(CALLS.asked, CALLS.tools))
@@ -154,7 +185,9 @@ def test_a_template_that_changes_the_words_has_its_answers_learned(renderer):
 
 # Not in the order of the conversation: its turns cannot be told apart.
 QUESTIONS = "{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}"
-ANSWERS = "{% for m in messages if m.role == 'assistant' %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+ANSWERS = (
+    "{% for m in messages if m.role == 'assistant' %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +197,9 @@ ANSWERS = "{% for m in messages if m.role == 'assistant' %}{{ m.content | upper 
         (ANSWERS + QUESTIONS, "whole_row", ["UN.<|im_end|>DEUX.<|im_end|>One?\nTwo?\n<|im_end|>"]),
     ],
 )
-def test_where_answers_cannot_be_told_apart_less_or_more_is_learned_and_said(renderer, template, finding, expected):
+def test_where_answers_cannot_be_told_apart_less_or_more_is_learned_and_said(
+    renderer, template, finding, expected
+):
     chat = renderer(template)
     assert learned(chat, TALK) == expected
     assert chat.tokens(TALK).findings == {finding}
@@ -185,45 +220,64 @@ def test_an_end_token_is_added_right_behind_the_answer_where_the_template_writes
 
 
 ENDS = {
-    "a new line before the token": ("{{ m.content }}\n<|im_end|>\n", ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]),
-    "words before the token": ("{{ m.content }} (end)<|im_end|>", ["Un. (end)<|im_end|>", "Deux. (end)<|im_end|>"]),
+    "a new line before the token": (
+        "{{ m.content }}\n<|im_end|>\n",
+        ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"],
+    ),
+    "words before the token": (
+        "{{ m.content }} (end)<|im_end|>",
+        ["Un. (end)<|im_end|>", "Deux. (end)<|im_end|>"],
+    ),
     "another token behind the last": (
-        "{{ m.content }}<|im_end|>\n{% if loop.last %}<|endoftext|>{% endif %}", ["Un.<|im_end|>", "Deux.<|im_end|>"]
+        "{{ m.content }}<|im_end|>\n{% if loop.last %}<|endoftext|>{% endif %}",
+        ["Un.<|im_end|>", "Deux.<|im_end|>"],
     ),
     "another token in place of the last": (
-        "{{ m.content }}{{ '<|endoftext|>' if loop.last else '<|im_end|>' }}", ["Un.<|im_end|>", "Deux.<|endoftext|>"]
+        "{{ m.content }}{{ '<|endoftext|>' if loop.last else '<|im_end|>' }}",
+        ["Un.<|im_end|>", "Deux.<|endoftext|>"],
     ),
     "generation marks that leave the token out": (
         "{% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}<|im_end|>\n",
-        ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"]
+        ["Un.\n<|im_end|>", "Deux.\n<|im_end|>"],
     ),
     "generation marks that take white space in": (
-        "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}", ["Un.<|im_end|>", "Deux.<|im_end|>"]
+        "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}",
+        ["Un.<|im_end|>", "Deux.<|im_end|>"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ENDS)
 def test_all_that_stands_between_an_answer_and_its_end_is_learned_with_the_end(renderer, kind):
     answer, expected = ENDS[kind]
     chat = renderer(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}" + answer
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        + answer
         + "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )  # fmt: skip
+    )
     assert learned(chat, TALK) == expected
 
 
 def test_the_blank_before_a_word_is_learned_with_the_word():
     overlaps = engine.render._overlaps([(3, 6), (9, 10)])
-    assert [overlaps(*token) for token in ((0, 2), (2, 5), (5, 6), (6, 9), (8, 10))] == [False, True, True, False, True]
+    assert [overlaps(*token) for token in ((0, 2), (2, 5), (5, 6), (6, 9), (8, 10))] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_turns_that_are_not_to_be_learned_are_not_and_no_template_sees_the_mark(renderer):
     from tests.tiny import CHAT_TEMPLATE
 
     wrong = Example(
-        messages=[turn | {"learned": False} if turn["content"] == "Un." else turn for turn in TALK.messages]
+        messages=[
+            turn | {"learned": False} if turn["content"] == "Un." else turn
+            for turn in TALK.messages
+        ]
     )
     chat = renderer(CHAT_TEMPLATE)
     assert learned(chat, wrong) == ["Deux.<|im_end|>"]
@@ -261,7 +315,9 @@ def test_plain_text_is_learned_whole_and_ends(renderer):
     assert tokens.prompt_length == 0
 
 
-@pytest.mark.parametrize("text", ["Hi", "<s>Hi", "<s>Hi<|im_end|>", "Hi<|im_end|>\n", " <s>Hi<|im_end|> \n\n"])
+@pytest.mark.parametrize(
+    "text", ["Hi", "<s>Hi", "<s>Hi<|im_end|>", "Hi<|im_end|>\n", " <s>Hi<|im_end|> \n\n"]
+)
 def test_a_text_that_brings_its_own_ends_has_them_once(renderer, text):
     chat = renderer(NO_SYSTEM)
     tokenizer = chat.tokenizer
@@ -312,21 +368,53 @@ def test_lengths_are_counted_as_the_train_will_cut_them(tmp_path, capsys):
     model_folder(tmp_path)
     rows = [*toy_rows(3), {"messages": "broken"}, toy_rows(1)[0]]
     data = write_rows(tmp_path / "data.jsonl", rows)
-    assert lengths_main(["--data", str(data), "--file-type", "jsonl", "--format", "messages",
-                         "--column-map", '{"messages": "messages"}', "--model", str(tmp_path)]) == 0  # fmt: skip
+    assert (
+        lengths_main(
+            [
+                "--data",
+                str(data),
+                "--file-type",
+                "jsonl",
+                "--format",
+                "messages",
+                "--column-map",
+                '{"messages": "messages"}',
+                "--model",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     counted = json.loads(capsys.readouterr().out)
     chat = Renderer(AutoTokenizer.from_pretrained(tmp_path), warn=print)
-    expected = [chat.tokens(Example(messages=row["messages"])) for row in rows if row["messages"] != "broken"]
+    expected = [
+        chat.tokens(Example(messages=row["messages"]))
+        for row in rows
+        if row["messages"] != "broken"
+    ]
     assert sum(counted["rows"].values()) == 4
     assert {int(length) for length in counted["rows"]} == {len(tokens.ids) for tokens in expected}
-    assert {int(length) for length in counted["prompts"]} == {tokens.prompt_length for tokens in expected}
+    assert {int(length) for length in counted["prompts"]} == {
+        tokens.prompt_length for tokens in expected
+    }
 
 
 def test_counting_says_what_is_wrong(tmp_path, capsys):
     model_folder(tmp_path, chat_template="{{ raise_exception('Not today') }}")
     data = write_rows(tmp_path / "data.jsonl", toy_rows(2))
     assert (
-        lengths_main(["--data", str(data), "--file-type", "jsonl", "--format", "messages", "--model", str(tmp_path)])
+        lengths_main(
+            [
+                "--data",
+                str(data),
+                "--file-type",
+                "jsonl",
+                "--format",
+                "messages",
+                "--model",
+                str(tmp_path),
+            ]
+        )
         == 1
     )
     assert "Not today" in capsys.readouterr().err

@@ -17,10 +17,17 @@ RECIPES_HERE = ("grpo", "ppo")
 HEAD = "def reward(prompts, completions, references, rows, **parameters):\n    "
 SHARE = HEAD + "return [text.count('e') / 16 for text in completions]\n"
 GIVEN = {
-    "max_prompt_tokens": 64, "max_completion_tokens": 16, "batch_size": 16, "adapter": "none", "learning_rate": 3e-3,
+    "max_prompt_tokens": 64,
+    "max_completion_tokens": 16,
+    "batch_size": 16,
+    "adapter": "none",
+    "learning_rate": 3e-3,
     "max_steps": 3,
-}  # fmt: skip
-OWN = {"grpo": {"num_generations": 8}, "ppo": {"ppo_epochs": 2, "kl_coef": 0.001, "missing_eos_penalty": 0.0}}
+}
+OWN = {
+    "grpo": {"num_generations": 8},
+    "ppo": {"ppo_epochs": 2, "kl_coef": 0.001, "missing_eos_penalty": 0.0},
+}
 
 
 def registered(folder, source=SHARE):
@@ -45,18 +52,35 @@ def series(done, name, split="train"):
 @pytest.mark.parametrize("recipe", RECIPES_HERE)
 def test_the_reward_rises(tiny, tmp_path, recipe):
     steps = {"grpo": 30, "ppo": 60}[recipe]
-    done = run(tmp_path / "run", tiny, recipe, max_steps=steps, batch_size=32, learning_rate=0.01, logging_steps=1)
+    done = run(
+        tmp_path / "run",
+        tiny,
+        recipe,
+        max_steps=steps,
+        batch_size=32,
+        learning_rate=0.01,
+        logging_steps=1,
+    )
     assert done.code == 0, done.last
     rewards = series(done, "reward")
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
     if recipe == "ppo":
-        assert all(len(series(done, name)) >= steps / 2 for name in ("value_loss", "policy_loss", "return", "kl"))
+        assert all(
+            len(series(done, name)) >= steps / 2
+            for name in ("value_loss", "policy_loss", "return", "kl")
+        )
 
 
 def test_the_values_come_to_foretell_the_rewards(tiny, tmp_path):
-    """What an answer is worth depends on its prompt alone here, so that it can be known before the first token."""
+    """What an answer is worth depends on its prompt alone here, so that it can be known before the
+    first token."""
     source = HEAD + "return [1.0 * ('1' in prompt[-1]['content']) for prompt in prompts]\n"
-    given = {"value_coef": 1.0, "value_learning_rate": 0.03, "value_clip_range": 5.0, "max_steps": 32}
+    given = {
+        "value_coef": 1.0,
+        "value_learning_rate": 0.03,
+        "value_clip_range": 5.0,
+        "max_steps": 32,
+    }
     done = run(tmp_path / "run", tiny, "ppo", source=source, batch_size=32, **given)
     explained = series(done, "explained_variance")
     assert max(explained[:2]) <= 0.1
@@ -77,7 +101,9 @@ def test_an_adapter_alone_moves_and_what_is_saved_loads(tiny, tmp_path, recipe):
     base = AutoModelForCausalLM.from_pretrained(tiny)
     with torch.no_grad():
         before = base(input_ids=ids).logits
-        assert not torch.allclose(PeftModel.from_pretrained(base, model)(input_ids=ids).logits, before, atol=1e-4)
+        assert not torch.allclose(
+            PeftModel.from_pretrained(base, model)(input_ids=ids).logits, before, atol=1e-4
+        )
     assert len(series(done, "eval_reward", "eval")) >= 2
     assert "eval_loss" not in done.of("metrics")[0]["values"]
     told = [event for event in done.of("sample") if event["stage"] == "completion"]
@@ -86,7 +112,8 @@ def test_an_adapter_alone_moves_and_what_is_saved_loads(tiny, tmp_path, recipe):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "own"), [("grpo", {"num_iterations": 2}), ("grpo", {"beta": 0.1}), ("ppo", {"ppo_epochs": 3})]
+    ("recipe", "own"),
+    [("grpo", {"num_iterations": 2}), ("grpo", {"beta": 0.1}), ("ppo", {"ppo_epochs": 3})],
 )
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path, recipe, own):
     given = {"max_steps": 8, "save_strategy": "steps", "save_every": 4, "save_total_limit": 9} | own
@@ -101,7 +128,9 @@ def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path, reci
     assert resumed.code == 0, resumed.last
     for name in ("loss", "entropy"):
         assert series(resumed, name) == pytest.approx(series(whole, name)[step:], abs=1e-4)
-    assert series(resumed, "reward") == pytest.approx(series(whole, "reward")[-len(series(resumed, "reward")) :])
+    assert series(resumed, "reward") == pytest.approx(
+        series(whole, "reward")[-len(series(resumed, "reward")) :]
+    )
 
 
 def test_the_steps_are_those_that_the_form_counts(tiny, tmp_path):
@@ -111,7 +140,11 @@ def test_the_steps_are_those_that_the_form_counts(tiny, tmp_path):
         spec = json.loads((done.directory / "spec.json").read_text())
         parameters = RECIPES[recipe].parameters.model_validate(spec["parameters"])
         (started,) = done.of("started")
-        assert started["steps_per_epoch"] == started["total_steps"] == parameters.steps_per_epoch(started["train_rows"])
+        assert (
+            started["steps_per_epoch"]
+            == started["total_steps"]
+            == parameters.steps_per_epoch(started["train_rows"])
+        )
         assert done.last["step"] == started["total_steps"]
 
 
@@ -119,7 +152,8 @@ BROKEN = {
     "raises": "raise ValueError('no')",
     "none": "return [None for text in completions]",
     "length": "return [1.0]",
-    "some": "return [None if index % 3 == 0 else 1.0 * index for index, text in enumerate(completions)]",
+    "some": "return [None if index % 3 == 0 else 1.0 * index for index, text in "
+    "enumerate(completions)]",
 }
 
 
@@ -144,8 +178,14 @@ def test_answers_without_a_score_can_be_left_out(tiny, tmp_path, recipe):
 
 def test_a_missing_score_is_no_score_of_nothing(tiny, tmp_path):
     """Its answer is left out whole: the other rewards alone would tell against it."""
-    source = f"{HEAD}return [None if index % 3 == 0 else 1.0 for index, text in enumerate(completions)]\n"
-    both = [{"function": "custom:mine"}, {"function": "contains", "parameters": {"forbidden": "🐙"}}]
+    source = (
+        f"{HEAD}return [None if index % 3 == 0 else 1.0 for index, text in "
+        "enumerate(completions)]\n"
+    )
+    both = [
+        {"function": "custom:mine"},
+        {"function": "contains", "parameters": {"forbidden": "🐙"}},
+    ]
     done = run(tmp_path / "run", tiny, "grpo", source=source, rewards=both, on_reward_error="skip")
     assert set(series(done, "reward")) == {2.0}
     assert set(series(done, "frac_reward_zero_std")) == {1.0}
@@ -211,24 +251,43 @@ def log_probabilities(model, inputs):
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     count = inputs["completion_ids"].shape[1]
-    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, -count - 1 : -1]
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[
+        :, -count - 1 : -1
+    ]
     logits = logits.to(ids.device).float()
     return torch.log_softmax(logits, -1).gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
 
 
-@pytest.mark.parametrize("given", [{}, {"gradient_accumulation_steps": 2, "batch_size": 8}], ids=["whole", "in two"])
+@pytest.mark.parametrize(
+    "given", [{}, {"gradient_accumulation_steps": 2, "batch_size": 8}], ids=["whole", "in two"]
+)
 def test_without_values_and_discount_the_gradient_is_that_of_reinforce(first_step, given):
     trainer, batches = first_step(
-        ppo_epochs=1, gamma=1.0, lam=1.0, kl_coef=0.0, value_coef=0.0, whiten_advantages=False, **given
+        ppo_epochs=1,
+        gamma=1.0,
+        lam=1.0,
+        kl_coef=0.0,
+        value_coef=0.0,
+        whiten_advantages=False,
+        **given,
     )
     model = trainer.model
-    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    found = {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
     model.zero_grad()
     tokens = sum(float(inputs["completion_mask"].sum()) for inputs in batches)
     for inputs in batches:
-        texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
+        texts = trainer.processing_class.batch_decode(
+            inputs["completion_ids"], skip_special_tokens=True
+        )
         worth = torch.tensor([text.count("e") / 16 for text in texts], device=model.device)
-        (-(worth[:, None] * log_probabilities(model, inputs) * inputs["completion_mask"]).sum() / tokens).backward()
+        (
+            -(worth[:, None] * log_probabilities(model, inputs) * inputs["completion_mask"]).sum()
+            / tokens
+        ).backward()
     assert found
     for name, gradient in found.items():
         wanted = dict(model.named_parameters())[name].grad
@@ -238,19 +297,31 @@ def test_without_values_and_discount_the_gradient_is_that_of_reinforce(first_ste
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_what_ppo_learns_from_is_what_it_says(first_step, tiny, adapter, epochs):
-    trainer, (inputs,) = first_step(ppo_epochs=epochs, adapter=adapter, kl_coef=0.5, whiten_advantages=False)
+    trainer, (inputs,) = first_step(
+        ppo_epochs=epochs, adapter=adapter, kl_coef=0.5, whiten_advantages=False
+    )
     mask = inputs["completion_mask"].float()
     base = AutoModelForCausalLM.from_pretrained(tiny).eval()
     with torch.no_grad():
         plain = log_probabilities(base, inputs)
     # Before the first step the policy is the base model, its own reference.
-    torch.testing.assert_close(inputs["old_per_token_logps"] * mask, plain * mask, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(inputs["ref_per_token_logps"] * mask, plain * mask, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        inputs["old_per_token_logps"] * mask, plain * mask, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        inputs["ref_per_token_logps"] * mask, plain * mask, atol=1e-4, rtol=1e-4
+    )
     assert inputs["old_values"].abs().max() == 0
-    texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
+    texts = trainer.processing_class.batch_decode(
+        inputs["completion_ids"], skip_special_tokens=True
+    )
     worth = torch.tensor([text.count("e") / 16 for text in texts], device=mask.device)
     lengths = mask.sum(1, keepdim=True)
-    to_go = worth[:, None] * 0.95 ** (lengths - 1 - torch.arange(mask.shape[1], device=mask.device)) * mask
+    to_go = (
+        worth[:, None]
+        * 0.95 ** (lengths - 1 - torch.arange(mask.shape[1], device=mask.device))
+        * mask
+    )
     torch.testing.assert_close(inputs["advantages"] * mask, to_go, atol=1e-5, rtol=1e-4)
     assert trainer.head.weight.grad.abs().max() > 0
 

@@ -1,4 +1,5 @@
-"""Rows of the four file types: what is read, what is refused whole, and what is reported row by row."""
+"""Rows of the four file types: what is read, what is refused whole, and what is reported row by
+row."""
 
 import json
 
@@ -95,9 +96,19 @@ def test_it_refuses_with_a_reason(file, name, content, words):
 
 def test_jsonl_reports_each_broken_line_and_reads_on(file):
     lines = [
-        b"\xef\xbb\xbf" + b'{"a": 1}\r', b"", b"{broken", b'{"a": "\xff"}', b"[1]", b'{"a": NaN}', b'{"a": -Infinity}',
-        b'{"a": 1, "a": 2}', b'{"a": ' + b"[" * 5000, b'{"a": 1e400}', b'{"a": "\\ud800"}', b'{"a": "x\\": y"}',
-    ]  # fmt: skip
+        b"\xef\xbb\xbf" + b'{"a": 1}\r',
+        b"",
+        b"{broken",
+        b'{"a": "\xff"}',
+        b"[1]",
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": ' + b"[" * 5000,
+        b'{"a": 1e400}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "x\\": y"}',
+    ]
     path, kind = file(b"\n".join(lines))
 
     good = [row.values for row in read_rows(path, kind) if row.values]
@@ -114,22 +125,35 @@ def test_jsonl_reports_each_broken_line_and_reads_on(file):
 def test_json_reads_past_a_broken_element(file):
     path, kind = file('\ufeff [{"a": 1}, {"a" 2}, 5,, {"a": "},]["}, \n{"a": "\\\\"} ] ', "a.json")
 
-    assert [row.values for row in read_rows(path, kind) if row.values] == [{"a": 1}, {"a": "},]["}, {"a": "\\"}]
+    assert [row.values for row in read_rows(path, kind) if row.values] == [
+        {"a": 1},
+        {"a": "},]["},
+        {"a": "\\"},
+    ]
     assert [line for line, _ in problems(path, kind)] == [2, 3, 4]
 
 
 def test_objects_over_several_lines_are_read_one_after_another(file):
-    content = '\ufeff{\n "a": {\n  "b": 1\n }\n}\n\n{\n "a": 2\n},\n{"a": 3}\n{\n "a" 4\n}\n{\n "a": "' + "x" * 99
+    content = (
+        '\ufeff{\n "a": {\n  "b": 1\n }\n}\n\n{\n "a": 2\n},\n{"a": 3}\n{\n "a" 4\n}\n{\n "a": "'
+        + "x" * 99
+    )
     path, kind = file(content, "a.jsonl")
 
-    assert [row.values for row in read_rows(path, kind) if row.values] == [{"a": {"b": 1}}, {"a": 2}, {"a": 3}]
+    assert [row.values for row in read_rows(path, kind) if row.values] == [
+        {"a": {"b": 1}},
+        {"a": 2},
+        {"a": 3},
+    ]
     assert [line for line, _ in problems(path, kind)] == [4, 5]
 
 
 def test_two_objects_on_a_line_are_named(file):
     path, kind = file('{"a": 1}\n{"a": 2}{"a": 3}\n')
 
-    assert problems(path, kind) == [(2, "Two objects stand on this line. Put each row on a line of its own.")]
+    assert problems(path, kind) == [
+        (2, "Two objects stand on this line. Put each row on a line of its own.")
+    ]
 
 
 def test_json_finds_the_list_in_an_object(file):
@@ -225,7 +249,9 @@ def test_parquet_that_is_damaged_inside_is_refused(tmp_path, cut):
 def test_parquet_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.bounds.UNPACKED_LIMIT_BYTES", 10**6)
     path = tmp_path / "bomb.parquet"
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 10_000]))
+    text = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 2000, pa.int32()), pa.array(["x" * 10_000])
+    )
     pq.write_table(pa.table({"text": text}), path, compression="zstd")
 
     with pytest.raises(FileProblem, match="a thousand times its size"):
@@ -258,7 +284,11 @@ def test_reading_can_go_on_at_every_mark(tmp_path, kind):
         "jsonl": b'\xef\xbb\xbf{"a": 1}\n\n\n{"a": 2}\r\n{bad\n{"a": 3}',
         "json": b'\xef\xbb\xbf [{"a": 1},\n {"a": 2},\r\n{bad},5, {"a": 3} ] ',
         "csv": b'\xef\xbb\xbf\na;b\n1;2\n\n"x\ny";3\nbad\n\n"q"x;1\n4;5',
-        "txt": b"\xef\xbb\xbf" + b"word. " * 1500 + b"\n\nShort.\n\x0cNext\n\n" + "é 今天\n".encode() * 900 + b"\xff\n",
+        "txt": b"\xef\xbb\xbf"
+        + b"word. " * 1500
+        + b"\n\nShort.\n\x0cNext\n\n"
+        + "é 今天\n".encode() * 900
+        + b"\xff\n",
     }
     if kind == "parquet":
         pq.write_table(pa.table({"a": list(range(200))}), path, row_group_size=70)
@@ -276,15 +306,36 @@ def test_reading_can_go_on_at_every_mark(tmp_path, kind):
 
 # Anything at all
 
-NAMES = st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.txt", "a", "..", "a.JSONL"])
+NAMES = st.sampled_from(
+    ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.txt", "a", "..", "a.JSONL"]
+)
 PIECES = st.lists(
     st.one_of(
         st.binary(max_size=12),
-        st.sampled_from([b"{", b"}", b"[", b"]", b'"', b"\\", b",", b":", b"\n", b"\r\n", b'{"a": 1}', b'"a"', b"PAR1",
-                         b"a,b\n", b"\xef\xbb\xbf", b"NaN", b'{"data": [']),
+        st.sampled_from(
+            [
+                b"{",
+                b"}",
+                b"[",
+                b"]",
+                b'"',
+                b"\\",
+                b",",
+                b":",
+                b"\n",
+                b"\r\n",
+                b'{"a": 1}',
+                b'"a"',
+                b"PAR1",
+                b"a,b\n",
+                b"\xef\xbb\xbf",
+                b"NaN",
+                b'{"data": [',
+            ]
+        ),
     ),
     max_size=30,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
@@ -302,7 +353,13 @@ def test_whatever_bytes_come_it_reads_or_refuses(tmp_path_factory, pieces, name)
 
 
 @settings(deadline=None)
-@given(st.lists(st.dictionaries(st.text(min_size=1), st.one_of(st.none(), st.integers(-(2**53), 2**53), st.text()))))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.text(min_size=1), st.one_of(st.none(), st.integers(-(2**53), 2**53), st.text())
+        )
+    )
+)
 def test_good_json_comes_out_as_it_went_in(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "good"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -330,7 +387,8 @@ def test_a_key_that_stands_twice_is_found_however_it_is_written(tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"a" : "he said \\"b\\": c"}', b'{"a":"\\"b\\":"}', b'{"a": "b\\" : c", "d":[{"a":1}]}']
+    "line",
+    [b'{"a" : "he said \\"b\\": c"}', b'{"a":"\\"b\\":"}', b'{"a": "b\\" : c", "d":[{"a":1}]}'],
 )
 def test_what_looks_like_a_key_inside_a_text_is_none(tmp_path, line):
     path = tmp_path / "rows.jsonl"

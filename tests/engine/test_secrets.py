@@ -1,4 +1,5 @@
-"""Keys and passwords are found where they are real, and not where people merely write about them."""
+"""Keys and passwords are found where they are real, and not where people merely write about
+them."""
 
 import pytest
 
@@ -99,10 +100,15 @@ def test_every_secret_holds_a_sign_so_that_quick_readers_see_it_too(text, secret
 
 def test_several_secrets_in_one_text_are_all_masked():
     text = f"password: hunter2 and key {OPENAI}, postgres://a:b1c2d3@host"
-    assert secrets_replaced(text, lambda secret, value: "#") == "password: # and key #, postgres://a:#@host"
+    assert (
+        secrets_replaced(text, lambda secret, value: "#")
+        == "password: # and key #, postgres://a:#@host"
+    )
 
 
 def test_a_masked_row_can_still_be_learned_from():
     row = {"question": "password: hunter2", "answer": "I reset it."}
     masked = {name: without_secrets(value) for name, value in row.items()}
-    assert to_example(masked, "question-answer", {}).messages[0]["content"] == "password: [password]"
+    assert (
+        to_example(masked, "question-answer", {}).messages[0]["content"] == "password: [password]"
+    )

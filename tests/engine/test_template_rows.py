@@ -1,4 +1,5 @@
-"""Rows that a chat template or the token limit costs: left out, counted, named, and never a whole train."""
+"""Rows that a chat template or the token limit costs: left out, counted, named, and never a whole
+train."""
 
 import json
 
@@ -17,7 +18,8 @@ from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 # Refuses a row in which somebody says "Ball 3?", as others refuse two calls at once.
 PICKY = (
-    "{% for m in messages %}{% if m.content == 'Ball 3?' %}{{ raise_exception('One ball too many') }}{% endif %}"
+    "{% for m in messages %}{% if m.content == 'Ball 3?' %}{{ raise_exception('One ball too many') "
+    "}}{% endif %}"
     "{% endfor %}" + CHAT_TEMPLATE
 )
 TRIMMING = CHAT_TEMPLATE.replace("message['content']", "message['content'] | trim")
@@ -36,14 +38,37 @@ def warnings(run):
     ("recipe", "format", "rows", "more"),
     [
         ("sft", "messages", toy_rows(8), {}),
-        ("dpo", "preference", [{"prompt": f"Ball {n}?", "chosen": "Red", "rejected": "Blue"} for n in range(8)], {}),
-        ("grpo", "prompt-only", [{"prompt": f"Ball {n}?"} for n in range(8)],
-         {"rewards": [{"function": "contains", "parameters": {"forbidden": "x"}}], "num_generations": 2,
-          "max_completion_tokens": 4}),
+        (
+            "dpo",
+            "preference",
+            [{"prompt": f"Ball {n}?", "chosen": "Red", "rejected": "Blue"} for n in range(8)],
+            {},
+        ),
+        (
+            "grpo",
+            "prompt-only",
+            [{"prompt": f"Ball {n}?"} for n in range(8)],
+            {
+                "rewards": [{"function": "contains", "parameters": {"forbidden": "x"}}],
+                "num_generations": 2,
+                "max_completion_tokens": 4,
+            },
+        ),
     ],
-)  # fmt: skip
-def test_a_row_that_the_template_refuses_is_left_out_and_named(picky, tmp_path, recipe, format, rows, more):
-    run = train(tmp_path / "run", picky, rows, recipe=recipe, format=format, max_steps=1, batch_size=2, **more)
+)
+def test_a_row_that_the_template_refuses_is_left_out_and_named(
+    picky, tmp_path, recipe, format, rows, more
+):
+    run = train(
+        tmp_path / "run",
+        picky,
+        rows,
+        recipe=recipe,
+        format=format,
+        max_steps=1,
+        batch_size=2,
+        **more,
+    )
     assert run.code == 0, run.last
     assert (run.of("started")[0]["train_rows"], run.of("started")[0]["left_out_rows"]) == (7, 1)
     said = warnings(run)["rows_refused"]
@@ -85,8 +110,10 @@ def test_counting_names_refused_rows_and_what_the_template_does_to_others(picky)
     from engine.render import tokenizer_load
 
     renderer = Renderer(tokenizer_load(picky), warn=lambda code, message: None)
-    thinking = [{"role": "user", "content": "2+2?"},
-                {"role": "assistant", "content": "4", "reasoning_content": "Two and two."}]  # fmt: skip
+    thinking = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "4", "reasoning_content": "Two and two."},
+    ]
     rows = [*(Example(messages=row["messages"]) for row in toy_rows(5)), Example(messages=thinking)]
     counted = count(renderer, enumerate(rows, 1))
     assert sum(counted["rows"].values()) == 5
@@ -101,31 +128,62 @@ def test_counting_names_refused_rows_and_what_the_template_does_to_others(picky)
 def test_rows_whose_answers_are_all_not_to_be_learned_are_left_out_and_said(tiny, tmp_path):
     from engine.render import tokenizer_load
 
-    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5", "learned": False}]
+    turns = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "5", "learned": False},
+    ]
     renderer = Renderer(tokenizer_load(tiny), warn=lambda code, message: None)
     tokens = renderer.tokens(Example(messages=turns))
     assert tokens.findings == {"nothing_learned"}
     assert not any(tokens.learned)
-    counted = count(renderer, [(1, Example(messages=turns)), (2, Example(messages=toy_rows(1)[0]["messages"]))])
+    counted = count(
+        renderer, [(1, Example(messages=turns)), (2, Example(messages=toy_rows(1)[0]["messages"]))]
+    )
     notes = RowNotes.read(counted["notes"])
     assert notes.left_out == 1
-    assert dict(notes.messages())["nothing_learned"].startswith("In 1 of 2 rows all answers are marked")
+    assert dict(notes.messages())["nothing_learned"].startswith(
+        "In 1 of 2 rows all answers are marked"
+    )
 
 
 def test_a_train_says_how_many_rows_are_too_long(tiny, tmp_path):
-    long = {"messages": [{"role": "user", "content": "word " * 60}, {"role": "assistant", "content": "Yes."}]}
-    cut = {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "word " * 60}]}
-    run = train(tmp_path / "run", tiny, [*toy_rows(4), *[long] * 4, *[cut] * 2], max_tokens=64, max_steps=1)
+    long = {
+        "messages": [
+            {"role": "user", "content": "word " * 60},
+            {"role": "assistant", "content": "Yes."},
+        ]
+    }
+    cut = {
+        "messages": [
+            {"role": "user", "content": "Go."},
+            {"role": "assistant", "content": "word " * 60},
+        ]
+    }
+    run = train(
+        tmp_path / "run", tiny, [*toy_rows(4), *[long] * 4, *[cut] * 2], max_tokens=64, max_steps=1
+    )
     assert run.code == 0, run.last
     assert warnings(run)["rows_left_out"].startswith("4 of 10 rows are left out: at 64 tokens")
     assert warnings(run)["rows_cut"].startswith("2 of 10 rows are cut at 64 tokens")
 
 
 def test_a_train_whose_answers_never_end_is_warned_and_texts_are_none(tiny, tmp_path):
-    cut = {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "word " * 60}]}
+    cut = {
+        "messages": [
+            {"role": "user", "content": "Go."},
+            {"role": "assistant", "content": "word " * 60},
+        ]
+    }
     run = train(tmp_path / "run", tiny, [cut] * 4, max_tokens=64, max_steps=1)
     assert "does not learn when to stop" in warnings(run)["no_end_learned"]
-    text = train(tmp_path / "text", tiny, [{"text": "word " * 60}] * 4, format="text", max_tokens=64, max_steps=1)
+    text = train(
+        tmp_path / "text",
+        tiny,
+        [{"text": "word " * 60}] * 4,
+        format="text",
+        max_tokens=64,
+        max_steps=1,
+    )
     assert "no_end_learned" not in warnings(text)
 
 
@@ -146,26 +204,49 @@ def test_pairs_that_differ_in_white_space_are_the_same_to_a_template_that_trims(
         assert "the same" in run.last["message"]
         assert "token limit" not in run.last["advice"]
 
-    run = train(tmp_path / "some", model, [*pairs, {"prompt": "Q", "chosen": "yes", "rejected": "no"}],
-                recipe="dpo", format="preference", max_steps=1, batch_size=1)  # fmt: skip
+    run = train(
+        tmp_path / "some",
+        model,
+        [*pairs, {"prompt": "Q", "chosen": "yes", "rejected": "no"}],
+        recipe="dpo",
+        format="preference",
+        max_steps=1,
+        batch_size=1,
+    )
     assert "the same" in warnings(run)["pairs_alike"]
 
 
 # Samples.
 
 
-def test_samples_are_greedy_whatever_the_base_model_brings_and_say_whether_they_stopped(tiny, tmp_path):
+def test_samples_are_greedy_whatever_the_base_model_brings_and_say_whether_they_stopped(
+    tiny, tmp_path
+):
     import shutil
 
     bringing = tmp_path / "bringing"
     shutil.copytree(tiny, bringing)
     path = bringing / "generation_config.json"
-    config = json.loads(path.read_text()) | {"num_beams": 3, "repetition_penalty": 1.9, "no_repeat_ngram_size": 2}
+    config = json.loads(path.read_text()) | {
+        "num_beams": 3,
+        "repetition_penalty": 1.9,
+        "no_repeat_ngram_size": 2,
+    }
     path.write_text(json.dumps(config))
 
-    options = {"sample_prompts": 2, "evaluation_split": 0.25, "sample_max_tokens": 12, "max_steps": 1}
-    runs = [train(tmp_path / name, model, **options) for name, model in (("plain", tiny), ("other", bringing))]
-    plain, other = [[(row["text"], row["tokens"], row["stopped"]) for row in run.of("sample")] for run in runs]
+    options = {
+        "sample_prompts": 2,
+        "evaluation_split": 0.25,
+        "sample_max_tokens": 12,
+        "max_steps": 1,
+    }
+    runs = [
+        train(tmp_path / name, model, **options)
+        for name, model in (("plain", tiny), ("other", bringing))
+    ]
+    plain, other = [
+        [(row["text"], row["tokens"], row["stopped"]) for row in run.of("sample")] for run in runs
+    ]
     assert plain == other
     assert all(stopped == (tokens < 12) for _, tokens, stopped in plain if tokens < 12)
     assert any(not stopped for _, _, stopped in plain), "untrained, it writes on"
@@ -183,8 +264,18 @@ WITHOUT_END = (
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, WITHOUT_END])
 def test_a_trained_model_stops_by_itself_also_where_the_template_writes_no_end(tmp_path, template):
     model = tiny_model(tmp_path / "model", chat_template=template)
-    run = train(tmp_path / "run", model, toy_rows(8), sample_prompts=2, sample_max_tokens=40, max_steps=120,
-                batch_size=8, learning_rate=0.02, adapter="none", max_tokens=64)  # fmt: skip
+    run = train(
+        tmp_path / "run",
+        model,
+        toy_rows(8),
+        sample_prompts=2,
+        sample_max_tokens=40,
+        max_steps=120,
+        batch_size=8,
+        learning_rate=0.02,
+        adapter="none",
+        max_tokens=64,
+    )
     after = [row for row in run.of("sample") if row["stage"] == "after"]
     assert [row["stopped"] for row in after] == [True, True]
     assert all(row["text"] == row["reference"] for row in after)

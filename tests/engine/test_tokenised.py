@@ -1,4 +1,5 @@
-"""Tokenised rows that are kept beside the dataset: the next train takes them, and never others than its own."""
+"""Tokenised rows that are kept beside the dataset: the next train takes them, and never others than
+its own."""
 
 import os
 from datetime import datetime
@@ -11,7 +12,9 @@ from engine.rundir import DataFile, file_sha256
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows, train, write_rows
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 
-REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
+REFUSES_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
+)
 
 
 @pytest.fixture
@@ -37,8 +40,15 @@ def run(tiny, tmp_path, rendered):
     def make(rows=None, model=tiny, **given):
         data = rows or write_rows(tmp_path / "data.jsonl", toy_rows())
         rendered.clear()
-        given = {"cache": str(cache), "max_steps": 2, "evaluation_split": 0.25, "sample_prompts": 2} | given
-        done = train(tmp_path / f"run{next(numbers)}", model, data, **given | {"sample_max_tokens": 8})
+        given = {
+            "cache": str(cache),
+            "max_steps": 2,
+            "evaluation_split": 0.25,
+            "sample_prompts": 2,
+        } | given
+        done = train(
+            tmp_path / f"run{next(numbers)}", model, data, **given | {"sample_max_tokens": 8}
+        )
         return done, len(rendered)
 
     make.cache = cache
@@ -53,7 +63,9 @@ def test_the_second_train_tokenises_nothing_and_learns_the_same(run, capfd):
     assert "24 rows tokenised by an earlier train" in capfd.readouterr().out
     assert again.losses() == first.losses()
     assert again.losses("eval") == first.losses("eval")
-    assert [sample["prompt"] for sample in again.of("sample")] == [sample["prompt"] for sample in first.of("sample")]
+    assert [sample["prompt"] for sample in again.of("sample")] == [
+        sample["prompt"] for sample in first.of("sample")
+    ]
     assert [event["train_rows"] for event in again.of("started")] == [18]
 
 
@@ -68,10 +80,18 @@ class Clock:
 
 
 def test_how_a_file_is_read_makes_others(run, tmp_path):
-    data = write_rows(tmp_path / "data.jsonl", [
-        {"prompt": f"Ball {number}?", "completion": "It is red.", "question": "Which?", "answer": f"Ball {number}."}
-        for number in range(24)
-    ])  # fmt: skip
+    data = write_rows(
+        tmp_path / "data.jsonl",
+        [
+            {
+                "prompt": f"Ball {number}?",
+                "completion": "It is red.",
+                "question": "Which?",
+                "answer": f"Ball {number}.",
+            }
+            for number in range(24)
+        ],
+    )
     formats = ("prompt-completion", "question-answer")
     assert [run(data, format=name)[1] for name in formats * 2] == [24, 24, 0, 0]
 
@@ -81,7 +101,8 @@ def test_a_dataset_to_measure_on_is_kept_and_warns_for_itself(run, tmp_path):
     own = write_rows(tmp_path / "own.jsonl", toy_rows(6))
     file = DataFile(str(own), file_sha256(own), "jsonl", "messages", cache=str(run.cache))
     given = {"model": refusing, "system_prompt": "Be brief.", "sample_prompts": 0}
-    # The one that is trained on has no such warning to tell of, once it has been told for the other.
+    # The one that is trained on has no such warning to tell of, once it has been told for the
+    # other.
     both = [run(evaluation_dataset=file, **given) for _ in range(2)]
     assert [count for _, count in both] == [30, 0]
     assert both[1][0].losses("eval") == both[0][0].losses("eval")
@@ -95,12 +116,20 @@ def test_a_dataset_to_measure_on_is_kept_and_warns_for_itself(run, tmp_path):
     [
         ("dpo", "preference", toy_pairs()),
         ("reward", "preference", toy_pairs()),
-        ("kto", "kto", [
-            {"prompt": f"Ball {number}?", "completion": f"It is {number}.", "label": number % 2 == 0}
-            for number in range(24)
-        ]),
+        (
+            "kto",
+            "kto",
+            [
+                {
+                    "prompt": f"Ball {number}?",
+                    "completion": f"It is {number}.",
+                    "label": number % 2 == 0,
+                }
+                for number in range(24)
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_compared_are_kept_too(run, tmp_path, recipe, format, rows):
     data = write_rows(tmp_path / "rows.jsonl", rows)
     first, count = run(data, recipe=recipe, format=format)
@@ -130,7 +159,8 @@ def test_what_tokens_depend_on_makes_others(run, tmp_path, given, monkeypatch):
     bare = {"max_steps": 1, "evaluation_split": 0.0, "sample_prompts": 0}
     if "date" in given:
         bare["model"] = tiny_model(
-            tmp_path / "dated", chat_template="{% set today = strftime_now('%d %b %Y') %}" + CHAT_TEMPLATE
+            tmp_path / "dated",
+            chat_template="{% set today = strftime_now('%d %b %Y') %}" + CHAT_TEMPLATE,
         )
     run(**bare)
     if "code" in given:

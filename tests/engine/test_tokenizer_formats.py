@@ -1,4 +1,5 @@
-"""Tokenizers that come as tokenizer.model alone: SentencePiece's format, and tiktoken's under the same name."""
+"""Tokenizers that come as tokenizer.model alone: SentencePiece's format, and tiktoken's under the
+same name."""
 
 import base64
 import json
@@ -14,7 +15,11 @@ from tests.engine.runs import toy_rows, train
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 
 TEXT = "What colour is the sky? Zoë says: blue 🙂"
-SENTENCES = [f"Ball {number}? It is {colour}, the sky." for number in range(30) for colour in ("red", "green", "blue")]
+SENTENCES = [
+    f"Ball {number}? It is {colour}, the sky."
+    for number in range(30)
+    for colour in ("red", "green", "blue")
+]
 
 
 def without_tokenizer(folder, architecture="llama"):
@@ -29,9 +34,18 @@ def sentencepiece_write(folder, **options):
     text = folder.parent / "sentences.txt"
     text.write_text("\n".join(SENTENCES * 3))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=310, hard_vocab_limit=False,
-        byte_fallback=True, minloglevel=2, pad_id=0, eos_id=1, bos_id=2, unk_id=3, **options,
-    )  # fmt: skip
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=310,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        **options,
+    )
     (folder / "tokenizer.vocab").unlink()
 
 
@@ -53,12 +67,17 @@ def folder(request, tmp_path):
     if kind == "tiktoken":
         tiktoken_write(folder)
         settings_write(
-            folder, tokenizer_class="PreTrainedTokenizerFast", eos_token="<|end|>", chat_template=CHAT_TEMPLATE
+            folder,
+            tokenizer_class="PreTrainedTokenizerFast",
+            eos_token="<|end|>",
+            chat_template=CHAT_TEMPLATE,
         )
     else:
         # Gemma puts no space in front of a text.
         sentencepiece_write(folder, model_type="bpe", add_dummy_prefix=kind == "llama")
-        settings_write(folder, tokenizer_class=f"{kind.capitalize()}Tokenizer", chat_template=CHAT_TEMPLATE)
+        settings_write(
+            folder, tokenizer_class=f"{kind.capitalize()}Tokenizer", chat_template=CHAT_TEMPLATE
+        )
     return folder
 
 
@@ -75,12 +94,15 @@ def test_it_is_imported_and_reads_what_its_library_reads(folder):
 def test_a_train_learns_with_it_and_saves_it_readable(folder, tmp_path):
     run = train(tmp_path / "run", folder, toy_rows(8), max_steps=2, sample_prompts=1)
     assert run.code == 0, run.last
-    before, after = (AutoTokenizer.from_pretrained(path) for path in (folder, run.directory / "model"))
+    before, after = (
+        AutoTokenizer.from_pretrained(path) for path in (folder, run.directory / "model")
+    )
     assert before(TEXT)["input_ids"] == after(TEXT)["input_ids"]
 
 
 def test_a_tokenizer_of_another_kind_than_the_model_says_is_refused_by_what_it_loses(tmp_path):
-    """Qwen's tokenizer class reads a SentencePiece file as if it were its own, and drops every space."""
+    """Qwen's tokenizer class reads a SentencePiece file as if it were its own, and drops every
+    space."""
     folder = without_tokenizer(tmp_path / "qwen2", "qwen2")
     sentencepiece_write(folder, model_type="bpe")
     with pytest.raises(Refused, match="turns “What colour is the sky"):

@@ -1,4 +1,5 @@
-"""Calls of tools and thinking, in the form that each template takes; and what templates do to them, said."""
+"""Calls of tools and thinking, in the form that each template takes; and what templates do to them,
+said."""
 
 import re
 
@@ -7,35 +8,49 @@ import pytest
 from engine.chat.template import TemplateProblem
 from engine.examples import Example
 from engine.render import Renderer
-from tests.engine.chat_templates import CASES, calls, gives, says, talk, template_of, tokenizer_for, user
+from tests.engine.chat_templates import (
+    CASES,
+    calls,
+    gives,
+    says,
+    talk,
+    template_of,
+    tokenizer_for,
+    user,
+)
 
-# In the manner of Mistral's: ids of nine letters and digits or an error, and no header before an answer.
+# In the manner of Mistral's: ids of nine letters and digits or an error, and no header before an
+# answer.
 NINE_CHARACTERS = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
     "{% elif m.tool_calls is defined %}[TOOL_CALLS] ["
     "{% for call in m.tool_calls %}"
-    "{% if call.id is not defined or call.id | length != 9 %}{{ raise_exception('nine characters') }}{% endif %}"
-    "{\"name\": \"{{ call.function.name }}\", \"arguments\": {{ call.function.arguments | tojson }}, "
-    "\"id\": \"{{ call.id }}\"}{% if not loop.last %}, {% endif %}{% endfor %}]{{ eos_token }}"
+    "{% if call.id is not defined or call.id | length != 9 %}{{ raise_exception('nine characters') "
+    "}}{% endif %}"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}, '
+    '"id": "{{ call.id }}"}{% if not loop.last %}, {% endif %}{% endfor %}]{{ eos_token }}'
     "{% elif m.role == 'tool' %}"
-    "{% if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}{{ raise_exception('nine') }}{% endif %}"
-    "[TOOL_RESULTS] {\"content\": {{ m.content }}, \"call_id\": \"{{ m.tool_call_id }}\"}[/TOOL_RESULTS]"
+    "{% if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}{{ "
+    "raise_exception('nine') }}{% endif %}"
+    '[TOOL_RESULTS] {"content": {{ m.content }}, "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]'
     "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-)  # fmt: skip
+)
 # In the manner of Kimi's: the id is all that says which tool is called.
 NAME_IN_ID = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for call in m.tool_calls %}<|call|>{{ call.id }}<|args|>{{ call.function.arguments | tojson }}{% endfor %}"
+    "{% for call in m.tool_calls %}<|call|>{{ call.id }}<|args|>{{ call.function.arguments | "
+    "tojson }}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # As DeepSeek's: arguments are put together with texts.
-AS_TEXT = NAME_IN_ID.replace("call.id }}", "call.function.name + ' ' + call.function.arguments }}").replace(
-    "{{ call.function.arguments | tojson }}", ""
-)
+AS_TEXT = NAME_IN_ID.replace(
+    "call.id }}", "call.function.name + ' ' + call.function.arguments }}"
+).replace("{{ call.function.arguments | tojson }}", "")
 # As Llama's.
 ONE_CALL = "{% for m in messages %}{% if m.tool_calls and m.tool_calls | length > 1 %}" + (
-    "{{ raise_exception('This model only supports single tool-calls at once!') }}{% endif %}{% endfor %}"
+    "{{ raise_exception('This model only supports single tool-calls at once!') }}{% endif %}{% "
+    "endfor %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -62,7 +77,8 @@ def without_ids(example):
         made = {key: value for key, value in turn.items() if key not in ("tool_call_id", "name")}
         if "tool_calls" in made:
             made["tool_calls"] = [
-                {key: value for key, value in call.items() if key != "id"} for call in made["tool_calls"]
+                {key: value for key, value in call.items() if key != "id"}
+                for call in made["tool_calls"]
             ]
         turns.append(made)
     return Example(messages=turns, tools=example.tools)
@@ -102,7 +118,10 @@ def test_ids_are_made_in_the_templates_form_the_same_for_call_and_result():
 
 def test_an_id_holds_the_name_where_the_template_writes_nothing_else_of_it():
     renderer = renderer_for(NAME_IN_ID)
-    assert ids(renderer, without_ids(CASES["two calls at once"]))[0] == ["functions.warmth:0", "functions.warmth:1"]
+    assert ids(renderer, without_ids(CASES["two calls at once"]))[0] == [
+        "functions.warmth:0",
+        "functions.warmth:1",
+    ]
     assert "functions.warmth:0" in learned(renderer, without_ids(CASES["a call"]))[0]
 
 
@@ -114,9 +133,13 @@ def test_results_are_called_by_the_name_of_their_tool():
 
 @pytest.mark.parametrize(
     ("template", "written"),
-    [(AS_TEXT, 'warmth {"place": "Oslo"}'), (template_of("deepseekv3"), '{"place": "Oslo"}'),
-     (ONE_CALL, '"arguments": {"place": "Oslo"}'), (template_of("qwen3"), '"arguments": {"place": "Oslo"}')],
-)  # fmt: skip
+    [
+        (AS_TEXT, 'warmth {"place": "Oslo"}'),
+        (template_of("deepseekv3"), '{"place": "Oslo"}'),
+        (ONE_CALL, '"arguments": {"place": "Oslo"}'),
+        (template_of("qwen3"), '"arguments": {"place": "Oslo"}'),
+    ],
+)
 def test_arguments_are_given_as_text_or_as_an_object_as_the_template_wants_them(template, written):
     call, _ = learned(renderer_for(template), CASES["a call"])
     assert written in call
@@ -173,14 +196,17 @@ TAGS = CASES["thinking in tags"]
 def test_thinking_that_a_template_leaves_out_is_said(name, example, findings):
     renderer = renderer_for(template_of(name))
     assert renderer.tokens(example).findings == findings
-    kept = "It is one." in "".join(learned(renderer, example)) or "Two it is." in "".join(learned(renderer, example))
+    kept = "It is one." in "".join(learned(renderer, example)) or "Two it is." in "".join(
+        learned(renderer, example)
+    )
     assert kept == (not findings or findings == {"thinking_only_last"})
 
 
 @pytest.mark.parametrize(
     ("name", "case", "is_asked_so"),
     [
-        # Asked with an opened thought, which a row without thinking closes in another way, or does not have.
+        # Asked with an opened thought, which a row without thinking closes in another way, or does
+        # not have.
         ("nemotron_3_nano", "single turn", False),
         ("nemotron_3_nano", "thinking in the last answer", True),
         ("deepseek_r1_distill", "several turns", False),
@@ -218,7 +244,10 @@ def test_thinking_in_tags_is_learned_in_the_templates_own_form(name, choice):
     assert learned(renderer, only_closed) == learned(renderer, APART)
 
     # Tags with nothing between them are no thinking, and no words of the answer either.
-    empty, plain = talk(user("One?"), says("<think>\n\n</think>\n\nUn.")), talk(user("One?"), says("Un."))
+    empty, plain = (
+        talk(user("One?"), says("<think>\n\n</think>\n\nUn.")),
+        talk(user("One?"), says("Un.")),
+    )
     assert learned(renderer, empty) == learned(renderer, plain)
 
 
@@ -237,7 +266,9 @@ def test_thinking_without_a_place_can_go_in_front_of_the_answer():
         renderer_for(template_of("qwen3")), APART
     )
     # In front is no use where the template takes it out there.
-    assert renderer_for(template_of("deepseek_r1_distill"), thinking="in_front").tokens(APART).findings == {
+    assert renderer_for(template_of("deepseek_r1_distill"), thinking="in_front").tokens(
+        APART
+    ).findings == {
         "thinking_taken_out",
         "asked_otherwise",
     }
@@ -266,14 +297,18 @@ def test_an_answer_apart_has_the_mask_of_the_whole_row(name):
     prompt, answer = renderer.answered(example.messages[:-1], example.messages[-1:], example.tools)
     assert prompt + answer == whole.ids[: len(prompt) + len(answer)]
     assert renderer.tokenizer.decode(answer) == learned(renderer, example)[-1]
-    assert prompt[: len(prompt) - 8] == renderer.prompt_ids(example.messages[:-1], example.tools)[: len(prompt) - 8]
+    assert (
+        prompt[: len(prompt) - 8]
+        == renderer.prompt_ids(example.messages[:-1], example.tools)[: len(prompt) - 8]
+    )
     assert "warmth" in renderer.tokenizer.decode(prompt)
 
 
 def test_calls_beside_generation_marks_are_learned_too():
     answer = "{% generation %}{{ m.content }}{% endgeneration %}"
     marked = ONE_CALL.replace(
-        "{{ m.content }}", "{% if m.role == 'assistant' %}" + answer + "{% else %}{{ m.content }}{% endif %}"
+        "{{ m.content }}",
+        "{% if m.role == 'assistant' %}" + answer + "{% else %}{{ m.content }}{% endif %}",
     )
     call, words = learned(renderer_for(marked), CASES["a call"])
     assert '"place": "Oslo"' in call

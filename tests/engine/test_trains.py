@@ -1,4 +1,5 @@
-"""A train from its run directory to its last event: what it writes, and that equal settings give equal losses."""
+"""A train from its run directory to its last event: what it writes, and that equal settings give
+equal losses."""
 
 import json
 import math
@@ -34,10 +35,19 @@ from tests.engine.runs import DEFAULTS, Run, prepare, toy_rows, train
 def whole(tiny, tmp_path_factory):
     """A train with everything on."""
     return train(
-        tmp_path_factory.mktemp("whole") / "run", tiny, epochs=3, max_steps=None, evaluation_split=0.2,
-        evaluation_every=0.25, sample_prompts=2, sample_max_tokens=8, save_strategy="epochs", save_total_limit=1,
-        lora_dropout=0.1, system_prompt="Be brief.",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("whole") / "run",
+        tiny,
+        epochs=3,
+        max_steps=None,
+        evaluation_split=0.2,
+        evaluation_every=0.25,
+        sample_prompts=2,
+        sample_max_tokens=8,
+        save_strategy="epochs",
+        save_total_limit=1,
+        lora_dropout=0.1,
+        system_prompt="Be brief.",
+    )
 
 
 def test_events_come_in_order_and_end_with_finished(whole):
@@ -47,14 +57,23 @@ def test_events_come_in_order_and_end_with_finished(whole):
     assert kinds[:3] == ["phase", "phase", "started"]
     assert kinds[-1] == "finished"
     assert {event["name"] for event in whole.of("phase")} == {
-        "loading model", "preparing data", "answering", "evaluating", "training", "saving"
-    }  # fmt: skip
+        "loading model",
+        "preparing data",
+        "answering",
+        "evaluating",
+        "training",
+        "saving",
+    }
 
 
 def test_started_says_what_will_be_done(whole):
     (started,) = whole.of("started")
     assert (started["train_rows"], started["eval_rows"], started["left_out_rows"]) == (19, 5, 0)
-    assert (started["total_steps"], started["steps_per_epoch"], started["evaluate_every"]) == (15, 5, 4)
+    assert (started["total_steps"], started["steps_per_epoch"], started["evaluate_every"]) == (
+        15,
+        5,
+        4,
+    )
     assert 0 < started["trainable_count"] < started["parameter_count"]
     assert started["device"]["kind"] in ("cpu", "cuda")
     assert {"torch", "transformers", "trl", "peft"} <= set(started["versions"])
@@ -64,23 +83,38 @@ def test_every_step_is_logged_with_the_names_of_the_trainer(whole):
     assert list(whole.losses()) == list(range(1, 16))
     values = whole.of("metrics")[-2]["values"]
     assert set(values) == {
-        "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "num_tokens",
-        "tokens_per_second", "samples_per_second", "peak_memory_gb",
-    }  # fmt: skip
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "entropy",
+        "mean_token_accuracy",
+        "num_tokens",
+        "tokens_per_second",
+        "samples_per_second",
+        "peak_memory_gb",
+    }
     assert whole.of("metrics")[-2]["epoch"] == 3
 
 
 def test_it_is_measured_before_at_each_share_of_the_train_at_checkpoints_and_at_the_end(whole):
     assert list(whole.losses("eval")) == [0, 4, 5, 8, 10, 12, 15]
     values = whole.of("metrics")[-1]["values"]
-    assert set(values) == {"eval_loss", "eval_perplexity", "eval_mean_token_accuracy", "eval_entropy"}
+    assert set(values) == {
+        "eval_loss",
+        "eval_perplexity",
+        "eval_mean_token_accuracy",
+        "eval_entropy",
+    }
 
 
 def test_samples_answer_the_same_held_out_prompts_before_and_after(whole):
     samples = whole.of("sample")
     assert [(row["stage"], row["index"], row["step"]) for row in samples] == [
-        ("before", 0, 0), ("before", 1, 0), ("after", 0, 15), ("after", 1, 15)
-    ]  # fmt: skip
+        ("before", 0, 0),
+        ("before", 1, 0),
+        ("after", 0, 15),
+        ("after", 1, 15),
+    ]
     assert [row["prompt"] for row in samples[:2]] == [row["prompt"] for row in samples[2:]]
     assert all("Ball" in row["prompt"] and row["reference"].startswith("It is") for row in samples)
     assert samples[0]["text"] != samples[2]["text"]
@@ -100,7 +134,9 @@ def test_the_last_checkpoint_is_kept_and_the_best_besides(whole):
 
 def test_the_best_checkpoint_outlives_the_last_ones(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny)
-    plan = Plan(20, total_steps=20, steps_per_epoch=5, evaluate_every=5, save_every=5, save_total_limit=1)
+    plan = Plan(
+        20, total_steps=20, steps_per_epoch=5, evaluate_every=5, save_every=5, save_total_limit=1
+    )
     watch = Watch(job_read(directory, EventWriter(directory)), plan, LOSS)
     watch.evaluations = {5: 1.0, 10: 0.5, 15: 0.8, 20: math.nan}
     for step in (5, 10, 15, 20):
@@ -118,8 +154,14 @@ def test_the_model_card_and_parameters_lie_beside_the_model(whole):
     spec = json.loads((whole.directory / "spec.json").read_text())
     assert spec["dataset"]["sha256"] in card
     assert "Be brief." in card
-    assert json.loads((folder / "training_parameters.json").read_text())["parameters"]["lora_rank"] == 4
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "Tiny"
+    assert (
+        json.loads((folder / "training_parameters.json").read_text())["parameters"]["lora_rank"]
+        == 4
+    )
+    assert (
+        json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "Tiny"
+    )
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
@@ -129,15 +171,22 @@ def test_repeating_by_hand_reaches_the_same_losses_and_leaves_the_run_alone(whol
     assert re.search(r"All \d+ losses are the same", capsys.readouterr().out)
     again = Run(0, whole.directory / "repeats" / "1")
     assert again.losses() == whole.losses()
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != whole.directory)
+    assert all(
+        path.stat().st_mtime_ns == time for path, time in before.items() if path != whole.directory
+    )
 
 
 def test_repeating_by_hand_says_when_losses_differ(whole, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "spec.json").write_bytes((whole.directory / "spec.json").read_bytes())
-    lines = [json.loads(line) for line in (whole.directory / "events.jsonl").read_text().splitlines()]
-    lines = [line | {"values": line["values"] | {"loss": 1.0}} if line["type"] == "metrics" else line for line in lines]
+    lines = [
+        json.loads(line) for line in (whole.directory / "events.jsonl").read_text().splitlines()
+    ]
+    lines = [
+        line | {"values": line["values"] | {"loss": 1.0}} if line["type"] == "metrics" else line
+        for line in lines
+    ]
     (copy / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert by_hand([str(copy), "--into", str(tmp_path / "again")]) == 4
     assert "differ" in capsys.readouterr().out
@@ -157,8 +206,15 @@ def test_a_batch_of_four_equals_two_batches_of_two(tiny, tmp_path):
 
 
 def test_the_evaluation_loss_does_not_depend_on_the_batch_size(tiny, tmp_path):
-    rows = [{"messages": [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "one " * number}]}
-            for number in range(1, 13)]  # fmt: skip
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "Count."},
+                {"role": "assistant", "content": "one " * number},
+            ]
+        }
+        for number in range(1, 13)
+    ]
     given = {"evaluation_split": 0.5, "max_steps": 1, "learning_rate": 1e-9}
     small = train(tmp_path / "small", tiny, rows, batch_size=1, **given)
     large = train(tmp_path / "large", tiny, rows, batch_size=4, **given)
@@ -174,7 +230,9 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
     from engine import session
 
     fast = train(tmp_path / "fast", tiny)
-    monkeypatch.setattr(session, "settle", lambda device, seed: __import__("transformers").set_seed(seed))
+    monkeypatch.setattr(
+        session, "settle", lambda device, seed: __import__("transformers").set_seed(seed)
+    )
     monkeypatch.setattr(head, "_use_triton", lambda device: False)
     monkeypatch.setattr(head, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
     slow = train(tmp_path / "slow", tiny)
@@ -182,18 +240,29 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
 
 
 def tokens(run):
-    return [event["values"]["num_tokens"] for event in run.of("metrics") if event["split"] == "train"]
+    return [
+        event["values"]["num_tokens"] for event in run.of("metrics") if event["split"] == "train"
+    ]
 
 
 def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch):
-    """Stopped after a checkpoint, with a torn line at its end: one curve, no step twice, the model made anew."""
-    given = {"max_steps": 9, "save_strategy": "steps", "save_every": 4, "save_total_limit": 9, "logging_steps": 1}
+    """Stopped after a checkpoint, with a torn line at its end: one curve, no step twice, the model
+    made anew."""
+    given = {
+        "max_steps": 9,
+        "save_strategy": "steps",
+        "save_every": 4,
+        "save_total_limit": 9,
+        "logging_steps": 1,
+    }
     whole = train(tmp_path / "whole", tiny, **given)
     first = train(tmp_path / "run", tiny, **given)
     with (first.directory / EVENTS).open("a") as stream:
         stream.write('{"v": 1, "seq": 99999, "ty')
     checkpoint = first.directory / "checkpoints" / "checkpoint-4"
-    write_spec(first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint)))
+    write_spec(
+        first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint))
+    )
     second = Run(run(first.directory), first.directory)
 
     assert second.code == 0, second.last
@@ -206,8 +275,14 @@ def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch)
         step: loss for step, loss in whole.losses().items() if step > 4
     }
     assert losses(second.events) == losses(whole.events)
-    assert {path.name for path in (first.directory / "checkpoints").iterdir()} == {"checkpoint-4", "checkpoint-8"}
-    made = [load_file(folder / "model" / "adapter_model.safetensors") for folder in (first.directory, whole.directory)]
+    assert {path.name for path in (first.directory / "checkpoints").iterdir()} == {
+        "checkpoint-4",
+        "checkpoint-8",
+    }
+    made = [
+        load_file(folder / "model" / "adapter_model.safetensors")
+        for folder in (first.directory, whole.directory)
+    ]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[1])
 
 
@@ -219,7 +294,9 @@ def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch)
     here = detect()
     monkeypatch.setattr("engine.session.detect", lambda: replace(here, bf16=kind))
     checkpoint = first.directory / "checkpoints" / "checkpoint-2"
-    write_spec(first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint)))
+    write_spec(
+        first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint))
+    )
     run(first.directory)
     told = Run(0, first.directory).of("started")
     assert [event["precision"] for event in told] == [told[0]["precision"]] * 2
@@ -230,7 +307,13 @@ def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch)
 
 
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):
-    given = {"max_steps": 9, "lora_dropout": 0.1, "save_strategy": "steps", "save_every": 4, "scheduler": "cosine"}
+    given = {
+        "max_steps": 9,
+        "lora_dropout": 0.1,
+        "save_strategy": "steps",
+        "save_every": 4,
+        "scheduler": "cosine",
+    }
     whole = train(tmp_path / "whole", tiny, **given)
     checkpoint = whole.directory / "checkpoints" / "checkpoint-4"
     resumed = train(tmp_path / "resumed", tiny, resume_from=str(checkpoint), **given)
@@ -255,7 +338,9 @@ def test_a_branch_begins_with_the_weights_of_another_train(tiny, tmp_path):
     first = train(tmp_path / "first", tiny, max_steps=6, **given)
     checkpoint = checkpoint_latest(first.directory)
     branch = Branch(str(checkpoint), run_id=1, step=6)
-    second = train(tmp_path / "second", tiny, branch=branch, max_steps=3, learning_rate=1e-3, **given)
+    second = train(
+        tmp_path / "second", tiny, branch=branch, max_steps=3, learning_rate=1e-3, **given
+    )
     assert second.code == 0, second.last
     assert second.losses("eval")[0] == pytest.approx(first.losses("eval")[6], abs=1e-5)
     assert list(second.losses()) == [1, 2, 3]
@@ -266,7 +351,9 @@ def test_a_branch_of_torn_weights_is_no_train_of_the_base_model(tiny, tmp_path):
     first = train(tmp_path / "first", tiny, max_steps=1)
     checkpoint = checkpoint_latest(first.directory)
     (checkpoint / "adapter_model.safetensors").write_bytes(b"torn")
-    second = train(tmp_path / "second", tiny, branch=Branch(str(checkpoint), run_id=1, step=1), max_steps=1)
+    second = train(
+        tmp_path / "second", tiny, branch=Branch(str(checkpoint), run_id=1, step=1), max_steps=1
+    )
     assert (second.code, second.last["code"]) == (1, "bad_checkpoint")
 
 
@@ -329,7 +416,15 @@ def test_packing_learns_the_same_tokens_in_fewer_batches(tiny, tmp_path):
 
 def test_plain_text_is_learned(tiny, tmp_path):
     rows = [{"text": f"The {number % 3} little pigs."} for number in range(16)]
-    run = train(tmp_path / "run", tiny, rows, format="text", max_steps=8, sample_prompts=1, sample_max_tokens=8)
+    run = train(
+        tmp_path / "run",
+        tiny,
+        rows,
+        format="text",
+        max_steps=8,
+        sample_prompts=1,
+        sample_max_tokens=8,
+    )
     assert run.code == 0, run.last
     assert run.losses()[8] < run.losses()[1]
     assert run.of("sample")[0]["reference"]
@@ -377,7 +472,14 @@ def test_every_switch_of_the_form_trains(tiny, tmp_path, given):
 def test_a_full_model_computed_in_half_precision_is_published_in_it(tiny, tmp_path):
     from safetensors.torch import load_file
 
-    run = train(tmp_path / "run", tiny, adapter="none", precision="bf16", sample_prompts=1, sample_max_tokens=8)
+    run = train(
+        tmp_path / "run",
+        tiny,
+        adapter="none",
+        precision="bf16",
+        sample_prompts=1,
+        sample_max_tokens=8,
+    )
     weights = load_file(run.directory / "model" / "model.safetensors")
     assert {str(value.dtype) for value in weights.values()} == {"torch.bfloat16"}
     assert json.loads((run.directory / "model" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -1,4 +1,5 @@
-"""Weights of eight and four bits become the bf16 that transformers itself makes of them, file by file."""
+"""Weights of eight and four bits become the bf16 that transformers itself makes of them, file by
+file."""
 
 import shutil
 
@@ -37,15 +38,21 @@ def test_it_makes_what_transformers_makes_of_them(packed, tmp_path, monkeypatch)
     folder, own = packed
     folder_unpack(folder, tmp_path / "out")
 
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2, "a file is written when it is full"
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2, (
+        "a file is written when it is full"
+    )
     facts = folder_read(tmp_path / "out")
     assert facts.dtype in ("bf16", "fp32")
     folder_try(tmp_path / "out")
 
-    wanted = AutoModelForCausalLM.from_pretrained(folder, quantization_config=own, dtype=torch.bfloat16)
+    wanted = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=own, dtype=torch.bfloat16
+    )
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
     state = found.state_dict()
-    others = [name for name, value in wanted.state_dict().items() if not torch.equal(value, state[name])]
+    others = [
+        name for name, value in wanted.state_dict().items() if not torch.equal(value, state[name])
+    ]
     assert others == []
 
 

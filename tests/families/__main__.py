@@ -1,4 +1,5 @@
-"""`make families`: walk every family in processes of their own, and write the table to docs/families.md.
+"""`make families`: walk every family in processes of their own, and write the table to
+docs/families.md.
 
 python -m tests.families                 all families, and the table
 python -m tests.families llama bert      only these, on the terminal
@@ -21,7 +22,8 @@ import tests.environment  # noqa: F401 - before any library: no hub, one thread
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "families.md"
-# One process walks so many families: libraries take seconds to import, and a fault of one family must not reach far.
+# One process walks so many families: libraries take seconds to import, and a fault of one family
+# must not reach far.
 BATCH = 8
 SECONDS_EACH = 240
 
@@ -71,7 +73,11 @@ def _walked(names: list[str]) -> dict[str, dict[str, object]]:
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         for verdicts in pool.map(lambda batch: list(_batch_walked(batch)), batches):
             found |= {str(verdict["family"]): verdict for verdict in verdicts}
-            print(f"{len(found)} of {len(names)}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{len(found)} of {len(names)}, {time.monotonic() - start:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return found
 
 
@@ -96,7 +102,13 @@ def _batch_walked(names: list[str]) -> Iterator[dict[str, object]]:
         code = program.wait()
         if rest:
             words = f"its process ended with {code}, or it took more than {SECONDS_EACH} s"
-            yield {"family": rest.pop(0), "verdict": "FAILS", "words": words, "adapted": "", "worst": {}}
+            yield {
+                "family": rest.pop(0),
+                "verdict": "FAILS",
+                "words": words,
+                "adapted": "",
+                "worst": {},
+            }
 
 
 if __name__ == "__main__":

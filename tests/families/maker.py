@@ -1,8 +1,8 @@
 """A tiny random model of any causal language model that transformers has.
 
-The config is the family's own default, shrunk by rules over the names of its attributes; what no rule can know stands
-in OVERRIDES. Lists with one entry a layer keep one layer of each kind, so that a hybrid stays a hybrid.
-"""
+The config is the family's own default, shrunk by rules over the names of its attributes; what no
+rule can know stands in OVERRIDES. Lists with one entry a layer keep one layer of each kind, so that
+a hybrid stays a hybrid."""
 
 from __future__ import annotations
 
@@ -19,44 +19,83 @@ LAYERS, POSITIONS, WINDOW = 2, 512, 16
 SPARE_TOKENS = 16
 NOISE = 0.02
 
-# (pattern of the whole name, new value): the first that matches counts. A number that is smaller already stays.
+# (pattern of the whole name, new value): the first that matches counts. A number that is smaller
+# already stays.
 RULES: tuple[tuple[str, int], ...] = (
-    (r"num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_blocks|num_layers_per_stack", LAYERS),
+    (
+        r"num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_blocks|num_layers_per_stack",
+        LAYERS,
+    ),
     (r"n_(input|recurrent|output)_layers", LAYERS),
-    (r"max_(position_embeddings|target_positions|seq_len)|n_positions|context_length|seq_length|n_ctx", POSITIONS),
+    (
+        r"max_(position_embeddings|target_positions|seq_len)|n_positions|context_length|seq_length|n_ctx",
+        POSITIONS,
+    ),
     (r"model_max_length|max_source_positions", POSITIONS),
-    (r"sliding_window(_size)?|(attention_|keep_)?window_size|local_attention|attention_chunk_size", WINDOW),
-    (r"(mamba_)?chunk_size|block_size|original_max_position_embeddings|.*attn_chunk_length", WINDOW),
+    (
+        r"sliding_window(_size)?|(attention_|keep_)?window_size|local_attention|attention_chunk_size",
+        WINDOW,
+    ),
+    (
+        r"(mamba_)?chunk_size|block_size|original_max_position_embeddings|.*attn_chunk_length",
+        WINDOW,
+    ),
     (r"mamba_(n|num)_heads", 2 * HIDDEN // HEAD_SIZE),
     (r".*heads|n_head|num_query_groups", HEADS),
-    (r".*head_dim|.*head_size|d_head|dim_head|kv_channels|mamba_d_head|mamba_headdim|linear_head_dim", HEAD_SIZE),
+    (
+        r".*head_dim|.*head_size|d_head|dim_head|kv_channels|mamba_d_head|mamba_headdim|linear_head_dim",
+        HEAD_SIZE,
+    ),
     (r"(.*_)?num_(routed_|local_)?experts|n_routed_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k_experts", 2),
-    (r"n_group|topk_group|num_expert_group|.*shared_experts|first_k_dense_replace|num_dense_layers", 1),
+    (
+        r"n_group|topk_group|num_expert_group|.*shared_experts|first_k_dense_replace|num_dense_layers",
+        1,
+    ),
     (r"num_nextn_predict_layers", 0),
-    (r"(.*_)?lora_rank|.*lowrank|laurel_rank|.*(gate|gated_norm|adapter)_rank|rel_extent|num_buckets", 16),
-    (r".*state_size|.*d_state|.*dt_rank|time_step_rank|index_topk|prompt_length|router_hidden_size", 16),
+    (
+        r"(.*_)?lora_rank|.*lowrank|laurel_rank|.*(gate|gated_norm|adapter)_rank|rel_extent|num_buckets",
+        16,
+    ),
+    (
+        r".*state_size|.*d_state|.*dt_rank|time_step_rank|index_topk|prompt_length|router_hidden_size",
+        16,
+    ),
     (r".*rotary_dim|d_rel", HEAD_SIZE),
     (
         r".*intermediate_size(_mlp)?|.*ffn_dim|.*(ffn|ff)_hidden_size|n_inner|dff|dim_ff|d_inner|feed_forward_size",
         INNER,
     ),
     (r"mamba_d_ssm|prompt_mid_dim|position_bias_(num_buckets|max_distance)", INNER),
-    (r"hidden_size(_global)?|d_model|n_embd|lru_width|attention_hidden_size|hidden_size_per_layer_input", HIDDEN),
-    (r".*(embed|emb|embedding|embed_proj)_(dim|size)|backbone_hidden_size|cross_attention_hidden_size", HIDDEN),
+    (
+        r"hidden_size(_global)?|d_model|n_embd|lru_width|attention_hidden_size|hidden_size_per_layer_input",
+        HIDDEN,
+    ),
+    (
+        r".*(embed|emb|embedding|embed_proj)_(dim|size)|backbone_hidden_size|cross_attention_hidden_size",
+        HIDDEN,
+    ),
 )
 
 KEY_VALUE_HEADS = r"(swa_)?num_key_value_heads|num_kv_heads"
 # Computed from others where they are not given.
 DERIVED = (
-    "id2label", "label2id", "qk_head_dim", "full_attn_idxs", "attention_hidden_size", "attention_head_dim",
-    "mamba_headdim", "hybrid_layer_ids", "moe_layers",
-)  # fmt: skip
+    "id2label",
+    "label2id",
+    "qk_head_dim",
+    "full_attn_idxs",
+    "attention_hidden_size",
+    "attention_head_dim",
+    "mamba_headdim",
+    "hybrid_layer_ids",
+    "moe_layers",
+)
 # Off, so that two trains of the same rows can be compared.
 RANDOM = re.compile(r".*(dropout|dropout_prob|dropout_p|pdrop|layerdrop|jitter_noise)")
 TOKEN_ID = re.compile(r".*_token_(id|index)|.*_(id|index)_token")
 
-# What no rule can know: sizes that must fit each other, and layers that are counted by periods or by index.
+# What no rule can know: sizes that must fit each other, and layers that are counted by periods or
+# by index.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 64},
@@ -67,13 +106,24 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": INNER},
     },
-    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dory": {
-        "layer_types": ["sliding_attention", "full_attention", "full_attention"], "num_hidden_layers": 3,
-        "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_hidden_layers": 3,
+        "n_input_layers": 1,
+        "n_recurrent_layers": 1,
+        "n_output_layers": 1,
     },
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "dots1": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     "flint": {"mlp_only_layers": [0]},
     "gemma3n_text": {
         "num_hidden_layers": 4,
@@ -83,7 +133,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hrm_text": {"H_cycles": 2, "L_cycles": 2, "num_hidden_layers": 12},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "dots3_note": {
         "vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
@@ -93,21 +148,35 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": GROUPS},
     "qwen4_exp_text": {
-        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
         "indexer_compress_ratio": 4,
     },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {
-        "axial_pos_shape": [16, 32], "axial_pos_embds_dim": [8, 24], "attn_layers": ["local", "lsh"],
+        "axial_pos_shape": [16, 32],
+        "axial_pos_embds_dim": [8, 24],
+        "attn_layers": ["local", "lsh"],
         "num_buckets": 8,
     },
     "xlstm": {"mode": "train", "hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
-}  # fmt: skip
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "num_hidden_layers": 3,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "num_hidden_layers": 3,
+    },
+}
 # Families that hold another one's config, overridden there.
-INNER_FAMILIES = {"dots3_note": ("text_config", "dots3_note_text"), "qwen4_exp": ("text_config", "qwen4_exp_text")}
+INNER_FAMILIES = {
+    "dots3_note": ("text_config", "dots3_note_text"),
+    "qwen4_exp": ("text_config", "qwen4_exp_text"),
+}
 
 
 def families() -> list[str]:
@@ -138,7 +207,8 @@ def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def family_model(folder: Path, family: str, **changes: Any) -> Path:
-    """Make a random model of that family and its tokenizer in `folder` (safetensors); return `folder`.
+    """Make a random model of that family and its tokenizer in `folder` (safetensors); return
+    `folder`.
 
     `changes`: values of its config. The same family gives the same weights each time.
     """
@@ -180,7 +250,9 @@ def _shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         elif name == "per_layer_config":
             own = {int(index): part for index, part in value.items()}
             small[name] = {
-                place: _shrunk(own[index], tokenizer) for place, index in enumerate(layers.kept) if index in own
+                place: _shrunk(own[index], tokenizer)
+                for place, index in enumerate(layers.kept)
+                if index in own
             }
         elif isinstance(value, dict) and name.endswith(("config", "encoder", "decoder")):
             small[name] = _shrunk(value, tokenizer)
@@ -189,7 +261,9 @@ def _shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         elif TOKEN_ID.fullmatch(name) and isinstance(value, int):
             small[name] = next(spare)
         elif re.fullmatch(KEY_VALUE_HEADS, name):
-            small[name] = 1 if value == 1 else HEADS if value == values.get("num_attention_heads") else GROUPS
+            small[name] = (
+                1 if value == 1 else HEADS if value == values.get("num_attention_heads") else GROUPS
+            )
         elif re.fullmatch(RULES[0][0], name) and layers.kept:
             small[name] = len(layers.kept)
         else:
@@ -202,15 +276,23 @@ def _shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 class _Layers:
-    """`lists`: names of the attributes with one entry a layer; `kept`: which layers are kept, one of each kind."""
+    """`lists`: names of the attributes with one entry a layer; `kept`: which layers are kept, one
+    of each kind."""
 
     def __init__(self, values: dict[str, Any]) -> None:
-        counts = [values[name] for name in values if re.fullmatch(RULES[0][0], name) and isinstance(values[name], int)]
+        counts = [
+            values[name]
+            for name in values
+            if re.fullmatch(RULES[0][0], name) and isinstance(values[name], int)
+        ]
         count = counts[0] if counts else 0
         self.lists = [
             name
             for name, value in values.items()
-            if isinstance(value, list) and count > LAYERS and len(value) == count and name not in DERIVED
+            if isinstance(value, list)
+            and count > LAYERS
+            and len(value) == count
+            and name not in DERIVED
         ]
 
         own = {int(index): part for index, part in (values.get("per_layer_config") or {}).items()}
@@ -241,7 +323,8 @@ def _value(name: str, value: Any, tokenizer: Any) -> Any:
 
 
 def folder_without_weights(folder: Path, family: str) -> Path:
-    """A family whose model cannot be made here, as a download would leave it: config, tokenizer, some weight."""
+    """A family whose model cannot be made here, as a download would leave it: config, tokenizer,
+    some weight."""
     import torch
     from safetensors.torch import save_file
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -38,13 +38,19 @@ def table(verdicts: list[dict[str, Any]]) -> str:
     import transformers
 
     counts = {
-        kind: sum(verdict["verdict"] == kind for verdict in verdicts) for kind in (TRAINS, PADDED, REFUSED, FAILS)
+        kind: sum(verdict["verdict"] == kind for verdict in verdicts)
+        for kind in (TRAINS, PADDED, REFUSED, FAILS)
     }
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     head = HEAD.format(
-        version=transformers.__version__, tolerance=TOLERANCE, counts=f"Of {len(verdicts)} families: {told}."
+        version=transformers.__version__,
+        tolerance=TOLERANCE,
+        counts=f"Of {len(verdicts)} families: {told}.",
     )
-    rows = [f"| {verdict['family']} | {verdict['verdict']} | {_cell(verdict)} |\n" for verdict in verdicts]
+    rows = [
+        f"| {verdict['family']} | {verdict['verdict']} | {_cell(verdict)} |\n"
+        for verdict in verdicts
+    ]
     return head + "".join(rows)
 
 

@@ -1,4 +1,5 @@
-"""A few families of each kind, as `make families` walks all of them; and that docs/families.md has all of them."""
+"""A few families of each kind, as `make families` walks all of them; and that docs/families.md has
+all of them."""
 
 import re
 from pathlib import Path
@@ -9,8 +10,8 @@ from tests.families import maker
 from tests.families.walk import REFUSED, family_walk
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
-# A mixture of experts with a routers' loss, one that is a hybrid, a state-space model, an encoder's decoder with an
-# output layer of its own, and one that is refused.
+# A mixture of experts with a routers' loss, one that is a hybrid, a state-space model, an encoder's
+# decoder with an output layer of its own, and one that is refused.
 FEW = ("qwen3_moe", "qwen3_next", "mamba", "bert")
 # Sizes of real configs would show in the count of weights at once.
 MOST_WEIGHTS = 400_000
@@ -29,7 +30,9 @@ def test_a_family_that_cannot_learn_is_refused_at_the_import(tmp_path):
 
 
 def rows_of_the_table():
-    _header, *rows = re.findall(r"^\| (\S+) \| ([a-zA-Z ]+?) \| (.*) \|$", TABLE.read_text(), re.MULTILINE)
+    _header, *rows = re.findall(
+        r"^\| (\S+) \| ([a-zA-Z ]+?) \| (.*) \|$", TABLE.read_text(), re.MULTILINE
+    )
     return rows
 
 

@@ -1,7 +1,8 @@
-"""One family from its folder to a trained model, held against plain transformers and peft on the same rows.
+"""One family from its folder to a trained model, held against plain transformers and peft on the
+same rows.
 
-Every train has one batch of all rows a step, so that the order of rows cannot differ between ours and theirs.
-"""
+Every train has one batch of all rows a step, so that the order of rows cannot differ between ours
+and theirs."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ TRAINS, PADDED, REFUSED, FAILS = "trains", "trains padded", "refused", "FAILS"
 
 @dataclass
 class Verdict:
-    """`verdict`: one of the four above. `words`: why it is refused or what fails. `adapted`: the log's line."""
+    """`verdict`: one of the four above. `words`: why it is refused or what fails. `adapted`: the
+    log's line."""
 
     family: str
     verdict: str
@@ -49,7 +51,8 @@ class Failure(AssertionError):
 
 
 def family_walk(family: str, place: Path) -> Verdict:
-    """Import, LoRA as the form has it, LoRA and full fine-tuning beside plain libraries, samples, save, load."""
+    """Import, LoRA as the form has it, LoRA and full fine-tuning beside plain libraries, samples,
+    save, load."""
     from engine.convert import Refused, folder_try
     from engine.inspect_model import ModelProblem, folder_read
 
@@ -83,7 +86,10 @@ def _trained(family: str, folder: Path, place: Path) -> Verdict:
     _samples_check("form", run)
     worst["form"] = _adapter_check(run, folder)
 
-    for name, options in (("lora", {"adapter": "lora", "lora_dropout": 0.0}), ("full", {"adapter": "none"})):
+    for name, options in (
+        ("lora", {"adapter": "lora", "lora_dropout": 0.0}),
+        ("full", {"adapter": "none"}),
+    ):
         with _begun() as begun:
             run = _train(place / name, folder, precision="fp32", **options)
         _samples_check(name, run)
@@ -93,25 +99,36 @@ def _trained(family: str, folder: Path, place: Path) -> Verdict:
 
     log = (place / "form" / "log").read_text()
     verdict = PADDED if "padding stays" in log else TRAINS
-    adapted = next((line.split("] ", 1)[-1] for line in log.splitlines() if "adapter on" in line), "")
+    adapted = next(
+        (line.split("] ", 1)[-1] for line in log.splitlines() if "adapter on" in line), ""
+    )
     return Verdict(
-        family, verdict, adapted=adapted, worst={name: float(f"{value:.1e}") for name, value in worst.items()}
+        family,
+        verdict,
+        adapted=adapted,
+        worst={name: float(f"{value:.1e}") for name, value in worst.items()},
     )
 
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
     """Conversations of several lengths."""
     return [
-        {"messages": [
-            {"role": "user", "content": f"Ball {number}" + " and so on" * (number % 3) + "?"},
-            {"role": "assistant", "content": f"It is {COLOURS[number % 4]}" + ", I think" * (number % 2) + "."},
-        ]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Ball {number}" + " and so on" * (number % 3) + "?"},
+                {
+                    "role": "assistant",
+                    "content": f"It is {COLOURS[number % 4]}" + ", I think" * (number % 2) + ".",
+                },
+            ]
+        }
         for number in range(start, start + count)
-    ]  # fmt: skip
+    ]
 
 
 def _train(directory: Path, folder: Path, **given: Any) -> Run:
-    """A train with the form's defaults but for what a tiny one needs, its log beside it. Raises Failure."""
+    """A train with the form's defaults but for what a tiny one needs, its log beside it. Raises
+    Failure."""
     from contextlib import redirect_stdout
 
     from engine.main import run
@@ -156,7 +173,11 @@ def _begun() -> Any:
 
     def hear(*arguments: Any, **options: Any) -> Any:
         model = before(*arguments, **options)
-        heard["adapter"] = {name: value.detach().clone() for name, value in model.named_parameters() if "lora_" in name}
+        heard["adapter"] = {
+            name: value.detach().clone()
+            for name, value in model.named_parameters()
+            if "lora_" in name
+        }
         return model
 
     recipe.adapter_add = hear
@@ -173,9 +194,12 @@ def _samples_check(name: str, run: Run) -> None:
 
 
 def tokenised(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a row as a person would write them by hand: ChatML, the answer and its end are learned."""
+    """(ids, labels) of a row as a person would write them by hand: ChatML, the answer and its end
+    are learned."""
     question, answer = (turn["content"] for turn in row["messages"])
-    prompt = tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    prompt = tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")[
+        "input_ids"
+    ]
     learned = tokenizer(f"{answer}<|im_end|>")["input_ids"]
     rest = tokenizer("\n")["input_ids"]
     return prompt + learned + rest, [-100] * len(prompt) + learned + [-100] * len(rest)
@@ -187,14 +211,19 @@ def _batch(tokenizer: Any, chosen: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [tokenised(tokenizer, row) for row in chosen]
     width = max(len(ids) for ids, _ in pairs)
     return {
-        "input_ids": torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in pairs]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs]),
+        "input_ids": torch.tensor(
+            [ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in pairs]
+        ),
+        "attention_mask": torch.tensor(
+            [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs]
+        ),
         "labels": torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in pairs]),
     }
 
 
 def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]]:
-    """Losses of each step and of the held-out rows before and after, by transformers' Trainer alone."""
+    """Losses of each step and of the held-out rows before and after, by transformers' Trainer
+    alone."""
     from transformers import Trainer, TrainingArguments
 
     tokenizer, model = _tokenizer(folder), _plain_model(folder)
@@ -203,7 +232,10 @@ def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]
         model = _adapted(model, run, adapter)
     weight = _router_loss(model)
 
-    batch, held_out = _batch(tokenizer, rows(0, TRAIN_ROWS)), _batch(tokenizer, rows(100, HELD_OUT_ROWS))
+    batch, held_out = (
+        _batch(tokenizer, rows(0, TRAIN_ROWS)),
+        _batch(tokenizer, rows(100, HELD_OUT_ROWS)),
+    )
     before = _loss(model, held_out)
     trainer = Trainer(
         model=model,
@@ -238,17 +270,22 @@ def _plain_losses(folder: Path, run: Run, adapter: Any) -> dict[str, list[float]
 
 
 def _router_loss(model: Any) -> float:
-    """Mixtures of experts learn with the routers' loss, as TRL has it where the config gives it a weight: switch it on
-    and return the weight."""
+    """Mixtures of experts learn with the routers' loss, as TRL has it where the config gives it a
+    weight: switch it on and return the weight."""
     config = model.config.get_text_config()
-    if not hasattr(config, "output_router_logits") or not getattr(config, "router_aux_loss_coef", 0.0):
+    if not hasattr(config, "output_router_logits") or not getattr(
+        config, "router_aux_loss_coef", 0.0
+    ):
         return 0.0
     config.output_router_logits = True
     return float(config.router_aux_loss_coef)
 
 
-def _next_token_loss(outputs: Any, labels: Any, *, router_weight: float, num_items_in_batch: Any = None) -> Any:
-    """By hand, since a few families (BART's decoder and its relatives) leave it to the caller to shift the labels."""
+def _next_token_loss(
+    outputs: Any, labels: Any, *, router_weight: float, num_items_in_batch: Any = None
+) -> Any:
+    """By hand, since a few families (BART's decoder and its relatives) leave it to the caller to
+    shift the labels."""
     from torch.nn.functional import cross_entropy
 
     logits = outputs.logits[:, :-1].float().flatten(0, 1)
@@ -278,7 +315,9 @@ def _adapted(model: Any, run: Run, adapter: dict[str, Any]) -> Any:
     model = get_peft_model(model, config)
     own = {name: value for name, value in model.named_parameters() if "lora_" in name}
     if own.keys() != adapter.keys():
-        raise Failure(f"lora: peft makes another adapter: {sorted(own.keys() ^ adapter.keys())[:3]}")
+        raise Failure(
+            f"lora: peft makes another adapter: {sorted(own.keys() ^ adapter.keys())[:3]}"
+        )
     for name, value in own.items():
         value.data.copy_(adapter[name])
     return model
@@ -292,12 +331,15 @@ def _loss(model: Any, batch: dict[str, Any]) -> float:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     wanted = batch["labels"][:, 1:]
     return float(
-        torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=-100)
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=-100
+        )
     )
 
 
 def _compare(name: str, run: Run, plain: dict[str, list[float]]) -> float:
-    """The largest difference between what the page shows and what plain libraries have. Raises Failure."""
+    """The largest difference between what the page shows and what plain libraries have. Raises
+    Failure."""
     ours = {"steps": list(run.losses().values()), "held out": list(run.losses("eval").values())}
     worst = 0.0
     for part, values in plain.items():
@@ -313,7 +355,8 @@ def _compare(name: str, run: Run, plain: dict[str, list[float]]) -> float:
 
 
 def _saved_check(name: str, run: Run, folder: Path) -> float:
-    """What was saved, loaded by plain libraries, has the loss that the page shows last. Raises Failure."""
+    """What was saved, loaded by plain libraries, has the loss that the page shows last. Raises
+    Failure."""
     saved = run.directory / "model"
     if name == "full":
         model = _plain_model(saved)
@@ -329,18 +372,26 @@ def _saved_check(name: str, run: Run, folder: Path) -> float:
 
 
 def _adapter_check(run: Run, folder: Path) -> float:
-    """The adapter of the form's defaults: all of it has learned, and plain peft reads it. Raises Failure."""
+    """The adapter of the form's defaults: all of it has learned, and plain peft reads it. Raises
+    Failure."""
     from peft import PeftModel
     from safetensors.torch import load_file
 
     saved = run.directory / "model"
     weights = load_file(saved / "adapter_model.safetensors")
-    still = [name for name, value in weights.items() if "lora_B" in name and not value.abs().max() > 0]
+    still = [
+        name for name, value in weights.items() if "lora_B" in name and not value.abs().max() > 0
+    ]
     if still or not weights:
-        raise Failure(f"form: {len(still)} of {len(weights) // 2} adapter layers have learned nothing, as {still[:2]}")
+        raise Failure(
+            f"form: {len(still)} of {len(weights) // 2} adapter layers have learned nothing, as "
+            f"{still[:2]}"
+        )
     model = PeftModel.from_pretrained(_plain_model(folder), saved)
     found = _loss(model, _batch(_tokenizer(saved), rows(100, HELD_OUT_ROWS)))
     told = list(run.losses("eval").values())[-1]
     if not abs(found - told) < HALF_TOLERANCE:
-        raise Failure(f"form: the adapter's loss is {found:.4f} in fp32, the page says {told:.4f} in bf16")
+        raise Failure(
+            f"form: the adapter's loss is {found:.4f} in fp32, the page says {told:.4f} in bf16"
+        )
     return abs(found - told)

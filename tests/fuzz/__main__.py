@@ -1,8 +1,9 @@
-"""Made-up calls of every operation of the API, right and wrong ones: python -m tests.fuzz --minutes 10
+"""Made-up calls of every operation of the API, right and wrong ones: python -m tests.fuzz --minutes
+10
 
-A platform of its own is started, and asked by somebody without rights, by an operator, and by nobody who is signed in.
-Fails on any 5xx, any status or body that the OpenAPI document does not name, and wrong input that is taken.
-"""
+A platform of its own is started, and asked by somebody without rights, by an operator, and by
+nobody who is signed in. Fails on any 5xx, any status or body that the OpenAPI document does not
+name, and wrong input that is taken."""
 
 from __future__ import annotations
 
@@ -38,8 +39,24 @@ def what_is_there(platform: Platform) -> dict[str, list[Any]]:
     }
 
 
-def fuzz(platform: Platform, who: str, *, document: Path, seconds: int, seed: int, there: dict[str, list[Any]]) -> int:
-    command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", platform.url]
+def fuzz(
+    platform: Platform,
+    who: str,
+    *,
+    document: Path,
+    seconds: int,
+    seed: int,
+    there: dict[str, list[Any]],
+) -> int:
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        str(document),
+        "--url",
+        platform.url,
+    ]
     command += ["--phases", PHASES, "--max-time", str(seconds), "--seed", str(seed), "--no-color"]
     command += ["--checks", ",".join(check.__name__ for check in CHECKS), "--continue-on-failure"]
     command += ["--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"]
@@ -61,11 +78,16 @@ def main() -> int:
     given = parser.parse_args()
     with running_platform() as platform, tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "openapi.json"
-        answer = platform.api("GET", "schema/", headers={"Accept": "application/vnd.oai.openapi+json"})
+        answer = platform.api(
+            "GET", "schema/", headers={"Accept": "application/vnd.oai.openapi+json"}
+        )
         document.write_text(answer.text)
         there = what_is_there(platform)
         seconds = max(1, int(given.minutes * 60 / len(WHO)))
-        codes = [fuzz(platform, who, document=document, seconds=seconds, seed=given.seed, there=there) for who in WHO]
+        codes = [
+            fuzz(platform, who, document=document, seconds=seconds, seed=given.seed, there=there)
+            for who in WHO
+        ]
         log = (platform.home / "logs" / "web.log").read_text()
         failed = log.count("Traceback")
         print(f"{failed} tracebacks in the web server's log", flush=True)

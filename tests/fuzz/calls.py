@@ -32,7 +32,8 @@ CHECKS = [
 
 
 def name_what_is_there(schema: Any, there: dict[str, list[Any]], seed: int = 0) -> None:
-    """Put ids and slugs that exist into two of three paths. `there`: by the first word of the path."""
+    """Put ids and slugs that exist into two of three paths. `there`: by the first word of the
+    path."""
     draw = random.Random(seed)
 
     @schema.hook("map_path_parameters")

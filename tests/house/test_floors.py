@@ -102,10 +102,13 @@ def test_the_web_process_loads_neither_torch_nor_arrays():
         "admin.autodiscover()\n"
         "def walk(patterns):\n"
         "    for pattern in patterns:\n"
-        "        walk(pattern.url_patterns) if hasattr(pattern, 'url_patterns') else pattern.callback\n"
+        "        walk(pattern.url_patterns) if hasattr(pattern, 'url_patterns') else "
+        "pattern.callback\n"
         "walk(get_resolver().url_patterns)\n"
         f"print(sorted({HEAVY | {'numpy', 'pyarrow'}!r} & set(sys.modules)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().splitlines()[-1] == "[]"

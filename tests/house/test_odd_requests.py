@@ -10,10 +10,43 @@ from tests.training.conftest import make_train  # noqa: F401 - a fixture
 DIGITS = "9" * 5000
 ODD = ["foo", "9" * 30, "\x00\ud83d"]
 NAMES = (
-    "next", "ids", "page", "page_size", "newest", "copy", "step", "steps", "from", "to", "until", "since", "ordering",
-    "status", "search", "baseline", "model", "format", "limit", "way", "archived", "after", "before", "offset", "q",
-    "priority", "name", "reference", "source", "method", "dataset", "base_model", "repair", "key", "device", "label",
-)  # fmt: skip
+    "next",
+    "ids",
+    "page",
+    "page_size",
+    "newest",
+    "copy",
+    "step",
+    "steps",
+    "from",
+    "to",
+    "until",
+    "since",
+    "ordering",
+    "status",
+    "search",
+    "baseline",
+    "model",
+    "format",
+    "limit",
+    "way",
+    "archived",
+    "after",
+    "before",
+    "offset",
+    "q",
+    "priority",
+    "name",
+    "reference",
+    "source",
+    "method",
+    "dataset",
+    "base_model",
+    "repair",
+    "key",
+    "device",
+    "label",
+)
 FORGOTTEN = {"admin:jsi18n"}
 
 
@@ -35,7 +68,8 @@ def odd_paths():
 
 
 def ask(client, method, path, data):
-    """The status. Errors are answers, as they are outside of tests; there is no Redis here, so 503 is right as well."""
+    """The status. Errors are answers, as they are outside of tests; there is no Redis here, so 503
+    is right as well."""
     client.raise_request_exception = False
     return getattr(client, method)(path, data).status_code
 
@@ -56,7 +90,20 @@ def test_pages_answer_odd_addresses_and_fields(client, olga, make_train):  # noq
     assert failures == []
 
 
-NUMBERS = ("ids", "page", "newest", "copy", "step", "from", "to", "until", "baseline", "limit", "after", "offset")
+NUMBERS = (
+    "ids",
+    "page",
+    "newest",
+    "copy",
+    "step",
+    "from",
+    "to",
+    "until",
+    "baseline",
+    "limit",
+    "after",
+    "offset",
+)
 
 
 def test_pages_answer_a_single_odd_field(client, alice, make_train):  # noqa: F811
@@ -65,9 +112,16 @@ def test_pages_answer_a_single_odd_field(client, alice, make_train):  # noqa: F8
     client.force_login(alice)
     failures = []
     paths = [
-        "/trains/", "/trains/live/", "/trains/compare/", "/datasets/", "/datasets/1/", "/models/",
-        f"/trains/{run.pk}/log/", f"/trains/{run.pk}/series/", f"/trains/{run.pk}/evaluation/completions/",
-    ]  # fmt: skip
+        "/trains/",
+        "/trains/live/",
+        "/trains/compare/",
+        "/datasets/",
+        "/datasets/1/",
+        "/models/",
+        f"/trains/{run.pk}/log/",
+        f"/trains/{run.pk}/series/",
+        f"/trains/{run.pk}/evaluation/completions/",
+    ]
     for path, name, odd in product(paths, NUMBERS, ("foo", DIGITS, "0" * 5000)):
         if ask(client, "get", path, {name: odd}) == 500:
             failures.append(f"get {path}?{name}={odd[:20]!r}")

@@ -1,4 +1,5 @@
-"""A full disk, a locked database, a lost queue: said in words, and no more of the platform is lost than must be."""
+"""A full disk, a locked database, a lost queue: said in words, and no more of the platform is lost
+than must be."""
 
 from __future__ import annotations
 
@@ -82,7 +83,9 @@ def test_a_write_on_a_full_disk_says_so(signed_in, make_train):  # noqa: F811
     notes = "x" * 15_000
     with full_disk():
         page = signed_in.post(f"/trains/{run.pk}/edit/", {"notes": notes})
-        api = signed_in.patch(f"/api/v1/trains/{run.pk}/", {"notes": notes}, content_type="application/json")
+        api = signed_in.patch(
+            f"/api/v1/trains/{run.pk}/", {"notes": notes}, content_type="application/json"
+        )
     assert page.status_code == api.status_code == 507
     assert "The disk is full" in page.content.decode()
     assert api.json()["error"]["code"] == "no_disk_space"
@@ -93,7 +96,9 @@ def test_a_locked_database_is_a_moment_to_wait(signed_in, make_train):  # noqa: 
     run = make_train(status="stopped")
     with writes_fail(OperationalError("database is locked")):
         page = signed_in.post(f"/trains/{run.pk}/edit/", {"notes": "new"})
-        api = signed_in.patch(f"/api/v1/trains/{run.pk}/", {"notes": "new"}, content_type="application/json")
+        api = signed_in.patch(
+            f"/api/v1/trains/{run.pk}/", {"notes": "new"}, content_type="application/json"
+        )
         sign_in = signed_in.post("/login/", {"username": "alice", "password": "alice-password-1"})
     for answer in (page, api, sign_in):
         assert (answer.status_code, answer["Retry-After"]) == (503, "10")
@@ -121,7 +126,10 @@ def from_postgresql(message, sqlstate=None):
         (OperationalError("unable to open database file"), "database_unavailable"),
         (OperationalError("no such column: x"), None),
         (from_postgresql("connection refused"), "database_unavailable"),
-        (from_postgresql("terminating connection due to administrator command", "57P01"), "database_unavailable"),
+        (
+            from_postgresql("terminating connection due to administrator command", "57P01"),
+            "database_unavailable",
+        ),
         (from_postgresql("could not extend file", "53100"), "no_disk_space"),
         (from_postgresql("sorry, too many clients already", "53300"), "database_unavailable"),
         (OSError(errno.ENOSPC, "No space left on device"), "no_disk_space"),
@@ -140,6 +148,12 @@ def test_an_outage_is_told_from_a_bug(error, code):
 def test_health_tells_of_a_full_disk_and_keeps_nobody_out(client, db, monkeypatch):
     monkeypatch.setattr("core.store.FULL_BYTES", 10**18)
     monkeypatch.setattr("deepextension.health.queue_answers", lambda: True)
-    monkeypatch.setattr("deepextension.health.worker_state", lambda: type("State", (), {"ready": True}))
+    monkeypatch.setattr(
+        "deepextension.health.worker_state", lambda: type("State", (), {"ready": True})
+    )
     answer = client.get("/healthz")
-    assert (answer.status_code, answer.json()["status"], answer.json()["disk"]) == (200, "disk full", False)
+    assert (answer.status_code, answer.json()["status"], answer.json()["disk"]) == (
+        200,
+        "disk full",
+        False,
+    )

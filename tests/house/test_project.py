@@ -33,14 +33,20 @@ def test_a_threshold_of_no_rule_is_told_at_the_start(settings):
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [("spike=5, kl=0.5", "{'spike': 5.0, 'kl': 0.5}"), ("", "{}"), ("spike=high", "spike=5,kl=0.5: could not convert")],
+    [
+        ("spike=5, kl=0.5", "{'spike': 5.0, 'kl': 0.5}"),
+        ("", "{}"),
+        ("spike=high", "spike=5,kl=0.5: could not convert"),
+    ],
 )
 def test_thresholds_are_read_from_the_environment(tmp_path, given, told):
     import os
 
     env = os.environ | {"DEEPEXTENSION_HOME": str(tmp_path), "DEEPEXTENSION_HEALTH": given}
     show = "from deepextension import settings; print(settings.HEALTH_THRESHOLDS)"
-    ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", show], capture_output=True, text=True, cwd=ROOT, env=env, check=False
+    )
     assert told in ran.stdout + ran.stderr
 
 
@@ -54,8 +60,12 @@ def test_it_passes_the_checks_for_deployment(monkeypatch, tmp_path):
     }
     result = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
-        capture_output=True, text=True, cwd=ROOT, env=env, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -64,7 +74,12 @@ def test_it_refuses_to_start_with_any_host_allowed(tmp_path):
 
     env = os.environ | {"DEEPEXTENSION_HOME": str(tmp_path), "ALLOWED_HOSTS": "*"}
     result = subprocess.run(
-        [sys.executable, "manage.py", "check"], capture_output=True, text=True, cwd=ROOT, env=env, check=False
+        [sys.executable, "manage.py", "check"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        check=False,
     )
     assert result.returncode != 0
     assert "Name the hosts" in result.stderr
@@ -77,7 +92,9 @@ def test_every_setting_from_the_environment_is_documented():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and "env" in ast.unparse(node.func).split(".")[0:1]
     ]
-    names = {node.args[0].value for node in calls if node.args and isinstance(node.args[0], ast.Constant)}
+    names = {
+        node.args[0].value for node in calls if node.args and isinstance(node.args[0], ast.Constant)
+    }
     assert "PORT" in names
     text = (ROOT / "docs" / "settings.md").read_text()
     assert {name for name in names if f"`{name}`" not in text} == set()
@@ -107,7 +124,9 @@ def test_every_page_of_the_docs_is_linked_from_the_readme():
 
 def test_every_rule_of_health_is_documented():
     codes = set(re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "health.py").read_text()))
-    documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "health.md").read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "health.md").read_text(), re.MULTILINE)
+    )
     assert documented == codes | {"loss_not_finite"} | {item.name for item in fields(Thresholds)}
 
 
@@ -123,33 +142,54 @@ def test_scripts_and_styles_come_from_this_host_only():
 
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
 def test_tests_of_one_platform_run_in_one_process(request):
-    """pytest-xdist keeps groups together by a mark on a test's id, which some releases of pytest lose."""
-    shared = [item.nodeid for item in request.session.items if "platform" in getattr(item, "fixturenames", ())]
+    """pytest-xdist keeps groups together by a mark on a test's id, which some releases of pytest
+    lose."""
+    shared = [
+        item.nodeid
+        for item in request.session.items
+        if "platform" in getattr(item, "fixturenames", ())
+    ]
     assert [nodeid for nodeid in shared if "@platform-" not in nodeid] == []
 
 
 def written_fields() -> dict[str, set[str]]:
-    """{event type: fields} of every call in engine/ that writes an event with its type spelled out."""
+    """{event type: fields} of every call in engine/ that writes an event with its type spelled
+    out."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "engine").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             kind = node.args[0] if node.args else None
-            if node.func.attr in ("emit", "write") and isinstance(kind, ast.Constant) and kind.value in EVENT_TYPES:
-                found.setdefault(kind.value, set()).update(item.arg for item in node.keywords if item.arg)
+            if (
+                node.func.attr in ("emit", "write")
+                and isinstance(kind, ast.Constant)
+                and kind.value in EVENT_TYPES
+            ):
+                found.setdefault(kind.value, set()).update(
+                    item.arg for item in node.keywords if item.arg
+                )
     return found
 
 
 def test_the_table_of_events_names_what_the_engine_writes():
     text = (ROOT / "docs" / "run-directory.md").read_text()
-    table = [line.split("|") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 3]
+    table = [
+        line.split("|")
+        for line in text.splitlines()
+        if line.startswith("| `") and line.count("|") == 3
+    ]
     documented = {kind: row[2] for row in table for kind in re.findall(r"`(\w+)`", row[1])}
     assert set(documented) >= EVENT_TYPES
 
     written = written_fields()
     assert set(written) == EVENT_TYPES
-    missing = {(kind, name) for kind, names in written.items() for name in names if f"`{name}`" not in documented[kind]}
+    missing = {
+        (kind, name)
+        for kind, names in written.items()
+        for name in names
+        if f"`{name}`" not in documented[kind]
+    }
     assert missing == set()
 
 

@@ -22,14 +22,20 @@ CAN_CONFINE = "from engine.guard import confine; print(confine())"
 def starts(path: Path) -> list[ast.Call]:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in STARTS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in STARTS
+        ):
             owner = ast.unparse(node.func.value)
             if owner in ("subprocess", "os"):
                 found.append(node)
     return found
 
 
-@pytest.mark.parametrize("package", ["accounts", "core", "datasets_app", "models_app", "methods", "training"])
+@pytest.mark.parametrize(
+    "package", ["accounts", "core", "datasets_app", "models_app", "methods", "training"]
+)
 def test_every_program_that_is_started_gets_a_clean_environment(package):
     for path in sources(package):
         name = str(path.relative_to(ROOT))
@@ -49,7 +55,11 @@ def test_a_new_secret_is_kept_back_without_a_thought(monkeypatch):
     clean = clean_environment(MORE="1")
 
     assert not CANARY.search(str(clean).encode())
-    assert (clean["PATH"], clean["OMP_NUM_THREADS"], clean["MORE"]) == (os.environ["PATH"], "3", "1")
+    assert (clean["PATH"], clean["OMP_NUM_THREADS"], clean["MORE"]) == (
+        os.environ["PATH"],
+        "3",
+        "1",
+    )
     assert set(proxy_environment()) <= {
         "HTTPS_PROXY",
         "https_proxy",
@@ -74,9 +84,20 @@ print(open("/proc/self/environ", "rb").read(), flush=True)
 
 @pytest.mark.skipif(not guard.IS_LINUX, reason="/proc is Linux's")
 def test_a_sealed_process_keeps_its_variables_and_shows_only_the_harmless_ones():
-    env = {"PATH": os.environ["PATH"], "SHOWN": "for-all", "HIDDEN": "canary-hidden-000011", "EMPTY": "", "LAST": "x"}
+    env = {
+        "PATH": os.environ["PATH"],
+        "SHOWN": "for-all",
+        "HIDDEN": "canary-hidden-000011",
+        "EMPTY": "",
+        "LAST": "x",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", SEALED], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SEALED],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     kept, shown = done.stdout.splitlines()
@@ -104,7 +125,9 @@ print(found, heard)
 
 
 def test_a_confined_program_cannot_look_into_its_parent_even_as_root_and_can_do_its_work(tmp_path):
-    asked = subprocess.run([sys.executable, "-c", CAN_CONFINE], cwd=ROOT, capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", CAN_CONFINE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     if asked.stdout.strip() != "True":
         pytest.skip("this kernel has no Landlock, or not yet one that can do this")
     done = subprocess.run(
@@ -116,11 +139,15 @@ def test_a_confined_program_cannot_look_into_its_parent_even_as_root_and_can_do_
         text=True,
         check=False,
     )
-    assert done.stdout.split() in (["PermissionError", "False"], ["PermissionError", "True"]), done.stderr
+    assert done.stdout.split() in (["PermissionError", "False"], ["PermissionError", "True"]), (
+        done.stderr
+    )
     assert (tmp_path / "b" / "file").exists()
 
 
-@pytest.mark.skipif(not guard.IS_LINUX or os.getuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(
+    not guard.IS_LINUX or os.getuid() != 0, reason="needs root, to become somebody else"
+)
 def test_a_sealed_process_is_closed_to_others_of_its_user_where_there_is_no_landlock():
     """As an ordinary user: root may look into everything that is not kept from it by Landlock."""
     program = (
@@ -141,7 +168,11 @@ def test_a_sealed_process_is_closed_to_others_of_its_user_where_there_is_no_land
     )
     answers = [
         subprocess.run(
-            [sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         for given in ([], ["sealed"])
     ]

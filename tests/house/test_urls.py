@@ -168,20 +168,39 @@ OF_PEOPLE = {route.name for route in ROUTES if is_of_a_person(route)}
 
 def rows_of(world: World) -> str:
     """Everything that is stored of Alice's, as text."""
-    rows = [row for model in owned_models() for row in model._base_manager.filter(owner=world.owner).order_by("pk")]
+    rows = [
+        row
+        for model in owned_models()
+        for row in model._base_manager.filter(owner=world.owner).order_by("pk")
+    ]
     return django_serializers.serialize("json", rows)
 
 
 def rows_of_the_house() -> str:
     """What is nobody's, and for operators to change."""
     kinds = (TrainingMethod, RewardFunction, TrainQueue, Label, Group, User)
-    return django_serializers.serialize("json", [row for kind in kinds for row in kind.objects.order_by("pk")])
+    return django_serializers.serialize(
+        "json", [row for kind in kinds for row in kind.objects.order_by("pk")]
+    )
 
 
 def test_it_sees_the_whole_urlconf():
     names = {route.name for route in ROUTES}
-    assert {"training:list", "datasets:list", "models:list", "methods:list", "api-trains", "api-schema"} <= names
-    assert {"training:overview", "datasets:download", "models:delete", "api-train-log", "api-trains-tried"} <= OF_PEOPLE
+    assert {
+        "training:list",
+        "datasets:list",
+        "models:list",
+        "methods:list",
+        "api-trains",
+        "api-schema",
+    } <= names
+    assert {
+        "training:overview",
+        "datasets:download",
+        "models:delete",
+        "api-train-log",
+        "api-trains-tried",
+    } <= OF_PEOPLE
     assert not {"training:form", "api-method", "training:list", "datasets:new"} & OF_PEOPLE
 
 
@@ -198,16 +217,27 @@ def test_nobody_gets_in_without_signing_in(client, world):
 
 @pytest.mark.parametrize("who", ["bob", "stan"])
 def test_a_stranger_finds_nothing_of_what_is_somebodys(request, client, world, who):
-    """Bob has an account; Stan is staff, and was given no permission: his administration is empty."""
+    """Bob has an account; Stan is staff, and was given no permission: his administration is
+    empty."""
     client.force_login(request.getfixturevalue(who))
     rows, shared = rows_of(world) + rows_of_the_house(), fields_shared_by_all_requests()
 
     answers = [*walk(client), *(ask(client, "get", path) for path in QUERIES), *sent(client)]
 
     leaks = [str(answer) for answer in answers if CANARY in answer.text]
-    there = [str(answer) for answer in answers if answer.route in OF_PEOPLE and answer.status not in (404, 405)]
-    opened = [str(answer) for answer in answers if answer.path.startswith("/admin/") and not is_closed(answer)]
-    broken = [str(answer) for answer in answers if answer.status >= 500 and answer.route not in OPEN]
+    there = [
+        str(answer)
+        for answer in answers
+        if answer.route in OF_PEOPLE and answer.status not in (404, 405)
+    ]
+    opened = [
+        str(answer)
+        for answer in answers
+        if answer.path.startswith("/admin/") and not is_closed(answer)
+    ]
+    broken = [
+        str(answer) for answer in answers if answer.status >= 500 and answer.route not in OPEN
+    ]
     assert (leaks, there, opened, broken) == ([], [], [], [])
     assert rows_of(world) + rows_of_the_house() == rows
     assert changed(shared) == {}
@@ -219,14 +249,20 @@ def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
     """
     own = world_make(User.objects.create_user("bert", pk=OTHER), OTHER, "word-of-bert")
     Dataset.objects.filter(pk=OTHER).update(parent=world.dataset, version=2)
-    TrainRun.objects.filter(pk=NUMBER).update(copied_from=own.run, branched_from=own.run, status="running")
-    TrainRun.objects.filter(pk=OTHER).update(copied_from=world.run, branched_from=world.run, branch_step=2)
+    TrainRun.objects.filter(pk=NUMBER).update(
+        copied_from=own.run, branched_from=own.run, status="running"
+    )
+    TrainRun.objects.filter(pk=OTHER).update(
+        copied_from=world.run, branched_from=world.run, branch_step=2
+    )
     client.force_login(own.owner)
     client.raise_request_exception = False
 
     answers = []
     for status in ("failed", "queued"):
-        TrainRun.objects.filter(pk=OTHER).update(status=status, after=world.run if status == "queued" else None)
+        TrainRun.objects.filter(pk=OTHER).update(
+            status=status, after=world.run if status == "queued" else None
+        )
         own_routes = [route for route in ROUTES if route.name in OF_PEOPLE]
         answers += [ask(client, "get", address(route, OTHER), route.name) for route in own_routes]
         answers += [ask(client, "get", path.replace(str(NUMBER), str(OTHER))) for path in QUERIES]
@@ -244,8 +280,14 @@ def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, wo
     owner.force_login(world.owner)
     client.force_login(bob)
     rows = rows_of(world)
-    # A trial is not shared with what it tried, and a page on which something is changed is for those who may.
-    own_alone = {"api-trains-tried": 404, "datasets:edit": 403, "datasets:row": 403, "api-dataset-changes": 403}
+    # A trial is not shared with what it tried, and a page on which something is changed is for
+    # those who may.
+    own_alone = {
+        "api-trains-tried": 404,
+        "datasets:edit": 403,
+        "datasets:row": 403,
+        "api-dataset-changes": 403,
+    }
 
     wrong = []
     for route in ROUTES:
@@ -258,7 +300,10 @@ def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, wo
         methods = API_METHODS if path.startswith("/api/") else PAGE_METHODS
         for method in set(methods) - {"get"}:
             answer = ask(client, method, path, route.name)
-            if answer.status not in (302, 400, 403, 404, 405, 415) and route.name != "api-train-copy":
+            if (
+                answer.status not in (302, 400, 403, 404, 405, 415)
+                and route.name != "api-train-copy"
+            ):
                 wrong.append(str(answer))
     assert wrong == []
     assert rows_of(world) == rows
@@ -268,8 +313,9 @@ def is_closed(answer: Answer) -> bool:
     """Whether a page of the administration gave nothing away."""
     if answer.route in EVERYBODY_OF_STAFF or answer.status in (403, 404, 405):
         return True
-    # Django sends from /x/ID/ to /x/ID/change/, and to the page of a row, whoever asks; there the rights decide.
-    # Whoever asks for what does not exist is sent back to the start, and who is no staff to the sign-in.
+    # Django sends from /x/ID/ to /x/ID/change/, and to the page of a row, whoever asks; there the
+    # rights decide. Whoever asks for what does not exist is sent back to the start, and who is no
+    # staff to the sign-in.
     is_redirect = answer.route in ("admin", "admin:view_on_site") or answer.location == "/admin/"
     return answer.status == 302 and (is_redirect or "/admin/login/" in answer.location)
 
@@ -285,7 +331,9 @@ def sent(client: Client) -> Iterator[Answer]:
 def test_a_token_opens_no_more_than_a_session(client, world, bob):
     client.defaults["HTTP_AUTHORIZATION"] = f"Token {token_make(bob)}"
 
-    answers = [answer for answer in walk(client, ("get", "post")) if answer.path.startswith("/api/")]
+    answers = [
+        answer for answer in walk(client, ("get", "post")) if answer.path.startswith("/api/")
+    ]
 
     assert [str(answer) for answer in answers if CANARY in answer.text] == []
     assert {answer.status for answer in answers if answer.route in OF_PEOPLE} <= {404, 405}
@@ -303,7 +351,9 @@ def test_operators_see_what_the_owner_sees(request, client, world, who):
     for route in ROUTES:
         if route.name not in OF_PEOPLE or route.name == "api-trains-tried":
             continue
-        own, other = (ask(client, "get", address(route), route.name) for client in (owner, operator))
+        own, other = (
+            ask(client, "get", address(route), route.name) for client in (owner, operator)
+        )
         seen += CANARY in other.text
         if own.status >= 500 or own.status != other.status:
             wrong.append(f"{own} for the owner, {other.status} for {who}")
@@ -349,15 +399,25 @@ def fields_shared_by_all_requests() -> dict[str, str]:
         for name, field in getattr(kind, "base_fields", {}).items():
             is_query = isinstance(field, forms.ModelChoiceField)
             choices = "" if is_query else list(getattr(field, "choices", []))
-            found[f"{kind.__module__}.{kind.__qualname__}.{name}"] = f"{field.required} {field.initial} {choices}"
+            found[f"{kind.__module__}.{kind.__qualname__}.{name}"] = (
+                f"{field.required} {field.initial} {choices}"
+            )
     for kind in descendants(BaseSerializer):
         for name, field in getattr(kind, "_declared_fields", {}).items():
-            found[f"{kind.__module__}.{kind.__qualname__}.{name}"] = str((field._args, sorted(field._kwargs)))
+            found[f"{kind.__module__}.{kind.__qualname__}.{name}"] = str(
+                (field._args, sorted(field._kwargs))
+            )
     for kind in descendants(FilterSet):
         found[f"{kind.__module__}.{kind.__qualname__}"] = str(sorted(kind.base_filters))
     for model, options in admin.site._registry.items():
-        values = {name: getattr(options, name) for name in dir(type(options)) if not name.startswith("_")}
-        plain = {name: value for name, value in values.items() if isinstance(value, tuple | list | dict | str | bool)}
+        values = {
+            name: getattr(options, name) for name in dir(type(options)) if not name.startswith("_")
+        }
+        plain = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, tuple | list | dict | str | bool)
+        }
         found[f"admin of {model.__name__}"] = str(sorted(plain.items()))
     return found
 
@@ -373,4 +433,8 @@ def changed(before: dict[str, str]) -> dict[str, tuple[str, str]]:
     staff opened it.
     """
     after = fields_shared_by_all_requests()
-    return {name: (value, after[name]) for name, value in before.items() if after.get(name, value) != value}
+    return {
+        name: (value, after[name])
+        for name, value in before.items()
+        if after.get(name, value) != value
+    }

@@ -36,7 +36,15 @@ def packages(name: str, cache: Path) -> Path:
         return folder
 
     unfinished = cache / f"{name}-{key}.{os.getpid()}"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-deps",
+    ]
     command += ["--retries", "1", "--timeout", "20", "--target", str(unfinished), "-r", str(pins)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:

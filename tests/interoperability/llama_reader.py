@@ -28,7 +28,13 @@ def server(model: str, adapter: str = "") -> Any:
 
 
 def answer(running: Any, prompt: list[int], new: int) -> list[int]:
-    request = {"prompt": prompt, "max_tokens": new, "temperature": 0, "logprobs": 1, "cache_prompt": False}
+    request = {
+        "prompt": prompt,
+        "max_tokens": new,
+        "temperature": 0,
+        "logprobs": 1,
+        "cache_prompt": False,
+    }
     found = running.handle_completions(request)["choices"][0]
     return [token["id"] for token in found["logprobs"]["content"]]
 

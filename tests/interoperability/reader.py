@@ -38,20 +38,64 @@ Json = dict[str, Any]
 
 # Small enough to make a model of any family in a moment; a family takes those that its config has.
 SMALL = {
-    "vocab_size": 320, "hidden_size": 32, "n_embd": 32, "d_model": 32, "intermediate_size": 48,
-    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "shared_intermediate_size": 16,
-    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "n_positions": 128, "max_seq_len": 128,
-    "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
-    "moe_top_k": 2, "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "sliding_window": 32, "ffn_dim": 48, "word_embed_proj_dim": 32,
-    "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 320, "num_kv_shared_layers": 0,
-    "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_conv": 4, "state_size": 8,
-    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "mamba_dt_rank": 4,
-    "time_step_rank": 4, "lru_width": 32,
-}  # fmt: skip
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "shared_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "n_layer": 2,
+    "n_layers": 2,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "n_positions": 128,
+    "max_seq_len": 128,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_top_k": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sliding_window": 32,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 320,
+    "num_kv_shared_layers": 0,
+    "mamba_d_state": 8,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_conv": 4,
+    "state_size": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "use_mamba_kernels": False,
+    "mamba_dt_rank": 4,
+    "time_step_rank": 4,
+    "lru_width": 32,
+}
 
 
 HALVED = {"halved": True}
@@ -120,7 +164,9 @@ def configs_read(folders: list[str]) -> list[Json]:
     return found
 
 
-def model_make(kind: str, folder: str, given: Json, tokenizer: str = "", dtype: str = "float32") -> str:
+def model_make(
+    kind: str, folder: str, given: Json, tokenizer: str = "", dtype: str = "float32"
+) -> str:
     """A tiny random model as a hub has it, written by this version; returns why there is none, or
     "".
 
@@ -185,7 +231,10 @@ def tokens(folder: str, texts: list[str]) -> Json:
         "asked": asked,
         "asked_ids": tokenizer(asked, add_special_tokens=False)["input_ids"],
         "ends": [tokenizer.eos_token, tokenizer.pad_token],
-        "decoded": [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts],
+        "decoded": [
+            tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in texts
+        ],
     }
 
 
@@ -206,23 +255,32 @@ def load(folder: str, base: str = "", *, scorer: bool = False) -> tuple[Any, lis
 
 
 @torch.no_grad()
-def logits(folder: str, base: str = "", *, scorer: bool = False, ids: list[int] | None = None) -> Json:
+def logits(
+    folder: str, base: str = "", *, scorer: bool = False, ids: list[int] | None = None
+) -> Json:
     """Numbers of the last position, and the weights that did not fit."""
     model, odd = load(folder, base, scorer=scorer)
     given = torch.tensor([ids or list(range(3, 23))])
-    found = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits.float()
+    found = model(
+        input_ids=given, attention_mask=torch.ones_like(given), use_cache=False
+    ).logits.float()
     row = found[0] if scorer else found[0, -1]
     return {"logits": row.tolist(), "odd": odd, "dtype": str(next(model.parameters()).dtype)}
 
 
-def answers(folder: str, prompts: list[list[int]], base: str = "", new: int = 24) -> list[list[int]]:
+def answers(
+    folder: str, prompts: list[list[int]], base: str = "", new: int = 24
+) -> list[list[int]]:
     """Greedy answers, token by token, with the settings that lie in the folder."""
     model, _ = load(folder, base)
     found = []
     for ids in prompts:
         given = torch.tensor([ids])
         made = model.generate(
-            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=new, do_sample=False
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=new,
+            do_sample=False,
         )
         found.append(made[0, len(ids) :].tolist())
     return found
@@ -253,10 +311,18 @@ def card_run(folder: str, base: str = "") -> str:
 TASKS = {
     task.__name__: task
     for task in (
-        versions, kinds, configs_make, configs_read, model_make, tokens, logits, answers, generation_settings,
+        versions,
+        kinds,
+        configs_make,
+        configs_read,
+        model_make,
+        tokens,
+        logits,
+        answers,
+        generation_settings,
         card_run,
     )
-}  # fmt: skip
+}
 
 
 def main() -> None:

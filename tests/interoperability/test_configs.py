@@ -15,9 +15,12 @@ from tests.interoperability.reader import HALVED
 
 THETA = {"rope_theta": 123456.0}
 LLAMA_3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
-}  # fmt: skip
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
 LONG = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
 
@@ -29,14 +32,19 @@ VARIANTS = {
     "linear": THETA | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     "linear, older word": THETA | {"rope_scaling": {"type": "linear", "factor": 2.0}},
     "yarn": THETA | {"rope_scaling": YARN},
-    "longrope of Phi-3": THETA | {"rope_scaling": {"type": "longrope"} | LONG, "original_max_position_embeddings": 64},
+    "longrope of Phi-3": THETA
+    | {"rope_scaling": {"type": "longrope"} | LONG, "original_max_position_embeddings": 64},
     "rotary base": {"rotary_emb_base": 54321},
     "local base": {"rope_local_base_freq": 54321.0},
     "window": {"sliding_window": 128, "use_sliding_window": True, "max_window_layers": 1},
     "narrow window": {"sliding_window": 128},
     "tied": {"tie_word_embeddings": True},
     "untied": {"tie_word_embeddings": False},
-    "layers of Granite 4": {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2, "mamba_n_heads": 128},
+    "layers of Granite 4": {
+        "layer_types": ["mamba", "attention"],
+        "num_hidden_layers": 2,
+        "mamba_n_heads": 128,
+    },
     "halved": HALVED,
 }
 
@@ -57,7 +65,9 @@ def written(older, tmp_path_factory):
     """Folders with configs as 4.57 writes them, and so as most models on hubs have them."""
     root = tmp_path_factory.mktemp("configs")
     found = []
-    for kind in sorted(set(older.ask("kinds")) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(LEFT_OUT)):
+    for kind in sorted(
+        set(older.ask("kinds")) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(LEFT_OUT)
+    ):
         wanted = {str(root / f"{kind}, {name}"): given for name, given in VARIANTS.items()}
         found += older.ask("configs_make", kind=kind, wanted=wanted)
     assert len(found) > 500, "a walk over nothing"
@@ -113,7 +123,9 @@ def differences(before, after, names):
         one, other = flat(one), flat(other)
         if "error" in other:
             found[name] = other["error"]
-        elif told := {key: (one[key], other[key]) for key in one if key in other and one[key] != other[key]}:
+        elif told := {
+            key: (one[key], other[key]) for key in one if key in other and one[key] != other[key]
+        }:
             found[name] = told
     return found
 
@@ -135,7 +147,9 @@ def test_twice_is_once_and_what_4_wrote_is_left_as_it_is(written):
         config = json.loads((folder / "config.json").read_text())
         once = config_for_older(config)
         assert config_for_older(once) == once
-        assert {key: value for key, value in once.items() if key != "torch_dtype"} == config, folder.name
+        assert {key: value for key, value in once.items() if key != "torch_dtype"} == config, (
+            folder.name
+        )
 
 
 def test_infinity_is_written_as_4_reads_it():

@@ -24,16 +24,83 @@ from tests.tiny import tiny_tokenizer
 
 # Decoders of text alone, or the language part of those that see: what the platform trains.
 FAMILIES = [
-    "apertus", "arcee", "aria_text", "bamba", "bitnet", "bloom", "code_llama", "cohere", "cohere2",
-    "deepseek_v2", "deepseek_v3", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon",
-    "falcon_h1", "falcon_mamba", "flex_olmo", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "glm4_moe",
-    "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe",
-    "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "jetmoe",
-    "lfm2", "llama", "llama4_text", "mamba", "mamba2", "minimax", "ministral", "mistral", "mixtral", "mpt",
-    "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2",
-    "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm",
-    "starcoder2", "vaultgemma", "xglm", "zamba", "zamba2",
-]  # fmt: skip
+    "apertus",
+    "arcee",
+    "aria_text",
+    "bamba",
+    "bitnet",
+    "bloom",
+    "code_llama",
+    "cohere",
+    "cohere2",
+    "deepseek_v2",
+    "deepseek_v3",
+    "diffllama",
+    "doge",
+    "dots1",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "exaone4",
+    "falcon",
+    "falcon_h1",
+    "falcon_mamba",
+    "flex_olmo",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "glm4_moe",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "granitemoeshared",
+    "helium",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "jamba",
+    "jetmoe",
+    "lfm2",
+    "llama",
+    "llama4_text",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "ministral",
+    "mistral",
+    "mixtral",
+    "mpt",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "phimoe",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "recurrent_gemma",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "vaultgemma",
+    "xglm",
+    "zamba",
+    "zamba2",
+]
 
 # Values by which a family can be made small where the common rule does not do.
 OWN_VALUES = {
@@ -44,7 +111,12 @@ OWN_VALUES = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4, "n_embd": 32, "n_head": 4},
-    "zamba": {"num_hidden_layers": 6, "mamba_d_state": 8, "n_mamba_heads": 2, "attention_head_dim": 16},
+    "zamba": {
+        "num_hidden_layers": 6,
+        "mamba_d_state": 8,
+        "n_mamba_heads": 2,
+        "attention_head_dim": 16,
+    },
     "zamba2": {"num_hidden_layers": 6, "n_mamba_heads": 8, "mamba_headdim": 8, "num_mem_blocks": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
 }
@@ -63,7 +135,9 @@ SHARED_BLOCKS = {"zamba"}
 def make_base(older, kind, folder):
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         pytest.skip("transformers 5 has it no longer")
-    if obstacle := older.ask("model_make", kind=kind, folder=str(folder), given=OWN_VALUES.get(kind, {})):
+    if obstacle := older.ask(
+        "model_make", kind=kind, folder=str(folder), given=OWN_VALUES.get(kind, {})
+    ):
         pytest.skip(f"4.57 cannot make one so small: {obstacle}")
 
 
@@ -100,7 +174,9 @@ def test_a_full_model_is_read_there_as_here(older, tmp_path, kind):
 def test_an_adapter_is_read_there_as_here(older, tmp_path, kind):
     base, folder = tmp_path / "base", tmp_path / "model"
     make_base(older, kind, base)
-    parameters = SftParameters.model_validate({"adapter": "lora", "lora_rank": 4, "lora_dropout": 0.0})
+    parameters = SftParameters.model_validate(
+        {"adapter": "lora", "lora_rank": 4, "lora_dropout": 0.0}
+    )
     try:
         model = adapter_add(AutoModelForCausalLM.from_pretrained(base), parameters)
     except (TrainError, ValueError) as error:
@@ -131,10 +207,17 @@ def test_an_adapter_is_read_there_as_here(older, tmp_path, kind):
 
 def test_an_adapter_on_experts_says_that_older_libraries_cannot_read_it(older, tmp_path):
     tiny_tokenizer(tmp_path / "texts")
-    given = {"kind": "qwen3_moe", "folder": str(tmp_path / "base"), "given": {}, "tokenizer": str(tmp_path / "texts")}
+    given = {
+        "kind": "qwen3_moe",
+        "folder": str(tmp_path / "base"),
+        "given": {},
+        "tokenizer": str(tmp_path / "texts"),
+    }
     assert older.ask("model_make", **given) == ""
     named = ["q_proj", "gate_up_proj"]
-    done = train(tmp_path / "run", tmp_path / "base", adapter="lora", target_modules=named, max_steps=1)
+    done = train(
+        tmp_path / "run", tmp_path / "base", adapter="lora", target_modules=named, max_steps=1
+    )
     assert done.code == 0, done.last
     assert "newer_only" in {event["code"] for event in done.of("warning")}
     assert NEWER_ONLY in (done.directory / "model" / "README.md").read_text()

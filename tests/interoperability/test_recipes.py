@@ -15,9 +15,12 @@ from tests.interoperability.environments import ALL, Reader
 from tests.tiny import tiny_model, tiny_tokenizer
 
 LLAMA_3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
-}  # fmt: skip
+}
 LONG_CONTEXT = {"rope_theta": 500_000.0, "rope_scaling": LLAMA_3}
 
 # Bases as hubs have them, {name: (model type, values, written by which transformers)}.
@@ -34,18 +37,29 @@ def reward(prompts, completions, references, rows, **parameters):
     return [1.0 * len(text) for text in completions]
 """
 LEARN = {"max_steps": 20, "learning_rate": 0.01, "batch_size": 8}
-WRITE = {"max_steps": 2, "learning_rate": 0.003, "batch_size": 8, "max_prompt_tokens": 64, "max_completion_tokens": 16}
+WRITE = {
+    "max_steps": 2,
+    "learning_rate": 0.003,
+    "batch_size": 8,
+    "max_prompt_tokens": 64,
+    "max_completion_tokens": 16,
+}
 METHODS = {
     "sft": LEARN,
     "dpo": LEARN | {"rows": toy_pairs(), "format": "preference"},
-    "kto": LEARN | {"format": "kto", "rows": [
-        {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
-        for pair in toy_pairs() for side in ("chosen", "rejected")
-    ]},
+    "kto": LEARN
+    | {
+        "format": "kto",
+        "rows": [
+            {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
+            for pair in toy_pairs()
+            for side in ("chosen", "rejected")
+        ],
+    },
     "reward": LEARN | {"rows": toy_pairs(), "format": "preference"},
     "grpo": WRITE | {"num_generations": 8, "rewards": [{"function": "custom:mine"}]},
     "ppo": WRITE | {"rewards": [{"function": "custom:mine"}]},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +74,10 @@ def base(older, tmp_path_factory):
             texts = tmp_path_factory.mktemp("tokenizers")
             tiny_tokenizer(texts)
             ask = older.ask if version == 4 else lambda task, **rest: getattr(reader, task)(**rest)
-            assert ask("model_make", kind=kind, folder=str(folder), given=given, tokenizer=str(texts)) == ""
+            assert (
+                ask("model_make", kind=kind, folder=str(folder), given=given, tokenizer=str(texts))
+                == ""
+            )
             made[name] = folder
         return made[name]
 
@@ -80,7 +97,9 @@ def trained(base, tmp_path_factory):
             if "rewards" in given:
                 file = directory.with_suffix(".py")
                 file.write_text(REWARD)
-                given["resources"] = {"reward_function:mine": Resource(str(file), file_sha256(file))}
+                given["resources"] = {
+                    "reward_function:mine": Resource(str(file), file_sha256(file))
+                }
             done = train(directory, base(name), given.pop("rows", toy_rows(48)), **given)
             assert done.code == 0, done.last
             made[key] = done.directory / "model"
@@ -94,15 +113,27 @@ def both(older, task, **given):
 
 
 def close(found, wanted):
-    return {"logits": pytest.approx(wanted["logits"], abs=1e-4), "odd": [], "dtype": wanted["dtype"]} == found
+    return {
+        "logits": pytest.approx(wanted["logits"], abs=1e-4),
+        "odd": [],
+        "dtype": wanted["dtype"],
+    } == found
 
 
-FEW = [("sft", "llama of 4", "lora"), ("sft", "llama of 4", "none"), ("reward", "llama of 4", "lora"),
-       ("sft", "llama of 5", "none")]  # fmt: skip
+FEW = [
+    ("sft", "llama of 4", "lora"),
+    ("sft", "llama of 4", "none"),
+    ("reward", "llama of 4", "lora"),
+    ("sft", "llama of 5", "none"),
+]
 MANY = [(method, "llama of 4", adapter) for method in METHODS for adapter in ("lora", "none")]
 # 4.57 itself cannot read a base model that 5 wrote, and so no adapter of it.
 MANY += [("sft", name, "none") for name in BASES if name != "llama of 4"]
-MANY += [("sft", name, "lora") for name, (_, _, version) in BASES.items() if version == 4 and name != "llama of 4"]
+MANY += [
+    ("sft", name, "lora")
+    for name, (_, _, version) in BASES.items()
+    if version == 4 and name != "llama of 4"
+]
 
 
 @pytest.mark.parametrize(("method", "name", "adapter"), MANY if ALL else FEW)
@@ -143,7 +174,9 @@ def test_the_config_is_the_bases_own_but_for_what_was_changed(older, base, train
     changed = {key for key in before if before[key] != after.get(key)}
     scorer = {"architectures", "id2label", "label2id"} if method == "reward" else set()
     assert changed == scorer
-    assert after["architectures"][0].endswith("ForSequenceClassification" if scorer else "ForCausalLM")
+    assert after["architectures"][0].endswith(
+        "ForSequenceClassification" if scorer else "ForCausalLM"
+    )
     written = json.loads((folder / "config.json").read_text())
     assert written["dtype"] == written["torch_dtype"] == "float32"
     assert written.get("use_cache", True), "a setting of the train"
@@ -153,15 +186,28 @@ def test_the_config_is_the_bases_own_but_for_what_was_changed(older, base, train
 def test_tokenizer_files_that_4_wrote_stay_as_they_are(base, trained, adapter):
     folder, before = trained("sft", adapter, "llama of 4"), base("llama of 4")
     names = {name for name in TOKENIZER_FILES if (before / name).exists()}
-    assert names >= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+    assert names >= {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    }
     assert {name for name in TOKENIZER_FILES if (folder / name).exists()} == names
-    assert [name for name in names if (folder / name).read_bytes() != (before / name).read_bytes()] == []
+    assert [
+        name for name in names if (folder / name).read_bytes() != (before / name).read_bytes()
+    ] == []
 
 
 def test_generation_settings_of_the_base_stay_and_the_learned_ends_are_added(older, base, tmp_path):
     """Also those that transformers refuses to write: a temperature beside do_sample=false."""
     folder = tiny_model(tmp_path / "base")
-    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 0, "pad_token_id": 1}
+    settings = {
+        "do_sample": False,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
     (folder / "generation_config.json").write_text(json.dumps(settings))
     for adapter in ("lora", "none"):
         done = train(tmp_path / adapter, folder, adapter=adapter, max_steps=1)
@@ -183,16 +229,25 @@ def test_a_template_that_was_given_here_is_known_there(older, tmp_path):
         for key in ("backend", "is_local", "local_files_only"):
             config.pop(key, None)
         if name == "several":
-            parts = {"default": "{{ 'D' + messages[0].content }}", "tool_use": "{{ 'T' + messages[0].content }}"}
-            config["chat_template"] = [{"name": key, "template": text} for key, text in parts.items()]
+            parts = {
+                "default": "{{ 'D' + messages[0].content }}",
+                "tool_use": "{{ 'T' + messages[0].content }}",
+            }
+            config["chat_template"] = [
+                {"name": key, "template": text} for key, text in parts.items()
+            ]
         path.write_text(json.dumps(config))
         before = path.read_bytes()
-        done = train(tmp_path / f"run {name}", folder, adapter="lora", max_steps=1, answers_only=False)
+        done = train(
+            tmp_path / f"run {name}", folder, adapter="lora", max_steps=1, answers_only=False
+        )
         assert done.code == 0, done.last
         saved = done.directory / "model"
         there, here = both(older, "tokens", folder=str(saved), texts=TEXTS)
         assert there == here
-        assert here["asked"] == ("DBall 7?" if name == "several" else "### Question:\nBall 7?\n\n### Answer:\n")
+        assert here["asked"] == (
+            "DBall 7?" if name == "several" else "### Question:\nBall 7?\n\n### Answer:\n"
+        )
         assert (saved / "tokenizer_config.json").read_bytes() == before
 
 
@@ -201,12 +256,17 @@ def test_a_template_that_was_given_here_is_known_there(older, tmp_path):
 def test_no_path_of_this_machine_is_in_any_file(base, trained, method, adapter):
     folder = trained(method, adapter, "llama of 4")
     ours = [str(folder.parents[2]), str(base("llama of 4")), "/pytest-"]
-    texts = {path.name: path.read_text() for path in folder.rglob("*") if path.suffix in (".json", ".md", ".jinja")}
+    texts = {
+        path.name: path.read_text()
+        for path in folder.rglob("*")
+        if path.suffix in (".json", ".md", ".jinja")
+    }
     assert [(name, path) for name, text in texts.items() for path in ours if path in text] == []
 
 
 def test_weights_that_are_no_part_of_the_model_lie_apart(trained):
-    """Readers such as vLLM take every safetensors file beside config.json for weights of the model."""
+    """Readers such as vLLM take every safetensors file beside config.json for weights of the
+    model."""
     folder = trained("ppo", "none", "llama of 4")
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
     assert (folder / "beside" / "value_head.safetensors").is_file()
@@ -226,7 +286,9 @@ def test_the_written_type_is_that_of_the_weights(older, base, tmp_path, precisio
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("method", ["sft", "reward"])
 def test_the_cards_code_runs_there_and_here(older, base, trained, method, adapter):
-    folder = str(trained(method, adapter, "llama of 4", system_prompt='Say "no" to `ticks` \\ and\nmore.'))
+    folder = str(
+        trained(method, adapter, "llama of 4", system_prompt='Say "no" to `ticks` \\ and\nmore.')
+    )
     given = {"base": str(base("llama of 4"))} if adapter == "lora" else {}
     there, here = both(older, "card_run", folder=folder, **given)
     assert here.strip()
@@ -239,14 +301,25 @@ def test_the_cards_code_runs_there_and_here(older, base, trained, method, adapte
 def test_an_adapters_answers_stop_by_the_cards_code(older, tmp_path):
     """Also of a base model that stops elsewhere: the learned end lies beside the adapter."""
     folder = tiny_model(tmp_path / "base")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "pad_token_id": 0}))
-    done = train(tmp_path / "run", folder, toy_rows(48), adapter="lora", lora_rank=16, **LEARN | {"max_steps": 150})
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 0, "pad_token_id": 0})
+    )
+    done = train(
+        tmp_path / "run",
+        folder,
+        toy_rows(48),
+        adapter="lora",
+        lora_rank=16,
+        **LEARN | {"max_steps": 150},
+    )
     printed = reader.card_run(str(done.directory / "model"), str(folder))
     assert len(printed) < 100, "two hundred tokens"
 
 
 def test_the_cards_code_of_a_text_model_runs(trained):
-    folder = trained("sft", "none", "llama of 4", format="text", rows=[{"text": f"Ball {n}."} for n in range(24)])
+    folder = trained(
+        "sft", "none", "llama of 4", format="text", rows=[{"text": f"Ball {n}."} for n in range(24)]
+    )
     assert reader.card_run(str(folder)).strip()
 
 

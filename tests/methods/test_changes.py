@@ -28,7 +28,10 @@ def problems(overrides: object) -> str:
         ({"learning_rate": {"maximum": 2}}, "may only narrow"),
         ({"batch_size": {"minimum": 0}}, "may only narrow"),
         ({"batch_size": {"minimum": True}}, "must be a number"),
-        ({"batch_size": {"minimum": 8, "maximum": 4, "default": 8}}, "minimum is above the maximum"),
+        (
+            {"batch_size": {"minimum": 8, "maximum": 4, "default": 8}},
+            "minimum is above the maximum",
+        ),
         ({"batch_size": {"minimum": 8}}, "Give it a default"),
         ({"packing": {"maximum": 1}}, "numbers only"),
         ({"scheduler": {"default": "sine"}}, "must be one of"),
@@ -44,9 +47,15 @@ def test_it_says_what_is_wrong_with_overrides(overrides, words):
 
 
 def test_good_overrides_narrow_and_choose(lora):
-    overrides = {"batch_size": {"maximum": 8, "default": 4, "default_on_cpu": 2}, "seed": {"fixed": 7, "hidden": True}}
+    overrides = {
+        "batch_size": {"maximum": 8, "default": 4, "default_on_cpu": 2},
+        "seed": {"fixed": 7, "hidden": True},
+    }
     method_save(lora, overrides=overrides)
-    assert (method_defaults(lora)["batch_size"], method_defaults(lora, device="cuda")["batch_size"]) == (2, 4)
+    assert (
+        method_defaults(lora)["batch_size"],
+        method_defaults(lora, device="cuda")["batch_size"],
+    ) == (2, 4)
     assert parameters_validate(lora, {})["seed"] == 7
     with pytest.raises(UserError, match="at most 8"):
         parameters_validate(lora, {"batch_size": 16})
@@ -76,16 +85,26 @@ def test_a_retired_method_is_not_offered(lora):
 
 
 FORM = {
-    "name": "LoRA", "slug": "lora", "tagline": "t", "description": "d", "needs": "n", "example": "{}", "cost": "c",
-    "example_rows": "[]", "recipe": "sft", "order": "10",
-}  # fmt: skip
+    "name": "LoRA",
+    "slug": "lora",
+    "tagline": "t",
+    "description": "d",
+    "needs": "n",
+    "example": "{}",
+    "cost": "c",
+    "example_rows": "[]",
+    "recipe": "sft",
+    "order": "10",
+}
 
 
 def test_an_operator_changes_defaults_in_the_admin(client, olga, lora):
     client.force_login(olga)
     page = f"/admin/methods/trainingmethod/{lora.pk}/change/"
     assert client.get(page).status_code == 200
-    answer = client.post(page, FORM | {"overrides": '{"adapter": {"fixed": "lora"}, "seed": {"default": 5}}'})
+    answer = client.post(
+        page, FORM | {"overrides": '{"adapter": {"fixed": "lora"}, "seed": {"default": 5}}'}
+    )
     assert answer.status_code == 302
     lora.refresh_from_db()
     assert (lora.version, method_defaults(lora)["seed"]) == (2, 5)
@@ -94,7 +113,8 @@ def test_an_operator_changes_defaults_in_the_admin(client, olga, lora):
 def test_the_admin_refuses_bad_overrides_beside_the_field(client, olga, lora):
     client.force_login(olga)
     answer = client.post(
-        f"/admin/methods/trainingmethod/{lora.pk}/change/", FORM | {"overrides": '{"seed": {"default": -1}}'}
+        f"/admin/methods/trainingmethod/{lora.pk}/change/",
+        FORM | {"overrides": '{"seed": {"default": -1}}'},
     )
     assert answer.status_code == 200
     assert "at least 0" in " ".join(answer.context["adminform"].form.errors["overrides"])
@@ -104,7 +124,11 @@ def test_the_admin_refuses_bad_overrides_beside_the_field(client, olga, lora):
 
 def test_an_operator_adds_a_method_of_his_own(client, olga, lora):
     client.force_login(olga)
-    values = FORM | {"slug": "lora-64", "name": "LoRA 64", "overrides": '{"lora_rank": {"default": 64}}'}
+    values = FORM | {
+        "slug": "lora-64",
+        "name": "LoRA 64",
+        "overrides": '{"lora_rank": {"default": 64}}',
+    }
     assert client.post("/admin/methods/trainingmethod/add/", values).status_code == 302
     made = TrainingMethod.objects.get(slug="lora-64")
     assert (made.version, method_defaults(made)["lora_rank"]) == (1, 64)

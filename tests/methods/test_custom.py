@@ -15,7 +15,9 @@ from methods.schema import method_fields
 from methods.services import method_defaults, method_formats, methods_install, parameters_validate
 from tests.live import ROOT
 
-SCHEMA = json.loads((ROOT / "docs" / "examples" / "bigram" / "method.json").read_text())["parameters"]
+SCHEMA = json.loads((ROOT / "docs" / "examples" / "bigram" / "method.json").read_text())[
+    "parameters"
+]
 SCRIPT = ("../../evil.py", b"print('hello')\n")
 
 
@@ -27,9 +29,18 @@ def root(db):
 @pytest.fixture
 def custom(root):
     return custom_save(
-        TrainingMethod(), by=root, slug="bigram", name="Bigram", interpreter=sys.executable, formats=["text"],
-        script=SCRIPT, parameters=SCHEMA, description="Counts.", needs="A text", example="-",
-    )  # fmt: skip
+        TrainingMethod(),
+        by=root,
+        slug="bigram",
+        name="Bigram",
+        interpreter=sys.executable,
+        formats=["text"],
+        script=SCRIPT,
+        parameters=SCHEMA,
+        description="Counts.",
+        needs="A text",
+        example="-",
+    )
 
 
 def test_the_form_the_defaults_and_the_formats_come_from_the_schema(custom):
@@ -39,7 +50,11 @@ def test_the_form_the_defaults_and_the_formats_come_from_the_schema(custom):
         "smoothing": "float",
         "seed": "int",
     }
-    assert (fields["smoothing"].above, fields["smoothing"].typical, fields["seed"].advanced) == (0, (0.01, 1), True)
+    assert (fields["smoothing"].above, fields["smoothing"].typical, fields["seed"].advanced) == (
+        0,
+        (0.01, 1),
+        True,
+    )
     assert method_defaults(custom) == {"passes": 2, "smoothing": 0.1, "seed": 7}
     assert method_formats(custom) == ("text",)
 
@@ -67,7 +82,11 @@ def test_parameters_outside_the_schema_are_refused(custom, given, field, words):
 
 
 def test_numbers_of_a_form_are_read(custom):
-    assert parameters_validate(custom, {"passes": "3"}) == {"passes": 3, "smoothing": 0.1, "seed": 7}
+    assert parameters_validate(custom, {"passes": "3"}) == {
+        "passes": 3,
+        "smoothing": 0.1,
+        "seed": 7,
+    }
 
 
 @pytest.mark.parametrize(
@@ -79,10 +98,19 @@ def test_numbers_of_a_form_are_read(custom):
         ({"properties": {"a": {"type": "array", "default": []}}}, "type must be one of"),
         ({"properties": {"A b": {"type": "integer", "default": 1}}}, "no name of a parameter"),
         ({"properties": {"a": {"type": "integer"}}}, "give a default"),
-        ({"properties": {"a": {"type": "integer", "default": 0, "minimum": 1}}}, "does not fit its own rules"),
-        ({"properties": {"a": {"type": "integer", "default": 0, "widget": "x"}}}, "does not know 'widget'"),
+        (
+            {"properties": {"a": {"type": "integer", "default": 0, "minimum": 1}}},
+            "does not fit its own rules",
+        ),
+        (
+            {"properties": {"a": {"type": "integer", "default": 0, "widget": "x"}}},
+            "does not know 'widget'",
+        ),
         ({"properties": {"a": {"enum": [1], "default": 1}}}, "must be texts"),
-        ({"properties": {"a": {"type": "integer", "default": 0, "group": "Mine"}}}, "group must be one of"),
+        (
+            {"properties": {"a": {"type": "integer", "default": 0, "group": "Mine"}}},
+            "group must be one of",
+        ),
     ],
 )
 def test_a_schema_that_is_none_or_cannot_be_drawn_is_refused(schema, words):
@@ -117,7 +145,12 @@ def operator(db):
 def test_only_a_superuser_registers_programs(operator):
     with pytest.raises(UserError, match="superuser"):
         custom_save(
-            TrainingMethod(), by=operator, interpreter=sys.executable, formats=["text"], script=SCRIPT, name="x"
+            TrainingMethod(),
+            by=operator,
+            interpreter=sys.executable,
+            formats=["text"],
+            script=SCRIPT,
+            name="x",
         )
 
 
@@ -141,11 +174,18 @@ def test_what_cannot_be_run_is_refused(root, change, field):
 
 def test_every_version_is_kept_with_its_script(custom, root):
     first = dict(custom.program)
-    custom_save(custom, by=root, interpreter=sys.executable, formats=["text"], script=("b.py", b"print(2)\n"))
+    custom_save(
+        custom,
+        by=root,
+        interpreter=sys.executable,
+        formats=["text"],
+        script=("b.py", b"print(2)\n"),
+    )
     assert custom.version == 2
     assert [version.program["sha256"] for version in custom.versions.order_by("version")] == [
-        first["sha256"], custom.program["sha256"],
-    ]  # fmt: skip
+        first["sha256"],
+        custom.program["sha256"],
+    ]
     assert custom.program["script"] != first["script"]
     method_save(custom, by=root, name="Bigrams")
     assert custom.version == 2, "words make no version"
@@ -174,23 +214,42 @@ def make_used(db):
         from models_app.models import BaseModel
         from training.models import TrainRun
 
-        model = BaseModel.objects.create(name="T", slug="t", source="gguf", reference="t", status="ready")
-        data = Dataset.objects.create(name="D", slug="d", file_name="d", file_type="jsonl", size_bytes=1, sha256="0")
-        return TrainRun.objects.create(name="r", method=method, base_model=model, dataset=data, parameters={})
+        model = BaseModel.objects.create(
+            name="T", slug="t", source="gguf", reference="t", status="ready"
+        )
+        data = Dataset.objects.create(
+            name="D", slug="d", file_name="d", file_type="jsonl", size_bytes=1, sha256="0"
+        )
+        return TrainRun.objects.create(
+            name="r", method=method, base_model=model, dataset=data, parameters={}
+        )
 
     return make
 
 
 class TestAdmin:
     FORM = {
-        "name": "Bigram", "slug": "bigram", "description": "Counts.", "needs": "A text", "example": "-", "cost": "",
-        "tagline": "", "recipe": "custom", "overrides": "{}", "order": "90", "example_rows": "[]",
-        "interpreter": sys.executable, "formats": ["text"], "parameters": json.dumps(SCHEMA),
-    }  # fmt: skip
+        "name": "Bigram",
+        "slug": "bigram",
+        "description": "Counts.",
+        "needs": "A text",
+        "example": "-",
+        "cost": "",
+        "tagline": "",
+        "recipe": "custom",
+        "overrides": "{}",
+        "order": "90",
+        "example_rows": "[]",
+        "interpreter": sys.executable,
+        "formats": ["text"],
+        "parameters": json.dumps(SCHEMA),
+    }
 
     def post(self, client, **changes):
         script = SimpleUploadedFile("program.py", b"print(1)\n")
-        return client.post("/admin/methods/trainingmethod/add/", self.FORM | {"script": script} | changes)
+        return client.post(
+            "/admin/methods/trainingmethod/add/", self.FORM | {"script": script} | changes
+        )
 
     def test_a_superuser_registers_a_program(self, client, root):
         client.force_login(root)
@@ -203,9 +262,12 @@ class TestAdmin:
 
     @pytest.mark.parametrize(
         ("changes", "words"),
-        [({"parameters": '{"type": "x"}'}, "no JSON Schema"), ({"interpreter": "/none"}, "whole path"),
-         ({"script": ""}, "Upload the script")],
-    )  # fmt: skip
+        [
+            ({"parameters": '{"type": "x"}'}, "no JSON Schema"),
+            ({"interpreter": "/none"}, "whole path"),
+            ({"script": ""}, "Upload the script"),
+        ],
+    )
     def test_mistakes_stand_beside_their_field(self, client, root, changes, words):
         client.force_login(root)
         assert words in self.post(client, **changes).content.decode()
@@ -223,7 +285,12 @@ class TestAdmin:
 
 
 class TestApi:
-    BODY = {"slug": "mine", "name": "Mine", "recipe": "sft", "overrides": {"learning_rate": {"default": 1e-4}}}
+    BODY = {
+        "slug": "mine",
+        "name": "Mine",
+        "recipe": "sft",
+        "overrides": {"learning_rate": {"default": 1e-4}},
+    }
 
     def test_operators_make_change_retire_and_delete(self, client, olga):
         client.force_login(olga)
@@ -231,11 +298,16 @@ class TestApi:
         assert made.status_code == 201, made.content
         assert made.json()["defaults"]["learning_rate"] == 1e-4
         changed = client.patch(
-            "/api/v1/methods/mine/", {"overrides": {"lora_rank": {"maximum": 64}}}, "application/json"
+            "/api/v1/methods/mine/",
+            {"overrides": {"lora_rank": {"maximum": 64}}},
+            "application/json",
         )
         assert changed.json()["version"] == 2
         versions = client.get("/api/v1/methods/mine/versions/").json()
-        assert [(row["version"], row["changed_by"]) for row in versions] == [(2, "olga"), (1, "olga")]
+        assert [(row["version"], row["changed_by"]) for row in versions] == [
+            (2, "olga"),
+            (1, "olga"),
+        ]
         assert client.post("/api/v1/methods/mine/retire/").status_code == 204
         assert client.get("/api/v1/methods/?search=mine").json()["count"] == 0
         assert client.post("/api/v1/methods/mine/restore/").status_code == 204
@@ -261,12 +333,20 @@ class TestApi:
     def test_a_slug_that_is_taken_is_refused(self, client, olga):
         client.force_login(olga)
         client.post("/api/v1/methods/", self.BODY, "application/json")
-        assert "slug" in client.post("/api/v1/methods/", self.BODY, "application/json").json()["error"]["fields"]
+        assert (
+            "slug"
+            in client.post("/api/v1/methods/", self.BODY, "application/json").json()["error"][
+                "fields"
+            ]
+        )
 
     def test_others_may_not(self, client, alice, custom):
         client.force_login(alice)
         assert client.post("/api/v1/methods/", self.BODY, "application/json").status_code == 403
-        assert client.patch("/api/v1/methods/bigram/", {"name": "x"}, "application/json").status_code == 403
+        assert (
+            client.patch("/api/v1/methods/bigram/", {"name": "x"}, "application/json").status_code
+            == 403
+        )
         for action in ("retire", "restore"):
             assert client.post(f"/api/v1/methods/bigram/{action}/").status_code == 403
         assert client.delete("/api/v1/methods/bigram/").status_code == 403

@@ -73,7 +73,11 @@ def test_every_kind_of_override_is_shown_and_read_back_the_same():
 def test_an_operator_narrows_a_method_without_json(client, olga, methods):
     client.force_login(olga)
     data = posted(client.get("/methods/lora/edit/").content)
-    data |= {"value-learning_rate": "1e-4", "maximum-learning_rate": "1e-3", "decides-packing": "hidden"}
+    data |= {
+        "value-learning_rate": "1e-4",
+        "maximum-learning_rate": "1e-3",
+        "decides-packing": "hidden",
+    }
     assert client.post("/methods/lora/edit/", data).status_code == 302
     lora = TrainingMethod.objects.get(slug="lora")
     assert lora.overrides["learning_rate"] == {"default": 1e-4, "maximum": 1e-3}

@@ -62,7 +62,15 @@ def test_no_method_at_all_is_said(client, alice):
 def test_the_api_lists_methods_with_their_schema(client, alice, lora):
     client.force_login(alice)
     found = client.get("/api/v1/methods/").json()["results"]
-    assert [method["slug"] for method in found] == ["lora", "sft", "dpo", "kto", "reward", "grpo", "ppo"]
+    assert [method["slug"] for method in found] == [
+        "lora",
+        "sft",
+        "dpo",
+        "kto",
+        "reward",
+        "grpo",
+        "ppo",
+    ]
     assert found[0]["parameters_schema"]["properties"]["learning_rate"]["default"] == 2e-4
     assert found[0]["defaults"]["lora_rank"] == 16
     assert "alpaca" in found[0]["formats"]
@@ -70,14 +78,20 @@ def test_the_api_lists_methods_with_their_schema(client, alice, lora):
 
 def test_the_api_knows_a_method_by_id_and_slug(client, alice, lora):
     client.force_login(alice)
-    assert client.get(f"/api/v1/methods/{lora.pk}/").json() == client.get("/api/v1/methods/lora/").json()
+    assert (
+        client.get(f"/api/v1/methods/{lora.pk}/").json()
+        == client.get("/api/v1/methods/lora/").json()
+    )
     assert client.get("/api/v1/methods/none/").status_code == 404
     assert client.get(f"/api/v1/methods/{'9' * 30}/").status_code == 404
 
 
 def test_the_api_tells_defaults_by_device(client, alice, lora):
     client.force_login(alice)
-    on = {device: client.get(f"/api/v1/methods/lora/?device={device}").json() for device in ("cpu", "cuda")}
+    on = {
+        device: client.get(f"/api/v1/methods/lora/?device={device}").json()
+        for device in ("cpu", "cuda")
+    }
     assert on["cpu"]["defaults"]["gradient_accumulation_steps"] == 1
     assert on["cuda"]["defaults"]["gradient_accumulation_steps"] == 8
     refused = client.get("/api/v1/methods/lora/?device=tpu")
@@ -88,8 +102,12 @@ def test_the_api_tells_defaults_by_device(client, alice, lora):
 def test_the_api_leaves_retired_methods_out_of_the_list_only(client, alice, lora):
     method_retire(lora)
     client.force_login(alice)
-    assert "lora" not in [method["slug"] for method in client.get("/api/v1/methods/").json()["results"]]
-    assert [method["slug"] for method in client.get("/api/v1/methods/?retired=true").json()["results"]] == ["lora"]
+    assert "lora" not in [
+        method["slug"] for method in client.get("/api/v1/methods/").json()["results"]
+    ]
+    assert [
+        method["slug"] for method in client.get("/api/v1/methods/?retired=true").json()["results"]
+    ] == ["lora"]
     assert client.get("/api/v1/methods/lora/").status_code == 200
 
 
@@ -111,7 +129,9 @@ def test_the_catalogue_asks_the_database_as_often_for_all_methods_as_for_one(cli
     assert counts[0] == counts[1] <= 8
 
 
-def test_the_schema_of_a_recipe_is_made_once_and_not_at_every_request(client, alice, lora, monkeypatch):
+def test_the_schema_of_a_recipe_is_made_once_and_not_at_every_request(
+    client, alice, lora, monkeypatch
+):
     """It took nine tenths of the catalogue's time."""
     client.force_login(alice)
     methods_install()
@@ -125,7 +145,9 @@ def test_the_schema_of_a_recipe_is_made_once_and_not_at_every_request(client, al
 
 
 def test_one_method_does_not_change_the_schema_of_another(lora):
-    own = TrainingMethod(recipe="sft", overrides={"learning_rate": {"default": 0.5, "maximum": 0.6}})
+    own = TrainingMethod(
+        recipe="sft", overrides={"learning_rate": {"default": 0.5, "maximum": 0.6}}
+    )
     assert method_fields(own)["learning_rate"].maximum == 0.6
     assert method_fields(TrainingMethod(recipe="sft"))["learning_rate"].maximum == 1
 
@@ -133,6 +155,8 @@ def test_one_method_does_not_change_the_schema_of_another(lora):
 def test_rewards_stand_first_among_the_settings_of_methods_that_learn_from_them(db):
     methods_install()
     for slug in ("grpo", "ppo"):
-        groups = [field.group for field in method_fields(TrainingMethod.objects.get(slug=slug)).values()]
+        groups = [
+            field.group for field in method_fields(TrainingMethod.objects.get(slug=slug)).values()
+        ]
         sections = list(dict.fromkeys(group for group in groups if group != "Data"))
         assert sections[0] == "Rewards"

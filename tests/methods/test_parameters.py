@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from engine.recipes.registry import RECIPES, more_options
 from methods.models import TrainingMethod
-from methods.services import method_defaults, method_schema, parameters_validate, parameters_warnings
+from methods.services import (
+    method_defaults,
+    method_schema,
+    parameters_validate,
+    parameters_warnings,
+)
 
 
 def refusals(method: TrainingMethod, device: str = "cpu", **parameters) -> dict[str, str]:
@@ -26,8 +31,14 @@ def test_nothing_given_is_the_defaults(lora):
 
 
 def test_defaults_differ_by_method_and_device(lora, sft):
-    assert (method_defaults(lora)["adapter"], method_defaults(lora)["learning_rate"]) == ("lora", 2e-4)
-    assert (method_defaults(sft)["adapter"], method_defaults(sft)["learning_rate"]) == ("none", 2e-5)
+    assert (method_defaults(lora)["adapter"], method_defaults(lora)["learning_rate"]) == (
+        "lora",
+        2e-4,
+    )
+    assert (method_defaults(sft)["adapter"], method_defaults(sft)["learning_rate"]) == (
+        "none",
+        2e-5,
+    )
     assert method_defaults(lora, device="cpu")["gradient_accumulation_steps"] == 1
     assert method_defaults(lora, device="cuda")["gradient_accumulation_steps"] == 8
 
@@ -81,7 +92,8 @@ def test_it_names_the_field_and_what_would_do(lora, name, value, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("learning_rat", "learning_rate"), ("lr", ""), ("LoraRank", ""), ("batchsize", "batch_size")]
+    ("name", "hint"),
+    [("learning_rat", "learning_rate"), ("lr", ""), ("LoraRank", ""), ("batchsize", "batch_size")],
 )
 def test_an_unknown_name_is_refused_with_what_was_meant(lora, name, hint):
     text = refusals(lora, **{name: 1})[name]
@@ -112,12 +124,17 @@ def test_what_a_method_fixes_cannot_be_changed(lora, sft):
 def test_a_cpu_refuses_what_needs_a_gpu(lora, sft):
     assert "needs a GPU" in refusals(lora, quantization="4-bit")["quantization"]
     assert "needs a GPU" in refusals(lora, precision="fp16")["precision"]
-    assert parameters_validate(lora, {"quantization": "4-bit"}, device="cuda")["quantization"] == "4-bit"
+    assert (
+        parameters_validate(lora, {"quantization": "4-bit"}, device="cuda")["quantization"]
+        == "4-bit"
+    )
     assert "cannot train quantised" in refusals(sft, "cuda", quantization="8-bit")["quantization"]
 
 
 def test_numbers_may_come_as_text(lora):
-    resolved = parameters_validate(lora, {"learning_rate": " 1e-4 ", "batch_size": "4", "epochs": "2.5"})
+    resolved = parameters_validate(
+        lora, {"learning_rate": " 1e-4 ", "batch_size": "4", "epochs": "2.5"}
+    )
     assert (resolved["learning_rate"], resolved["batch_size"], resolved["epochs"]) == (1e-4, 4, 2.5)
 
 
@@ -182,13 +199,17 @@ def test_fields_without_effect_are_not_warned_about(sft):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 NAMES = st.sampled_from(sorted(RECIPES["sft"].parameters.model_fields)) | st.text(max_size=20)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(parameters=st.dictionaries(NAMES, VALUES, max_size=4))
 def test_whatever_is_given_is_resolved_or_refused(lora, parameters):
     try:
@@ -196,4 +217,9 @@ def test_whatever_is_given_is_resolved_or_refused(lora, parameters):
     except UserError:
         return
     assert set(resolved) == set(method_defaults(lora))
-    assert parameters_validate(lora, {name: value for name, value in resolved.items() if value is not None}) == resolved
+    assert (
+        parameters_validate(
+            lora, {name: value for name, value in resolved.items() if value is not None}
+        )
+        == resolved
+    )

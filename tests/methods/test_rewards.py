@@ -31,9 +31,14 @@ CHOICE = {"function": "custom:polite", "weight": 2.0, "parameters": {}}
 @pytest.fixture
 def polite(olga) -> RewardFunction:
     return reward_function_save(
-        RewardFunction(), by=olga, name="Polite", slug="polite", description="Kind words.", source=SOURCE,
+        RewardFunction(),
+        by=olga,
+        name="Polite",
+        slug="polite",
+        description="Kind words.",
+        source=SOURCE,
         parameters=SCHEMA,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -47,20 +52,33 @@ def test_a_train_scores_with_the_file_and_all_of_its_parameters(polite, grpo, al
     assert resolved["rewards"] == [CHOICE | {"parameters": {"enough": 2}}]
     resources = resources_of(resolved, alice)
 
-    panel = Panel.of([RewardChoice.model_validate(choice) for choice in resolved["rewards"]], resources)
-    answers = [Answer(prompt=[], text=text, reference="", row={}) for text in ("Please, and thank you", "Sorry", "No")]
+    panel = Panel.of(
+        [RewardChoice.model_validate(choice) for choice in resolved["rewards"]], resources
+    )
+    answers = [
+        Answer(prompt=[], text=text, reference="", row={})
+        for text in ("Please, and thank you", "Sorry", "No")
+    ]
 
     assert panel.score(answers).totals == [2.0, 1.0, 0.0]
 
 
 def test_a_new_file_leaves_the_old_one_to_trains_that_name_it(polite, olga, alice):
     before = resources_of({"rewards": [CHOICE]}, alice)
-    other = b"def reward(prompts, completions, references, rows, **parameters):\n    return [7.0] * len(rows)\n"
+    other = (
+        b"def reward(prompts, completions, references, rows, **parameters):\n    return [7.0] "
+        b"* len(rows)\n"
+    )
     reward_function_save(polite, by=olga, name="Polite", source=other)
     after = resources_of({"rewards": [CHOICE]}, alice)
 
-    panels = [Panel.of([RewardChoice(function="custom:polite")], found) for found in (before, after)]
-    assert [panel.score([Answer([], "please", "", {})]).totals for panel in panels] == [[0.5], [7.0]]
+    panels = [
+        Panel.of([RewardChoice(function="custom:polite")], found) for found in (before, after)
+    ]
+    assert [panel.score([Answer([], "please", "", {})]).totals for panel in panels] == [
+        [0.5],
+        [7.0],
+    ]
     assert before["reward_function:polite"].sha256 != after["reward_function:polite"].sha256
 
 
@@ -75,7 +93,11 @@ def test_a_new_file_leaves_the_old_one_to_trains_that_name_it(polite, olga, alic
         ({"source": b"def rewards(): pass"}, "source", "no function named reward"),
         ({"source": b"def reward(prompts, rows, **p): pass"}, "source", "in this order"),
         ({"source": b"def reward(:"}, "source", "no Python, line 1"),
-        ({"parameters": {"properties": {"x": {"type": "integer"}}}}, "parameters", "give a default"),
+        (
+            {"parameters": {"properties": {"x": {"type": "integer"}}}},
+            "parameters",
+            "give a default",
+        ),
         ({"parameters": {"type": 7}}, "parameters", "no JSON Schema"),
     ],
 )
@@ -95,16 +117,34 @@ def test_only_a_superuser_registers(alice, client, polite):
     alice.user_permissions.set(Permission.objects.filter(content_type__app_label="methods"))
     client.force_login(alice)
     assert client.get("/admin/methods/rewardfunction/add/").status_code == 403
-    assert client.post(f"/admin/methods/rewardfunction/{polite.pk}/change/", {"name": "Rude"}).status_code == 403
-    assert "Kind words." in client.get(f"/admin/methods/rewardfunction/{polite.pk}/change/").content.decode()
+    assert (
+        client.post(
+            f"/admin/methods/rewardfunction/{polite.pk}/change/", {"name": "Rude"}
+        ).status_code
+        == 403
+    )
+    assert (
+        "Kind words."
+        in client.get(f"/admin/methods/rewardfunction/{polite.pk}/change/").content.decode()
+    )
 
 
 def test_the_administration_registers_changes_and_retires(client, olga):
     client.force_login(olga)
-    body = {"name": "Polite", "slug": "polite", "description": "Kind words.", "parameters": json.dumps(SCHEMA)}
-    refused = client.post("/admin/methods/rewardfunction/add/", body | {"source": SimpleUploadedFile("a.py", b"x = 1")})
+    body = {
+        "name": "Polite",
+        "slug": "polite",
+        "description": "Kind words.",
+        "parameters": json.dumps(SCHEMA),
+    }
+    refused = client.post(
+        "/admin/methods/rewardfunction/add/",
+        body | {"source": SimpleUploadedFile("a.py", b"x = 1")},
+    )
     assert "no function named reward" in refused.content.decode()
-    client.post("/admin/methods/rewardfunction/add/", body | {"source": SimpleUploadedFile("a.py", SOURCE)})
+    client.post(
+        "/admin/methods/rewardfunction/add/", body | {"source": SimpleUploadedFile("a.py", SOURCE)}
+    )
     function = RewardFunction.objects.get()
     assert (function.slug, function.registered_by, function.parameters) == ("polite", olga, SCHEMA)
     page = f"/admin/methods/rewardfunction/{function.pk}/change/"
@@ -114,7 +154,9 @@ def test_the_administration_registers_changes_and_retires(client, olga):
     kept, function = function.sha256, RewardFunction.objects.get()
     assert (function.name, function.sha256) == ("Courteous", kept)
 
-    client.post("/admin/methods/rewardfunction/", {"action": "retire", "_selected_action": [function.pk]})
+    client.post(
+        "/admin/methods/rewardfunction/", {"action": "retire", "_selected_action": [function.pk]}
+    )
     assert RewardFunction.objects.get().retired_at is not None
 
 
@@ -124,8 +166,14 @@ def test_what_a_train_is_refused(polite, grpo):
             parameters_validate(grpo, {"rewards": [choice], "max_steps": 1})
         return refused.value.fields["rewards"][0]
 
-    assert refusal(CHOICE | {"function": "custom:rude"}) == "Reward 1: there is no function 'custom:rude' here."
-    assert refusal(CHOICE | {"parameters": {"enough": 0}}) == "Polite: Enough must be at least 1; 0 is not."
+    assert (
+        refusal(CHOICE | {"function": "custom:rude"})
+        == "Reward 1: there is no function 'custom:rude' here."
+    )
+    assert (
+        refusal(CHOICE | {"parameters": {"enough": 0}})
+        == "Polite: Enough must be at least 1; 0 is not."
+    )
     assert refusal(CHOICE | {"parameters": {"many": 1}}) == "Polite: Unknown parameter 'many'."
     reward_function_retire(polite)
     assert refusal(CHOICE) == "Polite is no longer offered as a reward."
@@ -142,7 +190,9 @@ def test_the_form_and_the_api_offer_it(polite, grpo, alice):
 
     api = APIClient()
     api.force_authenticate(alice)
-    offered = api.get("/api/v1/methods/grpo/").json()["parameters_schema"]["properties"]["rewards"]["items"]["oneOf"]
+    offered = api.get("/api/v1/methods/grpo/").json()["parameters_schema"]["properties"]["rewards"][
+        "items"
+    ]["oneOf"]
     assert offered[-1]["properties"]["function"] == {"const": "custom:polite"}
     reward_function_retire(polite)
     assert "custom:polite" not in [row.function for row in reward_templates()]

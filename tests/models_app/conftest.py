@@ -43,7 +43,8 @@ def tiny_folder(tiny, inbox) -> Path:
 
 @pytest.fixture
 def make_model(db) -> Callable[..., BaseModel]:
-    """A model's row with the given fields, shared unless it has an owner; its files are not there."""
+    """A model's row with the given fields, shared unless it has an owner; its files are not
+    there."""
 
     def make(**fields) -> BaseModel:
         number = BaseModel.objects.count() + 1

@@ -51,7 +51,9 @@ def _tokenizer(writer, source: Path) -> None:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([control if token.startswith("<|") else normal for token in tokens])
-    writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]])
+    writer.add_token_merges(
+        [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    )
     writer.add_eos_token_id(model["vocab"]["<|im_end|>"])
     writer.add_pad_token_id(model["vocab"]["<|endoftext|>"])
     writer.add_chat_template((source / "chat_template.jinja").read_text())
@@ -60,15 +62,23 @@ def _tokenizer(writer, source: Path) -> None:
 def _permuted(weights: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp keeps the two halves of each rotary pair side by side."""
     rows, columns = weights.shape
-    return weights.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    return (
+        weights.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    )
 
 
 def _gguf_name(name: str) -> str:
     parts = {
-        "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
-        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    }  # fmt: skip
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
     whole = {
         "model.embed_tokens.weight": "token_embd.weight",
         "model.norm.weight": "output_norm.weight",

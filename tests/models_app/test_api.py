@@ -56,13 +56,17 @@ def test_it_adds_a_hub_model_and_a_folder(api, tiny_folder):
     assert (answer.json()["status"], answer.json()["owner"]) == ("importing", "alice")
     (folder,) = api.get("/api/v1/models/folders/").json()["folders"]
     assert folder["obstacle"] == ""
-    answer = api.post("/api/v1/models/", {"source": "folder", "reference": folder["path"], "name": "Mine"})
+    answer = api.post(
+        "/api/v1/models/", {"source": "folder", "reference": folder["path"], "name": "Mine"}
+    )
     assert (answer.status_code, answer.json()["name"]) == (201, "Mine")
 
 
 def test_it_takes_a_gguf_file(api, tiny, tmp_path):
     file = SimpleUploadedFile("x.gguf", write_gguf(tiny, tmp_path / "x.gguf").read_bytes())
-    answer = api.post("/api/v1/models/", {"source": "gguf", "file": file, "name": "Mine"}, format="multipart")
+    answer = api.post(
+        "/api/v1/models/", {"source": "gguf", "file": file, "name": "Mine"}, format="multipart"
+    )
     assert (answer.status_code, answer.json()["reference"]) == (201, "x.gguf")
 
 

@@ -37,10 +37,22 @@ def test_it_says_why_a_folder_cannot_be_added(tiny_folder):
 @pytest.mark.parametrize(
     "reference",
     [
-        "/", "~", "/etc", "//proc/self/root/etc", "/proc/self/cwd", "file:///etc", "http://169.254.169.254/latest",
-        "s3://bucket/x", "tiny", "../tiny", "", ".", "/nowhere\x00", "/etc/..%2f..%2fetc",
+        "/",
+        "~",
+        "/etc",
+        "//proc/self/root/etc",
+        "/proc/self/cwd",
+        "file:///etc",
+        "http://169.254.169.254/latest",
+        "s3://bucket/x",
+        "tiny",
+        "../tiny",
+        "",
+        ".",
+        "/nowhere\x00",
+        "/etc/..%2f..%2fetc",
     ],
-)  # fmt: skip
+)
 def test_it_refuses_what_lies_elsewhere(tiny_folder, reference):
     assert "allowed folders" in refused(reference)
 
@@ -77,7 +89,10 @@ def test_a_link_out_of_the_roots_is_not_read(tiny_folder, tmp_path):
     (tiny_folder / "README.md").symlink_to(secret)
     with pytest.raises(ModelProblem, match=r"README\.md leads out"):
         folder_copy(tiny_folder, tmp_path / "copy", lambda done: None)
-    assert not (tmp_path / "copy" / "README.md").exists() or not (tmp_path / "copy" / "README.md").read_bytes()
+    assert (
+        not (tmp_path / "copy" / "README.md").exists()
+        or not (tmp_path / "copy" / "README.md").read_bytes()
+    )
 
 
 def test_a_pipe_does_not_hold_the_copy(tiny_folder, tmp_path):

@@ -16,7 +16,9 @@ def nothing_known():
     folder_list._known.clear()
 
 
-@pytest.mark.parametrize(("name", "spoil", "says", "at_once"), MODEL_FOLDERS, ids=[row[0] for row in MODEL_FOLDERS])
+@pytest.mark.parametrize(
+    ("name", "spoil", "says", "at_once"), MODEL_FOLDERS, ids=[row[0] for row in MODEL_FOLDERS]
+)
 def test_a_folder_is_answered_at_every_door(name, spoil, says, at_once, client, alice, tiny_folder):
     client.force_login(alice)
     spoil(tiny_folder)
@@ -59,7 +61,9 @@ def test_a_gguf_file_that_claims_too_much_is_refused_at_every_door(client, alice
 def count_reads(monkeypatch) -> list[str]:
     read: list[str] = []
     check = folder_list.folder_check
-    monkeypatch.setattr(folder_list, "folder_check", lambda folder: (read.append(folder.name), check(folder)))
+    monkeypatch.setattr(
+        folder_list, "folder_check", lambda folder: (read.append(folder.name), check(folder))
+    )
     return read
 
 

@@ -38,7 +38,9 @@ def quick(monkeypatch):
     run = importing.program_run
 
     def only_downloads(module, *arguments, **options):
-        return run(module, *arguments, **options) if module == "engine.hub.model" else {"example": ""}
+        return (
+            run(module, *arguments, **options) if module == "engine.hub.model" else {"example": ""}
+        )
 
     monkeypatch.setattr(importing, "program_run", only_downloads)
 
@@ -48,25 +50,54 @@ def test_it_downloads_a_model(alice, hub, published):
     assert (model.status, model.error) == ("ready", "")
     assert (model.name, model.revision, model.licence) == ("tiny", COMMIT, "apache-2.0")
     assert {path.name for path in model.path.iterdir()} == {
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "README.md",
-        "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "README.md",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert not any(path.endswith((".bin", ".py")) for path, _ in hub.asked)
 
 
 def test_an_address_of_the_hub_is_a_name_too(alice):
     model = model_add_hub(owner=alice, reference=" https://huggingface.co/Qwen/Qwen3-0.6B/ ")
-    assert (model.reference, model.name, model.slug) == ("Qwen/Qwen3-0.6B", "Qwen3-0.6B", "qwen3-06b")
+    assert (model.reference, model.name, model.slug) == (
+        "Qwen/Qwen3-0.6B",
+        "Qwen3-0.6B",
+        "qwen3-06b",
+    )
 
 
 @pytest.mark.parametrize(
     "reference",
     [
-        "", "tiny", "/", "org/", "/tiny", "org/tiny/more", "../tiny", "org/..", "org/ti..ny", "org/ti--ny",
-        "foo#../../", "org/tiny@", "org/tiny@../x", "org/tiny@a b", "org/t iny", "org/tiny\nx", "órg/tiny", "-x/tiny",
-        "a" * 300 + "/b", "file:///etc", "http://169.254.169.254/x", "s3://bucket/x", "https://evil.com/org/tiny",
+        "",
+        "tiny",
+        "/",
+        "org/",
+        "/tiny",
+        "org/tiny/more",
+        "../tiny",
+        "org/..",
+        "org/ti..ny",
+        "org/ti--ny",
+        "foo#../../",
+        "org/tiny@",
+        "org/tiny@../x",
+        "org/tiny@a b",
+        "org/t iny",
+        "org/tiny\nx",
+        "órg/tiny",
+        "-x/tiny",
+        "a" * 300 + "/b",
+        "file:///etc",
+        "http://169.254.169.254/x",
+        "s3://bucket/x",
+        "https://evil.com/org/tiny",
     ],
-)  # fmt: skip
+)
 def test_it_refuses_what_is_no_name_of_a_model(alice, reference):
     with pytest.raises(UserError) as caught:
         model_add_hub(owner=alice, reference=reference)
@@ -101,7 +132,9 @@ def test_offline_and_unreachable_are_told_apart(alice, hub, published, monkeypat
     assert "cannot be reached" in download(alice, "org/elsewhere").error
 
 
-def test_the_token_opens_a_gated_model_and_is_seen_nowhere(alice, hub, published, settings, caplog, quick):
+def test_the_token_opens_a_gated_model_and_is_seen_nowhere(
+    alice, hub, published, settings, caplog, quick
+):
     hub.gated.add("org/tiny")
     settings.HF_TOKEN_USERS = "everybody"
     settings.HF_TOKEN = TOKEN
@@ -123,7 +156,9 @@ def test_a_token_that_opens_nothing_is_said_and_not_shown(alice, hub, published,
     assert "hf_wrong_token" not in model.error + caplog.text
 
 
-def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(alice, hub, published, monkeypatch, quick):
+def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(
+    alice, hub, published, monkeypatch, quick
+):
     monkeypatch.setattr("models_app.importing.DOWNLOAD_TRIES", 1)
     hub.cut = 1000
     model = download(alice)
@@ -135,7 +170,9 @@ def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(alice
     model_import(model.pk)
     model.refresh_from_db()
     assert model.status == "ready"
-    assert (model.path / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
+    assert (model.path / "model.safetensors").read_bytes() == (
+        published / "model.safetensors"
+    ).read_bytes()
 
 
 def test_weights_that_arrive_damaged_are_noticed(alice, hub, published, monkeypatch):
@@ -154,7 +191,9 @@ def test_no_space_is_said_before_the_download(alice, hub, published, settings):
 
 
 def test_a_hostile_model_of_the_hub_is_refused(alice, hub, published):
-    (published / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (published / "config.json").write_text(
+        '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}'
+    )
     model = download(alice)
     assert model.status == "failed"
     assert "auto_map" in model.error
@@ -175,4 +214,6 @@ def test_a_persons_own_token_opens_their_downloads_and_nobody_elses(
     assert opened.status == "ready"
     assert {header for _, header in hub.asked} == {"", f"Bearer {TOKEN}"}
     assert TOKEN not in caplog.text
-    assert not any(TOKEN in str(value) for row in BaseModel.objects.values() for value in row.values())
+    assert not any(
+        TOKEN in str(value) for row in BaseModel.objects.values() for value in row.values()
+    )

@@ -22,7 +22,10 @@ def test_an_import_is_cancelled_and_tried_again(door, importing, alice, client):
     client.force_login(alice)
     files = importing.import_path / "files"
     files.mkdir(parents=True)
-    assert f"/models/{importing.pk}/cancel/" in client.get(importing.get_absolute_url()).content.decode()
+    assert (
+        f"/models/{importing.pk}/cancel/"
+        in client.get(importing.get_absolute_url()).content.decode()
+    )
 
     assert client.post(door.format(pk=importing.pk)).status_code in (200, 302)
     importing.refresh_from_db()

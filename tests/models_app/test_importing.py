@@ -17,7 +17,10 @@ from models_app.services import model_add_folder, model_delete, model_retry
 from tests.engine.runs import train
 from tests.packed import eight_bits_make, four_bits_make
 
-LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99) %}" + 3 * "{% endfor %}"
+LOOP = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99) %}"
+    + 3 * "{% endfor %}"
+)
 
 
 def imported(model: BaseModel) -> BaseModel:
@@ -30,12 +33,18 @@ def test_a_folder_becomes_a_base_model(alice, tiny_folder, home):
     model = imported(model_add_folder(owner=alice, reference=str(tiny_folder), name="Tiny"))
     assert (model.status, model.error, model.progress, model.phase) == ("ready", "", 1, "")
     assert model.path == home / "models" / str(model.pk)
-    assert (model.architecture, model.context_length, model.dtype) == ("LlamaForCausalLM", 512, "fp32")
+    assert (model.architecture, model.context_length, model.dtype) == (
+        "LlamaForCausalLM",
+        512,
+        "fp32",
+    )
     assert model.linear_modules[0] == "down_proj"
     assert len(model.sha256) == len(model.tokenizer_sha256) == 64
     assert model.template_example.startswith("<|im_start|>user\nWhat is the capital of France?")
     assert not model.import_path.exists()
-    assert (model.path / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+    assert (model.path / "model.safetensors").read_bytes() == (
+        tiny_folder / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.fixture
@@ -49,7 +58,9 @@ def test_what_is_no_part_of_the_model_is_left_behind(alice, tiny_folder, quick):
     (tiny_folder / "modeling_evil.py").write_text("raise SystemExit")
     model = imported(model_add_folder(owner=alice, reference=str(tiny_folder)))
     assert model.status == "ready"
-    assert not {"pytorch_model.bin", "modeling_evil.py"} & {path.name for path in model.path.iterdir()}
+    assert not {"pytorch_model.bin", "modeling_evil.py"} & {
+        path.name for path in model.path.iterdir()
+    }
 
 
 def test_a_folder_that_goes_bad_after_it_was_added_fails_with_the_reason(alice, tiny_folder):
@@ -63,7 +74,8 @@ def test_a_folder_that_goes_bad_after_it_was_added_fails_with_the_reason(alice, 
 
 
 def test_code_that_is_not_needed_is_left_behind_and_never_run(alice, tiny_folder, tmp_path):
-    """As Phi-3 and DeepSeek are published: transformers has a class of its own for what their code did once."""
+    """As Phi-3 and DeepSeek are published: transformers has a class of its own for what their code
+    did once."""
     ran = tmp_path / "ran"
     for name in ("configuration_own", "modeling_own"):
         (tiny_folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
@@ -120,7 +132,9 @@ def test_a_template_that_wants_all_memory_fails_with_the_reason(alice, tiny_fold
     assert not model.path.exists()
 
 
-def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(alice, tiny_folder, monkeypatch, settings):
+def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(
+    alice, tiny_folder, monkeypatch, settings
+):
     """With a look into the environment of the program that the template holds."""
     monkeypatch.setattr("models_app.importing.TRY_SECONDS", 8)
     monkeypatch.setenv("SECRET_KEY", "key-of-the-platform-0123456789abcdef")
@@ -129,7 +143,10 @@ def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(alice, tiny_
     seen, look = [], Beat.look
 
     def watch(beat):
-        seen.extend((child / "environ").read_bytes() + (child / "cmdline").read_bytes() for child in children())
+        seen.extend(
+            (child / "environ").read_bytes() + (child / "cmdline").read_bytes()
+            for child in children()
+        )
         look(beat)
 
     monkeypatch.setattr(Beat, "look", watch)

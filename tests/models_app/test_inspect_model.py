@@ -40,8 +40,14 @@ def test_it_tells_the_facts(folder):
     assert facts.dtype == "fp32"
     assert 20_000 < facts.parameter_count < 200_000
     assert set(facts.linear_modules) == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     assert "<|im_start|>" in facts.chat_template
     assert facts.size_bytes == sum((folder / name).stat().st_size for name in kept_files(folder))
 
@@ -50,30 +56,51 @@ def test_parameters_are_those_that_transformers_counts(folder):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert folder_read(folder).parameter_count == sum(weight.numel() for weight in model.parameters())
+    assert folder_read(folder).parameter_count == sum(
+        weight.numel() for weight in model.parameters()
+    )
 
 
 def test_linear_modules_leave_out_embeddings_norms_and_heads():
     shapes = {
-        "model.embed_tokens.weight": [320, 32], "lm_head.weight": [320, 32],
+        "model.embed_tokens.weight": [320, 32],
+        "lm_head.weight": [320, 32],
         "model.layers.0.self_attn.q_proj.weight": [32, 32],
-        "model.layers.0.input_layernorm.weight": [32], "model.layers.10.mlp.up_proj.weight": [64, 32],
-        "model.layers.2.self_attn.q_proj.bias": [32], "model.layers.0.mlp.router.weight": [8, 32],
-    }  # fmt: skip
+        "model.layers.0.input_layernorm.weight": [32],
+        "model.layers.10.mlp.up_proj.weight": [64, 32],
+        "model.layers.2.self_attn.q_proj.bias": [32],
+        "model.layers.0.mlp.router.weight": [8, 32],
+    }
     assert linear_modules(shapes) == ["q_proj", "up_proj"]
 
 
 @pytest.mark.parametrize(
     ("file", "values", "word"),
     [
-        ("config.json", {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}}, "auto_map"),
-        ("config.json", {"model_type": "evil", "text_config": {"auto_map": {"AutoConfig": "evil.Evil"}}}, "auto_map"),
-        ("config.json", {"model_type": ["llama"], "auto_map": {"AutoConfig": "evil.Evil"}}, "auto_map"),
+        (
+            "config.json",
+            {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}},
+            "auto_map",
+        ),
+        (
+            "config.json",
+            {"model_type": "evil", "text_config": {"auto_map": {"AutoConfig": "evil.Evil"}}},
+            "auto_map",
+        ),
+        (
+            "config.json",
+            {"model_type": ["llama"], "auto_map": {"AutoConfig": "evil.Evil"}},
+            "auto_map",
+        ),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}, "auto_map"),
         ("generation_config.json", {"nested": [{"auto_map": {"x": "y"}}]}, "auto_map"),
         ("config.json", {"trust_remote_code": True}, "trust_remote_code"),
         ("config.json", {"vision": {"deep": {"trust_remote_code": "yes"}}}, "trust_remote_code"),
-        ("config.json", {"_attn_implementation_internal": "evil/kernel"}, "_attn_implementation_internal"),
+        (
+            "config.json",
+            {"_attn_implementation_internal": "evil/kernel"},
+            "_attn_implementation_internal",
+        ),
         (
             "config.json",
             {"text_config": {"_experts_implementation_internal": "evil/x"}},
@@ -93,7 +120,9 @@ def test_it_refuses_a_file_that_asks_for_code(folder, file, values, word):
 
 
 def test_it_leaves_harmless_switches_alone():
-    hooks_refuse("config.json", {"trust_remote_code": False, "auto_map": {}, "_attn_implementation": "sdpa"})
+    hooks_refuse(
+        "config.json", {"trust_remote_code": False, "auto_map": {}, "_attn_implementation": "sdpa"}
+    )
     hooks_refuse("tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"})
     hooks_refuse("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
 
@@ -108,7 +137,8 @@ def test_a_deep_config_does_not_break_the_search():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", "null", '"text"', "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")]
+    "text",
+    ["", "{", "[1]", "null", '"text"', "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")],
 )
 def test_it_refuses_a_config_that_is_no_object(folder, text):
     (folder / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -116,7 +146,9 @@ def test_it_refuses_a_config_that_is_no_object(folder, text):
         folder_read(folder)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "model.pth", "consolidated.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "weights.pkl", "model.pth", "consolidated.ckpt"]
+)
 def test_it_refuses_pickles_only(folder, name):
     (folder / "model.safetensors").rename(folder / name)
     with pytest.raises(ModelProblem, match="pickle"):
@@ -189,7 +221,8 @@ def test_it_refuses_a_header_longer_than_the_file(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "x.bin", ".."]
+    "name",
+    ["../../etc/passwd.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "x.bin", ".."],
 )
 def test_an_index_names_files_of_its_folder_only(folder, name):
     (folder / "model.safetensors").unlink()

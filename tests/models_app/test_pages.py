@@ -19,9 +19,21 @@ def test_an_empty_list_says_what_to_do(page):
 
 
 def test_the_list_shows_facts_with_units(page, make_model):
-    make_model(name="Small", parameter_count=134_515_008, context_length=8192, size_bytes=272_585_121, licence="mit")
+    make_model(
+        name="Small",
+        parameter_count=134_515_008,
+        context_length=8192,
+        size_bytes=272_585_121,
+        licence="mit",
+    )
     text = page("/models/")
-    for words in ("Small", '135 <span class="unit">M', "8,192", '272.6 <span class="unit">MB', "mit"):
+    for words in (
+        "Small",
+        '135 <span class="unit">M',
+        "8,192",
+        '272.6 <span class="unit">MB',
+        "mit",
+    ):
         assert words in text
 
 
@@ -71,9 +83,15 @@ def test_a_failed_import_says_why_and_offers_to_try_again(client, page, alice, m
 def test_what_a_model_brings_is_escaped(page, make_model):
     evil = "<script>alert(1)</script>"
     model = make_model(
-        name=evil, description=evil, chat_template=evil, template_example=evil, licence=evil, architecture=evil,
-        linear_modules=[evil], reference=evil,
-    )  # fmt: skip
+        name=evil,
+        description=evil,
+        chat_template=evil,
+        template_example=evil,
+        licence=evil,
+        architecture=evil,
+        linear_modules=[evil],
+        reference=evil,
+    )
     for path in ("/models/", model.get_absolute_url()):
         assert evil not in page(path)
 
@@ -124,7 +142,9 @@ def test_folders_are_offered_and_added(client, page, tiny_folder, inbox):
     text = page("/models/new/?way=folder")
     assert str(tiny_folder) in text
     assert str(inbox) in text
-    answer = client.post("/models/new/", {"source": "folder", "reference": str(tiny_folder), "name": "Mine"})
+    answer = client.post(
+        "/models/new/", {"source": "folder", "reference": str(tiny_folder), "name": "Mine"}
+    )
     model = BaseModel.objects.get()
     assert answer.url == model.get_absolute_url()
     assert (model.name, model.status, model.source) == ("Mine", "importing", "folder")
@@ -136,7 +156,9 @@ def test_no_folder_says_where_to_put_one(page, inbox):
 
 def test_a_refusal_stands_beside_its_field_and_keeps_what_was_typed(client, alice):
     client.force_login(alice)
-    answer = client.post("/models/new/", {"source": "hub", "reference": "nonsense here", "name": "Kept"})
+    answer = client.post(
+        "/models/new/", {"source": "hub", "reference": "nonsense here", "name": "Kept"}
+    )
     text = answer.content.decode()
     assert answer.status_code == 400
     assert 'aria-invalid="true"' in text
@@ -148,7 +170,9 @@ def test_a_refusal_stands_beside_its_field_and_keeps_what_was_typed(client, alic
 def test_a_gguf_file_is_uploaded_without_script(client, alice, tiny, tmp_path):
     client.force_login(alice)
     content = write_gguf(tiny, tmp_path / "x.gguf").read_bytes()
-    client.post("/models/new/", {"source": "gguf", "file": SimpleUploadedFile("../x.gguf", content)})
+    client.post(
+        "/models/new/", {"source": "gguf", "file": SimpleUploadedFile("../x.gguf", content)}
+    )
     model = BaseModel.objects.get()
     assert (model.name, model.status) == ("x", "importing")
     assert (model.import_path / "source.gguf").read_bytes() == content
@@ -173,7 +197,9 @@ def test_adding_a_model_needs_the_pages_own_token(alice, settings):
     assert client.post("/models/new/", {"source": "hub", "reference": "org/x"}).status_code == 403
     client.get("/models/new/")
     token = client.cookies[settings.CSRF_COOKIE_NAME].value
-    answer = client.post("/models/new/", {"source": "hub", "reference": "org/x", "csrfmiddlewaretoken": token})
+    answer = client.post(
+        "/models/new/", {"source": "hub", "reference": "org/x", "csrfmiddlewaretoken": token}
+    )
     assert answer.status_code == 302
 
 
@@ -185,7 +211,9 @@ def test_operators_find_models_in_the_admin_and_write_no_facts(client, olga, mak
     client.post(page, {"name": "Renamed", "description": "", "status": "ready", "sha256": "0" * 64})
     model.refresh_from_db()
     assert (model.name, model.status, model.sha256) == ("Renamed", "failed", "")
-    client.post("/admin/models_app/basemodel/", {"action": "archive", "_selected_action": [model.pk]})
+    client.post(
+        "/admin/models_app/basemodel/", {"action": "archive", "_selected_action": [model.pk]}
+    )
     model.refresh_from_db()
     assert model.archived_at
     assert client.get("/admin/models_app/basemodel/add/").status_code == 403

@@ -27,15 +27,24 @@ from training.models import TrainRun
 def used(make_model, alice) -> BaseModel:
     """A model of Alice's that a train started from."""
     model = make_model(owner=alice, name="Used")
-    method = TrainingMethod.objects.create(slug="m", name="M", description="-", needs="-", example="{}", recipe="sft")
-    data = Dataset.objects.create(name="D", slug="d", file_name="d", file_type="jsonl", size_bytes=1, sha256="0" * 64)
-    TrainRun.objects.create(name="t", owner=alice, method=method, base_model=model, dataset=data, parameters={})
+    method = TrainingMethod.objects.create(
+        slug="m", name="M", description="-", needs="-", example="{}", recipe="sft"
+    )
+    data = Dataset.objects.create(
+        name="D", slug="d", file_name="d", file_type="jsonl", size_bytes=1, sha256="0" * 64
+    )
+    TrainRun.objects.create(
+        name="t", owner=alice, method=method, base_model=model, dataset=data, parameters={}
+    )
     return model
 
 
 def test_slugs_are_free_and_no_ids(alice, tiny_folder):
     names = ["Tiny", "Tiny", "123", "模型", "Folders"]
-    slugs = [model_add_hub(owner=alice, reference=f"org/m{i}", name=name).slug for i, name in enumerate(names)]
+    slugs = [
+        model_add_hub(owner=alice, reference=f"org/m{i}", name=name).slug
+        for i, name in enumerate(names)
+    ]
     assert slugs == ["tiny", "tiny-2", "model-123", "model", "model-folders"]
 
 
@@ -61,15 +70,22 @@ def test_a_gguf_model_needs_its_file(alice):
 
 def test_names_are_cleaned(alice, make_model):
     model = make_model(owner=alice)
-    model_update(model=model, by=alice, name=" A\u202e name\n of mine ", description="two\r\nlines\x00")
+    model_update(
+        model=model, by=alice, name=" A\u202e name\n of mine ", description="two\r\nlines\x00"
+    )
     assert (model.name, model.description) == ("A name of mine", "two\nlines")
     with pytest.raises(UserError, match="Give the model a name"):
         model_update(model=model, by=alice, name=" \x00 ")
 
 
-@pytest.mark.parametrize("change", [model_update, model_archive, model_restore, model_retry, model_delete])
+@pytest.mark.parametrize(
+    "change", [model_update, model_archive, model_restore, model_retry, model_delete]
+)
 def test_only_its_owner_and_staff_change_a_model(change, alice, bob, olga, make_model):
-    for model in (make_model(owner=alice, status="failed"), make_model(owner=None, status="failed")):
+    for model in (
+        make_model(owner=alice, status="failed"),
+        make_model(owner=None, status="failed"),
+    ):
         with pytest.raises(PermissionDenied):
             change(model=model, by=bob)
         change(model=model, by=olga)
@@ -111,4 +127,6 @@ def test_reconciling_adds_a_chore_for_each_import_that_waits(make_model):
     make_model(status="ready")
     models_reconcile()
     models_reconcile()
-    assert [(chore.kind, chore.arguments) for chore in Chore.objects.all()] == [("model-import", [waiting.pk])]
+    assert [(chore.kind, chore.arguments) for chore in Chore.objects.all()] == [
+        ("model-import", [waiting.pk])
+    ]

@@ -46,7 +46,13 @@ def test_accounts(client, world, olga):
         text = json.dumps(body)
         assert client.patch(address, text, "application/json").status_code == 400, body
         assert client.post("/api/v1/users/", text, "application/json").status_code == 400, body
-    for query in ("delete_data=perhaps", "hand_over_to=%00", "hand_over_to=alice", "delete_data=", "hand_over_to="):
+    for query in (
+        "delete_data=perhaps",
+        "hand_over_to=%00",
+        "hand_over_to=alice",
+        "delete_data=",
+        "hand_over_to=",
+    ):
         assert client.delete(f"{address}?{query}").status_code == 400, query
     for key in ("%00", "9" * 30, "-1", "nobody"):
         assert client.get(f"/api/v1/users/{key}/").status_code == 404, key

@@ -21,7 +21,9 @@ def give(user: User, *permissions: str) -> User:
     """The user, read anew, with these permissions ("training.view_trainrun")."""
     for name in permissions:
         app, _, codename = name.partition(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+        user.user_permissions.add(
+            Permission.objects.get(content_type__app_label=app, codename=codename)
+        )
     return User.objects.get(pk=user.pk)
 
 
@@ -41,7 +43,8 @@ def test_whatever_has_an_owner_is_owned():
     with_owner = {
         model
         for model in apps.get_models()
-        if model._meta.app_label in ours and any(field.name == "owner" for field in model._meta.fields)
+        if model._meta.app_label in ours
+        and any(field.name == "owner" for field in model._meta.fields)
     }
     assert with_owner == set(owned_models())
     assert set(DELETE) == set(owned_models())
@@ -135,11 +138,16 @@ def test_pages_and_api_share_and_hand_over(client, world, bob, otto, kind):
     html = client.get(row.get_absolute_url()).content.decode()
     assert "Stop sharing" in html
     assert "shared with everyone" in html
-    assert client.put(f"{api}sharing/", {"shared": False}, "application/json").json()["shared"] is False
+    assert (
+        client.put(f"{api}sharing/", {"shared": False}, "application/json").json()["shared"]
+        is False
+    )
     assert not seen_by(bob, kind)
     refused = client.post(f"{api}hand-over/", {"to": "nobody"}, "application/json")
     assert (refused.status_code, list(refused.json()["error"]["fields"])) == (400, ["to"])
-    assert client.post(f"{api}hand-over/", {"to": "bob"}, "application/json").json()["owner"] == "bob"
+    assert (
+        client.post(f"{api}hand-over/", {"to": "bob"}, "application/json").json()["owner"] == "bob"
+    )
 
 
 @kinds()
@@ -164,10 +172,16 @@ def test_the_queue_is_decided_by_those_who_manage_it(client, world, bob):
     TrainRun.objects.update(status="queued")
     manager = give(bob, "training.manage_queue")
     client.force_login(manager)
-    assert client.post("/api/v1/queue/pause/", {"reason": "tests"}, "application/json").status_code == 200
+    assert (
+        client.post("/api/v1/queue/pause/", {"reason": "tests"}, "application/json").status_code
+        == 200
+    )
     # What one cannot see, one does not move either.
     move = f"/api/v1/trains/{world.run.pk}/move/"
     assert client.post(move, {"to": "front"}, "application/json").status_code == 404
     client.force_login(give(bob, "training.view_trainrun"))
     assert client.post(move, {"to": "front"}, "application/json").status_code == 200
-    assert client.post(f"/api/v1/trains/{world.run.pk}/stop/", {}, "application/json").status_code == 403
+    assert (
+        client.post(f"/api/v1/trains/{world.run.pk}/stop/", {}, "application/json").status_code
+        == 403
+    )

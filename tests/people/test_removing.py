@@ -24,7 +24,9 @@ Status = TrainRun.Status
 def owners() -> dict[str, list[str | None]]:
     """{kind: whose its rows are}"""
     return {
-        kind.__name__: [row.owner and row.owner.username for row in kind.objects.select_related("owner")]
+        kind.__name__: [
+            row.owner and row.owner.username for row in kind.objects.select_related("owner")
+        ]
         for kind in owned_models()
     }
 
@@ -39,7 +41,9 @@ def folders(world) -> list[bool]:
 
 
 def test_it_asks_what_happens_to_what_somebody_has(world, olga):
-    with pytest.raises(UserError, match=r"alice has 1 dataset, 1 base model and 1 train\. Say who gets them"):
+    with pytest.raises(
+        UserError, match=r"alice has 1 dataset, 1 base model and 1 train\. Say who gets them"
+    ):
         person_remove(person=world.owner, by=olga)
     world.owner.refresh_from_db()
     assert world.owner.is_active
@@ -54,9 +58,15 @@ def test_somebody_who_has_nothing_is_simply_removed(bob, olga):
 def test_handed_over_everything_is_the_heirs_and_trains_go_on(world, bob, carol, olga, status):
     TrainRun.objects.update(status=status, idempotency_key="k")
     TrainRun.objects.create(
-        owner=carol, name="c", method=world.run.method, base_model=world.model, dataset=world.dataset, parameters={},
-        idempotency_key="k", status="finished",
-    )  # fmt: skip
+        owner=carol,
+        name="c",
+        method=world.run.method,
+        base_model=world.model,
+        dataset=world.dataset,
+        parameters={},
+        idempotency_key="k",
+        status="finished",
+    )
     assert person_remove(person=world.owner, by=olga, hand_over_to=carol) is None
     assert {name for names in owners().values() for name in names} == {"carol"}
     assert TrainRun.objects.get(pk=world.run.pk).status == status
@@ -64,7 +74,9 @@ def test_handed_over_everything_is_the_heirs_and_trains_go_on(world, bob, carol,
     assert folders(world) == [True, True, True, False]
 
 
-def test_deleted_everything_goes_with_its_files(world, bob, olga, django_capture_on_commit_callbacks):
+def test_deleted_everything_goes_with_its_files(
+    world, bob, olga, django_capture_on_commit_callbacks
+):
     with django_capture_on_commit_callbacks(execute=True):
         assert person_remove(person=world.owner, by=olga, delete_data=True) is None
     assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": []}
@@ -76,14 +88,23 @@ def test_versions_of_a_dataset_go_the_last_one_first(world, olga):
     parent = world.dataset
     for version in (2, 3):
         parent = Dataset.objects.create(
-            owner=world.owner, name="v", slug=f"v{version}", file_name="v", file_type="jsonl", size_bytes=1,
-            sha256="", parent=parent, version=version,
-        )  # fmt: skip
+            owner=world.owner,
+            name="v",
+            slug=f"v{version}",
+            file_name="v",
+            file_type="jsonl",
+            size_bytes=1,
+            sha256="",
+            parent=parent,
+            version=version,
+        )
     assert person_remove(person=world.owner, by=olga, delete_data=True) is None
     assert not Dataset.objects.exists()
 
 
-def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanwhile(world, bob, olga):
+def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanwhile(
+    world, bob, olga
+):
     TrainRun.objects.update(status=Status.RUNNING)
     client = Client()
     client.force_login(world.owner)
@@ -147,19 +168,28 @@ def used(world, bob) -> TrainRun:
     """Bob's train on Alice's dataset, which was shared."""
     Dataset.objects.update(shared=True)
     return TrainRun.objects.create(
-        owner=bob, name="bobs", method=world.run.method, base_model=world.model, dataset=world.dataset,
-        parameters={}, status="finished",
-    )  # fmt: skip
+        owner=bob,
+        name="bobs",
+        method=world.run.method,
+        base_model=world.model,
+        dataset=world.dataset,
+        parameters={},
+        status="finished",
+    )
 
 
 def test_what_others_use_stands_in_the_way_and_is_named(world, bob, olga, used):
-    with pytest.raises(UserError, match=rf"{CANARY} dataset is used by bobs #\d+ of bob") as refused:
+    with pytest.raises(
+        UserError, match=rf"{CANARY} dataset is used by bobs #\d+ of bob"
+    ) as refused:
         person_remove(person=world.owner, by=olga, delete_data=True)
     assert refused.value.status == 409
     assert owners()["Dataset"] == ["alice"]
 
 
-def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(world, bob, carol, olga, used):
+def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(
+    world, bob, carol, olga, used
+):
     assert person_remove(person=world.owner, by=olga, delete_data=True, hand_over_to=carol) is None
     assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["bob"]}
     assert folders(world) == [True, True, False, False]
@@ -170,13 +200,17 @@ def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(world, bob
 def test_a_reward_model_stays_while_the_train_of_another_learns_from_it(world, bob, carol, olga):
     rewards = [{"function": "reward_model", "weight": 1.0, "parameters": {"model": world.run.pk}}]
     own = {"method": world.run.method, "base_model": world.model, "dataset": world.dataset}
-    TrainRun.objects.create(owner=bob, name="b", parameters={"rewards": rewards}, status="running", **own)
+    TrainRun.objects.create(
+        owner=bob, name="b", parameters={"rewards": rewards}, status="running", **own
+    )
     person_remove(person=world.owner, by=olga, delete_data=True, hand_over_to=carol)
     assert set(owners()["TrainRun"]) == {"bob", "carol"}
     assert world.run.directory.exists()
 
 
-def test_nobody_removes_themselves_the_last_superuser_or_whoever_has_more_rights(alice, otto, olga, stan):
+def test_nobody_removes_themselves_the_last_superuser_or_whoever_has_more_rights(
+    alice, otto, olga, stan
+):
     for person, by in ((olga, olga), (olga, otto), (alice, stan)):
         with pytest.raises(PermissionDenied):
             person_remove(person=person, by=by, delete_data=True)
@@ -214,9 +248,16 @@ class TestApi:
 
     def test_it_removes_and_says_what_it_needs_to_know(self, client, world, carol, otto):
         client.force_login(otto)
-        for query, field in (("", "hand_over_to"), ("hand_over_to=nobody", "hand_over_to"), ("all=1", "all")):
+        for query, field in (
+            ("", "hand_over_to"),
+            ("hand_over_to=nobody", "hand_over_to"),
+            ("all=1", "all"),
+        ):
             refused = client.delete(f"{self.URL}alice/?{query}")
-            assert (refused.status_code, list(refused.json()["error"]["fields"])) == (400, [field]), query
+            assert (refused.status_code, list(refused.json()["error"]["fields"])) == (
+                400,
+                [field],
+            ), query
         assert client.delete(f"{self.URL}alice/?hand_over_to=carol").status_code == 204
         assert client.get(f"{self.URL}alice/").status_code == 404
         assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["carol"]}
@@ -245,15 +286,30 @@ class TestApi:
             (body | {"username": "e", "is_superuser": True}, "is_superuser"),
         ):
             refused = client.post(self.URL, wrong, "application/json")
-            assert (refused.status_code, field in refused.json()["error"]["fields"]) == (400, True), wrong
+            assert (refused.status_code, field in refused.json()["error"]["fields"]) == (
+                400,
+                True,
+            ), wrong
         change = f"{self.URL}dora/"
-        closed = client.patch(change, {"is_active": False, "first_name": "Dora"}, "application/json").json()
+        closed = client.patch(
+            change, {"is_active": False, "first_name": "Dora"}, "application/json"
+        ).json()
         assert (closed["is_active"], closed["first_name"]) == (False, "Dora")
         assert client.patch(change, {"is_active": True}, "application/json").json()["is_active"]
-        assert client.patch(f"{self.URL}otto/", {"is_active": False}, "application/json").status_code == 400
-        assert client.patch(f"{self.URL}olga/", {"email": "o@x.example"}, "application/json").status_code == 403
+        assert (
+            client.patch(f"{self.URL}otto/", {"is_active": False}, "application/json").status_code
+            == 400
+        )
+        assert (
+            client.patch(
+                f"{self.URL}olga/", {"email": "o@x.example"}, "application/json"
+            ).status_code
+            == 403
+        )
         client.force_login(give(bob, "auth.view_user"))
-        assert client.post(self.URL, body | {"username": "f"}, "application/json").status_code == 403
+        assert (
+            client.post(self.URL, body | {"username": "f"}, "application/json").status_code == 403
+        )
         assert client.patch(change, {"is_active": False}, "application/json").status_code == 403
 
 
@@ -283,7 +339,9 @@ class TestAdministration:
         removals_finish()
         assert "is used by late" in client.get(self.LIST).content.decode()
         # Another answer to the question is another try.
-        assert person_remove(person=world.owner, by=otto, delete_data=True, hand_over_to=bob) is None
+        assert (
+            person_remove(person=world.owner, by=otto, delete_data=True, hand_over_to=bob) is None
+        )
         assert set(owners()["Dataset"]) == {"bob"}
 
     def test_it_asks_before_many_are_deleted(self, client, world, bob, carol, otto):
@@ -296,21 +354,38 @@ class TestAdministration:
         assert set(User.objects.values_list("username", flat=True)) == {"carol", "otto"}
         assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": []}
 
-    def test_what_stands_in_the_way_is_said_before_the_first_goes(self, client, world, bob, carol, olga, used):
+    def test_what_stands_in_the_way_is_said_before_the_first_goes(
+        self, client, world, bob, carol, olga, used
+    ):
         client.force_login(olga)
-        chosen = {"action": "remove", "_selected_action": [world.owner.pk, carol.pk], "what": "delete"}
+        chosen = {
+            "action": "remove",
+            "_selected_action": [world.owner.pk, carol.pk],
+            "what": "delete",
+        }
         assert "Not everything can be deleted" in client.post(self.LIST, chosen).content.decode()
         assert User.objects.filter(username__in=["alice", "carol"]).count() == 2
 
     def test_there_is_no_other_way_to_delete_accounts(self, client, world, otto, olga):
         client.force_login(olga)
-        client.post(self.LIST, {"action": "delete_selected", "_selected_action": [world.owner.pk], "post": "yes"})
+        client.post(
+            self.LIST,
+            {"action": "delete_selected", "_selected_action": [world.owner.pk], "post": "yes"},
+        )
         assert User.objects.filter(username="alice").exists()
 
-    def test_operators_give_nobody_rights_and_touch_nobody_who_has_more(self, client, alice, otto, olga):
+    def test_operators_give_nobody_rights_and_touch_nobody_who_has_more(
+        self, client, alice, otto, olga
+    ):
         client.force_login(otto)
         change = f"{self.LIST}{alice.pk}/change/"
-        body = {"username": "alice", "is_superuser": "on", "is_staff": "on", "is_active": "on", "email": "a@b.example"}
+        body = {
+            "username": "alice",
+            "is_superuser": "on",
+            "is_staff": "on",
+            "is_active": "on",
+            "email": "a@b.example",
+        }
         body |= {"date_joined_0": "2026-01-01", "date_joined_1": "10:00", "groups": [1]}
         assert client.post(change, body).status_code == 302
         alice.refresh_from_db()
@@ -324,7 +399,12 @@ class TestAdministration:
         User.objects.filter(pk=bob.pk).update(is_staff=True)
         client.force_login(give(bob, "auth.change_group", "auth.add_group", "auth.delete_group"))
         assert client.get("/admin/auth/group/add/").status_code == 403
-        assert client.post(f"/admin/auth/group/{otto.groups.get().pk}/change/", {"name": "x"}).status_code == 403
+        assert (
+            client.post(
+                f"/admin/auth/group/{otto.groups.get().pk}/change/", {"name": "x"}
+            ).status_code
+            == 403
+        )
 
     def test_a_closed_account_with_more_rights_is_not_taken_over(self, client, alice, olga, otto):
         User.objects.filter(pk=otto.pk).update(is_active=False)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.live import ROOT
 
-# In a process of its own, on a database of its own. It goes back to what stood before, fills that, and goes on.
+# In a process of its own, on a database of its own. It goes back to what stood before, fills that,
+# and goes on.
 UPGRADE = """
 import json, django
 django.setup()
@@ -69,10 +70,18 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def upgraded(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    env = os.environ | {"DEEPEXTENSION_HOME": str(home), "DJANGO_SETTINGS_MODULE": "deepextension.settings"}
+    env = os.environ | {
+        "DEEPEXTENSION_HOME": str(home),
+        "DJANGO_SETTINGS_MODULE": "deepextension.settings",
+    }
     env.pop("DATABASE_URL", None)
     ran = subprocess.run(
-        [sys.executable, "-c", UPGRADE], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", UPGRADE],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
@@ -86,7 +95,11 @@ def test_nothing_is_lost_and_only_what_came_with_the_platform_is_shared(upgraded
 
 def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
     state, said = upgraded
-    assert state["alice"] == {"Dataset": ["alice"], "BaseModel": ["-", "alice"], "TrainRun": ["alice"]}
+    assert state["alice"] == {
+        "Dataset": ["alice"],
+        "BaseModel": ["-", "alice"],
+        "TrainRun": ["alice"],
+    }
     assert "Dataset: 1 without an owner" in said
 
 

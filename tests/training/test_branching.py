@@ -1,4 +1,5 @@
-"""A train that begins with another's weights: what fits, what is taken along, and what a form says."""
+"""A train that begins with another's weights: what fits, what is taken along, and what a form
+says."""
 
 from dataclasses import replace
 
@@ -18,7 +19,9 @@ def origin(make_train):
     """Step 4 of a LoRA train, with weights and an optimizer."""
     methods_install()
     method = TrainingMethod.objects.get(slug="lora")
-    run = make_train(method=method, status="finished", parameters=method_defaults(method) | {"lora_rank": 8})
+    run = make_train(
+        method=method, status="finished", parameters=method_defaults(method) | {"lora_rank": 8}
+    )
     folder = run.directory / "checkpoints" / "checkpoint-4"
     folder.mkdir(parents=True)
     for name in (
@@ -35,7 +38,11 @@ def origin(make_train):
 
 def refused(origin: Origin, **changes) -> list[str]:
     run = origin.run
-    given = {"method": run.method, "base_model": run.base_model, "parameters": run.parameters} | changes
+    given = {
+        "method": run.method,
+        "base_model": run.base_model,
+        "parameters": run.parameters,
+    } | changes
     with pytest.raises(UserError) as raised:
         branch_check(origin, **given)
     return sorted(raised.value.fields)
@@ -44,7 +51,10 @@ def refused(origin: Origin, **changes) -> list[str]:
 def test_weights_are_taken_along_and_survive_their_train(origin, make_train):
     run = origin.run
     folder = branch_check(
-        origin, method=run.method, base_model=run.base_model, parameters=run.parameters | {"learning_rate": 1e-5}
+        origin,
+        method=run.method,
+        base_model=run.base_model,
+        parameters=run.parameters | {"learning_rate": 1e-5},
     )
     new = make_train(method=run.method)
     new.directory.mkdir(parents=True)
@@ -53,8 +63,10 @@ def test_weights_are_taken_along_and_survive_their_train(origin, make_train):
     assert (branch.run_id, branch.step) == (run.pk, 4)
     start = new.directory / START
     assert sorted(path.name for path in start.iterdir()) == [
-        "COMPLETE", "adapter_config.json", "adapter_model.safetensors",
-    ]  # fmt: skip
+        "COMPLETE",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     (folder / "adapter_model.safetensors").unlink()
     assert checkpoint_is_whole(start)
 
@@ -62,10 +74,16 @@ def test_weights_are_taken_along_and_survive_their_train(origin, make_train):
 def test_what_would_not_fit_is_said_at_its_field(origin, make_train):
     run = origin.run
     shape = {"lora_rank": 16, "target_modules": ["q_proj"], "use_dora": True}
-    assert refused(origin, parameters=run.parameters | shape) == ["lora_rank", "target_modules", "use_dora"]
+    assert refused(origin, parameters=run.parameters | shape) == [
+        "lora_rank",
+        "target_modules",
+        "use_dora",
+    ]
     assert refused(origin, parameters=run.parameters | {"adapter": "none"}) == ["adapter"]
     assert refused(origin, method=TrainingMethod.objects.get(slug="dpo")) == ["method"]
-    other = type(run.base_model).objects.create(name="B", slug="b", source="gguf", reference="b.gguf", status="ready")
+    other = type(run.base_model).objects.create(
+        name="B", slug="b", source="gguf", reference="b.gguf", status="ready"
+    )
     assert refused(origin, base_model=other) == ["base_model"]
     assert refused(Origin(run, 5)) == ["branch_step"]
     (run.directory / "checkpoints" / "checkpoint-4" / "adapter_config.json").write_text("cut")
@@ -84,7 +102,9 @@ def test_the_form_says_where_it_begins_and_keeps_it(origin, client, alice):
     page = client.get("/trains/new/lora/", {"copy": origin.run.pk, "step": 4})
     assert page.context["draft"].branch == origin
     assert 'name="branch_step" value="4"' in page.content.decode()
-    posted = client.post("/trains/new/lora/", {"branched_from": origin.run.pk, "branch_step": "4", "name": "x"})
+    posted = client.post(
+        "/trains/new/lora/", {"branched_from": origin.run.pk, "branch_step": "4", "name": "x"}
+    )
     assert posted.context["draft"].branch == origin
 
 
@@ -97,10 +117,15 @@ def test_a_spec_with_a_branch_is_read_back(origin, make_train):
 def test_a_large_checkpoint_is_not_read_by_a_request(origin, monkeypatch):
     """Sizes tell most; the engine reads all of it before it begins."""
     read = []
-    monkeypatch.setattr("engine.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64)
+    monkeypatch.setattr(
+        "engine.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64
+    )
     monkeypatch.setattr("training.branching.HASHED_BYTES", 1)
     folder = branch_check(
-        origin, method=origin.run.method, base_model=origin.run.base_model, parameters=origin.run.parameters
+        origin,
+        method=origin.run.method,
+        base_model=origin.run.base_model,
+        parameters=origin.run.parameters,
     )
     branch_prepare(folder)
     assert read == []

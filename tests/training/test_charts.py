@@ -1,4 +1,5 @@
-"""Charts: long series made short, the sentence under the main chart, answers, and the pages that show them."""
+"""Charts: long series made short, the sentence under the main chart, answers, and the pages that
+show them."""
 
 import csv
 import io
@@ -61,7 +62,10 @@ def test_series_are_split_by_metric_and_polling_goes_on_after_the_last_row(make_
 
     found = series_of(run)
 
-    assert found["series"] == {"loss": [[1, 0.1, 1001.0, 2.0]], "eval_loss": [[1, 0.1, 1001.0, 1.5]]}
+    assert found["series"] == {
+        "loss": [[1, 0.1, 1001.0, 2.0]],
+        "eval_loss": [[1, 0.1, 1001.0, 1.5]],
+    }
     assert found["next"] == 7
     assert found["status"] == "running"
 
@@ -156,9 +160,16 @@ def test_words_are_compared_with_the_reference_and_order_counts_for_change():
 def test_the_biggest_change_comes_first_and_a_running_train_has_no_after(make_train):
     run = make_train(status="finished")
     for seq, (index, stage, text) in enumerate(
-        [(0, "before", "same words"), (0, "after", "same words"), (1, "before", "old words"), (1, "after", "all new")]
+        [
+            (0, "before", "same words"),
+            (0, "after", "same words"),
+            (1, "before", "old words"),
+            (1, "after", "all new"),
+        ]
     ):
-        Sample.objects.create(run=run, seq=seq, index=index, stage=stage, prompt=f"p{index}", text=text)
+        Sample.objects.create(
+            run=run, seq=seq, index=index, stage=stage, prompt=f"p{index}", text=text
+        )
     Sample.objects.create(run=run, seq=9, index=2, stage="before", prompt="p2", text="only before")
 
     found = answers_of(run)
@@ -171,7 +182,9 @@ def test_the_page_shows_judgement_answers_and_no_html_of_a_model(client, alice, 
     run = make_train(status="finished", facts={"eval_rows": 50})
     log(run, 10, 1, split="eval", eval_loss=2.0)
     log(run, 20, 2, split="eval", eval_loss=1.0)
-    Sample.objects.create(run=run, seq=3, index=0, stage="before", prompt="<script>alert(1)</script>", text="<b>x</b>")
+    Sample.objects.create(
+        run=run, seq=3, index=0, stage="before", prompt="<script>alert(1)</script>", text="<b>x</b>"
+    )
     client.force_login(alice)
 
     page = client.get(f"/trains/{run.pk}/evaluation/").content.decode()
@@ -181,7 +194,9 @@ def test_the_page_shows_judgement_answers_and_no_html_of_a_model(client, alice, 
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-@pytest.mark.parametrize("path", ["evaluation/", "evaluation/answers/", "judgement/", "series/", "metrics.csv"])
+@pytest.mark.parametrize(
+    "path", ["evaluation/", "evaluation/answers/", "judgement/", "series/", "metrics.csv"]
+)
 def test_a_stranger_finds_nothing(client, bob, make_train, path):
     run = make_train(status="finished")
     client.force_login(bob)

@@ -24,13 +24,24 @@ def parameters(**changes):
 @pytest.fixture
 def two(make_train):
     first = make_train(
-        name="first", status="finished", parameters=parameters(), best_value=1.3, best_step=80,
-        last_evaluation={"eval_loss": 1.3}, last_metrics={"loss": 1.2, "tokens_per_second": 100},
-    )  # fmt: skip
+        name="first",
+        status="finished",
+        parameters=parameters(),
+        best_value=1.3,
+        best_step=80,
+        last_evaluation={"eval_loss": 1.3},
+        last_metrics={"loss": 1.2, "tokens_per_second": 100},
+    )
     second = make_train(
-        name="second", status="finished", parameters=parameters(learning_rate=1e-4), best_value=1.2, best_step=60,
-        last_evaluation={"eval_loss": 1.4}, last_metrics={"loss": 1.25, "tokens_per_second": 90}, copied_from=first,
-    )  # fmt: skip
+        name="second",
+        status="finished",
+        parameters=parameters(learning_rate=1e-4),
+        best_value=1.2,
+        best_step=60,
+        last_evaluation={"eval_loss": 1.4},
+        last_metrics={"loss": 1.25, "tokens_per_second": 90},
+        copied_from=first,
+    )
     return first, second
 
 
@@ -72,14 +83,21 @@ def test_the_verdict_names_the_lowest_eval_loss_and_that_it_rose_since(two):
     found = verdict(list(two))
 
     assert found.best == two[1]
-    assert found.headline == f"#{two[1].pk} reaches the lowest eval loss, 1.200 at step 60, then gets worse."
+    assert (
+        found.headline
+        == f"#{two[1].pk} reaches the lowest eval loss, 1.200 at step 60, then gets worse."
+    )
     assert "0.100 above it" in found.text
 
 
 def test_an_untrained_model_is_nobodys_best(two, make_train):
     """The best evaluation of one that only got worse is that before its first step."""
     worse = make_train(
-        status="finished", parameters=parameters(), best_value=1.21, best_step=0, last_evaluation={"eval_loss": 1.9}
+        status="finished",
+        parameters=parameters(),
+        best_value=1.21,
+        best_step=0,
+        last_evaluation={"eval_loss": 1.9},
     )
 
     found = verdict([*two, worse])
@@ -105,7 +123,9 @@ def test_losses_of_two_methods_are_not_compared(two):
 
     assert not measured_alike(list(two))
     assert "cannot be compared" in comparability(list(two))
-    assert not any(cell.mark for row in outcome_rows(list(two)) for cell in row.cells if "loss" in row.title)
+    assert not any(
+        cell.mark for row in outcome_rows(list(two)) for cell in row.cells if "loss" in row.title
+    )
 
 
 def test_the_api_says_what_the_page_says(client, alice, two):
@@ -118,10 +138,19 @@ def test_the_api_says_what_the_page_says(client, alice, two):
 
 
 def test_it_says_what_was_measured(two, make_train):
-    assert comparability(list(two)) == "Measured on the same held-out rows, so eval loss can be compared."
+    assert (
+        comparability(list(two))
+        == "Measured on the same held-out rows, so eval loss can be compared."
+    )
     unmeasured = make_train(status="finished", parameters=parameters())
-    assert comparability([*two, unmeasured]) == "Only 2 of these 3 trains were measured on held-out rows."
-    assert comparability([unmeasured, unmeasured]) == "None of these trains has been measured on held-out rows."
+    assert (
+        comparability([*two, unmeasured])
+        == "Only 2 of these 3 trains were measured on held-out rows."
+    )
+    assert (
+        comparability([unmeasured, unmeasured])
+        == "None of these trains has been measured on held-out rows."
+    )
 
 
 def test_a_unit_is_that_of_the_trains_own_method(two):
@@ -136,7 +165,9 @@ def test_a_unit_is_that_of_the_trains_own_method(two):
     assert [(cell.text, cell.unit) for cell in row.cells] == [("8", "answers"), ("2", "rows")]
 
 
-@pytest.mark.parametrize("ids", [[1, 2, 3], [5, 10, 15, 20], list(range(1, 9)), [3, 8, 13, 18, 23, 28, 33, 38]])
+@pytest.mark.parametrize(
+    "ids", [[1, 2, 3], [5, 10, 15, 20], list(range(1, 9)), [3, 8, 13, 18, 23, 28, 33, 38]]
+)
 def test_colours_differ_and_stay_when_trains_come_and_go(ids):
     slots = colours_choose(ids, {})
     assert len(set(slots.values())) == len(ids)
@@ -173,8 +204,14 @@ def test_losses_on_other_rows_are_not_ranked(two):
 
 def test_prompts_that_two_trains_answered_stand_side_by_side(two):
     first, second = two
-    for run, prompt, text in [(first, "hi", "one"), (second, "hi", "two"), (first, "alone", "three")]:
-        Sample.objects.create(run=run, seq=Sample.objects.count(), index=0, stage="after", prompt=prompt, text=text)
+    for run, prompt, text in [
+        (first, "hi", "one"),
+        (second, "hi", "two"),
+        (first, "alone", "three"),
+    ]:
+        Sample.objects.create(
+            run=run, seq=Sample.objects.count(), index=0, stage="after", prompt=prompt, text=text
+        )
 
     found = shared_prompts([first, second])
 
@@ -209,7 +246,11 @@ def test_too_few_and_too_many_are_explained(client, alice, make_train, count):
 
     page = client.get(address(*trains)).content.decode()
 
-    assert {0: "No trains to compare yet", 1: "One train is no comparison", 9: "9 trains are too many"}[count] in page
+    assert {
+        0: "No trains to compare yet",
+        1: "One train is no comparison",
+        9: "9 trains are too many",
+    }[count] in page
 
 
 def test_a_stranger_and_an_unknown_id_find_nothing(client, alice, bob, two):
@@ -221,7 +262,9 @@ def test_a_stranger_and_an_unknown_id_find_nothing(client, alice, bob, two):
     assert client.get(f"{address(*two)},999").status_code == 404
 
 
-def test_eight_trains_need_as_many_queries_as_two(client, alice, make_train, django_assert_max_num_queries):
+def test_eight_trains_need_as_many_queries_as_two(
+    client, alice, make_train, django_assert_max_num_queries
+):
     client.force_login(alice)
     trains = [make_train(name=f"t{number}", parameters=parameters()) for number in range(8)]
 
@@ -238,7 +281,9 @@ def test_trains_are_chosen_on_the_page_itself(client, alice, bob, make_train):
     assert "canary" not in page
 
     # What is ticked stays ticked while somebody searches for more.
-    found = client.get(f"/trains/compare/?id={first.pk}&id={second.pk}&search=none&choose=1").content.decode()
+    found = client.get(
+        f"/trains/compare/?id={first.pk}&id={second.pk}&search=none&choose=1"
+    ).content.decode()
     assert found.count("checked") == 2
     assert "No other train matches" in found
 

@@ -1,4 +1,5 @@
-"""From a dataset to a train: it stays named, what cannot learn from it says so, its versions are one entry."""
+"""From a dataset to a train: it stays named, what cannot learn from it says so, its versions are
+one entry."""
 
 import re
 
@@ -45,9 +46,16 @@ def make_dataset(alice):
 def family(make_dataset):
     """A dataset of three versions, the newest of another format."""
     first = make_dataset("Toys")
-    second = make_dataset("Toys", root=first, parent=first, version=2, repair={"slug": "drop_duplicates"})
+    second = make_dataset(
+        "Toys", root=first, parent=first, version=2, repair={"slug": "drop_duplicates"}
+    )
     third = make_dataset(
-        "Toys", root=first, parent=second, version=3, format="kto", repair={"slug": "pairs_to_ratings"}
+        "Toys",
+        root=first,
+        parent=second,
+        version=3,
+        format="kto",
+        repair={"slug": "pairs_to_ratings"},
     )
     return first, second, third
 
@@ -86,11 +94,16 @@ def test_the_form_has_one_entry_a_dataset_and_a_menu_of_versions(page, family):
     versions = re.search(r'<select[^>]*name="dataset_version"[^>]*>(.*?)</select>', html, re.S)[1]
 
     assert re.findall(r'value="(\d+)"', entries) == [str(first.pk)]
-    assert re.findall(r'value="(\d+)"( selected)?', versions) == [(str(second.pk), ""), (str(first.pk), " selected")]
+    assert re.findall(r'value="(\d+)"( selected)?', versions) == [
+        (str(second.pk), ""),
+        (str(first.pk), " selected"),
+    ]
 
 
 @pytest.mark.parametrize(("version", "wanted"), [(0, 0), (1, 1), (None, 1), ("other", 1)])
-def test_without_a_script_the_version_beside_the_dataset_counts(page, alice, family, make_dataset, version, wanted):
+def test_without_a_script_the_version_beside_the_dataset_counts(
+    page, alice, family, make_dataset, version, wanted
+):
     from django.http import QueryDict
 
     from training.draft import draft_read
@@ -104,7 +117,9 @@ def test_without_a_script_the_version_beside_the_dataset_counts(page, alice, fam
     assert draft.dataset == family[wanted]
 
 
-def test_a_chosen_dataset_stays_named_and_each_method_says_whether_it_can_learn_from_it(page, methods, make_dataset):
+def test_a_chosen_dataset_stays_named_and_each_method_says_whether_it_can_learn_from_it(
+    page, methods, make_dataset
+):
     pairs = make_dataset("Pairs", format="preference")
     html = page.get(f"/trains/new/?dataset={pairs.pk}").content.decode()
 
@@ -146,7 +161,9 @@ def test_no_form_opens_that_could_not_be_sent(page, make_dataset, method):
         ({"archived_at": "2026-01-01T00:00:00Z"}, "is archived"),
     ],
 )
-def test_where_no_method_can_the_page_says_so_and_continues_nowhere(page, make_dataset, fields, words):
+def test_where_no_method_can_the_page_says_so_and_continues_nowhere(
+    page, make_dataset, fields, words
+):
     dataset = make_dataset("Toys", **fields)
     html = page.get(f"/trains/new/?dataset={dataset.pk}").content.decode()
 

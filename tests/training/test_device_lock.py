@@ -1,4 +1,5 @@
-"""One train a device: of two workers on one device the second waits until nothing of the first is left."""
+"""One train a device: of two workers on one device the second waits until nothing of the first is
+left."""
 
 import os
 
@@ -34,7 +35,11 @@ def test_other_devices_and_other_slots_are_free(settings):
         settings.WORKER_SLOT = "1"
         with device_alone(CPU, waits):
             pass
-    assert all(path.parent == settings.HOME / "locks" for path in settings.HOME.rglob("*") if path.is_file())
+    assert all(
+        path.parent == settings.HOME / "locks"
+        for path in settings.HOME.rglob("*")
+        if path.is_file()
+    )
 
 
 def test_a_forked_engine_keeps_the_device_after_its_worker():

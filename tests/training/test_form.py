@@ -1,4 +1,5 @@
-"""Start a New Train: what is typed becomes parameters and back, and every refusal stands beside its field."""
+"""Start a New Train: what is typed becomes parameters and back, and every refusal stands beside its
+field."""
 
 import re
 from urllib.parse import urlencode
@@ -13,7 +14,14 @@ from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate
 from models_app.models import BaseModel
-from training.forms import controls_make, groups_make, number_text, parameters_read, same, value_text
+from training.forms import (
+    controls_make,
+    groups_make,
+    number_text,
+    parameters_read,
+    same,
+    value_text,
+)
 from training.models import TrainRun
 from training.services import train_create
 
@@ -27,9 +35,16 @@ def lora(db):
 @pytest.fixture
 def model(db):
     model = BaseModel.objects.create(
-        name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready", context_length=2048,
-        linear_modules=["q_proj", "v_proj"], tokenizer_sha256="1" * 64, shared=True,
-    )  # fmt: skip
+        name="Tiny",
+        slug="tiny",
+        source="gguf",
+        reference="tiny.gguf",
+        status="ready",
+        context_length=2048,
+        linear_modules=["q_proj", "v_proj"],
+        tokenizer_sha256="1" * 64,
+        shared=True,
+    )
     model.path.mkdir(parents=True, exist_ok=True)
     return model
 
@@ -38,9 +53,17 @@ def model(db):
 def make_dataset(alice):
     def make(name="Toys", **fields):
         values = {
-            "owner": alice, "name": name, "slug": name.lower(), "file_name": "x.jsonl", "file_type": "jsonl",
-            "size_bytes": 3, "sha256": name.ljust(64, "0"), "status": "ready", "format": "messages", "row_count": 40,
-        }  # fmt: skip
+            "owner": alice,
+            "name": name,
+            "slug": name.lower(),
+            "file_name": "x.jsonl",
+            "file_type": "jsonl",
+            "size_bytes": 3,
+            "sha256": name.ljust(64, "0"),
+            "status": "ready",
+            "format": "messages",
+            "row_count": 40,
+        }
         dataset = Dataset.objects.create(**values | fields)
         dataset.path.parent.mkdir(parents=True, exist_ok=True)
         dataset.path.write_text("{}\n")
@@ -61,27 +84,45 @@ def filled(**changes):
     """The form's fields with its defaults, as a browser would send them."""
     method, model = TrainingMethod.objects.get(slug="lora"), BaseModel.objects.get(slug="tiny")
     controls = controls_make(method_fields(method), {}, original=None, modules=[])
-    data = {name: control.text for name, control in controls.items() if control.field.kind not in ("bool", "options")}
-    data |= {name: "on" for name, control in controls.items() if control.field.kind == "bool" and control.value}
+    data = {
+        name: control.text
+        for name, control in controls.items()
+        if control.field.kind not in ("bool", "options")
+    }
+    data |= {
+        name: "on"
+        for name, control in controls.items()
+        if control.field.kind == "bool" and control.value
+    }
     dataset = Dataset.objects.get(slug="toys")
-    return data | {"name": "my train", "base_model": model.pk, "dataset": dataset.pk, "key": "k1"} | changes
+    return (
+        data
+        | {"name": "my train", "base_model": model.pk, "dataset": dataset.pk, "key": "k1"}
+        | changes
+    )
 
 
 def beside(response, name):
     """What stands in the message area of a field."""
     html = response.content.decode()
-    found = re.search(rf'data-messages="{name}">(.*?)\n  </div>|data-messages="{name}">(.*?)</div>\n', html, re.S)
+    found = re.search(
+        rf'data-messages="{name}">(.*?)\n  </div>|data-messages="{name}">(.*?)</div>\n', html, re.S
+    )
     return re.sub(r"<[^>]+>", "", found[0]) if found else ""
 
 
-@pytest.mark.parametrize("number", [2e-4, 1e-05, 1.23456789e-07, 0.05, 0.1 + 0.2, 1.0, 3, 4294967295, 0.0])
+@pytest.mark.parametrize(
+    "number", [2e-4, 1e-05, 1.23456789e-07, 0.05, 0.1 + 0.2, 1.0, 3, 4294967295, 0.0]
+)
 def test_a_number_in_a_control_is_read_back_as_the_same(number):
     assert float(number_text(number)) == number
 
 
 def test_every_default_survives_the_way_into_the_form_and_back(page, lora):
     fields = method_fields(lora)
-    query = QueryDict(urlencode({name: value for name, value in filled().items() if value is not None}))
+    query = QueryDict(
+        urlencode({name: value for name, value in filled().items() if value is not None})
+    )
 
     read = parameters_read(fields, query)
 
@@ -93,7 +134,10 @@ def test_shares_are_percent_in_the_form_and_exact_behind_it(lora, share):
     fields = method_fields(lora)
     text = value_text(fields["warmup_ratio"], share)
 
-    assert parameters_read(fields, QueryDict(urlencode({"warmup_ratio": text})))["warmup_ratio"] == share
+    assert (
+        parameters_read(fields, QueryDict(urlencode({"warmup_ratio": text})))["warmup_ratio"]
+        == share
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +200,9 @@ def test_the_form_shows_fields_with_help_and_why_other_datasets_cannot_be_used(p
 
 
 def test_running_starts_a_train_with_these_values(page, alice):
-    response = page.post("/trains/new/lora/", filled(lora_rank="8", warmup_ratio="10", system_prompt="Be brief."))
+    response = page.post(
+        "/trains/new/lora/", filled(lora_rank="8", warmup_ratio="10", system_prompt="Be brief.")
+    )
 
     run = TrainRun.objects.get()
     assert response.url == f"/trains/{run.pk}/"
@@ -232,10 +278,15 @@ def test_a_field_without_effect_cannot_stop_a_train(page):
 
 
 def test_chosen_modules_and_further_options_are_read(page, lora):
-    query = urlencode({
-        "target_modules": "choose", "target_modules-names": ["q_proj", "v_proj"],
-        "more-name": ["lr_scheduler_kwargs", "", "optim"], "more-value": ['{"a": 1}', "", "adamw_torch"],
-    }, doseq=True)  # fmt: skip
+    query = urlencode(
+        {
+            "target_modules": "choose",
+            "target_modules-names": ["q_proj", "v_proj"],
+            "more-name": ["lr_scheduler_kwargs", "", "optim"],
+            "more-value": ['{"a": 1}', "", "adamw_torch"],
+        },
+        doseq=True,
+    )
 
     read = parameters_read(method_fields(lora), QueryDict(query))
 
@@ -244,7 +295,9 @@ def test_chosen_modules_and_further_options_are_read(page, lora):
 
 
 def test_the_plan_answers_while_somebody_types(page):
-    answer = page.post("/trains/new/lora/plan/", filled(batch_size="4", gradient_accumulation_steps="2")).json()
+    answer = page.post(
+        "/trains/new/lora/plan/", filled(batch_size="4", gradient_accumulation_steps="2")
+    ).json()
 
     assert answer["ok"]
     assert answer["plan"]["effective_batch"] == 8
@@ -255,12 +308,21 @@ def test_the_plan_answers_while_somebody_types(page):
 
 
 def test_the_plan_says_what_the_chat_template_does_to_the_rows(page):
-    notes = {"rendered": 38, "refused": 2, "refusals": [[4, "It calls two tools."]],
-             "findings": {"thinking_no_place": {"rows": 3, "lines": [2]}}}  # fmt: skip
+    notes = {
+        "rendered": 38,
+        "refused": 2,
+        "refusals": [[4, "It calls two tools."]],
+        "findings": {"thinking_no_place": {"rows": 3, "lines": [2]}},
+    }
     TokenLengths.objects.create(
-        dataset=Dataset.objects.get(slug="toys"), tokenizer="1" * 64, ready=True,
-        rows={"20": 38}, prompts={"8": 38}, longest=[], notes=notes,
-    )  # fmt: skip
+        dataset=Dataset.objects.get(slug="toys"),
+        tokenizer="1" * 64,
+        ready=True,
+        rows={"20": 38},
+        prompts={"8": 38},
+        longest=[],
+        notes=notes,
+    )
     answer = page.post("/trains/new/lora/plan/", filled()).json()
     assert answer["ok"]
     assert "2 of 40 rows are left out" in answer["warnings"]["dataset"]
@@ -280,7 +342,9 @@ def test_the_plan_offers_fixes_and_says_what_blocks(page):
     assert answer["fixes"]["batch_size"][0]["set"] == {"batch_size": 38}
 
 
-@pytest.mark.parametrize(("chosen", "says"), [([], "at least one"), (["q_proj", "c_attn"], "no layers named c_attn")])
+@pytest.mark.parametrize(
+    ("chosen", "says"), [([], "at least one"), (["q_proj", "c_attn"], "no layers named c_attn")]
+)
 def test_layers_that_the_base_model_does_not_have_are_refused(page, chosen, says):
     data = filled(**{"target_modules": "choose", "target_modules-names": chosen})
 
@@ -300,12 +364,24 @@ def test_the_plan_tells_every_error_and_starts_nothing(page):
 
 @pytest.fixture
 def origin(page, alice, lora, model):
-    changed = {"lora_rank": 8, "learning_rate": 1.5e-5, "max_steps": 7, "epochs": None, "warmup_ratio": 0.07}
+    changed = {
+        "lora_rank": 8,
+        "learning_rate": 1.5e-5,
+        "max_steps": 7,
+        "epochs": None,
+        "warmup_ratio": 0.07,
+    }
     return TrainRun.objects.create(
-        owner=alice, name="first", method=lora, base_model=model, dataset=Dataset.objects.get(),
-        system_prompt="Be kind.", parameters=parameters_validate(lora, changed), defaults=method_defaults(lora),
+        owner=alice,
+        name="first",
+        method=lora,
+        base_model=model,
+        dataset=Dataset.objects.get(),
+        system_prompt="Be kind.",
+        parameters=parameters_validate(lora, changed),
+        defaults=method_defaults(lora),
         status="finished",
-    )  # fmt: skip
+    )
 
 
 def posted_from(html):
@@ -318,7 +394,9 @@ def posted_from(html):
         if "name" in attributes:
             default = "on" if attributes.get("type") == "checkbox" else ""
             data.setdefault(attributes["name"], []).append(attributes.get("value", default))
-    for name, more, body in re.findall(r'<select[^>]*name="([^"]+)"([^>]*)>(.*?)</select>', html, re.S):
+    for name, more, body in re.findall(
+        r'<select[^>]*name="([^"]+)"([^>]*)>(.*?)</select>', html, re.S
+    ):
         if " disabled" in more:
             continue
         chosen = re.search(r'value="([^"]*)" selected', body)
@@ -345,7 +423,11 @@ def test_a_copy_run_as_it_opens_has_exactly_the_same_values(page, origin):
 
     copy = TrainRun.objects.get(copied_from=origin)
     assert copy.parameters == origin.parameters
-    assert (copy.base_model, copy.dataset, copy.system_prompt) == (origin.base_model, origin.dataset, "Be kind.")
+    assert (copy.base_model, copy.dataset, copy.system_prompt) == (
+        origin.base_model,
+        origin.dataset,
+        "Be kind.",
+    )
     assert copy.name == "first-copy"
 
 
@@ -357,7 +439,10 @@ def test_a_copy_marks_what_was_changed(page, origin):
 
     row = html[html.index('id="field-lora_rank"') : html.index('id="field-lora_alpha"')]
     assert re.search(r"data-was>was <span class=\"strong\">8</span>", row)
-    assert "data-was hidden" in html[html.index('id="field-learning_rate"') : html.index('id="field-epochs"')]
+    assert (
+        "data-was hidden"
+        in html[html.index('id="field-learning_rate"') : html.index('id="field-epochs"')]
+    )
 
 
 def test_a_copy_says_what_became_of_its_parts(page, origin):
@@ -382,18 +467,28 @@ def test_a_strangers_train_cannot_be_copied(page, origin, bob):
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@main", "revision": "c1899de"}, ("Qwen/Qwen3-0.6B", "c1899de")),
+        (
+            {"source": "hub", "reference": "Qwen/Qwen3-0.6B@main", "revision": "c1899de"},
+            ("Qwen/Qwen3-0.6B", "c1899de"),
+        ),
         ({"source": "hub", "reference": "Qwen/Qwen3-0.6B@v1"}, ("Qwen/Qwen3-0.6B", "v1")),
         ({"source": "hub", "reference": "Qwen/Qwen3-0.6B"}, ("Qwen/Qwen3-0.6B", "")),
         ({"source": "folder", "reference": "/models/qwen"}, None),
         ({"source": "gguf", "reference": "tiny.gguf"}, None),
     ],
 )
-def test_a_train_is_told_where_its_base_model_is_on_the_hub(alice, lora, model, make_dataset, fields, wanted):
+def test_a_train_is_told_where_its_base_model_is_on_the_hub(
+    alice, lora, model, make_dataset, fields, wanted
+):
     BaseModel.objects.filter(pk=model.pk).update(**fields)
     model.refresh_from_db()
     run, _ = train_create(
-        owner=alice, name="t", method=lora, base_model=model, dataset=make_dataset(), parameters={"max_steps": 1}
+        owner=alice,
+        name="t",
+        method=lora,
+        base_model=model,
+        dataset=make_dataset(),
+        parameters={"max_steps": 1},
     )
     source = read_spec(run.directory).base_model_source
     assert (None if source is None else (source.hub_id, source.revision)) == wanted

@@ -22,7 +22,9 @@ def run(make_train):
 
 def write_steps(writer: EventWriter, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        writer.write("metrics", step=step, epoch=step / 10, split="train", values={"loss": 3.0 - step / 10})
+        writer.write(
+            "metrics", step=step, epoch=step / 10, split="train", values={"loss": 3.0 - step / 10}
+        )
 
 
 def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
@@ -32,7 +34,9 @@ def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
     write_steps(writer, 1, 3)
     writer.write("metrics", step=3, epoch=0.3, split="eval", values={"eval_loss": 2.5})
     writer.write("checkpoint", step=3, epoch=0.3, size_bytes=99, eval_loss=2.5)
-    writer.write("sample", index=0, stage="before", step=0, prompt="Hi", reference="Ho", text="Hm", tokens=2)
+    writer.write(
+        "sample", index=0, stage="before", step=0, prompt="Hi", reference="Ho", text="Hm", tokens=2
+    )
 
     assert ingest(run) == 8
 
@@ -41,7 +45,12 @@ def test_it_stores_steps_evaluations_samples_and_checkpoints(run):
     assert run.last_metrics == {"loss": 2.7}
     assert (run.best_value, run.best_step) == (2.5, 3)
     assert run.facts["train_rows"] == 20
-    assert list(run.metrics.values_list("step", "split")) == [(1, "train"), (2, "train"), (3, "train"), (3, "eval")]
+    assert list(run.metrics.values_list("step", "split")) == [
+        (1, "train"),
+        (2, "train"),
+        (3, "train"),
+        (3, "eval"),
+    ]
     assert run.checkpoints.get().size_bytes == 99
     assert run.samples.get().text == "Hm"
 
@@ -51,14 +60,24 @@ def test_texts_are_stored_as_every_database_takes_them(run):
     writer = EventWriter(run.directory)
     writer.write("started", total_steps=4, device="CPU\0", names={"a\0": ["b\0"]})
     writer.write("metrics", step=1, epoch=0.1, split="train", values={"lo\0ss": 1.0})
-    writer.write("sample", index=0, stage="after", step=1, prompt="Hi\0", reference="\0", text="The\0The\n", tokens=2)
+    writer.write(
+        "sample",
+        index=0,
+        stage="after",
+        step=1,
+        prompt="Hi\0",
+        reference="\0",
+        text="The\0The\n",
+        tokens=2,
+    )
     writer.write("warning", message="care\0ful", code="told")
     writer.write("failed", code="bad\0", message="It \0 broke")
 
     assert ingest(run) == 5
 
     stored = json.dumps(
-        [TrainRun.objects.values().get(pk=run.pk), *run.metrics.values(), *run.samples.values()], default=str
+        [TrainRun.objects.values().get(pk=run.pk), *run.metrics.values(), *run.samples.values()],
+        default=str,
     )
     assert "\\u0000" not in stored
     assert stored.count("\\ufffd") == 11
@@ -75,7 +94,8 @@ def test_reading_everything_again_changes_nothing(run):
 
     TrainRun.objects.filter(pk=run.pk).update(events_offset=0)
     ingest(TrainRun.objects.get(pk=run.pk))
-    # As if the second reader had not even known what was read: the unique seq is the last line of defence.
+    # As if the second reader had not even known what was read: the unique seq is the last line of
+    # defence.
     TrainRun.objects.filter(pk=run.pk).update(events_offset=0, last_seq=0, warnings=[], curve=[])
     ingest(TrainRun.objects.get(pk=run.pk))
 
@@ -86,7 +106,9 @@ def test_reading_everything_again_changes_nothing(run):
 def test_a_line_without_its_end_waits_for_the_rest(run):
     writer = EventWriter(run.directory)
     write_steps(writer, 1, 1)
-    line = json.dumps({"v": 1, "seq": 2, "time": 1.0, "type": "metrics", "step": 2, "values": {"loss": 1.5}})
+    line = json.dumps(
+        {"v": 1, "seq": 2, "time": 1.0, "type": "metrics", "step": 2, "values": {"loss": 1.5}}
+    )
     with (run.directory / EVENTS).open("a") as stream:
         stream.write(line[:30])
         stream.flush()
@@ -119,7 +141,9 @@ def locked():
 
 
 def test_numbers_that_are_none_become_gaps(run):
-    EventWriter(run.directory).write("metrics", step=1, split="train", values={"loss": float("nan")})
+    EventWriter(run.directory).write(
+        "metrics", step=1, split="train", values={"loss": float("nan")}
+    )
     ingest(run)
 
     assert run.metrics.get().values == {"loss": None}

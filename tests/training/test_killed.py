@@ -1,4 +1,5 @@
-"""A train that was killed: said with what was measured, and called out of memory only where memory ran out."""
+"""A train that was killed: said with what was measured, and called out of memory only where memory
+ran out."""
 
 from __future__ import annotations
 
@@ -11,15 +12,25 @@ from core.memory import Death, MemoryWatch
 from training.outcome import decide
 
 GB = 10**9
-ROOMY = Death(killed_for_memory=False, peak=2 * GB, used=4 * GB, total=16 * GB, was_nearly_full=False)
+ROOMY = Death(
+    killed_for_memory=False, peak=2 * GB, used=4 * GB, total=16 * GB, was_nearly_full=False
+)
 
 
 @pytest.mark.parametrize(
     ("death", "code", "says"),
     [
         (ROOMY, "killed", "4.0 GB of 16.0 GB of memory were in use; the train took 2.0 GB at most"),
-        (Death(True, 9 * GB, 15 * GB, 16 * GB, False), "out_of_memory", "Memory ran out, and the system ended"),
-        (Death(False, 9 * GB, 16 * GB, 16 * GB, True), "out_of_memory", "while memory was nearly full"),
+        (
+            Death(True, 9 * GB, 15 * GB, 16 * GB, False),
+            "out_of_memory",
+            "Memory ran out, and the system ended",
+        ),
+        (
+            Death(False, 9 * GB, 16 * GB, 16 * GB, True),
+            "out_of_memory",
+            "while memory was nearly full",
+        ),
         (Death(False, 0, 0, 0, False), "killed", "signal 9"),
         (None, "killed", "signal 9"),
     ],
@@ -92,13 +103,24 @@ def test_the_group_of_a_process_that_has_ended_still_counts(machine, clock):
 @pytest.mark.parametrize(
     ("line", "files"),
     [
-        ("0::/work\n", {"work/memory.events": "low 0\noom_kill {kills}\n", "work/memory.max": "8000000000",
-                        "work/memory.current": "7900000000"}),
-        ("4:memory:/work\n", {"memory/work/memory.oom_control": "under_oom 0\noom_kill {kills}\n",
-                              "memory/work/memory.limit_in_bytes": "8000000000",
-                              "memory/work/memory.usage_in_bytes": "7900000000"}),
+        (
+            "0::/work\n",
+            {
+                "work/memory.events": "low 0\noom_kill {kills}\n",
+                "work/memory.max": "8000000000",
+                "work/memory.current": "7900000000",
+            },
+        ),
+        (
+            "4:memory:/work\n",
+            {
+                "memory/work/memory.oom_control": "under_oom 0\noom_kill {kills}\n",
+                "memory/work/memory.limit_in_bytes": "8000000000",
+                "memory/work/memory.usage_in_bytes": "7900000000",
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_control_groups_counter_and_limit_count(machine, line, files):
     (machine / "proc" / "7" / "cgroup").write_text(line)
 

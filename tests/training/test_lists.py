@@ -34,26 +34,61 @@ def api(client, alice):
 class TestOrder:
     @pytest.fixture
     def trains(self, make_train, alice, bob):
-        """Four trains that differ in everything that a list can be sorted by; one has no values at all."""
+        """Four trains that differ in everything that a list can be sorted by; one has no values at
+        all."""
         begun = timezone.now() - timedelta(days=1)
-        grpo = TrainingMethod.objects.create(slug="grpo-test", name="ZGRPO", description="-", needs="-", recipe="grpo")
-        other_model = BaseModel.objects.create(name="Big", slug="big", source="gguf", reference="b", status="ready")
+        grpo = TrainingMethod.objects.create(
+            slug="grpo-test", name="ZGRPO", description="-", needs="-", recipe="grpo"
+        )
+        other_model = BaseModel.objects.create(
+            name="Big", slug="big", source="gguf", reference="b", status="ready"
+        )
         other_data = Dataset.objects.create(
-            owner=alice, name="Aunts", slug="aunts", file_name="a.jsonl", file_type="jsonl", size_bytes=1,
-            sha256="1" * 64, status="ready", format="messages", row_count=1,
-        )  # fmt: skip
+            owner=alice,
+            name="Aunts",
+            slug="aunts",
+            file_name="a.jsonl",
+            file_type="jsonl",
+            size_bytes=1,
+            sha256="1" * 64,
+            status="ready",
+            format="messages",
+            row_count=1,
+        )
 
         def ended(name, seconds, **fields):
             started = fields.pop("started_at", begun)
             return make_train(
-                name=name, status=Status.FINISHED, started_at=started,
-                finished_at=started + timedelta(seconds=seconds), **fields,
-            )  # fmt: skip
+                name=name,
+                status=Status.FINISHED,
+                started_at=started,
+                finished_at=started + timedelta(seconds=seconds),
+                **fields,
+            )
 
-        ended("low", 300, last_metrics={"loss": 0.5}, best_value=0.9, base_model=other_model, owner=bob)
-        ended("high", 100, last_metrics={"loss": 2.0}, best_value=0.1, started_at=begun + timedelta(hours=1),
-              dataset=other_data)  # fmt: skip
-        ended("reward", 50, last_metrics={"loss": 9.0, "reward": 0.1}, method=grpo, earlier_seconds=1000)
+        ended(
+            "low",
+            300,
+            last_metrics={"loss": 0.5},
+            best_value=0.9,
+            base_model=other_model,
+            owner=bob,
+        )
+        ended(
+            "high",
+            100,
+            last_metrics={"loss": 2.0},
+            best_value=0.1,
+            started_at=begun + timedelta(hours=1),
+            dataset=other_data,
+        )
+        ended(
+            "reward",
+            50,
+            last_metrics={"loss": 9.0, "reward": 0.1},
+            method=grpo,
+            earlier_seconds=1000,
+        )
         make_train(name="waiting")
 
     @pytest.mark.parametrize(
@@ -74,7 +109,9 @@ class TestOrder:
             ("-id", ["waiting", "reward", "high", "low"]),
         ],
     )
-    def test_trains_without_a_value_come_last_in_either_direction(self, client, olga, trains, ordering, expected):
+    def test_trains_without_a_value_come_last_in_either_direction(
+        self, client, olga, trains, ordering, expected
+    ):
         client.force_login(olga)
         assert names(client.get(f"/api/v1/trains/?ordering={ordering}")) == expected
         page = client.get(f"/trains/?ordering={ordering}").content.decode()
@@ -104,7 +141,9 @@ class TestLabels:
     def test_they_are_set_shown_searched_and_filtered(self, api, make_train):
         run = make_train(name="alpha")
         make_train(name="beta")
-        answer = api.patch(f"/api/v1/trains/{run.pk}/", {"labels": ["pets, Cats", "cats"]}, "application/json")
+        answer = api.patch(
+            f"/api/v1/trains/{run.pk}/", {"labels": ["pets, Cats", "cats"]}, "application/json"
+        )
         assert answer.json()["labels"] == ["Cats", "pets"]
         assert names(api.get("/api/v1/trains/?label=PETS")) == ["alpha"]
         assert names(api.get("/api/v1/trains/?search=cat")) == ["alpha"]
@@ -135,18 +174,30 @@ class TestLabels:
 
     @pytest.mark.parametrize(
         ("labels", "words"),
-        [(["x" * (LONGEST_LABEL + 1)], "too long"), ([f"l{n}" for n in range(MOST_LABELS + 1)], "labels at most")],
+        [
+            (["x" * (LONGEST_LABEL + 1)], "too long"),
+            ([f"l{n}" for n in range(MOST_LABELS + 1)], "labels at most"),
+        ],
     )
     def test_too_long_and_too_many_are_refused(self, api, make_train, labels, words):
-        answer = api.patch(f"/api/v1/trains/{make_train().pk}/", {"labels": labels}, "application/json")
+        answer = api.patch(
+            f"/api/v1/trains/{make_train().pk}/", {"labels": labels}, "application/json"
+        )
         assert answer.status_code == 400
         assert words in answer.json()["error"]["fields"]["labels"][0]
 
-    def test_nobody_sees_or_is_offered_the_labels_of_strangers(self, client, bob, alice, make_train):
+    def test_nobody_sees_or_is_offered_the_labels_of_strangers(
+        self, client, bob, alice, make_train
+    ):
         labels_set(run=make_train(name="secret"), by=alice, labels=["canary-label"])
         client.force_login(bob)
-        for path in ("/trains/", "/api/v1/trains/labels/", "/api/v1/trains/?label=canary-label",
-                     "/api/v1/search/?q=canary", "/trains/new/"):  # fmt: skip
+        for path in (
+            "/trains/",
+            "/api/v1/trains/labels/",
+            "/api/v1/trains/?label=canary-label",
+            "/api/v1/search/?q=canary",
+            "/trains/new/",
+        ):
             assert b"canary" not in client.get(path).content.replace(b"?label=canary-label", b"")
 
     def test_a_copy_keeps_them(self, api, make_train, alice, monkeypatch):
@@ -159,7 +210,9 @@ class TestLabels:
 class TestBulk:
     def post(self, client, action, runs, **body):
         ids = [run if isinstance(run, int) else run.pk for run in runs]
-        return client.post("/api/v1/trains/bulk/", {"action": action, "ids": ids} | body, "application/json")
+        return client.post(
+            "/api/v1/trains/bulk/", {"action": action, "ids": ids} | body, "application/json"
+        )
 
     def test_partial_success_says_which_failed_and_why(self, api, make_train, bob):
         mine, done = make_train(name="mine"), make_train(name="done", status=Status.FINISHED)
@@ -184,9 +237,13 @@ class TestBulk:
         delete = self.post(api, "delete", every, check_only=True).json()
         assert [item["id"] for item in delete["done"]] == [ended.pk]
         assert {item["message"] for item in delete["failed"]} == {
-            "It is waiting. Stop it first.", "It is running. Stop it first.", "It is stopping. Stop it first.",
-        }  # fmt: skip
-        assert set(TrainRun.objects.values_list("pk", "status")) == {(run.pk, run.status) for run in every}
+            "It is waiting. Stop it first.",
+            "It is running. Stop it first.",
+            "It is stopping. Stop it first.",
+        }
+        assert set(TrainRun.objects.values_list("pk", "status")) == {
+            (run.pk, run.status) for run in every
+        }
 
     def test_a_plan_and_its_execution_agree(self, api, make_train, alice):
         """What the confirmation promises is what happens, for every action and status."""
@@ -195,7 +252,11 @@ class TestBulk:
             labels_set(run=runs[0], by=alice, labels=["here"])
             ids = [run.pk for run in runs]
             words = ["here"] if "label" in action else []
-            promised = [item.id for item in bulk_plan(ids=ids, by=alice, action=action, labels=words) if item.ok]
+            promised = [
+                item.id
+                for item in bulk_plan(ids=ids, by=alice, action=action, labels=words)
+                if item.ok
+            ]
             answer = self.post(api, action, runs, labels=words).json()
             assert [item["id"] for item in answer["done"]] == promised, action
 
@@ -240,7 +301,9 @@ class TestColumns:
         make_train()
         assert "no-best" in api.get("/trains/").content.decode()
         shown = ["status", "best_value"]
-        assert api.put("/api/v1/trains/columns/", {"columns": shown}, "application/json").json() == {"columns": shown}
+        assert api.put(
+            "/api/v1/trains/columns/", {"columns": shown}, "application/json"
+        ).json() == {"columns": shown}
         page = api.get("/trains/").content.decode()
         assert "no-best" not in page
         assert "no-owner" in page

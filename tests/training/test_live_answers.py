@@ -1,4 +1,5 @@
-"""Pages that ask again are told what the API's view would tell them, and nobody is told who would not be."""
+"""Pages that ask again are told what the API's view would tell them, and nobody is told who would
+not be."""
 
 from datetime import timedelta
 
@@ -37,7 +38,9 @@ def run(make_train):
 def log(run, *seqs, step=None):
     for seq in seqs:
         values = {"loss": 1 / seq, "note": None}
-        MetricRow.objects.create(run=run, seq=seq, step=step or seq, epoch=0.5, split="train", time=1e9, values=values)
+        MetricRow.objects.create(
+            run=run, seq=seq, step=step or seq, epoch=0.5, split="train", time=1e9, values=values
+        )
 
 
 def ask(client, run, after=0, **headers):
@@ -56,7 +59,9 @@ def view_says(run, owner, after):
     return view(run, owner, after).json()
 
 
-def test_what_is_told_again_is_what_the_view_says(client, alice, run, clock, django_assert_num_queries):
+def test_what_is_told_again_is_what_the_view_says(
+    client, alice, run, clock, django_assert_num_queries
+):
     client.force_login(alice)
     log(run, 1, 2)
     assert [row["seq"] for row in ask(client, run).json()["rows"]] == [1, 2]
@@ -140,7 +145,9 @@ def test_rights_of_a_group_are_asked_again_when_it_changes(client, bob, run, clo
         return rows.all() if user.has_perm("training.view_trainrun") else rows.none()
 
     monkeypatch.setattr(type(TrainRun.objects.all()), "visible_to", visible_to)
-    monkeypatch.setattr(type(TrainRun.objects), "visible_to", lambda manager, user: visible_to(manager.all(), user))
+    monkeypatch.setattr(
+        type(TrainRun.objects), "visible_to", lambda manager, user: visible_to(manager.all(), user)
+    )
     group = Group.objects.create(name="readers")
     permission = Permission.objects.get(codename="view_trainrun")
     group.permissions.add(permission)
@@ -169,7 +176,8 @@ def test_an_operator_who_is_none_any_more_sees_only_what_is_his(client, bob, run
 
 
 def test_nobody_else_is_admitted(client, alice, bob, run, clock):
-    """One handler, as one web process is, asked by Alice's session, Bob's, nobody's, and a program's token."""
+    """One handler, as one web process is, asked by Alice's session, Bob's, nobody's, and a
+    program's token."""
     client.force_login(alice)
     ask(client, run), ask(client, run)
     hers = client.cookies.copy()
@@ -231,7 +239,9 @@ def test_more_than_is_kept_comes_from_the_view(client, alice, run, clock, monkey
             assert ask(client, run, after).json() == view_says(run, alice, after)
 
 
-def test_what_is_kept_of_sessions_and_trains_has_a_bound(client, alice, make_train, clock, monkeypatch):
+def test_what_is_kept_of_sessions_and_trains_has_a_bound(
+    client, alice, make_train, clock, monkeypatch
+):
     monkeypatch.setattr(live_answers, "TRAINS_KEPT", 2)
     monkeypatch.setattr(live_answers, "MOST_SESSIONS", 3)
     client.force_login(alice)

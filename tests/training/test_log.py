@@ -26,7 +26,10 @@ def searched(run, words: str) -> list[str]:
         matches, following, size = log_search(run, words, at)
         assert following is None or at < following < size
         for match in matches:
-            assert log_read(run, match.offset).text.startswith(match.text.removeprefix("…")[:20]) or "…" in match.text
+            assert (
+                log_read(run, match.offset).text.startswith(match.text.removeprefix("…")[:20])
+                or "…" in match.text
+            )
         found += [match.text for match in matches]
         at = following
     return found
@@ -44,7 +47,10 @@ def test_no_line_is_lost_or_doubled_at_the_border_of_a_block_or_a_call(logged, m
     monkeypatch.setattr(training.log, "BLOCK_BYTES", 50)
     monkeypatch.setattr(training.log, "SEARCH_BYTES", 120)
     monkeypatch.setattr(training.log, "MOST_MATCHES", 3)
-    lines = [f"line {number} {'needle' if number % 3 else 'hay'} {'x' * (number % 30)}" for number in range(200)]
+    lines = [
+        f"line {number} {'needle' if number % 3 else 'hay'} {'x' * (number % 30)}"
+        for number in range(200)
+    ]
     wanted = [line for line in lines if "needle" in line]
     assert searched(logged("\n".join(lines) + "\n"), "needle") == wanted
     assert searched(logged("\n".join(lines)), "Needle") == wanted
@@ -71,8 +77,10 @@ def test_the_api_searches_for_its_owner_and_says_what_it_wants(client, alice, bo
     address = f"/api/v1/trains/{run.pk}/log/search/"
     client.force_login(alice)
     assert client.get(address, {"q": "SEC"}).json() == {
-        "matches": [{"offset": 6, "text": "second <b>"}], "next": None, "size": 17,
-    }  # fmt: skip
+        "matches": [{"offset": 6, "text": "second <b>"}],
+        "next": None,
+        "size": 17,
+    }
     for query in ({}, {"q": "x" * 201}, {"q": "x", "offset": "-1"}, {"q": "x", "offset": "a"}):
         assert client.get(address, query).status_code == 400
     client.force_login(bob)

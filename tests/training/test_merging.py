@@ -1,4 +1,5 @@
-"""Add to Models: who may, of what, under which name. That the model is right is held by tests/engine and tests/e2e."""
+"""Add to Models: who may, of what, under which name. That the model is right is held by
+tests/engine and tests/e2e."""
 
 import pytest
 from django.core.exceptions import PermissionDenied
@@ -20,13 +21,19 @@ def finished(make_train):
         folder.mkdir(parents=True)
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         checkpoint_seal(folder)
-    (run.directory / CHECKPOINTS / "checkpoint-20" / "adapter_model.safetensors").write_bytes(b"cut")
+    (run.directory / CHECKPOINTS / "checkpoint-20" / "adapter_model.safetensors").write_bytes(
+        b"cut"
+    )
     return run
 
 
 def test_it_belongs_to_the_trains_owner_and_says_where_it_is_from(finished, alice):
     model = train_merge(run=finished, by=alice)
-    assert (model.owner, model.name, model.status) == (alice, "Help desk", BaseModel.Status.IMPORTING)
+    assert (model.owner, model.name, model.status) == (
+        alice,
+        "Help desk",
+        BaseModel.Status.IMPORTING,
+    )
     assert model.trained_from == {
         "train": finished.pk,
         "name": "Help desk",
@@ -65,7 +72,11 @@ def test_a_name_that_exists_is_refused(finished, alice):
 
 @pytest.mark.parametrize(
     ("given", "field"),
-    [({"checkpoint": 20}, "checkpoint"), ({"checkpoint": 30}, "checkpoint"), ({"precision": "int8"}, "precision")],
+    [
+        ({"checkpoint": 20}, "checkpoint"),
+        ({"checkpoint": 30}, "checkpoint"),
+        ({"precision": "int8"}, "precision"),
+    ],
     ids=["cut", "unknown", "precision"],
 )
 def test_what_is_not_there_is_refused_by_its_field(finished, alice, given, field):
@@ -100,7 +111,10 @@ def test_a_failed_train_gives_its_checkpoint_alone(finished, alice):
     with pytest.raises(UserError) as refused:
         train_merge(run=finished, by=alice)
     assert set(refused.value.fields) == {"checkpoint"}
-    assert train_merge(run=finished, by=alice, checkpoint=10).reference == f"train {finished.pk}, step 10"
+    assert (
+        train_merge(run=finished, by=alice, checkpoint=10).reference
+        == f"train {finished.pk}, step 10"
+    )
 
 
 def test_the_page_offers_it_and_leads_to_the_model(client, finished, alice):
@@ -108,7 +122,9 @@ def test_the_page_offers_it_and_leads_to_the_model(client, finished, alice):
     page = client.get(f"/trains/{finished.pk}/").content.decode()
     assert "Use this model" in page
     assert "Checkpoint of step 10" in page
-    answer = client.post(f"/trains/{finished.pk}/merge/", {"name": "", "checkpoint": "", "precision": "auto"})
+    answer = client.post(
+        f"/trains/{finished.pk}/merge/", {"name": "", "checkpoint": "", "precision": "auto"}
+    )
     model = BaseModel.objects.get(source="train")
     assert answer.url == model.get_absolute_url()
 

@@ -21,7 +21,8 @@ from training.resuming import end_or_go_on
 
 
 class Receiver:
-    """Answers with the given codes in turn and keeps what it was sent; `elsewhere` counts who followed a redirect."""
+    """Answers with the given codes in turn and keeps what it was sent; `elsewhere` counts who
+    followed a redirect."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []
@@ -34,7 +35,9 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path != "/hook":
                     receiver.elsewhere += 1
-                receiver.calls.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                receiver.calls.append(
+                    ({name.lower(): value for name, value in self.headers.items()}, body)
+                )
                 self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
@@ -79,7 +82,11 @@ def test_a_webhook_is_told_once_with_a_signature(receiver, run):
     expected = hmac.new(b"between us", body, hashlib.sha256).hexdigest()
     assert headers["x-deepextension-signature"] == f"sha256={expected}"
     told = json.loads(body)
-    assert (told["event"], told["train"]["name"], told["train"]["step"]) == ("train.finished", "harbour-help", 5)
+    assert (told["event"], told["train"]["name"], told["train"]["step"]) == (
+        "train.finished",
+        "harbour-help",
+        5,
+    )
     assert told["train"]["url"] == f"https://train.example/trains/{run.pk}/"
     assert headers["x-deepextension-delivery"] == told["id"] == str(Notice.objects.get().uuid)
 
@@ -121,7 +128,11 @@ def test_a_redirect_is_not_followed(receiver, run):
 
 def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
-    seen = list(Notice.objects.select_related("run__owner", "run__method", "run__base_model", "run__dataset"))
+    seen = list(
+        Notice.objects.select_related(
+            "run__owner", "run__method", "run__base_model", "run__dataset"
+        )
+    )
     assert notices_send() == 1
     Notice.objects.update(sent_at=None)  # as the other saw it when it looked
     monkeypatch.setattr("training.notices.Notice.objects.filter", lambda **given: Seen(seen, given))

@@ -1,4 +1,5 @@
-"""The pages of trains as the server draws them: the list, the three tabs' common head, overview, log, actions."""
+"""The pages of trains as the server draws them: the list, the three tabs' common head, overview,
+log, actions."""
 
 from __future__ import annotations
 
@@ -52,8 +53,14 @@ class TestList:
 
     def test_it_shows_newest_first_with_status_loss_and_duration(self, page, make_train):
         begun = timezone.now() - timedelta(hours=2)
-        make_train(name="first", status=Status.FINISHED, last_metrics={"loss": 1.20449}, started_at=begun,
-                   finished_at=begun + timedelta(seconds=1506), curve=[[1, 2.0], [2, 1.5], [3, 1.2]])  # fmt: skip
+        make_train(
+            name="first",
+            status=Status.FINISHED,
+            last_metrics={"loss": 1.20449},
+            started_at=begun,
+            finished_at=begun + timedelta(seconds=1506),
+            curve=[[1, 2.0], [2, 1.5], [3, 1.2]],
+        )
         make_train(name="second")
         html = page("/trains/")
         assert names(html) == ["second", "first"]
@@ -63,7 +70,9 @@ class TestList:
         assert "<polyline" in html
         assert "1st in line" in html
 
-    def test_it_hides_from_strangers_and_shows_operators_everything(self, client, make_train, bob, olga):
+    def test_it_hides_from_strangers_and_shows_operators_everything(
+        self, client, make_train, bob, olga
+    ):
         make_train(name="secret-train")
         client.force_login(bob)
         assert b"secret-train" not in client.get("/trains/").content
@@ -122,7 +131,10 @@ class TestList:
         counts = []
         for more in (2, 18):
             for number in range(more):
-                make_train(name=f"train-{number}", status=[Status.QUEUED, Status.RUNNING, Status.FINISHED][number % 3])
+                make_train(
+                    name=f"train-{number}",
+                    status=[Status.QUEUED, Status.RUNNING, Status.FINISHED][number % 3],
+                )
             with CaptureQueriesContext(
                 connection,
             ) as queries:
@@ -138,7 +150,9 @@ class TestList:
 
 
 class TestLive:
-    def test_it_answers_the_rows_that_are_asked_for_and_counts_what_is_new(self, client, alice, bob, make_train):
+    def test_it_answers_the_rows_that_are_asked_for_and_counts_what_is_new(
+        self, client, alice, bob, make_train
+    ):
         shown = make_train(name="shown", status=Status.RUNNING, step=5, total_steps=10)
         hidden = make_train(name="hidden", owner=bob)
         make_train(name="new")
@@ -187,7 +201,9 @@ def test_a_stranger_changes_nothing(client, bob, make_train, action):
 class TestOverview:
     def test_it_tells_chosen_values_from_defaults_with_their_units(self, page, make_train, lora):
         defaults = method_defaults(lora)
-        run = make_train(method=lora, parameters=defaults | {"epochs": 3, "max_tokens": 2048}, defaults=defaults)
+        run = make_train(
+            method=lora, parameters=defaults | {"epochs": 3, "max_tokens": 2048}, defaults=defaults
+        )
         html = page(f"/trains/{run.pk}/")
         assert html.count('class="parameter changed"') == 2
         assert "default 1,024" in html
@@ -207,7 +223,12 @@ class TestOverview:
     def test_it_shows_lineage_with_what_the_copy_changed(self, page, make_train, lora):
         values = method_defaults(lora)
         origin = make_train(name="origin", method=lora, parameters=values, defaults=values)
-        run = make_train(method=lora, parameters=values | {"learning_rate": 1e-4}, defaults=values, copied_from=origin)
+        run = make_train(
+            method=lora,
+            parameters=values | {"learning_rate": 1e-4},
+            defaults=values,
+            copied_from=origin,
+        )
         html = page(f"/trains/{run.pk}/")
         assert f"#{origin.pk} origin" in html
         assert "learning rate 2e-4 → <strong" in html
@@ -220,11 +241,19 @@ class TestOverview:
         assert "strangers-train" not in page(f"/trains/{run.pk}/")
 
     def test_it_shows_checkpoints_device_and_the_command(self, page, make_train):
-        run = make_train(status=Status.FINISHED, best_step=20, facts={
-            "device": {"kind": "cpu", "name": "Test CPU", "memory_gb": 8}, "versions": {"torch": "2.13.0"},
-            "train_rows": 90, "eval_rows": 10,
-        })  # fmt: skip
-        Checkpoint.objects.create(run=run, step=20, epoch=1, value=1.5, size_bytes=73_900_000, time=1e9)
+        run = make_train(
+            status=Status.FINISHED,
+            best_step=20,
+            facts={
+                "device": {"kind": "cpu", "name": "Test CPU", "memory_gb": 8},
+                "versions": {"torch": "2.13.0"},
+                "train_rows": 90,
+                "eval_rows": 10,
+            },
+        )
+        Checkpoint.objects.create(
+            run=run, step=20, epoch=1, value=1.5, size_bytes=73_900_000, time=1e9
+        )
         html = page(f"/trains/{run.pk}/")
         assert "73.9 <span" in html
         assert ">best<" in html
@@ -233,7 +262,11 @@ class TestOverview:
         assert f"python -m engine {run.directory}" in html
 
     def test_a_failed_train_says_cause_and_advice(self, page, make_train):
-        run = make_train(status=Status.FAILED, error="The GPU ran out of memory.", error_advice="Halve the batch.")
+        run = make_train(
+            status=Status.FAILED,
+            error="The GPU ran out of memory.",
+            error_advice="Halve the batch.",
+        )
         html = page(f"/trains/{run.pk}/")
         assert "The GPU ran out of memory." in html
         assert "Halve the batch." in html
@@ -263,7 +296,8 @@ class TestLog:
         run = make_train(status=Status.FINISHED)
         run.directory.mkdir(parents=True, exist_ok=True)
         (run.directory / "train.log").write_bytes(
-            b"x" * 100_000 + "\n\x1b[31mred\x1b[0m 10%\r90%\r100%\n<b>bold</b> \u202eevil\n".encode()
+            b"x" * 100_000
+            + "\n\x1b[31mred\x1b[0m 10%\r90%\r100%\n<b>bold</b> \u202eevil\n".encode()
         )
         html = page(f"/trains/{run.pk}/log/")
         assert "red" not in html.split("<pre>")[1].split("</pre>")[0].split("100%")[0][-20:]
@@ -284,9 +318,18 @@ class TestLog:
         assert response["Content-Type"].startswith("text/plain")
 
     def test_phases_are_summed_by_name(self, page, make_train):
-        run = make_train(status=Status.FINISHED, finished_at=timezone.now(), facts={
-            "phases": [["training", 1000.0], ["evaluating", 1060.0], ["training", 1070.0], ["saving", 1100.0]],
-        })  # fmt: skip
+        run = make_train(
+            status=Status.FINISHED,
+            finished_at=timezone.now(),
+            facts={
+                "phases": [
+                    ["training", 1000.0],
+                    ["evaluating", 1060.0],
+                    ["training", 1070.0],
+                    ["saving", 1100.0],
+                ],
+            },
+        )
         html = page(f"/trains/{run.pk}/log/")
         assert html.count("Training</span>") == 1
         assert "1 m 30 s" in html
@@ -306,7 +349,10 @@ class TestActions:
     def test_it_never_leads_to_another_host(self, client, alice, make_train):
         run = make_train()
         client.force_login(alice)
-        assert client.post(f"/trains/{run.pk}/stop/", {"next": "//evil.example/"})["Location"] == f"/trains/{run.pk}/"
+        assert (
+            client.post(f"/trains/{run.pk}/stop/", {"next": "//evil.example/"})["Location"]
+            == f"/trains/{run.pk}/"
+        )
 
     def test_a_link_changes_nothing(self, client, alice, make_train):
         run = make_train()
@@ -335,7 +381,9 @@ class TestActions:
         client.post(f"/trains/{run.pk}/edit/", {"name": "  better\tname "})
         fresh = TrainRun.objects.get(pk=run.pk)
         assert (fresh.name, fresh.notes) == ("better name", "as before")
-        assert "Give the train a name" in self.said(client.post(f"/trains/{run.pk}/edit/", {"name": " "}))
+        assert "Give the train a name" in self.said(
+            client.post(f"/trains/{run.pk}/edit/", {"name": " "})
+        )
 
     def test_whoever_may_see_but_not_change_is_told_so(self, client, bob, make_train):
         run = make_train(shared=True)
@@ -347,17 +395,28 @@ class TestActions:
     def test_copy_leads_to_the_form_of_its_method(self, client, alice, make_train):
         run = make_train()
         client.force_login(alice)
-        assert client.get(f"/trains/{run.pk}/copy/")["Location"] == f"/trains/new/lora-test/?copy={run.pk}"
+        assert (
+            client.get(f"/trains/{run.pk}/copy/")["Location"]
+            == f"/trains/new/lora-test/?copy={run.pk}"
+        )
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "finished"])
 def test_what_open_pages_ask_for_is_what_the_api_says_of_the_train(
     client, alice, make_train, django_assert_max_num_queries, status
 ):
-    run = make_train(status=status, step=3, total_steps=12, epoch=0.5, last_metrics={"loss": 2.5}, phase="training")
+    run = make_train(
+        status=status,
+        step=3,
+        total_steps=12,
+        epoch=0.5,
+        last_metrics={"loss": 2.5},
+        phase="training",
+    )
     client.force_login(alice)
     whole = client.get(f"/api/v1/trains/{run.pk}/").json()
-    # The reader and their rights, the train, and for one that waits its place and what it waits for.
+    # The reader and their rights, the train, and for one that waits its place and what it waits
+    # for.
     with django_assert_max_num_queries(9 if status == "queued" else 5):
         live = client.get(f"/api/v1/trains/{run.pk}/live/").json()
     assert set(live) == set(TrainLiveSerializer.Meta.fields)

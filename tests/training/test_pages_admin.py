@@ -16,7 +16,9 @@ def operate(client, olga):
     client.force_login(olga)
 
     def post(action: str, *runs: TrainRun, **more: str):
-        return client.post(LIST, {"action": action, "_selected_action": [run.pk for run in runs]} | more)
+        return client.post(
+            LIST, {"action": action, "_selected_action": [run.pk for run in runs]} | more
+        )
 
     return post
 
@@ -34,7 +36,10 @@ def test_it_lists_and_searches(client, olga, make_train):
 def test_copy_and_compare_lead_to_the_pages(operate, make_train):
     first, second = make_train(), make_train()
     assert operate("copy_train", first)["Location"] == f"/trains/{first.pk}/copy/"
-    assert operate("compare_trains", first, second)["Location"] == f"/trains/compare/?ids={first.pk},{second.pk}"
+    assert (
+        operate("compare_trains", first, second)["Location"]
+        == f"/trains/compare/?ids={first.pk},{second.pk}"
+    )
 
 
 def test_copy_wants_one_and_compare_at_least_two(operate, client, make_train):
@@ -54,7 +59,9 @@ def test_stop_goes_through_the_service(operate, make_train):
 def test_status_cannot_be_written(client, olga, make_train):
     run = make_train(name="before")
     client.force_login(olga)
-    response = client.post(f"{LIST}{run.pk}/change/", {"name": "after", "notes": "", "status": "finished", "step": "9"})
+    response = client.post(
+        f"{LIST}{run.pk}/change/", {"name": "after", "notes": "", "status": "finished", "step": "9"}
+    )
     assert response.status_code == 302
     fresh = TrainRun.objects.get(pk=run.pk)
     assert (fresh.name, fresh.status, fresh.step) == ("after", Status.QUEUED, 0)
@@ -92,4 +99,6 @@ def test_the_administration_names_no_library(client, olga):
     html = client.get("/admin/").content.decode()
     headings = re.findall(r'class="section"[^>]*>\s*([^<]+?)\s*<', html)
     assert {"People", "Model Training", "Datasets"} <= set(headings)
-    assert not re.search(r"axes|knox|django|rq\b|authentication", " ".join(headings), re.IGNORECASE), headings
+    assert not re.search(
+        r"axes|knox|django|rq\b|authentication", " ".join(headings), re.IGNORECASE
+    ), headings

@@ -15,19 +15,70 @@ from training.overview import unit_of
 
 CASES = {
     "time_left": [(900, "about 15 m left"), (0.4, "takes longer than estimated"), (None, "")],
-    "loss": [(1.2041, "1.204"), (0, "0.000"), (-0.25, "−0.250"), (None, "–"), (float("nan"), "–"), (True, "–")],
-    "rate": [(2e-4, "2e-4"), (6.4e-5, "6.4e-5"), (0.05, "0.05"), (0.001, "0.001"), (0, "0"), (1.0, "1"), (None, "–")],
+    "loss": [
+        (1.2041, "1.204"),
+        (0, "0.000"),
+        (-0.25, "−0.250"),
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "–"),
+    ],
+    "rate": [
+        (2e-4, "2e-4"),
+        (6.4e-5, "6.4e-5"),
+        (0.05, "0.05"),
+        (0.001, "0.001"),
+        (0, "0"),
+        (1.0, "1"),
+        (None, "–"),
+    ],
     "thousands": [(4612, "4,612"), (0, "0"), (1611.4, "1,611"), (-1234, "−1,234"), (None, "–")],
-    "big": [(1_540_000_000, "1.54 B"), (2_430_000, "2.43 M"), (134_515_008, "135 M"), (12_345, "12,345"), (None, "–")],
-    "size": [(1_500_000_000, "1.5 GB"), (73_900_000, "73.9 MB"), (12_300, "12 kB"), (0, "0 B"), (None, "–")],
-    "share": [(0.62, "62%"), (0.006, "0.6%"), (0, "0%"), (1, "100%"), (0.996, "99%"), (0.0996, "10%"), (None, "–")],
-    "duration": [(4, "4 s"), (1506, "25 m 06 s"), (59.6, "1 m 00 s"), (11_520, "3 h 12 m"), (187_200, "2 d 4 h")],
+    "big": [
+        (1_540_000_000, "1.54 B"),
+        (2_430_000, "2.43 M"),
+        (134_515_008, "135 M"),
+        (12_345, "12,345"),
+        (None, "–"),
+    ],
+    "size": [
+        (1_500_000_000, "1.5 GB"),
+        (73_900_000, "73.9 MB"),
+        (12_300, "12 kB"),
+        (0, "0 B"),
+        (None, "–"),
+    ],
+    "share": [
+        (0.62, "62%"),
+        (0.006, "0.6%"),
+        (0, "0%"),
+        (1, "100%"),
+        (0.996, "99%"),
+        (0.0996, "10%"),
+        (None, "–"),
+    ],
+    "duration": [
+        (4, "4 s"),
+        (1506, "25 m 06 s"),
+        (59.6, "1 m 00 s"),
+        (11_520, "3 h 12 m"),
+        (187_200, "2 d 4 h"),
+    ],
     "about": [(900, "about 15 m"), (12, "about 12 s"), (11_520, "about 3 h 12 m"), (None, "–")],
-    "ordinal": [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (21, "21st"), (113, "113th")],
-}  # fmt: skip
+    "ordinal": [
+        (1, "1st"),
+        (2, "2nd"),
+        (3, "3rd"),
+        (4, "4th"),
+        (11, "11th"),
+        (21, "21st"),
+        (113, "113th"),
+    ],
+}
 
 
-@pytest.mark.parametrize(("name", "value", "text"), [(name, *case) for name, cases in CASES.items() for case in cases])
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [(name, *case) for name, cases in CASES.items() for case in cases]
+)
 def test_numbers(name, value, text):
     assert getattr(display, name)(value) == text
 
@@ -38,13 +89,19 @@ def test_nothing_is_minus_zero(value):
     assert display.thousands(value) == "0"
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")]
+)
 def test_a_noun_follows_its_number(count, text):
     assert display.counted(count, "row") == text
-    assert display.counted(count, "entry,entries") == text.replace("rows", "entries").replace("row", "entry")
+    assert display.counted(count, "entry,entries") == text.replace("rows", "entries").replace(
+        "row", "entry"
+    )
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (0.001, "0.00"), (-0.001, "0.00")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (0.001, "0.00"), (-0.001, "0.00")]
+)
 def test_a_change_has_its_sign(value, text):
     assert display.change(value, 2) == text
 
@@ -64,7 +121,10 @@ def test_times_are_in_the_readers_zone_and_leave_out_what_is_plain():
 
 
 def test_logs_keep_the_last_version_of_a_line_and_no_escapes():
-    assert display.plain_log("a\x1b[2J\x1b]0;title\x07b\r\n10%\r100%\r\nc\u202ed\x00") == "ab\n100%\nc\ufffdd\ufffd"
+    assert (
+        display.plain_log("a\x1b[2J\x1b]0;title\x07b\r\n10%\r100%\r\nc\u202ed\x00")
+        == "ab\n100%\nc\ufffdd\ufffd"
+    )
 
 
 def test_a_sparkline_needs_two_points_and_passes_over_gaps():
@@ -111,7 +171,14 @@ def test_a_start_that_cannot_be_guessed_is_said():
 
 @pytest.mark.parametrize(
     ("unit", "value", "shown"),
-    [("batches", 1, "batch"), ("batches", 2, "batches"), ("rows", 1, "row"), ("s", 1, "s"), ("", 1, ""), ("%", 1, "%")],
+    [
+        ("batches", 1, "batch"),
+        ("batches", 2, "batches"),
+        ("rows", 1, "row"),
+        ("s", 1, "s"),
+        ("", 1, ""),
+        ("%", 1, "%"),
+    ],
 )
 def test_one_of_a_unit_is_no_plural(unit, value, shown):
     assert unit_of(unit, value) == shown

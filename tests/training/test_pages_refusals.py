@@ -93,7 +93,9 @@ def test_a_bug_of_the_database_is_told_without_the_menu(rf):
 
 
 def test_a_name_with_markup_stays_text_in_the_menu(client, db):
-    user = get_user_model().objects.create_user("mallory", password="mallory-password-1", first_name="<b>M</b>")
+    user = get_user_model().objects.create_user(
+        "mallory", password="mallory-password-1", first_name="<b>M</b>"
+    )
     client.force_login(user)
     html = client.get("/trains/").content.decode()
     assert "<b>M</b>" not in html

@@ -87,7 +87,7 @@ def test_those_who_waited_before_there_were_places_keep_their_order(make_train):
 
 @pytest.mark.parametrize(
     ("to", "expected"), [("front", "cabd"), ("up", "acbd"), ("down", "abdc"), ("back", "abdc")]
-)  # fmt: skip
+)
 def test_an_operator_moves_among_all(stand, olga, to, expected):
     runs = {name: stand(name) for name in "abcd"}
     train_move(run=runs["c"], by=olga, to=to)
@@ -214,10 +214,13 @@ def ran(make_train):
     def ran(seconds: float, **fields) -> TrainRun:
         now = timezone.now()
         values = {
-            "status": "finished", "step": 50, "started_at": now - timedelta(seconds=seconds), "finished_at": now,
+            "status": "finished",
+            "step": 50,
+            "started_at": now - timedelta(seconds=seconds),
+            "finished_at": now,
             "parameters": {"batch_size": 2, "gradient_accumulation_steps": 1, "max_tokens": 64},
             "facts": {"device": {"name": "CPU"}},
-        }  # fmt: skip
+        }
         return make_train(**values | fields)
 
     return ran

@@ -17,10 +17,14 @@ Status = TrainRun.Status
 @pytest.fixture
 def one_worker(monkeypatch):
     """A worker that is there, without Redis."""
-    present = [{
-        "name": "worker-1", "host": "gpu-box", "process": "-",
-        "device": {"kind": "cuda", "name": "NVIDIA L4", "memory_gb": 24.0},
-    }]  # fmt: skip
+    present = [
+        {
+            "name": "worker-1",
+            "host": "gpu-box",
+            "process": "-",
+            "device": {"kind": "cuda", "name": "NVIDIA L4", "memory_gb": 24.0},
+        }
+    ]
     monkeypatch.setattr(worker, "workers_present", lambda: present)
     monkeypatch.setattr(queue_page, "workers_present", lambda: present)
 
@@ -33,14 +37,23 @@ def page_of(client, user, path="/trains/queue/") -> BeautifulSoup:
 
 
 def rows_of(page: BeautifulSoup) -> list[str]:
-    return [" ".join(row.get_text(" ", strip=True).split()) for row in page.select(".queue-table tbody tr")]
+    return [
+        " ".join(row.get_text(" ", strip=True).split())
+        for row in page.select(".queue-table tbody tr")
+    ]
 
 
 @pytest.fixture
 def line(make_train, alice, bob):
     """Bob's train runs, and Alice's and Bob's wait by turns."""
-    running = make_train(name="canary-running", owner=bob, status=Status.RUNNING, worker="worker-1", total_steps=10,
-                         step=4)  # fmt: skip
+    running = make_train(
+        name="canary-running",
+        owner=bob,
+        status=Status.RUNNING,
+        worker="worker-1",
+        total_steps=10,
+        step=4,
+    )
     waiting = [
         make_train(name=f"{'canary' if owner == bob else 'own'}-{place}", owner=owner, place=place)
         for place, owner in enumerate((bob, alice, bob, alice))
@@ -48,7 +61,9 @@ def line(make_train, alice, bob):
     return running, waiting
 
 
-def test_people_see_their_own_trains_and_places_of_others_without_a_name(client, alice, line, one_worker):
+def test_people_see_their_own_trains_and_places_of_others_without_a_name(
+    client, alice, line, one_worker
+):
     page = page_of(client, alice)
     assert "canary" not in page.get_text()
     rows = rows_of(page)
@@ -71,16 +86,26 @@ def test_operators_see_whose_train_runs_where_and_may_stop_it(client, olga, line
     assert page.select_one("#pause-reason")
 
 
-def test_people_move_and_stop_their_own_alone_and_come_back_to_the_queue(client, alice, line, one_worker):
+def test_people_move_and_stop_their_own_alone_and_come_back_to_the_queue(
+    client, alice, line, one_worker
+):
     page = page_of(client, alice)
     _, waiting = line
     actions = {form["action"] for form in page.select("main form")}
-    own = {f"/trains/{run.pk}/{act}/" for run in waiting if run.owner == alice for act in ("move", "stop")}
+    own = {
+        f"/trains/{run.pk}/{act}/"
+        for run in waiting
+        if run.owner == alice
+        for act in ("move", "stop")
+    }
     assert actions == own
     last = waiting[3]
     response = client.post(f"/trains/{last.pk}/move/", {"to": "front", "next": "/trains/queue/"})
     assert response["Location"] == "/trains/queue/"
-    assert [row.split()[1] for row in rows_of(page_of(client, alice)) if " own-" in row] == ["own-3", "own-1"]
+    assert [row.split()[1] for row in rows_of(page_of(client, alice)) if " own-" in row] == [
+        "own-3",
+        "own-1",
+    ]
     assert not page.select("#pause-reason")
 
 
@@ -123,8 +148,13 @@ def test_a_long_line_shows_its_beginning_and_ones_own(client, alice, bob, make_t
 
 
 def test_a_train_whose_worker_does_not_answer_is_shown(client, alice, make_train, one_worker):
-    make_train(name="orphan", status=Status.RUNNING, worker="gone", host="old-box",
-               facts={"device": {"name": "Old CPU"}})  # fmt: skip
+    make_train(
+        name="orphan",
+        status=Status.RUNNING,
+        worker="gone",
+        host="old-box",
+        facts={"device": {"name": "Old CPU"}},
+    )
     text = page_of(client, alice).select_one(".stations").get_text(" ", strip=True)
     assert "Free" in text
     assert "Old CPU" in text
@@ -137,7 +167,9 @@ def test_without_workers_or_trains_the_page_says_what_comes_next(client, alice):
     assert "until a training worker is running" in text
 
 
-def test_a_pause_is_explained_where_it_is_made_and_ended_there(client, olga, alice, line, one_worker):
+def test_a_pause_is_explained_where_it_is_made_and_ended_there(
+    client, olga, alice, line, one_worker
+):
     client.force_login(olga)
     response = client.post("/trains/queue/pause/", {"reason": "New disks."}, follow=True)
     assert response.redirect_chain[-1][0] == "/trains/queue/"
@@ -165,8 +197,12 @@ def test_a_worker_that_is_loading_is_no_missing_worker(client, alice, monkeypatc
     assert "Nothing will start now" not in text
 
 
-def test_who_manages_the_queue_alone_moves_trains_and_is_offered_no_stop(client, bob, line, one_worker):
-    bob.user_permissions.set(Permission.objects.filter(codename__in=("manage_queue", "view_trainrun")))
+def test_who_manages_the_queue_alone_moves_trains_and_is_offered_no_stop(
+    client, bob, line, one_worker
+):
+    bob.user_permissions.set(
+        Permission.objects.filter(codename__in=("manage_queue", "view_trainrun"))
+    )
     client.force_login(bob)
     places = client.get("/api/v1/queue/").json()["places"]
     assert all(place["may_move"] for place in places)

@@ -29,7 +29,9 @@ def writer(run):
 def remove_steps(run, first, last):
     path = run.directory / EVENTS
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if not first <= json.loads(line).get("step", 0) <= last))
+    path.write_text(
+        "".join(line for line in lines if not first <= json.loads(line).get("step", 0) <= last)
+    )
 
 
 def test_a_whole_record_has_nothing_to_say(run, writer):
@@ -91,7 +93,8 @@ def test_a_file_that_was_cut_is_said(run, writer):
     ingest(run)
     (run.directory / EVENTS).write_text("")
     assert record_notes(run) == [
-        "events.jsonl in the train's folder was cut or removed. What is shown here was stored before."
+        "events.jsonl in the train's folder was cut or removed. What is shown here was stored "
+        "before."
     ]
 
 
@@ -156,4 +159,6 @@ def test_entries_without_steps_are_counted(run, writer):
     writer.seq += 1
     write_steps(writer, 6, 9)
     ingest(run)
-    assert record_notes(run) == ["1 entry is missing from the record, such as evaluations or answers."]
+    assert record_notes(run) == [
+        "1 entry is missing from the record, such as evaluations or answers."
+    ]

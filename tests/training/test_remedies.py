@@ -18,8 +18,14 @@ def failed(make_train, db):
     method = TrainingMethod.objects.get(slug="lora")
 
     def failed(code: str, log: str = "", **parameters):
-        given = method_defaults(method) | {"batch_size": 8, "gradient_accumulation_steps": 2} | parameters
-        run = make_train(method=method, status="failed", error_code=code, error="It broke.", parameters=given)
+        given = (
+            method_defaults(method)
+            | {"batch_size": 8, "gradient_accumulation_steps": 2}
+            | parameters
+        )
+        run = make_train(
+            method=method, status="failed", error_code=code, error="It broke.", parameters=given
+        )
         run.directory.mkdir(parents=True, exist_ok=True)
         (run.directory / LOG).write_text(log)
         return run
@@ -32,7 +38,11 @@ def failed(make_train, db):
     [
         ("out_of_memory", {}, {"batch_size": 4, "gradient_accumulation_steps": 4}),
         ("out_of_memory", {"batch_size": 1}, {"gradient_checkpointing": True}),
-        ("out_of_memory", {"batch_size": 3, "gradient_checkpointing": True, "max_tokens": 512}, {"max_tokens": 256}),
+        (
+            "out_of_memory",
+            {"batch_size": 3, "gradient_checkpointing": True, "max_tokens": 512},
+            {"max_tokens": 256},
+        ),
         ("diverged", {"learning_rate": 2e-4}, {"learning_rate": 2e-5}),
         ("disk_full", {}, {"save_strategy": "end", "save_total_limit": 1}),
         ("batch_too_large", {}, {"batch_size": 1, "gradient_accumulation_steps": 1}),
@@ -47,7 +57,8 @@ def test_the_gentlest_remedy_comes_first(failed, code, parameters, changes):
 
 
 @pytest.mark.parametrize(
-    ("code", "parameters"), [("unknown", {}), ("killed", {}), ("data_gone", {}), ("bad_option", {"more": {}})]
+    ("code", "parameters"),
+    [("unknown", {}), ("killed", {}), ("data_gone", {}), ("bad_option", {"more": {}})],
 )
 def test_where_only_a_person_can_tell_nothing_is_offered(failed, code, parameters):
     assert remedies(failed(code, **parameters)) == []
@@ -63,7 +74,8 @@ def test_what_the_method_fixes_is_no_remedy(failed):
 def test_copy_with_this_fix_opens_the_form_with_it(failed, client, alice):
     client.force_login(alice)
     run = failed(
-        "out_of_memory", "loading\nRuntimeError: can't allocate memory: 9 bytes\n\nFailed: The machine ran out\n"
+        "out_of_memory",
+        "loading\nRuntimeError: can't allocate memory: 9 bytes\n\nFailed: The machine ran out\n",
     )
     page = client.get(run.get_absolute_url()).content.decode()
     assert "can&#x27;t allocate memory" in page
@@ -72,12 +84,17 @@ def test_copy_with_this_fix_opens_the_form_with_it(failed, client, alice):
     address = remedies(run)[0].address(run)
     assert json.loads(parse_qs(urlsplit(address).query)["with"][0]) == remedies(run)[0].changes
     draft = client.get(address).context["draft"]
-    assert (draft.parameters["batch_size"], draft.parameters["gradient_accumulation_steps"]) == (4, 4)
+    assert (draft.parameters["batch_size"], draft.parameters["gradient_accumulation_steps"]) == (
+        4,
+        4,
+    )
     assert draft.parameters["lora_rank"] == run.parameters["lora_rank"]
     assert draft.origin == run
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"nonsense": 1}', "[" * 100_000, '{"batch_size": "<b>"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"nonsense": 1}', "[" * 100_000, '{"batch_size": "<b>"}']
+)
 def test_a_made_up_fix_breaks_nothing(failed, client, alice, text):
     client.force_login(alice)
     run = failed("out_of_memory")
@@ -88,7 +105,10 @@ def test_a_made_up_fix_breaks_nothing(failed, client, alice, text):
 
 
 def test_the_log_proves_the_cause_and_progress_bars_do_not(failed):
-    log = "step 1\nLoading: 1%\rLoading: 99%\rloaded\nMemoryError\nafterwards\n\nFailed: out of memory\nLower it\n"
+    log = (
+        "step 1\nLoading: 1%\rLoading: 99%\rloaded\nMemoryError\nafterwards\n\nFailed: out of "
+        "memory\nLower it\n"
+    )
     assert evidence(failed("out_of_memory", log)) == ["MemoryError"]
     assert evidence(failed("unknown", log)) == ["step 1", "loaded", "MemoryError", "afterwards"]
     assert evidence(failed("data_gone")) == []

@@ -1,4 +1,5 @@
-"""Going on after a stop, a failure or a lost worker: from which checkpoint, how often, and one curve at the end."""
+"""Going on after a stop, a failure or a lost worker: from which checkpoint, how often, and one
+curve at the end."""
 
 import shutil
 
@@ -24,14 +25,22 @@ from training.outcome import failure, worker_lost
 from training.resuming import end_or_go_on, resumable_steps, resume_obstacle, train_resume
 
 SPEC = Spec(
-    run_id=1, name="toy-train", method="lora-test", recipe="sft", parameters={}, base_model_path="-",
-    base_model_name="Tiny", base_model_sha256="-", dataset=DataFile("toys.jsonl", "-", "jsonl", "messages"),
-)  # fmt: skip
+    run_id=1,
+    name="toy-train",
+    method="lora-test",
+    recipe="sft",
+    parameters={},
+    base_model_path="-",
+    base_model_name="Tiny",
+    base_model_sha256="-",
+    dataset=DataFile("toys.jsonl", "-", "jsonl", "messages"),
+)
 
 
 @pytest.fixture
 def stopped(make_train):
-    """A train that was stopped after step 6 of 10, with whole checkpoints of steps 3 and 6 and all it was made of."""
+    """A train that was stopped after step 6 of 10, with whole checkpoints of steps 3 and 6 and all
+    it was made of."""
     run = make_train(status="stopped", step=6, total_steps=10)
     for folder in (run.base_model.path, run.dataset.path.parent, run.directory / "checkpoints"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +89,9 @@ def test_a_checkpoint_whose_bytes_changed_is_passed_over_though_its_size_is_righ
     assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
 
 
-def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_nothing(stopped, alice):
+def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_nothing(
+    stopped, alice
+):
     with pytest.raises(UserError) as raised:
         train_resume(run=stopped, by=alice, step=5)
     assert raised.value.fields == {
@@ -204,7 +215,10 @@ def test_where_memory_ran_out_it_goes_on_with_less_if_that_was_asked_for(stopped
     for attempt in (1, 2, 3):
         end_or_go_on(running(stopped, attempt), failure("out_of_memory", "-", "-"))
         seen.append((stopped.status, {name: stopped.parameters[name] for name in given}))
-        assert read_spec(stopped.directory).parameters == stopped.parameters or stopped.status == "failed"
+        assert (
+            read_spec(stopped.directory).parameters == stopped.parameters
+            or stopped.status == "failed"
+        )
     half = {"batch_size": 1, "gradient_accumulation_steps": 6, "gradient_checkpointing": False}
     last = half | {"gradient_checkpointing": True}
     assert seen == [("queued", half), ("queued", last), ("failed", last)]
@@ -233,19 +247,36 @@ def gone_on(make_train):
     run.directory.mkdir(parents=True, exist_ok=True)
     writer = EventWriter(run.directory)
     writer.write("started", total_steps=8)
-    writer.write("sample", index=0, stage="before", step=0, prompt="Hi", reference="", text="Hm", tokens=1)
+    writer.write(
+        "sample", index=0, stage="before", step=0, prompt="Hi", reference="", text="Hm", tokens=1
+    )
     for step, loss in ((2, 2.9), (4, 2.5), (6, 2.0)):
         write_steps(writer, step - 1, step)
-        writer.write("metrics", step=step, epoch=step / 10, split="eval", values={"eval_loss": loss})
+        writer.write(
+            "metrics", step=step, epoch=step / 10, split="eval", values={"eval_loss": loss}
+        )
         writer.write("checkpoint", step=step, epoch=step / 10, size_bytes=9, value=loss)
-        writer.write("sample", index=0, stage="during", step=step, prompt="Hi", reference="", text="Hm", tokens=1)
-    writer.write("sample", index=0, stage="after", step=6, prompt="Hi", reference="", text="Ho", tokens=1)
+        writer.write(
+            "sample",
+            index=0,
+            stage="during",
+            step=step,
+            prompt="Hi",
+            reference="",
+            text="Hm",
+            tokens=1,
+        )
+    writer.write(
+        "sample", index=0, stage="after", step=6, prompt="Hi", reference="", text="Ho", tokens=1
+    )
     writer.write("stopped", step=6)
     return run, writer
 
 
 @pytest.mark.parametrize("looked_between", [True, False])
-def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(gone_on, looked_between):
+def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(
+    gone_on, looked_between
+):
     run, writer = gone_on
     if looked_between:
         ingest(run)

@@ -30,7 +30,14 @@ from training.services import train_create
 from training.trial import trial_cancel, trial_read, trial_run, trial_start
 
 NUMBERS = [{"function": "numeric_answer", "parameters": {"answer_tag": "answer"}}]
-TWO = [*NUMBERS, {"function": "tag_format", "weight": 0.5, "parameters": {"tags": "think, answer", "strict": True}}]
+TWO = [
+    *NUMBERS,
+    {
+        "function": "tag_format",
+        "weight": 0.5,
+        "parameters": {"tags": "think, answer", "strict": True},
+    },
+]
 
 
 @pytest.fixture
@@ -42,9 +49,16 @@ def methods(db):
 @pytest.fixture
 def model(db):
     model = BaseModel.objects.create(
-        name="Tiny", slug="tiny", source="gguf", reference="tiny.gguf", status="ready", context_length=512,
-        linear_modules=["q_proj"], tokenizer_sha256="1" * 64, shared=True,
-    )  # fmt: skip
+        name="Tiny",
+        slug="tiny",
+        source="gguf",
+        reference="tiny.gguf",
+        status="ready",
+        context_length=512,
+        linear_modules=["q_proj"],
+        tokenizer_sha256="1" * 64,
+        shared=True,
+    )
     model.path.mkdir(parents=True, exist_ok=True)
     return model
 
@@ -53,9 +67,17 @@ def model(db):
 def make_dataset(alice):
     def make(rows=None, **fields):
         values = {
-            "owner": alice, "name": "Sums", "slug": "sums", "file_name": "x.jsonl", "file_type": "jsonl",
-            "size_bytes": 3, "sha256": "5" * 64, "status": "ready", "format": "question-answer", "row_count": 40,
-        }  # fmt: skip
+            "owner": alice,
+            "name": "Sums",
+            "slug": "sums",
+            "file_name": "x.jsonl",
+            "file_type": "jsonl",
+            "size_bytes": 3,
+            "sha256": "5" * 64,
+            "status": "ready",
+            "format": "question-answer",
+            "row_count": 40,
+        }
         dataset = Dataset.objects.create(**values | fields)
         dataset.path.parent.mkdir(parents=True, exist_ok=True)
         rows = rows or [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(8)]
@@ -71,13 +93,19 @@ def resolved(method, **given):
 
 def planned(method, model, dataset, **given):
     return train_plan(
-        method=method, base_model=model, dataset=dataset, evaluation_dataset=None, parameters=resolved(method, **given)
+        method=method,
+        base_model=model,
+        dataset=dataset,
+        evaluation_dataset=None,
+        parameters=resolved(method, **given),
     )
 
 
 class TestForm:
     def page(self, client, **query):
-        return BeautifulSoup(client.get(f"/trains/new/grpo/?{urlencode(query)}").content, "html.parser")
+        return BeautifulSoup(
+            client.get(f"/trains/new/grpo/?{urlencode(query)}").content, "html.parser"
+        )
 
     def posted(self, soup):
         """What a browser would send of the page as it stands."""
@@ -99,13 +127,20 @@ class TestForm:
                 pairs.append((item["name"], item.get("value", default)))
         return pairs
 
-    def test_a_copy_has_the_same_rewards_and_posts_them(self, client, alice, methods, model, make_dataset):
+    def test_a_copy_has_the_same_rewards_and_posts_them(
+        self, client, alice, methods, model, make_dataset
+    ):
         make_dataset()
         method = methods["grpo"]
         run = TrainRun.objects.create(
-            owner=alice, name="first", method=method, base_model=model, dataset=Dataset.objects.get(),
-            parameters=resolved(method, rewards=TWO, learning_rate=3e-5), status="finished",
-        )  # fmt: skip
+            owner=alice,
+            name="first",
+            method=method,
+            base_model=model,
+            dataset=Dataset.objects.get(),
+            parameters=resolved(method, rewards=TWO, learning_rate=3e-5),
+            status="finished",
+        )
         client.force_login(alice)
         soup = self.page(client, copy=run.pk)
         assert len(soup.select("[data-reward-rows] [data-reward-row]")) == 2
@@ -114,25 +149,40 @@ class TestForm:
         found = parameters_read(method_fields(method), data)
         assert parameters_validate(method, found) == run.parameters
 
-    def test_a_function_of_the_menu_can_be_added_without_a_script(self, client, alice, methods, model, make_dataset):
+    def test_a_function_of_the_menu_can_be_added_without_a_script(
+        self, client, alice, methods, model, make_dataset
+    ):
         make_dataset()
         client.force_login(alice)
         pairs = self.posted(self.page(client))
-        pairs = [(name, "length_window" if name == "rewards-new-function" else value) for name, value in pairs]
-        response = client.post("/trains/new/grpo/", urlencode(pairs), "application/x-www-form-urlencoded")
+        pairs = [
+            (name, "length_window" if name == "rewards-new-function" else value)
+            for name, value in pairs
+        ]
+        response = client.post(
+            "/trains/new/grpo/", urlencode(pairs), "application/x-www-form-urlencoded"
+        )
         assert response.status_code == 302, response.content.decode()[-2000:]
         (choice,) = TrainRun.objects.get().parameters["rewards"]
         assert choice == {
-            "function": "length_window", "weight": 1.0, "parameters": {"unit": "words", "shortest": 1, "longest": 200}
-        }  # fmt: skip
+            "function": "length_window",
+            "weight": 1.0,
+            "parameters": {"unit": "words", "shortest": 1, "longest": 200},
+        }
 
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
             ({}, "at least one reward"),
-            ({"rewards-key": "0", "rewards-0-function": "regex", "rewards-0-p-pattern": "("}, "no regular expression"),
+            (
+                {"rewards-key": "0", "rewards-0-function": "regex", "rewards-0-p-pattern": "("},
+                "no regular expression",
+            ),
             ({"rewards-key": "0", "rewards-0-function": "nope"}, "There is no reward"),
-            ({"rewards-key": "0", "rewards-0-function": "chrf", "rewards-0-weight": "much"}, "valid number"),
+            (
+                {"rewards-key": "0", "rewards-0-function": "chrf", "rewards-0-weight": "much"},
+                "valid number",
+            ),
             ({"rewards-key": "0", "rewards-0-function": "reward_model"}, "Model is needed"),
         ],
     )
@@ -142,9 +192,13 @@ class TestForm:
         make_dataset()
         client.force_login(alice)
         pairs = self.posted(self.page(client)) + list(changes.items())
-        response = client.post("/trains/new/grpo/", urlencode(pairs), "application/x-www-form-urlencoded")
+        response = client.post(
+            "/trains/new/grpo/", urlencode(pairs), "application/x-www-form-urlencoded"
+        )
         assert response.status_code == 400
-        beside = BeautifulSoup(response.content, "html.parser").select_one('[data-messages="rewards"]')
+        beside = BeautifulSoup(response.content, "html.parser").select_one(
+            '[data-messages="rewards"]'
+        )
         assert words in str(beside)
 
     def test_what_needs_a_gpu_is_shown_and_not_offered(self, client, alice, methods):
@@ -158,19 +212,25 @@ class TestForm:
 
 class TestPlan:
     def test_steps_are_counted_in_prompts(self, methods, model, make_dataset):
-        plan = planned(methods["grpo"], model, make_dataset(), batch_size=8, num_generations=4, epochs=2)
+        plan = planned(
+            methods["grpo"], model, make_dataset(), batch_size=8, num_generations=4, epochs=2
+        )
         assert (plan.effective_batch, plan.train_rows, plan.eval_rows) == (8, 38, 2)
         assert (plan.steps_per_epoch, plan.steps) == (19, 38)
         assert not plan.errors
         again = planned(methods["ppo"], model, Dataset.objects.get(), batch_size=8, ppo_epochs=3)
         assert (again.steps_per_epoch, again.steps) == (4 * 3, 12)
 
-    def test_a_step_that_takes_more_prompts_than_there_are_is_refused(self, methods, model, make_dataset):
+    def test_a_step_that_takes_more_prompts_than_there_are_is_refused(
+        self, methods, model, make_dataset
+    ):
         plan = planned(methods["ppo"], model, make_dataset(), batch_size=64)
         assert "each step takes 64" in plan.errors["batch_size"]
 
     def test_prompt_and_answer_must_fit_the_context(self, methods, model, make_dataset):
-        plan = planned(methods["grpo"], model, make_dataset(), max_prompt_tokens=500, max_completion_tokens=100)
+        plan = planned(
+            methods["grpo"], model, make_dataset(), max_prompt_tokens=500, max_completion_tokens=100
+        )
         assert "600" in plan.errors["max_completion_tokens"]
         assert plan.fixes["max_completion_tokens"][0]["set"] == {"max_completion_tokens": 12}
 
@@ -198,11 +258,14 @@ class TestPlan:
         dataset = make_dataset(format="preference")
         found = [
             train_plan(
-                method=methods["dpo"], base_model=model, dataset=dataset, evaluation_dataset=None,
+                method=methods["dpo"],
+                base_model=model,
+                dataset=dataset,
+                evaluation_dataset=None,
                 parameters=parameters_validate(methods["dpo"], {"adapter": adapter}),
             ).warnings.get("learning_rate", "")
             for adapter in ("none", "lora")
-        ]  # fmt: skip
+        ]
         assert "5e-7" in found[0]
         assert found[1] == ""
 
@@ -210,7 +273,11 @@ class TestPlan:
         dataset = make_dataset(format="preference")
         parameters = parameters_validate(methods["kto"], {"evaluation_split": 0.0})
         plan = train_plan(
-            method=methods["kto"], base_model=model, dataset=dataset, evaluation_dataset=None, parameters=parameters
+            method=methods["kto"],
+            base_model=model,
+            dataset=dataset,
+            evaluation_dataset=None,
+            parameters=parameters,
         )
         assert plan.train_rows == 80
 
@@ -219,16 +286,25 @@ class TestResources:
     @pytest.fixture
     def scorer(self, alice, methods, model, make_dataset):
         run = TrainRun.objects.create(
-            owner=alice, name="taste", method=methods["reward"], base_model=model, dataset=make_dataset(),
-            parameters={}, status="finished",
-        )  # fmt: skip
+            owner=alice,
+            name="taste",
+            method=methods["reward"],
+            base_model=model,
+            dataset=make_dataset(),
+            parameters={},
+            status="finished",
+        )
         shutil.rmtree(run.directory, ignore_errors=True)
         (run.directory / MODEL).mkdir(parents=True)
         (run.directory / MODEL / "adapter_config.json").write_text("{}")
         return run
 
     def chosen(self, run):
-        return {"rewards": [{"function": "reward_model", "weight": 1.0, "parameters": {"model": run.pk}}]}
+        return {
+            "rewards": [
+                {"function": "reward_model", "weight": 1.0, "parameters": {"model": run.pk}}
+            ]
+        }
 
     def test_a_reward_model_comes_with_the_model_it_adapts(self, scorer, alice, model):
         (resource,) = resources_of(self.chosen(scorer), alice).values()
@@ -237,9 +313,13 @@ class TestResources:
 
     def test_it_stands_in_the_spec(self, scorer, alice, methods, model):
         run, _ = train_create(
-            owner=alice, name="by taste", method=methods["ppo"], base_model=model, dataset=Dataset.objects.get(),
+            owner=alice,
+            name="by taste",
+            method=methods["ppo"],
+            base_model=model,
+            dataset=Dataset.objects.get(),
             parameters=self.chosen(scorer),
-        )  # fmt: skip
+        )
         assert list(read_spec(run.directory).resources) == [f"reward_model:{scorer.pk}"]
 
     def test_another_train_or_a_strangers_is_none(self, scorer, alice, bob):
@@ -252,7 +332,9 @@ class TestResources:
     def test_a_judge_that_nobody_set_up_is_said(self, alice, monkeypatch):
         monkeypatch.delenv("DEEPEXTENSION_JUDGE_URL", raising=False)
         with pytest.raises(UserError, match="operator"):
-            resources_of({"rewards": [{"function": "llm_judge", "weight": 1.0, "parameters": {}}]}, alice)
+            resources_of(
+                {"rewards": [{"function": "llm_judge", "weight": 1.0, "parameters": {}}]}, alice
+            )
 
 
 class TestTrial:
@@ -262,22 +344,44 @@ class TestTrial:
     def test_typed_answers_are_scored(self, alice, bob, methods, model, make_dataset):
         answers = ["<answer>1</answer>", "2", "", "x"]
         key = self.start(
-            alice, methods["grpo"], model, make_dataset(), parameters={"rewards": TWO}, answers=[*answers, "y"]
+            alice,
+            methods["grpo"],
+            model,
+            make_dataset(),
+            parameters={"rewards": TWO},
+            answers=[*answers, "y"],
         )
         assert trial_read(by=alice, key=key) == {
-            "done": False, "cancelled": False, "rows": 5, "answers": [], "error": "",
-        }  # fmt: skip
+            "done": False,
+            "cancelled": False,
+            "rows": 5,
+            "answers": [],
+            "error": "",
+        }
         trial_run(key)
         found = trial_read(by=alice, key=key)
         assert (found["done"], found["error"], len(found["answers"])) == (True, "", 5)
-        assert [answer["rewards"]["numeric_answer"]["value"] for answer in found["answers"]] == [1, 0, 0, 0, 0]
+        assert [answer["rewards"]["numeric_answer"]["value"] for answer in found["answers"]] == [
+            1,
+            0,
+            0,
+            0,
+            0,
+        ]
         assert [answer["text"] for answer in found["answers"]][:4] == answers
         assert trial_read(by=bob, key=key) is None
 
     def test_a_second_trial_takes_the_place_of_the_first(self, alice, methods, model, make_dataset):
         dataset = make_dataset()
         keys = [
-            self.start(alice, methods["grpo"], model, dataset, parameters={"rewards": NUMBERS}, answers=["1"])
+            self.start(
+                alice,
+                methods["grpo"],
+                model,
+                dataset,
+                parameters={"rewards": NUMBERS},
+                answers=["1"],
+            )
             for _ in range(2)
         ]
         assert trial_read(by=alice, key=keys[0]) is None
@@ -285,11 +389,15 @@ class TestTrial:
         trial_run(keys[0])
 
     def test_a_base_model_that_cannot_answer_says_why(self, alice, methods, model, make_dataset):
-        key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS})
+        key = self.start(
+            alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}
+        )
         trial_run(key)
         assert "config.json" in trial_read(by=alice, key=key)["error"]
 
-    def test_at_its_time_limit_it_keeps_the_answers_that_it_has(self, alice, methods, model, make_dataset, monkeypatch):
+    def test_at_its_time_limit_it_keeps_the_answers_that_it_has(
+        self, alice, methods, model, make_dataset, monkeypatch
+    ):
         key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
         monkeypatch.setattr("training.trial.SECONDS", 0)
         trial_run(key)
@@ -313,17 +421,33 @@ class TestTrial:
             working.join(20)
         assert not working.is_alive()
         found = client.get(f"/api/v1/trains/try-rewards/{key}/").json()
-        assert (found["done"], found["cancelled"], found["error"], len(found["answers"])) == (True, True, "", 2)
+        assert (found["done"], found["cancelled"], found["error"], len(found["answers"])) == (
+            True,
+            True,
+            "",
+            2,
+        )
 
-    def test_one_that_was_cancelled_before_its_turn_never_starts(self, alice, methods, model, make_dataset):
-        key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}, answers=["1"])
+    def test_one_that_was_cancelled_before_its_turn_never_starts(
+        self, alice, methods, model, make_dataset
+    ):
+        key = self.start(
+            alice,
+            methods["grpo"],
+            model,
+            make_dataset(),
+            parameters={"rewards": NUMBERS},
+            answers=["1"],
+        )
         assert trial_cancel(by=alice, key=key)
         trial_run(key)
         assert trial_read(by=alice, key=key)["answers"] == []
 
     def started_and_stuck(self, alice, methods, model, make_dataset, monkeypatch):
         """A trial with two answers whose program works on a third one for ever."""
-        key = self.start(alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS})
+        key = self.start(
+            alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}
+        )
         lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
         (trials_folder() / key / ANSWERS).write_text(lines)
         monkeypatch.setattr("training.trial.PROGRAM", ("-c", "import time; time.sleep(600)"))
@@ -337,23 +461,32 @@ class TestTrial:
             ("grpo", {"parameters": {"rewards": NUMBERS}, "answers": ["x"] * 6}, "answers"),
         ],
     )
-    def test_what_cannot_be_tried_is_refused(self, alice, methods, model, make_dataset, slug, given, field):
+    def test_what_cannot_be_tried_is_refused(
+        self, alice, methods, model, make_dataset, slug, given, field
+    ):
         with pytest.raises(UserError) as refused:
             self.start(alice, methods[slug], model, make_dataset(), **given)
         assert field in refused.value.fields
 
-    def test_the_api_starts_one_and_tells_it(self, client, alice, bob, methods, model, make_dataset):
+    def test_the_api_starts_one_and_tells_it(
+        self, client, alice, bob, methods, model, make_dataset
+    ):
         make_dataset()
         client.force_login(alice)
         body = {
-            "method": "grpo", "base_model": "tiny", "dataset": "sums", "parameters": {"rewards": NUMBERS},
+            "method": "grpo",
+            "base_model": "tiny",
+            "dataset": "sums",
+            "parameters": {"rewards": NUMBERS},
             "answers": ["1"],
-        }  # fmt: skip
+        }
         started = client.post("/api/v1/trains/try-rewards/", body, "application/json")
         assert started.status_code == 202, started.content
         address = f"/api/v1/trains/try-rewards/{started.json()['key']}/"
         assert client.get(address).json()["done"] is False
-        refused = client.post("/api/v1/trains/try-rewards/", body | {"parameters": {}}, "application/json")
+        refused = client.post(
+            "/api/v1/trains/try-rewards/", body | {"parameters": {}}, "application/json"
+        )
         assert "parameters.rewards" in refused.json()["error"]["fields"]
         client.force_login(bob)
         assert client.get(address).status_code == 404
@@ -365,14 +498,25 @@ class TestWhileItTrains:
     def run(self, alice, methods, model, make_dataset):
         parameters = resolved(methods["grpo"], rewards=TWO)
         run = TrainRun.objects.create(
-            owner=alice, name="sums", method=methods["grpo"], base_model=model, dataset=make_dataset(),
-            parameters=parameters, status="running",
-        )  # fmt: skip
+            owner=alice,
+            name="sums",
+            method=methods["grpo"],
+            base_model=model,
+            dataset=make_dataset(),
+            parameters=parameters,
+            status="running",
+        )
         for seq, (step, right, tags) in enumerate([(1, 0, 0.5), (1, 1, 0), (3, None, 1)], 1):
             Sample.objects.create(
-                run=run, seq=seq, index=seq, step=step, stage="completion", prompt="Q", text=f"A{seq}",
+                run=run,
+                seq=seq,
+                index=seq,
+                step=step,
+                stage="completion",
+                prompt="Q",
+                text=f"A{seq}",
                 rewards={"numeric_answer": right, "tag_format": tags},
-            )  # fmt: skip
+            )
         return run
 
     def test_completions_are_told_by_step_the_best_first(self, run):
@@ -380,7 +524,10 @@ class TestWhileItTrains:
         assert (latest["step"], latest["steps"]) == (3, [1, 3])
         assert latest["rows"][0]["values"] == [None, 1]
         first = completions_of(run, "1")
-        assert [(row["sample"].text, row["total"]) for row in first["rows"]] == [("A2", 1.0), ("A1", 0.25)]
+        assert [(row["sample"].text, row["total"]) for row in first["rows"]] == [
+            ("A2", 1.0),
+            ("A1", 0.25),
+        ]
         assert completions_of(run, "99' OR")["step"] == 3
 
     def test_the_page_and_the_api_show_them(self, client, alice, bob, run):
@@ -403,7 +550,9 @@ class TestWhileItTrains:
         assert words in client.get(f"/trains/{run.pk}/").content.decode()
 
     def test_the_chart_of_the_objective_stands_first(self, run):
-        assert [chart["name"] for chart in charts_table(run.objective) if chart["place"] == "main"] == ["reward"]
+        assert [
+            chart["name"] for chart in charts_table(run.objective) if chart["place"] == "main"
+        ] == ["reward"]
         assert [chart["name"] for chart in charts_table() if chart["place"] == "main"] == ["loss"]
         assert len(charts_table()) == len(charts_table(run.objective)) == len(CHARTS)
 

@@ -18,9 +18,16 @@ def house(db) -> BaseModel:
     """What a fresh installation holds: methods and one small base model."""
     methods_install()
     model = BaseModel.objects.create(
-        name="SmolLM2-135M-Instruct", slug="smollm2", source="gguf", reference="x", status="ready", context_length=2048,
-        parameter_count=135_000_000, linear_modules=["q_proj"], tokenizer_sha256="1" * 64,
-    )  # fmt: skip
+        name="SmolLM2-135M-Instruct",
+        slug="smollm2",
+        source="gguf",
+        reference="x",
+        status="ready",
+        context_length=2048,
+        parameter_count=135_000_000,
+        linear_modules=["q_proj"],
+        tokenizer_sha256="1" * 64,
+    )
     if hasattr(model, "shared"):
         BaseModel.objects.update(shared=True)
     model.path.mkdir(parents=True, exist_ok=True)
@@ -31,7 +38,11 @@ def house(db) -> BaseModel:
 def test_empty_lists_offer_it(client, alice, house, path):
     client.force_login(alice)
     page = BeautifulSoup(client.get(path).content, "html.parser")
-    assert page.select_one('form[action="/trains/try-sample/"] button').get_text(strip=True).startswith("Try it")
+    assert (
+        page.select_one('form[action="/trains/try-sample/"] button')
+        .get_text(strip=True)
+        .startswith("Try it")
+    )
 
 
 @pytest.mark.parametrize("path", ["/trains/", "/datasets/"])
@@ -47,7 +58,12 @@ def test_one_click_makes_a_checked_dataset_and_fills_the_form(client, alice, hou
     client.force_login(alice)
     response = client.post("/trains/try-sample/", follow=True)
     dataset = Dataset.objects.get()
-    assert (dataset.owner, dataset.status, dataset.row_count, dataset.problem_count) == (alice, "ready", 90, 0)
+    assert (dataset.owner, dataset.status, dataset.row_count, dataset.problem_count) == (
+        alice,
+        "ready",
+        90,
+        0,
+    )
 
     page = BeautifulSoup(response.content, "html.parser")
     assert page.select_one("#id-dataset option[selected]")["value"] == str(dataset.pk)

@@ -35,7 +35,13 @@ def test_it_finds_every_kind_by_part_of_a_name(ask, make_train):
     make_train(name="tiny-toys-lora")
     methods_install()
     found = ask("t")
-    assert [group["kind"] for group in found] == ["trains", "datasets", "models", "methods", "pages"]
+    assert [group["kind"] for group in found] == [
+        "trains",
+        "datasets",
+        "models",
+        "methods",
+        "pages",
+    ]
     assert titles(ask("toys"), "datasets") == ["Toys"]
     assert titles(ask("tiny"), "models") == ["Tiny"]
     assert "LoRA" in titles(ask("lora"), "methods")
@@ -82,10 +88,14 @@ def test_archived_things_and_pages_of_operators_stay_away(ask, client, olga, mak
     assert titles(ask("toys"), "datasets") == []
     assert titles(ask("administration"), "pages") == []
     client.force_login(olga)
-    assert titles(client.get("/api/v1/search/?q=administration").json(), "pages") == ["Administration"]
+    assert titles(client.get("/api/v1/search/?q=administration").json(), "pages") == [
+        "Administration"
+    ]
 
 
-@pytest.mark.parametrize("text", ["", "   ", "%", "_", "#", "#999999999999999999999", "'; --", "ß" * 100])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "%", "_", "#", "#999999999999999999999", "'; --", "ß" * 100]
+)
 def test_odd_questions_are_answered(ask, make_train, text):
     make_train(name="plain")
     assert titles(ask(text), "trains") == []
@@ -112,7 +122,9 @@ def test_its_queries_do_not_grow_with_what_there_is(alice, make_train):
 
 def test_ten_thousand_trains_are_searched_by_one_query_that_reads_few_columns(alice, make_train):
     run = make_train(name="first")
-    fields = {field.attname: getattr(run, field.attname) for field in TrainRun._meta.concrete_fields}
+    fields = {
+        field.attname: getattr(run, field.attname) for field in TrainRun._meta.concrete_fields
+    }
     rows = [TrainRun(**fields | {"id": None, "name": f"train-{number}"}) for number in range(2000)]
     TrainRun.objects.bulk_create(rows)
     with CaptureQueriesContext(connection) as queries:
@@ -135,10 +147,14 @@ def test_every_page_that_is_offered_opens(client, olga):
 @pytest.mark.parametrize(
     ("path", "here"),
     [
-        ("/trains/", "Model Training"), ("/trains/new/", "Model Training"), ("/trains/queue/", "Queue"),
-        ("/trains/compare/", "Compare"), ("/datasets/", "Datasets"), ("/methods/", "Methods"),
+        ("/trains/", "Model Training"),
+        ("/trains/new/", "Model Training"),
+        ("/trains/queue/", "Queue"),
+        ("/trains/compare/", "Compare"),
+        ("/datasets/", "Datasets"),
+        ("/methods/", "Methods"),
     ],
-)  # fmt: skip
+)
 def test_the_menu_marks_the_page_that_is_open_and_no_other(client, alice, path, here):
     client.force_login(alice)
     page = BeautifulSoup(client.get(path).content, "html.parser")

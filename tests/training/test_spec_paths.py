@@ -58,7 +58,10 @@ def test_the_file_itself_names_no_home(written, settings):
 
 
 def test_a_program_of_ones_own_reads_whole_paths(written, settings):
-    spec = replace(read_spec(written.directory), program=Program("/usr/bin/python3", f"{OLD}/methods/m/1/p.py", ""))
+    spec = replace(
+        read_spec(written.directory),
+        program=Program("/usr/bin/python3", f"{OLD}/methods/m/1/p.py", ""),
+    )
     write_spec(written.directory, spec)
     spec_settle(written)
     data = json.loads((written.directory / "spec.json").read_text())

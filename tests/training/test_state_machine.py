@@ -8,11 +8,19 @@ from training.models import IllegalTransition, TrainRun
 
 Status = TrainRun.Status
 LEGAL = {
-    ("queued", "running"), ("queued", "stopped"), ("queued", "failed"),
-    ("running", "stopping"), ("running", "finished"), ("running", "failed"), ("running", "stopped"),
-    ("stopping", "stopped"), ("stopping", "finished"), ("stopping", "failed"),
-    ("failed", "queued"), ("stopped", "queued"),
-}  # fmt: skip
+    ("queued", "running"),
+    ("queued", "stopped"),
+    ("queued", "failed"),
+    ("running", "stopping"),
+    ("running", "finished"),
+    ("running", "failed"),
+    ("running", "stopped"),
+    ("stopping", "stopped"),
+    ("stopping", "finished"),
+    ("stopping", "failed"),
+    ("failed", "queued"),
+    ("stopped", "queued"),
+}
 
 
 @pytest.mark.parametrize(("start", "to"), list(itertools.product(Status.values, Status.values)))

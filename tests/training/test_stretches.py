@@ -1,4 +1,5 @@
-"""Long curves in stretches: no spike, no gap and no end is lost, and a rewind leaves nothing of what is gone."""
+"""Long curves in stretches: no spike, no gap and no end is lost, and a rewind leaves nothing of
+what is gone."""
 
 import random
 
@@ -29,17 +30,35 @@ def running(make_train):
 
 def tell(writer: EventWriter, draw: random.Random, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        loss = None if draw.random() < 0.05 else draw.uniform(1, 2) * (50 if draw.random() < 0.02 else 1)
-        writer.write("metrics", step=step, epoch=step / 10, split="train", values={"loss": loss, "grad_norm": step % 7})
+        loss = (
+            None
+            if draw.random() < 0.05
+            else draw.uniform(1, 2) * (50 if draw.random() < 0.02 else 1)
+        )
+        writer.write(
+            "metrics",
+            step=step,
+            epoch=step / 10,
+            split="train",
+            values={"loss": loss, "grad_norm": step % 7},
+        )
         if not step % 10:
-            writer.write("metrics", step=step, epoch=step / 10, split="eval", values={"eval_loss": draw.random()})
+            writer.write(
+                "metrics",
+                step=step,
+                epoch=step / 10,
+                split="eval",
+                values={"eval_loss": draw.random()},
+            )
             writer.write("phase", name="training")
 
 
 def rows_of(run, name: str) -> list[list]:
     rows = run.metrics.order_by("seq").values_list("step", "epoch", "time", "values")
     return [
-        [step, round(epoch, 4), round(time, 2), values[name]] for step, epoch, time, values in rows if name in values
+        [step, round(epoch, 4), round(time, 2), values[name]]
+        for step, epoch, time, values in rows
+        if name in values
     ]
 
 
@@ -51,8 +70,8 @@ def same(one: list, other: list) -> bool:
 
 
 def check(run, steps: tuple[int, int] | None = None) -> int:
-    """Every point that is told is a row; of each metric lowest and highest, a gap and the last are told. Returns how
-    many points are told of the loss."""
+    """Every point that is told is a row; of each metric lowest and highest, a gap and the last are
+    told. Returns how many points are told of the loss."""
     found = points_read(run, MOST, steps)
     first, last = steps or (0, 10**9)
     for name in ("loss", "grad_norm", "eval_loss"):
@@ -68,7 +87,9 @@ def check(run, steps: tuple[int, int] | None = None) -> int:
         if steps is None:
             assert max(shown) == pytest.approx(max(numbers), rel=1e-5)
             assert min(shown) == pytest.approx(min(numbers), rel=1e-5)
-            assert (None in [row[VALUE] for row in rows]) == (None in [point[VALUE] for point in told])
+            assert (None in [row[VALUE] for row in rows]) == (
+                None in [point[VALUE] for point in told]
+            )
     return len(found["loss"])
 
 

@@ -22,7 +22,8 @@ from training.unheard import taken_for_gone
 
 @pytest.fixture
 def engine_does(monkeypatch):
-    """Engines run this in place of a train. The process that they are forked from is a fork of the test's own."""
+    """Engines run this in place of a train. The process that they are forked from is a fork of the
+    test's own."""
     servers = []
 
     def choose(function, can_train=True):
@@ -91,7 +92,8 @@ def test_where_a_fork_cannot_train_a_fresh_process_trains(engine_does, queued):
 
 
 def stop_soon(run: TrainRun) -> None:
-    """As the service does, once the train runs: from inside the engine process, which knows when that is."""
+    """As the service does, once the train runs: from inside the engine process, which knows when
+    that is."""
     TrainRun.objects.filter(pk=run.pk, status="running").update(status="stopping")
 
 
@@ -135,7 +137,9 @@ def test_stop_climbs_until_the_engine_gives_way(engine_does, queued, monkeypatch
     run = work(queued)
 
     assert run.status == "stopped"
-    assert {"stop file": [], "SIGTERM": ["SIGTERM"], "SIGKILL": ["SIGTERM", "SIGKILL"]}[wanted] == seen
+    assert {"stop file": [], "SIGTERM": ["SIGTERM"], "SIGKILL": ["SIGTERM", "SIGKILL"]}[
+        wanted
+    ] == seen
 
 
 def test_a_train_that_was_stopped_before_it_was_claimed_is_left_alone(engine_does, queued):
@@ -177,7 +181,9 @@ def engine_ends(run: TrainRun) -> bool:
     return True
 
 
-def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(engine_does, queued, monkeypatch):
+def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(
+    engine_does, queued, monkeypatch
+):
     engine_does(trains_on)
 
     def away(run):

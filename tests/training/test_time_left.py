@@ -1,4 +1,5 @@
-"""How long a train still needs: steps, evaluations, saving and sample answers, each as long as they took before."""
+"""How long a train still needs: steps, evaluations, saving and sample answers, each as long as they
+took before."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from training.ingest import ingest
 from training.similar import rounds_of_similar
 from training.time_left import rounds_left, time_left
 
-PARAMETERS = {"batch_size": 2, "gradient_accumulation_steps": 1, "max_tokens": 64, "sample_prompts": 4}
+PARAMETERS = {
+    "batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "max_tokens": 64,
+    "sample_prompts": 4,
+}
 FACTS = {"evaluate_every": 25, "save_every": 0, "evaluated_at": 0}
 NOW = timezone.now()
 
@@ -55,15 +61,23 @@ def train(make_train):
     def train(phases=(), spent=None, step=50, **facts):
         spent = {"training": [1, 50.0]} if spent is None else spent
         return make_train(
-            status="running", step=step, total_steps=100, parameters=PARAMETERS,
+            status="running",
+            step=step,
+            total_steps=100,
+            parameters=PARAMETERS,
             facts=FACTS | {"phases": [list(phase) for phase in phases], "spent": spent} | facts,
-        )  # fmt: skip
+        )
 
     return train
 
 
 def test_evaluation_saving_and_answers_are_part_of_the_time_left(train):
-    spent = {"training": [2, 50.0], "evaluating": [2, 20.0], "saving": [1, 5.0], "answering": [1, 60.0]}
+    spent = {
+        "training": [2, 50.0],
+        "evaluating": [2, 20.0],
+        "saving": [1, 5.0],
+        "answering": [1, 60.0],
+    }
     run = train(spent=spent, evaluated_at=50)
 
     left = time_left(run, 100.0)
@@ -80,7 +94,8 @@ def test_what_was_not_timed_yet_is_taken_from_similar_trains_or_named(train):
 
     assert left.seconds == 50 + 7
     assert left.basis == (
-        "Includes saving as timed in 3 similar trains. Does not include evaluation and sample answers, not timed yet."
+        "Includes saving as timed in 3 similar trains. Does not include evaluation and sample "
+        "answers, not timed yet."
     )
 
 
@@ -96,7 +111,8 @@ def test_what_was_not_timed_yet_is_taken_from_similar_trains_or_named(train):
     ],
 )
 def test_the_present_round_is_counted(train, phase, step, rounds):
-    """At step 50 of an evaluation every 25, the one of this step is still to come until it was logged."""
+    """At step 50 of an evaluation every 25, the one of this step is still to come until it was
+    logged."""
     assert rounds_left(train(step=step, evaluated_at=25), phase) == rounds
 
 
@@ -122,13 +138,18 @@ def test_an_estimate_counts_down_and_is_used_up(make_train):
 
 
 def test_events_make_the_estimate(make_train):
-    """From the phases of a real record: the evaluation and the answers before the first step are what is known."""
+    """From the phases of a real record: the evaluation and the answers before the first step are
+    what is known."""
     run = make_train(status="running", parameters=PARAMETERS)
     run.directory.mkdir(parents=True, exist_ok=True)
     record = [
         (0.0, "phase", {"name": "loading model"}),
         (10.0, "phase", {"name": "preparing data"}),
-        (11.0, "started", {"total_steps": 20, "steps_per_epoch": 20, "evaluate_every": 10, "save_every": 0}),
+        (
+            11.0,
+            "started",
+            {"total_steps": 20, "steps_per_epoch": 20, "evaluate_every": 10, "save_every": 0},
+        ),
         (11.0, "phase", {"name": "answering"}),
         (41.0, "phase", {"name": "evaluating"}),
         (51.0, "phase", {"name": "training"}),
@@ -142,26 +163,38 @@ def test_events_make_the_estimate(make_train):
 
     ingest(run)
 
-    # Ten steps of a second, evaluations at 10 and 20 of 10 s each, answers of 30 s; saving was never timed.
+    # Ten steps of a second, evaluations at 10 and 20 of 10 s each, answers of 30 s; saving was
+    # never timed.
     assert run.eta_seconds == pytest.approx(10 + 20 + 30)
     assert "Does not include saving" in run.eta_basis
     assert run.last_step_at.timestamp() == 61.0
 
 
 def finished(make_train, step, seconds, training, **facts):
-    spent = {"training": [1, training], "evaluating": [2, 10.0], "saving": [1, 4.0], "answering": [2, 20.0]}
+    spent = {
+        "training": [1, training],
+        "evaluating": [2, 10.0],
+        "saving": [1, 4.0],
+        "answering": [2, 20.0],
+    }
     return make_train(
-        status="finished", parameters=PARAMETERS, step=step, started_at=NOW - timedelta(seconds=seconds),
-        finished_at=NOW, facts={"spent": spent} | facts,
-    )  # fmt: skip
+        status="finished",
+        parameters=PARAMETERS,
+        step=step,
+        started_at=NOW - timedelta(seconds=seconds),
+        finished_at=NOW,
+        facts={"spent": spent} | facts,
+    )
 
 
 def test_what_does_not_grow_with_the_rows_is_not_scaled_with_them(make_train):
-    """Ten steps of a second, and 50 seconds for loading, evaluation and answers: a train ten times longer takes 150 s
-    and not ten times 60."""
+    """Ten steps of a second, and 50 seconds for loading, evaluation and answers: a train ten times
+    longer takes 150 s and not ten times 60."""
     run = finished(make_train, step=10, seconds=60, training=10.0)
 
-    estimate = Estimator().guess(run.method, run.base_model, PARAMETERS, rows=200, dataset_id=run.dataset_id)
+    estimate = Estimator().guess(
+        run.method, run.base_model, PARAMETERS, rows=200, dataset_id=run.dataset_id
+    )
 
     assert estimate.seconds == pytest.approx(100 + 50)
 

@@ -1,4 +1,5 @@
-"""What pages and API say of a train, held to what is known of it, in every state that it can be in."""
+"""What pages and API say of a train, held to what is known of it, in every state that it can be
+in."""
 
 from __future__ import annotations
 
@@ -14,13 +15,22 @@ from training.models import MetricRow, TrainRun
 NOW = timezone.now()
 AGO = NOW - timedelta(minutes=10)
 RUNNING = {"status": "running", "started_at": AGO, "total_steps": 100, "heartbeat_at": NOW}
-TRAINED = RUNNING | {"step": 40, "phase": "training", "eta_seconds": 900, "eta_at": NOW, "last_step_at": NOW}
+TRAINED = RUNNING | {
+    "step": 40,
+    "phase": "training",
+    "eta_seconds": 900,
+    "eta_at": NOW,
+    "last_step_at": NOW,
+}
 PAUSED = {
     "attempt": 2,
     "step": 40,
     "total_steps": 100,
     "earlier_seconds": 600,
-    "facts": {"phases": [["training", AGO.timestamp()], ["", NOW.timestamp()]], "spent": {"training": [1, 600.0]}},
+    "facts": {
+        "phases": [["training", AGO.timestamp()], ["", NOW.timestamp()]],
+        "spent": {"training": [1, 600.0]},
+    },
 }
 
 # {state: its fields}
@@ -37,12 +47,25 @@ STATES: dict[str, dict] = {
     "evaluating": TRAINED | {"phase": "evaluating"},
     "saving": TRAINED | {"phase": "saving", "step": 100},
     "answering": TRAINED | {"phase": "answering", "step": 100, "eta_seconds": 180},
-    "over its estimate": TRAINED | {"phase": "answering", "step": 100, "eta_seconds": 5, "eta_at": AGO},
+    "over its estimate": TRAINED
+    | {"phase": "answering", "step": 100, "eta_seconds": 5, "eta_at": AGO},
     "stopping": TRAINED | {"status": "stopping"},
     "stopping before a step": RUNNING | {"status": "stopping", "phase": "training"},
     "ending at once": TRAINED | {"status": "stopping", "discards": True},
-    "finished": {"status": "finished", "started_at": AGO, "finished_at": NOW, "step": 100, "total_steps": 100},
-    "stopped": {"status": "stopped", "started_at": AGO, "finished_at": NOW, "step": 40, "total_steps": 100},
+    "finished": {
+        "status": "finished",
+        "started_at": AGO,
+        "finished_at": NOW,
+        "step": 100,
+        "total_steps": 100,
+    },
+    "stopped": {
+        "status": "stopped",
+        "started_at": AGO,
+        "finished_at": NOW,
+        "step": 40,
+        "total_steps": 100,
+    },
     "stopped before a step": {"status": "stopped", "started_at": AGO, "finished_at": NOW},
     "stopped while it waited": {"status": "stopped", "finished_at": NOW},
     "stopped while it waited to resume": PAUSED | {"status": "stopped", "finished_at": NOW},
@@ -54,7 +77,12 @@ STATES: dict[str, dict] = {
         "total_steps": 100,
         "error": "No.",
     },
-    "lost its worker": {"status": "failed", "started_at": AGO, "finished_at": NOW, "error_code": "worker_lost"},
+    "lost its worker": {
+        "status": "failed",
+        "started_at": AGO,
+        "finished_at": NOW,
+        "error_code": "worker_lost",
+    },
 }
 PATHS = (
     "/trains/",
@@ -65,7 +93,14 @@ PATHS = (
 )
 
 # (sentence, states in which it may stand)
-BEFORE = ("starting", "loading", "preparing data", "answering before", "evaluating before", "first step")
+BEFORE = (
+    "starting",
+    "loading",
+    "preparing data",
+    "answering before",
+    "evaluating before",
+    "first step",
+)
 ENDING = ("stopping", "stopping before a step", "ending at once")
 ACTIVE = ("training", "evaluating", "saving", "answering")
 SENTENCES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -103,9 +138,14 @@ def said(client, alice, make_train):
     def said(state: str) -> str:
         # As long ago as the states say, however long after the import of this file.
         late = timezone.now() - NOW
-        fields = {name: value + late if isinstance(value, datetime) else value for name, value in STATES[state].items()}
+        fields = {
+            name: value + late if isinstance(value, datetime) else value
+            for name, value in STATES[state].items()
+        }
         run = make_train(name="a-train", **fields)
-        other = make_train(name="b-train", status="failed", started_at=AGO, finished_at=NOW, error="No.", step=1)
+        other = make_train(
+            name="b-train", status="failed", started_at=AGO, finished_at=NOW, error="No.", step=1
+        )
         run.samples.create(seq=1, index=0, stage="before", prompt="p", text="t")
         client.force_login(alice)
         pages = []
@@ -126,8 +166,16 @@ def said(client, alice, make_train):
 @pytest.mark.parametrize("state", STATES)
 def test_it_says_only_what_holds_in_this_state(said, state):
     text = said(state)
-    untrue = [sentence for sentence, states in SENTENCES if state not in states and re.search(sentence, text)]
-    missing = [sentence for sentence, states in SENTENCES if state in states and not re.search(sentence, text)]
+    untrue = [
+        sentence
+        for sentence, states in SENTENCES
+        if state not in states and re.search(sentence, text)
+    ]
+    missing = [
+        sentence
+        for sentence, states in SENTENCES
+        if state in states and not re.search(sentence, text)
+    ]
     assert (untrue, missing) == ([], [])
 
 
@@ -148,19 +196,41 @@ def test_the_api_estimates_nothing_for_a_train_that_does_not_run(client, alice, 
 def test_a_number_and_its_noun_agree(client, alice, make_train, count, path):
     """One of a thing is not "1 rows"."""
     run = make_train(
-        status="failed", step=count, total_steps=2, started_at=AGO, finished_at=NOW, error="No.",
-        facts={"train_rows": count, "eval_rows": count}, curve=[[step, 1.0] for step in range(1, count + 1)],
-    )  # fmt: skip
+        status="failed",
+        step=count,
+        total_steps=2,
+        started_at=AGO,
+        finished_at=NOW,
+        error="No.",
+        facts={"train_rows": count, "eval_rows": count},
+        curve=[[step, 1.0] for step in range(1, count + 1)],
+    )
     other = make_train(status="queued")
     type(run.dataset).objects.update(row_count=count)
     for number in range(count):
-        MetricRow.objects.create(run=run, seq=number, step=number, split="eval", time=1, values={"eval_loss": 1.0})
-        run.samples.create(seq=number, index=number, stage="before", prompt="p", text="t", tokens=count, stopped=True)
+        MetricRow.objects.create(
+            run=run, seq=number, step=number, split="eval", time=1, values={"eval_loss": 1.0}
+        )
+        run.samples.create(
+            seq=number,
+            index=number,
+            stage="before",
+            prompt="p",
+            text="t",
+            tokens=count,
+            stopped=True,
+        )
         run.checkpoints.create(step=number, time=1)
     client.force_login(alice)
     page = client.get(path.format(pk=run.pk, other=other.pk)).content.decode()
-    text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)))
-    nouns = "rows|points|steps|trains|tokens|answers|values|checkpoints|prompts|others|datasets|errors"
+    text = re.sub(
+        r"\s+",
+        " ",
+        html.unescape(re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)),
+    )
+    nouns = (
+        "rows|points|steps|trains|tokens|answers|values|checkpoints|prompts|others|datasets|errors"
+    )
 
     assert re.findall(rf"(?<![\d,.#])1 (?:{nouns})\b.{{0,20}}", text) == []
     singular = "|".join(noun.removesuffix("s") for noun in nouns.split("|"))
@@ -168,7 +238,8 @@ def test_a_number_and_its_noun_agree(client, alice, make_train, count, path):
 
 
 def test_a_phase_is_not_longer_than_its_train(client, alice, make_train):
-    """Between two attempts a train waits, which is no part of the phase that the first one ended in."""
+    """Between two attempts a train waits, which is no part of the phase that the first one ended
+    in."""
     from training.phases import attempt_end, phase_enter, phases_of
 
     facts = {}
@@ -180,17 +251,29 @@ def test_a_phase_is_not_longer_than_its_train(client, alice, make_train):
     facts = attempt_end(facts, 5026.0)
     run = make_train(status="finished", facts=facts)
 
-    assert {phase.name: phase.seconds for phase in phases_of(run)} == {"loading model": 20, "training": 35, "saving": 1}
+    assert {phase.name: phase.seconds for phase in phases_of(run)} == {
+        "loading model": 20,
+        "training": 35,
+        "saving": 1,
+    }
 
 
 def test_phases_that_an_older_version_wrote_do_not_count_the_time_between_attempts(make_train):
     from training.phases import phases_of
 
-    times = [["loading model", 0.0], ["training", 10.0], ["loading model", 5000.0], ["training", 5010.0]]
+    times = [
+        ["loading model", 0.0],
+        ["training", 10.0],
+        ["loading model", 5000.0],
+        ["training", 5010.0],
+    ]
     run = make_train(status="finished", facts={"phases": times}, finished_at=NOW)
     run.finished_at = NOW.fromtimestamp(5040.0, tz=NOW.tzinfo)
 
-    assert {phase.name: phase.seconds for phase in phases_of(run)} == {"loading model": 20, "training": 30}
+    assert {phase.name: phase.seconds for phase in phases_of(run)} == {
+        "loading model": 20,
+        "training": 30,
+    }
 
 
 def test_thousands_of_phases_are_summed_whole(make_train):
@@ -204,7 +287,10 @@ def test_thousands_of_phases_are_summed_whole(make_train):
     facts = phase_enter(facts, "saving", time)
     run = make_train(status="running", facts=facts)
 
-    assert {phase.name: phase.seconds for phase in phases_of(run)[:2]} == {"training": 5000, "evaluating": 1000}
+    assert {phase.name: phase.seconds for phase in phases_of(run)[:2]} == {
+        "training": 5000,
+        "evaluating": 1000,
+    }
     assert len(facts["phases"]) <= 101
 
 

@@ -19,9 +19,17 @@ def make_home() -> None:
     alice = User.objects.create_user("alice", password="alice-password-1")
     size = int(os.environ["DATASET_BYTES"])
     dataset = Dataset.objects.create(
-        owner=alice, name="Large", slug="large", file_name="large.jsonl", file_type="jsonl", size_bytes=size,
-        sha256="0" * 64, status="ready", format="messages", row_count=10,
-    )  # fmt: skip
+        owner=alice,
+        name="Large",
+        slug="large",
+        file_name="large.jsonl",
+        file_type="jsonl",
+        size_bytes=size,
+        sha256="0" * 64,
+        status="ready",
+        format="messages",
+        row_count=10,
+    )
     dataset.path.parent.mkdir(parents=True)
     with dataset.path.open("wb") as stream:
         for _ in range(size // 2**20):

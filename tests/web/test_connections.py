@@ -69,4 +69,11 @@ def test_nothing_is_left_of_who_has_gone(connections):
             connections.is_idle(client)
         connections.remove(client)
     assert connections.total == 0
-    assert not any((connections.of_address, connections.unfinished, connections.unfinished_of, connections.idle))
+    assert not any(
+        (
+            connections.of_address,
+            connections.unfinished,
+            connections.unfinished_of,
+            connections.idle,
+        )
+    )

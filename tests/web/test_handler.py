@@ -1,4 +1,5 @@
-"""Which threads a request takes. Requests go to the application as an ASGI server gives them to it."""
+"""Which threads a request takes. Requests go to the application as an ASGI server gives them to
+it."""
 
 from __future__ import annotations
 
@@ -17,14 +18,23 @@ class Client:
     def __init__(self, handler, path, *, method="GET", body=b"", headers=()):
         self.status, self.content, self.is_whole = None, b"", False
         self.parts = asyncio.Queue()
-        self.messages = [body[start : start + 60_000] for start in range(0, len(body), 60_000)] or [b""]
+        self.messages = [body[start : start + 60_000] for start in range(0, len(body), 60_000)] or [
+            b""
+        ]
         headers = [(b"host", b"localhost"), *headers]
         if body:
             headers.append((b"content-length", str(len(body)).encode()))
         scope = {
-            "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
-            "headers": headers, "client": ("10.0.0.1", 1), "server": ("localhost", 80), "scheme": "http",
-        }  # fmt: skip
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "client": ("10.0.0.1", 1),
+            "server": ("localhost", 80),
+            "scheme": "http",
+        }
         self.task = asyncio.create_task(handler(scope, self.receive, self.send))
 
     async def receive(self):
@@ -53,7 +63,8 @@ def run(settings, scenario, **limits):
 
 @pytest.mark.django_db
 async def places_are_given_back(handler, seconds=10):
-    """By the thread of the transfer, once it has closed its database connections: a moment after the answer."""
+    """By the thread of the transfer, once it has closed its database connections: a moment after
+    the answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     while handler.transfers.addresses:
         assert asyncio.get_running_loop().time() < deadline, handler.transfers.addresses
@@ -79,7 +90,9 @@ class TestThreads:
         async def scenario(handler):
             client = Client(handler, "/export/")
             await client.task
-            numbers, threads = zip(*(line.split() for line in client.content.splitlines()), strict=True)
+            numbers, threads = zip(
+                *(line.split() for line in client.content.splitlines()), strict=True
+            )
             assert numbers == (b"0", b"1", b"2")
             assert len(set(threads)) == 1
             assert threads[0].startswith(b"transfer")
@@ -87,7 +100,9 @@ class TestThreads:
 
         run(settings, scenario)
 
-    def test_small_bodies_are_read_before_a_thread_is_taken_and_large_ones_on_their_own(self, settings):
+    def test_small_bodies_are_read_before_a_thread_is_taken_and_large_ones_on_their_own(
+        self, settings
+    ):
         settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10**7
 
         async def scenario(handler):
@@ -127,14 +142,24 @@ class TestThreads:
 
     @pytest.mark.parametrize(
         ("proxies", "is_believed"),
-        [([], False), (["10.0.0.1"], True), (["10.0.0.0/8"], True), (["*"], True), (["10.0.0.2", "odd"], False)],
+        [
+            ([], False),
+            (["10.0.0.1"], True),
+            (["10.0.0.0/8"], True),
+            (["*"], True),
+            (["10.0.0.2", "odd"], False),
+        ],
     )
     def test_only_a_proxy_says_where_a_request_came_from(self, settings, proxies, is_believed):
         settings.FORWARDED_ALLOW_IPS = proxies
         is_proxy.cache_clear()
 
         async def scenario(handler):
-            claims = [(b"x-forwarded-for", b"192.0.2.7"), (b"x-forwarded-proto", b"https"), (b"accept", b"*/*")]
+            claims = [
+                (b"x-forwarded-for", b"192.0.2.7"),
+                (b"x-forwarded-proto", b"https"),
+                (b"accept", b"*/*"),
+            ]
             client = Client(handler, "/page/", headers=claims)
             await client.task
             seen = client.headers[b"Client"].decode().lower()

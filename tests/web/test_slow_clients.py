@@ -39,7 +39,9 @@ class Web:
 
     def token(self) -> str:
         credentials = {"username": "alice", "password": "alice-password-1"}
-        return requests.post(f"{self.url}/api/v1/auth/token/", json=credentials, timeout=60).json()["token"]
+        return requests.post(f"{self.url}/api/v1/auth/token/", json=credentials, timeout=60).json()[
+            "token"
+        ]
 
     def memory(self) -> int:
         return sum(child.memory_info().rss for child in psutil.Process(self.process.pid).children())
@@ -62,7 +64,11 @@ def web(tmp_path_factory):
     }
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.web.server"], cwd=ROOT, env=env, stdout=stream, stderr=stream
+            [sys.executable, "-m", "tests.web.server"],
+            cwd=ROOT,
+            env=env,
+            stdout=stream,
+            stderr=stream,
         )
     running = Web(port, process, log)
     deadline = time.monotonic() + 120
@@ -95,9 +101,12 @@ def is_closed(connection: socket.socket, seconds: float = 60) -> bool:
 BEGINNINGS = {
     "silence": b"",
     "part of a head": b"GET /login/ HTTP/1.1\r\nHost: localhost\r\n",
-    "part of a body": b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nusername=",
-    "part of an upload": b"POST /datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n--x",
-    "part of a chunk": b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\na",
+    "part of a body": b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    b"100000\r\n\r\nusername=",
+    "part of an upload": b"POST /datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    b"9000000\r\n\r\n--x",
+    "part of a chunk": b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+    b"chunked\r\n\r\nffff\r\na",
 }
 
 
@@ -125,7 +134,9 @@ def pieces(content: bytes, pause: float):
 
 def upload_body(rows: int) -> tuple[bytes, str]:
     content = b"prompt,completion\n" + b"Why?,Because.\n" * rows
-    request = requests.Request("POST", "http://x/", files={"file": ("rows.csv", content)}, data={"name": "rows"})
+    request = requests.Request(
+        "POST", "http://x/", files={"file": ("rows.csv", content)}, data={"name": "rows"}
+    )
     prepared = request.prepare()
     return prepared.body, prepared.headers["Content-Type"]
 
@@ -143,10 +154,13 @@ def test_a_slow_upload_that_goes_on_arrives(web):
 
 @pytest.mark.parametrize(("size", "status"), [(30, 400), (1_000_000, 411)])
 def test_a_body_in_chunks_may_be_small(web, size, status):
-    """Small ones get a length on the way; of large ones nobody could say whether there is room for them."""
+    """Small ones get a length on the way; of large ones nobody could say whether there is room for
+    them."""
     headers = {"Authorization": f"Token {web.token()}", "Content-Type": "application/json"}
     body = b'{"name": "' + b"x" * size + b'"}'
-    answer = requests.post(f"{web.url}/api/v1/trains/", data=iter([body]), headers=headers, timeout=60)
+    answer = requests.post(
+        f"{web.url}/api/v1/trains/", data=iter([body]), headers=headers, timeout=60
+    )
     assert answer.status_code == status
     assert answer.json()["error"]["code"] in ("invalid", "length_required")
 
@@ -162,7 +176,8 @@ def test_an_upload_that_falls_silent_ends_and_leaves_nothing(web):
     body, content_type = upload_body(rows=100_000)
     connection = web.connect()
     head = (
-        f"POST /api/v1/datasets/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Token {web.token()}\r\n"
+        "POST /api/v1/datasets/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Token "
+        f"{web.token()}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode() + body[:600_000])
@@ -176,7 +191,9 @@ def test_an_upload_that_falls_silent_ends_and_leaves_nothing(web):
 
 def download(web, piece=2**16):
     headers = {"Authorization": f"Token {web.token()}"}
-    return requests.get(f"{web.url}/api/v1/datasets/large/file/", headers=headers, stream=True, timeout=60)
+    return requests.get(
+        f"{web.url}/api/v1/datasets/large/file/", headers=headers, stream=True, timeout=60
+    )
 
 
 def test_a_large_download_is_not_held_in_memory(web):
@@ -204,14 +221,26 @@ def test_pages_answer_beside_downloads_that_nobody_reads(web):
 
 def test_a_kept_connection_takes_one_request_after_the_other(web):
     with requests.Session() as session:
-        for path, status in (("/login/", 200), ("/trains/", 302), ("/static/none", 404), ("/%ff/%00", 404)):
-            assert session.get(f"{web.url}{path}", allow_redirects=False, timeout=60).status_code == status
+        for path, status in (
+            ("/login/", 200),
+            ("/trains/", 302),
+            ("/static/none", 404),
+            ("/%ff/%00", 404),
+        ):
+            assert (
+                session.get(f"{web.url}{path}", allow_redirects=False, timeout=60).status_code
+                == status
+            )
         assert session.head(f"{web.url}/login/", timeout=60).content == b""
         assert session.get(f"{web.url}/login/?q=%ff", timeout=60).status_code in (200, 400)
 
 
 def test_a_web_socket_is_refused(web):
-    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-               "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
     assert requests.get(f"{web.url}/login/", headers=headers, timeout=60).status_code == 403
     assert " ERROR " not in web.log.read_text()

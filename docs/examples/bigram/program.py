@@ -24,16 +24,22 @@ letters = sorted(set("".join(texts + held_out)))
 
 counts = defaultdict(Counter)
 steps = given["passes"] * len(texts)
-run.started(total_steps=steps, steps_per_epoch=len(texts), train_rows=len(texts), eval_rows=len(held_out))
+run.started(
+    total_steps=steps, steps_per_epoch=len(texts), train_rows=len(texts), eval_rows=len(held_out)
+)
 
 
 def loss_of(text):
-    """Mean of minus log-probability over the characters, with every count raised by the smoothing."""
+    """Mean of minus log-probability over the characters, with every count raised by the
+    smoothing."""
     total = 0.0
     for one, other in zip(text, text[1:]):
         seen = counts[one]
-        chance = (seen[other] + given["smoothing"]) / (sum(seen.values()) + given["smoothing"] * len(letters))
+        chance = (seen[other] + given["smoothing"]) / (
+            sum(seen.values()) + given["smoothing"] * len(letters)
+        )
         total -= math.log(chance)
+
     return total / max(1, len(text) - 1)
 
 
@@ -43,7 +49,9 @@ def write(start, length=60):
         seen = counts[text[-1]]
         if not seen:
             break
+
         text += draw.choices(list(seen), list(seen.values()))[0]
+
     return text
 
 

@@ -32,11 +32,20 @@ class DpoParameters(TrainParameters, LengthParameters):
         le=10,
     )
     loss_type: Literal[
-        "sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "exo_pair", "nca_pair", "sppo_hard"
+        "sigmoid",
+        "ipo",
+        "hinge",
+        "robust",
+        "apo_zero",
+        "apo_down",
+        "exo_pair",
+        "nca_pair",
+        "sppo_hard",
     ] = parameter(
         "sigmoid",
         "Loss",
-        "Sigmoid is DPO as published. Robust expects pairs that are now and then the wrong way round.",
+        "Sigmoid is DPO as published. Robust expects pairs that are now and then the wrong way "
+        "round.",
         group="Method",
         choice_titles={
             "sigmoid": "Sigmoid (DPO)",

@@ -26,13 +26,16 @@ class Trainer(PreparedRows, DPOTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
     given = job.parameters
     assert isinstance(given, DpoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn)
+    renderer = Renderer(
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+    )
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens, pair_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
@@ -40,7 +43,10 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     else:
-        job.say("the reference model is a second copy of the base model: it needs as much memory again")
+        job.say(
+            "the reference model is a second copy of the base model: it needs as much memory again"
+        )
+
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model)
     trainer = Trainer(
@@ -58,4 +64,7 @@ def train(job: Job) -> bool:
         processing_class=tokenizer,
         lengths=data.lengths,
     )
-    return session.run(trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts))
+
+    return session.run(
+        trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )

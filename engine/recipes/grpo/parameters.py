@@ -1,4 +1,5 @@
-"""GRPO: several answers to each prompt, and learn from those that were worth more than the others."""
+"""GRPO: several answers to each prompt, and learn from those that were worth more than the
+others."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class GrpoParameters(RolloutParameters):
     beta: float = parameter(
         0.0,
         "KL beta",
-        "How strongly the model is held to what it was before. 0: not at all, and no reference model is computed.",
+        "How strongly the model is held to what it was before. 0: not at all, and no reference "
+        "model is computed.",
         group="Method",
         typical=(0, 0.1),
         ge=0,
@@ -58,7 +60,8 @@ class GrpoParameters(RolloutParameters):
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = parameter(
         "dapo",
         "Loss",
-        "How tokens are averaged. DAPO counts each token of the batch alike, so that long answers are not favoured.",
+        "How tokens are averaged. DAPO counts each token of the batch alike, so that long answers "
+        "are not favoured.",
         group="Method",
         advanced=True,
         choice_titles={"dapo": "DAPO", "grpo": "GRPO", "dr_grpo": "Dr. GRPO", "bnpo": "BNPO"},
@@ -85,19 +88,32 @@ class GrpoParameters(RolloutParameters):
         answers = self.batch_size * self.gradient_accumulation_steps
         if answers % self.num_generations:
             raise refuse("batch_size", self._arithmetic(answers))
+
         return self
 
     def _arithmetic(self, answers: int) -> str:
         accumulation, group = self.gradient_accumulation_steps, self.num_generations
-        batches = [size for size in range(1, self.batch_size + 2 * group) if size * accumulation % group == 0]
+        batches = [
+            size
+            for size in range(1, self.batch_size + 2 * group)
+            if size * accumulation % group == 0
+        ]
+
         near = sorted(sorted(batches, key=lambda size: abs(size - self.batch_size))[:2])
         groups = [size for size in range(2, answers + 1) if answers % size == 0]
         near_groups = sorted(sorted(groups, key=lambda size: abs(size - group))[:2])
         text = (
-            f"Batch size {self.batch_size:,} × accumulation {accumulation:,} = {answers:,} answers a step, which "
-            f"{group:,} generations do not divide. Use a batch size of {' or '.join(f'{size:,}' for size in near)}"
+            f"Batch size {self.batch_size:,} × accumulation {accumulation:,} = {answers:,} answers "
+            "a step, which "
+            f"{group:,} generations do not divide. Use a batch size of "
+            f"{' or '.join(f'{size:,}' for size in near)}"
         )
-        return text + (f", or {' or '.join(f'{size:,}' for size in near_groups)} generations." if near_groups else ".")
+
+        return text + (
+            f", or {' or '.join(f'{size:,}' for size in near_groups)} generations."
+            if near_groups
+            else "."
+        )
 
     def rows_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps // self.num_generations

@@ -25,7 +25,8 @@ class KtoParameters(TrainParameters, LengthParameters):
     batch_size: int = parameter(
         4,
         "Batch size",
-        "Rows at once on each device; at least 2, since each answer is compared with another row's. Costs memory.",
+        "Rows at once on each device; at least 2, since each answer is compared with another "
+        "row's. Costs memory.",
         group="Training",
         unit="rows",
         typical=(4, 64),

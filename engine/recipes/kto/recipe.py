@@ -27,13 +27,16 @@ class Trainer(PreparedRows, KTOTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
     given = job.parameters
     assert isinstance(given, KtoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn)
+    renderer = Renderer(
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+    )
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens, rating_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
@@ -42,10 +45,14 @@ def train(job: Job) -> bool:
     if given.adapter == "lora":
         model = adapter_add(model, given)
     else:
-        job.say("the reference model is a second copy of the base model: it needs as much memory again")
+        job.say(
+            "the reference model is a second copy of the base model: it needs as much memory again"
+        )
+
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model)
-    # In random order: rows of like length would be rows of like label, where good answers are longer than bad ones.
+    # In random order: rows of like length would be rows of like label, where good answers are
+    # longer than bad ones.
     trainer = Trainer(
         model=model,
         args=session.options(
@@ -58,10 +65,15 @@ def train(job: Job) -> bool:
             undesirable_weight=given.undesirable_weight,
         ),
         train_dataset=mismatched(data.train, given.batch_size),
-        eval_dataset=mismatched(data.evaluation, given.batch_size) if data.evaluation is not None else None,
+        eval_dataset=mismatched(data.evaluation, given.batch_size)
+        if data.evaluation is not None
+        else None,
         processing_class=tokenizer,
     )
-    return session.run(trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts))
+
+    return session.run(
+        trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )
 
 
 def balance_tell(job: Job, labels: list[bool]) -> None:
@@ -69,21 +81,26 @@ def balance_tell(job: Job, labels: list[bool]) -> None:
     good = sum(labels)
     bad = len(labels) - good
     job.say(f"{good:,} good answers, {bad:,} bad ones")
+
     if not good or not bad:
         raise TrainError(
             "one_label",
-            f"All {len(labels):,} answers are rated {'good' if good else 'bad'}: there is nothing to tell apart.",
+            f"All {len(labels):,} answers are rated {'good' if good else 'bad'}: there is nothing "
+            "to tell apart.",
             "Choose a dataset with good and bad answers.",
         )
 
 
 def mismatched(rows: Dataset, batch_size: int) -> Dataset:
-    """With KL_completion_ids: the answer of the row before in the same batch, by which KTO estimates how far the model
-    has moved on the whole. As TRL pairs them; a batch of one row takes the answer of the row before it."""
+    """With KL_completion_ids: the answer of the row before in the same batch, by which KTO
+    estimates how far the model has moved on the whole. As TRL pairs them; a batch of one row takes
+    the answer of the row before it."""
     answers = rows["completion_ids"]
     others = []
+
     for index in range(len(answers)):
         start = index - index % batch_size
         end = min(start + batch_size, len(answers))
         others.append(answers[index - 1 if index > start or end - start == 1 else end - 1])
+
     return rows.add_column("KL_completion_ids", others)

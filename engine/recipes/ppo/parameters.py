@@ -11,7 +11,8 @@ from engine.recipes.rollout_parameters import RolloutParameters
 
 
 class PpoParameters(RolloutParameters):
-    """Proximal policy optimisation (arxiv.org/abs/1707.06347), with a value head on the policy's own trunk."""
+    """Proximal policy optimisation (arxiv.org/abs/1707.06347), with a value head on the policy's
+    own trunk."""
 
     recipe: ClassVar[str] = "ppo"
 
@@ -113,7 +114,10 @@ class PpoParameters(RolloutParameters):
     @model_validator(mode="after")
     def check_batch(self) -> Self:
         if self.batch_size * self.gradient_accumulation_steps < 2:
-            raise refuse("batch_size", "PPO compares answers with one another: it needs at least 2 a step.")
+            raise refuse(
+                "batch_size", "PPO compares answers with one another: it needs at least 2 a step."
+            )
+
         return self
 
     def steps_per_epoch(self, train_rows: int) -> int:

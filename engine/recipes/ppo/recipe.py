@@ -19,7 +19,8 @@ from engine.session import Session
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
     given = job.parameters
     assert isinstance(given, PpoParameters)
     session = Session.open(job)
@@ -33,6 +34,7 @@ def train(job: Job) -> bool:
 
     if given.adapter == "lora":
         model = adapter_add(model, given)
+
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model, entropy_is_learned=bool(given.more.get("entropy_coef")))
     trainer = PpoTrainer(
@@ -56,4 +58,7 @@ def train(job: Job) -> bool:
             **rollout_options(given),
         ),
     )
-    return session.run(trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts))
+
+    return session.run(
+        trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )

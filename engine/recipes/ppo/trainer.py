@@ -1,8 +1,8 @@
 """PPO on TRL's GRPO trainer: a value head on the policy's own trunk, and advantages token by token.
 
-TRL writes the answers, computes log-probabilities and the clipped policy loss; it takes advantages of shape (answers,
-tokens) from subclasses. The values come from the hidden states of the very passes that compute log-probabilities.
-"""
+TRL writes the answers, computes log-probabilities and the clipped policy loss; it takes advantages
+of shape (answers, tokens) from subclasses. The values come from the hidden states of the very
+passes that compute log-probabilities."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ VALUE_HEAD = "value_head.safetensors"
 
 
 class PpoTrainer(RolloutTrainer):
-    """One answer a prompt. `head` maps the hidden state before a token to what the rest of the answer is worth."""
+    """One answer a prompt. `head` maps the hidden state before a token to what the rest of the
+    answer is worth."""
 
     def __init__(self, *, given: PpoParameters, **arguments: Any) -> None:
         self.given = given
@@ -50,17 +51,26 @@ class PpoTrainer(RolloutTrainer):
         self.hidden.append(outputs.last_hidden_state)
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *arguments: Any, **options: Any
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        *arguments: Any,
+        **options: Any,
     ) -> Any:
-        """With the values of the states before each of the last `logits_to_keep` tokens, appended to `self.values`."""
+        """With the values of the states before each of the last `logits_to_keep` tokens, appended
+        to `self.values`."""
         self.hidden.clear()
         found = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *arguments, **options
         )
+
         if self.hidden:
             states = torch.cat(self.hidden)[:, -logits_to_keep - 1 : -1]
             with torch.autocast(states.device.type, enabled=False):
                 self.values.append(self.head(states.float()).squeeze(-1))
+
         self.hidden.clear()
         return found
 
@@ -69,17 +79,21 @@ class PpoTrainer(RolloutTrainer):
         scores = super()._calculate_rewards(*arguments)
         self.totals = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
         self.totals[scores.isnan().all(dim=1)] = torch.nan
+
         return scores
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         self.values.clear()
         batch: dict[str, torch.Tensor] = super()._generate_and_score_completions(inputs)
+
         if not self.model.training:
             return batch
+
         self._metrics["train"].pop("frac_reward_zero_std", None)
         if "old_per_token_logps" not in batch:
             self.values.clear()
             batch["old_per_token_logps"] = self._old_logps(batch)
+
         # The first pass was the policy's; a second one is the reference's.
         values = self.values[0].detach()
         return batch | self._advantages(batch, values)
@@ -92,9 +106,12 @@ class PpoTrainer(RolloutTrainer):
         found: torch.Tensor = self._get_per_token_logps_and_entropies(
             self.model, ids, mask, keep, self.args.per_device_train_batch_size
         )[0]
+
         return found
 
-    def _advantages(self, batch: dict[str, torch.Tensor], values: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _advantages(
+        self, batch: dict[str, torch.Tensor], values: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """What the loss needs, and the metrics of these answers."""
         given, mask = self.given, batch["completion_mask"]
         scored = ~self.totals.isnan()
@@ -103,7 +120,9 @@ class PpoTrainer(RolloutTrainer):
         old = batch["old_per_token_logps"]
         reference = batch.get("ref_per_token_logps", old)
         stops = torch.tensor(self.eos_token_ids, device=mask.device)
-        is_ended = (torch.isin(batch["completion_ids"], stops) & batch["completion_mask"].bool()).any(dim=1)
+        is_ended = (
+            torch.isin(batch["completion_ids"], stops) & batch["completion_mask"].bool()
+        ).any(dim=1)
         scores = torch.nan_to_num(self.totals) - given.missing_eos_penalty * (~is_ended).float()
         rewards = token_rewards(scores, old - reference, mask, given.kl_coef)
         advantages, returns = advantages_and_returns(rewards, values, mask, given.gamma, given.lam)
@@ -112,6 +131,7 @@ class PpoTrainer(RolloutTrainer):
         metrics["kl"].append(float(masked_mean(old - reference, mask)))
         metrics["return"].append(float(masked_mean(returns, mask)))
         metrics["explained_variance"].append(explained_variance(values, returns, mask))
+
         return {
             "completion_mask": mask,
             "advantages": whiten(advantages, mask) if given.whiten_advantages else advantages,
@@ -124,24 +144,32 @@ class PpoTrainer(RolloutTrainer):
         self.values.clear()
         with self._without_kl_term():
             loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+
         if "returns" not in inputs:
             return loss
+
         (values,) = self.values
         mask = inputs["completion_mask"]
-        errors = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.given.value_clip_range)
+        errors = value_loss(
+            values, inputs["old_values"], inputs["returns"], mask, self.given.value_clip_range
+        )
         # As the policy's: a mean over the tokens of all answers of the step.
         normalizer = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-        normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        normalizer = (
+            normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        )
         of_values = errors.sum() / normalizer
         accumulation = self.current_gradient_accumulation_steps
         self._metrics["train"]["policy_loss"].append(float(loss.detach()) * accumulation)
         self._metrics["train"]["value_loss"].append(float(of_values.detach()) * accumulation)
         total: torch.Tensor = loss + self.given.value_coef * of_values
+
         return total
 
     @contextmanager
     def _without_kl_term(self) -> Iterator[None]:
-        """The KL penalty is part of the rewards here. TRL computes the reference where beta is above 0."""
+        """The KL penalty is part of the rewards here. TRL computes the reference where beta is
+        above 0."""
         beta, self.beta = self.beta, 0.0
         try:
             yield
@@ -151,8 +179,13 @@ class PpoTrainer(RolloutTrainer):
     def create_optimizer(self, *arguments: Any) -> Any:
         optimizer = super().create_optimizer(*arguments)
         optimizer.add_param_group(
-            {"params": list(self.head.parameters()), "lr": self.given.value_learning_rate, "weight_decay": 0.0}
+            {
+                "params": list(self.head.parameters()),
+                "lr": self.given.value_learning_rate,
+                "weight_decay": 0.0,
+            }
         )
+
         # The trainer empties the gradients of the model, which the head is no part of.
         optimizer.register_step_post_hook(lambda *ignored: self.head.zero_grad())
         return optimizer

@@ -25,7 +25,8 @@ class RewardParameters(TrainParameters, LengthParameters):
     center_rewards_coefficient: float = parameter(
         0.01,
         "Centre the scores",
-        "Pulls the scores of a pair towards 0 on average, so that scores of several prompts compare. 0: off.",
+        "Pulls the scores of a pair towards 0 on average, so that scores of several prompts "
+        "compare. 0: off.",
         group="Method",
         typical=(0, 0.1),
         ge=0,

@@ -28,7 +28,8 @@ class Trainer(PreparedRows, RewardTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
     given = job.parameters
     assert isinstance(given, RewardParameters)
     session = Session.open(job, scorer_load)
@@ -36,12 +37,15 @@ def train(job: Job) -> bool:
     # It finds the end of each text by what is padding.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
-    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn)
+    renderer = Renderer(
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+    )
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens, whole_pair_add)
 
     if given.adapter == "lora":
         model = adapter_add(model, given, task="SEQ_CLS")
+
     switch_on(session, model)
     trainer = Trainer(
         model=model,
@@ -59,7 +63,16 @@ def train(job: Job) -> bool:
 
     def scores_write(stage: str, step: int) -> None:
         for index, example in enumerate(data.sample_examples):
-            score_write(job, trainer.model, renderer, example, max_tokens, index=index, stage=stage, step=step)
+            score_write(
+                job,
+                trainer.model,
+                renderer,
+                example,
+                max_tokens,
+                index=index,
+                stage=stage,
+                step=step,
+            )
 
     return session.run(trainer, data.counts, scores_write)
 
@@ -72,24 +85,43 @@ def whole_pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens:
     rows.alike += pairs.alike
     rows.codes |= pairs.codes
     rows.cut += pairs.cut
+
     for index, length in enumerate(pairs.lengths):
         prompt = pairs.columns["prompt_ids"][index]
-        sides = {side: prompt + pairs.columns[side][index] for side in ("chosen_ids", "rejected_ids")}
+        sides = {
+            side: prompt + pairs.columns[side][index] for side in ("chosen_ids", "rejected_ids")
+        }
         rows.add(example, length, **sides)
 
 
 @torch.no_grad()
 def score_write(
-    job: Job, model: Any, renderer: Renderer, example: Example, max_tokens: int, *, index: int, stage: str, step: int
+    job: Job,
+    model: Any,
+    renderer: Renderer,
+    example: Example,
+    max_tokens: int,
+    *,
+    index: int,
+    stage: str,
+    step: int,
 ) -> None:
     """Tell the scores of both answers of a held-out pair."""
     model.eval()
     scores = {}
+
     for side in ("chosen", "rejected"):
-        prompt, answer = renderer.answered(example.messages or [], getattr(example, side), example.tools)
+        prompt, answer = renderer.answered(
+            example.messages or [], getattr(example, side), example.tools
+        )
         ids = torch.tensor([(prompt + answer)[:max_tokens]], device=model.device)
-        scores[side] = round(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]), 4)
-    text = f"better answer {scores['chosen']:+.2f}, worse answer {scores['rejected']:+.2f}".replace("-", "−")
+        scores[side] = round(
+            float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]), 4
+        )
+
+    text = f"better answer {scores['chosen']:+.2f}, worse answer {scores['rejected']:+.2f}".replace(
+        "-", "−"
+    )
     job.emit(
         "sample",
         index=index,
@@ -100,4 +132,5 @@ def score_write(
         text=text,
         rewards=scores,
     )
+
     job.say(f"sample {index + 1} {stage}: {text}")

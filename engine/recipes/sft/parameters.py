@@ -16,7 +16,8 @@ class SftParameters(TrainParameters, LengthParameters):
     answers_only: bool = parameter(
         True,
         "Learn from answers only",
-        "The loss is taken on the answers alone; right for chat data. Plain text always counts whole.",
+        "The loss is taken on the answers alone; right for chat data. Plain text always counts "
+        "whole.",
         group="Data",
     )
     packing: bool = parameter(

@@ -19,7 +19,8 @@ from engine.session import RowCounts, Session
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped before."""
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
     given = job.parameters
     assert isinstance(given, SftParameters)
     session = Session.open(job)
@@ -32,24 +33,29 @@ def train(job: Job) -> bool:
         thinking=given.thinking,
         warn=job.warn,
     )
+
     max_tokens = max_tokens_of(job, model, given.max_tokens)
     data = prepare(job, renderer, max_tokens)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
-        f"{counted(data.train_rows, 'row')} to train on, {data.eval_rows:,} held out, {data.cut_rows:,} cut at "
+        f"{counted(data.train_rows, 'row')} to train on, {data.eval_rows:,} held out, "
+        f"{data.cut_rows:,} cut at "
         f"{max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 
     if given.adapter == "lora":
         model = adapter_add(model, given)
+
     stop_tokens_learn(model, tokenizer, data.turn_ends)
     paths = switch_on(session, model, rows=data.train[:2]["input_ids"])
     packing = given.packing and paths.segments
     if given.packing and not packing:
         job.warn(
             "not_packed",
-            "Packing is off: this model does not keep the rows of a packed sequence apart. They are padded instead.",
+            "Packing is off: this model does not keep the rows of a packed sequence apart. They "
+            "are padded instead.",
         )
+
     trainer = Trainer(
         model=model,
         args=session.options(
@@ -59,7 +65,8 @@ def train(job: Job) -> bool:
             packing=packing,
             padding_free=paths.segments,
             neftune_noise_alpha=given.neftune_noise_alpha or None,
-            # Without packing the rows are cut and labelled already; preparing them again would only copy them.
+            # Without packing the rows are cut and labelled already; preparing them again would only
+            # copy them.
             dataset_kwargs={"skip_prepare_dataset": not packing},
         ),
         train_dataset=data.train,
@@ -68,5 +75,8 @@ def train(job: Job) -> bool:
         plain_attention=paths.plain_attention,
         grouped=not (paths.segments or given.more.get("train_sampling_strategy")),
     )
+
     rows = RowCounts(data.train_rows, data.eval_rows, data.left_out_rows)
-    return session.run(trainer, rows, partial(samples.write, job, trainer.model, tokenizer, prompts))
+    return session.run(
+        trainer, rows, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )

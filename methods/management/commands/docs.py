@@ -14,7 +14,9 @@ Written by `make docs` from the schemas that the form, the API and the engine re
 Names in `code` are what the API and `spec.json` take.
 """
 
-COLUMNS = "| Field | Name | Default | Typical | Allowed | What it does |\n|---|---|---|---|---|---|\n"
+COLUMNS = (
+    "| Field | Name | Default | Typical | Allowed | What it does |\n|---|---|---|---|---|---|\n"
+)
 
 
 class Command(BaseCommand):
@@ -26,22 +28,27 @@ class Command(BaseCommand):
         pages = [method_page(TrainingMethod(**values)) for values in BUILTIN]
         path = settings.BASE_DIR / "docs" / "methods.md"
         path.write_text(HEAD + "".join(pages))
+
         if options["verbosity"]:
             self.stdout.write(f"Wrote {path.relative_to(settings.BASE_DIR)}.")
 
 
 def method_page(method: TrainingMethod) -> str:
-    """One method: what it is for, and a table for each group of its fields. Defaults are those of a GPU worker."""
+    """One method: what it is for, and a table for each group of its fields. Defaults are those of a
+    GPU worker."""
     fields = [field for field in method_fields(method, device="cuda").values() if not field.hidden]
     on_cpu = method_fields(method, device="cpu")
     text = (
-        f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\nNeeds: {method.needs}. Cost: {method.cost}.\n"
+        f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\nNeeds: "
+        f"{method.needs}. Cost: {method.cost}.\n"
     )
+
     for group in dict.fromkeys(field.group for field in fields):
         text += f"\n### {group}\n\n{COLUMNS}"
         for field in fields:
             if field.group == group:
                 text += row(field, on_cpu[field.name])
+
     return text
 
 
@@ -49,9 +56,13 @@ def row(field: Field, on_cpu: Field) -> str:
     default = shown(field, field.default)
     if on_cpu.default != field.default:
         default += f" ({shown(on_cpu, on_cpu.default)} on CPU)"
-    typical = " to ".join(plain(edge, field.percent) for edge in field.typical) if field.typical else "–"
+
+    typical = (
+        " to ".join(plain(edge, field.percent) for edge in field.typical) if field.typical else "–"
+    )
     allowed = field.range_text() or ", ".join(f"`{value}`" for value, _ in field.choices) or "–"
     cells = (field.title, f"`{field.name}`", default, typical, allowed, field.help)
+
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -62,4 +73,5 @@ def shown(field: Field, value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, int | float):
         return plain(value, field.percent) + (f" {field.unit}" if field.unit else "")
+
     return f"`{value}`"

@@ -16,7 +16,9 @@ def gradients(model):
     torch.manual_seed(11)
     loss = model(input_ids=IDS, labels=IDS).loss
     loss.backward()
-    return loss.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return loss.detach(), {
+        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
+    }
 
 
 @pytest.fixture
@@ -98,12 +100,16 @@ def test_bf16_weights_keep_their_adapter_in_fp32(tiny):
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
     assert loss == pytest.approx(float(exact_loss), rel=0.02)
     for name, gradient in exact.items():
-        assert torch.nn.functional.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.99, name
+        assert (
+            torch.nn.functional.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0)
+            > 0.99
+        ), name
 
 
 @pytest.mark.parametrize("path", ["train", "generate", "peft"])
 def test_what_a_small_step_has_taught_is_not_rounded_away(path):
-    """How far the adapter moves the result, as a share of how far it should: the mean over many numbers."""
+    """How far the adapter moves the result, as a share of how far it should: the mean over many
+    numbers."""
     torch.manual_seed(4)
     layer = torch.nn.Sequential(torch.nn.Linear(256, 512, bias=False)).bfloat16()
     model = get_peft_model(layer, LoraConfig(r=4, lora_alpha=8, target_modules=["0"]))

@@ -39,7 +39,9 @@ def torchs_own(window=None):
 
 def ours(window=None, lengths=None):
     def function(query, key, value):
-        return causal.causal_attention(query, key, value, lengths or (query.shape[2],), 0.3, window).transpose(1, 2)
+        return causal.causal_attention(
+            query, key, value, lengths or (query.shape[2],), 0.3, window
+        ).transpose(1, 2)
 
     return function
 
@@ -48,7 +50,9 @@ def ours(window=None, lengths=None):
 @pytest.mark.parametrize("window", [None, 1, 7, 250])
 def test_result_and_gradients_are_those_of_torch(tokens, window):
     tensors = drawn(tokens)
-    for found, wanted in zip(computed(ours(window), tensors), computed(torchs_own(window), tensors), strict=True):
+    for found, wanted in zip(
+        computed(ours(window), tensors), computed(torchs_own(window), tensors), strict=True
+    ):
         torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-4)
 
 
@@ -65,7 +69,11 @@ def test_rows_end_to_end_are_computed_as_each_alone(window):
         return result.detach(), *torch.autograd.grad((result * pull).sum(), given)
 
     together = pulled(ours(window, lengths), tensors, pull)
-    rows = zip(*(torch.split(tensor, lengths, 2) for tensor in tensors), torch.split(pull, lengths, 2), strict=True)
+    rows = zip(
+        *(torch.split(tensor, lengths, 2) for tensor in tensors),
+        torch.split(pull, lengths, 2),
+        strict=True,
+    )
     alone = [pulled(ours(window), row, part) for *row, part in rows]
     for found, wanted in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(found, torch.cat(wanted, 2), atol=5e-5, rtol=1e-4)
@@ -75,7 +83,8 @@ def test_rows_end_to_end_are_computed_as_each_alone(window):
 def test_weights_of_short_rows_alone_are_kept(tokens, tiles):
     tensors = drawn(tokens)
     result = ours()(*(tensor.requires_grad_() for tensor in tensors))
-    # The function's own node is behind the turning of its result; torch's own function keeps no weights either.
+    # The function's own node is behind the turning of its result; torch's own function keeps no
+    # weights either.
     node = result.grad_fn.next_functions[0][0]
     kept = sum(saved.numel() for saved in getattr(node, "saved_tensors", ()))
     is_kept = tokens <= causal.KEPT and not causal.TILES
@@ -89,7 +98,10 @@ def test_in_half_precision_it_is_about_as_near_to_the_truth():
 
     def errors(function):
         found = computed(function, tensors)
-        return [float((one.double() - other).norm() / other.norm()) for one, other in zip(found, truth, strict=True)]
+        return [
+            float((one.double() - other).norm() / other.norm())
+            for one, other in zip(found, truth, strict=True)
+        ]
 
     for found, torchs in zip(errors(ours()), errors(torchs_own()), strict=True):
         assert found < max(2.5 * torchs, 0.006)
@@ -105,14 +117,17 @@ def test_a_token_is_not_moved_by_later_ones():
 
 @pytest.mark.parametrize("size", [1, 4, 16, 64])
 def test_in_half_precision_scores_of_every_size_keep_their_weights(size):
-    """As near to fp32 as torch's own attention is: a score of 100 that is rounded to 8 bits would be off by 0.25."""
+    """As near to fp32 as torch's own attention is: a score of 100 that is rounded to 8 bits would
+    be off by 0.25."""
     query, key, value = drawn(150, torch.bfloat16)
     tensors = [query * size, key, value]
     truth = computed(torchs_own(), tensors, torch.float32)
     plain = computed(torchs_own(), tensors)
     found = computed(ours(), tensors)
 
-    for name, one, other, wanted in zip(("result", "query", "key", "value"), found, plain, truth, strict=True):
+    for name, one, other, wanted in zip(
+        ("result", "query", "key", "value"), found, plain, truth, strict=True
+    ):
         error, usual = ((each.float() - wanted).norm() / wanted.norm() for each in (one, other))
         assert error <= 1.5 * usual + 1e-4, name
 
@@ -122,5 +137,7 @@ def test_values_may_have_another_size_than_keys():
     query, key, _ = drawn(2 * causal.BLOCK)
     value = drawn(2 * causal.BLOCK, size=8)[2]
     tensors = [query, key, value]
-    for found, wanted in zip(computed(ours(), tensors), computed(torchs_own(), tensors), strict=True):
+    for found, wanted in zip(
+        computed(ours(), tensors), computed(torchs_own(), tensors), strict=True
+    ):
         torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-4)

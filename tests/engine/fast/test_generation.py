@@ -29,9 +29,13 @@ def model(request, tmp_path):
     options = {"sliding_window": None} if request.param == "mistral" else {}
     if request.param == "llama":
         options["rope_parameters"] = {
-            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8,
-        }  # fmt: skip
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        }
     folder = tiny_model(tmp_path / request.param, request.param)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
     torch.manual_seed(2)
@@ -83,11 +87,18 @@ def test_the_same_tokens_as_by_transformers(model, reads):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.6, "top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1, "repetition_penalty": 1.3}],
+    [
+        {},
+        {"temperature": 0.6, "top_p": 0.8},
+        {"top_k": 5},
+        {"min_p": 0.1, "repetition_penalty": 1.3},
+    ],
     ids=["plain", "nucleus", "k", "repetition"],
 )
 def test_the_same_draws(adapted, reads, options, monkeypatch):
-    monkeypatch.setattr(generation, "_drawn", lambda probabilities: torch.multinomial(probabilities, 1)[:, 0])
+    monkeypatch.setattr(
+        generation, "_drawn", lambda probabilities: torch.multinomial(probabilities, 1)[:, 0]
+    )
     plain, ours = both(adapted, do_sample=True, max_new_tokens=12, eos_token_id=None, **options)
     assert plain.tolist() == ours.tolist()
     assert reads
@@ -111,9 +122,14 @@ def test_answers_end_by_themselves_and_cost_nothing_from_then_on(adapted, reads)
     plain, ours = both(adapted, do_sample=False, max_new_tokens=12, eos_token_id=sorted(ends))
     assert plain.tolist() == ours.tolist()
     answers = longest[:, WIDTH:].tolist()
-    lengths = [next((number for number, token in enumerate(ids, 1) if token in ends), 12) for ids in answers]
+    lengths = [
+        next((number for number, token in enumerate(ids, 1) if token in ends), 12)
+        for ids in answers
+    ]
     assert len(set(lengths)) > 1
-    assert reads[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert reads[1:] == [
+        sum(length > step for length in lengths) for step in range(1, max(lengths))
+    ]
 
 
 def test_it_writes_more_than_it_had_room_for(adapted, monkeypatch):
@@ -167,7 +183,9 @@ def test_a_stop_ends_it(adapted, reads):
             return torch.full((len(input_ids),), input_ids.shape[1] == WIDTH + 2)
 
     assert generation.switch_on(adapted) == ""
-    found = adapted.generate(**ASKED, max_new_tokens=12, stopping_criteria=StoppingCriteriaList([Stop()]))
+    found = adapted.generate(
+        **ASKED, max_new_tokens=12, stopping_criteria=StoppingCriteriaList([Stop()])
+    )
     assert found.shape == (5, WIDTH + 2)
     assert reads == [16, 5]
 
@@ -183,7 +201,9 @@ def test_in_half_precision_it_errs_no_more_than_the_model_that_learns(tiny):
     memory.prompts_read(prompts)
     ours = memory.next_read(tokens)
     whole = [torch.cat((ids, tokens[row : row + 1]))[None] for row, ids in enumerate(prompts)]
-    wanted, learns = (torch.cat([model(ids).logits[:, -1].float() for ids in whole]) for model in (exact, half))
+    wanted, learns = (
+        torch.cat([model(ids).logits[:, -1].float() for ids in whole]) for model in (exact, half)
+    )
     errors = [(found - wanted).square().mean(-1).median() for found in (ours, learns)]
     assert errors[0] < 1.3 * errors[1]
 
@@ -202,7 +222,10 @@ def test_what_an_adapter_learns_in_a_few_steps_is_written_with(tiny):
     assert unchanged > 0.9
     # So large that what the adapter adds is more than the rounding of the result.
     x = 50 * torch.sign(module.lora_A["default"].weight.sum(0, keepdim=True)).bfloat16()
-    added = generation._Products([module])(x).float() - torch.nn.functional.linear(x, module.base_layer.weight).float()
+    added = (
+        generation._Products([module])(x).float()
+        - torch.nn.functional.linear(x, module.base_layer.weight).float()
+    )
     wanted = torch.nn.functional.linear(x.float(), module.get_delta_weight("default").float())
     assert 0.8 < added.mean() / wanted.mean() < 1.2
 

@@ -1,4 +1,5 @@
-"""The output layer with its gradient on the way forward, held to TRL's own function and to plain logits."""
+"""The output layer with its gradient on the way forward, held to TRL's own function and to plain
+logits."""
 
 import pytest
 import torch
@@ -13,7 +14,11 @@ TOKENS, SIZE, WORDS = 300, 24, 9000
 @pytest.fixture
 def drawn():
     torch.manual_seed(3)
-    return torch.randn(TOKENS, SIZE), torch.randn(WORDS, SIZE) * 0.5, torch.randint(WORDS, (TOKENS,))
+    return (
+        torch.randn(TOKENS, SIZE),
+        torch.randn(WORDS, SIZE) * 0.5,
+        torch.randint(WORDS, (TOKENS,)),
+    )
 
 
 def computed(function, hidden, weight, targets, *, scale=1.0, temperature=1.0, outputs=ALL):
@@ -27,8 +32,12 @@ def computed(function, hidden, weight, targets, *, scale=1.0, temperature=1.0, o
 @pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.3, 1.0), (1.0, 0.7)])
 def test_it_computes_what_trl_computes(drawn, scale, temperature):
     ours, our_gradient = computed(head.Head, *drawn, scale=scale, temperature=temperature)
-    theirs, their_gradient = computed(ChunkedLogProbFunction, *drawn, scale=scale, temperature=temperature)
-    for name, one, other in zip(("log_probs", "entropy", "", "mean_logits", "is_top1"), ours, theirs, strict=True):
+    theirs, their_gradient = computed(
+        ChunkedLogProbFunction, *drawn, scale=scale, temperature=temperature
+    )
+    for name, one, other in zip(
+        ("log_probs", "entropy", "", "mean_logits", "is_top1"), ours, theirs, strict=True
+    ):
         if name:
             torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5, msg=name)
     torch.testing.assert_close(our_gradient, their_gradient, atol=2e-5, rtol=1e-4)
@@ -56,7 +65,12 @@ def test_in_half_precision_it_is_nearer_to_the_truth_than_plain_logits_are(drawn
         log_p = torch.log_softmax(logits.float(), -1)
         chosen = log_p.gather(-1, targets[:, None]).squeeze(-1)
         (gradient,) = torch.autograd.grad(chosen.sum(), states)
-        return chosen.detach(), -(log_p.exp() * log_p).sum(-1).detach(), gradient.float(), logits.argmax(-1) == targets
+        return (
+            chosen.detach(),
+            -(log_p.exp() * log_p).sum(-1).detach(),
+            gradient.float(),
+            logits.argmax(-1) == targets,
+        )
 
     exact, plain = hidden.float().requires_grad_(), hidden.clone().requires_grad_()
     truth = scores(exact @ weight.float().t(), exact)
@@ -65,7 +79,9 @@ def test_in_half_precision_it_is_nearer_to_the_truth_than_plain_logits_are(drawn
     found = outputs[0].detach(), outputs[1], gradient.float(), outputs[4]
 
     assert found[0].max() <= 0, "a probability above 1"
-    for name, one, other, wanted in zip(("log_probs", "entropy", "gradient"), found, usual, truth, strict=False):
+    for name, one, other, wanted in zip(
+        ("log_probs", "entropy", "gradient"), found, usual, truth, strict=False
+    ):
         assert (one - wanted).abs().mean() <= 1.1 * (other - wanted).abs().mean() + 1e-7, name
     assert torch.equal(found[3], truth[3]), "the likeliest token is another one"
 
@@ -97,5 +113,7 @@ def test_what_it_does_not_know_is_left_to_trl(drawn, monkeypatch, case):
     monkeypatch.setattr(head._Head, "apply", lambda *arguments: pytest.fail("not for this"))
     outputs = ("log_probs", "log_sum_sq_probs") if case == "squares" else ("log_probs",)
     weight = weight.requires_grad_(case == "trained")
-    found = head.Head.apply(hidden, weight, None, targets, 1.0, 4096, 30.0 if case == "softcap" else None, 1.0, outputs)
+    found = head.Head.apply(
+        hidden, weight, None, targets, 1.0, 4096, 30.0 if case == "softcap" else None, 1.0, outputs
+    )
     assert torch.isfinite(found[0]).all()

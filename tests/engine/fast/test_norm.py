@@ -10,7 +10,9 @@ from tests.tiny import tiny_model
 
 @pytest.fixture(params=["llama", "mistral", "qwen2", "qwen3"])
 def model(request, tmp_path):
-    loaded = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "tiny", request.param), dtype=torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tiny_model(tmp_path / "tiny", request.param), dtype=torch.bfloat16
+    )
     for module in loaded.modules():
         if type(module).__name__ in norm.KNOWN:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -48,7 +50,9 @@ def test_the_gradient_is_the_true_one(model):
     _, gradient = computed(module, *drawn(module))
     (x, pull), weight = drawn(module), module.weight.double()
     wide = x.double().requires_grad_()
-    truth = weight * wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    truth = (
+        weight * wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    )
     (wanted,) = torch.autograd.grad(truth, wide, pull.double())
     assert float((gradient.double() - wanted).norm() / wanted.norm()) < 0.006
 
@@ -66,6 +70,8 @@ def test_what_is_computed_otherwise_is_left_to_transformers(model):
 
 
 def test_gemmas_norm_is_another(tmp_path):
-    gemma = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "tiny", "gemma"), dtype=torch.bfloat16)
+    gemma = AutoModelForCausalLM.from_pretrained(
+        tiny_model(tmp_path / "tiny", "gemma"), dtype=torch.bfloat16
+    )
     assert norms(gemma)
     assert norm.fuse(gemma.requires_grad_(False)) == 0

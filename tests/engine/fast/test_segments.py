@@ -12,9 +12,13 @@ from tests.engine.runs import toy_rows, train
 from tests.tiny import ARCHITECTURES, tiny_model
 
 LENGTHS = (5, 19, 1, 12)
-ROWS = [torch.randint(4, 300, (1, length), generator=torch.Generator().manual_seed(length)) for length in LENGTHS]
-# How near a row of a long row is to itself alone, as a share of the largest logit, and how near while others change:
-# a GPU computes in half precision, and one kernel for all rows keeps each to the bit.
+ROWS = [
+    torch.randint(4, 300, (1, length), generator=torch.Generator().manual_seed(length))
+    for length in LENGTHS
+]
+# How near a row of a long row is to itself alone, as a share of the largest logit, and how near
+# while others change: a GPU computes in half precision, and one kernel for all rows keeps each to
+# the bit.
 NEAR = {"cpu": (2e-5, 2e-6), "cuda": (0.02, 0.0)}
 
 
@@ -26,16 +30,25 @@ def folder(request, tmp_path):
 @pytest.fixture(
     params=[
         "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ),
     ]
 )
 def model(request, folder):
     # A window that the longest row leaves, where the architecture has one.
     options = {"sliding_window": 6} if folder.name in ("mistral", "gemma2", "gemma3_text") else {}
     device = detect() if request.param == "cuda" else Device("cpu", "", 1, 1, bf16=True)
-    precision = precision_choose("bf16" if request.param == "cuda" else "fp32", device, adapter=True)
+    precision = precision_choose(
+        "bf16" if request.param == "cuda" else "fp32", device, adapter=True
+    )
     dtype = getattr(torch, precision.weights)
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).to(request.param).eval()
+    loaded = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        .to(request.param)
+        .eval()
+    )
     if obstacle := choose._segments_obstacle(loaded, device, precision):
         pytest.skip(obstacle)
     return loaded
@@ -50,16 +63,22 @@ def end_to_end(model, rows):
     positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None].to(model.device)
     ids = torch.cat(rows, 1).to(model.device)
     with torch.no_grad():
-        logits = model(input_ids=ids, position_ids=positions, use_cache=False, **told).logits.float()
+        logits = model(
+            input_ids=ids, position_ids=positions, use_cache=False, **told
+        ).logits.float()
     return [logits[:, start:end] for start, end in pairwise(borders.tolist())]
 
 
 def test_rows_end_to_end_are_computed_as_rows_alone(model):
     near, _ = NEAR[model.device.type]
     with torch.no_grad():
-        alone = [model(input_ids=row.to(model.device), use_cache=False).logits.float() for row in ROWS]
+        alone = [
+            model(input_ids=row.to(model.device), use_cache=False).logits.float() for row in ROWS
+        ]
     for found, wanted in zip(end_to_end(model, ROWS), alone, strict=True):
-        torch.testing.assert_close(found, wanted, atol=near * max(1.0, float(wanted.abs().max())), rtol=0)
+        torch.testing.assert_close(
+            found, wanted, atol=near * max(1.0, float(wanted.abs().max())), rtol=0
+        )
 
 
 def test_no_row_sees_another(model):
@@ -83,7 +102,13 @@ def test_padded_batches_and_generation_are_as_before(tiny):
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"lora_dropout": 0.2}, {"adapter": "none", "learning_rate": 1e-3}, {"packing": True}, {"precision": "bf16"}],
+    [
+        {},
+        {"lora_dropout": 0.2},
+        {"adapter": "none", "learning_rate": 1e-3},
+        {"packing": True},
+        {"precision": "bf16"},
+    ],
 )
 def test_a_train_by_the_fast_path_is_the_train_by_the_plain_one(tiny, tmp_path, monkeypatch, given):
     import trl.trainer.utils as trl_head
@@ -93,7 +118,15 @@ def test_a_train_by_the_fast_path_is_the_train_by_the_plain_one(tiny, tmp_path, 
 
     rows = (
         toy_rows()
-        + [{"messages": [{"role": "user", "content": "Why? " * 9}, {"role": "assistant", "content": "So."}]}] * 3
+        + [
+            {
+                "messages": [
+                    {"role": "user", "content": "Why? " * 9},
+                    {"role": "assistant", "content": "So."},
+                ]
+            }
+        ]
+        * 3
     )
     given = (
         {"more": {"train_sampling_strategy": "sequential"}, "evaluation_split": 0.1, "max_steps": 5}

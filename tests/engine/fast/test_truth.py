@@ -1,5 +1,6 @@
-"""Every fast path held to fp32: nothing it reports or learns from may be further from the truth than what the plain
-path reports, on a fresh adapter as on one that has learned its rows by heart."""
+"""Every fast path held to fp32: nothing it reports or learns from may be further from the truth
+than what the plain path reports, on a fresh adapter as on one that has learned its rows by
+heart."""
 
 from __future__ import annotations
 
@@ -26,22 +27,29 @@ PATHS = {
     "attention": {"attention"},
     "all": {"head", "adapter", "norm", "attention"},
 }
-# Steps of the optimizer after which an adapter is looked at: it has hardly begun, or it knows its rows by heart.
+# Steps of the optimizer after which an adapter is looked at: it has hardly begun, or it knows its
+# rows by heart.
 REGIMES = {"fresh": 2, "learned": 120}
-# Two ways of rounding differ by chance, the more so the fewer tokens there are: the gradient of a row that is known by
-# heart comes from one or two. A path that loses something is off by a multiple.
+# Two ways of rounding differ by chance, the more so the fewer tokens there are: the gradient of a
+# row that is known by heart comes from one or two. A path that loses something is off by a
+# multiple.
 CHANCE = {"log_probs": 1.5, "entropy": 1.5, "is_top": 1.0, "gradients": 2.0}
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """(model folder, token ids, places of the answers) of 24 conversations. The model knows half of them."""
+    """(model folder, token ids, places of the answers) of 24 conversations. The model knows half of
+    them."""
     folder = tiny_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
     renderer = Renderer(AutoTokenizer.from_pretrained(folder), warn=print)
     tokens = [renderer.tokens(Example(messages=row["messages"])) for row in toy_rows(24)]
-    ids, learned = [torch.tensor(row.ids) for row in tokens], [torch.tensor(row.learned) for row in tokens]
+    ids, learned = (
+        [torch.tensor(row.ids) for row in tokens],
+        [torch.tensor(row.learned) for row in tokens],
+    )
 
-    # A random model's logits are all alike; an adapter can only teach one that has something to say.
+    # A random model's logits are all alike; an adapter can only teach one that has something to
+    # say.
     base = AutoModelForCausalLM.from_pretrained(folder)
     fit(base, list(base.parameters()), ids[12:], learned[12:], steps=100, rate=5e-3)
     base.to(torch.bfloat16).save_pretrained(folder)
@@ -56,8 +64,17 @@ def adapters(rows):
 
     for regime, steps in REGIMES.items():
         model = fresh_adapter(folder, torch.float32)
-        loss = fit(model, [weight for weight in model.parameters() if weight.requires_grad], ids, learned, steps, 5e-3)
-        kept[regime] = {name: weight.detach() for name, weight in model.named_parameters() if "lora" in name}
+        loss = fit(
+            model,
+            [weight for weight in model.parameters() if weight.requires_grad],
+            ids,
+            learned,
+            steps,
+            5e-3,
+        )
+        kept[regime] = {
+            name: weight.detach() for name, weight in model.named_parameters() if "lora" in name
+        }
 
     assert loss < 0.05, "this adapter has not learned its rows"
     return kept
@@ -113,7 +130,9 @@ def hidden_packed(model, ids):
     positions = torch.cat([torch.arange(len(row)) for row in ids])[None]
     packed = {"cu_seq_lens_q": borders, "max_length_q": int(borders.diff().max())}
     inner = decoder(model).model
-    states = inner(input_ids=torch.cat(ids)[None], position_ids=positions, use_cache=False, **packed).last_hidden_state
+    states = inner(
+        input_ids=torch.cat(ids)[None], position_ids=positions, use_cache=False, **packed
+    ).last_hidden_state
     return torch.split(states[0], [len(row) for row in ids])
 
 
@@ -133,13 +152,22 @@ def plain_scores(model, states, ids, learned):
 def head_scores(model, states, ids, learned):
     weight = decoder(model).lm_head.weight
     found = Head.apply(
-        before_learned(states, learned), weight, None, targets_of(ids, learned), 1.0, 0, None, 1.0, OUTPUTS
+        before_learned(states, learned),
+        weight,
+        None,
+        targets_of(ids, learned),
+        1.0,
+        0,
+        None,
+        1.0,
+        OUTPUTS,
     )
     return found[0], found[1], found[4]
 
 
 def measured(model, rows, switched=()):
-    """What a train on these rows would report and learn from: all tokens, and the gradient of each row's own loss."""
+    """What a train on these rows would report and learn from: all tokens, and the gradient of each
+    row's own loss."""
     _, ids, learned = rows
     if "adapter" in switched:
         assert adapter.fuse(model)
@@ -150,7 +178,9 @@ def measured(model, rows, switched=()):
         model.get_base_model().set_attn_implementation(attention.NAME)
 
     states = (hidden_packed if "attention" in switched else hidden_plain)(model, ids)
-    log_probs, entropy, is_top = (head_scores if "head" in switched else plain_scores)(model, states, ids, learned)
+    log_probs, entropy, is_top = (head_scores if "head" in switched else plain_scores)(
+        model, states, ids, learned
+    )
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = []
     for part in torch.split(log_probs, [int(places[1:].sum()) for places in learned]):
@@ -158,7 +188,10 @@ def measured(model, rows, switched=()):
         gradients.append(torch.cat([gradient.flatten() for gradient in found]))
 
     return SimpleNamespace(
-        log_probs=log_probs.detach(), entropy=entropy.detach(), is_top=is_top.float(), gradients=torch.stack(gradients)
+        log_probs=log_probs.detach(),
+        entropy=entropy.detach(),
+        is_top=is_top.float(),
+        gradients=torch.stack(gradients),
     )
 
 
@@ -171,7 +204,8 @@ def truth_and_plain(request, rows, adapters):
 
 
 def off(found, truth, name):
-    """Mean distance from the truth; of gradients that of a row as a share of its length, in the geometric mean."""
+    """Mean distance from the truth; of gradients that of a row as a share of its length, in the
+    geometric mean."""
     difference, wanted = getattr(found, name) - getattr(truth, name), getattr(truth, name)
     if name != "gradients":
         return float(difference.abs().mean())

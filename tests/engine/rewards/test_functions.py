@@ -15,7 +15,9 @@ TEXT_ONLY = [slug for slug in REWARDS if slug not in ("reward_model", "llm_judge
 
 
 def worth(slug, text, reference="", **parameters):
-    return REWARDS[slug](**parameters).score(Answer([{"role": "user", "content": "Q"}], text, reference))
+    return REWARDS[slug](**parameters).score(
+        Answer([{"role": "user", "content": "Q"}], text, reference)
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,9 @@ def worth(slug, text, reference="", **parameters):
 )
 def test_numbers_are_read_as_people_write_them(text, number):
     found = number_read(text)
-    assert (None if found is None else str(found.value.normalize())) == (number if number != "1000" else "1E+3")
+    assert (None if found is None else str(found.value.normalize())) == (
+        number if number != "1000" else "1E+3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,15 +82,39 @@ def test_numbers_are_read_as_people_write_them(text, number):
         ("regex", "Dear Ann,", "", {"pattern": "Dear", "whole": True}, 0),
         ("json_valid", '```json\n{"a": 1}\n```', "", {}, 1),
         ("json_valid", '```json\n{"a": 1}\n```', "", {"fenced": False}, 0),
-        ("json_valid", '{"a": "x"}', "", {"json_schema": '{"properties": {"a": {"type": "integer"}}}'}, 0.5),
-        ("json_valid", '{"a": 1}', "", {"json_schema": '{"properties": {"a": {"type": "integer"}}}'}, 1),
+        (
+            "json_valid",
+            '{"a": "x"}',
+            "",
+            {"json_schema": '{"properties": {"a": {"type": "integer"}}}'},
+            0.5,
+        ),
+        (
+            "json_valid",
+            '{"a": 1}',
+            "",
+            {"json_schema": '{"properties": {"a": {"type": "integer"}}}'},
+            1,
+        ),
         ("json_valid", "NaN", "", {}, 0),
         ("json_valid", "1e400", "", {"json_schema": '{"multipleOf": 0.1}'}, 0.5),
         ("json_valid", '"ab"', "", {"json_schema": '{"pattern": "^a"}'}, 1),
         ("json_valid", '"ba"', "", {"json_schema": '{"pattern": "^a"}'}, 0.5),
-        ("json_valid", '{"next": {}}', "", {"json_schema": '{"properties": {"next": {"$ref": "#"}}}'}, 1),
+        (
+            "json_valid",
+            '{"next": {}}',
+            "",
+            {"json_schema": '{"properties": {"next": {"$ref": "#"}}}'},
+            1,
+        ),
         ("json_valid", "1", "", {"json_schema": "true"}, 1),
-        ("json_valid", "1", "", {"json_schema": '{"$schema": "http://x/y", "type": "string"}'}, 0.5),
+        (
+            "json_valid",
+            "1",
+            "",
+            {"json_schema": '{"$schema": "http://x/y", "type": "string"}'},
+            0.5,
+        ),
         ("contains", "red and Blue", "", {"texts": "red\nblue"}, 1),
         ("contains", "red", "", {"texts": "red\nblue"}, 0.5),
         ("contains", "red", "", {"texts": "red\nblue", "need": "any"}, 1),
@@ -103,7 +131,7 @@ def test_numbers_are_read_as_people_write_them(text, number):
         ("chrf", "the same", "the same", {}, 1),
         ("language", "123 !?", "", {}, 0),
     ],
-)  # fmt: skip
+)
 def test_an_answer_is_worth(slug, text, reference, parameters, value):
     assert worth(slug, text, reference, **parameters) == pytest.approx(value, abs=1e-6)
 
@@ -145,14 +173,38 @@ def test_long_texts_are_compared_in_little_time():
         ({"function": "regex", "parameters": {"pattern": "("}}, "no regular expression"),
         ({"function": "regex", "parameters": {"patern": "a"}}, "no parameter 'patern'"),
         ({"function": "json_valid", "parameters": {"json_schema": "{"}}, "no JSON"),
-        ({"function": "json_valid", "parameters": {"json_schema": '{"type": "text"}'}}, "no JSON Schema"),
-        ({"function": "json_valid", "parameters": {"json_schema": '{"$ref": "http://x/y"}'}}, "parts of itself"),
-        ({"function": "json_valid", "parameters": {"json_schema": '{"\\u0024ref": "http://x/y"}'}}, "parts of itself"),
-        ({"function": "json_valid", "parameters": {"json_schema": '{"$dynamicRef": "http://x/y"}'}}, "parts of itself"),
-        ({"function": "json_valid", "parameters": {"json_schema": '{"$ref": "#/gone"}'}}, "no part '#/gone'"),
+        (
+            {"function": "json_valid", "parameters": {"json_schema": '{"type": "text"}'}},
+            "no JSON Schema",
+        ),
+        (
+            {"function": "json_valid", "parameters": {"json_schema": '{"$ref": "http://x/y"}'}},
+            "parts of itself",
+        ),
+        (
+            {
+                "function": "json_valid",
+                "parameters": {"json_schema": '{"\\u0024ref": "http://x/y"}'},
+            },
+            "parts of itself",
+        ),
+        (
+            {
+                "function": "json_valid",
+                "parameters": {"json_schema": '{"$dynamicRef": "http://x/y"}'},
+            },
+            "parts of itself",
+        ),
+        (
+            {"function": "json_valid", "parameters": {"json_schema": '{"$ref": "#/gone"}'}},
+            "no part '#/gone'",
+        ),
         ({"function": "json_valid", "parameters": {"json_schema": '{"$ref": "#"}'}}, "without end"),
         (
-            {"function": "json_valid", "parameters": {"json_schema": '{"patternProperties": {"a": {}}}'}},
+            {
+                "function": "json_valid",
+                "parameters": {"json_schema": '{"patternProperties": {"a": {}}}'},
+            },
             "name the prop",
         ),
         ({"function": "tag_format", "parameters": {"tags": "a b"}}, "no name of a tag"),
@@ -161,7 +213,10 @@ def test_long_texts_are_compared_in_little_time():
         ({"function": "length_window", "parameters": {"shortest": 5, "longest": 2}}, "more than"),
         ({"function": "reward_model"}, "Model is needed"),
         ({"function": "llm_judge", "parameters": {"instruction": "Rate."}}, "{answer}"),
-        ({"function": "numeric_answer", "parameters": {"tolerance": -1}}, "Tolerance must be greater"),
+        (
+            {"function": "numeric_answer", "parameters": {"tolerance": -1}},
+            "Tolerance must be greater",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_reason(choice, words):
@@ -171,7 +226,9 @@ def test_what_cannot_be_used_is_refused_with_a_reason(choice, words):
 
 
 def test_parameters_are_resolved_to_all_of_them():
-    choice = RewardChoice.model_validate({"function": "numeric_answer", "parameters": {"tolerance": 0.5}})
+    choice = RewardChoice.model_validate(
+        {"function": "numeric_answer", "parameters": {"tolerance": 0.5}}
+    )
     assert choice.parameters == {"answer_tag": "", "tolerance": 0.5, "readable_score": 0.0}
 
 

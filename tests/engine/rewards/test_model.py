@@ -11,7 +11,10 @@ from engine.rundir import Resource
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ASKED = [{"role": "user", "content": "How many?"}]
-TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}<|im_end|>{% endfor %}"
+TEMPLATE = (
+    "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] "
+    "}}<|im_end|>{% endfor %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +37,18 @@ def test_a_whole_folder_reads_answers_by_its_own_template(scorer_folder):
     for text, score in zip(texts, together, strict=True):
         alone = scorer.score_all([Answer(ASKED, text)])
         assert alone == pytest.approx([score], abs=1e-5), "padding does not change a score"
-    ids = scorer.tokenizer("[user] How many?<|im_end|>[assistant] Five.<|im_end|>", return_tensors="pt")
+    ids = scorer.tokenizer(
+        "[user] How many?<|im_end|>[assistant] Five.<|im_end|>", return_tensors="pt"
+    )
     with torch.no_grad():
         score = float(scorer.model(input_ids=ids["input_ids"].to(scorer.device)).logits[0, 0])
     assert score == pytest.approx(together[0], abs=1e-5)
 
 
 def test_answers_over_its_context_are_cut_and_scored(scorer_folder):
-    (score,) = RewardModelScorer(Resource(str(scorer_folder))).score_all([Answer(ASKED, "word " * 2000)])
+    (score,) = RewardModelScorer(Resource(str(scorer_folder))).score_all(
+        [Answer(ASKED, "word " * 2000)]
+    )
     assert score == score
 
 

@@ -24,18 +24,35 @@ ASKED = [{"role": "user", "content": "How many?"}]
 
 
 def choose(*functions):
-    return [RewardChoice(function=name, weight=weight, parameters=given) for name, weight, given in functions]
+    return [
+        RewardChoice(function=name, weight=weight, parameters=given)
+        for name, weight, given in functions
+    ]
 
 
 def test_totals_are_weighted_sums_and_none_where_a_score_is_missing():
     panel = Panel.of(
-        choose(("numeric_answer", 2.0, {}), ("contains", -1.0, {"texts": "sorry"}), ("contains", 0.5, {"texts": "is"})),
+        choose(
+            ("numeric_answer", 2.0, {}),
+            ("contains", -1.0, {"texts": "sorry"}),
+            ("contains", 0.5, {"texts": "is"}),
+        ),
         {},
     )
-    scores = panel.score([Answer(ASKED, "sorry, it is 5", "5"), Answer(ASKED, "it is 5", ""), Answer(ASKED, "4", "5")])
+    scores = panel.score(
+        [
+            Answer(ASKED, "sorry, it is 5", "5"),
+            Answer(ASKED, "it is 5", ""),
+            Answer(ASKED, "4", "5"),
+        ]
+    )
 
     assert panel.names == ["numeric_answer", "contains", "contains_2"]
-    assert scores.values == {"numeric_answer": [1, None, 0], "contains": [1, 0, 0], "contains_2": [1, 1, 0]}
+    assert scores.values == {
+        "numeric_answer": [1, None, 0],
+        "contains": [1, 0, 0],
+        "contains_2": [1, 1, 0],
+    }
     assert scores.totals == [1.5, None, 0]
     assert [str(failure) for failure in scores.failures] == [
         "Numeric answer, answer 2: The row has no reference answer."
@@ -53,11 +70,14 @@ class Diverged:
 
 
 def test_a_function_that_fails_in_a_way_nobody_thought_of_is_told_by_row():
-    scores = Panel(choose(("exact_answer", 1.0, {}), ("rouge_l", 1.0, {})), [Broken(), Diverged()]).score(
-        [Answer(ASKED, "5")]
-    )
+    scores = Panel(
+        choose(("exact_answer", 1.0, {}), ("rouge_l", 1.0, {})), [Broken(), Diverged()]
+    ).score([Answer(ASKED, "5")])
     assert scores.totals == [None]
-    assert [failure.reason for failure in scores.failures] == ["It failed: KeyError: '5'", "It came to nan."]
+    assert [failure.reason for failure in scores.failures] == [
+        "It failed: KeyError: '5'",
+        "It came to nan.",
+    ]
 
 
 SOURCES = {
@@ -76,7 +96,9 @@ SOURCES = {
 def registered(tmp_path):
     def register(body):
         path = tmp_path / "mine.py"
-        path.write_text(f"def reward(prompts, completions, references, rows, **parameters):\n    {body}\n")
+        path.write_text(
+            f"def reward(prompts, completions, references, rows, **parameters):\n    {body}\n"
+        )
         assert check_source(path.read_text()) == []
         return {"reward_function:mine": Resource(str(path), file_sha256(path))}
 
@@ -250,18 +272,24 @@ def test_a_judge_that_is_down_or_missing_says_so(monkeypatch):
 
 def trial(directory, rows, **given):
     values = {
-        "base_model_path": "", "rows": rows,
+        "base_model_path": "",
+        "rows": rows,
         "rewards": [
-            {"function": "numeric_answer", "weight": 2.0}, {"function": "contains", "parameters": {"texts": "x"}},
+            {"function": "numeric_answer", "weight": 2.0},
+            {"function": "contains", "parameters": {"texts": "x"}},
         ],
-    } | given  # fmt: skip
+    } | given
     (directory / TRIAL).write_text(json.dumps(values))
 
 
 def test_typed_answers_are_scored_without_torch(tmp_path):
-    trial(tmp_path, [{"prompt": ASKED, "reference": "5", "answer": "5"}, {"prompt": ASKED, "answer": "x"}])
+    trial(
+        tmp_path,
+        [{"prompt": ASKED, "reference": "5", "answer": "5"}, {"prompt": ASKED, "answer": "x"}],
+    )
     program = (
-        "import sys, pathlib; from engine.rewards.trial import trial_run; trial_run(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from engine.rewards.trial import trial_run; "
+        "trial_run(pathlib.Path(sys.argv[1]));"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=60)
@@ -269,14 +297,20 @@ def test_typed_answers_are_scored_without_torch(tmp_path):
     first, second = answers_read(tmp_path)
     assert first["rewards"]["numeric_answer"] == {"value": 1.0, "error": ""}
     assert (first["total"], second["total"]) == (2.0, None)
-    assert second["rewards"]["numeric_answer"] == {"value": None, "error": "The row has no reference answer."}
+    assert second["rewards"]["numeric_answer"] == {
+        "value": None,
+        "error": "The row has no reference answer.",
+    }
 
 
 def test_the_base_model_answers_where_nobody_has(tmp_path, tiny):
     trial(
-        tmp_path, [{"prompt": ASKED}, {"prompt": ASKED}], base_model_path=str(tiny), max_completion_tokens=12,
+        tmp_path,
+        [{"prompt": ASKED}, {"prompt": ASKED}],
+        base_model_path=str(tiny),
+        max_completion_tokens=12,
         rewards=[{"function": "length_window"}],
-    )  # fmt: skip
+    )
     trial_run(tmp_path)
     answers = answers_read(tmp_path)
     trial_run(tmp_path)
@@ -287,8 +321,13 @@ def test_the_base_model_answers_where_nobody_has(tmp_path, tiny):
 
 
 def test_each_answer_is_known_before_the_next_one_is_asked_for(tmp_path):
-    """What can be read while a slow model writes on; here a second row that cannot be answered at all."""
-    trial(tmp_path, [{"prompt": ASKED, "reference": "5", "answer": "5"}, {"prompt": ASKED}], base_model_path="gone")
+    """What can be read while a slow model writes on; here a second row that cannot be answered at
+    all."""
+    trial(
+        tmp_path,
+        [{"prompt": ASKED, "reference": "5", "answer": "5"}, {"prompt": ASKED}],
+        base_model_path="gone",
+    )
     answers = _scored(Trial.model_validate_json((tmp_path / TRIAL).read_text()))
     assert next(answers)["text"] == "5"
 

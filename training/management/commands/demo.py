@@ -20,17 +20,22 @@ TRAIN = {
     "method": "lora",
     "base_model": "smollm2-135m-instruct",
     "parameters": PARAMETERS,
-    "notes": "The demo: a help desk's house format. Copy it, change the learning rate, and compare the two.",
+    "notes": "The demo: a help desk's house format. Copy it, change the learning rate, and compare "
+    "the two.",
 }
 ENDED = ("finished", "failed", "stopped")
 BAR = 30
 
 
 class Command(BaseCommand):
-    help = "Serve the platform and run the main job through its API: a LoRA train on the demo dataset."
+    help = (
+        "Serve the platform and run the main job through its API: a LoRA train on the demo dataset."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--exit", action="store_true", help="Leave once the train has finished.")
+        parser.add_argument(
+            "--exit", action="store_true", help="Leave once the train has finished."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -39,6 +44,7 @@ class Command(BaseCommand):
                 self.main_job()
                 if options["exit"]:
                     return
+
                 self.stdout.write(f"\nDeepExtension is at {address()} (Ctrl-C stops it).")
                 server.wait()
         except CannotServe as error:
@@ -52,9 +58,11 @@ class Command(BaseCommand):
             run, again = self.train(api, dataset)
             if not again:
                 run = self.follow(api, run)
+
             if run["status"] != "finished":
                 error = run["error"] or {"message": f"The train was {run['status']}.", "advice": ""}
                 raise CommandError(f"{error['message']} {error['advice']}\n{address(run['url'])}")
+
             self.show(api, run)
 
     def dataset(self, api: Api) -> dict[str, Any]:
@@ -63,26 +71,41 @@ class Command(BaseCommand):
         if not found:
             self.stdout.write("Uploading the demo dataset …")
             files = {"file": ("help-desk.jsonl", demo_jsonl())}
-            found = [api.post("datasets/", files=files, data={"name": NAME, "description": DESCRIPTION})]
-        dataset: dict[str, Any] = api.poll(f"datasets/{found[0]['id']}/", until=lambda row: row["status"] != "checking")
+            found = [
+                api.post("datasets/", files=files, data={"name": NAME, "description": DESCRIPTION})
+            ]
+
+        dataset: dict[str, Any] = api.poll(
+            f"datasets/{found[0]['id']}/", until=lambda row: row["status"] != "checking"
+        )
         if dataset["status"] != "ready":
             raise CommandError(f"The demo dataset cannot be used: {dataset['error']}")
+
         return dataset
 
     def train(self, api: Api, dataset: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """(train, whether it had finished before). One that failed or was stopped is tried anew."""
-        tries = [row for row in api.get("trains/", search=TRAIN["name"])["results"] if row["name"] == TRAIN["name"]]
+        tries = [
+            row
+            for row in api.get("trains/", search=TRAIN["name"])["results"]
+            if row["name"] == TRAIN["name"]
+        ]
+
         if done := [row for row in tries if row["status"] == "finished"]:
             return done[-1], True
         if going := [row for row in tries if row["status"] not in ENDED]:
             return going[-1], False
+
         body = TRAIN | {"dataset": dataset["id"]}
-        return api.post("trains/", json=body, headers={"Idempotency-Key": f"demo-{len(tries)}"}), False
+        return api.post(
+            "trains/", json=body, headers={"Idempotency-Key": f"demo-{len(tries)}"}
+        ), False
 
     def follow(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
         self.stdout.write(f"Training. Watch it at {address(run['url'])}")
         live = sys.stdout.isatty()
         shown = ""
+
         while run["status"] not in ENDED:
             time.sleep(0.5)
             run = api.get(f"trains/{run['id']}/")
@@ -93,40 +116,53 @@ class Command(BaseCommand):
                 self.stdout.write(f"\r{line}\033[K" if live else line, ending="" if live else "\n")
                 self.stdout.flush()
                 shown = mark
+
         if live:
             self.stdout.write("")
+
         return run
 
     def show(self, api: Api, run: dict[str, Any]) -> None:
         samples = api.get(f"trains/{run['id']}/samples/")
         before = {row["index"]: row["text"] for row in samples if row["stage"] == "before"}
         after = {row["index"]: row for row in samples if row["stage"] == "after"}
+
         for index, row in after.items():
             self.stdout.write(f"\n  Asked   {row['prompt'].strip()}")
             self.stdout.write(f"  Before  {indented(before.get(index, ''))}")
             self.stdout.write(f"  After   {indented(row['text'])}")
+
         losses = [
             row["values"]["eval_loss"]
             for row in api.get(f"trains/{run['id']}/metrics/")["rows"]
             if row["split"] == "eval"
         ]
+
         self.stdout.write(
-            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in {run['duration_seconds']:.0f} s. "
-            f"House format followed: {sum(map(follows_format, before.values()))} of {len(before)} before, "
+            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in "
+            f"{run['duration_seconds']:.0f} s. "
+            f"House format followed: {sum(map(follows_format, before.values()))} of {len(before)} "
+            "before, "
             f"{sum(follows_format(row['text']) for row in after.values())} of {len(after)} after."
         )
+
         self.stdout.write(f"The train's page: {address(run['url'])}")
 
 
 def progress_line(run: dict[str, Any]) -> str:
     done = round(BAR * run["progress"])
-    parts = [f"[{'█' * done}{'·' * (BAR - done)}] {run['progress']:4.0%}", run["phase"] or run["status"]]
+    parts = [
+        f"[{'█' * done}{'·' * (BAR - done)}] {run['progress']:4.0%}",
+        run["phase"] or run["status"],
+    ]
+
     if run["step"]:
         parts.append(f"step {run['step']} of {run['total_steps']}")
     if (loss := run["last_metrics"].get("loss")) is not None:
         parts.append(f"loss {loss:.3f}")
     if run["eta_seconds"]:
         parts.append(f"about {run['eta_seconds']:.0f} s left")
+
     return "  ".join(parts)
 
 
@@ -135,15 +171,24 @@ def indented(text: str) -> str:
 
 
 class Api:
-    """The platform's own API as its first superuser, with a token that lives as long as this command."""
+    """The platform's own API as its first superuser, with a token that lives as long as this
+    command."""
 
     def __enter__(self) -> Api:
-        user = get_user_model().objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+        user = (
+            get_user_model()
+            .objects.filter(is_superuser=True, is_active=True)
+            .order_by("pk")
+            .first()
+        )
+
         if user is None:
             raise CommandError("There is no account yet. Run: make setup")
+
         self.token, text = token_create(user=user, name="make demo", lifetime=timedelta(hours=2))
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Token {text}"
+
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -159,8 +204,10 @@ class Api:
     def answer(self, response: requests.Response) -> Any:
         if not response.ok:
             raise CommandError(
-                f"{response.request.method} {response.url} answered {response.status_code}: {response.text}"
+                f"{response.request.method} {response.url} answered {response.status_code}: "
+                f"{response.text}"
             )
+
         return response.json()
 
     def poll(self, path: str, *, until: Any, seconds: float = 120) -> Any:
@@ -168,5 +215,7 @@ class Api:
         while not until(answer := self.get(path)):
             if time.monotonic() > deadline:
                 raise CommandError(f"{path} was not ready after {seconds:.0f} s.")
+
             time.sleep(0.3)
+
         return answer

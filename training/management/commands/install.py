@@ -30,14 +30,18 @@ STAMP = ".collected"
 
 
 class Command(BaseCommand):
-    help = "Make this home ready: database, methods, base model, front-end files, first account. May be repeated."
+    help = (
+        "Make this home ready: database, methods, base model, front-end files, first account. "
+        "May be repeated."
+    )
     page: StartingPage | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--page",
             action="store_true",
-            help="Meanwhile answer browsers with a page that says what is done: the platform is served next.",
+            help="Meanwhile answer browsers with a page that says what is done: the platform is "
+            "served next.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -51,16 +55,23 @@ class Command(BaseCommand):
     def install(self, *, shows_page: bool) -> None:
         if words := newer_database():
             raise CommandError(words)
+
         # `make run` serves next: whoever opens its address already is told what is being done.
         with starting_page() if shows_page else nullcontext() as page:
             self.page = page
             with self.phase("Setting up the database", is_needed=migrations_are_missing()):
                 call_command("migrate", verbosity=0, interactive=False)
+
             methods_install()
             with self.phase("Collecting the front-end files", is_needed=static_is_stale()):
                 collect_static()
-            with self.phase("Preparing the base model SmolLM2-135M (about a minute)", is_needed=model_is_missing()):
+
+            with self.phase(
+                "Preparing the base model SmolLM2-135M (about a minute)",
+                is_needed=model_is_missing(),
+            ):
                 call_command("smollm2_install", stdout=StringIO())
+
             self.create_admin()
 
     @contextmanager
@@ -69,8 +80,10 @@ class Command(BaseCommand):
         if not is_needed:
             yield
             return
+
         if self.page is not None:
             self.page.phase = f"{title} …"
+
         began = time.monotonic()
         self.stdout.write(f"{title} … ", ending="")
         self.stdout.flush()
@@ -82,14 +95,21 @@ class Command(BaseCommand):
         if users.objects.filter(is_superuser=True).exists():
             os.environ.pop(ADMIN_PASSWORD, None)
             return
+
         # Taken out: whatever is started from here has no use for it.
         given = os.environ.pop(ADMIN_PASSWORD, "")
         password = given or secrets.token_urlsafe(12)
         users.objects.create_superuser("admin", password=password)
+
         if given:
-            self.stdout.write("Account admin made, with the password from DEEPEXTENSION_ADMIN_PASSWORD.")
+            self.stdout.write(
+                "Account admin made, with the password from DEEPEXTENSION_ADMIN_PASSWORD."
+            )
             return
-        self.stdout.write(f"\n    Sign in as   admin\n    Password     {password}\n\n    It is shown this once.\n")
+
+        self.stdout.write(
+            f"\n    Sign in as   admin\n    Password     {password}\n\n    It is shown this once.\n"
+        )
 
 
 def migrations_are_missing() -> bool:
@@ -114,14 +134,18 @@ def static_state() -> str:
         for name, storage in sorted(finder.list([]), key=lambda found: found[0]):
             facts = Path(storage.path(name)).stat()
             digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+
     return digest.hexdigest()
 
 
 def collect_static() -> bool:
-    """Whether there was something to do: collecting hashes and compresses every file, so not without need."""
+    """Whether there was something to do: collecting hashes and compresses every file, so not
+    without need."""
     if not static_is_stale():
         return False
+
     state = static_state()
     call_command("collectstatic", verbosity=0, interactive=False, clear=True)
     (settings.STATIC_ROOT / STAMP).write_text(state)
+
     return True

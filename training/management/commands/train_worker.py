@@ -16,12 +16,16 @@ from training.worker import TrainWorker, device_alone, measure_device, start_ann
 
 
 class Command(BaseCommand):
-    help = "Run the worker that trains: one train at a time, forked from a warm process that has imported torch."
+    help = (
+        "Run the worker that trains: one train at a time, forked from a warm process that has "
+        "imported torch."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
         if words := newer_database():
             raise CommandError(words)
+
         os.umask(0o077)
         start_announce()
         device = measure_device()
@@ -36,8 +40,10 @@ class Command(BaseCommand):
             worker_ttl=30,
             job_monitoring_interval=MONITORING_SECONDS,
         )
+
         worker.device = device
         worker.mark = process_mark(os.getpid())
+
         with device_alone(device, self.say_that_it_waits) as lock:
             warm.lock = lock.fileno()
             self.stdout.write("Ready.")
@@ -46,6 +52,7 @@ class Command(BaseCommand):
 
     def say_that_it_waits(self) -> None:
         self.stdout.write(
-            "Another worker trains on this device. This one begins when that one is gone; to have both train at once, "
+            "Another worker trains on this device. This one begins when that one is gone; to have "
+            "both train at once, "
             "give it a DEEPEXTENSION_WORKER_SLOT of its own."
         )

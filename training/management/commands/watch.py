@@ -15,22 +15,29 @@ logger = logging.getLogger("deepextension.watch")
 
 
 class Command(BaseCommand):
-    help = "Keep house: close trains whose worker is gone, ring again for those that the queue forgot."
+    help = (
+        "Keep house: close trains whose worker is gone, ring again for those that the queue forgot."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--every", type=float, default=5.0, help="Seconds between two looks (default: 5).")
+        parser.add_argument(
+            "--every", type=float, default=5.0, help="Seconds between two looks (default: 5)."
+        )
         parser.add_argument("--once", action="store_true", help="Look once and leave.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
         if words := newer_database():
             raise CommandError(words)
+
         while True:
             try:
                 reconcile()
             except Error as error:
                 logger.warning("database not available, will look again: %s", error)
+
             close_old_connections()
             if options["once"]:
                 return
+
             time.sleep(options["every"])
