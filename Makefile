@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 MANAGE := $(BIN)/python manage.py
+PRETTY := "static/*.{js,css}" "tests/**/*.js"
 
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast families interoperability lint docs chaos fuzz bench check-method screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint format docs chaos fuzz bench check-method screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,8 +54,15 @@ bench: setup $(VENV)/.dev ## Measure training rate, start, store and pages besid
 	@$(BIN)/python -m benchmarks.training_rate --method dpo --rounds 3 --steps 3 --only "ours, plain TRL" --write
 	@$(BIN)/python -m benchmarks.training_rate --method grpo --rounds 3 --steps 3 --write
 
-lint: $(VENV)/.dev ## Style and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy .
+lint: $(VENV)/.dev static/vendor/.copied ## Formatting, style and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/djhtml --tabwidth 2 --check templates >/dev/null 2>&1 || { echo "Templates: make format"; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/prettier --log-level warn --check $(PRETTY)
+	@$(BIN)/ruff check . && $(BIN)/mypy .
+
+format: $(VENV)/.dev static/vendor/.copied ## Format Python, templates, scripts and styles
+	@$(BIN)/ruff format --quiet . && { $(BIN)/djhtml --tabwidth 2 templates >/dev/null 2>&1 || true; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/prettier --log-level warn --write $(PRETTY)
 
 docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
 	@$(MANAGE) docs

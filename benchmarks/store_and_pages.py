@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,9 @@ def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
             return count
 
         told = f"{size / 1e6:,.0f} MB"
-        found.setdefault("end, ms", {})[told] = best(lambda run=run: log_read(run, -(64 << 10)))  # type: ignore[misc]
-        middle = size // 2
-        found.setdefault("middle, ms", {})[told] = best(
-            lambda run=run, at=middle: log_read(run, at)
-        )  # type: ignore[misc]
+        end, middle = partial(log_read, run, -(64 << 10)), partial(log_read, run, size // 2)
+        found.setdefault("end, ms", {})[told] = best(end)
+        found.setdefault("middle, ms", {})[told] = best(middle)
         found.setdefault("search of all, ms", {})[told] = best(search, tries=1)
 
     return found

@@ -23,14 +23,22 @@
     thousands: (value) => (isNumber(value) ? signed(fixed(Math.round(value), 0)) : MISSING),
     big(value) {
       if (!isNumber(value)) return MISSING;
-      for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"]]) {
+      for (const [size, unit] of [
+        [1e12, "T"],
+        [1e9, "B"],
+        [1e6, "M"],
+      ]) {
         if (Math.abs(value) >= size) return signed(`${general(value / size, 3)} ${unit}`);
       }
       return format.thousands(value);
     },
     size(value) {
       if (!isNumber(value)) return MISSING;
-      for (const [scale, unit, digits] of [[1e9, "GB", 1], [1e6, "MB", 1], [1e3, "kB", 0]]) {
+      for (const [scale, unit, digits] of [
+        [1e9, "GB", 1],
+        [1e6, "MB", 1],
+        [1e3, "kB", 0],
+      ]) {
         if (value >= scale) return `${fixed(value / scale, digits)} ${unit}`;
       }
       return `${Math.round(value)} B`;
@@ -59,7 +67,8 @@
       return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
     },
     // A number with its noun: 1 row, 2 rows.
-    counted: (value, noun, plural = `${noun}s`) => `${format.thousands(value)} ${value === 1 ? noun : plural}`,
+    counted: (value, noun, plural = `${noun}s`) =>
+      `${format.thousands(value)} ${value === 1 ? noun : plural}`,
     // What an estimate says of the time that is left. One that is used up says nothing about the rest.
     timeLeft(seconds) {
       if (!isNumber(seconds)) return "";
@@ -74,11 +83,15 @@
       return `${text}, give or take ${format.about(estimate.error).replace("about ", "")}`;
     },
     ordinal(value) {
-      const tail = value % 100 >= 10 && value % 100 <= 20 ? "th" : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
+      const tail =
+        value % 100 >= 10 && value % 100 <= 20
+          ? "th"
+          : { 1: "st", 2: "nd", 3: "rd" }[value % 10] || "th";
       return `${format.thousands(value)}${tail}`;
     },
     // Dates and ISO texts in the reader's zone: 14:07, and 14:07 today / 23 Nov, 19:02.
-    clock: (value) => new Date(value).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }),
+    clock: (value) =>
+      new Date(value).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }),
     moment(value) {
       const date = new Date(value);
       const now = new Date();
@@ -88,9 +101,17 @@
     },
     // Terminal escapes, control and direction marks taken out of log text.
     log(text) {
-      const plain = text.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])/g, "");
-      return plain.replace(/\r\n/g, "\n").replace(/[^\n]*\r(?!\n|$)/g, "").replace(
-        /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, "\ufffd");
+      const plain = text.replace(
+        /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])/g,
+        "",
+      );
+      return plain
+        .replace(/\r\n/g, "\n")
+        .replace(/[^\n]*\r(?!\n|$)/g, "")
+        .replace(
+          /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+          "\ufffd",
+        );
     },
   };
 
@@ -117,7 +138,11 @@
     if (!element || element.textContent.trim() === text) return;
     const cut = unit ? text.lastIndexOf(" ") : -1;
     if (cut < 0) element.textContent = text;
-    else element.replaceChildren(`${text.slice(0, cut)} `, make("span", { className: "unit", textContent: text.slice(cut + 1) }));
+    else
+      element.replaceChildren(
+        `${text.slice(0, cut)} `,
+        make("span", { className: "unit", textContent: text.slice(cut + 1) }),
+      );
   }
 
   // How many trains run now, in the menu.
@@ -137,7 +162,8 @@
   function closeMenus(except = null) {
     for (const menu of document.querySelectorAll("details.menu[open]")) {
       if (menu === except) continue;
-      if (menu.contains(document.activeElement)) menu.querySelector("summary").focus({ preventScroll: true });
+      if (menu.contains(document.activeElement))
+        menu.querySelector("summary").focus({ preventScroll: true });
       menu.open = false;
     }
   }
@@ -152,12 +178,24 @@
   function confirm({ title, text = "", yes = "OK", no = "Cancel", danger = false }) {
     return new Promise((resolve) => {
       const cancel = make("button", { className: "btn", value: "no", textContent: no });
-      const accept = make("button", { className: `btn ${danger ? "btn-danger-text" : "btn-primary"}`, value: "yes", textContent: yes });
-      const form = make("form", { method: "dialog" }, make("h2", { id: "confirm-title", textContent: title }),
-        make("p", { textContent: text }), make("div", { className: "actions" }, cancel, accept));
+      const accept = make("button", {
+        className: `btn ${danger ? "btn-danger-text" : "btn-primary"}`,
+        value: "yes",
+        textContent: yes,
+      });
+      const form = make(
+        "form",
+        { method: "dialog" },
+        make("h2", { id: "confirm-title", textContent: title }),
+        make("p", { textContent: text }),
+        make("div", { className: "actions" }, cancel, accept),
+      );
       const dialog = make("dialog", { className: "dialog" }, form);
       dialog.setAttribute("aria-labelledby", "confirm-title");
-      dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
+      dialog.addEventListener("close", () => {
+        dialog.remove();
+        resolve(dialog.returnValue === "yes");
+      });
       document.body.append(dialog);
       openDialog(dialog);
     });
@@ -179,11 +217,18 @@
       method,
       signal,
       credentials: "same-origin",
-      headers: { Accept: "application/json", "X-CSRFToken": token, ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
+      headers: {
+        Accept: "application/json",
+        "X-CSRFToken": token,
+        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+        ...headers,
+      },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
     clock.set(response.headers.get("Date"));
-    const data = response.headers.get("Content-Type")?.includes("json") ? await response.json() : null;
+    const data = response.headers.get("Content-Type")?.includes("json")
+      ? await response.json()
+      : null;
     if (!response.ok) throw new ApiError(response.status, data);
     return data;
   }
@@ -191,7 +236,11 @@
   // Call `task` again and again, `seconds` apart (a number, or a function that returns one, null to end). One call at a
   // time; a hidden page rests; failures wait longer and are told to `failed(error, since)`, recovery to `recovered()`.
   function poll(task, seconds, { failed = () => {}, recovered = () => {} } = {}) {
-    let timer = null, over = false, failures = 0, since = null, running = false;
+    let timer = null,
+      over = false,
+      failures = 0,
+      since = null,
+      running = false;
     const turn = async () => {
       clearTimeout(timer);
       if (over || running || document.hidden) return;
@@ -216,7 +265,13 @@
     };
     document.addEventListener("visibilitychange", turn);
     turn();
-    return { now: turn, stop: () => { over = true; clearTimeout(timer); } };
+    return {
+      now: turn,
+      stop: () => {
+        over = true;
+        clearTimeout(timer);
+      },
+    };
   }
 
   // The server's clock, carried on from its latest answer: a browser's own may be wrong by minutes.
@@ -229,7 +284,8 @@
     },
     // Seconds since the server last answered.
     silence: () => (performance.now() - clock.heard) / 1000,
-    now: () => (clock.server === null ? Date.now() : clock.server + performance.now() - clock.heard),
+    now: () =>
+      clock.server === null ? Date.now() : clock.server + performance.now() - clock.heard,
     // Seconds from a moment, an ISO text, until now; never less than 0.
     since: (moment) => Math.max(0, (clock.now() - Date.parse(moment)) / 1000),
   };
@@ -239,15 +295,33 @@
     return element ? JSON.parse(element.textContent) : null;
   }
 
-  window.DX = { clock, format, icon, make, live, running, toast, confirm, openDialog, api, ApiError, poll, readJson };
+  window.DX = {
+    clock,
+    format,
+    icon,
+    make,
+    live,
+    running,
+    toast,
+    confirm,
+    openDialog,
+    api,
+    ApiError,
+    poll,
+    readJson,
+  };
   if (!window.document?.body) return;
 
   document.addEventListener("click", async (event) => {
-    const target = event.target.closest("[data-copy], [data-dialog], [data-close], [data-theme-switch], [data-side]");
+    const target = event.target.closest(
+      "[data-copy], [data-dialog], [data-close], [data-theme-switch], [data-side]",
+    );
     closeMenus(target?.closest(".menu-list") ? null : event.target.closest("details.menu"));
     if (!target) return;
     if (target.dataset.copy !== undefined) {
-      const source = target.dataset.copy ? document.querySelector(target.dataset.copy) : target.closest(".code")?.querySelector("code");
+      const source = target.dataset.copy
+        ? document.querySelector(target.dataset.copy)
+        : target.closest(".code")?.querySelector("code");
       await navigator.clipboard.writeText((source.value ?? source.textContent).trim());
       toast(target.dataset.copied || "Copied.");
     } else if (target.dataset.dialog) {
@@ -258,7 +332,11 @@
       const dark = document.documentElement.getAttribute("data-bs-theme") !== "dark";
       document.documentElement.setAttribute("data-bs-theme", dark ? "dark" : "light");
       document.documentElement.classList.toggle("dark-mode", dark);
-      try { localStorage.setItem("theme", dark ? "dark" : "light"); } catch { /* holds for this page only */ }
+      try {
+        localStorage.setItem("theme", dark ? "dark" : "light");
+      } catch {
+        /* holds for this page only */
+      }
       document.dispatchEvent(new CustomEvent("theme:change"));
     } else if (target.dataset.side !== undefined) {
       sideToggle();
@@ -274,40 +352,53 @@
 
   document.addEventListener("pointerdown", (event) => {
     const side = document.querySelector(".side.open");
-    if (side && !side.contains(event.target) && !event.target.closest("[data-side]")) sideToggle(false);
+    if (side && !side.contains(event.target) && !event.target.closest("[data-side]"))
+      sideToggle(false);
   });
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       const menu = document.querySelector("details.menu[open]");
-      if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
-      else if (document.querySelector(".side.open")) sideToggle(false);
+      if (menu) {
+        menu.open = false;
+        menu.querySelector("summary").focus();
+      } else if (document.querySelector(".side.open")) sideToggle(false);
     }
     const typing = event.target.closest("input, textarea, select, dialog, [contenteditable]");
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
       const search = document.querySelector("[data-search]");
-      if (search) { event.preventDefault(); search.focus(); }
+      if (search) {
+        event.preventDefault();
+        search.focus();
+      }
     }
   });
 
   // A form is sent once: its button is busy until the page goes.
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
-    if (event.defaultPrevented || event.target.method === "dialog" || !button?.matches(".btn")) return;
+    if (event.defaultPrevented || event.target.method === "dialog" || !button?.matches(".btn"))
+      return;
     // Not .dataset: a form with a field of that name has the field there.
     if (event.target.hasAttribute("data-sent")) return event.preventDefault();
     event.target.setAttribute("data-sent", "");
     button.setAttribute("aria-busy", "true");
   });
   addEventListener("pageshow", () => {
-    for (const form of document.querySelectorAll("form[data-sent]")) form.removeAttribute("data-sent");
-    for (const button of document.querySelectorAll('.btn[aria-busy="true"]')) button.removeAttribute("aria-busy");
+    for (const form of document.querySelectorAll("form[data-sent]"))
+      form.removeAttribute("data-sent");
+    for (const button of document.querySelectorAll('.btn[aria-busy="true"]'))
+      button.removeAttribute("aria-busy");
   });
 
   // A dialog that some other script opens closes the menus too.
-  document.addEventListener("beforetoggle", (event) => {
-    if (event.target.matches("dialog") && event.newState === "open") closeMenus();
-  }, true);
+  document.addEventListener(
+    "beforetoggle",
+    (event) => {
+      if (event.target.matches("dialog") && event.newState === "open") closeMenus();
+    },
+    true,
+  );
 
   // A menu that the keyboard leaves is closed.
   document.addEventListener("focusout", (event) => {
@@ -341,7 +432,12 @@
   document.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
     const link = row?.querySelector("a.row-link");
-    if (!link || event.target.closest("a, button, input, label, summary, .menu") || getSelection().toString()) return;
+    if (
+      !link ||
+      event.target.closest("a, button, input, label, summary, .menu") ||
+      getSelection().toString()
+    )
+      return;
     if (event.ctrlKey || event.metaKey) window.open(link.href);
     else link.click();
   });

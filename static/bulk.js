@@ -29,7 +29,11 @@
     const title = dialog.querySelector("h2");
     const words = dialog.querySelector("[data-bulk-words]");
     const input = words.querySelector("input");
-    let action = "", ids = [], asked = 0, finished = false, changed = false;
+    let action = "",
+      ids = [],
+      asked = 0,
+      finished = false,
+      changed = false;
 
     const wantsWords = () => action === "label" || action === "unlabel";
     const request = (check_only) => ({
@@ -38,15 +42,36 @@
     });
 
     function line(item, picture, kind) {
-      const name = make("span", { className: "bulk-name", textContent: item.name ? `${item.name} #${item.id}` : `#${item.id}` });
-      return make("li", { className: kind }, icon(picture), make("div", {}, name, make("span", { className: "small quiet block", textContent: item.message })));
+      const name = make("span", {
+        className: "bulk-name",
+        textContent: item.name ? `${item.name} #${item.id}` : `#${item.id}`,
+      });
+      return make(
+        "li",
+        { className: kind },
+        icon(picture),
+        make(
+          "div",
+          {},
+          name,
+          make("span", { className: "small quiet block", textContent: item.message }),
+        ),
+      );
     }
 
     function show(answer, done) {
-      const picture = done ? "check" : action === "delete" ? "trash" : action === "stop" ? "player-stop" : "tag";
+      const picture = done
+        ? "check"
+        : action === "delete"
+          ? "trash"
+          : action === "stop"
+            ? "player-stop"
+            : "tag";
       list.replaceChildren(
         ...answer.done.map((item) => line(item, picture, "will")),
-        ...answer.failed.map((item) => line(item, done ? "alert-circle" : "minus", done ? "bad" : "will-not")),
+        ...answer.failed.map((item) =>
+          line(item, done ? "alert-circle" : "minus", done ? "bad" : "will-not"),
+        ),
       );
     }
 
@@ -70,7 +95,9 @@
         if (number !== asked) return;
         show(answer, false);
         go.disabled = answer.done.length === 0;
-        go.textContent = answer.done.length ? `${WORDS[action].verb} ${trains(answer.done.length)}` : "Nothing to do";
+        go.textContent = answer.done.length
+          ? `${WORDS[action].verb} ${trains(answer.done.length)}`
+          : "Nothing to do";
       } catch (problem) {
         if (number !== asked) return;
         list.replaceChildren();

@@ -21,7 +21,11 @@
     }
 
     afterDatasetsDraw(chart) {
-      const { ctx, chartArea: area, scales: { x, y } } = chart;
+      const {
+        ctx,
+        chartArea: area,
+        scales: { x, y },
+      } = chart;
       ctx.save();
       ctx.font = "500 11px 'Inter Variable', system-ui, sans-serif";
       this.limits(ctx, area, y);
@@ -46,15 +50,25 @@
         const atLeft = this.isFarAtLeft(limit.value);
         ctx.textAlign = atLeft ? "left" : "right";
         const above = height - 4 > area.top + LABEL_HEIGHT - 4;
-        ctx.fillText(limit.label, atLeft ? area.left + 4 : area.right, above ? height - 4 : height + LABEL_HEIGHT - 1);
+        ctx.fillText(
+          limit.label,
+          atLeft ? area.left + 4 : area.right,
+          above ? height - 4 : height + LABEL_HEIGHT - 1,
+        );
       }
       ctx.setLineDash([]);
     }
 
     // Whether the lines keep further away from a reference line at their beginning than at their end: its label goes there.
     isFarAtLeft(limit) {
-      const distance = (pick) => Math.min(...this.panel.lines.map((line) => Math.abs((pick(line.values) ?? Infinity) - limit)));
-      return distance((values) => values.find(C.isNumber)) > distance((values) => values.findLast(C.isNumber));
+      const distance = (pick) =>
+        Math.min(
+          ...this.panel.lines.map((line) => Math.abs((pick(line.values) ?? Infinity) - limit)),
+        );
+      return (
+        distance((values) => values.find(C.isNumber)) >
+        distance((values) => values.findLast(C.isNumber))
+      );
     }
 
     // Where an epoch begins, and where a train was resumed. Labels of two that are close would lie on one another.
@@ -64,7 +78,9 @@
       ctx.fillStyle = css("--text-3");
       ctx.textAlign = "left";
       let free = area.left;
-      for (const [place, label] of [...(this.panel.view.borders ?? [])].sort((one, other) => one[0] - other[0])) {
+      for (const [place, label] of [...(this.panel.view.borders ?? [])].sort(
+        (one, other) => one[0] - other[0],
+      )) {
         const left = x.getPixelForValue(place);
         if (left < area.left || left > area.right) continue;
         stroke(ctx, left, area.top, left, area.bottom);
@@ -83,7 +99,8 @@
       for (const line of this.panel.lines) {
         line.points.forEach((point, index) => {
           if (point[C.VALUE] !== null) return;
-          const left = x.getPixelForValue(line.xs[index]), bottom = area.bottom - 5;
+          const left = x.getPixelForValue(line.xs[index]),
+            bottom = area.bottom - 5;
           stroke(ctx, left - 3, bottom - 3, left + 3, bottom + 3);
           stroke(ctx, left - 3, bottom + 3, left + 3, bottom - 3);
         });
@@ -96,9 +113,21 @@
         const index = line.values.findLastIndex(C.isNumber);
         if (index < 0) return [];
         const value = line.values[index];
-        return [{ line, value, left: x.getPixelForValue(line.xs[index]), height: y.getPixelForValue(value) }];
+        return [
+          {
+            line,
+            value,
+            left: x.getPixelForValue(line.xs[index]),
+            height: y.getPixelForValue(value),
+          },
+        ];
       });
-      const places = C.spread(ends.map((end) => end.height), LABEL_HEIGHT, area.top + 4, area.bottom - 2);
+      const places = C.spread(
+        ends.map((end) => end.height),
+        LABEL_HEIGHT,
+        area.top + 4,
+        area.bottom - 2,
+      );
       const inGutter = ends.some((end) => end.line.tag);
       ends.forEach((end, index) => {
         ctx.fillStyle = series(end.line.colour);

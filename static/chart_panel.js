@@ -5,7 +5,8 @@
   const C = window.DXCharts;
   const { format, icon, make } = window.DX;
   const TABLE_ROWS = 200;
-  const POINT = 3, CLIP = 6; // pixels: the radius of a point, and how far over the edge of the chart lines and points reach
+  const POINT = 3,
+    CLIP = 6; // pixels: the radius of a point, and how far over the edge of the chart lines and points reach
   const AXIS_WIDTH = 60; // pixels, so that charts below one another begin at the same place
   const { cursor, css, isNumber, series } = C;
   const panels = new Set();
@@ -14,7 +15,11 @@
   const faded = (colour) => `${colour}38`; // 22% of a #rrggbb
 
   function button(picture, label, extra = {}) {
-    const element = make("button", { type: "button", className: "btn btn-quiet btn-icon btn-sm", title: label, ...extra }, icon(picture));
+    const element = make(
+      "button",
+      { type: "button", className: "btn btn-quiet btn-icon btn-sm", title: label, ...extra },
+      icon(picture),
+    );
     element.setAttribute("aria-label", label);
     return element;
   }
@@ -41,19 +46,40 @@
       this.tableButton = button("table", `${this.spec.title} as a table`, { ariaPressed: "false" });
       this.fullButton = button("arrows-maximize", `${this.spec.title} full screen`);
       const title = make("h3", { className: "chart-title", textContent: this.spec.title });
-      const head = make("div", { className: "chart-head" }, title, this.legend, this.value, make("span", { className: "chart-buttons" }, this.tableButton, this.fullButton));
+      const head = make(
+        "div",
+        { className: "chart-head" },
+        title,
+        this.legend,
+        this.value,
+        make("span", { className: "chart-buttons" }, this.tableButton, this.fullButton),
+      );
       this.canvas = make("canvas");
       this.tip = make("div", { className: "chart-tip", hidden: true });
       this.message = make("div", { className: "chart-message", hidden: true });
       this.spoken = make("p", { className: "visually-hidden" });
       this.spoken.setAttribute("aria-live", "polite");
-      this.plot = make("div", { className: "chart-plot", tabIndex: 0 }, this.canvas, this.message, this.tip);
+      this.plot = make(
+        "div",
+        { className: "chart-plot", tabIndex: 0 },
+        this.canvas,
+        this.message,
+        this.tip,
+      );
       this.plot.setAttribute("role", "group");
       this.plot.setAttribute("aria-roledescription", "chart");
       this.canvas.setAttribute("aria-hidden", "true");
       this.table = make("div", { className: "chart-table table-wrap", hidden: true, tabIndex: 0 });
       this.foot = make("div", { className: "chart-foot", hidden: true });
-      this.element = make("section", { className: `card chart-card${this.small ? " chart-small" : ""}` }, head, this.plot, this.table, this.spoken, this.foot);
+      this.element = make(
+        "section",
+        { className: `card chart-card${this.small ? " chart-small" : ""}` },
+        head,
+        this.plot,
+        this.table,
+        this.spoken,
+        this.foot,
+      );
       this.element.dataset.chart = this.spec.name;
       this.tableButton.addEventListener("click", () => this.tableToggle());
       this.fullButton.addEventListener("click", () => this.fullToggle());
@@ -63,13 +89,20 @@
       this.plot.addEventListener("blur", () => point(null, null));
       this.plot.addEventListener("keydown", (event) => this.keyed(event));
       this.element.addEventListener("keydown", (event) => {
-        if (event.key === "Escape" && this.element.classList.contains("chart-full")) this.fullToggle(false);
+        if (event.key === "Escape" && this.element.classList.contains("chart-full"))
+          this.fullToggle(false);
       });
     }
 
     set(lines, view, limits = []) {
-      if (view.log !== this.view.log || view.axis !== this.view.axis) { this.range = null; this.drop(); }
-      if (view.begin !== this.view.begin) { this.range = null; this.tip.hidden = true; }
+      if (view.log !== this.view.log || view.axis !== this.view.axis) {
+        this.range = null;
+        this.drop();
+      }
+      if (view.begin !== this.view.begin) {
+        this.range = null;
+        this.tip.hidden = true;
+      }
       this.view = view;
       this.limits = limits;
       this.lines = lines.map((line) => this.prepared(line));
@@ -85,10 +118,20 @@
       const points = C.withGaps(line.points, gaps);
       const start = points[0]?.[C.TIME] ?? 0;
       const xs = points.map((point) => C.xOf(point, axis, line.start ?? start));
-      const raw = points.map((point) => (log && point[C.VALUE] <= 0 ? null : point[C.VALUE] ?? null));
+      const raw = points.map((point) =>
+        log && point[C.VALUE] <= 0 ? null : (point[C.VALUE] ?? null),
+      );
       const isSmoothed = Boolean(line.smoothed && smoothing);
       const values = isSmoothed ? C.smooth(raw, smoothing) : raw;
-      return { ...line, points, xs, raw, values, isSmoothed, edges: this.edges(line, points, values) };
+      return {
+        ...line,
+        points,
+        xs,
+        raw,
+        values,
+        isSmoothed,
+        edges: this.edges(line, points, values),
+      };
     }
 
     // {low, high}: the edges of a line's band, null where the line or the width is not known.
@@ -97,25 +140,43 @@
       const widths = new Map(line.band.map((point) => [point[C.STEP], point[C.VALUE]]));
       const known = points.map((point) => widths.get(point[C.STEP]) ?? null);
       const smooth = this.view.smoothing ? C.smooth(known, this.view.smoothing) : known;
-      const edge = (sign) => values.map((value, index) => (isNumber(value) && isNumber(smooth[index]) ? value + sign * smooth[index] : null));
+      const edge = (sign) =>
+        values.map((value, index) =>
+          isNumber(value) && isNumber(smooth[index]) ? value + sign * smooth[index] : null,
+        );
       return { low: edge(-1), high: edge(1) };
     }
 
     // Every value that is drawn.
     drawn() {
-      const all = this.lines.flatMap((line) => [...(line.alone ? [] : line.raw), ...line.values, ...(line.edges ? [...line.edges.low, ...line.edges.high] : [])]);
+      const all = this.lines.flatMap((line) => [
+        ...(line.alone ? [] : line.raw),
+        ...line.values,
+        ...(line.edges ? [...line.edges.low, ...line.edges.high] : []),
+      ]);
       return all.filter(isNumber);
     }
 
     rangeSet() {
       const all = this.drawn();
       if (!all.length) return;
-      let low = Infinity, high = -Infinity;
-      for (const value of all) { if (value < low) low = value; if (value > high) high = value; }
-      for (const limit of this.limits) if (limit.always || limit.value < high * 2) high = Math.max(high, limit.value);
+      let low = Infinity,
+        high = -Infinity;
+      for (const value of all) {
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+      for (const limit of this.limits)
+        if (limit.always || limit.value < high * 2) high = Math.max(high, limit.value);
       const count = this.small ? 2 : 4;
-      if (this.view.log) { this.range = C.widenLog(this.range, low, high); return; }
-      if (this.spec.kind === "share") { this.range = C.widenShare(this.range, low, high, count); return; }
+      if (this.view.log) {
+        this.range = C.widenLog(this.range, low, high);
+        return;
+      }
+      if (this.spec.kind === "share") {
+        this.range = C.widenShare(this.range, low, high, count);
+        return;
+      }
       // Amounts start at nothing; a loss does not, where that would press its curve flat.
       const fromZero = this.spec.kind === "number" || (this.small && low < high * 0.4);
       if (low >= 0 && fromZero) low = 0;
@@ -139,8 +200,18 @@
     draw() {
       if (!this.element.isConnected || this.plot.hidden) return;
       const datasets = this.lines.flatMap((line) => this.datasets(line));
-      if (!this.chart) this.chart = new window.Chart(this.canvas, { type: "line", data: { datasets }, options: this.options(), plugins: [new C.Marks(this)] });
-      else { this.chart.data.datasets = datasets; this.chart.options = this.options(); this.chart.update("none"); }
+      if (!this.chart)
+        this.chart = new window.Chart(this.canvas, {
+          type: "line",
+          data: { datasets },
+          options: this.options(),
+          plugins: [new C.Marks(this)],
+        });
+      else {
+        this.chart.data.datasets = datasets;
+        this.chart.options = this.options();
+        this.chart.update("none");
+      }
     }
 
     // Chart.js datasets of a line: the band, the raw values, and the line itself. Points at the edge of the chart are drawn
@@ -153,54 +224,126 @@
         return alone.size ? values.map((_, index) => (alone.has(index) ? POINT : 0)) : 0;
       };
       const base = {
-        borderColor: colour, borderWidth: 2, pointHitRadius: 0, pointBackgroundColor: colour, pointBorderColor: css("--surface"),
-        pointBorderWidth: 0, tension: 0, spanGaps: false, borderDash: line.dash ? [6, 4] : [], clip: CLIP,
+        borderColor: colour,
+        borderWidth: 2,
+        pointHitRadius: 0,
+        pointBackgroundColor: colour,
+        pointBorderColor: css("--surface"),
+        pointBorderWidth: 0,
+        tension: 0,
+        spanGaps: false,
+        borderDash: line.dash ? [6, 4] : [],
+        clip: CLIP,
       };
-      if (line.dots) return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
+      if (line.dots)
+        return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
       const found = line.edges ? this.bandDatasets(line, pairs) : [];
       if (line.isSmoothed && !line.alone) {
-        const thin = { borderColor: faded(colour), pointBackgroundColor: faded(colour), borderWidth: 1, borderDash: [] };
+        const thin = {
+          borderColor: faded(colour),
+          pointBackgroundColor: faded(colour),
+          borderWidth: 1,
+          borderDash: [],
+        };
         found.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
       }
       return [...found, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
     }
 
     bandDatasets(line, pairs) {
-      const edge = { borderWidth: 0, pointRadius: 0, pointHitRadius: 0, tension: 0, spanGaps: false, clip: CLIP };
+      const edge = {
+        borderWidth: 0,
+        pointRadius: 0,
+        pointHitRadius: 0,
+        tension: 0,
+        spanGaps: false,
+        clip: CLIP,
+      };
       const colour = `${series(line.colour)}22`;
-      return [{ ...edge, data: pairs(line.edges.low), fill: false }, { ...edge, data: pairs(line.edges.high), fill: "-1", backgroundColor: colour }];
+      return [
+        { ...edge, data: pairs(line.edges.low), fill: false },
+        { ...edge, data: pairs(line.edges.high), fill: "-1", backgroundColor: colour },
+      ];
     }
 
     options() {
       const font = { family: "Inter Variable, system-ui, sans-serif", size: 11 };
-      const grey = css("--text-3"), hair = css("--border");
-      const end = this.end(), { axis, log, begin = 0 } = this.view;
+      const grey = css("--text-3"),
+        hair = css("--border");
+      const end = this.end(),
+        { axis, log, begin = 0 } = this.view;
       // A log scale has no zero.
-      const range = this.range ?? (log ? { min: 0.1, max: 1, step: 0 } : { min: 0, max: 1, step: 0.5 });
+      const range =
+        this.range ?? (log ? { min: 0.1, max: 1, step: 0 } : { min: 0, max: 1, step: 0.5 });
       // Of a chart without values only the lines are drawn: its numbers would be invented.
       const known = this.range !== null;
       const xs = (width) => {
         const count = Math.min(this.small ? 3 : 7, Math.max(2, Math.floor(width / 80)));
-        const step = axis === "time" ? C.niceTimeStep(end - begin, count) : C.niceStep(end - begin, count);
+        const step =
+          axis === "time" ? C.niceTimeStep(end - begin, count) : C.niceStep(end - begin, count);
         const whole = axis === "step" ? Math.max(1, step) : step;
         return begin ? C.multiples(begin, end, whole) : C.xTicks(end, count, whole);
       };
-      const ys = log ? C.logTicks(range, this.small) : C.multiples(range.min, range.max, range.step);
-      const title = (text, align) => ({ display: true, text, align, color: grey, font, padding: 0 });
+      const ys = log
+        ? C.logTicks(range, this.small)
+        : C.multiples(range.min, range.max, range.step);
+      const title = (text, align) => ({
+        display: true,
+        text,
+        align,
+        color: grey,
+        font,
+        padding: 0,
+      });
       return {
-        animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
+        animation: false,
+        parsing: false,
+        normalized: true,
+        responsive: true,
+        maintainAspectRatio: false,
+        events: [],
         layout: { padding: { right: this.gutter(), top: 10 } },
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
-          x: { type: "linear", min: begin, max: end, grid: { display: false }, border: { color: hair },
+          x: {
+            type: "linear",
+            min: begin,
+            max: end,
+            grid: { display: false },
+            border: { color: hair },
             title: title(C.AXES[axis], "end"),
-            ticks: { font, color: grey, maxRotation: 0, autoSkip: false, callback: (value) => C.axisText(axis, value) },
-            afterBuildTicks: (scale) => { scale.ticks = known || this.view.end ? xs(scale.width).map((value) => ({ value })) : []; } },
-          y: { type: log ? "logarithmic" : "linear", min: range.min, max: range.max, border: { display: false }, grid: { color: hair, drawTicks: false },
+            ticks: {
+              font,
+              color: grey,
+              maxRotation: 0,
+              autoSkip: false,
+              callback: (value) => C.axisText(axis, value),
+            },
+            afterBuildTicks: (scale) => {
+              scale.ticks =
+                known || this.view.end ? xs(scale.width).map((value) => ({ value })) : [];
+            },
+          },
+          y: {
+            type: log ? "logarithmic" : "linear",
+            min: range.min,
+            max: range.max,
+            border: { display: false },
+            grid: { color: hair, drawTicks: false },
             title: title(this.spec.axis || this.spec.title, "center"),
-            ticks: { font, color: grey, padding: 8, callback: (value) => (known ? C.tickText(this.spec.kind, value, range.step) : "") },
-            afterBuildTicks: (scale) => { scale.ticks = ys.map((value) => ({ value })); },
-            afterFit: (scale) => { scale.width = Math.max(AXIS_WIDTH, scale.width); } },
+            ticks: {
+              font,
+              color: grey,
+              padding: 8,
+              callback: (value) => (known ? C.tickText(this.spec.kind, value, range.step) : ""),
+            },
+            afterBuildTicks: (scale) => {
+              scale.ticks = ys.map((value) => ({ value }));
+            },
+            afterFit: (scale) => {
+              scale.width = Math.max(AXIS_WIDTH, scale.width);
+            },
+          },
         },
       };
     }
@@ -217,7 +360,10 @@
     }
 
     densest() {
-      return this.lines.reduce((best, line) => (line.xs.length > (best?.xs.length ?? 0) ? line : best), null);
+      return this.lines.reduce(
+        (best, line) => (line.xs.length > (best?.xs.length ?? 0) ? line : best),
+        null,
+      );
     }
 
     pointed(event) {
@@ -225,21 +371,41 @@
       const line = this.densest();
       if (!line) return;
       const box = this.canvas.getBoundingClientRect();
-      const index = C.nearest(line.xs, this.chart.scales.x.getValueForPixel(event.clientX - box.left));
+      const index = C.nearest(
+        line.xs,
+        this.chart.scales.x.getValueForPixel(event.clientX - box.left),
+      );
       point(line.xs[index], this);
     }
 
     keyed(event) {
       const line = this.densest();
-      const moves = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
+      const moves = {
+        ArrowLeft: -1,
+        ArrowRight: 1,
+        PageUp: -10,
+        PageDown: 10,
+        Home: -Infinity,
+        End: Infinity,
+      };
       if (event.key === "Escape") return point(null, null);
       if (this.zoom?.keyed(event, cursor.x)) return;
       if (!line || !(event.key in moves)) return;
       event.preventDefault();
-      const from = cursor.x === null ? (event.key === "ArrowLeft" ? line.xs.length : -1) : C.nearest(line.xs, cursor.x);
-      const to = Math.min(line.xs.length - 1, Math.max(0, from + moves[event.key] * (event.shiftKey ? 10 : 1)));
+      const from =
+        cursor.x === null
+          ? event.key === "ArrowLeft"
+            ? line.xs.length
+            : -1
+          : C.nearest(line.xs, cursor.x);
+      const to = Math.min(
+        line.xs.length - 1,
+        Math.max(0, from + moves[event.key] * (event.shiftKey ? 10 : 1)),
+      );
       point(line.xs[to], this);
-      this.spoken.textContent = `${this.cursorTitle()}: ${this.at(cursor.x).map(({ line: one, shown }) => `${one.label} ${C.valueText(this.spec.kind, shown)}`).join(", ")}`;
+      this.spoken.textContent = `${this.cursorTitle()}: ${this.at(cursor.x)
+        .map(({ line: one, shown }) => `${one.label} ${C.valueText(this.spec.kind, shown)}`)
+        .join(", ")}`;
     }
 
     cursorTitle() {
@@ -255,10 +421,21 @@
       const rows = mine ? this.at(cursor.x) : [];
       this.tip.hidden = !rows.length;
       if (!rows.length) return this.headSet();
-      this.tip.replaceChildren(make("div", { className: "chart-tip-title", textContent: this.cursorTitle() }), ...rows.map(({ line, shown }) => {
-        const swatch = make("span", { className: `swatch series-${((line.colour - 1) % 5) + 1}` });
-        return make("div", { className: "chart-tip-row" }, swatch, make("span", { textContent: line.label }), make("strong", { textContent: C.valueText(this.spec.kind, shown) }));
-      }));
+      this.tip.replaceChildren(
+        make("div", { className: "chart-tip-title", textContent: this.cursorTitle() }),
+        ...rows.map(({ line, shown }) => {
+          const swatch = make("span", {
+            className: `swatch series-${((line.colour - 1) % 5) + 1}`,
+          });
+          return make(
+            "div",
+            { className: "chart-tip-row" },
+            swatch,
+            make("span", { textContent: line.label }),
+            make("strong", { textContent: C.valueText(this.spec.kind, shown) }),
+          );
+        }),
+      );
       const left = this.chart.scales.x.getPixelForValue(cursor.x);
       const room = this.plot.clientWidth - left > this.tip.offsetWidth + 20;
       this.tip.style.left = `${Math.max(0, room ? left + 14 : left - this.tip.offsetWidth - 14)}px`;
@@ -272,10 +449,22 @@
       const under = single && cursor.x !== null ? this.at(cursor.x)[0]?.shown : undefined;
       const value = under ?? last[0];
       const text = single ? C.valueText(this.spec.kind, value) : "";
-      this.value.replaceChildren(text, ...(text && isNumber(value) && this.spec.unit ? [" ", make("span", { className: "unit", textContent: this.spec.unit })] : []));
-      this.legendSet(single && !this.lines[0].edges ? [] : this.lines.flatMap((line) => this.legendOf(line)));
-      const values = this.lines.map((line, index) => `${line.label} ${C.valueText(this.spec.kind, last[index])}`).join(", ");
-      this.plot.setAttribute("aria-label", `${this.spec.title}: ${values || "no values yet"}. Arrow keys move along the line${this.select ? ", plus looks closer, minus shows all" : ""}.`);
+      this.value.replaceChildren(
+        text,
+        ...(text && isNumber(value) && this.spec.unit
+          ? [" ", make("span", { className: "unit", textContent: this.spec.unit })]
+          : []),
+      );
+      this.legendSet(
+        single && !this.lines[0].edges ? [] : this.lines.flatMap((line) => this.legendOf(line)),
+      );
+      const values = this.lines
+        .map((line, index) => `${line.label} ${C.valueText(this.spec.kind, last[index])}`)
+        .join(", ");
+      this.plot.setAttribute(
+        "aria-label",
+        `${this.spec.title}: ${values || "no values yet"}. Arrow keys move along the line${this.select ? ", plus looks closer, minus shows all" : ""}.`,
+      );
     }
 
     // What is drawn of a line, each with its name: [text, kind of swatch, colour].
@@ -293,13 +482,19 @@
       const key = JSON.stringify(wanted);
       if (this.legend.dataset.shown === key) return;
       this.legend.dataset.shown = key;
-      const swatch = (kind, colour) => make("span", { className: `swatch ${kind} series-${((colour - 1) % 5) + 1}` });
-      this.legend.replaceChildren(...wanted.map(([text, kind, colour]) => make("li", {}, swatch(kind, colour), text)));
+      const swatch = (kind, colour) =>
+        make("span", { className: `swatch ${kind} series-${((colour - 1) % 5) + 1}` });
+      this.legend.replaceChildren(
+        ...wanted.map(([text, kind, colour]) => make("li", {}, swatch(kind, colour), text)),
+      );
     }
 
     say(title, text = "") {
       this.message.hidden = !title;
-      this.message.replaceChildren(make("strong", { textContent: title }), make("span", { textContent: text }));
+      this.message.replaceChildren(
+        make("strong", { textContent: title }),
+        make("span", { textContent: text }),
+      );
     }
 
     tableToggle() {
@@ -307,24 +502,66 @@
       this.table.hidden = !open;
       this.plot.hidden = open;
       this.tableButton.setAttribute("aria-pressed", String(open));
-      if (open) this.tableFill(); else this.draw();
+      if (open) this.tableFill();
+      else this.draw();
     }
 
     tableFill() {
       const rows = new Map();
-      this.lines.forEach((line, column) => line.points.forEach((point) => {
-        if (point[C.VALUE] === undefined) return;
-        if (!rows.has(point[C.STEP])) rows.set(point[C.STEP], { step: point[C.STEP], epoch: point[C.EPOCH], cells: [] });
-        rows.get(point[C.STEP]).cells[column] = point[C.VALUE] === null ? "not a number" : C.valueText(this.spec.kind, point[C.VALUE]);
-      }));
+      this.lines.forEach((line, column) =>
+        line.points.forEach((point) => {
+          if (point[C.VALUE] === undefined) return;
+          if (!rows.has(point[C.STEP]))
+            rows.set(point[C.STEP], { step: point[C.STEP], epoch: point[C.EPOCH], cells: [] });
+          rows.get(point[C.STEP]).cells[column] =
+            point[C.VALUE] === null ? "not a number" : C.valueText(this.spec.kind, point[C.VALUE]);
+        }),
+      );
       const all = [...rows.values()].sort((one, other) => one.step - other.step);
       const every = Math.ceil(all.length / TABLE_ROWS);
-      const shown = all.filter((row, index) => every === 1 || index % every === 0 || index === all.length - 1 || this.lines.some((line, column) => line.dots && row.cells[column]));
-      const head = make("tr", {}, ...["Step", "Epoch", ...this.lines.map((line) => line.label)].map((text) => make("th", { scope: "col", className: "num", textContent: text })));
-      const body = shown.map((row) => make("tr", {}, make("td", { className: "num", textContent: format.thousands(row.step) }), make("td", { className: "num", textContent: row.epoch.toFixed(2) }),
-        ...this.lines.map((_, column) => make("td", { className: "num", textContent: row.cells[column] ?? format.missing }))));
-      const note = every > 1 ? [make("p", { className: "help chart-table-note", textContent: `Every ${format.ordinal(every)} step; the CSV file has all.` })] : [];
-      this.table.replaceChildren(...note, make("table", { className: "table table-dense" }, make("thead", {}, head), make("tbody", {}, ...body)));
+      const shown = all.filter(
+        (row, index) =>
+          every === 1 ||
+          index % every === 0 ||
+          index === all.length - 1 ||
+          this.lines.some((line, column) => line.dots && row.cells[column]),
+      );
+      const head = make(
+        "tr",
+        {},
+        ...["Step", "Epoch", ...this.lines.map((line) => line.label)].map((text) =>
+          make("th", { scope: "col", className: "num", textContent: text }),
+        ),
+      );
+      const body = shown.map((row) =>
+        make(
+          "tr",
+          {},
+          make("td", { className: "num", textContent: format.thousands(row.step) }),
+          make("td", { className: "num", textContent: row.epoch.toFixed(2) }),
+          ...this.lines.map((_, column) =>
+            make("td", { className: "num", textContent: row.cells[column] ?? format.missing }),
+          ),
+        ),
+      );
+      const note =
+        every > 1
+          ? [
+              make("p", {
+                className: "help chart-table-note",
+                textContent: `Every ${format.ordinal(every)} step; the CSV file has all.`,
+              }),
+            ]
+          : [];
+      this.table.replaceChildren(
+        ...note,
+        make(
+          "table",
+          { className: "table table-dense" },
+          make("thead", {}, head),
+          make("tbody", {}, ...body),
+        ),
+      );
       this.table.setAttribute("aria-label", `${this.spec.title}, values`);
     }
 
@@ -332,11 +569,18 @@
       this.element.classList.toggle("chart-full", open);
       document.documentElement.classList.toggle("has-chart-full", open);
       this.fullButton.replaceChildren(icon(open ? "arrows-minimize" : "arrows-maximize"));
-      this.fullButton.setAttribute("aria-label", open ? "Leave full screen" : `${this.spec.title} full screen`);
-      if (open && document.fullscreenEnabled) document.documentElement.requestFullscreen().catch(() => {});
+      this.fullButton.setAttribute(
+        "aria-label",
+        open ? "Leave full screen" : `${this.spec.title} full screen`,
+      );
+      if (open && document.fullscreenEnabled)
+        document.documentElement.requestFullscreen().catch(() => {});
       if (!open && document.fullscreenElement) document.exitFullscreen().catch(() => {});
       this.fullButton.focus();
-      this.element.scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "instant" });
+      this.element.scrollIntoView({
+        block: "nearest",
+        behavior: still.matches ? "auto" : "instant",
+      });
     }
 
     drop() {
@@ -352,10 +596,13 @@
     for (const panel of panels) panel.cursorShow();
   }
 
-  document.addEventListener("theme:change", () => { for (const panel of panels) panel.draw(); });
+  document.addEventListener("theme:change", () => {
+    for (const panel of panels) panel.draw();
+  });
   document.addEventListener("fullscreenchange", () => {
     if (document.fullscreenElement) return;
-    for (const panel of panels) if (panel.element.classList.contains("chart-full")) panel.fullToggle(false);
+    for (const panel of panels)
+      if (panel.element.classList.contains("chart-full")) panel.fullToggle(false);
   });
 
   window.DXCharts.Panel = Panel;

@@ -10,12 +10,15 @@
       const { plot } = panel;
       plot.addEventListener("pointerdown", (event) => this.began(event));
       plot.addEventListener("pointermove", (event) => this.moved(event));
-      for (const type of ["pointerup", "pointercancel"]) plot.addEventListener(type, (event) => this.ended(event));
+      for (const type of ["pointerup", "pointercancel"])
+        plot.addEventListener(type, (event) => this.ended(event));
       plot.addEventListener("dblclick", () => panel.select(null));
     }
 
     at(event) {
-      return this.panel.chart.scales.x.getValueForPixel(event.clientX - this.panel.canvas.getBoundingClientRect().left);
+      return this.panel.chart.scales.x.getValueForPixel(
+        event.clientX - this.panel.canvas.getBoundingClientRect().left,
+      );
     }
 
     began(event) {
@@ -54,10 +57,14 @@
 
     draw(ctx, area, x) {
       if (!this.range) return;
-      const [from, to] = this.range.map((value) => Math.min(area.right, Math.max(area.left, x.getPixelForValue(value))));
+      const [from, to] = this.range.map((value) =>
+        Math.min(area.right, Math.max(area.left, x.getPixelForValue(value))),
+      );
       ctx.save();
       ctx.globalAlpha = 0.18;
-      ctx.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--series-1").trim();
+      ctx.fillStyle = getComputedStyle(document.documentElement)
+        .getPropertyValue("--series-1")
+        .trim();
       ctx.fillRect(from, area.top, to - from, area.bottom - area.top);
       ctx.restore();
     }

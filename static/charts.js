@@ -3,15 +3,20 @@
 // sends it; the value is null where it was not a finite number, and undefined where steps are missing.
 (() => {
   "use strict";
-  const STEP = 0, EPOCH = 1, TIME = 2, VALUE = 3;
+  const STEP = 0,
+    EPOCH = 1,
+    TIME = 2,
+    VALUE = 3;
   const isNumber = (value) => value !== null && value !== undefined;
   // "−0.0" is no number that people write.
-  const withoutMinusZero = (text) => (/[1-9]/.test(text) ? text.replace(/^-/, "−") : text.replace(/^-/, ""));
+  const withoutMinusZero = (text) =>
+    /[1-9]/.test(text) ? text.replace(/^-/, "−") : text.replace(/^-/, "");
 
   // Exponential moving average without the pull of its start; a gap stays a gap and does not reset it.
   // weight: 0 is the raw line, towards 1 ever smoother.
   function smooth(values, weight) {
-    let sum = 0, scale = 0;
+    let sum = 0,
+      scale = 0;
     return values.map((value) => {
       if (!isNumber(value)) return null;
       sum = sum * weight + value * (1 - weight);
@@ -31,13 +36,19 @@
 
   // Round seconds: 1, 2, 5, 10, 15, 30 s, then minutes, hours, days.
   function niceTimeStep(range, count) {
-    const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+    const steps = [
+      1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400,
+    ];
     return steps.find((step) => step * count >= range) ?? Math.ceil(range / count / 86400) * 86400;
   }
 
   function multiples(low, high, step) {
     const found = [];
-    for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number += 1) {
+    for (
+      let number = Math.ceil(low / step - 1e-9);
+      number * step <= high + step * 1e-9;
+      number += 1
+    ) {
       // Plus 0 makes 0 of -0.
       found.push(Number((number * step).toPrecision(12)) + 0);
     }
@@ -49,13 +60,25 @@
   function widen(before, low, high, count = 4) {
     // A range that was made up around one value binds nobody: a learning rate that starts at 0 is not drawn up to 0.5.
     if (before?.madeUp) before = null;
-    if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
+    if (before) {
+      low = Math.min(low, before.min);
+      high = Math.max(high, before.max);
+    }
     if (before && low === before.min && high === before.max) return before;
     // The same value again and again, but for what smoothing adds in its last digit.
     const madeUp = high - low <= Math.abs(high) * 1e-9;
-    if (madeUp) { const room = Math.abs(low) * 0.1 || 0.5; low = low >= 0 ? Math.max(0, low - room) : low - room; high += room; }
+    if (madeUp) {
+      const room = Math.abs(low) * 0.1 || 0.5;
+      low = low >= 0 ? Math.max(0, low - room) : low - room;
+      high += room;
+    }
     const step = niceStep(high - low, count);
-    return { min: Math.floor(low / step + 1e-9) * step, max: Math.ceil(high / step - 1e-9) * step, step, madeUp };
+    return {
+      min: Math.floor(low / step + 1e-9) * step,
+      max: Math.ceil(high / step - 1e-9) * step,
+      step,
+      madeUp,
+    };
   }
 
   // The y range of shares, which are never under 0 % nor over 100 %.
@@ -68,12 +91,18 @@
   function roundLog(value, up) {
     const power = 10 ** Math.floor(Math.log10(value) + 1e-9);
     const factors = [1, 2, 5, 10].map((factor) => Number((factor * power).toPrecision(6)));
-    return up ? factors.find((factor) => factor >= value * (1 - 1e-9)) : factors.findLast((factor) => factor <= value * (1 + 1e-9));
+    return up
+      ? factors.find((factor) => factor >= value * (1 - 1e-9))
+      : factors.findLast((factor) => factor <= value * (1 + 1e-9));
   }
 
   function widenLog(before, low, high) {
-    if (before) { low = Math.min(low, before.min); high = Math.max(high, before.max); }
-    const min = roundLog(low, false), max = roundLog(high, true);
+    if (before) {
+      low = Math.min(low, before.min);
+      high = Math.max(high, before.max);
+    }
+    const min = roundLog(low, false),
+      max = roundLog(high, true);
     return { min, max: max > min ? max : min * 10, step: 0 };
   }
 
@@ -93,17 +122,21 @@
   // Round numbers and the end itself; a round one that would touch the end's label goes.
   function xTicks(end, count, step = niceStep(end, count)) {
     if (!(end > 0)) return [0];
-    const round = multiples(0, end, step).filter((value) => end - value > step * 0.6 || value === end);
+    const round = multiples(0, end, step).filter(
+      (value) => end - value > step * 0.6 || value === end,
+    );
     return round.at(-1) === end ? round : [...round, end];
   }
 
   // Index of the number nearest to x in an ascending list; -1 for an empty one.
   function nearest(xs, x) {
-    let low = 0, high = xs.length - 1;
+    let low = 0,
+      high = xs.length - 1;
     if (high < 0) return -1;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (xs[middle] < x) low = middle + 1; else high = middle;
+      if (xs[middle] < x) low = middle + 1;
+      else high = middle;
     }
     return low > 0 && x - xs[low - 1] <= xs[low] - x ? low - 1 : low;
   }
@@ -111,7 +144,9 @@
   // Positions moved apart so that neighbours are at least `gap` apart, within [low, high] where there is room; in the
   // order given.
   function spread(positions, gap, low, high) {
-    const order = positions.map((_, index) => index).sort((one, other) => positions[one] - positions[other]);
+    const order = positions
+      .map((_, index) => index)
+      .sort((one, other) => positions[one] - positions[other]);
     const placed = order.map((index) => positions[index]);
     for (let index = 1; index < placed.length; index += 1) {
       placed[index] = Math.max(placed[index], placed[index - 1] + gap);
@@ -119,9 +154,12 @@
     for (let index = placed.length - 1; index >= 0; index -= 1) {
       placed[index] = Math.min(placed[index], high - (placed.length - 1 - index) * gap);
     }
-    for (let index = 0; index < placed.length; index += 1) placed[index] = Math.max(placed[index], low + index * gap);
+    for (let index = 0; index < placed.length; index += 1)
+      placed[index] = Math.max(placed[index], low + index * gap);
     const found = [];
-    order.forEach((index, place) => { found[index] = placed[place]; });
+    order.forEach((index, place) => {
+      found[index] = placed[place];
+    });
     return found;
   }
 
@@ -146,19 +184,42 @@
 
   // Whether a metric is one of the lines of a chart that shows all of a kind, such as "rewards/" + any + "/mean".
   function isPartOf(chart, name) {
-    return Boolean(chart.suffix) && name.startsWith(chart.prefix) && name.endsWith(chart.suffix) && name.length > chart.prefix.length + chart.suffix.length;
+    return (
+      Boolean(chart.suffix) &&
+      name.startsWith(chart.prefix) &&
+      name.endsWith(chart.suffix) &&
+      name.length > chart.prefix.length + chart.suffix.length
+    );
   }
 
   // The chart that shows a metric, made up where the table has none: eval_x belongs to x, and "rewards/margin" stands
   // under Rewards.
   function chartFor(table, name) {
-    const known = table.find((chart) => chart.train === name || chart.eval === name) ?? table.find((chart) => isPartOf(chart, name));
+    const known =
+      table.find((chart) => chart.train === name || chart.eval === name) ??
+      table.find((chart) => isPartOf(chart, name));
     if (known) return known;
     const base = name.replace(/^eval_/, "");
     const cut = base.indexOf("/");
     const title = words(cut > 0 ? base.slice(cut + 1) : base);
     const heading = cut > 0 ? words(base.slice(0, cut)) : "Other";
-    return { name: base, title, train: base, eval: `eval_${base}`, prefix: "", suffix: "", band: "", heading, place: "", unit: "", axis: "value", kind: "number", log: true, limit: "", limit_label: "" };
+    return {
+      name: base,
+      title,
+      train: base,
+      eval: `eval_${base}`,
+      prefix: "",
+      suffix: "",
+      band: "",
+      heading,
+      place: "",
+      unit: "",
+      axis: "value",
+      kind: "number",
+      log: true,
+      limit: "",
+      limit_label: "",
+    };
   }
 
   // The charts for these metrics: the table's first, in its order, then the unknown by name. Each once.
@@ -168,7 +229,10 @@
       const chart = chartFor(table, name);
       if (!found.has(chart.name)) found.set(chart.name, chart);
     }
-    const place = (chart) => { const index = table.indexOf(chart); return index < 0 ? table.length : index; };
+    const place = (chart) => {
+      const index = table.indexOf(chart);
+      return index < 0 ? table.length : index;
+    };
     return [...found.values()].sort((one, other) => place(one) - place(other));
   }
 
@@ -187,7 +251,8 @@
   // A tick's text: as many decimals as the step between ticks needs.
   function tickText(kind, value, step) {
     const { format } = window.DX;
-    if (kind === "share") return `${withoutMinusZero(String(Number((value * 100).toPrecision(6))))}%`;
+    if (kind === "share")
+      return `${withoutMinusZero(String(Number((value * 100).toPrecision(6))))}%`;
     if (kind === "rate") return format.rate(value);
     if (!step) return Math.abs(value) >= 1000 ? bigTick(value, value) : format.rate(value);
     if (step < 1e-4) return format.rate(value);
@@ -198,9 +263,13 @@
   // Millions and billions short where that keeps neighbours apart: 1.2 B.
   function bigTick(value, step) {
     const { format } = window.DX;
-    const [size, unit] = [[1e9, "B"], [1e6, "M"]].find(([least]) => Math.abs(value) >= least) ?? [0, ""];
+    const [size, unit] = [
+      [1e9, "B"],
+      [1e6, "M"],
+    ].find(([least]) => Math.abs(value) >= least) ?? [0, ""];
     const digits = size ? decimalsOf(step / size) : 0;
-    if (!size || digits > 2) return step < 1 ? withoutMinusZero(value.toFixed(decimalsOf(step))) : format.thousands(value);
+    if (!size || digits > 2)
+      return step < 1 ? withoutMinusZero(value.toFixed(decimalsOf(step))) : format.thousands(value);
     return `${withoutMinusZero(String(Number((value / size).toFixed(digits))))} ${unit}`;
   }
 
@@ -221,7 +290,11 @@
 
   // Indices of values that stand alone: no line is drawn to them, so that they need a point.
   function lonely(values) {
-    return values.flatMap((value, index) => (isNumber(value) && !isNumber(values[index - 1]) && !isNumber(values[index + 1]) ? [index] : []));
+    return values.flatMap((value, index) =>
+      isNumber(value) && !isNumber(values[index - 1]) && !isNumber(values[index + 1])
+        ? [index]
+        : [],
+    );
   }
 
   // The points with an empty one in each of `gaps`, [[first, last step]] that are missing from the record: a line is not
@@ -230,16 +303,44 @@
     if (!gaps?.length) return points;
     return points.flatMap((point, index) => {
       const before = points[index - 1];
-      const isMissing = point[VALUE] === null && gaps.some(([first, last]) => first <= point[STEP] && point[STEP] <= last);
+      const isMissing =
+        point[VALUE] === null &&
+        gaps.some(([first, last]) => first <= point[STEP] && point[STEP] <= last);
       if (isMissing) return [point.slice(0, VALUE)];
-      const isGap = before && gaps.some(([first, last]) => before[STEP] < first && last < point[STEP]);
+      const isGap =
+        before && gaps.some(([first, last]) => before[STEP] < first && last < point[STEP]);
       if (!isGap) return [point];
       return [[STEP, EPOCH, TIME].map((at) => (before[at] + point[at]) / 2), point];
     });
   }
 
   window.DXCharts = {
-    AXES, isNumber, isPartOf, lonely, widenShare, withGaps, STEP, EPOCH, TIME, VALUE, smooth, niceStep, niceTimeStep, widen, widenLog, logTicks, multiples, xTicks, nearest, spread,
-    xOf, stepAt, chartFor, chartsFor, valueText, tickText, axisText,
+    AXES,
+    isNumber,
+    isPartOf,
+    lonely,
+    widenShare,
+    withGaps,
+    STEP,
+    EPOCH,
+    TIME,
+    VALUE,
+    smooth,
+    niceStep,
+    niceTimeStep,
+    widen,
+    widenLog,
+    logTicks,
+    multiples,
+    xTicks,
+    nearest,
+    spread,
+    xOf,
+    stepAt,
+    chartFor,
+    chartsFor,
+    valueText,
+    tickText,
+    axisText,
   };
 })();

@@ -20,8 +20,20 @@
       const both = names.has(chart.train) && names.has(chart.eval);
       const lower = chart.title.charAt(0).toLowerCase() + chart.title.slice(1);
       return [
-        ...(names.has(chart.eval) ? [{ ...chart, name: chart.eval, title: `Eval ${lower}`, metric: chart.eval, dots: true }] : []),
-        ...(names.has(chart.train) ? [{ ...chart, name: chart.train, title: both ? `Train ${lower}` : chart.title, metric: chart.train, dots: false }] : []),
+        ...(names.has(chart.eval)
+          ? [{ ...chart, name: chart.eval, title: `Eval ${lower}`, metric: chart.eval, dots: true }]
+          : []),
+        ...(names.has(chart.train)
+          ? [
+              {
+                ...chart,
+                name: chart.train,
+                title: both ? `Train ${lower}` : chart.title,
+                metric: chart.train,
+                dots: false,
+              },
+            ]
+          : []),
       ];
     });
     return split;
@@ -29,26 +41,53 @@
 
   // A chart of one train with a line for each reward function: here a chart for each function.
   function functionSpecs(chart, names) {
-    const mine = [...names].filter((name) => C.isPartOf(chart, name) && C.chartFor(page.table, name) === chart).sort();
+    const mine = [...names]
+      .filter((name) => C.isPartOf(chart, name) && C.chartFor(page.table, name) === chart)
+      .sort();
     return mine.map((metric) => {
       const name = metric.slice(chart.prefix.length, -chart.suffix.length).replaceAll("_", " ");
-      return { ...chart, name: metric, title: `${chart.title}: ${name}`, metric, dots: chart.prefix.startsWith("eval_"), suffix: "", place: "" };
+      return {
+        ...chart,
+        name: metric,
+        title: `${chart.title}: ${name}`,
+        metric,
+        dots: chart.prefix.startsWith("eval_"),
+        suffix: "",
+        place: "",
+      };
     });
   }
 
   function draw() {
     if (!answers) return;
     const names = new Set(Object.values(answers).flatMap((answer) => Object.keys(answer.series)));
-    const end = Math.max(0, ...Object.values(answers).map((answer) => (view.axis === "time" ? lasted(answer) : answer.planned[view.axis])));
+    const end = Math.max(
+      0,
+      ...Object.values(answers).map((answer) =>
+        view.axis === "time" ? lasted(answer) : answer.planned[view.axis],
+      ),
+    );
     const all = specs(names);
-    for (const spec of all) panelOf(spec).set(linesOf(spec), { ...view, end, log: view.log && spec.log });
-    if (!all.length) main.replaceChildren(make("div", { className: "card empty" }, make("p", { textContent: "None of these trains has logged a step yet." })));
+    for (const spec of all)
+      panelOf(spec).set(linesOf(spec), { ...view, end, log: view.log && spec.log });
+    if (!all.length)
+      main.replaceChildren(
+        make(
+          "div",
+          { className: "card empty" },
+          make("p", { textContent: "None of these trains has logged a step yet." }),
+        ),
+      );
   }
 
-  const starts = (answer) => Math.min(...Object.values(answer.series).map((points) => points[0]?.[C.TIME] ?? Infinity));
+  const starts = (answer) =>
+    Math.min(...Object.values(answer.series).map((points) => points[0]?.[C.TIME] ?? Infinity));
 
   function lasted(answer) {
-    const latest = Math.max(0, ...Object.values(answer.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
+    const latest = Math.max(
+      0,
+      ...Object.values(answer.series).map((points) => points.at(-1)?.[C.TIME] ?? 0),
+    );
     return latest ? latest - starts(answer) : 0;
   }
 
@@ -57,7 +96,19 @@
       const answer = answers[train.id];
       const points = answer?.series[spec.metric];
       if (!points?.length) return [];
-      return [{ label: `#${train.id} ${train.name}`, tag: `#${train.id}`, colour: train.colour, dash: train.dash, points: C.withGaps(points, answer.gaps), start: starts(answer), dots: spec.dots && !train.dash, smoothed: !spec.dots && spec.kind !== "rate", alone: true }];
+      return [
+        {
+          label: `#${train.id} ${train.name}`,
+          tag: `#${train.id}`,
+          colour: train.colour,
+          dash: train.dash,
+          points: C.withGaps(points, answer.gaps),
+          start: starts(answer),
+          dots: spec.dots && !train.dash,
+          smoothed: !spec.dots && spec.kind !== "rate",
+          alone: true,
+        },
+      ];
     });
   }
 
@@ -78,7 +129,11 @@
   }
 
   const broken = document.querySelector("[data-broken]");
-  const ended = () => answers && Object.values(answers).every((answer) => ["finished", "failed", "stopped"].includes(answer.status));
+  const ended = () =>
+    answers &&
+    Object.values(answers).every((answer) =>
+      ["finished", "failed", "stopped"].includes(answer.status),
+    );
   const ids = page.trains.map((train) => train.id).join(",");
   async function load() {
     try {
@@ -106,24 +161,33 @@
     const all = new URL(link.href).searchParams.get("all") === "1";
     table.classList.toggle("all", all);
     for (const one of link.parentElement.children) {
-      if (one === link) one.setAttribute("aria-current", "true"); else one.removeAttribute("aria-current");
+      if (one === link) one.setAttribute("aria-current", "true");
+      else one.removeAttribute("aria-current");
     }
     const address = new URL(location);
-    if (all) address.searchParams.set("all", "1"); else address.searchParams.delete("all");
+    if (all) address.searchParams.set("all", "1");
+    else address.searchParams.delete("all");
     history.replaceState(history.state, "", address);
   });
-  document.querySelector("[data-copy='#address']").addEventListener("click", () => {
-    document.getElementById("address").value = location.href;
-  }, { capture: true });
+  document.querySelector("[data-copy='#address']").addEventListener(
+    "click",
+    () => {
+      document.getElementById("address").value = location.href;
+    },
+    { capture: true },
+  );
 
   // A prompt at a time
   const prompts = [...document.querySelectorAll("[data-prompt]")];
   let at = 0;
   function turn(by) {
     at = (at + by + prompts.length) % prompts.length;
-    prompts.forEach((prompt, index) => { prompt.hidden = index !== at; });
+    prompts.forEach((prompt, index) => {
+      prompt.hidden = index !== at;
+    });
     live(document.querySelector("[data-at]"), String(at + 1));
   }
   if (prompts.length) turn(0);
-  for (const button of document.querySelectorAll("[data-turn]")) button.addEventListener("click", () => turn(Number(button.dataset.turn)));
+  for (const button of document.querySelectorAll("[data-turn]"))
+    button.addEventListener("click", () => turn(Number(button.dataset.turn)));
 })();

@@ -4,16 +4,21 @@
   const { format, make, live, confirm, api, poll } = DX;
 
   // Ask before what cannot be undone; a browser without scripts gets a page that asks.
-  document.addEventListener("submit", async (event) => {
-    const form = event.target;
-    if (form.dataset.ask === undefined || form.elements.sure) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    const { ask, askText, askYes, askNo } = form.dataset;
-    if (!(await confirm({ title: ask, text: askText, yes: askYes, no: askNo, danger: true }))) return;
-    form.append(make("input", { type: "hidden", name: "sure", value: "1" }));
-    form.submit();
-  }, true);
+  document.addEventListener(
+    "submit",
+    async (event) => {
+      const form = event.target;
+      if (form.dataset.ask === undefined || form.elements.sure) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      const { ask, askText, askYes, askNo } = form.dataset;
+      if (!(await confirm({ title: ask, text: askText, yes: askYes, no: askNo, danger: true })))
+        return;
+      form.append(make("input", { type: "hidden", name: "sure", value: "1" }));
+      form.submit();
+    },
+    true,
+  );
 
   uploadPage();
   checkingPage();
@@ -43,32 +48,51 @@
     const chosen = () => {
       const file = input.files[0];
       showErrors({});
-      document.getElementById("file-name").textContent = file ? `${file.name}, ${format.size(file.size)}` : "";
+      document.getElementById("file-name").textContent = file
+        ? `${file.name}, ${format.size(file.size)}`
+        : "";
       if (!file) return;
       // A name that somebody wrote is theirs; one that we proposed follows the file.
       if (!name.value || name.value === proposed) {
         proposed = file.name.replace(/\.[^.]+$/, "").slice(0, 120);
         name.value = proposed;
       }
-      if (file.size > limit) showErrors({ file: [`The file has ${format.size(file.size)}; at most ${format.size(limit)} can be uploaded.`] });
+      if (file.size > limit)
+        showErrors({
+          file: [
+            `The file has ${format.size(file.size)}; at most ${format.size(limit)} can be uploaded.`,
+          ],
+        });
     };
     input.addEventListener("change", chosen);
 
     for (const kind of ["dragenter", "dragover"]) {
-      drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+      drop.addEventListener(kind, (event) => {
+        event.preventDefault();
+        drop.classList.add("over");
+      });
     }
-    drop.addEventListener("dragleave", (event) => { if (!drop.contains(event.relatedTarget)) drop.classList.remove("over"); });
+    drop.addEventListener("dragleave", (event) => {
+      if (!drop.contains(event.relatedTarget)) drop.classList.remove("over");
+    });
     drop.addEventListener("drop", (event) => {
       event.preventDefault();
       drop.classList.remove("over");
-      if (event.dataTransfer.files.length) { input.files = event.dataTransfer.files; chosen(); }
+      if (event.dataTransfer.files.length) {
+        input.files = event.dataTransfer.files;
+        chosen();
+      }
     });
 
     function showErrors(fields, other = "") {
       const known = ["name", "description", "labels", "file"];
-      const rest = Object.entries(fields).filter(([field]) => !known.includes(field)).map(([, texts]) => texts.join(" "));
+      const rest = Object.entries(fields)
+        .filter(([field]) => !known.includes(field))
+        .map(([, texts]) => texts.join(" "));
       for (const field of known) {
-        const text = [...(fields[field] || []), ...(field === "file" ? [...rest, other] : [])].filter(Boolean).join(" ");
+        const text = [...(fields[field] || []), ...(field === "file" ? [...rest, other] : [])]
+          .filter(Boolean)
+          .join(" ");
         document.getElementById(`${field}-error`).textContent = text;
         form.elements[field].toggleAttribute("aria-invalid", Boolean(text));
       }
@@ -113,21 +137,41 @@
         const share = event.loaded / event.total;
         const seconds = (performance.now() - started) / 1000;
         panel.querySelector("progress").value = share;
-        const left = seconds > 2 && share < 1 ? `, ${format.about((seconds / share) * (1 - share))} left` : "";
-        live(document.getElementById("progress-text"), share < 1
-          ? `${format.share(share)} of ${format.size(file.size)}${left}` : "All there. Looking at the file …");
+        const left =
+          seconds > 2 && share < 1 ? `, ${format.about((seconds / share) * (1 - share))} left` : "";
+        live(
+          document.getElementById("progress-text"),
+          share < 1
+            ? `${format.share(share)} of ${format.size(file.size)}${left}`
+            : "All there. Looking at the file …",
+        );
       });
       request.addEventListener("load", () => {
         let answer = {};
-        try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
+        try {
+          answer = JSON.parse(request.responseText);
+        } catch {
+          /* said below */
+        }
         if (request.status === 201) return location.assign(answer.url);
         const status = request.status;
         request = null;
         busy(false);
-        showErrors(answer.error?.fields || {}, Object.keys(answer.error?.fields || {}).length ? "" : answer.error?.message || `The server answered ${status}.`);
+        showErrors(
+          answer.error?.fields || {},
+          Object.keys(answer.error?.fields || {}).length
+            ? ""
+            : answer.error?.message || `The server answered ${status}.`,
+        );
       });
-      request.addEventListener("error", () => { request = null; failed("The connection broke. Nothing was kept; try again."); });
-      request.addEventListener("abort", () => { request = null; failed("Stopped. Nothing was kept."); });
+      request.addEventListener("error", () => {
+        request = null;
+        failed("The connection broke. Nothing was kept; try again.");
+      });
+      request.addEventListener("abort", () => {
+        request = null;
+        failed("Stopped. Nothing was kept.");
+      });
       request.send(body);
     }
     if (input.files.length) chosen();
@@ -137,19 +181,22 @@
     const box = document.getElementById("checking");
     if (!box) return;
     let over = false;
-    poll(async () => {
-      const dataset = await api(box.dataset.url);
-      const share = box.querySelector("[data-share]");
-      live(box.querySelector("[data-phase]"), dataset.phase);
-      // How much is to come of what is fetched or made, nobody knows yet.
-      share.hidden = !dataset.sha256;
-      if (dataset.sha256) box.querySelector("progress").value = dataset.progress;
-      live(share, format.share(dataset.progress));
-      live(box.querySelector("[data-rows]"), format.thousands(dataset.row_count));
-      if (dataset.status === "checking") return;
-      over = true;
-      location.reload();
-    }, () => (over ? null : 0.7));
+    poll(
+      async () => {
+        const dataset = await api(box.dataset.url);
+        const share = box.querySelector("[data-share]");
+        live(box.querySelector("[data-phase]"), dataset.phase);
+        // How much is to come of what is fetched or made, nobody knows yet.
+        share.hidden = !dataset.sha256;
+        if (dataset.sha256) box.querySelector("progress").value = dataset.progress;
+        live(share, format.share(dataset.progress));
+        live(box.querySelector("[data-rows]"), format.thousands(dataset.row_count));
+        if (dataset.status === "checking") return;
+        over = true;
+        location.reload();
+      },
+      () => (over ? null : 0.7),
+    );
   }
 
   function listPage() {
@@ -157,23 +204,30 @@
     if (!table) return;
     const waiting = () => [...table.querySelectorAll('tr[data-state="checking"]')];
     if (!waiting().length) return;
-    poll(async () => {
-      let ended = false;
-      for (const row of waiting()) {
-        const dataset = await api(`/api/v1/datasets/${row.dataset.dataset}/`);
-        if (dataset.status !== "checking") { ended = true; continue; }
-        row.querySelector("progress").value = dataset.progress;
-        live(row.querySelector("[data-share]"), format.share(dataset.progress));
-      }
-      if (!ended) return;
-      // The rows as the server shows them now, in place of those that were being checked.
-      const answer = await fetch(location.href, { credentials: "same-origin" });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      for (const row of waiting()) {
-        const fresh = page.querySelector(`tr[data-dataset="${row.dataset.dataset}"]`);
-        if (fresh && fresh.dataset.state !== "checking") row.replaceWith(document.adoptNode(fresh));
-      }
-    }, () => (waiting().length ? 1 : null));
+    poll(
+      async () => {
+        let ended = false;
+        for (const row of waiting()) {
+          const dataset = await api(`/api/v1/datasets/${row.dataset.dataset}/`);
+          if (dataset.status !== "checking") {
+            ended = true;
+            continue;
+          }
+          row.querySelector("progress").value = dataset.progress;
+          live(row.querySelector("[data-share]"), format.share(dataset.progress));
+        }
+        if (!ended) return;
+        // The rows as the server shows them now, in place of those that were being checked.
+        const answer = await fetch(location.href, { credentials: "same-origin" });
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        for (const row of waiting()) {
+          const fresh = page.querySelector(`tr[data-dataset="${row.dataset.dataset}"]`);
+          if (fresh && fresh.dataset.state !== "checking")
+            row.replaceWith(document.adoptNode(fresh));
+        }
+      },
+      () => (waiting().length ? 1 : null),
+    );
   }
 
   function lengthsPanel() {
@@ -182,7 +236,9 @@
     const state = () => card.querySelector("[data-lengths]").dataset.lengths;
     const load = async () => {
       const model = card.querySelector("[data-model]")?.value || "";
-      const answer = await fetch(`${card.dataset.url}?model=${encodeURIComponent(model)}`, { credentials: "same-origin" });
+      const answer = await fetch(`${card.dataset.url}?model=${encodeURIComponent(model)}`, {
+        credentials: "same-origin",
+      });
       if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
       const text = await answer.text();
       // Somebody may have chosen another model, or be about to, while this was on its way.
@@ -191,7 +247,13 @@
       card.innerHTML = text;
       if (focused) card.querySelector("[data-model]")?.focus();
     };
-    const wait = () => poll(async () => { if (state() === "waiting") await load(); }, () => (state() === "waiting" ? 1.5 : null));
+    const wait = () =>
+      poll(
+        async () => {
+          if (state() === "waiting") await load();
+        },
+        () => (state() === "waiting" ? 1.5 : null),
+      );
     card.addEventListener("change", async (event) => {
       if (!event.target.matches("[data-model]")) return;
       await load();
@@ -220,7 +282,9 @@
         text = await answer.text();
       } catch (error) {
         const box = make("p", { className: "notice notice-red" });
-        box.append(make("span", { textContent: "The tokens could not be loaded. Load the page again." }));
+        box.append(
+          make("span", { textContent: "The tokens could not be loaded. Load the page again." }),
+        );
         text = `<div class="card-body">${box.outerHTML}</div>`;
       }
 
@@ -250,7 +314,11 @@
     for (const text of within.querySelectorAll(".foldable")) {
       if (text.scrollHeight < (text.classList.contains("tokens") ? 600 : 300)) continue;
       text.classList.add("folded");
-      const button = make("button", { className: "btn-link unfold", type: "button", textContent: "Show all" });
+      const button = make("button", {
+        className: "btn-link unfold",
+        type: "button",
+        textContent: "Show all",
+      });
       button.setAttribute("aria-expanded", "false");
       button.addEventListener("click", () => {
         const folded = text.classList.toggle("folded");

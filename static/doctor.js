@@ -14,7 +14,9 @@
     const panel = finding.querySelector("[data-panel]");
     panel.setAttribute("aria-busy", "true");
     try {
-      const answer = await fetch(`${finding.dataset.url}?row=${row}`, { credentials: "same-origin" });
+      const answer = await fetch(`${finding.dataset.url}?row=${row}`, {
+        credentials: "same-origin",
+      });
       if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
       panel.innerHTML = await answer.text();
       finding.dataset.loaded = row;
@@ -60,7 +62,9 @@
       event.preventDefault();
       const label = step.getAttribute("aria-label");
       await load(finding, step.dataset.step);
-      const next = finding.querySelector(`[data-step][aria-label="${label}"]`) || finding.querySelector("[data-step]");
+      const next =
+        finding.querySelector(`[data-step][aria-label="${label}"]`) ||
+        finding.querySelector("[data-step]");
       next?.focus();
     });
   }

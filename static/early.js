@@ -5,8 +5,13 @@
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {
     let choice = null;
-    try { choice = localStorage.getItem("theme"); } catch { /* storage is forbidden: follow the system */ }
-    const theme = choice === "light" || choice === "dark" ? choice : prefersDark.matches ? "dark" : "light";
+    try {
+      choice = localStorage.getItem("theme");
+    } catch {
+      /* storage is forbidden: follow the system */
+    }
+    const theme =
+      choice === "light" || choice === "dark" ? choice : prefersDark.matches ? "dark" : "light";
     root.setAttribute("data-bs-theme", theme);
     // Swagger UI's own word for it, on the page of the API.
     root.classList.toggle("dark-mode", theme === "dark");

@@ -10,14 +10,29 @@
   const SILENT = 10; // seconds without an answer after which the page is not live
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
-  const state = { status: page.status, train: page.train, phase: null, next: 0, series: {}, planned: page.planned, limits: {}, seams: [], gaps: [], loaded: false, updated: null };
+  const state = {
+    status: page.status,
+    train: page.train,
+    phase: null,
+    next: 0,
+    series: {},
+    planned: page.planned,
+    limits: {},
+    seams: [],
+    gaps: [],
+    loaded: false,
+    updated: null,
+  };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
   const view = C.choices(bar, () => drawAll());
 
   // A closer look: its steps, in the address so that a link shows the same, and their points in full.
   const asked = new URL(location).searchParams;
-  let zoom = asked.get("from") && asked.get("to") ? { from: Number(asked.get("from")), to: Number(asked.get("to")), series: null } : null;
+  let zoom =
+    asked.get("from") && asked.get("to")
+      ? { from: Number(asked.get("from")), to: Number(asked.get("to")), series: null }
+      : null;
   const whole = document.querySelector("[data-whole]");
   const hint = document.querySelector("[data-hint]");
   hint.hidden = true;
@@ -27,7 +42,17 @@
 
   async function load() {
     const answer = await api(`${base}series/`);
-    Object.assign(state, { status: answer.status, next: answer.next, series: answer.series, planned: answer.planned, limits: answer.limits, seams: answer.seams, gaps: answer.gaps ?? [], loaded: true, updated: new Date() });
+    Object.assign(state, {
+      status: answer.status,
+      next: answer.next,
+      series: answer.series,
+      planned: answer.planned,
+      limits: answer.limits,
+      seams: answer.seams,
+      gaps: answer.gaps ?? [],
+      loaded: true,
+      updated: new Date(),
+    });
     root.removeAttribute("aria-busy");
     if (zoom && !zoom.series) await zoomLoad();
     drawAll();
@@ -35,12 +60,17 @@
 
   async function zoomTo(range) {
     if (range) {
-      const longest = Object.values(shownSeries()).reduce((best, points) => (points.length > best.length ? points : best), []);
+      const longest = Object.values(shownSeries()).reduce(
+        (best, points) => (points.length > best.length ? points : best),
+        [],
+      );
       const [from, to] = range.map((x) => C.stepAt(longest, view.axis, start(), x));
       zoom = { from: Math.max(0, Math.floor(from)), to: Math.ceil(to), series: null };
     } else zoom = null;
     const url = new URL(location);
-    for (const name of ["from", "to"]) if (zoom) url.searchParams.set(name, zoom[name]); else url.searchParams.delete(name);
+    for (const name of ["from", "to"])
+      if (zoom) url.searchParams.set(name, zoom[name]);
+      else url.searchParams.delete(name);
     history.replaceState(history.state, "", url);
     await zoomLoad();
     drawAll();
@@ -58,7 +88,8 @@
 
   function append(rows) {
     // A later attempt begins behind an earlier step: what the first told beyond it no longer counts.
-    if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step)) return load();
+    if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step))
+      return load();
     for (const row of rows) {
       for (const [name, value] of Object.entries(row.values)) {
         if (state.ignored?.has(name)) continue;
@@ -74,49 +105,80 @@
     if (view.axis === "time" || !each || !step) return [];
     const count = Math.ceil(step / each) - 1;
     if (count < 1 || count > 4) return [];
-    return Array.from({ length: count }, (_, index) => [view.axis === "epoch" ? index + 1 : each * (index + 1), `epoch ${index + 2}`]);
+    return Array.from({ length: count }, (_, index) => [
+      view.axis === "epoch" ? index + 1 : each * (index + 1),
+      `epoch ${index + 2}`,
+    ]);
   }
 
   // Where a later attempt resumed from a checkpoint.
   function seams(first) {
     const each = state.planned.per_epoch;
-    const place = { step: ([step]) => step, epoch: ([step]) => (each ? step / each : -1), time: ([, time]) => time - first }[view.axis];
+    const place = {
+      step: ([step]) => step,
+      epoch: ([step]) => (each ? step / each : -1),
+      time: ([, time]) => time - first,
+    }[view.axis];
     return state.seams.map((seam) => [place(seam), "resumed"]);
   }
 
   function linesOf(chart) {
     const series = shownSeries();
     if (chart.suffix) return functionLines(chart, series);
-    const train = series[chart.train], evaluated = series[chart.eval];
+    const train = series[chart.train],
+      evaluated = series[chart.eval];
     const lines = [];
-    if (train) lines.push({ label: "Train", colour: 1, points: train, band: series[chart.band], smoothed: chart.kind !== "rate" });
-    if (evaluated) lines.push({ label: "Eval", note: heldOut(), colour: 2, points: evaluated, dots: true });
+    if (train)
+      lines.push({
+        label: "Train",
+        colour: 1,
+        points: train,
+        band: series[chart.band],
+        smoothed: chart.kind !== "rate",
+      });
+    if (evaluated)
+      lines.push({ label: "Eval", note: heldOut(), colour: 2, points: evaluated, dots: true });
     return lines;
   }
 
-  const heldOut = () => (Number.isInteger(page.evalRows) ? format.counted(page.evalRows, "held-out row") : "");
+  const heldOut = () =>
+    Number.isInteger(page.evalRows) ? format.counted(page.evalRows, "held-out row") : "";
 
   // One line for each reward function, in the order of the form.
   function functionLines(chart, series) {
     const order = Object.keys(page.functions);
     const nameOf = (metric) => metric.slice(chart.prefix.length, -chart.suffix.length);
     const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
-    const metrics = Object.keys(series).filter((metric) => C.isPartOf(chart, metric) && C.chartFor(page.table, metric) === chart);
-    metrics.sort((one, other) => place(nameOf(one)) - place(nameOf(other)) || one.localeCompare(other));
+    const metrics = Object.keys(series).filter(
+      (metric) => C.isPartOf(chart, metric) && C.chartFor(page.table, metric) === chart,
+    );
+    metrics.sort(
+      (one, other) => place(nameOf(one)) - place(nameOf(other)) || one.localeCompare(other),
+    );
     const isMeasured = chart.prefix.startsWith("eval_");
     return metrics.map((metric, index) => ({
-      label: page.functions[nameOf(metric)] ?? nameOf(metric), colour: (index % 5) + 1, dash: index >= 5,
-      points: series[metric], smoothed: !isMeasured, dots: isMeasured, alone: true,
+      label: page.functions[nameOf(metric)] ?? nameOf(metric),
+      colour: (index % 5) + 1,
+      dash: index >= 5,
+      points: series[metric],
+      smoothed: !isMeasured,
+      dots: isMeasured,
+      alone: true,
     }));
   }
 
   function start() {
-    return Math.min(...Object.values(state.series).map((points) => points[0]?.[C.TIME] ?? Infinity));
+    return Math.min(
+      ...Object.values(state.series).map((points) => points[0]?.[C.TIME] ?? Infinity),
+    );
   }
 
   function panelFor(chart) {
     if (panels.has(chart.name)) return panels.get(chart.name);
-    const panel = new C.Panel(chart, { small: chart.place !== "main" && !(chart.place === "side" && chart.suffix), select: (range) => zoomTo(range) });
+    const panel = new C.Panel(chart, {
+      small: chart.place !== "main" && !(chart.place === "side" && chart.suffix),
+      select: (range) => zoomTo(range),
+    });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
       place("main").replaceChildren(panel.element);
@@ -141,23 +203,46 @@
     const names = Object.keys(state.series);
     const main = page.table.find((chart) => chart.place === "main");
     // What is drawn as a band around another line needs no chart of its own.
-    const bands = new Set(page.table.filter((chart) => chart.band && state.series[chart.train]).map((chart) => chart.band));
-    const charts = C.chartsFor(page.table, names.filter((name) => !bands.has(name)));
+    const bands = new Set(
+      page.table
+        .filter((chart) => chart.band && state.series[chart.train])
+        .map((chart) => chart.band),
+    );
+    const charts = C.chartsFor(
+      page.table,
+      names.filter((name) => !bands.has(name)),
+    );
     // The first block stands before its values do, so that nothing moves when they come.
-    const frame = page.table.filter((chart) => chart === main || (["side", "row"].includes(chart.place) && !page.ended));
+    const frame = page.table.filter(
+      (chart) => chart === main || (["side", "row"].includes(chart.place) && !page.ended),
+    );
     for (const chart of frame.reverse()) if (!charts.includes(chart)) charts.unshift(chart);
     const first = names.length ? start() : 0;
-    const latest = Math.max(0, ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0));
+    const latest = Math.max(
+      0,
+      ...Object.values(state.series).map((points) => points.at(-1)?.[C.TIME] ?? 0),
+    );
     const ends = { step: state.planned.step, epoch: state.planned.epoch, time: latest - first };
-    const shown = { ...view, end: ends[view.axis], borders: seams(first), gaps: state.gaps, ...zoomed(first) };
+    const shown = {
+      ...view,
+      end: ends[view.axis],
+      borders: seams(first),
+      gaps: state.gaps,
+      ...zoomed(first),
+    };
     root.querySelector(".charts-first").classList.toggle("charts-halves", main.name === "reward");
     whole.hidden = !zoom?.series;
     hint.hidden = !names.length || !whole.hidden;
     for (const chart of charts) {
       const panel = panelFor(chart);
       const limits = limitsOf(chart);
-      const own = chart.place === "main" ? { ...shown, borders: [...borders(), ...shown.borders] } : shown;
-      panel.set(linesOf(chart).map((line) => ({ ...line, start: first })), { ...own, log: view.log && chart.log }, limits);
+      const own =
+        chart.place === "main" ? { ...shown, borders: [...borders(), ...shown.borders] } : shown;
+      panel.set(
+        linesOf(chart).map((line) => ({ ...line, start: first })),
+        { ...own, log: view.log && chart.log },
+        limits,
+      );
     }
     waiting(panels.get(main.name), names.length);
   }
@@ -166,24 +251,39 @@
   function limitsOf(chart) {
     const value = state.limits[chart.limit];
     if (!value || view.log) return [];
-    const text = C.valueText(chart.kind === "loss" || chart.kind === "value" ? "rate" : chart.kind, value);
-    return [{ value, label: `${chart.limit_label} ${text}`, always: ["max_reward", "max_completion_tokens"].includes(chart.limit) }];
+    const text = C.valueText(
+      chart.kind === "loss" || chart.kind === "value" ? "rate" : chart.kind,
+      value,
+    );
+    return [
+      {
+        value,
+        label: `${chart.limit_label} ${text}`,
+        always: ["max_reward", "max_completion_tokens"].includes(chart.limit),
+      },
+    ];
   }
 
   // Where a closer look begins and ends on the x axis.
   function zoomed(first) {
     if (!zoom?.series) return {};
-    const places = Object.values(zoom.series).flatMap((points) => [points[0], points.at(-1)]).map((point) => C.xOf(point, view.axis, first));
+    const places = Object.values(zoom.series)
+      .flatMap((points) => [points[0], points.at(-1)])
+      .map((point) => C.xOf(point, view.axis, first));
     return { begin: Math.min(...places), end: Math.max(...places) };
   }
 
   // In the place of curves that are not there yet: what the train does, in the server's words.
   function waiting(panel, any) {
     if (any) return panel.say("");
-    if (page.ended) return panel.say("Nothing was logged", "The train ended before its first step.");
+    if (page.ended)
+      return panel.say("Nothing was logged", "The train ended before its first step.");
     if (state.status !== "queued") return panel.say("No point yet", state.train.activity);
     const position = state.train.queue_position;
-    panel.say(position > 1 ? `${format.ordinal(position)} in line` : "Next in line", "Curves appear with the first step.");
+    panel.say(
+      position > 1 ? `${format.ordinal(position)} in line` : "Next in line",
+      "Curves appear with the first step.",
+    );
   }
 
   // Live
@@ -207,7 +307,8 @@
   async function look() {
     if (!state.loaded) await load();
     const before = state.status;
-    let answer, measured = false;
+    let answer,
+      measured = false;
     do {
       answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
       state.next = answer.next;
@@ -216,7 +317,8 @@
       if (answer.rows.length) {
         state.updated = new Date();
         measured ||= answer.rows.some((row) => row.split === "eval");
-        if (!state.planned.step) await load(); else await append(answer.rows);
+        if (!state.planned.step) await load();
+        else await append(answer.rows);
       }
     } while (answer.rows.length >= 5000);
     state.status = answer.status;
@@ -240,7 +342,10 @@
 
   async function judge() {
     judged = Date.now();
-    const [judgement, alerts] = await Promise.all([part("judgement/"), completions ? part("alerts/") : ""]);
+    const [judgement, alerts] = await Promise.all([
+      part("judgement/"),
+      completions ? part("alerts/") : "",
+    ]);
     swap(document.querySelector("[data-judgement]"), judgement);
     swap(document.querySelector("[data-alerts]"), alerts);
     if (completions) await completionsShow();
@@ -258,7 +363,9 @@
   async function completionsShow(step = "") {
     const chosen = completions.querySelector("[data-completion-step]");
     if (!step && chosen && chosen.value !== chosen.options[chosen.options.length - 1].value) return;
-    const response = await fetch(`${completions.dataset.completions}?step=${step}`, { headers: { Accept: "text/html" } });
+    const response = await fetch(`${completions.dataset.completions}?step=${step}`, {
+      headers: { Accept: "text/html" },
+    });
     if (response.ok) swap(completions, await response.text());
   }
 
@@ -282,15 +389,19 @@
   // Order of the answers
   const orderBar = document.querySelector("[data-order]");
   const orders = {
-    change: (row) => -Number(row.dataset.change), best: (row) => -Number(row.dataset.overlap),
-    worst: (row) => Number(row.dataset.overlap), index: (row) => Number(row.dataset.index),
+    change: (row) => -Number(row.dataset.change),
+    best: (row) => -Number(row.dataset.overlap),
+    worst: (row) => Number(row.dataset.overlap),
+    index: (row) => Number(row.dataset.index),
   };
 
   function order() {
     const by = orders[orderBar.querySelector('[aria-pressed="true"]').dataset.by];
     const holder = document.querySelector("[data-answers] .answers");
     if (!holder) return;
-    const rows = [...holder.querySelectorAll(".answer[data-index]")].sort((one, other) => by(one) - by(other));
+    const rows = [...holder.querySelectorAll(".answer[data-index]")].sort(
+      (one, other) => by(one) - by(other),
+    );
     holder.append(...rows);
   }
 
@@ -312,7 +423,10 @@
     root.classList.add("charts-old");
     state.lost = true;
     stampShow();
-    live(lost.querySelector("[data-lost-text]"), `Not live since ${since.toLocaleTimeString("en-GB")}: the server does not answer. The train does not depend on this page.`);
+    live(
+      lost.querySelector("[data-lost-text]"),
+      `Not live since ${since.toLocaleTimeString("en-GB")}: the server does not answer. The train does not depend on this page.`,
+    );
   }
   function recovered() {
     state.lost = false;
@@ -322,7 +436,12 @@
   }
 
   state.ignored = new Set(page.ignored);
-  const polling = poll(look, () => (ended() ? null : state.status === "queued" ? PACE.waiting : PACE.active), { failed, recovered });
-  for (const button of document.querySelectorAll("[data-retry], [data-reload]")) button.addEventListener("click", polling.now);
+  const polling = poll(
+    look,
+    () => (ended() ? null : state.status === "queued" ? PACE.waiting : PACE.active),
+    { failed, recovered },
+  );
+  for (const button of document.querySelectorAll("[data-retry], [data-reload]"))
+    button.addEventListener("click", polling.now);
   if (!page.ended) setInterval(stampShow, 1000);
 })();

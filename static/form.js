@@ -7,7 +7,9 @@
   const page = readJson("form-data");
   const summary = document.querySelector("[data-summary]");
   // What nobody has chosen yet is no mistake until Run was pressed.
-  const unasked = new Set(form.getAttribute("data-posted") ? [] : ["base_model", "dataset", "rewards"]);
+  const unasked = new Set(
+    form.getAttribute("data-posted") ? [] : ["base_model", "dataset", "rewards"],
+  );
   // Attributes and not form.dataset, which is the field of that name.
   const ASK_AFTER = 200; // ms of silence after a key
   const COUNT_AGAIN = 1500; // ms between two looks at a running token count
@@ -28,17 +30,29 @@
 
   function modulesValue(name) {
     if (control(name).value === "all-linear") return "all-linear";
-    return [...form.querySelectorAll(`[name="${name}-names"]:checked`)].map((box) => box.value).join(", ");
+    return [...form.querySelectorAll(`[name="${name}-names"]:checked`)]
+      .map((box) => box.value)
+      .join(", ");
   }
 
   function optionsValue(row) {
-    const filled = [...row.querySelectorAll(".option-row")].filter((line) => line.children[0].value.trim());
-    const pairs = filled.map((line) => `${JSON.stringify(line.children[0].value.trim())}: ${jsonOf(line.children[1].value)}`);
+    const filled = [...row.querySelectorAll(".option-row")].filter((line) =>
+      line.children[0].value.trim(),
+    );
+    const pairs = filled.map(
+      (line) =>
+        `${JSON.stringify(line.children[0].value.trim())}: ${jsonOf(line.children[1].value)}`,
+    );
     return `{${pairs.join(", ")}}`;
   }
 
   function jsonOf(text) {
-    try { JSON.parse(text); return text.trim(); } catch { return JSON.stringify(text.trim()); }
+    try {
+      JSON.parse(text);
+      return text.trim();
+    } catch {
+      return JSON.stringify(text.trim());
+    }
   }
 
   // 1 and 1.0 are the same, and so are 2e-4 and 0.0002.
@@ -63,14 +77,19 @@
     if (folded) {
       const all = folded.querySelectorAll("[data-field]").length;
       const changed = folded.querySelectorAll("[data-reset]:not([hidden])").length;
-      live(folded.querySelector("[data-changed-count]"), changed ? `${changed} changed` : `${all} settings, all at their defaults`);
+      live(
+        folded.querySelector("[data-changed-count]"),
+        changed ? `${changed} changed` : `${all} settings, all at their defaults`,
+      );
     }
   }
 
   function switches() {
     for (const [name, wanted] of Object.entries(page.activeWhen)) {
-      const on = Object.entries(wanted).every(([other, values]) =>
-        !control(other) || [values].flat().map(String).includes(valueOf(other)));
+      const on = Object.entries(wanted).every(
+        ([other, values]) =>
+          !control(other) || [values].flat().map(String).includes(valueOf(other)),
+      );
       document.getElementById(`field-${name}`).toggleAttribute("data-inactive", !on);
     }
   }
@@ -79,18 +98,26 @@
     const model = page.models[control("base_model").value];
     const text = form.querySelector('[data-facts="base_model"]');
     if (model && text) {
-      const template = model.template ? "Chat template found." : "No chat template: a plain one is used.";
-      const context = model.context ? `, reads up to ${format.thousands(model.context)} tokens` : "";
+      const template = model.template
+        ? "Chat template found."
+        : "No chat template: a plain one is used.";
+      const context = model.context
+        ? `, reads up to ${format.thousands(model.context)} tokens`
+        : "";
       live(text, `${format.big(model.parameters)} weights${context}. ${template}`);
     }
     const data = page.datasets[control("dataset").value];
     const beside = form.querySelector('[data-facts="dataset"]');
     if (data && beside && beside.dataset.shown !== control("dataset").value) {
       const bad = data.problems ? ` ${format.thousands(data.problems)} bad rows are left out.` : "";
-      beside.replaceChildren(`${format.counted(data.rows, "row")}, ${data.format}.${bad} `, make("a", { href: data.url, textContent: "Open" }));
+      beside.replaceChildren(
+        `${format.counted(data.rows, "row")}, ${data.format}.${bad} `,
+        make("a", { href: data.url, textContent: "Open" }),
+      );
       beside.dataset.shown = control("dataset").value;
     }
-    for (const holder of form.querySelectorAll("[data-modules]")) modules(holder, model?.modules ?? []);
+    for (const holder of form.querySelectorAll("[data-modules]"))
+      modules(holder, model?.modules ?? []);
   }
 
   // One entry a dataset: its option stands for the version that is chosen beside it.
@@ -98,19 +125,42 @@
     const menu = control(choice.dataset.datasetChoice);
     if (version !== undefined) menu.selectedOptions[0].value = version;
     const family = page.datasets[menu.value]?.family;
-    const found = Object.entries(page.datasets).filter(([, data]) => data.family === family).sort(([one], [other]) => other - one);
+    const found = Object.entries(page.datasets)
+      .filter(([, data]) => data.family === family)
+      .sort(([one], [other]) => other - one);
     const beside = control(`${choice.dataset.datasetChoice}_version`);
     beside.hidden = beside.disabled = found.length < 2;
-    beside.replaceChildren(...found.map(([id, data]) => make("option", { value: id, textContent: data.version, selected: id === menu.value })));
+    beside.replaceChildren(
+      ...found.map(([id, data]) =>
+        make("option", { value: id, textContent: data.version, selected: id === menu.value }),
+      ),
+    );
   }
 
   function modules(holder, names) {
     const shown = [...holder.querySelectorAll("input")].map((box) => box.value);
-    if (names.length === 0 || (shown.length === names.length && names.every((name) => shown.includes(name)))) return;
+    if (
+      names.length === 0 ||
+      (shown.length === names.length && names.every((name) => shown.includes(name)))
+    )
+      return;
     const chosen = [...holder.querySelectorAll("input:checked")].map((box) => box.value);
-    holder.replaceChildren(...[...new Set([...names, ...chosen])].map((name) => make("label", { className: "check" },
-      make("input", { className: "form-check-input", type: "checkbox", name: `${holder.dataset.modules}-names`, value: name, checked: chosen.includes(name) }),
-      make("span", { className: "mono", textContent: name }))));
+    holder.replaceChildren(
+      ...[...new Set([...names, ...chosen])].map((name) =>
+        make(
+          "label",
+          { className: "check" },
+          make("input", {
+            className: "form-check-input",
+            type: "checkbox",
+            name: `${holder.dataset.modules}-names`,
+            value: name,
+            checked: chosen.includes(name),
+          }),
+          make("span", { className: "mono", textContent: name }),
+        ),
+      ),
+    );
   }
 
   // The proposed name follows the dataset until somebody has written another.
@@ -136,8 +186,18 @@
       const option = page.options[line.children[0].value.trim()];
       if (!option) return [];
       const choices = option.choices?.length ? ` One of ${option.choices.join(", ")}.` : "";
-      const usual = option.default === null || option.default === undefined ? "" : ` Default ${optionText(option.default)}.`;
-      return [make("span", { className: "block" }, make("span", { className: "mono", textContent: line.children[0].value.trim() }), `: ${option.help}${choices}${usual}`)];
+      const usual =
+        option.default === null || option.default === undefined
+          ? ""
+          : ` Default ${optionText(option.default)}.`;
+      return [
+        make(
+          "span",
+          { className: "block" },
+          make("span", { className: "mono", textContent: line.children[0].value.trim() }),
+          `: ${option.help}${choices}${usual}`,
+        ),
+      ];
     });
     row.querySelector("[data-option-help]").replaceChildren(...lines);
   }
@@ -148,24 +208,35 @@
   function messages(answer) {
     for (const box of form.querySelectorAll("[data-messages]")) {
       const name = box.dataset.messages;
-      const errors = unasked.has(name) ? [] : answer.errors[name] ?? [];
+      const errors = unasked.has(name) ? [] : (answer.errors[name] ?? []);
       const warning = answer.warnings[name];
       const wanted = JSON.stringify([errors, warning, answer.fixes[name]]);
       if (box.dataset.shown !== wanted) {
         box.dataset.shown = wanted;
-        box.replaceChildren(...errors.map((text) => notice("red", "alert-circle", text, answer.fixes[name])),
-          ...(warning && !errors.length ? [notice("amber", "alert-triangle", warning, answer.fixes[name])] : []));
+        box.replaceChildren(
+          ...errors.map((text) => notice("red", "alert-circle", text, answer.fixes[name])),
+          ...(warning && !errors.length
+            ? [notice("amber", "alert-triangle", warning, answer.fixes[name])]
+            : []),
+        );
       }
       const input = document.getElementById(`id-${name}`);
       if (!input) continue;
-      if (errors.length) input.setAttribute("aria-invalid", "true"); else input.removeAttribute("aria-invalid");
+      if (errors.length) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
       input.classList.toggle("is-warning", Boolean(warning) && !errors.length);
     }
   }
 
   function notice(tint, picture, text, fixes = []) {
-    const box = make("div", { className: `notice notice-${tint}` }, icon(picture), make("div", { textContent: text }));
-    if (fixes?.length) box.append(make("div", { className: "notice-fixes" }, ...fixes.map(fixButton)));
+    const box = make(
+      "div",
+      { className: `notice notice-${tint}` },
+      icon(picture),
+      make("div", { textContent: text }),
+    );
+    if (fixes?.length)
+      box.append(make("div", { className: "notice-fixes" }, ...fixes.map(fixButton)));
     return box;
   }
 
@@ -192,37 +263,71 @@
       live(number("steps"), format.thousands(plan.steps));
       live(number("steps_note"), `${format.thousands(plan.steps_per_epoch)} per epoch`);
       live(number("train_rows"), format.thousands(plan.train_rows));
-      live(number("rows_note"), `${format.thousands(plan.eval_rows)} ${control("evaluation_dataset").value ? "to measure on" : "held out"}`);
+      live(
+        number("rows_note"),
+        `${format.thousands(plan.eval_rows)} ${control("evaluation_dataset").value ? "to measure on" : "held out"}`,
+      );
       live(number("cut"), plan.counted ? format.thousands(plan.cut) : "–");
       const share = plan.cut ? `, ${format.share(plan.cut / plan.total)}` : "";
-      live(number("cut_note"), plan.counted ? `of ${format.thousands(plan.total)}${share}` : "tokens are being counted");
+      live(
+        number("cut_note"),
+        plan.counted ? `of ${format.thousands(plan.total)}${share}` : "tokens are being counted",
+      );
       live(number("disk"), format.size(answer.disk.needed_bytes), { unit: true });
       live(number("disk_note"), `of ${format.size(answer.disk.free_bytes)} free`);
       live(number("time"), answer.time ? format.about(answer.time.seconds) : "–");
-      live(number("time_note"), answer.time ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}` : "no similar train yet");
+      live(
+        number("time_note"),
+        answer.time
+          ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}`
+          : "no similar train yet",
+      );
     }
     const ahead = answer.queue.waiting + answer.queue.running;
-    live(number("starts"), !answer.worker.ready ? "when a worker is back" : answer.queue.paused ? "when the queue is resumed" : ahead ? `after ${format.counted(ahead, "other train")}` : "at once");
+    live(
+      number("starts"),
+      !answer.worker.ready
+        ? "when a worker is back"
+        : answer.queue.paused
+          ? "when the queue is resumed"
+          : ahead
+            ? `after ${format.counted(ahead, "other train")}`
+            : "at once",
+    );
   }
 
   function problems(answer) {
     const errors = Object.keys(answer.errors).filter((name) => !unasked.has(name));
-    const found = [...errors.map((name) => ["error", name]), ...Object.keys(answer.warnings).map((name) => ["warning", name])];
+    const found = [
+      ...errors.map((name) => ["error", name]),
+      ...Object.keys(answer.warnings).map((name) => ["warning", name]),
+    ];
     const list = summary.querySelector("[data-problems]");
     const key = JSON.stringify(found);
     if (list.dataset.shown !== key) {
       list.dataset.shown = key;
-      list.replaceChildren(...found.map(([kind, name]) => make("li", { className: kind === "error" ? "bad" : "warn" },
-        icon(kind === "error" ? "alert-circle" : "alert-triangle"),
-        make("span", { className: "visually-hidden", textContent: `${kind}: ` }),
-        make("a", { href: `#field-${name}`, textContent: page.titles[name] ?? "This train" }))));
+      list.replaceChildren(
+        ...found.map(([kind, name]) =>
+          make(
+            "li",
+            { className: kind === "error" ? "bad" : "warn" },
+            icon(kind === "error" ? "alert-circle" : "alert-triangle"),
+            make("span", { className: "visually-hidden", textContent: `${kind}: ` }),
+            make("a", { href: `#field-${name}`, textContent: page.titles[name] ?? "This train" }),
+          ),
+        ),
+      );
     }
     const missing = Object.keys(answer.errors).filter((name) => unasked.has(name));
     const words = { base_model: "a base model", dataset: "a dataset", rewards: "a reward" };
     const titles = missing.map((name) => words[name]).join(" and ");
-    const say = errors.length ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not block.`
-      : missing.length ? `Choose ${titles} to run.`
-      : found.length ? "Warnings do not block." : blank;
+    const say = errors.length
+      ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not block.`
+      : missing.length
+        ? `Choose ${titles} to run.`
+        : found.length
+          ? "Warnings do not block."
+          : blank;
     live(summary.querySelector("[data-run-note]"), say);
     for (const button of form.querySelectorAll("[data-run]")) button.disabled = !answer.ok;
     bar(answer, errors, say);
@@ -243,7 +348,9 @@
       const [count, word, tint] = reds ? [reds, "error", "red"] : [ambers, "warning", "amber"];
       const text = count ? format.counted(count, word) : "";
       if (holder.textContent === text) continue;
-      holder.replaceChildren(...(text ? [make("span", { className: `chip chip-${tint}`, textContent: text })] : []));
+      holder.replaceChildren(
+        ...(text ? [make("span", { className: `chip chip-${tint}`, textContent: text })] : []),
+      );
     }
   }
 
@@ -263,7 +370,9 @@
   }
 
   // Asking
-  let asking = null, timer = null, again = null;
+  let asking = null,
+    timer = null,
+    again = null;
 
   async function ask() {
     asking?.abort();
@@ -272,7 +381,10 @@
     clearTimeout(again);
     try {
       const response = await fetch(form.getAttribute("data-plan"), {
-        method: "POST", body: new URLSearchParams(new FormData(form)), signal: mine.signal, headers: { Accept: "application/json" },
+        method: "POST",
+        body: new URLSearchParams(new FormData(form)),
+        signal: mine.signal,
+        headers: { Accept: "application/json" },
       });
       if (!response.ok) throw new Error(`The server answered ${response.status}.`);
       const answer = await response.json();
@@ -312,7 +424,8 @@
   function modulesSet(row, name, text) {
     control(name).value = text === "all-linear" ? text : "choose";
     const wanted = text.split(", ");
-    for (const box of row.querySelectorAll(`[name="${name}-names"]`)) box.checked = wanted.includes(box.value);
+    for (const box of row.querySelectorAll(`[name="${name}-names"]`))
+      box.checked = wanted.includes(box.value);
   }
 
   function optionsSet(row, text) {
@@ -331,9 +444,13 @@
   form.addEventListener("input", (event) => {
     unasked.delete(event.target.name);
     const choice = event.target.closest("[data-dataset-choice]");
-    if (choice) versions(choice, event.target.name.endsWith("_version") ? event.target.value : undefined);
+    if (choice)
+      versions(choice, event.target.name.endsWith("_version") ? event.target.value : undefined);
     const row = event.target.closest('[data-kind="options"]');
-    if (row) { optionRows(row); optionHelp(row); }
+    if (row) {
+      optionRows(row);
+      optionHelp(row);
+    }
     changed();
   });
   form.addEventListener("change", (event) => {

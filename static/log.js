@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const { api, format, poll } = DX;
-  const MOST_BYTES = 16 << 20;   // of the end of the log are shown at first
+  const MOST_BYTES = 16 << 20; // of the end of the log are shown at first
   const PIECE_LINES = 200;
   const LONGEST_PIECE = 1 << 18; // characters: lines without an end must not make one endless piece
   const MOST_MATCHES = 10_000;
@@ -17,10 +17,20 @@
   const steps = document.querySelectorAll("[data-match]");
   const ENDED = ["finished", "failed", "stopped"];
   let ended = ENDED.includes(document.getElementById("train-head").dataset.state);
-  let offset = null, size = 0, skipped = 0, complete = false, pieces = [], lines = 0, held = 0;
-  let matches = [], current = -1, searching = 0, detached = false;
+  let offset = null,
+    size = 0,
+    skipped = 0,
+    complete = false,
+    pieces = [],
+    lines = 0,
+    held = 0;
+  let matches = [],
+    current = -1,
+    searching = 0,
+    detached = false;
 
-  document.querySelector("[data-zone]").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  document.querySelector("[data-zone]").textContent =
+    Intl.DateTimeFormat().resolvedOptions().timeZone;
 
   // Text that ends in a whole line goes on the last piece until that is full; a half line stays replaceable.
   function append(text) {
@@ -36,10 +46,14 @@
         piece = { node: pre.firstChild, lines: 0, raw: "" };
         pieces.push(piece);
       }
-      let end = 0, taken = 0;
+      let end = 0,
+        taken = 0;
       while (taken < PIECE_LINES - piece.lines) {
         const next = rest.indexOf("\n", end);
-        if (next < 0) { end = rest.length; break; }
+        if (next < 0) {
+          end = rest.length;
+          break;
+        }
         end = next + 1;
         taken += 1;
       }
@@ -76,7 +90,9 @@
       skipped = Math.max(0, first.size - MOST_BYTES);
       offset = skipped;
       clear();
-      document.dispatchEvent(new CustomEvent("log:size", { detail: { size: first.size, skipped } }));
+      document.dispatchEvent(
+        new CustomEvent("log:size", { detail: { size: first.size, skipped } }),
+      );
     }
     let fresh = skipped > 0 && pieces.length === 0;
     do {
@@ -98,8 +114,22 @@
 
   function describe() {
     const part = skipped ? `, the first ${format.size(skipped)} by place or search` : "";
-    const read = offset < size ? `reading, ${format.share(offset / size)}` : ended ? "complete" : follow.checked ? "following" : "live";
-    DX.live(state, size ? `${format.size(size)}, ${format.counted(lines, "line")}, ${read}${part}` : ended ? "This train wrote no log." : "Nothing written yet.");
+    const read =
+      offset < size
+        ? `reading, ${format.share(offset / size)}`
+        : ended
+          ? "complete"
+          : follow.checked
+            ? "following"
+            : "live";
+    DX.live(
+      state,
+      size
+        ? `${format.size(size)}, ${format.counted(lines, "line")}, ${read}${part}`
+        : ended
+          ? "This train wrote no log."
+          : "Nothing written yet.",
+    );
   }
 
   // Of a log too long to be shown whole: the part from byte `at` on, where a line begins, under some lines before it.
@@ -109,12 +139,14 @@
     follow.checked = false;
     const start = Math.max(0, at - BEFORE_BYTES);
     const [before, after] = await Promise.all([
-      at ? api(`${box.dataset.url}?offset=${start}&limit=${at - start}`) : { text: "" }, api(`${box.dataset.url}?offset=${at}`),
+      at ? api(`${box.dataset.url}?offset=${start}&limit=${at - start}`) : { text: "" },
+      api(`${box.dataset.url}?offset=${at}`),
     ]);
     clear();
     append(start ? before.text.slice(before.text.indexOf("\n") + 1) : before.text);
     // Where its first line comes to stand: on the last piece, or at the beginning of the next.
-    const last = pieces.at(-1), length = last ? last.node.data.length : 0;
+    const last = pieces.at(-1),
+      length = last ? last.node.data.length : 0;
     append(after.text);
     const goesOn = last && last.node.data.length > length;
     const node = goesOn ? last.node : pieces[pieces.indexOf(last) + 1]?.node;
@@ -127,11 +159,13 @@
     offset = null;
     follow.checked = true;
     // Of a train that has ended nobody looks by himself any more.
-    if (ended) read(); else polling.now();
+    if (ended) read();
+    else polling.now();
   }
 
   const polling = poll(read, () => (complete ? null : 1), {
-    failed: (error, since) => DX.live(state, `Not live since ${format.clock(since)}. What is shown stays.`),
+    failed: (error, since) =>
+      DX.live(state, `Not live since ${format.clock(since)}. What is shown stays.`),
   });
   document.addEventListener("train:status", (event) => {
     ended = ENDED.includes(event.detail.status);
@@ -140,18 +174,33 @@
 
   // Scrolling up lets go of the end, scrolling down to it takes hold again.
   let before = 0;
-  box.addEventListener("scroll", () => {
-    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
-    if (box.scrollTop < before - 4 && !atEnd) follow.checked = false;
-    before = box.scrollTop;
-  }, { passive: true });
-  follow.addEventListener("change", () => { if (follow.checked) toEnd(); describe(); });
+  box.addEventListener(
+    "scroll",
+    () => {
+      const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+      if (box.scrollTop < before - 4 && !atEnd) follow.checked = false;
+      before = box.scrollTop;
+    },
+    { passive: true },
+  );
+  follow.addEventListener("change", () => {
+    if (follow.checked) toEnd();
+    describe();
+  });
   wrap.addEventListener("change", () => {
     box.classList.toggle("wrap", wrap.checked);
-    try { localStorage.setItem("log-wrap", wrap.checked ? "1" : ""); } catch { /* holds for this page only */ }
+    try {
+      localStorage.setItem("log-wrap", wrap.checked ? "1" : "");
+    } catch {
+      /* holds for this page only */
+    }
     if (follow.checked) toEnd();
   });
-  try { wrap.checked = localStorage.getItem("log-wrap") === "1"; } catch { /* as it is */ }
+  try {
+    wrap.checked = localStorage.getItem("log-wrap") === "1";
+  } catch {
+    /* as it is */
+  }
   box.classList.toggle("wrap", wrap.checked);
 
   // All places of the searched text, ignoring case: [text node, start].
@@ -163,7 +212,12 @@
         const text = node.data.toLowerCase();
         // Lower case of some letters is longer than the letter: then offsets would be another text's.
         if (text.length !== node.data.length) continue;
-        for (let at = text.indexOf(wanted); at >= 0 && matches.length < MOST_MATCHES; at = text.indexOf(wanted, at + wanted.length)) matches.push([node, at]);
+        for (
+          let at = text.indexOf(wanted);
+          at >= 0 && matches.length < MOST_MATCHES;
+          at = text.indexOf(wanted, at + wanted.length)
+        )
+          matches.push([node, at]);
       }
     }
     if (jump) current = matches.length ? 0 : -1;
@@ -182,10 +236,20 @@
   function draw(length) {
     for (const step of steps) step.disabled = matches.length === 0;
     const most = matches.length >= MOST_MATCHES ? "+" : "";
-    DX.live(matchesText, !search.value ? "" : matches.length ? `${format.thousands(current + 1)} of ${format.thousands(matches.length)}${most}` : "Not found");
+    DX.live(
+      matchesText,
+      !search.value
+        ? ""
+        : matches.length
+          ? `${format.thousands(current + 1)} of ${format.thousands(matches.length)}${most}`
+          : "Not found",
+    );
     if (!CSS.highlights) return;
     CSS.highlights.set("log-match", new Highlight(...matches.map((match) => range(match, length))));
-    CSS.highlights.set("log-current", new Highlight(...(current >= 0 ? [range(matches[current], length)] : [])));
+    CSS.highlights.set(
+      "log-current",
+      new Highlight(...(current >= 0 ? [range(matches[current], length)] : [])),
+    );
   }
 
   // Text of a piece into the middle of the box; twice, since what comes into view is laid out only then.
@@ -195,7 +259,8 @@
       text[0].parentElement.scrollIntoView({ block: "nearest" });
       const place = range(text, length).getBoundingClientRect();
       box.scrollTop += place.top - frame.top - box.clientHeight / 2;
-      if (!wrap.checked && (place.right > frame.right || place.left < frame.left)) box.scrollLeft += place.left - frame.left - box.clientWidth / 2;
+      if (!wrap.checked && (place.right > frame.right || place.left < frame.left))
+        box.scrollLeft += place.left - frame.left - box.clientWidth / 2;
     }
   }
 
@@ -217,8 +282,12 @@
     searching = setTimeout(find, 150);
   });
   search.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") { event.preventDefault(); step(event.shiftKey ? -1 : 1); }
+    if (event.key === "Enter") {
+      event.preventDefault();
+      step(event.shiftKey ? -1 : 1);
+    }
   });
-  for (const button of steps) button.addEventListener("click", () => step(Number(button.dataset.match)));
+  for (const button of steps)
+    button.addEventListener("click", () => step(Number(button.dataset.match)));
   window.DXLog = { showPart, toTheEnd };
 })();

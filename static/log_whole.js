@@ -10,7 +10,9 @@
   const slider = bar.querySelector("[data-place]");
   const told = bar.querySelector("[data-told]");
   const list = document.getElementById("log-found");
-  let size = 0, turn = 0, waiting = 0;
+  let size = 0,
+    turn = 0,
+    waiting = 0;
 
   document.addEventListener("log:size", (event) => {
     size = event.detail.size;
@@ -23,7 +25,9 @@
     if (about >= size) return DXLog.toTheEnd();
     // From the beginning of the next line on.
     const { text } = await api(`${box.dataset.url}?offset=${about}&limit=65536`);
-    const skipped = about ? new TextEncoder().encode(text.slice(0, text.indexOf("\n") + 1)).length : 0;
+    const skipped = about
+      ? new TextEncoder().encode(text.slice(0, text.indexOf("\n") + 1)).length
+      : 0;
     await DXLog.showPart(about + skipped);
   });
 
@@ -33,28 +37,43 @@
   });
 
   async function look() {
-    const mine = ++turn, words = search.value;
-    let found = 0, at = 0;
+    const mine = ++turn,
+      words = search.value;
+    let found = 0,
+      at = 0;
     list.replaceChildren();
     list.hidden = !words;
     while (words && at !== null && found < MOST_SHOWN) {
-      const answer = await api(`${box.dataset.url}search/?q=${encodeURIComponent(words)}&offset=${at}`);
+      const answer = await api(
+        `${box.dataset.url}search/?q=${encodeURIComponent(words)}&offset=${at}`,
+      );
       // Other words were asked for meanwhile.
       if (mine !== turn) return;
       found += answer.matches.length;
       at = answer.next;
-      list.append(...answer.matches.map(({ offset, text }) => {
-        const button = make("button", { type: "button", className: "log-hit mono" }, make("span", { className: "faint", textContent: format.size(offset) }), make("span", { textContent: format.log(text) }));
-        button.addEventListener("click", () => jump(button, offset));
-        return make("li", {}, button);
-      }));
-      told.textContent = at === null ? `${format.counted(found, "line")} in the whole log` : `${format.counted(found, "line")}, ${format.share(at / answer.size)} searched`;
+      list.append(
+        ...answer.matches.map(({ offset, text }) => {
+          const button = make(
+            "button",
+            { type: "button", className: "log-hit mono" },
+            make("span", { className: "faint", textContent: format.size(offset) }),
+            make("span", { textContent: format.log(text) }),
+          );
+          button.addEventListener("click", () => jump(button, offset));
+          return make("li", {}, button);
+        }),
+      );
+      told.textContent =
+        at === null
+          ? `${format.counted(found, "line")} in the whole log`
+          : `${format.counted(found, "line")}, ${format.share(at / answer.size)} searched`;
     }
     if (!words) told.textContent = "";
   }
 
   function jump(button, offset) {
-    for (const other of list.querySelectorAll('[aria-current="true"]')) other.removeAttribute("aria-current");
+    for (const other of list.querySelectorAll('[aria-current="true"]'))
+      other.removeAttribute("aria-current");
     button.setAttribute("aria-current", "true");
     slider.value = Math.floor((offset / size) * 1000);
     return DXLog.showPart(offset);

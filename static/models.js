@@ -7,14 +7,22 @@
   const importing = () => document.querySelector("[data-importing]");
 
   async function refresh() {
-    const response = await fetch(location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
+    const response = await fetch(location.href, {
+      credentials: "same-origin",
+      headers: { Accept: "text/html" },
+    });
     if (!response.ok) throw new Error(`The server answered ${response.status}.`);
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const old of document.querySelectorAll("[data-part]")) {
       const part = fresh.querySelector(`[data-part="${CSS.escape(old.dataset.part)}"]`);
       if (!part || !old.isConnected || old.outerHTML === part.outerHTML) continue;
       // An inner part changes by itself as long as the frame around it stays.
-      if (old.querySelector("[data-part]") && "importing" in old.dataset && "importing" in part.dataset) continue;
+      if (
+        old.querySelector("[data-part]") &&
+        "importing" in old.dataset &&
+        "importing" in part.dataset
+      )
+        continue;
       if (old.contains(document.activeElement)) old.querySelector(":focus")?.blur();
       old.replaceWith(document.importNode(part, true));
     }
@@ -63,7 +71,10 @@
     body.delete("csrfmiddlewaretoken");
     request.open("POST", form.dataset.upload);
     request.setRequestHeader("Accept", "application/json");
-    request.setRequestHeader("X-CSRFToken", document.querySelector('meta[name="csrf-token"]').content);
+    request.setRequestHeader(
+      "X-CSRFToken",
+      document.querySelector('meta[name="csrf-token"]').content,
+    );
     request.responseType = "json";
     request.upload.addEventListener("progress", ({ loaded, total }) => {
       bar.value = total ? loaded / total : 0;
@@ -81,6 +92,8 @@
     button.setAttribute("aria-busy", "true");
     state.hidden = false;
     request.send(body);
-    form.querySelector("[data-cancel]").addEventListener("click", () => request.abort(), { once: true });
+    form
+      .querySelector("[data-cancel]")
+      .addEventListener("click", () => request.abort(), { once: true });
   });
 })();

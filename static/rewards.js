@@ -6,9 +6,15 @@
   let key = 0;
 
   function add(holder, slug) {
-    const template = [...holder.querySelectorAll("template")].find((item) => item.dataset.reward === slug);
+    const template = [...holder.querySelectorAll("template")].find(
+      (item) => item.dataset.reward === slug,
+    );
     const rows = holder.querySelector("[data-reward-rows]");
-    const taken = new Set([...rows.querySelectorAll(`[name="${holder.dataset.rewards}-key"]`)].map((input) => input.value));
+    const taken = new Set(
+      [...rows.querySelectorAll(`[name="${holder.dataset.rewards}-key"]`)].map(
+        (input) => input.value,
+      ),
+    );
     while (taken.has(String(key))) key += 1;
     const row = template.content.firstElementChild.cloneNode(true);
     for (const item of row.querySelectorAll("[name], [id], [for]")) {
@@ -33,7 +39,9 @@
     if (!button) return;
     const holder = button.closest("[data-rewards]");
     button.closest("[data-reward-row]").remove();
-    holder.querySelector("[data-no-rewards]").hidden = Boolean(holder.querySelector("[data-reward-row]"));
+    holder.querySelector("[data-no-rewards]").hidden = Boolean(
+      holder.querySelector("[data-reward-row]"),
+    );
     const menu = holder.querySelector("[data-reward-menu]");
     menu.focus();
     menu.dispatchEvent(new Event("input", { bubbles: true }));

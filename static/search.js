@@ -9,7 +9,9 @@
   const note = document.getElementById("search-note");
   const HINT = "Names, labels, or #number. Arrow keys choose, Enter opens.";
   const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
-  let number = 0, timer = null, active = -1;
+  let number = 0,
+    timer = null,
+    active = -1;
 
   const options = () => [...box.querySelectorAll('[role="option"]')];
 
@@ -40,29 +42,45 @@
   }
 
   function hit(item, id) {
-    const link = make("a", { className: "search-hit", href: item.url, id, tabIndex: -1 },
+    const link = make(
+      "a",
+      { className: "search-hit", href: item.url, id, tabIndex: -1 },
       icon(item.icon),
       make("span", { className: "clip", textContent: item.title }),
-      make("span", { className: "small faint clip", textContent: item.note }));
+      make("span", { className: "small faint clip", textContent: item.note }),
+    );
     link.setAttribute("role", "option");
     return link;
   }
 
   function draw(groups, words) {
     let count = 0;
-    box.replaceChildren(...groups.map((group) => {
-      const title = make("div", { className: "search-kind", id: `search-${group.kind}`, textContent: group.title });
-      const hits = group.hits.map((item) => hit(item, `search-hit-${count++}`));
-      if (group.more) {
-        const all = { title: `All ${group.title.toLowerCase()} with “${words}”`, note: "", url: group.more, icon: "arrow-narrow-right" };
-        hits.push(hit(all, `search-hit-${count++}`));
-      }
-      const section = make("div", {}, title, ...hits);
-      section.setAttribute("role", "group");
-      section.setAttribute("aria-labelledby", title.id);
-      return section;
-    }));
-    note.textContent = count ? `${count} result${count === 1 ? "" : "s"}` : `Nothing is called “${words}”. Try part of a name.`;
+    box.replaceChildren(
+      ...groups.map((group) => {
+        const title = make("div", {
+          className: "search-kind",
+          id: `search-${group.kind}`,
+          textContent: group.title,
+        });
+        const hits = group.hits.map((item) => hit(item, `search-hit-${count++}`));
+        if (group.more) {
+          const all = {
+            title: `All ${group.title.toLowerCase()} with “${words}”`,
+            note: "",
+            url: group.more,
+            icon: "arrow-narrow-right",
+          };
+          hits.push(hit(all, `search-hit-${count++}`));
+        }
+        const section = make("div", {}, title, ...hits);
+        section.setAttribute("role", "group");
+        section.setAttribute("aria-labelledby", title.id);
+        return section;
+      }),
+    );
+    note.textContent = count
+      ? `${count} result${count === 1 ? "" : "s"}`
+      : `Nothing is called “${words}”. Try part of a name.`;
     choose(count ? 0 : -1);
   }
 
@@ -108,7 +126,11 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    const wants = event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+    const wants =
+      event.key.toLowerCase() === "k" &&
+      (event.ctrlKey || event.metaKey) &&
+      !event.shiftKey &&
+      !event.altKey;
     if (wants) {
       event.preventDefault();
       if (dialog.open) dialog.close();
@@ -122,6 +144,8 @@
       open();
     }
   });
-  for (const button of document.querySelectorAll("[data-search-open]")) button.addEventListener("click", open);
-  if (isMac) for (const key of document.querySelectorAll("[data-search-key]")) key.textContent = "⌘ K";
+  for (const button of document.querySelectorAll("[data-search-open]"))
+    button.addEventListener("click", open);
+  if (isMac)
+    for (const key of document.querySelectorAll("[data-search-key]")) key.textContent = "⌘ K";
 })();

@@ -16,7 +16,8 @@
   const timers = new Map();
 
   const toasts = () => [...box.querySelectorAll(".toast")];
-  const kindOf = (toast) => ["error", "warning", "success"].find((kind) => toast.classList.contains(kind)) || "info";
+  const kindOf = (toast) =>
+    ["error", "warning", "success"].find((kind) => toast.classList.contains(kind)) || "info";
   const textOf = (toast) => toast.querySelector(".toast-text").textContent.trim();
   const held = () => box.matches(":hover, :focus-within") || document.hidden;
 
@@ -26,7 +27,10 @@
     const seconds = SECONDS[kindOf(toast)];
     if (seconds === undefined || held()) return;
     const stays = seconds + textOf(toast).length * SECONDS_A_CHARACTER;
-    timers.set(toast, setTimeout(() => remove(toast), stays * 1000));
+    timers.set(
+      toast,
+      setTimeout(() => remove(toast), stays * 1000),
+    );
   }
 
   const startAll = () => toasts().forEach(start);
@@ -37,7 +41,10 @@
     clearTimeout(timers.get(toast));
     timers.delete(toast);
     toast.remove();
-    if (focused) (box.querySelector(".close") || document.getElementById("main")).focus({ preventScroll: true });
+    if (focused)
+      (box.querySelector(".close") || document.getElementById("main")).focus({
+        preventScroll: true,
+      });
     place();
   }
 
@@ -52,7 +59,9 @@
   function announce(text, kind) {
     const region = document.getElementById(kind === "error" ? "toast-alert" : "toast-status");
     region.textContent = "";
-    setTimeout(() => { region.textContent = text; }, 100);
+    setTimeout(() => {
+      region.textContent = text;
+    }, 100);
   }
 
   function show(text, kind = "success") {
@@ -66,10 +75,13 @@
   }
 
   function added(text, kind) {
-    const toast = DX.make("div", { className: `toast ${kind}` },
+    const toast = DX.make(
+      "div",
+      { className: `toast ${kind}` },
       DX.icon(PICTURES[kind] || "info-circle"),
       DX.make("div", { className: "toast-text", textContent: text }),
-      DX.make("button", { className: "close", type: "button", ariaLabel: "Close" }, DX.icon("x")));
+      DX.make("button", { className: "close", type: "button", ariaLabel: "Close" }, DX.icon("x")),
+    );
     box.append(toast);
     return toast;
   }
@@ -89,12 +101,22 @@
   // Where
   function shown(element) {
     const area = element.getBoundingClientRect();
-    const inWindow = area.width && area.bottom > 0 && area.top < innerHeight && area.right > 0 && area.left < innerWidth;
+    const inWindow =
+      area.width &&
+      area.bottom > 0 &&
+      area.top < innerHeight &&
+      area.right > 0 &&
+      area.left < innerWidth;
     return inWindow && element.checkVisibility({ visibilityProperty: true }) ? area : null;
   }
 
   function covers(area, other) {
-    return area.left < other.right && other.left < area.right && area.top < other.bottom && other.top < area.bottom;
+    return (
+      area.left < other.right &&
+      other.left < area.right &&
+      area.top < other.bottom &&
+      other.top < area.bottom
+    );
   }
 
   function place() {
@@ -107,14 +129,20 @@
 
     const controls = [...document.querySelectorAll(CONTROLS)]
       .filter((control) => !box.contains(control))
-      .map((control) => ({ area: shown(control), weight: control.matches(".btn-primary, .btn-danger-text") ? 100 : 1 }))
+      .map((control) => ({
+        area: shown(control),
+        weight: control.matches(".btn-primary, .btn-danger-text") ? 100 : 1,
+      }))
       .filter((control) => control.area);
 
     let best = null;
     for (const corner of CORNERS) {
       box.dataset.corner = corner;
       const area = box.getBoundingClientRect();
-      const cost = controls.reduce((sum, control) => sum + (covers(area, control.area) ? control.weight : 0), 0);
+      const cost = controls.reduce(
+        (sum, control) => sum + (covers(area, control.area) ? control.weight : 0),
+        0,
+      );
       if (!best || cost < best.cost) best = { corner, cost };
       if (cost === 0) break;
     }
@@ -140,7 +168,8 @@
   document.addEventListener("visibilitychange", () => (document.hidden ? stopAll() : startAll()));
   for (const name of ["scroll", "resize"]) addEventListener(name, placeSoon, { passive: true });
   // A click may open what stands below: the bar of chosen trains, a menu.
-  for (const name of ["click", "change", "toggle"]) document.addEventListener(name, placeSoon, true);
+  for (const name of ["click", "change", "toggle"])
+    document.addEventListener(name, placeSoon, true);
 
   window.DXToasts = { show };
 

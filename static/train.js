@@ -20,8 +20,13 @@
   function show(train) {
     const metrics = train.last_metrics;
     const bar = at("bar");
-    const step = train.total_steps ? ` · step ${format.thousands(train.step)} of ${format.thousands(train.total_steps)}, epoch ${train.epoch.toFixed(2)}` : "";
-    live(at("phase"), train.phase ? train.phase[0].toUpperCase() + train.phase.slice(1) : "Starting");
+    const step = train.total_steps
+      ? ` · step ${format.thousands(train.step)} of ${format.thousands(train.total_steps)}, epoch ${train.epoch.toFixed(2)}`
+      : "";
+    live(
+      at("phase"),
+      train.phase ? train.phase[0].toUpperCase() + train.phase.slice(1) : "Starting",
+    );
     live(at("where"), step.trim());
     live(at("place"), `· ${format.ordinal(train.queue_position)} in line`);
     const wait = train.starts_in;
@@ -33,10 +38,26 @@
     live(at("left"), leftText(train));
     if (at("left")) at("left").title = train.eta_basis;
     live(at("loss"), format.loss(metrics[at("loss").dataset.metric]));
-    figure("best", format.loss(train.best_value), train.best_step === null ? "" : train.best_step ? `step ${format.thousands(train.best_step)}` : "before training");
-    figure("speed", format.thousands(metrics.tokens_per_second), metrics.tokens_per_second === undefined ? "" : "tok/s");
+    figure(
+      "best",
+      format.loss(train.best_value),
+      train.best_step === null
+        ? ""
+        : train.best_step
+          ? `step ${format.thousands(train.best_step)}`
+          : "before training",
+    );
+    figure(
+      "speed",
+      format.thousands(metrics.tokens_per_second),
+      metrics.tokens_per_second === undefined ? "" : "tok/s",
+    );
     live(at("tokens"), format.big(metrics.num_tokens), { unit: true });
-    figure("memory", metrics.peak_memory_gb ? metrics.peak_memory_gb.toFixed(1) : format.missing, metrics.peak_memory_gb ? "GB" : "");
+    figure(
+      "memory",
+      metrics.peak_memory_gb ? metrics.peak_memory_gb.toFixed(1) : format.missing,
+      metrics.peak_memory_gb ? "GB" : "",
+    );
   }
 
   // A train that stops ends sooner than was estimated.
@@ -50,7 +71,10 @@
   function figure(name, number, unit) {
     const element = at(name);
     if (!element || element.textContent.trim() === `${number} ${unit}`.trim()) return;
-    element.replaceChildren(number, ...(unit ? [" ", DX.make("span", { className: "unit", textContent: unit })] : []));
+    element.replaceChildren(
+      number,
+      ...(unit ? [" ", DX.make("span", { className: "unit", textContent: unit })] : []),
+    );
   }
 
   // Buttons, figures and cards are other ones in another status: take those parts of the page anew.
@@ -61,7 +85,8 @@
     DX.running(Number(fresh.querySelector("[data-running]")?.textContent.replace(/,/g, "") || 0));
     for (const part of document.querySelectorAll("[data-refresh]")) {
       const next = fresh.getElementById(part.id);
-      if (next && !part.contains(document.activeElement?.closest("input, textarea"))) part.replaceWith(document.adoptNode(next));
+      if (next && !part.contains(document.activeElement?.closest("input, textarea")))
+        part.replaceWith(document.adoptNode(next));
     }
     for (const dialog of document.querySelectorAll("dialog[id]:not([open])")) {
       const next = fresh.getElementById(dialog.id);
@@ -73,7 +98,12 @@
     }
   }
 
-  const WORDS = { finished: ["has succeeded.", "success"], failed: ["has failed.", "error"], stopped: ["is stopped.", "warning"], running: ["has started.", "success"] };
+  const WORDS = {
+    finished: ["has succeeded.", "success"],
+    failed: ["has failed.", "error"],
+    stopped: ["is stopped.", "warning"],
+    running: ["has started.", "success"],
+  };
 
   async function turn() {
     if (performance.now() - told > TOLD_FOR) await take(await api(head.dataset.api));
@@ -98,7 +128,8 @@
   function lost(error, since) {
     const strip = document.getElementById("not-live");
     strip.hidden = false;
-    strip.querySelector("div").textContent = `Not live since ${format.clock(since)}: the server does not answer. The train does not depend on this page.`;
+    strip.querySelector("div").textContent =
+      `Not live since ${format.clock(since)}: the server does not answer. The train does not depend on this page.`;
     document.getElementById("train-progress").classList.add("stale");
   }
 
@@ -108,7 +139,11 @@
   }
 
   if (!ENDED.includes(status)) {
-    const polling = poll(turn, () => (ENDED.includes(status) ? null : status === "queued" ? 2 : 1), { failed: lost, recovered });
+    const polling = poll(
+      turn,
+      () => (ENDED.includes(status) ? null : status === "queued" ? 2 : 1),
+      { failed: lost, recovered },
+    );
     let taking = false;
     document.addEventListener("train:told", async ({ detail }) => {
       told = performance.now();
@@ -126,7 +161,13 @@
     });
     setInterval(() => {
       const elapsed = at("elapsed");
-      if (elapsed?.dataset.since && !ENDED.includes(status)) live(elapsed, format.duration(Number(elapsed.dataset.earlier || 0) + clock.since(elapsed.dataset.since)));
+      if (elapsed?.dataset.since && !ENDED.includes(status))
+        live(
+          elapsed,
+          format.duration(
+            Number(elapsed.dataset.earlier || 0) + clock.since(elapsed.dataset.since),
+          ),
+        );
     }, 1000);
   }
 })();

@@ -15,15 +15,30 @@
     const probe = document.createElement("template");
     probe.innerHTML = html;
     element.dataset.html = html;
-    if (first && probe.content.textContent.replace(/\s+/g, " ").trim() === element.textContent.replace(/\s+/g, " ").trim()) return;
-    const link = element.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    if (
+      first &&
+      probe.content.textContent.replace(/\s+/g, " ").trim() ===
+        element.textContent.replace(/\s+/g, " ").trim()
+    )
+      return;
+    const link = element.contains(document.activeElement)
+      ? document.activeElement.getAttribute("href")
+      : null;
     element.replaceChildren(probe.content);
-    if (link) [...element.querySelectorAll("a")].find((item) => item.getAttribute("href") === link)?.focus();
+    if (link)
+      [...element.querySelectorAll("a")]
+        .find((item) => item.getAttribute("href") === link)
+        ?.focus();
   }
 
   async function turn() {
     const query = new URLSearchParams(location.search);
-    query.set("ids", rows().map((row) => row.dataset.train).join(","));
+    query.set(
+      "ids",
+      rows()
+        .map((row) => row.dataset.train)
+        .join(","),
+    );
     query.set("newest", list.dataset.newest);
     const answer = await api(`${list.dataset.liveUrl}?${query}`);
     swap(document.getElementById("strip"), answer.strip);
@@ -34,19 +49,24 @@
       row.dataset.state = cells.state;
       for (const cell of row.querySelectorAll("[data-cell]")) swap(cell, cells[cell.dataset.cell]);
     }
-    for (const count of document.querySelectorAll("[data-count]")) DX.live(count, DX.format.thousands(answer.counts[count.dataset.count]));
+    for (const count of document.querySelectorAll("[data-count]"))
+      DX.live(count, DX.format.thousands(answer.counts[count.dataset.count]));
     const button = list.querySelector("[data-new]");
     button.hidden = !answer.new;
     DX.live(button, DX.format.counted(answer.new, "new train"));
   }
 
-  const busy = () => rows().some((row) => ["queued", "running", "stopping"].includes(row.dataset.state));
+  const busy = () =>
+    rows().some((row) => ["queued", "running", "stopping"].includes(row.dataset.state));
   const lost = document.getElementById("not-live");
   const polling = poll(turn, () => (busy() ? 2 : 5), {
     failed: (error, since) => {
       document.body.classList.add("stale");
       lost.hidden = false;
-      DX.live(lost.querySelector("div"), `Not live since ${DX.format.clock(since)}: the server does not answer. Trains do not depend on this page.`);
+      DX.live(
+        lost.querySelector("div"),
+        `Not live since ${DX.format.clock(since)}: the server does not answer. Trains do not depend on this page.`,
+      );
     },
     recovered: () => {
       document.body.classList.remove("stale");
@@ -62,13 +82,29 @@
     const count = chosen.size;
     bar.hidden = count === 0;
     bar.querySelector("[data-chosen]").textContent = `${count} chosen`;
-    bar.querySelector("ul").replaceChildren(...[...chosen].slice(0, 4).map(([id, name]) => {
-      const away = DX.make("button", { type: "button", ariaLabel: `Take ${name} away` }, DX.icon("x", "tiny"));
-      away.addEventListener("click", () => choose(id, name, false));
-      return DX.make("li", {}, DX.make("span", { className: "clip", textContent: `#${id} ${name}` }), away);
-    }));
+    bar.querySelector("ul").replaceChildren(
+      ...[...chosen].slice(0, 4).map(([id, name]) => {
+        const away = DX.make(
+          "button",
+          { type: "button", ariaLabel: `Take ${name} away` },
+          DX.icon("x", "tiny"),
+        );
+        away.addEventListener("click", () => choose(id, name, false));
+        return DX.make(
+          "li",
+          {},
+          DX.make("span", { className: "clip", textContent: `#${id} ${name}` }),
+          away,
+        );
+      }),
+    );
     const fits = count >= 2 && count <= most;
-    const words = count < 2 ? "Choose one more to compare" : count > most ? `Compare at most ${most}` : `Compare ${count} trains`;
+    const words =
+      count < 2
+        ? "Choose one more to compare"
+        : count > most
+          ? `Compare at most ${most}`
+          : `Compare ${count} trains`;
     link.textContent = matchMedia("(max-width: 719px)").matches ? "Compare" : words;
     link.setAttribute("aria-label", words);
     link.toggleAttribute("aria-disabled", !fits);
@@ -102,7 +138,8 @@
   });
   // Empty filters stay out of the address.
   document.querySelector(".list-tools").addEventListener("submit", (event) => {
-    for (const field of event.target.elements) field.disabled = field.name !== "" && field.value === "";
+    for (const field of event.target.elements)
+      field.disabled = field.name !== "" && field.value === "";
   });
   addEventListener("pageshow", () => {
     for (const field of document.querySelector(".list-tools").elements) field.disabled = false;
@@ -117,8 +154,18 @@
   });
 
   const QUESTIONS = {
-    stop: { title: "Stop", text: "A train that has made steps finishes the one that it is at and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.", yes: "Stop", no: "Let it go on" },
-    delete: { title: "Delete", text: "Its settings, curves, log, answers, checkpoints and model are removed from this machine for good.", yes: "Delete", no: "Keep it" },
+    stop: {
+      title: "Stop",
+      text: "A train that has made steps finishes the one that it is at and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.",
+      yes: "Stop",
+      no: "Let it go on",
+    },
+    delete: {
+      title: "Delete",
+      text: "Its settings, curves, log, answers, checkpoints and model are removed from this machine for good.",
+      yes: "Delete",
+      no: "Keep it",
+    },
   };
   document.addEventListener("submit", async (event) => {
     const form = event.target.closest("form[data-ask]");
@@ -127,7 +174,8 @@
     const question = QUESTIONS[form.dataset.ask];
     const row = form.closest("tr");
     const name = `${row.dataset.name} #${row.dataset.train}`;
-    if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true })) form.submit();
+    if (await confirm({ ...question, title: `${question.title} ${name}?`, danger: true }))
+      form.submit();
   });
 
   // For bulk.js, which acts on what is chosen.
@@ -141,6 +189,7 @@
   };
 
   // What was deleted since cannot be compared; what is on this page keeps its latest name.
-  for (const row of rows()) if (chosen.has(row.dataset.train)) chosen.set(row.dataset.train, row.dataset.name);
+  for (const row of rows())
+    if (chosen.has(row.dataset.train)) chosen.set(row.dataset.train, row.dataset.name);
   drawBar();
 })();

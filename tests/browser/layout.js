@@ -32,7 +32,8 @@
   };
 
   // What stands over the page on purpose, and what only screen readers meet.
-  const APART = "dialog, .toasts, .topbar, .compare-bar, .run-bar, .skip-link, .visually-hidden, canvas, svg, option, noscript";
+  const APART =
+    "dialog, .toasts, .topbar, .compare-bar, .run-bar, .skip-link, .visually-hidden, canvas, svg, option, noscript";
   const MENU = "details.menu > :not(summary)";
 
   const seen = new Map();
@@ -42,7 +43,12 @@
     return seen.get(element);
   }
   function shown(element) {
-    return !element.matches(APART) && !element.matches(MENU) && visible(element.parentElement) && drawn(element);
+    return (
+      !element.matches(APART) &&
+      !element.matches(MENU) &&
+      visible(element.parentElement) &&
+      drawn(element)
+    );
   }
   function drawn(element) {
     const css = style(element);
@@ -78,7 +84,13 @@
     const texts = [];
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
       const element = node.parentElement;
-      if (!node.data.trim() || element.closest("script, style, .log") || !visible(element) || !open(element)) continue;
+      if (
+        !node.data.trim() ||
+        element.closest("script, style, .log") ||
+        !visible(element) ||
+        !open(element)
+      )
+        continue;
       range.selectNodeContents(node);
       const lines = [...range.getClientRects()].filter((box) => box.width > 0);
       texts.push({ node, element, lines });
@@ -101,7 +113,11 @@
 
   function block(element) {
     let at = element;
-    while (style(at).display.startsWith("inline") && !["inline-block", "inline-flex", "inline-grid"].includes(style(at).display)) at = at.parentElement;
+    while (
+      style(at).display.startsWith("inline") &&
+      !["inline-block", "inline-flex", "inline-grid"].includes(style(at).display)
+    )
+      at = at.parentElement;
     return at;
   }
 
@@ -110,7 +126,12 @@
     if (over <= 0) return;
     for (const element of document.body.querySelectorAll("*")) {
       const box = element.getBoundingClientRect();
-      if (box.width && box.right > root.clientWidth + 1 && !element.children.length && drawn(element)) {
+      if (
+        box.width &&
+        box.right > root.clientWidth + 1 &&
+        !element.children.length &&
+        drawn(element)
+      ) {
         say("sideways scroll", element, `ends at ${Math.round(box.right)} of ${root.clientWidth}`);
       }
     }
@@ -125,7 +146,8 @@
     // One line that is cut may be narrower, but not where it says what the row is.
     const least = !cut || home.closest("th[scope=row]") ? COLUMN : CUT_COLUMN;
     if (text.length < 24 || width >= least) return;
-    if (cut || lineCount(lines) > 3 || !lines.length) say("narrow text", home, `is ${Math.round(width)} px wide`);
+    if (cut || lineCount(lines) > 3 || !lines.length)
+      say("narrow text", home, `is ${Math.round(width)} px wide`);
   }
 
   // A word of ordinary length that goes over the end of its line.
@@ -133,7 +155,12 @@
     if (lineCount(lines) < 2) return;
     for (const word of node.data.matchAll(/[\p{L}\p{N}.,_-]{4,22}/gu)) {
       // A hyphen is a place to break at, and so is the underscore's neighbour in a longer name.
-      if (/[-_/]/.test(word[0]) || /\S/.test(node.data[word.index - 1] || " ") || /\S/.test(node.data[word.index + word[0].length] || " ")) continue;
+      if (
+        /[-_/]/.test(word[0]) ||
+        /\S/.test(node.data[word.index - 1] || " ") ||
+        /\S/.test(node.data[word.index + word[0].length] || " ")
+      )
+        continue;
       range.setStart(node, word.index);
       range.setEnd(node, word.index + word[0].length);
       const boxes = [...range.getClientRects()].filter((box) => box.width > 0);
@@ -152,7 +179,8 @@
       if (style(at).overflowX !== "visible" && style(at).display !== "inline") return;
     }
     const right = Math.max(...lines.map((box) => box.right));
-    if (right > frame.right + 1) say("leaves its card", element, `by ${Math.round(right - frame.right)} px`);
+    if (right > frame.right + 1)
+      say("leaves its card", element, `by ${Math.round(right - frame.right)} px`);
   }
 
   const CONTROLS = "button, .btn, input:not([type=hidden]), select, textarea, summary";
@@ -167,7 +195,12 @@
   // Cut by an ellipsis although the box beside it is empty.
   function checkCut(element) {
     const css = style(element);
-    if (css.overflowX === "visible" || css.textOverflow !== "ellipsis" || element.scrollWidth <= element.clientWidth + 1) return;
+    if (
+      css.overflowX === "visible" ||
+      css.textOverflow !== "ellipsis" ||
+      element.scrollWidth <= element.clientWidth + 1
+    )
+      return;
     if (element.matches("select, input")) return;
     const cell = element.closest("td, th") || element.parentElement;
     if (!cell || !visible(element) || !open(element)) return;
@@ -175,7 +208,12 @@
     const room = inner.right - parseFloat(style(cell).paddingRight) - rightmost(cell);
     if (room > 16) say("cut beside room", element, `has ${Math.round(room)} px of room`);
     const slack = slackOf(cell);
-    if (slack >= 64 && element.clientWidth < 280) say("cut beside room", element, `is ${element.clientWidth} px; other columns keep ${Math.round(slack)} px empty`);
+    if (slack >= 64 && element.clientWidth < 280)
+      say(
+        "cut beside room",
+        element,
+        `is ${element.clientWidth} px; other columns keep ${Math.round(slack)} px empty`,
+      );
   }
 
   // Right edge of what a cell holds.
@@ -195,7 +233,11 @@
   function slackOf(cell) {
     const table = cell.closest("table");
     if (!table || style(table).display !== "table") return 0;
-    if (!slacks.has(table)) slacks.set(table, [...columnSlacks(table).values()].reduce((sum, value) => sum + value, 0));
+    if (!slacks.has(table))
+      slacks.set(
+        table,
+        [...columnSlacks(table).values()].reduce((sum, value) => sum + value, 0),
+      );
     return slacks.get(table);
   }
   function columnSlacks(table) {
@@ -207,8 +249,16 @@
         const css = style(cell);
         // Kept free on purpose: what stands in it changes while somebody looks.
         const kept = parseFloat(css.minWidth) >= cell.offsetWidth - 1;
-        const room = kept ? 0 : cell.clientWidth - parseFloat(css.paddingLeft) - parseFloat(css.paddingRight) - used(cell, range);
-        slack.set(cell.cellIndex, Math.max(0, Math.min(slack.get(cell.cellIndex) ?? Infinity, room)));
+        const room = kept
+          ? 0
+          : cell.clientWidth -
+            parseFloat(css.paddingLeft) -
+            parseFloat(css.paddingRight) -
+            used(cell, range);
+        slack.set(
+          cell.cellIndex,
+          Math.max(0, Math.min(slack.get(cell.cellIndex) ?? Infinity, room)),
+        );
       }
     }
     return slack;
@@ -219,7 +269,12 @@
     const walker = document.createTreeWalker(cell, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
       const element = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
-      if (node.nodeType === Node.TEXT_NODE ? !node.data.trim() : !node.matches("svg, input, progress, .btn, .avatar")) continue;
+      if (
+        node.nodeType === Node.TEXT_NODE
+          ? !node.data.trim()
+          : !node.matches("svg, input, progress, .btn, .avatar")
+      )
+        continue;
       if (!visible(element) && !element.matches("svg")) continue;
       range.selectNode(node);
       for (const box of range.getClientRects()) {
@@ -240,13 +295,15 @@
       }
     }
     for (const control of document.querySelectorAll(CONTROLS)) {
-      if (!visible(control) || !open(control) || control.matches(".segmented input, [type=file]")) continue;
+      if (!visible(control) || !open(control) || control.matches(".segmented input, [type=file]"))
+        continue;
       const box = clipped(control.getBoundingClientRect(), control.parentElement);
       if (box) boxes.push({ ...box, element: control, text: false });
     }
     boxes.sort((one, other) => one.top - other.top);
     for (let i = 0; i < boxes.length; i += 1) {
-      for (let j = i + 1; j < boxes.length && boxes[j].top < boxes[i].bottom; j += 1) compare(boxes[i], boxes[j]);
+      for (let j = i + 1; j < boxes.length && boxes[j].top < boxes[i].bottom; j += 1)
+        compare(boxes[i], boxes[j]);
     }
   }
   function compare(one, other) {
@@ -256,14 +313,23 @@
     const down = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
     if (across < 3 || down < 4) return;
     // A unit stands in its field, a key's sign in the search, on purpose.
-    if ([one, other].some(({ element }) => element.matches(".unit, .kbd") && !element.closest("td, dd"))) return;
+    if (
+      [one, other].some(
+        ({ element }) => element.matches(".unit, .kbd") && !element.closest("td, dd"),
+      )
+    )
+      return;
     if (stuck(one.element) !== stuck(other.element)) return;
     say("overlap", one.element, `and ${kind(other.element)} ${words(other.element)}`);
   }
   const sticky = new Map();
   function stuck(element) {
     if (!element) return false;
-    if (!sticky.has(element)) sticky.set(element, ["fixed", "sticky"].includes(style(element).position) || stuck(element.parentElement));
+    if (!sticky.has(element))
+      sticky.set(
+        element,
+        ["fixed", "sticky"].includes(style(element).position) || stuck(element.parentElement),
+      );
     return sticky.get(element);
   }
 
@@ -272,20 +338,29 @@
     for (const element of document.querySelectorAll(`a[href], ${CONTROLS}, label:has(input)`)) {
       if (!visible(element) || !open(element) || element.disabled || inText(element)) continue;
       const box = areaOf(element).getBoundingClientRect();
-      if (!box.width || box.height >= TARGET - 0.5 && box.width >= TARGET - 0.5) continue;
+      if (!box.width || (box.height >= TARGET - 0.5 && box.width >= TARGET - 0.5)) continue;
       say("small target", element, `is ${Math.round(box.width)} × ${Math.round(box.height)}`);
     }
   }
   // A label is part of its control, and a whole row may act as what stands in it.
-  const AREAS = [["input", "label"], [".row-link", "tr"], [".opblock-summary *", ".opblock-summary"], [".opblock-tag *", ".opblock-tag"]];
+  const AREAS = [
+    ["input", "label"],
+    [".row-link", "tr"],
+    [".opblock-summary *", ".opblock-summary"],
+    [".opblock-tag *", ".opblock-tag"],
+  ];
   function areaOf(element) {
     const found = AREAS.find(([inner, outer]) => element.matches(inner) && element.closest(outer));
     return found ? element.closest(found[1]) : element;
   }
   function inText(element) {
-    if (!element.matches("a, button.btn-link") || !style(element).display.startsWith("inline")) return false;
+    if (!element.matches("a, button.btn-link") || !style(element).display.startsWith("inline"))
+      return false;
     const whole = block(element.parentElement).textContent.trim().length;
-    return element.closest("p, .context, .notice, .help, .clip, dd, li, td") && whole > element.textContent.trim().length + 2;
+    return (
+      element.closest("p, .context, .notice, .help, .clip, dd, li, td") &&
+      whole > element.textContent.trim().length + 2
+    );
   }
 
   // Django's lists of rows scroll where they are too wide.
@@ -309,5 +384,8 @@
   checkControls();
   checkOverlaps(texts);
   if (targets) checkTargets();
-  return [...found].map(([key, [line, count]]) => ({ key, line: count > 1 ? `${line}, and ${count - 1} more` : line }));
-}
+  return [...found].map(([key, [line, count]]) => ({
+    key,
+    line: count > 1 ? `${line}, and ${count - 1} more` : line,
+  }));
+};
