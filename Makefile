@@ -68,7 +68,7 @@ docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
 	@$(MANAGE) docs
 
 check-method: $(VENV)/.runtime ## Run a custom method and say what of the contract it breaks (DIR=docs/examples/bigram)
-	@$(BIN)/python -m engine.check_method $(or $(DIR),docs/examples/bigram)
+	@$(BIN)/python -m engine.programs.check_method $(or $(DIR),docs/examples/bigram)
 
 screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
 	@$(BIN)/python scripts/screenshots.py

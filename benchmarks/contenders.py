@@ -26,7 +26,7 @@ from benchmarks.environments import (
     environment_of_thread_libraries,
     without_sound_and_pictures,
 )
-from engine.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec
+from engine.contract.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec
 
 FACTORY = ("torch==2.13.0", "llamafactory==0.9.5")
 MAX_TOKENS = 512

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import ppo_toy  # noqa: E402
 from benchmarks.environments import environment  # noqa: E402
-from engine.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec  # noqa: E402
+from engine.contract.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec  # noqa: E402
 
 TRL = ("torch==2.13.0", "trl==1.12.0", "transformers==5.24.0")
 RESULT = ROOT / "benchmarks" / "results" / "ppo_reference.json"

@@ -33,8 +33,8 @@ from benchmarks.contenders import (
     training_seconds,
 )
 from benchmarks.environments import ROOT, versions
-from engine.hardware import processor_name
-from engine.rundir import read_events
+from engine.contract.rundir import read_events
+from engine.run.hardware import processor_name
 from tests.live import Platform, running_platform
 
 RESULT = ROOT / "benchmarks" / "results" / "start_latency.json"

@@ -32,8 +32,8 @@ import requests
 
 from benchmarks.environments import ROOT, versions
 from benchmarks.trackers import METRICS, MLFLOW, TRACKIO, best, mlflow, trackio
-from engine.hardware import processor_name
-from engine.rundir import EVENTS, LOG
+from engine.contract.rundir import EVENTS, LOG
+from engine.run.hardware import processor_name
 from tests.live import free_port
 from tests.postgresql import database_url, running_postgresql, socket_folder
 
@@ -247,7 +247,7 @@ import os, sys, time
 os.environ["DJANGO_SETTINGS_MODULE"] = "deepextension.settings"
 import django
 django.setup()
-from engine.rundir import file_sha256
+from engine.contract.rundir import file_sha256
 from datasets_app.models import Dataset
 from datasets_app.checking import dataset_check
 source = Path(sys.argv[1])

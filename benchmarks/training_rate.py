@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.contenders import CONTENDERS, FACTORY, MAX_TOKENS, Job, Told, made_up_rows, smollm2
 from benchmarks.environments import ROOT, versions
-from engine.hardware import processor_name
+from engine.run.hardware import processor_name
 
 RESULT = ROOT / "benchmarks" / "results" / "training_rate.json"
 

@@ -99,6 +99,18 @@ def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
     return {prefix: [str(item) for item in (detail if isinstance(detail, list) else [detail])]}
 
 
+def _type_problem(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str | None:
+    if isinstance(field, serializers.CharField) and not isinstance(value, str):
+        return "Give a text."
+    if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
+        return "Give true or false."
+
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        return next(filter(None, (_type_problem(field.child, item) for item in value)), None)
+
+    return None
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses what it does not know: a misspelled field is an error, not a default."""
 
@@ -119,10 +131,9 @@ class StrictSerializer(serializers.Serializer[Any]):
             value = data.get(name)
             if value is None or isinstance(data, QueryDict):
                 continue
-            if isinstance(field, serializers.CharField) and not isinstance(value, str):
-                problems[name] = ["Give a text."]
-            if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
-                problems[name] = ["Give true or false."]
+
+            if problem := _type_problem(field, value):
+                problems[name] = [problem]
 
         if problems:
             raise serializers.ValidationError(problems)

@@ -42,7 +42,7 @@ from core.chores import (
 from core.models import Chore
 from core.processes import process_mark
 from core.queue import connection
-from engine.guard import die_with_parent
+from engine.process.isolation import die_with_parent
 
 # What a database raises that is locked, restarted or out of reach.
 AWAY = (OperationalError, InterfaceError)

@@ -1,5 +1,5 @@
 """Names on the Hugging Face hub, and the surroundings of the programs that download from it
-(engine.hub)."""
+(engine.programs.hub)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from engine import guard
+from engine.process import isolation
 
 SUPERVISED = "DEEPEXTENSION_SUPERVISED"
 ADMIN_PASSWORD = "DEEPEXTENSION_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
@@ -91,13 +91,13 @@ def die_with_supervisor() -> None:
     """For the platform's own processes: none outlives the supervisor that `serve` started, however
     that ended."""
     if os.environ.get(SUPERVISED):
-        guard.die_with_parent(os.getppid(), signal.SIGTERM)
+        isolation.die_with_parent(os.getppid(), signal.SIGTERM)
 
 
 def seal_process() -> None:
     """For the platform's own processes, first of all: no other process of this user sees their
     secrets."""
-    guard.seal(is_harmless)
+    isolation.seal(is_harmless)
 
 
 def is_harmless(name: str) -> bool:
@@ -135,9 +135,9 @@ def confined(*limits: Callable[[], None], with_parent: bool = True) -> Callable[
 
     def apply() -> None:
         if with_parent:
-            guard.die_with_parent(parent, signal.SIGKILL)
+            isolation.die_with_parent(parent, signal.SIGKILL)
 
-        guard.confine()
+        isolation.confine()
         for limit in limits:
             limit()
 

@@ -24,7 +24,7 @@ from django.conf import settings
 from core.database_version import newer_database
 from core.processes import ADMIN_PASSWORD, SUPERVISED
 from core.starting import starting_page
-from engine.guard import die_with_parent
+from engine.process.isolation import die_with_parent
 
 START_SECONDS = 180
 STOP_SECONDS = 45

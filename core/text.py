@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-from engine.plural import are, counted
+from engine.messages.plural import are, counted
 
 __all__ = ["are", "clean_label", "clean_text", "counted", "number_of", "storable"]
 

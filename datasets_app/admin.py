@@ -18,7 +18,7 @@ from datasets_app.services import (
     dataset_update,
     uses_count,
 )
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 
 def operator(request: HttpRequest) -> User:

@@ -47,7 +47,7 @@ from datasets_app.services import (
 from datasets_app.token_page import PREVIEW_ROWS
 from datasets_app.token_rows import token_rows
 from datasets_app.versions import version_of, versions_attach
-from engine.row_notes import RowNotes
+from engine.chat.row_notes import RowNotes
 
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 

@@ -19,8 +19,8 @@ from datasets_app.findings import FindingRow, finding_row, findings_of
 from datasets_app.readiness import readiness_of
 from datasets_app.repairing import dataset_repair, long_repairs_of, repairs_of, safe_repairs_of
 from datasets_app.serializers import DatasetSerializer, RowSerializer
-from engine.finding_kinds import SEVERITY_WORDS
-from engine.repair_kinds import APPLY_CHANGES, MEND_SAFE, REPAIRS
+from engine.doctor.finding_kinds import SEVERITY_WORDS
+from engine.doctor.repair_kinds import APPLY_CHANGES, MEND_SAFE, REPAIRS
 
 
 class RepairSerializer(serializers.Serializer[Any]):

@@ -11,10 +11,10 @@ from typing import Any
 from datasets_app.models import Dataset
 from datasets_app.preview import shorten
 from datasets_app.row_finding import FoundRow
-from engine.column_map import columns_read
-from engine.mending import role_of
-from engine.turns import CONTENT_KEYS
-from engine.values import RowProblem, parsed, value_at
+from engine.doctor.row_repairs import role_of
+from engine.rows.chat_turns import CONTENT_KEYS
+from engine.rows.column_map import columns_read
+from engine.rows.values import RowProblem, parsed, value_at
 
 TURN_OF_FIELD = re.compile(r"\[(\d+)\]")
 

@@ -23,16 +23,16 @@ from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
-from engine.bounds import MOST_COLUMNS, weight
-from engine.detect import detect, nested_columns
-from engine.doctor import Doctor
-from engine.examples import Example, RowProblem, to_example
-from engine.foreign import COLUMNS_OF_JSON, holds_columns, no_format
-from engine.rows import FileProblem, Mark, Row, read_rows
-from engine.values import MISSING, value_at
+from engine.doctor.examine import Doctor
+from engine.rows.bounds import MOST_COLUMNS, weight
+from engine.rows.examples import Example, RowProblem, to_example
+from engine.rows.foreign import COLUMNS_OF_JSON, holds_columns, no_format
+from engine.rows.format_detection import detect, nested_columns
+from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.values import MISSING, value_at
 
 if TYPE_CHECKING:
-    from engine.blocks import Block
+    from engine.vectorised.row_blocks import Block
 
 # More than the background workers give it (core.chores): the last resort.
 ATTEMPTS = 6
@@ -246,7 +246,7 @@ def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
         return
 
     # Not above: it brings pyarrow, and most files are small.
-    from engine.blocks import read_blocks
+    from engine.vectorised.row_blocks import read_blocks
 
     for part in read_blocks(dataset.path, findings.format, findings.column_map):
         if isinstance(part, Row) or findings.add_columns_of(part):

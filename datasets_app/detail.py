@@ -29,9 +29,9 @@ from datasets_app.row_finding import SEARCH_CHARACTERS, rows_search
 from datasets_app.services import uses_count
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from datasets_app.versions import made_by, steps_of, versions_of
-from engine.detect import nearest
-from engine.formats import FORMATS
-from engine.row_notes import REFUSED, RowNotes
+from engine.chat.row_notes import REFUSED, RowNotes
+from engine.rows.format_detection import nearest
+from engine.rows.formats import FORMATS
 
 PROBLEM_ROWS = 20
 # Rows that were set aside, as the page lists them.

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 
 from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
 from datasets_app.models import Dataset
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 
 class DatasetFilter(ArchivableFilter):

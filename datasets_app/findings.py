@@ -15,7 +15,7 @@ from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.preview import Seen, row_seen
 from datasets_app.repairing import repairs_of, safe_repairs_of
 from datasets_app.row_finding import FoundRow, rows_on_lines
-from engine.finding_kinds import (
+from engine.doctor.finding_kinds import (
     COSTS,
     EXPLANATIONS,
     MENDABLE,
@@ -28,8 +28,8 @@ from engine.finding_kinds import (
     UNUSED,
     severity_of,
 )
-from engine.lines import Row
-from engine.repair_kinds import Repair
+from engine.doctor.repair_kinds import Repair
+from engine.rows.lines import Row
 
 SEVERITY_ICONS = {
     STOPS: ("alert-circle", "bad"),

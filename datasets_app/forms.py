@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 
 from datasets_app.models import Dataset
-from engine.formats import FORMATS, Format
+from engine.rows.formats import FORMATS, Format
 
 
 class DatasetForm(forms.Form):

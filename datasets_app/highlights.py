@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from engine.doctor import DAMAGED, EMAIL, LOST, MEDIA_MARK, TEMPLATE
-from engine.secret_patterns import secrets_in
-from engine.transcripts import COMPLETION_END, PROMPT_END
+from engine.doctor.examine import DAMAGED, EMAIL, LOST, MEDIA_MARK, TEMPLATE
+from engine.doctor.secret_patterns import secrets_in
+from engine.rows.transcripts import COMPLETION_END, PROMPT_END
 
 EXPRESSIONS = {
     "template_tokens": TEMPLATE,

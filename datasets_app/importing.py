@@ -159,7 +159,7 @@ def _download(dataset: Dataset) -> dict[str, Any]:
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
 
     return program_run(
-        "engine.hub.dataset",
+        "engine.programs.hub.dataset",
         *(hub["id"], hub["asked"], hub["configuration"], hub["split"], str(hub["most_rows"])),
         # Half of what is free: the hub's library keeps what it reads of some formats as well.
         *(str(dataset.path.with_suffix(".tmp")), str(max(0, free // 2))),

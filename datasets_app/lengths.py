@@ -24,7 +24,7 @@ from core.store import located_path, stored_path
 from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
-from engine.row_notes import RowNotes
+from engine.chat.row_notes import RowNotes
 
 # The kind of background work, see core.chores.
 COUNT = "token-count"
@@ -154,7 +154,7 @@ class CountFailed(Exception):
 def _counted(lengths: TokenLengths) -> dict[str, Any]:
     dataset = lengths.dataset
     command = [
-        *(sys.executable, "-m", "engine.lengths"),
+        *(sys.executable, "-m", "engine.chat.lengths"),
         *("--data", str(dataset.path)),
         *("--file-type", dataset.file_type),
         *("--format", dataset.format),

@@ -18,8 +18,8 @@ from django.urls import reverse
 
 from core.ownership import Owned, OwnedQuerySet
 from core.store import datasets_folder
-from engine.finding_kinds import NOTICES, SEVERAL_LISTS, UNUSED
-from engine.formats import FORMATS
+from engine.doctor.finding_kinds import NOTICES, SEVERAL_LISTS, UNUSED
+from engine.rows.formats import FORMATS
 
 
 class DatasetQuerySet(OwnedQuerySet["Dataset"]):
@@ -83,7 +83,7 @@ class Dataset(Owned):
 
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.CHECKING)
     error = models.TextField(blank=True)
-    format = models.CharField(max_length=30, blank=True, help_text="A slug of engine.formats.")
+    format = models.CharField(max_length=30, blank=True, help_text="A slug of engine.rows.formats.")
     column_map = models.JSONField(default=dict, blank=True)
     columns = models.JSONField(default=list, help_text="[{name, type}] in file order.")
     row_count = models.BigIntegerField(default=0)
@@ -96,7 +96,7 @@ class Dataset(Owned):
     )
 
     findings = models.JSONField(
-        default=list, help_text="What the doctor found in good rows, see engine.doctor."
+        default=list, help_text="What the doctor found in good rows, see engine.doctor.examine."
     )
 
     parent = models.ForeignKey(
@@ -315,7 +315,7 @@ class TokenLengths(models.Model):
     )
     notes = models.JSONField(
         default=dict,
-        help_text="What the chat template does to the rows, as engine.row_notes.RowNotes.",
+        help_text="What the chat template does to the rows, as engine.chat.row_notes.RowNotes.",
     )
     ready = models.BooleanField(default=False)
     error = models.TextField(blank=True)

@@ -1,7 +1,7 @@
 """Rows of a checked dataset, a page at a time, without reading what lies before them.
 
 A small file is read here. Any other is read by a program of the engine with bounded time and memory
-(engine.preview): a stranger's file must not hold a thread of the web server, nor its memory.
+(engine.rows.preview): a stranger's file must not hold a thread of the web server, nor its memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from datasets_app.models import Dataset
-from engine.preview import TEXT_LIMIT, Seen, rows_shown, shorten
-from engine.rows import FileProblem, Mark, Row, read_rows
+from engine.rows.preview import TEXT_LIMIT, Seen, rows_shown, shorten
+from engine.rows.read import FileProblem, Mark, Row, read_rows
 
 __all__ = [
     "TEXT_LIMIT",
@@ -76,7 +76,7 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
 
     try:
         program_run(
-            "engine.preview",
+            "engine.rows.preview",
             *("--data", str(dataset.path), "--file-type", dataset.file_type),
             *("--format", dataset.format, "--column-map", json.dumps(dataset.column_map)),
             *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),

@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets_app.models import Dataset
 from datasets_app.repairing import repairs_of
-from engine.formats import FORMATS
-from engine.recipes.registry import RECIPES
-from engine.repair_kinds import Repair
+from engine.doctor.repair_kinds import Repair
+from engine.rows.formats import FORMATS
+from engine.schema.registry import RECIPES
 
 
 def readiness_of(dataset: Dataset) -> list[dict[str, Any]]:

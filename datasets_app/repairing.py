@@ -19,10 +19,9 @@ from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset, RowChange
 from datasets_app.services import check_enqueue, next_version, slug_free
-from engine.combined_repairs import RowChanges
-from engine.finding_kinds import MENDABLE, SEVERAL_LISTS
-from engine.formats import FORMATS
-from engine.repair_kinds import (
+from engine.doctor.combined_repairs import RowChanges
+from engine.doctor.finding_kinds import MENDABLE, SEVERAL_LISTS
+from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
     EVALUATION_PART,
     LONG,
@@ -35,6 +34,7 @@ from engine.repair_kinds import (
     Repair,
     offered,
 )
+from engine.rows.formats import FORMATS
 
 MEMORY_BYTES = 4 << 30
 START_SECONDS = 600
@@ -250,7 +250,7 @@ def repair_apply(dataset: Dataset) -> str:
 
     try:
         done = program_run(
-            "engine.repairs",
+            "engine.doctor.repairs",
             *(
                 "--data",
                 str(parent.path),

@@ -14,9 +14,9 @@ from core.errors import UserError
 from core.ownership import owner_check
 from datasets_app.models import Dataset, RowChange
 from datasets_app.row_finding import FoundRow, rows_on_lines
-from engine.examples import to_example
-from engine.formats import FORMATS
-from engine.values import RowProblem
+from engine.rows.examples import to_example
+from engine.rows.formats import FORMATS
+from engine.rows.values import RowProblem
 
 # Changes that may wait at once, and how long a row may be that is edited here.
 WAITING_LIMIT = 1000

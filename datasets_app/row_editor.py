@@ -11,9 +11,9 @@ from typing import Any
 
 from core.errors import UserError
 from datasets_app.models import Dataset
-from engine.column_map import columns_read
-from engine.mending import role_of
-from engine.turns import CONTENT_KEYS, ROLE_KEYS
+from engine.doctor.row_repairs import role_of
+from engine.rows.chat_turns import CONTENT_KEYS, ROLE_KEYS
+from engine.rows.column_map import columns_read
 
 ROLES = ("system", "user", "assistant", "tool")
 TEXT, TURNS, JSON = "text", "turns", "json"

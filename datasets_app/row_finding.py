@@ -17,7 +17,7 @@ from core.programs import ProgramProblem, program_run
 from core.text import clean_text
 from datasets_app.models import Dataset
 from datasets_app.preview import Seen, mark_before_line, row_seen
-from engine.lines import Mark, Row
+from engine.rows.lines import Mark, Row
 
 SEARCH_SECONDS = 4.0
 LINES_SECONDS = 10.0
@@ -118,7 +118,7 @@ def _run(
 
     try:
         done = program_run(
-            "engine.find_rows",
+            "engine.programs.find_rows",
             *(
                 "--data",
                 str(dataset.path),

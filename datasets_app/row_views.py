@@ -28,7 +28,7 @@ from datasets_app.row_changes import (
 )
 from datasets_app.row_editor import ROLES, controls_of, values_read
 from datasets_app.views import dataset_or_404, own_dataset, reader_of
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 
 class FindingPanel(View):

@@ -11,7 +11,7 @@ from core.api import StrictSerializer
 from datasets_app.check_queue import checks_ahead
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import DESCRIPTION_LIMIT
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 
 class ColumnSerializer(serializers.Serializer[Any]):

@@ -21,8 +21,8 @@ from core.upload import ReceivedFile, leftovers_remove
 from datasets_app.check_queue import check_enqueue, check_key, dataset_check_cancel
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
-from engine.formats import FORMATS
-from engine.rows import FileProblem, sniff_file_type
+from engine.rows.formats import FORMATS
+from engine.rows.read import FileProblem, sniff_file_type
 
 __all__ = [
     "check_enqueue",

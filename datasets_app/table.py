@@ -13,7 +13,7 @@ from django.http import QueryDict
 from datasets_app.filters import DatasetFilter
 from datasets_app.models import Dataset, Label
 from datasets_app.versions import versions_attach
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 PAGE_ROWS = 25
 Reader = AbstractBaseUser | AnonymousUser

@@ -18,7 +18,7 @@ from core.programs import ProgramProblem, program_run
 from core.tokenizers import Tokenizer
 from datasets_app.models import Dataset
 from datasets_app.preview import nearest_mark
-from engine.row_notes import WORDS
+from engine.chat.row_notes import WORDS
 
 SECONDS = 60
 MEMORY_BYTES = 8 << 30
@@ -36,7 +36,7 @@ TOO_LONG = (
 def token_rows(
     dataset: Dataset, tokenizer: Tokenizer, start: int, count: int
 ) -> list[dict[str, Any]]:
-    """At most `count` rows behind the first `start`, as engine.token_rows prints them, with
+    """At most `count` rows behind the first `start`, as engine.programs.token_rows prints them, with
     findings as sentences.
 
     Raises UserError (503 where it may go well later).
@@ -78,7 +78,7 @@ def _rendered(
 
     try:
         done = program_run(
-            "engine.token_rows",
+            "engine.programs.token_rows",
             *(
                 "--data",
                 str(dataset.path),

@@ -12,7 +12,7 @@ from core.api import by_id_or_slug
 from core.errors import UserError
 from core.ownership import owner_check
 from datasets_app.models import Dataset
-from engine.repair_kinds import COMBINED_TITLES, EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
+from engine.doctor.repair_kinds import COMBINED_TITLES, EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART
 
 Reader = AbstractBaseUser | AnonymousUser
 

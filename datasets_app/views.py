@@ -36,7 +36,7 @@ from datasets_app.services import (
 from datasets_app.table import SAMPLES, table_page
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from datasets_app.versions import version_of, versions_of
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 
 LARGEST_ID = 2**63 - 1
 

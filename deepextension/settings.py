@@ -181,7 +181,7 @@ STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
 # Workers of one slot share a device one after the other, those of different slots at once.
 WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
-# {name of an engine.health.Thresholds: another value}, checked by training.checks.
+# {name of an engine.messages.health.Thresholds: another value}, checked by training.checks.
 try:
     HEALTH_THRESHOLDS = {
         name.strip(): float(value)
@@ -243,6 +243,9 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["core.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
     "EXCEPTION_HANDLER": "core.api.exception_handler",
+    # What a resource takes is in the schema. DRF's answer to OPTIONS would look rows up in a way of
+    # its own.
+    "DEFAULT_METADATA_CLASS": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "STRICT_JSON": True,
     # ?format= is a filter of the datasets and not a choice of renderers.

@@ -8,7 +8,7 @@
 
 A repeat leaves DIR as it is, computes in the precision and with the number of threads that were
 recorded there, and says whether its losses are the recorded ones. Exit codes: those of
-engine/rundir.py, and 4 where the losses differ."""
+engine/contract/rundir.py, and 4 where the losses differ."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from engine.main import run
-from engine.rundir import (
+from engine.contract.rundir import (
     EVENTS,
     EXIT_FAILED,
     EXIT_FINISHED,
@@ -31,6 +30,7 @@ from engine.rundir import (
     read_spec,
     write_spec,
 )
+from engine.run.main import run
 
 REPEATS = "repeats"
 EXIT_DIFFERENT = 4

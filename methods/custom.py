@@ -13,8 +13,8 @@ import jsonschema
 
 from core.errors import UserError
 from core.store import methods_folder, stored_path
-from engine.fields import GROUPS
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
+from engine.schema.fields import GROUPS
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 SCRIPT_BYTES = 1_000_000

@@ -13,7 +13,7 @@ from django.utils.text import slugify
 from django.views import View
 
 from core.errors import UserError
-from engine.recipes.registry import RECIPES
+from engine.schema.registry import RECIPES
 from methods.changes import method_restore, method_retire, method_save
 from methods.method_form import (
     DECIDERS,

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.http import QueryDict
 
-from engine.fields import GROUPS
+from engine.schema.fields import GROUPS
 from methods.field_text import ALL_LINEAR, number_value, value_text
 from methods.models import TrainingMethod
 from methods.schema import NUMBER_KINDS, Field, method_fields, plain

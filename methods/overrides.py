@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from core.errors import UserError
-from engine.recipes.registry import RECIPES
+from engine.schema.registry import RECIPES
 from methods.models import TrainingMethod
 from methods.schema import NUMBER_KINDS, Field, method_fields, plain
 from methods.services import parameters_validate, value_obstacle

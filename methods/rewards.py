@@ -11,9 +11,9 @@ from django.utils import timezone
 from core.errors import UserError
 from core.store import methods_folder, stored_path
 from core.text import clean_label
+from engine.contract.rundir import Resource
 from engine.rewards.custom import check_source
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS, reward_title
-from engine.rundir import Resource
 from methods.custom import parameters_check, schema_check
 from methods.models import RewardFunction
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.fields import GROUPS
-from engine.recipes.registry import RECIPES, more_options
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
+from engine.schema.fields import GROUPS
+from engine.schema.registry import RECIPES, more_options
 from methods.custom import schema_completed
 from methods.models import RewardFunction, TrainingMethod
 from methods.rewards import function_of, title_of

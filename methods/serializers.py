@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from core.api import StrictSerializer
-from engine.recipes.registry import RECIPES
+from engine.schema.registry import RECIPES
 from methods.models import MethodVersion, RewardFunction, TrainingMethod
 from methods.schema import reward_function_schema
 from methods.services import method_defaults, method_formats, method_schema

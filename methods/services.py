@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from core.errors import UserError
-from engine.recipes.registry import LOSS, RECIPES, Objective, more_options
+from engine.schema.registry import LOSS, RECIPES, Objective, more_options
 from methods.builtin import BUILTIN
 from methods.custom import parameters_check
 from methods.models import TrainingMethod

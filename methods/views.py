@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views import View
 
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, method_formats

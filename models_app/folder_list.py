@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.errors import UserError
-from engine.inspect_model import KEPT_FILES, kept_files
+from engine.models.inspect import KEPT_FILES, kept_files
 from models_app.folders import allowed_roots, folder_check, folder_resolve
 
 DEEPEST = 3

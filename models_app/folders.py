@@ -14,7 +14,7 @@ from pathlib import Path
 from django.conf import settings
 
 from core.errors import UserError
-from engine.inspect_model import ModelProblem, config_read, kept_files
+from engine.models.inspect import ModelProblem, config_read, kept_files
 
 PIECE_BYTES = 8 * 2**20
 

@@ -24,7 +24,7 @@ from core.hub import hub_environment
 from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
-from engine.inspect_model import (
+from engine.models.inspect import (
     ModelFacts,
     ModelProblem,
     config_read,
@@ -230,7 +230,7 @@ def _download(model: BaseModel, files: Path) -> None:
 
     free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
     program_run(
-        "engine.hub.model",
+        "engine.programs.hub.model",
         repository,
         revision,
         str(files),
@@ -256,7 +256,7 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
     _write(model, phase="Converting", progress=0)
     beat = Beat(model)
     facts = program_run(
-        "engine.convert",
+        "engine.programs.convert",
         "gguf",
         str(source),
         str(files),
@@ -349,7 +349,7 @@ def _unpack(model: BaseModel, files: Path) -> None:
     beat, unpacked = Beat(model), model.import_path / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     program_run(
-        "engine.convert",
+        "engine.programs.convert",
         "unpack",
         str(files),
         str(unpacked),
@@ -374,7 +374,7 @@ def _finish(model: BaseModel) -> None:
     hooks_remove(files)
     facts = folder_read(files)
     tried = program_run(
-        "engine.convert",
+        "engine.programs.convert",
         "try",
         str(files),
         seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,

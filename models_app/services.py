@@ -20,7 +20,7 @@ from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
-from engine.inspect_gguf import GgufProblem, header_check
+from engine.models.inspect_gguf import GgufProblem, header_check
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 

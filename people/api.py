@@ -126,6 +126,11 @@ class PersonDetailView(PeopleView):
         409: others use what would be deleted; name somebody who gets it.
         """
         person = self.get_person()
+        # An empty value counts as none, and an account whose data was to be handed over would be
+        # removed without.
+        if request.query_params.get("hand_over_to") == "":
+            raise UserError({"hand_over_to": ["Name an account."]})
+
         query = RemovalQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
 

@@ -26,6 +26,8 @@ class RemovalSerializer(serializers.ModelSerializer[PersonRemoval]):
 class PersonSerializer(serializers.ModelSerializer[User]):
     """Context: {"holdings": holdings_count(people)}, where there are several."""
 
+    # Most accounts have none, which an e-mail field of the schema would not allow.
+    email = serializers.CharField(read_only=True)
     holdings = serializers.SerializerMethodField(help_text="{kind: how many belong to this person}")
     removal = RemovalSerializer(
         read_only=True,

@@ -232,7 +232,7 @@ class Platform:
         return next(
             child
             for child in self.train_worker().children()
-            if "engine.forkserver" in child.cmdline()
+            if "engine.process.forkserver" in child.cmdline()
         )
 
     def supervisor_and_engine(self) -> tuple[psutil.Process, psutil.Process]:

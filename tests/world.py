@@ -17,8 +17,8 @@ from knox.models import get_token_model
 from core.ownership import Owned, owned_models
 from core.store import trials_folder
 from datasets_app.models import Dataset, DatasetProblem, Label
+from engine.contract.rundir import LOG, MODEL
 from engine.rewards.trial import RESULT
-from engine.rundir import LOG, MODEL
 from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.models import BaseModel

@@ -18,7 +18,7 @@ from training.serializers import (
     TrainMoveSerializer,
     TrainSerializer,
 )
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 
 def queue_answer(request: Request) -> Response:

@@ -19,7 +19,7 @@ from training.api import ingredients, reader, train_or_404, whole_number
 from training.models import Sample
 from training.serializers import SampleSerializer
 from training.trial import trial_cancel, trial_read, trial_start
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 LAST_STEP = 2**62
 

@@ -40,7 +40,6 @@ class SearchView(APIView):
             OpenApiParameter(
                 "q",
                 OpenApiTypes.STR,
-                required=True,
                 description=f"Words, or the number of a train; at most {LONGEST_QUERY} characters.",
             )
         ],

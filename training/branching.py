@@ -12,7 +12,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.store import runs_folder
-from engine.rundir import (
+from engine.contract.rundir import (
     MANIFEST,
     START,
     Branch,

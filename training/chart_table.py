@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from engine.recipes.registry import LOSS, Objective
+from engine.schema.registry import LOSS, Objective
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
-from engine.health import thresholds_read
+from engine.messages.health import thresholds_read
 
 
 def health_thresholds(app_configs: Any, **options: Any) -> list[CheckMessage]:

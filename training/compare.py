@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.templatetags import display
-from engine.rundir import MODEL, folder_size
+from engine.contract.rundir import MODEL, folder_size
 from methods.field_text import shown_text
 from methods.schema import Field, method_fields
 from training.durations import run_seconds

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 from django.http import Http404, StreamingHttpResponse
 
-from engine.rundir import MODEL
+from engine.contract.rundir import MODEL
 from training.models import TrainRun
 
 BLOCK = 1 << 20

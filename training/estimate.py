@@ -14,7 +14,7 @@ from training.durations import run_seconds
 from training.models import TrainRun
 from training.queue import queue_state, waiting
 from training.similar import LIMITS, SIMILAR_TRAINS, Pace, pace_of, similar_trains
-from training.worker import WorkerState, worker_state
+from training.worker_state import WorkerState, worker_state
 
 # What another train than those seen may take more or less, where one alone was seen.
 ERROR_OF_ONE = 0.5

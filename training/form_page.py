@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from datasets_app.models import Dataset
-from engine.formats import FORMATS
+from engine.rows.formats import FORMATS
 from methods.services import method_options
 from models_app.models import BaseModel
 from training.dataset_choice import DatasetChoice, choices_make, datasets_visible

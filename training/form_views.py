@@ -25,7 +25,7 @@ from training.preview import train_preview
 from training.services import train_create
 from training.trial import trial_start
 from training.views import reader_of
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 
 def form_address(method: TrainingMethod, request: HttpRequest) -> str:

@@ -15,7 +15,7 @@ from django.db.models import Min, Q
 from django.utils import timezone
 
 from core.text import storable
-from engine.rundir import EVENTS, read_events
+from engine.contract.rundir import EVENTS, read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.phases import attempt_end, phase_enter, spent_of
 from training.record import gap_closed, gap_opened, gaps_rewound

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from training.models import TrainRun
 
 PIECE_BYTES = 256 << 10

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from core.errors import UserError
 from core.ownership import owner_check
 from core.store import require_disk
-from engine.rundir import MODEL, checkpoint_is_whole, checkpoints
+from engine.contract.rundir import MODEL, checkpoint_is_whole, checkpoints
 from models_app.models import BaseModel
 from models_app.services import model_add_trained
 from training.models import TrainRun

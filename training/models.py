@@ -24,7 +24,7 @@ from django.utils import timezone
 from core.ownership import Owned, OwnedQuerySet
 from core.store import runs_folder
 from datasets_app.models import Dataset
-from engine.recipes.registry import Objective
+from engine.schema.registry import Objective
 from methods.models import TrainingMethod
 from methods.services import method_objective
 from models_app.models import BaseModel

@@ -11,7 +11,7 @@ from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Coalesce, Now
 from django.db.models.lookups import IsNull
 
-from engine.recipes.registry import LOSS, RECIPES
+from engine.schema.registry import LOSS, RECIPES
 from training.models import TrainRun
 
 Status = TrainRun.Status

@@ -9,8 +9,8 @@ from typing import Any
 from core.memory import Death
 from core.store import disk_is_full
 from core.templatetags.display import size
-from engine.failures import DISK_FULL, by_words
-from engine.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
+from engine.contract.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
+from engine.messages.failures import DISK_FULL, by_words
 from training.models import TrainRun
 
 Status = TrainRun.Status

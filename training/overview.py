@@ -16,8 +16,8 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.utils import timezone
 
 from core.templatetags.display import MISSING, rate, thousands
-from engine.fields import GROUPS
-from engine.rundir import MODEL
+from engine.contract.rundir import MODEL
+from engine.schema.fields import GROUPS
 from methods.schema import Field, method_fields, plain
 from training.compare import settings_of
 from training.merging import PRECISIONS, merge_obstacle, merge_steps, models_of

@@ -10,11 +10,11 @@ from core.errors import UserError
 from core.text import are, counted
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
-from engine.parameters import TrainParameters
-from engine.plan import holdout_rows, total_steps, warmup_is_long, warmup_steps
-from engine.recipes.registry import RECIPES
+from engine.chat.row_notes import ASKED_OTHERWISE, NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
+from engine.contract.arithmetic import holdout_rows, total_steps, warmup_is_long, warmup_steps
 from engine.rewards.registry import REWARDS
-from engine.row_notes import ASKED_OTHERWISE, NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
+from engine.schema.registry import RECIPES
+from engine.schema.train import TrainParameters
 from methods.models import TrainingMethod
 from methods.schema import method_fields, plain
 from methods.services import parameters_warnings

@@ -23,7 +23,7 @@ from training.plan import Plan, disk_bytes, train_plan
 from training.queue import queue_state
 from training.resources import resources_of
 from training.services import ingredients_check
-from training.worker import WorkerState, worker_state
+from training.worker_state import WorkerState, worker_state
 
 
 def train_preview(

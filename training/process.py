@@ -1,5 +1,5 @@
 """The engine as a process: forked from a warm process that knows nothing of the platform
-(engine.forkserver).
+(engine.process.forkserver).
 
 Forking costs no import time, since the warm process has imported torch already. Worker and
 supervisor hold database, queue and settings; the engine, which may run people's own reward
@@ -20,9 +20,9 @@ from django.conf import settings
 
 from core.memory import Death, MemoryWatch
 from core.processes import clean_environment, confined, judge_environment
-from engine.forkserver import ASK, READY
+from engine.contract.rundir import SpecError, read_spec
+from engine.process.forkserver import ASK, READY
 from engine.rewards.registry import uses_judge
-from engine.rundir import SpecError, read_spec
 
 LONGEST_STATUS = 64
 
@@ -53,7 +53,7 @@ class WarmProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "engine.forkserver", str(theirs.fileno())],
+                [sys.executable, "-m", "engine.process.forkserver", str(theirs.fileno())],
                 cwd=settings.BASE_DIR,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
@@ -166,7 +166,7 @@ class Engine:
         return self.status
 
     def hear(self, news: dict[str, int]) -> None:
-        """What the fork server says of the engine; see engine.forkserver."""
+        """What the fork server says of the engine; see engine.process.forkserver."""
         if "pid" in news:
             # Its memory may be bounded apart from this process's.
             self.memory = MemoryWatch(news["pid"])

@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.ownership import owner_check
 from core.queue import enqueue, waiting_calls
 from core.text import clean_label
-from engine.recipes.registry import RECIPES
+from engine.schema.registry import RECIPES
 from training.models import TrainQueue, TrainRun, TrainRunQuerySet
 
 Status = TrainRun.Status

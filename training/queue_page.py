@@ -18,7 +18,7 @@ from training.durations import run_progress, run_seconds
 from training.estimate import Estimate, starts_now
 from training.models import TrainRun
 from training.queue import may_manage_queue, queue_state, waiting
-from training.worker import WorkerState, worker_state, workers_present
+from training.worker_state import WorkerState, worker_state, workers_present
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100

@@ -25,7 +25,7 @@ from training.outcome import decide
 from training.queue import bells_complete
 from training.resuming import end_or_go_on
 from training.unheard import heard_of, taken_for_gone
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from engine.rundir import EVENTS
+from engine.contract.rundir import EVENTS
 from training.models import TrainRun
 
 GAPS_KEPT = 50

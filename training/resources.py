@@ -8,9 +8,9 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
 from core.errors import UserError
+from engine.contract.rundir import MODEL, Resource
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
-from engine.rundir import MODEL, Resource
 from methods.rewards import function_resource
 from training.models import TrainRun, TrainRunQuerySet
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from core.errors import UserError
 from core.ownership import owner_check
 from core.store import require_disk
-from engine.rundir import (
+from engine.contract.rundir import (
     SAVE,
     STOP,
     SpecError,

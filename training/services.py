@@ -17,9 +17,9 @@ from core.ownership import deletion_check, owner_check
 from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
-from engine.finding_kinds import TOOL_CALLS
-from engine.render import NO_TOOLS, template_knows_tools
-from engine.rundir import DataFile, HubModel, Program, Spec, save_request
+from engine.chat.render import NO_TOOLS, template_knows_tools
+from engine.contract.rundir import DataFile, HubModel, Program, Spec, save_request
+from engine.doctor.finding_kinds import TOOL_CALLS
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
@@ -30,7 +30,7 @@ from training.plan import Plan, disk_bytes, plan_insist, train_plan
 from training.queue import after_check, line_up, priority_check, ring
 from training.resources import resources_of
 from training.spec_paths import spec_write
-from training.worker import WorkerState, worker_state
+from training.worker_state import WorkerState, worker_state
 
 __all__ = [
     "Plan",

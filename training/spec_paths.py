@@ -6,7 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from engine.rundir import Spec, SpecError, paths_changed, read_spec, write_spec
+from engine.contract.rundir import Spec, SpecError, paths_changed, read_spec, write_spec
 from training.models import TrainRun
 
 

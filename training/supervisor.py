@@ -19,7 +19,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
 from core.processes import process_mark
-from engine.rundir import stop_request
+from engine.contract.rundir import stop_request
 from training.ingest import Overtaken, ingest
 from training.models import TrainRun
 from training.outcome import Outcome, decide, worker_lost
@@ -28,7 +28,7 @@ from training.queue import claim
 from training.resuming import end_or_go_on
 from training.spec_paths import spec_settle
 from training.unheard import Silence
-from training.worker import worker_device
+from training.worker_state import worker_device
 
 logger = logging.getLogger("deepextension.supervisor")
 

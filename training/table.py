@@ -20,7 +20,7 @@ from training.labels import label_suggestions
 from training.models import TrainRun, TrainRunQuerySet
 from training.queue import queue_places, queue_state, waiting
 from training.sample import sample_is_offered
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 PAGE_ROWS = 25
 Status = TrainRun.Status

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.text import counted
-from engine.plan import checkpoints_left, evaluations_left
+from engine.contract.arithmetic import checkpoints_left, evaluations_left
 from training.models import TrainRun
 from training.phases import open_phase, spent_of
 

@@ -26,9 +26,9 @@ from core.processes import clean_environment, confined, judge_environment
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
-from engine.examples import Example
 from engine.rewards.registry import uses_judge
 from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
+from engine.rows.examples import Example
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.templatetags import display
 from core.text import counted
-from engine.recipes.registry import Objective
+from engine.schema.registry import Objective
 from training.durations import run_seconds
 from training.judgement import FEWEST_HELD_OUT_ROWS
 from training.models import TrainRun

@@ -25,7 +25,7 @@ from core.errors import UserError
 from core.ownership import may_change
 from core.redirects import redirect_back
 from core.text import number_of
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from training.columns import columns_choose, columns_reset
 from training.downloads import file_stem, model_download
 from training.durations import run_progress, run_seconds
@@ -43,7 +43,7 @@ from training.resuming import resumable_steps, resume_obstacle, train_resume
 from training.services import train_delete, train_save, train_stop, train_update
 from training.standing import activity_of, place_of_end, stop_effect
 from training.table import counts_of, narrowed, pills_make, rows_make, strip_make, table_page
-from training.worker import worker_state
+from training.worker_state import worker_state
 
 LARGEST_ID = 2**63 - 1
 LIVE_ROWS = 100

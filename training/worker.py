@@ -1,8 +1,5 @@
 """The worker of the trains queue. Its trains are forked from a warm process beside it, see
-training.process.
-
-It tells the platform that it is there through a key in Redis that lapses by itself, with what its
-device is."""
+training.process."""
 
 from __future__ import annotations
 
@@ -15,29 +12,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any
 
 from django.conf import settings
 from django.db import Error, connections
-from redis.exceptions import RedisError
 from rq.job import Job
 from rq.queue import Queue
 
 from core.jobs import Worker
-from core.processes import clean_environment, confined, process_is_alive
-from core.queue import connection
-from engine.guard import die_with_parent
+from core.processes import clean_environment, confined
+from engine.process.isolation import die_with_parent
 from training.process import Engine
+from training.reconcile import lost_trains_close
+from training.worker_state import KEY, LAPSE_SECONDS
 
 logger = logging.getLogger("deepextension.worker")
-
-KEY = "deepextension:worker:"
-LAPSE_SECONDS = 60
-STARTING = "deepextension:starting:"
-STARTING_SECONDS = 180
 
 
 class TrainWorker(Worker):
@@ -82,8 +73,6 @@ class TrainWorker(Worker):
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """The supervisor itself was killed: nobody else would say how the train ended, so look at
         once."""
-        from training.reconcile import lost_trains_close
-
         try:
             lost_trains_close()
         except Error as error:
@@ -114,10 +103,10 @@ def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[I
 
 
 def measure_device() -> dict[str, Any]:
-    """What `python -m engine.hardware` prints: engine.hardware.Device, and the `identity` of that
+    """What `python -m engine.run.hardware` prints: engine.run.hardware.Device, and the `identity` of that
     device."""
     result = subprocess.run(
-        [sys.executable, "-m", "engine.hardware"],
+        [sys.executable, "-m", "engine.run.hardware"],
         capture_output=True,
         text=True,
         check=True,
@@ -128,112 +117,3 @@ def measure_device() -> dict[str, Any]:
 
     device: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return device
-
-
-def worker_device(name: str) -> str:
-    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it cannot be told."""
-    try:
-        presence = connection().get(f"{KEY}{name}")
-    except RedisError:
-        presence = None
-
-    return (
-        str(json.loads(presence)["device"].get("kind", "cpu"))
-        if isinstance(presence, str | bytes)
-        else "cpu"
-    )
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """Whether something would run a train now; `message` says why not, in words for a page."""
-
-    ready: bool
-    device: dict[str, Any] | None
-    message: str
-    workers: int = 0
-    kinds: tuple[str, ...] = ()
-    starting: bool = False
-
-    @property
-    def device_kind(self) -> str:
-        """ "cpu" or "cuda"; "cpu" where no worker can tell."""
-        return str((self.device or {}).get("kind", "cpu"))
-
-
-def start_announce(seconds: int = STARTING_SECONDS) -> None:
-    """Tell the platform that this worker is loading its libraries; pages say so instead of "no
-    worker"."""
-    try:
-        connection().set(f"{STARTING}{socket.gethostname()}:{os.getpid()}", "1", ex=seconds)
-    except RedisError:
-        logger.debug("the queue is not there yet")
-
-
-def start_is_over() -> None:
-    try:
-        connection().delete(f"{STARTING}{socket.gethostname()}:{os.getpid()}")
-    except RedisError:
-        logger.debug("the queue is not there, and forgets by itself")
-
-
-def workers_present() -> list[dict[str, Any]]:
-    """{name, host, process, device} of each training worker that is there. Raises RedisError."""
-    redis = connection()
-    found = [
-        json.loads(value)
-        for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000)))
-        if value
-    ]
-
-    return [presence for presence in found if is_alive(presence)]
-
-
-def worker_state() -> WorkerState:
-    try:
-        alive = workers_present()
-    except RedisError:
-        return WorkerState(
-            False,
-            None,
-            "The queue cannot be reached. Trains are kept and start when it is back; ask your "
-            "operator.",
-        )
-
-    if not alive and is_starting():
-        return WorkerState(
-            False,
-            None,
-            "The training worker is loading its libraries, which takes about a minute. Waiting "
-            "trains start then.",
-            starting=True,
-        )
-
-    if not alive:
-        return WorkerState(
-            False,
-            None,
-            "No training worker is running. Trains wait in the queue until one is; ask your "
-            "operator.",
-        )
-
-    kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
-    return WorkerState(True, best_device(alive), "", len(alive), kinds)
-
-
-def is_starting() -> bool:
-    try:
-        return next(connection().scan_iter(f"{STARTING}*", count=1000), None) is not None
-    except RedisError:
-        return False
-
-
-def is_alive(presence: dict[str, Any]) -> bool:
-    """A worker on this host is known by its process; one elsewhere by its key not having lapsed."""
-    return presence["host"] != socket.gethostname() or process_is_alive(presence["process"])
-
-
-def best_device(workers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """A GPU before a CPU: what a form should assume."""
-    devices: list[dict[str, Any]] = [presence["device"] for presence in workers]
-    return next((device for device in devices if device.get("kind") != "cpu"), devices[0])

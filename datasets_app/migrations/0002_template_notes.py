@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
             model_name="tokenlengths",
             name="notes",
             field=models.JSONField(
-                default=dict, help_text="What the chat template does to the rows, as engine.row_notes.RowNotes."
+                default=dict, help_text="What the chat template does to the rows, as engine.chat.row_notes.RowNotes."
             ),
         ),
     ]

@@ -11,9 +11,9 @@ from functools import cached_property
 
 from engine.chat.generation_marks import marked_template
 from engine.chat.outline import Answer, Outline
+from engine.chat.row_notes import LAST_ANSWER_ALONE, WHOLE_ROW
 from engine.chat.template import ChatTemplate, Message, Span, TemplateProblem, Tools
 from engine.chat.tool_turns import ToolTurns
-from engine.row_notes import LAST_ANSWER_ALONE, WHOLE_ROW
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rendered:
     """text: the conversation. answers: what is learned of it, in order; of a whole row one that
     begins at 0.
 
-    finding: a code of engine.row_notes where less, or more, than the answers is learned.
+    finding: a code of engine.chat.row_notes where less, or more, than the answers is learned.
     """
 
     text: str

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from jinja2.exceptions import TemplateError
 
-from engine.failures import TrainError
-from engine.row_notes import CANNOT_RENDER
-from engine.time_limit import time_limit
+from engine.chat.row_notes import CANNOT_RENDER
+from engine.messages.failures import TrainError
+from engine.process.time_limit import time_limit
 
 RENDER_SECONDS = 10.0
 

@@ -7,8 +7,8 @@ import re
 from functools import cached_property
 from typing import Literal
 
+from engine.chat.row_notes import NO_PLACE, ONLY_LAST, TAKEN_OUT
 from engine.chat.template import ChatTemplate, Message
-from engine.row_notes import NO_PLACE, ONLY_LAST, TAKEN_OUT
 
 Choice = Literal["auto", "in_front", "leave_out"]
 

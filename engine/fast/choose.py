@@ -12,8 +12,8 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from engine.fast import adapter, attention, fallback, generation, norm
 from engine.fast.head import Head
 from engine.fast.packing import packing_proof
-from engine.hardware import Device, Precision
-from engine.session import Session
+from engine.run.hardware import Device, Precision
+from engine.run.session import Session
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.failures import OUT_OF_MEMORY, by_words, last_line
+from engine.messages.failures import OUT_OF_MEMORY, by_words, last_line
 
 # What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception
 # by which gradient checkpointing ends a forward pass that it repeats, are for whoever waits for

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from engine.failures import last_line
-from engine.hardware import Device, Precision
+from engine.messages.failures import last_line
+from engine.run.hardware import Device, Precision
 
 # Tokens of each row: more than a convolution spans, and few enough for milliseconds.
 ROW_TOKENS = 24

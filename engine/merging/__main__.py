@@ -21,11 +21,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.architecture import Refused
-from engine.failures import TrainError
-from engine.inspect_model import ModelProblem
+from engine.contract.rundir import SpecError
+from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, bytes_needed, model_write
-from engine.rundir import SpecError
+from engine.messages.failures import TrainError
+from engine.models.inspect import ModelProblem
 
 
 def say(**news: Any) -> None:

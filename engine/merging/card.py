@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from engine.contract.rundir import Spec
 from engine.publish.usage import usage
-from engine.rundir import Spec
 
 # Where the train's card begins to tell what was trained, on what, and with which result.
 RESULTS = "\n## Data\n"

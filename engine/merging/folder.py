@@ -10,17 +10,8 @@ from typing import Any
 
 import torch
 
-from engine.architecture import Refused
-from engine.inspect_model import KEPT_FILES, ModelProblem, config_read, weight_files
-from engine.merging.card import card_write
-from engine.merging.layers import AdapterLayers, base_without_weights
-from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
-from engine.merging.whole import merge_whole
-from engine.publish.config import config_write, generation_write
-from engine.publish.older import folder_for_older, json_write
-from engine.publish.tokenizer import tokenizer_write
-from engine.render import Renderer, tokenizer_load
-from engine.rundir import (
+from engine.chat.render import Renderer, tokenizer_load
+from engine.contract.rundir import (
     CHECKPOINTS,
     MODEL,
     Spec,
@@ -28,7 +19,16 @@ from engine.rundir import (
     file_sha256,
     read_spec,
 )
-from engine.tensor_files import FILE_BYTES, TensorReader
+from engine.loading.architecture import Refused
+from engine.loading.tensor_files import FILE_BYTES, TensorReader
+from engine.merging.card import card_write
+from engine.merging.layers import AdapterLayers, base_without_weights
+from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
+from engine.merging.whole import merge_whole
+from engine.models.inspect import KEPT_FILES, ModelProblem, config_read, weight_files
+from engine.publish.config import config_write, generation_write
+from engine.publish.older import folder_for_older, json_write
+from engine.publish.tokenizer import tokenizer_write
 
 ADAPTER = "adapter_model.safetensors"
 PASSPORT = "passport.json"

@@ -16,7 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from engine.architecture import Refused, reason
+from engine.loading.architecture import Refused, reason
 
 PREFIX = "base_model.model."
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from engine.loading.tensor_files import TensorReader, TensorWriter
 from engine.merging.layers import AdapterLayers
-from engine.tensor_files import TensorReader, TensorWriter
 
 HALVES = ("F16", "BF16")
 

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.architecture import Refused
-from engine.failures import TrainError
-from engine.inspect_model import ModelProblem
+from engine.contract.rundir import SpecError
+from engine.loading.architecture import Refused
+from engine.messages.failures import TrainError
+from engine.models.inspect import ModelProblem
 from engine.proof.prove import prove
-from engine.rundir import SpecError
 
 EXIT_FAILED_PROOF = 4
 

@@ -17,7 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from engine.inspect_model import json_read
+from engine.models.inspect import json_read
 from engine.proof.evidence import LOAD, Evidence
 from engine.proof.questions import Question
 from engine.publish.tokenizer import PROBE

@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from engine.inspect_model import json_read
+from engine.models.inspect import json_read
 from engine.proof.questions import Question
-from engine.samples import greedy
+from engine.run.samples import greedy
 
 ANSWER_TOKENS = 48
 LOAD: dict[str, Any] = {

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from engine.chat.render import Renderer, tokenizer_load
+from engine.contract.rundir import MODEL, read_spec
 from engine.merging.folder import ADAPTER, MergeRequest
 from engine.proof.checks import (
     Check,
@@ -30,8 +32,6 @@ from engine.proof.evidence import (
     trained_load,
 )
 from engine.proof.questions import questions_find
-from engine.render import Renderer, tokenizer_load
-from engine.rundir import MODEL, read_spec
 
 
 def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], None]) -> list[Check]:

@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.chat.lengths import examples_by_line
+from engine.chat.render import Renderer
 from engine.chat.template import TemplateProblem
-from engine.examples import Example
-from engine.lengths import examples_by_line
-from engine.render import Renderer
-from engine.rows import FileProblem
-from engine.rundir import Spec, all_events
-from engine.samples import TEXT_PROMPT_TOKENS, shown
+from engine.contract.rundir import Spec, all_events
+from engine.rows.examples import Example
+from engine.rows.read import FileProblem
+from engine.run.samples import TEXT_PROMPT_TOKENS, shown
 
 QUESTIONS = 8
 # Rows of the dataset that are looked through for those that were held out.

@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from engine.inspect_model import json_read
+from engine.models.inspect import json_read
 from engine.publish.older import Json, config_for_older, json_write
 
 CONFIG = "config.json"

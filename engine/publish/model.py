@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine.hardware import Precision
-from engine.job import Job
+from engine.contract.rundir import MODEL_UNFINISHED, folder_size, model_publish
 from engine.publish.config import config_write, generation_write
 from engine.publish.older import Json, json_change, json_write
 from engine.publish.tokenizer import tokenizer_write
 from engine.publish.usage import NEWER_ONLY
-from engine.rundir import MODEL_UNFINISHED, folder_size, model_publish
+from engine.run.hardware import Precision
+from engine.run.job import Job
 
 # Weights that are no part of the model. Readers such as vLLM load every safetensors file beside
 # config.json.

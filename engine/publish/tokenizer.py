@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from engine.inspect_model import TOKENIZER_FILES
+from engine.models.inspect import TOKENIZER_FILES
 from engine.publish.older import tokenizer_folder_for_older
 
 TEMPLATE = "chat_template.jinja"

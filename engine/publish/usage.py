@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 
-from engine.rundir import Spec
+from engine.contract.rundir import Spec
 
 # Rows of these formats are no conversations: the model continues a text.
 TEXT_FORMATS = {"text"}

@@ -7,8 +7,8 @@ import string
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import ClassVar, NamedTuple
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored, inside, reference_of
+from engine.schema.fields import parameter
 
 TAG = r"^[A-Za-z][A-Za-z0-9_-]{0,40}$|^$"
 

@@ -27,7 +27,7 @@ class Answer:
 
 
 class Reward(BaseModel):
-    """A reward function. Its fields are its parameters, declared with engine.parameters.parameter.
+    """A reward function. Its fields are its parameters, declared with engine.schema.train.parameter.
 
     `low` and `high`: the range of its scores, None where there is no bound. `needs_reference`: it
     compares with the dataset's answer and cannot score rows that have none."""

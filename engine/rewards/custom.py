@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from engine.rewards.base import Answer, Unscored
 
 if TYPE_CHECKING:
-    from engine.rundir import Resource
+    from engine.contract.rundir import Resource
 
 ARGUMENTS = ("prompts", "completions", "references", "rows")
 LARGEST_BYTES = 200_000
@@ -63,9 +63,9 @@ class CustomScorer:
 
     def __init__(self, slug: str, resource: Resource, parameters: dict[str, Any]) -> None:
         """Runs the file. Raises TrainError where it is gone, changed, or fails."""
-        from engine.failures import TrainError
-        from engine.rundir import file_sha256
-        from engine.time_limit import time_limit
+        from engine.contract.rundir import file_sha256
+        from engine.messages.failures import TrainError
+        from engine.process.time_limit import time_limit
 
         path = Path(resource.path)
         if not path.is_file() or file_sha256(path) != resource.sha256:
@@ -95,7 +95,7 @@ class CustomScorer:
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
         """One score an answer, or why there is none."""
-        from engine.time_limit import time_limit
+        from engine.process.time_limit import time_limit
 
         try:
             with time_limit(SECONDS):

@@ -17,8 +17,8 @@ import requests
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored
+from engine.schema.fields import parameter
 
 URL, KEY, MODEL = "DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_KEY", "DEEPEXTENSION_JUDGE_MODEL"
 AT_ONCE = 4

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward
+from engine.schema.fields import parameter
 
 if TYPE_CHECKING:
-    from engine.rundir import Resource
+    from engine.contract.rundir import Resource
 
 BATCH = 8
 ADAPTER = "adapter_model.safetensors"
@@ -48,8 +48,8 @@ class RewardModelScorer:
         """Raises TrainError where the model is gone or cannot be used."""
         import torch
 
-        from engine.failures import TrainError
-        from engine.render import Renderer, tokenizer_load
+        from engine.chat.render import Renderer, tokenizer_load
+        from engine.messages.failures import TrainError
 
         folder = Path(resource.path)
         if not folder.is_dir() or (resource.base_path and not Path(resource.base_path).is_dir()):
@@ -108,8 +108,8 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from engine.failures import TrainError
-    from engine.inspect_model import ModelProblem, config_read, safetensors_read, weight_files
+    from engine.messages.failures import TrainError
+    from engine.models.inspect import ModelProblem, config_read, safetensors_read, weight_files
 
     source = base or folder
     config_read(source)

@@ -15,7 +15,7 @@ from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import CUSTOM_PREFIX, reward_title
 
 if TYPE_CHECKING:
-    from engine.rundir import Resource
+    from engine.contract.rundir import Resource
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _score(scorer: Any, answer: Answer) -> float | Unscored:
 
 
 def _scorer(choice: RewardChoice, resources: Mapping[str, Resource]) -> Any:
-    from engine.failures import TrainError
+    from engine.messages.failures import TrainError
 
     def resource(key: str) -> Resource:
         if key not in resources:

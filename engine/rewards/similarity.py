@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, reference_of
 from engine.rewards.words import words
+from engine.schema.fields import parameter
 
 CHARACTERS = 20_000
 # The longest common subsequence takes time and memory by the product of both lengths.

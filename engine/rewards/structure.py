@@ -15,8 +15,8 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward, Unscored
+from engine.schema.fields import parameter
 
 # A pattern that backtracks without end is given up.
 SECONDS = 0.5

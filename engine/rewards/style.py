@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.fields import parameter
 from engine.rewards.base import Answer, Reward
 from engine.rewards.words import words
+from engine.schema.fields import parameter
 
 # What py3langid tells apart; the languages that people ask for most.
 LANGUAGES = {

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.contract.rundir import Resource
 from engine.rewards.base import Answer
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
-from engine.rundir import Resource
 
 # What is asked; what is known so far, a line an answer; how it ended.
 TRIAL, ANSWERS, RESULT = "trial.json", "answers.jsonl", "result.json"
@@ -47,7 +47,7 @@ class Trial(BaseModel):
 def trial_run(directory: Path) -> None:
     """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known;
     write result.json at the end, whole or not at all: {"error": why it broke off, or ""}."""
-    from engine.failures import explain
+    from engine.messages.failures import explain
 
     error = ""
 
@@ -123,8 +123,8 @@ class _Writer:
         from transformers import AutoModelForCausalLM, set_seed
         from transformers.utils import logging
 
-        from engine.inspect_model import weight_files
-        from engine.render import Renderer, tokenizer_load
+        from engine.chat.render import Renderer, tokenizer_load
+        from engine.models.inspect import weight_files
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         folder = Path(trial.base_model_path)

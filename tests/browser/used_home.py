@@ -20,7 +20,7 @@ from core.upload import ReceivedFile
 from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, Label, TokenLengths
 from datasets_app.services import dataset_create
-from engine.rundir import LOG, MODEL
+from engine.contract.rundir import LOG, MODEL
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel

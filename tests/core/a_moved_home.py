@@ -21,7 +21,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.services import dataset_create
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.importing import model_import

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from datasets_app import checking
 from datasets_app.checking import Findings
 from datasets_app.models import Dataset
-from engine import blocks, doctor, rows
-from engine.blocks import Block, read_blocks
-from engine.detect import detect
+from engine.doctor import examine as doctor
+from engine.rows import read as rows
+from engine.rows.format_detection import detect
+from engine.vectorised import row_blocks as blocks
+from engine.vectorised.row_blocks import Block, read_blocks
 
 CHAT = [
     {"role": "user", "content": "Reset my PIN"},

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from datasets_app import checking
 from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset
-from engine.examples import RowProblem, to_example
-from engine.rows import read_rows
+from engine.rows.examples import RowProblem, to_example
+from engine.rows.read import read_rows
 from tests.datasets_app.conftest import GOOD
 
 

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from datasets_app.preview import rows_seen
-from engine.lengths import examples
+from engine.chat.lengths import examples
 from tests.datasets_app import files_of_tools
 from tests.datasets_app.files import (
     ANSWER,

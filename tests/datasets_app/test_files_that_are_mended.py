@@ -10,7 +10,7 @@ from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.repairing import dataset_repair, repairs_of
 from datasets_app.services import dataset_update
-from engine.rows import Mark, read_rows
+from engine.rows.read import Mark, read_rows
 from tests.datasets_app.files import ANSWER, ASK, CHAT, EARLIER, QUESTION, TELL, jsonl
 
 LISTS = {

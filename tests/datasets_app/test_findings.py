@@ -9,7 +9,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.findings import findings_of
 from datasets_app.highlights import Highlight, highlighted
 from datasets_app.models import Dataset
-from engine.finding_kinds import SEVERITY_WORDS
+from engine.doctor.finding_kinds import SEVERITY_WORDS
 
 
 def chat(*turns):

@@ -28,12 +28,12 @@ COUNTS = json.dumps(
 
 @pytest.fixture
 def engine(tmp_path, monkeypatch):
-    """A stand-in for `python -m engine.lengths` that prints or does what a test says."""
+    """A stand-in for `python -m engine.chat.lengths` that prints or does what a test says."""
     monkeypatch.setattr(lengths.settings, "BASE_DIR", tmp_path)
-    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "chat").mkdir(parents=True)
 
     def program(source: str) -> None:
-        (tmp_path / "engine" / "lengths.py").write_text(source)
+        (tmp_path / "engine" / "chat" / "lengths.py").write_text(source)
 
     return program
 

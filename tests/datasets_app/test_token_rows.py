@@ -9,10 +9,10 @@ from core import tokenizers
 from core.tokenizers import Tokenizer
 from datasets_app import token_rows
 from datasets_app.token_page import PREVIEW_ROWS
-from engine.examples import Example
-from engine.render import Renderer, tokenizer_load
-from engine.token_rows import TOKENS_SHOWN
-from engine.token_rows import main as program
+from engine.chat.render import Renderer, tokenizer_load
+from engine.programs.token_rows import TOKENS_SHOWN
+from engine.programs.token_rows import main as program
+from engine.rows.examples import Example
 from tests.engine.runs import toy_rows
 from tests.tiny import tiny_model
 
@@ -38,7 +38,7 @@ def told(monkeypatch):
     asked = []
 
     def run(module, *arguments, **limits):
-        assert module == "engine.token_rows"
+        assert module == "engine.programs.token_rows"
         assert limits["seconds"] <= 60
         asked.append(arguments)
         printed = []

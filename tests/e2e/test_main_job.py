@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from engine.rundir import read_spec
+from engine.contract.rundir import read_spec
 from tests.live import ROOT, Platform
 
 ROWS = 40
@@ -81,7 +81,7 @@ def test_samples_tell_before_from_after(platform, finished):
 
 
 def test_checkpoints_are_listed_and_whole(platform, finished):
-    from engine.rundir import checkpoint_is_whole
+    from engine.contract.rundir import checkpoint_is_whole
 
     checkpoints = [
         row for row in platform.get(f"trains/{finished['id']}/checkpoints/") if row["kept"]

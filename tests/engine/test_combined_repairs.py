@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.combined_repairs import RowChanges, SafeMender
-from engine.examples import RowProblem, to_example
-from engine.finding_kinds import (
+from engine.doctor.combined_repairs import RowChanges, SafeMender
+from engine.doctor.finding_kinds import (
     EXPLANATIONS,
     NOTICES,
     SEVERITY_HELP,
@@ -17,8 +16,9 @@ from engine.finding_kinds import (
     TITLES,
     severity_of,
 )
-from engine.repair_kinds import MEND_SAFE, REPAIRS, SAFE
-from engine.repairs import Done, changes_applied, repaired
+from engine.doctor.repair_kinds import MEND_SAFE, REPAIRS, SAFE
+from engine.doctor.repairs import Done, changes_applied, repaired
+from engine.rows.examples import RowProblem, to_example
 
 
 def chat(*turns):

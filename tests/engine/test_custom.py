@@ -11,9 +11,7 @@ import time
 import psutil
 import pytest
 
-from engine import check_method
-from engine.check_method import check
-from engine.rundir import (
+from engine.contract.rundir import (
     DataFile,
     Program,
     Spec,
@@ -22,6 +20,8 @@ from engine.rundir import (
     stop_request,
     write_spec,
 )
+from engine.programs import check_method
+from engine.programs.check_method import check
 from tests.live import ROOT
 
 EXAMPLE = ROOT / "docs" / "examples" / "bigram"

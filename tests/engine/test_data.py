@@ -3,12 +3,12 @@ them."""
 
 import pytest
 
-from engine.job import Job
-from engine.main import job_read
-from engine.plan import holdout_rows
-from engine.recipes.sft.data import IGNORED, prepare
-from engine.render import Renderer, tokenizer_load
-from engine.rundir import DataFile, EventWriter, file_sha256
+from engine.chat.render import Renderer, tokenizer_load
+from engine.contract.arithmetic import holdout_rows
+from engine.contract.rundir import DataFile, EventWriter, file_sha256
+from engine.data.conversations import IGNORED, prepare
+from engine.run.job import Job
+from engine.run.main import job_read
 from tests.engine.runs import prepare as prepare_run
 from tests.engine.runs import toy_rows, train, write_rows
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.detect import detect
-from engine.doctor import Doctor, concealed
-from engine.examples import RowProblem, to_example
-from engine.formats import FORMATS
-from engine.mending import mended
-from engine.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, offered
-from engine.repairs import Done, repaired
+from engine.doctor.examine import Doctor, concealed
+from engine.doctor.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, offered
+from engine.doctor.repairs import Done, repaired
+from engine.doctor.row_repairs import mended
+from engine.rows.examples import RowProblem, to_example
+from engine.rows.format_detection import detect
+from engine.rows.formats import FORMATS
 from tests.engine.test_formats import ROWS
 
 

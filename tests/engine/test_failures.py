@@ -10,10 +10,10 @@ import torch
 from transformers import AutoTokenizer
 
 import engine.chat.template
-import engine.recipes.sft.recipe as recipe
-from engine.failures import explain
-from engine.main import run as engine_run
-from engine.rundir import EXIT_DISK_FULL
+import engine.recipes.sft as recipe
+from engine.contract.rundir import EXIT_DISK_FULL
+from engine.messages.failures import explain
+from engine.run.main import run as engine_run
 from tests.engine.runs import Run, prepare, toy_rows, train
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -310,6 +310,6 @@ def test_a_disk_without_room_for_the_last_event_is_told_by_the_exit_code(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     directory = prepare(tmp_path / "run", tiny)
-    monkeypatch.setattr("engine.rundir.EventWriter.write", full)
+    monkeypatch.setattr("engine.contract.rundir.EventWriter.write", full)
     monkeypatch.setattr("builtins.print", full)
     assert engine_run(directory) == EXIT_DISK_FULL

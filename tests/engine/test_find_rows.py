@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from engine import find_rows
-from engine.find_rows import ROW_BYTES
-from engine.rows import read_rows
+from engine.programs import find_rows
+from engine.programs.find_rows import ROW_BYTES
+from engine.rows.read import read_rows
 
 COUNT = 57
 ROWS = [

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.detect import detect, nearest
-from engine.examples import Example, RowProblem, to_example, with_system_prompt
-from engine.formats import FORMATS
+from engine.rows.examples import Example, RowProblem, to_example, with_system_prompt
+from engine.rows.format_detection import detect, nearest
+from engine.rows.formats import FORMATS
 
 
 def said(*pairs):

@@ -20,7 +20,7 @@ HALF = {"precision": "bf16"}
 
 
 def test_a_train_without_padding_is_the_train_with_it(tiny, tmp_path, monkeypatch, capfd):
-    import engine.recipes.sft.recipe as recipe
+    import engine.recipes.sft as recipe
 
     given = {
         "more": {"train_sampling_strategy": "sequential"},

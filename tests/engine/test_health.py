@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.health import Health, Thresholds, thresholds_read
-from engine.recipes.registry import LOSS, RECIPES
-from engine.rundir import checkpoint_is_whole
+from engine.contract.rundir import checkpoint_is_whole
+from engine.messages.health import Health, Thresholds, thresholds_read
+from engine.schema.registry import LOSS, RECIPES
 from tests.engine.runs import train
 
 WINDOW = Thresholds().window
@@ -215,7 +215,9 @@ def test_the_best_adapter_is_kept_too(tiny, tmp_path):
 def test_a_time_limit_saves_and_says_so(tiny, tmp_path, monkeypatch):
     """A clock that makes every look a quarter of a minute later."""
     looks = itertools.count()
-    monkeypatch.setattr("engine.job.time", SimpleNamespace(monotonic=lambda: 15.0 * next(looks)))
+    monkeypatch.setattr(
+        "engine.run.job.time", SimpleNamespace(monotonic=lambda: 15.0 * next(looks))
+    )
     run = train(tmp_path / "run", tiny, max_steps=2000, time_limit_minutes=5)
     assert (run.code, run.last["code"]) == (1, "time_limit")
     reached = max(run.losses())

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from engine.inspect_gguf import GgufProblem, header_check
+from engine.models.inspect_gguf import GgufProblem, header_check
 from tests.models_app.gguf_file import write_gguf
 from tests.tiny import tiny_model
 
@@ -116,7 +116,7 @@ def test_any_eight_bytes_of_a_header_may_claim_anything(file, whole, tmp_path):
     program = textwrap.dedent("""
         import resource, sys
         from pathlib import Path
-        from engine.inspect_gguf import GgufProblem, header_check
+        from engine.models.inspect_gguf import GgufProblem, header_check
 
         path, end = Path(sys.argv[1]), int(sys.argv[2])
         content = path.read_bytes()

@@ -7,7 +7,7 @@ import transformers
 from trl.trainer import sft_trainer
 from trl.trainer.utils import add_fused_lm_head
 
-from engine import lm_head
+from engine.loading import lm_head
 from tests.engine.runs import train
 from tests.families.maker import family_model
 

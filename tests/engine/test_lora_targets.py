@@ -6,10 +6,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from engine.failures import TrainError
-from engine.lora_targets import lost_when_loaded, targets_choose
-from engine.model import adapter_add
-from engine.recipes.sft.parameters import SftParameters
+from engine.loading.lora_targets import lost_when_loaded, targets_choose
+from engine.loading.model import adapter_add
+from engine.messages.failures import TrainError
+from engine.schema.sft import SftParameters
 from tests.engine.runs import train
 from tests.families.maker import family_model
 

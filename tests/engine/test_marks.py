@@ -3,7 +3,7 @@
 import random
 import sys
 
-from engine.marks import Marks
+from engine.rows.hash_set import Marks
 
 
 def test_a_mark_is_new_once():

@@ -14,11 +14,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from engine.architecture import Refused
-from engine.inspect_model import folder_read
+from engine.contract.rundir import read_spec
+from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, bytes_needed, model_write
+from engine.models.inspect import folder_read
 from engine.publish.older import json_change
-from engine.rundir import read_spec
 from tests.engine.runs import toy_pairs, train
 from tests.families.maker import family_model
 from tests.tiny import tiny_model

@@ -9,13 +9,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from engine.examples import Example
-from engine.pairs import pair_add
-from engine.render import Renderer, tokenizer_load
+from engine.chat.render import Renderer, tokenizer_load
+from engine.contract.rundir import Resource
+from engine.data.cache import Rows
+from engine.data.pairs import pair_add
 from engine.rewards.base import Answer
 from engine.rewards.model import RewardModelScorer
-from engine.rundir import Resource
-from engine.tokenised import Rows
+from engine.rows.examples import Example
 from tests.engine.runs import toy_pairs, train
 from tests.tiny import tiny_model
 

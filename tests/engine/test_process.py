@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.hardware import Device, precision_choose, thread_count
-from engine.offered import BY_RECIPE
-from engine.options import RECIPES_FOLDER, catalogue_text
-from engine.order import GroupedByLength
-from engine.recipes.registry import RECIPES, more_options
+from engine.data.length_grouping import GroupedByLength
+from engine.run.hardware import Device, precision_choose, thread_count
+from engine.schema.offered import BY_RECIPE
+from engine.schema.options import CATALOGUES, catalogue_text
+from engine.schema.registry import RECIPES, more_options
 from tests.engine.runs import Run, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +25,12 @@ PATIENCE_SECONDS = 90
 WARM_FORK = """
 import os, sys
 from pathlib import Path
-from engine import warm
-warm.load()
+from engine.process import preload
+preload.load()
 before = set(sys.modules)
 pid = os.fork()
 if pid == 0:
-    from engine.main import run
+    from engine.run.main import run
     code = run(Path(sys.argv[1]))
     heavy = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
     late = sorted(name for name in set(sys.modules) - before if name.split(".")[0] in heavy)
@@ -43,23 +43,23 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 WAKES = """
 import sys
-from engine import warm
-warm.load()
+from engine.process import preload
+preload.load()
 assert "peft" in sys.modules
-print(warm.can_train({}), warm.can_train({"quantization": "4-bit"}))
+print(preload.can_train({}), preload.can_train({"quantization": "4-bit"}))
 """
 
 THREADS = """
 import json, os
 from pathlib import Path
-from engine import warm
+from engine.process import preload
 
 def pool():
     # Allocators have threads of other names, which come and go.
     return sum(Path(f"/proc/self/task/{task}/comm").read_text() == own for task in os.listdir("/proc/self/task"))
 
 own = Path("/proc/self/comm").read_text()
-warm.load()
+preload.load()
 before = pool()
 import torch
 torch.ones(512, 512) @ torch.ones(512, 512)
@@ -152,7 +152,7 @@ def test_the_log_is_for_people(tiny, tmp_path):
 
 def test_the_device_is_told_as_one_json_line():
     result = subprocess.run(
-        [sys.executable, "-m", "engine.hardware"],
+        [sys.executable, "-m", "engine.run.hardware"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -212,8 +212,8 @@ def test_rows_are_grouped_by_length_in_an_order_of_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_the_list_of_other_options_is_fresh(recipe):
-    assert (RECIPES_FOLDER / recipe / "options.json").read_text() == catalogue_text(recipe), (
-        "run python -m engine.options"
+    assert (CATALOGUES / f"{recipe}.json").read_text() == catalogue_text(recipe), (
+        "run python -m engine.schema.options"
     )
     assert set(more_options(recipe)) == set(BY_RECIPE[recipe])
 

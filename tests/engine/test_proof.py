@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from engine.chat.render import Renderer, tokenizer_load
+from engine.contract.rundir import read_spec
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof.prove import prove
 from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, questions_find
 from engine.publish.older import json_change
-from engine.render import Renderer, tokenizer_load
-from engine.rundir import read_spec
 from tests.engine.runs import toy_pairs, train
 
 ROOT = Path(__file__).resolve().parents[2]

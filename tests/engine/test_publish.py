@@ -8,14 +8,14 @@ import re
 
 import pytest
 
-from engine.card import Facts, card_write
-from engine.job import Job
-from engine.parameters import TrainParameters
+from engine.chat.render import tokenizer_load
+from engine.contract.rundir import EventWriter, HubModel, Spec, SpecError, read_spec, write_spec
 from engine.publish.older import config_for_older, folder_for_older, tokenizer_config_for_older
 from engine.publish.tokenizer import tokenizer_write
 from engine.publish.usage import NEWER_ONLY
-from engine.render import tokenizer_load
-from engine.rundir import EventWriter, HubModel, Spec, SpecError, read_spec, write_spec
+from engine.run.card import Facts, card_write
+from engine.run.job import Job
+from engine.schema.train import TrainParameters
 from tests.engine.runs import prepare
 from tests.tiny import tiny_model
 

@@ -8,13 +8,13 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+import engine.chat.render
 import engine.chat.template
-import engine.render
+from engine.chat.lengths import main as lengths_main
+from engine.chat.render import PLAIN_TEMPLATE, Renderer, tokenizer_load
 from engine.chat.template import TemplateProblem
-from engine.examples import Example
-from engine.failures import TrainError
-from engine.lengths import main as lengths_main
-from engine.render import PLAIN_TEMPLATE, Renderer, tokenizer_load
+from engine.messages.failures import TrainError
+from engine.rows.examples import Example
 from tests.engine.runs import toy_rows, write_rows
 from tests.tiny import tiny_tokenizer
 
@@ -260,7 +260,7 @@ def test_all_that_stands_between_an_answer_and_its_end_is_learned_with_the_end(r
 
 
 def test_the_blank_before_a_word_is_learned_with_the_word():
-    overlaps = engine.render._overlaps([(3, 6), (9, 10)])
+    overlaps = engine.chat.render._overlaps([(3, 6), (9, 10)])
     assert [overlaps(*token) for token in ((0, 2), (2, 5), (5, 6), (6, 9), (8, 10))] == [
         False,
         True,

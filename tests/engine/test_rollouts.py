@@ -8,9 +8,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.recipes.ppo.trainer import PpoTrainer
-from engine.recipes.registry import RECIPES
-from engine.rundir import Resource, file_sha256
+from engine.contract.rundir import Resource, file_sha256
+from engine.recipes.ppo_trainer import PpoTrainer
+from engine.schema.registry import RECIPES
 from tests.engine.runs import toy_rows, train
 
 RECIPES_HERE = ("grpo", "ppo")
@@ -327,7 +327,7 @@ def test_what_ppo_learns_from_is_what_it_says(first_step, tiny, adapter, epochs)
 
 
 def test_the_tokens_that_end_an_answer_are_those_of_the_template(tiny, tmp_path, monkeypatch):
-    from engine import rollouts
+    from engine.recipes import rollouts
 
     kept = {}
     init = rollouts.RolloutTrainer.__init__

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.rows import FILE_TYPES, ROW_LIMIT_BYTES, FileProblem, Mark, read_rows, sniff_file_type
-from engine.sniff import NOT_JSON_ROWS
+from engine.rows.file_type import NOT_JSON_ROWS
+from engine.rows.read import (
+    FILE_TYPES,
+    ROW_LIMIT_BYTES,
+    FileProblem,
+    Mark,
+    read_rows,
+    sniff_file_type,
+)
 
 
 @pytest.fixture
@@ -181,7 +188,7 @@ def test_json_that_is_no_list_of_objects_is_refused(file, content, words):
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_json_elements_cross_the_borders_of_blocks(file, monkeypatch, size):
-    monkeypatch.setattr("engine.json_lists.CHUNK_BYTES", size)
+    monkeypatch.setattr("engine.rows.json_lists.CHUNK_BYTES", size)
     rows = [{"a": '\\"]},{[', "b": ["x", {"c": "\\\\"}]}, {"a": "é"}]
     path, _ = file(json.dumps(rows, ensure_ascii=False), "a.json")
 
@@ -247,7 +254,7 @@ def test_parquet_that_is_damaged_inside_is_refused(tmp_path, cut):
 
 
 def test_parquet_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.bounds.UNPACKED_LIMIT_BYTES", 10**6)
+    monkeypatch.setattr("engine.rows.bounds.UNPACKED_LIMIT_BYTES", 10**6)
     path = tmp_path / "bomb.parquet"
     text = pa.DictionaryArray.from_arrays(
         pa.array([0] * 2000, pa.int32()), pa.array(["x" * 10_000])

@@ -3,9 +3,9 @@ them."""
 
 import pytest
 
-from engine.examples import to_example
-from engine.mending import without_secrets
-from engine.secret_patterns import SIGNS, has_secret, secrets_in, secrets_replaced
+from engine.doctor.row_repairs import without_secrets
+from engine.doctor.secret_patterns import SIGNS, has_secret, secrets_in, secrets_replaced
+from engine.rows.examples import to_example
 
 # Made up, in pieces: no tool that looks for leaked keys shall find one in this file.
 OPENAI = "sk-" + "a1B2" * 8

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from engine.examples import Example
-from engine.failures import TrainError
-from engine.lengths import count
-from engine.pairs import pair_add
-from engine.render import Renderer
-from engine.row_notes import HOPELESS_ROWS, RowNotes
-from engine.samples import greedy
-from engine.tokenised import Rows
+from engine.chat.lengths import count
+from engine.chat.render import Renderer
+from engine.chat.row_notes import HOPELESS_ROWS, RowNotes
+from engine.data.cache import Rows
+from engine.data.pairs import pair_add
+from engine.messages.failures import TrainError
+from engine.rows.examples import Example
+from engine.run.samples import greedy
 from tests.engine.runs import toy_rows, train
 from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
@@ -107,7 +107,7 @@ def test_nobody_waits_for_rows_that_all_fail_or_all_take_too_long():
 
 
 def test_counting_names_refused_rows_and_what_the_template_does_to_others(picky):
-    from engine.render import tokenizer_load
+    from engine.chat.render import tokenizer_load
 
     renderer = Renderer(tokenizer_load(picky), warn=lambda code, message: None)
     thinking = [
@@ -126,7 +126,7 @@ def test_counting_names_refused_rows_and_what_the_template_does_to_others(picky)
 
 
 def test_rows_whose_answers_are_all_not_to_be_learned_are_left_out_and_said(tiny, tmp_path):
-    from engine.render import tokenizer_load
+    from engine.chat.render import tokenizer_load
 
     turns = [
         {"role": "user", "content": "2+2?"},

@@ -6,9 +6,10 @@ from datetime import datetime
 
 import pytest
 
-from engine import main, tokenised
-from engine.render import Renderer
-from engine.rundir import DataFile, file_sha256
+from engine.chat.render import Renderer
+from engine.contract.rundir import DataFile, file_sha256
+from engine.data import cache as tokenised
+from engine.run import main
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows, train, write_rows
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 

@@ -8,9 +8,9 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from engine.architecture import Refused
-from engine.convert import folder_try
-from engine.inspect_model import folder_read
+from engine.loading.architecture import Refused
+from engine.models.inspect import folder_read
+from engine.programs.convert import folder_try
 from tests.engine.runs import toy_rows, train
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from engine.chat.render import Renderer
 from engine.chat.template import TemplateProblem
-from engine.examples import Example
-from engine.render import Renderer
+from engine.rows.examples import Example
 from tests.engine.chat_templates import (
     CASES,
     calls,

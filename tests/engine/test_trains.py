@@ -12,11 +12,7 @@ from safetensors.torch import load_file
 
 from engine.__main__ import losses
 from engine.__main__ import main as by_hand
-from engine.events import Plan, Watch
-from engine.hardware import detect
-from engine.main import job_read, run
-from engine.recipes.registry import LOSS
-from engine.rundir import (
+from engine.contract.rundir import (
     EVENTS,
     Branch,
     EventWriter,
@@ -28,6 +24,10 @@ from engine.rundir import (
     stop_request,
     write_spec,
 )
+from engine.run.callback import Plan, Watch
+from engine.run.hardware import detect
+from engine.run.main import job_read, run
+from engine.schema.registry import LOSS
 from tests.engine.runs import DEFAULTS, Run, prepare, toy_rows, train
 
 
@@ -227,7 +227,7 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
     """Our switch in TRL's output layer for CPUs changes speed, not results."""
     import trl.trainer.utils as head
 
-    from engine import session
+    from engine.run import session
 
     fast = train(tmp_path / "fast", tiny)
     monkeypatch.setattr(
@@ -292,7 +292,7 @@ def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch)
     first = train(tmp_path / "run", tiny, **given)
     kind = {"fp32": True, "bf16": False}[first.of("started")[0]["precision"]]
     here = detect()
-    monkeypatch.setattr("engine.session.detect", lambda: replace(here, bf16=kind))
+    monkeypatch.setattr("engine.run.session.detect", lambda: replace(here, bf16=kind))
     checkpoint = first.directory / "checkpoints" / "checkpoint-2"
     write_spec(
         first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint))
@@ -400,7 +400,7 @@ def test_a_stop_in_an_evaluation_saves_the_step_before(tiny, tmp_path, monkeypat
 def test_a_stop_before_the_first_step_leaves_nothing(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny)
     stop_request(directory)
-    from engine.main import run
+    from engine.run.main import run
 
     assert run(directory) == 3
     assert Run(3, directory).last["type"] == "stopped"
@@ -486,6 +486,6 @@ def test_a_full_model_computed_in_half_precision_is_published_in_it(tiny, tmp_pa
 
 
 def test_defaults_of_these_tests_are_parameters_of_the_recipe():
-    from engine.recipes.sft.parameters import SftParameters
+    from engine.schema.sft import SftParameters
 
     assert set(DEFAULTS) <= set(SftParameters.model_fields)

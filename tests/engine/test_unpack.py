@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
-from engine import tensor_files, unpack
-from engine.architecture import Refused
-from engine.convert import folder_try
-from engine.inspect_model import ModelProblem, config_read, folder_read
-from engine.unpack import folder_unpack
+from engine.loading import tensor_files, unpack
+from engine.loading.architecture import Refused
+from engine.loading.unpack import folder_unpack
+from engine.models.inspect import ModelProblem, config_read, folder_read
+from engine.programs.convert import folder_try
 from tests.packed import BLOCK, change, eight_bits_make, four_bits_make
 
 

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 from safetensors.torch import load_file
 
-from engine.parameters import SCHEDULERS
-from engine.plan import warmup_is_long, warmup_steps
+from engine.contract.arithmetic import warmup_is_long, warmup_steps
+from engine.schema.train import SCHEDULERS
 from tests.engine.runs import train
 
 

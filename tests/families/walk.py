@@ -53,8 +53,8 @@ class Failure(AssertionError):
 def family_walk(family: str, place: Path) -> Verdict:
     """Import, LoRA as the form has it, LoRA and full fine-tuning beside plain libraries, samples,
     save, load."""
-    from engine.convert import Refused, folder_try
-    from engine.inspect_model import ModelProblem, folder_read
+    from engine.models.inspect import ModelProblem, folder_read
+    from engine.programs.convert import Refused, folder_try
 
     folder = place / "model"
     try:
@@ -131,9 +131,9 @@ def _train(directory: Path, folder: Path, **given: Any) -> Run:
     Failure."""
     from contextlib import redirect_stdout
 
-    from engine.main import run
-    from engine.recipes.sft.parameters import SftParameters
-    from engine.rundir import DataFile, file_sha256
+    from engine.contract.rundir import DataFile, file_sha256
+    from engine.run.main import run
+    from engine.schema.sft import SftParameters
 
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -166,7 +166,7 @@ def _train(directory: Path, folder: Path, **given: Any) -> Run:
 @contextmanager
 def _begun() -> Any:
     """Hears which adapter a train begins with, so that the plain one can begin with the same."""
-    from engine.recipes.sft import recipe
+    from engine.recipes import sft as recipe
 
     heard: dict[str, Any] = {}
     before = recipe.adapter_add

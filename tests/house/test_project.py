@@ -12,8 +12,8 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 
-from engine.health import Thresholds
-from engine.rundir import EVENT_TYPES
+from engine.contract.rundir import EVENT_TYPES
+from engine.messages.health import Thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,9 @@ def test_every_page_of_the_docs_is_linked_from_the_readme():
 
 
 def test_every_rule_of_health_is_documented():
-    codes = set(re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "health.py").read_text()))
+    codes = set(
+        re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "messages" / "health.py").read_text())
+    )
     documented = set(
         re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "health.md").read_text(), re.MULTILINE)
     )
@@ -194,7 +196,7 @@ def test_the_table_of_events_names_what_the_engine_writes():
 
 
 def test_the_contract_names_every_path_of_a_run_directory():
-    import engine.rundir as contract
+    import engine.contract.rundir as contract
 
     paths = [contract.SPEC, contract.EVENTS, contract.LOG, contract.STOP, contract.SAVE]
     paths += [f"{folder}/" for folder in (contract.START, contract.CHECKPOINTS, contract.MODEL)]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from core.processes import clean_environment, confined, judge_environment, proxy_environment
-from engine import guard
+from engine.process import isolation
 from tests.house.test_floors import ROOT, sources
 from tests.live import CANARIES, CANARY
 
 STARTS = {"run", "Popen", "call", "check_call", "check_output", "execv", "execve", "system"}
 # These start the platform itself, which needs its own secrets.
 OF_THE_PLATFORM = {"core/serving.py"}
-CAN_CONFINE = "from engine.guard import confine; print(confine())"
+CAN_CONFINE = "from engine.process.isolation import confine; print(confine())"
 
 
 def starts(path: Path) -> list[ast.Call]:
@@ -73,7 +73,7 @@ def test_a_new_secret_is_kept_back_without_a_thought(monkeypatch):
 
 SEALED = """
 import ctypes, os, time
-from engine.guard import seal
+from engine.process.isolation import seal
 seal(lambda name: name == "SHOWN")
 library = ctypes.CDLL(None)
 library.getenv.restype = ctypes.c_char_p
@@ -82,7 +82,7 @@ print(open("/proc/self/environ", "rb").read(), flush=True)
 """
 
 
-@pytest.mark.skipif(not guard.IS_LINUX, reason="/proc is Linux's")
+@pytest.mark.skipif(not isolation.IS_LINUX, reason="/proc is Linux's")
 def test_a_sealed_process_keeps_its_variables_and_shows_only_the_harmless_ones():
     env = {
         "PATH": os.environ["PATH"],
@@ -146,13 +146,13 @@ def test_a_confined_program_cannot_look_into_its_parent_even_as_root_and_can_do_
 
 
 @pytest.mark.skipif(
-    not guard.IS_LINUX or os.getuid() != 0, reason="needs root, to become somebody else"
+    not isolation.IS_LINUX or os.getuid() != 0, reason="needs root, to become somebody else"
 )
 def test_a_sealed_process_is_closed_to_others_of_its_user_where_there_is_no_landlock():
     """As an ordinary user: root may look into everything that is not kept from it by Landlock."""
     program = (
         "import ctypes, os, sys\n"
-        "from engine.guard import seal\n"
+        "from engine.process.isolation import seal\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
         "if 'sealed' in sys.argv: seal(lambda name: False)\n"

@@ -34,7 +34,7 @@ from training.models import TrainQueue, TrainRun
 OTHER = 88
 ROUTES = sorted(routes(), key=lambda route: (route.pattern, route.name))
 PAGE_METHODS = ("get", "post")
-API_METHODS = ("get", "post", "put", "patch", "delete")
+API_METHODS = ("get", "post", "put", "patch", "delete", "options")
 # They end the session of the one who walks.
 LEAVING = {"logout", "admin:logout"}
 EVERYBODY_OF_STAFF = {

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from engine.failures import TrainError
-from engine.model import adapter_add
+from engine.loading.model import adapter_add
+from engine.messages.failures import TrainError
 from engine.publish.config import config_write
 from engine.publish.model import newer_only
 from engine.publish.usage import NEWER_ONLY
-from engine.recipes.sft.parameters import SftParameters
+from engine.schema.sft import SftParameters
 from tests.engine.runs import train
 from tests.interoperability import reader
 from tests.tiny import tiny_tokenizer

@@ -4,7 +4,7 @@ the platform does.
 
 import pytest
 
-from engine.convert import gguf_convert
+from engine.programs.convert import gguf_convert
 from tests.engine.runs import train
 from tests.interoperability import reader
 from tests.models_app.gguf_file import write_gguf

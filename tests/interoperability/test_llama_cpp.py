@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.convert import gguf_convert
+from engine.programs.convert import gguf_convert
 from models_app.management.commands.smollm2_install import package_file
 from tests.engine.runs import toy_rows, train
 from tests.interoperability import reader

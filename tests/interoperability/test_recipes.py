@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from engine.inspect_model import TOKENIZER_FILES
-from engine.rundir import HubModel, Resource, file_sha256
+from engine.contract.rundir import HubModel, Resource, file_sha256
+from engine.models.inspect import TOKENIZER_FILES
 from tests.engine.runs import toy_pairs, toy_rows, train
 from tests.hub_server import COMMIT, running_hub
 from tests.interoperability import reader

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from engine.recipes.registry import RECIPES, more_options
+from engine.schema.registry import RECIPES, more_options
 from methods.models import TrainingMethod
 from methods.services import (
     method_defaults,

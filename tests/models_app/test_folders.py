@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from core.errors import UserError
-from engine.inspect_model import ModelProblem
+from engine.models.inspect import ModelProblem
 from models_app.folder_list import folders_offered
 from models_app.folders import folder_copy, folder_resolve
 

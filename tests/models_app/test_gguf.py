@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import UserError
 from core.upload import ReceivedFile
-from engine.convert import Refused, gguf_convert
+from engine.programs.convert import Refused, gguf_convert
 from models_app.importing import model_import
 from models_app.models import BaseModel
 from models_app.services import model_add_gguf

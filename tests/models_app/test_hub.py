@@ -39,7 +39,9 @@ def quick(monkeypatch):
 
     def only_downloads(module, *arguments, **options):
         return (
-            run(module, *arguments, **options) if module == "engine.hub.model" else {"example": ""}
+            run(module, *arguments, **options)
+            if module == "engine.programs.hub.model"
+            else {"example": ""}
         )
 
     monkeypatch.setattr(importing, "program_run", only_downloads)

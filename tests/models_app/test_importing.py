@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from engine.convert import Refused, folder_try
+from engine.programs.convert import Refused, folder_try
 from models_app import importing
 from models_app.folder_list import folders_offered
 from models_app.importing import MOST_ATTEMPTS, Beat, model_import
@@ -154,9 +154,11 @@ def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(
     model = imported(model_add_folder(owner=alice, reference=str(tiny_folder)))
     assert model.status == "failed"
     assert "does not come to an end" in model.error
-    assert any(b"engine.convert" in text for text in seen)
+    assert any(b"engine.programs.convert" in text for text in seen)
     assert not any(b"key-of-the-platform" in text or b"hf_token_of" in text for text in seen)
-    assert not any(b"engine.convert" in (child / "cmdline").read_bytes() for child in children())
+    assert not any(
+        b"engine.programs.convert" in (child / "cmdline").read_bytes() for child in children()
+    )
 
 
 def children():

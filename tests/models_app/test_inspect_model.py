@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from engine.inspect_model import (
+from engine.models.inspect import (
     ModelProblem,
     chat_template_read,
     folder_digest,

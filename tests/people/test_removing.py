@@ -251,6 +251,7 @@ class TestApi:
         for query, field in (
             ("", "hand_over_to"),
             ("hand_over_to=nobody", "hand_over_to"),
+            ("hand_over_to=&delete_data=true", "hand_over_to"),
             ("all=1", "all"),
         ):
             refused = client.delete(f"{self.URL}alice/?{query}")

@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 
 from core.errors import UserError
-from engine.rundir import START, Branch, checkpoint_is_whole, checkpoint_seal, read_spec, write_spec
+from engine.contract.rundir import (
+    START,
+    Branch,
+    checkpoint_is_whole,
+    checkpoint_seal,
+    read_spec,
+    write_spec,
+)
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from tests.training.test_resuming import SPEC
@@ -118,7 +125,7 @@ def test_a_large_checkpoint_is_not_read_by_a_request(origin, monkeypatch):
     """Sizes tell most; the engine reads all of it before it begins."""
     read = []
     monkeypatch.setattr(
-        "engine.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64
+        "engine.contract.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64
     )
     monkeypatch.setattr("training.branching.HASHED_BYTES", 1)
     folder = branch_check(

@@ -2,8 +2,8 @@
 
 import json
 
-from engine.detect import detect
-from engine.examples import to_example
+from engine.rows.examples import to_example
+from engine.rows.format_detection import detect
 from training.demo import CASES, FRAMES, demo_jsonl, follows_format
 
 

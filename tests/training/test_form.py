@@ -9,7 +9,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from datasets_app.models import Dataset, TokenLengths
-from engine.rundir import read_spec
+from engine.contract.rundir import read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate

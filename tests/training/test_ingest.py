@@ -6,7 +6,7 @@ import json
 import pytest
 from django.db import OperationalError, transaction
 
-from engine.rundir import EVENTS, EventWriter
+from engine.contract.rundir import EVENTS, EventWriter
 from training.ingest import CURVE_POINTS, Overtaken, grown, ingest
 from training.models import TrainRun
 from training.phases import PHASES_KEPT

@@ -3,7 +3,7 @@
 import pytest
 
 import training.log
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from training.log import log_read, log_search
 
 

@@ -5,7 +5,7 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
-from engine.rundir import CHECKPOINTS, MODEL, checkpoint_seal
+from engine.contract.rundir import CHECKPOINTS, MODEL, checkpoint_seal
 from models_app.models import BaseModel
 from training.merging import merge_obstacle, merge_steps, models_of, train_merge
 from training.services import train_delete

@@ -12,7 +12,7 @@ from django.core import mail
 from django.utils import timezone
 
 from accounts.services import account_update
-from engine.rundir import write_spec
+from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
 from training.notices import PAUSES, due, notices_send

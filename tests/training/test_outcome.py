@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from training.outcome import decide
 
 FINISHED, STOPPED = {"type": "finished"}, {"type": "stopped"}

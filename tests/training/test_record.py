@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from engine.rundir import EVENTS, EventWriter
+from engine.contract.rundir import EVENTS, EventWriter
 from tests.training.test_ingest import write_steps
 from training.charts import series_of
 from training.ingest import ingest

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from engine.rundir import LOG
+from engine.contract.rundir import LOG
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from training.remedies import evidence, remedies

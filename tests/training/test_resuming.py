@@ -7,8 +7,7 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
-from engine.custom import RECIPE as CUSTOM
-from engine.rundir import (
+from engine.contract.rundir import (
     DataFile,
     EventWriter,
     Spec,
@@ -18,6 +17,7 @@ from engine.rundir import (
     stop_requested,
     write_spec,
 )
+from engine.run.custom import RECIPE as CUSTOM
 from tests.training.test_ingest import write_steps
 from training.ingest import ingest
 from training.models import TrainRun

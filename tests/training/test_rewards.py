@@ -12,9 +12,9 @@ from django.http import QueryDict
 from core.errors import UserError
 from core.store import trials_folder
 from datasets_app.models import Dataset
+from engine.contract.rundir import MODEL, read_spec
 from engine.rewards.registry import REWARDS
 from engine.rewards.trial import ANSWERS
-from engine.rundir import MODEL, read_spec
 from methods.models import TrainingMethod
 from methods.schema import method_fields, rewards_text
 from methods.services import methods_install, parameters_validate

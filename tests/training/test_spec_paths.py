@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.rundir import Branch, Program, Resource, read_spec, write_spec
+from engine.contract.rundir import Branch, Program, Resource, read_spec, write_spec
 from tests.training.test_resuming import SPEC
 from training.spec_paths import spec_settle, spec_write
 

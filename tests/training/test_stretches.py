@@ -6,7 +6,7 @@ import random
 import pytest
 
 import training.stretches
-from engine.rundir import EventWriter
+from engine.contract.rundir import EventWriter
 from training.charts import series_of
 from training.ingest import ingest
 from training.models import MetricStretch

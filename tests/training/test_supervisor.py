@@ -11,8 +11,8 @@ import pytest
 from django.db import OperationalError
 from django.test import override_settings
 
-from engine.forkserver import ForkServer
-from engine.rundir import EXIT_STOPPED, EventWriter, stop_requested
+from engine.contract.rundir import EXIT_STOPPED, EventWriter, stop_requested
+from engine.process.forkserver import ForkServer
 from training import supervisor
 from training.models import TrainRun
 from training.process import Engine, WarmProcess
@@ -27,8 +27,8 @@ def engine_does(monkeypatch):
     servers = []
 
     def choose(function, can_train=True):
-        monkeypatch.setattr("engine.main.run", function)
-        monkeypatch.setattr("engine.warm.can_train", lambda parameters: can_train)
+        monkeypatch.setattr("engine.run.main.run", function)
+        monkeypatch.setattr("engine.process.preload.can_train", lambda parameters: can_train)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if (pid := os.fork()) == 0:
             ours.close()

@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from engine.plan import checkpoints_left, evaluations_left
-from engine.rundir import EVENTS
+from engine.contract.arithmetic import checkpoints_left, evaluations_left
+from engine.contract.rundir import EVENTS
 from training.estimate import Estimator
 from training.ingest import ingest
 from training.similar import rounds_of_similar
@@ -27,7 +27,7 @@ NOW = timezone.now()
 
 
 def brute(after, total, evaluate_every, save_every):
-    """As engine.events.Plan.evaluates_at says it, step by step."""
+    """As engine.run.callback.Plan.evaluates_at says it, step by step."""
 
     def saves(step):
         return step % save_every == 0 if save_every else step == total

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from engine.rundir import write_spec
+from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training import unheard
 from training.models import TrainRun

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.fast import attention, causal, packing
 from engine.fast.packing import IGNORED, packing_proof, unpacked
-from engine.hardware import Device, Precision
+from engine.run.hardware import Device, Precision
 from tests.engine.runs import train
 from tests.tiny import ARCHITECTURES, tiny_model
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.fast import attention, choose
-from engine.hardware import Device, detect, precision_choose
+from engine.run.hardware import Device, detect, precision_choose
 from tests.engine.runs import toy_rows, train
 from tests.tiny import ARCHITECTURES, tiny_model
 
@@ -114,7 +114,7 @@ def test_a_train_by_the_fast_path_is_the_train_by_the_plain_one(tiny, tmp_path, 
     import trl.trainer.utils as trl_head
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-    import engine.recipes.sft.recipe as recipe
+    import engine.recipes.sft as recipe
 
     rows = (
         toy_rows()

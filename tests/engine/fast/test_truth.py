@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.examples import Example
+from engine.chat.render import Renderer
 from engine.fast import adapter, attention, norm
 from engine.fast.head import Head
-from engine.render import Renderer
+from engine.rows.examples import Example
 from tests.engine.fast.adapted import with_adapter
 from tests.engine.runs import toy_rows
 from tests.tiny import tiny_model

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from engine.failures import TrainError
+from engine.contract.rundir import Resource
+from engine.messages.failures import TrainError
 from engine.rewards.base import Answer
 from engine.rewards.model import RewardModelScorer
-from engine.rundir import Resource
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ASKED = [{"role": "user", "content": "How many?"}]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.failures import TrainError
+from engine.contract.rundir import Resource, file_sha256
+from engine.messages.failures import TrainError
 from engine.rewards import custom, judge
 from engine.rewards.base import Answer, Unscored
 from engine.rewards.custom import check_source
@@ -17,7 +18,6 @@ from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import REWARDS
 from engine.rewards.trial import ANSWERS, RESULT, TRIAL, Trial, _scored, answers_read, trial_run
-from engine.rundir import Resource, file_sha256
 from tests.live import ROOT
 
 ASKED = [{"role": "user", "content": "How many?"}]

@@ -1,0 +1,123 @@
+"""How many tokens the rows of a dataset have under a model's chat template.
+
+    python -m engine.chat.lengths --data FILE --file-type T --format F --column-map JSON --model DIR
+    [--system-prompt TEXT]
+
+prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens,
+line]], "notes": what the template does to the rows, as engine.chat.row_notes has it}; prompts are
+counted up to the first token that is learned, 0 for plain text. Runs in a process of its own, whose
+caller limits its time and memory."""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.chat.render import Renderer, tokenizer_load
+from engine.chat.row_notes import RowNotes
+from engine.chat.template import TemplateProblem
+from engine.messages.failures import explain
+from engine.rows.examples import Example, RowProblem, to_example
+from engine.rows.read import read_rows
+
+LONGEST_KEPT = 10
+
+
+def examples(
+    path: Path, file_type: str, format: str, column_map: dict[str, str]
+) -> Iterator[Example]:
+    """The good rows in file order. Raises FileProblem."""
+    return (example for _, example in examples_by_line(path, file_type, format, column_map))
+
+
+def examples_by_line(
+    path: Path, file_type: str, format: str, column_map: dict[str, str]
+) -> Iterator[tuple[int, Example]]:
+    """(line, example) of the good rows in file order. Raises FileProblem."""
+    for row in read_rows(path, file_type):
+        if row.values is not None:
+            try:
+                yield row.line, to_example(row.values, format, column_map)
+            except RowProblem:
+                continue
+
+
+def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:
+    """What the program prints."""
+    lengths: Counter[int] = Counter()
+    prompts: Counter[int] = Counter()
+    longest_rows: list[tuple[int, int]] = []
+    notes = RowNotes()
+
+    for line, example in rows:
+        try:
+            rendered = [renderer.tokens(variant) for variant in variants(example)]
+        except TemplateProblem as problem:
+            notes.refuse(line, problem)
+            continue
+
+        notes.see(line, {code for tokens in rendered for code in tokens.findings})
+        longest = max(rendered, key=lambda tokens: len(tokens.ids))
+        lengths[len(longest.ids)] += 1
+        prompts[longest.prompt_length] += 1
+        longest_rows = heapq.nlargest(LONGEST_KEPT, [*longest_rows, (len(longest.ids), line)])
+
+    notes.settle()
+    counted: dict[str, Any] = {
+        name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
+        for name, counter in (("rows", lengths), ("prompts", prompts))
+    }
+    return counted | {"longest": longest_rows, "notes": notes.as_json()}
+
+
+def variants(example: Example) -> list[Example]:
+    """The conversations that are trained on for a row: two of a pair, each with its answer."""
+    if example.chosen is None or example.rejected is None:
+        return [example]
+
+    turns = example.messages or []
+    return [
+        Example(messages=[*turns, *side], tools=example.tools)
+        for side in (example.chosen, example.rejected)
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.chat.lengths", description="Count the tokens of a dataset's rows."
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--file-type", required=True)
+    parser.add_argument("--format", required=True)
+    parser.add_argument("--column-map", type=json.loads, default={})
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--system-prompt", default="")
+    given = parser.parse_args(arguments)
+
+    try:
+        renderer = Renderer(
+            tokenizer_load(given.model),
+            system_prompt=given.system_prompt,
+            warn=lambda code, message: None,
+        )
+
+        counted = count(
+            renderer, examples_by_line(given.data, given.file_type, given.format, given.column_map)
+        )
+    except Exception as error:
+        failure = explain(error)
+        print(failure.message, file=sys.stderr)
+        return 1
+
+    print(json.dumps(counted))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

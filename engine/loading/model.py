@@ -1,0 +1,264 @@
+"""The base model and its adapter, as they are loaded. Safetensors only, no code of the model's own,
+no hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from engine.loading.lm_head import routers_check
+from engine.loading.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
+from engine.messages.failures import TrainError
+from engine.models.inspect import weight_files
+from engine.run.hardware import Device, Precision
+from engine.run.job import Job
+from engine.schema.train import TrainParameters
+
+
+def model_load(
+    folder: Path, precision: Precision, device: Device, parameters: TrainParameters
+) -> Any:
+    """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises
+    ModelProblem where it holds no safetensors, and TrainError where they lack weights that its
+    config names."""
+    model, told = _load(AutoModelForCausalLM, folder, precision, device, parameters)
+    _complete(told)
+    routers_check(model)
+
+    return model
+
+
+def scorer_load(
+    folder: Path, precision: Precision, device: Device, parameters: TrainParameters
+) -> Any:
+    """The base model with a new head of one score in place of its output layer. Raises as
+    model_load does, and TrainError for an architecture that has no such form."""
+    try:
+        model, told = _load(
+            AutoModelForSequenceClassification, folder, precision, device, parameters, num_labels=1
+        )
+    except ValueError as error:
+        if "AutoModelForSequenceClassification" not in str(error):
+            raise
+
+        raise TrainError(
+            "no_scorer",
+            "A model of this architecture cannot score texts, so it cannot become a reward model.",
+            "Choose a base model of the Llama, Qwen, Mistral or Gemma family.",
+        ) from error
+
+    _complete([name for name in told if not name.startswith("score.")])
+    return model
+
+
+def _load(
+    kind: Any,
+    folder: Path,
+    precision: Precision,
+    device: Device,
+    parameters: TrainParameters,
+    **options: Any,
+) -> tuple[Any, list[str]]:
+    """(the model, names of weights that its files lack)."""
+    weight_files(folder)
+    model, told = kind.from_pretrained(
+        folder,
+        dtype=getattr(torch, precision.weights),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        quantization_config=_quantization(parameters, device),
+        device_map={"": 0} if parameters.quantization != "none" else None,
+        **options,
+    )
+
+    return model, sorted(told["missing_keys"])
+
+
+def _complete(lacking: list[str]) -> None:
+    if lacking:
+        raise TrainError(
+            "bad_model",
+            f"The base model's files lack {len(lacking)} of its weights, such as {lacking[0]}.",
+            "The folder is not complete, or its config.json is of another model. Add the model "
+            "again.",
+        )
+
+
+def fit_check(model: Any, tokenizer: Any) -> None:
+    """Raises TrainError where the tokenizer knows tokens that the model does not."""
+    words = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) <= words:
+        return
+
+    # Somebody gave it a token to pad with, mostly, and did not enlarge the model.
+    added = [
+        token.content
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if number >= words
+    ]
+
+    advice = "Its tokenizer is of another model. Add the model again with its own."
+
+    if len(added) == len(tokenizer) - words:
+        named = ", ".join(added[:3])
+        advice = (
+            f"The model has no weights for tokens that were added to its tokenizer: {named}. Add "
+            "the model again with "
+            "its original tokenizer, or saved after these tokens were added to it too."
+        )
+
+    raise TrainError(
+        "bad_model",
+        f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.",
+        advice,
+    )
+
+
+def max_tokens_of(job: Job, model: Any, wanted: int) -> int:
+    """Max tokens as asked for, or what the model can read where that is less."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
+    if wanted > context:
+        job.warn(
+            "context_length",
+            f"{job.spec.base_model_name} reads at most {context:,} tokens: rows are cut there.",
+        )
+
+    return int(min(wanted, context))
+
+
+def _quantization(parameters: TrainParameters, device: Device) -> Any:
+    if parameters.quantization == "none":
+        return None
+
+    if device.kind != "cuda":
+        raise TrainError(
+            "no_gpu",
+            f"{parameters.quantization} loading needs a GPU, and this worker has none.",
+            "Choose no quantisation.",
+        )
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainError(
+            "no_bitsandbytes",
+            f"{parameters.quantization} loading needs the library bitsandbytes, which is not "
+            "installed here.",
+            "Choose no quantisation, or ask your operator to install it.",
+        )
+
+    if parameters.quantization == "8-bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+
+    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if device.bf16 else torch.float16,
+    )
+
+
+def adapter_add(
+    model: PreTrainedModel, parameters: TrainParameters, task: str = "CAUSAL_LM"
+) -> Any:
+    """The model with a fresh LoRA adapter in fp32. Raises TrainError for target modules that it
+    does not have, and for options that peft cannot apply to them.
+
+    `task`: SEQ_CLS trains and saves the head of scores besides.
+    """
+    targets = targets_choose(model, parameters.target_modules)
+    adapted = _adapted(model, parameters, targets, task)
+    if lost := lost_when_loaded(adapted):
+        adapted = _adapted(
+            adapted.unload(), parameters, targets_without(model, targets, lost), task
+        )
+
+    return adapted
+
+
+def _adapted(
+    model: PreTrainedModel, parameters: TrainParameters, targets: Targets, task: str
+) -> Any:
+    config = LoraConfig(
+        task_type=task,
+        r=parameters.lora_rank,
+        lora_alpha=parameters.alpha(),
+        # peft has no dropout for blocks of experts, and refuses an adapter that asks for it.
+        lora_dropout=0.0 if targets.has_experts else parameters.lora_dropout,
+        target_modules=targets.modules,
+        target_parameters=targets.blocks or None,
+        use_rslora=parameters.use_rslora,
+        use_dora=parameters.use_dora,
+    )
+
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        if "arget modules" in str(error):
+            raise TrainError(
+                "no_such_modules",
+                f"The base model has none of the target modules {', '.join(targets.modules)}.",
+                "Choose all linear layers, or names that the base model's page lists.",
+            ) from error
+
+        raise TrainError(
+            "bad_adapter",
+            f"peft cannot put this adapter on the base model: {error}",
+            "Choose all linear layers, and leave DoRA off where experts are adapted.",
+        ) from error
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """(all weights, those that are trained). Quantised weights count as what they stand for."""
+    total = trained = 0
+    for weight in model.parameters():
+        count = weight.numel()
+        if type(weight).__name__ == "Params4bit":
+            count *= 2
+
+        total += count
+        trained += weight.numel() if weight.requires_grad else 0
+
+    return total, trained
+
+
+def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int]) -> None:
+    """Have generation stop where the answers of the training data end: base models often stop at
+    another token."""
+    holder = model.get_base_model() if isinstance(model, PeftModel) else model
+    holder.generation_config = config = _writable(holder.generation_config)
+    known = config.eos_token_id
+    stops = [known] if isinstance(known, int) else list(known or [])
+
+    for token in (*sorted(turn_ends), tokenizer.eos_token_id):
+        if token not in stops:
+            stops.append(token)
+
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    config.pad_token_id = tokenizer.pad_token_id
+
+
+def _writable(config: GenerationConfig) -> GenerationConfig:
+    """Settings of base models may contradict each other, such as a temperature beside
+    do_sample=false. transformers then refuses to write any checkpoint, so the train goes without
+    them; the finished model has the base's file."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = {
+            name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
+        return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+
+    return config

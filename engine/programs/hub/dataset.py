@@ -1,0 +1,175 @@
+"""python -m engine.programs.hub.dataset NAME REVISION CONFIGURATION SPLIT MOST_ROWS OUT LARGEST_BYTES
+
+Reads a dataset of the Hugging Face hub as a stream, at one commit, and writes its rows to OUT as
+JSONL. A program of its own, so that the worker stays light and the token is in this process's
+environment alone. Prints JSON lines: {"revision": …, "licence": …, "configuration": …, "split": …}
+once it knows them, {"rows": …} as it goes, and last {"done": {"rows", "size_bytes", "sha256",
+"dropped"}} or {"error": text, "passing": whether to try again}."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.programs.hub import Refused, refusal, say, token
+
+TOLD_EVERY_SECONDS = 0.5
+# Columns of these are left out: no method here learns from them, and each cell is a file.
+MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")
+
+
+def download(
+    name: str,
+    revision: str,
+    configuration: str,
+    split: str,
+    most_rows: int,
+    out: Path,
+    largest_bytes: int,
+) -> dict[str, Any]:
+    """Raises Refused, or what the hub's libraries raise."""
+    from datasets import get_dataset_config_names, load_dataset  # type: ignore[import-untyped]
+    from huggingface_hub import HfApi
+
+    info = HfApi(token=token()).dataset_info(name, revision=revision or None)
+    at = {"revision": info.sha, "token": token() or None}
+
+    try:
+        configurations = get_dataset_config_names(name, **at)
+        configuration = choose(configurations, configuration, "configuration", "default")
+        splits = load_dataset(name, name=configuration, streaming=True, **at)
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+
+        raise Refused(
+            "This dataset comes as a script, which would have to be run to get its rows. Nothing "
+            "of the hub's is run "
+            f"here. Often the hub has made rows of it: try {name}@refs/convert/parquet."
+        ) from error
+
+    split = choose(list(splits), split, "split", "train")
+    rows = splits[split]
+    media = [
+        column
+        for column, feature in (rows.features or {}).items()
+        if type(feature).__name__ in MEDIA
+    ]
+
+    if rows.features:
+        # Before columns go, since a picture would be opened first.
+        rows = rows.decode(False).remove_columns(media)
+
+    licence = getattr(info.card_data, "license", None) or ""
+    say(
+        revision=info.sha,
+        licence=", ".join(licence) if isinstance(licence, list) else str(licence),
+        configuration=configuration,
+        split=split,
+    )
+    return write(rows.take(most_rows) if most_rows else rows, out, largest_bytes) | {
+        "dropped": media
+    }
+
+
+def choose(names: list[str], wanted: str, what: str, usual: str) -> str:
+    """The one that is wanted, or the usual one, or the only one. Raises Refused, naming all."""
+    if wanted and wanted not in names:
+        raise Refused(f"It has no {what} {wanted!r}. There is {', '.join(names[:40])}.")
+    if wanted or usual in names or len(names) == 1:
+        return wanted or (usual if usual in names else names[0])
+
+    raise Refused(f"Choose a {what}: it has {', '.join(names[:40])}.")
+
+
+def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
+    count, size, digest, told = 0, 0, hashlib.sha256(), 0.0
+    with out.open("wb") as stream:
+        for row in rows:
+            line = (
+                json.dumps(row, ensure_ascii=False, default=plain).encode("utf-8", "replace")
+                + b"\n"
+            )
+            count, size = count + 1, size + len(line)
+            if size > largest_bytes:
+                raise Refused(
+                    f"Not enough disk space: after {count:,} rows there is no room for more. Fetch "
+                    "fewer rows."
+                )
+
+            digest.update(line)
+            stream.write(line)
+
+            if time.monotonic() - told > TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                say(rows=count)
+
+        stream.flush()
+        os.fsync(stream.fileno())
+
+    return {"rows": count, "size_bytes": size, "sha256": digest.hexdigest()}
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no word for."""
+    match value:
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case bytes():
+            # A picture within a list or a conversation.
+            return None
+        case _ if hasattr(value, "tolist"):
+            return value.tolist()
+        case _:
+            return str(value)
+
+
+def main(arguments: list[str]) -> int:
+    name, revision, configuration, split, most_rows, out, largest_bytes = arguments
+    try:
+        say(
+            done=download(
+                name, revision, configuration, split, int(most_rows), Path(out), int(largest_bytes)
+            )
+        )
+    except Exception as error:
+        reason = refusal(_cause(error), name, kind="dataset", instead="Or upload the file.")
+        # The log gets the type alone, since texts of errors may hold addresses with signatures in
+        # them.
+        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
+        say(error=str(reason), passing=reason.passing)
+        return 1
+
+    return 0
+
+
+def _cause(error: Exception) -> Exception:
+    """What the hub answered, where the datasets library wraps it; a layout that it cannot read is
+    no bad connection."""
+    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
+
+    cause: BaseException | None = error
+
+    while cause is not None:
+        if type(cause).__module__.startswith("huggingface_hub"):
+            return cause if isinstance(cause, Exception) else error
+
+        cause = cause.__cause__ or cause.__context__
+
+    if isinstance(error, DatasetsError | ValueError | KeyError):
+        return Refused(
+            "The hub has it, but its files cannot be read as rows. Download it and upload the "
+            "right file."
+        )
+
+    return error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""A page of a dataset's rows as a model gets them: their tokens, with those that are learned
+marked.
+
+    python -m engine.programs.token_rows --data FILE --file-type T --format F --column-map JSON --model DIR
+        [--mark JSON] [--skip N] [--rows N]
+
+prints one JSON line, {"done": {"rows": [...]}} or {"error": TEXT}. A row is {"line", "problem",
+"findings": [code], "texts": [{"title", "tokens": [[text, learned, special]], "count", "learned"}]}.
+Runs in a process of its own, whose caller limits its time and memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.chat.render import Renderer, Tokens, tokenizer_load
+from engine.chat.template import TemplateProblem
+from engine.messages.failures import explain
+from engine.rows.examples import Example, RowProblem, to_example
+from engine.rows.read import Mark, Row, read_rows
+
+ROWS = 5
+# What a person reads, and a browser shows without effort.
+TOKENS_SHOWN = 1200
+TEXT_CHARACTERS = 120
+
+
+def row_shown(
+    renderer: Renderer, row: Row, format: str, column_map: dict[str, str]
+) -> dict[str, Any]:
+    shown: dict[str, Any] = {"line": row.line, "problem": "", "findings": [], "texts": []}
+    try:
+        if row.values is None:
+            raise RowProblem("", row.raw, row.problem)
+
+        texts = texts_of(renderer, to_example(row.values, format, column_map), format)
+    except (RowProblem, TemplateProblem) as problem:
+        return shown | {"problem": str(problem)}
+
+    codes = {code for _, tokens in texts for code in tokens.findings}
+    return shown | {
+        "findings": sorted(codes),
+        "texts": [text_shown(renderer, title, tokens) for title, tokens in texts],
+    }
+
+
+def texts_of(renderer: Renderer, example: Example, format: str) -> list[tuple[str, Tokens]]:
+    """(title, tokens) of all that is trained on for a row. Methods that compare answers learn the
+    last one alone."""
+    turns = example.messages or []
+
+    if example.chosen is not None:
+        sides = (("Better answer", example.chosen), ("Worse answer", example.rejected or []))
+        return [(title, _answered(renderer, turns, side, example)) for title, side in sides]
+
+    if format == "kto":
+        return [("", _answered(renderer, example.asked, turns[-1:], example))]
+
+    return [("", renderer.tokens(example))]
+
+
+def _answered(renderer: Renderer, turns: list[Any], answer: list[Any], example: Example) -> Tokens:
+    found = renderer.answer_tokens(turns, answer, example.tools)
+    learned = [False] * len(found.prompt) + [True] * len(found.answer)
+    return Tokens(found.prompt + found.answer, learned, found.findings)
+
+
+def text_shown(renderer: Renderer, title: str, tokens: Tokens) -> dict[str, Any]:
+    ids = tokens.ids[:TOKENS_SHOWN]
+    shown = [
+        [text[:TEXT_CHARACTERS], learned, token in renderer.stops]
+        for token, text, learned in zip(
+            ids, token_texts(renderer.tokenizer, ids), tokens.learned, strict=False
+        )
+    ]
+
+    return {
+        "title": title,
+        "tokens": shown,
+        "count": len(tokens.ids),
+        "learned": sum(tokens.learned),
+    }
+
+
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text that each token adds: "" for one that is only the beginning of a character."""
+    if not tokenizer.is_fast:
+        return [str(tokenizer.decode([token])) for token in ids]
+
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in ids]
+
+
+def rows_from(path: Path, file_type: str, mark: Mark, skip: int, count: int) -> Iterator[Row]:
+    return islice(read_rows(path, file_type, mark), skip, skip + count)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.programs.token_rows", description="Show rows as tokens."
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--file-type", required=True)
+    parser.add_argument("--format", required=True)
+    parser.add_argument("--column-map", type=json.loads, default={})
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--mark", type=json.loads, default=[])
+    parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    given = parser.parse_args(arguments)
+
+    try:
+        renderer = Renderer(tokenizer_load(given.model), warn=lambda code, message: None)
+        found = rows_from(given.data, given.file_type, Mark(*given.mark), given.skip, given.rows)
+        rows = [row_shown(renderer, row, given.format, given.column_map) for row in found]
+    except Exception as error:
+        print(json.dumps({"error": explain(error).message}))
+        return 1
+
+    print(json.dumps({"done": {"rows": rows}}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Group relative policy optimisation, from top to bottom: model, data, trainer, train, save."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from trl.trainer.grpo_config import GRPOConfig
+
+from engine.chat.render import Renderer
+from engine.fast.choose import switch_on
+from engine.loading.model import adapter_add, stop_tokens_learn
+from engine.recipes.rollouts import RolloutTrainer, context_check, prepare, rollout_options
+from engine.rewards.panel import Panel
+from engine.run import samples
+from engine.run.job import Job
+from engine.run.session import Session
+from engine.schema.grpo import GrpoParameters
+
+
+def train(job: Job) -> bool:
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
+    given = job.parameters
+    assert isinstance(given, GrpoParameters)
+    session = Session.open(job)
+    model, tokenizer = session.model, session.tokenizer
+    context_check(job, model, given)
+
+    panel = Panel.of(given.rewards, job.spec.resources)
+    renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
+    data = prepare(job, renderer, given.max_prompt_tokens)
+    prompts = samples.prompts_of(data.sample_examples, renderer, given.max_prompt_tokens)
+
+    if given.adapter == "lora":
+        model = adapter_add(model, given)
+
+    stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
+    switch_on(session, model, entropy_is_learned=bool(given.more.get("entropy_coef")))
+    trainer = RolloutTrainer(
+        job=job,
+        panel=panel,
+        prompts=data,
+        stops=renderer.stop_ids(model.generation_config.eos_token_id),
+        model=model,
+        tokenizer=tokenizer,
+        args=session.options(
+            GRPOConfig,
+            num_generations=given.num_generations,
+            num_iterations=given.num_iterations,
+            beta=given.beta,
+            epsilon=given.epsilon,
+            loss_type=given.loss_type,
+            scale_rewards=given.scale_rewards,
+            mask_truncated_completions=given.mask_truncated_completions,
+            **rollout_options(given),
+        ),
+    )
+
+    return session.run(
+        trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )

@@ -1,0 +1,106 @@
+"""Learning from rated answers (KTO), from top to bottom: model, data, trainer, train, save."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from datasets import Dataset  # type: ignore[import-untyped]
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import KTOTrainer
+
+from engine.chat.render import Renderer
+from engine.data.pairs import prepare, rating_add
+from engine.fast.choose import switch_on
+from engine.loading.model import adapter_add, max_tokens_of, stop_tokens_learn
+from engine.messages.failures import TrainError
+from engine.run import samples
+from engine.run.job import Job
+from engine.run.session import Session
+from engine.run.trainer import PreparedRows
+from engine.schema.kto import KtoParameters
+
+
+class Trainer(PreparedRows, KTOTrainer):
+    def rows_of(self, inputs: Any) -> int:
+        return len(inputs["label"])
+
+
+def train(job: Job) -> bool:
+    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
+    before."""
+    given = job.parameters
+    assert isinstance(given, KtoParameters)
+    session = Session.open(job)
+    model, tokenizer = session.model, session.tokenizer
+
+    renderer = Renderer(
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+    )
+    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    data = prepare(job, renderer, max_tokens, rating_add)
+    prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
+    balance_tell(job, data.train["label"])
+
+    if given.adapter == "lora":
+        model = adapter_add(model, given)
+    else:
+        job.say(
+            "the reference model is a second copy of the base model: it needs as much memory again"
+        )
+
+    stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
+    switch_on(session, model)
+    # In random order: rows of like length would be rows of like label, where good answers are
+    # longer than bad ones.
+    trainer = Trainer(
+        model=model,
+        args=session.options(
+            KTOConfig,
+            # Rows are cut already.
+            max_length=None,
+            beta=given.beta,
+            loss_type=given.loss_type,
+            desirable_weight=given.desirable_weight,
+            undesirable_weight=given.undesirable_weight,
+        ),
+        train_dataset=mismatched(data.train, given.batch_size),
+        eval_dataset=mismatched(data.evaluation, given.batch_size)
+        if data.evaluation is not None
+        else None,
+        processing_class=tokenizer,
+    )
+
+    return session.run(
+        trainer, data.counts, partial(samples.write, job, trainer.model, tokenizer, prompts)
+    )
+
+
+def balance_tell(job: Job, labels: list[bool]) -> None:
+    """Raises TrainError where all answers are of one kind: nothing tells good from bad then."""
+    good = sum(labels)
+    bad = len(labels) - good
+    job.say(f"{good:,} good answers, {bad:,} bad ones")
+
+    if not good or not bad:
+        raise TrainError(
+            "one_label",
+            f"All {len(labels):,} answers are rated {'good' if good else 'bad'}: there is nothing "
+            "to tell apart.",
+            "Choose a dataset with good and bad answers.",
+        )
+
+
+def mismatched(rows: Dataset, batch_size: int) -> Dataset:
+    """With KL_completion_ids: the answer of the row before in the same batch, by which KTO
+    estimates how far the model has moved on the whole. As TRL pairs them; a batch of one row takes
+    the answer of the row before it."""
+    answers = rows["completion_ids"]
+    others = []
+
+    for index in range(len(answers)):
+        start = index - index % batch_size
+        end = min(start + batch_size, len(answers))
+        others.append(answers[index - 1 if index > start or end - start == 1 else end - 1])
+
+    return rows.add_column("KL_completion_ids", others)

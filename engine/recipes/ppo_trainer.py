@@ -1,0 +1,207 @@
+"""PPO on TRL's GRPO trainer: a value head on the policy's own trunk, and advantages token by token.
+
+TRL writes the answers, computes log-probabilities and the clipped policy loss; it takes advantages
+of shape (answers, tokens) from subclasses. The values come from the hidden states of the very
+passes that compute log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.recipes.advantages import (
+    advantages_and_returns,
+    explained_variance,
+    masked_mean,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from engine.recipes.rollouts import RolloutTrainer
+from engine.schema.ppo import PpoParameters
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+class PpoTrainer(RolloutTrainer):
+    """One answer a prompt. `head` maps the hidden state before a token to what the rest of the
+    answer is worth."""
+
+    def __init__(self, *, given: PpoParameters, **arguments: Any) -> None:
+        self.given = given
+        self.totals: torch.Tensor = torch.empty(0)
+        self.hidden: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        super().__init__(**arguments)
+        # TRL's checks know groups alone; the config was given one group a batch to pass them.
+        self.num_generations = self.args.num_generations = 1
+        size = self.model.config.get_text_config().hidden_size
+        self.head = torch.nn.Linear(size, 1, device=self.accelerator.device, dtype=torch.float32)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        base.base_model.register_forward_hook(self._keep)
+
+    def _keep(self, trunk: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+        self.hidden.append(outputs.last_hidden_state)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
+        """With the values of the states before each of the last `logits_to_keep` tokens, appended
+        to `self.values`."""
+        self.hidden.clear()
+        found = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *arguments, **options
+        )
+
+        if self.hidden:
+            states = torch.cat(self.hidden)[:, -logits_to_keep - 1 : -1]
+            with torch.autocast(states.device.type, enabled=False):
+                self.values.append(self.head(states.float()).squeeze(-1))
+
+        self.hidden.clear()
+        return found
+
+    def _calculate_rewards(self, *arguments: Any) -> torch.Tensor:
+        """Keeps the weighted sums, (answers,), NaN where nothing could be scored."""
+        scores = super()._calculate_rewards(*arguments)
+        self.totals = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
+        self.totals[scores.isnan().all(dim=1)] = torch.nan
+
+        return scores
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+        self.values.clear()
+        batch: dict[str, torch.Tensor] = super()._generate_and_score_completions(inputs)
+
+        if not self.model.training:
+            return batch
+
+        self._metrics["train"].pop("frac_reward_zero_std", None)
+        if "old_per_token_logps" not in batch:
+            self.values.clear()
+            batch["old_per_token_logps"] = self._old_logps(batch)
+
+        # The first pass was the policy's; a second one is the reference's.
+        values = self.values[0].detach()
+        return batch | self._advantages(batch, values)
+
+    @torch.no_grad()
+    def _old_logps(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        keep = batch["completion_ids"].shape[1]
+        found: torch.Tensor = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, keep, self.args.per_device_train_batch_size
+        )[0]
+
+        return found
+
+    def _advantages(
+        self, batch: dict[str, torch.Tensor], values: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What the loss needs, and the metrics of these answers."""
+        given, mask = self.given, batch["completion_mask"]
+        scored = ~self.totals.isnan()
+        # An answer that could not be scored teaches nothing.
+        mask = mask * scored[:, None].to(mask.dtype)
+        old = batch["old_per_token_logps"]
+        reference = batch.get("ref_per_token_logps", old)
+        stops = torch.tensor(self.eos_token_ids, device=mask.device)
+        is_ended = (
+            torch.isin(batch["completion_ids"], stops) & batch["completion_mask"].bool()
+        ).any(dim=1)
+        scores = torch.nan_to_num(self.totals) - given.missing_eos_penalty * (~is_ended).float()
+        rewards = token_rewards(scores, old - reference, mask, given.kl_coef)
+        advantages, returns = advantages_and_returns(rewards, values, mask, given.gamma, given.lam)
+
+        metrics = self._metrics["train"]
+        metrics["kl"].append(float(masked_mean(old - reference, mask)))
+        metrics["return"].append(float(masked_mean(returns, mask)))
+        metrics["explained_variance"].append(explained_variance(values, returns, mask))
+
+        return {
+            "completion_mask": mask,
+            "advantages": whiten(advantages, mask) if given.whiten_advantages else advantages,
+            "old_values": values,
+            "returns": returns,
+            "num_items_in_batch": mask.sum(),
+        }
+
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.values.clear()
+        with self._without_kl_term():
+            loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+
+        if "returns" not in inputs:
+            return loss
+
+        (values,) = self.values
+        mask = inputs["completion_mask"]
+        errors = value_loss(
+            values, inputs["old_values"], inputs["returns"], mask, self.given.value_clip_range
+        )
+        # As the policy's: a mean over the tokens of all answers of the step.
+        normalizer = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        normalizer = (
+            normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        )
+        of_values = errors.sum() / normalizer
+        accumulation = self.current_gradient_accumulation_steps
+        self._metrics["train"]["policy_loss"].append(float(loss.detach()) * accumulation)
+        self._metrics["train"]["value_loss"].append(float(of_values.detach()) * accumulation)
+        total: torch.Tensor = loss + self.given.value_coef * of_values
+
+        return total
+
+    @contextmanager
+    def _without_kl_term(self) -> Iterator[None]:
+        """The KL penalty is part of the rewards here. TRL computes the reference where beta is
+        above 0."""
+        beta, self.beta = self.beta, 0.0
+        try:
+            yield
+        finally:
+            self.beta = beta
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        optimizer = super().create_optimizer(*arguments)
+        optimizer.add_param_group(
+            {
+                "params": list(self.head.parameters()),
+                "lr": self.given.value_learning_rate,
+                "weight_decay": 0.0,
+            }
+        )
+
+        # The trainer empties the gradients of the model, which the head is no part of.
+        optimizer.register_step_post_hook(lambda *ignored: self.head.zero_grad())
+        return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self.accelerator.clip_grad_norm_(self.head.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {VALUE_HEAD: dict(self.head.state_dict())}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        save_file(dict(self.head.state_dict()), folder / VALUE_HEAD)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.head.load_state_dict(load_file(Path(resume_from_checkpoint) / VALUE_HEAD))

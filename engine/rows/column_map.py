@@ -1,0 +1,53 @@
+"""Which column of a file is read as which column of a format. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from engine.rows.formats import FORMATS
+
+COLUMNS = {slug: (*item.columns, *item.optional) for slug, item in FORMATS.items()}
+
+
+def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
+    """{the format's column: the file's} of all that are read.
+
+    column_map: "" for a column that is not to be read. One that the map does not name is read under
+    its own name, unless that is the name of a column that is read as something else.
+    """
+    columns = {}
+    for name in COLUMNS.get(format, ()):
+        source = column_map.get(name, "" if is_taken(name, column_map.values()) else name)
+        if source or name in FORMATS[format].columns:
+            columns[name] = source
+
+    return columns
+
+
+def is_taken(column: str, sources: Collection[str]) -> bool:
+    """Whether a column, or a field within it, is among those that are read already."""
+    return column in sources or any(source.startswith(f"{column}.") for source in sources)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """columns: as columns_read. used: the file's columns that are read. partly_used: those that
+    hold fields which are."""
+
+    columns: Mapping[str, str]
+    used: frozenset[str]
+    partly_used: frozenset[str]
+
+
+@lru_cache(maxsize=64)
+def plan_of(format: str, column_map: tuple[tuple[str, str], ...]) -> Plan:
+    columns = columns_read(format, dict(column_map))
+    used = frozenset(columns.values())
+    partly_used = frozenset(column[:dot] for column in used for dot in _dots(column))
+    return Plan(columns, used, partly_used)
+
+
+def _dots(column: str) -> list[int]:
+    return [index for index, character in enumerate(column) if character == "."]

@@ -1,0 +1,167 @@
+"""What this machine trains on, and in which precision. `python -m engine.run.hardware` prints it as one
+JSON line.
+
+Whether a processor is good at bf16 is measured, not looked up: with AMX it multiplies bf16 several
+times faster than fp32, while the same processor with AMX hidden by a virtual machine takes twice as
+long, though it lists AVX512-BF16."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+BF16_GAIN = 1.3
+"""bf16 must multiply this many times faster than fp32 to be worth its lost digits on a CPU."""
+MATRIX_SIZE = 768
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Device:
+    """`bf16`: it computes well in bf16. `memory_gb`: of the GPU, or of the machine."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    memory_gb: float
+    threads: int
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`weights`: how the base weights are held. `autocast`: what matrix products are computed in,
+    "" for `weights`.
+
+    What is trained is always held in fp32 (the adapter, or all weights): an update of 1e-5 of a
+    weight is lost in bf16."""
+
+    name: str
+    weights: Literal["float32", "bfloat16", "float16"]
+    autocast: Literal["", "bf16", "fp16"]
+
+
+def detect() -> Device:
+    """Looks at the device, and runs a few small matrix products on a CPU (some 50 ms)."""
+    import torch
+
+    threads = thread_count()
+
+    if torch.cuda.is_available():
+        facts = torch.cuda.get_device_properties(0)
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Device("cuda", facts.name, round(facts.total_memory / 2**30, 1), threads, good)
+
+    torch.set_num_threads(threads)
+    return Device(
+        "cpu",
+        processor_name(),
+        round(machine_memory() / 2**30, 1),
+        threads,
+        bf16_gain() >= BF16_GAIN,
+    )
+
+
+def device_identity() -> str:
+    """Which device of this machine `detect` tells of: "cpu", or a GPU's UUID."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(0).uuid) if torch.cuda.is_available() else "cpu"
+
+
+def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision:
+    """`wanted`: auto, bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights and computes in the
+    wanted precision."""
+    name = wanted
+
+    if wanted == "auto":
+        name = "bf16" if device.bf16 else "fp16" if device.kind == "cuda" else "fp32"
+    if name == "fp32":
+        return Precision(name, "float32", "")
+
+    half: Literal["bf16", "fp16"] = "bf16" if name == "bf16" else "fp16"
+    if not adapter:
+        return Precision(name, "float32", half)
+
+    # On a CPU autocast costs more than it saves here: peft casts the adapter's inputs by itself.
+    return Precision(
+        name, "bfloat16" if half == "bf16" else "float16", half if device.kind == "cuda" else ""
+    )
+
+
+def thread_count() -> int:
+    """Processors that this process may use; a container's quota counts too, and OMP_NUM_THREADS
+    sets it by hand."""
+    if (by_hand := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(by_hand) > 0:
+        return int(by_hand)
+
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def bf16_gain() -> float:
+    """How many times faster this CPU multiplies bf16 matrices than fp32 ones. The fastest of
+    several tries counts: other processes can only slow a try down."""
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = (
+            torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype),
+            torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype),
+        )
+        tries = []
+        for _ in range(6):
+            start = time.perf_counter()
+            left @ right
+            tries.append(time.perf_counter() - start)
+
+        return min(tries)
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine_memory() -> int:
+    """Bytes of memory of the machine, or of the container where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+def memory_keep() -> None:
+    """Have the C library keep freed memory for the next step, in place of giving it back to the
+    kernel.
+
+    A step on a CPU allocates the same hundreds of megabytes again and again; fetching them anew,
+    page by page, took 10% to 30% of its time. Only glibc has the switch; elsewhere nothing happens.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(detect()) | {"identity": device_identity()}))

@@ -1,0 +1,196 @@
+"""The same few prompts answered before and after, greedily: what the model has learned to say, for
+people to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from engine.chat.render import Renderer
+from engine.chat.template import Message
+from engine.rows.examples import Example
+from engine.run.job import Job
+
+BATCH = 8
+# Of a plain text the model is given the first part and writes on.
+TEXT_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`shown` and `reference` are for people, `ids` for the model."""
+
+    shown: str
+    reference: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer without the token that ends it. stopped: whether the model wrote that token; else
+    it was cut."""
+
+    ids: list[int]
+    stopped: bool
+
+
+class Stop(StoppingCriteria):
+    """Writing ends once `wanted` says so."""
+
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return torch.full(
+            (input_ids.shape[0],), self.wanted(), dtype=torch.bool, device=input_ids.device
+        )
+
+
+def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> list[Prompt]:
+    """The last question of each conversation, or the beginning of each text. Long prompts lose
+    their beginning."""
+    return [
+        _of_text(item, renderer, max_tokens)
+        if item.messages is None
+        else _asked(item, renderer, max_tokens)
+        for item in examples
+    ]
+
+
+def _asked(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    return Prompt(
+        shown(example.asked),
+        example.answer,
+        renderer.prompt_ids(example.asked, example.tools)[-max_tokens:],
+    )
+
+
+def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    tokenizer, text = renderer.tokenizer, example.text or ""
+    ids = tokenizer(text)["input_ids"]
+    count = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2, max_tokens))
+    begun = tokenizer.decode(ids[:count], skip_special_tokens=True)
+
+    return Prompt(begun, text.removeprefix(begun), list(ids[:count]))
+
+
+def shown(messages: list[Message]) -> str:
+    """A single question as it is, a longer conversation with who speaks."""
+    if [message["role"] for message in messages] == ["user"]:
+        return str(messages[0]["content"])
+
+    return "\n\n".join(f"{message['role'].capitalize()}: {said(message)}" for message in messages)
+
+
+def said(message: Message) -> str:
+    """What a turn says, and what it calls."""
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())
+    ]
+    return "\n".join(filter(None, [message["content"], *calls]))
+
+
+def write(
+    job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int
+) -> None:
+    """Answer all prompts and tell the answers as events.
+
+    Before the train a stop ends this; after it only a signal does, since what was learned is saved
+    by then. Answers that were broken off are not told."""
+    model.eval()
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        answers = _answers(job, model, tokenizer, [prompt.ids for prompt in batch], stage)
+
+        if _is_stopped(job, stage):
+            return
+
+        for index, (prompt, answer) in enumerate(zip(batch, answers, strict=True), start):
+            text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
+            job.emit(
+                "sample",
+                index=index,
+                stage=stage,
+                step=step,
+                prompt=prompt.shown,
+                reference=prompt.reference,
+                text=text,
+                tokens=len(answer.ids),
+                stopped=answer.stopped,
+            )
+
+            end = "" if answer.stopped else f" (cut at {len(answer.ids):,} tokens)"
+            job.say(f"sample {index + 1} {stage}: {_short(prompt.shown)} → {_short(text)}{end}")
+
+
+def _is_stopped(job: Job, stage: str) -> bool:
+    return job.terminated if stage == "after" else job.stopping
+
+
+@torch.no_grad()
+def _answers(
+    job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str
+) -> list[Written]:
+    """Greedy answers, whatever the base model's own settings for generation are."""
+    width = max(len(ids) for ids in prompts)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device
+    )
+
+    with greedy(model):
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=job.parameters.sample_max_tokens,
+            do_sample=False,
+            use_cache=True,
+            stopping_criteria=StoppingCriteriaList([Stop(lambda: _is_stopped(job, stage))]),
+        )
+
+    ends = model.generation_config.eos_token_id
+    stops = {ends} if isinstance(ends, int) else set(ends or [])
+    return [_until(row.tolist(), stops) for row in written[:, width:]]
+
+
+@contextmanager
+def greedy(model: Any) -> Iterator[None]:
+    """In the block the model has no settings for generation but its special tokens.
+
+    Base models bring beams, penalties and forbidden repetitions of their own, which `generate`
+    would use."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owners = [owner for owner in (model, base) if "generation_config" in vars(owner)]
+    before = [owner.generation_config for owner in owners]
+    own = model.generation_config
+    plain = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+    )
+
+    for owner in owners:
+        owner.generation_config = plain
+
+    try:
+        yield
+    finally:
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
+
+
+def _until(ids: list[int], stops: set[int]) -> Written:
+    end = next((index for index, token in enumerate(ids) if token in stops), None)
+    return Written(ids if end is None else ids[:end], stopped=end is not None)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:79]}…"

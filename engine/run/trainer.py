@@ -1,0 +1,166 @@
+"""What all trainers share: options, seams, and what makes them fast on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+import torch
+import trl.kernels.chunked_logprob as head_kernels
+import trl.trainer.utils as head
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from engine.contract.arithmetic import warmup_is_long
+from engine.data.length_grouping import GroupedByLength
+from engine.run.hardware import Device, Precision, memory_keep
+from engine.run.job import Job
+
+# Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
+CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
+
+
+class Seams:
+    """What every trainer of ours does its own way; named before TRL's trainer in the list of
+    bases."""
+
+    def create_model_card(self, *arguments: Any, **options: Any) -> None:
+        """None in checkpoints: ours is written once, beside the finished model."""
+
+    def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Weights that are no part of the model and are kept in its folder: {file name:
+        tensors}."""
+        return {}
+
+    def checkpoint_now(self: Any) -> None:
+        """Write a checkpoint outside the training loop, where an evaluation was broken off."""
+        self._save_checkpoint(self.model, trial=None)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+class PreparedRows(Seams):
+    """For rows that are tokenised and cut already. With `lengths` rows of like length share a
+    batch.
+
+    What is measured are means of rows. TRL's own are means of batches: another batch size, another
+    result."""
+
+    def __init__(
+        self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any
+    ) -> None:
+        self.lengths = lengths
+        self.measured: list[int] = []
+        super().__init__(*arguments, **options)
+
+    def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+        if self.lengths is None:
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(self.lengths, batch, self.args.seed)
+
+    def rows_of(self, inputs: Any) -> int:
+        """Rows of the dataset in a batch."""
+        raise NotImplementedError
+
+    def prediction_step(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        self.measured.append(self.rows_of(inputs))
+        return super().prediction_step(model, inputs, *arguments, **options)  # type: ignore[misc]
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if any(name.startswith("eval_") for name in logs) and (total := sum(self.measured)):
+            for name, values in self._metrics["eval"].items():
+                if len(values) == len(self.measured):
+                    mean = (
+                        sum(value * rows for value, rows in zip(values, self.measured, strict=True))
+                        / total
+                    )
+                    self._metrics["eval"][name] = [mean]
+
+            self.measured.clear()
+
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:
+    """The options that every method's trainer takes. Evaluating, saving and stopping are the
+    Watch's."""
+    given = job.parameters
+    return {
+        "output_dir": str(job.checkpoints),
+        "per_device_train_batch_size": given.batch_size,
+        "per_device_eval_batch_size": given.batch_size,
+        "gradient_accumulation_steps": given.gradient_accumulation_steps,
+        "learning_rate": given.learning_rate,
+        "num_train_epochs": given.epochs or 1,
+        "max_steps": given.max_steps or -1,
+        "lr_scheduler_type": given.scheduler,
+        "warmup_steps": given.warmup_ratio,
+        "weight_decay": given.weight_decay,
+        "max_grad_norm": given.max_grad_norm,
+        "seed": given.seed,
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "use_cpu": device.kind == "cpu",
+        "dataloader_pin_memory": device.kind == "cuda",
+        "gradient_checkpointing": given.gradient_checkpointing,
+        "use_liger_kernel": given.use_liger_kernel,
+        "logging_steps": given.logging_steps,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+    }
+
+
+def warmup_fit(job: Job, options: Any, total_steps: int) -> None:
+    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes most
+    of it."""
+    if options.lr_scheduler_type == "constant":
+        return
+
+    asked = options.get_warmup_steps(total_steps)
+    warmup = min(asked, max(0, total_steps - 1))
+    options.warmup_steps = warmup
+
+    if warmup_is_long(total_steps, warmup):
+        job.warn(
+            "long_warmup",
+            f"Warm-up takes {warmup:,} of {total_steps:,} steps, in which the learning rate is "
+            "still climbing from 0. "
+            "Train for more steps, or set Warm-up to 0.",
+        )
+
+
+def quiet() -> None:
+    """The log is for people: no progress bars, and no advice to those who write code."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    datasets.disable_progress_bars()
+
+    for name in ("transformers", "trl", "peft", "datasets", "accelerate"):
+        warnings.filterwarnings("ignore", module=name)
+
+
+def settle(device: Device, seed: int) -> None:
+    """Fix the seed and the number of threads, on which every sum of floats depends, and tune for a
+    CPU."""
+    set_seed(seed)
+
+    if device.kind != "cpu":
+        return
+
+    torch.set_num_threads(device.threads)
+    memory_keep()
+    # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it
+    # computes it for the prompts and the padding too, and leaves that out afterwards. The result is
+    # the same, and this is the same switch.
+    head._use_triton = lambda device: True  # type: ignore[attr-defined]
+    head._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE_WORDS
+    head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS

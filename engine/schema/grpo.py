@@ -1,0 +1,123 @@
+"""GRPO: several answers to each prompt, and learn from those that were worth more than the
+others."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from engine.schema.fields import parameter, refuse
+from engine.schema.rollouts import RolloutParameters
+
+
+class GrpoParameters(RolloutParameters):
+    """Group relative policy optimisation (arxiv.org/abs/2402.03300)."""
+
+    recipe: ClassVar[str] = "grpo"
+
+    num_generations: int = parameter(
+        8,
+        "Generations",
+        "Answers to each prompt, which are compared with one another.",
+        group="Method",
+        unit="answers",
+        typical=(4, 16),
+        default_on_cpu=4,
+        ge=2,
+        le=128,
+    )
+    beta: float = parameter(
+        0.0,
+        "KL beta",
+        "How strongly the model is held to what it was before. 0: not at all, and no reference "
+        "model is computed.",
+        group="Method",
+        typical=(0, 0.1),
+        ge=0,
+        le=1,
+    )
+    epsilon: float = parameter(
+        0.2,
+        "Clip range",
+        "How far one answer may move the model in one step.",
+        group="Method",
+        advanced=True,
+        typical=(0.1, 0.3),
+        ge=0.01,
+        le=1,
+    )
+    num_iterations: int = parameter(
+        1,
+        "Iterations",
+        "Steps made from each batch of answers before new ones are written.",
+        group="Method",
+        advanced=True,
+        typical=(1, 4),
+        ge=1,
+        le=16,
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = parameter(
+        "dapo",
+        "Loss",
+        "How tokens are averaged. DAPO counts each token of the batch alike, so that long answers "
+        "are not favoured.",
+        group="Method",
+        advanced=True,
+        choice_titles={"dapo": "DAPO", "grpo": "GRPO", "dr_grpo": "Dr. GRPO", "bnpo": "BNPO"},
+    )
+    scale_rewards: Literal["group", "batch", "none"] = parameter(
+        "group",
+        "Scale rewards",
+        "By the spread of the answers to one prompt, of the whole batch, or not.",
+        group="Method",
+        advanced=True,
+        choice_titles={"group": "By group", "batch": "By batch", "none": "Not at all"},
+    )
+    mask_truncated_completions: bool = parameter(
+        False,
+        "Ignore answers that were cut off",
+        "Do not learn from answers that did not end in time.",
+        group="Method",
+        advanced=True,
+    )
+
+    @model_validator(mode="after")
+    def check_groups(self) -> Self:
+        """Each step's answers must be whole groups."""
+        answers = self.batch_size * self.gradient_accumulation_steps
+        if answers % self.num_generations:
+            raise refuse("batch_size", self._arithmetic(answers))
+
+        return self
+
+    def _arithmetic(self, answers: int) -> str:
+        accumulation, group = self.gradient_accumulation_steps, self.num_generations
+        batches = [
+            size
+            for size in range(1, self.batch_size + 2 * group)
+            if size * accumulation % group == 0
+        ]
+
+        near = sorted(sorted(batches, key=lambda size: abs(size - self.batch_size))[:2])
+        groups = [size for size in range(2, answers + 1) if answers % size == 0]
+        near_groups = sorted(sorted(groups, key=lambda size: abs(size - group))[:2])
+        text = (
+            f"Batch size {self.batch_size:,} × accumulation {accumulation:,} = {answers:,} answers "
+            "a step, which "
+            f"{group:,} generations do not divide. Use a batch size of "
+            f"{' or '.join(f'{size:,}' for size in near)}"
+        )
+
+        return text + (
+            f", or {' or '.join(f'{size:,}' for size in near_groups)} generations."
+            if near_groups
+            else "."
+        )
+
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.gradient_accumulation_steps // self.num_generations
+
+    def steps_per_epoch(self, train_rows: int) -> int:
+        """A last batch that is not full is left out: groups must be whole."""
+        return train_rows // self.rows_per_step() * self.num_iterations

@@ -1,0 +1,135 @@
+"""Which training workers are there, and whether a train would start now.
+
+A worker says that it is there through a key in Redis that lapses by itself, with what its device
+is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from core.processes import process_is_alive
+from core.queue import connection
+
+logger = logging.getLogger("deepextension.worker")
+
+KEY = "deepextension:worker:"
+LAPSE_SECONDS = 60
+STARTING = "deepextension:starting:"
+STARTING_SECONDS = 180
+
+
+def worker_device(name: str) -> str:
+    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it cannot be told."""
+    try:
+        presence = connection().get(f"{KEY}{name}")
+    except RedisError:
+        presence = None
+
+    return (
+        str(json.loads(presence)["device"].get("kind", "cpu"))
+        if isinstance(presence, str | bytes)
+        else "cpu"
+    )
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Whether something would run a train now; `message` says why not, in words for a page."""
+
+    ready: bool
+    device: dict[str, Any] | None
+    message: str
+    workers: int = 0
+    kinds: tuple[str, ...] = ()
+    starting: bool = False
+
+    @property
+    def device_kind(self) -> str:
+        """ "cpu" or "cuda"; "cpu" where no worker can tell."""
+        return str((self.device or {}).get("kind", "cpu"))
+
+
+def start_announce(seconds: int = STARTING_SECONDS) -> None:
+    """Tell the platform that this worker is loading its libraries; pages say so instead of "no
+    worker"."""
+    try:
+        connection().set(f"{STARTING}{socket.gethostname()}:{os.getpid()}", "1", ex=seconds)
+    except RedisError:
+        logger.debug("the queue is not there yet")
+
+
+def start_is_over() -> None:
+    try:
+        connection().delete(f"{STARTING}{socket.gethostname()}:{os.getpid()}")
+    except RedisError:
+        logger.debug("the queue is not there, and forgets by itself")
+
+
+def workers_present() -> list[dict[str, Any]]:
+    """{name, host, process, device} of each training worker that is there. Raises RedisError."""
+    redis = connection()
+    found = [
+        json.loads(value)
+        for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000)))
+        if value
+    ]
+
+    return [presence for presence in found if is_alive(presence)]
+
+
+def worker_state() -> WorkerState:
+    try:
+        alive = workers_present()
+    except RedisError:
+        return WorkerState(
+            False,
+            None,
+            "The queue cannot be reached. Trains are kept and start when it is back; ask your "
+            "operator.",
+        )
+
+    if not alive and is_starting():
+        return WorkerState(
+            False,
+            None,
+            "The training worker is loading its libraries, which takes about a minute. Waiting "
+            "trains start then.",
+            starting=True,
+        )
+
+    if not alive:
+        return WorkerState(
+            False,
+            None,
+            "No training worker is running. Trains wait in the queue until one is; ask your "
+            "operator.",
+        )
+
+    kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
+    return WorkerState(True, best_device(alive), "", len(alive), kinds)
+
+
+def is_starting() -> bool:
+    try:
+        return next(connection().scan_iter(f"{STARTING}*", count=1000), None) is not None
+    except RedisError:
+        return False
+
+
+def is_alive(presence: dict[str, Any]) -> bool:
+    """A worker on this host is known by its process; one elsewhere by its key not having lapsed."""
+    return presence["host"] != socket.gethostname() or process_is_alive(presence["process"])
+
+
+def best_device(workers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A GPU before a CPU: what a form should assume."""
+    devices: list[dict[str, Any]] = [presence["device"] for presence in workers]
+    return next((device for device in devices if device.get("kind") != "cpu"), devices[0])
