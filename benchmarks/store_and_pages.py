@@ -106,7 +106,7 @@ class Store:
     def long_train(self, steps: int) -> tuple[Any, float]:
         """(a train of that many logged steps, metric points a second from its events to the
         database)"""
-        from training.ingest import ingest
+        from training.work.ingest import ingest
 
         run = self.train(name=f"long-{steps}", status="running", total_steps=steps)
         run.save()
@@ -167,7 +167,7 @@ def pages(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
 
 
 def curves(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
-    from training.charts import series_of
+    from training.pages.charts import series_of
 
     found: dict[str, dict[str, Any]] = {}
     for size in sizes:
@@ -198,7 +198,7 @@ def compared(store: Store, steps: int) -> float:
 
 
 def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
-    from training.log import log_read, log_search
+    from training.pages.log import log_read, log_search
 
     found: dict[str, dict[str, float]] = {}
     for size in sizes:

@@ -95,9 +95,7 @@ class Dataset(Owned):
         default=0, help_text="Checks that were begun and not yet ended."
     )
 
-    findings = models.JSONField(
-        default=list, help_text="What the doctor found in good rows, see engine.doctor.examine."
-    )
+    findings = models.JSONField(default=list, help_text="What the doctor found in good rows.")
 
     parent = models.ForeignKey(
         "self", models.PROTECT, null=True, blank=True, related_name="repaired"

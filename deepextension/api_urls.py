@@ -3,7 +3,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from accounts.api import SignInView
-from training.api_search import SearchView
+from training.api.search import SearchView
 
 urlpatterns = [
     path("auth/token/", SignInView.as_view(), name="api-token"),
@@ -11,8 +11,8 @@ urlpatterns = [
     path("datasets/", include("datasets_app.api_urls")),
     path("models/", include("models_app.api_urls")),
     path("methods/", include("methods.api_urls")),
-    path("trains/", include("training.api_urls")),
-    path("queue/", include("training.queue_urls")),
+    path("trains/", include("training.api.urls")),
+    path("queue/", include("training.api.queue_urls")),
     path("search/", SearchView.as_view(), name="api-search"),
     path("users/", include("people.api_urls")),
     path("schema/", SpectacularAPIView.as_view(), name="api-schema"),

@@ -14,8 +14,7 @@ from django.utils.html import format_html, format_html_join
 
 from core.errors import UserError
 from engine.rows.formats import FORMATS
-from engine.run.custom import RECIPE as CUSTOM
-from engine.schema.registry import RECIPES
+from engine.schema.registry import CUSTOM, RECIPES
 from methods.changes import custom_save, method_restore, method_retire, method_save
 from methods.custom import program_check, schema_check
 from methods.models import MethodVersion, RewardFunction, TrainingMethod

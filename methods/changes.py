@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from core.errors import UserError
 from core.text import clean_label, clean_text
-from engine.run.custom import RECIPE as CUSTOM
+from engine.schema.registry import CUSTOM
 from methods.custom import program_check, schema_check, script_store
 from methods.models import TrainingMethod
 from methods.overrides import overrides_check

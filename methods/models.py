@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import models
 
 from core.store import located_path
-from engine.run.custom import RECIPE as CUSTOM
+from engine.schema.registry import CUSTOM
 
 
 class TrainingMethodQuerySet(models.QuerySet["TrainingMethod"]):

@@ -8,6 +8,6 @@ class PeopleConfig(AppConfig):
 
     def ready(self) -> None:
         from people.removing import removals_finish
-        from training.reconcile import reconcile_also
+        from training.work.reconcile import reconcile_also
 
         reconcile_also(removals_finish)

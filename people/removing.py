@@ -5,7 +5,7 @@
 3. The account is deleted.
 
 Step 2 may have to wait for trains that save or stop. It is tried again every few seconds
-(training.reconcile) and can be broken off anywhere. At no moment does anything become visible to
+(training.work.reconcile) and can be broken off anywhere. At no moment does anything become visible to
 people who could not see it before, but for the one to whom it is handed over.
 """
 
@@ -34,7 +34,7 @@ from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_te
 from people.models import PersonRemoval
 from people.rights import may_remove
 from training.models import Notice, TrainRun
-from training.services import train_delete, train_stop
+from training.train.services import train_delete, train_stop
 
 logger = logging.getLogger("deepextension.people")
 

@@ -1,5 +1,5 @@
 // The new-train form answers while somebody types: it sends the form as it stands and shows what comes back.
-// The server decides (training/preview.py); this script only shows, and offers its fixes as buttons.
+// The server decides (training/form/preview.py); this script only shows, and offers its fixes as buttons.
 (() => {
   "use strict";
   const { format, icon, make, live, readJson } = window.DX;

@@ -25,7 +25,7 @@ from methods.models import TrainingMethod
 from methods.services import method_defaults
 from models_app.models import BaseModel
 from training.models import MetricRow, Sample, TrainRun
-from training.stretches import stretches_grow
+from training.train.curve_summary import stretches_grow
 
 STEPS = 200
 Values = dict[str, float | None]

@@ -10,14 +10,14 @@ from core.jobs import queue_job
 @queue_job
 def run_train(*_: int) -> None:
     """A bell: whichever train is next. Bells of an earlier version carried a train's number."""
-    from training.supervisor import supervise_next
+    from training.work.supervisor import supervise_next
 
     job = get_current_job()
     supervise_next((job and job.worker_name) or "")
 
 
 def send_notices() -> None:
-    from training.notices import notices_send
+    from training.work.notices import notices_send
 
     notices_send()
 
@@ -27,12 +27,12 @@ def notices_ended(*, reason: str, limit_seconds: float) -> None:
 
 
 def run_trial(key: str) -> None:
-    from training.trial import trial_run
+    from training.train.trial import trial_run
 
     trial_run(key)
 
 
 def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
-    from training.trial import trial_ended
+    from training.train.trial import trial_ended
 
     trial_ended(key, reason)

@@ -110,7 +110,7 @@ class TrainRun(Owned):
     # Null and not "": the constraint below lets any number of trains have no key.
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
 
-    # How it waits, see training.queue.
+    # How it waits, see training.work.queue.
     priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
     place = models.FloatField(
         default=0, help_text="The order in line among those of the same priority."
@@ -169,9 +169,7 @@ class TrainRun(Owned):
         default=0, help_text="Bytes of events.jsonl already read."
     )
     last_seq = models.BigIntegerField(default=0)
-    record_gaps = models.JSONField(
-        default=list, help_text="What is missing of its events, see training.record."
-    )
+    record_gaps = models.JSONField(default=list, help_text="What is missing of its events.")
 
     # Why it failed, in words a person can act on.
     error_code = models.CharField(max_length=40, blank=True)
@@ -298,9 +296,7 @@ class TrainListColumns(models.Model):
     """How somebody wants to see the list of trains."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    columns = models.JSONField(
-        default=list, help_text="Names of the columns that are shown, see training.columns."
-    )
+    columns = models.JSONField(default=list, help_text="Names of the columns that are shown.")
 
     def __str__(self) -> str:
         return f"{self.user}: {', '.join(self.columns)}"
@@ -328,7 +324,7 @@ class TrainQueue(models.Model):
 
 
 class Notice(models.Model):
-    """Word of how an attempt of a train ended, to one receiver; see training.notices."""
+    """Word of how an attempt of a train ended, to one receiver; see training.work.notices."""
 
     class Way(models.TextChoices):
         MAIL = "mail", "E-mail"
@@ -381,7 +377,7 @@ class MetricRow(models.Model):
 
 
 class MetricStretch(models.Model):
-    """Of `size` consecutive events the points that a short curve keeps; see training.stretches."""
+    """Of `size` consecutive events the points that a short curve keeps; see training.train.curve_summary."""
 
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="stretches")
     size = models.PositiveIntegerField()

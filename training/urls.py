@@ -5,8 +5,10 @@ from __future__ import annotations
 from django.urls import path
 
 from core.sharing import SharingView
-from training import chart_views, compare_views, form_views, queue_views, sample_views, views
+from training.form import views as form_views
 from training.models import TrainRun
+from training.pages import chart_views, compare_views, queue_views, sample_views
+from training.pages import trains as views
 
 app_name = "training"
 

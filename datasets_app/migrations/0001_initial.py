@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('problem_count', models.BigIntegerField(default=0, help_text='Rows with at least one problem.')),
                 ('checked_bytes', models.BigIntegerField(default=0, help_text='How far the running check has read.')),
                 ('check_attempts', models.PositiveIntegerField(default=0, help_text='Checks that were begun and not yet ended.')),
-                ('findings', models.JSONField(default=list, help_text='What the doctor found in good rows, see engine.doctor.examine.')),
+                ('findings', models.JSONField(default=list, help_text='What the doctor found in good rows.')),
                 ('version', models.PositiveIntegerField(default=1, help_text='1 for what was uploaded, more for repaired ones.')),
                 ('repair', models.JSONField(default=dict, help_text='How it was made of its parent: slug, then counts and examples once it is done.')),
                 ('hub', models.JSONField(default=dict, help_text='Where on the hub it comes from: id, asked (revision), configuration, split, most_rows (0 for all); then revision, and dropped, the columns that were left out.')),

@@ -5,7 +5,7 @@ train starts without delay. It knows nothing of the platform: no settings, no da
 An engine is a copy of it, and so whatever runs in an engine, a person's own reward function too,
 finds none of them in its memory either.
 
-The platform (training.process) holds the other end of a socket. A message there asks for one engine
+The platform (training.work.process) holds the other end of a socket. A message there asks for one engine
 and brings three file descriptors:
 
     line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the

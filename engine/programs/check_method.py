@@ -33,7 +33,8 @@ from engine.contract.rundir import (
     stop_request,
     write_spec,
 )
-from engine.run.custom import ENDINGS, RECIPE
+from engine.run.custom import ENDINGS
+from engine.schema.registry import CUSTOM
 
 SECONDS = 120
 STOP_SECONDS = 20
@@ -80,7 +81,7 @@ def _prepare(directory: Path, folder: Path, described: dict[str, Any], python: s
         run_id=1,
         name="check",
         method="check",
-        recipe=RECIPE,
+        recipe=CUSTOM,
         parameters=defaults | described.get("values", {}),
         base_model_path=str(directory),
         base_model_name="none",

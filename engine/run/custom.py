@@ -32,7 +32,6 @@ from engine.contract.rundir import (
 )
 from engine.process.isolation import die_with_parent
 
-RECIPE = "custom"
 HELPER = Path(__file__).parents[1] / "helper"
 LOG_BYTES = 64 << 20
 # What a program may know of its surroundings; the platform's secrets are none of its business.

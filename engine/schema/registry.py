@@ -14,8 +14,10 @@ from engine.schema.reward import RewardParameters
 from engine.schema.sft import SftParameters
 from engine.schema.train import TrainParameters
 
-__all__ = ["LOSS", "RECIPES", "REWARD", "Objective", "Recipe", "more_options"]
+__all__ = ["CUSTOM", "LOSS", "RECIPES", "REWARD", "Objective", "Recipe", "more_options"]
 
+# The recipe of a custom method, which is a program and none of the table.
+CUSTOM = "custom"
 CONVERSATIONS = ("messages", "conversations", "prompt-completion", "alpaca", "question-answer")
 
 

@@ -26,7 +26,7 @@ from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from tests.tiny import CHAT_TEMPLATE
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
-from training.stretches import stretches_grow
+from training.train.curve_summary import stretches_grow
 
 LONG = "support-assistant-qwen3-lora-rank-64-learning-rate-2e-4-cosine-five-epochs"
 SENTENCE = (

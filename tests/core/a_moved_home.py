@@ -29,11 +29,11 @@ from models_app.models import BaseModel
 from models_app.services import model_add_folder
 from tests.e2e.test_main_job import toy_rows
 from tests.tiny import tiny_model
-from training.downloads import model_download
 from training.models import TrainRun
-from training.resuming import train_resume
-from training.services import train_create
-from training.supervisor import supervise_next
+from training.pages.downloads import model_download
+from training.train.resuming import train_resume
+from training.train.services import train_create
+from training.work.supervisor import supervise_next
 
 PARAMETERS = {
     "max_steps": 6,

@@ -17,8 +17,8 @@ from methods.rewards import reward_function_retire, reward_function_save
 from methods.schema import rewards_text
 from methods.services import methods_install, parameters_validate
 from tests.live import ROOT
-from training.forms import reward_templates, rewards_read
-from training.resources import resources_of
+from training.form.controls import reward_templates, rewards_read
+from training.train.resources import resources_of
 
 SOURCE = (ROOT / "docs" / "examples" / "polite.py").read_bytes()
 SCHEMA = {

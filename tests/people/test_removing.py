@@ -16,7 +16,7 @@ from people.removing import person_remove, removals_finish
 from tests.people.test_ownership import give
 from tests.world import CANARY, TRIAL, token_make
 from training.models import Notice, TrainRun
-from training.reconcile import reconcile
+from training.work.reconcile import reconcile
 
 Status = TrainRun.Status
 

@@ -17,8 +17,8 @@ from engine.contract.rundir import (
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from tests.training.test_resuming import SPEC
-from training.branching import Origin, branch_check, branch_prepare, branch_take
-from training.draft import branch_of
+from training.form.draft import branch_of
+from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_large_checkpoint_is_not_read_by_a_request(origin, monkeypatch):
     monkeypatch.setattr(
         "engine.contract.rundir.file_sha256", lambda path: read.append(path.name) or "0" * 64
     )
-    monkeypatch.setattr("training.branching.HASHED_BYTES", 1)
+    monkeypatch.setattr("training.train.branching.HASHED_BYTES", 1)
     folder = branch_check(
         origin,
         method=origin.run.method,

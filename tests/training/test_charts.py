@@ -7,12 +7,12 @@ import io
 import pytest
 from django.utils import timezone
 
-from training.answers import answers_of, difference, overlap
-from training.chart_table import CHARTS, NOT_CHARTED
-from training.chart_views import cell
-from training.charts import planned_of, reduce_points, series_of
-from training.judgement import judge, judgement_of
 from training.models import MetricRow, Sample
+from training.pages.answers import answers_of, difference, overlap
+from training.pages.chart_table import CHARTS, NOT_CHARTED
+from training.pages.chart_views import cell
+from training.pages.charts import planned_of, reduce_points, series_of
+from training.train.judgement import judge, judgement_of
 
 
 def points(values):

@@ -4,11 +4,11 @@ import pytest
 
 from methods.models import TrainingMethod
 from methods.services import methods_install
-from training.answers import shared_prompts
-from training.colours import colours_choose, colours_parse, is_dashed
-from training.compare import ids_parse, outcome_rows, setting_rows
 from training.models import Sample
-from training.verdict import comparability, measured_alike, verdict
+from training.pages.answers import shared_prompts
+from training.pages.colours import colours_choose, colours_parse, is_dashed
+from training.pages.compare import ids_parse, outcome_rows, setting_rows
+from training.train.verdict import comparability, measured_alike, verdict
 
 
 def parameters(**changes):

@@ -9,8 +9,8 @@ from django.urls import reverse
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.services import methods_install
-from training.dataset_choice import choices_make, datasets_visible, fit_of
 from training.models import TrainRun
+from training.train.dataset_choice import choices_make, datasets_visible, fit_of
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_without_a_script_the_version_beside_the_dataset_counts(
 ):
     from django.http import QueryDict
 
-    from training.draft import draft_read
+    from training.form.draft import draft_read
 
     data = QueryDict(mutable=True)
     other = make_dataset("Other")

@@ -4,7 +4,7 @@ import json
 
 from engine.rows.examples import to_example
 from engine.rows.format_detection import detect
-from training.demo import CASES, FRAMES, demo_jsonl, follows_format
+from training.train.demo_rows import CASES, FRAMES, demo_jsonl, follows_format
 
 
 def test_every_row_can_be_learned_from_and_its_answer_is_in_the_house_format():

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from training.worker import device_alone
+from training.work.worker import device_alone
 
 CPU = {"kind": "cpu", "identity": "cpu"}
 

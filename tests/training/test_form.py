@@ -14,7 +14,7 @@ from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate
 from models_app.models import BaseModel
-from training.forms import (
+from training.form.controls import (
     controls_make,
     groups_make,
     number_text,
@@ -23,7 +23,7 @@ from training.forms import (
     value_text,
 )
 from training.models import TrainRun
-from training.services import train_create
+from training.train.services import train_create
 
 
 @pytest.fixture

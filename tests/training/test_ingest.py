@@ -7,9 +7,9 @@ import pytest
 from django.db import OperationalError, transaction
 
 from engine.contract.rundir import EVENTS, EventWriter
-from training.ingest import CURVE_POINTS, Overtaken, grown, ingest
 from training.models import TrainRun
-from training.phases import PHASES_KEPT
+from training.train.phases import PHASES_KEPT
+from training.work.ingest import CURVE_POINTS, Overtaken, grown, ingest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from core import memory
 from core.memory import Death, MemoryWatch
-from training.outcome import decide
+from training.work.outcome import decide
 
 GB = 10**9
 ROOMY = Death(

@@ -10,12 +10,12 @@ from django.utils import timezone
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
-from training.bulk import bulk_plan
-from training.columns import COLUMNS, NAMES
-from training.filters import TrainFilter
-from training.labels import LONGEST_LABEL, MOST_LABELS, labels_set
+from training.api.serializers import TrainSerializer
 from training.models import TrainLabel, TrainRun
-from training.serializers import TrainSerializer
+from training.pages.columns import COLUMNS, NAMES
+from training.train.bulk import bulk_plan
+from training.train.filters import TrainFilter
+from training.train.labels import LONGEST_LABEL, MOST_LABELS, labels_set
 
 Status = TrainRun.Status
 

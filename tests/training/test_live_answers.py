@@ -11,8 +11,8 @@ from django.test import Client
 from django.utils import timezone
 
 from datasets_app.models import Dataset
-from training import live_answers
 from training.models import MetricRow, TrainRun
+from training.pages import live_answers
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from django.core.exceptions import PermissionDenied
 from core.errors import UserError
 from engine.contract.rundir import CHECKPOINTS, MODEL, checkpoint_seal
 from models_app.models import BaseModel
-from training.merging import merge_obstacle, merge_steps, models_of, train_merge
-from training.services import train_delete
+from training.train.merging import merge_obstacle, merge_steps, models_of, train_merge
+from training.train.services import train_delete
 
 
 @pytest.fixture

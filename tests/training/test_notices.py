@@ -15,9 +15,9 @@ from accounts.services import account_update
 from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
-from training.notices import PAUSES, due, notices_send
-from training.outcome import Outcome, failure, worker_lost
-from training.resuming import end_or_go_on
+from training.train.resuming import end_or_go_on
+from training.work.notices import PAUSES, due, notices_send
+from training.work.outcome import Outcome, failure, worker_lost
 
 
 class Receiver:
@@ -135,7 +135,9 @@ def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
     )
     assert notices_send() == 1
     Notice.objects.update(sent_at=None)  # as the other saw it when it looked
-    monkeypatch.setattr("training.notices.Notice.objects.filter", lambda **given: Seen(seen, given))
+    monkeypatch.setattr(
+        "training.work.notices.Notice.objects.filter", lambda **given: Seen(seen, given)
+    )
     notices_send()
     assert len(receiver.calls) == 1
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.contract.rundir import LOG
-from training.outcome import decide
+from training.work.outcome import decide
 
 FINISHED, STOPPED = {"type": "finished"}, {"type": "stopped"}
 FAILED = {"type": "failed", "code": "out_of_memory", "message": "Too big.", "advice": "Smaller."}

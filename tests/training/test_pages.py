@@ -14,8 +14,8 @@ from django.utils import timezone
 from datasets_app.models import Label
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
+from training.api.serializers import TrainLiveSerializer
 from training.models import Checkpoint, TrainRun
-from training.serializers import TrainLiveSerializer
 
 Status = TrainRun.Status
 

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.templatetags import display
-from training.estimate import Estimate
-from training.overview import unit_of
+from training.pages.overview import unit_of
+from training.train.estimate import Estimate
 
 CASES = {
     "time_left": [(900, "about 15 m left"), (0.4, "takes longer than estimated"), (None, "")],

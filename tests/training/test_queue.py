@@ -7,10 +7,10 @@ from django.core.exceptions import PermissionDenied
 from django.utils import timezone
 
 from core.errors import UserError
-from training import queue
-from training.estimate import Estimate, Estimator, starts
 from training.models import TrainRun
-from training.queue import (
+from training.train.estimate import Estimate, Estimator, starts
+from training.work import queue
+from training.work.queue import (
     after_check,
     claim,
     line_up,

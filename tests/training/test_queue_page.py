@@ -6,10 +6,11 @@ import pytest
 from bs4 import BeautifulSoup
 from django.contrib.auth.models import Permission
 
-from training import queue_page, worker
-from training.estimate import Estimate
 from training.models import TrainRun
-from training.queue_page import MOST_PLACES
+from training.pages import queue_page
+from training.pages.queue_page import MOST_PLACES
+from training.train.estimate import Estimate
+from training.work import worker_state
 
 Status = TrainRun.Status
 
@@ -25,7 +26,7 @@ def one_worker(monkeypatch):
             "device": {"kind": "cuda", "name": "NVIDIA L4", "memory_gb": 24.0},
         }
     ]
-    monkeypatch.setattr(worker, "workers_present", lambda: present)
+    monkeypatch.setattr(worker_state, "workers_present", lambda: present)
     monkeypatch.setattr(queue_page, "workers_present", lambda: present)
 
 
@@ -190,8 +191,8 @@ def test_the_part_that_changes_is_the_page_without_its_frame(client, alice, line
 
 
 def test_a_worker_that_is_loading_is_no_missing_worker(client, alice, monkeypatch):
-    monkeypatch.setattr(worker, "workers_present", list)
-    monkeypatch.setattr(worker, "is_starting", lambda: True)
+    monkeypatch.setattr(worker_state, "workers_present", list)
+    monkeypatch.setattr(worker_state, "is_starting", lambda: True)
     text = " ".join(page_of(client, alice, "/trains/").get_text().split())
     assert "Starting. The training worker is loading its libraries" in text
     assert "Nothing will start now" not in text

@@ -7,10 +7,10 @@ import pytest
 
 from engine.contract.rundir import EVENTS, EventWriter
 from tests.training.test_ingest import write_steps
-from training.charts import series_of
-from training.ingest import ingest
-from training.record import record_notes, steps_missing
-from training.serializers import TrainSerializer
+from training.api.serializers import TrainSerializer
+from training.pages.charts import series_of
+from training.train.record import record_notes, steps_missing
+from training.work.ingest import ingest
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from engine.contract.rundir import (
     stop_requested,
     write_spec,
 )
-from engine.run.custom import RECIPE as CUSTOM
+from engine.schema.registry import CUSTOM
 from tests.training.test_ingest import write_steps
-from training.ingest import ingest
 from training.models import TrainRun
-from training.outcome import failure, worker_lost
-from training.resuming import end_or_go_on, resumable_steps, resume_obstacle, train_resume
+from training.train.resuming import end_or_go_on, resumable_steps, resume_obstacle, train_resume
+from training.work.ingest import ingest
+from training.work.outcome import failure, worker_lost
 
 SPEC = Spec(
     run_id=1,

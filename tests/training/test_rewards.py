@@ -19,15 +19,15 @@ from methods.models import TrainingMethod
 from methods.schema import method_fields, rewards_text
 from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
-from training.answers import completions_of
-from training.chart_table import CHARTS, NOT_CHARTED, charts_table
-from training.forms import parameters_read
-from training.judgement import judge_rewards
+from training.form.controls import parameters_read
 from training.models import Sample, TrainRun
-from training.plan import train_plan
-from training.resources import resources_of
-from training.services import train_create
-from training.trial import trial_cancel, trial_read, trial_run, trial_start
+from training.pages.answers import completions_of
+from training.pages.chart_table import CHARTS, NOT_CHARTED, charts_table
+from training.train.judgement import judge_rewards
+from training.train.plan import train_plan
+from training.train.resources import resources_of
+from training.train.services import train_create
+from training.train.trial import trial_cancel, trial_read, trial_run, trial_start
 
 NUMBERS = [{"function": "numeric_answer", "parameters": {"answer_tag": "answer"}}]
 TWO = [
@@ -399,7 +399,7 @@ class TestTrial:
         self, alice, methods, model, make_dataset, monkeypatch
     ):
         key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
-        monkeypatch.setattr("training.trial.SECONDS", 0)
+        monkeypatch.setattr("training.train.trial.SECONDS", 0)
         trial_run(key)
         found = trial_read(by=alice, key=key)
         assert (found["done"], found["rows"], len(found["answers"])) == (True, 5, 2)
@@ -450,7 +450,7 @@ class TestTrial:
         )
         lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
         (trials_folder() / key / ANSWERS).write_text(lines)
-        monkeypatch.setattr("training.trial.PROGRAM", ("-c", "import time; time.sleep(600)"))
+        monkeypatch.setattr("training.train.trial.PROGRAM", ("-c", "import time; time.sleep(600)"))
         return key
 
     @pytest.mark.parametrize(

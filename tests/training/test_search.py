@@ -12,7 +12,7 @@ from datasets_app.models import Dataset
 from methods.services import methods_install
 from models_app.models import BaseModel
 from training.models import TrainRun
-from training.search import MOST_OF_A_KIND, PAGES, search_everything
+from training.pages.search import MOST_OF_A_KIND, PAGES, search_everything
 
 
 def titles(groups: list[dict], kind: str) -> list[str]:

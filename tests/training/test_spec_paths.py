@@ -7,7 +7,7 @@ import pytest
 
 from engine.contract.rundir import Branch, Program, Resource, read_spec, write_spec
 from tests.training.test_resuming import SPEC
-from training.spec_paths import spec_settle, spec_write
+from training.train.spec_paths import spec_settle, spec_write
 
 OLD = "/gone/home"
 

@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-import training.stretches
+import training.train.curve_summary
 from engine.contract.rundir import EventWriter
-from training.charts import series_of
-from training.ingest import ingest
 from training.models import MetricStretch
-from training.stretches import EPOCH, STEP, TIME, VALUE, points_read
+from training.pages.charts import series_of
+from training.train.curve_summary import EPOCH, STEP, TIME, VALUE, points_read
+from training.work.ingest import ingest
 
 MOST = 6
 
@@ -18,7 +18,7 @@ MOST = 6
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Stretches of a few events, so that a few hundred rows have all sizes."""
-    monkeypatch.setattr(training.stretches, "SIZES", (4, 16, 64))
+    monkeypatch.setattr(training.train.curve_summary, "SIZES", (4, 16, 64))
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from django.test import override_settings
 
 from engine.contract.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from engine.process.forkserver import ForkServer
-from training import supervisor
 from training.models import TrainRun
-from training.process import Engine, WarmProcess
-from training.supervisor import Supervisor, supervise_next
-from training.unheard import taken_for_gone
+from training.work import supervisor
+from training.work.lost_workers import taken_for_gone
+from training.work.process import Engine, WarmProcess
+from training.work.supervisor import Supervisor, supervise_next
 
 
 @pytest.fixture

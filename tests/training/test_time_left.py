@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from engine.contract.arithmetic import checkpoints_left, evaluations_left
 from engine.contract.rundir import EVENTS
-from training.estimate import Estimator
-from training.ingest import ingest
-from training.similar import rounds_of_similar
-from training.time_left import rounds_left, time_left
+from training.train.estimate import Estimator
+from training.train.similar import rounds_of_similar
+from training.train.time_left import rounds_left, time_left
+from training.work.ingest import ingest
 
 PARAMETERS = {
     "batch_size": 2,

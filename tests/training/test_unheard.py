@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
-from training import unheard
 from training.models import TrainRun
-from training.reconcile import lost_trains_close
+from training.work import lost_workers as unheard
+from training.work.reconcile import lost_trains_close
 
 
 @pytest.fixture

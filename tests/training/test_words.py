@@ -240,7 +240,7 @@ def test_a_number_and_its_noun_agree(client, alice, make_train, count, path):
 def test_a_phase_is_not_longer_than_its_train(client, alice, make_train):
     """Between two attempts a train waits, which is no part of the phase that the first one ended
     in."""
-    from training.phases import attempt_end, phase_enter, phases_of
+    from training.train.phases import attempt_end, phase_enter, phases_of
 
     facts = {}
     for name, time in (("loading model", 0.0), ("training", 10.0)):
@@ -259,7 +259,7 @@ def test_a_phase_is_not_longer_than_its_train(client, alice, make_train):
 
 
 def test_phases_that_an_older_version_wrote_do_not_count_the_time_between_attempts(make_train):
-    from training.phases import phases_of
+    from training.train.phases import phases_of
 
     times = [
         ["loading model", 0.0],
@@ -277,7 +277,7 @@ def test_phases_that_an_older_version_wrote_do_not_count_the_time_between_attemp
 
 
 def test_thousands_of_phases_are_summed_whole(make_train):
-    from training.phases import phase_enter, phases_of
+    from training.train.phases import phase_enter, phases_of
 
     facts, time = {}, 0.0
     for _ in range(500):

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='trainrun',
             name='record_gaps',
-            field=models.JSONField(default=list, help_text='What is missing of its events, see training.record.'),
+            field=models.JSONField(default=list, help_text='What is missing of its events.'),
         ),
     ]

@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             name='TrainListColumns',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('columns', models.JSONField(default=list, help_text='Names of the columns that are shown, see training.columns.')),
+                ('columns', models.JSONField(default=list, help_text='Names of the columns that are shown.')),
                 ('user', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
         ),

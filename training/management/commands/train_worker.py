@@ -11,9 +11,9 @@ from rq.serializers import JSONSerializer
 from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
-from training.process import Engine
-from training.worker import TrainWorker, device_alone, measure_device
-from training.worker_state import start_announce, start_is_over
+from training.work.process import Engine
+from training.work.worker import TrainWorker, device_alone, measure_device
+from training.work.worker_state import start_announce, start_is_over
 
 
 class Command(BaseCommand):

@@ -9,7 +9,7 @@ from django.db import Error, close_old_connections
 
 from core.database_version import newer_database
 from core.processes import die_with_supervisor
-from training.reconcile import reconcile
+from training.work.reconcile import reconcile
 
 logger = logging.getLogger("deepextension.watch")
 

@@ -1,0 +1,558 @@
+"""What the API says of trains, and what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from core.api import KeyField, StrictSerializer
+from models_app.serializers import BaseModelSerializer
+from training.models import Checkpoint, MetricRow, Sample, TrainRun
+from training.train.durations import run_progress, run_seconds
+from training.train.estimate import starts_now
+from training.train.merging import PRECISIONS
+from training.train.record import record_notes, steps_missing
+from training.train.standing import activity_of
+from training.work.queue import MOVES, queue_position
+
+
+class PriorityField(serializers.ChoiceField):
+    """low, normal or high, as the number that the database orders by."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(choices=[label.lower() for label in TrainRun.Priority.labels], **kwargs)
+
+    def to_representation(self, value: Any) -> str:
+        return str(TrainRun.Priority(value).label).lower()
+
+    def to_internal_value(self, data: Any) -> int:  # type: ignore[override]
+        return int(TrainRun.Priority[super().to_internal_value(data).upper()])
+
+
+class EstimateSerializer(serializers.Serializer[Any]):
+    seconds = serializers.FloatField()
+    error = serializers.FloatField(help_text="Give or take so many seconds.")
+    trains = serializers.IntegerField(help_text="How many finished trains alike it is read from.")
+
+
+class TrainErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    advice = serializers.CharField()
+
+
+class GapSerializer(serializers.Serializer[Any]):
+    first_step = serializers.IntegerField()
+    last_step = serializers.IntegerField()
+
+
+class TrainSerializer(serializers.ModelSerializer[TrainRun]):
+    method = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    dataset = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    evaluation_dataset = serializers.SlugRelatedField(
+        slug_field="slug", read_only=True, allow_null=True
+    )  # type: ignore[var-annotated]
+    owner = serializers.CharField(
+        source="owner.username", default=None, read_only=True, allow_null=True
+    )
+    progress = serializers.SerializerMethodField(
+        help_text="Share of the steps that are done, 0 to 1."
+    )
+    queue_position = serializers.SerializerMethodField(
+        help_text="1 for the next to start, 0 if it does not wait."
+    )
+    priority = PriorityField(read_only=True)
+    starts_in = serializers.SerializerMethodField(
+        help_text="For one that waits, as far as it can be guessed."
+    )
+    duration_seconds = serializers.SerializerMethodField(help_text="All attempts together.")
+    eta_seconds = serializers.FloatField(
+        source="seconds_left",
+        read_only=True,
+        allow_null=True,
+        help_text="How long a running train is estimated to need still, with evaluation, sample "
+        "answers and saving. "
+        "0: the estimate is used up. Null: nothing is estimated.",
+    )
+    eta_basis = serializers.CharField(
+        read_only=True, help_text="What the estimate includes and where it was timed."
+    )
+    activity = serializers.SerializerMethodField(
+        help_text='What it does now, as one sentence; "" once it has ended.'
+    )
+    last_value = serializers.FloatField(
+        read_only=True,
+        allow_null=True,
+        help_text="The last loss, or the last reward of a method that learns by it.",
+    )
+    labels = serializers.SerializerMethodField()
+    objective = serializers.SerializerMethodField(
+        help_text="The metric by which best_value is chosen."
+    )
+    error = serializers.SerializerMethodField()
+    record_gaps = serializers.SerializerMethodField(
+        help_text="Steps that are missing from the metrics."
+    )
+    record_notes = serializers.SerializerMethodField(
+        help_text="What is missing from the record or the disk, in sentences; empty for a train "
+        "that is whole."
+    )
+    url = serializers.CharField(
+        source="get_absolute_url", read_only=True, help_text="The train's page."
+    )
+
+    class Meta:
+        model = TrainRun
+        fields = (
+            "id",
+            "name",
+            "status",
+            "method",
+            "method_version",
+            "base_model",
+            "dataset",
+            "evaluation_dataset",
+            "owner",
+            "shared",
+            "parameters",
+            "system_prompt",
+            "notes",
+            "labels",
+            "copied_from",
+            "branched_from",
+            "branch_step",
+            "attempt",
+            "host",
+            "phase",
+            "step",
+            "total_steps",
+            "epoch",
+            "progress",
+            "eta_seconds",
+            "eta_basis",
+            "activity",
+            "last_step_at",
+            "queue_position",
+            "priority",
+            "after",
+            "starts_in",
+            "last_value",
+            "last_metrics",
+            "last_evaluation",
+            "best_value",
+            "best_step",
+            "objective",
+            "error",
+            "warnings",
+            "facts",
+            "outcome",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "duration_seconds",
+            "record_gaps",
+            "record_notes",
+            "url",
+        )
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_labels(self, run: TrainRun) -> list[str]:
+        return [label.name for label in run.labels.all()]
+
+    @extend_schema_field(GapSerializer(many=True))
+    def get_record_gaps(self, run: TrainRun) -> list[dict[str, int]]:
+        return [{"first_step": first, "last_step": last} for first, last in steps_missing(run)]
+
+    def get_record_notes(self, run: TrainRun) -> list[str]:
+        return record_notes(run)
+
+    def get_objective(self, run: TrainRun) -> str:
+        return run.objective.evaluation
+
+    def get_progress(self, run: TrainRun) -> float:
+        return _progress(run)
+
+    def get_queue_position(self, run: TrainRun) -> int:
+        """A list brings all places with it, so that they cost one query and not one a train."""
+        places: dict[int, int] | None = self.context.get("queue_places")
+        return places.get(run.pk, 0) if places is not None else queue_position(run)
+
+    @extend_schema_field(EstimateSerializer(allow_null=True))
+    def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
+        return _starts_in(run, self.context.get("starts"))
+
+    def get_activity(self, run: TrainRun) -> str:
+        return activity_of(run)
+
+    def get_duration_seconds(self, run: TrainRun) -> float | None:
+        return run_seconds(run)
+
+    @extend_schema_field(TrainErrorSerializer(allow_null=True))
+    def get_error(self, run: TrainRun) -> dict[str, str] | None:
+        if run.status != TrainRun.Status.FAILED:
+            return None
+
+        return {"code": run.error_code, "message": run.error, "advice": run.error_advice}
+
+
+def _progress(run: TrainRun) -> float:
+    return 1.0 if run.status == TrainRun.Status.FINISHED else run_progress(run) or 0.0
+
+
+def _starts_in(run: TrainRun, guesses: dict[int, Any] | None = None) -> dict[str, Any] | None:
+    """`guesses`: those of all waiting trains, where they are known already."""
+    if run.status != TrainRun.Status.QUEUED:
+        return None
+
+    guess = (starts_now() if guesses is None else guesses).get(run.pk)
+    return asdict(guess) if guess is not None else None
+
+
+class TrainLiveSerializer(TrainSerializer):
+    """What changes while a train waits and runs. The answers are written by `live_state`."""
+
+    class Meta(TrainSerializer.Meta):
+        fields = (  # type: ignore[assignment]
+            "id",
+            "name",
+            "status",
+            "phase",
+            "step",
+            "total_steps",
+            "epoch",
+            "progress",
+            "eta_seconds",
+            "eta_basis",
+            "activity",
+            "last_step_at",
+            "queue_position",
+            "starts_in",
+            "last_metrics",
+            "best_value",
+            "best_step",
+        )
+        read_only_fields = fields  # type: ignore[assignment]
+
+
+COMPUTED = ("progress", "eta_seconds", "activity", "queue_position", "starts_in")
+LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
+# What live_state reads of a train.
+LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "priority", "place")
+
+
+def live_state(run: TrainRun) -> dict[str, Any]:
+    """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and
+    again."""
+    return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
+        "progress": _progress(run),
+        "eta_seconds": run.seconds_left,
+        "activity": activity_of(run),
+        "queue_position": queue_position(run),
+        "starts_in": _starts_in(run),
+    }
+
+
+class TrainCreateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+    method = KeyField(help_text="Id or slug, such as lora.")
+    base_model = KeyField(help_text="Id or slug.")
+    dataset = KeyField(help_text="Id or slug.")
+    evaluation_dataset = KeyField(
+        required=False, allow_null=True, default=None, help_text="Id or slug."
+    )
+    parameters = serializers.DictField(
+        required=False, default=dict, help_text="See the method's parameters_schema."
+    )
+    system_prompt = serializers.CharField(
+        max_length=100_000, required=False, allow_blank=True, default=""
+    )
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
+    copied_from = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
+    branched_from = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=2**62,
+        help_text="A train of the same kind whose weights this one begins with.",
+    )
+    branch_step = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=2**62,
+        help_text="Of the checkpoint of branched_from.",
+    )
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400),
+        required=False,
+        default=list,
+        max_length=100,
+        help_text="Words to sort by. A comma separates words.",
+    )
+    priority = PriorityField(
+        required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
+    )
+    after = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=2**62,
+        help_text="A train that has to finish before this one starts.",
+    )
+
+
+class TrainStopSerializer(StrictSerializer):
+    discard = serializers.BooleanField(
+        default=False, help_text="End it where it is and save nothing more."
+    )
+
+
+class TrainResumeSerializer(StrictSerializer):
+    step = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=0,
+        max_value=2**62,
+        help_text="Of the checkpoint to go on from. Null: the newest whole one. 0: from the "
+        "beginning.",
+    )
+
+
+class TrainMergeSerializer(StrictSerializer):
+    name = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        max_length=120,
+        help_text="Blank: the train's name.",
+    )
+    checkpoint = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=2**62,
+        help_text="Step of a kept checkpoint. Null: the train's result.",
+    )
+    precision = serializers.ChoiceField(
+        choices=list(PRECISIONS.items()),
+        required=False,
+        default="auto",
+        help_text="How weights are stored.",
+    )
+
+
+class TrainMergedSerializer(serializers.Serializer[Any]):
+    model = BaseModelSerializer(
+        help_text="Poll it until its status is ready; its proof is there then."
+    )
+
+
+class TrainPlanSerializer(StrictSerializer):
+    method = KeyField(help_text="Id or slug, such as lora.")
+    base_model = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    dataset = KeyField(required=False, allow_null=True, default=None, help_text="Id or slug.")
+    evaluation_dataset = KeyField(
+        required=False, allow_null=True, default=None, help_text="Id or slug."
+    )
+    parameters = serializers.DictField(required=False, default=dict)
+
+
+class TrainPreviewSerializer(serializers.Serializer[Any]):
+    ok = serializers.BooleanField(help_text="Whether the train could be started like this.")
+    errors = serializers.DictField(help_text="{field: [text]}")  # type: ignore[assignment]
+    warnings = serializers.DictField(help_text="{field: text}; they do not stop anything.")
+    fixes = serializers.DictField(help_text="{field: [{label, effect, set}]}")
+    plan = serializers.DictField(
+        allow_null=True, help_text="Effective batch, rows, steps, rows cut."
+    )
+    disk = serializers.DictField(allow_null=True, help_text="Bytes.")
+    time = serializers.DictField(allow_null=True, help_text="Seconds that similar trains took.")
+    queue = serializers.DictField()
+    worker = serializers.DictField()
+
+
+class TrainUpdateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=120, required=False)
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400),
+        required=False,
+        max_length=100,
+        help_text="All of them.",
+    )
+    priority = PriorityField(
+        required=False, help_text="While it waits; high is for operators to give."
+    )
+    after = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=2**62,
+        help_text="While it waits: the train that has to finish before. Null: none.",
+    )
+
+
+class TrainMoveSerializer(StrictSerializer):
+    to = serializers.ChoiceField(
+        choices=MOVES, help_text="Among all for operators, among one's own for others."
+    )
+
+
+class QueuePauseSerializer(StrictSerializer):
+    reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
+
+
+class QueuePlaceSerializer(serializers.Serializer[Any]):
+    position = serializers.IntegerField(help_text="1 for the next to start.")
+    train = serializers.IntegerField(
+        source="run.pk",
+        default=None,
+        allow_null=True,
+        help_text="Null for a train that you may not see.",
+    )
+    name = serializers.CharField(source="run.name", default=None, allow_null=True)
+    owner = serializers.CharField(source="run.owner.username", default=None, allow_null=True)
+    priority = PriorityField()
+    starts_in = EstimateSerializer(source="starts", allow_null=True)
+    starts_at = serializers.DateTimeField(allow_null=True, help_text="An estimate.")
+    may_move = serializers.BooleanField(help_text="Whether you may give it another place.")
+    may_stop = serializers.BooleanField()
+
+
+class QueueStationSerializer(serializers.Serializer[Any]):
+    worker = serializers.CharField()
+    host = serializers.CharField()
+    device = serializers.DictField(help_text="Kind, name, memory.")
+    is_here = serializers.BooleanField(help_text="Whether the worker answers.")
+    is_busy = serializers.BooleanField()
+    train = serializers.IntegerField(
+        source="run.pk",
+        default=None,
+        allow_null=True,
+        help_text="Null where it is free, or for a train of others.",
+    )
+
+
+class QueueSerializer(serializers.Serializer[Any]):
+    paused = serializers.BooleanField()
+    paused_at = serializers.DateTimeField(allow_null=True)
+    paused_by = serializers.CharField(source="paused_by.username", default=None, allow_null=True)
+    reason = serializers.CharField()
+    workers = serializers.IntegerField(help_text="Workers that could start a train now.")
+    running = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Ids of trains of yours that run."
+    )
+    waiting = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Ids of yours in line, next first."
+    )
+    waiting_count = serializers.IntegerField(help_text="Everybody in line.")
+    places = QueuePlaceSerializer(
+        many=True,
+        help_text="The line, others' trains without names: the first 100 places, and your own.",
+    )
+    stations = QueueStationSerializer(many=True, help_text="Training workers and what each does.")
+
+
+class TrainCopySerializer(StrictSerializer):
+    """What to change in the copy; all else stays."""
+
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True)
+    base_model = KeyField(required=False)
+    dataset = KeyField(required=False)
+    evaluation_dataset = KeyField(required=False, allow_null=True)
+    parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")
+    system_prompt = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
+    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True)
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400), required=False, max_length=100
+    )
+
+
+METRIC_COLUMNS = ("seq", "step", "epoch", "split", "time", "values")
+
+
+class MetricRowSerializer(serializers.ModelSerializer[MetricRow]):
+    class Meta:
+        model = MetricRow
+        fields = METRIC_COLUMNS
+
+
+class MetricsSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=TrainRun.Status.choices)
+    train = TrainLiveSerializer()
+    next = serializers.IntegerField(help_text="Send as `after` to get what came since.")
+    rows = MetricRowSerializer(many=True)
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    offset = serializers.IntegerField(help_text="Bytes read so far: send it to go on.")
+    size = serializers.IntegerField(help_text="Bytes of the whole log.")
+    text = serializers.CharField()
+
+
+class LogMatchSerializer(serializers.Serializer[Any]):
+    offset = serializers.IntegerField(help_text="Byte at which the line begins.")
+    text = serializers.CharField(help_text="The line, cut around the match where it is long.")
+
+
+class LogSearchSerializer(serializers.Serializer[Any]):
+    matches = LogMatchSerializer(many=True)
+    next = serializers.IntegerField(
+        allow_null=True, help_text="Offset to go on from; null at the end of the log."
+    )
+    size = serializers.IntegerField(help_text="Bytes of the whole log.")
+
+
+class SampleSerializer(serializers.ModelSerializer[Sample]):
+    class Meta:
+        model = Sample
+        fields = (
+            "index",
+            "stage",
+            "step",
+            "prompt",
+            "reference",
+            "text",
+            "tokens",
+            "stopped",
+            "rewards",
+            "advantage",
+        )
+
+
+class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
+    class Meta:
+        model = Checkpoint
+        fields = ("step", "epoch", "value", "size_bytes", "time", "kept")
+
+
+class VerdictSerializer(serializers.Serializer[Any]):
+    headline = serializers.CharField()
+    text = serializers.CharField()
+    best = serializers.IntegerField(
+        allow_null=True, help_text="Id of the train that did best, where that can be said."
+    )
+
+
+class ComparisonSerializer(serializers.Serializer[Any]):
+    trains = TrainSerializer(many=True)
+    differences = serializers.DictField(
+        help_text="{parameter: {train id: value}}, only where the trains differ."
+    )
+    outcomes = serializers.DictField(help_text="{measure: {train id: value}}")
+    comparability = serializers.CharField(
+        help_text="Whether their evaluations can be compared, and if not why."
+    )
+    verdict = VerdictSerializer()

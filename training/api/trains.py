@@ -1,0 +1,484 @@
+"""/api/v1/trains/: all that the pages can do with trains."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import exceptions, generics
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.api import by_id_or_slug, errors
+from core.errors import UserError
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.api.serializers import (
+    LIVE_NEEDS,
+    METRIC_COLUMNS,
+    CheckpointSerializer,
+    ComparisonSerializer,
+    LogSearchSerializer,
+    LogSerializer,
+    MetricsSerializer,
+    SampleSerializer,
+    TrainCopySerializer,
+    TrainCreateSerializer,
+    TrainLiveSerializer,
+    TrainPlanSerializer,
+    TrainPreviewSerializer,
+    TrainResumeSerializer,
+    TrainSerializer,
+    TrainStopSerializer,
+    TrainUpdateSerializer,
+    live_state,
+)
+from training.form.preview import train_preview
+from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
+from training.pages.compare import MOST_TRAINS, comparison, ids_parse
+from training.pages.downloads import model_download
+from training.pages.log import PIECE_BYTES, log_read, log_search
+from training.train.branching import Origin
+from training.train.estimate import starts_now
+from training.train.filters import TrainFilter
+from training.train.resuming import train_resume
+from training.train.services import train_create, train_delete, train_save, train_stop, train_update
+from training.train.verdict import comparability, verdict
+from training.work.queue import queue_places, train_wait
+
+METRIC_ROWS = 5000
+LONGEST_SEARCH = 200
+# Fields of a train that stand beside its parameters.
+BESIDE = (
+    "",
+    "name",
+    "system_prompt",
+    "notes",
+    "method",
+    "base_model",
+    "dataset",
+    "evaluation_dataset",
+    "after",
+    "priority",
+    "branched_from",
+    "branch_step",
+    "labels",
+)
+LARGEST_ID = 2**63 - 1
+
+
+def whole_number(request: Request, name: str, default: int, *, least: int = 0) -> int:
+    """A query parameter as an integer; raises ValidationError with its name."""
+    text = request.query_params.get(name, str(default))
+    if not (
+        text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 19
+    ):
+        raise exceptions.ValidationError({name: ["Give a whole number."]})
+
+    if int(text) < least:
+        raise exceptions.ValidationError({name: [f"Give {least} or more."]})
+
+    return int(text)
+
+
+def visible_trains(request: Request) -> TrainRunQuerySet:
+    return TrainRun.objects.visible_to(request.user).with_related()
+
+
+def train_or_404(request: Request, pk: int) -> TrainRun:
+    """A train that this reader may see; a stranger's is not found."""
+    return found_or_404(visible_trains(request), pk)
+
+
+def found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
+    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
+    if run is None:
+        raise exceptions.NotFound()
+
+    return run
+
+
+def reader(request: Request) -> User:
+    """Who asks; every view wants somebody signed in."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def told_trains(request: Request) -> TrainRunQuerySet:
+    """What this reader may see, with no more of it than a serializer needs."""
+    return TrainRun.objects.visible_to(request.user).told()
+
+
+class TrainListView(generics.ListCreateAPIView[TrainRun]):
+    """List trains, or start one."""
+
+    serializer_class = TrainSerializer
+    filterset_class = TrainFilter
+
+    def get_queryset(self) -> TrainRunQuerySet:
+        return told_trains(self.request)
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return {
+            **super().get_serializer_context(),
+            "queue_places": queue_places(),
+            "starts": starts_now(),
+        }
+
+    @extend_schema(
+        request=TrainCreateSerializer,
+        responses={201: TrainSerializer, 200: TrainSerializer, **errors(400, 401, 507)},
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                description="Sending the same key again answers 200 with the train of the first "
+                "call.",
+            )
+        ],
+    )
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        body = TrainCreateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        data = dict(body.validated_data)
+        data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
+        branched_from, step = (
+            other_train(request, "branched_from", data.pop("branched_from")),
+            data.pop("branch_step"),
+        )
+
+        if (branched_from is None) != (step is None):
+            raise exceptions.ValidationError(
+                {"branch_step": ["Give branched_from and branch_step together."]}
+            )
+
+        data["branch"] = Origin(branched_from, step) if branched_from is not None else None
+        data["after"] = other_train(request, "after", data["after"])
+        key = request.headers.get("Idempotency-Key", "")[:200]
+        run, created = create(reader(request), data, key)
+
+        return Response(TrainSerializer(run).data, status=201 if created else 200)
+
+
+def other_train(request: Request, field: str, pk: int | None) -> TrainRun | None:
+    """The train that a field of the body names. Raises ValidationError at that field."""
+    if pk is None:
+        return None
+
+    run = visible_trains(request).filter(pk=pk).first()
+    if run is None:
+        raise exceptions.ValidationError({field: ["There is no such train."]})
+
+    return run
+
+
+def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
+    """train_create with ids and slugs looked up, and errors of parameters under `parameters.`."""
+    found = ingredients(by, data)
+    try:
+        return train_create(owner=by, idempotency_key=key or None, **data | found)
+    except UserError as error:
+        fields = {
+            name if name in BESIDE else f"parameters.{name}": texts
+            for name, texts in error.fields.items()
+        }
+        raise UserError(fields, code=error.code, status=error.status) from error
+
+
+def ingredients(by: User, data: dict[str, Any]) -> dict[str, Any]:
+    sources: dict[str, tuple[QuerySet[Any], str]] = {
+        "method": (TrainingMethod.objects.all(), "method"),
+        "base_model": (BaseModel.objects.visible_to(by), "base model"),
+        "dataset": (Dataset.objects.visible_to(by), "dataset"),
+        "evaluation_dataset": (Dataset.objects.visible_to(by), "dataset"),
+    }
+
+    found: dict[str, Any] = {}
+    missing: dict[str, list[str]] = {}
+
+    for name, (rows, word) in sources.items():
+        key = data.get(name)
+        if key is None:
+            continue
+
+        found[name] = by_id_or_slug(rows, key)
+        if found[name] is None:
+            missing[name] = [f"There is no {word} {key[:80]!r}."]
+
+    if missing:
+        raise UserError(missing)
+
+    return found
+
+
+class TrainPlanView(APIView):
+    @extend_schema(
+        request=TrainPlanSerializer, responses={200: TrainPreviewSerializer, **errors(400, 401)}
+    )
+    def post(self, request: Request) -> Response:
+        """What a train would do: steps, rows, what would be cut, obstacles by field. Nothing is
+        started."""
+        body = TrainPlanSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        found = ingredients(reader(request), body.validated_data)
+
+        return Response(
+            train_preview(
+                method=found["method"],
+                base_model=found.get("base_model"),
+                dataset=found.get("dataset"),
+                evaluation_dataset=found.get("evaluation_dataset"),
+                parameters=body.validated_data["parameters"],
+            )
+        )
+
+
+class TrainDetailView(APIView):
+    @extend_schema(responses={200: TrainSerializer, **errors()})
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(TrainSerializer(found_or_404(told_trains(request), pk)).data)
+
+    @extend_schema(
+        request=TrainUpdateSerializer,
+        responses={200: TrainSerializer, **errors(400, 401, 403, 404)},
+    )
+    def patch(self, request: Request, pk: int) -> Response:
+        """Rename the train, change its notes, or how it waits."""
+        run = train_or_404(request, pk)
+        body = TrainUpdateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        data = dict(body.validated_data)
+        waits = {name: data.pop(name) for name in ("priority", "after") if name in data}
+        if "after" in waits:
+            waits["after"] = other_train(request, "after", waits["after"])
+        if waits:
+            run = train_wait(run=run, by=reader(request), **waits)
+
+        return Response(TrainSerializer(train_update(run=run, by=reader(request), **data)).data)
+
+    @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
+    def delete(self, request: Request, pk: int) -> Response:
+        """Remove an ended train with its files."""
+        train_delete(run=train_or_404(request, pk), by=reader(request))
+        return Response(status=204)
+
+
+def live_train_or_404(request: Request, pk: int) -> TrainRun:
+    return found_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_NEEDS), pk)
+
+
+class TrainLiveView(APIView):
+    @extend_schema(responses={200: TrainLiveSerializer, **errors()})
+    def get(self, request: Request, pk: int) -> Response:
+        """What changes while a train waits and runs, for programs that ask often."""
+        return Response(live_state(live_train_or_404(request, pk)))
+
+
+class TrainMetricsView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("after", OpenApiTypes.INT, description="Only rows with a higher seq.")
+        ],
+        responses={200: MetricsSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """Logged steps in order, at most 5,000 at a time, and how the train stands."""
+        run = live_train_or_404(request, pk)
+        after = whole_number(request, "after", 0)
+        # As they lie there: open pages ask again and again, and a serializer says the same in twice
+        # the time.
+        rows = list(run.metrics.filter(seq__gt=after).values(*METRIC_COLUMNS)[:METRIC_ROWS])
+
+        return Response(
+            {
+                "status": run.status,
+                "train": live_state(run),
+                "next": rows[-1]["seq"] if rows else after,
+                "rows": rows,
+            }
+        )
+
+
+class TrainLogView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "offset", OpenApiTypes.INT, description="Bytes; negative counts from the end."
+            ),
+            OpenApiParameter(
+                "limit", OpenApiTypes.INT, description="Bytes at most, up to 262,144."
+            ),
+        ],
+        responses={200: LogSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """A piece of the raw log."""
+        offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
+        piece = log_read(
+            train_or_404(request, pk), offset, whole_number(request, "limit", PIECE_BYTES, least=1)
+        )
+        return Response({"offset": piece.offset, "size": piece.size, "text": piece.text})
+
+
+class TrainLogSearchView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "q", OpenApiTypes.STR, required=True, description="Text; the case is ignored."
+            ),
+            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes: where to go on."),
+        ],
+        responses={200: LogSearchSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        """Lines of the log that hold a text. A long log takes several calls: go on at `next` until
+        that is null."""
+        run = train_or_404(request, pk)
+        words = request.query_params.get("q", "")
+        if not 0 < len(words) <= LONGEST_SEARCH:
+            raise UserError({"q": [f"Give a text of at most {LONGEST_SEARCH} characters."]})
+
+        matches, following, size = log_search(
+            run, words, whole_number(request, "offset", 0, least=0)
+        )
+        return Response(
+            {"matches": [asdict(match) for match in matches], "next": following, "size": size}
+        )
+
+
+class TrainSamplesView(generics.ListAPIView[Sample]):
+    """Held-out prompts and what the model said before and after."""
+
+    serializer_class = SampleSerializer
+    pagination_class = None
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Sample]:
+        if getattr(self, "swagger_fake_view", False):
+            return Sample.objects.none()
+
+        return train_or_404(self.request, self.kwargs["pk"]).samples.all()
+
+
+class TrainCheckpointsView(generics.ListAPIView[Checkpoint]):
+    serializer_class = CheckpointSerializer
+    pagination_class = None
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Checkpoint]:
+        if getattr(self, "swagger_fake_view", False):
+            return Checkpoint.objects.none()
+
+        return train_or_404(self.request, self.kwargs["pk"]).checkpoints.all()
+
+
+class TrainStopView(APIView):
+    @extend_schema(
+        request=TrainStopSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)}
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        """Stop: a waiting train at once, a running one after its step, with a checkpoint and a
+        usable model."""
+        run = train_or_404(request, pk)
+        body = TrainStopSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        run = train_stop(run=run, by=reader(request), **body.validated_data)
+
+        return Response(TrainSerializer(run).data)
+
+
+class TrainSaveView(APIView):
+    @extend_schema(request=None, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
+    def post(self, request: Request, pk: int) -> Response:
+        """Save a checkpoint after the step that the train is at."""
+        run = train_save(run=train_or_404(request, pk), by=reader(request))
+        return Response(TrainSerializer(run).data)
+
+
+class TrainResumeView(APIView):
+    @extend_schema(
+        request=TrainResumeSerializer,
+        responses={200: TrainSerializer, **errors(400, 401, 403, 404, 507)},
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        """Go on with a train that was stopped or failed, after a checkpoint: the same train, its
+        next attempt."""
+        run = train_or_404(request, pk)
+        body = TrainResumeSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        run = train_resume(run=run, by=reader(request), **body.validated_data)
+
+        return Response(TrainSerializer(run).data)
+
+
+class TrainCopyView(APIView):
+    @extend_schema(
+        request=TrainCopySerializer, responses={201: TrainSerializer, **errors(400, 401, 404, 507)}
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        """Start a train with this one's values, and with what the body changes."""
+        origin = train_or_404(request, pk)
+        body = TrainCopySerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        changes = dict(body.validated_data)
+        data = {
+            "name": f"{origin.name[:115]}-copy",
+            "method": str(origin.method_id),
+            "base_model": str(origin.base_model_id),
+            "dataset": str(origin.dataset_id),
+            "evaluation_dataset": str(origin.evaluation_dataset_id)
+            if origin.evaluation_dataset_id
+            else None,
+            "system_prompt": origin.system_prompt,
+            "notes": origin.notes,
+            "labels": [label.name for label in origin.labels.all()],
+            "copied_from": origin,
+        }
+
+        parameters = origin.parameters | changes.pop("parameters")
+        run, _ = create(reader(request), data | changes | {"parameters": parameters})
+
+        return Response(TrainSerializer(run).data, status=201)
+
+
+class TrainModelView(APIView):
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY, **errors()})
+    def get(self, request: Request, pk: int) -> StreamingHttpResponse:
+        """The adapter or model as a ZIP file."""
+        return model_download(train_or_404(request, pk))
+
+
+class TrainCompareView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "ids", OpenApiTypes.STR, required=True, description="2 to 8 ids: 3,5,8"
+            )
+        ],
+        responses={200: ComparisonSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request) -> Response:
+        """Two to eight trains side by side: what differs, and how each came out."""
+        ids = ids_parse(request.query_params.get("ids", ""))
+        if not 2 <= len(ids) <= MOST_TRAINS:
+            raise exceptions.ValidationError(
+                {"ids": [f"Give 2 to {MOST_TRAINS} different ids, such as 3,5."]}
+            )
+
+        found = visible_trains(request).in_bulk(ids)
+        if len(found) < len(ids):
+            raise exceptions.NotFound()
+
+        trains = [found[pk] for pk in ids]
+        result = comparison(trains)
+        result |= {"comparability": comparability(trains), "verdict": verdict(trains).for_api()}
+
+        return Response({"trains": TrainSerializer(trains, many=True).data, **result})

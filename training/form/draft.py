@@ -1,0 +1,238 @@
+"""A train that is being filled in: from the method's defaults, from a train that is copied, or from
+what was posted."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import QueryDict
+
+from core.api import by_id_or_slug
+from core.text import clean_label, number_of
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from methods.schema import Field, method_fields
+from models_app.models import BaseModel
+from training.form.controls import parameters_read
+from training.models import TrainRun
+from training.pages.remedies import changes_read
+from training.train import sample
+from training.train.branching import Origin
+from training.train.dataset_choice import choices_make, datasets_visible
+from training.train.resources import reward_models
+
+
+@dataclass
+class Draft:
+    """`parameters` holds what is in the controls; a key that is sent twice starts one train."""
+
+    reader: User
+    method: TrainingMethod
+    fields: dict[str, Field]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    base_model: BaseModel | None = None
+    dataset: Dataset | None = None
+    evaluation_dataset: Dataset | None = None
+    system_prompt: str = ""
+    labels: str = ""
+    branch: Origin | None = None
+    after: TrainRun | None = None
+    priority: int = TrainRun.Priority.NORMAL
+    origin: TrainRun | None = None
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def proposed_name(self) -> str:
+        if self.origin is not None:
+            return f"{self.origin.name[:115]}-copy"
+
+        return f"{self.dataset.slug}-{self.method.slug}"[:120] if self.dataset else ""
+
+    def kept(self) -> dict[str, Any]:
+        """What a copied train has in fields that this method does not show but lets be."""
+        if self.origin is None:
+            return {}
+
+        return {
+            name: self.origin.parameters[name]
+            for name, item in self.fields.items()
+            if item.hidden and not item.fixed and name in self.origin.parameters
+        }
+
+
+def train_find(reader: User, text: str) -> TrainRun | None:
+    """The train of that id, if this reader may see it."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        return None
+
+    return TrainRun.objects.visible_to(reader).with_related().filter(pk=int(text)).first()
+
+
+def base_models_of(reader: User) -> list[BaseModel]:
+    return list(BaseModel.objects.visible_to(reader).offered())
+
+
+def unfinished_of(reader: User) -> list[TrainRun]:
+    """Trains that another can wait for, the newest first."""
+    open_ones = (*TrainRun.ACTIVE, TrainRun.Status.QUEUED)
+    return list(TrainRun.objects.visible_to(reader).filter(status__in=open_ones)[:100])
+
+
+def _reward_model(reader: User, text: str) -> TrainRun | None:
+    run = train_find(reader, text)
+    return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
+
+
+def branch_of(reader: User, origin: TrainRun, step: str) -> Origin | None:
+    """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from
+    the same place, unless the reader may not see that train any more."""
+    if step:
+        return Origin(origin, number_of(step))
+    if origin.branched_from_id is None or origin.branch_step is None:
+        return None
+
+    branched = train_find(reader, str(origin.branched_from_id))
+    return Origin(branched, origin.branch_step) if branched is not None else None
+
+
+def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
+    """The form as it opens: `?copy=`, `?dataset=` and `?base_model=` are filled in, and the only
+    choice there is."""
+    fields = method_fields(method, device=device)
+    draft = Draft(reader, method, fields)
+
+    if (origin := train_find(reader, query.get("copy", ""))) is not None:
+        draft.origin = origin
+        draft.parameters = {
+            name: origin.parameters[name]
+            for name, item in fields.items()
+            if name in origin.parameters and not item.fixed
+        } | {
+            name: value
+            for name, value in changes_read(method, query.get("with", "")).items()
+            if name in fields
+        }
+
+        draft.system_prompt = origin.system_prompt
+        _take_ingredients(draft, origin)
+        draft.branch = branch_of(reader, origin, query.get("step", ""))
+        draft.labels = ", ".join(label.name for label in origin.labels.all())
+
+    if (
+        model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))
+    ) is not None:
+        draft.base_model = model
+
+    if (
+        dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))
+    ) is not None:
+        draft.dataset = dataset
+
+    if (
+        scorer := _reward_model(reader, query.get("reward_model", ""))
+    ) is not None and "rewards" in fields:
+        draft.parameters["rewards"] = [
+            {"function": "reward_model", "weight": 1.0, "parameters": {"model": scorer.pk}}
+        ]
+
+    if draft.base_model is None and len(models := base_models_of(reader)) == 1:
+        draft.base_model = models[0]
+
+    if draft.dataset is None:
+        choices, _ = choices_make(datasets_visible(reader), method)
+        draft.dataset = choices[0].dataset if len(choices) == 1 else None
+
+    draft.name = draft.proposed_name
+    if query.get("sample") and draft.origin is None and method.slug == sample.METHOD:
+        draft.name = sample.TRAIN_NAME
+        draft.parameters |= {
+            name: value for name, value in sample.PARAMETERS.items() if name in fields
+        }
+
+    return draft
+
+
+def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
+    """Model and data of a copied train, where the reader may use them: a train can be shared
+    without its dataset."""
+    for name, word in (
+        ("base_model", "base model"),
+        ("dataset", "dataset"),
+        ("evaluation_dataset", "dataset"),
+    ):
+        row = getattr(origin, name)
+        if row is None:
+            continue
+
+        found = type(row).objects.visible_to(draft.reader).filter(pk=row.pk).first()
+        setattr(draft, name, found)
+
+        if found is None:
+            draft.missing[name] = [
+                f"You cannot see the {word} of the copied train. Choose another."
+            ]
+
+
+def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:
+    """What was posted. Ids that this reader cannot see are named in `missing`, like those that do
+    not exist."""
+    fields = method_fields(method, device=device)
+    draft = Draft(
+        reader,
+        method,
+        fields,
+        parameters_read(fields, data),
+        name=clean_label(data.get("name", ""), limit=120),
+        system_prompt=data.get("system_prompt", ""),
+        labels=str(data.get("labels", ""))[:2000],
+        origin=train_find(reader, data.get("copied_from", "")),
+        key=data.get("key", "")[:200] or str(uuid.uuid4()),
+    )
+
+    draft.parameters = draft.kept() | draft.parameters
+
+    if (branched := train_find(reader, str(data.get("branched_from", "")))) is not None:
+        draft.branch = Origin(branched, number_of(str(data.get("branch_step", ""))))
+    if (priority := str(data.get("priority", ""))) in map(str, TrainRun.Priority.values):
+        draft.priority = int(priority)
+
+    if after := str(data.get("after", "")):
+        draft.after = train_find(reader, after)
+        if draft.after is None:
+            draft.missing["after"] = ["This train does not exist any more. Choose another."]
+
+    draft.base_model = _chosen(draft, data, "base_model", BaseModel, "base model")
+    draft.dataset = _version_chosen(draft, data, "dataset")
+    draft.evaluation_dataset = _version_chosen(draft, data, "evaluation_dataset")
+
+    return draft
+
+
+def _chosen(draft: Draft, data: QueryDict, name: str, model: Any, word: str) -> Any:
+    key = data.get(name, "")
+    if not key:
+        return None
+
+    found = by_id_or_slug(model.objects.visible_to(draft.reader), key)
+    if found is None:
+        draft.missing[name] = [f"This {word} does not exist any more. Choose another."]
+
+    return found
+
+
+def _version_chosen(draft: Draft, data: QueryDict, name: str) -> Dataset | None:
+    """The chosen dataset in the version that stands beside it. Without a script that menu may still
+    show the versions of another dataset; then the newest is meant."""
+    dataset: Dataset | None = _chosen(draft, data, name, Dataset, "dataset")
+    version = by_id_or_slug(
+        Dataset.objects.visible_to(draft.reader), data.get(f"{name}_version", "")
+    )
+    if dataset is not None and version is not None and version.family == dataset.family:
+        return version
+
+    return dataset

@@ -1,0 +1,255 @@
+"""Start a New Train: choose a method, fill in its form, run. Works without a script, and answers at
+once with one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views import View
+
+from core.api import by_id_or_slug
+from core.errors import UserError
+from core.text import counted
+from datasets_app.models import Dataset
+from methods.models import TrainingMethod
+from training.form.draft import Draft, draft_new, draft_read, train_find
+from training.form.page import form_context, with_missing
+from training.form.preview import train_preview
+from training.pages.trains import reader_of
+from training.train.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
+from training.train.services import train_create
+from training.train.trial import trial_start
+from training.work.worker_state import worker_state
+
+
+def form_address(method: TrainingMethod, request: HttpRequest) -> str:
+    """The method's form, with what was chosen on the way to it."""
+    query = request.GET.copy()
+    query.pop("method", None)
+    return reverse("training:form", args=[method.slug]) + (f"?{query.urlencode()}" if query else "")
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """A method as it is offered. fitting: how many of `total` datasets it can learn from. fit:
+    whether it can learn from the dataset that is chosen already, None where none is."""
+
+    method: TrainingMethod
+    fitting: int
+    total: int
+    fit: DatasetFit | None = None
+
+    @property
+    def is_offered(self) -> bool:
+        return self.fit is None or self.fit.fits
+
+
+class MethodChoiceView(View):
+    """`?method=` goes on to that method's form, and so does `?copy=` to that of the copied train.
+
+    With `?dataset=` the page names the dataset, and opens no form of a method that cannot learn
+    from it; `?refused=` is the method whose form was asked for all the same."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        reader = reader_of(request)
+        methods = list(TrainingMethod.objects.offered())
+        chosen = next(
+            (method for method in methods if method.slug == request.GET.get("method")), None
+        )
+        dataset = by_id_or_slug(Dataset.objects.visible_to(reader), request.GET.get("dataset", ""))
+        is_copy = "copy" in request.GET
+        if chosen is not None and (is_copy or dataset is None or fit_of(dataset, chosen).fits):
+            return redirect(form_address(chosen, request))
+
+        origin = train_find(reader, request.GET.get("copy", ""))
+        if origin is not None and origin.method in methods:
+            return redirect(form_address(origin.method, request))
+
+        refused_slug = chosen.slug if chosen is not None else request.GET.get("refused")
+        cards = method_cards(reader, methods, None if is_copy else dataset)
+        context = {
+            "cards": cards,
+            "first": next((card.method for card in cards if card.is_offered), None),
+            "refused": next(
+                (
+                    card
+                    for card in cards
+                    if card.method.slug == refused_slug and not card.is_offered
+                ),
+                None,
+            ),
+            "chosen_dataset": None if is_copy else dataset,
+            "carried": [
+                (name, request.GET[name])
+                for name in ("copy", "dataset", "base_model")
+                if name in request.GET
+            ],
+            "origin": origin,
+        }
+
+        return render(
+            request, "training/new.html", context, status=409 if chosen is not None else 200
+        )
+
+
+def method_cards(
+    reader: User, methods: list[TrainingMethod], dataset: Dataset | None
+) -> list[MethodCard]:
+    datasets = datasets_visible(reader)
+    cards = []
+    for method in methods:
+        choices, unfit = choices_make(datasets, method)
+        fit = None if dataset is None else fit_of(dataset, method)
+        cards.append(MethodCard(method, len(choices), len(choices) + len(unfit), fit))
+
+    return cards
+
+
+class TrainFormView(View):
+    def get(self, request: HttpRequest, slug: str) -> HttpResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        if (refusal := self.refusal(request, method)) is not None:
+            return refusal
+
+        state = worker_state()
+        draft = draft_new(reader_of(request), method, request.GET, state.device_kind)
+        if "copy" in request.GET and draft.origin is None:
+            raise Http404
+
+        preview = train_preview(**_ingredients(draft), state=state)
+        # An empty form is no mistake yet: what is simply not chosen is said when somebody presses
+        # the button.
+        for name in ("base_model", "dataset"):
+            if getattr(draft, name) is None:
+                preview["errors"].pop(name, None)
+
+        if not draft.parameters.get("rewards"):
+            preview["errors"].pop("rewards", None)
+
+        return render(
+            request, "training/form.html", form_context(draft, with_missing(preview, draft))
+        )
+
+    def refusal(self, request: HttpRequest, method: TrainingMethod) -> HttpResponse | None:
+        """Back to the methods where this one cannot learn from the dataset that is asked for: its
+        form could not be sent."""
+        if "copy" in request.GET or method.retired_at is not None:
+            return None
+
+        dataset = by_id_or_slug(
+            Dataset.objects.visible_to(request.user), request.GET.get("dataset", "")
+        )
+        if dataset is None or fit_of(dataset, method).fits:
+            return None
+
+        query = request.GET.copy()
+        query["refused"] = method.slug
+        return redirect(f"{reverse('training:new')}?{query.urlencode()}")
+
+    def post(self, request: HttpRequest, slug: str) -> HttpResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        state = worker_state()
+        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+        preview = with_missing(train_preview(**_ingredients(draft), state=state), draft)
+        if preview["ok"] and draft.base_model is not None and draft.dataset is not None:
+            try:
+                run, created = train_create(
+                    owner=draft.reader,
+                    name=draft.name,
+                    system_prompt=draft.system_prompt,
+                    copied_from=draft.origin,
+                    idempotency_key=draft.key,
+                    method=method,
+                    base_model=draft.base_model,
+                    dataset=draft.dataset,
+                    evaluation_dataset=draft.evaluation_dataset,
+                    parameters=draft.parameters,
+                    priority=draft.priority,
+                    after=draft.after,
+                    branch=draft.branch,
+                    labels=[draft.labels],
+                )
+            except UserError as error:
+                preview["errors"] |= error.fields
+            else:
+                if created:
+                    messages.success(request, _queued(run.name, preview))
+
+                return HttpResponseRedirect(run.get_absolute_url())
+
+        return render(
+            request, "training/form.html", form_context(draft, preview, posted=True), status=400
+        )
+
+
+def _queued(name: str, preview: dict[str, Any]) -> str:
+    if not preview["worker"]["ready"]:
+        return f"{name} waits: {preview['worker']['message']}"
+    if preview["queue"]["paused"]:
+        return f"{name} waits: the queue is paused."
+
+    ahead = preview["queue"]["waiting"] + preview["queue"]["running"]
+    if not ahead:
+        return f"{name} starts now."
+
+    return (
+        f"{name} is queued. {counted(ahead, 'other train')} {'is' if ahead == 1 else 'are'} "
+        "running or waiting."
+    )
+
+
+def _ingredients(draft: Draft) -> dict[str, Any]:
+    return {
+        "method": draft.method,
+        "base_model": draft.base_model,
+        "dataset": draft.dataset,
+        "evaluation_dataset": draft.evaluation_dataset,
+        "parameters": draft.parameters,
+    }
+
+
+class TrainPlanView(View):
+    """The form's fields as posted -> what training.form.preview says of them."""
+
+    def post(self, request: HttpRequest, slug: str) -> JsonResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        state = worker_state()
+        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+        return JsonResponse(with_missing(train_preview(**_ingredients(draft), state=state), draft))
+
+
+class RewardTrialView(View):
+    """The form's fields as posted, perhaps with typed answers -> the key of a trial of its
+    rewards."""
+
+    def post(self, request: HttpRequest, slug: str) -> JsonResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        state = worker_state()
+        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+        if draft.base_model is None or draft.dataset is None:
+            return JsonResponse({"error": "Choose a base model and a dataset first."}, status=400)
+
+        try:
+            key = trial_start(
+                by=draft.reader,
+                method=method,
+                base_model=draft.base_model,
+                dataset=draft.dataset,
+                parameters=draft.parameters,
+                system_prompt=draft.system_prompt,
+                answers=request.POST.getlist("trial-answer") or None,
+                device=state.device_kind,
+            )
+        except UserError as error:
+            return JsonResponse(
+                {"error": " ".join(text for texts in error.fields.values() for text in texts)},
+                status=400,
+            )
+
+        return JsonResponse({"url": reverse("api-trains-tried", args=[key])}, status=202)

@@ -1,0 +1,163 @@
+"""Compare: two to eight trains by a link that can be shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views import View
+
+from training.models import TrainRun
+from training.pages.answers import shared_prompts
+from training.pages.chart_table import charts_table
+from training.pages.charts import series_of
+from training.pages.colours import colour_of, colours_choose, colours_parse, is_dashed
+from training.pages.compare import (
+    FEWEST_TRAINS,
+    MOST_TRAINS,
+    ids_parse,
+    outcome_rows,
+    setting_rows,
+)
+from training.pages.trains import reader_of
+from training.train.filters import TrainFilter
+from training.train.verdict import comparability, verdict
+
+OFFERED_TRAINS = 30
+# Eight trains and ten metrics on one page.
+POINTS_A_SERIES = 1000
+
+
+def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
+    """In the order of `ids`; one that does not exist or is a stranger's makes the whole page a
+    404."""
+    found = (
+        TrainRun.objects.visible_to(reader)
+        .with_related()
+        .select_related("evaluation_dataset")
+        .in_bulk(ids)
+    )
+
+    if len(found) < len(ids):
+        raise Http404
+
+    return [found[pk] for pk in ids]
+
+
+def address(ids: list[int], colours: dict[int, int]) -> str:
+    """Of a comparison of these trains, in which those shown now keep their colours."""
+    slots = colours_choose(ids, colours)
+    return f"?ids={','.join(map(str, ids))}&colours={','.join(str(slots[pk]) for pk in ids)}"
+
+
+def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
+    """The one that was asked for, else one that another was copied from, else the first."""
+    by_id = {str(run.pk): run for run in trains}
+    if chosen in by_id:
+        return by_id[chosen]
+
+    origins = [by_id[str(run.copied_from_id)] for run in trains if str(run.copied_from_id) in by_id]
+    return origins[0] if origins else trains[0]
+
+
+def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
+    """A train as chips, charts, table heads and answers show it. `without`: the address of the page
+    without it."""
+    slot = colours[run.pk]
+    rest = [pk for pk in colours if pk != run.pk]
+
+    return {
+        "run": run,
+        "colour": colour_of(slot),
+        "dashed": is_dashed(slot),
+        "without": address(rest, colours),
+    }
+
+
+class CompareView(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        reader = reader_of(request)
+        # ?ids=3,5 is the address of a comparison; ?id=3&id=5 is what the boxes of the choice send.
+        ids = ids_parse(",".join([request.GET.get("ids", ""), *request.GET.getlist("id")]))
+        # Asked before the database is: thousands of ids are no comparison.
+        trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
+        colours = (
+            colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids))
+            if trains
+            else {}
+        )
+
+        context: dict[str, Any] = {
+            "trains": trains,
+            "ids": ids,
+            "too_many": len(ids) > MOST_TRAINS,
+            "most": MOST_TRAINS,
+            "search": request.GET.get("search", "")[:200],
+            "offered": self.offered(reader, ids if trains else [], colours)
+            if len(ids) < MOST_TRAINS
+            else [],
+        }
+
+        if "choose" in request.GET or not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
+            return render(request, "training/compare_choose.html", context)
+
+        baseline = baseline_of(trains, request.GET.get("baseline", ""))
+        settings = setting_rows(trains, baseline)
+        columns = [column_make(run, colours) for run in trains]
+        context |= {
+            "columns": columns,
+            "baseline": baseline,
+            "others": [run for run in trains if run != baseline],
+            "verdict": verdict(trains),
+            "comparability": comparability(trains),
+            "settings": settings,
+            "different": sum(not row.same for row in settings),
+            "show_all": request.GET.get("all") == "1",
+            "outcomes": outcome_rows(trains),
+            "prompts": [
+                (item.prompt, item.reference, list(zip(columns, item.answers, strict=True)))
+                for item in shared_prompts(trains)
+            ],
+            "page": {
+                "trains": [
+                    {
+                        "id": column["run"].pk,
+                        "name": column["run"].name,
+                        "colour": column["colour"],
+                        "dash": column["dashed"],
+                    }
+                    for column in columns
+                ],
+                "table": charts_table(trains[0].objective),
+                "active": any(not run.ended for run in trains),
+            },
+        }
+
+        return render(request, "training/compare.html", context)
+
+    def offered(
+        self, reader: User, ids: list[int], colours: dict[int, int]
+    ) -> list[tuple[TrainRun, str]]:
+        """Further trains to add, newest first, each with the address of the page with it."""
+        visible = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
+        matching = TrainFilter({"search": self.request.GET.get("search", "")}, queryset=visible).qs
+        # Their ids first: rows are wide, and a database sorts them all before it takes some.
+        newest = list(matching.values_list("pk", flat=True)[:OFFERED_TRAINS])
+        found = TrainRun.objects.with_related().in_bulk(newest)
+        rows = [found[pk] for pk in newest if pk in found]
+
+        return [(run, address([*ids, run.pk], colours)) for run in rows]
+
+
+class CompareSeriesView(View):
+    def get(self, request: HttpRequest) -> JsonResponse:
+        ids = ids_parse(request.GET.get("ids", ""))
+        if len(ids) > MOST_TRAINS:
+            raise Http404
+
+        trains = trains_of(reader_of(request), ids)
+        return JsonResponse(
+            {str(run.pk): series_of(run, most_points=POINTS_A_SERIES) for run in trains}
+        )

@@ -1,0 +1,248 @@
+"""The list of trains: rows, counts and filters of one page, with a number of queries that does not
+grow with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.core.paginator import Page, Paginator
+from django.db.models import Count, F, Max, Value
+from django.http import QueryDict
+
+from core.ownership import may_change
+from training.models import TrainRun, TrainRunQuerySet
+from training.pages.columns import COLUMNS, columns_shown
+from training.train.durations import run_progress, run_seconds
+from training.train.estimate import Estimate, starts_now
+from training.train.filters import TrainFilter
+from training.train.labels import label_suggestions
+from training.train.sample import sample_is_offered
+from training.work.queue import queue_places, queue_state, waiting
+from training.work.worker_state import worker_state
+
+PAGE_ROWS = 25
+Status = TrainRun.Status
+Reader = AbstractBaseUser | AnonymousUser
+
+PILLS: tuple[tuple[str, list[str]], ...] = (
+    ("All", []),
+    ("Running", [Status.RUNNING.value, Status.STOPPING.value]),
+    ("Waiting", [Status.QUEUED.value]),
+    ("Succeeded", [Status.FINISHED.value]),
+    ("Failed", [Status.FAILED.value]),
+    ("Stopped", [Status.STOPPED.value]),
+)
+
+# What narrows the list besides search and status: parameter, title, and where its choices come
+# from.
+FACETS = (
+    ("method", "Method", "method__slug", "method__name"),
+    ("base_model", "Base model", "base_model__slug", "base_model__name"),
+    ("dataset", "Dataset", "dataset__slug", "dataset__name"),
+    ("label", "Label", "labels__name", "labels__name"),
+    ("dataset_label", "Dataset label", "dataset__labels__name", "dataset__labels__name"),
+    ("owner", "Owner", "owner__username", "owner__username"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One train as the list shows it. `position` is its place in the queue, 0 for one that does not
+    wait."""
+
+    run: TrainRun
+    position: int
+    mine: bool
+    starts: Estimate | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return run_seconds(self.run)
+
+    @property
+    def progress(self) -> float | None:
+        return run_progress(self.run)
+
+
+@dataclass(frozen=True)
+class Pill:
+    title: str
+    statuses: list[str]
+    count: int
+    active: bool
+
+
+@dataclass(frozen=True)
+class Facet:
+    name: str
+    title: str
+    choices: list[tuple[str, str]]
+    value: str
+
+
+def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
+    runs = list(runs)
+    starts = starts_now() if any(run.status == Status.QUEUED for run in runs) else {}
+    return [
+        Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs
+    ]
+
+
+def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
+    visible = TrainRun.objects.visible_to(reader).with_related()
+    found: TrainRunQuerySet = TrainFilter(query, queryset=visible).qs
+    return found
+
+
+def counts_of(reader: Reader, query: QueryDict) -> dict[str, int]:
+    """Trains of each status under all other filters."""
+    others = query.copy()
+    for name in ("status", "ordering"):
+        others.pop(name, None)
+
+    matching = TrainFilter(others, queryset=TrainRun.objects.visible_to(reader)).qs
+    counted = matching.order_by().values_list("status").annotate(count=Count("pk", distinct=True))
+    return dict(counted)
+
+
+def pills_make(query: QueryDict, counts: dict[str, int]) -> list[Pill]:
+    """Each says what a click on it would show."""
+    chosen = set(query.getlist("status"))
+    return [
+        Pill(
+            title,
+            statuses,
+            sum(count for status, count in counts.items() if not statuses or status in statuses),
+            chosen == set(statuses),
+        )
+        for title, statuses in PILLS
+    ]
+
+
+def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
+    """Every value that occurs, of all facets by one query."""
+    visible = TrainRun.objects.visible_to(reader).order_by()
+    first, *others = (
+        visible.exclude(**{key: None})
+        .annotate(facet=Value(name), key=F(key), label=F(label))
+        .values_list("facet", "key", "label")
+        .distinct()
+        for name, _, key, label in FACETS
+    )
+
+    choices: dict[str, list[tuple[str, str]]] = {name: [] for name, *_ in FACETS}
+
+    for name, key, label in first.union(*others, all=True):
+        choices[name].append((str(key), str(label)))
+
+    return [
+        Facet(name, title, sorted(choices[name], key=lambda choice: choice[1]), query.get(name, ""))
+        for name, title, *_ in FACETS
+    ]
+
+
+def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
+    """Running now, waiting, and the device: what stands above the list."""
+    visible = TrainRun.objects.visible_to(reader)
+    mine = list(waiting().filter(owner=reader.pk)[:1])
+    running = list(visible.active().order_by("pk"))
+
+    return {
+        "running": running,
+        "current": running[0] if running else None,
+        "current_progress": run_progress(running[0]) if running else None,
+        "waiting": len(places),
+        "next": mine[0] if mine else None,
+        "worker": worker_state(),
+        "queue": queue_state(),
+    }
+
+
+class RunPaginator(Paginator):  # type: ignore[type-arg]
+    """Finds the ids of a page, and reads these rows alone: rows are wide, and seven others belong
+    to each."""
+
+    object_list: TrainRunQuerySet
+
+    def page(self, number: int | str) -> Page[TrainRun]:
+        number = self.validate_number(number)
+        first = (number - 1) * self.per_page
+        ids = list(self.object_list.values_list("pk", flat=True)[first : first + self.per_page])
+        rows = TrainRun.objects.with_related().in_bulk(ids)
+
+        # One may have been deleted in between.
+        return Page([rows[pk] for pk in ids if pk in rows], number, self)
+
+
+def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
+    """Everything that the list page shows for one query string."""
+    runs = narrowed(reader, query)
+    paginator, counts, chosen = (
+        RunPaginator(runs, PAGE_ROWS),
+        counts_of(reader, query),
+        query.getlist("status"),
+    )
+
+    if set(chosen) <= set(Status.values):
+        # Known from there already.
+        paginator.count = sum(
+            count for status, count in counts.items() if not chosen or status in chosen
+        )
+
+    page = paginator.get_page(query.get("page"))
+    visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
+    places = queue_places()
+    shown = columns_shown(reader)
+    filters = [
+        name
+        for name in ("search", "since", "until", *(facet[0] for facet in FACETS))
+        if query.get(name)
+    ]
+
+    return {
+        "page": page,
+        "rows": rows_make(page.object_list, reader, places),
+        "pills": pills_make(query, counts),
+        "facets": facets_make(reader, query),
+        "strip": strip_make(reader, places),
+        "statuses_chosen": query.getlist("status"),
+        "facets_chosen": sum(name != "search" for name in filters),
+        "active_filters": active_filters(filters, query),
+        "narrowed": bool(filters or query.getlist("status")),
+        "newest": visible["newest"] or 0,
+        "total": visible["total"],
+        "ordering": query.get("ordering", ""),
+        "offers_sample": not visible["total"]
+        and isinstance(reader, User)
+        and sample_is_offered(reader),
+        "columns": [(column, column.name in shown) for column in COLUMNS],
+        "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
+        "own_labels": [name for name, _ in label_suggestions(reader)],
+    }
+
+
+def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
+    """(title, value, address without it) of each filter that is set."""
+    titles = {"search": "Search", "since": "From", "until": "Until"} | {
+        name: title for name, title, _, _ in FACETS
+    }
+    found = []
+
+    for name in names:
+        others = query.copy()
+        for gone in (name, "page"):
+            others.pop(gone, None)
+
+        found.append((titles[name], str(query[name])[:60], f"?{others.urlencode()}"))
+
+    return found
+
+
+def sort_link(ordering: str, name: str) -> tuple[str, str]:
+    """(what a click on the column's head asks for, aria-sort of the column)"""
+    if ordering == name:
+        return f"-{name}", "ascending"
+
+    return name, "descending" if ordering == f"-{name}" else "none"

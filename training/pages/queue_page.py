@@ -1,0 +1,176 @@
+"""The queue as people see it: what runs where, who waits, and when each will start.
+
+Others' trains are places without a name: everybody sees how long the line is, and nobody what
+strangers train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from core.ownership import may_change
+from training.models import TrainRun
+from training.train.durations import run_progress, run_seconds
+from training.train.estimate import Estimate, starts_now
+from training.work.queue import may_manage_queue, queue_state, waiting
+from training.work.worker_state import WorkerState, worker_state, workers_present
+
+# Of a longer line: the first so many, and the reader's own.
+MOST_PLACES = 100
+MOST_OWN = 200
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place in line. `run` is None for a train that the reader may not see."""
+
+    position: int
+    run: TrainRun | None
+    priority: int
+    starts: Estimate | None
+    may_move: bool
+    may_stop: bool
+    is_own: bool
+    waits_for: TrainRun | None = None
+
+    @property
+    def waits_for_another(self) -> bool:
+        """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`)
+        or not."""
+        after = self.run.after if self.run is not None else None
+        return after is not None and after.status != TrainRun.Status.FINISHED
+
+    @property
+    def starts_at(self) -> datetime | None:
+        if self.starts is None:
+            return None
+
+        return timezone.now() + timedelta(seconds=self.starts.seconds)
+
+    @property
+    def priority_label(self) -> str:
+        return str(TrainRun.Priority(self.priority).label)
+
+
+@dataclass(frozen=True)
+class Station:
+    """A training worker, or the place of a train whose worker does not answer. `is_busy` without
+    `run`: with a train that the reader may not see."""
+
+    worker: str
+    host: str
+    device: dict[str, Any]
+    is_here: bool
+    is_busy: bool
+    run: TrainRun | None
+    may_change: bool
+
+    @property
+    def progress(self) -> float | None:
+        return run_progress(self.run) if self.run is not None else None
+
+    @property
+    def seconds(self) -> float | None:
+        return run_seconds(self.run) if self.run is not None else None
+
+
+def queue_page(reader: User) -> dict[str, Any]:
+    """What the page and the API show to this reader."""
+    state = worker_state()
+    runs = list(TrainRun.objects.active().with_related().order_by("started_at", "pk"))
+    count = waiting().count()
+
+    return {
+        "queue": queue_state(),
+        "worker": state,
+        "stations": stations(reader, runs),
+        "places": places(reader, state),
+        "waiting_count": count,
+        "own_count": waiting().filter(owner=reader.pk).count(),
+        "running_count": len(runs),
+    }
+
+
+def places(reader: User, state: WorkerState | None = None) -> list[Place]:
+    """The line, the next train first."""
+    order = list(waiting().values_list("pk", "owner", "priority"))
+    numbered = list(enumerate(order, start=1))
+    own = [item for item in numbered[MOST_PLACES:] if item[1][1] == reader.pk][:MOST_OWN]
+    shown = [*numbered[:MOST_PLACES], *own]
+    ids = [pk for _, (pk, _, _) in shown]
+    visible = TrainRun.objects.visible_to(reader).with_related().in_bulk(ids)
+    after = [run.after_id for run in visible.values() if run.after_id is not None]
+    predecessors = TrainRun.objects.visible_to(reader).in_bulk(after) if after else {}
+    guesses = starts_now(state) if shown else {}
+    found = []
+
+    for position, (pk, _, priority) in shown:
+        run = visible.get(pk)
+        waits_for = predecessors.get(run.after_id or 0) if run is not None else None
+        found.append(_place(position, run, priority, guesses.get(pk), reader, waits_for))
+
+    return found
+
+
+def _place(
+    position: int,
+    run: TrainRun | None,
+    priority: int,
+    guess: Estimate | None,
+    reader: User,
+    waits_for: TrainRun | None,
+) -> Place:
+    return Place(
+        position=position,
+        run=run,
+        priority=priority,
+        starts=guess,
+        may_move=run is not None and (may_change(run, reader) or may_manage_queue(reader)),
+        may_stop=run is not None and may_change(run, reader),
+        is_own=run is not None and run.owner_id == reader.pk,
+        waits_for=waits_for,
+    )
+
+
+def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
+    """Every worker that is there, and every train that runs on one that is not."""
+    try:
+        present = sorted(workers_present(), key=lambda worker: str(worker["name"]))
+    except RedisError:
+        present = []
+
+    visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
+    by_worker = {run.worker: run for run in runs if run.worker}
+    known = {str(worker["name"]) for worker in present}
+    found = [
+        _station(worker, by_worker.get(str(worker["name"])), visible, reader, is_here=True)
+        for worker in present
+    ]
+
+    for run in runs:
+        if run.worker not in known:
+            device = run.facts.get("device") or {}
+            worker = {"name": run.worker, "host": run.host, "device": device}
+            found.append(_station(worker, run, visible, reader, is_here=False))
+
+    return found
+
+
+def _station(
+    worker: dict[str, Any], run: TrainRun | None, visible: set[int], reader: User, *, is_here: bool
+) -> Station:
+    seen = run if run is not None and run.pk in visible else None
+    return Station(
+        worker=str(worker["name"]),
+        host=str(worker["host"]),
+        device=worker["device"],
+        is_here=is_here,
+        is_busy=run is not None,
+        run=seen,
+        may_change=seen is not None and may_change(seen, reader),
+    )

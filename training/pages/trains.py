@@ -1,0 +1,381 @@
+"""Model Training: the list of trains, and a train's overview, log and actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.http import (
+    FileResponse,
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+)
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.views import View
+from django.views.generic import TemplateView
+
+from core.errors import UserError
+from core.ownership import may_change
+from core.redirects import redirect_back
+from core.text import number_of
+from engine.contract.rundir import LOG
+from training.models import TrainRun, TrainRunQuerySet
+from training.pages.columns import columns_choose, columns_reset
+from training.pages.downloads import file_stem, model_download
+from training.pages.list_table import (
+    counts_of,
+    narrowed,
+    pills_make,
+    rows_make,
+    strip_make,
+    table_page,
+)
+from training.pages.log import log_read
+from training.pages.overview import done_near, has_model, overview
+from training.pages.remedies import UNKNOWN, evidence, remedies
+from training.train.durations import run_progress, run_seconds
+from training.train.estimate import starts_now
+from training.train.labels import label_suggestions
+from training.train.merging import train_merge
+from training.train.phases import phases_of
+from training.train.record import record_notes
+from training.train.resuming import resumable_steps, resume_obstacle, train_resume
+from training.train.services import train_delete, train_save, train_stop, train_update
+from training.train.standing import activity_of, place_of_end, stop_effect
+from training.work.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.work.worker_state import worker_state
+
+LARGEST_ID = 2**63 - 1
+LIVE_ROWS = 100
+FIRST_LOG_BYTES = 64 << 10
+
+
+def reader_of(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
+    """The train if this reader may see it; a stranger's is not there."""
+    return _found_or_404(TrainRun.objects.visible_to(request.user).with_related(), pk)
+
+
+def train_for_part_or_404(request: HttpRequest, pk: int) -> TrainRun:
+    """The same without what it is made of but its method: for a part of a page that open pages ask
+    for again."""
+    return _found_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
+
+
+def _found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
+    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
+    if run is None:
+        raise Http404
+
+    return run
+
+
+class TrainListView(TemplateView):
+    template_name = "training/list.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**kwargs) | table_page(self.request.user, self.request.GET)
+
+
+class TrainLiveView(View):
+    """What the list swaps in place: ?ids= of its rows and &newest= id that it knows, under its own
+    filters."""
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        ids = [part for part in request.GET.get("ids", "").split(",") if part]
+        if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in ids):
+            raise BadRequest("ids are whole numbers, separated by commas.")
+
+        newest = request.GET.get("newest", "")
+        known = (
+            int(newest)
+            if newest.isascii() and newest.isdigit() and len(newest) < 19
+            else LARGEST_ID
+        )
+
+        runs = (
+            TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
+        )
+        places = queue_places()
+        rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
+        pills = pills_make(request.GET, counts_of(request.user, request.GET))
+        strip = strip_make(request.user, places)
+
+        return JsonResponse(
+            {
+                "rows": rows,
+                "strip": render_to_string("training/_strip.html", {"strip": strip}, request),
+                "running": len(strip["running"]),
+                "counts": {pill.title: pill.count for pill in pills},
+                "new": narrowed(request.user, request.GET).filter(pk__gt=known).count(),
+            }
+        )
+
+    def cells(self, row: Any) -> dict[str, str]:
+        names = ("status", "loss", "best", "duration", "started")
+        cells = {
+            name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip()
+            for name in names
+        }
+        return cells | {"state": row.run.status}
+
+
+class TrainColumnsView(View):
+    """Which columns the list shows, sent by a form: for pages without a script."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        user = reader_of(request)
+        try:
+            if "reset" in request.POST:
+                columns_reset(user=user)
+            else:
+                columns_choose(user=user, names=request.POST.getlist("columns"))
+        except UserError as error:
+            messages.error(request, error.message)
+
+        return redirect_back(request, reverse("training:list"))
+
+
+class TrainPage(View):
+    """One tab of a train's page; the header is the same on all of them."""
+
+    template_name = ""
+    tab = ""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        return render(
+            request, self.template_name, header_context(request, run) | self.tab_context(run)
+        )
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return {"tab": self.tab, "record_notes": record_notes(run)}
+
+
+QUEUE_MOVES = (
+    ("front", "Move to the front", "arrow-up"),
+    ("up", "Move up", "chevron-up"),
+    ("down", "Move down", "chevron-down"),
+    ("back", "Move to the back", "arrow-down"),
+)
+
+
+def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
+    """What templates/training/_header.html needs, on every tab."""
+    waiting = run.status == TrainRun.Status.QUEUED
+    return {
+        "run": run,
+        "may_change": may_change(run, request.user),
+        "may_move": may_change(run, request.user) or may_manage_queue(request.user),
+        "after": visible_predecessor(request, run) if waiting else None,
+        "position": queue_position(run),
+        "worker": worker_state() if waiting else None,
+        "queue": queue_state() if waiting else None,
+        "starts": starts_now().get(run.pk) if waiting else None,
+        "moves": QUEUE_MOVES,
+        "priorities": priorities(request, run) if waiting else [],
+        "progress": run_progress(run),
+        "activity": activity_of(run),
+        "stop_effect": stop_effect(run),
+        "place_of_end": place_of_end(run),
+        "seconds": run_seconds(run),
+        "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
+        "has_model": has_model(run),
+        "kept_count": run.checkpoints.filter(kept=True).count(),
+        "own_labels": [name for name, _ in label_suggestions(request.user)],
+        **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
+        **resume_context(run),
+    }
+
+
+def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
+    """The train for which `run` waits, if this reader may see it."""
+    visible: TrainRun | None = (
+        TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+    )
+    return visible
+
+
+def resume_context(run: TrainRun) -> dict[str, Any]:
+    """`resume_steps`: of checkpoints to go on from. `may_begin_again`: where there is none."""
+    if resume_obstacle(run):
+        return {"resume_steps": [], "may_begin_again": False}
+
+    steps = resumable_steps(run)
+    return {"resume_steps": steps, "may_begin_again": not steps}
+
+
+def failure_context(run: TrainRun) -> dict[str, Any]:
+    """What templates/training/_failure.html needs."""
+    return {
+        "evidence": evidence(run),
+        "remedies": [(remedy.words, remedy.address(run)) for remedy in remedies(run)],
+        "is_unknown": run.error_code in UNKNOWN,
+    }
+
+
+def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
+    """Those that this reader can give the train, without the one that it has."""
+    high = may_manage_queue(request.user)
+    return [
+        (value, label)
+        for value, label in TrainRun.Priority.choices
+        if value != run.priority and (high or value != TrainRun.Priority.HIGH)
+    ]
+
+
+class TrainOverviewView(TrainPage):
+    template_name = "training/overview.html"
+    tab = "overview"
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return super().tab_context(run) | overview(run, self.request.user)
+
+
+class TrainLogPageView(TrainPage):
+    template_name = "training/log.html"
+    tab = "log"
+
+    def tab_context(self, run: TrainRun) -> dict[str, Any]:
+        return super().tab_context(run) | {
+            "piece": log_read(run, -FIRST_LOG_BYTES),
+            "phases": phases_of(run),
+        }
+
+
+class TrainActionView(View):
+    """A change by POST that leads back to where it was asked for; refusals are said there."""
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        try:
+            return self.act(request, run)
+        except UserError as error:
+            messages.error(request, error.message)
+        except PermissionDenied:
+            messages.error(request, "Only the owner of a train and operators can change it.")
+
+        return redirect_back(request, run.get_absolute_url())
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        raise NotImplementedError
+
+
+class TrainStopView(TrainActionView):
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        run = train_stop(run=run, by=reader_of(request), discard="discard" in request.POST)
+        if run.status == TrainRun.Status.STOPPING:
+            messages.success(request, f"{run.name} is stopping. {stop_effect(run)}")
+        elif run.status == TrainRun.Status.STOPPED:
+            messages.success(request, f"{run.name} is stopped.")
+        else:
+            messages.warning(
+                request, f"{run.name} had ended already: {run.get_status_display().lower()}."
+            )
+
+        return redirect_back(request, run.get_absolute_url())
+
+
+class TrainSaveView(TrainActionView):
+    """A checkpoint now."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        train_save(run=run, by=reader_of(request))
+        messages.success(request, f"{run.name} saves a checkpoint after its step.")
+        return redirect_back(request, run.get_absolute_url())
+
+
+class TrainResumeView(TrainActionView):
+    """Resume after the newest whole checkpoint, or after the one that was named; 0: start over."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        text = request.POST.get("step", "")
+        step = number_of(text) if text else None
+        train_resume(run=run, by=reader_of(request), step=step)
+        place = "starts over" if step == 0 else "resumes from its checkpoint"
+        messages.success(request, f"{run.name} is back in the queue and {place}.")
+
+        return redirect_back(request, run.get_absolute_url())
+
+
+class TrainMergeView(TrainActionView):
+    """Add to Models."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        step = request.POST.get("checkpoint", "")
+        model = train_merge(
+            run=run,
+            by=reader_of(request),
+            name=request.POST.get("name", ""),
+            checkpoint=number_of(step) if step else None,
+            precision=request.POST.get("precision", "auto"),
+        )
+
+        messages.success(
+            request, f"{model.name} is being made. It appears among the models when it is ready."
+        )
+        return redirect(model)
+
+
+class TrainDeleteView(TrainActionView):
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        train_delete(run=run, by=reader_of(request))
+        messages.success(request, f"{run.name} and its files are deleted.")
+        return redirect("training:list")
+
+
+class TrainEditView(TrainActionView):
+    """Rename, change the notes or the labels: what is not sent stays."""
+
+    def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
+        labels = request.POST.get("labels")
+        train_update(
+            run=run,
+            by=reader_of(request),
+            name=request.POST.get("name"),
+            notes=request.POST.get("notes"),
+            labels=None if labels is None else [labels],
+        )
+
+        messages.success(request, "Saved.")
+        return redirect_back(request, run.get_absolute_url())
+
+
+class TrainCopyView(View):
+    """Copy the Train: the form of its method, filled with its values."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = train_or_404(request, pk)
+        return redirect(f"{reverse('training:form', args=[run.method.slug])}?copy={run.pk}")
+
+
+class TrainDownloadView(View):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        return model_download(train_or_404(request, pk))
+
+
+class TrainLogDownloadView(View):
+    """The raw log as it is on disk. As an attachment of plain text: no browser runs what is in
+    it."""
+
+    def get(self, request: HttpRequest, pk: int) -> FileResponse:
+        run = train_or_404(request, pk)
+        try:
+            stream = (run.directory / LOG).open("rb")
+        except FileNotFoundError as error:
+            raise Http404("This train has no log yet.") from error
+
+        return FileResponse(
+            stream, as_attachment=True, filename=f"{file_stem(run)}.log", content_type="text/plain"
+        )

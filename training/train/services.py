@@ -1,0 +1,370 @@
+"""Everything that changes a train. Pages, API, admin and jobs call these."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from core.errors import UserError
+from core.ownership import deletion_check, owner_check
+from core.store import located_path, require_disk
+from core.text import clean_label, clean_text
+from datasets_app.models import Dataset
+from engine.chat.render import NO_TOOLS, template_knows_tools
+from engine.contract.rundir import DataFile, HubModel, Program, Spec, save_request
+from engine.doctor.finding_kinds import TOOL_CALLS
+from methods.models import TrainingMethod
+from methods.services import method_defaults, method_formats, parameters_validate
+from models_app.models import BaseModel
+from training.models import TrainRun
+from training.train.branching import Origin, branch_check, branch_prepare, branch_take
+from training.train.labels import labels_begin, labels_clean, labels_set
+from training.train.plan import Plan, disk_bytes, plan_insist, train_plan
+from training.train.resources import resources_of
+from training.train.spec_paths import spec_write
+from training.work.queue import after_check, line_up, priority_check, ring
+from training.work.worker_state import WorkerState, worker_state
+
+__all__ = [
+    "Plan",
+    "WorkerState",
+    "train_create",
+    "train_delete",
+    "train_plan",
+    "train_save",
+    "train_stop",
+    "train_update",
+    "worker_state",
+]
+
+Status = TrainRun.Status
+
+
+def train_create(
+    *,
+    owner: User,
+    name: str,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    evaluation_dataset: Dataset | None = None,
+    parameters: dict[str, Any],
+    system_prompt: str = "",
+    notes: str = "",
+    copied_from: TrainRun | None = None,
+    idempotency_key: str | None = None,
+    priority: int = TrainRun.Priority.NORMAL,
+    branch: Origin | None = None,
+    after: TrainRun | None = None,
+    labels: Iterable[str] = (),
+) -> tuple[TrainRun, bool]:
+    """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
+    is new).
+
+    The same owner with the same idempotency key gets the train that the first call made. Raises
+    UserError by field."""
+    if idempotency_key and (
+        run := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
+    ):
+        return run, False
+
+    ingredients_check(
+        method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset
+    )
+    device = worker_state().device_kind
+    resolved = parameters_validate(method, parameters, device=device)
+    plan = train_plan(
+        method=method,
+        base_model=base_model,
+        dataset=dataset,
+        evaluation_dataset=evaluation_dataset,
+        parameters=resolved,
+    )
+
+    plan_insist(plan)
+    priority_check(priority, owner)
+    resources_of(resolved, owner)
+    require_disk(disk_bytes(base_model, resolved))
+    after_check(after)
+    words = labels_clean(labels)
+    weights = None
+
+    if branch is not None:
+        checkpoint = branch_check(branch, method=method, base_model=base_model, parameters=resolved)
+        weights = branch_prepare(checkpoint)
+
+    run = TrainRun(
+        owner=owner,
+        name=clean_label(name, limit=120) or f"{dataset.slug}-{method.slug}"[:120],
+        notes=clean_text(notes),
+        method=method,
+        method_version=method.version,
+        base_model=base_model,
+        dataset=dataset,
+        evaluation_dataset=evaluation_dataset,
+        parameters=resolved,
+        defaults=method_defaults(method, device=device),
+        system_prompt=clean_text(system_prompt),
+        copied_from=copied_from,
+        branched_from=branch.run if branch is not None else None,
+        branch_step=branch.step if branch is not None else None,
+        idempotency_key=idempotency_key or None,
+        priority=priority,
+        after=after,
+        planned_rows=plan.steps * plan.effective_batch,
+    )
+
+    try:
+        with transaction.atomic():
+            line_up(run)
+            run.save()
+            labels_begin(run, words)
+            _prepare_directory(run, weights, branch)
+            ring()
+    except IntegrityError:
+        # The other half of a double click was faster.
+        if idempotency_key and (
+            first := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
+        ):
+            return first, False
+
+        raise
+    finally:
+        if weights is not None:
+            shutil.rmtree(weights, ignore_errors=True)
+
+    return run, True
+
+
+def ingredients_check(
+    *,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    evaluation_dataset: Dataset | None,
+) -> None:
+    """Whether these can be trained together at all. Raises UserError by field."""
+    errors: dict[str, list[str]] = {}
+
+    if method.retired_at is not None:
+        errors["method"] = [f"{method.name} is no longer offered. Choose another method."]
+
+    if base_model.archived_at is not None or base_model.status != BaseModel.Status.READY:
+        errors["base_model"] = [
+            f"{base_model.name} is not ready to be trained. Choose another base model."
+        ]
+    elif any(
+        finding["kind"] == TOOL_CALLS for finding in dataset.findings
+    ) and not template_knows_tools(base_model.chat_template):
+        errors["base_model"] = [f"{NO_TOOLS} Choose another base model."]
+    elif not base_model.path.is_dir():
+        errors["base_model"] = [
+            f"The files of {base_model.name} are gone. Ask your operator, or add it again."
+        ]
+
+    for field, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
+        if data is not None and (reason := dataset_obstacle(data, method)):
+            errors[field] = [reason]
+
+    if evaluation_dataset is not None and evaluation_dataset.sha256 == dataset.sha256:
+        errors["evaluation_dataset"] = [
+            "This is the training data itself: a model is not measured on what it has seen."
+        ]
+
+    if errors:
+        raise UserError(errors)
+
+
+def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
+    """Why `method` cannot train on `dataset`, or nothing."""
+    if dataset.archived_at is not None:
+        return f"{dataset.name} is archived."
+    if dataset.status == Dataset.Status.CHECKING:
+        return f"{dataset.name} is still being checked. Try again in a moment."
+    if dataset.status != Dataset.Status.READY:
+        return f"{dataset.name} cannot be used: {dataset.error}"
+
+    if dataset.format not in method_formats(method):
+        return (
+            f"{method.name} cannot read the format of {dataset.name} ({dataset.format}). It "
+            f"needs: {method.needs}"
+        )
+
+    if not dataset.path.is_file():
+        return f"The file of {dataset.name} is gone. Upload it again."
+
+    return ""
+
+
+def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | None) -> None:
+    """The run directory with its spec. Inside the transaction: without a spec there is no train."""
+    # A leftover of a database that was set back: these files are no train's.
+    shutil.rmtree(run.directory, ignore_errors=True)
+    run.directory.mkdir(parents=True, mode=0o700)
+
+    try:
+        begins = (
+            branch_take(weights, branch, run.directory)
+            if weights is not None and branch is not None
+            else None
+        )
+
+        spec_write(
+            run,
+            Spec(
+                run_id=run.pk,
+                attempt=run.attempt,
+                name=run.name,
+                method=run.method.slug,
+                recipe=run.method.recipe,
+                parameters=run.parameters,
+                base_model_path=str(run.base_model.path),
+                base_model_name=run.base_model.name,
+                base_model_sha256=run.base_model.sha256,
+                base_model_source=_hub_model(run.base_model),
+                dataset=_data_file(run.dataset),
+                evaluation_dataset=_data_file(run.evaluation_dataset)
+                if run.evaluation_dataset
+                else None,
+                resources=resources_of(run.parameters, run.owner),
+                program=_program(run.method),
+                branch=begins,
+                system_prompt=run.system_prompt,
+                health=settings.HEALTH_THRESHOLDS,
+            ),
+        )
+    except BaseException:
+        shutil.rmtree(run.directory, ignore_errors=True)
+        raise
+
+
+def _program(method: TrainingMethod) -> Program | None:
+    if not method.is_custom:
+        return None
+
+    program = method.program
+    return Program(program["interpreter"], str(located_path(program["script"])), program["sha256"])
+
+
+def _hub_model(model: BaseModel) -> HubModel | None:
+    """Where others find the base model, which those who load an adapter need."""
+    if model.source != BaseModel.Source.HUB:
+        return None
+
+    hub_id, _, asked = model.reference.partition("@")
+    return HubModel(hub_id, model.revision or asked)
+
+
+def _data_file(dataset: Dataset) -> DataFile:
+    return DataFile(
+        path=str(dataset.path),
+        sha256=dataset.sha256,
+        file_type=dataset.file_type,
+        format=dataset.format,
+        column_map=dataset.column_map,
+        cache=str(dataset.path.parent / "tokens"),
+    )
+
+
+def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
+    """Ask for a stop: a waiting train is stopped at once, a running one saves first, unless
+    `discard` ends it where it is. Asking twice is harmless, and the second time may be for less
+    patience."""
+    owner_check(run, by)
+    for _ in range(5):
+        run.refresh_from_db()
+        if run.status == Status.STOPPING and discard:
+            TrainRun.objects.filter(pk=run.pk, status=Status.STOPPING).update(discards=True)
+        if run.ended or run.status == Status.STOPPING:
+            return run
+
+        if run.status == Status.QUEUED:
+            if run.transition(Status.STOPPED, finished_at=timezone.now()):
+                return run
+        elif run.transition(Status.STOPPING, discards=discard):
+            return run
+
+    return run
+
+
+def train_save(*, run: TrainRun, by: User) -> TrainRun:
+    """Ask a running train for a checkpoint after its step. Raises UserError for one that does not
+    run, or whose program is one's own and saves when it wants."""
+    owner_check(run, by)
+
+    if run.status != Status.RUNNING:
+        raise UserError("Only a train that runs can save a checkpoint.", code="wrong_state")
+
+    if run.method.is_custom:
+        raise UserError(
+            f"{run.method.name} is a program of one's own and saves when it wants.",
+            code="wrong_state",
+        )
+
+    try:
+        save_request(run.directory)
+    except FileNotFoundError as error:
+        raise UserError(
+            "The train's folder is gone, so it cannot save.", code="wrong_state"
+        ) from error
+
+    return run
+
+
+def train_update(
+    *,
+    run: TrainRun,
+    by: User,
+    name: str | None = None,
+    notes: str | None = None,
+    labels: Iterable[str] | None = None,
+) -> TrainRun:
+    """Rename a train, change its notes or its labels; what it was trained with never changes."""
+    owner_check(run, by)
+    values: dict[str, str] = {}
+
+    if name is not None:
+        values["name"] = clean_label(name, limit=120)
+        if not values["name"]:
+            raise UserError({"name": ["Give the train a name."]})
+
+    if notes is not None:
+        values["notes"] = clean_text(notes)
+    if labels is not None:
+        labels_set(run=run, by=by, labels=labels)
+
+    if values:
+        # Not save(): the supervisor writes other fields of this row at the same time.
+        TrainRun.objects.filter(pk=run.pk).update(**values)
+        run.refresh_from_db()
+
+    return run
+
+
+def train_delete(*, run: TrainRun, by: User) -> None:
+    """Remove an ended train with its files. Raises UserError while it waits or runs."""
+    deletion_check(run, by)
+
+    if not run.ended:
+        raise UserError(
+            f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state"
+        )
+
+    if BaseModel.objects.filter(
+        status=BaseModel.Status.IMPORTING, trained_from__train=run.pk
+    ).exists():
+        raise UserError(
+            "A model is being made of this train. Delete it once that is ready.", code="in_use"
+        )
+
+    directory = run.directory
+    deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
+    if deleted:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,266 @@
+"""Try these rewards: a few rows of the dataset answered by the base model, or by a person, and what
+each is worth.
+
+A trial is a folder that a chore works on and that is thrown away; nothing of it is kept in the
+database."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+
+from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
+from core.errors import UserError
+from core.processes import clean_environment, confined, judge_environment
+from core.store import trials_folder
+from datasets_app.models import Dataset
+from datasets_app.preview import rows_seen
+from engine.rewards.registry import uses_judge
+from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
+from engine.rows.examples import Example
+from methods.models import TrainingMethod
+from methods.services import parameters_validate
+from models_app.models import BaseModel
+from training.train.resources import resources_of
+from training.train.services import ingredients_check
+
+ROWS = 5
+ROWS_LOOKED_AT = 50
+PROGRAM = ("-m", "engine.rewards")
+SECONDS = 300
+LOOK_SECONDS = 0.25
+# Its presence in a trial's folder ends the trial.
+CANCEL = "cancel"
+KEPT_SECONDS = 86_400
+KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
+# The first tokens of an answer tell what a reward makes of it; nobody waits for hundreds.
+LONGEST_ANSWER = 160
+ANSWER_CHARACTERS = 20_000
+
+
+def trial_start(
+    *,
+    by: User,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    parameters: dict[str, Any],
+    system_prompt: str = "",
+    answers: list[str] | None = None,
+    device: str = "cpu",
+) -> str:
+    """Begin a trial and return its key. `answers`: typed ones, in the order of the rows; the base
+    model's else.
+
+    One at a time: the person's earlier trials are dropped. Raises UserError by field.
+    """
+    ingredients_check(
+        method=method, base_model=base_model, dataset=dataset, evaluation_dataset=None
+    )
+    resolved = parameters_validate(method, parameters, device=device)
+    if "rewards" not in resolved:
+        raise UserError({"method": [f"{method.name} has no rewards to try."]})
+
+    if answers is not None and (
+        len(answers) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in answers)
+    ):
+        raise UserError(
+            {
+                "answers": [
+                    f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."
+                ]
+            }
+        )
+
+    resources = resources_of(resolved, by)
+    trial = {
+        "base_model_path": str(base_model.path),
+        "rewards": resolved["rewards"],
+        "rows": [
+            {
+                "prompt": example.asked,
+                "reference": example.answer,
+                "answer": answers[index] if answers is not None and index < len(answers) else None,
+            }
+            for index, example in enumerate(_first_rows(dataset))
+        ],
+        "resources": {name: asdict(resource) for name, resource in resources.items()},
+        "system_prompt": system_prompt,
+        "max_completion_tokens": min(resolved["max_completion_tokens"], LONGEST_ANSWER),
+        "temperature": resolved["temperature"],
+        "seed": resolved["seed"],
+    }
+
+    _drop_old(by)
+    key = f"{by.pk}-{uuid.uuid4().hex}"
+    folder = trials_folder() / key
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / TRIAL).write_text(json.dumps(trial, ensure_ascii=False))
+    chore_add(
+        "reward-trial",
+        key,
+        key=f"trial-{key}",
+        person=by.pk,
+        expected_seconds=SECONDS,
+        # The trial ends itself sooner and keeps what it has.
+        limit_seconds=2 * SECONDS,
+    )
+
+    return key
+
+
+def _first_rows(dataset: Dataset) -> list[Example]:
+    """The first that can be asked, of those at the beginning of the file: nobody waits for more."""
+    try:
+        seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
+    except UserError as error:
+        raise UserError({"dataset": [f"{dataset.name}: {error.message}"]}) from error
+
+    good = [row.example for row in seen if row.example is not None]
+    return [example for example in good[:ROWS] if example.asked]
+
+
+def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
+    """{"done", "cancelled", "rows", "answers", "error"}, with the answers that are known so far;
+    None for a trial that is not there, or not this person's."""
+    folder = _folder_of(by, key)
+    if folder is None:
+        return None
+
+    cancelled = (folder / CANCEL).exists()
+    # The result before the answers: none can come after it.
+    result = _json(folder / RESULT)
+    return {
+        "done": result is not None or cancelled,
+        "cancelled": cancelled,
+        "rows": len((_json(folder / TRIAL) or {}).get("rows", [])),
+        "answers": answers_read(folder),
+        "error": (result or {}).get("error", "") if not cancelled else "",
+    }
+
+
+def trial_cancel(*, by: User, key: str) -> bool:
+    """End a trial; what it has answered stays readable. False for one that is not there, or not
+    this person's."""
+    folder = _folder_of(by, key)
+    if folder is None:
+        return False
+    if not (folder / RESULT).exists():
+        (folder / CANCEL).touch()
+
+    return True
+
+
+def _folder_of(by: User, key: str) -> Path | None:
+    if not KEY.fullmatch(key) or not key.startswith(f"{by.pk}-"):
+        return None
+
+    folder = trials_folder() / key
+    return folder if folder.is_dir() else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+    return found
+
+
+def trial_run(key: str) -> None:
+    """The chore: let the engine answer and score, until it is done, cancelled, or out of time."""
+    folder = trials_folder() / key
+    if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
+        return
+
+    program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
+        [sys.executable, *PROGRAM, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=settings.BASE_DIR,
+        env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **_judge(folder)),
+        preexec_fn=confined(),
+    )
+
+    try:
+        reason = _wait(program, folder)
+    finally:
+        if program.poll() is None:
+            program.kill()
+            program.wait()
+
+    if reason and folder.is_dir() and not (folder / RESULT).exists():
+        result_write(folder, reason)
+
+
+def _wait(program: subprocess.Popen[bytes], folder: Path) -> str:
+    """Why the trial ended before its last row, "" where it did not."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            code = program.wait(timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if not folder.is_dir() or (folder / CANCEL).exists():
+                return "Cancelled."
+            if time.monotonic() > deadline:
+                return _out_of_time(folder)
+
+            continue
+
+        return "" if code == 0 else "The trial broke off. Try it with fewer rewards."
+
+
+def _out_of_time(folder: Path) -> str:
+    minutes = f"{SECONDS // 60} minutes" if SECONDS >= 120 else f"{SECONDS} seconds"
+    kept = len(answers_read(folder))
+    so_far = f"The {kept} answers that it has are kept. " if kept > 1 else ""
+    return f"The trial reached its limit of {minutes}. {so_far}Shorter answers take less time."
+
+
+def _judge(folder: Path) -> dict[str, str]:
+    """The judge's key goes only where a judge is asked."""
+    try:
+        rewards = json.loads((folder / TRIAL).read_text())["rewards"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+    return judge_environment() if uses_judge(rewards) else {}
+
+
+TRIAL_ENDINGS = {
+    CANCELLED: "The trial was cancelled.",
+    TOO_LONG: f"The trial took longer than {SECONDS} s and was ended. Shorter answers help.",
+    BROKE_OFF: "The trial broke off. Try it with fewer rewards.",
+}
+
+
+def trial_ended(key: str, reason: str) -> None:
+    """Write down that a trial ended before its time, for a reason of core.chores."""
+    folder = trials_folder() / key
+    if folder.is_dir() and not (folder / RESULT).exists():
+        result_write(folder, TRIAL_ENDINGS[reason])
+
+
+def _drop_old(by: User) -> None:
+    """This person's trials, and everybody's of yesterday."""
+    for folder in trials_folder().glob("*-*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
+        except FileNotFoundError:
+            continue
+
+        if is_old or folder.name.startswith(f"{by.pk}-"):
+            shutil.rmtree(Path(folder), ignore_errors=True)

@@ -1,0 +1,85 @@
+"""House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten
+by the queue.
+
+Every call may be repeated or run twice at the same time: all writes are conditional, and a bell too
+many does nothing."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.conf import settings
+from django.utils import timezone
+
+from core.chores import chores_reconcile
+from core.processes import process_is_alive
+from datasets_app.services import datasets_reconcile
+from models_app.services import models_reconcile
+from training.models import TrainRun
+from training.train.resuming import end_or_go_on
+from training.work.ingest import Overtaken, ingest
+from training.work.lost_workers import heard_of, taken_for_gone
+from training.work.notices import notices_enqueue
+from training.work.outcome import decide
+from training.work.queue import bells_complete
+from training.work.worker_state import worker_state
+
+logger = logging.getLogger("deepextension.reconcile")
+
+# What apps above this one have done every few seconds, too.
+_also: list[Callable[[], None]] = []
+
+
+def reconcile_also(job: Callable[[], None]) -> None:
+    """Called once, when an app is ready."""
+    _also.append(job)
+
+
+def reconcile() -> None:
+    lost_trains_close()
+    waiting_trains_enqueue()
+    chores_reconcile()
+    notices_enqueue()
+    datasets_reconcile()
+    models_reconcile()
+
+    for job in _also:
+        job()
+
+
+def lost_trains_close() -> None:
+    """Trains whose supervisor is gone: read what the engine still wrote, then say how it ended."""
+    for run in TrainRun.objects.active():
+        if supervisor_is_alive(run):
+            continue
+
+        try:
+            ingest(run)
+        except Overtaken:
+            continue
+
+        outcome = decide(run, None)
+        if end_or_go_on(run, outcome):
+            logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
+
+
+def supervisor_is_alive(run: TrainRun) -> bool:
+    """By its process where it ran on this host, else by its heartbeat."""
+    if run.host == socket.gethostname() and run.process:
+        return process_is_alive(run.process)
+    if run.heartbeat_at is None:
+        return False
+
+    if timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS):
+        heard_of(run)
+        return True
+
+    return not taken_for_gone(run)
+
+
+def waiting_trains_enqueue() -> None:
+    """Ring again for whoever waits unheard."""
+    bells_complete(worker_state().kinds)
