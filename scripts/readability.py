@@ -1,4 +1,4 @@
-"""How easily the source reads, in figures: python scripts/readability.py [--worst N]
+"""How easily the source reads, in figures: python scripts/readability.py [--worst N] [--below PATH]
 
 For the web side and the engine: the length of functions in lines (median, 90th percentile,
 largest), AST nodes a line, the share of blank lines in functions; for templates: characters a line
@@ -85,12 +85,13 @@ def tracked(pattern: str) -> list[str]:
     return listed.stdout.split()
 
 
-def read_sources() -> dict[str, Figures]:
-    """{half: figures}. Functions inside functions count as part of the outer one."""
+def read_sources(below: str) -> dict[str, Figures]:
+    """{half: figures} of the files whose path begins with `below`. Functions inside functions count
+    as part of the outer one."""
     halves = {"web side": Figures(), "engine": Figures()}
     for path in tracked("*.py"):
         room = path.split("/")[0]
-        if room in NOT_OURS_TO_READ or "/migrations/" in path:
+        if room in NOT_OURS_TO_READ or "/migrations/" in path or not path.startswith(below):
             continue
 
         text = (ROOT / path).read_text()
@@ -98,7 +99,7 @@ def read_sources() -> dict[str, Figures]:
         for function in outer_functions(ast.parse(text)):
             half.add(function, text.splitlines(), path)
 
-    return halves
+    return {name: half for name, half in halves.items() if half.lines}
 
 
 def outer_functions(tree: ast.AST) -> list[Function]:
@@ -131,11 +132,12 @@ def main() -> None:
     parser.add_argument(
         "--worst", type=int, default=0, help="print this many files that are farthest from the aims"
     )
+    parser.add_argument("--below", default="", help="only files whose path begins with this")
     arguments = parser.parse_args()
 
     missed = False
 
-    for name, half in read_sources().items():
+    for name, half in read_sources(arguments.below).items():
         longest = FUNCTION_LINES[name]
         print(
             f"{name}: {len(half.lines)} functions of {statistics.median(half.lines):.0f} / "
