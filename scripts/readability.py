@@ -40,7 +40,8 @@ class Figures:
     names: list[str] = field(default_factory=list)
 
     def add(self, function: Function, text: list[str], path: str) -> None:
-        body = text[function.lineno - 1 : function.end_lineno]
+        first = min([function, *function.decorator_list], key=lambda node: node.lineno)
+        body = text[first.lineno - 1 : function.end_lineno]
         self.lines.append(len(body))
         self.nodes.append(count_nodes(function))
         self.blank.append(sum(not line.strip() for line in body))
