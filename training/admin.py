@@ -19,6 +19,7 @@ from training.models import Notice, TrainRun
 from training.pages.compare import MOST_TRAINS
 from training.train.durations import run_progress, run_seconds
 from training.train.services import train_delete, train_stop, train_update
+from training.work.notices import notice_state
 
 EDITABLE = ("name", "notes")
 
@@ -192,11 +193,15 @@ class TrainRunAdmin(OwnedAdmin):
 
 @admin.register(Notice)
 class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Who was told of which end, and why not yet."""
+    """Who was notified of the end of which train, who was not, and why."""
 
-    list_display = ("run", "status", "way", "tries", "sent_at", "error")
+    list_display = ("run", "status", "way", "state", "tries", "next_at", "sent_at", "error")
     list_filter = ("way", "status")
     list_select_related = ("run",)
+
+    @admin.display(description="state")
+    def state(self, notice: Notice) -> str:
+        return notice_state(notice)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

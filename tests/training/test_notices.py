@@ -16,7 +16,7 @@ from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
 from training.train.resuming import end_or_go_on
-from training.work.notices import PAUSES, due, notices_send
+from training.work.notices import DELIVERY_PAUSES, notices_due, notices_send
 from training.work.outcome import Outcome, failure, worker_lost
 
 
@@ -73,7 +73,7 @@ def later() -> None:
 
 def test_a_webhook_is_told_once_with_a_signature(receiver, run):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
-    assert due().exists()
+    assert notices_due().exists()
     assert notices_send() == 1
     later()
     assert notices_send() == 0
@@ -109,14 +109,20 @@ def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, r
     assert (notice.tries, notice.error) == (3, "")
 
 
-def test_it_gives_up_after_half_a_day(receiver, run):
+def test_it_is_given_up_after_a_day_and_operators_see_why(receiver, run, client, olga):
     receiver.answers = [500] * 100
     end_or_go_on(run, Outcome(TrainRun.Status.STOPPED))
     for _ in range(20):
         later()
         notices_send()
-    assert len(receiver.calls) == len(PAUSES) + 1
-    assert not due().exists()
+    assert len(receiver.calls) == len(DELIVERY_PAUSES) + 1
+    assert not notices_due().exists()
+    assert timedelta(hours=23) < sum(DELIVERY_PAUSES, timedelta()) < timedelta(hours=25)
+
+    client.force_login(olga)
+    page = client.get("/admin/training/notice/").content.decode()
+    assert f"Given up after {len(receiver.calls)} tries" in page
+    assert "HTTP Error 500" in page
 
 
 def test_a_redirect_is_not_followed(receiver, run):
@@ -185,10 +191,10 @@ def test_an_owner_who_has_switched_notices_off_gets_none(run, alice, settings, w
     account_update(user=alice, notices=False)
     notices_send()
     assert mail.outbox == []
-    assert not due().exists()
+    assert not notices_due().exists()
 
 
 def test_without_an_address_or_a_sender_nothing_is_noted(run):
     end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
     assert not Notice.objects.exists()
-    assert not due().exists()
+    assert not notices_due().exists()

@@ -33,7 +33,7 @@ from training.train.durations import run_seconds
 from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
 from training.train.spec_paths import spec_write
-from training.work.notices import notices_make
+from training.work.notices import notices_create
 from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.work.queue import line_up, ring
 
@@ -132,7 +132,7 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
                 "train %s (%s) goes on after step %s", run.pk, outcome.values["error_code"], step
             )
         elif won:
-            notices_make(run)
+            notices_create(run)
             if outcome.status == Status.FINISHED:
                 ring(run.followers.filter(status=Status.QUEUED).count())
 
