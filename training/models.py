@@ -37,12 +37,18 @@ class IllegalTransition(ValueError):
 class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
         return self.select_related(
-            "owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from", "after"
+            "owner",
+            "method",
+            "base_model",
+            "dataset",
+            "evaluation_dataset",
+            "copied_from",
+            "starts_after",
         ).prefetch_related("labels")
 
-    def told(self) -> TrainRunQuerySet:
-        """With what the API tells of a train, and no more of what it is made of: pages ask every
-        second."""
+    def for_api(self) -> TrainRunQuerySet:
+        """With what the API returns of a train, and no other columns of the rows it refers to:
+        pages poll this every second."""
         return (
             self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset")
             .only(
@@ -115,12 +121,14 @@ class TrainRun(Owned):
     place = models.FloatField(
         default=0, help_text="The order in line among those of the same priority."
     )
-    after = models.ForeignKey(
+    # The column keeps the name that the API has.
+    starts_after = models.ForeignKey(
         "self",
         models.SET_NULL,
         null=True,
         blank=True,
         related_name="followers",
+        db_column="after_id",
         help_text="Starts once that finished.",
     )
     planned_rows = models.BigIntegerField(
@@ -376,10 +384,11 @@ class MetricRow(models.Model):
         ]
 
 
-class MetricStretch(models.Model):
-    """Of `size` consecutive events the points that a short curve keeps; see training.train.curve_summary."""
+class CurveSummary(models.Model):
+    """The points that a downsampled curve keeps of `size` consecutive events; see
+    training.train.curve_summary."""
 
-    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="stretches")
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="curve_summaries")
     size = models.PositiveIntegerField()
     number = models.BigIntegerField(help_text="Events number * size up to the next.")
     first_step = models.BigIntegerField()
@@ -387,6 +396,7 @@ class MetricStretch(models.Model):
     points = models.JSONField(help_text="{metric: [[step, epoch, time, value]]}")
 
     class Meta:
+        db_table = "training_metricstretch"
         ordering: ClassVar = ["size", "number"]
         constraints: ClassVar = [
             models.UniqueConstraint(

@@ -15,7 +15,7 @@ from accounts.services import account_update
 from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
-from training.train.resuming import end_or_go_on
+from training.train.resuming import train_end_or_resume
 from training.work.notices import DELIVERY_PAUSES, notices_due, notices_send
 from training.work.outcome import Outcome, failure, worker_lost
 
@@ -72,7 +72,7 @@ def later() -> None:
 
 
 def test_a_webhook_is_told_once_with_a_signature(receiver, run):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert notices_due().exists()
     assert notices_send() == 1
     later()
@@ -93,7 +93,7 @@ def test_a_webhook_is_told_once_with_a_signature(receiver, run):
 
 def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, run):
     receiver.answers = [503, 500]
-    end_or_go_on(run, failure("out_of_memory", "The machine ran out of memory.", "-"))
+    train_end_or_resume(run, failure("out_of_memory", "The machine ran out of memory.", "-"))
     assert notices_send() == 0
     # Not before its time.
     assert notices_send() == 0
@@ -111,7 +111,7 @@ def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, r
 
 def test_it_is_given_up_after_a_day_and_operators_see_why(receiver, run, client, olga):
     receiver.answers = [500] * 100
-    end_or_go_on(run, Outcome(TrainRun.Status.STOPPED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.STOPPED))
     for _ in range(20):
         later()
         notices_send()
@@ -127,13 +127,13 @@ def test_it_is_given_up_after_a_day_and_operators_see_why(receiver, run, client,
 
 def test_a_redirect_is_not_followed(receiver, run):
     receiver.answers = [302]
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert notices_send() == 0
     assert receiver.elsewhere == 0
 
 
 def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     seen = list(
         Notice.objects.select_related(
             "run__owner", "run__method", "run__base_model", "run__dataset"
@@ -165,7 +165,7 @@ def test_an_end_that_is_none_is_not_told(receiver, run):
     """It lost its worker and goes on: nobody wants to be woken."""
     run.base_model.path.mkdir(parents=True, exist_ok=True)
     write_spec(run.directory, SPEC)
-    end_or_go_on(run, worker_lost())
+    train_end_or_resume(run, worker_lost())
     run.base_model.path.rmdir()
     assert run.status == "queued"
     assert not Notice.objects.exists()
@@ -175,7 +175,7 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
     settings.MAIL_FROM = "train@house.example"
     alice.email = "alice@house.example"
     alice.save()
-    end_or_go_on(run, failure("diverged", "The loss is no number.", "Lower the rate."))
+    train_end_or_resume(run, failure("diverged", "The loss is no number.", "Lower the rate."))
     assert notices_send() == 1
     (letter,) = mail.outbox
     assert (letter.to, letter.subject) == (["alice@house.example"], "harbour-help has failed")
@@ -187,7 +187,7 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
 def test_an_owner_who_has_switched_notices_off_gets_none(run, alice, settings, when):
     settings.MAIL_FROM = "train@house.example"
     account_update(user=alice, email="alice@house.example", notices=when != "before the end")
-    end_or_go_on(run, failure("diverged", "The loss is no number.", "Lower the rate."))
+    train_end_or_resume(run, failure("diverged", "The loss is no number.", "Lower the rate."))
     account_update(user=alice, notices=False)
     notices_send()
     assert mail.outbox == []
@@ -195,6 +195,6 @@ def test_an_owner_who_has_switched_notices_off_gets_none(run, alice, settings, w
 
 
 def test_without_an_address_or_a_sender_nothing_is_noted(run):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert not Notice.objects.exists()
     assert not notices_due().exists()

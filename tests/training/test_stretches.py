@@ -7,7 +7,7 @@ import pytest
 
 import training.train.curve_summary
 from engine.contract.rundir import EventWriter
-from training.models import MetricStretch
+from training.models import CurveSummary
 from training.pages.charts import series_of
 from training.train.curve_summary import EPOCH, STEP, TIME, VALUE, points_read
 from training.work.ingest import ingest
@@ -105,10 +105,10 @@ def test_a_curve_that_grows_in_bursts_keeps_what_a_chart_must_not_lose(running, 
         ingest(run)
         check(run)
     assert check(run) < 200
-    sizes = set(run.stretches.values_list("size", flat=True))
+    sizes = set(run.curve_summaries.values_list("size", flat=True))
     assert sizes == {4, 16, 64}
     for size in sizes:
-        numbers = list(run.stretches.filter(size=size).values_list("number", flat=True))
+        numbers = list(run.curve_summaries.filter(size=size).values_list("number", flat=True))
         assert numbers == list(range((run.last_seq + 1) // size))
 
 
@@ -136,14 +136,14 @@ def test_a_later_attempt_leaves_no_stretch_of_what_it_took_back(running):
     writer.write("started", total_steps=600, resumed_from=0)
     ingest(run)
     assert points_read(run, MOST) == {}
-    assert not MetricStretch.objects.filter(last_step__gt=0).exists()
+    assert not CurveSummary.objects.filter(last_step__gt=0).exists()
 
 
 def test_a_train_of_before_there_were_stretches_is_read_row_by_row(running):
     run, writer = running
     tell(writer, random.Random(3), 1, 100)
     ingest(run)
-    run.stretches.all().delete()
+    run.curve_summaries.all().delete()
     assert check(run) == 100
 
 

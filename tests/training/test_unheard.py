@@ -24,7 +24,7 @@ def silent(make_train, settings):
     run.directory.mkdir(parents=True, exist_ok=True)
     write_spec(run.directory, SPEC)
     yield run
-    unheard.heard_of(run)
+    unheard.lost_mark_remove(run)
 
 
 def looked(run: TrainRun) -> str:
@@ -74,18 +74,18 @@ def test_a_clock_that_was_set_back_costs_another_wait(silent):
 def test_who_is_marked_gives_up_and_not_for_a_moments_mark(silent, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    silence = unheard.Silence()
-    assert not silence.ends_in_giving_up(silent)
-    unheard.taken_for_gone(silent)
-    assert not silence.ends_in_giving_up(silent)
+    silence = unheard.HeartbeatLoss()
+    assert not silence.must_give_up(silent)
+    unheard.worker_declare_lost(silent)
+    assert not silence.must_give_up(silent)
     now[0] += 2.4
-    assert not silence.ends_in_giving_up(silent)
+    assert not silence.must_give_up(silent)
     # Gone for a moment: heard of in between.
-    unheard.heard_of(silent)
-    assert not silence.ends_in_giving_up(silent)
-    unheard.taken_for_gone(silent)
-    assert not silence.ends_in_giving_up(silent)
+    unheard.lost_mark_remove(silent)
+    assert not silence.must_give_up(silent)
+    unheard.worker_declare_lost(silent)
+    assert not silence.must_give_up(silent)
     now[0] += 2.5
-    assert silence.ends_in_giving_up(silent)
+    assert silence.must_give_up(silent)
     silent.attempt += 1
-    assert not silence.ends_in_giving_up(silent)
+    assert not silence.must_give_up(silent)

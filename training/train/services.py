@@ -26,10 +26,10 @@ from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.labels import labels_begin, labels_clean, labels_set
-from training.train.plan import Plan, disk_bytes, plan_insist, train_plan
+from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.resources import resources_of
 from training.train.spec_paths import spec_write
-from training.work.queue import after_check, line_up, priority_check, ring
+from training.work.queue import priority_check, queue_insert, starts_after_check, workers_notify
 from training.work.worker_state import WorkerState, worker_state
 
 __all__ = [
@@ -62,7 +62,7 @@ def train_create(
     idempotency_key: str | None = None,
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
-    after: TrainRun | None = None,
+    starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
@@ -88,11 +88,11 @@ def train_create(
         parameters=resolved,
     )
 
-    plan_insist(plan)
+    plan_check(plan)
     priority_check(priority, owner)
     resources_of(resolved, owner)
     require_disk(disk_bytes(base_model, resolved))
-    after_check(after)
+    starts_after_check(starts_after)
     words = labels_clean(labels)
     weights = None
 
@@ -117,17 +117,17 @@ def train_create(
         branch_step=branch.step if branch is not None else None,
         idempotency_key=idempotency_key or None,
         priority=priority,
-        after=after,
+        starts_after=starts_after,
         planned_rows=plan.steps * plan.effective_batch,
     )
 
     try:
         with transaction.atomic():
-            line_up(run)
+            queue_insert(run)
             run.save()
             labels_begin(run, words)
             _prepare_directory(run, weights, branch)
-            ring()
+            workers_notify()
     except IntegrityError:
         # The other half of a double click was faster.
         if idempotency_key and (
