@@ -37,8 +37,9 @@ def password_reset_enqueue(email: str) -> None:
 
 
 def password_reset_send(user_id: int) -> None:
-    """The chore. The link holds for PASSWORD_RESET_TIMEOUT and ends with the next sign-in or change
-    of password."""
+    """Background work. Raises OSError or SMTPException where the mail server does not take it; it
+    is tried again then. The link is valid for PASSWORD_RESET_TIMEOUT, until the next sign-in or
+    change of password."""
     user = get_user_model().objects.filter(pk=user_id, is_active=True).first()
     if user is None or not user.email:
         return

@@ -70,8 +70,8 @@ class Kind:
 
     run: dotted name of the function that does it, called with the chore's arguments in a process
     of its own. It may be killed at any moment and called again.
-    ended: dotted name of the function that is told when the work ended before its time: called with
-    the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
+    ended: dotted name of the function that records that the work ended early: called with the
+    arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
     needs: modules that workers import once, so that the work begins at once in each process.
     pauses: how long it waits after each failure; it is given up when it fails once more.
     """
@@ -116,8 +116,10 @@ def longest_seconds() -> int:
 def lane_for(expected_seconds: float) -> int:
     if expected_seconds <= QUICK_SECONDS:
         return Lane.QUICK
+    if expected_seconds <= NORMAL_SECONDS:
+        return Lane.NORMAL
 
-    return Lane.NORMAL if expected_seconds <= NORMAL_SECONDS else Lane.LONG
+    return Lane.LONG
 
 
 def chore_add(
@@ -159,7 +161,7 @@ def chore_add(
                 limit_seconds=max(1, int(limit)),
             )
     except IntegrityError:
-        logger.debug("somebody else added %s", key)
+        logger.debug("another process added %s", key)
 
     transaction.on_commit(wake_workers)
 
@@ -168,11 +170,14 @@ def _next_turn(lane: int, person: int | None) -> int:
     """One turn after the person's last one in this lane, and never before the turn that is being
     taken: whoever comes new goes before the second chore of everybody else, and cannot catch up on
     turns of a time when they had nothing to do."""
-    there = Chore.objects.filter(_not_paused(), lane=lane).exclude(status=Status.GIVEN_UP)
-    now = there.aggregate(now=Min("turn"))["now"] or 0
-    mine = there.filter(person=person).aggregate(last=Max("turn"))["last"]
+    lane_chores = Chore.objects.filter(_not_paused(), lane=lane)
+    chores = lane_chores.exclude(status=Status.GIVEN_UP)
+    current = chores.aggregate(turn=Min("turn"))["turn"] or 0
+    own = chores.filter(person=person).aggregate(turn=Max("turn"))["turn"]
+    if own is None:
+        return current
 
-    return max(now, mine + 1) if mine is not None else now
+    return max(current, own + 1)
 
 
 def _not_paused() -> Q:
@@ -186,7 +191,7 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
     for served in range(lane, -1, -1):
         waiting = Chore.objects.filter(_not_paused(), status=Status.WAITING, lane=served)
         while (chore := waiting.order_by("turn", "pk").first()) is not None:
-            won = waiting.filter(pk=chore.pk).update(
+            claimed = waiting.filter(pk=chore.pk).update(
                 status=Status.RUNNING,
                 starts=F("starts") + 1,
                 host=host,
@@ -195,7 +200,7 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
                 heartbeat_at=now,
             )
 
-            if won:
+            if claimed:
                 chore.refresh_from_db()
                 return chore
 
@@ -203,8 +208,8 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
 
 
 def chore_cancel(key: str) -> bool:
-    """End a chore that waits or runs, and have its kind write down that it was cancelled. Returns
-    False where there is none. One that runs is ended within about a second."""
+    """End a chore that waits or runs, and have its kind record that it was cancelled. Returns False
+    where there is none. One that runs is ended within about a second."""
     waiting = Chore.objects.filter(key=key, status=Status.WAITING)
     with transaction.atomic():
         chore = waiting.first()
@@ -217,9 +222,9 @@ def chore_cancel(key: str) -> bool:
 
 
 def chore_drop(key: str, *, also_running: bool = True) -> None:
-    """End a chore whose subject is gone, so that nothing is left to be written down.
+    """End a chore whose subject is gone, so that there is nothing to record.
 
-    also_running: False where one that runs is to notice by itself, and to clear up.
+    also_running: False where a running one is to notice by itself, and to clean up.
     """
     chores = Chore.objects.filter(key=key)
 
@@ -230,7 +235,7 @@ def chore_drop(key: str, *, also_running: bool = True) -> None:
 
 
 def chore_ended(chore: Chore, reason: str) -> None:
-    """Have the chore's kind write down why it ended before its time."""
+    """Have the chore's kind record why it ended early."""
     ended = function_of(kind_of(chore).ended)
     ended(*chore.arguments, reason=reason, limit_seconds=chore.limit_seconds)
 

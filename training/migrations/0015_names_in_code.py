@@ -35,4 +35,9 @@ class Migration(migrations.Migration):
             name='run',
             field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='curve_summaries', to='training.trainrun'),
         ),
+        migrations.AlterField(
+            model_name='trainrun',
+            name='resumes',
+            field=models.PositiveSmallIntegerField(default=0, help_text='How often it resumed by itself since a person last resumed it.'),
+        ),
     ]

@@ -60,7 +60,9 @@ class _Change:
 
 def _request_check(ids: list[int], action: str, labels: Iterable[str], by: User) -> _Change:
     if action not in ACTIONS:
-        raise UserError({"action": [f"Give one of {', '.join(ACTIONS)}."]})
+        known = ", ".join(ACTIONS)
+        raise UserError({"action": [f"Give one of {known}."]})
+
     if not 0 < len(set(ids)) <= MOST_TRAINS:
         raise UserError({"ids": [f"Choose 1 to {MOST_TRAINS} trains."]})
 

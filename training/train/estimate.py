@@ -141,14 +141,14 @@ def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
     while len(free) < workers:
         free.add(NOTHING)
 
-    found: dict[int, Estimate | None] = {}
+    starting: dict[int, Estimate | None] = {}
     for run in waiting().select_related("method", "base_model", "starts_after"):
         if not free or _waits_for_another(run):
-            found[run.pk] = None
+            starting[run.pk] = None
             continue
 
         begins = free.take_first()
-        found[run.pk] = begins
+        starting[run.pk] = begins
 
         duration = estimator.of(run)
         if begins is None or duration is None:
@@ -156,7 +156,7 @@ def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
         else:
             free.add(begins + duration)
 
-    return found
+    return starting
 
 
 class _FreeWorkers:

@@ -104,7 +104,9 @@ def record_notes(run: TrainRun) -> list[str]:
         )
 
     missing = steps_missing(run)
-    notes += [_steps_sentence(first, last) for first, last in missing]
+    for first, last in missing:
+        notes.append(_steps_sentence(first, last))
+
     lost = sum(gap["events"] for gap in run.record_gaps)
     if lost and not missing:
         entries = "1 entry is" if lost == 1 else f"{lost:,} entries are"
@@ -148,9 +150,11 @@ def with_gaps(points: list[list[Any]], gaps: list[tuple[int, int]]) -> list[list
 
 
 def _point_in_gap(gap: tuple[int, int], before: list[Any], after: list[Any]) -> list[Any]:
-    first, last = gap
+    """A point without a value, half-way between its neighbours."""
     _, epoch_before, time_before, _ = before
     _, epoch_after, time_after, _ = after
+
+    step = sum(gap) // 2
     epoch = (epoch_before + epoch_after) / 2
     time = (time_before + time_after) / 2
-    return [(first + last) // 2, round(epoch, 4), round(time, 2), None]
+    return [step, round(epoch, 4), round(time, 2), None]

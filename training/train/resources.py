@@ -51,10 +51,17 @@ def _reward_model(number: int, train_id: int, reader: Reader | None) -> dict[str
 
     folder = run.directory / MODEL
     is_adapter = (folder / "adapter_config.json").is_file()
-    if not folder.is_dir() or (is_adapter and not run.base_model.path.is_dir()):
+    needed = [folder]
+    if is_adapter:
+        needed.append(run.base_model.path)
+
+    if not all(path.is_dir() for path in needed):
         message = f"Reward {number}: the files of the reward model {run.name} are gone."
         raise UserError({"rewards": [message]})
 
-    base_path = str(run.base_model.path) if is_adapter else ""
-    resource = Resource(str(folder), name=run.name, base_path=base_path)
+    resource = Resource(
+        str(folder),
+        name=run.name,
+        base_path=str(run.base_model.path) if is_adapter else "",
+    )
     return {f"reward_model:{run.pk}": resource}

@@ -44,7 +44,7 @@ LOOK_SECONDS = 0.25
 CANCEL = "cancel"
 KEPT_SECONDS = 86_400
 KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
-# The first tokens of an answer tell what a reward makes of it; nobody waits for hundreds.
+# The first tokens of an answer show how a reward scores it, without a wait for hundreds.
 LONGEST_ANSWER = 160
 ANSWER_CHARACTERS = 20_000
 
@@ -126,7 +126,8 @@ def _trial_rows(dataset: Dataset, typed: list[str]) -> list[dict[str, Any]]:
 
 
 def _first_examples(dataset: Dataset) -> list[Example]:
-    """The first ones that have a question, from the beginning of the file: nobody waits for more."""
+    """The first ones with a question, from the beginning of the file: reading more takes too
+    long."""
     try:
         seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
     except UserError as error:

@@ -102,30 +102,38 @@ def _never_better(trains: list[TrainRun], objective: Objective) -> str:
 
 
 def _best_of(ranked: list[TrainRun], objective: Objective, remarks: str) -> Verdict:
-    best, second = ranked[:2]
+    best = ranked[0]
+    second = ranked[1]
     assert best.best_value is not None
     assert second.best_value is not None
 
-    measure = f"eval {objective.title.lower()}"
-    gap = abs(second.best_value - best.best_value)
-    most, beyond = ("highest", "below") if objective.higher_is_better else ("lowest", "above")
-
+    value = f"{best.best_value:.3f}"
+    gap = f"{abs(second.best_value - best.best_value):.3f}"
+    title = f"eval {objective.title.lower()}"
     rows = best.facts.get("eval_rows")
+
+    if objective.higher_is_better:
+        measure = f"highest {title}"
+        beyond = "below"
+    else:
+        measure = f"lowest {title}"
+        beyond = "above"
+
     if rows is not None and rows < FEWEST_HELD_OUT_ROWS:
         return Verdict(
             f"Too few held-out rows to say which is best: {rows:,}.",
-            f"#{best.pk} has the {most} {measure}, {best.best_value:.3f}, {gap:.3f} from "
-            f"#{second.pk}; on {counted(rows, 'row')} that may be chance.{remarks}",
+            f"#{best.pk} has the {measure}, {value}, {gap} from #{second.pk}; on "
+            f"{counted(rows, 'row')} that may be chance.{remarks}",
         )
 
-    headline = (
-        f"#{best.pk} reaches the {most} {measure}, {best.best_value:.3f} at step {best.best_step:,}"
-    )
-    if _got_worse(best, objective):
-        headline += ", then gets worse"
+    ending = ", then gets worse" if _got_worse(best, objective) else ""
+    time_difference = _time_difference(best, second)
 
-    text = f"#{second.pk} is next, {gap:.3f} {beyond} it{_time_difference(best, second)}."
-    return Verdict(f"{headline}.", f"{text}{remarks}", best)
+    return Verdict(
+        f"#{best.pk} reaches the {measure}, {value} at step {best.best_step:,}{ending}.",
+        f"#{second.pk} is next, {gap} {beyond} it{time_difference}.{remarks}",
+        best,
+    )
 
 
 def _got_worse(run: TrainRun, objective: Objective) -> bool:

@@ -25,7 +25,9 @@ from training.train.time_left import TRAINING, time_left
 
 CURVE_POINTS = 64
 ENDINGS = ("finished", "stopped", "failed")
+# Counts beyond these do not fit the database's columns.
 LARGEST = 1 << 53
+LARGEST_SMALL = 1 << 30
 WARNINGS_KEPT = 100
 
 
@@ -154,8 +156,8 @@ class _Batch:
         try:
             self.handlers[kind](event)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            # Only a custom method writes such events; one that cannot be read is no reason to lose
-            # the others.
+            # Only a custom method writes such events; one that cannot be read must not lose the
+            # others.
             warning = {
                 "seq": event["seq"],
                 "code": "bad_event",
@@ -307,23 +309,25 @@ class _Batch:
         )
 
     def sample(self, event: dict[str, Any]) -> None:
+        index = bounded(event.get("index", 0))
+        tokens = bounded(event.get("tokens") or 0)
         stopped = event.get("stopped")
-        self.samples.append(
-            Sample(
-                run=self.run,
-                seq=event["seq"],
-                index=min(bounded(event.get("index", 0)), 1 << 30),
-                step=bounded(event.get("step", 0)),
-                stage=str(event.get("stage", "after"))[:10],
-                prompt=str(event.get("prompt", "")),
-                reference=str(event.get("reference") or ""),
-                text=str(event.get("text", "")),
-                tokens=min(bounded(event.get("tokens") or 0), 1 << 30),
-                stopped=stopped if isinstance(stopped, bool) else None,
-                rewards=event.get("rewards") or {},
-                advantage=number_or_none(event.get("advantage")),
-            )
+
+        sample = Sample(
+            run=self.run,
+            seq=event["seq"],
+            index=min(index, LARGEST_SMALL),
+            step=bounded(event.get("step", 0)),
+            stage=str(event.get("stage", "after"))[:10],
+            prompt=str(event.get("prompt", "")),
+            reference=str(event.get("reference") or ""),
+            text=str(event.get("text", "")),
+            tokens=min(tokens, LARGEST_SMALL),
+            stopped=stopped if isinstance(stopped, bool) else None,
+            rewards=event.get("rewards") or {},
+            advantage=number_or_none(event.get("advantage")),
         )
+        self.samples.append(sample)
 
     def checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(
@@ -380,7 +384,7 @@ def bounded(value: Any) -> int:
     """A count as the database can hold it. Raises ValueError for one that it cannot."""
     number = int(value)
     if not 0 <= number < LARGEST:
-        raise ValueError(f"{str(value)[:40]} is no count")
+        raise ValueError(f"{str(value)[:40]} is not a count")
 
     return number
 

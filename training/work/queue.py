@@ -100,17 +100,20 @@ def queue_insert(run: TrainRun, *, first: bool = False) -> None:
 
 def _fair_place(run: TrainRun, others: list[tuple[int | None, float]]) -> float:
     """others: (owner, place) of the waiting trains of the same priority, in order."""
-    active_owners = TrainRun.objects.active().values_list("owner", flat=True)
+    active = TrainRun.objects.active()
     higher_priority = waiting().filter(priority__gt=run.priority)
-    turns: Counter[int | None] = Counter(active_owners)
+
+    turns: Counter[int | None] = Counter()
+    turns.update(active.values_list("owner", flat=True))
     turns.update(higher_priority.values_list("owner", flat=True))
 
-    own_waiting = sum(owner == run.owner_id for owner, _ in others)
-    own_turn = turns[run.owner_id] + own_waiting
+    own_waiting = [owner for owner, _ in others if owner == run.owner_id]
+    own_turn = turns[run.owner_id] + len(own_waiting)
     previous: float | None = None
 
     for owner, place in others:
         if owner != run.owner_id and turns[owner] > own_turn:
+            # Between the two, or in front of all.
             return place - 1 if previous is None else (previous + place) / 2
 
         turns[owner] += 1

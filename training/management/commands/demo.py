@@ -145,16 +145,18 @@ class Command(BaseCommand):
 
         metrics = api.get(f"trains/{run['id']}/metrics/")["rows"]
         losses = [row["values"]["eval_loss"] for row in metrics if row["split"] == "eval"]
-        followed_before = sum(map(follows_format, before.values()))
-        followed_after = sum(map(follows_format, after.values()))
+        seconds = run["duration_seconds"]
 
         self.stdout.write(
-            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in "
-            f"{run['duration_seconds']:.0f} s. "
-            f"House format followed: {followed_before} of {len(before)} before, "
-            f"{followed_after} of {len(after)} after."
+            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in {seconds:.0f} s. "
+            f"House format followed: {followed(before)} before, {followed(after)} after."
         )
         self.stdout.write(f"The train's page: {address(run['url'])}")
+
+
+def followed(answers: dict[int, str]) -> str:
+    count = sum(map(follows_format, answers.values()))
+    return f"{count} of {len(answers)}"
 
 
 def progress_line(run: dict[str, Any]) -> str:
@@ -203,8 +205,8 @@ class Api:
 
     def named(self, path: str, name: str) -> list[dict[str, Any]]:
         """What a list has of exactly this name."""
-        found = self.get(path, search=name)["results"]
-        return [row for row in found if row["name"] == name]
+        rows = self.get(path, search=name)["results"]
+        return [row for row in rows if row["name"] == name]
 
     def get(self, path: str, **query: Any) -> Any:
         response = self.session.get(address(f"/api/v1/{path}"), params=query, timeout=30)
