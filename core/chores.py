@@ -172,8 +172,8 @@ def _next_turn(lane: int, person: int | None) -> int:
     turns of a time when they had nothing to do."""
     lane_chores = Chore.objects.filter(_not_paused(), lane=lane)
     chores = lane_chores.exclude(status=Status.GIVEN_UP)
-    current = chores.aggregate(turn=Min("turn"))["turn"] or 0
-    own = chores.filter(person=person).aggregate(turn=Max("turn"))["turn"]
+    current: int = chores.aggregate(turn=Min("turn"))["turn"] or 0
+    own: int | None = chores.filter(person=person).aggregate(turn=Max("turn"))["turn"]
     if own is None:
         return current
 

@@ -128,7 +128,7 @@ class TrainRunAdmin(OwnedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: TrainRun | None = None) -> list[str]:
         names: list[str] = []
         for _, section in self.fieldsets:
-            names += section["fields"]
+            names += map(str, section["fields"])
 
         return [name for name in names if name not in EDITABLE]
 

@@ -70,7 +70,7 @@ def test_texts_are_stored_as_every_database_takes_them(run):
         text="The\0The\n",
         tokens=2,
     )
-    writer.write("warning", message="care\0ful", code="told")
+    writer.write("warning", message="care\0ful", code="note")
     writer.write("failed", code="bad\0", message="It \0 broke")
 
     assert ingest(run) == 5

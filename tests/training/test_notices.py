@@ -1,4 +1,4 @@
-"""Word of a train's end, to a real server that refuses, redirects and answers."""
+"""Notices of a train's end, to a real server that refuses, redirects and answers."""
 
 import hashlib
 import hmac
@@ -71,7 +71,7 @@ def later() -> None:
     Notice.objects.update(next_at=timezone.now() - timedelta(seconds=1))
 
 
-def test_a_webhook_is_told_once_with_a_signature(receiver, run):
+def test_a_webhook_is_called_once_with_a_signature(receiver, run):
     train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert notices_due().exists()
     assert notices_send() == 1
@@ -81,14 +81,14 @@ def test_a_webhook_is_told_once_with_a_signature(receiver, run):
     ((headers, body),) = receiver.calls
     expected = hmac.new(b"between us", body, hashlib.sha256).hexdigest()
     assert headers["x-deepextension-signature"] == f"sha256={expected}"
-    told = json.loads(body)
-    assert (told["event"], told["train"]["name"], told["train"]["step"]) == (
+    sent = json.loads(body)
+    assert (sent["event"], sent["train"]["name"], sent["train"]["step"]) == (
         "train.finished",
         "harbour-help",
         5,
     )
-    assert told["train"]["url"] == f"https://train.example/trains/{run.pk}/"
-    assert headers["x-deepextension-delivery"] == told["id"] == str(Notice.objects.get().uuid)
+    assert sent["train"]["url"] == f"https://train.example/trains/{run.pk}/"
+    assert headers["x-deepextension-delivery"] == sent["id"] == str(Notice.objects.get().uuid)
 
 
 def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, run):
@@ -161,8 +161,8 @@ class Seen:
         return Notice._base_manager.filter(**self.given).update(**values)
 
 
-def test_an_end_that_is_none_is_not_told(receiver, run):
-    """It lost its worker and goes on: nobody wants to be woken."""
+def test_a_train_that_resumes_by_itself_sends_no_notice(receiver, run):
+    """It lost its worker and resumes: nobody wants to be woken."""
     run.base_model.path.mkdir(parents=True, exist_ok=True)
     write_spec(run.directory, SPEC)
     train_end_or_resume(run, worker_lost())

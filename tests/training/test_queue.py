@@ -1,4 +1,4 @@
-"""The line of waiting trains: turns, priorities, moves, pauses, and who takes what."""
+"""The queue of waiting trains: turns, priorities, moves, pauses, and who takes what."""
 
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ Priority = TrainRun.Priority
 
 @pytest.fixture
 def stand(make_train):
-    """Put a train of that name in line, as a start does."""
+    """Put a train of that name into the queue, as a start does."""
 
     def stand(name: str, **fields) -> TrainRun:
         run = make_train(name=name, **fields)
@@ -183,7 +183,7 @@ def test_a_worker_takes_only_what_its_device_can_run(stand):
 
 
 def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
-    """The second sees a line that is a moment old."""
+    """The second sees a queue that is a moment old."""
     stand("a")
     stand("b")
     old = list(waiting())
@@ -193,7 +193,7 @@ def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
 
 
 class Looked:
-    """A line as it is seen at each look."""
+    """A queue as it is seen at each look."""
 
     looks: list = []
 
@@ -243,7 +243,7 @@ def test_without_a_train_alike_there_is_no_guess(make_train):
     assert Estimator("CPU").of(make_train(parameters=PLAIN, planned_rows=200)) is None
 
 
-def test_starts_add_up_over_the_line(ran, stand, make_train):
+def test_starts_add_up_over_the_queue(ran, stand, make_train):
     ran(10)
     make_train(status="running", eta_seconds=4, parameters=PLAIN, planned_rows=100)
     first, second = (stand(name, parameters=PLAIN, planned_rows=100) for name in "ab")

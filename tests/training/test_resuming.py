@@ -76,7 +76,7 @@ def test_it_is_queued_again_from_its_newest_checkpoint(stopped, alice):
     assert not stop_requested(stopped.directory)
 
 
-def test_it_goes_on_from_the_checkpoint_that_was_named(stopped, alice):
+def test_it_resumes_from_the_checkpoint_that_was_named(stopped, alice):
     train_resume(run=stopped, by=alice, step=3)
     assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_not
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "finished"])
-def test_only_what_ended_before_its_time_goes_on(stopped, alice, status):
+def test_only_what_ended_early_can_be_resumed(stopped, alice, status):
     stopped.status = status
     assert resumable_steps(stopped) == []
     with pytest.raises(UserError, match="Only a train that was stopped or failed can be resumed"):
@@ -138,7 +138,7 @@ def test_nobody_else_moves_it_on(stopped, bob):
         train_resume(run=stopped, by=bob)
 
 
-def test_of_two_who_press_at_once_one_is_told(stopped, alice):
+def test_of_two_who_press_at_once_one_is_refused(stopped, alice):
     second = TrainRun.objects.get(pk=stopped.pk)
     train_resume(run=stopped, by=alice)
     with pytest.raises(UserError, match="Somebody else has moved this train on"):
@@ -212,7 +212,7 @@ def test_a_train_that_failed_by_itself_stays_failed(stopped):
     assert stopped.status == "failed"
 
 
-def test_where_memory_ran_out_it_goes_on_with_less_if_that_was_asked_for(stopped):
+def test_where_memory_ran_out_it_resumes_with_less_if_that_was_asked_for(stopped):
     given = {"batch_size": 2, "gradient_accumulation_steps": 3, "gradient_checkpointing": False}
     stopped.parameters = given | {"on_out_of_memory": "shrink"}
     stopped.save()
@@ -247,7 +247,7 @@ def test_whoever_was_overtaken_ends_nothing(stopped):
 
 @pytest.fixture
 def gone_on(make_train):
-    """Told by its first attempt: six steps, evaluations after 2, 4 and 6, and answers."""
+    """Reported by its first attempt: six steps, evaluations after 2, 4 and 6, and answers."""
     run = make_train(status="running")
     run.directory.mkdir(parents=True, exist_ok=True)
     writer = EventWriter(run.directory)
@@ -279,7 +279,7 @@ def gone_on(make_train):
 
 
 @pytest.mark.parametrize("looked_between", [True, False])
-def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(
+def test_a_later_attempt_takes_back_what_the_earlier_reported_beyond_its_checkpoint(
     gone_on, looked_between
 ):
     run, writer = gone_on
@@ -295,8 +295,8 @@ def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(
     assert list(run.metrics.filter(split="train").values_list("step", flat=True)) == [1, 2, 3, 4, 5]
     assert list(run.metrics.filter(split="eval").values_list("step", flat=True)) == [2, 4]
     assert list(run.checkpoints.order_by("step").values_list("step", flat=True)) == [2, 4]
-    told = list(run.samples.order_by("seq").values_list("stage", "step"))
-    assert told == [("before", 0), ("during", 2), ("during", 4)]
+    samples = list(run.samples.order_by("seq").values_list("stage", "step"))
+    assert samples == [("before", 0), ("during", 2), ("during", 4)]
     assert [step for step, _ in run.curve] == [1, 2, 3, 4, 5]
     assert [step for step, _ in run.facts["seams"]] == [4]
     assert run.outcome == {}

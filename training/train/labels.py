@@ -42,9 +42,10 @@ def labels_clean(words: Iterable[str]) -> list[str]:
 
 def label_suggestions(user: Any) -> list[tuple[str, int]]:
     """(label, number of trains) on this person's own trains, the most used first."""
-    own = TrainLabel.objects.filter(run__owner=user.pk).order_by().values_list("name")
-    counted = own.annotate(trains=Count("run")).order_by("-trains", "name")
-    return [(name, trains) for name, trains in counted[:MOST_SUGGESTIONS]]
+    own = TrainLabel.objects.filter(run__owner=user.pk).order_by()
+    counted = own.values_list("name").annotate(trains=Count("run"))
+    most_used = counted.order_by("-trains", "name")[:MOST_SUGGESTIONS]
+    return [(name, trains) for name, trains in most_used]
 
 
 def labels_set(*, run: TrainRun, by: User, labels: Iterable[str]) -> None:
@@ -92,8 +93,11 @@ def _spelled_as_before(run: TrainRun, words: list[str]) -> list[str]:
 
 
 def _labels_write(run: TrainRun, words: list[str]) -> None:
-    present = {name.lower() for name in run.labels.values_list("name", flat=True)}
-    rows = [TrainLabel(run=run, name=word) for word in words if word.lower() not in present]
+    names = run.labels.values_list("name", flat=True)
+    present = {name.lower() for name in names}
+    added = [word for word in words if word.lower() not in present]
+
+    rows = [TrainLabel(run=run, name=word) for word in added]
     # Somebody may have added the same label at the same moment.
     TrainLabel.objects.bulk_create(rows, ignore_conflicts=True)
 

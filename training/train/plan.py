@@ -262,10 +262,12 @@ def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
     answer = parameters["max_completion_tokens"]
     context = base_model.context_length
 
-    if context and prompt + answer > context:
+    total = prompt + answer
+
+    if context and total > context:
         plan.errors["max_completion_tokens"] = (
-            f"{prompt:,} prompt and {answer:,} answer tokens are {prompt + answer:,}, and "
-            f"{base_model.name} reads {context:,}."
+            f"{prompt:,} prompt and {answer:,} answer tokens are {total:,}, and {base_model.name} "
+            f"reads {context:,}."
         )
 
         room = context - prompt
@@ -274,8 +276,10 @@ def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
             plan.fixes["max_completion_tokens"] = [fix]
 
     if plan.cut:
-        cut = f"{plan.cut:,} of {counted(plan.total, 'prompt')} {are(plan.cut)}"
-        plan.warnings["max_prompt_tokens"] = f"{cut} longer, and left out."
+        prompts = counted(plan.total, "prompt")
+        plan.warnings["max_prompt_tokens"] = (
+            f"{plan.cut:,} of {prompts} {are(plan.cut)} longer, and left out."
+        )
 
 
 def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> None:

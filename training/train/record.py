@@ -109,14 +109,20 @@ def record_notes(run: TrainRun) -> list[str]:
 
     lost = sum(gap["events"] for gap in run.record_gaps)
     if lost and not missing:
-        entries = "1 entry is" if lost == 1 else f"{lost:,} entries are"
+        entries = f"{lost:,} entries are"
+        if lost == 1:
+            entries = "1 entry is"
+
         notes.append(f"{entries} missing from the record, such as evaluations or answers.")
 
     return notes
 
 
 def _steps_sentence(first: int, last: int) -> str:
-    steps = f"Step {first:,} is" if first == last else f"Steps {first:,} to {last:,} are"
+    steps = f"Steps {first:,} to {last:,} are"
+    if first == last:
+        steps = f"Step {first:,} is"
+
     return f"{steps} missing from the record: the train's {EVENTS} was cut or damaged."
 
 

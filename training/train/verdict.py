@@ -210,9 +210,6 @@ def _measure(run: TrainRun) -> tuple[str, str]:
 def comparability(trains: list[TrainRun]) -> str:
     """Whether the numbers of the evaluations can be compared, and if not why, in one sentence."""
     measured = [run for run in trains if run.best_value is not None]
-    titles = {run.objective.title.lower() for run in trains}
-    what = f"eval {titles.pop()}" if len(titles) == 1 else "evaluations"
-
     if not measured:
         return "None of these trains has been measured on held-out rows."
 
@@ -221,9 +218,17 @@ def comparability(trains: list[TrainRun]) -> str:
         was = "was" if len(measured) == 1 else "were"
         return f"Only {len(measured)} of these {count} {was} measured on held-out rows."
 
-    if len({_held_out(run) for run in trains}) > 1:
+    titles = {run.objective.title.lower() for run in trains}
+    what = "evaluations"
+    if len(titles) == 1:
+        what = f"eval {titles.pop()}"
+
+    rows = {_held_out(run) for run in trains}
+    measures = {_measure(run) for run in trains}
+
+    if len(rows) > 1:
         return f"Measured on different rows: compare {what} with care."
-    if len({_measure(run) for run in trains}) > 1:
+    if len(measures) > 1:
         return f"Measured in different ways, by method or settings, so {what} cannot be compared."
 
     return f"Measured on the same held-out rows, so {what} can be compared."

@@ -45,8 +45,16 @@ def notices_create(run: TrainRun) -> None:
         ways.append(Way.MAIL)
 
     if ways:
-        rows = [Notice(run=run, attempt=run.attempt, status=run.status, way=way) for way in ways]
-        Notice.objects.bulk_create(rows, ignore_conflicts=True)
+        notices = [
+            Notice(
+                run=run,
+                attempt=run.attempt,
+                status=run.status,
+                way=way,
+            )
+            for way in ways
+        ]
+        Notice.objects.bulk_create(notices, ignore_conflicts=True)
         notices_enqueue()
 
 
@@ -89,9 +97,11 @@ def notices_send() -> int:
 def _notice_claim(notice: Notice) -> bool:
     """Whether this sender is the one to try it now. The next try is set before this one begins, so
     that it comes even when this sender dies."""
-    pause = DELIVERY_PAUSES[min(notice.tries, len(DELIVERY_PAUSES) - 1)]
+    number = min(notice.tries, len(DELIVERY_PAUSES) - 1)
+    next_at = timezone.now() + DELIVERY_PAUSES[number]
+
     unclaimed = Notice.objects.filter(pk=notice.pk, tries=notice.tries, sent_at=None)
-    claimed = unclaimed.update(tries=F("tries") + 1, next_at=timezone.now() + pause)
+    claimed = unclaimed.update(tries=F("tries") + 1, next_at=next_at)
     return bool(claimed)
 
 

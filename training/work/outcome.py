@@ -147,8 +147,9 @@ def last_lines(run: TrainRun, count: int = 3) -> str:
         with (run.directory / LOG).open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - 4096))
-            lines = stream.read().decode(errors="replace").strip().splitlines()
+            text = stream.read().decode(errors="replace")
     except OSError:
         return ""
 
-    return "\n" + "\n".join(lines[-count:]) if lines else ""
+    lines = text.strip().splitlines()
+    return "".join("\n" + line for line in lines[-count:])
