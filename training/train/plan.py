@@ -86,13 +86,12 @@ def train_plan(
     notes = RowNotes.read(lengths.notes)
     counts = _counts(lengths, parameters) if lengths.ready and lengths.rows else None
 
+    # What the chat template cannot write is the answer of a row. Methods that only ask need none.
+    unwritable = notes.left_out if max_tokens is not None else 0
+    lost = counts["lost"] if counts else 0
     per_row = rows_per_row(method, dataset)
-    usable = dataset.good_row_count * per_row
-    if max_tokens is not None:
-        # Rows that the chat template cannot write. Methods that only ask need no answers of rows.
-        usable -= notes.left_out * per_row
-    if counts:
-        usable = max(0, usable - counts["lost"])
+
+    usable = max(0, (dataset.good_row_count - unwritable) * per_row - lost)
     if parameters["max_samples"] is not None:
         usable = min(usable, parameters["max_samples"] * per_row)
 
@@ -137,14 +136,7 @@ def train_plan(
     if counts:
         _judge_tokens(plan, lengths.rows, max_tokens, base_model)
 
-    if base_model.context_length and max_tokens > base_model.context_length:
-        plan.warnings["max_tokens"] = (
-            f"{base_model.name} reads at most {base_model.context_length:,} tokens."
-        )
-        plan.fixes["max_tokens"] = [
-            _fix(f"Use {base_model.context_length:,}", "", max_tokens=base_model.context_length)
-        ]
-
+    _judge_context(plan, max_tokens, base_model)
     return plan
 
 
@@ -340,6 +332,15 @@ def _judge_tokens(
 
     if plan.cut:
         plan.fixes["max_tokens"] = _longer(lengths, max_tokens, base_model.context_length)
+
+
+def _judge_context(plan: Plan, max_tokens: int, base_model: BaseModel) -> None:
+    context = base_model.context_length
+    if not context or max_tokens <= context:
+        return
+
+    plan.warnings["max_tokens"] = f"{base_model.name} reads at most {context:,} tokens."
+    plan.fixes["max_tokens"] = [_fix(f"Use {context:,}", "", max_tokens=context)]
 
 
 def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict[str, Any]]:
