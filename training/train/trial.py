@@ -197,18 +197,17 @@ def trial_run(key: str) -> None:
     if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
         return
 
-    environment = clean_environment(
-        HF_HUB_OFFLINE="1",
-        TOKENIZERS_PARALLELISM="false",
-        **_judge_key(folder),
-    )
     program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
         [sys.executable, *PROGRAM, str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=settings.BASE_DIR,
-        env=environment,
+        env=clean_environment(
+            HF_HUB_OFFLINE="1",
+            TOKENIZERS_PARALLELISM="false",
+            **_judge_key(folder),
+        ),
         preexec_fn=confined(),
     )
 
