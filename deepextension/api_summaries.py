@@ -48,6 +48,7 @@ SUMMARIES = {
     ("get", "/api/v1/trains/{id}/checkpoints/"): "List checkpoints",
     ("get", "/api/v1/trains/{id}/completions/"): "List answers from training with their rewards",
     ("post", "/api/v1/trains/{id}/copy/"): "Start a copy of a train",
+    ("get", "/api/v1/trains/{id}/events/"): "Follow a train (server-sent events)",
     ("get", "/api/v1/trains/{id}/live/"): "Show how a train stands",
     ("get", "/api/v1/trains/{id}/log/"): "Read the log",
     ("get", "/api/v1/trains/{id}/log/search/"): "Search the log",
