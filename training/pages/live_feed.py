@@ -196,13 +196,17 @@ async def _events(
         if after is None:
             after = snapshot.last
 
+        was_behind = after < snapshot.first
         while after < snapshot.first:
             rows = await in_thread(read_rows, feed.pk, after, ROWS_AT_ONCE)
             after = rows[-1]["seq"] if rows else snapshot.first
             yield _event(snapshot.head, [_json(row) for row in rows], after)
 
-        yield snapshot.event(after)
-        after = max(after, snapshot.last)
+        # What brought the page up has said how the train stands.
+        if not was_behind or after < snapshot.last:
+            yield snapshot.event(after)
+            after = max(after, snapshot.last)
+
         sent = snapshot
 
         if snapshot.has_ended:
