@@ -1,8 +1,7 @@
 """200 open pages of a running train and 20 people who click: python -m benchmarks.load
 
-Every open page asks as static/evaluation.js does: for new metrics half a second after the last
-answer, or after as long as that took, and for the judgement every 15 seconds. The header of the
-page is told by the same answers. People open a page, read it for a while, open the next. Measured
+Every open page follows the train as static/evaluation.js does, by server-sent events, and asks for
+the judgement every 15 seconds. People open a page, read it for a while, open the next. Measured
 is how long after the engine wrote a logged step it is in an answer, over all pages, what that costs
 the web processes, and whether any request failed."""
 
@@ -16,6 +15,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -100,6 +100,35 @@ class Browser:
 
         return status, body
 
+    async def events(self, path: str, until: float) -> AsyncIterator[dict[str, Any]]:
+        """The messages of a stream of server-sent events."""
+        self.seen.requests += 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: {self.cookie}\r\n"
+            "Accept: text/event-stream\r\n\r\n"
+        )
+        writer.write(head.encode())
+        status = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+        if status != b"200":
+            self.seen.errors.append(f"{path}: {status.decode()}")
+            return
+
+        text = b""
+        while time.monotonic() < until:
+            size = int(await reader.readline() or b"0", 16)
+            if not size:
+                self.seen.errors.append(f"{path}: ended")
+                break
+
+            text += await reader.readexactly(size + 2)
+            *events, text = text.removesuffix(b"\r\n").split(b"\n\n")
+            for event in events:
+                if event.startswith(b"id: "):
+                    yield json.loads(event.partition(b"data: ")[2])
+
+        writer.close()
+
 
 async def page(browser: Browser, run: int, until: float) -> None:
     """static/evaluation.js"""
@@ -107,21 +136,15 @@ async def page(browser: Browser, run: int, until: float) -> None:
     await browser.get(f"/trains/{run}/evaluation/answers/")
     judged = 0.0
 
-    while time.monotonic() < until:
-        began = time.monotonic()
-        body = await browser.get(f"/api/v1/trains/{run}/metrics/?after={after}")
+    # The stream has a connection of its own, as in a browser.
+    stream = Browser(browser.port, browser.cookie, browser.seen)
+    async for answer in stream.events(f"/api/v1/trains/{run}/events/?after={after}", until):
         now = time.time()
-
-        if body:
-            answer = json.loads(body)
-            after = answer["next"]
-            browser.seen.delays += [now - row["time"] for row in answer["rows"]]
+        browser.seen.delays += [now - row["time"] for row in answer["rows"]]
 
         if time.monotonic() - judged > 15:
             judged = time.monotonic()
             await browser.get(f"/trains/{run}/judgement/")
-
-        await asyncio.sleep(max(0.5, time.monotonic() - began))
 
 
 async def person(browser: Browser, run: int, until: float) -> None:
