@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -50,30 +51,24 @@ def web_processes(platform: Platform) -> list[psutil.Process]:
     return platform.processes("manage.py", "web")
 
 
-def test_a_web_server_that_is_restarted_costs_its_pages_no_step(platform: Platform, running: dict):
-    """Killed, and ended in order, while a page follows."""
-    last, steps, breaks = "0", [], 0
+@pytest.mark.parametrize("end", [psutil.Process.kill, psutil.Process.terminate])
+def test_a_web_server_that_is_restarted_costs_its_pages_no_step(platform, running, end):
+    """Killed, or ended in order, while a page follows."""
     deadline = time.monotonic() + SECONDS
-    for restart in (lambda process: process.kill(), lambda process: process.terminate()):
-        seen = 0
-        for last, message in messages(platform, running, last):
-            steps += [row["step"] for row in message["rows"] if row["split"] == "train"]
-            seen += 1
-            assert time.monotonic() < deadline
-            if seen == 3:
-                for process in web_processes(platform):
-                    with suppress(psutil.NoSuchProcess):
-                        restart(process)
-        breaks += 1
-        wait_for_pages(platform, deadline)
+    before = list(itertools.islice(messages(platform, running, "0"), 3))
+    stream = messages(platform, running, before[-1][0])
+    before.append(next(stream))
+    for process in web_processes(platform):
+        with suppress(psutil.NoSuchProcess):
+            end(process)
+    before += stream
 
-    for last, message in messages(platform, running, last):
-        steps += [row["step"] for row in message["rows"] if row["split"] == "train"]
-        if steps[-1] > steps[0] + 20:
-            break
-
-    assert breaks == 2
+    wait_for_pages(platform, deadline)
+    after = list(itertools.islice(messages(platform, running, before[-1][0]), 3))
+    rows = [row for _, message in before + after for row in message["rows"]]
+    steps = [row["step"] for row in rows if row["split"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
+    assert after[-1][1]["rows"]
 
 
 def wait_for_pages(platform: Platform, deadline: float) -> None:
