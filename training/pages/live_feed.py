@@ -231,11 +231,13 @@ def read_train(pk: int, before: Snapshot | None) -> Snapshot | None:
     if run is None:
         return None
 
-    if before is None or before.attempt != run.attempt:
-        # What an earlier attempt logged may have been taken back.
-        first, seqs, rows = _newest_seq(run), (), ()
-    else:
+    seqs: tuple[int, ...] = ()
+    rows: tuple[bytes, ...] = ()
+    if before is not None and before.attempt == run.attempt:
         first, seqs, rows = before.first, before.seqs, before.rows
+    else:
+        # What an earlier attempt logged may have been taken back.
+        first = _newest_seq(run)
 
     known = seqs[-1] if seqs else first
     new = read_rows(pk, known, ROWS_KEPT + 1)
