@@ -1,11 +1,11 @@
 // The header of a train's page, live. Other scripts of the page hear of a change of status:
-//   document.addEventListener("train:status", (event) => event.detail)   the train as the API's live/ tells it
-// A script that is told of the train with what it asks for itself passes that on, and the header does not ask too:
-//   document.dispatchEvent(new CustomEvent("train:told", { detail: train }))
+//   document.addEventListener("train:status", (event) => event.detail)   the train as the API's live/ returns it
+// A script whose own request already returns the train passes it on, so that the header does not ask again:
+//   document.dispatchEvent(new CustomEvent("train:received", { detail: train }))
 (() => {
   "use strict";
   const { clock, format, live, api, poll } = DX;
-  const TOLD_FOR = 3000; // milliseconds for which what another script was told is new enough
+  const FRESH_MS = 3000; // how long a train that another script passed on counts as new
   const ENDED = ["finished", "failed", "stopped"];
   const head = document.getElementById("train-head");
   let status = head.dataset.state;
@@ -13,8 +13,8 @@
   let phase = null;
   // What a stop saves, and what the page says of it, is another matter once there is a step.
   let hasSteps = Number(head.dataset.step) > 0;
-  let kept = null;
-  let told = -Infinity;
+  let bestStep = null;
+  let receivedAt = -Infinity;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
 
   function show(train) {
@@ -106,20 +106,20 @@
   };
 
   async function turn() {
-    if (performance.now() - told > TOLD_FOR) await take(await api(head.dataset.api));
+    if (performance.now() - receivedAt > FRESH_MS) await take(await api(head.dataset.api));
   }
 
   async function take(train) {
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
-    const saved = kept !== null && train.best_step !== kept;
+    const saved = bestStep !== null && train.best_step !== bestStep;
     const began = train.step > 0 && !hasSteps;
     if (changed || moved || saved || began) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
     hasSteps = train.step > 0;
-    kept = train.best_step;
+    bestStep = train.best_step;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
@@ -145,14 +145,14 @@
       { failed: lost, recovered },
     );
     let taking = false;
-    document.addEventListener("train:told", async ({ detail }) => {
-      told = performance.now();
+    document.addEventListener("train:received", async ({ detail }) => {
+      receivedAt = performance.now();
       if (taking) return;
       taking = true;
       try {
         await take(detail);
       } catch {
-        told = -Infinity; // the header asks by itself, and says what is wrong
+        receivedAt = -Infinity; // the header asks by itself, and says what is wrong
       }
       taking = false;
     });
