@@ -234,7 +234,7 @@
   }
 
   // Call `task` again and again, `seconds` apart (a number, or a function that returns one, null to end). One call at a
-  // time; a hidden page rests; failures wait longer and are told to `failed(error, since)`, recovery to `recovered()`.
+  // time; a hidden page rests; failures wait longer and are passed to `failed(error, since)`, recovery to `recovered()`.
   function poll(task, seconds, { failed = () => {}, recovered = () => {} } = {}) {
     let timer = null,
       over = false,

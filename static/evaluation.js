@@ -86,7 +86,7 @@
   const shownSeries = () => zoom?.series ?? state.series;
 
   function append(rows) {
-    // A later attempt begins behind an earlier step: what the first told beyond it no longer counts.
+    // A later attempt begins behind an earlier step: what the first reported beyond it no longer counts.
     if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step))
       return load();
     for (const row of rows) {
@@ -189,8 +189,8 @@
   }
 
   function section(heading) {
-    const found = place("rest").querySelector(`[data-heading="${CSS.escape(heading)}"]`);
-    if (found) return found;
+    const existing = place("rest").querySelector(`[data-heading="${CSS.escape(heading)}"]`);
+    if (existing) return existing;
     const grid = make("div", { className: "charts-grid" });
     grid.dataset.heading = heading;
     place("rest").append(make("h2", { className: "charts-heading", textContent: heading }), grid);
@@ -316,7 +316,7 @@
     const rows = answer.rows.filter((row) => row.seq > state.next);
     state.next = Math.max(state.next, answer.next);
     state.train = answer.train;
-    document.dispatchEvent(new CustomEvent("train:told", { detail: answer.train }));
+    document.dispatchEvent(new CustomEvent("train:received", { detail: answer.train }));
     if (rows.length) {
       state.updated = new Date();
       if (!state.planned.step) await load();

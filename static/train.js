@@ -2,7 +2,7 @@
 //   document.addEventListener("train:status", (event) => event.detail)   the train as the API's live/ tells it
 // A page whose own script follows the train (it holds #evaluation-data) passes on what it hears, so that the page has
 // one connection:
-//   document.dispatchEvent(new CustomEvent("train:told", { detail: train }))
+//   document.dispatchEvent(new CustomEvent("train:received", { detail: train }))
 //   ... "train:lost", { detail: { error, since } } and "train:heard"
 (() => {
   "use strict";
@@ -14,7 +14,7 @@
   let phase = null;
   // What a stop saves, and what the page says of it, is another matter once there is a step.
   let hasSteps = Number(head.dataset.step) > 0;
-  let kept = null;
+  let bestStep = null;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
 
   function show(train) {
@@ -108,14 +108,14 @@
   async function take(train) {
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
-    const saved = kept !== null && train.best_step !== kept;
+    const saved = bestStep !== null && train.best_step !== bestStep;
     const began = train.step > 0 && !hasSteps;
     if (changed || moved || saved || began) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
     hasSteps = train.step > 0;
-    kept = train.best_step;
+    bestStep = train.best_step;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
@@ -144,7 +144,7 @@
           { failed: lost, recovered },
         );
     let taking = Promise.resolve();
-    document.addEventListener("train:told", ({ detail }) => {
+    document.addEventListener("train:received", ({ detail }) => {
       taking = taking.then(() => take(detail)).catch((error) => lost(error, new Date()));
     });
     document.addEventListener("train:lost", ({ detail }) => lost(detail.error, detail.since));
