@@ -18,7 +18,7 @@ def marked_template(template: ChatTemplate) -> str | None:
     there is none."""
     if GENERATION.search(template.source):
         return template.source
-    if template.source not in _known_to_trl():
+    if template.source not in _trl_templates():
         return None
 
     # Takes seconds to import: only where TRL knows the template.
@@ -32,7 +32,7 @@ def marked_template(template: ChatTemplate) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _known_to_trl() -> frozenset[str]:
+def _trl_templates() -> frozenset[str]:
     """The chat templates that TRL compares with, read without importing it."""
     spec = find_spec("trl")
     if spec is None or spec.origin is None:

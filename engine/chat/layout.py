@@ -12,8 +12,8 @@ from engine.chat.template import ChatTemplate, Message, Span, Tools
 
 # Planes 15 and 16 of Unicode are for private use, and hardly any text uses them. One character a
 # turn.
-FIRST_MARK = 0xF0000
-MARKS = re.compile("[\U000f0000-\U000ffffd]")
+FIRST_MARKER = 0xF0000
+MARKERS = re.compile("[\U000f0000-\U000ffffd]")
 MOST_TURNS = 0xFFFD
 
 
@@ -47,8 +47,8 @@ def lay_out(
         return None
 
     spans: dict[int, Span] = {}
-    for earlier_marks, mark in enumerate(MARKS.finditer(text)):
-        turn, position = ord(mark[0]) - FIRST_MARK, mark.start() - earlier_marks
+    for earlier_marks, mark in enumerate(MARKERS.finditer(text)):
+        turn, position = ord(mark[0]) - FIRST_MARKER, mark.start() - earlier_marks
         start = spans[turn][0] if turn in spans else position
         spans[turn] = (start, position)
 
@@ -57,36 +57,39 @@ def lay_out(
     if any(spans[first][1] > spans[second][0] for first, second in pairwise(spans)):
         return None
 
-    return Layout(MARKS.sub("", text), spans)
+    return Layout(MARKERS.sub("", text), spans)
 
 
-def with_marks(message: Message, turn: int) -> Message:
+def with_markers(message: Message, turn: int) -> Message:
     """A turn whose words are marked on both sides, within white space that a template may trim."""
-    return message | {"content": text_marked(message["content"], turn)}
+    return message | {"content": text_with_markers(message["content"], turn)}
 
 
-def text_marked(text: str, turn: int) -> str:
-    mark = chr(FIRST_MARK + turn)
+def text_with_markers(text: str, turn: int) -> str:
+    mark = chr(FIRST_MARKER + turn)
     words = text.strip()
     start = text.find(words) if words else len(text)
     return f"{text[:start]}{mark}{words}{mark}{text[start + len(words) :]}"
 
 
-def call_marked(message: Message, turn: int) -> Message:
+def call_with_markers(message: Message, turn: int) -> Message:
     """A turn that calls tools, with marks around the texts among their arguments."""
     calls = []
     for call in message["tool_calls"]:
         function = call["function"]
         calls.append(
             call
-            | {"function": function | {"arguments": _values_marked(function["arguments"], turn)}}
+            | {
+                "function": function
+                | {"arguments": _values_with_markers(function["arguments"], turn)}
+            }
         )
 
     return message | {"tool_calls": calls}
 
 
-def _values_marked(value: Any, turn: int) -> Any:
+def _values_with_markers(value: Any, turn: int) -> Any:
     if isinstance(value, dict):
-        return {name: _values_marked(item, turn) for name, item in value.items()}
+        return {name: _values_with_markers(item, turn) for name, item in value.items()}
 
-    return text_marked(value, turn) if isinstance(value, str) else value
+    return text_with_markers(value, turn) if isinstance(value, str) else value

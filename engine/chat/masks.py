@@ -90,7 +90,7 @@ class Masks:
         """A marked span without what the question to the model holds already, and with the end
         token.
 
-        Marks of some templates begin before the end of the generation prompt, many end behind the
+        HashSet of some templates begin before the end of the generation prompt, many end behind the
         white space after the end token, and some leave the end token out."""
         if self.outline.plain is not None:
             for header in self.outline.plain.headers["user"]:

@@ -11,8 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from engine.chat.layout import MARKS, MOST_TURNS, Layout, lay_out, with_marks
-from engine.chat.outline_learn import Ending, Known, calling_learn, common_start, plain_learn
+from engine.chat.layout import MARKERS, MOST_TURNS, Layout, lay_out, with_markers
+from engine.chat.outline_learn import (
+    Ending,
+    TurnBoundaries,
+    common_start,
+    learn_plain_turns,
+    learn_tool_turns,
+)
 from engine.chat.template import ChatTemplate, Message, Tools
 from engine.chat.tool_turns import ToolTurns
 
@@ -37,11 +43,11 @@ class Outline:
     def answers(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
         """All turns of the assistant in `text`, to which `messages` are rendered; None where it
         cannot tell."""
-        if self.plain is None or len(messages) > MOST_TURNS or MARKS.search(text) is not None:
+        if self.plain is None or len(messages) > MOST_TURNS or MARKERS.search(text) is not None:
             return None
 
         marked = [
-            with_marks(message, turn) if message["role"] in ("user", "tool") else message
+            with_markers(message, turn) if message["role"] in ("user", "tool") else message
             for turn, message in enumerate(messages)
         ]
         layout = lay_out(self.template, marked, tools)
@@ -125,20 +131,20 @@ class Outline:
 
         return ""
 
-    def _used(self) -> list[Known]:
+    def _used(self) -> list[TurnBoundaries]:
         """What was learned so far: nothing about calls where no row has any."""
         known = [self.plain, self.calling if self.tools_are_used else None]
         return [item for item in known if item is not None]
 
     @cached_property
-    def plain(self) -> Known | None:
-        return plain_learn(self.template)
+    def plain(self) -> TurnBoundaries | None:
+        return learn_plain_turns(self.template)
 
     @cached_property
-    def calling(self) -> Known | None:
+    def calling(self) -> TurnBoundaries | None:
         self.tools_are_used = True
         return (
-            calling_learn(self.template, self.tool_turns, self.plain)
+            learn_tool_turns(self.template, self.tool_turns, self.plain)
             if self.plain is not None
             else None
         )

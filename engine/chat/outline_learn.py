@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from engine.chat.layout import Layout, call_marked, lay_out, text_marked, with_marks
+from engine.chat.layout import Layout, call_with_markers, lay_out, text_with_markers, with_markers
 from engine.chat.template import ChatTemplate, Message, Tools
 from engine.chat.tool_turns import ToolTurns, tool_described
 
@@ -30,7 +30,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Known:
+class TurnBoundaries:
     """headers: by the role of the turn before, what stands between its words and the assistant's
     turn, longest first. endings: by ("text" or "call", role of the turn behind or "" for none)."""
 
@@ -73,7 +73,7 @@ def _kind(message: Message) -> str:
     return "call" if message.get("tool_calls") else "text"
 
 
-def plain_learn(template: ChatTemplate) -> Known | None:
+def learn_plain_turns(template: ChatTemplate) -> TurnBoundaries | None:
     """Of answers in words. None for a template whose conversations cannot be told apart into
     turns."""
     talk = _sample(template, [QUESTION, ANSWER, QUESTION, ANSWER])
@@ -82,7 +82,7 @@ def plain_learn(template: ChatTemplate) -> Known | None:
 
     shown = [talk]
     thinking = _sample(
-        template, [QUESTION, ANSWER | {"reasoning_content": text_marked("Two and two.", 1)}]
+        template, [QUESTION, ANSWER | {"reasoning_content": text_with_markers("Two and two.", 1)}]
     )
     if thinking is not None:
         shown.append(thinking)
@@ -99,10 +99,12 @@ def plain_learn(template: ChatTemplate) -> Known | None:
         ("text", "user"): _followed_ending(template, between, behind),
         ("text", ""): _last_ending(template, between, behind),
     }
-    return Known({"user": headers}, endings)
+    return TurnBoundaries({"user": headers}, endings)
 
 
-def calling_learn(template: ChatTemplate, tool_turns: ToolTurns, plain: Known) -> Known:
+def learn_tool_turns(
+    template: ChatTemplate, tool_turns: ToolTurns, plain: TurnBoundaries
+) -> TurnBoundaries:
     """Of turns that call tools, and of answers to what tools gave back, besides what is known of
     the others.
 
@@ -124,14 +126,16 @@ def calling_learn(template: ChatTemplate, tool_turns: ToolTurns, plain: Known) -
     headers["tool"] += [f"{header}{_opening(template, plain)}" for header in headers["tool"]]
     headers["tool"].sort(key=len, reverse=True)
 
-    return Known(headers, plain.endings | _call_endings(template, talks, plain))
+    return TurnBoundaries(headers, plain.endings | _call_endings(template, talks, plain))
 
 
 def _sample(template: ChatTemplate, messages: list[Message], tools: Tools = None) -> Sample | None:
     marked = []
     for turn, message in enumerate(messages):
         marked.append(
-            call_marked(message, turn) if message.get("tool_calls") else with_marks(message, turn)
+            call_with_markers(message, turn)
+            if message.get("tool_calls")
+            else with_markers(message, turn)
         )
 
     layout = lay_out(template, marked, tools)
@@ -151,7 +155,7 @@ def _asked(template: ChatTemplate, prompts: list[list[Message]], tools: Tools = 
         last = len(prompt) - 1
         layout = lay_out(
             template,
-            [*prompt[:-1], with_marks(prompt[-1], last)],
+            [*prompt[:-1], with_markers(prompt[-1], last)],
             tools,
             add_generation_prompt=True,
         )
@@ -200,7 +204,7 @@ def _call_headers(
     return list(filter(None, (common_end(list(alike)) for alike in zip(*by_talk, strict=True))))
 
 
-def _opening(template: ChatTemplate, plain: Known) -> str:
+def _opening(template: ChatTemplate, plain: TurnBoundaries) -> str:
     """The part of a header that opens the assistant's turn. Where asking behind a tool's result
     writes none, showing an answer there may still write one."""
     header = plain.headers["user"][-1]
@@ -244,7 +248,7 @@ def _with_token(template: ChatTemplate, closing: str, whole: str) -> Ending:
 
 
 def _call_endings(
-    template: ChatTemplate, talks: list[list[Sample]], plain: Known
+    template: ChatTemplate, talks: list[list[Sample]], plain: TurnBoundaries
 ) -> dict[tuple[str, str], Ending]:
     between, behind = [], []
     for samples in talks:

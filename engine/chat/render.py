@@ -225,7 +225,7 @@ class Renderer:
 
         for answer in rendered.answers:
             message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
-            _calls_insist(message, part)
+            _calls_written_check(message, part)
 
             if not _is_said(message["content"], part) and not _is_said(
                 message["content"], rendered.text
@@ -416,7 +416,7 @@ def _no_tools() -> TemplateProblem:
     )
 
 
-def _calls_insist(message: Message, text: str) -> None:
+def _calls_written_check(message: Message, text: str) -> None:
     """Raises TemplateProblem where `text`, a turn as the template writes it, lacks one of the
     turn's calls."""
     names = [call["function"]["name"] for call in message.get("tool_calls", ())]

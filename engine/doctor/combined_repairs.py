@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.finding_kinds import MENDABLE
+from engine.doctor.finding_kinds import REPAIRABLE
 from engine.doctor.repair_kinds import Repair, safe_repairs
-from engine.doctor.row_repairs import Mender, Row
+from engine.doctor.row_repairs import Row, RowRepairer
 
 DUPLICATES = "drop_duplicates"
 
 
-class SafeMender:
+class SafeRepairer:
     """All repairs of engine.doctor.repair_kinds.SAFE on one row after the other.
 
     A good row is never made worse: a repair that would spoil it is passed over. A bad row is
@@ -25,16 +25,16 @@ class SafeMender:
 
     def __init__(self, format: str, column_map: dict[str, str]) -> None:
         self.repairs = safe_repairs(format)
-        self.menders = {
-            repair.slug: Mender(repair.slug, format, column_map) for repair in self.repairs
+        self.repairers = {
+            repair.slug: RowRepairer(repair.slug, format, column_map) for repair in self.repairs
         }
-        self.reader = next(iter(self.menders.values()))
+        self.reader = next(iter(self.repairers.values()))
         self.steps: Counter[str] = Counter()
 
     def rows(self, values: Row) -> list[Row]:
         mended, applied = self._mended(values)
 
-        if DUPLICATES in self.menders and self.menders[DUPLICATES].is_again(mended):
+        if DUPLICATES in self.repairers and self.repairers[DUPLICATES].is_again(mended):
             self.steps[DUPLICATES] += 1
             return []
 
@@ -50,7 +50,7 @@ class SafeMender:
             if repair.slug == DUPLICATES or (is_good and _is_for_bad_rows(repair)):
                 continue
 
-            changed = self.menders[repair.slug].changed(row)
+            changed = self.repairers[repair.slug].changed(row)
             if changed is None or changed == row:
                 continue
 
@@ -65,7 +65,7 @@ class SafeMender:
 
 
 def _is_for_bad_rows(repair: Repair) -> bool:
-    return any(kind in MENDABLE for kind in repair.mends)
+    return any(kind in REPAIRABLE for kind in repair.mends)
 
 
 @dataclass

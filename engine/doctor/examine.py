@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.doctor.finding_kinds import (
-    MENDABLE,
+    REPAIRABLE,
     SEVERAL_LISTS,
     TITLES,
     TOOL_CALLS,
@@ -25,8 +25,8 @@ from engine.doctor.finding_kinds import (
 from engine.doctor.secret_patterns import secrets_in, secrets_replaced
 from engine.doctor.signs import SCRIPT_CHARACTERS, SIGNS
 from engine.rows.examples import Example
-from engine.rows.hash_set import Marks, mark_of, mark_of_turns
-from engine.rows.transcripts import SPOKEN, turns_of_text
+from engine.rows.hash_set import HashSet, example_hash, turns_hash
+from engine.rows.transcripts import SPEAKER_BEGINNING, turns_of_text
 from engine.rows.values import RowProblem
 
 if TYPE_CHECKING:
@@ -102,17 +102,17 @@ class Doctor:
 
     def __init__(self) -> None:
         self.found: dict[str, Finding] = {}
-        self.rows = Marks()
-        self.prompts = Marks()
+        self.rows = HashSet()
+        self.prompts = HashSet()
         self.scripts: Counter[str] = Counter()
         self.labels: Counter[bool] = Counter()
 
     def see(self, line: int, example: Example) -> None:
         is_new = is_asked_first = True
         if len(self.rows) < ROWS_REMEMBERED:
-            is_new = self.rows.add(mark_of(example))
+            is_new = self.rows.add(example_hash(example))
             if is_new and example.messages is not None:
-                is_asked_first = self.prompts.add(mark_of_turns(example.asked))
+                is_asked_first = self.prompts.add(turns_hash(example.asked))
 
         self._look(line, example, is_new, is_asked_first)
 
@@ -132,7 +132,7 @@ class Doctor:
         )
 
         for index, example in others.items():
-            marks[index], prompts[index] = mark_of(example), mark_of_turns(example.asked)
+            marks[index], prompts[index] = example_hash(example), turns_hash(example.asked)
             good[index] = notable[index] = True
 
         rows = np.flatnonzero(good)
@@ -159,7 +159,7 @@ class Doctor:
 
     def see_problem(self, line: int, problem: RowProblem) -> None:
         """A bad row; remembered where a repair may make it good."""
-        if problem.kind in MENDABLE:
+        if problem.kind in REPAIRABLE:
             self._add(problem.kind, line, problem.value)
 
     def see_lists(self, rows: Mapping[str, int]) -> None:
@@ -229,7 +229,7 @@ class Doctor:
 
         if example.text is not None:
             shown = example.text
-            if SPOKEN.match(shown) and turns_of_text(shown):
+            if SPEAKER_BEGINNING.match(shown) and turns_of_text(shown):
                 self._add("transcript_text", line, shown)
         else:
             shown = (example.asked or [{"content": ""}])[-1]["content"]

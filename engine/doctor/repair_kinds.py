@@ -94,7 +94,7 @@ REPAIRS = {
         Repair(
             "strip_separators",
             "Take out separators",
-            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut "
+            "HashSet such as ### or -> behind prompts, and ### or END behind completions, are cut "
             "off.",
             ("separators",),
             ("prompt-completion",),
@@ -108,7 +108,7 @@ REPAIRS = {
         Repair(
             "strip_template",
             "Take out template marks",
-            "Marks such as <|im_start|> or [INST] are cut out.",
+            "HashSet such as <|im_start|> or [INST] are cut out.",
             ("template_tokens",),
         ),
         Repair(

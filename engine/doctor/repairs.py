@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.combined_repairs import RowChanges, SafeMender
+from engine.doctor.combined_repairs import RowChanges, SafeRepairer
 from engine.doctor.examine import concealed
 from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
@@ -30,7 +30,7 @@ from engine.doctor.repair_kinds import (
     REPAIRS,
     TRAIN_PART,
 )
-from engine.doctor.row_repairs import Fits, Mender, Row
+from engine.doctor.row_repairs import Fits, Row, RowRepairer
 from engine.rows.examples import Example
 from engine.rows.read import FileProblem, read_rows
 
@@ -41,7 +41,7 @@ NOTHING_LEFT = "No row is left after this repair."
 
 
 @dataclass
-class Done:
+class RepairReport:
     """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}]
     of the first; `steps`: {repair: rows} of a version that is made of several repairs."""
 
@@ -66,24 +66,24 @@ def repaired(
     slug: str,
     format: str,
     column_map: dict[str, str],
-    done: Done,
+    done: RepairReport,
     fits: Fits | None = None,
 ) -> Iterator[Row]:
     """The rows of the new file. `rows`: (line, values), None for a line that is no row. Fills
     `done`."""
     makes = REPAIRS[slug].makes if slug in REPAIRS else ""
-    mender: Mender | SafeMender
-    mender = (
-        SafeMender(format, column_map)
+    repairer: RowRepairer | SafeRepairer
+    repairer = (
+        SafeRepairer(format, column_map)
         if slug == MEND_SAFE
-        else Mender(slug, format, column_map, fits, makes)
+        else RowRepairer(slug, format, column_map, fits, makes)
     )
 
     for line, values in rows:
         done.counts["read"] += 1
         measured = done.counts["read"] % EVERY == 0
         elsewhere = (slug == TRAIN_PART and measured) or (slug == EVALUATION_PART and not measured)
-        made = mender.rows(values) if values is not None and not elsewhere else []
+        made = repairer.rows(values) if values is not None and not elsewhere else []
         if not made:
             done.counts["left_out"] += 1
             if not elsewhere:
@@ -95,12 +95,12 @@ def repaired(
         done.counts["written"] += len(made)
         yield from made
 
-    if isinstance(mender, SafeMender):
-        done.steps = dict(mender.steps)
+    if isinstance(repairer, SafeRepairer):
+        done.steps = dict(repairer.steps)
 
 
 def changes_applied(
-    rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: Done
+    rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: RepairReport
 ) -> Iterator[Row]:
     """The rows of a version in which somebody edited rows, set some aside or put some back."""
     for line, before, after in changes.apply(rows):
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from engine.messages.failures import explain
 
-    done, digest, size = Done(), hashlib.sha256(), 0
+    done, digest, size = RepairReport(), hashlib.sha256(), 0
 
     try:
         fits = limit_of(given.model, given.max_tokens) if given.model else None

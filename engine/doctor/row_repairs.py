@@ -14,7 +14,7 @@ from engine.doctor.secret_patterns import secrets_replaced
 from engine.rows.chat_turns import CALL_KEYS, CALL_ROLES, CONTENT_KEYS, ROLE_KEYS, ROLES
 from engine.rows.column_map import columns_read
 from engine.rows.examples import Example, RowProblem, to_example
-from engine.rows.hash_set import Marks, mark_of
+from engine.rows.hash_set import HashSet, example_hash
 from engine.rows.row_reader import is_media
 from engine.rows.transcripts import COMPLETION_END, PROMPT_END, turns_of_text
 from engine.rows.values import MISSING, parsed, value_at
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Fits = Callable[[Example], bool]
 
 
-class Mender:
+class RowRepairer:
     """Makes of one row the rows that it becomes; none where it is left out.
 
     `fits`: whether a row keeps to a limit, for repairs of long rows.
@@ -45,7 +45,7 @@ class Mender:
             makes,
         )
 
-        self.seen = Marks()
+        self.seen = HashSet()
         # What the rows say, in the columns that are read.
         self.names = columns_read(format, column_map)
         self.columns = set(self.names.values())
@@ -137,7 +137,7 @@ class Mender:
         if example is None or len(self.seen) >= ROWS_REMEMBERED:
             return False
 
-        return not self.seen.add(mark_of(example))
+        return not self.seen.add(example_hash(example))
 
     def _keeps(self, values: Row) -> bool:
         example = self._example(values)

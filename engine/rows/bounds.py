@@ -82,7 +82,7 @@ def unpacked_check(size: int, unpacked: int) -> None:
         raise FileProblem(UNPACKS)
 
 
-def weight(value: object) -> int:
+def approximate_bytes(value: object) -> int:
     """About how many bytes a value of a row holds. Of texts and lists that are repeated each
     counts."""
     total = 0

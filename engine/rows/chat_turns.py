@@ -13,10 +13,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.rows.content_blocks import items_apart
+from engine.rows.content_blocks import split_tool_parts
 from engine.rows.row_reader import PYTHON_TEXT, RowReader
 from engine.rows.tool_calls import calls_of
-from engine.rows.values import RowProblem, as_json, filled, is_blank, is_text_part, parsed, text_of
+from engine.rows.values import (
+    RowProblem,
+    as_json,
+    is_blank,
+    is_text_part,
+    parsed,
+    required_text,
+    text_of,
+)
 
 # ShareGPT files have a role of its own for a call.
 CALL = "function_call"
@@ -84,7 +92,7 @@ def system_turns(row: RowReader) -> Turns:
     return [] if is_blank(text) else [{"role": "system", "content": text}]
 
 
-def behind_system(row: RowReader, turns: Turns) -> Turns:
+def with_system_of_row(row: RowReader, turns: Turns) -> Turns:
     """Turns behind the row's own system prompt, which is put in front of one that they begin
     with."""
     prompts = system_turns(row)
@@ -95,8 +103,8 @@ def behind_system(row: RowReader, turns: Turns) -> Turns:
     return prompts + turns
 
 
-def said(role: str, value: Any, where: str) -> Turn:
-    return {"role": role, "content": filled(value, where)}
+def text_turn(role: str, value: Any, where: str) -> Turn:
+    return {"role": role, "content": required_text(value, where)}
 
 
 def turns_of(value: Any, column: str, row: RowReader) -> Turns:
@@ -144,7 +152,7 @@ def _turns_of_item(item: Any, column: str, index: int, row: RowReader) -> Turns:
     role_key = next((key for key in ROLE_KEYS if item.get(key) is not None), "")
     if role_key:
         turns = []
-        for part in items_apart(item, _content_key(item, role_key)):
+        for part in split_tool_parts(item, _content_key(item, role_key)):
             turn = _turn(part, role_key if role_key in part else "role", where, column, row)
             # A blank system prompt counts as none.
             if turn["role"] != "system" or not is_blank(turn["content"]):
@@ -160,14 +168,14 @@ def _turns_of_item(item: Any, column: str, index: int, row: RowReader) -> Turns:
     _leave_keys(item, {asked, answered, "system"}, column, row)
     system = item.get("system")
     before = (
-        [said("system", system, f"{where}.system")]
+        [text_turn("system", system, f"{where}.system")]
         if isinstance(system, str) and not is_blank(system)
         else []
     )
 
-    question = said("user", item[asked], f"{where}.{asked}")
+    question = text_turn("user", item[asked], f"{where}.{asked}")
 
-    return [*before, question, said("assistant", item[answered], f"{where}.{answered}")]
+    return [*before, question, text_turn("assistant", item[answered], f"{where}.{answered}")]
 
 
 def _turn(item: Turn, role_key: str, where: str, column: str, row: RowReader) -> Turn:
@@ -192,7 +200,7 @@ def _turn(item: Turn, role_key: str, where: str, column: str, row: RowReader) ->
         case "tool":
             turn = _tool_turn(item, content, place, used)
         case _:
-            turn = said(role, content, place)
+            turn = text_turn(role, content, place)
 
     if len(item) > len(used):
         _learned(item, turn, used)
@@ -233,7 +241,7 @@ def _assistant_turn(
         turn["content"] = "" if content is None or content == [] else text_of(content, place)
         return turn
 
-    return turn | {"content": filled(content, place)}
+    return turn | {"content": required_text(content, place)}
 
 
 def _holds_text(value: Any) -> bool:
@@ -352,7 +360,7 @@ def _one_answer(first: Turn, second: Turn) -> Turn:
     return answer | {"tool_calls": [*first.get("tool_calls", ()), *second["tool_calls"]]}
 
 
-def opening(turns: Turns, column: str) -> Turns:
+def prompt_check(turns: Turns, column: str) -> Turns:
     """The turns, where they lead up to an answer: [system,] user[, assistant, user, …]."""
     _order(turns, column)
 
@@ -366,7 +374,7 @@ def opening(turns: Turns, column: str) -> Turns:
     return turns
 
 
-def conversation(turns: Turns, column: str) -> Turns:
+def conversation_check(turns: Turns, column: str) -> Turns:
     """The turns, where they are in an order that chat templates take: [system,] user, assistant,
     user, …
 

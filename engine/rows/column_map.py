@@ -32,7 +32,7 @@ def is_taken(column: str, sources: Collection[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ColumnUse:
     """columns: as columns_read. used: the file's columns that are read. partly_used: those that
     hold fields which are."""
 
@@ -42,11 +42,11 @@ class Plan:
 
 
 @lru_cache(maxsize=64)
-def plan_of(format: str, column_map: tuple[tuple[str, str], ...]) -> Plan:
+def column_use(format: str, column_map: tuple[tuple[str, str], ...]) -> ColumnUse:
     columns = columns_read(format, dict(column_map))
     used = frozenset(columns.values())
     partly_used = frozenset(column[:dot] for column in used for dot in _dots(column))
-    return Plan(columns, used, partly_used)
+    return ColumnUse(columns, used, partly_used)
 
 
 def _dots(column: str) -> list[int]:

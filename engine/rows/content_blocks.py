@@ -20,7 +20,7 @@ ARGUMENT_KEYS = ("input", "args", "arguments")
 GIVEN_KEYS = ("content", "response", "output")
 
 
-def items_apart(item: Part, content_key: str) -> list[Part]:
+def split_tool_parts(item: Part, content_key: str) -> list[Part]:
     """The turn as it is, or as turns in the form of OpenAI's API where its content holds calls or
     results.
 
@@ -36,8 +36,8 @@ def items_apart(item: Part, content_key: str) -> list[Part]:
     if not calls and not rest:
         return results
 
-    said = item | {content_key: rest}
-    return [*results, said | {"tool_calls": calls} if calls else said]
+    text_turn = item | {content_key: rest}
+    return [*results, text_turn | {"tool_calls": calls} if calls else text_turn]
 
 
 def _call(part: Any) -> Part | None:

@@ -16,7 +16,7 @@ from engine.rows.lines import (
     RAW_CHARACTERS,
     ROW_LIMIT_BYTES,
     TOO_LONG,
-    Mark,
+    FilePosition,
     Row,
     ends_with_returns,
     lines_of,
@@ -33,7 +33,7 @@ NOT_UTF8 = re.compile("[\udc80-\udcff]")
 TOO_LONG_MARK = "\udfff"
 
 
-def read_csv(path: Path, start: Mark) -> Iterator[Row]:
+def read_csv(path: Path, start: FilePosition) -> Iterator[Row]:
     csv.field_size_limit(ROW_LIMIT_BYTES)
     notes = ("carriage_return",) if ends_with_returns(path) else ()
     with open_lines(path) as stream:

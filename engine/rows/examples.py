@@ -16,20 +16,20 @@ from engine.rows.chat_turns import (
     ROLE_KEYS,
     Turn,
     Turns,
-    behind_system,
-    conversation,
+    conversation_check,
     learned_check,
-    opening,
-    said,
+    prompt_check,
     system_turns,
+    text_turn,
     turns_of,
+    with_system_of_row,
 )
-from engine.rows.column_map import plan_of
+from engine.rows.column_map import column_use
 from engine.rows.formats import FORMATS
 from engine.rows.row_reader import PYTHON_TEXT, SEPARATORS, TRANSCRIPT, RowReader, media_check
 from engine.rows.tool_calls import tools_of
 from engine.rows.transcripts import ends_with_separator, turns_of_pair
-from engine.rows.values import RowProblem, filled, is_blank, parsed, text_of
+from engine.rows.values import RowProblem, is_blank, parsed, required_text, text_of
 
 __all__ = ["Example", "RowProblem", "rating_read", "to_example", "with_system_prompt"]
 
@@ -112,7 +112,7 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
 
-    plan = plan_of(format, tuple(column_map.items()))
+    plan = column_use(format, tuple(column_map.items()))
     others = [name for name in values if name not in plan.used]
     if others:
         media_check(values, others)
@@ -147,8 +147,8 @@ def _messages(row: RowReader) -> Example:
     value = row.needed(name)
     # Before the turns: what a call may leave out stands in the schema of its tool.
     tools = tools_of(row)
-    turns = behind_system(row, _spoken(value, row) or turns_of(value, column, row))
-    conversation(turns, column)
+    turns = with_system_of_row(row, _spoken(value, row) or turns_of(value, column, row))
+    conversation_check(turns, column)
     learned_check(turns, column)
 
     return Example(messages=turns, tools=tools)
@@ -169,8 +169,8 @@ def _prompt_completion(row: RowReader) -> Example:
         else [_answer(completion, column, row)]
     )
 
-    turns = behind_system(row, _history(row) + asked + answered)
-    conversation(turns, column)
+    turns = with_system_of_row(row, _history(row) + asked + answered)
+    conversation_check(turns, column)
     learned_check(turns, column)
 
     return Example(messages=turns, tools=tools)
@@ -183,7 +183,7 @@ def _alpaca(row: RowReader) -> Example:
 
 
 def _question_answer(row: RowReader) -> Example:
-    question = filled(row.as_text(row.needed("question")), row.column("question"))
+    question = required_text(row.as_text(row.needed("question")), row.column("question"))
     context = _optional_text(row, "context")
     asked = {"role": "user", "content": f"{context}\n\n{question}" if context else question}
     answer = _answer(row.needed("answer"), row.column("answer"), row)
@@ -192,7 +192,7 @@ def _question_answer(row: RowReader) -> Example:
 
 
 def _plain_text(row: RowReader) -> Example:
-    return Example(text=filled(row.needed("text"), row.column("text")))
+    return Example(text=required_text(row.needed("text"), row.column("text")))
 
 
 def _preference(row: RowReader) -> Example:
@@ -204,7 +204,7 @@ def _preference(row: RowReader) -> Example:
         chosen, rejected = (_behind(asked, turns) for turns in (chosen, rejected))
     else:
         asked, chosen, rejected = _common_prompt(chosen, rejected)
-        asked = behind_system(row, asked) if asked else asked
+        asked = with_system_of_row(row, asked) if asked else asked
 
     if not asked:
         raise RowProblem(
@@ -216,9 +216,9 @@ def _preference(row: RowReader) -> Example:
             row.column("rejected"), _last(rejected), "Both answers are the same; a pair needs two."
         )
 
-    opening(asked, row.column("prompt"))
+    prompt_check(asked, row.column("prompt"))
     for side, turns in (("chosen", chosen), ("rejected", rejected)):
-        conversation([*asked, *turns], row.column(side))
+        conversation_check([*asked, *turns], row.column(side))
 
     return Example(messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
@@ -254,7 +254,7 @@ def _kto(row: RowReader) -> Example:
         answered = _behind(asked, answered)
     else:
         # The rated answer ends a conversation that stands whole in its column.
-        answered = behind_system(row, answered)
+        answered = with_system_of_row(row, answered)
 
     rating = row.needed("label")
     label = rating_read(rating)
@@ -263,12 +263,12 @@ def _kto(row: RowReader) -> Example:
             row.column("label"), rating, "Says neither good nor bad; true or false is needed."
         )
 
-    turns = conversation([*asked, *answered], row.column("completion"))
+    turns = conversation_check([*asked, *answered], row.column("completion"))
     return Example(messages=turns, label=label, tools=tools)
 
 
 def _prompt_only(row: RowReader) -> Example:
-    return Example(messages=opening(_prompt(row, needed=True), row.column("prompt")))
+    return Example(messages=prompt_check(_prompt(row, needed=True), row.column("prompt")))
 
 
 def _question(row: RowReader, name: str) -> str:
@@ -278,7 +278,7 @@ def _question(row: RowReader, name: str) -> str:
     if extra and (value is None or (isinstance(value, str) and is_blank(value))):
         return extra
 
-    asked = filled(row.as_text(value), row.column(name))
+    asked = required_text(row.as_text(value), row.column(name))
     return f"{asked}\n\n{extra}" if extra else asked
 
 
@@ -294,7 +294,7 @@ def _optional_text(row: RowReader, name: str) -> str:
 
 def _answer(value: Any, column: str, row: RowReader) -> Turn:
     """The answer, with the thinking that stands in a column of its own."""
-    answer = said("assistant", row.as_text(value), column)
+    answer = text_turn("assistant", row.as_text(value), column)
 
     if reasoning := _optional_text(row, "reasoning"):
         answer["reasoning_content"] = reasoning
@@ -342,7 +342,10 @@ def _exchange(pair: Any, where: str) -> Turns:
     if not isinstance(pair, list) or len(pair) != 2:
         raise RowProblem(where, pair, "Is not a question with its answer: [question, answer].")
 
-    return [said("user", pair[0], f"{where}[1]"), said("assistant", pair[1], f"{where}[2]")]
+    return [
+        text_turn("user", pair[0], f"{where}[1]"),
+        text_turn("assistant", pair[1], f"{where}[2]"),
+    ]
 
 
 def _prompt(row: RowReader, *, needed: bool) -> Turns:
@@ -363,14 +366,14 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
     if history := _history(row):
         turns = history + turns
 
-    return behind_system(row, turns)
+    return with_system_of_row(row, turns)
 
 
 def _prompt_turns(value: Any, column: str, row: RowReader) -> Turns:
     if _is_turns(value):
         return turns_of(value, column, row)
 
-    return _spoken(value, row) or [said("user", value, column)]
+    return _spoken(value, row) or [text_turn("user", value, column)]
 
 
 def _answer_turns(row: RowReader, name: str) -> Turns:

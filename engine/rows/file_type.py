@@ -78,7 +78,7 @@ class FileProblem(ValueError):
     """The file as a whole cannot be read; str() is a sentence for people."""
 
 
-def sniff_file_type(path: Path, name: str) -> str:
+def detect_file_type(path: Path, name: str) -> str:
     """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say
     something else.
 

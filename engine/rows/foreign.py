@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from engine.rows.format_detection import nearest
+from engine.rows.format_detection import nearest_formats
 
 SHOWN_COLUMNS = 20
 
 # (columns that tell it, what to do)
-KNOWN = (
+KNOWN_COLUMNS = (
     (
         {"segments"},
         "These rows are text in segments (axolotl's input_output). Write each as a list of turns "
@@ -73,12 +73,12 @@ def holds_columns(row: dict[str, Any]) -> bool:
 def no_format(columns: Collection[str]) -> str:
     """Why rows with these columns cannot be used, and what can be done."""
     names = {str(column).strip().lower() for column in columns}
-    for needed, sentence in KNOWN:
+    for needed, sentence in KNOWN_COLUMNS:
         if needed <= names:
             return sentence
 
     near = " or ".join(
-        f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(columns))
+        f"{item.title} ({', '.join(item.columns)})" for item in nearest_formats(list(columns))
     )
     listed = ", ".join(list(columns)[:SHOWN_COLUMNS])
     return (

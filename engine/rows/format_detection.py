@@ -52,7 +52,9 @@ def _fields(parent: str, value: dict[str, Any], depth: int) -> list[str]:
     return found
 
 
-def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]]:
+def detect_format(
+    columns: Sequence[str], sample: Sequence[dict[str, Any]]
+) -> tuple[str, dict[str, str]]:
     """(slug, {the format's column: the file's column}), or ("", {}) for columns that no format has.
 
     columns: fields within columns may be among them. The names themselves first, in the order of
@@ -229,7 +231,7 @@ def _answers_beside(column_map: dict[str, str], sample: Sequence[dict[str, Any]]
 
 def _is_rated(column_map: dict[str, str], sample: Sequence[dict[str, Any]]) -> bool:
     """Whether these are conversations with a rating, which would be learned as good ones throughout
-    if it were passed over: said by the column's name, or by values that can mean nothing else."""
+    if it were passed over: text_turn by the column's name, or by values that can mean nothing else."""
     label = column_map["label"]
     ratings = [values.get(label) for values in sample]
 
@@ -248,7 +250,7 @@ def _is_good(values: dict[str, Any], slug: str, column_map: dict[str, str]) -> b
     return True
 
 
-def nearest(columns: Sequence[str], count: int = 2) -> list[Format]:
+def nearest_formats(columns: Sequence[str], count: int = 2) -> list[Format]:
     """The formats whose columns look most like these, for a message about a file that fits none."""
     names = [str(column).lower() for column in columns]
 

@@ -1,4 +1,4 @@
-"""Marks of eight bytes that stand for rows and prompts, and a set of them. No training library.
+"""HashSet of eight bytes that stand for rows and prompts, and a set of them. No training library.
 
 A set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows is
 checked in a process that stays small."""
@@ -29,8 +29,8 @@ PART = 1 << 16
 SEPARATOR = "\x1e"
 
 
-class Marks:
-    """`add` says whether a mark is new. Marks are evenly spread numbers of 64 bits, as a hash
+class HashSet:
+    """`add` says whether a mark is new. HashSet are evenly spread numbers of 64 bits, as a hash
     gives."""
 
     def __init__(self) -> None:
@@ -109,18 +109,18 @@ class Marks:
                 self._put(part[part != 0])
 
 
-def mark_of(example: Example) -> int:
+def example_hash(example: Example) -> int:
     """The same for rows that say the same."""
     if example.chosen is not None or example.rejected is not None or example.label is not None:
-        return fingerprint(example.messages, example.chosen, example.rejected, example.label)
+        return json_hash(example.messages, example.chosen, example.rejected, example.label)
 
-    return mark_of_turns(
+    return turns_hash(
         example.messages if example.text is None else [{"role": "user", "content": example.text}]
     )
 
 
-def mark_of_turns(turns: Turns | None) -> int:
-    """Of turns in an order that conversation() or opening() has found good. Plain ones are marked
+def turns_hash(turns: Turns | None) -> int:
+    """Of turns in an order that conversation_check() or prompt_check() has found good. Plain ones are marked
     by their texts."""
     turns = turns or []
     if all(len(turn) == 2 and turn["role"] != "tool" for turn in turns):
@@ -128,16 +128,16 @@ def mark_of_turns(turns: Turns | None) -> int:
         joined = SEPARATOR.join(texts)
         if joined.count(SEPARATOR) < max(1, len(texts)):
             is_system = bool(turns) and turns[0]["role"] == "system"
-            return mark_of_bytes(joined.encode("utf-8", "surrogatepass"), is_system)
+            return text_hash(joined.encode("utf-8", "surrogatepass"), is_system)
 
-    return fingerprint(turns)
+    return json_hash(turns)
 
 
 # (texts of turns with SEPARATOR between, whether the first one is a system prompt)
-mark_of_bytes: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdigest
+text_hash: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdigest
 
 
-def fingerprint(*parts: Any) -> int:
+def json_hash(*parts: Any) -> int:
     """Eight bytes of the parts' JSON."""
     try:
         data = orjson.dumps(

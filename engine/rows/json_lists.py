@@ -18,7 +18,15 @@ from engine.rows.file_type import (
     WRAPPED_LIST,
     FileProblem,
 )
-from engine.rows.lines import CHUNK_BYTES, ROW_LIMIT_BYTES, TOO_LONG, Mark, Row, json_row, lines_of
+from engine.rows.lines import (
+    CHUNK_BYTES,
+    ROW_LIMIT_BYTES,
+    TOO_LONG,
+    FilePosition,
+    Row,
+    json_row,
+    lines_of,
+)
 
 _STRING = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
@@ -27,7 +35,7 @@ _STRUCTURE = re.compile(rb'["\[\]{},]')
 _NEXT_MEMBER = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.){0,2000})"\s*:\s*(\[(?=\s*[{\]]))?')
 
 
-def read_json(path: Path, start: Mark) -> Iterator[Row]:
+def read_json(path: Path, start: FilePosition) -> Iterator[Row]:
     with path.open("rb") as stream:
         found = _beginning(stream)
         stream.seek(start.offset or found.offset)

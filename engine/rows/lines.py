@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mark:
+class FilePosition:
     """A place between two rows where reading can go on: `rows` and `lines` of the file lie before
     byte `offset`."""
 
@@ -53,12 +53,12 @@ class Mark:
     lines: int = 0
     offset: int = 0
 
-    def after(self, row: Row, count: int = 1) -> Mark:
+    def after(self, row: Row, count: int = 1) -> FilePosition:
         """The place behind `row`, which is the `count`th from here."""
-        return Mark(self.rows + count, max(0, row.last_line or row.line), row.end)
+        return FilePosition(self.rows + count, max(0, row.last_line or row.line), row.end)
 
 
-BEGINNING = Mark()
+FILE_START = FilePosition()
 
 
 class _CarriageReturns(io.RawIOBase):

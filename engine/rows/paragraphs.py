@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.rows.file_type import BOM
 from engine.rows.lines import (
     ROW_LIMIT_BYTES,
-    Mark,
+    FilePosition,
     Row,
     ends_with_returns,
     lines_of,
@@ -39,7 +39,7 @@ NOTES = ("paragraphs",)
 A_LINE_TOO_LONG = f"A line longer than {ROW_LIMIT_BYTES >> 20} MB. Break it into paragraphs."
 
 
-def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
+def read_paragraphs(path: Path, start: FilePosition) -> Iterator[Row]:
     """Each row {"text"}; its line is that on which it begins."""
     notes = (*NOTES, "carriage_return") if ends_with_returns(path) else NOTES
     with open_lines(path) as stream:

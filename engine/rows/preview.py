@@ -4,7 +4,7 @@
         [--mark JSON] [--skip N] [--rows N]
 
 prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields
-of Seen, its example those of engine.rows.examples.Example. Where the file cannot be read any further the
+of PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any further the
 rows end. Runs in a process of its own, whose caller limits its time and memory; the web does the
 same itself with files that are small."""
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.formats import FORMATS
-from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 
 ROWS = 5
 TEXT_LIMIT = 20_000
@@ -33,7 +33,7 @@ ROW_BYTES = 400_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreviewRow:
     """One row: `values` as in the file (long ones shortened), and its example or its problem."""
 
     line: int
@@ -47,7 +47,7 @@ class Seen:
         return json.dumps(self.values, ensure_ascii=False, indent=2)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Seen:
+    def from_json(cls, data: dict[str, Any]) -> PreviewRow:
         example = data["example"]
         if example is not None:
             example["notes"], example["unused"] = tuple(example["notes"]), tuple(example["unused"])
@@ -56,14 +56,18 @@ class Seen:
         return cls(**data | {"example": example})
 
 
-def rows_shown(rows: Iterable[Row], format: str, column_map: dict[str, str]) -> Iterator[Seen]:
+def preview_rows(
+    rows: Iterable[Row], format: str, column_map: dict[str, str]
+) -> Iterator[PreviewRow]:
     for row in rows:
         yield _row_shown(row, format, column_map)
 
 
-def _row_shown(row: Row, format: str, column_map: dict[str, str]) -> Seen:
+def _row_shown(row: Row, format: str, column_map: dict[str, str]) -> PreviewRow:
     if row.values is None:
-        return Seen(row.line, None, None, {"field": "", "value": row.raw, "reason": row.problem})
+        return PreviewRow(
+            row.line, None, None, {"field": "", "value": row.raw, "reason": row.problem}
+        )
 
     example, problem = None, None
     if format in FORMATS:
@@ -85,13 +89,13 @@ def _within(
     example: Example | None,
     problem: dict[str, str] | None,
     limits: tuple[int, int],
-) -> Seen:
+) -> PreviewRow:
     values, is_whole = shorten(row.values, limits)
     if example is not None:
         example, is_whole_example = _shorten_example(example, limits)
         is_whole = is_whole and is_whole_example
 
-    return Seen(row.line, values, example, problem, not is_whole)
+    return PreviewRow(row.line, values, example, problem, not is_whole)
 
 
 def _shorten_example(example: Example, limits: tuple[int, int]) -> tuple[Example, bool]:
@@ -133,7 +137,7 @@ def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]
     return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
 
 
-def _line(seen: Seen) -> str:
+def _line(seen: PreviewRow) -> str:
     return json.dumps({"row": asdict(seen)}, ensure_ascii=True)
 
 
@@ -148,14 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=ROWS)
     given = parser.parse_args(arguments)
 
-    rows = read_rows(given.data, given.file_type, Mark(*given.mark))
+    rows = read_rows(given.data, given.file_type, FilePosition(*given.mark))
     wanted = islice(rows, given.skip, given.skip + given.rows)
 
     try:
-        for seen in rows_shown(wanted, given.format, given.column_map):
+        for seen in preview_rows(wanted, given.format, given.column_map):
             print(_line(seen), flush=True)
     except (FileProblem, FileNotFoundError):
-        # The check has said why; what could be read is shown.
+        # The check has text_turn why; what could be read is shown.
         pass
     except MemoryError:
         print(json.dumps({"error": "These rows take more memory to show than there may be."}))

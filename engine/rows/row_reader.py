@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from engine.rows.values import MISSING, RowProblem, as_json, carries, is_text_part, value_at
+from engine.rows.values import MISSING, RowProblem, as_json, has_content, is_text_part, value_at
 
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
@@ -80,7 +80,7 @@ class RowReader:
 
     def leave(self, field: str, value: Any) -> None:
         """`value` stands in the row and is not used."""
-        if field not in self.unused and carries(value):
+        if field not in self.unused and has_content(value):
             self.unused += (field,)
 
     def leave_columns(
@@ -95,7 +95,7 @@ class RowReader:
             value = self.values[name]
             if name in partly_used and isinstance(value, dict):
                 self._leave_fields(name, value, used)
-            elif carries(value):
+            elif has_content(value):
                 self.unused += (name,)
 
     def _leave_fields(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
@@ -113,7 +113,7 @@ def is_media(column: str) -> bool:
 def media_check(values: dict[str, Any], columns: list[str]) -> None:
     """Raises RowProblem where one of these columns holds a picture, sound or video."""
     for column in columns:
-        if is_media(column) and carries(values[column]):
+        if is_media(column) and has_content(values[column]):
             raise RowProblem(
                 column,
                 values[column],

@@ -24,7 +24,7 @@ PROMPT_END_CHARACTERS = ("#", "=", "-", ">")
 COMPLETION_END = re.compile(r"\s*(?:###+|===+|---+|\bEND)\s*\Z")
 
 # How a text begins in which somebody speaks.
-SPOKEN = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
+SPEAKER_BEGINNING = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
 
 
 def turns_of_pair(text: str) -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def ends_with_separator(prompt: str) -> bool:
 def turns_of_text(text: str) -> list[dict[str, str]]:
     """The turns of a text in which people take turns under any of the usual names, [] for any other
     text."""
-    turns = _turns(_TEXT_TURN, text) if SPOKEN.match(text) else []
+    turns = _turns(_TEXT_TURN, text) if SPEAKER_BEGINNING.match(text) else []
     roles = [turn["role"] for turn in turns]
     return turns if "user" in roles and "assistant" in roles else []
 

@@ -64,7 +64,7 @@ def is_blank(text: str) -> bool:
     return INVISIBLE.fullmatch(text) is not None
 
 
-def carries(value: Any) -> bool:
+def has_content(value: Any) -> bool:
     """Whether a value holds anything: not null, not an empty text, and not a list or an object of
     such values alone.
 
@@ -100,7 +100,7 @@ def value_at(values: dict[str, Any], column: str) -> Any:
     return value_at(inner, rest)
 
 
-def filled(value: Any, where: str) -> str:
+def required_text(value: Any, where: str) -> str:
     if value is None:
         raise RowProblem(where, None, "Is null; a text is needed.")
 

@@ -104,7 +104,7 @@ def texts_of(table: pa.Table, format: str, columns: Mapping[str, str]) -> Texts 
 
     used = set(columns.values())
     for name in table.column_names:
-        if name in used or not (carrying := carries_of(_column(table, name))).any():
+        if name in used or not (carrying := have_content(_column(table, name))).any():
             continue
         if is_media(name):
             texts.known &= ~carrying
@@ -161,7 +161,7 @@ def _other_keys(
         values = lists.values.field(key.name)
         if key.name in MEANINGFUL_KEYS:
             known[owner[~_says_nothing(values)]] = False
-        elif (carrying := carries_of(values)).any():
+        elif (carrying := have_content(values)).any():
             unused[f"{column}[].{key.name}"] = rows = np.zeros(len(known), bool)
             rows[owner[carrying]] = True
 
@@ -295,8 +295,8 @@ def _says_nothing(values: pa.Array) -> Flags:
     return nothing
 
 
-def carries_of(values: pa.Array) -> Flags:
-    """(values,) engine.rows.values.carries of each."""
+def have_content(values: pa.Array) -> Flags:
+    """(values,) engine.rows.values.has_content of each."""
     if pa.types.is_null(values.type):
         return np.zeros(len(values), bool)
 
@@ -305,14 +305,14 @@ def carries_of(values: pa.Array) -> Flags:
         return _bytes(values) > 0
 
     if pa.types.is_list(values.type):
-        inside = np.append(0, np.cumsum(carries_of(values.values)))
+        inside = np.append(0, np.cumsum(have_content(values.values)))
         offsets = _offsets(values)
         return there & (inside[offsets[1:]] > inside[offsets[:-1]])
 
     if pa.types.is_struct(values.type):
         found = np.zeros(len(values), bool)
         for inner in values.flatten():
-            found |= carries_of(inner)
+            found |= have_content(inner)
 
         return there & found
 

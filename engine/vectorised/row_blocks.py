@@ -27,8 +27,15 @@ from numpy.typing import NDArray
 from engine.doctor.signs import SCRIPT_CHARACTERS, SIGNS
 from engine.rows.column_map import columns_read
 from engine.rows.examples import Example
-from engine.rows.hash_set import SEPARATOR, mark_of_bytes
-from engine.rows.read import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, json_row, read_jsonl
+from engine.rows.hash_set import SEPARATOR, text_hash
+from engine.rows.read import (
+    ROW_LIMIT_BYTES,
+    FilePosition,
+    Row,
+    ends_with_returns,
+    json_row,
+    read_jsonl,
+)
 from engine.vectorised.columns import (
     Flags,
     Texts,
@@ -64,7 +71,7 @@ class Block:
     and asks. notable: (rows,) whether the text has to be looked at. worded: (rows,) whether the
     beginning of an ASCII text holds a letter."""
 
-    start: Mark
+    start: FilePosition
     data: bytes
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
@@ -177,13 +184,13 @@ class _Chunk:
     """Whole lines behind `start` up to byte `end`; `data` is None where one of them is too long to
     hold."""
 
-    start: Mark
+    start: FilePosition
     end: int
     data: bytes | None
 
 
 def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
-    start = Mark()
+    start = FilePosition()
     while data := stream.read(BLOCK_BYTES if start.offset else FIRST_BYTES):
         rest = b"" if data.endswith(b"\n") else stream.readline(ROW_LIMIT_BYTES + 1)
         held = len(rest) <= ROW_LIMIT_BYTES
@@ -193,7 +200,7 @@ def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
             pass
 
         yield _Chunk(start, stream.tell(), data + rest if held else None)
-        start = Mark(0, lines + start.lines + rest.endswith(b"\n"), stream.tell())
+        start = FilePosition(0, lines + start.lines + rest.endswith(b"\n"), stream.tell())
 
 
 def _result(path: Path, chunk: _Chunk, found: Future[Block | None]) -> Iterator[Block | Row]:
@@ -407,7 +414,7 @@ def _marks(spoken: memoryview, begins: Any, ends: Any, seeds: list[bool]) -> NDA
     # Without a line of Python for each row: there are millions of them, and one thread at a time
     # runs Python.
     parts = map(spoken.__getitem__, map(slice, begins.tolist(), ends.tolist()))
-    return np.fromiter(map(mark_of_bytes, parts, seeds), np.uint64, len(seeds))
+    return np.fromiter(map(text_hash, parts, seeds), np.uint64, len(seeds))
 
 
 def _worded(joined: pa.StringArray, plain: Flags) -> Flags:
