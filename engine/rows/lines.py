@@ -109,16 +109,23 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
     at_start = stream.tell() == 0
     while line := stream.readline(ROW_LIMIT_BYTES + 1):
         if at_start:
-            line, at_start = line.removeprefix(BOM), False
+            line = line.removeprefix(BOM)
+            at_start = False
 
         if len(line) <= ROW_LIMIT_BYTES:
             yield line
-            continue
+        else:
+            skip_line(stream, line)
+            yield None
 
-        while not line.endswith(b"\n") and (line := stream.readline(CHUNK_BYTES)):
-            pass
 
-        yield None
+def skip_line(stream: BinaryIO, part: bytes) -> bytes:
+    """Passes over the rest of a line of which `part` was read; its last bytes, with the line break
+    where the file does not end first."""
+    while part and not part.endswith(b"\n"):
+        part = stream.readline(CHUNK_BYTES)
+
+    return part
 
 
 def json_row(number: int, raw: bytes, end: int) -> Row:
