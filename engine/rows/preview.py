@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from engine.rows.command_line import data_arguments_add
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.formats import FORMATS
 from engine.rows.read import FilePosition, FileProblem, Row, read_rows
@@ -48,40 +48,42 @@ class PreviewRow:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PreviewRow:
-        example = data["example"]
-        if example is not None:
-            example["notes"], example["unused"] = tuple(example["notes"]), tuple(example["unused"])
-            example = Example(**example)
+        values = dict(data)
+        if data["example"] is not None:
+            example = dict(data["example"])
+            example["notes"] = tuple(example["notes"])
+            example["unused"] = tuple(example["unused"])
+            values["example"] = Example(**example)
 
-        return cls(**data | {"example": example})
+        return cls(**values)
 
 
 def preview_rows(
     rows: Iterable[Row], format: str, column_map: dict[str, str]
 ) -> Iterator[PreviewRow]:
     for row in rows:
-        yield _row_shown(row, format, column_map)
+        yield _preview_row(row, format, column_map)
 
 
-def _row_shown(row: Row, format: str, column_map: dict[str, str]) -> PreviewRow:
+def _preview_row(row: Row, format: str, column_map: dict[str, str]) -> PreviewRow:
     if row.values is None:
-        return PreviewRow(
-            row.line, None, None, {"field": "", "value": row.raw, "reason": row.problem}
-        )
+        problem = {"field": "", "value": row.raw, "reason": row.problem}
+        return PreviewRow(row.line, None, None, problem)
 
-    example, problem = None, None
+    example = None
+    problem_of_row = None
     if format in FORMATS:
         try:
             example = to_example(row.values, format, column_map)
         except RowProblem as error:
-            problem = {"field": error.field, "value": error.value, "reason": error.reason}
+            problem_of_row = {"field": error.field, "value": error.value, "reason": error.reason}
 
     for limits in LIMITS:
-        seen = _within(row, example, problem, limits)
-        if len(_line(seen)) <= ROW_BYTES:
+        preview = _within(row, example, problem_of_row, limits)
+        if len(_line(preview)) <= ROW_BYTES:
             break
 
-    return seen
+    return preview
 
 
 def _within(
@@ -99,12 +101,13 @@ def _within(
 
 
 def _shorten_example(example: Example, limits: tuple[int, int]) -> tuple[Example, bool]:
-    parts = {
-        name: shorten(getattr(example, name), limits)
-        for name in ("text", "messages", "chosen", "rejected", "tools")
-    }
-    shown = replace(example, **{name: value for name, (value, _) in parts.items()})
-    return shown, all(is_whole for _, is_whole in parts.values())
+    short = {}
+    is_whole = True
+    for name in ("text", "messages", "chosen", "rejected", "tools"):
+        short[name], is_whole_part = shorten(getattr(example, name), limits)
+        is_whole = is_whole and is_whole_part
+
+    return replace(example, **short), is_whole
 
 
 def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]:
@@ -116,17 +119,27 @@ def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]
     characters, items = limits
 
     if isinstance(value, str):
-        return (value, True) if len(value) <= characters else (f"{value[:characters]} …", False)
+        is_whole = len(value) <= characters
+        return (value if is_whole else f"{value[:characters]} …"), is_whole
 
     if isinstance(value, dict):
-        pairs = {str(name): shorten(item, limits) for name, item in islice(value.items(), items)}
-        is_whole = len(value) <= items and all(whole for _, whole in pairs.values())
-        return {name: item for name, (item, _) in pairs.items()}, is_whole
+        is_whole = len(value) <= items
+        short = {}
+        for name, item in islice(value.items(), items):
+            short[str(name)], is_whole_item = shorten(item, limits)
+            is_whole = is_whole and is_whole_item
+
+        return short, is_whole
 
     if isinstance(value, list | tuple):
-        found = [shorten(item, limits) for item in value[:items]]
-        is_whole = len(value) <= items and all(whole for _, whole in found)
-        return [item for item, _ in found], is_whole
+        is_whole = len(value) <= items
+        short_items = []
+        for item in value[:items]:
+            short_item, is_whole_item = shorten(item, limits)
+            short_items.append(short_item)
+            is_whole = is_whole and is_whole_item
+
+        return short_items, is_whole
 
     if isinstance(value, float) and not math.isfinite(value):
         return str(value), True
@@ -134,32 +147,30 @@ def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]
         return value, True
 
     # What only Parquet holds: bytes, decimals, dates.
-    return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
+    text = f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)
+    return text, True
 
 
-def _line(seen: PreviewRow) -> str:
-    return json.dumps({"row": asdict(seen)}, ensure_ascii=True)
+def _line(preview: PreviewRow) -> str:
+    return json.dumps({"row": asdict(preview)}, ensure_ascii=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.rows.preview", description="Show rows.")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--file-type", required=True)
-    parser.add_argument("--format", required=True)
-    parser.add_argument("--column-map", type=json.loads, default={})
+    data_arguments_add(parser)
     parser.add_argument("--mark", type=json.loads, default=[])
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--rows", type=int, default=ROWS)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
-    rows = read_rows(given.data, given.file_type, FilePosition(*given.mark))
-    wanted = islice(rows, given.skip, given.skip + given.rows)
+    rows = read_rows(options.data, options.file_type, FilePosition(*options.mark))
+    page = islice(rows, options.skip, options.skip + options.rows)
 
     try:
-        for seen in preview_rows(wanted, given.format, given.column_map):
-            print(_line(seen), flush=True)
+        for preview in preview_rows(page, options.format, options.column_map):
+            print(_line(preview), flush=True)
     except (FileProblem, FileNotFoundError):
-        # The check has text_turn why; what could be read is shown.
+        # The check has said why; what could be read is shown.
         pass
     except MemoryError:
         print(json.dumps({"error": "These rows take more memory to show than there may be."}))

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from engine.rows.values import MISSING, RowProblem, as_json, has_content, is_text_part, value_at
+from engine.rows.values import (
+    MISSING,
+    RowProblem,
+    as_json,
+    has_content,
+    is_text_part,
+    parsed,
+    value_at,
+)
 
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
@@ -74,16 +82,25 @@ class RowReader:
         self.note(OBJECT_TEXT)
         return as_json(value)
 
+    def parse(self, text: str, where: str, reason: str) -> Any:
+        """What a text holds as JSON, or as Python prints it, which is noted. Raises RowProblem with
+        `reason`."""
+        value, was_python = parsed(text, where, reason)
+        if was_python:
+            self.note(PYTHON_TEXT)
+
+        return value
+
     def note(self, kind: str) -> None:
         if kind not in self.notes:
             self.notes += (kind,)
 
-    def leave(self, field: str, value: Any) -> None:
+    def unused_add(self, field: str, value: Any) -> None:
         """`value` stands in the row and is not used."""
         if field not in self.unused and has_content(value):
             self.unused += (field,)
 
-    def leave_columns(
+    def unused_columns_add(
         self, names: list[str], used: frozenset[str], partly_used: frozenset[str]
     ) -> None:
         """Remember those of these columns that carry something. None of them is in `used`.
@@ -94,15 +111,15 @@ class RowReader:
         for name in names:
             value = self.values[name]
             if name in partly_used and isinstance(value, dict):
-                self._leave_fields(name, value, used)
+                self._unused_fields_add(name, value, used)
             elif has_content(value):
                 self.unused += (name,)
 
-    def _leave_fields(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
+    def _unused_fields_add(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
         for name, value in fields.items():
             path = f"{parent}.{name}"
             if not any(column == path or column.startswith(f"{path}.") for column in used):
-                self.leave(path, value)
+                self.unused_add(path, value)
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 VALUE_CHARACTERS = 300
@@ -98,6 +99,21 @@ def value_at(values: dict[str, Any], column: str) -> Any:
         return MISSING
 
     return value_at(inner, rest)
+
+
+def first_key(item: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """The first of `keys` whose value in `item` is not null; "" for none."""
+    for key in keys:
+        if item.get(key) is not None:
+            return key
+
+    return ""
+
+
+def first_value(item: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of `keys` that is not null in `item`; None for none."""
+    key = first_key(item, keys)
+    return item[key] if key else None
 
 
 def required_text(value: Any, where: str) -> str:
