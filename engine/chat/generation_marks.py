@@ -1,4 +1,4 @@
-"""The {% generation %} marks of a chat template: its own, or those of TRL's training template for
+"""The {% generation %} tags of a chat template: its own, or those of TRL's training template for
 it."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def marked_template(template: ChatTemplate) -> str | None:
-    """A template with generation marks that renders what `template` renders, mostly; None where
+    """A template with generation tags that renders what `template` renders, mostly; None where
     there is none."""
     if GENERATION.search(template.source):
         return template.source

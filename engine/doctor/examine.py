@@ -1,8 +1,8 @@
-"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned;
-and what of them is read in another way than it is written, or not used at all.
+"""Examines rows that can be read: duplicates, damage, text that should not be learned; and fields
+that are read in another way than they are written, or not used at all.
 
 No training library. One pass beside the check; what is remembered of each row is a hash of eight
-bytes. Rows are seen one by one, or a block of them at once: what is found is the same.
+bytes. Rows come one by one, or a block of them at once: the findings are the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LINES_KEPT = 100
 # Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
 ROWS_REMEMBERED = 2_000_000
 SHOWN_CHARACTERS = 160
-# Characters shown on both sides of what was found.
+# Characters shown on both sides of a match.
 SURROUNDINGS = 30
 # So many different unused fields are counted, and so many are shown: files exist in which every row
 # has names of its own.
@@ -70,7 +70,7 @@ RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
 
 @dataclass
 class Finding:
-    """One kind of thing that was noticed.
+    """One kind of thing that was noticed in the rows.
 
     examples: [{"line", "text"}], at most EXAMPLES_KEPT.
     fields: {name: rows}, where it is about several.
@@ -249,7 +249,7 @@ class Doctor:
                 self._text(line, text)
 
     def _notice(self, line: int, example: Example) -> None:
-        """What the row holds besides plain turns, and how it was read."""
+        """Notices about what the row holds besides plain turns, and about how it was read."""
         if example.unused:
             self._unused_add(line, example.unused)
 
@@ -327,8 +327,8 @@ class Doctor:
         *,
         is_masked: bool = False,
     ) -> None:
-        """pattern: what to show the surroundings of, in a text. is_masked: whether the text holds no
-        secret any more."""
+        """pattern: what to show the surroundings of, in a text. is_masked: whether the text holds
+        no secret any more."""
         finding = self._finding(kind)
         finding.count += 1
         finding.line_add(line)
@@ -344,7 +344,7 @@ class Doctor:
         finding.examples.append({"line": line, "text": shown[:SHOWN_CHARACTERS]})
 
     def findings(self) -> list[dict[str, Any]]:
-        """What was found, the most frequent first."""
+        """All findings, the most frequent first."""
         order = {kind: place for place, kind in enumerate(TITLES)}
         findings = [*self.by_kind.values(), *self._script_findings(), *self._label_findings()]
         findings.sort(key=lambda finding: (-finding.count, order[finding.kind]))

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from engine.doctor.finding_kinds import SEVERAL_LISTS
 
-# Of a split both parts are made, each a dataset: the rows to train on, and every EVERYth to measure
-# with.
+# A split makes two datasets: the rows to train on, and every EVERYth row to measure with.
 SPLIT, TRAIN_PART, EVALUATION_PART = "split", "split_train", "split_evaluation"
 EVERY = 10
-# A dataset is made of each list of a file.
+# Makes a dataset of each list of a file.
 SPLIT_LISTS = "split_lists"
 CHATS = ("messages", "conversations")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """`mends`: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows that cannot
-    be read, "names" for columns of other names, "long" for rows over a limit. `formats`: those it
-    takes, none for all; `makes`: the one that comes of it, where it is another."""
+    """`mends`: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows
+    that cannot be read, "names" for columns of other names, "long" for rows over a limit.
+    `formats`: those it takes, none for all; `makes`: the one that comes of it, where it is
+    another."""
 
     slug: str
     title: str
@@ -151,8 +151,7 @@ REPAIRS = {
             "cut_long",
             "Cut long rows",
             "Conversations lose their last exchanges, texts their end, until they keep to the "
-            "limit; a row that cannot "
-            "is left out.",
+            "limit; a row that cannot is left out.",
             ("long",),
             (*CHATS, "text"),
         ),

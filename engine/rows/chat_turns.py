@@ -1,9 +1,8 @@
-"""Turns of a conversation, read strictly: what can be understood is, all else is a problem of the
-row.
+"""Turns of a conversation, read strictly: whatever cannot be understood is a problem of the row.
 
-Standard library only. A turn is {"role", "content"}, and only where they carry something:
+Standard library only. A turn is {"role", "content"}, and more keys only where they have content:
 
-reasoning_content: what an assistant thought before it answered, given apart from the answer.
+reasoning_content: what an assistant thought before it answered, kept apart from the answer.
 tool_calls: calls that an assistant makes, see engine.rows.tool_calls; content may then be "".
 tool_call_id, name: on a turn of a tool, the call that it answers and the tool.
 learned: False on an answer that is not to be learned.

@@ -1,4 +1,4 @@
-"""Calls of tools and their results that stand among the parts of a content, as turns of their own.
+"""Tool calls and their results that stand among the parts of a content, as turns of their own.
 
 Standard library only. OpenAI's API gives calls beside the content, and each result as a turn of a
 tool. Anthropic's, Gemini's and Bedrock's APIs give both as parts: a call within the assistant's
@@ -12,7 +12,7 @@ from engine.rows.values import first_value
 
 Part = dict[str, Any]
 
-# Objects within a part, under these keys; Anthropic's part is the object itself, told by its type.
+# Objects within a part, under these keys; Anthropic's part is the object itself, known by its type.
 CALL_KEYS = ("toolUse", "functionCall", "function_call")
 RESULT_KEYS = ("toolResult", "functionResponse", "function_response")
 CALL_TYPE, RESULT_TYPE = "tool_use", "tool_result"
@@ -106,7 +106,7 @@ def _as_turn(part: Part) -> Part:
 
 
 def _result_content(content: Any) -> Any:
-    """What a tool gave back, out of Bedrock's parts, which are told by their key and have no
+    """What a tool gave back, out of Bedrock's parts, which are known by their key and have no
     type."""
     if not isinstance(content, list) or len(content) != 1:
         return content

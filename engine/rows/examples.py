@@ -1,5 +1,5 @@
-"""What a row of a dataset says to a model. Standard library only; check, preview and training all
-come here.
+"""Rows of a dataset as examples to learn from. Standard library only; check, preview and training
+all come here.
 
 `to_example` alone decides whether a row is good: the engine trains on exactly the rows for which it
 succeeds, in file order, and the check reports exactly the others.
@@ -147,7 +147,7 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
 def example_or_none(
     values: dict[str, Any], format: str, column_map: dict[str, str]
 ) -> Example | None:
-    """As to_example, None for a row that cannot be learned from."""
+    """The row as the model will see it, None for one that cannot be learned from."""
     try:
         return to_example(values, format, column_map)
     except RowProblem:

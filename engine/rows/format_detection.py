@@ -1,4 +1,4 @@
-"""Which format a file has, told by its columns. Standard library only."""
+"""Detects which format a file has by its columns. Standard library only."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def _ratings_or_pairs(columns: Sequence[str], sample: Sequence[dict[str, Any]]) 
 def _questions_alone(
     slug: str, column_map: dict[str, str], columns: Sequence[str], sample: Sequence[dict[str, Any]]
 ) -> Match | None:
-    """What conversations are that all end with a question: prompts, to which a reference may stand
-    in another column."""
+    """Conversations that all end with a question are prompts, to which a reference may stand in
+    another column. None for other conversations."""
     if slug not in CHATS or not sample or _any_good(sample, slug, column_map):
         return None
 

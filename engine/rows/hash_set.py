@@ -1,7 +1,7 @@
-"""HashSet of eight bytes that stand for rows and prompts, and a set of them. No training library.
+"""Hashes of 64 bits that stand for rows and prompts, and a set of them. No training library.
 
-A set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows is
-checked in a process that stays small."""
+The set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows
+is checked in a process that stays small."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class HashSet:
         return True
 
     def add_all(self, values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """As `add` of one after the other, which of (values,) are new."""
+        """(values,) which of them are new, as if each were added after the other."""
         import numpy as np
 
         without_zero = np.where(values == 0, np.uint64(1), values)
@@ -124,7 +124,7 @@ class HashSet:
 
 
 def example_hash(example: Example) -> int:
-    """The same for rows that say the same."""
+    """The same number for rows that say the same."""
     if example.chosen is not None or example.rejected is not None or example.label is not None:
         return json_hash(example.messages, example.chosen, example.rejected, example.label)
 
@@ -135,8 +135,8 @@ def example_hash(example: Example) -> int:
 
 
 def turns_hash(turns: Turns | None) -> int:
-    """Of turns in an order that engine.rows.chat_turns has checked. Plain ones are hashed by their
-    texts, as text_hash does for whole columns."""
+    """The hash of turns in an order that engine.rows.chat_turns has checked. Plain ones are hashed
+    by their texts, as engine.vectorised does for whole columns."""
     turns = turns or []
     if any(len(turn) != 2 or turn["role"] == "tool" for turn in turns):
         return json_hash(turns)

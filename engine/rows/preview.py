@@ -4,9 +4,9 @@
         [--mark JSON] [--skip N] [--rows N]
 
 prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields
-of PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any further the
-rows end. Runs in a process of its own, whose caller limits its time and memory; the web does the
-same itself with files that are small."""
+of PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any
+further the rows end. Runs in a process of its own, whose caller limits its time and memory; the web
+does the same itself with files that are small."""
 
 from __future__ import annotations
 

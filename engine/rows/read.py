@@ -67,19 +67,24 @@ def read_rows(path: Path, file_type: str, start: FilePosition = FILE_START) -> I
 def read_jsonl(
     path: Path, start: FilePosition = FILE_START, end: int | None = None
 ) -> Iterator[Row]:
-    """As read_rows; `end`: the byte behind the line that is the last one to read."""
+    """Every row behind `start` up to byte `end`, which is the end of a line; None for all."""
     with_returns = ends_with_returns(path)
     with open_lines(path) as stream:
         stream.seek(start.offset)
-        tell = stream.tell
         for number, line in enumerate(lines_of(stream), start.lines + 1):
-            if line is None:
-                yield Row(number, None, TOO_LONG, end=tell())
-            elif stripped := line.strip():
-                row = json_row(number, stripped, tell())
-                yield row._replace(notes=(*row.notes, "carriage_return")) if with_returns else row
+            position = stream.tell()
+            stripped = line.strip() if line is not None else b""
 
-            if end is not None and tell() >= end:
+            if line is None:
+                yield Row(number, None, TOO_LONG, end=position)
+            elif stripped:
+                row = json_row(number, stripped, position)
+                if with_returns:
+                    row = row._replace(notes=(*row.notes, "carriage_return"))
+
+                yield row
+
+            if end is not None and position >= end:
                 return
 
 

@@ -1,8 +1,7 @@
 """One row while it is read: its values by the names of its format, and what was noticed on the way.
 
-Standard library only. Nothing of a row is dropped without a word: what was understood in another
-way than it is written becomes a note, and a field that carries something and is not used is
-remembered by its name.
+Standard library only. Nothing of a row is dropped silently: what was understood in another way than
+it is written becomes a note, and a field that has content and is not used is kept by its name.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from engine.rows.values import (
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 
-# What a row can have been noticed for. The kinds of findings in engine.doctor.examine that bear these names
-# say it to people.
+# What a row can have been noticed for. The kinds of findings in engine.doctor.examine that bear
+# these names say it to people.
 PYTHON_TEXT = "python_text"
 NULL_ARGUMENTS = "null_arguments"
 TRANSCRIPT = "transcript"
@@ -48,7 +47,7 @@ class RowReader:
         self.unused: tuple[str, ...] = ()
 
     def column(self, name: str) -> str:
-        """What the file calls a column of the format."""
+        """The file's name of a column of the format."""
         return self.columns.get(name, name)
 
     def get(self, name: str) -> Any:
@@ -83,8 +82,8 @@ class RowReader:
         return as_json(value)
 
     def parse(self, text: str, where: str, reason: str) -> Any:
-        """What a text holds as JSON, or as Python prints it, which is noted. Raises RowProblem with
-        `reason`."""
+        """The value that a text holds as JSON, or as Python prints it, which is noted. Raises
+        RowProblem with `reason`."""
         value, was_python = parsed(text, where, reason)
         if was_python:
             self.note(PYTHON_TEXT)
@@ -118,7 +117,9 @@ class RowReader:
     def _unused_fields_add(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
         for name, value in fields.items():
             path = f"{parent}.{name}"
-            if not any(column == path or column.startswith(f"{path}.") for column in used):
+            inside = f"{path}."
+            is_used = any(column == path or column.startswith(inside) for column in used)
+            if not is_used:
                 self.unused_add(path, value)
 
 
@@ -134,8 +135,7 @@ def media_check(values: dict[str, Any], columns: list[str]) -> None:
             raise RowProblem(
                 column,
                 values[column],
-                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep "
-                "the "
-                "text alone” takes them out.",
+                "Holds pictures, sound or video, which cannot be trained on yet. The repair "
+                "“Keep the text alone” takes them out.",
                 "media",
             )

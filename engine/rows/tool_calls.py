@@ -1,4 +1,4 @@
-"""Calls of tools, and the tools that a row offers, as chat templates take them.
+"""Tool calls, and the tools that a row offers, as chat templates take them.
 
 Standard library only. Files write them in many ways: as the OpenAI API does today and did in 2023,
 with arguments as an object or as JSON text, with or without {"type": "function"} around a schema.

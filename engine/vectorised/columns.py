@@ -52,8 +52,8 @@ ROLE_NAMES = array_of(ROLES_OF_TEXT)
 CODES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 ROLE_CODES = np.array([*(CODES[role] for role in ROLES_OF_TEXT.values()), OTHER])
 BETWEEN_TEXTS, BEFORE_INPUT = array_of([SEPARATOR, "\n\n"])
-# Surely no character of engine.rows.values.INVISIBLE: neither white space nor control, mark or symbol,
-# nor a Hangul filler, which are letters by name.
+# Surely no character of engine.rows.values.INVISIBLE: neither white space nor control, mark or
+# symbol, nor a Hangul filler, which are letters by name.
 VISIBLE = r"[!-~]|[^\pZ\pC\pM\pS\x{115f}\x{1160}\x{3164}\x{ffa0}]"
 # How a prompt or an answer begins that may be turns written as text, and how a text does in which
 # somebody may speak.
@@ -87,8 +87,9 @@ class Texts:
 
 
 def schema_of(format: str, columns: Mapping[str, str]) -> pa.Schema | None:
-    """What the columns have to be, for rows to be known; None for a format whose rows never are,
-    and where a column stands within another one. columns: see engine.rows.column_map.columns_read."""
+    """The types that columns must have for rows to be known; None for a format whose rows never
+    are, and where a column stands within another one. columns: see
+    engine.rows.column_map.columns_read."""
     if format not in READERS:
         return None
 

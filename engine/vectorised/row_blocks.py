@@ -1,8 +1,8 @@
 """Rows of a JSONL file, some thousands at a time, looked at a column at a time.
 
-What a row is, `to_example` says, one row after the other. Of nearly all rows of nearly all files
-the same can be said of whole columns, without an object for each row, and many times as fast: a
-`Block` vouches for rows that are plainly good, and leaves every other one to `to_example`. Where
+`to_example` decides about one row after the other. For nearly all rows of nearly all files whole
+columns give the same result, without an object for each row, and many times as fast: a `Block`
+knows the rows that are plainly good, and leaves every other one to `to_example`. Where
 anything about a block is unusual there is no block, but rows."""
 
 from __future__ import annotations
@@ -390,8 +390,8 @@ def _parsed(data: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
 
 
 def _widened(type_: pa.DataType) -> pa.DataType:
-    """What else of the same JSON type fits too: any number, and a text that does not look like a
-    date."""
+    """The type that everything of the same JSON type fits: any number, and a text that does not
+    look like a date."""
     if pa.types.is_integer(type_):
         return pa.float64()
     if pa.types.is_temporal(type_):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine.doctor.examine import Doctor, concealed
 from engine.doctor.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, offered
 from engine.doctor.repairs import RepairReport, repaired
-from engine.doctor.row_repairs import mended
+from engine.doctor.row_repairs import with_right_encoding
 from engine.rows.examples import RowProblem, to_example
 from engine.rows.format_detection import detect_format
 from engine.rows.formats import FORMATS
@@ -195,8 +195,8 @@ def test_both_parts_of_a_split_are_all_rows():
 
 
 def test_text_in_the_right_encoding_stays():
-    assert mended("Café, naïve, 今天") == "Café, naïve, 今天"
-    assert mended("CafÃ©") == "Café"
+    assert with_right_encoding("Café, naïve, 今天") == "Café, naïve, 今天"
+    assert with_right_encoding("CafÃ©") == "Café"
 
 
 @settings(deadline=None, max_examples=60)
