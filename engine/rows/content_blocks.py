@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.rows.tool_calls import ARGUMENT_KEYS
 from engine.rows.values import first_value
 
 Part = dict[str, Any]
 
 # Objects within a part, under these keys; Anthropic's part is the object itself, known by its type.
-CALL_KEYS = ("toolUse", "functionCall", "function_call")
-RESULT_KEYS = ("toolResult", "functionResponse", "function_response")
+CALL_PART_KEYS = ("toolUse", "functionCall", "function_call")
+RESULT_PART_KEYS = ("toolResult", "functionResponse", "function_response")
 CALL_TYPE, RESULT_TYPE = "tool_use", "tool_result"
 
 ID_KEYS = ("tool_use_id", "toolUseId", "id")
-ARGUMENT_KEYS = ("input", "args", "arguments")
 RESULT_CONTENT_KEYS = ("content", "response", "output")
 
 
@@ -36,8 +36,8 @@ def split_tool_parts(item: Part, content_key: str) -> list[Part]:
     results = []
     rest = []
     for part in content:
-        call = _inside(part, CALL_TYPE, CALL_KEYS)
-        result = _inside(part, RESULT_TYPE, RESULT_KEYS)
+        call = _inside(part, CALL_TYPE, CALL_PART_KEYS)
+        result = _inside(part, RESULT_TYPE, RESULT_PART_KEYS)
         if call:
             calls.append(_as_call(call))
         if result:
