@@ -63,8 +63,13 @@ WORDS = {
 
 @dataclass
 class RowNotes:
-    """rendered: rows that the template wrote. refused: rows that it could not write, with (line,
-    why) of the first. findings: {code of WORDS: {"rows": how many, "lines": the first}}."""
+    """Counts for one dataset under one chat template.
+
+    rendered: rows that the template wrote.
+    refused: rows that it could not write; refusals: (line, why) of the first.
+    findings: {code of WORDS: {"rows": how many, "lines": the first}}.
+    slow: refused rows that took too long.
+    """
 
     rendered: int = 0
     refused: int = 0

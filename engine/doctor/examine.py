@@ -133,7 +133,7 @@ class Doctor:
             if is_new and example.messages is not None:
                 is_asked_first = self.prompts.add(turns_hash(example.asked))
 
-        self._look(line, example, is_new=is_new, is_asked_first=is_asked_first)
+        self._examine(line, example, is_new=is_new, is_asked_first=is_asked_first)
 
     def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
         """The rows of a block that are known, and `others` that are good too, by their place in
@@ -141,7 +141,7 @@ class Doctor:
         # Not above: the web server has this module for its titles.
         import numpy as np
 
-        self._unused_add_all(block)
+        self._unused_add_block(block)
 
         row_hashes = block.row_hashes.copy()
         prompt_hashes = block.prompt_hashes.copy()
@@ -172,7 +172,7 @@ class Doctor:
         needs_look = is_good & (is_notable | ~is_new | ~is_asked_first)
         for index in np.flatnonzero(needs_look).tolist():
             example = others.get(index) or block.example(index)
-            self._look(
+            self._examine(
                 block.line(index),
                 example,
                 is_new=bool(is_new[index]),
@@ -208,7 +208,7 @@ class Doctor:
         for name in fields:
             finding.field_add(name, 1)
 
-    def _unused_add_all(self, block: Block) -> None:
+    def _unused_add_block(self, block: Block) -> None:
         """The unused fields of a block's rows that are known."""
         counts = {}
         for name, rows in block.unused.items():
@@ -225,7 +225,7 @@ class Doctor:
         for name, count in counts.items():
             finding.field_add(name, count)
 
-    def _look(self, line: int, example: Example, *, is_new: bool, is_asked_first: bool) -> None:
+    def _examine(self, line: int, example: Example, *, is_new: bool, is_asked_first: bool) -> None:
         """is_new: whether no row before said the same. is_asked_first: whether none before had the
         prompt."""
         asked = example.asked
@@ -238,17 +238,17 @@ class Doctor:
         if example.label is not None:
             self.labels[example.label] += 1
 
-        self._notice(line, example)
+        self._notices_add(line, example)
         texts = list(_texts(example))
         whole = "\n".join(texts)
-        self._script(whole[:SCRIPT_CHARACTERS])
+        self._script_count(whole[:SCRIPT_CHARACTERS])
 
         # Searches are skipped where a sign that each needs is not there: most rows have none.
         if not whole.isascii() or any(map(whole.lower().__contains__, SIGNS)):
             for text in texts:
-                self._text(line, text)
+                self._examine_text(line, text)
 
-    def _notice(self, line: int, example: Example) -> None:
+    def _notices_add(self, line: int, example: Example) -> None:
         """Notices about what the row holds besides plain turns, and about how it was read."""
         if example.unused:
             self._unused_add(line, example.unused)
@@ -283,7 +283,7 @@ class Doctor:
         if not_learned:
             self._add("not_learned", line, not_learned[0])
 
-    def _text(self, line: int, text: str) -> None:
+    def _examine_text(self, line: int, text: str) -> None:
         self._add_matching("template_tokens", line, text, TEMPLATE)
 
         secrets = secrets_in(text)
@@ -303,7 +303,7 @@ class Doctor:
         if pattern.search(text):
             self._add(kind, line, text, pattern)
 
-    def _script(self, text: str) -> None:
+    def _script_count(self, text: str) -> None:
         if text.isascii():
             if LETTER.search(text):
                 self.scripts["Latin"] += 1

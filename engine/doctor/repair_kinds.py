@@ -17,10 +17,13 @@ CHATS = ("messages", "conversations")
 
 @dataclass(frozen=True)
 class Repair:
-    """`mends`: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows
-    that cannot be read, "names" for columns of other names, "long" for rows over a limit.
-    `formats`: those it takes, none for all; `makes`: the one that comes of it, where it is
-    another."""
+    """One repair.
+
+    mends: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows that
+    cannot be read, "names" for columns of other names, "long" for rows over a limit.
+    formats: those that it takes, none for all.
+    makes: the format that comes of it, where it is another.
+    """
 
     slug: str
     title: str
@@ -226,12 +229,14 @@ def safe_repairs(format: str) -> list[Repair]:
 
 def offered(format: str, kinds: set[str]) -> list[Repair]:
     """Repairs that make sense for a dataset of this format in which these kinds were found."""
-    return [
-        repair
-        for repair in REPAIRS.values()
-        if (not repair.formats or format in repair.formats)
-        and (
-            any(kind in kinds for kind in repair.mends)
-            or (not repair.mends and (repair.makes or repair.slug == SPLIT))
-        )
-    ]
+    return [repair for repair in REPAIRS.values() if _is_offered(repair, format, kinds)]
+
+
+def _is_offered(repair: Repair, format: str, kinds: set[str]) -> bool:
+    if repair.formats and format not in repair.formats:
+        return False
+    if repair.mends:
+        return any(kind in kinds for kind in repair.mends)
+
+    # Those that mend nothing make another format or a part of the rows.
+    return bool(repair.makes) or repair.slug == SPLIT

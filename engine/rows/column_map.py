@@ -39,8 +39,12 @@ def is_taken(column: str, sources: Collection[str]) -> bool:
 
 @dataclass(frozen=True)
 class ColumnUse:
-    """columns: as columns_read. used: the file's columns that are read. partly_used: those that
-    hold fields which are."""
+    """How the columns of a file are used.
+
+    columns: as columns_read.
+    used: the file's columns that are read.
+    partly_used: those of which only fields within are read.
+    """
 
     columns: Mapping[str, str]
     used: frozenset[str]

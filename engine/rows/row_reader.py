@@ -33,9 +33,13 @@ OBJECT_TEXT = "object_text"
 
 
 class RowReader:
-    """values: the row as it stands in the file. columns: {the format's column: the file's}; one
-    that is not there is not read. tools: those that the row offers, once they are read. notes,
-    unused: see the module; without repetitions."""
+    """One row while it is read.
+
+    values: the row as it stands in the file.
+    columns: {the format's column: the file's}; one that is not there is not read.
+    tools: those that the row offers, once they are read.
+    notes, unused: see the module; without repetitions.
+    """
 
     __slots__ = ("columns", "notes", "tools", "unused", "values")
 
