@@ -298,15 +298,12 @@ def _continues(last: Row, turn: Row) -> bool:
 
 
 def _system_in_front(turns: list[Row]) -> list[Row]:
-    prompts = []
-    rest = []
-    for turn in turns:
-        (prompts if role_of(turn) == "system" else rest).append(turn)
-
+    prompts = [turn for turn in turns if role_of(turn) == "system"]
     if turns[: len(prompts)] == prompts:
         return turns
 
     # Turns that stood around one may now be two of one speaker.
+    rest = [turn for turn in turns if role_of(turn) != "system"]
     return [*_merged(prompts), *_merged(rest)]
 
 
@@ -373,14 +370,18 @@ def with_value(values: Row, column: str, value: Any) -> Row:
     return values | {parent: with_value(values[parent], rest, value)}
 
 
-def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with every text in it changed; names of fields stay."""
+def _with_texts(values: Row, change: Callable[[str], str]) -> Row:
+    """The row with every text in it changed; names of fields stay."""
+    return {name: _changed_texts(value, change) for name, value in values.items()}
+
+
+def _changed_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_with_texts(item, change) for item in value]
+        return [_changed_texts(item, change) for item in value]
     if isinstance(value, dict):
-        return {name: _with_texts(item, change) for name, item in value.items()}
+        return _with_texts(value, change)
 
     return value
 
