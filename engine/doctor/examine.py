@@ -228,12 +228,12 @@ class Doctor:
     def _examine(self, line: int, example: Example, *, is_new: bool, is_asked_first: bool) -> None:
         """is_new: whether no row before said the same. is_asked_first: whether none before had the
         prompt."""
-        asked = example.asked
         if not is_new:
+            asked = example.asked
             text = asked[-1]["content"] if asked else example.text or ""
             self._add("duplicate", line, text)
         elif not is_asked_first and example.label is None and example.answer:
-            self._add("other_answer", line, asked[-1]["content"])
+            self._add("other_answer", line, example.asked[-1]["content"])
 
         if example.label is not None:
             self.labels[example.label] += 1
