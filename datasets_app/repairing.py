@@ -20,7 +20,7 @@ from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset, RowChange
 from datasets_app.services import check_enqueue, next_version, slug_free
 from engine.doctor.combined_repairs import RowChanges
-from engine.doctor.finding_kinds import MENDABLE, SEVERAL_LISTS
+from engine.doctor.finding_kinds import REPAIRABLE, SEVERAL_LISTS
 from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
     EVALUATION_PART,
@@ -67,7 +67,7 @@ def repairs_of(dataset: Dataset) -> list[Repair]:
         repairs = [
             repair
             for repair in repairs
-            if kinds & (MENDABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)
+            if kinds & (REPAIRABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)
         ]
 
     return repairs

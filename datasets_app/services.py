@@ -22,7 +22,7 @@ from datasets_app.check_queue import check_enqueue, check_key, dataset_check_can
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
 from engine.rows.formats import FORMATS
-from engine.rows.read import FileProblem, sniff_file_type
+from engine.rows.read import FileProblem, detect_file_type
 
 __all__ = [
     "check_enqueue",
@@ -67,7 +67,7 @@ def dataset_create(
 
     try:
         assert file.path is not None
-        file_type = sniff_file_type(file.path, file_name)
+        file_type = detect_file_type(file.path, file_name)
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem

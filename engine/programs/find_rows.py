@@ -21,10 +21,10 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.combined_repairs import SafeMender
+from engine.doctor.combined_repairs import SafeRepairer
 from engine.doctor.repair_kinds import MEND_SAFE, REPAIRS
-from engine.doctor.row_repairs import Mender
-from engine.rows.lines import Mark, Row
+from engine.doctor.row_repairs import RowRepairer
+from engine.rows.lines import FilePosition, Row
 from engine.rows.read import FileProblem, read_rows
 
 # A longer row is not sent whole.
@@ -39,7 +39,7 @@ class Found:
 
     read: int = 0
     matches: int = 0
-    next_mark: Mark | None = None
+    next_mark: FilePosition | None = None
     complete: bool = True
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def rows_on(rows: Iterator[Row], lines: set[int], clock: Clock, found: Found) ->
 
 
 def rows_with(
-    rows: Iterator[Row], text: str, start: Mark, most: int, clock: Clock, found: Found
+    rows: Iterator[Row], text: str, start: FilePosition, most: int, clock: Clock, found: Found
 ) -> Iterator[Row]:
     """The first `most` rows that hold the text, upper and lower case alike; the others are
     counted."""
@@ -131,7 +131,7 @@ def holds(row: Row, wanted: str) -> bool:
     return False
 
 
-def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
+def report(row: Row, mender: RowRepairer | SafeRepairer | None) -> dict[str, Any]:
     """The row as the web gets it; `mended`: the rows that a repair makes of it, null without
     one."""
     mended = None
@@ -155,13 +155,15 @@ def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
     return shown
 
 
-def mender_of(slug: str, format: str, column_map: dict[str, str]) -> Mender | SafeMender | None:
+def mender_of(
+    slug: str, format: str, column_map: dict[str, str]
+) -> RowRepairer | SafeRepairer | None:
     if not slug:
         return None
     if slug == MEND_SAFE:
-        return SafeMender(format, column_map)
+        return SafeRepairer(format, column_map)
 
-    return Mender(slug, format, column_map, makes=REPAIRS[slug].makes)
+    return RowRepairer(slug, format, column_map, makes=REPAIRS[slug].makes)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     given = parser.parse_args(arguments)
 
-    start, found, clock = Mark(*given.mark), Found(), Clock(given.seconds)
+    start, found, clock = FilePosition(*given.mark), Found(), Clock(given.seconds)
     mender = mender_of(given.repair, given.format, given.column_map)
     rows = read_rows(given.data, given.file_type, start)
 

@@ -22,7 +22,7 @@ from engine.chat.render import Renderer, Tokens, tokenizer_load
 from engine.chat.template import TemplateProblem
 from engine.messages.failures import explain
 from engine.rows.examples import Example, RowProblem, to_example
-from engine.rows.read import Mark, Row, read_rows
+from engine.rows.read import FilePosition, Row, read_rows
 
 ROWS = 5
 # What a person reads, and a browser shows without effort.
@@ -98,7 +98,9 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in ids]
 
 
-def rows_from(path: Path, file_type: str, mark: Mark, skip: int, count: int) -> Iterator[Row]:
+def rows_from(
+    path: Path, file_type: str, mark: FilePosition, skip: int, count: int
+) -> Iterator[Row]:
     return islice(read_rows(path, file_type, mark), skip, skip + count)
 
 
@@ -118,7 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         renderer = Renderer(tokenizer_load(given.model), warn=lambda code, message: None)
-        found = rows_from(given.data, given.file_type, Mark(*given.mark), given.skip, given.rows)
+        found = rows_from(
+            given.data, given.file_type, FilePosition(*given.mark), given.skip, given.rows
+        )
         rows = [row_shown(renderer, row, given.format, given.column_map) for row in found]
     except Exception as error:
         print(json.dumps({"error": explain(error).message}))
