@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from engine.fast.causal import causal_attention, rows_apart
+from engine.fast.causal import causal_attention, split_rows
 
 NAME = "segments"
 # What changes scores and is not computed here: caps, sinks, biases of positions.
@@ -80,7 +80,7 @@ def segments_attention(
         sdpa_attention_forward(
             module, q, k, v, _band(q.shape[2], sliding_window, q.device), **options
         )[0]
-        for q, k, v in rows_apart(query, key, value, lengths)
+        for q, k, v in split_rows(query, key, value, lengths)
     ]
     return torch.cat(parts, dim=1), None
 
