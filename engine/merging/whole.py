@@ -1,7 +1,7 @@
 """The merge in memory, in fp32: for models whose files hold other tensors than their layers do.
 
-transformers takes such files together while it loads them (experts one by one into a block), and
-apart again while it saves. It takes four bytes a weight of the whole model."""
+transformers converts such files while it loads them (experts one by one become a block), and back
+while it saves. It takes four bytes of memory for each weight of the whole model."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import MODEL, read_spec
-from engine.merging.folder import ADAPTER, MergeRequest
+from engine.merging.folder import MergeRequest
 from engine.proof.checks import (
     Check,
     answers_check,
@@ -68,9 +68,9 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     stored = _stored_evidence(folder, questions, stops, scores)
     on_progress(0.5)
 
-    weights = MergeRequest(run, step).weights
-    adapter = weights if (weights / ADAPTER).is_file() else None
-    model = trained_load(base, adapter, weights, scores=scores)
+    request = MergeRequest(run, step)
+    adapter = request.weights if request.is_adapter else None
+    model = trained_load(base, adapter, request.weights, scores=scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
     on_progress(0.75)
 
