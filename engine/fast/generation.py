@@ -16,19 +16,20 @@ KV cache. One tensor of keys and one of values a layer, (rows, kv_heads, capacit
 model's dtype. Rows are aligned on the right, as left-padded prompts are, so that a decode step
 writes the same column in each:
 
-                 |<-- length = 5 -->|<--- CACHE_GROWTH free --->|
+    column        0   1   2   3   4   5   6  ...
+                 |<-- length = 5 -->|<-- CACHE_GROWTH free -->|
     row 0 (A)     .   .  A0  A1  A2   .   .   .   .   .   .   .      start 2
     row 1 (B)    B0  B1  B2  B3  B4   .   .   .   .   .   .   .      start 0
     row 2 (A)     .   .  A0  A1  A2   .   .   .   .   .   .   .      start 2
                                       ^ the next decode step writes here
 
-Decode step. One token a row: (rows,) token ids at position length - start, attending to
-[start, length] of its own row."""
+Decode step. One token a row: (rows,) token ids at position length - start, attending to the columns
+from start to itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import MethodType
 from typing import Any
 
@@ -303,8 +304,9 @@ class KVCache:
     def __init__(self, forward: DecoderForward, prompts: list[torch.Tensor]) -> None:
         """prompts: a tensor of token ids, (tokens,), for each row."""
         self.forward = forward
-        self.length = max(len(ids) for ids in prompts)
-        self.starts = torch.tensor([self.length - len(ids) for ids in prompts])
+        lengths = torch.tensor([len(ids) for ids in prompts])
+        self.length = int(lengths.max())
+        self.starts = self.length - lengths
 
         capacity = self.length + CACHE_GROWTH
         shape = (len(prompts), forward.kv_heads, capacity, forward.head_dim)
@@ -315,11 +317,9 @@ class KVCache:
     def prefill(self, prompts: list[torch.Tensor]) -> torch.Tensor:
         """Compute the prompts, each distinct one once, and fill the cache. Returns the logits after
         each row's prompt, (rows, vocabulary), fp32."""
-        index_of: dict[tuple[int, ...], int] = {}
-        prompt_of_row = [index_of.setdefault(tuple(ids.tolist()), len(index_of)) for ids in prompts]
-        distinct = [torch.tensor(ids) for ids in index_of]
+        distinct, prompt_of_row = _deduplicate(prompts)
         # (distinct prompts + 1,): prompt i is tokens offsets[i] to offsets[i + 1].
-        offsets = torch.tensor([0, *(len(ids) for ids in distinct)]).cumsum(0)
+        offsets = list(accumulate((len(prompt) for prompt in distinct), initial=0))
 
         def attend(
             layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -327,14 +327,12 @@ class KVCache:
             """query: (tokens of all distinct prompts, heads, head_dim); key, value: (tokens,
             kv_heads, head_dim). Returns the shape of `query`."""
             for row, number in enumerate(prompt_of_row):
-                start, end = int(offsets[number]), int(offsets[number + 1])
-                columns = slice(self.length - (end - start), self.length)
-                self.keys[layer][row, :, columns] = key[start:end].transpose(0, 1)
-                self.values[layer][row, :, columns] = value[start:end].transpose(0, 1)
+                tokens = slice(offsets[number], offsets[number + 1])
+                self._fill(layer, row, key[tokens], value[tokens])
 
             attended = []
 
-            for start, end in pairwise(offsets.tolist()):
+            for start, end in pairwise(offsets):
                 # (1, heads or kv_heads, tokens of this prompt, head_dim)
                 q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
                 result = functional.scaled_dot_product_attention(
@@ -347,9 +345,18 @@ class KVCache:
         ids = torch.cat(distinct)
         positions = torch.cat([torch.arange(len(prompt)) for prompt in distinct])
         hidden = self.forward(ids, positions, attend)  # (tokens, hidden_size)
-        last_tokens = offsets[1:] - 1
 
-        return self.forward.logits(hidden[last_tokens])[prompt_of_row]
+        last_tokens = [end - 1 for end in offsets[1:]]
+        logits = self.forward.logits(hidden[last_tokens])  # (distinct prompts, vocabulary)
+
+        return logits[prompt_of_row]
+
+    def _fill(self, layer: int, row: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write a row's prompt, which ends at the last column so far. key, value: (tokens,
+        kv_heads, head_dim)."""
+        columns = slice(self.length - len(key), self.length)
+        self.keys[layer][row, :, columns] = key.transpose(0, 1)
+        self.values[layer][row, :, columns] = value.transpose(0, 1)
 
     def decode_step(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (rows,), the next token of each row. Returns the logits after it, (rows,
@@ -407,6 +414,23 @@ class KVCache:
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 tensors[layer] = tensor[rows]
+
+
+def _deduplicate(prompts: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
+    """(the distinct prompts, each (tokens,), and for each row the index of its own)."""
+    index_of: dict[tuple[int, ...], int] = {}
+    distinct: list[torch.Tensor] = []
+    prompt_of_row: list[int] = []
+
+    for prompt in prompts:
+        key = tuple(prompt.tolist())
+        if key not in index_of:
+            index_of[key] = len(distinct)
+            distinct.append(prompt)
+
+        prompt_of_row.append(index_of[key])
+
+    return distinct, prompt_of_row
 
 
 def _decode_loop(

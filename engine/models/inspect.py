@@ -485,7 +485,7 @@ def chat_template_read(folder: Path) -> str:
 
 
 def _default_template(templates: list[Any]) -> Any:
-    """Of several named templates, [{"name": …, "template": …}], the one called default, else the
+    """From named templates, [{"name": …, "template": …}], the one called default, else the
     first; None where there is none."""
     by_name: dict[str, Any] = {}
     for part in templates:

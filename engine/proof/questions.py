@@ -109,9 +109,11 @@ def _question(example: Example, renderer: Renderer) -> Question:
 
     asked = example.asked
     answer: list[dict[str, Any]] = example.chosen or example.messages[len(asked) :]
-    if not answer:
-        prompt = renderer.prompt_ids(asked, example.tools)
-        return Question(prompt[-PROMPT_TOKENS:], [])
+    reference: list[int] = []
 
-    prompt, reference = renderer.answered(asked, answer, example.tools)
+    if answer:
+        prompt, reference = renderer.answered(asked, answer, example.tools)
+    else:
+        prompt = renderer.prompt_ids(asked, example.tools)
+
     return Question(prompt[-PROMPT_TOKENS:], reference[:REFERENCE_TOKENS])

@@ -101,10 +101,15 @@ def _sorted_lists(config: Json) -> Json:
 
 
 def _beside_write(files: dict[str, dict[str, torch.Tensor]], folder: Path) -> None:
+    if not files:
+        return
+
+    target = folder / BESIDE
+    target.mkdir()
+
     for file_name, tensors in files.items():
-        (folder / BESIDE).mkdir(exist_ok=True)
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, folder / BESIDE / file_name)
+        save_file(on_cpu, target / file_name)
 
 
 def _parameters_write(job: Job, folder: Path) -> None:
