@@ -178,9 +178,9 @@ def _difference(model: Any, own_forward: Callable[..., Any], temperature: float)
 
     is_fp32 = next(model.parameters()).dtype == torch.float32
     tolerance = TOLERANCE_FP32 if is_fp32 else TOLERANCE_HALF
-    error = float((shortcut.log_probs - log_probs).abs().max())
+    largest_error = float((shortcut.log_probs - log_probs).abs().max())
 
-    if error > tolerance * (1 + float(logits.abs().max())):
+    if largest_error > tolerance * (1 + float(logits.abs().max())):
         return "its output layer is more than one product"
 
     if _has_router_loss(model):
