@@ -106,8 +106,8 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     `base`. Safetensors only. Raises ModelProblem where it holds none, TrainError where no score was
     ever learned."""
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
 
+    from engine.loading.pretrained import pretrained_load_with_report
     from engine.messages.failures import TrainError
     from engine.models.inspect import ModelProblem, config_read, safetensors_read, weight_files
 
@@ -118,21 +118,14 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     if base is not None and not (folder / ADAPTER).is_file():
         raise ModelProblem(f"The reward model's folder holds no {ADAPTER}.")
 
-    model, told = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        num_labels=1,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    model, report = pretrained_load_with_report(source, scores=True, num_labels=1)
 
     learned = (
         {name for name, _, _ in safetensors_read(folder / ADAPTER)} if base is not None else set()
     )
     # What no file holds is made up at random.
     if lacking := [
-        name for name in sorted(told["missing_keys"]) if f"base_model.model.{name}" not in learned
+        name for name in sorted(report["missing_keys"]) if f"base_model.model.{name}" not in learned
     ]:
         raise TrainError(
             "no_reward_model",
