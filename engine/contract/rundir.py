@@ -291,7 +291,7 @@ class EventWriter:
         self.seq = seq
 
     @classmethod
-    def going_on(cls, directory: Path, stored: int = 0) -> EventWriter:
+    def resume(cls, directory: Path, stored: int = 0) -> EventWriter:
         """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and
         so is no event.
 

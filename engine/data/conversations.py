@@ -99,7 +99,7 @@ def _read(
 
         rows.notes.settle()
 
-    return tokenised(job, data, renderer, fill, method="sft", max_tokens=max_tokens, limit=limit)
+    return tokenised(job, data, renderer, fill, max_tokens=max_tokens, limit=limit)
 
 
 def _lengths_warn(job: Job, rows: Tokenised, max_tokens: int) -> None:

@@ -103,9 +103,7 @@ def read(
 
         rows.notes.settle()
 
-    return tokenised(
-        job, data, renderer, fill, method=add.__name__, max_tokens=max_tokens, limit=limit
-    )
+    return tokenised(job, data, renderer, fill, max_tokens=max_tokens, limit=limit)
 
 
 def prepare(job: Job, renderer: Renderer, max_tokens: int, add: Any) -> Prepared:

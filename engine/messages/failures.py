@@ -55,7 +55,7 @@ MEMORY_WORDS = (
     "could not create a primitive",
 )
 # Raised where a cause is found, with its words: a traceback proves nothing more.
-TOLD = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
+KNOWN_FAILURES = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
 # The last but one are PyTorch's, the last is Rust's, in which safetensors and tokenizers are
 # written.
 DISK_WORDS = (
@@ -73,7 +73,7 @@ def explain(error: BaseException) -> Failure:
     if not isinstance(error, TrainError) and is_disk_full(error):
         return DISK_FULL
 
-    return _known(error) or by_words(str(error)) or _unknown(error)
+    return _known(error) or failure_from_text(str(error)) or _unknown(error)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -148,7 +148,7 @@ def _known(error: BaseException) -> Failure | None:
     return None
 
 
-def by_words(told: str) -> Failure | None:
+def failure_from_text(told: str) -> Failure | None:
     """The failure behind words: libraries in other languages raise RuntimeError and the like, or
     write why they end the process."""
     text = told.lower()

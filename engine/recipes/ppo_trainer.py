@@ -98,6 +98,10 @@ class PpoTrainer(RolloutTrainer):
         values = self.values[0].detach()
         return batch | self._advantages(batch, values)
 
+    def advantages(self, totals: list[float | None]) -> list[float | None] | None:
+        """None for whole answers: here each token has an advantage of its own."""
+        return None
+
     @torch.no_grad()
     def _old_logps(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)

@@ -31,7 +31,7 @@ from engine.rows.examples import Example
 from engine.run.job import Job
 from engine.run.samples import Stop, shown
 from engine.run.session import RowCounts
-from engine.run.trainer import Seams
+from engine.run.trainer import TrainerHooks
 from engine.schema.rollouts import RolloutParameters
 
 # Measuring means writing answers, which is most of the time of these methods: so many prompts tell
@@ -162,7 +162,7 @@ class PromptOrder(RepeatSampler):
         return super().__iter__()  # type: ignore[no-untyped-call,no-any-return]
 
 
-class RolloutTrainer(Seams, GRPOTrainer):
+class RolloutTrainer(TrainerHooks, GRPOTrainer):
     """`panel` scores, `prompts` are the rows that the dataset's numbers name, `stops` the tokens
     that end an answer."""
 
@@ -186,7 +186,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         self.job = job
         self.panel = panel
         self.prompts = prompts
-        self.told_at = -1
+        self.reported_step = -1
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in panel.names],
@@ -296,10 +296,10 @@ class RolloutTrainer(Seams, GRPOTrainer):
         rewarded."""
         step = self.state.global_step + 1
         every = max(1, math.ceil(max(1, self.state.max_steps) / STEPS_TOLD))
-        if step == self.told_at or (step - 1) % every:
+        if step == self.reported_step or (step - 1) % every:
             return
 
-        self.told_at = step
+        self.reported_step = step
         advantages = self.advantages(scores.totals)
         for index, answer in enumerate(answers[:COMPLETIONS_TOLD]):
             self.job.emit(
@@ -319,7 +319,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         """How much each answer was worth beyond the mean of those to its prompt, as TRL scales it;
         None for an answer without a score, and for a method that learns from something else."""
         group = self.num_generations
-        if self.job.spec.recipe != "grpo" or not group or len(totals) % group:
+        if not group or len(totals) % group:
             return None
 
         rewards = torch.tensor(
@@ -350,7 +350,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         train."""
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        (folder / STATE).write_text(json.dumps({"step": self._step, "told_at": self.told_at}))
+        (folder / STATE).write_text(json.dumps({"step": self._step, "told_at": self.reported_step}))
 
         if (
             self._step % (self.args.steps_per_generation * self.num_iterations)
@@ -369,7 +369,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
         state = json.loads((folder / STATE).read_text())
-        self._step, self.told_at = state["step"], state["told_at"]
+        self._step, self.reported_step = state["step"], state["told_at"]
 
         if (folder / BUFFER).exists():
             batches: list[dict[str, Any]] = [{} for _ in range(self.args.steps_per_generation)]

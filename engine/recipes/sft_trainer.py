@@ -11,10 +11,10 @@ from engine.data.conversations import IGNORED
 from engine.data.length_grouping import GroupedByLength
 from engine.fast.fallback import attempt
 from engine.fast.packing import unpacked
-from engine.run.trainer import Seams
+from engine.run.trainer import TrainerHooks
 
 
-class Trainer(Seams, SFTTrainer):
+class Trainer(TrainerHooks, SFTTrainer):
     """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies.
     `plain_attention`: the model's own, for rows that turn out not to fit end to end in one
     batch."""

@@ -9,6 +9,7 @@ from typing import Any
 from engine.contract.rundir import Spec
 from engine.publish.usage import NEWER_ONLY, usage
 from engine.run.job import Job
+from engine.schema.registry import RECIPES
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def card_write(job: Job, facts: Facts) -> str:
 
 
 def _kind(recipe: str, is_adapter: bool) -> str:
-    if recipe == "reward":
+    if RECIPES[recipe].makes_scorer:
         return "reward model (LoRA adapter)" if is_adapter else "reward model"
 
     return "LoRA adapter" if is_adapter else "model"
@@ -128,7 +129,9 @@ def _head(job: Job, facts: Facts) -> str:
     """YAML; JSON strings are YAML strings, so names need no quoting rules of their own."""
     lines = {
         "library_name": "peft" if facts.is_adapter else "transformers",
-        "pipeline_tag": "text-classification" if job.spec.recipe == "reward" else "text-generation",
+        "pipeline_tag": "text-classification"
+        if RECIPES[job.spec.recipe].makes_scorer
+        else "text-generation",
     }
 
     if (source := job.spec.base_model_source) is not None:

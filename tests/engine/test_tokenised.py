@@ -165,7 +165,7 @@ def test_what_tokens_depend_on_makes_others(run, tmp_path, given, monkeypatch):
         )
     run(**bare)
     if "code" in given:
-        monkeypatch.setattr(tokenised, "_code", lambda code=given["code"]: code)
+        monkeypatch.setattr(tokenised, "_code_hash", lambda code=given["code"]: code)
         given = {}
     if "date" in given:
         monkeypatch.setattr(tokenised, "datetime", Clock(given["date"]))
