@@ -26,8 +26,7 @@ class Trainer(PreparedRows, DPOTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
     given = job.parameters
     assert isinstance(given, DpoParameters)
     session = Session.open(job)

@@ -18,8 +18,7 @@ from engine.schema.grpo import GrpoParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
     given = job.parameters
     assert isinstance(given, GrpoParameters)
     session = Session.open(job)

@@ -19,8 +19,7 @@ from engine.schema.ppo import PpoParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
     given = job.parameters
     assert isinstance(given, PpoParameters)
     session = Session.open(job)

@@ -19,8 +19,7 @@ from engine.schema.sft import SftParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
     given = job.parameters
     assert isinstance(given, SftParameters)
     session = Session.open(job)
@@ -39,8 +38,7 @@ def train(job: Job) -> bool:
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
         f"{counted(data.train_rows, 'row')} to train on, {data.eval_rows:,} held out, "
-        f"{data.cut_rows:,} cut at "
-        f"{max_tokens:,} tokens, {data.left_out_rows:,} left out"
+        f"{data.cut_rows:,} cut at {max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 
     if given.adapter == "lora":
