@@ -1,23 +1,23 @@
 """A warm process that engines are forked from: `python -m engine.process.forkserver FD`.
 
-It has imported every training library and run no tensor operation (engine.process.preload says why), so that a
-train starts without delay. It knows nothing of the platform: no settings, no database, no secrets.
-An engine is a copy of it, and so whatever runs in an engine, a person's own reward function too,
-finds none of them in its memory either.
+It has imported every training library and run no tensor operation (engine.process.preload says
+why), so that a train starts without delay. It knows nothing of the platform: no settings, no
+database, no secrets. An engine is a copy of it, and so whatever runs in an engine, a custom reward
+function too, finds none of them in its memory either.
 
-The platform (training.work.process) holds the other end of a socket. A message there asks for one engine
-and brings three file descriptors:
+The platform (training.work.process) holds the other end of a socket. A message there asks for one
+engine and brings three file descriptors:
 
     line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
              engine} at once and {"status": exit status, "peak": largest resident set in bytes} at
              its end
     order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this
              engine}}
-    lock     the device's lock, which is the engine's as long as it lives
+    lock     the device's lock, which the engine holds as long as it lives
 
-An engine whose line is closed is killed: nobody would hear of its end. So is one that still runs
+An engine whose line is closed is killed: nobody would learn of its end. So is one that still runs
 when the next is asked for, since a worker trains one at a time: its supervisor is gone, and the
-next begins only once it has let go of its run directory and the device's memory. When nobody holds
+next starts only once it has released its run directory and the device's memory. When nobody holds
 the other end of the first socket any more this process ends, and its engines with it."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ READY = b"ready"
 ASK = b"engine"
 # How late the end of an engine may be noticed.
 TICK_SECONDS = 0.05
-# How long a killed engine may take to leave; one that a driver or a network drive holds may never
+# How long a killed engine may take to end; one that waits for a driver or a network drive may never
 # do.
 LEAVING_SECONDS = 30
 DESCRIPTORS = 3
@@ -56,7 +56,7 @@ class ForkServer:
         self.selector.register(control, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Until nobody could ask for an engine any more."""
+        """Serve until nobody could ask for an engine any more."""
         while self.step():
             self.reap()
 
@@ -67,8 +67,9 @@ class ForkServer:
             os.kill(pid, signal.SIGKILL)
 
     def step(self) -> bool:
-        """Wait for one thing to happen and see to it. False once the platform is gone."""
-        for key, _ in self.selector.select(TICK_SECONDS if self.engines else None):
+        """Wait for events and handle them. False once the platform is gone."""
+        timeout = TICK_SECONDS if self.engines else None
+        for key, _ in self.selector.select(timeout):
             if key.fileobj is not self.control:
                 self.pass_signal(key.data)
             elif not self.answer():
@@ -90,8 +91,10 @@ class ForkServer:
 
         self.end_leftovers()
         line, order, lock = descriptors
+        # Else the fork would print what is buffered a second time.
         sys.stdout.flush()
         sys.stderr.flush()
+
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -106,7 +109,7 @@ class ForkServer:
         return True
 
     def end_leftovers(self) -> None:
-        """Kill the engines of supervisors that are gone and wait until they have left."""
+        """Kill the engines of supervisors that are gone and wait until they have ended."""
         self.kill_all()
         deadline = time.monotonic() + LEAVING_SECONDS
 
@@ -115,7 +118,7 @@ class ForkServer:
             time.sleep(TICK_SECONDS if self.engines else 0)
 
     def become_engine(self, parent: int, line: int, order: int) -> NoReturn:
-        """In the fork: let go of what is the server's. The lock stays open, on purpose."""
+        """In the fork: close what belongs to the server. The lock stays open, on purpose."""
         self.selector.close()
         self.control.close()
 
@@ -126,7 +129,8 @@ class ForkServer:
         run_engine(parent, order)
 
     def pass_signal(self, pid: int) -> None:
-        """What its supervisor sent to the engine, or its end where the supervisor is gone."""
+        """Send the engine the signal that its supervisor sent, or kill it where the supervisor is
+        gone."""
         try:
             byte = self.engines[pid].recv(1)
         except OSError:
@@ -140,6 +144,7 @@ class ForkServer:
         os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> None:
+        """Report the engines that have ended."""
         for pid in list(self.engines):
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if not ended:
@@ -154,7 +159,8 @@ class ForkServer:
             line.close()
 
     def tell(self, line: socket.socket, news: dict[str, int]) -> None:
-        """Where the supervisor is gone, whoever takes over looks at what lies on the disk."""
+        """Where the supervisor is gone nobody is told: whoever takes over reads the run
+        directory."""
         with contextlib.suppress(OSError):
             line.sendall(json.dumps(news).encode() + b"\n")
 
@@ -173,11 +179,11 @@ def run_engine(parent: int, order: int) -> NoReturn:
             signal.signal(sign, signal.SIG_IGN if sign == signal.SIGINT else signal.SIG_DFL)
 
         with os.fdopen(order) as stream:
-            wanted = json.load(stream)
+            request = json.load(stream)
 
-        directory = Path(wanted["directory"])
-        _write_to(directory / LOG)
-        os.environ.update(wanted["environment"])
+        directory = Path(request["directory"])
+        _redirect_output(directory / LOG)
+        os.environ.update(request["environment"])
 
         if not preload.can_train(_parameters(directory)):
             os.execv(sys.executable, [sys.executable, "-m", "engine.run.main", str(directory)])  # noqa: S606
@@ -196,8 +202,8 @@ def run_engine(parent: int, order: int) -> NoReturn:
         os._exit(code)
 
 
-def _write_to(path: Path) -> None:
-    """Have standard output and error in the train's log, line by line."""
+def _redirect_output(path: Path) -> None:
+    """Send standard output and error to the train's log, line by line."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -207,7 +213,7 @@ def _write_to(path: Path) -> None:
 
 
 def _parameters(directory: Path) -> dict[str, Any]:
-    """Those of the spec; none where it cannot be read, which the engine says better."""
+    """The spec's parameters; none where it cannot be read, which the engine reports better."""
     try:
         return read_spec(directory).parameters
     except SpecError:
@@ -219,8 +225,8 @@ def main() -> None:
     preload.load()
     control.send(READY)
 
-    # The end of the platform reaches its workers, which stop their trains in order; then nobody
-    # holds the socket.
+    # These signals reach the workers too, which stop their trains in order; then nobody holds the
+    # socket.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)
 
