@@ -1,27 +1,20 @@
 """The trainer's other options, by their own names: which are offered, and whether values fit them.
 
-    python -m engine.schema.options    writes engine/schema/options/*.json anew from the installed
-                                       trainers
-
-The web validates against those files and needs no training library. What is not offered is refused:
-some options the platform sets itself, others would run code, load from elsewhere, or write
-elsewhere."""
+They are read from the catalogues engine/schema/options/*.json, which
+`python -m engine.programs.option_catalogues` writes from the installed trainers, so that the web
+can validate them without a training library. What is not offered is refused: some options the
+platform sets itself, others would run code, load from elsewhere, or write elsewhere."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import enum
 import functools
 import json
 import math
-import pkgutil
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
-from engine.schema.offered import PARAMETERS_INSTEAD, Entries
+from engine.schema.offered import PARAMETERS_INSTEAD
 
 CATALOGUES = Path(__file__).parent / "options"
 
@@ -105,63 +98,3 @@ def _bounded(name: str, value: int | float, option: dict[str, Any]) -> int | flo
         raise OptionProblem(f"{name}: must lie between {low:,} and {high:,}.")
 
     return value
-
-
-def catalogue(config: type[Any], offered: Entries) -> dict[str, dict[str, Any]]:
-    """What the dataclass `config` says about the offered fields, with our bounds. Raises KeyError
-    for unknown names."""
-    fields = {item.name: item for item in dataclasses.fields(config)}
-    hints = typing.get_type_hints(config)
-    options = {}
-
-    for name, extra in sorted(offered.items()):
-        default = fields[name].default
-        option = {
-            "type": "choice" if "choices" in extra else _option_type(hints[name]),
-            "nullable": type(None) in typing.get_args(hints[name]),
-            "default": default.value if isinstance(default, enum.Enum) else default,
-        }
-        option |= extra
-
-        # What is blank by default may be blanked again.
-        option["nullable"] |= option["default"] is None
-        options[name] = option
-
-    return options
-
-
-def _option_type(hint: Any) -> str:
-    """The name of the option's type for a type hint such as `float | None`. Raises TypeError for a
-    hint that no form field stands for."""
-    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint)
-    kinds = set(typing.get_args(hint)) if is_union else {hint}
-
-    for kind, name in ((bool, "bool"), (float, "float"), (int, "int")):
-        if kind in kinds:
-            return name
-
-    if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
-        return "object"
-
-    raise TypeError(f"no option type stands for {hint}")
-
-
-def catalogue_text(recipe: str) -> str:
-    """What the recipe's catalogue must hold under the installed trainer."""
-    # The registry imports this module.
-    from engine.schema.registry import RECIPES
-
-    config = pkgutil.resolve_name(RECIPES[recipe].trainer_config)
-    options = catalogue(config, RECIPES[recipe].options)
-    return json.dumps(options, indent=1, ensure_ascii=False) + "\n"
-
-
-def catalogues_write() -> None:
-    from engine.schema.registry import RECIPES
-
-    for recipe in RECIPES:
-        (CATALOGUES / f"{recipe}.json").write_text(catalogue_text(recipe))
-
-
-if __name__ == "__main__":
-    catalogues_write()

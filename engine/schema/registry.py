@@ -4,7 +4,7 @@ identity its tokenised rows are cached.
 
 To add a recipe: its parameters in a module here (no training library: the web imports it), its
 `train` in the module of the same name in engine.recipes, one entry below, then
-`python -m engine.schema.options`, a method in methods/builtin.py and `make docs`.
+`python -m engine.programs.option_catalogues`, a method in methods/builtin.py and `make docs`.
 tests/engine/test_registry.py names what is missing."""
 
 from __future__ import annotations
