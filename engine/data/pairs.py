@@ -32,7 +32,7 @@ def pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) 
     worse = renderer.answer_tokens(turns, example.rejected or [], example.tools)
     rows.codes |= better.findings | worse.findings
 
-    # The prompt ends where both texts still agree with it; nearly always that is its whole length.
+    # The prompt ends where both texts still agree with it; nearly always at its own end.
     start = min(len(better.prompt), len(worse.prompt))
     prompt = better.prompt[:start]
     chosen = better.prompt[start:] + better.answer

@@ -39,7 +39,8 @@ def row_shown(
         if row.values is None:
             raise RowProblem("", row.raw, row.problem)
 
-        texts = texts_of(renderer, to_example(row.values, format, column_map), format)
+        example = to_example(row.values, format, column_map)
+        texts = texts_of(renderer, example, format)
     except (RowProblem, TemplateProblem) as problem:
         return shown | {"problem": str(problem)}
 
