@@ -8,17 +8,17 @@ function too, finds none of them in its memory either.
 The platform (training.work.process) holds the other end of a socket. A message there asks for one
 engine and brings three file descriptors:
 
-    line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
+    channel  a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
              engine} at once and {"status": exit status, "peak": largest resident set in bytes} at
              its end
-    order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this
+    request  a pipe with JSON: {"directory": run directory, "environment": {more variables of this
              engine}}
     lock     the device's lock, which the engine holds as long as it lives
 
-An engine whose line is closed is killed: nobody would learn of its end. So is one that still runs
-when the next is asked for, since a worker trains one at a time: its supervisor is gone, and the
-next starts only once it has released its run directory and the device's memory. When nobody holds
-the other end of the first socket any more this process ends, and its engines with it."""
+An engine whose channel is closed is killed: nobody would learn of its end. So is one that still
+runs when the next is asked for, since a worker trains one at a time: its supervisor is gone, and
+the next starts only once it has released its run directory and the device's memory. When nobody
+holds the other end of the first socket any more this process ends, and its engines with it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ForkServer:
             return True
 
         self.end_leftovers()
-        line, order, lock = descriptors
+        channel, request, lock = descriptors
         # Else the fork would print what is buffered a second time.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -98,12 +98,12 @@ class ForkServer:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self.become_engine(parent, line, order)
+            self.become_engine(parent, channel, request)
 
-        os.close(order)
+        os.close(request)
         os.close(lock)
-        self.engines[pid] = socket.socket(fileno=line)
-        self.tell(self.engines[pid], {"pid": pid})
+        self.engines[pid] = socket.socket(fileno=channel)
+        self.report(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
 
         return True
@@ -117,7 +117,7 @@ class ForkServer:
             self.reap()
             time.sleep(TICK_SECONDS if self.engines else 0)
 
-    def become_engine(self, parent: int, line: int, order: int) -> NoReturn:
+    def become_engine(self, parent: int, channel: int, request: int) -> NoReturn:
         """In the fork: close what belongs to the server. The lock stays open, on purpose."""
         self.selector.close()
         self.control.close()
@@ -125,8 +125,8 @@ class ForkServer:
         for other in self.engines.values():
             other.close()
 
-        os.close(line)
-        run_engine(parent, order)
+        os.close(channel)
+        run_engine(parent, request)
 
     def pass_signal(self, pid: int) -> None:
         """Send the engine the signal that its supervisor sent, or kill it where the supervisor is
@@ -150,19 +150,18 @@ class ForkServer:
             if not ended:
                 continue
 
-            line = self.engines.pop(pid)
-            if line.fileno() in self.selector.get_map():
-                self.selector.unregister(line)
+            channel = self.engines.pop(pid)
+            if channel.fileno() in self.selector.get_map():
+                self.selector.unregister(channel)
 
             end = {"status": os.waitstatus_to_exitcode(status), "peak": peak_bytes(usage)}
-            self.tell(line, end)
-            line.close()
+            self.report(channel, end)
+            channel.close()
 
-    def tell(self, line: socket.socket, news: dict[str, int]) -> None:
-        """Where the supervisor is gone nobody is told: whoever takes over reads the run
-        directory."""
+    def report(self, channel: socket.socket, event: dict[str, int]) -> None:
+        """Tell the supervisor. Where it is gone, whoever takes over reads the run directory."""
         with contextlib.suppress(OSError):
-            line.sendall(json.dumps(news).encode() + b"\n")
+            channel.sendall(json.dumps(event).encode() + b"\n")
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:
@@ -170,7 +169,7 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_engine(parent: int, order: int) -> NoReturn:
+def run_engine(parent: int, request: int) -> NoReturn:
     """Train, in a fork of the warm process, and end with the exit code of engine/contract/rundir.py."""
     code = EXIT_FAILED
     try:
@@ -178,12 +177,12 @@ def run_engine(parent: int, order: int) -> NoReturn:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(sign, signal.SIG_IGN if sign == signal.SIGINT else signal.SIG_DFL)
 
-        with os.fdopen(order) as stream:
-            request = json.load(stream)
+        with os.fdopen(request) as stream:
+            wanted = json.load(stream)
 
-        directory = Path(request["directory"])
+        directory = Path(wanted["directory"])
         _redirect_output(directory / LOG)
-        os.environ.update(request["environment"])
+        os.environ.update(wanted["environment"])
 
         if not preload.can_train(_parameters(directory)):
             os.execv(sys.executable, [sys.executable, "-m", "engine.run.main", str(directory)])  # noqa: S606

@@ -28,21 +28,21 @@ class Trainer(PreparedRows, KTOTrainer):
 
 def train(job: Job) -> bool:
     """Train; write events, checkpoints and model/. False where it was stopped before its end."""
-    given = job.parameters
-    assert isinstance(given, KtoParameters)
+    parameters = job.parameters
+    assert isinstance(parameters, KtoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
     renderer = Renderer(
-        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=parameters.thinking, warn=job.warn
     )
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, rating_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     labels_check(job, data.train["label"])
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
     else:
         job.say(
             "the reference model is a second copy of the base model: it needs as much memory again"
@@ -52,7 +52,7 @@ def train(job: Job) -> bool:
     switch_on(session, model)
     evaluation = data.evaluation
     if evaluation is not None:
-        evaluation = mismatched(evaluation, given.batch_size)
+        evaluation = mismatched(evaluation, parameters.batch_size)
 
     # In random order: rows of similar length would have the same label, where good answers are
     # longer than bad ones.
@@ -62,12 +62,12 @@ def train(job: Job) -> bool:
             KTOConfig,
             # Rows are cut already.
             max_length=None,
-            beta=given.beta,
-            loss_type=given.loss_type,
-            desirable_weight=given.desirable_weight,
-            undesirable_weight=given.undesirable_weight,
+            beta=parameters.beta,
+            loss_type=parameters.loss_type,
+            desirable_weight=parameters.desirable_weight,
+            undesirable_weight=parameters.undesirable_weight,
         ),
-        train_dataset=mismatched(data.train, given.batch_size),
+        train_dataset=mismatched(data.train, parameters.batch_size),
         eval_dataset=evaluation,
         processing_class=tokenizer,
     )

@@ -32,8 +32,8 @@ class PpoTrainer(RolloutTrainer):
     """One answer to each prompt. `head`, the value head, maps the hidden state before a token to the
     expected return of the rest of the answer."""
 
-    def __init__(self, *, given: PpoParameters, **arguments: Any) -> None:
-        self.given = given
+    def __init__(self, *, parameters: PpoParameters, **arguments: Any) -> None:
+        self.ppo = parameters
         # The rewards of the latest answers, (answers,).
         self.totals: torch.Tensor = torch.empty(0)
         # Of each forward pass: hidden states (answers, tokens, size), and values (answers, tokens).
@@ -126,9 +126,9 @@ class PpoTrainer(RolloutTrainer):
     ) -> dict[str, torch.Tensor]:
         """What the loss needs, each (answers, tokens), and the metrics of these answers. `values` are
         those of the policy that wrote the answers."""
-        given = self.given
+        ppo = self.ppo
         scores = torch.nan_to_num(self.totals)
-        scores = scores - given.missing_eos_penalty * (~self._is_ended(batch)).float()
+        scores = scores - ppo.missing_eos_penalty * (~self._is_ended(batch)).float()
 
         # An answer that could not be scored teaches nothing.
         mask = batch["completion_mask"]
@@ -137,15 +137,15 @@ class PpoTrainer(RolloutTrainer):
 
         old = batch["old_per_token_logps"]
         log_ratio = old - batch.get("ref_per_token_logps", old)
-        rewards = token_rewards(scores, log_ratio, mask, given.kl_coef)
-        advantages, returns = advantages_and_returns(rewards, values, mask, given.gamma, given.lam)
+        rewards = token_rewards(scores, log_ratio, mask, ppo.kl_coef)
+        advantages, returns = advantages_and_returns(rewards, values, mask, ppo.gamma, ppo.lam)
 
         metrics = self._metrics["train"]
         metrics["kl"].append(float(masked_mean(log_ratio, mask)))
         metrics["return"].append(float(masked_mean(returns, mask)))
         metrics["explained_variance"].append(explained_variance(values, returns, mask))
 
-        if given.whiten_advantages:
+        if ppo.whiten_advantages:
             advantages = whiten(advantages, mask)
 
         return {
@@ -177,7 +177,7 @@ class PpoTrainer(RolloutTrainer):
             inputs["old_values"],
             inputs["returns"],
             inputs["completion_mask"],
-            self.given.value_clip_range,
+            self.ppo.value_clip_range,
         )
 
         # As the policy's: a mean over the tokens of all answers of the step.
@@ -190,7 +190,7 @@ class PpoTrainer(RolloutTrainer):
         metrics["policy_loss"].append(float(loss.detach()) * accumulation)
         metrics["value_loss"].append(float(values_loss.detach()) * accumulation)
 
-        total: torch.Tensor = loss + self.given.value_coef * values_loss
+        total: torch.Tensor = loss + self.ppo.value_coef * values_loss
         return total
 
     @contextmanager
@@ -210,7 +210,7 @@ class PpoTrainer(RolloutTrainer):
         optimizer.add_param_group(
             {
                 "params": list(self.head.parameters()),
-                "lr": self.given.value_learning_rate,
+                "lr": self.ppo.value_learning_rate,
                 "weight_decay": 0.0,
             }
         )

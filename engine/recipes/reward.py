@@ -29,21 +29,21 @@ class Trainer(PreparedRows, RewardTrainer):
 
 def train(job: Job) -> bool:
     """Train; write events, checkpoints and model/. False where it was stopped before its end."""
-    given = job.parameters
-    assert isinstance(given, RewardParameters)
+    parameters = job.parameters
+    assert isinstance(parameters, RewardParameters)
     session = Session.open(job, scorer_load)
     model, tokenizer = session.model, session.tokenizer
     # The model finds the end of each text by its padding.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
     renderer = Renderer(
-        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=parameters.thinking, warn=job.warn
     )
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, whole_pair_add)
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given, task="SEQ_CLS")
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters, task="SEQ_CLS")
 
     switch_on(session, model)
     trainer = Trainer(
@@ -52,7 +52,7 @@ def train(job: Job) -> bool:
             RewardConfig,
             # Rows are cut already.
             max_length=None,
-            center_rewards_coefficient=given.center_rewards_coefficient or None,
+            center_rewards_coefficient=parameters.center_rewards_coefficient or None,
         ),
         train_dataset=data.train,
         eval_dataset=data.evaluation,

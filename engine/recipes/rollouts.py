@@ -85,7 +85,7 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
         why_none=why_none,
     )
 
-    # Numbers go on from the training data's to the evaluation dataset's.
+    # The numbers of the evaluation dataset's rows follow those of the training data.
     all_rows = rows + (evaluation_rows or [])
     first_held_out = 0 if evaluation_rows is None else len(rows)
     held_out = [first_held_out + index for index in parts.held_out[:EVALUATION_PROMPTS]]
@@ -409,14 +409,14 @@ def _placeholder(name: str) -> Any:
     return reward
 
 
-def rollout_options(given: RolloutParameters) -> dict[str, Any]:
+def rollout_options(parameters: RolloutParameters) -> dict[str, Any]:
     """The options of GRPOConfig that both methods take."""
     return {
-        "max_completion_length": given.max_completion_tokens,
-        "temperature": given.temperature,
-        "top_p": given.top_p,
-        "reward_weights": [choice.weight for choice in given.rewards],
-        "use_vllm": given.use_vllm,
+        "max_completion_length": parameters.max_completion_tokens,
+        "temperature": parameters.temperature,
+        "top_p": parameters.top_p,
+        "reward_weights": [choice.weight for choice in parameters.rewards],
+        "use_vllm": parameters.use_vllm,
         # One answer a prompt while measuring.
         "num_generations_eval": 1,
         # Answers are to be scored by the model that wrote them.
@@ -424,14 +424,14 @@ def rollout_options(given: RolloutParameters) -> dict[str, Any]:
     }
 
 
-def context_check(job: Job, model: Any, given: RolloutParameters) -> None:
+def context_check(job: Job, model: Any, parameters: RolloutParameters) -> None:
     """Raises TrainError where prompt and answer together are more than the model reads."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    wanted = given.max_prompt_tokens + given.max_completion_tokens
+    wanted = parameters.max_prompt_tokens + parameters.max_completion_tokens
     if context is not None and wanted > context:
         raise TrainError(
             "context_length",
-            f"{given.max_prompt_tokens:,} prompt and {given.max_completion_tokens:,} answer tokens "
+            f"{parameters.max_prompt_tokens:,} prompt and {parameters.max_completion_tokens:,} answer tokens "
             f"are more than the {context:,} that {job.spec.base_model_name} reads.",
             "Lower max prompt tokens or max answer tokens.",
         )

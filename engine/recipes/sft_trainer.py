@@ -24,7 +24,7 @@ class Trainer(TrainerHooks, SFTTrainer):
     ) -> None:
         self.grouped = grouped
         self.plain_attention = plain_attention
-        # Of each batch of the evaluation that is going on: its loss and its learned tokens.
+        # The loss and the number of learned tokens of each batch of the current evaluation.
         self.evaluated_losses: list[float] = []
         self.evaluated_tokens: list[int] = []
         super().__init__(*arguments, **options)

@@ -52,7 +52,7 @@ class PreparedRows(TrainerHooks):
         self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any
     ) -> None:
         self.lengths = lengths
-        # Rows in each batch of the evaluation that is going on.
+        # Rows in each batch of the current evaluation.
         self.evaluated: list[int] = []
         super().__init__(*arguments, **options)
 
@@ -95,27 +95,27 @@ def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
 def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:
     """The options that every method's trainer takes. TrainCallback decides on evaluating, saving
     and stopping."""
-    given = job.parameters
+    parameters = job.parameters
     return {
         "output_dir": str(job.checkpoints),
-        "per_device_train_batch_size": given.batch_size,
-        "per_device_eval_batch_size": given.batch_size,
-        "gradient_accumulation_steps": given.gradient_accumulation_steps,
-        "learning_rate": given.learning_rate,
-        "num_train_epochs": given.epochs or 1,
-        "max_steps": given.max_steps or -1,
-        "lr_scheduler_type": given.scheduler,
-        "warmup_steps": given.warmup_ratio,
-        "weight_decay": given.weight_decay,
-        "max_grad_norm": given.max_grad_norm,
-        "seed": given.seed,
+        "per_device_train_batch_size": parameters.batch_size,
+        "per_device_eval_batch_size": parameters.batch_size,
+        "gradient_accumulation_steps": parameters.gradient_accumulation_steps,
+        "learning_rate": parameters.learning_rate,
+        "num_train_epochs": parameters.epochs or 1,
+        "max_steps": parameters.max_steps or -1,
+        "lr_scheduler_type": parameters.scheduler,
+        "warmup_steps": parameters.warmup_ratio,
+        "weight_decay": parameters.weight_decay,
+        "max_grad_norm": parameters.max_grad_norm,
+        "seed": parameters.seed,
         "bf16": precision.autocast == "bf16",
         "fp16": precision.autocast == "fp16",
         "use_cpu": device.kind == "cpu",
         "dataloader_pin_memory": device.kind == "cuda",
-        "gradient_checkpointing": given.gradient_checkpointing,
-        "use_liger_kernel": given.use_liger_kernel,
-        "logging_steps": given.logging_steps,
+        "gradient_checkpointing": parameters.gradient_checkpointing,
+        "use_liger_kernel": parameters.use_liger_kernel,
+        "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",

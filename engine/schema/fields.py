@@ -38,7 +38,7 @@ def parameter(
     hidden. default_on_cpu: the default where the worker has no GPU. needs: "cuda" where anything
     but the default is refused without a GPU. choice_titles: what a person reads for each value of a
     Literal. multiline: a text of several lines. control: the name of a control of its own, where
-    the type alone does not tell. bounds: pydantic's gt, ge, lt, le, min_length, max_length,
+    the type alone does not determine it. bounds: pydantic's gt, ge, lt, le, min_length, max_length,
     pattern."""
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}")
