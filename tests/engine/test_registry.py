@@ -16,6 +16,7 @@ import engine.schema
 from engine.chat.render import Renderer
 from engine.contract.rundir import DataFile
 from engine.data import cache
+from engine.loading.lm_head import TRAINERS
 from engine.process.preload import MODULES
 from engine.rows.formats import FORMATS
 from engine.schema.options import CATALOGUES
@@ -50,6 +51,12 @@ class TestOfEachRecipe:
 
     def test_it_is_imported_ahead(self, recipe):
         assert recipe.module in MODULES
+
+    def test_its_trainer_gets_the_fast_output_layer_where_it_asks_for_one(self, recipe):
+        module, _, _ = recipe.trainer_config.partition(":")
+        trainer = module.replace("_config", "_trainer")
+        asks = hasattr(importlib.import_module(trainer), "add_fused_lm_head")
+        assert asks == (trainer in TRAINERS)
 
     def test_people_can_choose_it_and_read_about_it(self, recipe):
         slugs = [values["slug"] for values in BUILTIN if values["recipe"] == recipe.name]
