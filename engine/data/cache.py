@@ -33,9 +33,9 @@ from engine.rows.examples import Example
 from engine.run.job import Job
 
 # Files for one dataset: other recipes, base models, token limits.
-KEPT = 4
+MOST_FILES = 4
 # A file takes no more than this share of the disk's free room, which checkpoints need more.
-SHARE_OF_ROOM = 0.1
+LARGEST_SHARE_OF_DISK = 0.1
 SUFFIX, UNFINISHED = ".arrow", "unfinished-"
 UNFINISHED_SECONDS = 24 * 3600
 NOTES = b"notes"
@@ -137,7 +137,7 @@ def tokenised(
     they depend on besides the recipe, the dataset, the tokenizer and its template, and the
     renderer's own options."""
     path = _path(job.spec.recipe, data, renderer, depends)
-    cached = _kept(path)
+    cached = _cached_rows(path)
     if cached is not None:
         file_check(data)
         for code, message in cached.warnings:
@@ -167,7 +167,7 @@ def tokenised(
     result = rows.tokenised()
     if path is not None:
         try:
-            _keep(path, result, rows.examples)
+            _cache_write(path, result, rows.examples)
         except (OSError, TypeError) as error:
             # TypeError: Parquet knows values that JSON does not.
             job.say(f"the tokenised rows are not kept for later trains: {error}")
@@ -218,7 +218,7 @@ def _code_hash() -> str:
     return digest.hexdigest()
 
 
-def _kept(path: Path | None) -> Tokenised | None:
+def _cached_rows(path: Path | None) -> Tokenised | None:
     """The cached rows; None where there is no file, or one that is not whole."""
     if path is None:
         return None
@@ -239,14 +239,14 @@ def _kept(path: Path | None) -> Tokenised | None:
     return rows
 
 
-def _keep(path: Path, rows: Tokenised, examples: list[Example]) -> None:
+def _cache_write(path: Path, rows: Tokenised, examples: list[Example]) -> None:
     """Write the rows to the cache. Raises OSError, and TypeError for rows that JSON cannot hold."""
     lines = [json.dumps(asdict(example)) for example in examples]
     texts = pyarrow.array(lines, pyarrow.string())
     table = rows.table.append_column("examples", texts)
     path.parent.mkdir(exist_ok=True)
 
-    if table.nbytes > SHARE_OF_ROOM * shutil.disk_usage(path.parent).free:
+    if table.nbytes > LARGEST_SHARE_OF_DISK * shutil.disk_usage(path.parent).free:
         raise OSError(f"they would take {table.nbytes / 1e6:,.1f} MB of a disk that is nearly full")
 
     # Under another name until it is whole: another train may look meanwhile.
@@ -262,13 +262,13 @@ def _keep(path: Path, rows: Tokenised, examples: list[Example]) -> None:
             raise
 
     Path(stream.name).replace(path)
-    _room_make(path.parent)
+    _evict_oldest(path.parent)
 
 
-def _room_make(folder: Path) -> None:
-    """Remove the oldest files beyond KEPT, and what a train that was killed left unfinished."""
+def _evict_oldest(folder: Path) -> None:
+    """Remove the oldest files beyond MOST_FILES, and what a train that was killed left unfinished."""
     finished = sorted(_ages(folder, f"*{SUFFIX}"))
-    for _, path in finished[KEPT:]:
+    for _, path in finished[MOST_FILES:]:
         path.unlink(missing_ok=True)
 
     for age, path in _ages(folder, f"{UNFINISHED}*"):
