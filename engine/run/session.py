@@ -116,24 +116,13 @@ class Session:
         are evaluated before the first step, unless the train resumes from a checkpoint. Raises
         TrainError."""
         job = self.job
-        objective = RECIPES[job.spec.recipe].objective
         lm_head.routers_quiet(trainer.model)
 
         if job.parameters.adapter == "lora":
             job.say(f"adapter on {adapted_describe(trainer.model)}")
 
-        batches = len(trainer.get_train_dataloader())
-        if not batches:
-            raise TrainError(
-                "batch_too_large",
-                f"{counted(rows.train, 'row')} to train on {are(rows.train)} fewer than the "
-                f"{job.parameters.rows_per_step():,} of one step.",
-                "Copy the train with a smaller batch size or less gradient accumulation.",
-            )
-
-        plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
-        warmup_fit(job, trainer.args, plan.total_steps)
-        callback = TrainCallback(job, plan, objective)
+        plan = self._plan(trainer, rows)
+        callback = TrainCallback(job, plan, RECIPES[job.spec.recipe].objective)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(callback)
         _, trainable_count = parameter_counts(trainer.model)
@@ -208,6 +197,23 @@ class Session:
             job.say("Finished.")
 
         return not is_stopped
+
+    def _plan(self, trainer: Any, rows: RowCounts) -> Plan:
+        """How many steps there are, and when to evaluate and save. Fits the trainer's warm-up to it.
+        Raises TrainError where the rows do not make one step."""
+        job = self.job
+        batches = len(trainer.get_train_dataloader())
+        if not batches:
+            raise TrainError(
+                "batch_too_large",
+                f"{counted(rows.train, 'row')} to train on {are(rows.train)} fewer than the "
+                f"{job.parameters.rows_per_step():,} of one step.",
+                "Copy the train with a smaller batch size or less gradient accumulation.",
+            )
+
+        plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
+        warmup_fit(job, trainer.args, plan.total_steps)
+        return plan
 
     def _load_best(self, trainer: Any, callback: TrainCallback, step: int) -> int:
         """Load the weights of the best checkpoint that is kept into the model. Returns its step;
