@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine.messages.failures import OUT_OF_MEMORY, by_words, last_line
+from engine.messages.failures import OUT_OF_MEMORY, failure_from_text, last_line
 
 # What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception
 # by which gradient checkpointing ends a forward pass that it repeats, must reach their callers.
@@ -44,7 +44,7 @@ def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any
     except torch.OutOfMemoryError:
         raise
     except FAILURES as error:
-        if by_words(str(error)) is OUT_OF_MEMORY:
+        if failure_from_text(str(error)) is OUT_OF_MEMORY:
             raise
 
         _failed.add(name)

@@ -1,7 +1,7 @@
-"""A dry run of rewards: the base model answers a few rows, or a person did, and each function
-scores them.
+"""A trial of rewards: the base model answers a few rows, or a person did, and each function scores
+the answers.
 
-Answers are written down one by one, so that they can be read while the rest is still being written.
+Answers are stored one by one, so that they can be shown while the model writes the rest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from engine.rewards.base import Answer
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 
-# What is asked; what is known so far, a line an answer; how it ended.
-TRIAL, ANSWERS, RESULT = "trial.json", "answers.jsonl", "result.json"
+TRIAL = "trial.json"
+ANSWERS = "answers.jsonl"
+RESULT = "result.json"
 
 
 class TrialRow(BaseModel):
-    """`answer`: None where the base model shall answer."""
+    """`answer`: None where the base model is to answer."""
 
     prompt: list[dict[str, str]]
     reference: str = ""
@@ -46,7 +47,7 @@ class Trial(BaseModel):
 
 def trial_run(directory: Path) -> None:
     """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known;
-    write result.json at the end, whole or not at all: {"error": why it broke off, or ""}."""
+    write result.json at the end, whole or not at all: {"error": why it failed, or ""}."""
     from engine.messages.failures import explain
 
     error = ""
@@ -65,15 +66,14 @@ def trial_run(directory: Path) -> None:
 
 
 def result_write(directory: Path, error: str) -> None:
-    """Write result.json whole: whoever finds it finds all of it."""
+    """Write result.json whole or not at all: a reader never sees half of it."""
     temporary = directory / f"{RESULT}.tmp"
     temporary.write_text(json.dumps({"error": error}, ensure_ascii=False))
     temporary.replace(directory / RESULT)
 
 
 def answers_read(directory: Path) -> list[dict[str, Any]]:
-    """The answers that are complete in answers.jsonl; a line that is still being written is left
-    for the next time."""
+    """The complete answers in answers.jsonl; a line that is still being written is not read."""
     try:
         text = (directory / ANSWERS).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.programs.hub import Refused, refusal, say, token
 
-TOLD_EVERY_SECONDS = 0.5
+REPORT_EVERY_SECONDS = 0.5
 # Columns of these are left out: no method here learns from them, and each cell is a file.
 MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")
 
@@ -50,8 +50,8 @@ def download(
 
         raise Refused(
             "This dataset comes as a script, which would have to be run to get its rows. Nothing "
-            "of the hub's is run "
-            f"here. Often the hub has made rows of it: try {name}@refs/convert/parquet."
+            "of the hub's is run here. "
+            f"Often the hub has made rows of it: try {name}@refs/convert/parquet."
         ) from error
 
     split = choose(list(splits), split, "split", "train")
@@ -89,14 +89,20 @@ def choose(names: list[str], wanted: str, what: str, usual: str) -> str:
 
 
 def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
-    count, size, digest, told = 0, 0, hashlib.sha256(), 0.0
+    """Write rows as JSONL; their number, size and sha256. Raises Refused where they need more than
+    `largest_bytes`."""
+    count = 0
+    size = 0
+    digest = hashlib.sha256()
+    reported_at = 0.0
+
     with out.open("wb") as stream:
         for row in rows:
-            line = (
-                json.dumps(row, ensure_ascii=False, default=plain).encode("utf-8", "replace")
-                + b"\n"
-            )
-            count, size = count + 1, size + len(line)
+            text = json.dumps(row, ensure_ascii=False, default=plain)
+            line = text.encode("utf-8", "replace") + b"\n"
+            count += 1
+            size += len(line)
+
             if size > largest_bytes:
                 raise Refused(
                     f"Not enough disk space: after {count:,} rows there is no room for more. Fetch "
@@ -106,8 +112,8 @@ def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
             digest.update(line)
             stream.write(line)
 
-            if time.monotonic() - told > TOLD_EVERY_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - reported_at > REPORT_EVERY_SECONDS:
+                reported_at = time.monotonic()
                 say(rows=count)
 
         stream.flush()

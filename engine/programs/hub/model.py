@@ -17,7 +17,7 @@ from engine.programs.hub import Refused, refusal, say, token
 
 
 def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
-    """Put the model's files into `folder`. A second call goes on where a first one was cut off.
+    """Put the model's files into `folder`. A second call resumes where a first one was cut off.
     Raises Refused."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -56,7 +56,7 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
 
 
 def choose(names: list[str]) -> list[str]:
-    """Of a repository's files those that make the model. Raises Refused where no safetensors are
+    """The files of a repository that make up the model. Raises Refused where no safetensors are
     among them."""
     kept = [name for name in names if name in KEPT_FILES]
 
