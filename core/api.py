@@ -46,14 +46,7 @@ def error_body(
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Every refusal in the one shape; what is not a refusal (a bug) stays a 500."""
     if isinstance(error, UserError):
-        fields = {name: texts for name, texts in error.fields.items() if name}
-        # For refusals that pass, such as a lock-out: how many seconds to wait.
-        wait = getattr(error, "retry_after", None)
-        headers = {"Retry-After": str(wait)} if wait else None
-
-        return Response(
-            error_body(error.code, error.message, fields), status=error.status, headers=headers
-        )
+        return _user_error_response(error)
 
     if isinstance(error, UnreadablePostError):
         return Response(error_body("request_timeout", "The body did not arrive."), status=408)
@@ -67,36 +60,61 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if response is None or not isinstance(error, exceptions.APIException):
         return response
 
-    fields = _flatten(error.detail) if isinstance(error, exceptions.ValidationError) else {}
-    whole = fields.pop("", [])
-    message = " ".join(whole + [f"{name}: {' '.join(texts)}" for name, texts in fields.items()])
-    code = "invalid" if isinstance(error, exceptions.ValidationError) else str(error.default_code)
-    response.data = error_body(code, message or str(error.detail), fields)
+    if isinstance(error, exceptions.ValidationError):
+        response.data = _validation_error_body(error)
+    else:
+        response.data = error_body(str(error.default_code), str(error.detail))
 
     return response
 
 
+def _user_error_response(error: UserError) -> Response:
+    fields = {name: texts for name, texts in error.fields.items() if name}
+    headers = {}
+
+    # For refusals that pass, such as a lock-out: how many seconds to wait.
+    if wait := getattr(error, "retry_after", None):
+        headers["Retry-After"] = str(wait)
+
+    return Response(
+        error_body(error.code, error.message, fields),
+        status=error.status,
+        headers=headers,
+    )
+
+
+def _validation_error_body(error: exceptions.ValidationError) -> dict[str, Any]:
+    fields = _flatten(error.detail)
+    messages = fields.pop("", [])
+
+    for name, texts in fields.items():
+        messages.append(f"{name}: {' '.join(texts)}")
+
+    return error_body("invalid", " ".join(messages) or str(error.detail), fields)
+
+
 def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
     """Nested errors as {"a.b": [texts]}."""
+    nested: list[tuple[str, Any]]
+
     if isinstance(detail, dict):
-        found: dict[str, list[str]] = {}
-        for key, value in detail.items():
-            name = "" if key == "non_field_errors" else str(key)
-            for path, texts in _flatten(
-                value, ".".join(part for part in (prefix, name) if part)
-            ).items():
-                found.setdefault(path, []).extend(texts)
+        nested = [
+            ("" if key == "non_field_errors" else str(key), value) for key, value in detail.items()
+        ]
+    elif isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
+        nested = [(str(index), item) for index, item in enumerate(detail)]
+    else:
+        items = detail if isinstance(detail, list) else [detail]
+        return {prefix: [str(item) for item in items]}
 
-        return found
+    flat: dict[str, list[str]] = {}
 
-    if isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
-        found = {}
-        for index, item in enumerate(detail):
-            found |= _flatten(item, f"{prefix}.{index}" if prefix else str(index))
+    for name, value in nested:
+        path = ".".join(part for part in (prefix, name) if part)
+        for inner_path, texts in _flatten(value, path).items():
+            flat.setdefault(inner_path, []).extend(texts)
 
-        return found
-
-    return {prefix: [str(item) for item in (detail if isinstance(detail, list) else [detail])]}
+    return flat
 
 
 def _type_problem(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str | None:
@@ -106,7 +124,9 @@ def _type_problem(field: serializers.Field[Any, Any, Any, Any], value: Any) -> s
         return "Give true or false."
 
     if isinstance(field, serializers.ListField) and isinstance(value, list):
-        return next(filter(None, (_type_problem(field.child, item) for item in value)), None)
+        for item in value:
+            if problem := _type_problem(field.child, item):
+                return problem
 
     return None
 
@@ -117,15 +137,20 @@ class StrictSerializer(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
             self._check_types(data)
-            known = {name for name, field in self.fields.items() if not field.read_only}
-            if unknown := sorted(str(name) for name in data if name not in known):
-                raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+            self._check_names(data)
 
         return super().to_internal_value(data)
 
+    def _check_names(self, data: Mapping[str, Any]) -> None:
+        known = {name for name, field in self.fields.items() if not field.read_only}
+        unknown = sorted(str(name) for name in data if name not in known)
+
+        if unknown:
+            raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+
     def _check_types(self, data: Mapping[str, Any]) -> None:
-        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the
-        document names them."""
+        """Django REST framework accepts 0 as the text "0" and as false. JSON has types, and the
+        OpenAPI document states them."""
         problems = {}
         for name, field in self.fields.items():
             value = data.get(name)
@@ -187,5 +212,6 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 
 def errors(*statuses: int) -> dict[int, type[ErrorSerializer]]:
-    """`responses=` entries for the statuses that a view may refuse with, 401 and 404 by default."""
+    """Entries for `responses=` of the statuses that a view may refuse with, by default 401 and
+    404."""
     return dict.fromkeys(statuses or (401, 404), ErrorSerializer)

@@ -88,23 +88,23 @@ HEADERS = (
 
 
 class StartingPage:
-    """`phase`: what the page says is being done."""
+    """Serves the page from a thread. `phase`: what it says is being done."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.phase = "Starting …"
         self._listener = listener
-        self._over = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="starting-page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        self._over.set()
+        self._closing.set()
         self._thread.join(LEAVE_SECONDS)
 
     def _serve(self) -> None:
         with self._listener:
             self._listener.settimeout(LOOK_SECONDS)
-            while not self._over.is_set() and not _leave_file().exists():
+            while not self._closing.is_set() and not _leave_file().exists():
                 try:
                     connection, _ = self._listener.accept()
                 except TimeoutError:
@@ -118,11 +118,15 @@ class StartingPage:
     def _answer(self, connection: socket.socket) -> None:
         # One request after the other, so that none may take long.
         connection.settimeout(REQUEST_SECONDS)
-        line = connection.recv(LONGEST_REQUEST).split(b"\r\n", 1)[0]
-        path = line.split(b" ")[1].split(b"?")[0] if line.count(b" ") == 2 else b"/"
+        request = connection.recv(LONGEST_REQUEST)
+        request_line = request.split(b"\r\n", 1)[0]
+        words = request_line.split(b" ")
+        path = words[1].partition(b"?")[0] if len(words) == 3 else b"/"
+
         kind, text = self._body(path)
         body = text.encode()
-        connection.sendall(HEADERS.format(kind=kind, length=len(body)).encode() + body)
+        headers = HEADERS.format(kind=kind, length=len(body))
+        connection.sendall(headers.encode() + body)
 
     def _body(self, path: bytes) -> tuple[str, str]:
         if path == b"/healthz":

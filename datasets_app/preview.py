@@ -67,7 +67,7 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
 def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> list[Seen]:
     rows: list[Seen] = []
 
-    def on_news(news: dict[str, Any]) -> None:
+    def on_report(news: dict[str, Any]) -> None:
         if "row" in news:
             rows.append(Seen.from_json(news["row"]))
 
@@ -84,7 +84,7 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=on_news,
+            on_report=on_report,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), code="too_large", status=409) from problem

@@ -25,9 +25,11 @@ class Connections:
     many of those, the oldest is closed and not the newest refused: a client that trickles loses its
     places to the ones behind it, and people who share its address still get in.
 
-    Args: most: of the whole process. Must leave file descriptors for files and databases.
-        most_per_address: of one address, whatever they do. is_trusted: tells the addresses of
-        proxies, which speak for many people and have limits of their own.
+    Args:
+        most: connections of the whole process. Must leave file descriptors for files and databases.
+        most_per_address: connections of one address, idle ones included.
+        is_trusted: whether an address is a proxy's, which speaks for many people and has limits of
+            its own.
     """
 
     def __init__(
@@ -36,17 +38,20 @@ class Connections:
         self.most = most
         self.most_per_address = most_per_address
         self.is_trusted = is_trusted
-        self.of_address: dict[str, int] = defaultdict(int)
+
         self.total = 0
+        self.of_address: dict[str, int] = defaultdict(int)
+
         # Dictionaries keep their order: the first is the oldest.
+        self.idle: dict[Connection, None] = {}
         self.unfinished: dict[Connection, None] = {}
         self.unfinished_of: dict[str, dict[Connection, None]] = {}
-        self.idle: dict[Connection, None] = {}
-        # How many of each address were closed for being slow or too many, since the last look.
+
+        # How many of each address were closed for being slow or too many, since the last summary.
         self.closed: Counter[str] = Counter()
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False where it is one too many. Call `remove` at its end."""
+        """Count a new connection; False where it exceeds the limits. Call `remove` at its end."""
         self.of_address[connection.address] += 1
         self.total += 1
         self.request_expected(connection)
@@ -91,12 +96,13 @@ class Connections:
         if not unfinished:
             self.unfinished_of.pop(connection.address, None)
 
-    def closed_lately(self) -> str:
-        """One line for the log about who was closed since the last call; "" for nobody."""
+    def closed_summary(self) -> str:
+        """A log line about the connections closed since the last call; "" for none."""
         if not self.closed:
             return ""
 
-        worst = ", ".join(f"{address} ({count})" for address, count in self.closed.most_common(3))
+        most = self.closed.most_common(3)
+        worst = ", ".join(f"{address} ({count})" for address, count in most)
         total = self.closed.total()
         self.closed.clear()
 
