@@ -1,5 +1,5 @@
-"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and all that the account page can
-do."""
+"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and everything that the account page
+can do."""
 
 from __future__ import annotations
 
@@ -144,8 +144,12 @@ class PasswordView(AccountAPIView):
         your other sessions end."""
         body = PasswordChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        old, new = body.validated_data["old_password"], body.validated_data["new_password"]
-        password_change(user=self.reader, request=request._request, old=old, new=new)
+        password_change(
+            user=self.reader,
+            request=request._request,
+            old=body.validated_data["old_password"],
+            new=body.validated_data["new_password"],
+        )
 
         if request.auth is None:
             update_session_auth_hash(request._request, self.reader)

@@ -1,4 +1,4 @@
-"""A short summary for every operation of the API's document: what the list of calls shows beside
+"""A short summary for every operation of the OpenAPI document, which lists of calls show beside
 each."""
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ SUMMARIES = {
 def summaries_add(
     result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """A postprocessing hook of drf-spectacular. A summary that a view gives by itself stays."""
+    """A postprocessing hook of drf-spectacular. A summary that a view sets itself stays."""
     for path, operations in result["paths"].items():
         for method in METHODS:
             operation = operations.get(method)
@@ -81,15 +81,17 @@ def summaries_add(
 
 
 def first_sentence(operation: dict[str, Any]) -> str:
-    """Of the description; the operation's own name in words where it has none."""
+    """The first sentence of the description, or the operation's name in words if it has none."""
     text = operation.get("description", "").strip()
     if not text:
-        return str(operation["operationId"]).replace("_", " ").capitalize()
+        name = str(operation["operationId"])
+        return name.replace("_", " ").capitalize()
 
-    for_operators = text.startswith(FOR_OPERATORS)
-    text = text.removeprefix(FOR_OPERATORS).partition("\n")[0]
-    sentence = re.split(r"[.;:](?:\s|$)", text, maxsplit=1)[0].strip()
+    first_line = text.removeprefix(FOR_OPERATORS).partition("\n")[0]
+    sentence = re.split(r"[.;:](?:\s|$)", first_line, maxsplit=1)[0].strip()
     sentence = sentence[:1].upper() + sentence[1:]
-    sentence = f"{sentence} (operators)" if for_operators else sentence
+
+    if text.startswith(FOR_OPERATORS):
+        sentence += " (operators)"
 
     return shorten(sentence, LONGEST, placeholder=" …")
