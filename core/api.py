@@ -95,22 +95,19 @@ def _validation_error_body(error: exceptions.ValidationError) -> dict[str, Any]:
 
 def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
     """Nested errors as {"a.b": [texts]}."""
-    nested: list[tuple[str, Any]]
+    if isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
+        detail = dict(enumerate(detail))
 
-    if isinstance(detail, dict):
-        nested = [
-            ("" if key == "non_field_errors" else str(key), value) for key, value in detail.items()
-        ]
-    elif isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
-        nested = [(str(index), item) for index, item in enumerate(detail)]
-    else:
+    if not isinstance(detail, dict):
         items = detail if isinstance(detail, list) else [detail]
         return {prefix: [str(item) for item in items]}
 
     flat: dict[str, list[str]] = {}
 
-    for name, value in nested:
-        path = ".".join(part for part in (prefix, name) if part)
+    for key, value in detail.items():
+        name = "" if key == "non_field_errors" else str(key)
+        path = f"{prefix}.{name}".strip(".")
+
         for inner_path, texts in _flatten(value, path).items():
             flat.setdefault(inner_path, []).extend(texts)
 
@@ -142,11 +139,15 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
     def _check_names(self, data: Mapping[str, Any]) -> None:
-        known = {name for name, field in self.fields.items() if not field.read_only}
-        unknown = sorted(str(name) for name in data if name not in known)
+        problems = {}
 
-        if unknown:
-            raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+        for name in sorted(data, key=str):
+            field = self.fields.get(name)
+            if field is None or field.read_only:
+                problems[str(name)] = ["Unknown field."]
+
+        if problems:
+            raise serializers.ValidationError(problems)
 
     def _check_types(self, data: Mapping[str, Any]) -> None:
         """Django REST framework accepts 0 as the text "0" and as false. JSON has types, and the

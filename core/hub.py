@@ -114,10 +114,11 @@ class _Standstill:
 
 
 def _pause(seconds: float, on_tick: Callable[[], None]) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(TICK_SECONDS, left))
+    while seconds > 0:
+        tick = min(TICK_SECONDS, seconds)
+        time.sleep(tick)
         on_tick()
+        seconds -= tick
 
 
 def hub_environment(home: Path, token: str) -> dict[str, str]:

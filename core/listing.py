@@ -70,11 +70,15 @@ class SortFilter(django_filters.OrderingFilter):
         computed: Mapping[str, Sequence[Any]] | None = None,
         **options: Any,
     ) -> None:
-        self.computed = dict(computed or {})
         self.columns = dict(columns)
-        fields = [(path, name) for name, path in self.columns.items()]
-        fields += [(f"computed:{name}", name) for name in self.computed]
-        super().__init__(fields=fields, **options)
+        self.computed = dict(computed or {})
+
+        # django-filter's own {field path: name in the address}.
+        names = {path: name for name, path in self.columns.items()}
+        for name in self.computed:
+            names[f"computed:{name}"] = name
+
+        super().__init__(fields=names, **options)
 
     def filter(self, rows: QuerySet[Any], value: Iterable[str] | None) -> QuerySet[Any]:
         order: list[Any] = []
@@ -83,7 +87,6 @@ class SortFilter(django_filters.OrderingFilter):
             name = wanted.removeprefix("-")
             expressions = self.computed.get(name) or (F(self.columns[name]),)
             *groups, last = expressions
-
             order.extend(expression.asc() for expression in groups)
 
             if wanted.startswith("-"):

@@ -85,10 +85,10 @@ class MemoryWatch:
         before = memories[0].oom_kills
         self.look()
         after = self.last.oom_kills
-        has_risen = any(count > before[name] for name, count in after.items() if name in before)
+        new_kills = [name for name in after if name in before and after[name] > before[name]]
 
         return Death(
-            killed_for_memory=has_risen,
+            killed_for_memory=bool(new_kills),
             peak=peak,
             used=fullest.used,
             total=fullest.total,

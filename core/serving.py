@@ -201,7 +201,7 @@ class _Progress:
 
 def _log_ends() -> str:
     """The last lines of each log."""
-    ends = []
+    ends: list[str] = []
 
     for path in sorted(Path(settings.HOME / "logs").glob("*.log")):
         lines = path.read_text(errors="replace").strip().splitlines()

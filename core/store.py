@@ -46,9 +46,10 @@ def require_disk(needed_bytes: int, *, field: str = "") -> None:
     if free_bytes - needed_bytes >= settings.DISK_RESERVE_BYTES:
         return
 
-    needed = f"{needed_bytes / 1e9:.1f} GB"
-    free = f"{free_bytes / 1e9:.1f} GB"
-    message = f"Not enough disk space: {needed} needed, {free} free."
+    message = (
+        f"Not enough disk space: {needed_bytes / 1e9:.1f} GB needed, "
+        f"{free_bytes / 1e9:.1f} GB free."
+    )
     raise UserError({field: [message]}, code="no_disk_space", status=507)
 
 

@@ -34,11 +34,12 @@ def holdings_count(people: Iterable[User]) -> dict[int, dict[str, int]]:
 
     for model in owned_models():
         kind = str(model._meta.verbose_name_plural)
-        owners = model._base_manager.filter(owner__in=ids).order_by().values_list("owner")
-        count_by_owner = dict(owners.annotate(count=models.Count("pk")))
+        rows = model._base_manager.filter(owner__in=ids).order_by()
+        by_owner = rows.values_list("owner").annotate(count=models.Count("pk"))
+        count_of = dict(by_owner)
 
         for pk in ids:
-            counts[pk][kind] = count_by_owner.get(pk, 0)
+            counts[pk][kind] = count_of.get(pk, 0)
 
     return counts
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
-# Requests on their way from one address, in one process. Browsers open six connections each and
+# Requests being received from one address, in one process. Browsers open six connections each and
 # finish a request within a moment, so that a whole office behind one address stays far below.
 UNFINISHED_PER_ADDRESS = 64
 
@@ -21,9 +21,9 @@ class Connection(Protocol):
 class Connections:
     """The connections of one process, by address.
 
-    A connection is unfinished while a request of it is on its way here. When an address has too
-    many of those, the oldest is closed and not the newest refused: a client that trickles loses its
-    places to the ones behind it, and people who share its address still get in.
+    A connection is unfinished while a request of it is being received. When an address has too many
+    of those, the oldest is closed and not the newest refused: a slow client loses its places to the
+    ones after it, and people who share its address still get in.
 
     Args:
         most: connections of the whole process. Must leave file descriptors for files and databases.
@@ -87,7 +87,7 @@ class Connections:
         self.unfinished_of.setdefault(connection.address, {})[connection] = None
 
     def request_arrived(self, connection: Connection) -> None:
-        """Its request is whole, or so much of it that it is no trickle."""
+        """Its request is complete, or so much of it that the client is not slow."""
         self.idle.pop(connection, None)
         self.unfinished.pop(connection, None)
         unfinished = self.unfinished_of.get(connection.address, {})
