@@ -106,7 +106,7 @@ def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
 
     for key, value in detail.items():
         name = "" if key == "non_field_errors" else str(key)
-        path = f"{prefix}.{name}".strip(".")
+        path = ".".join(part for part in (prefix, name) if part)
 
         for inner_path, texts in _flatten(value, path).items():
             flat.setdefault(inner_path, []).extend(texts)

@@ -73,7 +73,7 @@ class SortFilter(django_filters.OrderingFilter):
         self.columns = dict(columns)
         self.computed = dict(computed or {})
 
-        # django-filter's own {field path: name in the address}.
+        # {field path: name in the address}, as django-filter takes it.
         names = {path: name for name, path in self.columns.items()}
         for name in self.computed:
             names[f"computed:{name}"] = name
