@@ -30,7 +30,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -81,6 +81,15 @@ class Counted:
     key: str
     limit: int
 
+    @property
+    def rows(self) -> QuerySet[SignInCounter]:
+        """Its row in the database, if there is one."""
+        return SignInCounter.objects.filter(kind=self.kind, key=self.key)
+
+    def uncount(self) -> None:
+        """Take one try back."""
+        self.rows.filter(count__gt=0).update(count=F("count") - 1)
+
 
 class Attempt:
     """One try of a password, counted already. Ends with `succeeded`, `failed` or `withdrawn`.
@@ -118,11 +127,10 @@ class Attempt:
     def _forget(self, user: Any) -> None:
         own = (Kind.PAIR, Kind.BROWSER)
         for counter in self.counters:
-            rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
             if counter.kind in own:
-                rows.delete()
+                counter.rows.delete()
             else:
-                rows.filter(count__gt=0).update(count=F("count") - 1)
+                counter.uncount()
 
         if self.counters:
             known_address_remember(user, self.address)
@@ -137,8 +145,7 @@ class Attempt:
         """The password was not checked after all."""
         with _full_disk_ignored():
             for counter in self.counters:
-                rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
-                rows.filter(count__gt=0).update(count=F("count") - 1)
+                counter.uncount()
 
 
 @contextmanager
@@ -156,6 +163,7 @@ def _counters(request: HttpRequest, username: str, address: str) -> list[Counted
     """The counters that this try adds to, always in the same order, so that two transactions that
     lock rows one after the other cannot deadlock."""
     limit = settings.SIGN_IN_FAILURE_LIMIT
+    spray_limit = SPRAY_FACTOR * limit
     account = account_key(username)
     user = get_user_model().objects.filter(username=username).first()
 
@@ -167,9 +175,11 @@ def _counters(request: HttpRequest, username: str, address: str) -> list[Counted
     if user is not None and known_address(user, address):
         return [pair]
 
-    everywhere = Counted(Kind.ACCOUNT, account, SPRAY_FACTOR * limit)
-    here = Counted(Kind.ADDRESS, address, SPRAY_FACTOR * limit)
-    return [here, everywhere, pair]
+    return [
+        Counted(Kind.ADDRESS, address, spray_limit),
+        Counted(Kind.ACCOUNT, account, spray_limit),
+        pair,
+    ]
 
 
 def account_key(username: str) -> str:
@@ -194,7 +204,7 @@ def _count_one(counter: Counted) -> bool:
     left."""
     now = timezone.now()
     expires_at = now + WINDOW
-    rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
+    rows = counter.rows
 
     # Each of these is one atomic UPDATE: of tries at the same moment none is lost.
     valid = rows.filter(expires_at__gt=now)

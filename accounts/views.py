@@ -47,7 +47,7 @@ class AccountPage(View):
         return self.page()
 
     def page(self, error: UserError | None = None, **more: Any) -> HttpResponse:
-        context = self.account() | {"errors": {}, "whole": "", "values": {}} | more
+        context = self.account() | more
         status = 200
 
         if error is not None:
@@ -60,7 +60,11 @@ class AccountPage(View):
 
     def account(self) -> dict[str, Any]:
         user = self.reader
+
         return {
+            "errors": {},
+            "whole": "",
+            "values": {},
             "profile": profile_of(user),
             "mail_is_set_up": mail_is_set_up(),
             "tokens": tokens_of(user),

@@ -49,7 +49,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         return _user_error_response(error)
 
     if isinstance(error, UnreadablePostError):
-        return Response(error_body("request_timeout", "The body did not arrive."), status=408)
+        body = error_body("request_timeout", "The body did not arrive.")
+        return Response(body, status=408)
 
     if isinstance(error, Http404):
         error = exceptions.NotFound()
@@ -85,12 +86,15 @@ def _user_error_response(error: UserError) -> Response:
 
 def _validation_error_body(error: exceptions.ValidationError) -> dict[str, Any]:
     fields = _flatten(error.detail)
+    # The message has everything, for programs that show no more than that.
     messages = fields.pop("", [])
 
     for name, texts in fields.items():
-        messages.append(f"{name}: {' '.join(texts)}")
+        reasons = " ".join(texts)
+        messages.append(f"{name}: {reasons}")
 
-    return error_body("invalid", " ".join(messages) or str(error.detail), fields)
+    message = " ".join(messages) or str(error.detail)
+    return error_body("invalid", message, fields)
 
 
 def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
@@ -115,15 +119,19 @@ def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
 
 
 def _type_problem(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str | None:
-    if isinstance(field, serializers.CharField) and not isinstance(value, str):
-        return "Give a text."
-    if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
-        return "Give true or false."
+    """What is wrong with the JSON type of a value; None for nothing."""
+    match field:
+        case serializers.CharField() if not isinstance(value, str):
+            return "Give a text."
 
-    if isinstance(field, serializers.ListField) and isinstance(value, list):
-        for item in value:
-            if problem := _type_problem(field.child, item):
-                return problem
+        case serializers.BooleanField() if not isinstance(value, bool):
+            return "Give true or false."
+
+        case serializers.ListField() if isinstance(value, list):
+            for item in value:
+                problem = _type_problem(field.child, item)
+                if problem is not None:
+                    return problem
 
     return None
 
@@ -155,10 +163,12 @@ class StrictSerializer(serializers.Serializer[Any]):
         problems = {}
         for name, field in self.fields.items():
             value = data.get(name)
+            # A QueryDict comes from an address or a form, and has texts alone.
             if value is None or isinstance(data, QueryDict):
                 continue
 
-            if problem := _type_problem(field, value):
+            problem = _type_problem(field, value)
+            if problem is not None:
                 problems[name] = [problem]
 
         if problems:

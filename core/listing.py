@@ -83,18 +83,25 @@ class SortFilter(django_filters.OrderingFilter):
     def filter(self, rows: QuerySet[Any], value: Iterable[str] | None) -> QuerySet[Any]:
         order: list[Any] = []
 
-        for wanted in value or ():
-            name = wanted.removeprefix("-")
-            expressions = self.computed.get(name) or (F(self.columns[name]),)
-            *groups, last = expressions
-            order.extend(expression.asc() for expression in groups)
+        for item in value or ():
+            name = item.removeprefix("-")
+            is_descending = item.startswith("-")
 
-            if wanted.startswith("-"):
+            if name in self.computed:
+                *groups, last = self.computed[name]
+                order.extend(expression.asc() for expression in groups)
+            else:
+                last = F(self.columns[name])
+
+            if is_descending:
                 order.append(last.desc(nulls_last=True))
             else:
                 order.append(last.asc(nulls_last=True))
 
-        return rows.order_by(*order) if order else rows
+        if not order:
+            return rows
+
+        return rows.order_by(*order)
 
 
 class ListFilter(django_filters.FilterSet):
@@ -118,6 +125,7 @@ class ListFilter(django_filters.FilterSet):
         return rows.filter(self.search_words(value))
 
     def search_words(self, value: str) -> Q:
+        """The condition for a search; a subclass may add to it."""
         matches = Q()
         for field in self.searched:
             matches |= Q(**{f"{field}__icontains": value})
@@ -145,7 +153,10 @@ class ArchivableFilter(ListFilter):
         return rows.filter(archived_at=None)
 
     def show_archived(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
-        return rows.exclude(archived_at=None) if value else rows
+        if not value:
+            return rows
+
+        return rows.exclude(archived_at=None)
 
 
 @dataclass(frozen=True)
@@ -160,8 +171,9 @@ class Facet:
 
     @property
     def label(self) -> str:
-        """Of the chosen value."""
-        return dict(self.choices).get(self.value, self.value)
+        """The label of the chosen value."""
+        labels = dict(self.choices)
+        return labels.get(self.value, self.value)
 
 
 class ActiveFilter(NamedTuple):
@@ -177,20 +189,23 @@ def active_filters(
 ) -> list[ActiveFilter]:
     """Every filter that is set in `query`. texts: {name: title} of those that are typed and not
     chosen, the search by default."""
-    values = [
-        (name, title, query.get(name, ""))
-        for name, title in (texts or {"search": "Search"}).items()
-    ]
+    titles = texts or {"search": "Search"}
+    values = [(name, title, query.get(name, "")) for name, title in titles.items()]
     values += [(facet.name, facet.title, facet.label) for facet in facets]
     active = []
 
     for name, title, value in values:
-        if value:
-            others = query.copy()
-            others.pop(name, None)
-            others.pop("page", None)
-            link = f"?{others.urlencode()}"
-            active.append(ActiveFilter(title, value[:VALUE_CHARACTERS], link))
+        if not value:
+            continue
+
+        others = query.copy()
+        others.pop(name, None)
+        # Which page there was says nothing about a longer list.
+        others.pop("page", None)
+
+        shown = value[:VALUE_CHARACTERS]
+        link = f"?{others.urlencode()}"
+        active.append(ActiveFilter(title, shown, link))
 
     return active
 

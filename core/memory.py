@@ -67,6 +67,7 @@ class MemoryWatch:
         return self.samples[-1][1]
 
     def look(self) -> None:
+        """Take a sample."""
         now = time.monotonic()
         # A process that has ended is in no group any more; its last one counts.
         if (PROC / str(self.pid)).exists():

@@ -69,11 +69,18 @@ def has_right(user: Any, right: str, model: type[models.Model]) -> bool:
 
 
 def may_see_all(model: type[models.Model], user: Any) -> bool:
-    return has_right(user, "view", model) or has_right(user, "change", model)
+    if has_right(user, "view", model):
+        return True
+
+    return has_right(user, "change", model)
 
 
 def is_owner(row: Any, user: Any) -> bool:
-    return row.owner_id is not None and row.owner_id == user.pk
+    # An anonymous user has no id either, and does not own rows without an owner.
+    if row.owner_id is None:
+        return False
+
+    return bool(row.owner_id == user.pk)
 
 
 def may_change(row: Any, user: Any) -> bool:

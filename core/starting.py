@@ -119,9 +119,7 @@ class StartingPage:
         # One request after the other, so that none may take long.
         connection.settimeout(REQUEST_SECONDS)
         request = connection.recv(LONGEST_REQUEST)
-        request_line = request.split(b"\r\n", 1)[0]
-        words = request_line.split(b" ")
-        path = words[1].partition(b"?")[0] if len(words) == 3 else b"/"
+        path = _path_of(request)
 
         kind, text = self._body(path)
         body = text.encode()
@@ -141,8 +139,18 @@ class StartingPage:
         return "text/html", PAGE.format(phase=html.escape(self.phase))
 
 
+def _path_of(request: bytes) -> bytes:
+    """The path in the first line of an HTTP request, "/" where it has none."""
+    line = request.partition(b"\r\n")[0]
+    words = line.split(b" ")
+    if len(words) != 3:
+        return b"/"
+
+    return words[1].partition(b"?")[0]
+
+
 class _NoPage(StartingPage):
-    """Where the port is not free: whoever has it answers."""
+    """For a port that is not free: the process that has it answers."""
 
     def __init__(self) -> None:
         self.phase = ""

@@ -62,12 +62,14 @@ def number_of(text: str, *, most: int = 10**9) -> int:
 
 def duration_words(seconds: float) -> str:
     """A time limit in a sentence: "45 seconds", "10 minutes", "6 hours"."""
-    for size, word in ((3600, "hour"), (60, "minute")):
-        is_whole = seconds >= size and round(seconds) % size == 0
+    units = {"hour": 3600, "minute": 60}
 
-        if is_whole or seconds >= 3 * size:
-            count = round(seconds / size)
+    for unit, unit_seconds in units.items():
+        is_whole = seconds >= unit_seconds and round(seconds) % unit_seconds == 0
+
+        if is_whole or seconds >= 3 * unit_seconds:
+            count = round(seconds / unit_seconds)
             plural = "" if count == 1 else "s"
-            return f"{count:,} {word}{plural}"
+            return f"{count:,} {unit}{plural}"
 
     return f"{round(seconds):,} seconds"

@@ -109,11 +109,7 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
             if not self.has_delete_permission(request, person):
                 raise PermissionDenied
 
-        leaving = [person.pk for person in people]
-        heirs = User.objects.filter(is_active=True).exclude(pk__in=leaving).order_by("username")
-        is_answer = request.method == "POST" and "what" in request.POST
-        form = RemovalForm(request.POST if is_answer else None, heirs=heirs)
-
+        form = self._removal_form(request, people)
         if form.is_valid() and self._remove_all(request, people, form):
             return redirect("admin:auth_user_changelist")
 
@@ -133,6 +129,16 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         }
 
         return TemplateResponse(request, "admin/people/remove.html", context)
+
+    def _removal_form(self, request: HttpRequest, people: list[User]) -> RemovalForm:
+        leaving = [person.pk for person in people]
+        heirs = User.objects.filter(is_active=True).exclude(pk__in=leaving)
+        is_answer = request.method == "POST" and "what" in request.POST
+
+        return RemovalForm(
+            request.POST if is_answer else None,
+            heirs=heirs.order_by("username"),
+        )
 
     def _remove_all(self, request: HttpRequest, people: list[User], form: RemovalForm) -> bool:
         """All or nobody: every obstacle is found before the first account is removed."""

@@ -47,11 +47,15 @@ def holdings_count(people: Iterable[User]) -> dict[int, dict[str, int]]:
 def holdings_text(person: User) -> str:
     """3 datasets and 1 train run; "" for a person who has nothing."""
     parts = []
+
     for model in owned_models():
+        names = model._meta
         count = model._base_manager.filter(owner=person).count()
-        if count:
-            word = model._meta.verbose_name if count == 1 else model._meta.verbose_name_plural
-            parts.append(f"{count:,} {word}")
+
+        if count == 1:
+            parts.append(f"1 {names.verbose_name}")
+        elif count:
+            parts.append(f"{count:,} {names.verbose_name_plural}")
 
     if len(parts) < 2:
         return "".join(parts)
@@ -120,8 +124,10 @@ def _reward_models_in_use(person: User) -> Iterator[Use]:
             if choice.get("function") != "reward_model":
                 continue
 
-            model_id = choice.get("parameters", {}).get("model")
-            scorer = TrainRun.objects.filter(pk=model_id, owner=person).first()
+            parameters = choice.get("parameters", {})
+            scorers = TrainRun.objects.filter(pk=parameters.get("model"), owner=person)
+            scorer = scorers.first()
+
             if scorer is not None:
                 yield Use(scorer, run)
 
@@ -130,10 +136,10 @@ def _needed_by(row: Owned) -> Iterator[Owned]:
     """The rows that this row refers to by protecting foreign keys."""
     for field in row._meta.concrete_fields:
         target = field.related_model
+        reference = field.remote_field
+
         if not isinstance(target, type) or not issubclass(target, Owned):
             continue
-
-        reference = field.remote_field
         if reference is None or reference.on_delete is not models.PROTECT:
             continue
 

@@ -43,10 +43,8 @@ class Figures:
 
     def add(self, function: Function, text: list[str], path: str) -> None:
         """text: the lines of the file."""
-        first_line = function.lineno
-        for decorator in function.decorator_list:
-            first_line = min(first_line, decorator.lineno)
-
+        # Decorators are lines of their function.
+        first_line = min(node.lineno for node in (function, *function.decorator_list))
         body = text[first_line - 1 : function.end_lineno]
         blank_lines = [line for line in body if not line.strip()]
 
