@@ -140,8 +140,8 @@ class PasswordView(AccountAPIView):
         parameters=[RETRY_AFTER],
     )
     def post(self, request: Request) -> Response:
-        """Change your password. All your tokens, also the one that this call is made with, and all
-        your other sessions end."""
+        """Change your password. All your tokens, including the one of this call, and all your other
+        sessions end."""
         body = PasswordChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         password_change(
@@ -174,7 +174,7 @@ class TokensView(AccountAPIView):
         responses={201: NewTokenSerializer, **KNOWN_STATUSES, 409: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Make a token. Its text is in this answer and nowhere else."""
+        """Create a token. Its text is in this answer only."""
         body = TokenCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         token, text = token_create(user=self.reader, **body.validated_data)

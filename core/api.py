@@ -188,10 +188,11 @@ def by_id_or_slug(rows: QuerySet[M], key: str) -> M | None:
 
 
 def object_or_404(rows: QuerySet[M], key: str) -> M:
-    if (found := by_id_or_slug(rows, key)) is None:
+    row = by_id_or_slug(rows, key)
+    if row is None:
         raise exceptions.NotFound()
 
-    return found
+    return row
 
 
 @extend_schema_field(OpenApiTypes.STR)

@@ -21,8 +21,8 @@ RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
 MEMORY_BYTES = 4 << 30
 
-# What the hub takes for a name: no path, no URL, no scheme. The branch is where it keeps datasets
-# made from scripts.
+# The names that the hub accepts: no path, no URL, no scheme. The branch has the datasets that the
+# hub converted from scripts.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
 _REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@(?:{_PART}|refs/convert/parquet))?", re.ASCII)
 _ADDRESS = re.compile(r"https://(?:huggingface\.co|hf\.co)/(?:datasets/)?")

@@ -1,9 +1,9 @@
-"""What a browser sees while the platform starts: a page that says so and opens the platform once it
+"""The page that a browser gets while the platform starts; it opens the platform as soon as that
 answers.
 
 It is served by the process that sets up or starts the platform, from a thread, until the web server
-is about to take the port (`starting_page_leave`). It answers everything with 503, knows nothing of
-the platform and reads no more of a request than its first line."""
+takes over the port (`starting_page_leave`). It answers everything with 503, needs nothing of the
+platform and reads no more of a request than its first line."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class _NoPage(StartingPage):
 
 @contextlib.contextmanager
 def starting_page() -> Iterator[StartingPage]:
-    """Serve the page on the platform's port for as long as the block lasts, or until the web server
-    takes the port."""
+    """Serve the page on the platform's port until the block ends or the web server takes over the
+    port."""
     _leave_file().unlink(missing_ok=True)
     try:
         page = StartingPage(_listener())

@@ -34,7 +34,7 @@ def trials_folder() -> Path:
 
 
 def disk_is_full() -> bool:
-    """Whether there is no room left for what the platform itself has to write: sessions, events,
+    """Whether the disk has no room left for what the platform itself writes: sessions, events,
     logs."""
     return shutil.disk_usage(settings.HOME).free < FULL_BYTES
 

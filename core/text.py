@@ -52,8 +52,8 @@ def clean_label(text: str, *, limit: int) -> str:
 
 
 def number_of(text: str, *, most: int = 10**9) -> int:
-    """The whole number, of at most `most`, that a form or an address holds; 0 for anything
-    else."""
+    """The whole number in a value of a form or an address, at most `most`; 0 for anything that is
+    no number."""
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
         return 0
 

@@ -37,7 +37,7 @@ class PeopleView(generics.GenericAPIView[User]):
     def check_permissions(self, request: Request) -> None:
         super().check_permissions(request)
         if not request.user.has_perm("auth.view_user"):
-            raise exceptions.PermissionDenied("Only operators see who has an account.")
+            raise exceptions.PermissionDenied("Only operators may list accounts.")
 
     def get_queryset(self) -> QuerySet[User]:
         return User.objects.select_related("removal").order_by("pk")
@@ -87,7 +87,7 @@ class PersonListView(PeopleView, generics.ListAPIView[User]):
         request=PersonCreateSerializer, responses={201: PersonSerializer, **errors(400, 401, 403)}
     )
     def post(self, request: Request) -> Response:
-        """Make an account. It has no rights but over what will belong to it."""
+        """Create an account. It has no rights except over its own things."""
         body = PersonCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         person = person_create(by=self.reader, **body.validated_data)
@@ -106,9 +106,8 @@ class PersonDetailView(PeopleView):
         responses={200: PersonSerializer, **errors(400, 401, 403, 404)},
     )
     def patch(self, request: Request, key: str) -> Response:
-        """Change the name or address of a person, or close the account and open it again. Rights
-        are given in the administration.
-        """
+        """Change the name or address of a person, or close or reopen the account. Rights are changed
+        in the administration."""
         person = self.get_person()
         body = PersonUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
