@@ -16,7 +16,7 @@ from core.programs import TICK_SECONDS, OnReport, ProgramProblem, Report, progra
 
 # A download that fails for a passing cause is tried again after RETRY_SECONDS, then after twice as
 # long, and so on. A program picks up what the one before it left.
-TRIES = 4
+DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
 STANDSTILL_SECONDS = 300
 MEMORY_BYTES = 4 << 30
@@ -67,7 +67,7 @@ def hub_download(
 
     What the callbacks raise ends the download. Raises ProgramProblem of the last try.
     """
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, DOWNLOAD_TRIES + 1):
         standstill = _Standstill(progress, on_progress)
         free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
 
@@ -83,7 +83,7 @@ def hub_download(
                 on_tick=standstill.check,
             )
         except ProgramProblem as problem:
-            if not problem.passing or attempt == TRIES:
+            if not problem.passing or attempt == DOWNLOAD_TRIES:
                 raise
 
         on_retry(attempt + 1)

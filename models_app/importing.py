@@ -203,7 +203,7 @@ def _fetch_hub(model: BaseModel, files: Path) -> None:
         beat(0.8 * share)
 
     def on_retry(attempt: int) -> None:
-        _write(model, phase=f"Connection cut, trying again ({attempt} of {hub.TRIES})")
+        _write(model, phase=f"Connection cut, trying again ({attempt} of {hub.DOWNLOAD_TRIES})")
 
     hub.hub_download(
         "engine.programs.hub.model",
