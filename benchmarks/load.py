@@ -41,8 +41,8 @@ class Seen:
 
 
 class Browser:
-    """One connection kept open, as a browser keeps it; the next request waits for the last
-    answer."""
+    """One connection that is kept open, as browsers do; each request waits for the answer to the one
+    before."""
 
     def __init__(self, port: int, cookie: str, seen: Seen) -> None:
         self.port, self.cookie, self.seen = port, cookie, seen
@@ -57,8 +57,7 @@ class Browser:
                 status, body = await self._ask(path)
                 break
             except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-                # A kept connection may have been closed meanwhile; a browser then opens another
-                # one.
+                # The connection may have been closed meanwhile; a browser then opens another one.
                 self.writer = None
                 if attempt == 2:
                     self.seen.errors.append(f"{path}: {type(error).__name__}")
@@ -161,7 +160,7 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
         return Browser(port, cookie, seen)
 
     async def later(task: Any) -> None:
-        """Nobody opens 200 pages in the same instant."""
+        """Starts after a random delay: nobody opens 200 pages at the same moment."""
         await asyncio.sleep(random.uniform(0, 3))
         await task
 
@@ -182,7 +181,7 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
 
     with running_platform() as platform:
@@ -203,7 +202,9 @@ def main() -> int:
         )
         port = int(platform.url.rsplit(":", 1)[1])
         before = web_seconds(platform)
-        seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
+        seen = asyncio.run(
+            crowd(port, cookie, run["id"], options.pages, options.people, options.seconds)
+        )
         web = web_seconds(platform) - before
         steps = platform.get(f"trains/{run['id']}/")["step"]
         platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
@@ -213,15 +214,15 @@ def main() -> int:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
-        "pages": given.pages,
-        "people": given.people,
-        "seconds": given.seconds,
+        "pages": options.pages,
+        "people": options.people,
+        "seconds": options.seconds,
         "requests": seen.requests,
-        "requests_per_second": round(seen.requests / given.seconds, 1),
+        "requests_per_second": round(seen.requests / options.seconds, 1),
         "errors": len(seen.errors),
         "step_to_page_median_s": round(statistics.median(seen.delays), 2),
         "step_to_page_p95_s": round(cuts[18], 2),
-        "web_cores": round(web / given.seconds, 2),
+        "web_cores": round(web / options.seconds, 2),
         "answer_median_s": round(statistics.median(seen.waits), 3),
         "answer_p95_s": round(statistics.quantiles(seen.waits, n=20)[18], 3),
         "steps_while_measured": steps,

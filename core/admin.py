@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -26,7 +24,7 @@ class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Chore | None = None) -> bool:
-        # Cancelled work writes down that it was; a deleted row would be made anew.
+        # Work that is cancelled records that; a row that is deleted would be added again.
         return False
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
@@ -34,5 +32,9 @@ class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Cancel", permissions=["cancel"])
     def cancel(self, request: HttpRequest, chores: QuerySet[Chore]) -> None:
-        ended: list[Any] = [chore.key for chore in chores if chore_cancel(chore.key)]
-        self.message_user(request, f"{len(ended)} cancelled.")
+        cancelled = 0
+        for chore in chores:
+            if chore_cancel(chore.key):
+                cancelled += 1
+
+        self.message_user(request, f"{cancelled} cancelled.")

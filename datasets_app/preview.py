@@ -69,7 +69,7 @@ def _read_by_program(
 ) -> list[PreviewRow]:
     rows: list[PreviewRow] = []
 
-    def on_news(news: dict[str, Any]) -> None:
+    def on_report(news: dict[str, Any]) -> None:
         if "row" in news:
             rows.append(PreviewRow.from_json(news["row"]))
 
@@ -86,7 +86,7 @@ def _read_by_program(
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=on_news,
+            on_report=on_report,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), code="too_large", status=409) from problem

@@ -133,7 +133,7 @@ def _run(
             seconds=START_SECONDS + seconds,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=keep,
+            on_report=keep,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), status=409) from problem

@@ -71,7 +71,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         now = time.monotonic()
         if now - self.looked_at > LOG_SECONDS:
             self.looked_at = now
-            if line := self.connections.closed_lately():
+            if line := self.connections.closed_summary():
                 self.log.warning(line)
 
     async def _shutdown(self) -> None:

@@ -3,10 +3,10 @@
     python -m engine.chat.lengths --data FILE --file-type T --format F --column-map JSON --model DIR
     [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens,
-line]], "notes": what the template does to the rows, as engine.chat.row_notes has it}; prompts are
-counted up to the first token that is learned, 0 for plain text. Runs in a process of its own, whose
-caller limits its time and memory."""
+reports, as core.programs reads it, {"done": {"rows": {tokens: rows}, "prompts": {tokens: rows},
+"longest": [[tokens, line]], "notes": what the template does to the rows, as engine.chat.row_notes
+has it}}, or {"error": text}. Prompts are counted up to the first token that is learned, 0 for plain
+text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def examples_by_line(
 
 
 def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:
-    """The object that the program prints."""
+    """What the program reports under "done"."""
     lengths: Counter[int] = Counter()
     prompts: Counter[int] = Counter()
     longest_rows: list[tuple[int, int]] = []
@@ -120,11 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
         rows = examples_by_line(options.data, options.file_type, options.format, options.column_map)
         counted = count(renderer, rows)
     except Exception as error:
-        failure = explain(error)
-        print(failure.message, file=sys.stderr)
+        print(json.dumps({"error": explain(error).message}))
         return 1
 
-    print(json.dumps(counted))
+    print(json.dumps({"done": counted}))
     return 0
 
 

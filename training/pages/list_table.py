@@ -11,6 +11,7 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
 
+from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_change
 from training.models import TrainRun, TrainRunQuerySet
 from training.pages.columns import COLUMNS, columns_shown
@@ -22,7 +23,6 @@ from training.train.sample import sample_is_offered
 from training.work.queue import queue_places, queue_state, waiting
 from training.work.worker_state import worker_state
 
-PAGE_ROWS = 25
 Status = TrainRun.Status
 Reader = AbstractBaseUser | AnonymousUser
 
@@ -35,6 +35,8 @@ PILLS: tuple[tuple[str, list[str]], ...] = (
     ("Stopped", [Status.STOPPED.value]),
 )
 
+# Filters that are typed, and their titles.
+TYPED_FILTERS = {"search": "Search", "since": "From", "until": "Until"}
 # What narrows the list besides search and status: parameter, title, and where its choices come
 # from.
 FACETS = (
@@ -72,14 +74,6 @@ class Pill:
     statuses: list[str]
     count: int
     active: bool
-
-
-@dataclass(frozen=True)
-class Facet:
-    name: str
-    title: str
-    choices: list[tuple[str, str]]
-    value: str
 
 
 def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
@@ -195,21 +189,18 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
     places = queue_places()
     shown = columns_shown(reader)
-    filters = [
-        name
-        for name in ("search", "since", "until", *(facet[0] for facet in FACETS))
-        if query.get(name)
-    ]
+    facets = facets_make(reader, query)
+    filters = active_filters(query, facets, TYPED_FILTERS)
 
     return {
         "page": page,
         "rows": rows_make(page.object_list, reader, places),
         "pills": pills_make(query, counts),
-        "facets": facets_make(reader, query),
+        "facets": facets,
         "strip": strip_make(reader, places),
         "statuses_chosen": query.getlist("status"),
-        "facets_chosen": sum(name != "search" for name in filters),
-        "active_filters": active_filters(filters, query),
+        "facets_chosen": sum(item.title != TYPED_FILTERS["search"] for item in filters),
+        "active_filters": filters,
         "narrowed": bool(filters or query.getlist("status")),
         "newest": visible["newest"] or 0,
         "total": visible["total"],
@@ -221,23 +212,6 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
         "own_labels": [name for name, _ in label_suggestions(reader)],
     }
-
-
-def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
-    """(title, value, address without it) of each filter that is set."""
-    titles = {"search": "Search", "since": "From", "until": "Until"} | {
-        name: title for name, title, _, _ in FACETS
-    }
-    found = []
-
-    for name in names:
-        others = query.copy()
-        for gone in (name, "page"):
-            others.pop(gone, None)
-
-        found.append((titles[name], str(query[name])[:60], f"?{others.urlencode()}"))
-
-    return found
 
 
 def sort_link(ordering: str, name: str) -> tuple[str, str]:
