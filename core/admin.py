@@ -12,7 +12,18 @@ from core.models import Chore
 
 @admin.register(Chore)
 class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("key", "status", "lane", "turn", "starts", "created_at", "started_at", "host")
+    list_display = (
+        "key",
+        "status",
+        "lane",
+        "turn",
+        "starts",
+        "created_at",
+        "started_at",
+        "due_at",
+        "host",
+        "error",
+    )
     list_filter = ("status", "lane", "kind")
     search_fields = ("key",)
     actions = ("cancel",)
@@ -24,8 +35,11 @@ class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Chore | None = None) -> bool:
-        # Work that is cancelled records that; a row that is deleted would be added again.
-        return False
+        # Cancelled work records that; a row that is deleted would be added again.
+        if obj is None or obj.status != Chore.Status.GIVEN_UP:
+            return False
+
+        return super().has_delete_permission(request, obj)
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.has_perm("core.delete_chore"))

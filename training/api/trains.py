@@ -51,7 +51,7 @@ from training.train.filters import TrainFilter
 from training.train.resuming import train_resume
 from training.train.services import train_create, train_delete, train_save, train_stop, train_update
 from training.train.verdict import comparability, verdict
-from training.work.queue import queue_places, train_wait
+from training.work.queue import queue_positions, train_wait
 
 METRIC_ROWS = 5000
 LONGEST_SEARCH = 200
@@ -113,7 +113,7 @@ def reader(request: Request) -> User:
 
 def told_trains(request: Request) -> TrainRunQuerySet:
     """What this reader may see, with no more of it than a serializer needs."""
-    return TrainRun.objects.visible_to(request.user).told()
+    return TrainRun.objects.visible_to(request.user).for_api()
 
 
 class TrainListView(generics.ListCreateAPIView[TrainRun]):
@@ -128,7 +128,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
     def get_serializer_context(self) -> dict[str, Any]:
         return {
             **super().get_serializer_context(),
-            "queue_places": queue_places(),
+            "queue_positions": queue_positions(),
             "starts": starts_now(),
         }
 
@@ -161,7 +161,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
             )
 
         data["branch"] = Origin(branched_from, step) if branched_from is not None else None
-        data["after"] = other_train(request, "after", data["after"])
+        data["starts_after"] = other_train(request, "after", data.pop("after"))
         key = request.headers.get("Idempotency-Key", "")[:200]
         run, created = create(reader(request), data, key)
 
@@ -258,7 +258,7 @@ class TrainDetailView(APIView):
         data = dict(body.validated_data)
         waits = {name: data.pop(name) for name in ("priority", "after") if name in data}
         if "after" in waits:
-            waits["after"] = other_train(request, "after", waits["after"])
+            waits["starts_after"] = other_train(request, "after", waits.pop("after"))
         if waits:
             run = train_wait(run=run, by=reader(request), **waits)
 

@@ -171,7 +171,7 @@ class TrainFormView(View):
                     evaluation_dataset=draft.evaluation_dataset,
                     parameters=draft.parameters,
                     priority=draft.priority,
-                    after=draft.after,
+                    starts_after=draft.after,
                     branch=draft.branch,
                     labels=[draft.labels],
                 )

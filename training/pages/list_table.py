@@ -20,7 +20,7 @@ from training.train.estimate import Estimate, starts_now
 from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions
 from training.train.sample import sample_is_offered
-from training.work.queue import queue_places, queue_state, waiting
+from training.work.queue import queue_positions, queue_state, waiting
 from training.work.worker_state import worker_state
 
 Status = TrainRun.Status
@@ -187,7 +187,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
 
     page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
-    places = queue_places()
+    places = queue_positions()
     shown = columns_shown(reader)
     facets = facets_make(reader, query)
     filters = active_filters(query, facets, TYPED_FILTERS)

@@ -42,7 +42,7 @@ class Place:
     def waits_for_another(self) -> bool:
         """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`)
         or not."""
-        after = self.run.after if self.run is not None else None
+        after = self.run.starts_after if self.run is not None else None
         return after is not None and after.status != TrainRun.Status.FINISHED
 
     @property
@@ -104,14 +104,14 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     shown = [*numbered[:MOST_PLACES], *own]
     ids = [pk for _, (pk, _, _) in shown]
     visible = TrainRun.objects.visible_to(reader).with_related().in_bulk(ids)
-    after = [run.after_id for run in visible.values() if run.after_id is not None]
+    after = [run.starts_after_id for run in visible.values() if run.starts_after_id is not None]
     predecessors = TrainRun.objects.visible_to(reader).in_bulk(after) if after else {}
     guesses = starts_now(state) if shown else {}
     found = []
 
     for position, (pk, _, priority) in shown:
         run = visible.get(pk)
-        waits_for = predecessors.get(run.after_id or 0) if run is not None else None
+        waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         found.append(_place(position, run, priority, guesses.get(pk), reader, waits_for))
 
     return found

@@ -14,7 +14,14 @@ from core.redirects import redirect_back
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
 from training.pages.trains import QUEUE_MOVES, TrainActionView, reader_of
-from training.work.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
+from training.work.queue import (
+    Unchanged,
+    queue_pause,
+    queue_position,
+    queue_resume,
+    train_move,
+    train_wait,
+)
 
 
 class TrainMoveView(TrainActionView):
@@ -32,11 +39,11 @@ class TrainWaitView(TrainActionView):
         if priority and priority not in map(str, TrainRun.Priority.values):
             raise UserError({"priority": ["There is no such priority."]})
 
-        after: dict[str, TrainRun | None] = (
-            {"after": None} if request.POST.get("after") == "" else {}
-        )
         train_wait(
-            run=run, by=reader_of(request), priority=int(priority) if priority else None, **after
+            run=run,
+            by=reader_of(request),
+            priority=int(priority) if priority else None,
+            starts_after=None if request.POST.get("after") == "" else Unchanged.UNCHANGED,
         )
         messages.success(
             request, f"Saved. {run.name} is number {queue_position(run)} in the queue."

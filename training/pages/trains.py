@@ -49,7 +49,7 @@ from training.train.record import record_notes
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
-from training.work.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.work.queue import may_manage_queue, queue_position, queue_positions, queue_state
 from training.work.worker_state import worker_state
 
 LARGEST_ID = 2**63 - 1
@@ -107,7 +107,7 @@ class TrainLiveView(View):
         runs = (
             TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
         )
-        places = queue_places()
+        places = queue_positions()
         rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
         pills = pills_make(request.GET, counts_of(request.user, request.GET))
         strip = strip_make(request.user, places)
@@ -202,7 +202,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
 def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
     """The train for which `run` waits, if this reader may see it."""
     visible: TrainRun | None = (
-        TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
+        TrainRun.objects.visible_to(request.user).filter(pk=run.starts_after_id or 0).first()
     )
     return visible
 

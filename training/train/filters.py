@@ -55,7 +55,8 @@ class TrainFilter(ListFilter):
         return super().search_words(value) | Q(pk__in=labelled)
 
     def show_labelled(self, rows: QuerySet[TrainRun], name: str, value: str) -> QuerySet[TrainRun]:
-        return rows.filter(pk__in=TrainLabel.objects.filter(name__iexact=value).values("run"))
+        labelled = TrainLabel.objects.filter(name__iexact=value)
+        return rows.filter(pk__in=labelled.values("run"))
 
     def show_dataset_labelled(
         self, rows: QuerySet[TrainRun], name: str, value: str
