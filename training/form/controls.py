@@ -16,6 +16,7 @@ from typing import Any
 
 from django.http import QueryDict
 
+from core.requests import integer_of
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from methods.field_text import (
     ALL_LINEAR,
@@ -103,7 +104,7 @@ def reward_value(item: Field, name: str, data: QueryDict) -> Any:
     if item.kind in ("int", "float"):
         return number_value(item, text) if (text := data.get(name, "")).strip() else None
     if item.kind == "reward_model":
-        return int(text) if (text := data.get(name, "")).isdecimal() and len(text) < 19 else None
+        return integer_of(data.get(name, ""))
 
     # Browsers send lines as CR LF.
     return data.get(name, item.default).replace("\r\n", "\n")

@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 from django.http import QueryDict
 
 from core.api import by_id_or_slug
-from core.text import clean_label, number_of
+from core.requests import integer_of
+from core.text import clean_label
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
@@ -67,10 +68,11 @@ class Draft:
 
 def train_find(reader: User, text: str) -> TrainRun | None:
     """The train of that id, if this reader may see it."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    pk = integer_of(text)
+    if pk is None:
         return None
 
-    return TrainRun.objects.visible_to(reader).with_related().filter(pk=int(text)).first()
+    return TrainRun.objects.visible_to(reader).with_related().filter(pk=pk).first()
 
 
 def base_models_of(reader: User) -> list[BaseModel]:
@@ -92,7 +94,7 @@ def branch_of(reader: User, origin: TrainRun, step: str) -> Origin | None:
     """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from
     the same place, unless the reader may not see that train any more."""
     if step:
-        return Origin(origin, number_of(step))
+        return Origin(origin, integer_of(step) or 0)
     if origin.branched_from_id is None or origin.branch_step is None:
         return None
 
@@ -196,8 +198,10 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
 
     draft.parameters = draft.kept() | draft.parameters
 
-    if (branched := train_find(reader, str(data.get("branched_from", "")))) is not None:
-        draft.branch = Origin(branched, number_of(str(data.get("branch_step", ""))))
+    branched = train_find(reader, data.get("branched_from", ""))
+    if branched is not None:
+        draft.branch = Origin(branched, integer_of(data.get("branch_step", "")) or 0)
+
     if (priority := str(data.get("priority", ""))) in map(str, TrainRun.Priority.values):
         draft.priority = int(priority)
 

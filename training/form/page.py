@@ -71,11 +71,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "preview": preview,
         "errors": errors,
         "posted": posted,
-        "elsewhere": {
-            name: texts
-            for name, texts in errors.items()
-            if name not in controls and name not in INGREDIENTS
-        },
+        "elsewhere": errors_elsewhere(errors, controls),
         "problems": _problems(controls, preview),
         "models": models,
         "choices": choices,
@@ -96,6 +92,19 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls) | {"options": options},
     }
+
+
+def errors_elsewhere(
+    errors: dict[str, list[str]], controls: dict[str, Control]
+) -> dict[str, list[str]]:
+    """Errors of no control on the page. The method's and those of the train as a whole have their
+    place even while there are none: they can come while somebody types."""
+    without_control = {
+        name: texts
+        for name, texts in errors.items()
+        if name not in controls and name not in INGREDIENTS
+    }
+    return {"": [], "method": []} | without_control
 
 
 def choice_of(choices: list[DatasetChoice], dataset: Dataset | None) -> DatasetChoice | None:

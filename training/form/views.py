@@ -15,13 +15,13 @@ from django.views import View
 
 from core.api import by_id_or_slug
 from core.errors import UserError
+from core.requests import reader_of
 from core.text import counted
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from training.form.draft import Draft, draft_new, draft_read, train_find
 from training.form.page import form_context, with_missing
 from training.form.preview import train_preview
-from training.pages.trains import reader_of
 from training.train.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
 from training.train.services import train_create
 from training.train.trial import trial_start
@@ -122,7 +122,7 @@ class TrainFormView(View):
         if "copy" in request.GET and draft.origin is None:
             raise Http404
 
-        preview = train_preview(**_ingredients(draft), state=state)
+        preview = train_preview(**_choices(draft), state=state)
         # An empty form is no mistake yet: what is simply not chosen is said when somebody presses
         # the button.
         for name in ("base_model", "dataset"):
@@ -156,26 +156,19 @@ class TrainFormView(View):
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        preview = with_missing(train_preview(**_ingredients(draft), state=state), draft)
+        preview = with_missing(train_preview(**_choices(draft), state=state), draft)
         if preview["ok"] and draft.base_model is not None and draft.dataset is not None:
             try:
                 run, created = train_create(
-                    owner=draft.reader,
                     name=draft.name,
                     system_prompt=draft.system_prompt,
                     copied_from=draft.origin,
                     idempotency_key=draft.key,
-                    method=method,
-                    base_model=draft.base_model,
-                    dataset=draft.dataset,
-                    evaluation_dataset=draft.evaluation_dataset,
-                    parameters=draft.parameters,
-                    priority=draft.priority,
-                    after=draft.after,
-                    branch=draft.branch,
-                    labels=[draft.labels],
+                    **_choices(draft),
                 )
             except UserError as error:
+                # Something changed between the two.
+                preview["ok"] = False
                 preview["errors"] |= error.fields
             else:
                 if created:
@@ -204,13 +197,19 @@ def _queued(name: str, preview: dict[str, Any]) -> str:
     )
 
 
-def _ingredients(draft: Draft) -> dict[str, Any]:
+def _choices(draft: Draft) -> dict[str, Any]:
+    """What both train_preview and train_create take of a draft."""
     return {
+        "owner": draft.reader,
         "method": draft.method,
         "base_model": draft.base_model,
         "dataset": draft.dataset,
         "evaluation_dataset": draft.evaluation_dataset,
         "parameters": draft.parameters,
+        "priority": draft.priority,
+        "branch": draft.branch,
+        "after": draft.after,
+        "labels": [draft.labels],
     }
 
 
@@ -221,7 +220,7 @@ class TrainPlanView(View):
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        return JsonResponse(with_missing(train_preview(**_ingredients(draft), state=state), draft))
+        return JsonResponse(with_missing(train_preview(**_choices(draft), state=state), draft))
 
 
 class RewardTrialView(View):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from core.requests import integer_of
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import REWARDS
@@ -100,8 +101,8 @@ def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
     if not steps:
         return {"step": None, "steps": [], "functions": [], "has_advantages": False, "rows": []}
 
-    is_number = step.isascii() and step.isdigit() and len(step) < 19
-    chosen = int(step) if is_number and int(step) in steps else steps[-1]
+    wanted = integer_of(step)
+    chosen = wanted if wanted in steps else steps[-1]
     samples = list(kept.filter(step=chosen).order_by("seq"))
     weights, titles = _weights(run), function_titles(run)
 

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import render
 from django.views import View
 
+from core.requests import integer_of
 from training.models import TrainRun
 from training.pages.answers import answers_of, completions_of, function_titles
 from training.pages.chart_table import NOT_CHARTED, charts_table
@@ -65,12 +66,13 @@ class SeriesView(View):
 
 
 def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
-    ends = [request.GET.get(name, "") for name in ("from", "to")]
-    if not all(end.isdecimal() and len(end) < 16 for end in ends):
+    """(first, last) of `?from=` and `?to=`; None where they are no range of steps."""
+    first = integer_of(request.GET.get("from", ""))
+    last = integer_of(request.GET.get("to", ""))
+    if first is None or last is None or first > last:
         return None
 
-    first, last = map(int, ends)
-    return (first, last) if first <= last else None
+    return first, last
 
 
 class JudgementView(View):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from core.requests import integer_of
 from core.templatetags import display
 from engine.contract.rundir import MODEL, folder_size
 from methods.field_text import shown_text
@@ -28,8 +29,8 @@ INGREDIENTS = {
 def ids_parse(text: str) -> list[int]:
     """ "3,5,8" as ids, each once, in order; what is no id is left out."""
     parts = [part.strip() for part in text.split(",")]
-    ids = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 19]
-    return list(dict.fromkeys(ids))
+    numbers = [integer_of(part) for part in parts]
+    return list(dict.fromkeys(number for number in numbers if number is not None))
 
 
 def settings_of(run: TrainRun) -> dict[str, Any]:

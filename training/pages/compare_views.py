@@ -9,6 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views import View
 
+from core.requests import reader_of
 from training.models import TrainRun
 from training.pages.answers import shared_prompts
 from training.pages.chart_table import charts_table
@@ -21,7 +22,6 @@ from training.pages.compare import (
     outcome_rows,
     setting_rows,
 )
-from training.pages.trains import reader_of
 from training.train.filters import TrainFilter
 from training.train.verdict import comparability, verdict
 

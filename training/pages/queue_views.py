@@ -11,9 +11,10 @@ from django.views import View
 
 from core.errors import UserError
 from core.redirects import redirect_back
+from core.requests import reader_of
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
-from training.pages.trains import QUEUE_MOVES, TrainActionView, reader_of
+from training.pages.trains import QUEUE_MOVES, TrainActionView
 from training.work.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
 
 

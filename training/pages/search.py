@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
 from django.urls import NoReverseMatch, reverse
 
+from core.requests import integer_of
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
@@ -169,8 +170,8 @@ def _matches(words: str, *fields: str) -> Q:
 
 def _number(words: str) -> int:
     """The id of a train that "#7" and "7" mean; -1 for anything else."""
-    number = words.removeprefix("#")
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+    number = integer_of(words.removeprefix("#"))
+    return -1 if number is None else number
 
 
 def _group(

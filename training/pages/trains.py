@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import (
     FileResponse,
@@ -24,9 +23,9 @@ from django.views.generic import TemplateView
 from core.errors import UserError
 from core.ownership import may_change
 from core.redirects import redirect_back
-from core.text import number_of
+from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
-from training.models import TrainRun, TrainRunQuerySet
+from training.models import TrainRun
 from training.pages.columns import columns_choose, columns_reset
 from training.pages.downloads import file_stem, model_download
 from training.pages.list_table import (
@@ -52,33 +51,19 @@ from training.train.standing import activity_of, place_of_end, stop_effect
 from training.work.queue import may_manage_queue, queue_places, queue_position, queue_state
 from training.work.worker_state import worker_state
 
-LARGEST_ID = 2**63 - 1
 LIVE_ROWS = 100
 FIRST_LOG_BYTES = 64 << 10
 
 
-def reader_of(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
-
-
 def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
     """The train if this reader may see it; a stranger's is not there."""
-    return _found_or_404(TrainRun.objects.visible_to(request.user).with_related(), pk)
+    return row_or_404(TrainRun.objects.visible_to(request.user).with_related(), pk)
 
 
 def train_for_part_or_404(request: HttpRequest, pk: int) -> TrainRun:
     """The same without what it is made of but its method: for a part of a page that open pages ask
     for again."""
-    return _found_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
-
-
-def _found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
-    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
-    if run is None:
-        raise Http404
-
-    return run
+    return row_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
 
 
 class TrainListView(TemplateView):
@@ -93,16 +78,14 @@ class TrainLiveView(View):
     filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        ids = [part for part in request.GET.get("ids", "").split(",") if part]
-        if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in ids):
+        parts = [part for part in request.GET.get("ids", "").split(",") if part]
+        ids = [integer_of(part) for part in parts]
+        if None in ids:
             raise BadRequest("ids are whole numbers, separated by commas.")
 
-        newest = request.GET.get("newest", "")
-        known = (
-            int(newest)
-            if newest.isascii() and newest.isdigit() and len(newest) < 19
-            else LARGEST_ID
-        )
+        newest_known = integer_of(request.GET.get("newest", ""))
+        if newest_known is None:
+            newest_known = LARGEST_ID
 
         runs = (
             TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
@@ -118,7 +101,7 @@ class TrainLiveView(View):
                 "strip": render_to_string("training/_strip.html", {"strip": strip}, request),
                 "running": len(strip["running"]),
                 "counts": {pill.title: pill.count for pill in pills},
-                "new": narrowed(request.user, request.GET).filter(pk__gt=known).count(),
+                "new": narrowed(request.user, request.GET).filter(pk__gt=newest_known).count(),
             }
         )
 
@@ -272,6 +255,20 @@ class TrainActionView(View):
         raise NotImplementedError
 
 
+def step_posted(request: HttpRequest, name: str) -> int | None:
+    """The step of a checkpoint that a form names; None where it names none. Raises UserError for
+    what is no step: a mistyped one must not mean 0, which starts over."""
+    text = request.POST.get(name, "")
+    if not text:
+        return None
+
+    step = integer_of(text)
+    if step is None:
+        raise UserError({name: ["There is no such checkpoint."]})
+
+    return step
+
+
 class TrainStopView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_stop(run=run, by=reader_of(request), discard="discard" in request.POST)
@@ -300,8 +297,7 @@ class TrainResumeView(TrainActionView):
     """Resume after the newest whole checkpoint, or after the one that was named; 0: start over."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        text = request.POST.get("step", "")
-        step = number_of(text) if text else None
+        step = step_posted(request, "step")
         train_resume(run=run, by=reader_of(request), step=step)
         place = "starts over" if step == 0 else "resumes from its checkpoint"
         messages.success(request, f"{run.name} is back in the queue and {place}.")
@@ -313,12 +309,11 @@ class TrainMergeView(TrainActionView):
     """Add to Models."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        step = request.POST.get("checkpoint", "")
         model = train_merge(
             run=run,
             by=reader_of(request),
             name=request.POST.get("name", ""),
-            checkpoint=number_of(step) if step else None,
+            checkpoint=step_posted(request, "checkpoint"),
             precision=request.POST.get("precision", "auto"),
         )
 
