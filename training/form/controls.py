@@ -18,17 +18,10 @@ from django.http import QueryDict
 
 from core.requests import integer_of
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
-from methods.field_text import (
-    ALL_LINEAR,
-    number_text,
-    number_value,
-    option_text,
-    shown_text,
-    value_text,
-)
+from methods.field_text import number_text, number_value, value_text
 from methods.models import RewardFunction
 from methods.rewards import function_of, title_of
-from methods.schema import Field, plain, reward_fields
+from methods.schema import ALL_LINEAR, Field, option_text, plain, reward_fields
 
 
 def option_value(text: str) -> Any:
@@ -200,10 +193,6 @@ class Control:
         low, high = self.field.typical
         return f"Typical {plain(low, self.field.percent)} to {plain(high, self.field.percent)}."
 
-    @property
-    def default_shown(self) -> str:
-        return shown_text(self.field, self.field.default)
-
 
 def same(one: str, other: str) -> bool:
     """Whether two texts hold the same value: 1 and 1.0 do."""
@@ -264,7 +253,7 @@ def controls_make(
 
         if original is not None and name in original:
             control.is_copy = True
-            control.original = shown_text(item, original[name])
+            control.original = item.shown(original[name])
             control.original_text = value_text(item, original[name])
 
         if item.needs == "cuda" and device == "cpu" and same(control.text, control.default):

@@ -9,7 +9,6 @@ from typing import Any
 from core.requests import integer_of
 from core.templatetags import display
 from engine.contract.rundir import MODEL, folder_size
-from methods.field_text import shown_text
 from methods.schema import Field, method_fields
 from training.models import TrainRun
 from training.train.durations import run_seconds
@@ -141,18 +140,15 @@ def _setting_cell(
     if name not in values:
         return Cell(display.MISSING, differs)
 
-    text = setting_text(field, values[name])
-    has_unit = (
-        field is not None and values[name] is not None and text not in (display.MISSING, "blank")
-    )
-    return Cell(text, differs, field.unit if has_unit and field is not None else "")
+    value = values[name]
+    field = field or field_unknown(name)
+    return Cell(field.shown(value), differs, field.unit_of(value))
 
 
-def setting_text(field: Field | None, value: Any) -> str:
-    if field is not None:
-        return shown_text(field, value)
-
-    return str(value) if value not in (None, "") else display.MISSING
+def field_unknown(name: str) -> Field:
+    """For what a train was made of besides its parameters, and for parameters that its method had
+    once."""
+    return Field(name=name, title=name, help="", kind="text", default=None)
 
 
 # (measure, title, how it is written, which is better: "low", "high" or neither)
