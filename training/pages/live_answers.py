@@ -1,4 +1,4 @@
-"""What the open pages of a train ask twice a second, read once for all of them.
+"""What the open pages of a train poll twice a second, read once for all of them.
 
 The API's view reads and renders the same rows for every page. Here an answer is made of what was
 read at most FRESH_SECONDS ago, without the rest of the middleware and the view. Who asks is looked
@@ -39,7 +39,8 @@ BYTES_KEPT = 1 << 20
 SESSION_CHARACTERS = 64
 ACCEPT = ("application/json", "*/*")
 
-Who = tuple[str, ...]
+# (session, host, scheme): whatever else an answer depends on.
+Client = tuple[str, str, str]
 
 
 @dataclass
@@ -56,36 +57,38 @@ class LiveAnswersMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        self.visits: dict[tuple[Who, int], _Visit] = {}
+        self.visits: dict[tuple[Client, int], _Visit] = {}
         self.trains: dict[int, _Train] = {}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if (question := _question(request)) is None:
             return self.get_response(request)
 
-        who, pk, after = question
+        client, pk, after = question
         now = time.monotonic()
-        visit = self.visits.get((who, pk))
+        visit = self.visits.get((client, pk))
+
         if visit is not None and visit.until > now and visit.access.allows(request):
             body = self._train(pk).answer(after)
             if body is not None:
-                return HttpResponse(
-                    body, headers=visit.headers | {"Content-Length": str(len(body))}
-                )
+                headers = visit.headers | {"Content-Length": str(len(body))}
+                return HttpResponse(body, headers=headers)
 
         response = self.get_response(request)
         if response.status_code == 200:
-            access = visit.access if visit is not None else Access(who[0], pk)
-            self._keep((who, pk), _Visit(access, now + HEADERS_SECONDS, dict(response.items())))
+            session, *_ = client
+            access = visit.access if visit is not None else Access(session, pk)
+            headers = dict(response.items())
+            self._keep((client, pk), _Visit(access, now + HEADERS_SECONDS, headers))
 
         return response
 
-    def _keep(self, key: tuple[Who, int], visit: _Visit) -> None:
+    def _keep(self, key: tuple[Client, int], visit: _Visit) -> None:
         if len(self.visits) >= MOST_SESSIONS:
             now = time.monotonic()
-            self.visits = {
-                key: kept for key, kept in self.visits.copy().items() if kept.until > now
-            }
+            # A copy, for other threads add to it meanwhile.
+            every_visit = self.visits.copy().items()
+            self.visits = {key: kept for key, kept in every_visit if kept.until > now}
 
         if len(self.visits) < MOST_SESSIONS:
             self.visits[key] = visit
@@ -97,31 +100,23 @@ class LiveAnswersMiddleware:
         return self.trains.setdefault(pk, _Train(pk))
 
 
-def _question(request: HttpRequest) -> tuple[Who, int, int] | None:
-    """(who asks, for which train, for what came after which event), if a page asks in a session."""
-    path, question = (
-        PATH.fullmatch(request.path_info),
-        QUESTION.fullmatch(request.META.get("QUERY_STRING", "")),
-    )
+def _question(request: HttpRequest) -> tuple[Client, int, int] | None:
+    """(who asks, id of the train, seq after which rows are wanted), where a page polls in a
+    session; None for every other request."""
+    if request.method != "GET" or "HTTP_AUTHORIZATION" in request.META:
+        return None
+
+    path = PATH.fullmatch(request.path_info)
+    query = QUESTION.fullmatch(request.META.get("QUERY_STRING", ""))
+    if path is None or query is None or request.META.get("HTTP_ACCEPT") not in ACCEPT:
+        return None
+
     session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
-    if (
-        not path
-        or not question
-        or not session
-        or request.method != "GET"
-        or "HTTP_AUTHORIZATION" in request.META
-    ):
+    if not 0 < len(session) <= SESSION_CHARACTERS:
         return None
 
-    if len(session) > SESSION_CHARACTERS or request.META.get("HTTP_ACCEPT") not in ACCEPT:
-        return None
-
-    # Whatever else the answer depends on.
-    return (
-        (session, request.META.get("HTTP_HOST", ""), str(request.scheme)),
-        int(path[1]),
-        int(question[1]),
-    )
+    host = request.META.get("HTTP_HOST", "")
+    return (session, host, str(request.scheme)), int(path[1]), int(query[1])
 
 
 class _Train:
@@ -138,7 +133,7 @@ class _Train:
         self.rows: list[bytes] = []
 
     def answer(self, after: int) -> bytes | None:
-        """As TrainMetricsView has it; None where that has to be asked."""
+        """The body as TrainMetricsView writes it, in JSON; None where the view has to answer."""
         with self.lock:
             if time.monotonic() - self.read_at > FRESH_SECONDS:
                 self._read()
@@ -147,37 +142,53 @@ class _Train:
             if not self.head or after < self.first:
                 return None
 
-            at = bisect_right(self.seqs, after)
-            last = self.seqs[-1] if at < len(self.seqs) else after
-            return b'%b,"next":%d,"rows":[%b]}' % (self.head, last, b",".join(self.rows[at:]))
+            start = bisect_right(self.seqs, after)
+            last_seq = self.seqs[-1] if start < len(self.seqs) else after
+            rows = b",".join(self.rows[start:])
+
+            return b'%b,"next":%d,"rows":[%b]}' % (self.head, last_seq, rows)
 
     def _read(self) -> None:
         run = TrainRun.objects.only(*LIVE_NEEDS, "attempt").filter(pk=self.pk).first()
-        self.head = (
-            b"" if run is None else _json({"status": run.status, "train": live_state(run)})[:-1]
-        )
-
         if run is None:
+            self.head = b""
             return
+
+        # Without the closing brace: the rows follow.
+        self.head = _json({"status": run.status, "train": live_state(run)})[:-1]
 
         if run.attempt != self.attempt:
-            # What an earlier attempt told may be taken back.
-            last = run.metrics.aggregate(last=Max("seq"))["last"] or 0
-            self.attempt, self.first, self.seqs, self.rows = run.attempt, last, [], []
+            self._forget(run)
 
         known = self.seqs[-1] if self.seqs else self.first
-        new = list(run.metrics.filter(seq__gt=known).values(*METRIC_COLUMNS)[: ROWS_KEPT + 1])
-        if len(new) > ROWS_KEPT:
-            # More than pages that look on have missed: begin behind them.
-            self.attempt, self.head = 0, b""
+        newer = run.metrics.filter(seq__gt=known).values(*METRIC_COLUMNS)
+        rows = list(newer[: ROWS_KEPT + 1])
+
+        if len(rows) > ROWS_KEPT:
+            # More than a page that polls can have missed: the view answers, and the next reading
+            # begins behind these rows.
+            self.attempt = 0
+            self.head = b""
             return
 
-        self.seqs += [row["seq"] for row in new]
-        self.rows += map(_json, new)
+        self.seqs += [row["seq"] for row in rows]
+        self.rows += [_json(row) for row in rows]
+        self._drop_oldest()
+
+    def _forget(self, run: TrainRun) -> None:
+        """A new attempt may take back what an earlier one reported."""
+        self.attempt = run.attempt
+        self.first = run.metrics.aggregate(last=Max("seq"))["last"] or 0
+        self.seqs = []
+        self.rows = []
+
+    def _drop_oldest(self) -> None:
+        """A quarter at a time, until the rows are few and small enough."""
         while len(self.rows) > ROWS_KEPT or sum(map(len, self.rows)) > BYTES_KEPT:
-            over = len(self.rows) // 4 + 1
-            self.first = self.seqs[over - 1]
-            del self.seqs[:over], self.rows[:over]
+            dropped = len(self.rows) // 4 + 1
+            self.first = self.seqs[dropped - 1]
+            del self.seqs[:dropped]
+            del self.rows[:dropped]
 
 
 def _json(value: Any) -> bytes:
