@@ -21,6 +21,9 @@ from training.models import TrainRun
 from training.pages.compare import INGREDIENTS, field_unknown, settings_of
 from training.train.merging import PRECISIONS, merge_obstacle, merge_steps, models_of
 
+# Copies and branches that are named.
+MOST_DESCENDANTS = 20
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -121,53 +124,86 @@ def as_json(run: TrainRun) -> str:
 
 
 def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
-    groups = groups_of(run)
-    every = [parameter for group in groups for parameter in group.parameters]
-    more = [parameter for parameter in every if parameter.advanced]
-    kept = list(run.checkpoints.all())
-    visible = TrainRun.objects.visible_to(reader)
-    origin = (
-        run.copied_from
-        if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists()
-        else None
-    )
-
+    """Everything that the tab Overview shows besides the header."""
     return {
-        "data_parameters": [
-            p
-            for group in groups
-            if group.title == "Data"
-            for p in group.parameters
-            if not p.advanced
-        ],
-        "groups": [
-            Group(group.title, found)
-            for group in groups
-            if group.title != "Data" and (found := [p for p in group.parameters if not p.advanced])
-        ],
-        "more": more,
-        "more_changed": [parameter for parameter in more if parameter.changed],
-        "count": len(every),
-        "changed_count": sum(parameter.changed for parameter in every),
-        "origin": origin,
-        "differences": differences(run) if origin else [],
-        "branch_origin": visible.filter(pk=run.branched_from_id or 0).first(),
-        "branches": list(visible.filter(branched_from=run).order_by("pk")[:20]),
-        "copies": list(
-            visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")[:20]
-        ),
-        "checkpoints": kept,
-        "kept_count": sum(checkpoint.kept for checkpoint in kept),
-        "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept if checkpoint.kept),
+        **parameters_context(run),
+        **lineage_context(run, reader),
+        **checkpoints_context(run),
         "command": command_of(run),
         "as_json": as_json(run),
-        "waited": (run.started_at - run.created_at).total_seconds()
-        if run.started_at and run.attempt == 1
-        else None,
+        "waited": seconds_waited(run),
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
         **use_context(run, reader),
     }
+
+
+def parameters_context(run: TrainRun) -> dict[str, Any]:
+    """The parameters by group; the advanced ones of all groups stand together, folded."""
+    data: list[Parameter] = []
+    groups: list[Group] = []
+    more: list[Parameter] = []
+    count = 0
+    changed_count = 0
+
+    for group in groups_of(run):
+        count += len(group.parameters)
+        changed_count += sum(parameter.changed for parameter in group.parameters)
+        more += [parameter for parameter in group.parameters if parameter.advanced]
+        plain = [parameter for parameter in group.parameters if not parameter.advanced]
+
+        if group.title == "Data":
+            data += plain
+        elif plain:
+            groups.append(Group(group.title, plain))
+
+    return {
+        "data_parameters": data,
+        "groups": groups,
+        "more": more,
+        "more_changed": [parameter for parameter in more if parameter.changed],
+        "count": count,
+        "changed_count": changed_count,
+    }
+
+
+def lineage_context(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    """Where the train comes from and what came of it, as far as the reader may see it."""
+    visible = TrainRun.objects.visible_to(reader)
+    origin = None
+    if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists():
+        origin = run.copied_from
+
+    branches = visible.filter(branched_from=run).order_by("pk")
+    copies = visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")
+
+    return {
+        "origin": origin,
+        "differences": differences(run) if origin is not None else [],
+        "branch_origin": visible.filter(pk=run.branched_from_id or 0).first(),
+        "branches": list(branches[:MOST_DESCENDANTS]),
+        "copies": list(copies[:MOST_DESCENDANTS]),
+    }
+
+
+def checkpoints_context(run: TrainRun) -> dict[str, Any]:
+    checkpoints = list(run.checkpoints.all())
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint.kept]
+
+    return {
+        "checkpoints": checkpoints,
+        "kept_count": len(kept),
+        "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept),
+    }
+
+
+def seconds_waited(run: TrainRun) -> float | None:
+    """How long the train was queued; None for a later attempt, whose start says nothing about
+    it."""
+    if run.started_at is None or run.attempt != 1:
+        return None
+
+    return (run.started_at - run.created_at).total_seconds()
 
 
 def use_context(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
@@ -186,6 +222,9 @@ def has_model(run: TrainRun) -> bool:
 
 
 def done_near(run: TrainRun) -> datetime | None:
-    """When the train should be done, by the pace so far."""
-    left = run.seconds_left
-    return timezone.now() + timedelta(seconds=left) if left else None
+    """When the train should be done, by the pace so far; None where that is not known."""
+    seconds = run.seconds_left
+    if not seconds:
+        return None
+
+    return timezone.now() + timedelta(seconds=seconds)
