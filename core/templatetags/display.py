@@ -132,6 +132,11 @@ def size(value: Any) -> str:
     return f"{whole(value)} B"
 
 
+def gigabytes(value: Any) -> str:
+    """What is counted in GB already: 12.3 GB."""
+    return f"{fixed(value, 1)} GB" if is_number(value) and value else MISSING
+
+
 @register.filter
 def share(value: Any) -> str:
     """0 to 1 as percent: 62%, and 0.6% below a tenth."""

@@ -499,6 +499,12 @@ def test_a_train_is_told_where_its_base_model_is_on_the_hub(
     assert (None if source is None else (source.hub_id, source.revision)) == wanted
 
 
+@pytest.mark.parametrize(("posted", "kept"), [("-1", -1), ("0", 0), ("", 0), ("7", 0), ("x", 0)])
+def test_a_chosen_priority_is_the_trains(page, posted, kept):
+    page.post("/trains/new/lora/", filled(priority=posted))
+    assert TrainRun.objects.get().priority == kept
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
