@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -37,7 +35,7 @@ class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Chore | None = None) -> bool:
-        # Cancelled work writes down that it was; a deleted row would be made anew.
+        # Cancelled work records that; a row that is deleted would be added again.
         if obj is None or obj.status != Chore.Status.GIVEN_UP:
             return False
 
@@ -48,5 +46,9 @@ class ChoreAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Cancel", permissions=["cancel"])
     def cancel(self, request: HttpRequest, chores: QuerySet[Chore]) -> None:
-        ended: list[Any] = [chore.key for chore in chores if chore_cancel(chore.key)]
-        self.message_user(request, f"{len(ended)} cancelled.")
+        cancelled = 0
+        for chore in chores:
+            if chore_cancel(chore.key):
+                cancelled += 1
+
+        self.message_user(request, f"{cancelled} cancelled.")

@@ -8,9 +8,9 @@ from django.db import models
 
 
 class Chore(models.Model):
-    """One piece of background work. The row is there while the work waits or runs, and is deleted
-    when it has ended; what came of it is written where it belongs, such as on the dataset. The row
-    of work that failed every time stays for operators to see, until the work is added again."""
+    """One piece of background work. The row exists while the work waits or runs, and is deleted
+    when it has ended; its result is stored where it belongs, such as on the dataset. The row of
+    work that failed every time stays for operators to see, until the work is added again."""
 
     class Status(models.TextChoices):
         WAITING = "waiting", "Waiting"

@@ -13,9 +13,9 @@ from typing import Any
 from django.http import QueryDict
 
 from engine.schema.fields import GROUPS
-from methods.field_text import ALL_LINEAR, number_value, value_text
+from methods.field_text import number_value, value_text
 from methods.models import TrainingMethod
-from methods.schema import NUMBER_KINDS, Field, method_fields, plain
+from methods.schema import ALL_LINEAR, NUMBER_KINDS, Field, method_fields, plain
 
 # Who decides a setting: the person who starts a train, nobody (hidden, the default holds), or the
 # method.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
+from core.templatetags.display import MISSING
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from engine.schema.fields import GROUPS
 from engine.schema.registry import RECIPES, more_options
@@ -21,6 +23,8 @@ from methods.models import RewardFunction, TrainingMethod
 from methods.rewards import function_of, title_of
 
 NUMBER_KINDS = ("int", "float")
+# The value of "modules" that stands for all linear layers.
+ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,46 @@ class Field:
         return True
 
     def shown(self, value: Any) -> str:
-        """A value of this field as people write it: 2e-4, 5%, On, Cosine; an en dash for none."""
+        """A value of this field as every page, form and document writes it: 2e-4, 5%, On, Cosine,
+        All linear layers; for None what a blank stands for."""
         if value is None:
-            return "–"
+            return self.blank_text
         if isinstance(value, bool):
             return "On" if value else "Off"
         if self.kind == "choice":
             return dict(self.choices).get(value, str(value))
         if self.kind == "rewards":
             return rewards_text(value)
-        if isinstance(value, int | float):
-            return plain(value, self.percent)
-        if isinstance(value, str):
-            return "All linear layers" if value == "all-linear" else value or "–"
 
-        return ", ".join(map(str, value))
+        if isinstance(value, int | float):
+            # A seed is a name and not an amount.
+            return str(value) if self.name == "seed" else plain(value, self.percent)
+
+        if isinstance(value, str):
+            return "All linear layers" if value == ALL_LINEAR else value or MISSING
+
+        if isinstance(value, dict):
+            return (
+                ", ".join(f"{name} {option_text(item)}" for name, item in value.items()) or "none"
+            )
+
+        return ", ".join(map(str, value)) or "none"
+
+    def unit_of(self, value: Any) -> str:
+        """The unit behind a shown number, "" behind anything else. Units of counts are plural
+        nouns: 2 batches, and 1 batch. Symbols such as s stay."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ""
+        if value != 1 or len(self.unit) < 3:
+            return self.unit
+
+        return {"batches": "batch"}.get(self.unit, self.unit.removesuffix("s"))
+
+    @property
+    def blank_text(self) -> str:
+        """What no value stands for, by the help text; an en dash where it does not say."""
+        meaning = re.search(r"Blank: ([^.]+)", self.help)
+        return meaning[1] if meaning else MISSING
 
     @property
     def default_text(self) -> str:
@@ -104,6 +133,11 @@ def plain(number: float, percent: bool = False) -> str:
         return f"{float(mantissa):g}e{int(exponent)}"
 
     return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
+
+
+def option_text(value: Any) -> str:
+    """An option's value as typed: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def rewards_text(choices: Any) -> str:

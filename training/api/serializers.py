@@ -373,6 +373,19 @@ class TrainPlanSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
     parameters = serializers.DictField(required=False, default=dict)
+    branched_from = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
+    branch_step = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400), required=False, default=list, max_length=100
+    )
+    priority = PriorityField(required=False, default=TrainRun.Priority.NORMAL)
+    after = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
 
 
 class TrainPreviewSerializer(serializers.Serializer[Any]):

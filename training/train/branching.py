@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def branch_check(
             ]
 
     folder = dict(checkpoints(origin.run.directory)).get(origin.step)
-    if folder is None or not checkpoint_is_whole(folder, at_most=HASHED_BYTES):
+    if folder is None or not _is_whole(folder):
         errors["branch_step"] = [
             f"Train #{origin.run.pk} has no whole checkpoint of step {origin.step:,} any more."
         ]
@@ -82,6 +83,26 @@ def branch_check(
         raise UserError(errors)
 
     return folder
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the checkpoint can be copied. Its files are read once: the form asks while somebody
+    types."""
+    try:
+        files = [(path.name, path.stat()) for path in sorted(checkpoint.iterdir())]
+    except OSError:
+        return False
+
+    return _read_and_whole(
+        checkpoint, tuple((name, status.st_size, status.st_mtime_ns) for name, status in files)
+    )
+
+
+@lru_cache(maxsize=64)
+def _read_and_whole(checkpoint: Path, files: tuple[tuple[str, int, int], ...]) -> bool:
+    """`files`: (name, bytes, nanoseconds of the last change), by which a changed file is read
+    again."""
+    return checkpoint_is_whole(checkpoint, at_most=HASHED_BYTES)
 
 
 def branch_prepare(checkpoint: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import django_filters
 from django.db.models import Q, QuerySet
 
-from core.filters import ChoicesFilter, ListFilter, SortFilter
+from core.listing import ChoicesFilter, ListFilter, SortFilter
 from datasets_app.models import Dataset
 from training.models import TrainLabel, TrainRun
 from training.train.ordering import duration_seconds, last_value, status_rank

@@ -37,7 +37,7 @@ def resources_of(parameters: dict[str, Any], reader: Reader | None) -> dict[str,
             resources |= function_resource(function)
         elif function == "reward_model":
             resources |= _reward_model(number, choice["parameters"]["model"], reader)
-        elif obstacle := RewardChoice.model_validate(choice).make().obstacle():
+        elif obstacle := RewardChoice.model_validate(choice).reward().obstacle():
             raise UserError({"rewards": [f"{REWARDS[function].title}: {obstacle}"]})
 
     return resources

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from training.work.worker_state import WorkerState, worker_state
 __all__ = [
     "Plan",
     "WorkerState",
+    "train_check",
     "train_create",
     "train_delete",
     "train_plan",
@@ -74,33 +77,22 @@ def train_create(
     if earlier is not None:
         return earlier, False
 
-    ingredients_check(
-        method=method,
-        base_model=base_model,
-        dataset=dataset,
-        evaluation_dataset=evaluation_dataset,
-    )
     device = worker_state().device_kind
-    resolved = parameters_validate(method, parameters, device=device)
-    plan = train_plan(
+    check = train_check(
+        owner=owner,
         method=method,
         base_model=base_model,
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
-        parameters=resolved,
+        parameters=parameters,
+        priority=priority,
+        branch=branch,
+        starts_after=starts_after,
+        labels=labels,
+        device=device,
     )
-
-    plan_check(plan)
-    priority_check(priority, owner)
-    resources_of(resolved, owner)
-    require_disk(disk_bytes(base_model, resolved))
-    starts_after_check(starts_after)
-    clean_labels = labels_clean(labels)
-    weights = None
-
-    if branch is not None:
-        checkpoint = branch_check(branch, method=method, base_model=base_model, parameters=resolved)
-        weights = branch_prepare(checkpoint)
+    parameters, plan = check.insist()
+    weights = branch_prepare(check.checkpoint) if check.checkpoint is not None else None
 
     run = TrainRun(
         owner=owner,
@@ -111,7 +103,7 @@ def train_create(
         base_model=base_model,
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
-        parameters=resolved,
+        parameters=parameters,
         defaults=method_defaults(method, device=device),
         system_prompt=clean_text(system_prompt),
         copied_from=copied_from,
@@ -127,7 +119,7 @@ def train_create(
         with transaction.atomic():
             queue_insert(run)
             run.save()
-            labels_begin(run, clean_labels)
+            labels_begin(run, check.labels)
             _prepare_directory(run, weights, branch)
             workers_notify()
     except IntegrityError:
@@ -151,6 +143,122 @@ def _train_of_key(owner: User, idempotency_key: str | None) -> TrainRun | None:
     return TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
 
 
+@dataclass
+class TrainCheck:
+    """What stands against a train, and what was found out on the way.
+
+    `errors`: {field: [text]}, "" for the train as a whole. `parameters`: every one, resolved; None
+    where they are refused. `plan`: None where ingredients or parameters are refused. `checkpoint`:
+    the folder whose weights a branch begins with."""
+
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
+    plan: Plan | None = None
+    labels: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    refusals: list[UserError] = field(default_factory=list)
+
+    def refuse(self, refusal: UserError) -> None:
+        self.refusals.append(refusal)
+        for name, texts in refusal.fields.items():
+            self.errors.setdefault(name, []).extend(texts)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep a UserError of the block, so that everything else is checked too."""
+        try:
+            yield
+        except UserError as refusal:
+            self.refuse(refusal)
+
+    def insist(self) -> tuple[dict[str, Any], Plan]:
+        """(parameters, plan) of a train that can start. Raises UserError with every reason why it
+        cannot."""
+        if self.parameters is None or self.plan is None or self.refusals:
+            last = self.refusals[-1]
+            is_alone = len(self.refusals) == 1
+            raise UserError(
+                self.errors,
+                code=last.code if is_alone else "invalid",
+                status=last.status if is_alone else 400,
+            )
+
+        return self.parameters, self.plan
+
+
+def train_check(
+    *,
+    owner: User,
+    method: TrainingMethod,
+    base_model: BaseModel | None,
+    dataset: Dataset | None,
+    evaluation_dataset: Dataset | None = None,
+    parameters: dict[str, Any],
+    priority: int = TrainRun.Priority.NORMAL,
+    branch: Origin | None = None,
+    starts_after: TrainRun | None = None,
+    labels: Iterable[str] = (),
+    device: str,
+) -> TrainCheck:
+    """Everything that can be said against a train before it starts: what the form shows while
+    somebody types, and what the start refuses. Writes nothing.
+
+    device: "cpu" or "cuda", what the worker has.
+    """
+    check = TrainCheck()
+    if base_model is None:
+        check.refuse(UserError({"base_model": ["Choose a base model."]}))
+    if dataset is None:
+        check.refuse(UserError({"dataset": ["Choose a dataset."]}))
+
+    if base_model is not None and dataset is not None:
+        with check.collecting():
+            ingredients_check(
+                method=method,
+                base_model=base_model,
+                dataset=dataset,
+                evaluation_dataset=evaluation_dataset,
+            )
+
+    with check.collecting():
+        check.parameters = parameters_validate(method, parameters, device=device)
+
+    can_be_planned = not check.refusals
+
+    with check.collecting():
+        priority_check(priority, owner)
+    with check.collecting():
+        starts_after_check(starts_after)
+    with check.collecting():
+        check.labels = labels_clean(labels)
+
+    if check.parameters is None or base_model is None or dataset is None:
+        return check
+
+    if can_be_planned:
+        check.plan = train_plan(
+            method=method,
+            base_model=base_model,
+            dataset=dataset,
+            evaluation_dataset=evaluation_dataset,
+            parameters=check.parameters,
+        )
+        with check.collecting():
+            plan_check(check.plan)
+        with check.collecting():
+            resources_of(check.parameters, owner)
+        with check.collecting():
+            require_disk(disk_bytes(base_model, check.parameters))
+
+    if branch is not None:
+        with check.collecting():
+            check.checkpoint = branch_check(
+                branch, method=method, base_model=base_model, parameters=check.parameters
+            )
+
+    return check
+
+
 def ingredients_check(
     *,
     method: TrainingMethod,
@@ -167,9 +275,9 @@ def ingredients_check(
     if reason := _base_model_obstacle(base_model, dataset):
         errors["base_model"] = [reason]
 
-    for field, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
+    for name, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
         if data is not None and (reason := dataset_obstacle(data, method)):
-            errors[field] = [reason]
+            errors[name] = [reason]
 
     if evaluation_dataset is not None and evaluation_dataset.sha256 == dataset.sha256:
         errors["evaluation_dataset"] = [

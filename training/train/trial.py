@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
-from core.processes import clean_environment, confined, judge_environment
+from core.processes import judge_environment
+from core.programs import ProgramProblem, TimeLimitReached, folder_bytes, program_run
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
@@ -37,9 +35,11 @@ from training.train.services import ingredients_check
 
 ROWS = 5
 ROWS_LOOKED_AT = 50
-PROGRAM = ("-m", "engine.rewards")
+PROGRAM = "engine.rewards"
 SECONDS = 300
-LOOK_SECONDS = 0.25
+# Of data: what the libraries take, and for each byte of a model's files.
+MEMORY_BYTES = 8 << 30
+BYTES_A_MODEL_BYTE = 6
 # Its presence in a trial's folder ends the trial.
 CANCEL = "cancel"
 KEPT_SECONDS = 86_400
@@ -197,46 +197,52 @@ def trial_run(key: str) -> None:
     if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
         return
 
-    program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
-        [sys.executable, *PROGRAM, str(folder)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=settings.BASE_DIR,
-        env=clean_environment(
-            HF_HUB_OFFLINE="1",
-            TOKENIZERS_PARALLELISM="false",
-            **_judge_key(folder),
-        ),
-        preexec_fn=confined(),
-    )
+    def on_tick() -> None:
+        if not folder.is_dir() or (folder / CANCEL).exists():
+            raise _Cancelled
+
+    reason = ""
 
     try:
-        reason = _wait(program, folder)
-    finally:
-        if program.poll() is None:
-            program.kill()
-            program.wait()
+        program_run(
+            PROGRAM,
+            str(folder),
+            seconds=SECONDS,
+            memory_bytes=_memory_bytes(folder),
+            work="The trial",
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                **_judge_key(folder),
+            },
+            on_tick=on_tick,
+        )
+    except _Cancelled:
+        reason = "Cancelled."
+    except TimeLimitReached:
+        reason = _out_of_time(folder)
+    except ProgramProblem as problem:
+        reason = f"{problem} Try it with fewer rewards."
 
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, reason)
 
 
-def _wait(program: subprocess.Popen[bytes], folder: Path) -> str:
-    """Why the trial ended before its last row, "" where it did not."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            code = program.wait(timeout=LOOK_SECONDS)
-        except subprocess.TimeoutExpired:
-            if not folder.is_dir() or (folder / CANCEL).exists():
-                return "Cancelled."
-            if time.monotonic() > deadline:
-                return _out_of_time(folder)
+class _Cancelled(Exception):
+    """The trial was cancelled, or dropped for a later one, while it ran."""
 
-            continue
 
-        return "" if code == 0 else "The trial broke off. Try it with fewer rewards."
+def _memory_bytes(folder: Path) -> int:
+    """What the trial may use: for the libraries, and for its models, each of which is read in half
+    of fp32 and held in fp32 beside it for a moment."""
+    trial = _json(folder / TRIAL) or {}
+    models = {str(trial.get("base_model_path", ""))}
+
+    for resource in trial.get("resources", {}).values():
+        models |= {str(resource.get("path", "")), str(resource.get("base_path", ""))}
+
+    model_bytes = sum(folder_bytes(Path(model)) for model in models if model)
+    return MEMORY_BYTES + BYTES_A_MODEL_BYTE * model_bytes
 
 
 def _out_of_time(folder: Path) -> str:

@@ -10,7 +10,7 @@ from core.memory import Death
 from core.store import disk_is_full
 from core.templatetags.display import size
 from engine.contract.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
-from engine.messages.failures import DISK_FULL, by_words
+from engine.messages.failures import DISK_FULL, failure_from_text
 from training.models import TrainRun
 
 Status = TrainRun.Status
@@ -119,7 +119,7 @@ def decide(
 
     if exit_status < 0:
         # Code in other languages writes why it gives up, and ends the process.
-        if (known := by_words(last_lines(run))) is not None:
+        if (known := failure_from_text(last_lines(run))) is not None:
             return failure(known.code, known.message, known.advice)
 
         name = signal.Signals(-exit_status).name
@@ -131,7 +131,7 @@ def decide(
 
     if exit_status == EXIT_DISK_FULL or disk_is_full():
         return failure(DISK_FULL.code, DISK_FULL.message, DISK_FULL.advice)
-    if (known := by_words(last_lines(run))) is not None:
+    if (known := failure_from_text(last_lines(run))) is not None:
         return failure(known.code, known.message, known.advice)
 
     return failure(

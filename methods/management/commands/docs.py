@@ -53,25 +53,19 @@ def method_page(method: TrainingMethod) -> str:
 
 
 def row(field: Field, on_cpu: Field) -> str:
-    default = shown(field, field.default)
+    default = with_unit(field, field.default)
     if on_cpu.default != field.default:
-        default += f" ({shown(on_cpu, on_cpu.default)} on CPU)"
+        default += f" ({with_unit(on_cpu, on_cpu.default)} on CPU)"
 
     typical = (
         " to ".join(plain(edge, field.percent) for edge in field.typical) if field.typical else "–"
     )
-    allowed = field.range_text() or ", ".join(f"`{value}`" for value, _ in field.choices) or "–"
+    choices = ", ".join(f"{title} (`{value}`)" for value, title in field.choices)
+    allowed = field.range_text() or choices or "–"
     cells = (field.title, f"`{field.name}`", default, typical, allowed, field.help)
 
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def shown(field: Field, value: Any) -> str:
-    if value is None or value == {}:
-        return "blank"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, int | float):
-        return plain(value, field.percent) + (f" {field.unit}" if field.unit else "")
-
-    return f"`{value}`"
+def with_unit(field: Field, value: Any) -> str:
+    return f"{field.shown(value)} {field.unit_of(value)}".strip()
