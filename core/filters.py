@@ -121,3 +121,10 @@ class ArchivableFilter(ListFilter):
 
     def show_archived(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
         return rows.exclude(archived_at=None) if value else rows
+
+
+class OwnedFilter(ArchivableFilter):
+    """For rows with `archived_at` that belong to people."""
+
+    owner = django_filters.CharFilter(field_name="owner__username")
+    shared = django_filters.BooleanFilter()

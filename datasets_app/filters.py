@@ -7,24 +7,22 @@ from typing import Any
 import django_filters
 from django.db.models import QuerySet
 
-from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
+from core.filters import ChoicesFilter, OwnedFilter, SortFilter
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
 
 
-class DatasetFilter(ArchivableFilter):
+class DatasetFilter(OwnedFilter):
     searched = ("name", "description", "file_name")
     status = ChoicesFilter(choices=Dataset.Status.choices)
     format = ChoicesFilter(choices=[(item.slug, item.title) for item in FORMATS.values()])
     label = django_filters.CharFilter(
         field_name="labels__name", lookup_expr="iexact", distinct=True
     )
-    owner = django_filters.CharFilter(field_name="owner__username")
     latest = django_filters.BooleanFilter(
         method="keep_all",
         label="One row a dataset: the newest version among those that the other filters leave",
     )
-    shared = django_filters.BooleanFilter()
     ordering = SortFilter(
         {
             "id": "id",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import django_filters
 from django.db.models import Q, QuerySet
 
-from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
+from core.filters import ChoicesFilter, OwnedFilter, SortFilter
 from models_app.models import BaseModel
 
 
-class BaseModelFilter(ArchivableFilter):
+class BaseModelFilter(OwnedFilter):
     searched = ("name", "description", "architecture", "reference", "licence")
     status = ChoicesFilter(choices=BaseModel.Status.choices)
     source = ChoicesFilter(choices=BaseModel.Source.choices)
@@ -19,8 +19,6 @@ class BaseModelFilter(ArchivableFilter):
         label="base: added from elsewhere; trained: made by a train of this platform",
     )
     architecture = django_filters.CharFilter(field_name="architecture", lookup_expr="iexact")
-    owner = django_filters.CharFilter(field_name="owner__username")
-    shared = django_filters.BooleanFilter()
     ordering = SortFilter(
         {
             "id": "id",

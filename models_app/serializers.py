@@ -7,18 +7,13 @@ from typing import Any
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from core.api_sharing import OwnerField
 from models_app.models import BaseModel
 from models_app.services import DESCRIPTION_LIMIT, trained_from
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
-    owner = serializers.CharField(
-        source="owner.username",
-        default=None,
-        read_only=True,
-        allow_null=True,
-        help_text="Null for what came with the platform.",
-    )
+    owner = OwnerField()
     train_count = serializers.IntegerField(
         read_only=True, help_text="Trains that started from it, of anybody."
     )
