@@ -38,7 +38,10 @@ class DatasetFilter(OwnedFilter):
 
     def filter_queryset(self, queryset: QuerySet[Any]) -> Any:
         rows = super().filter_queryset(queryset)
-        return rows.newest_versions() if self.form.cleaned_data.get("latest") else rows
+        if self.form.cleaned_data.get("latest"):
+            return rows.newest_versions()
+
+        return rows
 
     def keep_all(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
         """Which version is the newest is decided behind all other filters."""

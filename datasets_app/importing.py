@@ -6,15 +6,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
 from accounts.services import hub_token_for
 from core.errors import UserError
-from core.hub import hub_environment, reference_clean
+from core.hub import (
+    Standstill,
+    download_with_retries,
+    free_bytes,
+    hub_environment,
+    reference_clean,
+)
 from core.programs import ProgramProblem, program_run
 from core.store import require_disk
 from core.text import clean_label, clean_text
@@ -22,20 +28,18 @@ from datasets_app.models import Dataset
 from datasets_app.services import (
     DESCRIPTION_LIMIT,
     check_enqueue,
+    dataset_slug,
+    folder_make,
     labels_clean,
     labels_set,
-    slug_free,
 )
 
 MEMORY_BYTES = 4 << 30
 MOST_ROWS = 10**9
-STANDSTILL_SECONDS = 300
-TRIES = 4
-RETRY_SECONDS = 5.0
 
 
-class _Gone(Exception):
-    """The dataset was deleted while it was fetched."""
+class _Withdrawn(Exception):
+    """The dataset was deleted, or its check was cancelled, while it was fetched."""
 
 
 def dataset_import(
@@ -54,15 +58,8 @@ def dataset_import(
     configuration, split: "" for the usual one. most_rows: None for all.
     """
     reference = reference_clean(reference, "dataset", "openai/gsm8k")
-    words = {"configuration": configuration, "split": split}
-
-    for field, word in words.items():
-        words[field] = clean_label(word, limit=100)
-        if words[field] != word.strip() or "[" in word:
-            text = f"Write the {field}'s name alone, as the hub shows it."
-            raise UserError(
-                {field: [text if "[" not in word else f"{text} Rows are limited below."]}
-            )
+    configuration = _hub_name("configuration", configuration)
+    split = _hub_name("split", split)
 
     if most_rows is not None and not 1 <= most_rows <= MOST_ROWS:
         raise UserError(
@@ -71,15 +68,21 @@ def dataset_import(
 
     require_disk(1, field="reference")
     identity, _, revision = reference.partition("@")
-    hub = {"id": identity, "asked": revision, "most_rows": most_rows or 0, **words}
-    stem = identity.partition("/")[2]
+    _, _, stem = identity.partition("/")
+    hub = {
+        "id": identity,
+        "asked": revision,
+        "most_rows": most_rows or 0,
+        "configuration": configuration,
+        "split": split,
+    }
     labels = labels_clean(labels)
 
     with transaction.atomic():
         dataset = Dataset.objects.create(
             owner=owner,
             name=clean_label(name, limit=120) or stem[:120],
-            slug=slug_free(name or stem),
+            slug=dataset_slug(name or stem),
             description=clean_text(description)[:DESCRIPTION_LIMIT],
             file_name=f"{stem[:200]}.jsonl",
             file_type="jsonl",
@@ -89,11 +92,23 @@ def dataset_import(
         )
 
         labels_set(dataset=dataset, by=owner, labels=labels)
-        shutil.rmtree(dataset.path.parent, ignore_errors=True)
-        dataset.path.parent.mkdir(parents=True, mode=0o700)
+        folder_make(dataset)
         check_enqueue(dataset)
 
     return dataset
+
+
+def _hub_name(field: str, text: str) -> str:
+    """The name of a configuration or split as the hub takes it. Raises UserError {field: …}."""
+    name = clean_label(text, limit=100)
+    if name == text.strip() and "[" not in name:
+        return name
+
+    message = f"Write the {field}'s name alone, as the hub shows it."
+    if "[" in text:
+        message += " Rows are limited below."
+
+    raise UserError({field: [message]})
 
 
 def rows_fetch(dataset: Dataset) -> str:
@@ -102,78 +117,78 @@ def rows_fetch(dataset: Dataset) -> str:
 
     May be broken off and begun again: the file is renamed when it is whole.
     """
-    temporary, home = dataset.path.with_suffix(".tmp"), dataset.path.with_name("hub")
+    temporary = dataset.path.with_suffix(".tmp")
     try:
-        for attempt in range(1, TRIES + 1):
-            try:
-                done = _download(dataset)
-                break
-            except ProgramProblem as problem:
-                if not problem.passing or attempt == TRIES:
-                    return str(problem)
-
-                time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
-
+        fetched = download_with_retries(lambda: _download(dataset), _wait)
+        dropped = [clean_label(name, limit=200) for name in fetched["dropped"]]
         temporary.replace(dataset.path)
         _write(
             dataset,
-            size_bytes=int(done["size_bytes"]),
-            sha256=str(done["sha256"]),
-            hub=dataset.hub
-            | {"dropped": [clean_label(name, limit=200) for name in done["dropped"]]},
+            size_bytes=int(fetched["size_bytes"]),
+            sha256=str(fetched["sha256"]),
+            hub=dataset.hub | {"dropped": dropped},
         )
-    except (_Gone, FileNotFoundError):
+    except ProgramProblem as problem:
+        return str(problem)
+    except (_Withdrawn, FileNotFoundError):
         return "It was deleted while it was fetched."
     finally:
         temporary.unlink(missing_ok=True)
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(_hub_home(dataset), ignore_errors=True)
 
     return ""
 
 
+def _wait(attempt: int, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def _hub_home(dataset: Dataset) -> Path:
+    """What the hub's library keeps while it downloads."""
+    return dataset.path.with_name("hub")
+
+
 def _download(dataset: Dataset) -> dict[str, Any]:
-    hub, heard = dataset.hub, time.monotonic()
+    hub = dataset.hub
+    standstill = Standstill()
 
     def on_news(news: dict[str, Any]) -> None:
-        nonlocal heard
-        heard = time.monotonic()
-
+        standstill.moved()
         if "revision" in news:
-            told = {
-                name: clean_label(str(news[name]), limit=100)
-                for name in ("revision", "configuration", "split")
-            }
+            resolved = {}
+            for name in ("revision", "configuration", "split"):
+                resolved[name] = clean_label(str(news[name]), limit=100)
 
-            _write(
-                dataset,
-                hub=dataset.hub | told,
-                licence=clean_label(str(news["licence"]), limit=100),
-            )
+            licence = clean_label(str(news["licence"]), limit=100)
+            _write(dataset, hub=dataset.hub | resolved, licence=licence)
         elif "rows" in news:
             _write(dataset, row_count=int(news["rows"]))
 
-    def on_tick() -> None:
-        if time.monotonic() - heard > STANDSTILL_SECONDS:
-            raise ProgramProblem("The download stands still. Try again later.", passing=True)
-
-    free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
+    # Half of what is free: the hub's library keeps what it reads of some formats as well.
+    most_bytes = max(0, free_bytes() // 2)
 
     return program_run(
         "engine.programs.hub.dataset",
-        *(hub["id"], hub["asked"], hub["configuration"], hub["split"], str(hub["most_rows"])),
-        # Half of what is free: the hub's library keeps what it reads of some formats as well.
-        *(str(dataset.path.with_suffix(".tmp")), str(max(0, free // 2))),
+        hub["id"],
+        hub["asked"],
+        hub["configuration"],
+        hub["split"],
+        str(hub["most_rows"]),
+        str(dataset.path.with_suffix(".tmp")),
+        str(most_bytes),
         seconds=None,
         memory_bytes=MEMORY_BYTES,
-        environment=hub_environment(dataset.path.with_name("hub"), hub_token_for(dataset.owner)),
+        environment=hub_environment(_hub_home(dataset), hub_token_for(dataset.owner)),
         on_news=on_news,
-        on_tick=on_tick,
+        on_tick=standstill.check,
     )
 
 
 def _write(dataset: Dataset, **values: Any) -> None:
-    if not Dataset.objects.filter(pk=dataset.pk, status=Dataset.Status.CHECKING).update(**values):
-        raise _Gone
+    """Raises _Withdrawn."""
+    rows = Dataset.objects.filter(pk=dataset.pk, status=Dataset.Status.CHECKING)
+    if not rows.update(**values):
+        raise _Withdrawn
 
     for name, value in values.items():
         setattr(dataset, name, value)

@@ -131,8 +131,10 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         return checks_ahead(dataset)
 
     def get_repair(self, dataset: Dataset) -> dict[str, Any]:
-        # Not the path of the model that counted.
-        return {name: value for name, value in dataset.repair.items() if name != "model_path"}
+        repair = dict(dataset.repair)
+        # Where a model lies on the server is nobody's business.
+        repair.pop("model_path", None)
+        return repair
 
 
 class LabelsField(serializers.ListField):
