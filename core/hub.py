@@ -65,7 +65,8 @@ def hub_environment(home: Path, token: str) -> dict[str, str]:
 
 def free_bytes() -> int:
     """How much a download may write: what the disk has free above the reserve."""
-    return shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
+    reserve: int = settings.DISK_RESERVE_BYTES
+    return shutil.disk_usage(settings.HOME).free - reserve
 
 
 def download_with_retries(

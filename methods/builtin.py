@@ -138,7 +138,7 @@ BUILTIN: tuple[dict[str, Any], ...] = (
     {
         "slug": "reward",
         "name": "Reward model",
-        "tagline": "a judge of one's own",
+        "tagline": "your own judge of answers",
         "description": (
             "Learns to score answers from pairs of a better and a worse one. The result does not "
             "answer; it is the "
@@ -190,11 +190,11 @@ BUILTIN: tuple[dict[str, Any], ...] = (
     {
         "slug": "ppo",
         "name": "PPO",
-        "tagline": "reward with a forecast",
+        "tagline": "reward with a value model",
         "description": (
             "The classic of learning from rewards: one answer to each prompt, and a second head "
             "that learns to "
-            "foretell what answers are worth. For a trained reward model; GRPO is simpler where a "
+            "predict what answers are worth. For a trained reward model; GRPO is simpler where a "
             "program can check "
             "answers."
         ),

@@ -32,16 +32,18 @@ def value_text(field: Field, value: Any) -> str:
         return "on" if value else ""
 
     if isinstance(value, int | float):
-        return (
-            f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
-        )
+        if not field.percent:
+            return number_text(value)
 
-    if field.kind == "rewards":
+        percent = Decimal(repr(value)) * 100
+        return f"{percent.normalize():f}"
+
+    if field.kind == "rewards" or isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
 
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return str(value)
 
 
 def shown_text(field: Field, value: Any) -> str:
@@ -54,19 +56,17 @@ def shown_text(field: Field, value: Any) -> str:
         return rewards_text(value)
 
     if field.kind == "options":
-        return (
-            ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items())
-            or "none"
-        )
+        options = value or {}
+        texts = [f"{name} {option_text(item)}" for name, item in options.items()]
+        return ", ".join(texts) or "none"
 
     if value == ALL_LINEAR:
         return "all linear layers"
+    if value is None:
+        return "blank"
 
-    return (
-        f"{value_text(field, value)}{'%' if field.percent else ''}"
-        if value is not None
-        else "blank"
-    )
+    text = value_text(field, value)
+    return f"{text}%" if field.percent else text
 
 
 def option_text(value: Any) -> str:
@@ -76,7 +76,9 @@ def option_text(value: Any) -> str:
 
 def number_value(field: Field, text: str) -> Any:
     """The number that `text` means, None for blank, or the text itself where it is no number."""
-    text = text.strip().removesuffix("%").strip() if field.percent else text.strip()
+    text = text.strip()
+    if field.percent:
+        text = text.removesuffix("%").strip()
     if not text:
         return None if field.nullable else ""
     if GROUPED_DIGITS.fullmatch(text):

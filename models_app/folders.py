@@ -17,6 +17,7 @@ from core.errors import UserError
 from engine.models.inspect import ModelProblem, config_read, kept_files
 
 PIECE_BYTES = 8 * 2**20
+UNREADABLE = "The folder cannot be read by the platform's user."
 
 
 def inbox() -> Path:
@@ -68,19 +69,15 @@ def folder_check(folder: Path) -> None:
     try:
         config_read(folder, may_be_packed=True)
         kept_files(folder)
-    except (ModelProblem, OSError) as error:
-        text = (
-            str(error)
-            if isinstance(error, ModelProblem)
-            else "The folder cannot be read by the platform's user."
-        )
-
-        raise UserError({"reference": [text]}) from error
+    except ModelProblem as problem:
+        raise UserError({"reference": [str(problem)]}) from problem
+    except OSError as error:
+        raise UserError({"reference": [UNREADABLE]}) from error
 
 
 def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> None:
-    """Copy what belongs to the model into the new folder `target`; on_bytes is told how many are
-    there so far.
+    """Copy what belongs to the model into the new folder `target`; on_bytes is called with the
+    number of bytes copied so far.
 
     A copy and no hard link: a file that is rewritten in place would change under every train that
     started from it. Where the file system can share blocks between files, the copy shares them and

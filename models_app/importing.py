@@ -1,4 +1,4 @@
-"""The import of a base model: fetch, check, hash, and only then a folder that counts.
+"""The import of a base model: fetch, check, hash, and only then move it to its folder.
 
 Everything happens in HOME/models/imports/<id>/; HOME/models/<id>/ appears by a rename, whole or not
 at all. Only one import of a model runs at a time (a lock on its folder, which the kernel gives back
@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from django.conf import settings
-
 from accounts.services import hub_token_for
 from core.errors import UserError
-from core.hub import hub_environment
+from core.hub import (
+    DOWNLOAD_TRIES,
+    Standstill,
+    download_with_retries,
+    free_bytes,
+    hub_environment,
+)
 from core.programs import ProgramProblem, folder_bytes, program_run
 from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
@@ -37,9 +41,9 @@ from engine.models.inspect import (
     weight_files,
 )
 from models_app.folders import folder_copy, folder_resolve
-from models_app.models import UPLOADED, BaseModel
+from models_app.models import CUT_OFF, UPLOADED, BaseModel
 
-# More than the background workers give it (core.chores): the last resort.
+# More than the background workers start it (core.chores): the last resort.
 MOST_ATTEMPTS = 6
 TRY_SECONDS = 180
 # Of files of weights, whose tensors are matched one by one: 15 GB of experts took 27 s.
@@ -51,9 +55,15 @@ OUT_OF_MEMORY = (
     "Its files claim more than there is memory to read them. They may be damaged: get "
     "the model again."
 )
-DOWNLOAD_TRIES = 4
-RETRY_SECONDS = 5.0
-STANDSTILL_SECONDS = 300
+ENDLESS_TEMPLATE = (
+    "Its chat template or tokenizer does not come to an end, so no train could. Choose another "
+    "model."
+)
+DISK_FULL = "The disk is full. Free some space and try again."
+UNREADABLE = "Its files cannot be read."
+PLATFORM_FAULT = (
+    "The import failed because of a fault of the platform. Ask your operator to look into the log."
+)
 
 logger = logging.getLogger("deepextension.models")
 
@@ -71,39 +81,36 @@ def model_import(pk: int) -> None:
 
     model.import_path.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(model.import_path) as locked:
-        if not locked:
-            return
+        if locked:
+            _import(model)
 
-        try:
-            _begin(model)
-            _fetch(model)
-            _finish(model)
-        except Withdrawn:
-            _clear(model)
-        except (ProgramProblem, ModelProblem, UserError) as error:
-            _fail(model, error.message if isinstance(error, UserError) else str(error))
-        except OSError as error:
-            logger.exception("import of model %s", pk)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            _fail(
-                model,
-                "The disk is full. Free some space and try again."
-                if full
-                else "Its files cannot be read.",
-            )
-        except MemoryError:
-            _fail(model, OUT_OF_MEMORY)
-        except Exception:
-            logger.exception("import of model %s", pk)
-            _fail(
-                model,
-                "The import ended by a fault of the platform. Ask your operator to look into the "
-                "log.",
-            )
+
+def _import(model: BaseModel) -> None:
+    """All of it, with the lock held."""
+    try:
+        _begin(model)
+        _fetch(model)
+        _finish(model)
+    except Withdrawn:
+        _clear(model)
+    except UserError as error:
+        _fail(model, error.message)
+    except (ProgramProblem, ModelProblem) as error:
+        _fail(model, str(error))
+    except OSError as error:
+        logger.exception("import of model %s", model.pk)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _fail(model, DISK_FULL if is_full else UNREADABLE)
+    except MemoryError:
+        _fail(model, OUT_OF_MEMORY)
+    except Exception:
+        logger.exception("import of model %s", model.pk)
+        _fail(model, PLATFORM_FAULT)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock; False where another process has it."""
     descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,21 +122,18 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _begin(model: BaseModel) -> None:
-    """An import that took its worker with it time and again is not begun for ever."""
+    """Count this attempt. Raises ProgramProblem for an import that took its worker down time and
+    again."""
     if model.attempts >= MOST_ATTEMPTS:
-        raise ProgramProblem(
-            "The import was cut off several times, perhaps for lack of memory. Try again when it "
-            "is calm."
-        )
+        raise ProgramProblem(CUT_OFF)
 
     _write(model, attempts=model.attempts + 1, error="")
 
 
 def _write(model: BaseModel, **values: object) -> None:
     """Raises Withdrawn where the model is gone or no longer wants an import."""
-    if not BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(
-        **values
-    ):
+    rows = BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING)
+    if not rows.update(**values):
         raise Withdrawn
 
     for name, value in values.items():
@@ -137,16 +141,16 @@ def _write(model: BaseModel, **values: object) -> None:
 
 
 def _fail(model: BaseModel, reason: str) -> None:
-    values = {
-        "status": BaseModel.Status.FAILED,
-        "error": clean_text(reason)[:1000],
-        "phase": "",
-        "progress": 0,
-    }
+    rows = BaseModel.objects.filter(pk=model.pk)
+    is_written = rows.filter(status=BaseModel.Status.IMPORTING).update(
+        status=BaseModel.Status.FAILED,
+        error=clean_text(reason)[:1000],
+        phase="",
+        progress=0,
+    )
 
-    if BaseModel.objects.filter(pk=model.pk, status=BaseModel.Status.IMPORTING).update(**values):
-        return
-    if not BaseModel.objects.filter(pk=model.pk).exists():
+    if not is_written and not rows.exists():
+        # Deleted in the meantime.
         _clear(model)
 
 
@@ -157,19 +161,19 @@ def _clear(model: BaseModel) -> None:
 
 def _fetch(model: BaseModel) -> None:
     """Fill import_path/files."""
-    fetch: dict[str, Callable[[BaseModel, Path], None]] = {
+    fetch_by_source: dict[str, Callable[[BaseModel, Path], None]] = {
         BaseModel.Source.FOLDER: _fetch_folder,
         BaseModel.Source.HUB: _fetch_hub,
         BaseModel.Source.GGUF: _fetch_gguf,
         BaseModel.Source.TRAIN: _fetch_trained,
     }
-
     files = model.import_path / "files"
 
+    # A download continues with what is there.
     if model.source != BaseModel.Source.HUB:
         shutil.rmtree(files, ignore_errors=True)
 
-    fetch[model.source](model, files)
+    fetch_by_source[model.source](model, files)
 
 
 def _fetch_folder(model: BaseModel, files: Path) -> None:
@@ -177,64 +181,60 @@ def _fetch_folder(model: BaseModel, files: Path) -> None:
     size = sum((folder / name).stat().st_size for name in kept_files(folder))
     require_disk(size)
     _write(model, phase="Copying", progress=0)
-    beat = Beat(model)
-    folder_copy(folder, files, lambda done: beat(0.8 * done / max(1, size)))
+    report = ProgressWriter(model)
+    folder_copy(folder, files, lambda copied: report(0.8 * copied / max(1, size)))
 
 
 def _fetch_hub(model: BaseModel, files: Path) -> None:
-    for attempt in range(1, DOWNLOAD_TRIES + 1):
-        try:
-            _download(model, files)
-            return
-        except ProgramProblem as problem:
-            if not problem.passing or attempt == DOWNLOAD_TRIES:
-                raise
+    def before_retry(attempt: int, seconds: float) -> None:
+        _write(model, phase=f"Connection cut, trying again ({attempt} of {DOWNLOAD_TRIES})")
+        _wait(model, seconds)
 
-            _write(model, phase=f"Connection cut, trying again ({attempt + 1} of {DOWNLOAD_TRIES})")
-            _wait(model, RETRY_SECONDS * 2 ** (attempt - 1))
+    download_with_retries(lambda: _download(model, files), before_retry)
 
 
 def _wait(model: BaseModel, seconds: float) -> None:
-    beat, end = Beat(model), time.monotonic() + seconds
+    """Raises Withdrawn as soon as the model is gone."""
+    report = ProgressWriter(model)
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(min(1.0, seconds))
-        beat(model.progress)
+        report.again()
 
 
 def _download(model: BaseModel, files: Path) -> None:
     _write(model, phase="Asking the hub")
     repository, _, revision = model.reference.partition("@")
-    beat, total = Beat(model), 0
-    grown_to, grown_at = 0, time.monotonic()
+    report = ProgressWriter(model)
+    standstill = Standstill()
+    total_bytes = 0
+    fetched_bytes = 0
 
     def on_news(news: dict[str, object]) -> None:
-        nonlocal total
+        nonlocal total_bytes
         if "bytes" in news:
-            total = int(str(news["bytes"]))
-            _write(
-                model,
-                phase="Downloading",
-                revision=str(news["revision"] or "")[:64],
-                size_bytes=total,
-            )
+            total_bytes = int(str(news["bytes"]))
+            commit = str(news["revision"] or "")[:64]
+            _write(model, phase="Downloading", revision=commit, size_bytes=total_bytes)
 
     def on_tick() -> None:
-        nonlocal grown_to, grown_at
-        done = folder_bytes(files)
-        if done != grown_to:
-            grown_to, grown_at = done, time.monotonic()
-        elif time.monotonic() - grown_at > STANDSTILL_SECONDS:
-            raise ProgramProblem("The download stands still. Try again later.", passing=True)
+        nonlocal fetched_bytes
+        now_bytes = folder_bytes(files)
+        if now_bytes != fetched_bytes:
+            fetched_bytes = now_bytes
+            standstill.moved()
 
-        beat(0.8 * min(1.0, done / total) if total else 0)
+        standstill.check()
+        share = min(1.0, fetched_bytes / total_bytes) if total_bytes else 0
+        report(0.8 * share)
 
-    free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
     program_run(
         "engine.programs.hub.model",
         repository,
         revision,
         str(files),
-        str(free),
+        # What an earlier try left there is written once only.
+        str(free_bytes() + folder_bytes(files)),
         seconds=None,
         memory_bytes=4 * 2**30,
         environment=hub_environment(model.import_path / "hub", hub_token_for(model.owner)),
@@ -254,7 +254,7 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
     # Four-bit weights become sixteen-bit ones.
     require_disk(4 * size)
     _write(model, phase="Converting", progress=0)
-    beat = Beat(model)
+    report = ProgressWriter(model)
     facts = program_run(
         "engine.programs.convert",
         "gguf",
@@ -263,12 +263,13 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 12 * size,
         too_long="The conversion took too long.",
-        on_news=lambda news: beat(0.8 * news.get("progress", 0), now=True),
-        on_tick=beat.look,
+        on_news=lambda news: report(0.8 * news.get("progress", 0), now=True),
+        on_tick=report.again,
     )
 
     if not model.licence:
-        _write(model, licence=clean_label(str(facts["licence"]), limit=100))
+        licence = clean_label(str(facts["licence"]), limit=100)
+        _write(model, licence=licence)
 
 
 def _fetch_trained(model: BaseModel, files: Path) -> None:
@@ -277,7 +278,7 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
     size = _base_bytes(model)
     require_disk(size)
     _write(model, phase="Merging", progress=0)
-    beat = Beat(model)
+    report = ProgressWriter(model)
     done = program_run(
         "engine.merging",
         str(run),
@@ -289,8 +290,8 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 5 * size,
         too_long="The merge took too long.",
-        on_news=lambda news: beat(0.7 * news.get("progress", 0)),
-        on_tick=beat.look,
+        on_news=lambda news: report(0.7 * news.get("progress", 0)),
+        on_tick=report.again,
     )
 
     _write(model, description=model.description or clean_text(str(done["remark"])))
@@ -305,7 +306,7 @@ def _prove(model: BaseModel) -> None:
     run, options = _trained_run(model)
     size = _base_bytes(model)
     _write(model, phase="Comparing with the trained model", progress=0.75)
-    beat = Beat(model)
+    report = ProgressWriter(model)
 
     try:
         proof = program_run(
@@ -317,8 +318,8 @@ def _prove(model: BaseModel) -> None:
             seconds=1800 + size / 5e5,
             memory_bytes=8 * 2**30 + 6 * size,
             too_long="The comparison took too long.",
-            on_news=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)),
-            on_tick=beat.look,
+            on_news=lambda news: report(0.75 + 0.2 * news.get("progress", 0)),
+            on_tick=report.again,
         )
     except ProgramProblem as problem:
         proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
@@ -346,7 +347,8 @@ def _unpack(model: BaseModel, files: Path) -> None:
     size = sum((files / name).stat().st_size for name in weight_files(files))
     require_disk(4 * size)
     _write(model, phase="Unpacking", progress=0.8)
-    beat, unpacked = Beat(model), model.import_path / "unpacked"
+    report = ProgressWriter(model)
+    unpacked = model.import_path / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     program_run(
         "engine.programs.convert",
@@ -356,8 +358,8 @@ def _unpack(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=UNPACK_MEMORY_BYTES,
         too_long="Unpacking the weights took too long.",
-        on_news=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)),
-        on_tick=beat.look,
+        on_news=lambda news: report(0.8 + 0.05 * news.get("progress", 0)),
+        on_tick=report.again,
     )
 
     shutil.rmtree(files)
@@ -365,7 +367,7 @@ def _unpack(model: BaseModel, files: Path) -> None:
 
 
 def _finish(model: BaseModel) -> None:
-    """Check what was fetched and make it count."""
+    """Check what was fetched, and move it to where trains look for it."""
     files = model.import_path / "files"
     _unpack(model, files)
     _write(model, phase="Checking", progress=0.85)
@@ -373,29 +375,34 @@ def _finish(model: BaseModel) -> None:
     config_read(files)
     hooks_remove(files)
     facts = folder_read(files)
-    tried = program_run(
+    trial = program_run(
         "engine.programs.convert",
         "try",
         str(files),
         seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,
         memory_bytes=TRY_MEMORY_BYTES,
-        on_tick=Beat(model).look,
-        too_long="Its chat template or tokenizer does not come to an end, so no train could. "
-        "Choose another model.",
+        on_tick=ProgressWriter(model).again,
+        too_long=ENDLESS_TEMPLATE,
     )
 
     _prove(model)
     _write(model, progress=0.95)
-    values = _values(facts, model) | {
-        "template_example": clean_text(tried["example"]),
-        "sha256": folder_digest(files),
-        "tokenizer_sha256": tokenizer_digest(files),
-    }
+    sha256 = folder_digest(files)
+    tokenizer_sha256 = tokenizer_digest(files)
 
     shutil.rmtree(model.path, ignore_errors=True)
     files.rename(model.path)
     _write(
-        model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values
+        model,
+        status=BaseModel.Status.READY,
+        progress=1,
+        phase="",
+        error="",
+        attempts=0,
+        template_example=clean_text(trial["example"]),
+        sha256=sha256,
+        tokenizer_sha256=tokenizer_sha256,
+        **_values(facts, model),
     )
     shutil.rmtree(model.import_path, ignore_errors=True)
 
@@ -413,17 +420,19 @@ def _values(facts: ModelFacts, model: BaseModel) -> dict[str, object]:
     }
 
 
-class Beat:
-    """Writes progress at most once a second, and notices that the model was withdrawn."""
+class ProgressWriter:
+    """Writes progress at most once a second. Raises Withdrawn where the model was withdrawn."""
 
     def __init__(self, model: BaseModel) -> None:
         self.model = model
-        self.last = 0.0
+        self.written_at = 0.0
 
     def __call__(self, progress: float, *, now: bool = False) -> None:
-        if now or time.monotonic() - self.last >= 1:
-            self.last = time.monotonic()
+        """`now`: also within a second."""
+        if now or time.monotonic() - self.written_at >= 1:
+            self.written_at = time.monotonic()
             _write(self.model, progress=round(progress, 3))
 
-    def look(self) -> None:
+    def again(self) -> None:
+        """The same progress as before, for a program that does not say how far it is."""
         self(self.model.progress)
