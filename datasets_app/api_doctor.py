@@ -62,8 +62,7 @@ class DoctorSerializer(serializers.Serializer[Any]):
     findings = serializers.ListField(
         child=serializers.DictField(),
         help_text="As the check wrote them: {kind, title, count, examples: [{line, text}], lines}; "
-        "of kinds unused "
-        "and several_lists also fields: [{name, rows}]",
+        "of kinds unused and several_lists also fields: [{name, rows}]",
     )
     faults = FindingSerializer(many=True, help_text="What is wrong, what matters most in front.")
     recipes = serializers.ListField(

@@ -297,11 +297,13 @@ def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
 
 
 def _add_block(dataset: Dataset, findings: Findings, block: Block) -> int:
-    first = -(findings.row_count + 1) % MARK_EVERY_ROWS
+    rows_before = findings.row_count
+    first = -(rows_before + 1) % MARK_EVERY_ROWS
     for index in range(first, len(block), MARK_EVERY_ROWS):
         last = findings.marks[-1]
-        rows = findings.row_count + index + 1
-        findings.marks.append(last.after(block.row(index), rows - last.rows))
+        rows_since = rows_before + index + 1 - last.rows
+        mark = last.after(block.row(index), rows_since)
+        findings.marks.append(mark)
 
     findings.row_count += len(block)
     examples = {}

@@ -375,16 +375,19 @@ def chart_make(figures: Histogram) -> Chart | None:
 
 
 def _column(bar: Bar, index: int, step: float, top: int) -> Column:
+    left = CHART_LEFT + index * step
+    bottom = CHART_TOP + PLOT_HEIGHT
     height = 0.0
     if bar.rows:
         height = max(bar.rows / top * PLOT_HEIGHT, LOWEST_BAR)
 
+    rows = counted(bar.rows, "row")
     return Column(
-        x=round(CHART_LEFT + index * step + BAR_GAP / 2, 2),
-        y=round(CHART_TOP + PLOT_HEIGHT - height, 2),
+        x=round(left + BAR_GAP / 2, 2),
+        y=round(bottom - height, 2),
         width=round(max(step - BAR_GAP, 1), 2),
         height=round(height, 2),
-        text=f"{bar.low:,} to {bar.high:,} tokens: {counted(bar.rows, 'row')}",
+        text=f"{bar.low:,} to {bar.high:,} tokens: {rows}",
     )
 
 

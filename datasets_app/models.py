@@ -118,8 +118,7 @@ class Dataset(Owned):
     hub = models.JSONField(
         default=dict,
         help_text="Where on the hub it comes from: id, asked (revision), configuration, split, "
-        "most_rows (0 for all); "
-        "then revision, and dropped, the columns that were left out.",
+        "most_rows (0 for all); then revision, and dropped, the columns that were left out.",
     )
     licence = models.CharField(max_length=100, blank=True, help_text="As the hub names it.")
 

@@ -167,10 +167,12 @@ def _turns_read(
     role_key = _role_key(turns[0])
     content_key = _content_key(turns[0])
     for index in _new_indexes(turns):
-        role = data.get(f"role-{name}.{index}", "")
-        text = data.get(f"column-{name}.{index}", "")
+        control = f"{name}.{index}"
+        role = data.get(f"role-{control}", "")
+        text = data.get(f"column-{control}", "")
         if role in ROLES and text.strip():
-            edited.append({role_key: role, content_key: _text(text, "")})
+            new_turn = {role_key: role, content_key: _text(text, "")}
+            edited.append(new_turn)
 
     return edited
 

@@ -67,8 +67,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     )
     repair = serializers.SerializerMethodField(
         help_text="{slug, counts, examples, steps} of a version that a repair made; counts once it "
-        "is made, "
-        "steps {repair: rows} where several repairs made it."
+        "is made, steps {repair: rows} where several repairs made it."
     )
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The dataset's page."

@@ -251,7 +251,7 @@ def uses_count(dataset: Dataset) -> int:
 def dataset_check_again(
     *, dataset: Dataset, format: str = "", column_map: dict[str, str] | None = None
 ) -> None:
-    """Back to checking, with `format` set by hand or, empty, told from the columns."""
+    """Back to checking, with `format` set by hand or, empty, detected from the columns."""
     with transaction.atomic():
         Dataset.objects.filter(pk=dataset.pk).exclude(status=Dataset.Status.CHECKING).update(
             status=Dataset.Status.CHECKING,

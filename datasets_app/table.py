@@ -61,22 +61,26 @@ SAMPLES = ("messages", "question-answer", "alpaca", "text")
 def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
     """The menus above the list, with the values that occur."""
     visible = Dataset.objects.visible_to(reader).order_by()
-    labels = Label.objects.filter(datasets__in=visible).distinct().values_list("name", flat=True)
-    formats = visible.exclude(format="").values_list("format", flat=True).distinct()
-    owners = visible.exclude(owner=None).values_list("owner__username", flat=True).distinct()
+    labels = Label.objects.filter(datasets__in=visible).distinct()
+    label_names = labels.values_list("name", flat=True)
+    formats = visible.exclude(format="").values_list("format", flat=True)
+    used_formats = set(formats.distinct())
+    owners = visible.exclude(owner=None).values_list("owner__username", flat=True)
+    owner_names = sorted(owners.distinct())
 
-    used_formats = set(formats)
     choices = {
-        "label": [(name, name) for name in labels],
+        "label": [(name, name) for name in label_names],
         "format": [(slug, item.title) for slug, item in FORMATS.items() if slug in used_formats],
         "status": [(str(value), str(title)) for value, title in Dataset.Status.choices],
-        "owner": [(name, name) for name in sorted(owners)],
+        "owner": [(name, name) for name in owner_names],
     }
 
-    return [
-        Facet(name, name.capitalize(), values, query.get(name, ""))
-        for name, values in choices.items()
-    ]
+    facets = []
+    for name, values in choices.items():
+        chosen = query.get(name, "")
+        facets.append(Facet(name, name.capitalize(), values, chosen))
+
+    return facets
 
 
 def active_filters(facets: list[Facet], query: QueryDict) -> list[tuple[str, str, str]]:

@@ -108,8 +108,17 @@ def _rendered(
 
 def _kept_path(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -> Path:
     """Where the rows are kept. Its name changes with everything that they depend on."""
-    inputs = [dataset.sha256, dataset.format, dataset.column_map, tokenizer.sha256, start, count]
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    inputs = [
+        dataset.sha256,
+        dataset.format,
+        dataset.column_map,
+        tokenizer.sha256,
+        start,
+        count,
+    ]
+    text = json.dumps(inputs, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+
     return dataset.path.parent / "token_pages" / f"{digest}.json"
 
 

@@ -45,24 +45,32 @@ def _is_object_of_objects(value: Any) -> bool:
 
 def _shape_problems(name: str, override: dict[str, Any], fields: dict[str, Field]) -> list[str]:
     """Fields and keys that do not exist, and bounds that do not narrow."""
-    if name not in fields or fields[name].kind == "options":
+    field = fields.get(name)
+    if field is None or field.kind == "options":
         return [f"{name[:80]}: the recipe has no such field.{_hint(name, fields)}"]
 
-    field = fields[name]
-    unknown = [str(key) for key in override if key not in KEYS]
-    problems = [f"{name}: unknown key {key[:40]!r}.{_hint(key, KEYS)}" for key in unknown]
+    problems = []
+    for key in override:
+        if key not in KEYS:
+            label = str(key)
+            hint = _hint(label, KEYS)
+            problems.append(f"unknown key {label[:40]!r}.{hint}")
 
-    if not isinstance(override.get("hidden", False), bool):
-        problems.append(f"{name}: hidden must be true or false.")
+    hidden = override.get("hidden", False)
+    if not isinstance(hidden, bool):
+        problems.append("hidden must be true or false.")
     if "fixed" in override and "default" in override:
-        problems.append(f"{name}: fixed and default exclude each other.")
+        problems.append("fixed and default exclude each other.")
 
     for bound in BOUNDS:
-        problem = _bound_problem(field, override[bound]) if bound in override else ""
-        if problem:
-            problems.append(f"{name}: {bound} {problem}")
+        if bound not in override:
+            continue
 
-    return problems
+        problem = _bound_problem(field, override[bound])
+        if problem:
+            problems.append(f"{bound} {problem}")
+
+    return [f"{name}: {problem}" for problem in problems]
 
 
 def _bound_problem(field: Field, bound: Any) -> str:

@@ -135,15 +135,21 @@ def _reward_text(choice: dict[str, Any]) -> str:
     if isinstance(weight, int | float) and weight != 1:
         text = f"{plain(weight)} × {text}"
 
-    changed = []
     fields = reward_fields(function)
-    for name, value in (choice.get("parameters") or {}).items():
-        if name not in fields:
+    parameters = choice.get("parameters") or {}
+    changed = []
+    for name, value in parameters.items():
+        field = fields.get(name)
+        if field is None:
             changed.append(f"{name} {value}")
-        elif value != fields[name].default:
-            changed.append(f"{fields[name].title.lower()} {fields[name].shown(value)}")
+        elif value != field.default:
+            title = field.title.lower()
+            changed.append(f"{title} {field.shown(value)}")
 
-    return f"{text} ({', '.join(changed)})" if changed else text
+    if changed:
+        text += f" ({', '.join(changed)})"
+
+    return text
 
 
 @functools.cache

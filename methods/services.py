@@ -237,8 +237,11 @@ def parameters_warnings(method: TrainingMethod, parameters: dict[str, Any]) -> d
             continue
 
         low, high = field.typical
-        if value != field.default and not low <= value <= high:
-            typical = f"{plain(low, field.percent)} to {plain(high, field.percent)}"
-            warnings[name] = f"Outside the typical range of {typical}."
+        if value == field.default or low <= value <= high:
+            continue
+
+        lowest = plain(low, field.percent)
+        highest = plain(high, field.percent)
+        warnings[name] = f"Outside the typical range of {lowest} to {highest}."
 
     return warnings

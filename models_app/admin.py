@@ -51,8 +51,13 @@ class BaseModelAdmin(ArchivableAdmin):
     editable = ("name", "description")
 
     def get_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> Any:
-        facts = [field.name for field in BaseModel._meta.fields if field.name != "id"]
-        return [*self.editable, *(name for name in facts if name not in self.editable)]
+        """The fields that operators may change, then all others."""
+        fields = list(self.editable)
+        for field in BaseModel._meta.fields:
+            if field.name not in ("id", *fields):
+                fields.append(field.name)
+
+        return fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: BaseModel | None = None) -> list[str]:
         names = self.get_fields(request, obj)

@@ -34,16 +34,11 @@ def allowed_roots() -> list[Path]:
 def folder_resolve(reference: str) -> Path:
     """The folder that `reference` names, below an allowed root. Raises UserError {"reference": …}.
 
-    A stranger learns nothing about what lies elsewhere: whether it is there or not, the answer is
-    the same."""
+    Nobody learns what lies elsewhere: whether it is there or not, the answer is the same."""
+    roots = allowed_roots()
+    names = ", ".join(map(str, roots))
     outside = UserError(
-        {
-            "reference": [
-                "Choose a folder below one of the allowed folders: "
-                + ", ".join(map(str, allowed_roots()))
-                + "."
-            ]
-        }
+        {"reference": [f"Choose a folder below one of the allowed folders: {names}."]}
     )
 
     if not reference.startswith("/") or "\x00" in reference:
@@ -56,7 +51,7 @@ def folder_resolve(reference: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise outside from error
 
-    if not any(root in folder.parents for root in allowed_roots()):
+    if not any(root in folder.parents for root in roots):
         raise outside
     if not is_folder:
         raise UserError({"reference": ["There is no such folder."]})

