@@ -102,6 +102,7 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
         body.is_valid(raise_exception=True)
         values = body.validated_data
         values["version_of"] = version_of(self.reader, values["version_of"])
+
         dataset = dataset_create(owner=self.reader, **values)
 
         return self.answer(dataset, status=201)

@@ -147,18 +147,24 @@ def _bad_row_views(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]
     groups: dict[str, list[DatasetProblem]] = {}
 
     for problem in dataset.problems.filter(kind="").order_by("line"):
-        groups.setdefault(_reason_pattern(problem.reason), []).append(problem)
+        pattern = _reason_pattern(problem.reason)
+        groups.setdefault(pattern, []).append(problem)
 
     ranked = sorted(groups.values(), key=len, reverse=True)
     views = []
     for group in ranked[:REASONS_SHOWN]:
         title = group[0].reason.rstrip(".")
-        views.append(_bad_rows_view(group, title, leaving_out))
+        view = _bad_rows_view(group, title, leaving_out)
+        views.append(view)
 
-    others = [problem for group in ranked[REASONS_SHOWN:] for problem in group]
+    others: list[DatasetProblem] = []
+    for group in ranked[REASONS_SHOWN:]:
+        others += group
+
     if others:
         others.sort(key=lambda problem: problem.line)
-        views.append(_bad_rows_view(others, OTHER_REASONS, leaving_out))
+        view = _bad_rows_view(others, OTHER_REASONS, leaving_out)
+        views.append(view)
 
     return views
 

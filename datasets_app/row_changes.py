@@ -120,23 +120,26 @@ def rows_aside(dataset: Dataset, reader: User) -> list[RowChange]:
 
     Rows of versions that `reader` may not see are left out: a version can be handed over without
     those before it."""
+    aside = RowChange.Action.SET_ASIDE
+    back = RowChange.Action.PUT_BACK
     family = Dataset.objects.visible_to(reader).families([dataset.family])
     visible = {dataset.pk, *family.values_list("pk", flat=True)}
-    waiting = dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK)
+    waiting = dataset.row_changes.filter(version=None, action=back)
     put_back: set[int | None] = set(waiting.values_list("restores", flat=True))
 
-    aside: list[RowChange] = []
+    rows: list[RowChange] = []
     version: Dataset | None = dataset
     while version is not None and version.parent_id is not None:
-        for change in version.applied_changes.select_related("dataset").order_by("line"):
-            if change.action == RowChange.Action.PUT_BACK and change.restores_id is not None:
+        changes = version.applied_changes.select_related("dataset")
+        for change in changes.order_by("line"):
+            if change.action == back and change.restores_id is not None:
                 put_back.add(change.restores_id)
-            elif change.action == RowChange.Action.SET_ASIDE and change.pk not in put_back:
-                aside.append(change)
+            elif change.action == aside and change.pk not in put_back:
+                rows.append(change)
 
         version = version.parent
 
-    return [change for change in aside if change.dataset_id in visible]
+    return [change for change in rows if change.dataset_id in visible]
 
 
 def row_change_discard(*, dataset: Dataset, by: User, change: int) -> None:

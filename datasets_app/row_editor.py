@@ -75,14 +75,19 @@ def _control(
         text = json.dumps(value, ensure_ascii=False, indent=2)
         return ColumnControl(name, JSON, is_read, text=text, errors=column_errors)
 
-    turns = [_turn(name, index, turn, errors) for index, turn in enumerate(value)]
-    if any(turn.errors for turn in turns):
-        # They stand beside their turn.
-        column_errors = []
+    turns = []
+    for index, turn in enumerate(value):
+        control = _turn(name, index, turn, errors)
+        turns.append(control)
+        if control.errors:
+            # They stand beside their turn.
+            column_errors = []
 
-    empty = [TurnControl(f"{name}.{index}", "", "", is_new=True) for index in _new_indexes(value)]
+    for index in _new_indexes(value):
+        control = TurnControl(f"{name}.{index}", "", "", is_new=True)
+        turns.append(control)
 
-    return ColumnControl(name, TURNS, is_read, turns=turns + empty, errors=column_errors)
+    return ColumnControl(name, TURNS, is_read, turns=turns, errors=column_errors)
 
 
 def _new_indexes(turns: list[Any]) -> range:

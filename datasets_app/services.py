@@ -207,17 +207,21 @@ def _sources(dataset: Dataset, format: Format, column_map: dict[str, str]) -> di
     """{the format's column: the file's column} for all that is read. Raises UserError."""
     known = (*format.columns, *format.optional)
     there = {column["name"] for column in dataset.columns}
-    for column, source in column_map.items():
-        if column not in known:
-            raise UserError({"column_map": [f"{format.title} has no column {column[:80]!r}."]})
-        if source and source not in there:
-            raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
-
     sources = {name: name for name in known if name in there}
-    # A column of the format's own name is read unless the map says that it is not.
-    sources |= {
-        column: source for column, source in column_map.items() if source or column in there
-    }
+
+    for column, source in column_map.items():
+        problem = ""
+        if column not in known:
+            problem = f"{format.title} has no column {column[:80]!r}."
+        elif source and source not in there:
+            problem = f"The file has no column {str(source)[:80]!r}."
+
+        if problem:
+            raise UserError({"column_map": [problem]})
+
+        # A column of the format's own name is read unless the map says that it is not.
+        if source or column in there:
+            sources[column] = source
 
     missing = [name for name in format.columns if not sources.get(name)]
     if missing:

@@ -80,19 +80,20 @@ def _property_problems(name: str, spec: Any) -> list[str]:
         return [f"{name}: its type must be one of {', '.join(TYPES)}."]
 
     unknown = [key for key in spec if key not in KEYS]
-    problems = [f"{name}: the form does not know {key!r}." for key in unknown]
-
+    problems = [f"the form does not know {key!r}." for key in unknown]
     if "default" not in spec:
-        problems.append(f"{name}: give a default, so that the form can be filled.")
+        problems.append("give a default, so that the form can be filled.")
     elif not Validator(spec).is_valid(spec["default"]):
-        problems.append(f"{name}: its default does not fit its own rules.")
+        problems.append("its default does not fit its own rules.")
 
     if spec.get("group", "Method") not in GROUPS:
-        problems.append(f"{name}: the group must be one of {', '.join(GROUPS)}.")
-    if has_enum and not all(isinstance(value, str) for value in spec["enum"]):
-        problems.append(f"{name}: the values of enum must be texts.")
+        groups = ", ".join(GROUPS)
+        problems.append(f"the group must be one of {groups}.")
 
-    return problems
+    if has_enum and not all(isinstance(value, str) for value in spec["enum"]):
+        problems.append("the values of enum must be texts.")
+
+    return [f"{name}: {problem}" for problem in problems]
 
 
 def schema_completed(schema: dict[str, Any]) -> dict[str, Any]:

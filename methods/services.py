@@ -178,17 +178,18 @@ def value_obstacle(field: Field, value: Any) -> str:
 
 
 def _out_of_bounds(field: Field, number: float) -> str:
-    too_low = field.minimum is not None and number < field.minimum
-    too_high = field.maximum is not None and number > field.maximum
-    not_above = field.above is not None and number <= field.above
-    if not (too_low or too_high or not_above):
+    lowest = -math.inf if field.minimum is None else field.minimum
+    highest = math.inf if field.maximum is None else field.maximum
+    above = -math.inf if field.above is None else field.above
+    if lowest <= number <= highest and number > above:
         return ""
 
     # 5 rather than 5.0, for numbers that a float holds exactly.
     is_whole = number.is_integer() and abs(number) < 1e15
     shown = plain(int(number) if is_whole else number, field.percent)
+    allowed = field.range_text()
 
-    return f"{field.title} must be {field.range_text()}; {shown} is not."
+    return f"{field.title} must be {allowed}; {shown} is not."
 
 
 def _range(field: Field) -> str:
