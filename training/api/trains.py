@@ -229,7 +229,7 @@ class TrainPlanView(APIView):
                 parameters=data["parameters"],
                 priority=data["priority"],
                 branch=branch_of(request, data["branched_from"], data["branch_step"]),
-                after=other_train(request, "after", data["after"]),
+                starts_after=other_train(request, "after", data["after"]),
                 labels=data["labels"],
             )
         )
