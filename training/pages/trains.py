@@ -82,10 +82,13 @@ class TrainLiveView(View):
     filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        parts = [part for part in request.GET.get("ids", "").split(",") if part]
-        ids = [integer_of(part) for part in parts]
-        if None in ids:
-            raise BadRequest("ids are whole numbers, separated by commas.")
+        ids = []
+        for part in filter(None, request.GET.get("ids", "").split(",")):
+            pk = integer_of(part)
+            if pk is None:
+                raise BadRequest("ids are whole numbers, separated by commas.")
+
+            ids.append(pk)
 
         newest_known = integer_of(request.GET.get("newest", ""))
         if newest_known is None:
