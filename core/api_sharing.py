@@ -75,10 +75,18 @@ class HandOverView(OwnedView):
         body = HandOverSerializer(data=request.data)
         body.is_valid(raise_exception=True)
 
-        name = body.validated_data["to"]
-        owner = User.objects.filter(username=name).first() if "\x00" not in name else None
-        if owner is None:
-            raise UserError({"to": [f"There is no account {name[:80]!r}."]})
-
+        owner = _account_get(body.validated_data["to"])
         owner_set(row, by=self.reader, owner=owner)
+
         return Response(self.get_serializer(row).data)
+
+
+def _account_get(name: str) -> User:
+    """Raises UserError where nobody has this user name."""
+    # No database stores a NUL character, and PostgreSQL refuses to look for one.
+    user = User.objects.filter(username=name).first() if "\x00" not in name else None
+
+    if user is None:
+        raise UserError({"to": [f"There is no account {name[:80]!r}."]})
+
+    return user

@@ -1,4 +1,4 @@
-"""What the administration does with everything that belongs to people: share it, hand it over."""
+"""Actions of the administration for everything that belongs to people: share it, hand it over."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description="Stop sharing", permissions=["share"])
     def stop_sharing(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
         self._change_each(
-            request, rows, lambda row, by: sharing_set(row, by=by, shared=False), "No longer shared"
+            request,
+            rows,
+            lambda row, by: sharing_set(row, by=by, shared=False),
+            "No longer shared",
         )
 
     @admin.action(description="Hand over to another person", permissions=["change"])
@@ -78,8 +81,11 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         change: Callable[[Any, User], None],
         done: str,
     ) -> None:
+        """Change what may be changed and say what happened. done: how the message about the changed
+        rows begins."""
         assert isinstance(request.user, User)
         changed = []
+
         for row in rows:
             try:
                 change(row, request.user)

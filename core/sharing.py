@@ -22,12 +22,10 @@ class SharingView(View):
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         assert isinstance(request.user, User)
-        row = (
-            self.model.objects.visible_to(request.user).filter(pk=pk).first()
-            if pk <= LARGEST_ID
-            else None
-        )
+        if pk > LARGEST_ID:
+            raise Http404
 
+        row = self.model.objects.visible_to(request.user).filter(pk=pk).first()
         if row is None:
             raise Http404
 
@@ -35,12 +33,9 @@ class SharingView(View):
         sharing_set(row, by=request.user, shared=shared)
 
         if shared:
-            messages.success(
-                request, f"{row} is shared: everyone on this platform can see it and use it."
-            )
+            text = f"{row} is shared: everyone on this platform can see it and use it."
         else:
-            messages.success(
-                request, f"{row} is no longer shared. Trains that use it already keep it."
-            )
+            text = f"{row} is no longer shared. Trains that use it already keep it."
 
+        messages.success(request, text)
         return redirect(row)

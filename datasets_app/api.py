@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import Pagination, errors, object_or_404
-from core.filters import StrictFilterBackend
+from core.listing import StrictFilterBackend
 from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import template_notes

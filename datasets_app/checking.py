@@ -24,11 +24,11 @@ from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
 from engine.doctor.examine import Doctor
-from engine.rows.bounds import MOST_COLUMNS, weight
+from engine.rows.bounds import MOST_COLUMNS, approximate_bytes
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.foreign import COLUMNS_OF_JSON, holds_columns, no_format
-from engine.rows.format_detection import detect, nested_columns
-from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.format_detection import detect_format, nested_columns
+from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 from engine.rows.values import MISSING, value_at
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Findings:
     problem_count: int = 0
     problems: list[DatasetProblem] = field(default_factory=list)
     columns: dict[str, set[str]] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[FilePosition] = field(default_factory=list)
     doctor: Doctor = field(default_factory=Doctor)
     # Fields within columns of objects, as the first rows have them: {column: {column.field:
     # types}}.
@@ -202,10 +202,10 @@ def _read(dataset: Dataset, findings: Findings) -> str:
         # Of rows that all have other names no format is told by the last of them.
         columns = list(named)[:MOST_COLUMNS]
         columns += [name for fields in findings.nested.values() for name in fields]
-        findings.format, findings.column_map = detect(columns, sample)
+        findings.format, findings.column_map = detect_format(columns, sample)
 
     told = time.monotonic()
-    findings.marks.append(Mark())
+    findings.marks.append(FilePosition())
     for part in _parts(dataset, findings):
         end = (
             _add_row(dataset, findings, part)
@@ -231,7 +231,7 @@ def _sample(dataset: Dataset) -> list[dict[str, Any]]:
     for row in read_rows(dataset.path, dataset.file_type):
         if row.values is not None:
             sample.append(row.values)
-            held += weight(row.values)
+            held += approximate_bytes(row.values)
 
         if len(sample) >= SAMPLE_ROWS or held > SAMPLE_BYTES:
             break
@@ -384,7 +384,7 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
         lengths_of(dataset, tokenizer_choose(dataset.owner or AnonymousUser()))
 
 
-def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
+def _write_marks(dataset: Dataset, marks: list[FilePosition]) -> None:
     temporary = dataset.marks_path.with_suffix(".tmp")
     if temporary.parent.is_dir():
         temporary.write_text(json.dumps([list(asdict(mark).values()) for mark in marks]))

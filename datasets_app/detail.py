@@ -30,7 +30,7 @@ from datasets_app.services import uses_count
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from datasets_app.versions import made_by, steps_of, versions_of
 from engine.chat.row_notes import REFUSED, RowNotes
-from engine.rows.format_detection import nearest
+from engine.rows.format_detection import nearest_formats
 from engine.rows.formats import FORMATS
 
 PROBLEM_ROWS = 20
@@ -136,7 +136,7 @@ def columns_form(dataset: Dataset, may: bool, asked: str) -> dict[str, Any]:
     if not dataset.columns:
         return {}
 
-    near = [] if dataset.format else nearest([column["name"] for column in dataset.columns])
+    near = [] if dataset.format else nearest_formats([column["name"] for column in dataset.columns])
     if not may:
         return {"nearest": near}
 

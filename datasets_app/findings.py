@@ -12,15 +12,15 @@ from typing import Any
 from core.errors import UserError
 from datasets_app.bad_rows import BadTurn, bad_turns
 from datasets_app.models import Dataset, DatasetProblem
-from datasets_app.preview import Seen, row_seen
+from datasets_app.preview import PreviewRow, row_seen
 from datasets_app.repairing import repairs_of, safe_repairs_of
 from datasets_app.row_finding import FoundRow, rows_on_lines
 from engine.doctor.finding_kinds import (
     COSTS,
     EXPLANATIONS,
-    MENDABLE,
     NOTE,
     NOTICES,
+    REPAIRABLE,
     SEVERAL_LISTS,
     SEVERITY_HELP,
     SEVERITY_WORDS,
@@ -100,7 +100,7 @@ class FindingRow:
     row: FoundRow
     bad_turns: list[BadTurn]
     outcome: str = ""
-    after: Seen | None = None
+    after: PreviewRow | None = None
 
 
 def findings_of(dataset: Dataset) -> list[FindingView]:
@@ -119,7 +119,7 @@ def findings_of(dataset: Dataset) -> list[FindingView]:
                 key=kind,
                 kind=kind,
                 title=finding["title"].removeprefix("Bad rows: ").capitalize()
-                if kind in MENDABLE
+                if kind in REPAIRABLE
                 else finding["title"],
                 explanation=EXPLANATIONS.get(kind, ""),
                 severity=severity_of(kind),
@@ -227,7 +227,9 @@ def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingR
     return FindingRow(number, row, bad_turns(dataset, row, finding.kind), outcome, after)
 
 
-def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str, Seen | None]:
+def _outcome(
+    dataset: Dataset, finding: FindingView, row: FoundRow
+) -> tuple[str, PreviewRow | None]:
     """What the first repair does to a row."""
     if not finding.repairs:
         return "", None

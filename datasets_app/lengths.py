@@ -6,12 +6,8 @@ limits of time and memory, and never in the web or in the worker of background w
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -19,7 +15,7 @@ from django.db.models import F
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
 from core.errors import UserError
 from core.ownership import owner_check
-from core.processes import clean_environment, confined
+from core.programs import ProgramProblem, TimeLimitReached, program_run
 from core.store import located_path, stored_path
 from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
@@ -38,7 +34,7 @@ COUNT_ENDINGS = {
     BROKE_OFF: "Counting broke off several times. Training works without it.",
 }
 
-# More than the background workers give it: the last resort against a count that never ends well.
+# More than the background workers allow: the last resort against a count that never succeeds.
 ATTEMPTS = 6
 MEMORY_BYTES = 8 << 30
 START_SECONDS = 60
@@ -140,7 +136,7 @@ def lengths_count(lengths_id: int) -> None:
         return
 
     try:
-        counts = _counted(lengths)
+        counts = _count(lengths)
     except CountFailed as failure:
         rows.update(error=str(failure)[:1000])
     else:
@@ -148,67 +144,53 @@ def lengths_count(lengths_id: int) -> None:
 
 
 class CountFailed(Exception):
-    """No counts, and why, in words for a page."""
+    """Why there are no counts, in words for a page."""
 
 
-def _counted(lengths: TokenLengths) -> dict[str, Any]:
+def _count(lengths: TokenLengths) -> dict[str, Any]:
     dataset = lengths.dataset
-    command = [
-        *(sys.executable, "-m", "engine.chat.lengths"),
-        *("--data", str(dataset.path)),
-        *("--file-type", dataset.file_type),
-        *("--format", dataset.format),
-        *("--column-map", json.dumps(dataset.column_map)),
-        *("--model", str(located_path(lengths.model_path))),
-    ]
-
     seconds = _seconds(lengths)
+    too_long = (
+        f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or the "
+        "model's chat template loops for ever. Training works without it."
+    )
 
     try:
-        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            cwd=settings.BASE_DIR,
-            env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
-            preexec_fn=confined(_limit_memory),
+        counts = program_run(
+            "engine.chat.lengths",
+            *("--data", str(dataset.path)),
+            *("--file-type", dataset.file_type),
+            *("--format", dataset.format),
+            *("--column-map", json.dumps(dataset.column_map)),
+            *("--model", str(located_path(lengths.model_path))),
+            seconds=seconds,
+            memory_bytes=MEMORY_BYTES,
+            too_long=too_long,
+            work="Counting",
+            environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
-    except subprocess.TimeoutExpired as error:
-        raise CountFailed(
-            f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or "
-            "the model's chat "
-            "template loops for ever. Training works without it."
-        ) from error
+    except TimeLimitReached as problem:
+        raise CountFailed(str(problem)) from problem
+    except ProgramProblem as problem:
+        raise CountFailed(f"Tokens could not be counted: {problem}"[:300]) from problem
 
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise CountFailed(
-            f"Tokens could not be counted: {lines[-1] if lines else 'the process was ended'}"[:300]
-        )
-
-    return _parsed(done.stdout)
+    return _checked(counts)
 
 
-def _limit_memory() -> None:
-    # Not RLIMIT_AS: mapped libraries are address space, not memory.
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-
-
-def _parsed(output: str) -> dict[str, Any]:
-    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from the last line that was
-    printed."""
+def _checked(reported: dict[str, Any]) -> dict[str, Any]:
+    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from what the program
+    reported."""
     try:
-        data: Any = json.loads(output.strip().splitlines()[-1])
         counts: dict[str, Any] = {
-            kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()}
+            kind: {str(int(tokens)): int(count) for tokens, count in reported[kind].items()}
             for kind in ("rows", "prompts")
         }
-        longest = [[int(tokens), int(line)] for tokens, line in data["longest"]]
-        return counts | {"longest": longest, "notes": RowNotes.read(data["notes"]).as_json()}
+        counts["longest"] = [[int(tokens), int(line)] for tokens, line in reported["longest"]]
+        counts["notes"] = RowNotes.read(reported["notes"]).as_json()
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
+
+    return counts
 
 
 def tokenizer_choose(user: AbstractBaseUser | AnonymousUser, slug: str = "") -> Tokenizer | None:

@@ -18,9 +18,9 @@ from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset, RowChange
-from datasets_app.services import check_enqueue, next_version, slug_free
+from datasets_app.services import check_enqueue, dataset_slug, next_version
 from engine.doctor.combined_repairs import RowChanges
-from engine.doctor.finding_kinds import MENDABLE, SEVERAL_LISTS
+from engine.doctor.finding_kinds import REPAIRABLE, SEVERAL_LISTS
 from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
     EVALUATION_PART,
@@ -67,7 +67,7 @@ def repairs_of(dataset: Dataset) -> list[Repair]:
         repairs = [
             repair
             for repair in repairs
-            if kinds & (MENDABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)
+            if kinds & (REPAIRABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)
         ]
 
     return repairs
@@ -201,7 +201,7 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     if slug in (EVALUATION_PART, SPLIT_LISTS):
         # Rows to measure with, and each list of a file, are a dataset of their own.
         dataset.name = _name_on_its_own(parent, repair)
-        dataset.slug = slug_free(dataset.name)
+        dataset.slug = dataset_slug(dataset.name)
     else:
         next_version(dataset, parent)
 
@@ -272,7 +272,7 @@ def repair_apply(dataset: Dataset) -> str:
             memory_bytes=MEMORY_BYTES,
             too_long=CUT_OFF,
             environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            on_news=lambda news: _told(dataset, news),
+            on_report=lambda news: _told(dataset, news),
         )
     except ProgramProblem as problem:
         temporary.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from core.text import clean_text
 from datasets_app.models import Dataset
-from datasets_app.preview import Seen, mark_before_line, row_seen
-from engine.rows.lines import Mark, Row
+from datasets_app.preview import PreviewRow, mark_before_line, row_seen
+from engine.rows.lines import FilePosition, Row
 
 SEARCH_SECONDS = 4.0
 LINES_SECONDS = 10.0
@@ -41,7 +41,7 @@ class FoundRow:
 
     line: int
     values: dict[str, Any] | None
-    seen: Seen
+    seen: PreviewRow
     mended: list[dict[str, Any]] | None = None
     too_long: bool = False
 
@@ -101,14 +101,14 @@ def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
     return SearchResult(rows, done["read"], done["matches"], place, done["complete"])
 
 
-def mark_read(text: str) -> Mark:
+def mark_read(text: str) -> FilePosition:
     """The place that an address names; the beginning for anything else."""
     found = MARK.fullmatch(text)
-    return Mark(*(int(number) for number in found.groups())) if found else Mark()
+    return FilePosition(*(int(number) for number in found.groups())) if found else FilePosition()
 
 
 def _run(
-    dataset: Dataset, mark: Mark, arguments: tuple[str, ...], seconds: float
+    dataset: Dataset, mark: FilePosition, arguments: tuple[str, ...], seconds: float
 ) -> tuple[list[FoundRow], dict[str, Any]]:
     rows: list[FoundRow] = []
 
@@ -133,7 +133,7 @@ def _run(
             seconds=START_SECONDS + seconds,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=keep,
+            on_report=keep,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), status=409) from problem

@@ -11,10 +11,10 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
-from django.utils.text import slugify
 
 from core.chores import chore_drop
 from core.errors import UserError
+from core.listing import slug_free
 from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile, leftovers_remove
@@ -22,7 +22,7 @@ from datasets_app.check_queue import check_enqueue, check_key, dataset_check_can
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
 from engine.rows.formats import FORMATS
-from engine.rows.read import FileProblem, sniff_file_type
+from engine.rows.read import FileProblem, detect_file_type
 
 __all__ = [
     "check_enqueue",
@@ -67,7 +67,7 @@ def dataset_create(
 
     try:
         assert file.path is not None
-        file_type = sniff_file_type(file.path, file_name)
+        file_type = detect_file_type(file.path, file_name)
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
@@ -92,7 +92,7 @@ def dataset_create(
 
     try:
         with transaction.atomic():
-            dataset.slug = slug_free(name)
+            dataset.slug = dataset_slug(name)
             if version_of is not None:
                 next_version(dataset, version_of)
 
@@ -120,19 +120,16 @@ def next_version(dataset: Dataset, of: Dataset) -> None:
     family = Dataset.objects.families([of.family])
     dataset.root = Dataset.objects.get(pk=of.family)
     dataset.version = family[0].version + 1
-    dataset.slug = slug_free(f"{dataset.root.slug[:100]}-v{dataset.version}")
+    dataset.slug = dataset_slug(f"{dataset.root.slug[:100]}-v{dataset.version}")
 
 
-def slug_free(name: str) -> str:
-    """A slug that no dataset has. It never is a number alone, which would be taken for an id."""
-    base = slugify(name)[:120].strip("-_") or "dataset"
-    base = f"dataset-{base}" if base.isdigit() or base in RESERVED_SLUGS else base
-    taken = set(Dataset.objects.filter(slug__startswith=base).values_list("slug", flat=True))
-
-    return next(
-        slug
-        for number in range(1, len(taken) + 2)
-        if (slug := f"{base}-{number}" if number > 1 else base) not in taken
+def dataset_slug(name: str) -> str:
+    """A slug that no dataset has."""
+    return slug_free(
+        Dataset.objects.all(),
+        name,
+        fallback="dataset",
+        reserved=RESERVED_SLUGS,
     )
 
 

@@ -3,28 +3,19 @@ not grow with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.paginator import Page, Paginator
 from django.http import QueryDict
 
+from core.listing import PAGE_ROWS, Facet, active_filters
 from datasets_app.filters import DatasetFilter
 from datasets_app.models import Dataset, Label
 from datasets_app.versions import versions_attach
 from engine.rows.formats import FORMATS
 
-PAGE_ROWS = 25
 Reader = AbstractBaseUser | AnonymousUser
-
-
-@dataclass(frozen=True)
-class Facet:
-    name: str
-    title: str
-    choices: list[tuple[str, str]]
-    value: str
 
 
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
@@ -44,7 +35,7 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
         "rows": versions_attach(page.object_list, reader),
         "facets": facets,
         "facets_chosen": sum(bool(facet.value) for facet in facets),
-        "active_filters": active_filters(facets, query),
+        "active_filters": active_filters(query, facets),
         "narrowed": any(
             query.get(name) for name in ("search", "archived", *(facet.name for facet in facets))
         ),
@@ -81,23 +72,3 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
         ),
         Facet("owner", "Owner", [(name, name) for name in sorted(owners)], query.get("owner", "")),
     ]
-
-
-def active_filters(facets: list[Facet], query: QueryDict) -> list[tuple[str, str, str]]:
-    """(title, value, address without it) of each filter that is set."""
-    shown = [("search", "Search", query.get("search", ""))]
-    shown += [
-        (facet.name, facet.title, dict(facet.choices).get(facet.value, facet.value))
-        for facet in facets
-    ]
-    found = []
-
-    for name, title, value in shown:
-        if value:
-            others = query.copy()
-            for gone in (name, "page"):
-                others.pop(gone, None)
-
-            found.append((title, value[:60], f"?{others.urlencode()}"))
-
-    return found

@@ -7,7 +7,7 @@
     launchers
 
 A repeat leaves DIR as it is, computes in the precision and with the number of threads that were
-recorded there, and says whether its losses are the recorded ones. Exit codes: those of
+recorded there, and prints whether its losses equal the recorded ones. Exit codes: those of
 engine/contract/rundir.py, and 4 where the losses differ."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,9 @@ from engine.run.main import run
 REPEATS = "repeats"
 EXIT_DIFFERENT = 4
 
+# {(split, step): loss}, None for a loss that was not finite.
+Losses = dict[tuple[str, int], float | None]
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Repeat a train by hand.")
@@ -42,13 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--into", type=Path, metavar="FOLDER", help="a new folder to train in")
     where.add_argument("--in-place", action="store_true", help="train in the run directory itself")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     try:
-        if given.in_place:
-            return _in_place(given.directory)
+        if options.in_place:
+            return _in_place(options.directory)
 
-        return _repeat(given.directory, given.into)
+        return _repeat(options.directory, options.into)
     except (SpecError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
@@ -67,9 +71,7 @@ def _in_place(directory: Path) -> int:
 def _repeat(directory: Path, into: Path | None) -> int:
     spec = read_spec(directory)
     recorded = list(all_events(directory))
-    target = into or next(
-        path for number in count(1) if not (path := directory / REPEATS / str(number)).exists()
-    )
+    target = into or _next_folder(directory / REPEATS)
     if target.exists():
         raise FileExistsError(f"{target} is there already. Name a folder that is new.")
 
@@ -79,71 +81,94 @@ def _repeat(directory: Path, into: Path | None) -> int:
     if code != EXIT_FINISHED:
         return code
 
-    return (
-        EXIT_FINISHED if _compare(losses(recorded), losses(all_events(target))) else EXIT_DIFFERENT
-    )
+    is_same = _compare(losses(recorded), losses(all_events(target)))
+    return EXIT_FINISHED if is_same else EXIT_DIFFERENT
+
+
+def _next_folder(repeats: Path) -> Path:
+    """The first of 1, 2 … that is not there yet."""
+    for number in count(1):
+        folder = repeats / str(number)
+        if not folder.exists():
+            return folder
+
+    raise AssertionError("count() does not end")
 
 
 def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
-    """The spec with what was left to the device fixed to what the recorded train had."""
-    # From the beginning, however many attempts it took.
+    """The spec, from the beginning however many attempts it took, with the precision and the number
+    of threads that the recorded train had."""
     spec = replace(spec, attempt=1, resume_from=None)
     started = next((event for event in recorded if event["type"] == "started"), None)
     if started is None:
         return spec
-    if threads := started.get("device", {}).get("threads"):
+
+    threads = started.get("device", {}).get("threads")
+    if threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
     if spec.parameters.get("precision", "auto") != "auto":
         return spec
 
-    return replace(
-        spec, parameters=spec.parameters | {"precision": started.get("precision", "auto")}
-    )
+    precision = started.get("precision", "auto")
+    return replace(spec, parameters=spec.parameters | {"precision": precision})
 
 
-def losses(events: Any) -> dict[tuple[str, int], float | None]:
-    """{(split, step): loss} of a run's events; what a later attempt began anew counts as that
-    attempt told it."""
-    found: dict[tuple[str, int], float | None] = {}
+def losses(events: Iterable[dict[str, Any]]) -> Losses:
+    """The losses of a run's events. Steps that a later attempt trained again count as that attempt
+    reported them."""
+    curve: Losses = {}
+
     for event in events:
-        if event["type"] == "started" and (begins := event.get("resumed_from")) is not None:
-            found = {key: value for key, value in found.items() if 0 < begins >= key[1]}
+        if event["type"] == "started" and event.get("resumed_from") is not None:
+            curve = _until(curve, event["resumed_from"])
 
         if event["type"] == "metrics":
             split = event["split"]
-            found[split, event["step"]] = event["values"].get(
-                "eval_loss" if split == "eval" else "loss"
-            )
+            name = "eval_loss" if split == "eval" else "loss"
+            curve[split, event["step"]] = event["values"].get(name)
 
-    return found
+    return curve
 
 
-def _compare(
-    recorded: dict[tuple[str, int], float | None], repeated: dict[tuple[str, int], float | None]
-) -> bool:
-    """Print both curves beside each other and whether they are the same. A recorded train that was
-    stopped is compared as far as it came."""
+def _until(curve: Losses, last: int) -> Losses:
+    """The curve up to step `last`; nothing of it for 0, where everything is evaluated anew."""
+    if not last:
+        return {}
+
+    return {(split, step): loss for (split, step), loss in curve.items() if step <= last}
+
+
+def _compare(recorded: Losses, repeated: Losses) -> bool:
+    """Print both curves beside each other and whether they are equal. A recorded train that was
+    stopped is compared up to where it was stopped."""
     if not recorded:
         print("\nNothing was recorded to compare with.")
         return True
 
     print("\n  split    step   recorded   repeated")
-    for split, step in sorted(recorded, key=lambda key: (key[1], key[0])):
-        before, after = recorded[split, step], repeated.get((split, step))
-        mark = "" if before == after else "   differs"
-        print(f"  {split:5} {step:>7} {_number(before)} {_number(after)}{mark}")
+    differing = 0
 
-    differing = sum(recorded[key] != repeated.get(key) for key in recorded)
-    print(
-        f"\n{differing} of {len(recorded)} losses differ."
-        if differing
-        else f"\nAll {len(recorded)} losses are the same."
-    )
+    for split, step in sorted(recorded, key=lambda key: (key[1], key[0])):
+        before = recorded[split, step]
+        after = repeated.get((split, step))
+        differs = before != after
+        differing += differs
+        print(
+            f"  {split:5} {step:>7} {_number(before)} {_number(after)}"
+            f"{'   differs' if differs else ''}"
+        )
+
+    if differing:
+        print(f"\n{differing} of {len(recorded)} losses differ.")
+    else:
+        print(f"\nAll {len(recorded)} losses are the same.")
+
     return not differing
 
 
 def _number(value: float | None) -> str:
-    return f"{value:10.6f}" if value is not None else f"{'–':>10}"
+    return f"{'–':>10}" if value is None else f"{value:10.6f}"
 
 
 if __name__ == "__main__":

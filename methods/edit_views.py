@@ -9,10 +9,10 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.text import slugify
 from django.views import View
 
 from core.errors import UserError
+from core.listing import slug_free
 from engine.schema.registry import RECIPES
 from methods.changes import method_restore, method_retire, method_save
 from methods.method_form import (
@@ -97,7 +97,12 @@ class MethodNewView(View):
         )
         method = TrainingMethod(
             recipe=origin.recipe,
-            slug=slug_free(request.POST.get("name", "")),
+            slug=slug_free(
+                TrainingMethod.objects.all(),
+                request.POST.get("name", ""),
+                fallback="method",
+                limit=50,
+            ),
             example_rows=origin.example_rows,
             order=origin.order + 1,
         )
@@ -192,15 +197,3 @@ def page(
     status = 400 if errors or wrong else 200
 
     return render(request, "methods/edit.html", context, status=status)
-
-
-def slug_free(name: str) -> str:
-    """A slug for a new method, numbered where it is taken."""
-    stem = slugify(name)[:50] or "method"
-    slug, number = stem, 1
-
-    while TrainingMethod.objects.filter(slug=slug).exists():
-        number += 1
-        slug = f"{stem}-{number}"
-
-    return slug

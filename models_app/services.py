@@ -11,11 +11,11 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
-from django.utils.text import slugify
 
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
+from core.listing import slug_free
 from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, duration_words
@@ -27,6 +27,7 @@ from models_app.models import UPLOADED, BaseModel
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
+SLUG_TRIES = 10
 
 # The kind of background work, see core.chores.
 IMPORT = "model-import"
@@ -234,19 +235,14 @@ def _refuse_twin(owner: User | None, source: BaseModel.Source, reference: str) -
 
 
 def _save_with_slug(model: BaseModel) -> None:
-    """A slug that is free and that nobody can take for an id."""
-    base = slugify(model.name)[:120] or "model"
-    if base.isdigit() or base in RESERVED_SLUGS:
-        base = f"model-{base}"
-
-    taken = set(BaseModel.objects.filter(slug__startswith=base).values_list("slug", flat=True))
-    number = 1
-    while True:
-        model.slug = base if number == 1 else f"{base}-{number}"
-        number += 1
-
-        if model.slug in taken:
-            continue
+    """Save the new model under a slug that no other has. Raises IntegrityError."""
+    for attempt in range(1, SLUG_TRIES + 1):
+        model.slug = slug_free(
+            BaseModel.objects.all(),
+            model.name,
+            fallback="model",
+            reserved=RESERVED_SLUGS,
+        )
 
         try:
             with transaction.atomic():
@@ -255,7 +251,7 @@ def _save_with_slug(model: BaseModel) -> None:
             return
         except IntegrityError:
             # Somebody else took it this moment.
-            if number > 100:
+            if attempt == SLUG_TRIES:
                 raise
 
 

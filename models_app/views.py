@@ -17,6 +17,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from core.errors import UserError
+from core.listing import PAGE_ROWS
 from core.ownership import may_change
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
@@ -34,7 +35,6 @@ from models_app.services import (
     model_update,
 )
 
-PAGE_ROWS = 25
 # Title, what to sort by, class.
 COLUMNS = (
     ("Model", "name", ""),

@@ -14,7 +14,8 @@ def holdout_rows(rows: int, share: float) -> int:
     if share <= 0 or rows < 2:
         return 0
 
-    return min(HOLDOUT_LIMIT, max(1, round(rows * share)), rows - 1)
+    wanted = max(1, round(rows * share))
+    return min(wanted, HOLDOUT_LIMIT, rows - 1)
 
 
 def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:
@@ -31,7 +32,8 @@ def total_steps(
     if max_steps is not None:
         return max_steps
 
-    return math.ceil((epochs or 1) * steps_per_epoch(train_rows, batch_size, accumulation))
+    per_epoch = steps_per_epoch(train_rows, batch_size, accumulation)
+    return math.ceil((epochs or 1) * per_epoch)
 
 
 def warmup_steps(total: int, ratio: float, scheduler: str) -> int:
@@ -40,7 +42,8 @@ def warmup_steps(total: int, ratio: float, scheduler: str) -> int:
     if scheduler == "constant":
         return 0
 
-    return min(math.ceil(total * ratio), max(0, total - 1))
+    wanted = math.ceil(total * ratio)
+    return min(wanted, max(0, total - 1))
 
 
 def warmup_is_long(total: int, warmup: int) -> bool:
@@ -56,22 +59,25 @@ def evaluations_left(after: int, total: int, evaluate_every: int, save_every: in
     if not evaluate_every or after >= total:
         return 0
 
-    found = _multiples(after, total, evaluate_every)
-    if save_every >= evaluate_every:
-        found += _multiples(after, total, save_every) - _multiples(
-            after, total, math.lcm(evaluate_every, save_every)
-        )
+    count = _multiples(after, total, evaluate_every)
+    last_counted = total % evaluate_every == 0
 
-    measured_at_end = total % evaluate_every == 0 or (
-        save_every >= evaluate_every and total % save_every == 0
-    )
-    return found if measured_at_end else found + 1
+    if save_every >= evaluate_every:
+        both = math.lcm(evaluate_every, save_every)
+        count += _multiples(after, total, save_every) - _multiples(after, total, both)
+        last_counted = last_counted or total % save_every == 0
+
+    return count if last_counted else count + 1
 
 
 def checkpoints_left(after: int, total: int, save_every: int) -> int:
     """Checkpoints after step `after` and before step `total`, where the model is saved too."""
-    return _multiples(after, total - 1, save_every) if save_every else 0
+    if not save_every:
+        return 0
+
+    return _multiples(after, total - 1, save_every)
 
 
 def _multiples(after: int, last: int, every: int) -> int:
+    """How many multiples of `every` are above `after` and at most `last`."""
     return max(0, last // every - after // every)

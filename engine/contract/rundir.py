@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -79,9 +79,9 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class DataFile:
-    """One dataset file: `format` is a slug of engine.rows.formats, `column_map` maps that format's
-    columns to the file's. `cache`: a folder for what is derived from it and may be lost, "" where
-    nothing may be kept."""
+    """One dataset file. `format`: a slug of engine.rows.formats; `column_map`: that format's columns
+    to the file's; `cache`: a folder for files that are derived from it and may be lost, "" where
+    nothing may be cached."""
 
     path: str
     sha256: str
@@ -104,7 +104,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Branch:
-    """Weights to begin with: a sealed folder, and whose they were."""
+    """Weights to start from: a sealed folder, and the train and step that they are of."""
 
     path: str
     run_id: int
@@ -149,14 +149,15 @@ class Spec:
     branch: Branch | None = None
     system_prompt: str = ""
     health: dict[str, float] = field(default_factory=dict)
-    """Thresholds of engine.messages.health that are not the usual ones."""
+    """Thresholds of engine.messages.health that differ from the defaults."""
     base_model_source: HubModel | None = None
-    """None for a base model that is not from the hub, and in specs that were written before this was kept."""
+    """None for a base model that is not from the hub, and in specs written before this was kept."""
     attempt: int = 1
     resume_from: str | None = None
     last_seq: int = 0
-    """The last event that was stored of earlier attempts. Events are numbered on from there even where their file was
-    cut or removed, so that none is taken for one that is known."""
+    """The number of the last event of earlier attempts that the web has stored. Events are numbered
+    from there on even where their file was truncated or removed, so that none is mistaken for one
+    that is stored already."""
     version: int = SPEC_VERSION
 
     @classmethod
@@ -171,20 +172,9 @@ class Spec:
             )
 
         values = dict(data)
-        for key in ("dataset", "evaluation_dataset"):
+        for key, kind in _PARTS.items():
             if values.get(key) is not None:
-                values[key] = _build(DataFile, values[key], where=f"spec.json, {key}")
-
-        if values.get("program") is not None:
-            values["program"] = _build(Program, values["program"], where="spec.json, program")
-
-        if values.get("base_model_source") is not None:
-            values["base_model_source"] = _build(
-                HubModel, values["base_model_source"], where="spec.json, base_model_source"
-            )
-
-        if values.get("branch") is not None:
-            values["branch"] = _build(Branch, values["branch"], where="spec.json, branch")
+                values[key] = _build(kind, values[key], where=f"spec.json, {key}")
 
         resources = values.get("resources", {})
         if not isinstance(resources, dict):
@@ -197,14 +187,25 @@ class Spec:
         return _build(cls, values, where="spec.json")
 
 
+# The keys of spec.json that hold an object of their own.
+_PARTS: dict[str, type[Any]] = {
+    "dataset": DataFile,
+    "evaluation_dataset": DataFile,
+    "program": Program,
+    "base_model_source": HubModel,
+    "branch": Branch,
+}
+
+
 def _build(kind: type[T], values: Any, *, where: str) -> T:
-    """A dataclass from a JSON object; every key must be known and every key without a default be
-    there."""
+    """A dataclass from a JSON object. Raises SpecError for an unknown key, and where a key without
+    a default is missing."""
     if not isinstance(values, dict):
         raise SpecError(f"{where} does not hold an object.")
 
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
+    unknown = sorted(set(values) - known)
+    if unknown:
         raise SpecError(f"{where} has unknown keys: {', '.join(unknown)}.")
 
     try:
@@ -217,27 +218,27 @@ def paths_changed(spec: Spec, change: Callable[[str], str]) -> Spec:
     """The spec with every path of a file or folder in it changed; the interpreter of a custom
     method, which belongs to the machine, and paths that are empty stay as they are."""
 
-    def path(text: str) -> str:
-        return change(text) if text else text
+    def changed(item: Any, *names: str) -> Any:
+        """A part of the spec with the paths in these attributes changed."""
+        if item is None:
+            return None
 
-    def data_file(data: DataFile) -> DataFile:
-        return replace(data, path=path(data.path), cache=path(data.cache))
+        paths = {name: getattr(item, name) for name in names}
+        return replace(item, **{name: change(path) for name, path in paths.items() if path})
 
     resources = {
-        name: replace(resource, path=path(resource.path), base_path=path(resource.base_path))
-        for name, resource in spec.resources.items()
+        name: changed(resource, "path", "base_path") for name, resource in spec.resources.items()
     }
-
-    return replace(
+    spec = replace(
         spec,
-        base_model_path=path(spec.base_model_path),
-        dataset=data_file(spec.dataset),
-        evaluation_dataset=data_file(spec.evaluation_dataset) if spec.evaluation_dataset else None,
+        dataset=changed(spec.dataset, "path", "cache"),
+        evaluation_dataset=changed(spec.evaluation_dataset, "path", "cache"),
         resources=resources,
-        program=replace(spec.program, script=path(spec.program.script)) if spec.program else None,
-        branch=replace(spec.branch, path=path(spec.branch.path)) if spec.branch else None,
-        resume_from=path(spec.resume_from) if spec.resume_from else spec.resume_from,
+        program=changed(spec.program, "script"),
+        branch=changed(spec.branch, "path"),
     )
+
+    return cast("Spec", changed(spec, "base_model_path", "resume_from"))
 
 
 def write_spec(directory: Path, spec: Spec, *, home: Path | None = None) -> Path:
@@ -250,17 +251,19 @@ def write_spec(directory: Path, spec: Spec, *, home: Path | None = None) -> Path
     if home is not None:
         spec = paths_changed(spec, lambda text: _relative(text, directory, home))
 
+    text = json.dumps(asdict(spec), indent=2, ensure_ascii=False, allow_nan=False)
     temporary = directory / f"{SPEC}.tmp"
-    temporary.write_text(
-        json.dumps(asdict(spec), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    temporary.write_text(text + "\n")
     temporary.replace(directory / SPEC)
 
     return directory / SPEC
 
 
 def _relative(text: str, directory: Path, home: Path) -> str:
-    return os.path.relpath(text, directory) if Path(text).is_relative_to(home) else text
+    if not Path(text).is_relative_to(home):
+        return text
+
+    return os.path.relpath(text, directory)
 
 
 def read_spec(directory: Path) -> Spec:
@@ -268,7 +271,11 @@ def read_spec(directory: Path) -> Spec:
     spec = _read_spec(directory)
     # As text and not by the file system: `directory` may lie behind a link to another disk.
     base = os.path.abspath(directory)  # noqa: PTH100 - Path.resolve() would follow that link
-    return paths_changed(spec, lambda text: os.path.normpath(os.path.join(base, text)))  # noqa: PTH118
+
+    def absolute(text: str) -> str:
+        return os.path.normpath(os.path.join(base, text))  # noqa: PTH118 - likewise
+
+    return paths_changed(spec, absolute)
 
 
 def _read_spec(directory: Path) -> Spec:
@@ -286,21 +293,23 @@ class EventWriter:
     """Appends to events.jsonl: one line a write, `seq` counted from 1, times in Unix seconds."""
 
     def __init__(self, directory: Path, seq: int = 0) -> None:
-        """`seq`: of the last event that is there already."""
+        """`seq`: the number of the last event that is there already."""
         self.path = directory / EVENTS
         self.seq = seq
 
     @classmethod
-    def going_on(cls, directory: Path, stored: int = 0) -> EventWriter:
-        """Behind what an earlier attempt wrote; a last line that it did not finish is closed, and
-        so is no event.
+    def resume(cls, directory: Path, stored: int = 0) -> EventWriter:
+        """A writer that continues after an earlier attempt. A last line that the attempt did not
+        finish is ended, and is not an event.
 
-        stored: the last event that is known elsewhere, should the file have lost it.
+        stored: the number of the last event that the web has stored, should the file have lost it.
         """
-        last = max((event["seq"] for event in all_events(directory)), default=0)
-        last = max(last, stored)
+        last = stored
+        for event in all_events(directory):
+            last = max(last, event["seq"])
+
         path = directory / EVENTS
-        if path.is_file() and path.stat().st_size and not _ends_with_a_line(path):
+        if path.is_file() and path.stat().st_size and not _ends_with_newline(path):
             with path.open("ab", buffering=0) as stream:
                 stream.write(b"\n")
 
@@ -313,26 +322,35 @@ class EventWriter:
             raise ValueError(f"unknown event type {kind!r}")
 
         self.seq += 1
+        event: dict[str, Any] = {
+            "v": EVENT_VERSION,
+            "seq": self.seq,
+            "time": round(time.time(), 3),
+            "type": kind,
+        }
+
         nonfinite: list[str] = []
-        event = {"v": EVENT_VERSION, "seq": self.seq, "time": round(time.time(), 3), "type": kind}
-        event |= {key: _finite(value, key, nonfinite) for key, value in values.items()}
+        for key, value in values.items():
+            event[key] = _finite(value, key, nonfinite)
 
         if nonfinite:
             event["nonfinite"] = nonfinite
 
         line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
-        # One write of a whole line: a reader sees all of it or a tail without a newline, never a
-        # mixture.
-        data = line.encode()
-        with self.path.open("ab", buffering=0) as stream:
-            if stream.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-
+        self._append(line.encode())
         return self.seq
+
+    def _append(self, line: bytes) -> None:
+        """One write of a whole line: a reader sees all of it or a tail without a newline, never a
+        mixture of two. Raises OSError where the disk is full."""
+        with self.path.open("ab", buffering=0) as stream:
+            if stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
-    """JSON has no NaN and no infinity: null in their place, their name kept."""
+    """The value with null for NaN and infinity, which JSON does not have; their names are added to
+    `nonfinite`."""
     if isinstance(value, float) and not math.isfinite(value):
         nonfinite.append(name)
         return None
@@ -348,8 +366,8 @@ def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
 def read_events(
     directory: Path, offset: int = 0, limit_bytes: int = 4 << 20
 ) -> tuple[list[dict[str, Any]], int]:
-    """Whole events from byte `offset` on, and the offset to go on from. Lines that are no event are
-    passed over."""
+    """Whole events from byte `offset` on, and the offset to continue from. Lines that are not an
+    event are skipped."""
     try:
         with (directory / EVENTS).open("rb") as stream:
             stream.seek(offset)
@@ -360,7 +378,13 @@ def read_events(
         return [], offset
 
     end = block.rfind(b"\n") + 1
-    events = [event for line in block[:end].splitlines() if (event := _event(line)) is not None]
+    events = []
+
+    for line in block[:end].splitlines():
+        event = _event(line)
+        if event is not None:
+            events.append(event)
+
     return events, offset + end
 
 
@@ -368,8 +392,8 @@ def all_events(directory: Path) -> Iterator[dict[str, Any]]:
     """Every whole event there is, in order."""
     offset = 0
     while True:
-        found, end = read_events(directory, offset)
-        yield from found
+        events, end = read_events(directory, offset)
+        yield from events
 
         if end == offset:
             return
@@ -377,13 +401,14 @@ def all_events(directory: Path) -> Iterator[dict[str, Any]]:
         offset = end
 
 
-def _ends_with_a_line(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) == b"\n"
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
+    """The event on a line; None for a line that is not one."""
     try:
         # JSON has no NaN and no infinity, though Python reads them.
         event = json.loads(line, parse_constant=lambda name: None)
@@ -393,11 +418,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     if not isinstance(event, dict) or event.get("type") not in EVENT_TYPES:
         return None
 
-    seq, moment = event.get("seq"), event.get("time")
+    seq = event.get("seq")
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < LARGEST_SEQ:
         return None
 
-    return event if isinstance(moment, int | float) else None
+    return event if isinstance(event.get("time"), int | float) else None
 
 
 def stop_request(directory: Path) -> None:
@@ -406,12 +431,12 @@ def stop_request(directory: Path) -> None:
 
 
 def save_request(directory: Path) -> None:
-    """Ask the engine for a checkpoint after the step that it is at."""
+    """Ask the engine for a checkpoint after its current step."""
     (directory / SAVE).touch()
 
 
 def save_taken(directory: Path) -> bool:
-    """Whether a checkpoint was asked for; the request is taken away."""
+    """Whether a checkpoint was asked for; the request is removed."""
     try:
         (directory / SAVE).unlink()
     except FileNotFoundError:
@@ -435,21 +460,26 @@ def folder_size(directory: Path) -> int:
 
 
 def checkpoint_seal(checkpoint: Path, known: dict[str, dict[str, Any]] | None = None) -> None:
-    """Write the COMPLETE manifest (names, sizes, sha256) last: what has none does not count.
+    """Write the COMPLETE manifest (names, sizes, sha256), which must come last: a checkpoint
+    without one does not count.
 
     known: entries of another manifest, for files that are the same there and need not be read
     again."""
     known = known or {}
-    names = sorted(
-        path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST
-    )
     manifest = {}
 
-    for path in names:
-        name, size = str(path.relative_to(checkpoint)), path.stat().st_size
+    for path in sorted(checkpoint.rglob("*")):
+        if not path.is_file() or path.name == MANIFEST:
+            continue
+
+        name = str(path.relative_to(checkpoint))
+        size = path.stat().st_size
         entry = known.get(name, {})
-        is_known = entry.get("size") == size and "sha256" in entry
-        manifest[name] = entry if is_known else {"size": size, "sha256": file_sha256(path)}
+
+        if entry.get("size") != size or "sha256" not in entry:
+            entry = {"size": size, "sha256": file_sha256(path)}
+
+        manifest[name] = entry
 
     temporary = checkpoint / f"{MANIFEST}.tmp"
     with temporary.open("w") as stream:
@@ -474,20 +504,24 @@ def checkpoint_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
 def checkpoint_is_whole(
     checkpoint: Path, *, hashes: bool = True, at_most: int | None = None
 ) -> bool:
-    """Whether every file that the manifest names is there with its size and, if asked, its sha256.
+    """Whether every file that the manifest names is there with its size and, where asked for, its
+    sha256.
 
-    at_most: bytes up to which files are read for their sha256; larger checkpoints are judged by
-    sizes alone."""
+    at_most: total bytes up to which files are read for their sha256; of larger checkpoints only the
+    sizes are compared."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         if at_most is not None and sum(entry["size"] for entry in manifest.values()) > at_most:
             hashes = False
 
-        return all(
-            (checkpoint / name).stat().st_size == entry["size"]
-            and (not hashes or file_sha256(checkpoint / name) == entry["sha256"])
-            for name, entry in manifest.items()
-        )
+        for name, entry in manifest.items():
+            path = checkpoint / name
+            if path.stat().st_size != entry["size"]:
+                return False
+            if hashes and file_sha256(path) != entry["sha256"]:
+                return False
+
+        return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -500,24 +534,27 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def checkpoints(directory: Path) -> Iterator[tuple[int, Path]]:
     """(step, folder) of every checkpoint folder, newest first, whole or not."""
-    found = []
+    folders = []
     for path in (directory / CHECKPOINTS).glob("checkpoint-*"):
         step = path.name.removeprefix("checkpoint-")
         if step.isdigit():
-            found.append((int(step), path))
+            folders.append((int(step), path))
 
-    yield from sorted(found, reverse=True)
+    yield from sorted(folders, reverse=True)
 
 
 def checkpoint_latest(directory: Path) -> Path | None:
-    """The newest whole checkpoint; one that is cut or unsealed is passed over for the one before
-    it."""
-    return next((path for _, path in checkpoints(directory) if checkpoint_is_whole(path)), None)
+    """The newest whole checkpoint, None where there is none."""
+    for _, path in checkpoints(directory):
+        if checkpoint_is_whole(path):
+            return path
+
+    return None
 
 
 def model_publish(directory: Path) -> Path:
-    """Rename model.tmp/ to model/: from here on the model is whole. One of an earlier attempt makes
-    room for it."""
+    """Rename model.tmp/ to model/: from here on the model is whole. It replaces one of an earlier
+    attempt."""
     final = directory / MODEL
     if final.exists():
         shutil.rmtree(final)

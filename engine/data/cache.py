@@ -1,9 +1,9 @@
-"""Rows of a dataset as token ids, and where they are kept: a later train on the same rows tokenises
-nothing.
+"""Rows of a dataset as token ids, and their cache: a later train of the same recipe on the same
+rows tokenises nothing.
 
-What is kept lies beside the dataset, so that it goes with it: Arrow files, which are mapped and not
-read. A file's name is a hash of all that its content depends on, the code that makes it included;
-the oldest make room for new ones."""
+The cache lies beside the dataset, so that it is deleted with it: Arrow files, which are mapped into
+memory. A file's name is a hash of all that its content depends on, the recipe and the code that
+makes it included; the oldest make room for new ones."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from engine.data.split import file_check
 from engine.rows.examples import Example
 from engine.run.job import Job
 
-# So many files a dataset: other base models, other token limits.
-KEPT = 4
+# Files for one dataset: other recipes, base models, token limits.
+MOST_FILES = 4
 # A file takes no more than this share of the disk's free room, which checkpoints need more.
-SHARE_OF_ROOM = 0.1
+LARGEST_SHARE_OF_DISK = 0.1
 SUFFIX, UNFINISHED = ".arrow", "unfinished-"
 UNFINISHED_SECONDS = 24 * 3600
 NOTES = b"notes"
@@ -76,10 +76,10 @@ class Rows:
         self.examples.append(example)
 
     def tokenised(self) -> Tokenised:
-        arrays = {
-            name: pyarrow.array(values, pyarrow.bool_() if isinstance(values[0], bool) else IDS)
-            for name, values in self.columns.items()
-        }
+        arrays = {}
+        for name, values in self.columns.items():
+            column_type = pyarrow.bool_() if isinstance(values[0], bool) else IDS
+            arrays[name] = pyarrow.array(values, column_type)
 
         notes = {
             "left_out": self.left_out,
@@ -91,16 +91,15 @@ class Rows:
             "warnings": self.warnings,
         }
 
-        table = pyarrow.table({"lengths": pyarrow.array(self.lengths, pyarrow.int32())} | arrays)
-
-        return Tokenised(
-            table.replace_schema_metadata({NOTES: json.dumps(notes)}), self.examples.__getitem__
-        )
+        lengths = pyarrow.array(self.lengths, pyarrow.int32())
+        table = pyarrow.table({"lengths": lengths} | arrays)
+        table = table.replace_schema_metadata({NOTES: json.dumps(notes)})
+        return Tokenised(table, self.examples.__getitem__)
 
 
 class Tokenised:
-    """Rows that are collected, as one Arrow table. `example`: a row as it was before, by its
-    number."""
+    """All tokenised rows as one Arrow table. `example`: the row with this number before it was
+    tokenised."""
 
     def __init__(self, table: pyarrow.Table, example: Callable[[int], Example]) -> None:
         self.table = table
@@ -126,28 +125,29 @@ class Tokenised:
         return Dataset(columns.take(pyarrow.array(indices, pyarrow.int64())))
 
     def by_length(self, indices: list[int]) -> Any:
-        """For measuring, where the order is free: little padding in a batch."""
+        """The Dataset in order of length, for little padding in a batch: for evaluation, where the
+        order does not matter."""
         return self.dataset(sorted(indices, key=self.lengths.__getitem__))
 
 
 def tokenised(
     job: Job, data: DataFile, renderer: Renderer, fill: Callable[[Rows], None], **depends: Any
 ) -> Tokenised:
-    """The rows that `fill` makes of `data`, or those kept from an earlier time. `depends`: what
-    they depend on besides the dataset, the tokenizer and its template, and the renderer's own
-    options."""
-    path = _path(data, renderer, depends)
-    found = _kept(path)
-    if found is not None:
+    """The rows that `fill` makes of `data`, or those that an earlier train cached. `depends`: what
+    they depend on besides the recipe, the dataset, the tokenizer and its template, and the
+    renderer's own options."""
+    path = _path(job.spec.recipe, data, renderer, depends)
+    cached = _cached_rows(path)
+    if cached is not None:
         file_check(data)
-        for code, message in found.warnings:
+        for code, message in cached.warnings:
             job.warn(code, message)
 
-        job.say(f"{len(found):,} rows tokenised by an earlier train")
-        return found
+        job.say(f"{len(cached):,} rows tokenised by an earlier train")
+        return cached
 
     rows = Rows()
-    told = renderer.warn
+    warn_job = renderer.warn
     # What was learned from another dataset's rows would keep a warning from these.
     renderer.system_is_known = None
 
@@ -155,35 +155,41 @@ def tokenised(
         if (code, message) not in rows.warnings:
             rows.warnings.append((code, message))
 
-        told(code, message)
+        warn_job(code, message)
 
     renderer.warn = warn
 
     try:
         fill(rows)
     finally:
-        renderer.warn = told
+        renderer.warn = warn_job
 
-    made = rows.tokenised()
+    result = rows.tokenised()
     if path is not None:
         try:
-            _keep(path, made, rows.examples)
+            _cache_write(path, result, rows.examples)
         except (OSError, TypeError) as error:
             # TypeError: Parquet knows values that JSON does not.
             job.say(f"the tokenised rows are not kept for later trains: {error}")
 
-    return made
+    return result
 
 
-def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path | None:
-    """None where nothing is to be kept, or where it is not known what a tokenizer depends on."""
+def _path(recipe: str, data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path | None:
+    """The cache file, named by a hash of all that its rows depend on. None where nothing is to be
+    cached, or where it is not known what a tokenizer depends on."""
     tokenizer = renderer.tokenizer
     if not data.cache or not tokenizer.is_fast:
         return None
 
     template = str(tokenizer.chat_template)
-    whole = {
-        "code": [_code(), transformers.__version__, tokenizers.__version__],
+    # Some templates write today's date.
+    has_date = "strftime" in template
+    today = datetime.now().astimezone().date().isoformat() if has_date else ""
+    identity = {
+        "code": [_code_hash(), transformers.__version__, tokenizers.__version__],
+        # Recipes tokenise the same dataset in ways of their own.
+        "recipe": recipe,
         "data": [data.sha256, data.file_type, data.format, data.column_map],
         "tokenizer": [
             type(tokenizer).__name__,
@@ -191,33 +197,29 @@ def _path(data: DataFile, renderer: Renderer, depends: dict[str, Any]) -> Path |
             tokenizer.special_tokens_map,
             getattr(tokenizer, "split_special_tokens", False),
         ],
-        # Some templates write today's date.
-        "template": [
-            template,
-            datetime.now().astimezone().date().isoformat() if "strftime" in template else "",
-        ],
+        "template": [template, today],
         "renderer": [renderer.system_prompt, renderer.answers_only, renderer.thinking.choice],
         "depends": depends,
     }
 
-    text = json.dumps(whole, sort_keys=True, default=str)
-
-    return Path(data.cache) / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
+    text = json.dumps(identity, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Path(data.cache) / f"{digest}{SUFFIX}"
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
-    """Of all the engine's code: a list of what decides about tokens would one day lack a module,
-    and a train would learn from another version's tokens."""
-    total = hashlib.sha256()
+def _code_hash() -> str:
+    """SHA-256 over all of the engine's code: a list of the modules that decide about tokens would
+    one day lack one, and a train would learn from another version's tokens."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        total.update(path.read_bytes())
+        digest.update(path.read_bytes())
 
-    return total.hexdigest()
+    return digest.hexdigest()
 
 
-def _kept(path: Path | None) -> Tokenised | None:
-    """What lies there, None where nothing does, or nothing whole."""
+def _cached_rows(path: Path | None) -> Tokenised | None:
+    """The cached rows; None where there is no file, or one that is not whole."""
     if path is None:
         return None
 
@@ -226,26 +228,25 @@ def _kept(path: Path | None) -> Tokenised | None:
             table = pyarrow.ipc.open_file(source).read_all()
 
         examples = table["examples"]
-        found = Tokenised(
-            table.drop_columns(["examples"]),
-            lambda index: Example(**json.loads(examples[index].as_py())),
-        )
+        columns = table.drop_columns(["examples"])
+        rows = Tokenised(columns, lambda index: Example(**json.loads(examples[index].as_py())))
     except (OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
         return None
 
     with contextlib.suppress(OSError):
         os.utime(path)
 
-    return found
+    return rows
 
 
-def _keep(path: Path, made: Tokenised, examples: list[Example]) -> None:
-    """Raises OSError, and TypeError for rows that JSON cannot hold."""
-    texts = pyarrow.array([json.dumps(asdict(example)) for example in examples], pyarrow.string())
-    table = made.table.append_column("examples", texts)
+def _cache_write(path: Path, rows: Tokenised, examples: list[Example]) -> None:
+    """Write the rows to the cache. Raises OSError, and TypeError for rows that JSON cannot hold."""
+    lines = [json.dumps(asdict(example)) for example in examples]
+    texts = pyarrow.array(lines, pyarrow.string())
+    table = rows.table.append_column("examples", texts)
     path.parent.mkdir(exist_ok=True)
 
-    if table.nbytes > SHARE_OF_ROOM * shutil.disk_usage(path.parent).free:
+    if table.nbytes > LARGEST_SHARE_OF_DISK * shutil.disk_usage(path.parent).free:
         raise OSError(f"they would take {table.nbytes / 1e6:,.1f} MB of a disk that is nearly full")
 
     # Under another name until it is whole: another train may look meanwhile.
@@ -261,20 +262,28 @@ def _keep(path: Path, made: Tokenised, examples: list[Example]) -> None:
             raise
 
     Path(stream.name).replace(path)
-    _room_make(path.parent)
+    _evict_oldest(path.parent)
 
 
-def _room_make(folder: Path) -> None:
-    """Remove the oldest beyond KEPT, and what a train that was killed left unfinished."""
+def _evict_oldest(folder: Path) -> None:
+    """Remove the oldest files beyond MOST_FILES, and what a train that was killed left unfinished."""
+    finished = sorted(_ages(folder, f"*{SUFFIX}"))
+    for _, path in finished[MOST_FILES:]:
+        path.unlink(missing_ok=True)
+
+    for age, path in _ages(folder, f"{UNFINISHED}*"):
+        if age > UNFINISHED_SECONDS:
+            path.unlink(missing_ok=True)
+
+
+def _ages(folder: Path, pattern: str) -> list[tuple[float, Path]]:
+    """(seconds since the last use, file) of each file."""
     ages = []
-    for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"{UNFINISHED}*")):
+    now = time.time()
+
+    for path in folder.glob(pattern):
         # Another train may have removed it meanwhile.
         with contextlib.suppress(OSError):
-            ages.append((time.time() - path.stat().st_mtime, path))
+            ages.append((now - path.stat().st_mtime, path))
 
-    whole = sorted(item for item in ages if item[1].suffix == SUFFIX)
-    broken_off = [
-        item for item in ages if item[1].suffix != SUFFIX and item[0] > UNFINISHED_SECONDS
-    ]
-    for _, path in (*whole[KEPT:], *broken_off):
-        path.unlink(missing_ok=True)
+    return ages

@@ -1,5 +1,5 @@
-"""The rows of a dataset, read and split: which are trained on, which are held out, which are asked
-before and after."""
+"""The rows of a dataset, read and split: which are trained on, which are held out, and which are
+the sample prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP_CHECK_ROWS = 256
 
 
 def file_check(data: DataFile) -> None:
-    """Raises TrainError where the file is gone or not the one that was chosen."""
+    """Raises TrainError where the file is gone or is not the one that was chosen."""
     path = Path(data.path)
     if not path.is_file():
         raise TrainError(
@@ -38,8 +38,8 @@ def file_check(data: DataFile) -> None:
 
 
 def examples_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example]]:
-    """(line, example) of the good rows in file order. Raises TrainError as file_check does, and
-    Stopped where somebody asks for a stop meanwhile."""
+    """(line, example) of the valid rows in file order. Raises TrainError as file_check does, and
+    Stopped where a stop is asked for meanwhile."""
     file_check(data)
     rows = examples_by_line(Path(data.path), data.file_type, data.format, data.column_map)
 
@@ -55,14 +55,17 @@ def notes_warn(job: Job, training: RowNotes, evaluation: RowNotes | None) -> Non
     for code, text in training.messages():
         job.warn(code, text)
 
-    for code, text in evaluation.messages() if evaluation is not None else []:
+    if evaluation is None:
+        return
+
+    for code, text in evaluation.messages():
         job.warn(f"{code}:evaluation", f"Evaluation dataset: {text}")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of rows. `held_out` counts in the evaluation dataset where there is one, else in the
-    training data."""
+    """Indices of rows, those in `held_out` into the evaluation dataset where there is one, else into
+    the training data."""
 
     kept: list[int]
     held_out: list[int]
@@ -76,44 +79,45 @@ def split(
     why_none: str = "",
     advice: str = "Raise the token limits, or choose another dataset.",
 ) -> Split:
-    """`evaluation_rows`: of a dataset of its own to measure on. Raises TrainError, saying
-    `why_none` and `advice`, where nothing is left to train on."""
-    given = job.parameters
+    """`rows`: the number of rows of the training data; `evaluation_rows`: that of the evaluation
+    dataset, None where there is none. Raises TrainError, saying `why_none` and `advice`, where
+    nothing is left to train on."""
+    seed = job.parameters.seed
 
-    if evaluation_rows is not None:
-        found = Split(
-            list(range(rows)),
-            _drawn(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), given.seed),
-        )
+    if evaluation_rows is None:
+        size = holdout_rows(rows, job.parameters.evaluation_split)
+        held_out = _draw(rows, size, seed)
+        kept = sorted(set(range(rows)) - set(held_out))
     else:
-        held_out = _drawn(rows, holdout_rows(rows, given.evaluation_split), given.seed)
-        found = Split(sorted(set(range(rows)) - set(held_out)), held_out)
+        held_out = _draw(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), seed)
+        kept = list(range(rows))
 
-    if not found.kept:
+    if not kept:
         raise TrainError("no_rows", f"No row is left to train on{why_none}.", advice)
 
-    return found
+    return Split(kept, held_out)
 
 
-def _drawn(count: int, size: int, seed: int) -> list[int]:
-    """The same rows for the same seed, whatever else is drawn at random; in file order."""
-    return sorted(random.Random(seed).sample(range(count), size))  # noqa: S311 - a draw, no secret
+def _draw(count: int, size: int, seed: int) -> list[int]:
+    """`size` of the first `count` rows, the same ones for the same seed, in file order."""
+    draw = random.Random(seed)  # noqa: S311 - a draw, no secret
+    return sorted(draw.sample(range(count), size))
 
 
-def asked(
+def sample_examples(
     job: Job,
-    found: Split,
-    row: Callable[[int], Example],
-    evaluation_row: Callable[[int], Example] | None,
+    parts: Split,
+    training_row: Callable[[int], Example],
+    held_out_row: Callable[[int], Example],
 ) -> list[Example]:
-    """What the model is asked before and after: held-out rows, or rows trained on where nothing is
-    held out."""
+    """The rows that the model answers before and after the train: held-out rows, or rows that it is
+    trained on where nothing is held out."""
     count = job.parameters.sample_prompts
-    if found.held_out or not count:
-        return [(evaluation_row or row)(index) for index in found.held_out[:count]]
+    if parts.held_out or not count:
+        return [held_out_row(index) for index in parts.held_out[:count]]
 
     job.warn(
         "samples_of_training_rows",
         "Nothing is held out: the sample prompts are rows that are trained on.",
     )
-    return [row(index) for index in found.kept[:count]]
+    return [training_row(index) for index in parts.kept[:count]]

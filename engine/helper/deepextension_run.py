@@ -1,5 +1,5 @@
-"""What a custom method needs of a run directory, in one file without dependencies. Python 3.8 or
-newer.
+"""Reads and writes the run directory for a custom method, in one file without dependencies. Python
+3.8 or newer.
 
 from deepextension_run import Run
 run = Run()                          # the directory is the program's argument
@@ -40,8 +40,9 @@ class Run:
         event = {"v": 1, "seq": self.seq, "time": round(time.time(), 3), "type": kind}
         event.update(values)
 
+        line = json.dumps(event, allow_nan=False) + "\n"
         with (self.directory / "events.jsonl").open("ab", buffering=0) as stream:
-            stream.write((json.dumps(event, allow_nan=False) + "\n").encode("utf-8"))
+            stream.write(line.encode("utf-8"))
 
     def phase(self, name):
         self.emit("phase", name=name)
@@ -50,12 +51,13 @@ class Run:
         self.emit("started", total_steps=total_steps, steps_per_epoch=steps_per_epoch, **facts)
 
     def metrics(self, step, epoch=0.0, split="train", **values):
-        """Numbers by name; what is not finite becomes null. `split`: train or eval, whose names
-        begin with eval_."""
-        plain = {
-            name: float(value) if math.isfinite(value) else None for name, value in values.items()
-        }
-        self.emit("metrics", step=step, epoch=epoch, split=split, values=plain)
+        """Numbers by name; those that are not finite become null. `split`: train, or eval, whose
+        names begin with eval_."""
+        finite = {}
+        for name, value in values.items():
+            finite[name] = float(value) if math.isfinite(value) else None
+
+        self.emit("metrics", step=step, epoch=epoch, split=split, values=finite)
 
     def sample(self, index, stage, prompt, text, step=0, reference=""):
         self.emit(
@@ -75,8 +77,9 @@ class Run:
 
     def stopped(self, step):
         """After run.stop_requested; the last event. The program ends with status 3."""
-        if (self.directory / "model.tmp").exists():
-            (self.directory / "model.tmp").replace(self.directory / "model")
+        unfinished = self.directory / "model.tmp"
+        if unfinished.exists():
+            unfinished.replace(self.directory / "model")
 
         self.emit("stopped", step=step)
         sys.exit(3)

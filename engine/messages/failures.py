@@ -1,5 +1,5 @@
 """Why a train failed, in words a person can act on. No training library is imported: their errors
-are told by name."""
+are recognised by name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from engine.rows.file_type import FileProblem
 
 
 class TrainError(Exception):
-    """A failure whose cause is known where it is raised."""
+    """A failure whose cause is known where it is raised. code: for the database and the API;
+    message and advice: sentences for people."""
 
     def __init__(self, code: str, message: str, advice: str) -> None:
         super().__init__(message)
-        self.code, self.message, self.advice = code, message, advice
+        self.code = code
+        self.message = message
+        self.advice = advice
 
 
 class Stopped(Exception):
-    """Somebody asked for a stop while nothing was under way that ends by itself soon."""
+    """A stop was asked for, and nothing is lost by stopping at once."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ OUT_OF_MEMORY = Failure(
     "out_of_memory",
     "The machine ran out of memory.",
     "Lower the batch size and raise gradient accumulation by the same factor: the result stays the "
-    "same. "
-    "Fewer max tokens or gradient checkpointing help too.",
+    "same. Fewer max tokens or gradient checkpointing help too.",
 )
 GPU_OUT_OF_MEMORY = replace(OUT_OF_MEMORY, message="The GPU ran out of memory.")
 DISK_FULL = Failure(
@@ -45,7 +47,7 @@ DISK_FULL = Failure(
     "The disk is full.",
     "Free some space, or keep fewer checkpoints. Checkpoints written before are whole.",
 )
-# The last is oneDNN's, whose kernels say no more where they get no memory.
+# The last is oneDNN's, whose kernels say nothing else when they run out of memory.
 MEMORY_WORDS = (
     "out of memory",
     "can't allocate memory",
@@ -54,8 +56,8 @@ MEMORY_WORDS = (
     "std::bad_alloc",
     "could not create a primitive",
 )
-# Raised where a cause is found, with its words: a traceback proves nothing more.
-TOLD = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
+# Raised with a message that says the cause: a traceback adds nothing.
+KNOWN_FAILURES = (TrainError, SpecError, ValidationError, ModelProblem, FileProblem)
 # The last but one are PyTorch's, the last is Rust's, in which safetensors and tokenizers are
 # written.
 DISK_WORDS = (
@@ -69,16 +71,17 @@ DISK_WORDS = (
 
 
 def explain(error: BaseException) -> Failure:
-    """The failure behind an exception; code "unknown" with its last line where nobody knows."""
+    """The failure behind an exception; code "unknown" with its last line where the cause is not
+    known."""
     if not isinstance(error, TrainError) and is_disk_full(error):
         return DISK_FULL
 
-    return _known(error) or by_words(str(error)) or _unknown(error)
+    return _known(error) or failure_from_text(str(error)) or _unknown(error)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether this error, or one that it was raised from, comes from a disk without room: libraries
-    wrap it in errors of their own, which would name the wrong cause."""
+    """Whether this error, or one that it was raised from, comes from a full disk: libraries wrap it
+    in errors of their own, which would name the wrong cause."""
     cause: BaseException | None = error
     seen: set[int] = set()
 
@@ -86,7 +89,7 @@ def is_disk_full(error: BaseException) -> bool:
         seen.add(id(cause))
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if any(words in str(cause).lower() for words in DISK_WORDS):
+        if _has_any(str(cause).lower(), DISK_WORDS):
             return True
 
         cause = cause.__cause__ or cause.__context__
@@ -95,7 +98,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _known(error: BaseException) -> Failure | None:
-    """By the kind of exception."""
+    """The failure behind an exception of a known class."""
     if isinstance(error, TrainError):
         return Failure(error.code, error.message, error.advice)
 
@@ -148,25 +151,29 @@ def _known(error: BaseException) -> Failure | None:
     return None
 
 
-def by_words(told: str) -> Failure | None:
-    """The failure behind words: libraries in other languages raise RuntimeError and the like, or
-    write why they end the process."""
-    text = told.lower()
-    if "cuda" in text and any(words in text for words in ("out of memory", "alloc_failed")):
+def failure_from_text(output: str) -> Failure | None:
+    """The failure that an error's text, or the end of a log, tells of: libraries in other languages
+    raise RuntimeError and the like, or print why they end the process."""
+    text = output.lower()
+    if "cuda" in text and _has_any(text, ("out of memory", "alloc_failed")):
         return GPU_OUT_OF_MEMORY
-    if any(words in text for words in MEMORY_WORDS):
+    if _has_any(text, MEMORY_WORDS):
         return OUT_OF_MEMORY
-    if any(words in text for words in DISK_WORDS):
+    if _has_any(text, DISK_WORDS):
         return DISK_FULL
 
     if "device-side assert" in text or "cuda error" in text:
         return Failure(
             "gpu_error",
-            f"The GPU failed: {_last(told)}",
+            f"The GPU failed: {_last(output)}",
             "Start the train again. If it recurs, ask your operator.",
         )
 
     return None
+
+
+def _has_any(text: str, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in text for phrase in phrases)
 
 
 def _unknown(error: BaseException) -> Failure:
@@ -178,6 +185,7 @@ def _unknown(error: BaseException) -> Failure:
 
 
 def last_line(error: BaseException) -> str:
+    """The class of an exception and the last line of its text."""
     last = _last(str(error))
     return f"{type(error).__name__}: {last}" if last else type(error).__name__
 
@@ -188,8 +196,11 @@ def _last(text: str) -> str:
 
 
 def _first_problem(error: ValidationError) -> str:
+    """The first of pydantic's errors, with the field that it is about."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or str(
-        problem.get("ctx", {}).get("field", "parameters")
-    )
+    where = ".".join(str(part) for part in problem["loc"])
+    if not where:
+        # A rule over several fields names the one to show it beside.
+        where = str(problem.get("ctx", {}).get("field", "parameters"))
+
     return f"{where}: {problem['msg']}"

@@ -16,7 +16,8 @@ from engine.schema.registry import Objective
 
 @dataclass(frozen=True)
 class Trouble:
-    """`serious`: learning on makes it worse; such a train is ended where that was asked for."""
+    """Something that goes wrong in a train. `serious`: training on makes it worse; such a train is
+    ended where that was asked for."""
 
     code: str
     message: str
@@ -27,30 +28,34 @@ class Trouble:
 @dataclass(frozen=True)
 class Thresholds:
     window: int = 20
-    """Logged steps that count as "lately"; fewer are noise at batch sizes of 1 to 8."""
+    """Logged steps that count as recent; fewer are noise at batch sizes of 1 to 8."""
     spike: float = 3.0
-    """Loss over its median lately. PaLM (2022, section 5.1) skipped batches at spikes; ordinary noise stays under 2."""
+    """Loss over its recent median. PaLM (2022, section 5.1) skipped batches at spikes; ordinary noise
+    stays under 2."""
     flat: float = 0.002
-    """Share by which the loss has to differ between the first and the latest window, once a third is done."""
+    """Share by which the loss has to differ between the first and the latest window, once a third of
+    the steps is done."""
     overfit: float = 0.05
     """Share by which the evaluation loss lies over its best, at three evaluations in a row."""
     gradient: float = 10.0
-    """Gradient norm over its median lately; clipping at 1 hides it from the weights, not from Adam's second moment."""
+    """Gradient norm over its recent median; clipping at 1 hides it from the weights, not from Adam's
+    second moment."""
     gradient_floor: float = 10.0
     """A norm under ten times the usual clip of 1 is never called an explosion."""
     zero_spread: float = 0.8
-    """Share of groups whose answers all got the same reward: they have no advantage (DAPO, 2025, section 3.2).
-    Over half a window; over a quarter where it is every group."""
+    """Share of groups whose answers all got the same reward: they have no advantage (DAPO, 2025,
+    section 3.2). Over half a window; over a quarter where it is every group."""
     kl: float = 1.0
-    """Mean KL a token to the reference model, in nats. Trains that go well stay under 0.1 (TRL's documentation of PPO
-    calls it healthy under 10 to 20 an answer)."""
+    """Mean KL divergence from the reference model, in nats a token. Healthy trains stay under 0.1
+    (TRL's documentation of PPO calls 10 to 20 an answer healthy)."""
     entropy: float = 0.2
-    """Entropy as a share of its first window: the policy has stopped exploring (DAPO, 2025, section 3.1)."""
+    """Entropy as a share of its first window: the policy has stopped exploring (DAPO, 2025, section
+    3.1)."""
 
 
 def thresholds_read(values: dict[str, float]) -> Thresholds:
-    """The usual thresholds with these in their place. Raises ValueError for one of an unknown name
-    or not over 0."""
+    """The default thresholds with `values` in their place. Raises ValueError for one of an unknown
+    name or not over 0."""
     known = {item.name for item in fields(Thresholds)}
     for name, value in values.items():
         if name not in known:
@@ -58,12 +63,12 @@ def thresholds_read(values: dict[str, float]) -> Thresholds:
         if not 0 < value < math.inf or (name == "window" and value < 4):
             raise ValueError(f"{name} cannot be {value:g}.")
 
-    others = {name: value for name, value in values.items() if name != "window"}
-    return replace(Thresholds(window=int(values.get("window", Thresholds.window))), **others)  # type: ignore[arg-type]
+    thresholds = replace(Thresholds(), **values)  # type: ignore[arg-type]
+    return replace(thresholds, window=int(thresholds.window))
 
 
 class Health:
-    """Feed it each logged line; it yields each trouble once."""
+    """Gets the metrics of each logged step and evaluation, and yields each trouble once."""
 
     def __init__(
         self,
@@ -78,10 +83,10 @@ class Health:
         self.from_rewards = from_rewards
         self.limits = thresholds or Thresholds()
         self.first: dict[str, list[float]] = {}
-        self.lately: dict[str, deque[float]] = {}
+        self.recent: dict[str, deque[float]] = {}
         self.best = math.nan
         self.worse_in_a_row = 0
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def train(self, step: int, values: dict[str, float]) -> Iterator[Trouble]:
         """One logged training step: metrics under TRL's own names."""
@@ -92,9 +97,12 @@ class Health:
         else:
             rules += [self._spike, self._flat]
 
-        found = [rule(step, values) for rule in rules]
+        troubles = [rule(step, values) for rule in rules]
         self._remember(values)
-        yield from self._news(found)
+
+        for trouble in troubles:
+            if trouble is not None and self._is_new(trouble):
+                yield trouble
 
     def evaluation(self, values: dict[str, float]) -> Iterator[Trouble]:
         """One evaluation. For objectives where less is better."""
@@ -103,55 +111,65 @@ class Health:
             return
 
         if math.isnan(self.best) or value < self.best:
-            self.best, self.worse_in_a_row = value, 0
+            self.best = value
+            self.worse_in_a_row = 0
             return
 
-        self.worse_in_a_row = (
-            self.worse_in_a_row + 1 if value > self.best * (1 + self.limits.overfit) else 0
-        )
-        if self.worse_in_a_row >= 3:
-            yield from self._news(
-                [
-                    Trouble(
-                        "overfit",
-                        f"The evaluation loss has been over its best of {self.best:.3f} by more "
-                        "than "
-                        f"{self.limits.overfit:.0%} for three evaluations: the model learns its "
-                        "examples by heart.",
-                        "Train for fewer epochs, keep the best checkpoint, or add more examples.",
-                        serious=True,
-                    )
-                ]
-            )
+        if value > self.best * (1 + self.limits.overfit):
+            self.worse_in_a_row += 1
+        else:
+            self.worse_in_a_row = 0
 
-    def _news(self, found: list[Trouble | None]) -> Iterator[Trouble]:
-        for trouble in found:
-            if trouble is not None and trouble.code not in self.told:
-                self.told.add(trouble.code)
-                yield trouble
+        if self.worse_in_a_row < 3:
+            return
+
+        trouble = Trouble(
+            "overfit",
+            f"The evaluation loss has been over its best of {self.best:.3f} by more than "
+            f"{self.limits.overfit:.0%} for three evaluations: the model learns its examples by "
+            "heart.",
+            "Train for fewer epochs, keep the best checkpoint, or add more examples.",
+            serious=True,
+        )
+        if self._is_new(trouble):
+            yield trouble
+
+    def _is_new(self, trouble: Trouble) -> bool:
+        """Whether no trouble of this code was reported before; it counts as reported from now
+        on."""
+        if trouble.code in self.reported:
+            return False
+
+        self.reported.add(trouble.code)
+        return True
 
     def _remember(self, values: dict[str, float]) -> None:
         for name in ("loss", "grad_norm", "entropy", "frac_reward_zero_std"):
             value = values.get(name)
             if value is None or not math.isfinite(value):
                 continue
-            if len(first := self.first.setdefault(name, [])) < self.limits.window:
+
+            first = self.first.setdefault(name, [])
+            if len(first) < self.limits.window:
                 first.append(value)
 
-            self.lately.setdefault(name, deque(maxlen=self.limits.window)).append(value)
+            recent = self.recent.setdefault(name, deque(maxlen=self.limits.window))
+            recent.append(value)
 
-    def _full(self, name: str) -> deque[float] | None:
-        """The latest window of a metric, once there is a whole one."""
-        values = self.lately.get(name)
-        return values if values is not None and len(values) == self.limits.window else None
+    def _window(self, name: str) -> deque[float] | None:
+        """The latest window of a metric, None until there is a whole one."""
+        values = self.recent.get(name, deque())
+        return values if len(values) == self.limits.window else None
 
     def _spike(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately, loss = self._full("loss"), values.get("loss", math.nan)
-        if (
-            lately is None
-            or not (usual := median(lately)) > 0
-            or not loss > self.limits.spike * usual
-        ):
+        recent = self._window("loss")
+        if recent is None:
+            return None
+
+        loss = values.get("loss", math.nan)
+        usual = median(recent)
+        is_spike = usual > 0 and loss > self.limits.spike * usual
+        if not is_spike:
             return None
 
         return Trouble(
@@ -162,15 +180,13 @@ class Health:
         )
 
     def _flat(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately, first = self._full("loss"), self.first.get("loss", [])
-        if (
-            lately is None
-            or step < max(2 * self.limits.window, self.total_steps / 3)
-            or not (start := fmean(first))
-        ):
+        recent = self._window("loss")
+        if recent is None or step < max(2 * self.limits.window, self.total_steps / 3):
             return None
 
-        if abs(fmean(lately) - start) > self.limits.flat * abs(start):
+        start = fmean(self.first["loss"])
+        has_moved = abs(fmean(recent) - start) > self.limits.flat * abs(start)
+        if has_moved or start == 0:
             return None
 
         return Trouble(
@@ -180,31 +196,37 @@ class Health:
         )
 
     def _gradient(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately, norm = self._full("grad_norm"), values.get("grad_norm", math.nan)
-        if lately is None or not norm > max(
-            self.limits.gradient * median(lately), self.limits.gradient_floor
-        ):
+        recent = self._window("grad_norm")
+        if recent is None:
+            return None
+
+        norm = values.get("grad_norm", math.nan)
+        usual = median(recent)
+        is_explosion = norm > max(self.limits.gradient * usual, self.limits.gradient_floor)
+        if not is_explosion:
             return None
 
         return Trouble(
             "gradient_explosion",
-            f"The gradient norm jumped to {norm:.3g} at step {step:,}, from {median(lately):.3g}.",
+            f"The gradient norm jumped to {norm:.3g} at step {step:,}, from {usual:.3g}.",
             "Lower the learning rate, lengthen the warm-up, or clip gradients lower.",
         )
 
     def _zero_spread(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately = self.lately.get("frac_reward_zero_std", ())
-        at_all = len(lately) >= self.limits.window // 4 and min(lately) == 1
-        if not at_all and (
-            len(lately) < self.limits.window // 2 or fmean(lately) < self.limits.zero_spread
-        ):
+        recent = self.recent.get("frac_reward_zero_std")
+        if not recent:
+            return None
+
+        share = fmean(recent)
+        in_every_group = len(recent) >= self.limits.window // 4 and min(recent) == 1
+        in_most_groups = len(recent) >= self.limits.window // 2 and share >= self.limits.zero_spread
+        if not in_every_group and not in_most_groups:
             return None
 
         return Trouble(
             "zero_spread",
-            f"In {fmean(lately):.0%} of the groups lately all answers got the same reward: from "
-            "these nothing is "
-            "learned.",
+            f"In {share:.0%} of the groups lately all answers got the same reward: from these "
+            "nothing is learned.",
             "Raise the temperature or the number of generations, or choose rewards that tell "
             "answers apart.",
         )
@@ -217,23 +239,26 @@ class Health:
         return Trouble(
             "kl_runaway",
             f"The model has moved {kl:.2g} nats a token away from its reference at step {step:,}: "
-            "answers may have "
-            "become nonsense that the reward likes.",
+            "answers may have become nonsense that the reward likes.",
             "Look at the sampled answers. Raise the KL coefficient or lower the learning rate.",
             serious=True,
         )
 
     def _entropy(self, step: int, values: dict[str, float]) -> Trouble | None:
-        lately, first = self._full("entropy"), self.first.get("entropy", [])
-        if lately is None or step < 2 * self.limits.window or not (start := fmean(first)) > 0:
+        recent = self._window("entropy")
+        if recent is None or step < 2 * self.limits.window:
             return None
-        if fmean(lately) >= self.limits.entropy * start:
+
+        start = fmean(self.first["entropy"])
+        now = fmean(recent)
+        has_collapsed = start > 0 and now < self.limits.entropy * start
+        if not has_collapsed:
             return None
 
         return Trouble(
             "entropy_collapse",
-            f"The entropy of the answers fell to {fmean(lately):.2g} from {start:.2g}: they have "
-            "become all alike.",
+            f"The entropy of the answers fell to {now:.2g} from {start:.2g}: they have become all "
+            "alike.",
             "Raise the temperature, lower the learning rate, or stop here.",
             serious=True,
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """ "1 row", "0 rows", "1,234 rows"; `plural` where it is not the noun with an s."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+    if number == 1:
+        return f"1 {noun}"
+
+    return f"{number:,} {plural or f'{noun}s'}"
 
 
 def are(number: int) -> str:

@@ -1,24 +1,24 @@
 """A warm process that engines are forked from: `python -m engine.process.forkserver FD`.
 
-It has imported every training library and run no tensor operation (engine.process.preload says why), so that a
-train starts without delay. It knows nothing of the platform: no settings, no database, no secrets.
-An engine is a copy of it, and so whatever runs in an engine, a person's own reward function too,
-finds none of them in its memory either.
+It has imported every training library and run no tensor operation (engine.process.preload says
+why), so that a train starts without delay. It knows nothing of the platform: no settings, no
+database, no secrets. An engine is a copy of it, and so whatever runs in an engine, a custom reward
+function too, finds none of them in its memory either.
 
-The platform (training.work.process) holds the other end of a socket. A message there asks for one engine
-and brings three file descriptors:
+The platform (training.work.process) holds the other end of a socket. A message there asks for one
+engine and brings three file descriptors:
 
-    line     a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
+    channel  a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
              engine} at once and {"status": exit status, "peak": largest resident set in bytes} at
              its end
-    order    a pipe with JSON: {"directory": run directory, "environment": {more variables of this
+    request  a pipe with JSON: {"directory": run directory, "environment": {more variables of this
              engine}}
-    lock     the device's lock, which is the engine's as long as it lives
+    lock     the device's lock, which the engine holds as long as it lives
 
-An engine whose line is closed is killed: nobody would hear of its end. So is one that still runs
-when the next is asked for, since a worker trains one at a time: its supervisor is gone, and the
-next begins only once it has let go of its run directory and the device's memory. When nobody holds
-the other end of the first socket any more this process ends, and its engines with it."""
+An engine whose channel is closed is killed: nobody would learn of its end. So is one that still
+runs when the next is asked for, since a worker trains one at a time: its supervisor is gone, and
+the next starts only once it has released its run directory and the device's memory. When nobody
+holds the other end of the first socket any more this process ends, and its engines with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ READY = b"ready"
 ASK = b"engine"
 # How late the end of an engine may be noticed.
 TICK_SECONDS = 0.05
-# How long a killed engine may take to leave; one that a driver or a network drive holds may never
+# How long a killed engine may take to end; one that waits for a driver or a network drive may never
 # do.
 LEAVING_SECONDS = 30
 DESCRIPTORS = 3
@@ -56,7 +56,7 @@ class ForkServer:
         self.selector.register(control, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Until nobody could ask for an engine any more."""
+        """Serve until nobody could ask for an engine any more."""
         while self.step():
             self.reap()
 
@@ -67,8 +67,9 @@ class ForkServer:
             os.kill(pid, signal.SIGKILL)
 
     def step(self) -> bool:
-        """Wait for one thing to happen and see to it. False once the platform is gone."""
-        for key, _ in self.selector.select(TICK_SECONDS if self.engines else None):
+        """Wait for events and handle them. False once the platform is gone."""
+        timeout = TICK_SECONDS if self.engines else None
+        for key, _ in self.selector.select(timeout):
             if key.fileobj is not self.control:
                 self.pass_signal(key.data)
             elif not self.answer():
@@ -89,24 +90,26 @@ class ForkServer:
             return True
 
         self.end_leftovers()
-        line, order, lock = descriptors
+        channel, request, lock = descriptors
+        # Else the fork would print what is buffered a second time.
         sys.stdout.flush()
         sys.stderr.flush()
+
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self.become_engine(parent, line, order)
+            self.become_engine(parent, channel, request)
 
-        os.close(order)
+        os.close(request)
         os.close(lock)
-        self.engines[pid] = socket.socket(fileno=line)
-        self.tell(self.engines[pid], {"pid": pid})
+        self.engines[pid] = socket.socket(fileno=channel)
+        self.report(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
 
         return True
 
     def end_leftovers(self) -> None:
-        """Kill the engines of supervisors that are gone and wait until they have left."""
+        """Kill the engines of supervisors that are gone and wait until they have ended."""
         self.kill_all()
         deadline = time.monotonic() + LEAVING_SECONDS
 
@@ -114,19 +117,20 @@ class ForkServer:
             self.reap()
             time.sleep(TICK_SECONDS if self.engines else 0)
 
-    def become_engine(self, parent: int, line: int, order: int) -> NoReturn:
-        """In the fork: let go of what is the server's. The lock stays open, on purpose."""
+    def become_engine(self, parent: int, channel: int, request: int) -> NoReturn:
+        """In the fork: close what belongs to the server. The lock stays open, on purpose."""
         self.selector.close()
         self.control.close()
 
         for other in self.engines.values():
             other.close()
 
-        os.close(line)
-        run_engine(parent, order)
+        os.close(channel)
+        run_engine(parent, request)
 
     def pass_signal(self, pid: int) -> None:
-        """What its supervisor sent to the engine, or its end where the supervisor is gone."""
+        """Send the engine the signal that its supervisor sent, or kill it where the supervisor is
+        gone."""
         try:
             byte = self.engines[pid].recv(1)
         except OSError:
@@ -140,23 +144,24 @@ class ForkServer:
         os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> None:
+        """Report the engines that have ended."""
         for pid in list(self.engines):
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if not ended:
                 continue
 
-            line = self.engines.pop(pid)
-            if line.fileno() in self.selector.get_map():
-                self.selector.unregister(line)
+            channel = self.engines.pop(pid)
+            if channel.fileno() in self.selector.get_map():
+                self.selector.unregister(channel)
 
             end = {"status": os.waitstatus_to_exitcode(status), "peak": peak_bytes(usage)}
-            self.tell(line, end)
-            line.close()
+            self.report(channel, end)
+            channel.close()
 
-    def tell(self, line: socket.socket, news: dict[str, int]) -> None:
-        """Where the supervisor is gone, whoever takes over looks at what lies on the disk."""
+    def report(self, channel: socket.socket, event: dict[str, int]) -> None:
+        """Tell the supervisor. Where it is gone, whoever takes over reads the run directory."""
         with contextlib.suppress(OSError):
-            line.sendall(json.dumps(news).encode() + b"\n")
+            channel.sendall(json.dumps(event).encode() + b"\n")
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:
@@ -164,7 +169,7 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_engine(parent: int, order: int) -> NoReturn:
+def run_engine(parent: int, request: int) -> NoReturn:
     """Train, in a fork of the warm process, and end with the exit code of engine/contract/rundir.py."""
     code = EXIT_FAILED
     try:
@@ -172,11 +177,11 @@ def run_engine(parent: int, order: int) -> NoReturn:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(sign, signal.SIG_IGN if sign == signal.SIGINT else signal.SIG_DFL)
 
-        with os.fdopen(order) as stream:
+        with os.fdopen(request) as stream:
             wanted = json.load(stream)
 
         directory = Path(wanted["directory"])
-        _write_to(directory / LOG)
+        _redirect_output(directory / LOG)
         os.environ.update(wanted["environment"])
 
         if not preload.can_train(_parameters(directory)):
@@ -196,8 +201,8 @@ def run_engine(parent: int, order: int) -> NoReturn:
         os._exit(code)
 
 
-def _write_to(path: Path) -> None:
-    """Have standard output and error in the train's log, line by line."""
+def _redirect_output(path: Path) -> None:
+    """Send standard output and error to the train's log, line by line."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -207,7 +212,7 @@ def _write_to(path: Path) -> None:
 
 
 def _parameters(directory: Path) -> dict[str, Any]:
-    """Those of the spec; none where it cannot be read, which the engine says better."""
+    """The spec's parameters; none where it cannot be read, which the engine reports better."""
     try:
         return read_spec(directory).parameters
     except SpecError:
@@ -219,8 +224,8 @@ def main() -> None:
     preload.load()
     control.send(READY)
 
-    # The end of the platform reaches its workers, which stop their trains in order; then nobody
-    # holds the socket.
+    # These signals reach the workers too, which stop their trains in order; then nobody holds the
+    # socket.
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)
 

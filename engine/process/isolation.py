@@ -1,4 +1,4 @@
-"""What keeps a process from its neighbours: ends that are bound together, and a fence around
+"""What separates a process from others: a child that ends with its parent, and isolation for
 programs of strangers.
 
 All processes of the platform run as one user of the machine, who may by default read the memory and
@@ -33,7 +33,7 @@ SYS_LANDLOCK_ADD_RULE = 445
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
-# A domain must forbid something. Making block devices is what nobody here misses.
+# A domain must forbid something. Nothing here ever creates block devices.
 LANDLOCK_ACCESS_FS_MAKE_BLOCK = 1 << 11
 # Renames between folders, which every domain forbids that does not allow them, from version 2 on.
 LANDLOCK_ACCESS_FS_REFER = 1 << 13
@@ -42,19 +42,19 @@ LANDLOCK_SCOPE_SIGNAL = 1 << 1
 
 PR_CAPBSET_DROP = 24
 CAPABILITY_VERSION = 0x20080522
-# CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: each lets root look into other processes past
+# CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: each lets root look into other processes in spite of
 # Landlock.
-LOOKING_CAPABILITIES = (19, 21, 38)
+INSPECTING_CAPABILITIES = (19, 21, 38)
 
 IS_LINUX = sys.platform == "linux"
 
 
 def die_with_parent(parent: int, sign: signal.Signals) -> None:
-    """Have the kernel send `sign` to this process when `parent` ends; end now if it is gone
+    """Have the kernel send `sign` to this process when `parent` ends; end at once if it has ended
     already.
 
-    Without it a killed worker leaves its train running, an orphan beside its own retry. Elsewhere
-    than on Linux the attempt number alone keeps an orphan from writing."""
+    Without it the train of a killed worker would run on, beside its own retry. On systems other than
+    Linux only the attempt number keeps such a train from writing."""
     if not IS_LINUX:
         return
 
@@ -64,17 +64,17 @@ def die_with_parent(parent: int, sign: signal.Signals) -> None:
 
 
 def confine() -> bool:
-    """Shut this process and all its descendants off from the memory and environment of every other
+    """Keep this process and all its descendants from the memory and environment of every other
     process.
 
-    Returns whether the kernel has Landlock. There is no way back, and it may be done again.
+    Returns whether the kernel has Landlock. It cannot be undone, and may be done again.
     """
     if not IS_LINUX:
         return False
 
     library = ctypes.CDLL(None, use_errno=True)
-    # The kernel wants it for Landlock; and root would have its capabilities back with the next
-    # program it starts.
+    # The kernel demands it for Landlock; and root would regain its capabilities with the next program
+    # that it starts.
     library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities(library)
 
@@ -88,7 +88,7 @@ def _drop_capabilities(library: ctypes.CDLL) -> None:
     if library.capget(header, sets) != 0:
         return
 
-    for capability in LOOKING_CAPABILITIES:
+    for capability in INSPECTING_CAPABILITIES:
         library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
         half, bit = divmod(capability, 32)
         for kind in range(3):

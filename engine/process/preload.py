@@ -2,9 +2,9 @@
 without delay.
 
 Nothing here may run a tensor operation. The first one starts a pool of threads, a fork does not
-copy threads, and the child would wait for them for ever. Nothing may wake a GPU either: CUDA
-refuses to work in a fork of a process in which it has worked, and to be asked whether there is a
-GPU is work enough. A train that a fork cannot run gets a fresh process."""
+copy threads, and the child would wait for them for ever. Nothing may initialise CUDA either: it
+refuses to work in a fork of a process that initialised it, and asking whether there is a GPU
+already does so. A train that a fork cannot run gets a fresh process."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ MODULES = (
     "peft",
     "datasets",
     "accelerate",
-    "trl.trainer.sft_trainer",
-    "trl.trainer.dpo_trainer",
-    "trl.trainer.kto_trainer",
-    "trl.trainer.reward_trainer",
-    "trl.trainer.grpo_trainer",
-    *(f"engine.recipes.{name}" for name in RECIPES),
+    # Each recipe imports its trainer.
+    *(recipe.module for recipe in RECIPES.values()),
 )
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 
 
 def load() -> None:
+    """Import it all into this process, without bitsandbytes."""
     # Libraries ask for a GPU while they are imported. This way torch asks the driver's monitor,
-    # which wakes nothing.
+    # which does not initialise CUDA.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    # It asks what the GPU can do, which wakes it. peft imports it where it finds it.
+    # peft imports bitsandbytes where it finds it, and that asks what the GPU can do, which
+    # initialises CUDA.
     sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+
     for name in MODULES:
         importlib.import_module(name)
 
@@ -51,8 +50,10 @@ def load() -> None:
 
 def can_train(parameters: dict[str, Any]) -> bool:
     """Whether this process, a fork of a warm one, can run a train of these parameters. It cannot
-    where bitsandbytes is needed, nor on a GPU that the warm process has woken all the same, as some
-    library may on its import."""
+    where bitsandbytes is needed, nor where the warm process has initialised CUDA all the same, as
+    some library may on its import."""
     torch = sys.modules.get("torch")
-    is_woken = torch is not None and torch.cuda._is_in_bad_fork()
-    return not is_woken and parameters.get("quantization", "none") == "none"
+    if torch is not None and torch.cuda._is_in_bad_fork():
+        return False
+
+    return bool(parameters.get("quantization", "none") == "none")

@@ -1,9 +1,9 @@
-"""python -m engine.programs.check_method DIR    runs a custom method on a few rows and says what of the
-contract it breaks.
+"""python -m engine.programs.check_method DIR    runs a custom method on a few rows and reports which
+points of the contract it breaks.
 
 DIR holds method.json: {"program": file, "interpreter": optional, "formats": […], "parameters": JSON
-Schema, "rows": a few rows of data, "values": optional parameters other than the defaults}. Status
-0: nothing is broken."""
+Schema, "rows": a few rows of data, "values": optional parameters other than the defaults}. Exit
+code 0: nothing is broken."""
 
 from __future__ import annotations
 
@@ -50,44 +50,44 @@ class Point:
 
 
 def check(folder: Path, python: str = sys.executable) -> list[Point]:
-    """Run the method of `folder` twice, once to its end and once with a stop, and judge what it
+    """Run the method of `folder` twice, once to its end and once with a stop, and check what it
     left."""
-    described = json.loads((folder / "method.json").read_text())
+    method = json.loads((folder / "method.json").read_text())
     with tempfile.TemporaryDirectory(prefix="check-method-") as home:
         whole = Path(home) / "whole"
-        _prepare(whole, folder, described, python)
+        _prepare(whole, folder, method, python)
         seconds, status = _run(whole)
         points = list(_whole_run(whole, status, seconds))
+
         stopped = Path(home) / "stopped"
-        _prepare(stopped, folder, described, python)
-        points += _stopped_run(stopped)
+        _prepare(stopped, folder, method, python)
+        points.append(_stopped_run(stopped))
 
     return points
 
 
-def _prepare(directory: Path, folder: Path, described: dict[str, Any], python: str) -> None:
+def _prepare(directory: Path, folder: Path, method: dict[str, Any], python: str) -> None:
+    """Write the run directory."""
     directory.mkdir()
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in method["rows"]]
     data = directory / "data.jsonl"
-    data.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in described["rows"])
-    )
-    script = (folder / described["program"]).resolve()
-    defaults = {
-        name: spec.get("default")
-        for name, spec in described["parameters"].get("properties", {}).items()
-    }
+    data.write_text("".join(lines))
+
+    script = (folder / method["program"]).resolve()
+    properties = method["parameters"].get("properties", {})
+    defaults = {name: schema.get("default") for name, schema in properties.items()}
 
     spec = Spec(
         run_id=1,
         name="check",
         method="check",
         recipe=CUSTOM,
-        parameters=defaults | described.get("values", {}),
+        parameters=defaults | method.get("values", {}),
         base_model_path=str(directory),
         base_model_name="none",
         base_model_sha256="",
-        dataset=DataFile(str(data), file_sha256(data), "jsonl", described["formats"][0]),
-        program=Program(described.get("interpreter", python), str(script), file_sha256(script)),
+        dataset=DataFile(str(data), file_sha256(data), "jsonl", method["formats"][0]),
+        program=Program(method.get("interpreter", python), str(script), file_sha256(script)),
     )
 
     write_spec(directory, spec)
@@ -110,58 +110,57 @@ def _run(directory: Path) -> tuple[float, int | None]:
     process = _start(directory)
 
     try:
-        return time.monotonic() - began, process.wait(SECONDS)
+        status = process.wait(SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
         return SECONDS, None
+
+    return time.monotonic() - began, status
 
 
 def _whole_run(directory: Path, status: int | None, seconds: float) -> Iterator[Point]:
     events, lines = _events(directory)
-
-    def of(kind: str) -> list[dict[str, Any]]:
-        return [event for event in events if event["type"] == kind]
+    metrics = [event for event in events if event["type"] == "metrics"]
+    endings = [event for event in events if event["type"] in ENDINGS]
 
     yield Point(
-        "It ends by itself", "" if status is not None else f"it still ran after {SECONDS} s"
+        "It ends by itself",
+        "" if status is not None else f"it still ran after {SECONDS} s",
     )
-    yield Point("It writes events", "" if events else "it wrote none that can be read")
+    yield Point(
+        "It writes events",
+        "" if events else "it wrote none that can be read",
+    )
     yield Point(
         "Every line is an event",
-        f"{lines - len(events)} lines are none" if lines > len(events) else "",
+        "" if lines == len(events) else f"{lines - len(events)} lines are none",
     )
-    numbers = [event["seq"] for event in events]
-    rising = all(one < other for one, other in pairwise(numbers))
-    yield Point("Events are numbered", "" if rising else "seq does not rise from event to event")
-    started = of("started")
-    told = bool(started) and isinstance(started[0].get("total_steps"), int)
     yield Point(
-        "It says how many steps it will make", "" if told else "no started event with total_steps"
+        "Events are numbered",
+        "" if _rises(events) else "seq does not rise from event to event",
     )
-    steps: list[Any] = [
-        event.get("step") for event in of("metrics") if event.get("split", "train") == "train"
-    ]
-    yield Point("It tells metrics", "" if steps else "no metrics event")
-    climbing = all(isinstance(step, int) for step in steps) and steps == sorted(steps)
-    yield Point("Steps rise", "" if climbing else "the steps of metrics events do not rise")
-    named = all(
-        isinstance(event.get("values"), dict) and event["values"] for event in of("metrics")
+    yield Point(
+        "It says how many steps it will make",
+        "" if _says_total_steps(events) else "no started event with total_steps",
     )
-    yield Point("Metrics have values by name", "" if named else "a metrics event has no values")
-    endings = [event for event in events if event["type"] in ENDINGS]
-    # What breaks the contract is said by the platform in an event of its own.
-    breach = next(
-        (str(event["message"]) for event in endings if event.get("code") == "custom_contract"), ""
+    yield Point(
+        "It tells metrics",
+        "" if _train_steps(metrics) else "no metrics event",
     )
-    finished = bool(endings) and endings[-1]["type"] == "finished"
-    reason = breach or (str(endings[-1].get("message", "")) if endings else "")
-    yield Point("It finishes", "" if finished and status == 0 else reason or "no finished event")
+    yield Point(
+        "Steps rise",
+        "" if _steps_rise(metrics) else "the steps of metrics events do not rise",
+    )
+    yield Point(
+        "Metrics have values by name",
+        "" if _have_values(metrics) else "a metrics event has no values",
+    )
+    yield Point("It finishes", _finish_breach(endings, status))
+
     model = directory / MODEL
-    yield Point(
-        "It leaves a model",
-        "" if model.is_dir() and folder_size(model) else f"no {MODEL}/ with files in it",
-    )
+    has_model = model.is_dir() and folder_size(model) > 0
+    yield Point("It leaves a model", "" if has_model else f"no {MODEL}/ with files in it")
+
     size = (directory / LOG).stat().st_size
     yield Point(
         "Its log is of a size to read",
@@ -169,30 +168,75 @@ def _whole_run(directory: Path, status: int | None, seconds: float) -> Iterator[
     )
 
 
-def _stopped_run(directory: Path) -> Iterator[Point]:
+def _rises(events: list[dict[str, Any]]) -> bool:
+    return all(one["seq"] < other["seq"] for one, other in pairwise(events))
+
+
+def _says_total_steps(events: list[dict[str, Any]]) -> bool:
+    for event in events:
+        if event["type"] == "started":
+            return isinstance(event.get("total_steps"), int)
+
+    return False
+
+
+def _train_steps(metrics: list[dict[str, Any]]) -> list[Any]:
+    return [event.get("step") for event in metrics if event.get("split", "train") == "train"]
+
+
+def _steps_rise(metrics: list[dict[str, Any]]) -> bool:
+    steps = _train_steps(metrics)
+    return all(isinstance(step, int) for step in steps) and steps == sorted(steps)
+
+
+def _have_values(metrics: list[dict[str, Any]]) -> bool:
+    return all(isinstance(event.get("values"), dict) and event["values"] for event in metrics)
+
+
+def _finish_breach(endings: list[dict[str, Any]], status: int | None) -> str:
+    """How the run did not finish, "" where it did."""
+    if not endings:
+        return "no finished event"
+    if endings[-1]["type"] == "finished" and status == 0:
+        return ""
+
+    # The platform reports what breaks the contract in an event of its own.
+    for event in endings:
+        if event.get("code") == "custom_contract":
+            return str(event["message"])
+
+    return str(endings[-1].get("message", "")) or "no finished event"
+
+
+def _stopped_run(directory: Path) -> Point:
     """Asked to stop from the start: a program looks for the file at least once a step."""
+    title = "It honours a stop"
     stop_request(directory)
     process = _start(directory)
 
     try:
         process.wait(STOP_SECONDS)
-        events, _ = _events(directory)
-        kind = next((event["type"] for event in reversed(events) if event["type"] in ENDINGS), "")
-        kept = kind == "stopped"
-        breach = (
-            ""
-            if kept
-            else f"asked to stop, it ended with {kind or 'no ending'} in place of stopped"
-        )
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        breach = f"asked to stop, it still ran after {STOP_SECONDS} s"
+        _kill(process)
+        return Point(title, f"asked to stop, it still ran after {STOP_SECONDS} s")
 
-    yield Point("It honours a stop", breach)
+    events, _ = _events(directory)
+    endings = [event["type"] for event in events if event["type"] in ENDINGS]
+    ending = endings[-1] if endings else "no ending"
+    if ending == "stopped":
+        return Point(title, "")
+
+    return Point(title, f"asked to stop, it ended with {ending} in place of stopped")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With everything that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _events(directory: Path) -> tuple[list[dict[str, Any]], int]:
+    """(all events, how many lines the file has)."""
     events, _ = read_events(directory, limit_bytes=1 << 28)
     try:
         lines = sum(1 for line in (directory / EVENTS).read_bytes().splitlines() if line.strip())
@@ -208,19 +252,21 @@ def main(arguments: list[str]) -> int:
         return 2
 
     points = check(Path(arguments[0]))
-    for point in points:
-        print(
-            f"{'broken' if point.breach else 'kept  '}  "
-            f"{point.title}{f': {point.breach}' if point.breach else ''}"
-        )
+    broken = 0
 
-    broken = sum(bool(point.breach) for point in points)
-    print(
-        f"\n{broken} of {len(points)} points are broken."
-        if broken
-        else f"\nAll {len(points)} points are kept."
-    )
-    return 1 if broken else 0
+    for point in points:
+        if point.breach:
+            broken += 1
+            print(f"broken  {point.title}: {point.breach}")
+        else:
+            print(f"kept    {point.title}")
+
+    if broken:
+        print(f"\n{broken} of {len(points)} points are broken.")
+        return 1
+
+    print(f"\nAll {len(points)} points are kept.")
+    return 0
 
 
 if __name__ == "__main__":

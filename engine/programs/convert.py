@@ -6,8 +6,8 @@
     few bits made bf16
     python -m engine.programs.convert try FOLDER        loads config and tokenizer, renders the chat template
 
-All run in a process of their own, since what they read comes from strangers. They print one JSON
-line a piece of news: {"progress": 0..1}, and last {"done": {…}} or {"error": "what is wrong, in
+All run in a process of their own, since what they read comes from strangers. They print JSON lines:
+{"progress": 0..1} as they go, and last {"done": {…}} or {"error": "what is wrong, in
 words for people"}."""
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
         say(progress=0.1)
         unpack = GgufConfig(dequantize=True)
-        read = AutoModelForCausalLM.from_pretrained(
+        unpacked = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=torch.bfloat16, quantization_config=unpack, **where
         )
     except Exception as error:
         raise Refused(f"transformers cannot read this GGUF file: {reason(error)}") from error
 
     say(progress=0.6)
-    # transformers will not save a model that it calls quantised, though every weight is unpacked:
-    # so the same class once more, from the same config without that section.
-    config = type(config).from_dict(
-        {k: v for k, v in config.to_dict().items() if k != "quantization_config"}
-    )
-    config.architectures = [type(read).__name__]
+    # transformers does not save a model that it considers quantised, though every weight is
+    # unpacked: so another one of the same class, from the same config without that section.
+    values = config.to_dict()
+    values.pop("quantization_config", None)
+    config = type(config).from_dict(values)
+    config.architectures = [type(unpacked).__name__]
 
     with torch.device("meta"):
-        model = type(read)(config)
+        model = type(unpacked)(config)
 
-    model.load_state_dict(read.state_dict(), assign=True)
+    model.load_state_dict(unpacked.state_dict(), assign=True)
     model.tie_weights()
     model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]  # its decorator hides self
     model.save_pretrained(out)
@@ -80,8 +80,8 @@ def gguf_convert(file: Path, out: Path) -> dict[str, Any]:
 
 
 def _gguf_facts(file: Path) -> tuple[str, str]:
-    """(name, licence) as the file tells them. Raises Refused where it is no whole GGUF file, or one
-    of several."""
+    """(name, licence) as the file says. Raises Refused where it is not a whole GGUF file, or one of
+    several."""
     try:
         header_check(file)
     except GgufProblem as problem:
@@ -94,7 +94,8 @@ def _gguf_facts(file: Path) -> tuple[str, str]:
     except Exception as error:
         raise Refused(CUT_OFF) from error
 
-    if (parts := reader.get_field("split.count")) and parts.contents() > 1:
+    parts = reader.get_field("split.count")
+    if parts and parts.contents() > 1:
         raise Refused(
             "This is one part of a GGUF model in several files. Merge them with llama.cpp's "
             "gguf-split first."
@@ -104,9 +105,12 @@ def _gguf_facts(file: Path) -> tuple[str, str]:
     if not 0 < end <= file.stat().st_size:
         raise Refused("This GGUF file is cut off or holds no weights. Upload it again.")
 
-    told = {key: reader.get_field(f"general.{key}") for key in ("name", "license")}
-    name, licence = (str(field.contents())[:120] if field else "" for field in told.values())
-    return name, licence
+    return _gguf_text(reader, "general.name"), _gguf_text(reader, "general.license")
+
+
+def _gguf_text(reader: Any, key: str) -> str:
+    field = reader.get_field(key)
+    return str(field.contents())[:120] if field else ""
 
 
 def folder_try(folder: Path) -> dict[str, Any]:
@@ -115,8 +119,8 @@ def folder_try(folder: Path) -> dict[str, Any]:
 
     Raises Refused where transformers does not know the architecture or the tokenizer, where the two
     or the weights do not belong together, or the template fails."""
-    words = architecture_check(folder)
-    tokenizer = _tokenizer_tried(folder, words)
+    vocabulary = architecture_check(folder)
+    tokenizer = _tokenizer_tried(folder, vocabulary)
     if not tokenizer.chat_template:
         return {"example": ""}
 
@@ -130,8 +134,8 @@ def folder_try(folder: Path) -> dict[str, Any]:
     return {"example": example[:20_000]}
 
 
-def _tokenizer_tried(folder: Path, words: int) -> Any:
-    """The folder's tokenizer, for a model that knows `words` tokens. Raises Refused."""
+def _tokenizer_tried(folder: Path, vocabulary: int) -> Any:
+    """The folder's tokenizer, for a model with a vocabulary of this many tokens. Raises Refused."""
     from transformers import AutoTokenizer
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
@@ -160,30 +164,33 @@ def _tokenizer_tried(folder: Path, words: int) -> Any:
             f"“{back[:80]}”."
         )
 
-    if len(tokenizer) > words:
+    if len(tokenizer) > vocabulary:
         raise Refused(
-            f"The tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}. It is of "
+            f"The tokenizer has {len(tokenizer):,} tokens, and the model only {vocabulary:,}. It is of "
             "another model."
         )
 
     if tokenizer.eos_token is None:
         raise Refused(
             "The tokenizer has no end token, so a model could never learn to stop. Add eos_token "
-            "to its "
-            "tokenizer_config.json, or choose another model."
+            "to its tokenizer_config.json, or choose another model."
         )
 
     return tokenizer
 
 
 def _letters(text: str) -> list[str]:
-    """Words without what tokenizers may change: capitals, and spaces around signs."""
+    """The words of a text without what tokenizers may change: capitals, and spaces around signs."""
     return re.findall("[a-z]+", text.casefold())
 
 
 def _tokenizer_class(folder: Path) -> str:
     file = folder / "tokenizer_config.json"
-    return str(json.loads(file.read_bytes()).get("tokenizer_class") or "") if file.exists() else ""
+    if not file.exists():
+        return ""
+
+    config = json.loads(file.read_bytes())
+    return str(config.get("tokenizer_class") or "")
 
 
 def main(arguments: list[str]) -> int:

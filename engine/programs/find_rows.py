@@ -3,11 +3,11 @@
     python -m engine.programs.find_rows --data FILE --file-type T --format F --column-map JSON --mark JSON
                                (--lines JSON [--repair SLUG] | --search TEXT --rows N) --seconds S
 
-reports each row that it finds as one line of JSON, {"row": {...}}, and last {"done": {"read": rows
-read, "matches": rows that hold the text, "next": the place behind the last row that was reported,
+prints each row that it finds as one line of JSON, {"row": {...}}, and last {"done": {"read": rows
+read, "matches": rows that hold the text, "next": the position after the last row that was reported,
 or null, "complete": whether the file was read to its end}}.
 
-The search goes on counting behind the last row that it reports, for at most S seconds.
+The search continues to count after the last row that it reports, for at most S seconds in all.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.combined_repairs import SafeMender
+from engine.doctor.combined_repairs import SafeRepairer
 from engine.doctor.repair_kinds import MEND_SAFE, REPAIRS
-from engine.doctor.row_repairs import Mender
-from engine.rows.lines import Mark, Row
+from engine.doctor.row_repairs import RowRepairer
+from engine.rows.lines import FilePosition, Row
 from engine.rows.read import FileProblem, read_rows
 
-# A longer row is not sent whole.
+# A row that is longer than this is not sent whole.
 ROW_BYTES = 256 << 10
-# The clock is looked at once for so many rows.
+# The clock is read once in this many rows.
 CLOCK_EVERY_ROWS = 64
 
 
 @dataclass
-class Found:
-    """What a search has come to. `next_mark`: behind the last row that was reported."""
+class SearchResult:
+    """What a search has found so far. `next_mark`: the position after the last row that was
+    reported."""
 
     read: int = 0
     matches: int = 0
-    next_mark: Mark | None = None
+    next_mark: FilePosition | None = None
     complete: bool = True
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,65 +50,72 @@ class Found:
 
 @dataclass
 class Clock:
-    """Whether the time is over, asked after every row."""
+    """A time limit, checked after every row."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
-    asked: int = 0
+    calls: int = 0
 
     def is_over(self) -> bool:
-        self.asked += 1
-        if self.asked % CLOCK_EVERY_ROWS:
+        self.calls += 1
+        if self.calls % CLOCK_EVERY_ROWS:
             return False
 
         return time.monotonic() - self.started > self.seconds
 
 
-def rows_on(rows: Iterator[Row], lines: set[int], clock: Clock, found: Found) -> Iterator[Row]:
+def rows_on(
+    rows: Iterator[Row], lines: set[int], clock: Clock, result: SearchResult
+) -> Iterator[Row]:
     """The rows that begin on these lines. `rows` come in the order of their lines."""
     last = max(lines, default=0)
     for row in rows:
-        found.read += 1
+        result.read += 1
         if row.line > last:
             return
 
         if row.line in lines:
-            found.matches += 1
+            result.matches += 1
             yield row
 
         if clock.is_over():
-            found.complete = False
+            result.complete = False
             return
 
 
 def rows_with(
-    rows: Iterator[Row], text: str, start: Mark, most: int, clock: Clock, found: Found
+    rows: Iterator[Row],
+    text: str,
+    start: FilePosition,
+    most: int,
+    clock: Clock,
+    result: SearchResult,
 ) -> Iterator[Row]:
-    """The first `most` rows that hold the text, upper and lower case alike; the others are
+    """The first `most` rows that hold the text in upper or lower case; further ones are only
     counted."""
     wanted = text.casefold()
     place = start
 
     for row in rows:
-        found.read += 1
+        result.read += 1
         place = place.after(row)
 
         if holds(row, wanted):
-            found.matches += 1
-            if found.matches <= most:
-                found.next_mark = place
+            result.matches += 1
+            if result.matches <= most:
+                result.next_mark = place
                 yield row
 
         if clock.is_over():
-            found.complete = False
-            # With few matches the next search begins where this one had to stop.
-            if found.matches < most:
-                found.next_mark = place
+            result.complete = False
+            # With few matches the next search starts where this one had to stop.
+            if result.matches < most:
+                result.next_mark = place
 
             return
 
-    if found.matches <= most:
-        found.next_mark = None
+    if result.matches <= most:
+        result.next_mark = None
 
 
 def holds(row: Row, wanted: str) -> bool:
@@ -115,27 +123,27 @@ def holds(row: Row, wanted: str) -> bool:
     if row.values is None:
         return wanted in row.raw.casefold()
 
-    # No recursion: a row may be nested more deeply than Python calls.
-    inside: list[Any] = [row.values]
-    for value in inside:
+    # No recursion: a row may be nested more deeply than Python's calls may be. The list grows while
+    # it is read.
+    values: list[Any] = [row.values]
+    for value in values:
         if isinstance(value, str):
             if wanted in value.casefold():
                 return True
         elif isinstance(value, dict):
-            inside += value.values()
+            values += value.values()
         elif isinstance(value, list):
-            inside += value
+            values += value
         elif value is not None and not isinstance(value, bool) and wanted in str(value):
             return True
 
     return False
 
 
-def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
-    """The row as the web gets it; `mended`: the rows that a repair makes of it, null without
-    one."""
+def report(row: Row, mender: RowRepairer | SafeRepairer | None) -> dict[str, Any]:
+    """The row as the web gets it; `mended`: the rows that a repair makes of it, null without a
+    repair."""
     mended = None
-
     if mender is not None and row.values is not None:
         mended = mender.rows(row.values)
 
@@ -155,13 +163,15 @@ def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
     return shown
 
 
-def mender_of(slug: str, format: str, column_map: dict[str, str]) -> Mender | SafeMender | None:
+def mender_of(
+    slug: str, format: str, column_map: dict[str, str]
+) -> RowRepairer | SafeRepairer | None:
     if not slug:
         return None
     if slug == MEND_SAFE:
-        return SafeMender(format, column_map)
+        return SafeRepairer(format, column_map)
 
-    return Mender(slug, format, column_map, makes=REPAIRS[slug].makes)
+    return RowRepairer(slug, format, column_map, makes=REPAIRS[slug].makes)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -178,16 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--search", default="")
     parser.add_argument("--rows", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=5.0)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
-    start, found, clock = Mark(*given.mark), Found(), Clock(given.seconds)
-    mender = mender_of(given.repair, given.format, given.column_map)
-    rows = read_rows(given.data, given.file_type, start)
+    start = FilePosition(*options.mark)
+    result = SearchResult()
+    clock = Clock(options.seconds)
+    mender = mender_of(options.repair, options.format, options.column_map)
+    rows = read_rows(options.data, options.file_type, start)
 
-    if given.lines is None:
-        chosen = rows_with(rows, given.search, start, given.rows, clock, found)
+    if options.lines is None:
+        chosen = rows_with(rows, options.search, start, options.rows, clock, result)
     else:
-        chosen = rows_on(rows, set(given.lines), clock, found)
+        chosen = rows_on(rows, set(options.lines), clock, result)
 
     try:
         for row in chosen:
@@ -196,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({"error": str(problem)}), flush=True)
         return 1
 
-    print(json.dumps({"done": found.as_dict()}), flush=True)
+    print(json.dumps({"done": result.as_dict()}), flush=True)
     return 0
 
 

@@ -1,5 +1,5 @@
-"""A page of a dataset's rows as a model gets them: their tokens, with those that are learned
-marked.
+"""A page of a dataset's rows as a model gets them: their tokens, with a mark on those that are
+learned from.
 
     python -m engine.programs.token_rows --data FILE --file-type T --format F --column-map JSON --model DIR
         [--mark JSON] [--skip N] [--rows N]
@@ -22,7 +22,7 @@ from engine.chat.render import Renderer, Tokens, tokenizer_load
 from engine.chat.template import TemplateProblem
 from engine.messages.failures import explain
 from engine.rows.examples import Example, RowProblem, to_example
-from engine.rows.read import Mark, Row, read_rows
+from engine.rows.read import FilePosition, Row, read_rows
 
 ROWS = 5
 # What a person reads, and a browser shows without effort.
@@ -33,30 +33,35 @@ TEXT_CHARACTERS = 120
 def row_shown(
     renderer: Renderer, row: Row, format: str, column_map: dict[str, str]
 ) -> dict[str, Any]:
+    """A row as it is printed."""
     shown: dict[str, Any] = {"line": row.line, "problem": "", "findings": [], "texts": []}
     try:
         if row.values is None:
             raise RowProblem("", row.raw, row.problem)
 
-        texts = texts_of(renderer, to_example(row.values, format, column_map), format)
+        example = to_example(row.values, format, column_map)
+        texts = texts_of(renderer, example, format)
     except (RowProblem, TemplateProblem) as problem:
         return shown | {"problem": str(problem)}
 
-    codes = {code for _, tokens in texts for code in tokens.findings}
-    return shown | {
-        "findings": sorted(codes),
-        "texts": [text_shown(renderer, title, tokens) for title, tokens in texts],
-    }
+    codes: set[str] = set()
+    for title, tokens in texts:
+        codes |= tokens.findings
+        shown["texts"].append(text_shown(renderer, title, tokens))
+
+    shown["findings"] = sorted(codes)
+    return shown
 
 
 def texts_of(renderer: Renderer, example: Example, format: str) -> list[tuple[str, Tokens]]:
-    """(title, tokens) of all that is trained on for a row. Methods that compare answers learn the
-    last one alone."""
+    """(title, tokens) of every text of a row that is trained on. Methods that compare answers learn
+    from the last answer alone."""
     turns = example.messages or []
 
     if example.chosen is not None:
-        sides = (("Better answer", example.chosen), ("Worse answer", example.rejected or []))
-        return [(title, _answered(renderer, turns, side, example)) for title, side in sides]
+        better = _answered(renderer, turns, example.chosen, example)
+        worse = _answered(renderer, turns, example.rejected or [], example)
+        return [("Better answer", better), ("Worse answer", worse)]
 
     if format == "kto":
         return [("", _answered(renderer, example.asked, turns[-1:], example))]
@@ -65,19 +70,21 @@ def texts_of(renderer: Renderer, example: Example, format: str) -> list[tuple[st
 
 
 def _answered(renderer: Renderer, turns: list[Any], answer: list[Any], example: Example) -> Tokens:
-    found = renderer.answer_tokens(turns, answer, example.tools)
-    learned = [False] * len(found.prompt) + [True] * len(found.answer)
-    return Tokens(found.prompt + found.answer, learned, found.findings)
+    """The tokens of prompt and answer, of which those of the answer are learned."""
+    tokens = renderer.answer_tokens(turns, answer, example.tools)
+    learned = [False] * len(tokens.prompt) + [True] * len(tokens.answer)
+    return Tokens(tokens.prompt + tokens.answer, learned, tokens.findings)
 
 
 def text_shown(renderer: Renderer, title: str, tokens: Tokens) -> dict[str, Any]:
+    """A text as it is printed, with its first TOKENS_SHOWN tokens."""
     ids = tokens.ids[:TOKENS_SHOWN]
-    shown = [
-        [text[:TEXT_CHARACTERS], learned, token in renderer.stops]
-        for token, text, learned in zip(
-            ids, token_texts(renderer.tokenizer, ids), tokens.learned, strict=False
-        )
-    ]
+    texts = token_texts(renderer.tokenizer, ids)
+    shown = []
+
+    for token, text, is_learned in zip(ids, texts, tokens.learned, strict=False):
+        is_special = token in renderer.stops
+        shown.append([text[:TEXT_CHARACTERS], is_learned, is_special])
 
     return {
         "title": title,
@@ -98,7 +105,9 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in ids]
 
 
-def rows_from(path: Path, file_type: str, mark: Mark, skip: int, count: int) -> Iterator[Row]:
+def rows_from(
+    path: Path, file_type: str, mark: FilePosition, skip: int, count: int
+) -> Iterator[Row]:
     return islice(read_rows(path, file_type, mark), skip, skip + count)
 
 
@@ -114,12 +123,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mark", type=json.loads, default=[])
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--rows", type=int, default=ROWS)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     try:
-        renderer = Renderer(tokenizer_load(given.model), warn=lambda code, message: None)
-        found = rows_from(given.data, given.file_type, Mark(*given.mark), given.skip, given.rows)
-        rows = [row_shown(renderer, row, given.format, given.column_map) for row in found]
+        renderer = Renderer(tokenizer_load(options.model), warn=lambda code, message: None)
+        start = FilePosition(*options.mark)
+        page = rows_from(options.data, options.file_type, start, options.skip, options.rows)
+        rows = [row_shown(renderer, row, options.format, options.column_map) for row in page]
     except Exception as error:
         print(json.dumps({"error": explain(error).message}))
         return 1

@@ -1,5 +1,5 @@
-"""Returns and advantages of answers, token by token. All tensors are (answers, tokens); masks are 1
-for real tokens."""
+"""Returns and advantages of answers, token by token. Where nothing else is said, tensors are
+(answers, tokens); masks are 1 for real tokens and 0 for padding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 def token_rewards(
     scores: torch.Tensor, log_ratio: torch.Tensor, mask: torch.Tensor, kl_coef: float
 ) -> torch.Tensor:
-    """What each token is worth: minus the KL penalty against the reference, and the answer's score
-    on its last token.
+    """The reward of each token: minus its KL penalty against the reference, plus the answer's score
+    on the last token.
 
     scores: (answers,); log_ratio: old minus reference log-probability of each token.
     """
     rewards = -kl_coef * log_ratio * mask
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (positions * mask).argmax(dim=1)
+
+    positions = torch.arange(mask.shape[1], device=mask.device)  # (tokens,)
+    last = (positions * mask).argmax(dim=1)  # (answers,)
     is_last = (positions == last[:, None]) & mask.bool()
 
     return rewards + is_last * scores[:, None]
@@ -29,41 +30,53 @@ def advantages_and_returns(
 
     values: of the state before each token. Both results are 0 where the mask is.
     """
-    real = mask.bool()
     advantages = torch.zeros_like(values)
-    later = torch.zeros_like(values[:, 0])
+    # Of the next real token, (answers,): padding is stepped over.
+    next_advantage = torch.zeros_like(values[:, 0])
     next_value = torch.zeros_like(values[:, 0])
 
     for token in reversed(range(values.shape[1])):
-        surprise = rewards[:, token] + gamma * next_value - values[:, token]
-        estimate = surprise + gamma * lam * later
-        here = real[:, token]
-        advantages[:, token] = torch.where(here, estimate, 0.0)
-        later = torch.where(here, estimate, later)
-        next_value = torch.where(here, values[:, token], next_value)
+        reward = rewards[:, token]
+        value = values[:, token]
+        is_real = mask[:, token].bool()
 
-    return advantages, (advantages + values) * mask
+        error = reward + gamma * next_value - value
+        advantage = error + gamma * lam * next_advantage
+
+        advantages[:, token] = torch.where(is_real, advantage, 0.0)
+        next_advantage = torch.where(is_real, advantage, next_advantage)
+        next_value = torch.where(is_real, value, next_value)
+
+    returns = (advantages + values) * mask
+    return advantages, returns
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and spread 1 over the real tokens."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+    """Shifted and scaled to mean 0 and standard deviation 1 over the real tokens."""
+    centred = values - masked_mean(values, mask)
+    variance = masked_mean(centred**2, mask)
+    return centred * torch.rsqrt(variance + 1e-8) * mask
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over the real tokens, a scalar; 0 where there is none."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
-    """How much of the returns' variance the values foretold: 1 all of it, 0 none, below 0 worse
-    than their mean."""
-    spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
-    errors = returns - values
-    left = masked_mean((errors - masked_mean(errors, mask)) ** 2, mask)
+def masked_variance(values: torch.Tensor, mask: torch.Tensor) -> float:
+    centred = values - masked_mean(values, mask)
+    return float(masked_mean(centred**2, mask))
 
-    return float(1 - left / spread) if float(spread) > 1e-8 else 0.0
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+    """How much of the returns' variance the values predicted: 1 all of it, 0 none, below 0 less
+    than their mean would have."""
+    total = masked_variance(returns, mask)
+    if total <= 1e-8:
+        return 0.0
+
+    unexplained = masked_variance(returns - values, mask)
+    return 1 - unexplained / total
 
 
 def value_loss(
@@ -75,5 +88,9 @@ def value_loss(
 ) -> torch.Tensor:
     """Half the squared error of each token, (answers, tokens): the worse of the value and the value
     clipped to within `clip_range` of the old one (arxiv.org/abs/2005.12729)."""
-    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2) * mask
+    change = (values - old_values).clamp(-clip_range, clip_range)
+    clipped = old_values + change
+
+    error = (values - returns) ** 2
+    clipped_error = (clipped - returns) ** 2
+    return 0.5 * torch.maximum(error, clipped_error) * mask

@@ -26,22 +26,21 @@ class Trainer(PreparedRows, DPOTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, DpoParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, DpoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
     renderer = Renderer(
-        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=parameters.thinking, warn=job.warn
     )
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, pair_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
     else:
         job.say(
             "the reference model is a second copy of the base model: it needs as much memory again"
@@ -55,9 +54,9 @@ def train(job: Job) -> bool:
             DPOConfig,
             # Rows are cut already.
             max_length=None,
-            beta=given.beta,
-            loss_type=[given.loss_type],
-            label_smoothing=given.label_smoothing,
+            beta=parameters.beta,
+            loss_type=[parameters.loss_type],
+            label_smoothing=parameters.label_smoothing,
         ),
         train_dataset=data.train,
         eval_dataset=data.evaluation,

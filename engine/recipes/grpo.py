@@ -18,24 +18,23 @@ from engine.schema.grpo import GrpoParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, GrpoParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, GrpoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
-    context_check(job, model, given)
+    context_check(job, model, parameters)
 
-    panel = Panel.of(given.rewards, job.spec.resources)
+    panel = Panel.of(parameters.rewards, job.spec.resources)
     renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
-    data = prepare(job, renderer, given.max_prompt_tokens)
-    prompts = samples.prompts_of(data.sample_examples, renderer, given.max_prompt_tokens)
+    data = prepare(job, renderer, parameters.max_prompt_tokens)
+    prompts = samples.prompts_of(data.sample_examples, renderer, parameters.max_prompt_tokens)
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
 
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
-    switch_on(session, model, entropy_is_learned=bool(given.more.get("entropy_coef")))
+    switch_on(session, model, entropy_is_learned=bool(parameters.more.get("entropy_coef")))
     trainer = RolloutTrainer(
         job=job,
         panel=panel,
@@ -45,14 +44,14 @@ def train(job: Job) -> bool:
         tokenizer=tokenizer,
         args=session.options(
             GRPOConfig,
-            num_generations=given.num_generations,
-            num_iterations=given.num_iterations,
-            beta=given.beta,
-            epsilon=given.epsilon,
-            loss_type=given.loss_type,
-            scale_rewards=given.scale_rewards,
-            mask_truncated_completions=given.mask_truncated_completions,
-            **rollout_options(given),
+            num_generations=parameters.num_generations,
+            num_iterations=parameters.num_iterations,
+            beta=parameters.beta,
+            epsilon=parameters.epsilon,
+            loss_type=parameters.loss_type,
+            scale_rewards=parameters.scale_rewards,
+            mask_truncated_completions=parameters.mask_truncated_completions,
+            **rollout_options(parameters),
         ),
     )
 

@@ -27,23 +27,22 @@ class Trainer(PreparedRows, KTOTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, KtoParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, KtoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
     renderer = Renderer(
-        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=parameters.thinking, warn=job.warn
     )
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, rating_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
-    balance_tell(job, data.train["label"])
+    labels_check(job, data.train["label"])
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
     else:
         job.say(
             "the reference model is a second copy of the base model: it needs as much memory again"
@@ -51,7 +50,11 @@ def train(job: Job) -> bool:
 
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model)
-    # In random order: rows of like length would be rows of like label, where good answers are
+    evaluation = data.evaluation
+    if evaluation is not None:
+        evaluation = mismatched(evaluation, parameters.batch_size)
+
+    # In random order: rows of similar length would have the same label, where good answers are
     # longer than bad ones.
     trainer = Trainer(
         model=model,
@@ -59,15 +62,13 @@ def train(job: Job) -> bool:
             KTOConfig,
             # Rows are cut already.
             max_length=None,
-            beta=given.beta,
-            loss_type=given.loss_type,
-            desirable_weight=given.desirable_weight,
-            undesirable_weight=given.undesirable_weight,
+            beta=parameters.beta,
+            loss_type=parameters.loss_type,
+            desirable_weight=parameters.desirable_weight,
+            undesirable_weight=parameters.undesirable_weight,
         ),
-        train_dataset=mismatched(data.train, given.batch_size),
-        eval_dataset=mismatched(data.evaluation, given.batch_size)
-        if data.evaluation is not None
-        else None,
+        train_dataset=mismatched(data.train, parameters.batch_size),
+        eval_dataset=evaluation,
         processing_class=tokenizer,
     )
 
@@ -76,8 +77,9 @@ def train(job: Job) -> bool:
     )
 
 
-def balance_tell(job: Job, labels: list[bool]) -> None:
-    """Raises TrainError where all answers are of one kind: nothing tells good from bad then."""
+def labels_check(job: Job, labels: list[bool]) -> None:
+    """Raises TrainError where all answers have the same label: there is nothing to tell apart
+    then."""
     good = sum(labels)
     bad = len(labels) - good
     job.say(f"{good:,} good answers, {bad:,} bad ones")
@@ -92,15 +94,17 @@ def balance_tell(job: Job, labels: list[bool]) -> None:
 
 
 def mismatched(rows: Dataset, batch_size: int) -> Dataset:
-    """With KL_completion_ids: the answer of the row before in the same batch, by which KTO
-    estimates how far the model has moved on the whole. As TRL pairs them; a batch of one row takes
-    the answer of the row before it."""
+    """The rows with a column KL_completion_ids: the answer of the previous row in the same batch, by
+    which KTO estimates how far the model has moved overall. Paired as TRL does: the first row of a
+    batch takes the last answer of the batch; a batch of one row takes the answer of the row before
+    it."""
     answers = rows["completion_ids"]
     others = []
 
     for index in range(len(answers)):
         start = index - index % batch_size
         end = min(start + batch_size, len(answers))
-        others.append(answers[index - 1 if index > start or end - start == 1 else end - 1])
+        is_first_of_several = index == start and end - start > 1
+        others.append(answers[end - 1 if is_first_of_several else index - 1])
 
     return rows.add_column("KL_completion_ids", others)

@@ -19,26 +19,25 @@ from engine.schema.ppo import PpoParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, PpoParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, PpoParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
-    context_check(job, model, given)
+    context_check(job, model, parameters)
 
-    panel = Panel.of(given.rewards, job.spec.resources)
+    panel = Panel.of(parameters.rewards, job.spec.resources)
     renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
-    data = prepare(job, renderer, given.max_prompt_tokens)
-    prompts = samples.prompts_of(data.sample_examples, renderer, given.max_prompt_tokens)
+    data = prepare(job, renderer, parameters.max_prompt_tokens)
+    prompts = samples.prompts_of(data.sample_examples, renderer, parameters.max_prompt_tokens)
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
 
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
-    switch_on(session, model, entropy_is_learned=bool(given.more.get("entropy_coef")))
+    switch_on(session, model, entropy_is_learned=bool(parameters.more.get("entropy_coef")))
     trainer = PpoTrainer(
-        given=given,
+        parameters=parameters,
         job=job,
         panel=panel,
         prompts=data,
@@ -48,14 +47,14 @@ def train(job: Job) -> bool:
         args=session.options(
             GRPOConfig,
             # A number that passes TRL's checks; the trainer sets it to 1.
-            num_generations=given.batch_size * given.gradient_accumulation_steps,
-            num_iterations=given.ppo_epochs,
-            beta=given.kl_coef,
-            epsilon=given.clip_range,
+            num_generations=parameters.batch_size * parameters.gradient_accumulation_steps,
+            num_iterations=parameters.ppo_epochs,
+            beta=parameters.kl_coef,
+            epsilon=parameters.clip_range,
             # A mean over the tokens of all answers of the step.
             loss_type="dapo",
             scale_rewards="none",
-            **rollout_options(given),
+            **rollout_options(parameters),
         ),
     )
 

@@ -1,7 +1,7 @@
-"""PPO on TRL's GRPO trainer: a value head on the policy's own trunk, and advantages token by token.
+"""PPO on TRL's GRPO trainer: a value head on the policy's own trunk, and an advantage for each token.
 
 TRL writes the answers, computes log-probabilities and the clipped policy loss; it takes advantages
-of shape (answers, tokens) from subclasses. The values come from the hidden states of the very
+of shape (answers, tokens) from subclasses. The values come from the hidden states of the same
 passes that compute log-probabilities."""
 
 from __future__ import annotations
@@ -29,25 +29,31 @@ VALUE_HEAD = "value_head.safetensors"
 
 
 class PpoTrainer(RolloutTrainer):
-    """One answer a prompt. `head` maps the hidden state before a token to what the rest of the
-    answer is worth."""
+    """One answer to each prompt. `head`, the value head, maps the hidden state before a token to the
+    expected return of the rest of the answer."""
 
-    def __init__(self, *, given: PpoParameters, **arguments: Any) -> None:
-        self.given = given
+    def __init__(self, *, parameters: PpoParameters, **arguments: Any) -> None:
+        self.ppo = parameters
+        # The rewards of the latest answers, (answers,).
         self.totals: torch.Tensor = torch.empty(0)
+        # Of each forward pass: hidden states (answers, tokens, size), and values (answers, tokens).
         self.hidden: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         super().__init__(**arguments)
-        # TRL's checks know groups alone; the config was given one group a batch to pass them.
-        self.num_generations = self.args.num_generations = 1
+
+        # TRL's checks know groups alone; the config has one group a batch to pass them.
+        self.num_generations = 1
+        self.args.num_generations = 1
+
         size = self.model.config.get_text_config().hidden_size
         self.head = torch.nn.Linear(size, 1, device=self.accelerator.device, dtype=torch.float32)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        base.base_model.register_forward_hook(self._keep)
 
-    def _keep(self, trunk: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        base.base_model.register_forward_hook(self._keep_hidden_states)
+
+    def _keep_hidden_states(self, trunk: torch.nn.Module, inputs: Any, outputs: Any) -> None:
         self.hidden.append(outputs.last_hidden_state)
 
     def _get_per_token_logps_and_entropies(
@@ -59,10 +65,10 @@ class PpoTrainer(RolloutTrainer):
         *arguments: Any,
         **options: Any,
     ) -> Any:
-        """With the values of the states before each of the last `logits_to_keep` tokens, appended
-        to `self.values`."""
+        """As TRL's. Appends to `self.values` the values of the states before each of the last
+        `logits_to_keep` tokens, (answers, logits_to_keep)."""
         self.hidden.clear()
-        found = super()._get_per_token_logps_and_entropies(
+        result = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *arguments, **options
         )
 
@@ -72,10 +78,11 @@ class PpoTrainer(RolloutTrainer):
                 self.values.append(self.head(states.float()).squeeze(-1))
 
         self.hidden.clear()
-        return found
+        return result
 
     def _calculate_rewards(self, *arguments: Any) -> torch.Tensor:
-        """Keeps the weighted sums, (answers,), NaN where nothing could be scored."""
+        """As GRPO's, (answers, functions). Keeps the weighted sums, (answers,), in `self.totals`;
+        NaN for an answer that could not be scored."""
         scores = super()._calculate_rewards(*arguments)
         self.totals = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
         self.totals[scores.isnan().all(dim=1)] = torch.nan
@@ -98,47 +105,63 @@ class PpoTrainer(RolloutTrainer):
         values = self.values[0].detach()
         return batch | self._advantages(batch, values)
 
+    def advantages(self, totals: list[float | None]) -> list[float | None] | None:
+        """None for whole answers: here each token has an advantage of its own."""
+        return None
+
     @torch.no_grad()
     def _old_logps(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Log-probabilities of the answers under the policy that wrote them, (answers, tokens)."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        keep = batch["completion_ids"].shape[1]
-        found: torch.Tensor = self._get_per_token_logps_and_entropies(
-            self.model, ids, mask, keep, self.args.per_device_train_batch_size
+        answer_tokens = batch["completion_ids"].shape[1]
+        logps: torch.Tensor = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, answer_tokens, self.args.per_device_train_batch_size
         )[0]
 
-        return found
+        return logps
 
     def _advantages(
         self, batch: dict[str, torch.Tensor], values: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """What the loss needs, and the metrics of these answers."""
-        given, mask = self.given, batch["completion_mask"]
-        scored = ~self.totals.isnan()
+        """What the loss needs, each (answers, tokens), and the metrics of these answers. `values` are
+        those of the policy that wrote the answers."""
+        ppo = self.ppo
+        scores = torch.nan_to_num(self.totals)
+        scores = scores - ppo.missing_eos_penalty * (~self._is_ended(batch)).float()
+
         # An answer that could not be scored teaches nothing.
-        mask = mask * scored[:, None].to(mask.dtype)
+        mask = batch["completion_mask"]
+        is_scored = ~self.totals.isnan()
+        mask = mask * is_scored[:, None].to(mask.dtype)
+
         old = batch["old_per_token_logps"]
-        reference = batch.get("ref_per_token_logps", old)
-        stops = torch.tensor(self.eos_token_ids, device=mask.device)
-        is_ended = (
-            torch.isin(batch["completion_ids"], stops) & batch["completion_mask"].bool()
-        ).any(dim=1)
-        scores = torch.nan_to_num(self.totals) - given.missing_eos_penalty * (~is_ended).float()
-        rewards = token_rewards(scores, old - reference, mask, given.kl_coef)
-        advantages, returns = advantages_and_returns(rewards, values, mask, given.gamma, given.lam)
+        log_ratio = old - batch.get("ref_per_token_logps", old)
+        rewards = token_rewards(scores, log_ratio, mask, ppo.kl_coef)
+        advantages, returns = advantages_and_returns(rewards, values, mask, ppo.gamma, ppo.lam)
 
         metrics = self._metrics["train"]
-        metrics["kl"].append(float(masked_mean(old - reference, mask)))
+        metrics["kl"].append(float(masked_mean(log_ratio, mask)))
         metrics["return"].append(float(masked_mean(returns, mask)))
         metrics["explained_variance"].append(explained_variance(values, returns, mask))
 
+        if ppo.whiten_advantages:
+            advantages = whiten(advantages, mask)
+
         return {
             "completion_mask": mask,
-            "advantages": whiten(advantages, mask) if given.whiten_advantages else advantages,
+            "advantages": advantages,
             "old_values": values,
             "returns": returns,
             "num_items_in_batch": mask.sum(),
         }
+
+    def _is_ended(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which answers hold a token that ends them, (answers,)."""
+        ids = batch["completion_ids"]
+        stops = torch.tensor(self.eos_token_ids, device=ids.device)
+        is_stop = torch.isin(ids, stops) & batch["completion_mask"].bool()
+        return is_stop.any(dim=1)
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         self.values.clear()
@@ -149,28 +172,34 @@ class PpoTrainer(RolloutTrainer):
             return loss
 
         (values,) = self.values
-        mask = inputs["completion_mask"]
-        errors = value_loss(
-            values, inputs["old_values"], inputs["returns"], mask, self.given.value_clip_range
+        token_losses = value_loss(
+            values,
+            inputs["old_values"],
+            inputs["returns"],
+            inputs["completion_mask"],
+            self.ppo.value_clip_range,
         )
-        # As the policy's: a mean over the tokens of all answers of the step.
-        normalizer = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-        normalizer = (
-            normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        )
-        of_values = errors.sum() / normalizer
-        accumulation = self.current_gradient_accumulation_steps
-        self._metrics["train"]["policy_loss"].append(float(loss.detach()) * accumulation)
-        self._metrics["train"]["value_loss"].append(float(of_values.detach()) * accumulation)
-        total: torch.Tensor = loss + self.given.value_coef * of_values
 
+        # As the policy's: a mean over the tokens of all answers of the step.
+        accumulation = self.current_gradient_accumulation_steps
+        normalizer = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        normalizer = normalizer * accumulation / self.args.steps_per_generation
+        values_loss = token_losses.sum() / normalizer
+
+        metrics = self._metrics["train"]
+        metrics["policy_loss"].append(float(loss.detach()) * accumulation)
+        metrics["value_loss"].append(float(values_loss.detach()) * accumulation)
+
+        total: torch.Tensor = loss + self.ppo.value_coef * values_loss
         return total
 
     @contextmanager
     def _without_kl_term(self) -> Iterator[None]:
-        """The KL penalty is part of the rewards here. TRL computes the reference where beta is
-        above 0."""
-        beta, self.beta = self.beta, 0.0
+        """The KL penalty is part of the rewards here; TRL adds it to the loss too where beta is above
+        0, which it must be for TRL to compute the reference."""
+        beta = self.beta
+        self.beta = 0.0
+
         try:
             yield
         finally:
@@ -181,12 +210,12 @@ class PpoTrainer(RolloutTrainer):
         optimizer.add_param_group(
             {
                 "params": list(self.head.parameters()),
-                "lr": self.given.value_learning_rate,
+                "lr": self.ppo.value_learning_rate,
                 "weight_decay": 0.0,
             }
         )
 
-        # The trainer empties the gradients of the model, which the head is no part of.
+        # The trainer zeroes the gradients of the model, and the head is not part of it.
         optimizer.register_step_post_hook(lambda *ignored: self.head.zero_grad())
         return optimizer
 

@@ -28,23 +28,22 @@ class Trainer(PreparedRows, RewardTrainer):
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, RewardParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, RewardParameters)
     session = Session.open(job, scorer_load)
     model, tokenizer = session.model, session.tokenizer
-    # It finds the end of each text by what is padding.
+    # The model finds the end of each text by its padding.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
     renderer = Renderer(
-        tokenizer, system_prompt=job.spec.system_prompt, thinking=given.thinking, warn=job.warn
+        tokenizer, system_prompt=job.spec.system_prompt, thinking=parameters.thinking, warn=job.warn
     )
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, whole_pair_add)
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given, task="SEQ_CLS")
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters, task="SEQ_CLS")
 
     switch_on(session, model)
     trainer = Trainer(
@@ -53,7 +52,7 @@ def train(job: Job) -> bool:
             RewardConfig,
             # Rows are cut already.
             max_length=None,
-            center_rewards_coefficient=given.center_rewards_coefficient or None,
+            center_rewards_coefficient=parameters.center_rewards_coefficient or None,
         ),
         train_dataset=data.train,
         eval_dataset=data.evaluation,
@@ -78,7 +77,7 @@ def train(job: Job) -> bool:
 
 
 def whole_pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens: int) -> None:
-    """A pair as chosen_ids and rejected_ids, each with its prompt."""
+    """Add a pair as chosen_ids and rejected_ids, each with its prompt."""
     pairs = Rows()
     pair_add(pairs, example, renderer, max_tokens)
     rows.left_out += pairs.left_out
@@ -86,12 +85,15 @@ def whole_pair_add(rows: Rows, example: Example, renderer: Renderer, max_tokens:
     rows.codes |= pairs.codes
     rows.cut += pairs.cut
 
+    # One row, or none where the pair is left out.
     for index, length in enumerate(pairs.lengths):
         prompt = pairs.columns["prompt_ids"][index]
-        sides = {
-            side: prompt + pairs.columns[side][index] for side in ("chosen_ids", "rejected_ids")
-        }
-        rows.add(example, length, **sides)
+        rows.add(
+            example,
+            length,
+            chosen_ids=prompt + pairs.columns["chosen_ids"][index],
+            rejected_ids=prompt + pairs.columns["rejected_ids"][index],
+        )
 
 
 @torch.no_grad()
@@ -106,7 +108,7 @@ def score_write(
     stage: str,
     step: int,
 ) -> None:
-    """Tell the scores of both answers of a held-out pair."""
+    """Write the scores of both answers of a held-out pair as a sample event."""
     model.eval()
     scores = {}
 
@@ -115,13 +117,12 @@ def score_write(
             example.messages or [], getattr(example, side), example.tools
         )
         ids = torch.tensor([(prompt + answer)[:max_tokens]], device=model.device)
-        scores[side] = round(
-            float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]), 4
-        )
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits  # (1, 1)
+        scores[side] = round(float(logits[0, 0]), 4)
 
-    text = f"better answer {scores['chosen']:+.2f}, worse answer {scores['rejected']:+.2f}".replace(
-        "-", "−"
-    )
+    text = f"better answer {scores['chosen']:+.2f}, worse answer {scores['rejected']:+.2f}"
+    text = text.replace("-", "−")
+
     job.emit(
         "sample",
         index=index,

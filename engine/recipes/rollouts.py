@@ -1,5 +1,5 @@
-"""What GRPO and PPO share: prompts, answers that the model writes itself, their rewards, and
-resuming between them."""
+"""What GRPO and PPO share: prompts, the answers that the model writes to them, their rewards, and
+checkpoints between writing answers and learning from them."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ from engine.chat.render import Renderer
 from engine.chat.row_notes import RowNotes
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import DataFile
-from engine.data.split import asked, examples_read, notes_warn, split
+from engine.data.split import examples_read, notes_warn, sample_examples, split
 from engine.messages.failures import Stopped, TrainError
 from engine.messages.plural import are, counted
 from engine.rewards.base import Answer
-from engine.rewards.panel import Panel, Scores
+from engine.rewards.panel import Failure, Panel, Scores
 from engine.rows.examples import Example
 from engine.run.job import Job
 from engine.run.samples import Stop, shown
 from engine.run.session import RowCounts
-from engine.run.trainer import Seams
+from engine.run.trainer import TrainerHooks
 from engine.schema.rollouts import RolloutParameters
 
-# Measuring means writing answers, which is most of the time of these methods: so many prompts tell
-# enough.
+# Evaluating means writing answers, which takes most of the time of these methods: this many prompts
+# are enough.
 EVALUATION_PROMPTS = 32
-# Of the answers of a logged step so many are told, over so many steps of a train.
-COMPLETIONS_TOLD = 4
-STEPS_TOLD = 200
+# How many answers of a step are reported, in how many steps of a train.
+REPORTED_COMPLETIONS = 4
+REPORTED_STEPS = 200
 
-# What says nothing where each prompt has one answer and nothing is learned from it.
-SINGLE = ("clip_ratio/", "frac_reward_zero_std")
+# Evaluation metrics without meaning where each prompt has one answer and nothing is learned from it.
+GROUP_METRICS = ("clip_ratio/", "frac_reward_zero_std")
 
-STATE, BUFFER = "rollouts.json", "rollouts.safetensors"
+STATE = "rollouts.json"
+BUFFER = "rollouts.safetensors"
 
 
 @dataclass
 class Prompts:
     """`rows`: the conversations and references by number; `train` and `evaluation`: rendered
-    prompts and numbers."""
+    prompts with the numbers of their rows."""
 
     rows: list[Example]
     train: Dataset
@@ -65,36 +66,48 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
     rows, left_out, notes = _read(
         job, job.spec.dataset, renderer, max_prompt_tokens, job.parameters.max_samples
     )
-    evaluation = job.spec.evaluation_dataset
-    other, other_notes = None, None
 
-    if evaluation is not None:
-        other, _, other_notes = _read(job, evaluation, renderer, max_prompt_tokens, None)
+    evaluation_rows = None
+    evaluation_notes = None
+    if job.spec.evaluation_dataset is not None:
+        evaluation_rows, _, evaluation_notes = _read(
+            job, job.spec.evaluation_dataset, renderer, max_prompt_tokens, None
+        )
 
-    notes_warn(job, notes, other_notes)
+    notes_warn(job, notes, evaluation_notes)
 
     too_long = f"{counted(left_out, 'prompt')} {are(left_out)}"
-    why = f": {too_long} longer than {max_prompt_tokens:,} tokens" if left_out else ""
-    found = split(job, len(rows), len(other) if other is not None else None, why_none=why)
-    examples = [example for example, _ in rows]
-    others = [example for example, _ in other] if other is not None else None
-    held_out = found.held_out[:EVALUATION_PROMPTS]
-    measured = rows if other is None else other
-    start = 0 if other is None else len(rows)
-    prepared = Prompts(
-        rows=examples + (others or []),
-        train=_dataset(rows, found.kept, 0),
-        evaluation=_dataset(measured, held_out, start) if held_out else None,
-        counts=RowCounts(len(found.kept), len(held_out), left_out + notes.refused),
-        sample_examples=asked(
-            job, found, examples.__getitem__, others.__getitem__ if others is not None else None
+    why_none = f": {too_long} longer than {max_prompt_tokens:,} tokens" if left_out else ""
+    parts = split(
+        job,
+        len(rows),
+        len(evaluation_rows) if evaluation_rows is not None else None,
+        why_none=why_none,
+    )
+
+    # The numbers of the evaluation dataset's rows follow those of the training data.
+    all_rows = rows + (evaluation_rows or [])
+    first_held_out = 0 if evaluation_rows is None else len(rows)
+    held_out = [first_held_out + index for index in parts.held_out[:EVALUATION_PROMPTS]]
+
+    examples = [example for example, _ in all_rows]
+    prompts = Prompts(
+        rows=examples,
+        train=_dataset(all_rows, parts.kept),
+        evaluation=_dataset(all_rows, held_out) if held_out else None,
+        counts=RowCounts(len(parts.kept), len(held_out), left_out + notes.refused),
+        sample_examples=sample_examples(
+            job,
+            parts,
+            examples.__getitem__,
+            lambda index: examples[first_held_out + index],
         ),
     )
 
     job.say(
-        f"{counted(len(found.kept), 'prompt')} to train on, {len(held_out):,} of the "
-        f"{len(found.held_out):,} held out "
-        f"to be measured, {left_out:,} longer than {max_prompt_tokens:,} tokens and left out"
+        f"{counted(len(parts.kept), 'prompt')} to train on, {len(held_out):,} of the "
+        f"{len(parts.held_out):,} held out to be measured, "
+        f"{left_out:,} longer than {max_prompt_tokens:,} tokens and left out"
     )
 
     if left_out:
@@ -102,7 +115,7 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
             "rows_left_out", f"{too_long} left out, being longer than {max_prompt_tokens:,} tokens."
         )
 
-    return prepared
+    return prompts
 
 
 def _read(
@@ -117,15 +130,16 @@ def _read(
         if limit is not None and number >= limit:
             break
 
+        question = Example(messages=example.asked, tools=example.tools)
         try:
-            asked_turns = renderer.messages(Example(messages=example.asked, tools=example.tools))
-            text = renderer.prompt(asked_turns, example.tools)
+            text = renderer.prompt(renderer.messages(question), example.tools)
         except TemplateProblem as problem:
             notes.refuse(line, problem)
             continue
 
         notes.see(line, ())
-        if len(renderer.tokenizer(text, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
+        ids = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) > max_prompt_tokens:
             left_out += 1
         else:
             rows.append((example, text))
@@ -134,13 +148,10 @@ def _read(
     return rows, left_out, notes
 
 
-def _dataset(rows: list[tuple[Example, str]], indices: list[int], start: int) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "prompt": [rows[index][1] for index in indices],
-            "number": [start + index for index in indices],
-        }
-    )
+def _dataset(rows: list[tuple[Example, str]], numbers: list[int]) -> Dataset:
+    """The rendered prompts of these rows, with the numbers by which their answers are scored."""
+    prompts = [rows[number][1] for number in numbers]
+    return Dataset.from_dict({"prompt": prompts, "number": numbers})
 
 
 class PromptOrder(RepeatSampler):
@@ -162,11 +173,11 @@ class PromptOrder(RepeatSampler):
         return super().__iter__()  # type: ignore[no-untyped-call,no-any-return]
 
 
-class RolloutTrainer(Seams, GRPOTrainer):
-    """`panel` scores, `prompts` are the rows that the dataset's numbers name, `stops` the tokens
-    that end an answer."""
+class RolloutTrainer(TrainerHooks, GRPOTrainer):
+    """Writes answers, has them scored and learns from them. `panel` scores; `prompts` holds the
+    rows; `stops`: the tokens that end an answer."""
 
-    # Known to transformers as one of several kinds each.
+    # transformers declares each of these as one of several types.
     args: Any
     model: Any
     processing_class: Any
@@ -186,7 +197,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         self.job = job
         self.panel = panel
         self.prompts = prompts
-        self.told_at = -1
+        self.reported_step = -1
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in panel.names],
@@ -216,7 +227,7 @@ class RolloutTrainer(Seams, GRPOTrainer):
         )
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """The template has written the special tokens already."""
+        """Without special tokens: the chat template has written them already."""
         ids = self.processing_class(text=prompts, add_special_tokens=False)["input_ids"]
         return ids, None, {}
 
@@ -234,15 +245,16 @@ class RolloutTrainer(Seams, GRPOTrainer):
         completions: list[str],
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
-        """(answers, functions), NaN throughout for an answer that one of them could not score."""
-        rows = [self.prompts.rows[row["number"]] for row in inputs]
-        answers = [
-            Answer(row.asked, text.strip(), row.answer)
-            for row, text in zip(rows, completions, strict=True)
-        ]
+        """Shape (answers, functions); a row of NaN for an answer that one of the functions could not
+        score. Raises TrainError where no answer is scored, or a failure is to end the train."""
+        answers = []
+        for row, text in zip(inputs, completions, strict=True):
+            example = self.prompts.rows[row["number"]]
+            answers.append(Answer(example.asked, text.strip(), example.answer))
+
         scores = self.panel.score(answers)
         if scores.failures:
-            self._failures_tell(scores.failures, answers)
+            self._failures_report(scores.failures, answers)
 
         if all(total is None for total in scores.totals):
             raise TrainError(
@@ -253,21 +265,20 @@ class RolloutTrainer(Seams, GRPOTrainer):
             )
 
         if self.model.training:
-            self._completions_tell(answers, scores, completion_ids_list)
+            self._completions_report(answers, scores, completion_ids_list)
 
-        # An answer that lacks one score is left out whole: TRL's sum would count the missing one as
-        # 0.
-        columns = [
-            [
-                math.nan if total is None else score
-                for score, total in zip(values, scores.totals, strict=True)
-            ]
-            for values in scores.values.values()
-        ]
-        return torch.tensor(columns, device=self.accelerator.device).T.contiguous()
+        table = []
+        for index, total in enumerate(scores.totals):
+            values = [column[index] for column in scores.values.values()]
+            # An answer that lacks one score counts with none: TRL's sum would take the missing one
+            # for 0.
+            table.append([math.nan] * len(values) if total is None else values)
 
-    def _failures_tell(self, failures: list[Any], answers: list[Answer]) -> None:
-        """Raises TrainError where a failing reward is to end the train."""
+        return torch.tensor(table, dtype=torch.float32, device=self.accelerator.device)
+
+    def _failures_report(self, failures: list[Failure], answers: list[Answer]) -> None:
+        """Warn of answers that could not be scored. Raises TrainError where that is to end the
+        train."""
         first = failures[0]
         question = shown(answers[first.row].prompt)
         message = f"{first} The prompt was: {question[:200]!r}"
@@ -284,24 +295,25 @@ class RolloutTrainer(Seams, GRPOTrainer):
             f"reward_failed:{first.function}",
             f"Answers are left out where a reward fails. {message}",
         )
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["rewards/unscored"].append(
-            len({failure.row for failure in failures}) / len(answers)
-        )
 
-    def _completions_tell(
+        mode = "train" if self.model.training else "eval"
+        unscored = {failure.row for failure in failures}
+        self._metrics[mode]["rewards/unscored"].append(len(unscored) / len(answers))
+
+    def _completions_report(
         self, answers: list[Answer], scores: Scores, ids: list[list[int]]
     ) -> None:
-        """Some answers of this step with what they were worth, so that a person sees what is
+        """Write some answers of this step as events, with their rewards, so that people see what is
         rewarded."""
         step = self.state.global_step + 1
-        every = max(1, math.ceil(max(1, self.state.max_steps) / STEPS_TOLD))
-        if step == self.told_at or (step - 1) % every:
+        every = max(1, math.ceil(self.state.max_steps / REPORTED_STEPS))
+        if step == self.reported_step or (step - 1) % every:
             return
 
-        self.told_at = step
+        self.reported_step = step
         advantages = self.advantages(scores.totals)
-        for index, answer in enumerate(answers[:COMPLETIONS_TOLD]):
+
+        for index, answer in enumerate(answers[:REPORTED_COMPLETIONS]):
             self.job.emit(
                 "sample",
                 index=index,
@@ -316,17 +328,17 @@ class RolloutTrainer(Seams, GRPOTrainer):
             )
 
     def advantages(self, totals: list[float | None]) -> list[float | None] | None:
-        """How much each answer was worth beyond the mean of those to its prompt, as TRL scales it;
-        None for an answer without a score, and for a method that learns from something else."""
+        """The advantage of each answer over the mean of its group, as TRL scales it; None for an
+        answer without a score. None in place of the list where answers have no advantage as a
+        whole."""
         group = self.num_generations
-        if self.job.spec.recipe != "grpo" or not group or len(totals) % group:
+        if not group or len(totals) % group:
             return None
 
         rewards = torch.tensor(
             [math.nan if total is None else total for total in totals], dtype=torch.float64
         )
-        groups = rewards.view(-1, group)
-
+        groups = rewards.view(-1, group)  # (prompts, answers to each)
         advantages = groups - groups.nanmean(dim=1, keepdim=True)
 
         if self.scale_rewards == "group":
@@ -338,48 +350,53 @@ class RolloutTrainer(Seams, GRPOTrainer):
         return [value if math.isfinite(value) else None for value in values]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Without a loss of held-out prompts, which says nothing."""
+        """Without the loss of held-out prompts, which has no meaning here."""
         logs.pop("eval_loss", None)
-        for name in [name for name in self._metrics["eval"] if name.startswith(SINGLE)]:
-            del self._metrics["eval"][name]
+
+        metrics = self._metrics["eval"]
+        for name in list(metrics):
+            if name.startswith(GROUP_METRICS):
+                del metrics[name]
 
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """With the answers that are still to be learned from: another draw would be another
-        train."""
+        """With the answers that are still to be learned from: new ones would differ, and so would
+        the resumed train."""
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        (folder / STATE).write_text(json.dumps({"step": self._step, "told_at": self.told_at}))
+        state = {"step": self._step, "told_at": self.reported_step}
+        (folder / STATE).write_text(json.dumps(state))
 
-        if (
-            self._step % (self.args.steps_per_generation * self.num_iterations)
-            and self._buffered_inputs
-        ):
-            tensors = {
-                f"{number}.{name}": value.clone().contiguous()
-                for number, batch in enumerate(self._buffered_inputs)
-                for name, value in batch.items()
-                if isinstance(value, torch.Tensor)
-            }
+        steps_per_answers = self.args.steps_per_generation * self.num_iterations
+        if not self._step % steps_per_answers or not self._buffered_inputs:
+            return
 
-            save_file(tensors, folder / BUFFER)
+        tensors = {}
+        for number, batch in enumerate(self._buffered_inputs):
+            for name, value in batch.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{number}.{name}"] = value.clone().contiguous()
+
+        save_file(tensors, folder / BUFFER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
         state = json.loads((folder / STATE).read_text())
-        self._step, self.told_at = state["step"], state["told_at"]
+        self._step = state["step"]
+        self.reported_step = state["told_at"]
 
-        if (folder / BUFFER).exists():
-            batches: list[dict[str, Any]] = [{} for _ in range(self.args.steps_per_generation)]
-            for name, value in load_file(
-                folder / BUFFER, device=str(self.accelerator.device)
-            ).items():
-                number, _, key = name.partition(".")
-                batches[int(number)][key] = value
+        if not (folder / BUFFER).exists():
+            return
 
-            self._buffered_inputs = batches
+        batches: list[dict[str, Any]] = [{} for _ in range(self.args.steps_per_generation)]
+        tensors = load_file(folder / BUFFER, device=str(self.accelerator.device))
+        for name, value in tensors.items():
+            number, _, key = name.partition(".")
+            batches[int(number)][key] = value
+
+        self._buffered_inputs = batches
 
 
 def _placeholder(name: str) -> Any:
@@ -392,14 +409,14 @@ def _placeholder(name: str) -> Any:
     return reward
 
 
-def rollout_options(given: RolloutParameters) -> dict[str, Any]:
+def rollout_options(parameters: RolloutParameters) -> dict[str, Any]:
     """The options of GRPOConfig that both methods take."""
     return {
-        "max_completion_length": given.max_completion_tokens,
-        "temperature": given.temperature,
-        "top_p": given.top_p,
-        "reward_weights": [choice.weight for choice in given.rewards],
-        "use_vllm": given.use_vllm,
+        "max_completion_length": parameters.max_completion_tokens,
+        "temperature": parameters.temperature,
+        "top_p": parameters.top_p,
+        "reward_weights": [choice.weight for choice in parameters.rewards],
+        "use_vllm": parameters.use_vllm,
         # One answer a prompt while measuring.
         "num_generations_eval": 1,
         # Answers are to be scored by the model that wrote them.
@@ -407,15 +424,14 @@ def rollout_options(given: RolloutParameters) -> dict[str, Any]:
     }
 
 
-def context_check(job: Job, model: Any, given: RolloutParameters) -> None:
+def context_check(job: Job, model: Any, parameters: RolloutParameters) -> None:
     """Raises TrainError where prompt and answer together are more than the model reads."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    wanted = given.max_prompt_tokens + given.max_completion_tokens
+    wanted = parameters.max_prompt_tokens + parameters.max_completion_tokens
     if context is not None and wanted > context:
         raise TrainError(
             "context_length",
-            f"{given.max_prompt_tokens:,} prompt and {given.max_completion_tokens:,} answer tokens "
-            "are more than the "
-            f"{context:,} that {job.spec.base_model_name} reads.",
+            f"{parameters.max_prompt_tokens:,} prompt and {parameters.max_completion_tokens:,} answer tokens "
+            f"are more than the {context:,} that {job.spec.base_model_name} reads.",
             "Lower max prompt tokens or max answer tokens.",
         )

@@ -19,37 +19,35 @@ from engine.schema.sft import SftParameters
 
 
 def train(job: Job) -> bool:
-    """Train, write events, checkpoints and model/; whether it came to its end, and was not stopped
-    before."""
-    given = job.parameters
-    assert isinstance(given, SftParameters)
+    """Train; write events, checkpoints and model/. False where it was stopped before its end."""
+    parameters = job.parameters
+    assert isinstance(parameters, SftParameters)
     session = Session.open(job)
     model, tokenizer = session.model, session.tokenizer
 
     renderer = Renderer(
         tokenizer,
         system_prompt=job.spec.system_prompt,
-        answers_only=given.answers_only,
-        thinking=given.thinking,
+        answers_only=parameters.answers_only,
+        thinking=parameters.thinking,
         warn=job.warn,
     )
 
-    max_tokens = max_tokens_of(job, model, given.max_tokens)
+    max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     job.say(
         f"{counted(data.train_rows, 'row')} to train on, {data.eval_rows:,} held out, "
-        f"{data.cut_rows:,} cut at "
-        f"{max_tokens:,} tokens, {data.left_out_rows:,} left out"
+        f"{data.cut_rows:,} cut at {max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 
-    if given.adapter == "lora":
-        model = adapter_add(model, given)
+    if parameters.adapter == "lora":
+        model = adapter_add(model, parameters)
 
     stop_tokens_learn(model, tokenizer, data.turn_ends)
     paths = switch_on(session, model, rows=data.train[:2]["input_ids"])
-    packing = given.packing and paths.segments
-    if given.packing and not packing:
+    packing = parameters.packing and paths.segments
+    if parameters.packing and not packing:
         job.warn(
             "not_packed",
             "Packing is off: this model does not keep the rows of a packed sequence apart. They "
@@ -64,7 +62,7 @@ def train(job: Job) -> bool:
             max_length=max_tokens if packing else None,
             packing=packing,
             padding_free=paths.segments,
-            neftune_noise_alpha=given.neftune_noise_alpha or None,
+            neftune_noise_alpha=parameters.neftune_noise_alpha or None,
             # Without packing the rows are cut and labelled already; preparing them again would only
             # copy them.
             dataset_kwargs={"skip_prepare_dataset": not packing},
@@ -73,7 +71,7 @@ def train(job: Job) -> bool:
         eval_dataset=data.evaluation,
         processing_class=tokenizer,
         plain_attention=paths.plain_attention,
-        grouped=not (paths.segments or given.more.get("train_sampling_strategy")),
+        grouped=not (paths.segments or parameters.more.get("train_sampling_strategy")),
     )
 
     rows = RowCounts(data.train_rows, data.eval_rows, data.left_out_rows)

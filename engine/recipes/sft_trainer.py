@@ -1,4 +1,4 @@
-"""TRL's trainer with our order of rows, and means over tokens."""
+"""TRL's trainer with our order of rows, and evaluation metrics that are means over tokens."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from engine.data.conversations import IGNORED
 from engine.data.length_grouping import GroupedByLength
 from engine.fast.fallback import attempt
 from engine.fast.packing import unpacked
-from engine.run.trainer import Seams
+from engine.run.trainer import TrainerHooks, weighted_mean
 
 
-class Trainer(Seams, SFTTrainer):
-    """`grouped`: batches of rows of like length, in place of the trainer's own sampling strategies.
-    `plain_attention`: the model's own, for rows that turn out not to fit end to end in one
-    batch."""
+class Trainer(TrainerHooks, SFTTrainer):
+    """`grouped`: batches of rows of similar length, in place of the trainer's own sampling
+    strategies. `plain_attention`: the name of the model's own attention, for models that turn out
+    not to compute rows end to end without padding."""
 
     def __init__(
         self, *arguments: Any, grouped: bool, plain_attention: str, **options: Any
     ) -> None:
         self.grouped = grouped
         self.plain_attention = plain_attention
-        self.measured: list[tuple[float, int]] = []
+        # The loss and the number of learned tokens of each batch of the current evaluation.
+        self.evaluated_losses: list[float] = []
+        self.evaluated_tokens: list[int] = []
         super().__init__(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -33,11 +35,8 @@ class Trainer(Seams, SFTTrainer):
 
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
-        return GroupedByLength(
-            lengths,
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            self.args.seed,
-        )
+        effective_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(lengths, effective_batch, self.args.seed)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -49,7 +48,9 @@ class Trainer(Seams, SFTTrainer):
 
         def padded() -> Any:
             base = self.accelerator.unwrap_model(model)
-            base = base.get_base_model() if hasattr(base, "peft_config") else base
+            if hasattr(base, "peft_config"):
+                base = base.get_base_model()
+
             base.set_attn_implementation(self.plain_attention)
 
             tokenizer: Any = self.processing_class
@@ -57,38 +58,39 @@ class Trainer(Seams, SFTTrainer):
 
             return loss_of(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
 
-        is_packed = "cu_seq_lens_q" in inputs
         has_router_loss = self.aux_loss_enabled
-        # What is measured is how well rows are predicted; how evenly the experts are used is no
-        # part of it.
+        # An evaluation is about how well rows are predicted, not about how evenly experts are used.
         self.aux_loss_enabled = has_router_loss and model.training
 
         try:
-            found = (
-                attempt("rows end to end without padding", end_to_end, padded)
-                if is_packed
-                else end_to_end()
-            )
+            if "cu_seq_lens_q" in inputs:
+                result = attempt("rows end to end without padding", end_to_end, padded)
+            else:
+                result = end_to_end()
         finally:
             self.aux_loss_enabled = has_router_loss
 
         if not model.training:
-            loss = found[0] if return_outputs else found
-            self.measured.append((float(loss), int((inputs["labels"][..., 1:] != IGNORED).sum())))
+            loss = result[0] if return_outputs else result
+            is_learned = inputs["labels"][..., 1:] != IGNORED
+            self.evaluated_losses.append(float(loss))
+            self.evaluated_tokens.append(int(is_learned.sum()))
 
-        return found
+        return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Means over all held-out tokens. The trainer's own are means of batches: another batch
-        size, another loss."""
-        if "eval_loss" in logs and (total := sum(tokens for _, tokens in self.measured)):
-            loss = logs["eval_loss"] = sum(loss * tokens for loss, tokens in self.measured) / total
+        """With means over all held-out tokens. The trainer's own are means over batches, which
+        change with the batch size."""
+        weights = self.evaluated_tokens
+        if "eval_loss" in logs and any(weights):
+            loss = weighted_mean(self.evaluated_losses, weights)
+            logs["eval_loss"] = loss
             logs["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
-            for name in ("entropy", "mean_token_accuracy"):
-                values = zip(self._metrics["eval"][name], self.measured, strict=True)
-                self._metrics["eval"][name] = [
-                    sum(value * tokens for value, (_, tokens) in values) / total
-                ]
 
-        self.measured.clear()
+            metrics = self._metrics["eval"]
+            for name in ("entropy", "mean_token_accuracy"):
+                metrics[name] = [weighted_mean(metrics[name], weights)]
+
+        self.evaluated_losses.clear()
+        self.evaluated_tokens.clear()
         super().log(logs, start_time)

@@ -1,4 +1,4 @@
-"""Rewards for the right answer: the same words, or the same number."""
+"""Rewards for the correct answer: the same words, or the same number."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import string
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import ClassVar, NamedTuple
 
-from engine.rewards.base import Answer, Reward, Unscored, inside, reference_of
+from engine.rewards.base import Answer, Reward, Unscored, reference_of, tag_content
 from engine.schema.fields import parameter
 
 TAG = r"^[A-Za-z][A-Za-z0-9_-]{0,40}$|^$"
+
+
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "。，！？、“”‘’«»…")
 
 
 class ExactAnswer(Reward):
@@ -40,24 +43,24 @@ class ExactAnswer(Reward):
     )
 
     def score(self, answer: Answer) -> float:
-        found = inside(answer.text, self.answer_tag)
+        given = tag_content(answer.text, self.answer_tag)
         wanted = reference_of(answer)
 
-        if found is None:
+        if given is None:
             return 0.0
 
-        # A reference of punctuation alone, such as "!=", is compared as it stands.
-        plain = self._plain(wanted)
-        return float(self._plain(found) == plain if plain else found.strip() == wanted.strip())
+        if not self._normalised(wanted):
+            # A reference of punctuation alone, such as "!=", is compared as it is.
+            return float(given.strip() == wanted.strip())
 
-    def _plain(self, text: str) -> str:
+        return float(self._normalised(given) == self._normalised(wanted))
+
+    def _normalised(self, text: str) -> str:
         if self.ignore_case:
             text = text.casefold()
 
         if self.ignore_punctuation:
-            text = "".join(
-                letter for letter in text if letter not in string.punctuation + "。，！？、“”‘’«»…"
-            )
+            text = text.translate(NO_PUNCTUATION)
 
         if self.ignore_articles:
             text = re.sub(r"\b(a|an|the)\b", " ", text)
@@ -80,6 +83,16 @@ FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 GROUPED = re.compile(r"(?<=\d)(?:\{,\}|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 
 
+# A minus sign and a dash, a space that does not break, and signs that TeX escapes.
+SPELLINGS = {
+    "−": "-",
+    "–": "-",
+    "\u00a0": " ",
+    "\\%": "%",
+    "\\$": "$",
+}
+
+
 class Number(NamedTuple):
     """`value`: 0.05 for 5%."""
 
@@ -88,37 +101,33 @@ class Number(NamedTuple):
 
 
 def number_read(text: str) -> Number | None:
-    """The number a text comes to: behind ####, in \\boxed{}, else the last. 1,234, -3/4, 5% and 1e3
-    are numbers too."""
+    """The number that a text comes to: after ####, in \\boxed{}, else the last one. 1,234, -3/4, 5%
+    and 1e3 are numbers too."""
     text = GROUPED.sub("", text)
-    text = (
-        text.replace("−", "-")
-        .replace("–", "-")
-        .replace("\u00a0", " ")
-        .replace("\\%", "%")
-        .replace("\\$", "$")
-    )
+    for written, plain in SPELLINGS.items():
+        text = text.replace(written, plain)
 
     text = FRACTION.sub(r"\1/\2", text)
 
     for marker in (MARKED, BOXED):
-        for place in reversed(list(marker.finditer(text))):
-            if (number := _last_number(place.group(1))) is not None:
+        for match in reversed(list(marker.finditer(text))):
+            number = _last_number(match.group(1))
+            if number is not None:
                 return number
 
     return _last_number(text)
 
 
 def _last_number(text: str) -> Number | None:
-    numbers = list(NUMBER.finditer(text))
-    return _value(text, numbers[-1]) if numbers else None
+    matches = list(NUMBER.finditer(text))
+    return _value(text, matches[-1]) if matches else None
 
 
-def _value(text: str, found: re.Match[str]) -> Number | None:
-    written = found.group(0)
-    start = found.start()
-    # In "10-3" and "step-5" the stroke is no sign.
-    if written[:1] in "+-" and start and (text[start - 1].isalnum() or text[start - 1] == ")"):
+def _value(text: str, match: re.Match[str]) -> Number | None:
+    written = match.group(0)
+    before = text[: match.start()][-1:]
+    # In "10-3" and "step-5" the stroke is not a sign.
+    if written[:1] in "+-" and (before.isalnum() or before == ")"):
         written = written[1:]
 
     plain = re.sub(r"[\s,$€£¥%]", "", written)
@@ -128,7 +137,10 @@ def _value(text: str, found: re.Match[str]) -> Number | None:
     except (InvalidOperation, DivisionByZero, ArithmeticError):
         return None
 
-    return Number(value / 100, True) if "%" in written else Number(value)
+    if "%" in written:
+        return Number(value / 100, is_percentage=True)
+
+    return Number(value)
 
 
 class NumericAnswer(Reward):
@@ -169,14 +181,14 @@ class NumericAnswer(Reward):
         if wanted is None:
             raise Unscored("The reference answer holds no number.")
 
-        found = inside(answer.text, self.answer_tag)
-        number = number_read(found) if found is not None else None
+        given = tag_content(answer.text, self.answer_tag)
+        number = number_read(given) if given is not None else None
         if number is None:
             return 0.0
 
-        return 1.0 if self._same(number, wanted) else self.readable_score
+        return 1.0 if self._is_same(number, wanted) else self.readable_score
 
-    def _same(self, number: Number, wanted: Number) -> bool:
+    def _is_same(self, number: Number, wanted: Number) -> bool:
         allowed = Decimal(str(self.tolerance)) * max(abs(wanted.value), Decimal(1))
         values = [number.value]
 

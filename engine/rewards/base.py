@@ -1,5 +1,5 @@
-"""What every reward function is: a pydantic model of its parameters with a way to score an
-answer."""
+"""The base class of reward functions: a pydantic model of the parameters, with a method that scores
+an answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Unscored(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the model: to which prompt, beside which reference ("" for none), of which row
-    of the dataset."""
+    """An answer of the model, with its prompt, its reference ("" for none), and its row of the
+    dataset."""
 
     prompt: Turns
     text: str
@@ -27,7 +27,7 @@ class Answer:
 
 
 class Reward(BaseModel):
-    """A reward function. Its fields are its parameters, declared with engine.schema.train.parameter.
+    """A reward function. Its fields are its parameters, declared with engine.schema.fields.parameter.
 
     `low` and `high`: the range of its scores, None where there is no bound. `needs_reference`: it
     compares with the dataset's answer and cannot score rows that have none."""
@@ -58,12 +58,15 @@ def reference_of(answer: Answer) -> str:
     return answer.reference
 
 
-def inside(text: str, tag: str) -> str | None:
-    """What stands in the last <tag>…</tag> of `text`, the whole text for no tag, None where the tag
-    is missing."""
+def tag_content(text: str, tag: str) -> str | None:
+    """The text in the last <tag>…</tag> of `text`; the whole text for no tag, None where the tag is
+    missing."""
     if not tag:
         return text
 
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, end) if end >= 0 else -1
-    return text[start + len(tag) + 2 : end] if start >= 0 else None
+    if start < 0:
+        return None
+
+    return text[start + len(f"<{tag}>") : end]

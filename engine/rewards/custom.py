@@ -1,10 +1,10 @@
-"""Reward functions of one's own: a Python file with a function `reward`, registered by a superuser.
+"""Custom reward functions: a Python file with a function `reward`, registered by a superuser.
 
     def reward(prompts, completions, references, rows, **parameters):
         return [1.0 if "please" in text else 0.0 for text in completions]
 
-prompts: one list of turns an answer; completions, references: one text each; rows: the dataset's
-rows. It returns one number an answer, or None where it cannot say."""
+prompts: one list of turns for each answer; completions, references: one text each; rows: the
+dataset's rows. It returns one number for each answer, or None where it cannot score it."""
 
 from __future__ import annotations
 
@@ -21,41 +21,48 @@ if TYPE_CHECKING:
 
 ARGUMENTS = ("prompts", "completions", "references", "rows")
 LARGEST_BYTES = 200_000
-# For all answers of a step.
+# The time limit for all answers of a step.
 SECONDS = 120.0
 
 
 def check_source(text: str) -> list[str]:
-    """What is wrong with the file, read but not run; nothing where it can be registered."""
+    """What is wrong with the file, which is read but not run; an empty list where it can be
+    registered."""
     if len(text.encode()) > LARGEST_BYTES:
         return [f"The file is larger than {LARGEST_BYTES // 1000} KB."]
 
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return [
-            f"This is no Python{line}: {error.msg if isinstance(error, SyntaxError) else error}."
-        ]
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        return [f"This is no Python{line}: {error.msg}."]
+    except (ValueError, RecursionError) as error:
+        return [f"This is no Python: {error}."]
 
-    functions = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    found = next((node for node in functions if node.name == "reward"), None)
-    if found is None:
+    function = _reward_function(tree)
+    if function is None:
         return ["There is no function named reward at the top of the file."]
-    if isinstance(found, ast.AsyncFunctionDef):
+    if isinstance(function, ast.AsyncFunctionDef):
         return ["The function reward must not be async."]
 
-    given = [argument.arg for argument in (*found.args.posonlyargs, *found.args.args)]
+    positional = [*function.args.posonlyargs, *function.args.args]
+    names = [argument.arg for argument in positional]
     problems = []
 
-    if given[: len(ARGUMENTS)] != list(ARGUMENTS):
+    if names[: len(ARGUMENTS)] != list(ARGUMENTS):
         problems.append(f"reward must take ({', '.join(ARGUMENTS)}, **parameters), in this order.")
-    if found.args.kwarg is None:
+    if function.args.kwarg is None:
         problems.append("reward must take **parameters, so that parameters may be added later.")
 
     return problems
+
+
+def _reward_function(tree: ast.Module) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "reward":
+            return node
+
+    return None
 
 
 class CustomScorer:
@@ -76,14 +83,14 @@ class CustomScorer:
                 "Copy the train, so that it takes the function as it is now.",
             )
 
-        names: dict[str, Any] = {"__name__": f"reward_{slug}", "__file__": str(path)}
+        namespace: dict[str, Any] = {"__name__": f"reward_{slug}", "__file__": str(path)}
         try:
             # A superuser registered this file to be run; it is their code in this train's own
             # process.
             with time_limit(SECONDS):
-                exec(compile(path.read_text(), str(path), "exec"), names)  # noqa: S102
+                exec(compile(path.read_text(), str(path), "exec"), namespace)  # noqa: S102
 
-            self.function: Callable[..., Any] = names["reward"]
+            self.function: Callable[..., Any] = namespace["reward"]
         except (Exception, SystemExit) as error:
             raise TrainError(
                 "reward_fails",
@@ -99,24 +106,23 @@ class CustomScorer:
 
         try:
             with time_limit(SECONDS):
-                found = self.function(
+                scores = self.function(
                     [answer.prompt for answer in answers],
                     [answer.text for answer in answers],
                     [answer.reference for answer in answers],
                     [answer.row for answer in answers],
                     **self.parameters,
                 )
-
-                values = list(found)
+                # Here, since it may be a generator, which runs only now.
+                values = list(scores)
         except TimeoutError:
             return [Unscored(f"It took longer than {SECONDS:g} s.")] * len(answers)
         except (Exception, SystemExit) as error:
             return [Unscored(f"It raised {_short(error)}.")] * len(answers)
 
         if len(values) != len(answers):
-            return [
-                Unscored(f"It returned {len(values)} numbers for {len(answers)} answers.")
-            ] * len(answers)
+            reason = Unscored(f"It returned {len(values)} numbers for {len(answers)} answers.")
+            return [reason] * len(answers)
 
         return [_number(value) for value in values]
 
@@ -124,16 +130,18 @@ class CustomScorer:
 def _number(value: Any) -> float | Unscored:
     if value is None:
         return Unscored("It returned None.")
+    if not hasattr(value, "__float__"):
+        return Unscored(f"It returned {type(value).__name__}, and a number is needed.")
 
-    if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
-        try:
-            number = float(value)
-        except Exception as error:
-            return Unscored(f"It returned something that is no number ({_short(error)}).")
+    try:
+        number = float(value)
+    except Exception as error:
+        return Unscored(f"It returned something that is no number ({_short(error)}).")
 
-        return number if math.isfinite(number) else Unscored(f"It returned {number}.")
+    if not math.isfinite(number):
+        return Unscored(f"It returned {number}.")
 
-    return Unscored(f"It returned {type(value).__name__}, and a number is needed.")
+    return number
 
 
 def _short(error: BaseException) -> str:

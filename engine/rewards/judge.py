@@ -20,8 +20,10 @@ from pydantic_core import PydanticCustomError
 from engine.rewards.base import Answer, Reward, Unscored
 from engine.schema.fields import parameter
 
-URL, KEY, MODEL = "DEEPEXTENSION_JUDGE_URL", "DEEPEXTENSION_JUDGE_KEY", "DEEPEXTENSION_JUDGE_MODEL"
-AT_ONCE = 4
+URL = "DEEPEXTENSION_JUDGE_URL"
+KEY = "DEEPEXTENSION_JUDGE_KEY"
+MODEL = "DEEPEXTENSION_JUDGE_MODEL"
+PARALLEL_REQUESTS = 4
 TRIES = 3
 PAUSE_SECONDS = 0.5
 ANSWER_CHARACTERS = 20_000
@@ -29,8 +31,8 @@ PLACES = re.compile(r"\{(question|reference|answer)\}")
 
 NUMBER = r"(-?\d+(?:\.\d+)?)(?![\d.]*[\deE])"
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-# What a reply may look like, the plainest first. A number within a sentence is no score: "on a
-# scale of 0 to 10".
+# What a reply may look like, the clearest form first. A number within a sentence is not a score: "on
+# a scale of 0 to 10".
 SCORES = (
     re.compile(rf'"score"\s*:\s*"?\s*{NUMBER}'),
     re.compile(rf"{NUMBER}\s*(?:/|out of|of)\s*10\b"),
@@ -92,20 +94,20 @@ class LlmJudge(Reward):
         return ""
 
     def score_all(self, answers: Sequence[Answer]) -> list[float | Unscored]:
-        """One score an answer, or why there is none. Several are asked for at once.
+        """One score an answer, or why there is none. Several are requested at once.
 
-        Once the judge is out of reach for one answer after all tries, those that wait are not asked
-        for any more: each would take as long."""
+        Once all tries for one answer have failed, the answers that wait are not sent any more: each
+        would take as long."""
         gave_up = threading.Event()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             return list(pool.map(lambda answer: self._score_or_reason(answer, gave_up), answers))
 
     def score(self, answer: Answer) -> float:
-        (found,) = self.score_all([answer])
-        if isinstance(found, Unscored):
-            raise found
+        (score,) = self.score_all([answer])
+        if isinstance(score, Unscored):
+            raise score
 
-        return found
+        return score
 
     def _score_or_reason(self, answer: Answer, gave_up: threading.Event) -> float | Unscored:
         if gave_up.is_set():
@@ -147,23 +149,24 @@ class LlmJudge(Reward):
                 reason = f"The judge took longer than {self.timeout_seconds:g} s."
             except requests.RequestException as error:
                 status = error.response.status_code if error.response is not None else None
-                reason = (
-                    f"The judge answered with status {status}."
-                    if status
-                    else "The judge cannot be reached."
-                )
+                if status is None:
+                    reason = "The judge cannot be reached."
+                    continue
 
-                if status is not None and status < 500 and status != 429:
+                reason = f"The judge answered with status {status}."
+                is_temporary = status >= 500 or status == 429
+                if not is_temporary:
                     break
 
         gave_up.set()
         raise Unscored(reason)
 
     def _post(self, body: dict[str, Any]) -> str:
-        url, key = os.environ.get(URL, ""), os.environ.get(KEY, "")
+        url = os.environ.get(URL, "")
         if not url:
             raise Unscored("No judge is set up here.")
 
+        key = os.environ.get(KEY, "")
         reply = requests.post(
             f"{url.rstrip('/')}/chat/completions",
             json=body,
@@ -182,12 +185,15 @@ class LlmJudge(Reward):
 def score_read(text: str) -> float:
     """The score of a reply, 0 to 1. Raises Unscored where it holds none from 0 to 10."""
     text = THOUGHT.sub("", text)
-    found = next((places[-1] for pattern in SCORES if (places := pattern.findall(text))), None)
-    if found is None:
-        raise Unscored(f"The judge gave no score: {text.strip()[:80]!r}")
+    for pattern in SCORES:
+        matches = pattern.findall(text)
+        if not matches:
+            continue
 
-    score = float(found)
-    if not 0 <= score <= 10:
-        raise Unscored(f"The judge gave {score:g}, and scores go from 0 to 10.")
+        score = float(matches[-1])
+        if not 0 <= score <= 10:
+            raise Unscored(f"The judge gave {score:g}, and scores go from 0 to 10.")
 
-    return score / 10
+        return score / 10
+
+    raise Unscored(f"The judge gave no score: {text.strip()[:80]!r}")

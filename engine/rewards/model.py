@@ -41,8 +41,8 @@ class RewardModel(Reward):
 
 
 class RewardModelScorer:
-    """Scores conversations. The model reads them by its own chat template and tokenizer, whatever
-    the policy's are."""
+    """Scores conversations with the reward model's own chat template and tokenizer, whatever the
+    policy's are."""
 
     def __init__(self, resource: Resource, max_tokens: int = 2048) -> None:
         """Raises TrainError where the model is gone or cannot be used."""
@@ -63,7 +63,7 @@ class RewardModelScorer:
         self.tokenizer = tokenizer_load(folder, config_folder=base)
         self.renderer = Renderer(self.tokenizer, warn=lambda code, message: None)
         self.model = scorer_load(folder, base)
-        # It finds the end of each text by what is padding.
+        # The model finds the end of each text by its padding.
         self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
@@ -94,11 +94,11 @@ class RewardModelScorer:
         return scores
 
     def _ids(self, answer: Answer) -> list[int]:
-        """The end is what the model scores, so that a text that is too long loses its beginning."""
-        prompt, said = self.renderer.answered(
-            answer.prompt, [{"role": "assistant", "content": answer.text or " "}]
-        )
-        return [*prompt, *said][-self.max_tokens :]
+        """Prompt and answer. The model scores the end, so a text that is too long loses its
+        beginning."""
+        turn = {"role": "assistant", "content": answer.text or " "}
+        prompt, reply = self.renderer.answered(answer.prompt, [turn])
+        return [*prompt, *reply][-self.max_tokens :]
 
 
 def scorer_load(folder: Path, base: Path | None) -> Any:
@@ -106,8 +106,8 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     `base`. Safetensors only. Raises ModelProblem where it holds none, TrainError where no score was
     ever learned."""
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
 
+    from engine.loading.pretrained import pretrained_load_with_report
     from engine.messages.failures import TrainError
     from engine.models.inspect import ModelProblem, config_read, safetensors_read, weight_files
 
@@ -118,26 +118,19 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     if base is not None and not (folder / ADAPTER).is_file():
         raise ModelProblem(f"The reward model's folder holds no {ADAPTER}.")
 
-    model, told = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        num_labels=1,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    model, loading = pretrained_load_with_report(source, scores=True, num_labels=1)
 
-    learned = (
-        {name for name, _, _ in safetensors_read(folder / ADAPTER)} if base is not None else set()
-    )
-    # What no file holds is made up at random.
-    if lacking := [
-        name for name in sorted(told["missing_keys"]) if f"base_model.model.{name}" not in learned
-    ]:
-        raise TrainError(
-            "no_reward_model",
-            f"This is no reward model: its files lack {lacking[0]}, with which it would score.",
-            "Choose a train of the method Reward model.",
-        )
+    in_adapter = set()
+    if base is not None:
+        in_adapter = {name for name, _, _ in safetensors_read(folder / ADAPTER)}
 
-    return PeftModel.from_pretrained(model, folder) if base is not None else model
+    # Weights that no file holds were initialised at random.
+    for name in sorted(loading["missing_keys"]):
+        if f"base_model.model.{name}" not in in_adapter:
+            raise TrainError(
+                "no_reward_model",
+                f"This is no reward model: its files lack {name}, with which it would score.",
+                "Choose a train of the method Reward model.",
+            )
+
+    return model if base is None else PeftModel.from_pretrained(model, folder)

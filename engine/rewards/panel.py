@@ -1,4 +1,4 @@
-"""Several reward functions over a batch of answers, and what their weighted sum is."""
+"""Several reward functions over a batch of answers, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """`row`: the place of the answer in its batch, from 0."""
+    """Why a function could not score an answer. `row`: the index of the answer in its batch."""
 
     function: str
     row: int
@@ -32,9 +32,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Scores:
-    """`values[name]`: one score an answer, None where there is none; `totals`: the weighted sums,
-    None for an answer that one of the functions could not score: a sum without it would count it as
-    0."""
+    """`values[name]`: one score an answer, None where there is none. `totals`: the weighted sums,
+    None for an answer that one of the functions could not score: a sum would count the missing
+    score as 0."""
 
     values: dict[str, list[float | None]]
     totals: list[float | None]
@@ -42,7 +42,8 @@ class Scores:
 
 
 class Panel:
-    """`names`: one a function, in order; a function that was chosen twice is numbered."""
+    """The reward functions of a train. `names`: one for each function, in order; the second and later
+    uses of the same function are numbered."""
 
     def __init__(self, choices: Sequence[RewardChoice], scorers: Sequence[Any]) -> None:
         self.choices = choices
@@ -60,34 +61,40 @@ class Panel:
         totals: list[float | None] = [0.0] * len(answers)
 
         for name, choice, scorer in zip(self.names, self.choices, self.scorers, strict=True):
-            found = _score_all(scorer, answers)
-            values[name] = []
-            for row, score in enumerate(found):
+            column: list[float | None] = []
+            values[name] = column
+
+            for row, score in enumerate(_score_all(scorer, answers)):
+                total = totals[row]
+
                 if isinstance(score, Unscored):
                     failures.append(Failure(choice.function, row, str(score)))
-                    values[name].append(None)
+                    column.append(None)
                     totals[row] = None
-                    continue
-
-                values[name].append(score)
-                if (total := totals[row]) is not None:
+                elif total is not None:
+                    column.append(score)
                     totals[row] = total + choice.weight * score
+                else:
+                    column.append(score)
 
         return Scores(values, totals, failures)
 
 
-def _score_all(scorer: Any, answers: Sequence[Answer]) -> Sequence[float | Unscored]:
+def _score_all(scorer: Any, answers: Sequence[Answer]) -> list[float | Unscored]:
+    """One finite score an answer, or why there is none."""
     if hasattr(scorer, "score_all"):
-        found: Sequence[float | Unscored] = scorer.score_all(answers)
+        scores: Sequence[float | Unscored] = scorer.score_all(answers)
     else:
-        found = [_score(scorer, answer) for answer in answers]
+        scores = [_score(scorer, answer) for answer in answers]
 
-    return [
-        score
-        if isinstance(score, Unscored) or math.isfinite(score)
-        else Unscored(f"It came to {score}.")
-        for score in found
-    ]
+    return [_finite(score) for score in scores]
+
+
+def _finite(score: float | Unscored) -> float | Unscored:
+    if isinstance(score, Unscored) or math.isfinite(score):
+        return score
+
+    return Unscored(f"It came to {score}.")
 
 
 def _score(scorer: Any, answer: Answer) -> float | Unscored:
@@ -100,6 +107,7 @@ def _score(scorer: Any, answer: Answer) -> float | Unscored:
 
 
 def _scorer(choice: RewardChoice, resources: Mapping[str, Resource]) -> Any:
+    """An object with `score(answer)` or `score_all(answers)`. Raises TrainError."""
     from engine.messages.failures import TrainError
 
     def resource(key: str) -> Resource:
@@ -114,24 +122,25 @@ def _scorer(choice: RewardChoice, resources: Mapping[str, Resource]) -> Any:
         slug = choice.function.removeprefix(CUSTOM_PREFIX)
         return CustomScorer(slug, resource(f"reward_function:{slug}"), choice.parameters)
 
-    made = choice.make()
-    if isinstance(made, RewardModel):
-        return RewardModelScorer(resource(made.resource))
+    reward = choice.reward()
+    if isinstance(reward, RewardModel):
+        return RewardModelScorer(resource(reward.resource))
 
-    if obstacle := made.obstacle():
+    if obstacle := reward.obstacle():
         raise TrainError(
-            "reward_unavailable", f"{made.title}: {obstacle}", "Choose another reward."
+            "reward_unavailable", f"{reward.title}: {obstacle}", "Choose another reward."
         )
 
-    return made
+    return reward
 
 
 def _names(functions: Sequence[str]) -> list[str]:
-    seen: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     names = []
+
     for function in functions:
-        plain = function.removeprefix(CUSTOM_PREFIX)
-        seen[plain] += 1
-        names.append(plain if seen[plain] == 1 else f"{plain}_{seen[plain]}")
+        name = function.removeprefix(CUSTOM_PREFIX)
+        uses[name] += 1
+        names.append(name if uses[name] == 1 else f"{name}_{uses[name]}")
 
     return names

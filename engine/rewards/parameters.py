@@ -24,44 +24,48 @@ class RewardChoice(BaseModel):
 
     @model_validator(mode="after")
     def check_function(self) -> Self:
-        """The function must be known and its parameters fit; they are resolved to all of them."""
+        """The function must be known and its parameters must fit; those left out are filled in."""
         if self.function.startswith(CUSTOM_PREFIX):
             return self
 
         kind = REWARDS.get(self.function)
         if kind is None:
-            close = difflib.get_close_matches(self.function, REWARDS, n=1)
-            hint = f" Did you mean {close[0]}?" if close else f" There are: {', '.join(REWARDS)}."
-            raise _refuse(f"There is no reward {self.function!r}.{hint}")
+            raise _refuse(_unknown(self.function))
 
         try:
-            made = kind.model_validate(self.parameters)
+            reward = kind.model_validate(self.parameters)
         except ValidationError as error:
-            raise _refuse(
-                f"{kind.title}: {reward_problem(kind, error.errors(include_url=False)[0])}"
-            ) from error
+            first = error.errors(include_url=False)[0]
+            raise _refuse(f"{kind.title}: {reward_problem(kind, first)}") from error
 
-        self.parameters = made.model_dump(mode="json")
+        self.parameters = reward.model_dump(mode="json")
         return self
 
-    def make(self) -> Reward:
+    def reward(self) -> Reward:
         """The function with its parameters. Not for custom ones."""
         return REWARDS[self.function].model_validate(self.parameters)
+
+
+def _unknown(function: str) -> str:
+    similar = difflib.get_close_matches(function, REWARDS, n=1)
+    hint = f"Did you mean {similar[0]}?" if similar else f"There are: {', '.join(REWARDS)}."
+    return f"There is no reward {function!r}. {hint}"
 
 
 def reward_problem(kind: type[Reward], detail: ErrorDetails) -> str:
     """One of pydantic's errors about a function's parameters as a sentence."""
     name = str(detail["loc"][0]) if detail["loc"] else ""
-    context = detail.get("ctx", {})
-    title = (kind.model_fields[name].title or name) if name in kind.model_fields else name
+    title = name
+    if name in kind.model_fields:
+        title = kind.model_fields[name].title or name
 
     if detail["type"] == "rule":
-        return f"{title}: {context['message']}" if title else str(context["message"])
+        message = str(detail["ctx"]["message"])
+        return f"{title}: {message}" if title else message
 
     if detail["type"] == "extra_forbidden":
-        return (
-            f"there is no parameter {name!r}; there are: {', '.join(kind.model_fields) or 'none'}."
-        )
+        known = ", ".join(kind.model_fields) or "none"
+        return f"there is no parameter {name!r}; there are: {known}."
 
     if detail["type"] == "missing":
         return f"{title} is needed."

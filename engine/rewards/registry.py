@@ -1,5 +1,5 @@
-"""The table of reward functions. No training library is imported: form, API, docs and engine all
-read it."""
+"""The table of reward functions, which form, API, docs and engine read. It imports no training
+library."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ CUSTOM_PREFIX = "custom:"
 
 
 def reward_title(function: str) -> str:
-    """What a person reads for a function's name."""
-    return REWARDS[function].title if function in REWARDS else function.removeprefix(CUSTOM_PREFIX)
+    """The name of a function for people."""
+    if function in REWARDS:
+        return REWARDS[function].title
+
+    return function.removeprefix(CUSTOM_PREFIX)
 
 
 def uses_judge(rewards: object) -> bool:
     """Whether any of these, as the parameter `rewards` has them in JSON, asks the operator's
     judge."""
     entries = rewards if isinstance(rewards, list) else []
-    return any(
-        isinstance(entry, dict) and entry.get("function") == LlmJudge.slug for entry in entries
-    )
+    functions = [entry.get("function") for entry in entries if isinstance(entry, dict)]
+    return LlmJudge.slug in functions

@@ -10,7 +10,7 @@ from engine.rewards.words import words
 from engine.schema.fields import parameter
 
 CHARACTERS = 20_000
-# The longest common subsequence takes time and memory by the product of both lengths.
+# Time and memory of the longest common subsequence grow with the product of both lengths.
 WORDS = 1_000
 
 
@@ -56,10 +56,10 @@ class ChrF(Reward):
     )
 
     def score(self, answer: Answer) -> float:
-        found = _chrf(self.word_order).sentence_score(
-            answer.text[:CHARACTERS], [reference_of(answer)[:CHARACTERS]]
-        )
-        return min(1.0, float(found.score) / 100)
+        text = answer.text[:CHARACTERS]
+        reference = reference_of(answer)[:CHARACTERS]
+        result = _chrf(self.word_order).sentence_score(text, [reference])
+        return min(1.0, float(result.score) / 100)
 
 
 @cache

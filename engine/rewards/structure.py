@@ -18,7 +18,7 @@ from referencing.jsonschema import DRAFT202012
 from engine.rewards.base import Answer, Reward, Unscored
 from engine.schema.fields import parameter
 
-# A pattern that backtracks without end is given up.
+# A pattern that backtracks without end is abandoned.
 SECONDS = 0.5
 FENCED = regex.compile(r"```(?:json)?[^\S\n]*\n(.*?)\n?```", regex.DOTALL)
 
@@ -62,12 +62,17 @@ class Regex(Reward):
         return pattern
 
     def score(self, answer: Answer) -> float:
-        flags = regex.DOTALL | (regex.IGNORECASE if self.ignore_case else 0)
+        flags = regex.DOTALL
+        if self.ignore_case:
+            flags |= regex.IGNORECASE
+
         match = regex.fullmatch if self.whole else regex.search
         try:
-            return float(match(self.pattern, answer.text, flags=flags, timeout=SECONDS) is not None)
+            found = match(self.pattern, answer.text, flags=flags, timeout=SECONDS)
         except TimeoutError as error:
             raise Unscored("The pattern took too long for this answer; make it simpler.") from error
+
+        return 0.0 if found is None else 1.0
 
 
 class TagFormat(Reward):
@@ -106,33 +111,37 @@ class TagFormat(Reward):
     @classmethod
     def check_tags(cls, tags: str) -> str:
         names = [name.strip().strip("<>/") for name in tags.split(",")]
-        bad = next(
-            (name for name in names if not regex.fullmatch(r"[A-Za-z][\w-]{0,40}", name)), None
-        )
-        if bad is not None:
-            raise problem(f"{bad!r} is no name of a tag. Give names such as: think, answer.")
+        for name in names:
+            if not regex.fullmatch(r"[A-Za-z][\w-]{0,40}", name):
+                raise problem(f"{name!r} is no name of a tag. Give names such as: think, answer.")
+
         if len(set(names)) < len(names):
             raise problem("Each tag may be named once.")
 
         return ", ".join(names)
 
     def score(self, answer: Answer) -> float:
+        text = answer.text
         names = self.tags.split(", ")
-        position, good, rest = 0, 0, answer.text
+        position = 0
+        good = 0
+        # What stands outside of the tags.
+        rest = text
+
         for name in names:
-            opening, closing = f"<{name}>", f"</{name}>"
-            start = answer.text.find(opening, position)
-            end = answer.text.find(closing, start) if start >= 0 else -1
-            if (
-                start < 0
-                or end < 0
-                or answer.text.count(opening) > 1
-                or answer.text.count(closing) > 1
-            ):
+            opening = f"<{name}>"
+            closing = f"</{name}>"
+            if text.count(opening) != 1 or text.count(closing) != 1:
                 continue
 
-            good, position = good + 1, end + len(closing)
-            rest = rest.replace(answer.text[start:position], "", 1)
+            start = text.find(opening, position)
+            end = text.find(closing, start) if start >= 0 else -1
+            if end < 0:
+                continue
+
+            good += 1
+            position = end + len(closing)
+            rest = rest.replace(text[start:position], "", 1)
 
         if self.strict and rest.strip():
             return 0.0
@@ -193,26 +202,22 @@ class JsonValid(Reward):
         if not self.json_schema:
             return 1.0
 
+        validator = Validator(json.loads(self.json_schema), registry=Registry())
         try:
-            return (
-                1.0
-                if Validator(json.loads(self.json_schema), registry=Registry()).is_valid(value)
-                else 0.5
-            )
+            return 1.0 if validator.is_valid(value) else 0.5
         except TimeoutError as error:
             raise Unscored(
                 "A pattern of the schema took too long for this answer; make it simpler."
             ) from error
         except (RecursionError, OverflowError):
-            # Nested without end, or a number that is none any more: an answer like this fits no
-            # schema.
+            # Nested too deeply, or a number too large to compare: such an answer fits no schema.
             return 0.5
 
 
 def _pattern(
     validator: Any, pattern: str, value: Any, schema: Any
 ) -> Iterator[jsonschema.ValidationError]:
-    """JSON Schema's keyword, with a time limit."""
+    """JSON Schema's keyword "pattern", with a time limit."""
     if isinstance(value, str) and regex.search(pattern, value, timeout=SECONDS) is None:
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
@@ -221,7 +226,7 @@ Validator = extend(jsonschema.Draft202012Validator, {"pattern": _pattern})
 
 
 def _no_constant(name: str) -> None:
-    """NaN and Infinity, which Python reads, are no JSON."""
+    """Refuses NaN and Infinity, which Python reads though JSON does not have them."""
     raise ValueError(name)
 
 
@@ -294,19 +299,22 @@ class Contains(Reward):
         return self
 
     def score(self, answer: Answer) -> float:
-        text, wanted, forbidden = (
-            value.casefold() if self.ignore_case else value
-            for value in (answer.text, self.texts, self.forbidden)
-        )
-
-        if any(line in text for line in _lines(forbidden)):
+        text = self._comparable(answer.text)
+        if any(line in text for line in _lines(self._comparable(self.forbidden))):
             return 0.0
 
-        found = [line in text for line in _lines(wanted)]
-        if not found:
+        wanted = _lines(self._comparable(self.texts))
+        if not wanted:
             return 1.0
 
-        return float(any(found)) if self.need == "any" else sum(found) / len(found)
+        count = sum(line in text for line in wanted)
+        if self.need == "any":
+            return float(count > 0)
+
+        return count / len(wanted)
+
+    def _comparable(self, text: str) -> str:
+        return text.casefold() if self.ignore_case else text
 
 
 def _lines(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rewards for the way of speaking: length, language, no repetition."""
+"""Rewards for style: length, language, no repetition."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ LANGUAGES = {
 
 
 class LengthWindow(Reward):
-    """1 inside the window; outside it falls in a straight line to 0 at nothing, and at twice the
-    upper end."""
+    """1 inside the window; outside of it the score falls linearly, to 0 for an empty answer and at
+    twice the upper end."""
 
     slug: ClassVar[str] = "length_window"
     title: ClassVar[str] = "Length"
@@ -77,11 +77,16 @@ class LengthWindow(Reward):
         return self
 
     def score(self, answer: Answer) -> float:
-        length = len(words(answer.text)) if self.unit == "words" else len(answer.text.strip())
+        length = self._length(answer.text)
         if length < self.shortest:
             return length / self.shortest
+        if length <= self.longest:
+            return 1.0
 
-        return 1.0 if length <= self.longest else max(0.0, 2.0 - length / self.longest)
+        return max(0.0, 2.0 - length / self.longest)
+
+    def _length(self, text: str) -> int:
+        return len(words(text)) if self.unit == "words" else len(text.strip())
 
 
 class Language(Reward):
@@ -101,8 +106,9 @@ class Language(Reward):
         if not any(letter.isalpha() for letter in answer.text):
             return 0.0
 
-        likelihood = dict(_identifier().rank(answer.text[:4000]))
-        return float(min(1.0, max(0.0, likelihood.get(self.language, 0.0))))
+        likelihoods = dict(_identifier().rank(answer.text[:4000]))
+        likelihood = likelihoods.get(self.language, 0.0)
+        return float(min(1.0, max(0.0, likelihood)))
 
 
 @cache
@@ -113,7 +119,7 @@ def _identifier() -> Any:
 
 
 class NoRepetition(Reward):
-    """1 minus the share of word sequences that were there before."""
+    """1 minus the share of word sequences that occurred earlier in the answer."""
 
     slug: ClassVar[str] = "no_repetition"
     title: ClassVar[str] = "No repetition"
@@ -132,7 +138,11 @@ class NoRepetition(Reward):
     )
 
     def score(self, answer: Answer) -> float:
-        said = words(answer.text.casefold())
+        text = words(answer.text.casefold())
         size = self.words_in_a_row
-        sequences = [tuple(said[start : start + size]) for start in range(len(said) - size + 1)]
-        return len(set(sequences)) / len(sequences) if sequences else 1.0
+        count = len(text) - size + 1
+        if count <= 0:
+            return 1.0
+
+        different = {tuple(text[start : start + size]) for start in range(count)}
+        return len(different) / count

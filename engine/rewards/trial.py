@@ -1,7 +1,7 @@
-"""A dry run of rewards: the base model answers a few rows, or a person did, and each function
-scores them.
+"""A trial of rewards: the base model answers a few rows, or a person did, and each function scores
+the answers.
 
-Answers are written down one by one, so that they can be read while the rest is still being written.
+Answers are stored one by one, so that they can be shown while the model writes the rest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from engine.rewards.base import Answer
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 
-# What is asked; what is known so far, a line an answer; how it ended.
-TRIAL, ANSWERS, RESULT = "trial.json", "answers.jsonl", "result.json"
+TRIAL = "trial.json"
+ANSWERS = "answers.jsonl"
+RESULT = "result.json"
 
 
 class TrialRow(BaseModel):
-    """`answer`: None where the base model shall answer."""
+    """`answer`: None where the base model is to answer."""
 
     prompt: list[dict[str, str]]
     reference: str = ""
@@ -46,7 +47,7 @@ class Trial(BaseModel):
 
 def trial_run(directory: Path) -> None:
     """Read trial.json; append each answer with its scores to answers.jsonl as soon as it is known;
-    write result.json at the end, whole or not at all: {"error": why it broke off, or ""}."""
+    write result.json at the end, whole or not at all: {"error": why it failed, or ""}."""
     from engine.messages.failures import explain
 
     error = ""
@@ -65,15 +66,14 @@ def trial_run(directory: Path) -> None:
 
 
 def result_write(directory: Path, error: str) -> None:
-    """Write result.json whole: whoever finds it finds all of it."""
+    """Write result.json whole or not at all: a reader never sees half of it."""
     temporary = directory / f"{RESULT}.tmp"
     temporary.write_text(json.dumps({"error": error}, ensure_ascii=False))
     temporary.replace(directory / RESULT)
 
 
 def answers_read(directory: Path) -> list[dict[str, Any]]:
-    """The answers that are complete in answers.jsonl; a line that is still being written is left
-    for the next time."""
+    """The complete answers in answers.jsonl; a line that is still being written is not read."""
     try:
         text = (directory / ANSWERS).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -120,10 +120,11 @@ class _Writer:
 
     def __init__(self, trial: Trial) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, set_seed
+        from transformers import set_seed
         from transformers.utils import logging
 
         from engine.chat.render import Renderer, tokenizer_load
+        from engine.loading.pretrained import pretrained_load
         from engine.models.inspect import weight_files
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -131,15 +132,8 @@ class _Writer:
         self.trial = trial
         self.tokenizer = tokenizer_load(folder)
         weight_files(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-        )
-
-        self.model.eval()  # type: ignore[no-untyped-call]
+        self.model = pretrained_load(folder, dtype=torch.float32)
+        self.model.eval()
         self.renderer = Renderer(
             self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None
         )
@@ -147,22 +141,19 @@ class _Writer:
 
     def write(self, row: TrialRow) -> str:
         """One sampled answer to the row's prompt."""
-        import torch
+        from engine.loading.generate import answers_generate
 
-        ids = torch.tensor([self.renderer.prompt_ids(row.prompt)])  # (1, prompt tokens)
+        (answer,) = answers_generate(
+            self.model,
+            [self.renderer.prompt_ids(row.prompt)],
+            max_new_tokens=self.trial.max_completion_tokens,
+            do_sample=True,
+            temperature=self.trial.temperature,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
+        )
 
-        with torch.no_grad():
-            written = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.trial.max_completion_tokens,
-                do_sample=True,
-                temperature=self.trial.temperature,
-                top_k=0,
-                top_p=1.0,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
-            )
-
-        text: str = self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(answer, skip_special_tokens=True)
         return text.strip()

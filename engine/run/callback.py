@@ -1,7 +1,8 @@
-"""What the trainer does, as events and as lines of the log; and when it evaluates, saves and stops.
+"""The callback of every train: it writes what the trainer does as events and into the log, and
+decides when the trainer evaluates, saves and stops.
 
 The trainer's own strategies are switched off: they cannot save every N epochs, keep the best
-checkpoint besides the last ones, or leave when a file appears."""
+checkpoint besides the last ones, or stop when a file appears."""
 
 from __future__ import annotations
 
@@ -28,12 +29,12 @@ from engine.contract.rundir import (
 from engine.messages.failures import TrainError
 from engine.messages.health import Health, Trouble, thresholds_read
 from engine.run.job import Job
-from engine.schema.registry import Objective
+from engine.schema.registry import RECIPES, Objective
 from engine.schema.train import TrainParameters
 
-# Broken weights never mend: three lines without a loss are enough.
+# Weights that have become NaN never recover: three logged steps without a loss are enough.
 DIVERGED_AFTER = 3
-# What the trainer logs besides that is no measure of the train, or is told elsewhere.
+# Logged by the trainer, but not a metric of the train, or reported elsewhere.
 NO_METRICS = (
     "epoch",
     "step",
@@ -43,13 +44,13 @@ NO_METRICS = (
     "eval_num_tokens",
 )
 NO_METRIC_ENDINGS = ("_runtime", "_per_second", "_per_step", "_preparation_time")
-FROM_REWARDS = ("grpo", "ppo")
 LEFT_OUT_OF_CHECKPOINTS = ("training_args.bin", "README.md")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`evaluate_every` and `save_every` in steps; 0: never (save: only at the end)."""
+    """When a train evaluates and saves. `evaluate_every` and `save_every` are in steps; 0 means
+    never, and for `save_every` only at the end."""
 
     train_rows: int
     total_steps: int
@@ -59,55 +60,76 @@ class Plan:
     save_total_limit: int
 
     @classmethod
-    def of(cls, given: TrainParameters, train_rows: int, eval_rows: int, batches: int) -> Plan:
+    def of(cls, parameters: TrainParameters, train_rows: int, eval_rows: int, batches: int) -> Plan:
         """`batches` in one epoch as the trainer counts them: packing and a dropped last batch
         change their number."""
-        per_epoch = max(1, math.ceil(batches / given.gradient_accumulation_steps))
-        steps = total_steps(per_epoch, 1, 1, given.epochs, given.max_steps)
-        save_every = {"epochs": per_epoch * given.save_every, "steps": given.save_every, "end": 0}
+        per_epoch = max(1, math.ceil(batches / parameters.gradient_accumulation_steps))
+        steps = total_steps(per_epoch, 1, 1, parameters.epochs, parameters.max_steps)
+
+        evaluate_every = 0
+        if eval_rows:
+            evaluate_every = max(1, round(steps * parameters.evaluation_every))
+
+        save_every = {
+            "epochs": per_epoch * parameters.save_every,
+            "steps": parameters.save_every,
+            "end": 0,
+        }
 
         return cls(
             train_rows=train_rows,
             total_steps=steps,
             steps_per_epoch=per_epoch,
-            evaluate_every=max(1, round(steps * given.evaluation_every)) if eval_rows else 0,
-            save_every=save_every[given.save_strategy],
-            save_total_limit=given.save_total_limit,
+            evaluate_every=evaluate_every,
+            save_every=save_every[parameters.save_strategy],
+            save_total_limit=parameters.save_total_limit,
         )
 
     def saves_at(self, step: int) -> bool:
-        return step % self.save_every == 0 if self.save_every else step == self.total_steps
+        if not self.save_every:
+            return step == self.total_steps
+
+        return step % self.save_every == 0
 
     def evaluates_at(self, step: int) -> bool:
-        """A checkpoint is measured too, unless more are written than evaluations were asked for."""
+        """A checkpoint is evaluated too, unless more of them are saved than evaluations were asked
+        for."""
         if not self.evaluate_every:
             return False
+        if step % self.evaluate_every == 0 or step == self.total_steps:
+            return True
 
-        measured = self.saves_at(step) and not 0 < self.save_every < self.evaluate_every
-        return step % self.evaluate_every == 0 or step == self.total_steps or measured
+        saves_more_often = 0 < self.save_every < self.evaluate_every
+        return self.saves_at(step) and not saves_more_often
 
 
-class Watch(TrainerCallback):
+class TrainCallback(TrainerCallback):
     """Hooks are called in the order on_step_begin, on_step_end, on_log, on_evaluate, on_save."""
 
     def __init__(self, job: Job, plan: Plan, objective: Objective) -> None:
         self.job = job
         self.plan = plan
         self.objective = objective
-        self.seconds = 0.0
+        self.phase = ""
+
+        # Time spent in steps since the last log, and since tokens were last counted.
         self.step_began = 0.0
+        self.seconds = 0.0
         self.seconds_of_tokens = 0.0
+
+        self.logged_epoch = 0.0
         self.logged_tokens = 0.0
         self.earlier_tokens = 0.0
-        self.logged_epoch = 0.0
-        self.without_loss = 0
+
+        # {step: value of the objective}, and the latest value of every metric.
         self.evaluations: dict[int, float] = {}
         self.last: dict[str, float] = {}
-        self.phase = ""
+
+        self.steps_without_loss = 0
         self.health = Health(
             objective,
             total_steps=plan.total_steps,
-            from_rewards=job.spec.recipe in FROM_REWARDS,
+            from_rewards=RECIPES[job.spec.recipe].learns_from_rewards,
             thresholds=thresholds_read(job.spec.health),
         )
 
@@ -123,15 +145,22 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A resumed train counts on from what its checkpoint had counted."""
+        """A resumed train starts from the counts of its checkpoint."""
         self.logged_epoch = state.epoch or 0.0
-        counted = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
-        self.logged_tokens = counted[-1] if counted else 0.0
-        # Trainers that count in their state go on by themselves; the others begin at 0 again.
-        self.earlier_tokens = 0.0 if state.num_input_tokens_seen else self.logged_tokens
-        name = self.objective.evaluation
-        measured = {int(entry["step"]): entry[name] for entry in state.log_history if name in entry}
-        self.evaluations = measured | self.evaluations
+
+        evaluations = {}
+        for entry in state.log_history:
+            if "num_tokens" in entry:
+                self.logged_tokens = entry["num_tokens"]
+            if self.objective.evaluation in entry:
+                evaluations[int(entry["step"])] = entry[self.objective.evaluation]
+
+        self.evaluations = evaluations | self.evaluations
+
+        # Trainers that keep the count in their state resume it themselves; others restart at 0.
+        if not state.num_input_tokens_seen:
+            self.earlier_tokens = self.logged_tokens
+
         self.enter("training")
 
     def on_step_begin(
@@ -143,21 +172,26 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         self.seconds += time.monotonic() - self.step_began
+
         step = state.global_step
-        control.should_log = control.should_log or step >= self.plan.total_steps
+        is_last = step >= self.plan.total_steps
+        control.should_log = control.should_log or is_last
         control.should_evaluate = self.plan.evaluates_at(step)
         control.should_save = save_taken(self.job.directory) or self.plan.saves_at(step)
-        reason = self.ends_because(step) if step < self.plan.total_steps else ""
+
+        reason = "" if is_last else self.reason_to_end(step)
         if reason:
             self.job.say(f"Stopping after step {step}, {reason}.")
-            control.should_log, control.should_evaluate, control.should_save = True, False, True
+            control.should_log = True
+            control.should_evaluate = False
+            control.should_save = True
             control.should_training_stop = True
 
         return control
 
-    def ends_because(self, step: int) -> str:
-        """Why the train ends before its last step, or nothing. Where that is a failure it is kept,
-        to be raised once all is saved."""
+    def reason_to_end(self, step: int) -> str:
+        """Why the train ends before its last step, or nothing. A failure is kept in `failure`, to
+        be raised once everything is saved."""
         if self.job.stopping:
             return "as asked"
 
@@ -165,8 +199,7 @@ class Watch(TrainerCallback):
             self.failure = TrainError(
                 "time_limit",
                 f"The time limit of {self.job.parameters.time_limit_minutes:,} minutes was over "
-                f"after step {step:,} of "
-                f"{self.plan.total_steps:,}.",
+                f"after step {step:,} of {self.plan.total_steps:,}.",
                 "What it learned until then is saved. Let it go on from there, or copy it with "
                 "more time.",
             )
@@ -199,60 +232,68 @@ class Watch(TrainerCallback):
             logs["num_tokens"] += self.earlier_tokens
             state.log_history[-1]["num_tokens"] = logs["num_tokens"]
 
-        values = numbers(logs)
+        step = state.global_step
         epoch = state.epoch or 0.0
-        self.seconds_of_tokens += self.seconds
-
-        # Steps that learn once more from answers written before count no tokens of their own.
-        if (tokens := values.get("num_tokens")) is not None and self.seconds_of_tokens > 0:
-            values["tokens_per_second"] = round(
-                max(0.0, tokens - self.logged_tokens) / self.seconds_of_tokens, 2
-            )
-            self.seconds_of_tokens, self.logged_tokens = 0.0, tokens
-
-        if self.seconds > 0:
-            rows = (epoch - self.logged_epoch) * self.plan.train_rows
-            values["samples_per_second"] = round(max(0.0, rows) / self.seconds, 3)
-
+        values = numbers(logs)
+        values |= self._speeds(epoch, values.get("num_tokens"))
         values["peak_memory_gb"] = round(peak_memory() / 2**30, 3)
-        self.seconds, self.logged_epoch = 0.0, epoch
         self.last |= values
-        self.job.emit(
-            "metrics", step=state.global_step, epoch=round(epoch, 6), split="train", values=values
-        )
+
+        self.job.emit("metrics", step=step, epoch=round(epoch, 6), split="train", values=values)
         self.job.say(
-            f"step {state.global_step}/{self.plan.total_steps}  epoch {epoch:.2f}  "
-            f"{self._told(values)}"
+            f"step {step}/{self.plan.total_steps}  epoch {epoch:.2f}  "
+            f"{self._losses_text(values)}"
             f"learning rate {values.get('learning_rate', 0):.2e}  "
             f"{values.get('tokens_per_second', 0):.0f} tokens/s"
         )
 
-        self._judge(values["loss"])
-        self._look(self.health.train(state.global_step, values))
+        self._check_loss(values["loss"])
+        self._report_troubles(self.health.train(step, values))
 
-    def _look(self, troubles: Iterable[Trouble]) -> None:
+    def _speeds(self, epoch: float, tokens: float | None) -> dict[str, float]:
+        """Tokens and rows a second since the last log."""
+        speeds = {}
+        self.seconds_of_tokens += self.seconds
+
+        # Steps that learn once more from answers written before count no tokens of their own.
+        if tokens is not None and self.seconds_of_tokens > 0:
+            new_tokens = max(0.0, tokens - self.logged_tokens)
+            speeds["tokens_per_second"] = round(new_tokens / self.seconds_of_tokens, 2)
+            self.seconds_of_tokens = 0.0
+            self.logged_tokens = tokens
+
+        if self.seconds > 0:
+            rows = (epoch - self.logged_epoch) * self.plan.train_rows
+            speeds["samples_per_second"] = round(max(0.0, rows) / self.seconds, 3)
+
+        self.seconds = 0.0
+        self.logged_epoch = epoch
+        return speeds
+
+    def _report_troubles(self, troubles: Iterable[Trouble]) -> None:
         for trouble in troubles:
             self.job.warn(trouble.code, f"{trouble.message} {trouble.advice}")
             if trouble.serious and self.job.parameters.on_trouble == "end":
                 self.trouble = trouble
 
-    def _told(self, values: dict[str, float]) -> str:
+    def _losses_text(self, values: dict[str, float]) -> str:
+        """The objective and the loss, once each."""
         names = dict.fromkeys((self.objective.train, "loss"))
         return "".join(f"{name} {values[name]:.4f}  " for name in names if name in values)
 
-    def _judge(self, loss: float) -> None:
-        """Raises TrainError once the loss is no number several times in a row."""
+    def _check_loss(self, loss: float) -> None:
+        """Raises TrainError once the loss has not been finite several times in a row."""
         if math.isfinite(loss):
-            self.without_loss = 0
+            self.steps_without_loss = 0
             return
 
-        self.without_loss += 1
+        self.steps_without_loss += 1
         self.job.warn(
             "loss_not_finite",
             "The loss is not a number. The learning rate is most likely too high.",
         )
 
-        if self.without_loss >= DIVERGED_AFTER:
+        if self.steps_without_loss >= DIVERGED_AFTER:
             raise TrainError(
                 "diverged",
                 f"The loss has not been a number for {DIVERGED_AFTER} logged steps: the weights "
@@ -261,28 +302,21 @@ class Watch(TrainerCallback):
             )
 
     def _eval_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
+        step = state.global_step
+        epoch = round(state.epoch or 0.0, 6)
         values = numbers(logs)
-        name = self.objective.evaluation
-        self.evaluations[state.global_step] = values.get(name, math.nan)
+        result = values.get(self.objective.evaluation, math.nan)
+        self.evaluations[step] = result
         self.last |= values
-        self.job.emit(
-            "metrics",
-            step=state.global_step,
-            epoch=round(state.epoch or 0.0, 6),
-            split="eval",
-            values=values,
-        )
 
-        self.job.say(
-            f"evaluation at step {state.global_step}  {self.objective.title.lower()} "
-            f"{values.get(name, math.nan):.4f}"
-        )
-        self._look(self.health.evaluation(values))
-        self._patience(state.global_step)
+        self.job.emit("metrics", step=step, epoch=epoch, split="eval", values=values)
+        self.job.say(f"evaluation at step {step}  {self.objective.title.lower()} {result:.4f}")
 
-    def _patience(self, step: int) -> None:
-        """Whether so many evaluations without a better one have passed that the train ends
-        early."""
+        self._report_troubles(self.health.evaluation(values))
+        self._check_patience(step)
+
+    def _check_patience(self, step: int) -> None:
+        """End the train early where enough evaluations have passed without a better one."""
         patience = self.job.parameters.early_stop_after
         best = self.best_of(self.evaluations)
         if patience is None or best is None:
@@ -293,12 +327,13 @@ class Watch(TrainerCallback):
             self.ended_early = f"since {since} evaluations were no better than that of step {best}"
 
     def best_of(self, steps: Iterable[int]) -> int | None:
-        """The step among `steps` with the best evaluation; of equals the first."""
-        measured = sorted(
-            step for step in steps if math.isfinite(self.evaluations.get(step, math.nan))
-        )
+        """The step among `steps` with the best evaluation; the first of equal ones."""
+        evaluated = [step for step in steps if math.isfinite(self._result_at(step))]
         better = max if self.objective.higher_is_better else min
-        return better(measured, key=lambda step: self.evaluations[step], default=None)
+        return better(sorted(evaluated), key=self._result_at, default=None)
+
+    def _result_at(self, step: int) -> float:
+        return self.evaluations.get(step, math.nan)
 
     def on_prediction_step(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -325,6 +360,7 @@ class Watch(TrainerCallback):
 
         checkpoint_seal(folder)
         size = folder_size(folder)
+
         self.job.emit(
             "checkpoint",
             step=step,
@@ -340,37 +376,41 @@ class Watch(TrainerCallback):
             self.enter("training")
 
     def prune(self) -> list[int]:
-        """Keep the last whole checkpoints and the best one besides."""
-        whole = [
-            (step, folder)
+        """Keep the last whole checkpoints and the best one besides; the steps of those that were
+        deleted."""
+        # Newest first.
+        whole = {
+            step: folder
             for step, folder in checkpoints(self.job.directory)
             if checkpoint_is_whole(folder, hashes=False)
-        ]
+        }
+        kept = list(whole)[: self.plan.save_total_limit]
+        best = self.best_of(whole)
+        pruned = []
 
-        best = self.best_of(step for step, _ in whole)
-        pruned = [
-            (step, folder) for step, folder in whole[self.plan.save_total_limit :] if step != best
-        ]
+        for step, folder in whole.items():
+            if step not in kept and step != best:
+                shutil.rmtree(folder)
+                pruned.append(step)
 
-        for _, folder in pruned:
-            shutil.rmtree(folder)
-
-        return sorted(step for step, _ in pruned)
+        return sorted(pruned)
 
 
 def numbers(logs: dict[str, Any]) -> dict[str, float]:
     """The metrics among what the trainer logs."""
-    return {
-        name: float(value)
-        for name, value in logs.items()
-        if isinstance(value, int | float)
-        and name not in NO_METRICS
-        and not name.endswith(NO_METRIC_ENDINGS)
-    }
+    metrics = {}
+
+    for name, value in logs.items():
+        if name in NO_METRICS or name.endswith(NO_METRIC_ENDINGS):
+            continue
+        if isinstance(value, int | float):
+            metrics[name] = float(value)
+
+    return metrics
 
 
 def peak_memory() -> int:
-    """Bytes at the highest: of the GPU's memory where there is one, else of this process."""
+    """Peak memory in bytes: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from engine.contract.rundir import Spec
 from engine.publish.usage import NEWER_ONLY, usage
 from engine.run.job import Job
+from engine.schema.registry import RECIPES
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card tells besides the spec. `is_stopped`: the train was stopped before its end."""
+    """What the card says besides the spec. `is_stopped`: the train was stopped before its end.
+    `newer_only`: transformers 4 cannot read the adapter."""
 
     device: str
     precision: str
@@ -28,7 +29,6 @@ class Facts:
     is_adapter: bool
     is_stopped: bool
     newer_only: bool = False
-    """The adapter cannot be read by transformers 4."""
 
 
 SHOWN_METRICS = {
@@ -51,74 +51,84 @@ SHOWN_METRICS = {
 def card_write(job: Job, facts: Facts) -> str:
     """The card as Markdown with the head that model hubs read."""
     spec = job.spec
-    kind = _kind(spec.recipe, facts.is_adapter)
     parts = [
         _head(job, facts),
         f"# {_line(spec.name)}",
-        f"A {kind} trained with DeepExtension ({spec.method}) from {_line(spec.base_model_name)}."
-        + (
-            f" The train was stopped after step {facts.step} of {facts.total_steps}."
-            if facts.is_stopped
-            else ""
-        ),
+        _summary(spec, facts),
         "## How to use it",
-        *([NEWER_ONLY] if facts.newer_only else []),
+    ]
+    if facts.newer_only:
+        parts.append(NEWER_ONLY)
+
+    parts += [
         usage(spec, is_adapter=facts.is_adapter),
         "## Data",
-        _table(
-            {
-                "Training rows": f"{facts.train_rows:,}",
-                "Held-out rows": f"{facts.eval_rows:,}",
-                "Format": spec.dataset.format,
-                "File, sha256": f"`{spec.dataset.sha256}`",
-                **(
-                    {"Evaluation file, sha256": f"`{spec.evaluation_dataset.sha256}`"}
-                    if spec.evaluation_dataset
-                    else {}
-                ),
-            }
-        ),
+        _table(_data(spec, facts)),
         "## Results",
-        _table(
-            {
-                "Steps": f"{facts.step:,} of {facts.total_steps:,}",
-                **{
-                    title: f"{facts.metrics[name]:.4f}"
-                    for name, title in SHOWN_METRICS.items()
-                    if name in facts.metrics
-                },
-            }
-        ),
+        _table(_results(facts)),
         "## Parameters",
-        _table(
-            {
-                name: f"`{json.dumps(value)}`"
-                for name, value in job.parameters.model_dump(mode="json").items()
-            }
-        ),
-        *(
-            [f"## System prompt\n\n{_quoted(spec.system_prompt)}"]
-            if spec.system_prompt.strip()
-            else []
-        ),
-        "## Made with",
-        _table(
-            {
-                "Base model": _base_model(spec),
-                "Base model, sha256": f"`{spec.base_model_sha256}`",
-                "Weights": f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were "
-                "trained",
-                "Device": f"{_line(facts.device)}, {facts.precision}",
-                **facts.versions,
-            }
-        ),
+        _table(_parameters(job)),
     ]
+    if spec.system_prompt.strip():
+        parts.append(f"## System prompt\n\n{_quoted(spec.system_prompt)}")
 
+    parts += [
+        "## Made with",
+        _table(_made_with(spec, facts)),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
+def _summary(spec: Spec, facts: Facts) -> str:
+    kind = _kind(spec.recipe, facts.is_adapter)
+    base = _line(spec.base_model_name)
+    text = f"A {kind} trained with DeepExtension ({spec.method}) from {base}."
+    if facts.is_stopped:
+        text += f" The train was stopped after step {facts.step} of {facts.total_steps}."
+
+    return text
+
+
+def _data(spec: Spec, facts: Facts) -> dict[str, str]:
+    rows = {
+        "Training rows": f"{facts.train_rows:,}",
+        "Held-out rows": f"{facts.eval_rows:,}",
+        "Format": spec.dataset.format,
+        "File, sha256": f"`{spec.dataset.sha256}`",
+    }
+    if spec.evaluation_dataset:
+        rows["Evaluation file, sha256"] = f"`{spec.evaluation_dataset.sha256}`"
+
+    return rows
+
+
+def _results(facts: Facts) -> dict[str, str]:
+    rows = {"Steps": f"{facts.step:,} of {facts.total_steps:,}"}
+    for name, title in SHOWN_METRICS.items():
+        if name in facts.metrics:
+            rows[title] = f"{facts.metrics[name]:.4f}"
+
+    return rows
+
+
+def _parameters(job: Job) -> dict[str, str]:
+    values = job.parameters.model_dump(mode="json")
+    return {name: f"`{json.dumps(value)}`" for name, value in values.items()}
+
+
+def _made_with(spec: Spec, facts: Facts) -> dict[str, str]:
+    weights = f"{facts.parameter_count:,}, of which {facts.trainable_count:,} were trained"
+    return {
+        "Base model": _base_model(spec),
+        "Base model, sha256": f"`{spec.base_model_sha256}`",
+        "Weights": weights,
+        "Device": f"{_line(facts.device)}, {facts.precision}",
+        **facts.versions,
+    }
+
+
 def _kind(recipe: str, is_adapter: bool) -> str:
-    if recipe == "reward":
+    if RECIPES[recipe].makes_scorer:
         return "reward model (LoRA adapter)" if is_adapter else "reward model"
 
     return "LoRA adapter" if is_adapter else "model"
@@ -126,48 +136,54 @@ def _kind(recipe: str, is_adapter: bool) -> str:
 
 def _head(job: Job, facts: Facts) -> str:
     """YAML; JSON strings are YAML strings, so names need no quoting rules of their own."""
-    lines = {
+    spec = job.spec
+    makes_scorer = RECIPES[spec.recipe].makes_scorer
+    values = {
         "library_name": "peft" if facts.is_adapter else "transformers",
-        "pipeline_tag": "text-classification" if job.spec.recipe == "reward" else "text-generation",
+        "pipeline_tag": "text-classification" if makes_scorer else "text-generation",
     }
 
-    if (source := job.spec.base_model_source) is not None:
-        # Hubs take names of their own here and refuse others.
-        lines |= {"base_model": source.hub_id}
-        lines |= {"base_model_relation": "adapter" if facts.is_adapter else "finetune"}
+    # Without a hub id nothing is written: hubs accept only names of their own here.
+    if spec.base_model_source is not None:
+        values["base_model"] = spec.base_model_source.hub_id
+        values["base_model_relation"] = "adapter" if facts.is_adapter else "finetune"
 
-    tags = [job.spec.recipe, "trl", *(["lora"] if facts.is_adapter else [])]
-    text = "\n".join(
-        f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines.items()
-    )
-    return f"---\n{text}\ntags: {json.dumps(tags)}\n---"
+    tags = [spec.recipe, "trl"]
+    if facts.is_adapter:
+        tags.append("lora")
+
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    lines.append(f"tags: {json.dumps(tags)}")
+    return "\n".join(["---", *lines, "---"])
 
 
 def _base_model(spec: Spec) -> str:
     source = spec.base_model_source
     if source is None:
         return _line(spec.base_model_name)
+    if not source.revision:
+        return source.hub_id
 
-    return f"{source.hub_id}, revision {source.revision}" if source.revision else source.hub_id
+    return f"{source.hub_id}, revision {source.revision}"
 
 
-def _table(rows: dict[str, Any]) -> str:
-    return "\n".join(
-        [
-            "| | |",
-            "|---|---|",
-            *(
-                f"| {name} | {str(value).replace('|', chr(92) + '|')} |"
-                for name, value in rows.items()
-            ),
-        ]
-    )
+def _table(rows: dict[str, str]) -> str:
+    """A Markdown table of two columns without a head."""
+    lines = ["| | |", "|---|---|"]
+    for name, value in rows.items():
+        escaped = value.replace("|", "\\|")
+        lines.append(f"| {name} | {escaped} |")
+
+    return "\n".join(lines)
 
 
 def _line(text: str) -> str:
-    """A name from a person as one line that Markdown does not read as anything else."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("`", "'").replace('"', "'")
+    """A name that a person chose, as one line without Markdown or HTML."""
+    line = " ".join(text.split())
+    return line.replace("<", "&lt;").replace("`", "'").replace('"', "'")
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}" for line in text.strip().replace("<", "&lt;").splitlines())
+    """A text as a Markdown quotation."""
+    lines = text.strip().replace("<", "&lt;").splitlines()
+    return "\n".join(f"> {line}" for line in lines)

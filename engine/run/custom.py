@@ -2,9 +2,9 @@
 engine/contract/rundir.py.
 
 The program is started with its own interpreter and the directory as its argument. Its output goes
-to the log, which is cut where it grows too long; its secrets-free environment has the helper file
-on the path. What it leaves behind is judged when it has ended, and what breaks the contract is said
-in the last event."""
+to the log, which is cut where it grows too long; its environment holds no secrets, and the helper
+file is on its path. What it leaves is checked when it has ended, and a breach of the contract is
+reported in the last event."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from engine.contract.rundir import (
     MODEL,
     EventWriter,
     Program,
+    all_events,
     file_sha256,
     folder_size,
-    read_events,
     stop_requested,
 )
 from engine.process.isolation import die_with_parent
 
 HELPER = Path(__file__).parents[1] / "helper"
 LOG_BYTES = 64 << 20
-# What a program may know of its surroundings; the platform's secrets are none of its business.
+# Variables that the program inherits. None of them holds a secret of the platform.
 ENVIRONMENT = (
     "PATH",
     "HOME",
@@ -53,12 +53,14 @@ def run_program(directory: Path, program: Program) -> int:
     three endings."""
     script = Path(program.script)
     if not script.is_file() or file_sha256(script) != program.sha256:
-        return _break(
+        return _contract_broken(
             directory, "its script is gone or has changed since the method was registered", None
         )
 
     if not Path(program.interpreter).is_file():
-        return _break(directory, f"its interpreter {program.interpreter} is not there", None)
+        return _contract_broken(
+            directory, f"its interpreter {program.interpreter} is not there", None
+        )
 
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONPATH": str(HELPER), "PYTHONUNBUFFERED": "1"}
@@ -78,7 +80,7 @@ def run_program(directory: Path, program: Program) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     _log(child)
 
-    return _judge(directory, child.wait())
+    return _outcome(directory, child.wait())
 
 
 def _log(child: subprocess.Popen[bytes]) -> None:
@@ -103,63 +105,56 @@ def _log(child: subprocess.Popen[bytes]) -> None:
         sys.stdout.flush()
 
 
-def _judge(directory: Path, status: int) -> int:
-    """The outcome by exit status and last event; a breach becomes the last event itself."""
-    events, nonsense = _events(directory)
+def _outcome(directory: Path, status: int) -> int:
+    """The exit code, by the program's exit status and its last event; a breach of the contract
+    becomes the last event."""
+    events, invalid_lines = _events(directory)
     kind = events[-1]["type"] if events else ""
 
-    if nonsense:
-        print(f"Warning: {nonsense} lines of {EVENTS} are no events.", flush=True)
+    if invalid_lines:
+        print(f"Warning: {invalid_lines} lines of {EVENTS} are no events.", flush=True)
     if kind == "failed":
         return EXIT_FAILED
 
     if not events:
-        what = (
-            f"it wrote {nonsense} lines to {EVENTS}, and none is an event"
-            if nonsense
-            else "it wrote no event"
-        )
+        what = "it wrote no event"
+        if invalid_lines:
+            what = f"it wrote {invalid_lines} lines to {EVENTS}, and none is an event"
 
-        return _break(directory, what, status)
+        return _contract_broken(directory, what, status)
 
     if kind == "stopped" and stop_requested(directory):
         return EXIT_STOPPED
 
     if kind not in ENDINGS:
         if status < 0 and stop_requested(directory):
-            # It did not heed the stop file and was ended; what it had told counts.
+            # It ignored the stop file and was ended by a signal; what it had reported counts.
             EventWriter(directory, events[-1]["seq"]).write("stopped", step=0)
             return EXIT_STOPPED
 
-        return _break(
+        return _contract_broken(
             directory, f"its last event is {kind!r} and not finished, stopped or failed", status
         )
 
     if kind == "stopped":
-        return _break(directory, "it said that it was stopped, and nobody had asked", status)
+        return _contract_broken(
+            directory, "it said that it was stopped, and nobody had asked", status
+        )
     if sum(event["type"] in ENDINGS for event in events) > 1:
-        return _break(directory, "it wrote more than one ending", status)
+        return _contract_broken(directory, "it wrote more than one ending", status)
     if status != 0:
-        return _break(directory, "it said that it had finished", status)
+        return _contract_broken(directory, "it said that it had finished", status)
     if not (directory / MODEL).is_dir() or not folder_size(directory / MODEL):
-        return _break(directory, f"it said that it had finished, and left no {MODEL}/", status)
+        return _contract_broken(
+            directory, f"it said that it had finished, and left no {MODEL}/", status
+        )
 
     return EXIT_FINISHED
 
 
 def _events(directory: Path) -> tuple[list[dict[str, Any]], int]:
-    """(all events, how many lines are none). A torn last line is none."""
-    events: list[dict[str, Any]] = []
-    offset = 0
-
-    while True:
-        found, after = read_events(directory, offset)
-        events += found
-
-        if after == offset:
-            break
-
-        offset = after
+    """(all events, how many lines are not events). A last line without its end is not one."""
+    events = list(all_events(directory))
 
     try:
         with (directory / EVENTS).open("rb") as stream:
@@ -170,8 +165,8 @@ def _events(directory: Path) -> tuple[list[dict[str, Any]], int]:
     return events, lines - len(events)
 
 
-def _break(directory: Path, what: str, status: int | None) -> int:
-    """Say as the last event how the contract was broken."""
+def _contract_broken(directory: Path, what: str, status: int | None) -> int:
+    """Report as the last event how the contract was broken."""
     events, _ = _events(directory)
     last = max((event["seq"] for event in events), default=0)
     ended = "" if status is None else f" It ended with {_status(status)}."

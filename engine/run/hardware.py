@@ -20,12 +20,14 @@ from typing import Literal
 BF16_GAIN = 1.3
 """bf16 must multiply this many times faster than fp32 to be worth its lost digits on a CPU."""
 MATRIX_SIZE = 768
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
 class Device:
-    """`bf16`: it computes well in bf16. `memory_gb`: of the GPU, or of the machine."""
+    """What trains run on. `memory_gb`: of the GPU, or of the machine. `bf16`: whether it computes
+    well in bf16."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -69,19 +71,19 @@ def detect() -> Device:
 
 
 def device_identity() -> str:
-    """Which device of this machine `detect` tells of: "cpu", or a GPU's UUID."""
+    """Which device of this machine `detect` describes: "cpu", or a GPU's UUID."""
     import torch
 
-    return str(torch.cuda.get_device_properties(0).uuid) if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+
+    return str(torch.cuda.get_device_properties(0).uuid)
 
 
 def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision:
     """`wanted`: auto, bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights and computes in the
     wanted precision."""
-    name = wanted
-
-    if wanted == "auto":
-        name = "bf16" if device.bf16 else "fp16" if device.kind == "cuda" else "fp32"
+    name = _precision_for(device) if wanted == "auto" else wanted
     if name == "fp32":
         return Precision(name, "float32", "")
 
@@ -89,21 +91,30 @@ def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision
     if not adapter:
         return Precision(name, "float32", half)
 
+    weights: Literal["bfloat16", "float16"] = "bfloat16" if half == "bf16" else "float16"
     # On a CPU autocast costs more than it saves here: peft casts the adapter's inputs by itself.
-    return Precision(
-        name, "bfloat16" if half == "bf16" else "float16", half if device.kind == "cuda" else ""
-    )
+    return Precision(name, weights, half if device.kind == "cuda" else "")
+
+
+def _precision_for(device: Device) -> str:
+    """What "auto" means on this device."""
+    if device.bf16:
+        return "bf16"
+
+    return "fp16" if device.kind == "cuda" else "fp32"
 
 
 def thread_count() -> int:
     """Processors that this process may use; a container's quota counts too, and OMP_NUM_THREADS
-    sets it by hand."""
-    if (by_hand := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(by_hand) > 0:
+    overrides both."""
+    by_hand = os.environ.get("OMP_NUM_THREADS", "")
+    if by_hand.isdigit() and int(by_hand) > 0:
         return int(by_hand)
 
-    count = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(count, round(int(quota) / int(period))))
@@ -117,11 +128,10 @@ def bf16_gain() -> float:
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
-        left, right = (
-            torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype),
-            torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype),
-        )
+        left = torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype)
+        right = torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype)
         tries = []
+
         for _ in range(6):
             start = time.perf_counter()
             left @ right
@@ -151,14 +161,17 @@ def machine_memory() -> int:
         return total
 
 
-def memory_keep() -> None:
-    """Have the C library keep freed memory for the next step, in place of giving it back to the
-    kernel.
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next step instead of returning it to the kernel.
 
     A step on a CPU allocates the same hundreds of megabytes again and again; fetching them anew,
     page by page, took 10% to 30% of its time. Only glibc has the switch; elsewhere nothing happens.
     """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+    if sys.platform != "linux":
+        return
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 

@@ -27,7 +27,7 @@ from engine.schema.train import TrainParameters
 
 @dataclass
 class Job:
-    """`directory` is the run directory, the only place that is written to besides a dataset's
+    """`directory`: the run directory, the only place that is written to besides a dataset's
     cache."""
 
     directory: Path
@@ -50,11 +50,13 @@ class Job:
         self.events.write("phase", name=name)
 
     def warn(self, code: str, message: str) -> None:
-        """Tell once for each code."""
-        if code not in self.warned:
-            self.warned.add(code)
-            self.events.write("warning", code=code, message=message)
-            self.say(f"Warning: {message}")
+        """Warn once for each code."""
+        if code in self.warned:
+            return
+
+        self.warned.add(code)
+        self.events.write("warning", code=code, message=message)
+        self.say(f"Warning: {message}")
 
     def emit(self, kind: str, **values: Any) -> None:
         self.events.write(kind, **values)
@@ -66,17 +68,20 @@ class Job:
     @property
     def overtime(self) -> bool:
         limit = self.parameters.time_limit_minutes
-        return limit is not None and time.monotonic() - self.began > 60 * limit
+        if limit is None:
+            return False
+
+        return time.monotonic() - self.began > 60 * limit
 
     def stop_check(self) -> None:
-        """Raises Stopped where somebody asked for it: for places where nothing is lost by leaving
-        at once."""
+        """Raises Stopped where a stop was asked for: to be called where nothing is lost by leaving at
+        once."""
         if self.stopping:
             raise Stopped
 
-    def checkpoint_given(self) -> str | None:
-        """The checkpoint to go on from. Raises TrainError for one that is not whole, which must not
-        be learned from."""
+    def resume_checkpoint(self) -> str | None:
+        """The checkpoint to resume from, None for a fresh start. Raises TrainError for one that is
+        not whole, which must not be learned from."""
         if self.spec.resume_from is None:
             return None
 
@@ -88,11 +93,12 @@ class Job:
                 "Resume from an earlier checkpoint, or start the train again.",
             )
 
-        self.say(f"going on from {folder.name}")
+        self.say(f"resuming from {folder.name}")
         return str(folder)
 
-    def branch_given(self) -> str | None:
-        """The folder of weights to begin with. Raises TrainError for one that is not whole."""
+    def branch_weights(self) -> str | None:
+        """The folder of weights that a branch starts from, None for a train that is no branch.
+        Raises TrainError for one that is not whole."""
         branch = self.spec.branch
         if branch is None:
             return None
@@ -105,35 +111,43 @@ class Job:
                 "Branch from another checkpoint, or copy the train to begin with the base model.",
             )
 
-        self.say(f"beginning with the weights of train {branch.run_id} at step {branch.step:,}")
+        self.say(f"starting from the weights of train {branch.run_id} at step {branch.step:,}")
         return branch.path
 
     @property
-    def begins_at(self) -> int:
-        """The step after which this attempt goes on; 0 for one that begins at the beginning."""
-        return checkpoint_step(Path(self.spec.resume_from)) if self.spec.resume_from else 0
+    def resumed_step(self) -> int:
+        """The step after which this attempt resumes; 0 for one that starts from the beginning."""
+        if not self.spec.resume_from:
+            return 0
 
-    def precision_before(self, kind: str) -> str | None:
-        """What the attempt that this one goes on from computed in, on a device of the same kind:
-        "auto" may choose otherwise today, and the curve would not go on as it was."""
-        if not self.begins_at:
+        return checkpoint_step(Path(self.spec.resume_from))
+
+    def earlier_precision(self, kind: str) -> str | None:
+        """The precision of the attempt that this one resumes, where that ran on a device of this
+        kind: "auto" may choose another one today, and the curve would have a break."""
+        if not self.resumed_step:
             return None
 
         started = [event for event in all_events(self.directory) if event["type"] == "started"]
-        if not started or started[-1].get("device", {}).get("kind") != kind:
+        if not started:
             return None
 
-        return started[-1].get("precision")
+        device = started[-1].get("device", {})
+        return started[-1].get("precision") if device.get("kind") == kind else None
 
     def rewind(self) -> None:
-        """Remove what an earlier attempt kept beyond the step that this one goes on from."""
-        if self.spec.attempt > 1:
-            for step, folder in checkpoints(self.directory):
-                if step > self.begins_at:
-                    shutil.rmtree(folder, ignore_errors=True)
+        """Remove the checkpoints of an earlier attempt beyond the step that this one resumes
+        from."""
+        if self.spec.attempt == 1:
+            return
 
-    def listen(self) -> None:
-        """SIGTERM asks for a stop like the stop file does; a second one ends the process."""
+        for step, folder in checkpoints(self.directory):
+            if step > self.resumed_step:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def handle_signals(self) -> None:
+        """Handle SIGTERM: the first one asks for a stop, as the stop file does; a second one ends
+        the process."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
 

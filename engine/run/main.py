@@ -22,7 +22,7 @@ from engine.contract.rundir import (
     checkpoints,
     read_spec,
 )
-from engine.messages.failures import TOLD, Stopped, explain, is_disk_full
+from engine.messages.failures import KNOWN_FAILURES, Stopped, explain, is_disk_full
 from engine.run.custom import run_program
 from engine.run.job import Job
 from engine.schema.registry import RECIPES
@@ -34,14 +34,15 @@ def run(directory: Path) -> int:
 
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
-    events = EventWriter.going_on(directory, _stored_events(directory))
+    events = EventWriter.resume(directory, _stored_events(directory))
     try:
-        if (program := read_spec(directory).program) is not None:
+        program = read_spec(directory).program
+        if program is not None:
             return run_program(directory, program)
 
         job = job_read(directory, events)
-        recipe = importlib.import_module(f"engine.recipes.{job.spec.recipe}")
-        job.listen()
+        recipe = importlib.import_module(RECIPES[job.spec.recipe].module)
+        job.handle_signals()
 
         return EXIT_FINISHED if recipe.train(job) else EXIT_STOPPED
     except Stopped:
@@ -54,11 +55,11 @@ def run(directory: Path) -> int:
 
 def _fail(error: Exception, directory: Path, events: EventWriter) -> int:
     failure = explain(error)
-    _leave_nothing_half_done(directory)
+    _remove_unfinished(directory)
     # A full disk takes neither the log nor the last event, and must not hide why the train failed.
     with contextlib.suppress(OSError):
-        if not isinstance(error, TOLD):
-            # The proof of what is said in plain words below.
+        if not isinstance(error, KNOWN_FAILURES):
+            # The evidence for what is said in plain words below.
             traceback.print_exception(error)
 
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
@@ -75,21 +76,23 @@ def _stored_events(directory: Path) -> int:
     try:
         return read_spec(directory).last_seq
     except SpecError:
-        # Said below, as the train's last event.
+        # `run` reports it as the train's last event.
         return 0
 
 
-def _leave_nothing_half_done(directory: Path) -> None:
-    """Remove a model and a checkpoint that were being written; after a full disk this makes room
-    for the last event."""
-    for folder in (directory / MODEL_UNFINISHED, *(folder for _, folder in checkpoints(directory))):
-        if folder.name == MODEL_UNFINISHED or not (folder / MANIFEST).exists():
+def _remove_unfinished(directory: Path) -> None:
+    """Remove a model and checkpoints that were being written; after a full disk this makes room for
+    the last event."""
+    shutil.rmtree(directory / MODEL_UNFINISHED, ignore_errors=True)
+
+    for _, folder in checkpoints(directory):
+        if not (folder / MANIFEST).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def job_read(directory: Path, events: EventWriter) -> Job:
-    """The job, its parameters validated once more: the engine trusts the spec no more than the web
-    trusts a form."""
+    """The job, with its parameters validated once more: the engine trusts the spec no more than the
+    web trusts a form. Raises SpecError and pydantic's ValidationError."""
     spec = read_spec(directory)
     if spec.recipe not in RECIPES:
         raise SpecError(
@@ -101,7 +104,8 @@ def job_read(directory: Path, events: EventWriter) -> Job:
         if data is not None and data.format not in recipe.formats:
             raise SpecError(f"{recipe.title} cannot read the dataset format {data.format!r}.")
 
-    return Job(directory, spec, recipe.parameters.model_validate(spec.parameters), events)
+    parameters = recipe.parameters.model_validate(spec.parameters)
+    return Job(directory, spec, parameters, events)
 
 
 if __name__ == "__main__":

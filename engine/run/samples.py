@@ -1,5 +1,5 @@
-"""The same few prompts answered before and after, greedily: what the model has learned to say, for
-people to read."""
+"""Samples: the model answers a few prompts before and after the train, greedily, so that people can
+read what it has learned."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from engine.chat.render import Renderer
 from engine.chat.template import Message
+from engine.loading.generate import answers_generate
 from engine.rows.examples import Example
 from engine.run.job import Job
 
 BATCH = 8
-# Of a plain text the model is given the first part and writes on.
+# Of a plain text the model gets the first part as its prompt, at most this many tokens.
 TEXT_PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`shown` and `reference` are for people, `ids` for the model."""
+    """One sample prompt: `shown` and `reference` for people, `ids` for the model."""
 
     shown: str
     reference: str
@@ -55,54 +56,54 @@ class Stop(StoppingCriteria):
 def prompts_of(examples: list[Example], renderer: Renderer, max_tokens: int) -> list[Prompt]:
     """The last question of each conversation, or the beginning of each text. Long prompts lose
     their beginning."""
-    return [
-        _of_text(item, renderer, max_tokens)
-        if item.messages is None
-        else _asked(item, renderer, max_tokens)
-        for item in examples
-    ]
+    prompts = []
+
+    for example in examples:
+        if example.messages is None:
+            prompts.append(_text_prompt(example, renderer, max_tokens))
+        else:
+            prompts.append(_question_prompt(example, renderer, max_tokens))
+
+    return prompts
 
 
-def _asked(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
-    return Prompt(
-        shown(example.asked),
-        example.answer,
-        renderer.prompt_ids(example.asked, example.tools)[-max_tokens:],
-    )
+def _question_prompt(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    ids = renderer.prompt_ids(example.asked, example.tools)
+    return Prompt(shown(example.asked), example.answer, ids[-max_tokens:])
 
 
-def _of_text(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
-    tokenizer, text = renderer.tokenizer, example.text or ""
-    ids = tokenizer(text)["input_ids"]
+def _text_prompt(example: Example, renderer: Renderer, max_tokens: int) -> Prompt:
+    text = example.text or ""
+    ids = renderer.tokenizer(text)["input_ids"]
     count = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2, max_tokens))
-    begun = tokenizer.decode(ids[:count], skip_special_tokens=True)
+    beginning = renderer.tokenizer.decode(ids[:count], skip_special_tokens=True)
 
-    return Prompt(begun, text.removeprefix(begun), list(ids[:count]))
+    return Prompt(beginning, text.removeprefix(beginning), list(ids[:count]))
 
 
 def shown(messages: list[Message]) -> str:
-    """A single question as it is, a longer conversation with who speaks."""
+    """The text of a single question, or a longer conversation with the role before each turn."""
     if [message["role"] for message in messages] == ["user"]:
         return str(messages[0]["content"])
 
-    return "\n\n".join(f"{message['role'].capitalize()}: {said(message)}" for message in messages)
+    turns = [f"{turn['role'].capitalize()}: {_turn_text(turn)}" for turn in messages]
+    return "\n\n".join(turns)
 
 
-def said(message: Message) -> str:
-    """What a turn says, and what it calls."""
-    calls = [
-        json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())
-    ]
-    return "\n".join(filter(None, [message["content"], *calls]))
+def _turn_text(message: Message) -> str:
+    """The content of a turn and its tool calls, a line each."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    lines = [message["content"], *(json.dumps(call, ensure_ascii=False) for call in calls)]
+    return "\n".join(line for line in lines if line)
 
 
 def write(
     job: Job, model: Any, tokenizer: Any, prompts: list[Prompt], stage: str, step: int
 ) -> None:
-    """Answer all prompts and tell the answers as events.
+    """Answer all prompts and write the answers as sample events.
 
     Before the train a stop ends this; after it only a signal does, since what was learned is saved
-    by then. Answers that were broken off are not told."""
+    by then. Answers that were interrupted are not reported."""
     model.eval()
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
@@ -133,22 +134,15 @@ def _is_stopped(job: Job, stage: str) -> bool:
     return job.terminated if stage == "after" else job.stopping
 
 
-@torch.no_grad()
 def _answers(
     job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str
 ) -> list[Written]:
     """Greedy answers, whatever the base model's own settings for generation are."""
-    width = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device
-    )
-
     with greedy(model):
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        answers = answers_generate(
+            model,
+            prompts,
+            tokenizer.pad_token_id,
             max_new_tokens=job.parameters.sample_max_tokens,
             do_sample=False,
             use_cache=True,
@@ -157,7 +151,7 @@ def _answers(
 
     ends = model.generation_config.eos_token_id
     stops = {ends} if isinstance(ends, int) else set(ends or [])
-    return [_until(row.tolist(), stops) for row in written[:, width:]]
+    return [_until(answer, stops) for answer in answers]
 
 
 @contextmanager

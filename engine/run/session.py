@@ -1,5 +1,5 @@
-"""What every recipe does alike, in order: load the model, tell the start, measure, train, save,
-measure again."""
+"""What every recipe does alike, in order: load the model, report the start, evaluate, train, save,
+and write samples before and after."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from engine.loading.model import fit_check, model_load, parameter_counts
 from engine.messages.failures import Stopped, TrainError
 from engine.messages.plural import are, counted
 from engine.publish.model import model_save, newer_only
-from engine.run.callback import Plan, Watch
+from engine.run.callback import Plan, TrainCallback
 from engine.run.card import Facts, card_write
 from engine.run.hardware import Device, Precision, detect, precision_choose
 from engine.run.job import Job
-from engine.run.trainer import quiet, settle, trainer_options, warmup_fit
+from engine.run.trainer import device_configure, silence_libraries, trainer_options, warmup_fit
 from engine.schema.registry import RECIPES
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
 
-# Tells samples as events: what the model says (or how it scores) now. Called with "before" and 0,
-# "after" and the step.
+# Writes samples as events: what the model answers (or how it scores) now. Called with "before" and
+# step 0, then with "after" and the step of the model.
 Sampler = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """`train` and `evaluation` are what the trainer gets; `left_out` cannot be learned from under
-    the parameters."""
+    """`train` and `evaluation`: rows that the trainer gets; `left_out`: rows that cannot be learned
+    from under these parameters."""
 
     train: int
     evaluation: int
@@ -60,42 +60,47 @@ class Session:
     @classmethod
     def open(cls, job: Job, load: Callable[..., Any] = model_load) -> Session:
         """Load the base model with `load`, which takes (folder, precision, device, parameters)."""
-        spec, given = job.spec, job.parameters
+        spec = job.spec
+        parameters = job.parameters
         job.say(f"{spec.name}: {spec.method} on {spec.base_model_name}, attempt {spec.attempt}")
         job.phase("loading model")
-        quiet()
-        device = detect()
-        settle(device, given.seed)
-        lm_head.install(job.say)
-        wanted: str = given.precision
-        if wanted == "auto" and (before := job.precision_before(device.kind)):
-            wanted = before
 
-        precision = precision_choose(wanted, device, adapter=given.adapter == "lora")
+        silence_libraries()
+        device = detect()
+        device_configure(device, parameters.seed)
+        lm_head.install(job.say)
+
+        wanted: str = parameters.precision
+        if wanted == "auto":
+            wanted = job.earlier_precision(device.kind) or wanted
+
+        precision = precision_choose(wanted, device, adapter=parameters.adapter == "lora")
+
         folder = Path(spec.base_model_path)
         tokenizer = tokenizer_load(folder)
-        model: Any = load(folder, precision, device, given)
+        model: Any = load(folder, precision, device, parameters)
         fit_check(model, tokenizer)
         parameter_count, _ = parameter_counts(model)
         job.say(
-            f"{parameter_count:,} weights on {device.name}, {precision.name}, {device.threads} "
-            "threads"
+            f"{parameter_count:,} weights on {device.name}, {precision.name}, "
+            f"{device.threads} threads"
         )
+
         job.stop_check()
         job.phase("preparing data")
 
         return cls(job, device, precision, tokenizer, model, parameter_count)
 
     def options(self, config: Callable[..., Any], **own: Any) -> Any:
-        """The trainer's options: every method's, this method's `own`, and those asked for by their
-        own name."""
-        given = self.job.parameters
+        """An instance of `config`, TRL's dataclass of options: those of every method, this method's
+        `own`, and the other options of the form. Raises TrainError for one that TRL refuses."""
         options = trainer_options(self.job, self.device, self.precision) | own
+        for name, value in self.job.parameters.more.items():
+            if value is not None:
+                options[name] = value
 
         try:
-            return config(
-                **options | {name: value for name, value in given.more.items() if value is not None}
-            )
+            return config(**options)
         except (TypeError, ValueError, ImportError) as error:
             raise TrainError(
                 "bad_option",
@@ -107,39 +112,30 @@ class Session:
         """Train to the end or to a stop; write events, checkpoints and model/. Returns whether it
         came to its end.
 
-        `trainer` is a transformers Trainer with engine.run.trainer.Seams. What it holds out is measured
-        before the first step, unless the train goes on from a checkpoint."""
-        job, objective = self.job, RECIPES[self.job.spec.recipe].objective
+        `trainer` is a transformers Trainer with engine.run.trainer.TrainerHooks. The held-out rows
+        are evaluated before the first step, unless the train resumes from a checkpoint. Raises
+        TrainError."""
+        job = self.job
         lm_head.routers_quiet(trainer.model)
 
         if job.parameters.adapter == "lora":
             job.say(f"adapter on {adapted_describe(trainer.model)}")
 
-        batches = len(trainer.get_train_dataloader())
-        if not batches:
-            raise TrainError(
-                "batch_too_large",
-                f"{counted(rows.train, 'row')} to train on {are(rows.train)} fewer than the "
-                f"{job.parameters.rows_per_step():,} of one step.",
-                "Copy the train with a smaller batch size or less gradient accumulation.",
-            )
-
-        plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
-        warmup_fit(job, trainer.args, plan.total_steps)
-        watch = Watch(job, plan, objective)
+        plan = self._plan(trainer, rows)
+        callback = TrainCallback(job, plan, RECIPES[job.spec.recipe].objective)
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.add_callback(watch)
+        trainer.add_callback(callback)
         _, trainable_count = parameter_counts(trainer.model)
-        self._tell_start(plan, rows, trainable_count)
+        self._report_start(plan, rows, trainable_count)
 
-        checkpoint = job.checkpoint_given()
+        checkpoint = job.resume_checkpoint()
         job.rewind()
 
         if checkpoint is None:
-            if (weights := job.branch_given()) is not None:
+            if (weights := job.branch_weights()) is not None:
                 trainer._load_from_checkpoint(weights)
 
-            watch.enter("answering")
+            callback.enter("answering")
             sample("before", 0)
 
             if rows.evaluation:
@@ -150,14 +146,16 @@ class Session:
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Stopped:
-            # Asked for in the midst of an evaluation: the step before it is complete.
+            # Asked for during an evaluation: the step before it is complete.
             trainer.checkpoint_now()
 
         step = trainer.state.global_step
-        is_stopped = step < plan.total_steps and not watch.ended_early
-        model_step = self._best_loaded(trainer, watch, step) if job.parameters.keep_best else step
+        is_stopped = step < plan.total_steps and not callback.ended_early
+        model_step = step
+        if job.parameters.keep_best:
+            model_step = self._load_best(trainer, callback, step)
 
-        watch.enter("saving")
+        callback.enter("saving")
         facts = Facts(
             device=self.device.name,
             precision=self.precision.name,
@@ -168,7 +166,7 @@ class Session:
             eval_rows=rows.evaluation,
             step=model_step,
             total_steps=plan.total_steps,
-            metrics=watch.last,
+            metrics=callback.last,
             is_adapter=job.parameters.adapter == "lora",
             is_stopped=is_stopped,
             newer_only=newer_only(trainer.model),
@@ -184,29 +182,45 @@ class Session:
         )
 
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
-        watch.enter("answering")
+        callback.enter("answering")
         sample("after", model_step)
 
-        if watch.failure is not None:
-            raise watch.failure
+        if callback.failure is not None:
+            raise callback.failure
 
-        told = {"step": step, "model_step": model_step, "model_bytes": model_bytes}
+        result = {"step": step, "model_step": model_step, "model_bytes": model_bytes}
         if is_stopped:
-            job.emit("stopped", **told)
+            job.emit("stopped", **result)
             job.say(f"Stopped after step {step:,}.")
         else:
-            job.emit("finished", **told, metrics=watch.last)
+            job.emit("finished", **result, metrics=callback.last)
             job.say("Finished.")
 
         return not is_stopped
 
-    def _best_loaded(self, trainer: Any, watch: Watch, step: int) -> int:
-        """Put the weights of the best kept checkpoint into the model. Returns its step, or `step`
-        where it is that."""
+    def _plan(self, trainer: Any, rows: RowCounts) -> Plan:
+        """How many steps there are, and when to evaluate and save. Fits the trainer's warm-up to it.
+        Raises TrainError where the rows do not make one step."""
+        job = self.job
+        batches = len(trainer.get_train_dataloader())
+        if not batches:
+            raise TrainError(
+                "batch_too_large",
+                f"{counted(rows.train, 'row')} to train on {are(rows.train)} fewer than the "
+                f"{job.parameters.rows_per_step():,} of one step.",
+                "Copy the train with a smaller batch size or less gradient accumulation.",
+            )
+
+        plan = Plan.of(job.parameters, rows.train, rows.evaluation, batches)
+        warmup_fit(job, trainer.args, plan.total_steps)
+        return plan
+
+    def _load_best(self, trainer: Any, callback: TrainCallback, step: int) -> int:
+        """Load the weights of the best checkpoint that is kept into the model. Returns its step;
+        `step`, the current one, where there is none better."""
         kept = dict(checkpoints(self.job.directory))
-        best = watch.best_of(
-            number for number, folder in kept.items() if checkpoint_is_whole(folder)
-        )
+        whole = [number for number, folder in kept.items() if checkpoint_is_whole(folder)]
+        best = callback.best_of(whole)
         if best is None or best == step:
             return step
 
@@ -214,8 +228,10 @@ class Session:
         self.job.say(f"The model is that of step {best:,}, the best of those kept.")
         return best
 
-    def _tell_start(self, plan: Plan, rows: RowCounts, trainable_count: int) -> None:
-        self.job.emit(
+    def _report_start(self, plan: Plan, rows: RowCounts, trainable_count: int) -> None:
+        job = self.job
+        resumed = {"resumed_from": job.resumed_step} if job.spec.attempt > 1 else {}
+        job.emit(
             "started",
             device=asdict(self.device),
             versions=versions(),
@@ -229,12 +245,12 @@ class Session:
             steps_per_epoch=plan.steps_per_epoch,
             evaluate_every=plan.evaluate_every,
             save_every=plan.save_every,
-            **({"resumed_from": self.job.begins_at} if self.job.spec.attempt > 1 else {}),
+            **resumed,
         )
 
-        given = self.job.parameters
-        self.job.say(
-            f"{counted(plan.total_steps, 'step')} of {counted(given.rows_per_step(), 'row')}, "
+        rows_per_step = job.parameters.rows_per_step()
+        job.say(
+            f"{counted(plan.total_steps, 'step')} of {counted(rows_per_step, 'row')}, "
             f"{trainable_count:,} weights to train"
         )
 

@@ -1,4 +1,4 @@
-"""What all trainers share: options, seams, and what makes them fast on a CPU."""
+"""What all trainers share: options, hooks, and what makes them fast on a CPU."""
 
 from __future__ import annotations
 
@@ -15,43 +15,45 @@ from transformers.utils import logging as transformers_logging
 
 from engine.contract.arithmetic import warmup_is_long
 from engine.data.length_grouping import GroupedByLength
-from engine.run.hardware import Device, Precision, memory_keep
+from engine.run.hardware import Device, Precision, keep_freed_memory
 from engine.run.job import Job
 
-# Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of fp32 are 8 MB.
-CPU_TILE_TOKENS, CPU_TILE_WORDS = 512, 4096
+# Tiles of the output layer that fit a CPU's cache: 512 tokens by 4096 words of the vocabulary in fp32 are 8 MB.
+CPU_TILE_TOKENS = 512
+CPU_TILE_WORDS = 4096
 
 
-class Seams:
-    """What every trainer of ours does its own way; named before TRL's trainer in the list of
-    bases."""
+class TrainerHooks:
+    """What every trainer here does differently from TRL's; stands before TRL's trainer in the list
+    of base classes."""
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
-        """None in checkpoints: ours is written once, beside the finished model."""
+        """Writes none into checkpoints: ours is written once, beside the finished model."""
 
     def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Weights that are no part of the model and are kept in its folder: {file name:
+        """Weights that are not part of the model but are saved in its folder: {file name:
         tensors}."""
         return {}
 
     def checkpoint_now(self: Any) -> None:
-        """Write a checkpoint outside the training loop, where an evaluation was broken off."""
+        """Write a checkpoint outside the training loop, after an evaluation was interrupted."""
         self._save_checkpoint(self.model, trial=None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
 
-class PreparedRows(Seams):
-    """For rows that are tokenised and cut already. With `lengths` rows of like length share a
-    batch.
+class PreparedRows(TrainerHooks):
+    """For rows that are already tokenised and truncated. With `lengths`, rows of similar length
+    share a batch.
 
-    What is measured are means of rows. TRL's own are means of batches: another batch size, another
-    result."""
+    Evaluation metrics are means over rows. TRL's own are means over batches, which change with the
+    batch size."""
 
     def __init__(
         self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any
     ) -> None:
         self.lengths = lengths
-        self.measured: list[int] = []
+        # Rows in each batch of the current evaluation.
+        self.evaluated: list[int] = []
         super().__init__(*arguments, **options)
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
@@ -61,56 +63,59 @@ class PreparedRows(Seams):
         if self.lengths is None:
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return GroupedByLength(self.lengths, batch, self.args.seed)
+        effective_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(self.lengths, effective_batch, self.args.seed)
 
     def rows_of(self, inputs: Any) -> int:
-        """Rows of the dataset in a batch."""
+        """The number of rows of the dataset in a batch."""
         raise NotImplementedError
 
     def prediction_step(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        self.measured.append(self.rows_of(inputs))
+        self.evaluated.append(self.rows_of(inputs))
         return super().prediction_step(model, inputs, *arguments, **options)  # type: ignore[misc]
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        if any(name.startswith("eval_") for name in logs) and (total := sum(self.measured)):
-            for name, values in self._metrics["eval"].items():
-                if len(values) == len(self.measured):
-                    mean = (
-                        sum(value * rows for value, rows in zip(values, self.measured, strict=True))
-                        / total
-                    )
-                    self._metrics["eval"][name] = [mean]
+        if any(name.startswith("eval_") for name in logs) and any(self.evaluated):
+            metrics = self._metrics["eval"]
+            for name, values in metrics.items():
+                if len(values) == len(self.evaluated):
+                    metrics[name] = [weighted_mean(values, self.evaluated)]
 
-            self.measured.clear()
+            self.evaluated.clear()
 
         super().log(logs, start_time)  # type: ignore[misc]
 
 
+def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """Each value counts as often as its weight says; the weights must not all be 0."""
+    total = sum(value * weight for value, weight in zip(values, weights, strict=True))
+    return total / sum(weights)
+
+
 def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str, Any]:
-    """The options that every method's trainer takes. Evaluating, saving and stopping are the
-    Watch's."""
-    given = job.parameters
+    """The options that every method's trainer takes. TrainCallback decides on evaluating, saving
+    and stopping."""
+    parameters = job.parameters
     return {
         "output_dir": str(job.checkpoints),
-        "per_device_train_batch_size": given.batch_size,
-        "per_device_eval_batch_size": given.batch_size,
-        "gradient_accumulation_steps": given.gradient_accumulation_steps,
-        "learning_rate": given.learning_rate,
-        "num_train_epochs": given.epochs or 1,
-        "max_steps": given.max_steps or -1,
-        "lr_scheduler_type": given.scheduler,
-        "warmup_steps": given.warmup_ratio,
-        "weight_decay": given.weight_decay,
-        "max_grad_norm": given.max_grad_norm,
-        "seed": given.seed,
+        "per_device_train_batch_size": parameters.batch_size,
+        "per_device_eval_batch_size": parameters.batch_size,
+        "gradient_accumulation_steps": parameters.gradient_accumulation_steps,
+        "learning_rate": parameters.learning_rate,
+        "num_train_epochs": parameters.epochs or 1,
+        "max_steps": parameters.max_steps or -1,
+        "lr_scheduler_type": parameters.scheduler,
+        "warmup_steps": parameters.warmup_ratio,
+        "weight_decay": parameters.weight_decay,
+        "max_grad_norm": parameters.max_grad_norm,
+        "seed": parameters.seed,
         "bf16": precision.autocast == "bf16",
         "fp16": precision.autocast == "fp16",
         "use_cpu": device.kind == "cpu",
         "dataloader_pin_memory": device.kind == "cuda",
-        "gradient_checkpointing": given.gradient_checkpointing,
-        "use_liger_kernel": given.use_liger_kernel,
-        "logging_steps": given.logging_steps,
+        "gradient_checkpointing": parameters.gradient_checkpointing,
+        "use_liger_kernel": parameters.use_liger_kernel,
+        "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",
@@ -120,26 +125,25 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
 
 
 def warmup_fit(job: Job, options: Any, total_steps: int) -> None:
-    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes most
-    of it."""
+    """Keep warm-up shorter than the train in the trainer's `options`, and warn where it takes half
+    of it or more."""
     if options.lr_scheduler_type == "constant":
         return
 
-    asked = options.get_warmup_steps(total_steps)
-    warmup = min(asked, max(0, total_steps - 1))
+    requested = options.get_warmup_steps(total_steps)
+    warmup = min(requested, max(0, total_steps - 1))
     options.warmup_steps = warmup
 
     if warmup_is_long(total_steps, warmup):
         job.warn(
             "long_warmup",
             f"Warm-up takes {warmup:,} of {total_steps:,} steps, in which the learning rate is "
-            "still climbing from 0. "
-            "Train for more steps, or set Warm-up to 0.",
+            "still climbing from 0. Train for more steps, or set Warm-up to 0.",
         )
 
 
-def quiet() -> None:
-    """The log is for people: no progress bars, and no advice to those who write code."""
+def silence_libraries() -> None:
+    """Keep progress bars and advice to programmers out of the log, which users read."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
@@ -148,7 +152,7 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", module=name)
 
 
-def settle(device: Device, seed: int) -> None:
+def device_configure(device: Device, seed: int) -> None:
     """Fix the seed and the number of threads, on which every sum of floats depends, and tune for a
     CPU."""
     set_seed(seed)
@@ -157,10 +161,11 @@ def settle(device: Device, seed: int) -> None:
         return
 
     torch.set_num_threads(device.threads)
-    memory_keep()
+    keep_freed_memory()
+
     # On a GPU TRL computes the output layer only where there is something to learn; on a CPU it
-    # computes it for the prompts and the padding too, and leaves that out afterwards. The result is
-    # the same, and this is the same switch.
+    # computes it for the prompts and the padding too, and drops that afterwards. The result is the
+    # same; this makes TRL do on a CPU what it does on a GPU.
     head._use_triton = lambda device: True  # type: ignore[attr-defined]
     head._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE_WORDS
     head_kernels.TOKEN_CHUNK_SIZE = CPU_TILE_TOKENS

@@ -84,36 +84,31 @@ class GrpoParameters(RolloutParameters):
 
     @model_validator(mode="after")
     def check_groups(self) -> Self:
-        """Each step's answers must be whole groups."""
+        """Each step's answers must form whole groups."""
         answers = self.batch_size * self.gradient_accumulation_steps
         if answers % self.num_generations:
-            raise refuse("batch_size", self._arithmetic(answers))
+            raise refuse("batch_size", self._groups_text(answers))
 
         return self
 
-    def _arithmetic(self, answers: int) -> str:
-        accumulation, group = self.gradient_accumulation_steps, self.num_generations
-        batches = [
-            size
-            for size in range(1, self.batch_size + 2 * group)
-            if size * accumulation % group == 0
-        ]
+    def _groups_text(self, answers: int) -> str:
+        """Why `answers` a step do not form whole groups, and the nearest values that would."""
+        accumulation = self.gradient_accumulation_steps
+        group = self.num_generations
 
-        near = sorted(sorted(batches, key=lambda size: abs(size - self.batch_size))[:2])
+        sizes = range(1, self.batch_size + 2 * group)
+        batch_sizes = [size for size in sizes if size * accumulation % group == 0]
         groups = [size for size in range(2, answers + 1) if answers % size == 0]
-        near_groups = sorted(sorted(groups, key=lambda size: abs(size - group))[:2])
+
         text = (
             f"Batch size {self.batch_size:,} × accumulation {accumulation:,} = {answers:,} answers "
-            "a step, which "
-            f"{group:,} generations do not divide. Use a batch size of "
-            f"{' or '.join(f'{size:,}' for size in near)}"
+            f"a step, which {group:,} generations do not divide. "
+            f"Use a batch size of {_nearest_two(batch_sizes, self.batch_size)}"
         )
+        if groups:
+            text += f", or {_nearest_two(groups, group)} generations"
 
-        return text + (
-            f", or {' or '.join(f'{size:,}' for size in near_groups)} generations."
-            if near_groups
-            else "."
-        )
+        return f"{text}."
 
     def rows_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps // self.num_generations
@@ -121,3 +116,9 @@ class GrpoParameters(RolloutParameters):
     def steps_per_epoch(self, train_rows: int) -> int:
         """A last batch that is not full is left out: groups must be whole."""
         return train_rows // self.rows_per_step() * self.num_iterations
+
+
+def _nearest_two(values: list[int], wanted: int) -> str:
+    """The two values that are nearest to `wanted`, as text."""
+    nearest = sorted(values, key=lambda value: abs(value - wanted))[:2]
+    return " or ".join(f"{value:,}" for value in sorted(nearest))

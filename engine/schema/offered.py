@@ -1,7 +1,7 @@
-"""Which of the trainer's other options each recipe offers. Read by engine.schema.options; what is missing
-here is refused.
+"""The trainer's other options that recipes offer: those of each recipe, as its entry in
+engine.schema.registry names them, are at the end. An option that is missing here is refused.
 
-Each entry holds what the trainer's own field does not say: a help of ours, bounds, and choices that
+Each entry holds what the trainer's own field does not say: our help text, bounds, and choices that
 need no further library."""
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ ROWS: Entries = {
     },
 }
 
-SFT: Entries = {
+ROW_LOSS: Entries = {
     "loss_type": {
         "help": "nll is the usual loss. dft weighs each token by how likely the model already "
         "finds it.",
@@ -152,7 +152,7 @@ PRECOMPUTE: Entries = {
     },
 }
 
-DPO: Entries = {
+PAIR_LOSS: Entries = {
     "ld_alpha": {
         "help": "Weight of the tokens beyond the shorter answer's length, against a liking for "
         "long answers. Blank: 1.",
@@ -194,7 +194,7 @@ ROLLOUTS: Entries = {
     },
 }
 
-GRPO: Entries = {
+GROUPS: Entries = {
     "epsilon_high": {
         "help": "The upper clip range, where it differs from the lower.",
         "minimum": 0.01,
@@ -225,15 +225,15 @@ GRPO: Entries = {
     },
 }
 
-BY_RECIPE: dict[str, Entries] = {
-    "sft": EVERY_TRAINER | ROWS | SFT,
-    "dpo": EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE | DPO,
-    "kto": EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE,
-    "reward": EVERY_TRAINER
-    | {name: (ROWS | REFERENCE)[name] for name in ("activation_offloading", "disable_dropout")},
-    "grpo": EVERY_TRAINER | REFERENCE | ROLLOUTS | GRPO,
-    "ppo": EVERY_TRAINER | REFERENCE | ROLLOUTS,
+SFT: Entries = EVERY_TRAINER | ROWS | ROW_LOSS
+DPO: Entries = EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE | PAIR_LOSS
+KTO: Entries = EVERY_TRAINER | ROWS | REFERENCE | PRECOMPUTE
+REWARD: Entries = EVERY_TRAINER | {
+    "activation_offloading": ROWS["activation_offloading"],
+    "disable_dropout": REFERENCE["disable_dropout"],
 }
+GRPO: Entries = EVERY_TRAINER | REFERENCE | ROLLOUTS | GROUPS
+PPO: Entries = EVERY_TRAINER | REFERENCE | ROLLOUTS
 
 # The trainer's names for what the platform has as parameters of its own.
 PARAMETERS_INSTEAD = {

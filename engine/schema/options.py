@@ -1,27 +1,20 @@
-"""The trainer's other options, by their own names: which are offered, and whether given values fit
-them.
+"""The trainer's other options, by their own names: which are offered, and whether values fit them.
 
-    python -m engine.schema.options    writes engine/schema/options/*.json anew from the installed
-                                       trainers
-
-The web validates against those files and needs no training library. What is not offered is refused:
-some options the platform sets itself, others would run code, load from elsewhere, or write
-elsewhere."""
+They are read from the catalogues engine/schema/options/*.json, which
+`python -m engine.programs.option_catalogues` writes from the installed trainers, so that the web
+can validate them without a training library. What is not offered is refused: some options the
+platform sets itself, others would run code, load from elsewhere, or write elsewhere."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import enum
 import functools
 import json
 import math
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
-from engine.schema.offered import BY_RECIPE, PARAMETERS_INSTEAD, Entries
+from engine.schema.offered import PARAMETERS_INSTEAD
 
 CATALOGUES = Path(__file__).parent / "options"
 
@@ -55,17 +48,18 @@ def options_check(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_offered(name: str, offered: dict[str, Any]) -> str:
-    """Why, and what was probably meant."""
+    """Why the option is refused, and what was probably meant."""
     if name in PARAMETERS_INSTEAD:
         return f"this is the parameter {PARAMETERS_INSTEAD[name]}, not one of the other options."
 
-    close = difflib.get_close_matches(name, offered, n=1, cutoff=0.7)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    similar = difflib.get_close_matches(name, offered, n=1, cutoff=0.7)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
     return f"there is no such option, or it is set by the platform itself.{hint}"
 
 
 def _checked(name: str, value: Any, option: dict[str, Any]) -> Any:
     kind = option["type"]
+
     if value is None and option["nullable"]:
         return None
     if kind == "bool" and isinstance(value, bool):
@@ -74,18 +68,19 @@ def _checked(name: str, value: Any, option: dict[str, Any]) -> Any:
         return value
     if kind == "object" and isinstance(value, dict):
         return value
-    if kind in ("int", "float") and _is_number(value, kind):
-        return _bounded(name, int(value) if kind == "int" else float(value), option)
 
-    wanted = {
+    if kind in ("int", "float") and _is_number(value, kind):
+        number = int(value) if kind == "int" else float(value)
+        return _bounded(name, number, option)
+
+    expected = {
         "bool": "true or false",
         "int": "a whole number",
         "float": "a number",
         "object": "an object of names and values",
         "choice": f"one of {', '.join(option.get('choices', []))}",
-    }[kind]
-
-    raise OptionProblem(f"{name}: needs {wanted}.")
+    }
+    raise OptionProblem(f"{name}: needs {expected[kind]}.")
 
 
 def _is_number(value: Any, kind: str) -> bool:
@@ -96,75 +91,10 @@ def _is_number(value: Any, kind: str) -> bool:
 
 
 def _bounded(name: str, value: int | float, option: dict[str, Any]) -> int | float:
-    low, high = option.get("minimum", -math.inf), option.get("maximum", math.inf)
+    low = option.get("minimum", -math.inf)
+    high = option.get("maximum", math.inf)
+
     if not low <= value <= high:
         raise OptionProblem(f"{name}: must lie between {low:,} and {high:,}.")
 
     return value
-
-
-def catalogue(config: type[Any], offered: Entries) -> dict[str, dict[str, Any]]:
-    """What the dataclass `config` says about the offered fields, with our bounds. Raises KeyError
-    for unknown names."""
-    fields = {item.name: item for item in dataclasses.fields(config)}
-    hints = typing.get_type_hints(config)
-    found = {}
-
-    for name, extra in sorted(offered.items()):
-        default = fields[name].default
-        option = {
-            "type": "choice" if "choices" in extra else _kind(hints[name]),
-            "nullable": type(None) in typing.get_args(hints[name]),
-            "default": default.value if isinstance(default, enum.Enum) else default,
-        }
-
-        found[name] = option | extra
-        # What is blank by default may be blanked again.
-        found[name]["nullable"] |= found[name]["default"] is None
-
-    return found
-
-
-def _kind(hint: Any) -> str:
-    kinds = (
-        set(typing.get_args(hint))
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint)
-        else {hint}
-    )
-
-    for kind, name in ((bool, "bool"), (float, "float"), (int, "int")):
-        if kind in kinds:
-            return name
-
-    if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
-        return "object"
-
-    raise TypeError(f"no kind of field for {hint}")
-
-
-def catalogue_text(recipe: str) -> str:
-    """What the recipe's catalogue must hold under the installed trainer."""
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.kto_config import KTOConfig
-    from trl.trainer.reward_config import RewardConfig
-    from trl.trainer.sft_config import SFTConfig
-
-    configs: dict[str, type[Any]] = {
-        "sft": SFTConfig,
-        "dpo": DPOConfig,
-        "kto": KTOConfig,
-        "reward": RewardConfig,
-        "grpo": GRPOConfig,
-        "ppo": GRPOConfig,
-    }
-
-    return (
-        json.dumps(catalogue(configs[recipe], BY_RECIPE[recipe]), indent=1, ensure_ascii=False)
-        + "\n"
-    )
-
-
-if __name__ == "__main__":
-    for recipe_name in BY_RECIPE:
-        (CATALOGUES / f"{recipe_name}.json").write_text(catalogue_text(recipe_name))

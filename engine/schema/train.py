@@ -25,8 +25,8 @@ SCHEDULERS = Literal[
 
 
 class LengthParameters(BaseModel):
-    """For methods that learn from whole rows. Named behind TrainParameters, so that this field
-    comes first."""
+    """For methods that learn from whole rows. Stands after TrainParameters in the list of base
+    classes, so that these fields come first."""
 
     max_tokens: int = parameter(
         1024,
@@ -331,9 +331,10 @@ class TrainParameters(SavingParameters):
             raise refuse("more", str(problem)) from problem
 
     def check_cpu(self) -> None:
-        """Raises the refusal of a worker without a GPU."""
-        if (needs := self.gpu_needed()) is not None:
-            raise refuse(*needs)
+        """Raises the error of a rule for the first value that needs a GPU."""
+        needed = self.gpu_needed()
+        if needed is not None:
+            raise refuse(*needed)
 
     def gpu_needed(self) -> tuple[str, str] | None:
         """(field, why) of the first value that a worker without a GPU cannot do."""
@@ -343,9 +344,11 @@ class TrainParameters(SavingParameters):
                 continue
 
             value = getattr(self, name)
-            if value != field.default:
-                what = field.title if value is True else f"{value} loading"
-                return name, f"{what}: this needs a GPU, and this worker has none. Leave it off."
+            if value == field.default:
+                continue
+
+            what = field.title if value is True else f"{value} loading"
+            return name, f"{what}: this needs a GPU, and this worker has none. Leave it off."
 
         if self.precision == "fp16":
             return (
@@ -366,5 +369,8 @@ class TrainParameters(SavingParameters):
         )
 
     def alpha(self) -> int:
-        """LoRA's alpha: twice the rank until it is given."""
-        return self.lora_alpha if self.lora_alpha is not None else 2 * self.lora_rank
+        """LoRA's alpha: twice the rank where it is left blank."""
+        if self.lora_alpha is None:
+            return 2 * self.lora_rank
+
+        return self.lora_alpha

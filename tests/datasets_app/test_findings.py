@@ -152,7 +152,7 @@ def test_rows_of_a_finding_are_walked_through_one_by_one(client, alice, dataset_
 
     first, last = (client.get(f"{url}&row={row}").content.decode() for row in (1, 99))
     assert "1 of 3" in first
-    assert "Row before" not in first
+    assert "Previous row" not in first
     assert 'href="?finding=duplicate&amp;row=2#finding-duplicate"' in first
     assert "3 of 3" in last
     assert "Next row" not in last

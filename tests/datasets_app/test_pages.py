@@ -175,7 +175,7 @@ def test_columns_that_were_guessed_can_be_read_otherwise(page, checked):
     dataset = checked(b'{"question": "q", "answer": "a", "system": "s", "better": "b"}\n')
     assert dataset.column_map == {"question": "question", "answer": "answer", "system": "system"}
     found = text(page.get(f"/datasets/{dataset.pk}/"))
-    assert "Read them otherwise" in found
+    assert "Change how they are read" in found
     assert '<option value="system" selected>' in found
 
     chosen = {"column-question": "question", "column-answer": "better", "column-system": ""}

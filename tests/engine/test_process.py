@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from engine.data.length_grouping import GroupedByLength
+from engine.programs.option_catalogues import catalogue_text
 from engine.run.hardware import Device, precision_choose, thread_count
-from engine.schema.offered import BY_RECIPE
-from engine.schema.options import CATALOGUES, catalogue_text
+from engine.schema.options import CATALOGUES
 from engine.schema.registry import RECIPES, more_options
 from tests.engine.runs import Run, prepare
 
@@ -212,10 +212,10 @@ def test_rows_are_grouped_by_length_in_an_order_of_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_the_list_of_other_options_is_fresh(recipe):
-    assert (CATALOGUES / f"{recipe}.json").read_text() == catalogue_text(recipe), (
-        "run python -m engine.schema.options"
+    assert (CATALOGUES / f"{recipe}.json").read_text() == catalogue_text(RECIPES[recipe]), (
+        "run python -m engine.programs.option_catalogues"
     )
-    assert set(more_options(recipe)) == set(BY_RECIPE[recipe])
+    assert set(more_options(recipe)) == set(RECIPES[recipe].options)
 
 
 def test_no_option_is_offered_that_runs_code_or_writes_elsewhere():

@@ -165,7 +165,7 @@ def test_what_tokens_depend_on_makes_others(run, tmp_path, given, monkeypatch):
         )
     run(**bare)
     if "code" in given:
-        monkeypatch.setattr(tokenised, "_code", lambda code=given["code"]: code)
+        monkeypatch.setattr(tokenised, "_code_hash", lambda code=given["code"]: code)
         given = {}
     if "date" in given:
         monkeypatch.setattr(tokenised, "datetime", Clock(given["date"]))
@@ -213,7 +213,7 @@ def test_warnings_are_told_again(run, tmp_path):
 
 
 def test_the_oldest_make_room(run, monkeypatch):
-    monkeypatch.setattr(tokenised, "KEPT", 2)
+    monkeypatch.setattr(tokenised, "MOST_FILES", 2)
     for limit in (60, 61, 62):
         run(max_tokens=limit)
     assert len(list(run.cache.iterdir())) == 2
@@ -228,7 +228,7 @@ def test_where_nothing_can_be_kept_the_train_runs(run, capfd):
 
 
 def test_a_disk_that_is_nearly_full_is_left_to_checkpoints(run, capfd, monkeypatch):
-    monkeypatch.setattr(tokenised, "SHARE_OF_ROOM", 1e-12)
+    monkeypatch.setattr(tokenised, "LARGEST_SHARE_OF_DISK", 1e-12)
     done, _ = run()
     assert done.code == 0
     assert "nearly full" in capfd.readouterr().out
@@ -236,7 +236,7 @@ def test_a_disk_that_is_nearly_full_is_left_to_checkpoints(run, capfd, monkeypat
 
 
 def test_what_is_not_its_own_is_left_alone(run, monkeypatch):
-    monkeypatch.setattr(tokenised, "KEPT", 1)
+    monkeypatch.setattr(tokenised, "MOST_FILES", 1)
     run.cache.mkdir()
     (run.cache / "data.jsonl").write_text("{}")
     broken_off = run.cache / f"{tokenised.UNFINISHED}1"

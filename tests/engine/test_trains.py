@@ -24,7 +24,7 @@ from engine.contract.rundir import (
     stop_request,
     write_spec,
 )
-from engine.run.callback import Plan, Watch
+from engine.run.callback import Plan, TrainCallback
 from engine.run.hardware import detect
 from engine.run.main import job_read, run
 from engine.schema.registry import LOSS
@@ -137,7 +137,7 @@ def test_the_best_checkpoint_outlives_the_last_ones(tiny, tmp_path):
     plan = Plan(
         20, total_steps=20, steps_per_epoch=5, evaluate_every=5, save_every=5, save_total_limit=1
     )
-    watch = Watch(job_read(directory, EventWriter(directory)), plan, LOSS)
+    watch = TrainCallback(job_read(directory, EventWriter(directory)), plan, LOSS)
     watch.evaluations = {5: 1.0, 10: 0.5, 15: 0.8, 20: math.nan}
     for step in (5, 10, 15, 20):
         folder = directory / "checkpoints" / f"checkpoint-{step}"
@@ -231,7 +231,7 @@ def test_what_is_learned_alone_is_computed_and_the_loss_is_the_same(tiny, tmp_pa
 
     fast = train(tmp_path / "fast", tiny)
     monkeypatch.setattr(
-        session, "settle", lambda device, seed: __import__("transformers").set_seed(seed)
+        session, "device_configure", lambda device, seed: __import__("transformers").set_seed(seed)
     )
     monkeypatch.setattr(head, "_use_triton", lambda device: False)
     monkeypatch.setattr(head, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32768)
@@ -366,14 +366,14 @@ def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):
 
 
 def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, monkeypatch):
-    log = Watch._train_metrics
+    log = TrainCallback._train_metrics
 
     def stop_at_three(self, state, logs):
         log(self, state, logs)
         if state.global_step == 2:
             stop_request(self.job.directory)
 
-    monkeypatch.setattr(Watch, "_train_metrics", stop_at_three)
+    monkeypatch.setattr(TrainCallback, "_train_metrics", stop_at_three)
     run = train(tmp_path / "run", tiny, max_steps=50, sample_prompts=1, sample_max_tokens=8)
     assert (run.code, run.last["type"], run.last["step"]) == (3, "stopped", 3)
     assert (run.directory / "model" / "adapter_model.safetensors").is_file()
@@ -384,14 +384,14 @@ def test_a_stop_saves_a_checkpoint_and_a_model_after_the_step(tiny, tmp_path, mo
 
 
 def test_a_stop_in_an_evaluation_saves_the_step_before(tiny, tmp_path, monkeypatch):
-    look = Watch.on_prediction_step
+    look = TrainCallback.on_prediction_step
 
     def stop_while_measuring(self, args, state, control, **kwargs):
         if state.global_step == 2:
             stop_request(self.job.directory)
         look(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(Watch, "on_prediction_step", stop_while_measuring)
+    monkeypatch.setattr(TrainCallback, "on_prediction_step", stop_while_measuring)
     run = train(tmp_path / "run", tiny, max_steps=50, evaluation_split=0.2, evaluation_every=0.04)
     assert (run.code, run.last["step"]) == (3, 2)
     assert checkpoint_latest(run.directory).name == "checkpoint-2"

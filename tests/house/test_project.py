@@ -122,6 +122,22 @@ def test_every_page_of_the_docs_is_linked_from_the_readme():
         assert f"docs/{path.name}" in readme
 
 
+def test_files_that_documents_name_are_there():
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    name = re.compile(
+        r"`((?:engine|core|training|tests|templates|static|[a-z]+_app|[a-z]+)/[\w./-]*\w\.\w+)`"
+    )
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"var"}
+    named = [
+        (page.name, path)
+        for page in pages
+        for path in name.findall(page.read_text())
+        if path.partition("/")[0] in folders
+    ]
+    assert len(named) > 60
+    assert [where for where in named if not (ROOT / where[1]).exists()] == []
+
+
 def test_every_rule_of_health_is_documented():
     codes = set(
         re.findall(r'Trouble\(\s*"(\w+)"', (ROOT / "engine" / "messages" / "health.py").read_text())

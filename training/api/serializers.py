@@ -56,6 +56,12 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     evaluation_dataset = serializers.SlugRelatedField(
         slug_field="slug", read_only=True, allow_null=True
     )  # type: ignore[var-annotated]
+    after = serializers.PrimaryKeyRelatedField(  # type: ignore[var-annotated]
+        source="starts_after",
+        read_only=True,
+        allow_null=True,
+        help_text="Starts once that finished.",
+    )
     owner = serializers.CharField(
         source="owner.username", default=None, read_only=True, allow_null=True
     )
@@ -179,11 +185,11 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
 
     def get_queue_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
-        places: dict[int, int] | None = self.context.get("queue_places")
-        if places is None:
+        positions: dict[int, int] | None = self.context.get("queue_positions")
+        if positions is None:
             return queue_position(run)
 
-        return places.get(run.pk, 0)
+        return positions.get(run.pk, 0)
 
     @extend_schema_field(EstimateSerializer(allow_null=True))
     def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:

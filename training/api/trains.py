@@ -52,7 +52,7 @@ from training.train.filters import TrainFilter
 from training.train.resuming import train_resume
 from training.train.services import train_create, train_delete, train_save, train_stop, train_update
 from training.train.verdict import comparability, verdict
-from training.work.queue import queue_places, train_wait
+from training.work.queue import queue_positions, train_wait
 
 METRIC_ROWS = 5000
 LONGEST_SEARCH = 200
@@ -99,7 +99,7 @@ def train_or_404(request: Request, pk: int) -> TrainRun:
 
 def trains_to_serialize(request: Request) -> TrainRunQuerySet:
     """What this reader may see, with no more of it than a serializer needs."""
-    return TrainRun.objects.visible_to(request.user).told()
+    return TrainRun.objects.visible_to(request.user).for_api()
 
 
 class TrainListView(generics.ListCreateAPIView[TrainRun]):
@@ -114,7 +114,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
     def get_serializer_context(self) -> dict[str, Any]:
         return {
             **super().get_serializer_context(),
-            "queue_places": queue_places(),
+            "queue_positions": queue_positions(),
             "starts": starts_now(),
         }
 
@@ -138,7 +138,7 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
 
         data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
         data["branch"] = branch_of(request, data.pop("branched_from"), data.pop("branch_step"))
-        data["after"] = other_train(request, "after", data["after"])
+        data["starts_after"] = other_train(request, "after", data.pop("after"))
 
         key = request.headers.get("Idempotency-Key", "")
         run, created = create(reader_of(request), data, key[:200])
@@ -243,7 +243,7 @@ class TrainPlanView(APIView):
                 parameters=data["parameters"],
                 priority=data["priority"],
                 branch=branch_of(request, data["branched_from"], data["branch_step"]),
-                after=other_train(request, "after", data["after"]),
+                starts_after=other_train(request, "after", data["after"]),
                 labels=data["labels"],
             )
         )
@@ -270,7 +270,7 @@ class TrainDetailView(APIView):
         if "priority" in data:
             waits["priority"] = data.pop("priority")
         if "after" in data:
-            waits["after"] = other_train(request, "after", data.pop("after"))
+            waits["starts_after"] = other_train(request, "after", data.pop("after"))
         if waits:
             run = train_wait(run=run, by=reader_of(request), **waits)
 

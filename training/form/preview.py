@@ -36,7 +36,7 @@ def train_preview(
     parameters: dict[str, Any],
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
-    after: TrainRun | None = None,
+    starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def train_preview(
         parameters=parameters,
         priority=priority,
         branch=branch,
-        after=after,
+        starts_after=starts_after,
         labels=labels,
         device=state.device_kind,
     )

@@ -212,7 +212,7 @@ def _choices(draft: Draft) -> dict[str, Any]:
         "parameters": draft.parameters,
         "priority": draft.priority,
         "branch": draft.branch,
-        "after": draft.after,
+        "starts_after": draft.after,
         "labels": [draft.labels],
     }
 

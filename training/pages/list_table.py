@@ -11,6 +11,7 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
 
+from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_change
 from training.models import TrainRun, TrainRunQuerySet
 from training.pages.columns import COLUMNS, columns_shown
@@ -19,10 +20,9 @@ from training.train.estimate import Estimate, starts_now
 from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions
 from training.train.sample import sample_is_offered
-from training.work.queue import queue_places, queue_state, waiting
+from training.work.queue import queue_positions, queue_state, waiting
 from training.work.worker_state import worker_state
 
-PAGE_ROWS = 25
 Status = TrainRun.Status
 Reader = AbstractBaseUser | AnonymousUser
 
@@ -35,6 +35,8 @@ PILLS: tuple[tuple[str, list[str]], ...] = (
     ("Stopped", [Status.STOPPED.value]),
 )
 
+# Filters that are typed, and their titles.
+TYPED_FILTERS = {"search": "Search", "since": "From", "until": "Until"}
 # What narrows the list besides search and status: parameter, title, and where its choices come
 # from.
 FACETS = (
@@ -72,14 +74,6 @@ class Pill:
     statuses: list[str]
     count: int
     active: bool
-
-
-@dataclass(frozen=True)
-class Facet:
-    name: str
-    title: str
-    choices: list[tuple[str, str]]
-    value: str
 
 
 def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
@@ -216,18 +210,19 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
 
     page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
-    places = queue_places()
-    filters = filters_set(query)
+    places = queue_positions()
+    facets = facets_make(reader, query)
+    filters = active_filters(query, facets, TYPED_FILTERS)
 
     return {
         "page": page,
         "rows": rows_make(page.object_list, reader, places),
         "pills": pills_make(query, counts),
-        "facets": facets_make(reader, query),
+        "facets": facets,
         "strip": strip_make(reader, places),
         "statuses_chosen": statuses,
-        "facets_chosen": sum(name != "search" for name in filters),
-        "active_filters": active_filters(filters, query),
+        "facets_chosen": sum(item.title != TYPED_FILTERS["search"] for item in filters),
+        "active_filters": filters,
         "narrowed": bool(filters or statuses),
         "newest": visible["newest"] or 0,
         "total": visible["total"],
@@ -249,29 +244,6 @@ def columns_context(reader: Reader) -> dict[str, Any]:
         "columns": [(column, column.name in shown) for column in COLUMNS],
         "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
     }
-
-
-def filters_set(query: QueryDict) -> list[str]:
-    """Names of the filters that the query string sets, the status apart."""
-    names = ["search", "since", "until", *(name for name, *_ in FACETS)]
-    return [name for name in names if query.get(name)]
-
-
-def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
-    """(title, value, address without it) of each filter that is set."""
-    titles = {"search": "Search", "since": "From", "until": "Until"}
-    titles |= {name: title for name, title, *_ in FACETS}
-    filters = []
-
-    for name in names:
-        others = query.copy()
-        others.pop(name)
-        others.pop("page", None)
-
-        value = str(query[name])[:60]
-        filters.append((titles[name], value, f"?{others.urlencode()}"))
-
-    return filters
 
 
 def sort_link(ordering: str, name: str) -> tuple[str, str]:

@@ -42,7 +42,7 @@ class Place:
     def waits_for_another(self) -> bool:
         """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`)
         or not."""
-        after = self.run.after if self.run is not None else None
+        after = self.run.starts_after if self.run is not None else None
         return after is not None and after.status != TrainRun.Status.FINISHED
 
     @property
@@ -104,14 +104,14 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
 
     visible = TrainRun.objects.visible_to(reader)
     runs = visible.with_related().in_bulk([pk for _, pk, _ in shown])
-    after = [run.after_id for run in runs.values() if run.after_id is not None]
+    after = [run.starts_after_id for run in runs.values() if run.starts_after_id is not None]
     predecessors = visible.in_bulk(after) if after else {}
     estimates = starts_now(state)
     shown_places = []
 
     for position, pk, priority in shown:
         run = runs.get(pk)
-        waits_for = predecessors.get(run.after_id or 0) if run is not None else None
+        waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
         shown_places.append(place)
 

@@ -15,7 +15,13 @@ from core.requests import reader_of
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
 from training.pages.trains import QUEUE_MOVES, TrainActionView
-from training.work.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
+from training.work.queue import (
+    queue_pause,
+    queue_position,
+    queue_resume,
+    train_move,
+    train_wait,
+)
 
 
 def priority_posted(request: HttpRequest) -> int | None:
@@ -47,7 +53,7 @@ class TrainWaitView(TrainActionView):
         # A form without this field leaves it as it is.
         after: dict[str, TrainRun | None] = {}
         if request.POST.get("after") == "":
-            after["after"] = None
+            after["starts_after"] = None
 
         train_wait(run=run, by=reader_of(request), priority=priority, **after)
         position = queue_position(run)

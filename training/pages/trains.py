@@ -48,7 +48,7 @@ from training.train.record import record_notes
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
-from training.work.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.work.queue import may_manage_queue, queue_position, queue_positions, queue_state
 from training.work.worker_state import worker_state
 
 LIVE_ROWS = 100
@@ -96,7 +96,7 @@ class TrainLiveView(View):
 
         visible = TrainRun.objects.visible_to(request.user).with_related()
         runs = visible.filter(pk__in=ids[:LIVE_ROWS])
-        places = queue_places()
+        places = queue_positions()
         rows = rows_make(runs, request.user, places)
         counts = counts_of(request.user, request.GET)
         strip = strip_make(request.user, places)
@@ -203,11 +203,11 @@ def waiting_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
 
 def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
     """The train for which `run` waits, if this reader may see it."""
-    if run.after_id is None:
+    if run.starts_after_id is None:
         return None
 
     visible = TrainRun.objects.visible_to(request.user)
-    predecessor: TrainRun | None = visible.filter(pk=run.after_id).first()
+    predecessor: TrainRun | None = visible.filter(pk=run.starts_after_id).first()
     return predecessor
 
 

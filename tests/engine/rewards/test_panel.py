@@ -247,7 +247,7 @@ def test_a_judge_that_comes_back_is_asked_again(judged):
 def test_a_judge_that_stays_away_is_not_asked_for_every_answer(judged):
     found = judged((500, "")).score_all([Answer(ASKED, str(number)) for number in range(40)])
     assert all(isinstance(score, Unscored) for score in found)
-    assert len(JudgeServer.asked) <= 2 * judge.AT_ONCE * judge.TRIES
+    assert len(JudgeServer.asked) <= 2 * judge.PARALLEL_REQUESTS * judge.TRIES
 
 
 def test_a_judge_that_is_slow_says_so(judged, monkeypatch):
