@@ -32,6 +32,20 @@ class HandOverSerializer(StrictSerializer):
     to = serializers.CharField(max_length=150, help_text="User name of the person who gets it.")
 
 
+class OwnerField(serializers.CharField):
+    """The user name of a row's owner, to be read."""
+
+    def __init__(self, **options: Any) -> None:
+        usual = {
+            "source": "owner.username",
+            "default": None,
+            "read_only": True,
+            "allow_null": True,
+            "help_text": "Null for what came with the platform.",
+        }
+        super().__init__(**(usual | options))
+
+
 class OwnedView(generics.GenericAPIView[Any]):
     """One row that this reader may see, by its id or slug; a stranger's is a 404."""
 

@@ -45,30 +45,34 @@ MOST_SECONDS = 600
 
 def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: str) -> TokenLengths:
     """The counts at once, or a row that is not `ready` while they are made in the background."""
+    path = stored_path(model_path)
     try:
         with transaction.atomic():
             lengths, _ = TokenLengths.objects.get_or_create(
                 dataset=dataset,
                 tokenizer=tokenizer_sha256,
-                defaults={"model_path": stored_path(model_path)},
+                defaults={"model_path": path},
             )
     except IntegrityError:
+        # Somebody else asked at the same moment.
         lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
 
-    if _waits(lengths) and lengths.model_path != stored_path(model_path):
-        # Any model with this tokenizer will do, and the first one may be gone.
-        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=stored_path(model_path))
-
     if _waits(lengths):
+        if lengths.model_path != path:
+            # Any model with this tokenizer will do, and the first one may be gone.
+            TokenLengths.objects.filter(pk=lengths.pk).update(model_path=path)
+
         lengths_enqueue(lengths)
 
     return lengths
 
 
 def _waits(lengths: TokenLengths) -> bool:
-    return (
-        not lengths.ready and not lengths.error and lengths.dataset.status == Dataset.Status.READY
-    )
+    """Whether the rows are yet to be counted."""
+    if lengths.ready or lengths.error:
+        return False
+
+    return lengths.dataset.status == Dataset.Status.READY
 
 
 def lengths_enqueue(lengths: TokenLengths) -> None:
@@ -79,7 +83,7 @@ def lengths_enqueue(lengths: TokenLengths) -> None:
         key=count_key(lengths),
         person=dataset.owner_id,
         expected_seconds=LOAD_SECONDS + dataset.size_bytes / COUNTED_BYTES_A_SECOND,
-        limit_seconds=_seconds(lengths) + START_SECONDS,
+        limit_seconds=_limit_seconds(lengths) + START_SECONDS,
     )
 
 
@@ -87,8 +91,9 @@ def count_key(lengths: TokenLengths) -> str:
     return f"{COUNT}-{lengths.pk}"
 
 
-def _seconds(lengths: TokenLengths) -> float:
-    return min(MOST_SECONDS, START_SECONDS + lengths.dataset.size_bytes // BYTES_A_SECOND)
+def _limit_seconds(lengths: TokenLengths) -> float:
+    seconds = START_SECONDS + lengths.dataset.size_bytes // BYTES_A_SECOND
+    return min(MOST_SECONDS, seconds)
 
 
 def lengths_cancel(*, lengths: TokenLengths, by: User) -> None:
@@ -118,13 +123,15 @@ def count_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
 
 
 def lengths_reconcile() -> None:
-    for lengths in TokenLengths.objects.filter(ready=False, error="").select_related("dataset"):
+    """Put counts that wait onto the queue again, for a queue that forgot them."""
+    uncounted = TokenLengths.objects.filter(ready=False, error="")
+    for lengths in uncounted.select_related("dataset"):
         if _waits(lengths):
             lengths_enqueue(lengths)
 
 
 def lengths_count(lengths_id: int) -> None:
-    """The chore: count, and write the counts or the reason why there are none."""
+    """The background work: write the counts, or the reason why there are none."""
     rows = TokenLengths.objects.filter(pk=lengths_id, ready=False, error="")
     lengths = rows.select_related("dataset").first()
     if lengths is None or not _waits(lengths):
@@ -132,7 +139,7 @@ def lengths_count(lengths_id: int) -> None:
 
     rows.update(attempts=F("attempts") + 1)
     if lengths.attempts >= ATTEMPTS:
-        rows.update(error="Counting broke off several times. Training works without it.")
+        rows.update(error=COUNT_ENDINGS[BROKE_OFF])
         return
 
     try:
@@ -149,7 +156,7 @@ class CountFailed(Exception):
 
 def _count(lengths: TokenLengths) -> dict[str, Any]:
     dataset = lengths.dataset
-    seconds = _seconds(lengths)
+    seconds = _limit_seconds(lengths)
     too_long = (
         f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or the "
         "model's chat template loops for ever. Training works without it."
@@ -179,33 +186,40 @@ def _count(lengths: TokenLengths) -> dict[str, Any]:
 
 def _checked(reported: dict[str, Any]) -> dict[str, Any]:
     """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from what the program
-    reported."""
+    reported. Raises CountFailed."""
     try:
-        counts: dict[str, Any] = {
-            kind: {str(int(tokens)): int(count) for tokens, count in reported[kind].items()}
-            for kind in ("rows", "prompts")
+        return {
+            "rows": _checked_counts(reported["rows"]),
+            "prompts": _checked_counts(reported["prompts"]),
+            "longest": [[int(tokens), int(line)] for tokens, line in reported["longest"]],
+            "notes": RowNotes.read(reported["notes"]).as_json(),
         }
-        counts["longest"] = [[int(tokens), int(line)] for tokens, line in reported["longest"]]
-        counts["notes"] = RowNotes.read(reported["notes"]).as_json()
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
 
-    return counts
+
+def _checked_counts(counts: dict[str, Any]) -> dict[str, int]:
+    return {str(int(tokens)): int(count) for tokens, count in counts.items()}
 
 
 def tokenizer_choose(user: AbstractBaseUser | AnonymousUser, slug: str = "") -> Tokenizer | None:
-    """The tokenizer of that model among those that `user` may count with; the first one where no
-    model is named."""
-    offered = tokenizers_for(user)
-    return next((item for item in offered if item.slug == slug or not slug), None)
+    """The tokenizer of the model of that slug, among those that `user` may count with; the first
+    one where no slug is given, None where there is none."""
+    for tokenizer in tokenizers_for(user):
+        if tokenizer.slug == slug or not slug:
+            return tokenizer
+
+    return None
 
 
 def lengths_of(dataset: Dataset, tokenizer: Tokenizer | None) -> TokenLengths | None:
-    """The counts, begun by this call where there are none; None for a dataset that is not ready, or
-    no tokenizer."""
+    """The counts, which this call starts where there are none yet; None without a tokenizer, and
+    for a dataset that is not ready."""
     if tokenizer is None or dataset.status != Dataset.Status.READY:
         return None
 
     return token_lengths_get(
-        dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256
+        dataset=dataset,
+        model_path=tokenizer.path,
+        tokenizer_sha256=tokenizer.sha256,
     )

@@ -20,7 +20,9 @@ from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 __all__ = [
     "TEXT_LIMIT",
     "PreviewRow",
+    "file_options",
     "mark_before_line",
+    "mark_options",
     "nearest_mark",
     "row_seen",
     "rows_seen",
@@ -31,7 +33,7 @@ __all__ = [
 SMALL_BYTES = 4 << 20
 SECONDS = 20
 MEMORY_BYTES = 2 << 30
-# Each takes a processor for a moment. Others wait so long, and are then told to try again.
+# Each takes a processor for a moment. Others wait this long, and are then asked to try again.
 AT_ONCE = threading.BoundedSemaphore(3)
 WAIT_SECONDS = 20
 BUSY = "Too many rows are being read at the moment. Try again in a minute."
@@ -39,16 +41,17 @@ TOO_LONG = f"These rows could not be read within {SECONDS} s. Download the file 
 
 
 def rows_seen(dataset: Dataset, start: int, count: int) -> list[PreviewRow]:
-    """At most `count` rows behind the first `start`. Where the file cannot be read any further they
-    end there.
+    """At most `count` rows behind the first `start`; fewer where the file cannot be read further.
 
-    Raises UserError where reading them takes too much time or memory, or (503) where others read.
+    Raises UserError where reading them takes too much time or memory, or (503) where too many rows
+    are being read at the moment.
     """
     if start >= dataset.row_count:
         return []
 
     mark = nearest_mark(dataset, start)
-    skip, count = start - mark.rows, min(count, dataset.row_count - start)
+    skip = start - mark.rows
+    count = min(count, dataset.row_count - start)
     try:
         is_small = dataset.path.stat().st_size <= SMALL_BYTES
     except FileNotFoundError:
@@ -79,10 +82,12 @@ def _read_by_program(
     try:
         program_run(
             "engine.rows.preview",
-            *("--data", str(dataset.path), "--file-type", dataset.file_type),
-            *("--format", dataset.format, "--column-map", json.dumps(dataset.column_map)),
-            *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),
-            *("--skip", str(skip), "--rows", str(count)),
+            *file_options(dataset),
+            *mark_options(mark),
+            "--skip",
+            str(skip),
+            "--rows",
+            str(count),
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
@@ -94,6 +99,25 @@ def _read_by_program(
         AT_ONCE.release()
 
     return rows
+
+
+def file_options(dataset: Dataset) -> tuple[str, ...]:
+    """Options that tell a program of the engine which file to read, and how."""
+    return (
+        "--data",
+        str(dataset.path),
+        "--file-type",
+        dataset.file_type,
+        "--format",
+        dataset.format,
+        "--column-map",
+        json.dumps(dataset.column_map),
+    )
+
+
+def mark_options(mark: FilePosition) -> tuple[str, str]:
+    """The option that tells a program of the engine where in the file to begin."""
+    return "--mark", json.dumps([mark.rows, mark.lines, mark.offset])
 
 
 def nearest_mark(dataset: Dataset, start: int) -> FilePosition:

@@ -33,21 +33,25 @@ def value_text(field: Field, value: Any) -> str:
         return "on" if value else ""
 
     if isinstance(value, int | float):
-        return (
-            f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
-        )
+        if not field.percent:
+            return number_text(value)
 
-    if field.kind == "rewards":
+        percent = Decimal(repr(value)) * 100
+        return f"{percent.normalize():f}"
+
+    if field.kind == "rewards" or isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
 
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return str(value)
 
 
 def number_value(field: Field, text: str) -> Any:
     """The number that `text` means, None for blank, or the text itself where it is no number."""
-    text = text.strip().removesuffix("%").strip() if field.percent else text.strip()
+    text = text.strip()
+    if field.percent:
+        text = text.removesuffix("%").strip()
     if not text:
         return None if field.nullable else ""
     if GROUPED_DIGITS.fullmatch(text):

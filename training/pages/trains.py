@@ -82,13 +82,14 @@ class TrainLiveView(View):
     filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
+        parts = [part for part in request.GET.get("ids", "").split(",") if part]
         ids = []
-        for part in filter(None, request.GET.get("ids", "").split(",")):
-            pk = integer_of(part)
-            if pk is None:
+        for part in parts:
+            number = integer_of(part)
+            if number is None:
                 raise BadRequest("ids are whole numbers, separated by commas.")
 
-            ids.append(pk)
+            ids.append(number)
 
         newest_known = integer_of(request.GET.get("newest", ""))
         if newest_known is None:
