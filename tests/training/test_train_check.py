@@ -103,7 +103,7 @@ def reward_model_of_a_stranger(choices: Choices, make_train, bob, **_: Any) -> C
 
 
 def after_a_failed_train(choices: Choices, make_train, **_: Any) -> Choices:
-    return {"after": make_train(status="failed")}
+    return {"starts_after": make_train(status="failed")}
 
 
 def no_space(choices: Choices, monkeypatch, **_: Any) -> Choices:
@@ -202,7 +202,7 @@ def test_the_form_says_what_the_start_refuses(name, choices, make_train, bob, mo
 def test_the_form_says_ok_where_the_start_begins_a_train(choices, make_train):
     choices |= branch(choices, make_train) | {
         "priority": TrainRun.Priority.LOW,
-        "after": make_train(status="running"),
+        "starts_after": make_train(status="running"),
         "labels": ["toys, small"],
     }
 

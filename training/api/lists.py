@@ -32,8 +32,10 @@ class TrainBulkView(APIView):
         body = BulkRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
-        act = bulk_plan if values.pop("check_only") else bulk_apply
-        items = act(by=reader_of(request), **values)
+        check_only = values.pop("check_only")
+        bulk = bulk_plan if check_only else bulk_apply
+        items = bulk(by=reader_of(request), **values)
+
         answer = {
             "done": [asdict(item) for item in items if item.ok],
             "failed": [asdict(item) for item in items if not item.ok],
@@ -48,9 +50,8 @@ class TrainLabelsView(APIView):
     )
     def get(self, request: Request) -> Response:
         """The labels of your own trains, the most used first."""
-        return Response(
-            [{"name": name, "trains": count} for name, count in label_suggestions(request.user)]
-        )
+        labels = label_suggestions(request.user)
+        return Response([{"name": name, "trains": count} for name, count in labels])
 
 
 class TrainColumnsView(APIView):
@@ -67,11 +68,10 @@ class TrainColumnsView(APIView):
         body = ColumnsSerializer(data=request.data)
         body.is_valid(raise_exception=True)
 
-        return Response(
-            {"columns": columns_choose(user=request.user, names=body.validated_data["columns"])}
-        )
+        names = body.validated_data["columns"]
+        return Response({"columns": columns_choose(user=request.user, names=names)})
 
     @extend_schema(request=None, responses={200: ColumnsSerializer, **errors(401)})
     def delete(self, request: Request) -> Response:
-        """Back to the columns that everybody begins with."""
+        """Return to the columns that everybody begins with."""
         return Response({"columns": columns_reset(user=request.user)})

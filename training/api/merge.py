@@ -1,4 +1,4 @@
-"""/api/v1/trains/ID/merge/: what a train learned, made a model of the house."""
+"""/api/v1/trains/ID/merge/: a trained model is added to the models of the platform."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class TrainMergeView(APIView):
         responses={202: TrainMergedSerializer, **errors(400, 401, 403, 404, 507)},
     )
     def post(self, request: Request, pk: int) -> Response:
-        """Make what the train learned a model of the house, in the background: merged, and compared
-        with what was trained."""
+        """Add what was trained to the models, in the background: an adapter is merged into its base
+        model, and the result compared with the trained model."""
         run = train_or_404(request, pk)
         body = TrainMergeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        made = train_merge(run=run, by=reader_of(request), **body.validated_data)
-        model = BaseModel.objects.with_related().get(pk=made.pk)
+        merged = train_merge(run=run, by=reader_of(request), **body.validated_data)
+        model = BaseModel.objects.with_related().get(pk=merged.pk)
+        answer = TrainMergedSerializer({"model": model}, context={"request": request})
 
-        return Response(
-            TrainMergedSerializer({"model": model}, context={"request": request}).data, status=202
-        )
+        return Response(answer.data, status=202)

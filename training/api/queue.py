@@ -23,9 +23,12 @@ from training.work.worker_state import worker_state
 
 
 def queue_answer(request: Request) -> Response:
+    """The queue as this reader sees it."""
     state = queue_state()
     page = queue_page(reader_of(request))
     running = TrainRun.objects.active().visible_to(request.user).order_by("pk")
+    visible_waiting = waiting().visible_to(request.user)
+
     answer = {
         "paused": state.paused,
         "paused_at": state.paused_at,
@@ -33,7 +36,7 @@ def queue_answer(request: Request) -> Response:
         "reason": state.reason,
         "workers": worker_state().workers,
         "running": list(running.values_list("pk", flat=True)),
-        "waiting": list(waiting().visible_to(request.user).values_list("pk", flat=True)),
+        "waiting": list(visible_waiting.values_list("pk", flat=True)),
         "waiting_count": page["waiting_count"],
         "places": page["places"],
         "stations": page["stations"],
@@ -75,7 +78,7 @@ class TrainMoveView(APIView):
         request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)}
     )
     def post(self, request: Request, pk: int) -> Response:
-        """Move a waiting train in line: operators among all of its priority, others among their
+        """Move a waiting train in the queue: operators among all of its priority, others among their
         own."""
         run = train_or_404(request, pk)
         body = TrainMoveSerializer(data=request.data)

@@ -17,12 +17,19 @@ from core.api import KeyField, StrictSerializer, errors
 from core.errors import UserError
 from core.requests import reader_of
 from training.api.serializers import SampleSerializer
-from training.api.trains import ingredients, train_or_404, whole_number
+from training.api.trains import (
+    ingredients,
+    train_or_404,
+    whole_number,
+    with_parameters_named,
+)
 from training.models import Sample
 from training.train.trial import trial_cancel, trial_read, trial_start
 from training.work.worker_state import worker_state
 
 LAST_STEP = 2**62
+# Fields that stand beside the parameters.
+BESIDE = ("", "method", "base_model", "dataset", "answers")
 
 
 class RewardTrialRequestSerializer(StrictSerializer):
@@ -72,24 +79,20 @@ class RewardTrialView(APIView):
         come one by one."""
         body = RewardTrialRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        found = ingredients(reader_of(request), body.validated_data)
+        data = body.validated_data
+        chosen = ingredients(reader_of(request), data)
 
         try:
             key = trial_start(
                 by=reader_of(request),
-                parameters=body.validated_data["parameters"],
-                system_prompt=body.validated_data["system_prompt"],
-                answers=body.validated_data["answers"],
+                parameters=data["parameters"],
+                system_prompt=data["system_prompt"],
+                answers=data["answers"],
                 device=worker_state().device_kind,
-                **found,
+                **chosen,
             )
         except UserError as error:
-            beside = ("", "method", "base_model", "dataset", "answers")
-            fields = {
-                name if name in beside else f"parameters.{name}": texts
-                for name, texts in error.fields.items()
-            }
-            raise UserError(fields, code=error.code, status=error.status) from error
+            raise with_parameters_named(error, BESIDE) from error
 
         return Response({"key": key}, status=202)
 
@@ -99,11 +102,11 @@ class RewardTrialResultView(APIView):
     def get(self, request: Request, key: str) -> Response:
         """The answers and scores so far, in the order of the rows; all that there will be once
         `done`."""
-        found = trial_read(by=reader_of(request), key=key)
-        if found is None:
+        result = trial_read(by=reader_of(request), key=key)
+        if result is None:
             raise exceptions.NotFound("This trial is not there any more. Start another.")
 
-        return Response(found)
+        return Response(result)
 
     @extend_schema(request=None, responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, key: str) -> Response:
@@ -132,14 +135,13 @@ class TrainCompletionsView(generics.ListAPIView[Sample]):
         if getattr(self, "swagger_fake_view", False):
             return Sample.objects.none()
 
-        found = (
-            train_or_404(self.request, self.kwargs["pk"])
-            .samples.filter(stage="completion")
-            .order_by("seq")
-        )
-
+        run = train_or_404(self.request, self.kwargs["pk"])
+        completions = run.samples.filter(stage="completion").order_by("seq")
         if "step" not in self.request.query_params:
-            return found
+            return completions
 
         step = whole_number(self.request, "step", 0)
-        return found.filter(step=step) if step < LAST_STEP else found.none()
+        if step >= LAST_STEP:
+            return completions.none()
+
+        return completions.filter(step=step)

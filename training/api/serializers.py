@@ -1,4 +1,4 @@
-"""What the API says of trains, and what it takes."""
+"""What the API takes and answers about trains and the queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.api import KeyField, StrictSerializer
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.durations import run_progress, run_seconds
-from training.train.estimate import starts_now
+from training.train.estimate import Estimate, starts_now
 from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing
 from training.train.standing import activity_of
@@ -35,7 +35,7 @@ class PriorityField(serializers.ChoiceField):
 class EstimateSerializer(serializers.Serializer[Any]):
     seconds = serializers.FloatField()
     error = serializers.FloatField(help_text="Give or take so many seconds.")
-    trains = serializers.IntegerField(help_text="How many finished trains alike it is read from.")
+    trains = serializers.IntegerField(help_text="How many similar finished trains it is based on.")
 
 
 class TrainErrorSerializer(serializers.Serializer[Any]):
@@ -185,8 +185,11 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
 
     def get_queue_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
-        places: dict[int, int] | None = self.context.get("queue_positions")
-        return places.get(run.pk, 0) if places is not None else queue_position(run)
+        positions: dict[int, int] | None = self.context.get("queue_positions")
+        if positions is None:
+            return queue_position(run)
+
+        return positions.get(run.pk, 0)
 
     @extend_schema_field(EstimateSerializer(allow_null=True))
     def get_starts_in(self, run: TrainRun) -> dict[str, Any] | None:
@@ -203,20 +206,31 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         if run.status != TrainRun.Status.FAILED:
             return None
 
-        return {"code": run.error_code, "message": run.error, "advice": run.error_advice}
+        return {
+            "code": run.error_code,
+            "message": run.error,
+            "advice": run.error_advice,
+        }
 
 
 def _progress(run: TrainRun) -> float:
-    return 1.0 if run.status == TrainRun.Status.FINISHED else run_progress(run) or 0.0
+    if run.status == TrainRun.Status.FINISHED:
+        return 1.0
+
+    return run_progress(run) or 0.0
 
 
-def _starts_in(run: TrainRun, guesses: dict[int, Any] | None = None) -> dict[str, Any] | None:
-    """`guesses`: those of all waiting trains, where they are known already."""
+def _starts_in(
+    run: TrainRun, estimates: dict[int, Estimate | None] | None = None
+) -> dict[str, Any] | None:
+    """`estimates`: those of all waiting trains, where they are known already."""
     if run.status != TrainRun.Status.QUEUED:
         return None
+    if estimates is None:
+        estimates = starts_now()
 
-    guess = (starts_now() if guesses is None else guesses).get(run.pk)
-    return asdict(guess) if guess is not None else None
+    estimate = estimates.get(run.pk)
+    return asdict(estimate) if estimate is not None else None
 
 
 class TrainLiveSerializer(TrainSerializer):
@@ -252,15 +266,15 @@ LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "pri
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
-    """What TrainLiveSerializer says, for a third of its time: open pages ask for it again and
-    again."""
-    return {name: getattr(run, name) for name in LIVE_COLUMNS} | {
-        "progress": _progress(run),
-        "eta_seconds": run.seconds_left,
-        "activity": activity_of(run),
-        "queue_position": queue_position(run),
-        "starts_in": _starts_in(run),
-    }
+    """What TrainLiveSerializer writes, in a third of its time: open pages poll this."""
+    state = {name: getattr(run, name) for name in LIVE_COLUMNS}
+    state["progress"] = _progress(run)
+    state["eta_seconds"] = run.seconds_left
+    state["activity"] = activity_of(run)
+    state["queue_position"] = queue_position(run)
+    state["starts_in"] = _starts_in(run)
+
+    return state
 
 
 class TrainCreateSerializer(StrictSerializer):
@@ -330,7 +344,7 @@ class TrainResumeSerializer(StrictSerializer):
         default=None,
         min_value=0,
         max_value=2**62,
-        help_text="Of the checkpoint to go on from. Null: the newest whole one. 0: from the "
+        help_text="Of the checkpoint to resume from. Null: the newest whole one. 0: from the "
         "beginning.",
     )
 
@@ -516,7 +530,7 @@ class MetricsSerializer(serializers.Serializer[Any]):
 
 
 class LogSerializer(serializers.Serializer[Any]):
-    offset = serializers.IntegerField(help_text="Bytes read so far: send it to go on.")
+    offset = serializers.IntegerField(help_text="Bytes read so far: send it to continue.")
     size = serializers.IntegerField(help_text="Bytes of the whole log.")
     text = serializers.CharField()
 
@@ -529,7 +543,7 @@ class LogMatchSerializer(serializers.Serializer[Any]):
 class LogSearchSerializer(serializers.Serializer[Any]):
     matches = LogMatchSerializer(many=True)
     next = serializers.IntegerField(
-        allow_null=True, help_text="Offset to go on from; null at the end of the log."
+        allow_null=True, help_text="Offset to continue from; null at the end of the log."
     )
     size = serializers.IntegerField(help_text="Bytes of the whole log.")
 

@@ -43,7 +43,7 @@ from training.api.serializers import (
 )
 from training.form.preview import train_preview
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
-from training.pages.compare import MOST_TRAINS, comparison, ids_parse
+from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS, comparison, ids_parse
 from training.pages.downloads import model_download
 from training.pages.log import PIECE_BYTES, log_read, log_search
 from training.train.branching import Origin
@@ -135,13 +135,16 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
         body = TrainCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
+
         data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
         data["branch"] = branch_of(request, data.pop("branched_from"), data.pop("branch_step"))
         data["starts_after"] = other_train(request, "after", data.pop("after"))
-        key = request.headers.get("Idempotency-Key", "")[:200]
-        run, created = create(reader_of(request), data, key)
 
-        return Response(TrainSerializer(run).data, status=201 if created else 200)
+        key = request.headers.get("Idempotency-Key", "")
+        run, created = create(reader_of(request), data, key[:200])
+        status = 201 if created else 200
+
+        return Response(TrainSerializer(run).data, status=status)
 
 
 def other_train(request: Request, field: str, pk: int | None) -> TrainRun | None:
@@ -149,7 +152,8 @@ def other_train(request: Request, field: str, pk: int | None) -> TrainRun | None
     if pk is None:
         return None
 
-    run = visible_trains(request).filter(pk=pk).first()
+    visible = visible_trains(request)
+    run = visible.filter(pk=pk).first()
     if run is None:
         raise exceptions.ValidationError({field: ["There is no such train."]})
 
@@ -170,26 +174,36 @@ def branch_of(request: Request, train: int | None, step: int | None) -> Origin |
 
 def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
     """train_create with ids and slugs looked up, and errors of parameters under `parameters.`."""
-    found = ingredients(by, data)
+    values = data | ingredients(by, data)
     try:
-        return train_create(owner=by, idempotency_key=key or None, **data | found)
+        return train_create(owner=by, idempotency_key=key or None, **values)
     except UserError as error:
-        fields = {
-            name if name in BESIDE else f"parameters.{name}": texts
-            for name, texts in error.fields.items()
-        }
-        raise UserError(fields, code=error.code, status=error.status) from error
+        raise with_parameters_named(error, BESIDE) from error
+
+
+def with_parameters_named(error: UserError, beside: tuple[str, ...]) -> UserError:
+    """The same refusal, with the fields of parameters where the body has them: all but those that
+    stand `beside` the parameters."""
+    fields = {}
+    for name, texts in error.fields.items():
+        path = name if name in beside else f"parameters.{name}"
+        fields[path] = texts
+
+    return UserError(fields, code=error.code, status=error.status)
 
 
 def ingredients(by: User, data: dict[str, Any]) -> dict[str, Any]:
+    """{name: row} of method, base model and datasets that a body names by id or slug, None for one
+    that it leaves out with null. Raises UserError by field for what `by` cannot see."""
+    datasets = Dataset.objects.visible_to(by)
     sources: dict[str, tuple[QuerySet[Any], str]] = {
         "method": (TrainingMethod.objects.all(), "method"),
         "base_model": (BaseModel.objects.visible_to(by), "base model"),
-        "dataset": (Dataset.objects.visible_to(by), "dataset"),
-        "evaluation_dataset": (Dataset.objects.visible_to(by), "dataset"),
+        "dataset": (datasets, "dataset"),
+        "evaluation_dataset": (datasets, "dataset"),
     }
 
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     missing: dict[str, list[str]] = {}
 
     for name, (rows, word) in sources.items():
@@ -197,14 +211,14 @@ def ingredients(by: User, data: dict[str, Any]) -> dict[str, Any]:
         if key is None:
             continue
 
-        found[name] = by_id_or_slug(rows, key)
-        if found[name] is None:
+        chosen[name] = by_id_or_slug(rows, key)
+        if chosen[name] is None:
             missing[name] = [f"There is no {word} {key[:80]!r}."]
 
     if missing:
         raise UserError(missing)
 
-    return found
+    return chosen
 
 
 class TrainPlanView(APIView):
@@ -238,7 +252,8 @@ class TrainPlanView(APIView):
 class TrainDetailView(APIView):
     @extend_schema(responses={200: TrainSerializer, **errors()})
     def get(self, request: Request, pk: int) -> Response:
-        return Response(TrainSerializer(row_or_404(trains_to_serialize(request), pk)).data)
+        run = row_or_404(trains_to_serialize(request), pk)
+        return Response(TrainSerializer(run).data)
 
     @extend_schema(
         request=TrainUpdateSerializer,
@@ -250,13 +265,17 @@ class TrainDetailView(APIView):
         body = TrainUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
-        waits = {name: data.pop(name) for name in ("priority", "after") if name in data}
-        if "after" in waits:
-            waits["starts_after"] = other_train(request, "after", waits.pop("after"))
+        waits = {}
+
+        if "priority" in data:
+            waits["priority"] = data.pop("priority")
+        if "after" in data:
+            waits["starts_after"] = other_train(request, "after", data.pop("after"))
         if waits:
             run = train_wait(run=run, by=reader_of(request), **waits)
 
-        return Response(TrainSerializer(train_update(run=run, by=reader_of(request), **data)).data)
+        run = train_update(run=run, by=reader_of(request), **data)
+        return Response(TrainSerializer(run).data)
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, pk: int) -> Response:
@@ -266,7 +285,9 @@ class TrainDetailView(APIView):
 
 
 def live_train_or_404(request: Request, pk: int) -> TrainRun:
-    return row_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_NEEDS), pk)
+    """The train with those columns alone that live_state reads."""
+    visible = TrainRun.objects.visible_to(request.user)
+    return row_or_404(visible.only(*LIVE_NEEDS), pk)
 
 
 class TrainLiveView(APIView):
@@ -287,9 +308,9 @@ class TrainMetricsView(APIView):
         """Logged steps in order, at most 5,000 at a time, and how the train stands."""
         run = live_train_or_404(request, pk)
         after = whole_number(request, "after", 0)
-        # As they lie there: open pages ask again and again, and a serializer says the same in twice
-        # the time.
-        rows = list(run.metrics.filter(seq__gt=after).values(*METRIC_COLUMNS)[:METRIC_ROWS])
+        newer = run.metrics.filter(seq__gt=after)
+        # Without a serializer, which takes twice the time: open pages poll this.
+        rows = list(newer.values(*METRIC_COLUMNS)[:METRIC_ROWS])
 
         return Response(
             {
@@ -316,10 +337,16 @@ class TrainLogView(APIView):
     def get(self, request: Request, pk: int) -> Response:
         """A piece of the raw log."""
         offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
-        piece = log_read(
-            train_or_404(request, pk), offset, whole_number(request, "limit", PIECE_BYTES, least=1)
+        limit = whole_number(request, "limit", PIECE_BYTES, least=1)
+        piece = log_read(train_or_404(request, pk), offset, limit)
+
+        return Response(
+            {
+                "offset": piece.offset,
+                "size": piece.size,
+                "text": piece.text,
+            }
         )
-        return Response({"offset": piece.offset, "size": piece.size, "text": piece.text})
 
 
 class TrainLogSearchView(APIView):
@@ -328,23 +355,27 @@ class TrainLogSearchView(APIView):
             OpenApiParameter(
                 "q", OpenApiTypes.STR, required=True, description="Text; the case is ignored."
             ),
-            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes: where to go on."),
+            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes: where to continue."),
         ],
         responses={200: LogSearchSerializer, **errors(400, 401, 404)},
     )
     def get(self, request: Request, pk: int) -> Response:
-        """Lines of the log that hold a text. A long log takes several calls: go on at `next` until
+        """Lines of the log that hold a text. A long log takes several calls: continue at `next` until
         that is null."""
         run = train_or_404(request, pk)
         words = request.query_params.get("q", "")
         if not 0 < len(words) <= LONGEST_SEARCH:
             raise UserError({"q": [f"Give a text of at most {LONGEST_SEARCH} characters."]})
 
-        matches, following, size = log_search(
-            run, words, whole_number(request, "offset", 0, least=0)
-        )
+        offset = whole_number(request, "offset", 0)
+        matches, following, size = log_search(run, words, offset)
+
         return Response(
-            {"matches": [asdict(match) for match in matches], "next": following, "size": size}
+            {
+                "matches": [asdict(match) for match in matches],
+                "next": following,
+                "size": size,
+            }
         )
 
 
@@ -359,10 +390,13 @@ class TrainSamplesView(generics.ListAPIView[Sample]):
         if getattr(self, "swagger_fake_view", False):
             return Sample.objects.none()
 
-        return train_or_404(self.request, self.kwargs["pk"]).samples.all()
+        run = train_or_404(self.request, self.kwargs["pk"])
+        return run.samples.all()
 
 
 class TrainCheckpointsView(generics.ListAPIView[Checkpoint]):
+    """Checkpoints of the train, whether they are still on the disk or not."""
+
     serializer_class = CheckpointSerializer
     pagination_class = None
     filter_backends = ()
@@ -371,7 +405,8 @@ class TrainCheckpointsView(generics.ListAPIView[Checkpoint]):
         if getattr(self, "swagger_fake_view", False):
             return Checkpoint.objects.none()
 
-        return train_or_404(self.request, self.kwargs["pk"]).checkpoints.all()
+        run = train_or_404(self.request, self.kwargs["pk"])
+        return run.checkpoints.all()
 
 
 class TrainStopView(APIView):
@@ -393,7 +428,9 @@ class TrainSaveView(APIView):
     @extend_schema(request=None, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Save a checkpoint after the step that the train is at."""
-        run = train_save(run=train_or_404(request, pk), by=reader_of(request))
+        run = train_or_404(request, pk)
+        run = train_save(run=run, by=reader_of(request))
+
         return Response(TrainSerializer(run).data)
 
 
@@ -403,8 +440,8 @@ class TrainResumeView(APIView):
         responses={200: TrainSerializer, **errors(400, 401, 403, 404, 507)},
     )
     def post(self, request: Request, pk: int) -> Response:
-        """Go on with a train that was stopped or failed, after a checkpoint: the same train, its
-        next attempt."""
+        """Resume a train that was stopped or failed from a checkpoint: the same train, its next
+        attempt."""
         run = train_or_404(request, pk)
         body = TrainResumeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
@@ -423,24 +460,26 @@ class TrainCopyView(APIView):
         body = TrainCopySerializer(data=request.data)
         body.is_valid(raise_exception=True)
         changes = dict(body.validated_data)
-        data = {
-            "name": f"{origin.name[:115]}-copy",
-            "method": str(origin.method_id),
-            "base_model": str(origin.base_model_id),
-            "dataset": str(origin.dataset_id),
-            "evaluation_dataset": str(origin.evaluation_dataset_id)
-            if origin.evaluation_dataset_id
-            else None,
-            "system_prompt": origin.system_prompt,
-            "notes": origin.notes,
-            "labels": [label.name for label in origin.labels.all()],
-            "copied_from": origin,
-        }
-
-        parameters = origin.parameters | changes.pop("parameters")
-        run, _ = create(reader_of(request), data | changes | {"parameters": parameters})
+        changes["parameters"] = origin.parameters | changes["parameters"]
+        run, _ = create(reader_of(request), values_of(origin) | changes)
 
         return Response(TrainSerializer(run).data, status=201)
+
+
+def values_of(origin: TrainRun) -> dict[str, Any]:
+    """What a body would say to start the same train again, its parameters apart."""
+    evaluation = origin.evaluation_dataset_id
+    return {
+        "name": f"{origin.name[:115]}-copy",
+        "method": str(origin.method_id),
+        "base_model": str(origin.base_model_id),
+        "dataset": str(origin.dataset_id),
+        "evaluation_dataset": str(evaluation) if evaluation else None,
+        "system_prompt": origin.system_prompt,
+        "notes": origin.notes,
+        "labels": [label.name for label in origin.labels.all()],
+        "copied_from": origin,
+    }
 
 
 class TrainModelView(APIView):
@@ -462,17 +501,18 @@ class TrainCompareView(APIView):
     def get(self, request: Request) -> Response:
         """Two to eight trains side by side: what differs, and how each came out."""
         ids = ids_parse(request.query_params.get("ids", ""))
-        if not 2 <= len(ids) <= MOST_TRAINS:
-            raise exceptions.ValidationError(
-                {"ids": [f"Give 2 to {MOST_TRAINS} different ids, such as 3,5."]}
-            )
+        if not FEWEST_TRAINS <= len(ids) <= MOST_TRAINS:
+            message = f"Give {FEWEST_TRAINS} to {MOST_TRAINS} different ids, such as 3,5."
+            raise exceptions.ValidationError({"ids": [message]})
 
-        found = visible_trains(request).in_bulk(ids)
-        if len(found) < len(ids):
+        by_id = visible_trains(request).in_bulk(ids)
+        if len(by_id) < len(ids):
             raise exceptions.NotFound()
 
-        trains = [found[pk] for pk in ids]
-        result = comparison(trains)
-        result |= {"comparability": comparability(trains), "verdict": verdict(trains).for_api()}
+        trains = [by_id[pk] for pk in ids]
+        answer = comparison(trains)
+        answer["comparability"] = comparability(trains)
+        answer["verdict"] = verdict(trains).for_api()
+        answer["trains"] = TrainSerializer(trains, many=True).data
 
-        return Response({"trains": TrainSerializer(trains, many=True).data, **result})
+        return Response(answer)
