@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from accounts.models import SignInCounter, Token
 
 
-class LookAndDelete(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Nothing here is made or changed by hand: it is looked at, and deleted."""
+class ViewAndDeleteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """For rows that nobody adds or changes by hand: they can be viewed, and deleted."""
 
     actions_on_bottom = False
 
@@ -23,7 +23,7 @@ class LookAndDelete(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Token)
-class TokenAdmin(LookAndDelete):
+class TokenAdmin(ViewAndDeleteAdmin):
     """Deleting a token revokes it."""
 
     list_display = ("name", "user", "scope", "created", "last_used", "expiry")
@@ -34,7 +34,7 @@ class TokenAdmin(LookAndDelete):
 
 
 @admin.register(SignInCounter)
-class SignInCounterAdmin(LookAndDelete):
+class SignInCounterAdmin(ViewAndDeleteAdmin):
     """Deleting a row unlocks at once."""
 
     list_display = ("key", "kind", "count", "expires_at")

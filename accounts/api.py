@@ -1,5 +1,5 @@
-"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and all that the account page can
-do."""
+"""/api/v1/auth/ and /api/v1/account/: signing in as a program, and everything that the account page
+can do."""
 
 from __future__ import annotations
 
@@ -140,12 +140,16 @@ class PasswordView(AccountAPIView):
         parameters=[RETRY_AFTER],
     )
     def post(self, request: Request) -> Response:
-        """Change your password. All your tokens, also the one that this call is made with, and all
-        your other sessions end."""
+        """Change your password. All your tokens, including the one of this call, and all your other
+        sessions end."""
         body = PasswordChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        old, new = body.validated_data["old_password"], body.validated_data["new_password"]
-        password_change(user=self.reader, request=request._request, old=old, new=new)
+        password_change(
+            user=self.reader,
+            request=request._request,
+            old=body.validated_data["old_password"],
+            new=body.validated_data["new_password"],
+        )
 
         if request.auth is None:
             update_session_auth_hash(request._request, self.reader)
@@ -170,7 +174,7 @@ class TokensView(AccountAPIView):
         responses={201: NewTokenSerializer, **KNOWN_STATUSES, 409: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Make a token. Its text is in this answer and nowhere else."""
+        """Create a token. Its text is in this answer only."""
         body = TokenCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         token, text = token_create(user=self.reader, **body.validated_data)

@@ -14,7 +14,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 
 from accounts.models import Token
-from accounts.scopes import SCOPES, scope_allows
+from accounts.scopes import scope_allows
 from core.errors import UserError
 
 # A write for every call would make readers wait for each other.
@@ -26,15 +26,17 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     """The only place where scopes are enforced: every API view authenticates here."""
 
     def authenticate(self, request: Request) -> Any:
-        """(user, token); None where the request has no token. Raises UserError with 403 for too
-        small a scope."""
-        found = super().authenticate(request)
-        if found is None:
+        """(user, token), or None where the request has no token. Raises UserError (403) where the
+        token's scope does not cover the call."""
+        credentials = super().authenticate(request)
+        if credentials is None:
             return None
 
-        user, token = found
+        user, token = credentials
+        method = request.method or ""
         match = request._request.resolver_match
-        if match is None or not scope_allows(token.scope, request.method or "", match):
+
+        if match is None or not scope_allows(token.scope, method, match):
             raise UserError(_too_small(token), code="token_scope", status=403)
 
         _mark_used(token)
@@ -48,16 +50,19 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
 
 
 def _too_small(token: Token) -> str:
-    title = SCOPES[token.scope].title if token.scope in SCOPES else token.scope
     return (
-        f"The token “{token.name}” has the scope {title}, which does not cover this call. "
+        f"The token “{token.name}” has the scope {token.scope_title}, which does not cover this call. "
         "Use a token with a wider scope; your account page makes one."
     )
 
 
 def _mark_used(token: Token) -> None:
     now = timezone.now()
-    stale = Q(last_used=None) | Q(last_used__lt=now - LAST_USED_RESOLUTION)
+    fresh_since = now - LAST_USED_RESOLUTION
 
-    if token.last_used is None or token.last_used < now - LAST_USED_RESOLUTION:
-        Token.objects.filter(stale, pk=token.pk).update(last_used=now)
+    if token.last_used is not None and token.last_used >= fresh_since:
+        return
+
+    # Another request may have marked it in the meantime.
+    stale = Q(last_used=None) | Q(last_used__lt=fresh_since)
+    Token.objects.filter(stale, pk=token.pk).update(last_used=now)

@@ -1,5 +1,5 @@
-"""Names and passwords, checked within the limits of accounts.lockout. The only backend: no sign-in
-goes past it."""
+"""Names and passwords, checked within the limits of accounts.lockout. The only backend, so that no
+sign-in bypasses it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PasswordBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The person, or None. Raises lockout.TooManyTries, and hashers.Busy where too many sign in
-        at once."""
+        """The person, or None. Raises lockout.TooManyTries, and hashers.Busy if too many sign in at
+        once."""
         if request is None or username is None or password is None:
             # No request: a command of ours, or a test that is not about signing in.
             return super().authenticate(request, username=username, password=password, **kwargs)

@@ -15,44 +15,49 @@ from django.http import HttpRequest, HttpResponseBase
 
 SALT = "accounts.browsers"
 SECONDS = 365 * 86_400
+# Of one browser that several people share.
+PEOPLE_KNOWN = 10
 
 
 def cookie_name() -> str:
-    """Two copies on one host differ by port only, and cookies do not know ports."""
+    """Two copies of the platform on one host differ by port only, and cookies ignore ports."""
     return f"deepextension_browser_{settings.PORT}"
 
 
 def browser_of(request: HttpRequest, user: Any) -> str:
-    """What this browser is called for this person, "" where the person never signed in with it."""
-    text = request.COOKIES.get(cookie_name(), "")
-    if not text or user is None:
+    """The name of this browser for this person, "" if the person never signed in with it."""
+    if user is None:
         return ""
 
-    try:
-        known: Any = signing.loads(text, salt=SALT, max_age=SECONDS)
-    except signing.BadSignature:
-        return ""
-
-    return str(known.get(str(user.pk), ""))
+    names = _names_read(request)
+    return str(names.get(str(user.pk), ""))
 
 
 def browser_remember(request: HttpRequest, response: HttpResponseBase, user: Any) -> None:
     """Let the browser prove next time that this person has used it. Several people may share one
     browser."""
-    try:
-        known = signing.loads(request.COOKIES.get(cookie_name(), ""), salt=SALT, max_age=SECONDS)
-    except signing.BadSignature:
-        known = {}
-
-    others = {key: value for key, value in known.items() if key != str(user.pk)}
-    newest = dict(list(others.items())[-9:])
-    name = known.get(str(user.pk)) or secrets.token_urlsafe(9)
+    names = _names_read(request)
+    key = str(user.pk)
+    # The latest sign-in goes last.
+    name = names.pop(key, "") or secrets.token_urlsafe(9)
+    names[key] = name
+    newest = dict(list(names.items())[-PEOPLE_KNOWN:])
 
     response.set_cookie(
         cookie_name(),
-        signing.dumps(newest | {str(user.pk): name}, salt=SALT),
+        signing.dumps(newest, salt=SALT),
         max_age=SECONDS,
         secure=settings.SESSION_COOKIE_SECURE,
         httponly=True,
         samesite="Lax",
     )
+
+
+def _names_read(request: HttpRequest) -> dict[str, str]:
+    """{user id: this browser's name for that person}, from the cookie."""
+    text = request.COOKIES.get(cookie_name(), "")
+
+    try:
+        return dict(signing.loads(text, salt=SALT, max_age=SECONDS))
+    except signing.BadSignature:
+        return {}

@@ -15,30 +15,37 @@ from django.conf import settings
 PURPOSE = b"deepextension: secrets of people"
 
 
-class Unreadable(Exception):
+class DecryptionFailed(Exception):
     """It was encrypted with another SECRET_KEY, or damaged."""
 
 
 def encrypt(text: str) -> str:
-    return _fernet().encrypt(text.encode()).decode()
+    encrypted = _fernet().encrypt(text.encode())
+    return encrypted.decode()
 
 
 def decrypt(text: str) -> str:
-    """Raises Unreadable."""
+    """Raises DecryptionFailed."""
     try:
-        return _fernet().decrypt(text.encode()).decode()
+        decrypted = _fernet().decrypt(text.encode())
     except InvalidToken as error:
-        raise Unreadable from error
+        raise DecryptionFailed from error
+
+    return decrypted.decode()
 
 
 def _fernet() -> MultiFernet:
     """New secrets use SECRET_KEY; those of earlier keys (SECRET_KEY_FALLBACKS) can still be
     read."""
-    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return MultiFernet([Fernet(_derived(str(key))) for key in keys])
+    secret_keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    ciphers = [Fernet(_derived(str(secret_key))) for secret_key in secret_keys]
+
+    return MultiFernet(ciphers)
 
 
 def _derived(key: str) -> bytes:
-    """32 bytes in URL-safe base64, as Fernet wants them (RFC 5869)."""
-    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE).derive(key.encode())
+    """A key of 32 bytes in URL-safe base64, as Fernet takes it, derived by HKDF (RFC 5869)."""
+    derivation = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE)
+    derived = derivation.derive(key.encode())
+
     return base64.urlsafe_b64encode(derived)

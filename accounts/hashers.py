@@ -1,7 +1,7 @@
-"""Password hashing with a bound on how much of it runs at once.
+"""Password hashing with a limit on how much of it runs at once.
 
-One hash takes a processor about half a second, by intention. Without a bound a flood of sign-ins,
-right or wrong, takes every thread of the web server and every processor, and no page answers any
+One hash takes a processor about half a second, by design. Without a limit, a flood of sign-ins, right
+or wrong, takes every thread of the web server and every processor, and no page is served any
 more."""
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Busy(UserError):
 
 
 class Gate:
-    """Admits `at_once` threads and lets `waiting` more wait their turn; further ones are turned
-    away at once."""
+    """Admits `at_once` threads and lets `waiting` more wait their turn; others are refused at
+    once."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._places = threading.BoundedSemaphore(at_once + waiting)
@@ -42,7 +42,7 @@ class Gate:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Raises Busy where all places are taken, or no turn comes within WAIT_SECONDS."""
+        """Raises Busy if all places are taken, or none is freed within WAIT_SECONDS."""
         if not self._places.acquire(blocking=False):
             raise Busy
 
@@ -68,8 +68,9 @@ def _default_gate() -> Gate:
 class GatedPBKDF2PasswordHasher(PBKDF2PasswordHasher):
     """Django's default hash, under its own name: stored passwords stay as they are.
 
-    The bound is here and not at the sign-in, because every way to check or set a password comes
-    through here, also the check that Django makes for names that do not exist."""
+    The limit is here and not at the sign-in, because every way to check or set a password ends
+    here, also the check that Django makes for names that do not exist.
+    """
 
     gate = _default_gate()
 

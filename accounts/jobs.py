@@ -1,4 +1,4 @@
-"""What background workers call."""
+"""The functions that background workers call."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def send_password_reset(user_id: int) -> None:
 
 
 def password_reset_ended(user_id: int, *, reason: str, limit_seconds: float) -> None:
-    """Nothing to write down: whoever waits for the mail asks for another one."""
+    """Nothing to store: whoever waits for the mail asks for another one."""

@@ -12,13 +12,14 @@ first limit alone, and one who comes with a known browser (a signed cookie) to t
 attack on the account from elsewhere locks neither out. The scheme is OWASP's "device cookies",
 https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 
-A try is counted before the password is looked at and given back when it was right. Counting
-afterwards, as lock-out libraries do, lets as many tries through at once as there are threads."""
+A try is counted before the password is checked, and uncounted if it was right. Counting afterwards,
+as lock-out libraries do, lets as many tries through at once as there are threads."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -66,8 +67,10 @@ class TooManyTries(UserError):
 
 def minutes(seconds: int) -> str:
     """ "1 minute", "12 minutes": rounded up, so that nobody comes back too early."""
-    count = -(-seconds // 60)
-    return f"{count} minute{'s' if count != 1 else ''}"
+    count = math.ceil(seconds / 60)
+    plural = "" if count == 1 else "s"
+
+    return f"{count} minute{plural}"
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,21 @@ class Counted:
     key: str
     limit: int
 
+    @property
+    def rows(self) -> QuerySet[SignInCounter]:
+        """Its row in the database, if there is one."""
+        return SignInCounter.objects.filter(kind=self.kind, key=self.key)
+
+    def uncount(self) -> None:
+        """Take one try back."""
+        self.rows.filter(count__gt=0).update(count=F("count") - 1)
+
 
 class Attempt:
-    """One try of a password, counted already. Ends with `succeeded`, `failed` or `withdrawn`."""
+    """One try of a password, counted already. Ends with `succeeded`, `failed` or `withdrawn`.
+
+    reached: the counters that reached their limit by this try.
+    """
 
     def __init__(self, counters: list[Counted], address: str, reached: list[Counted]) -> None:
         self.counters = counters
@@ -99,48 +114,44 @@ class Attempt:
             if not is_disk_full(error):
                 raise
 
-            # Somebody has to sign in to make room. accounts.hashers still bounds how fast one can
-            # guess.
+            # Somebody has to sign in to make room on the disk. accounts.hashers still limits how
+            # fast one can guess.
             return cls([], address, reached=[])
 
     def succeeded(self, user: Any) -> None:
-        """The right password: what this person mistyped is forgotten, what others tried stays
+        """The right password: this person's own failures are forgotten, those of others stay
         counted."""
-        with _full_disk_is_no_obstacle():
+        with _full_disk_ignored():
             self._forget(user)
 
     def _forget(self, user: Any) -> None:
         own = (Kind.PAIR, Kind.BROWSER)
         for counter in self.counters:
-            rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
             if counter.kind in own:
-                rows.delete()
+                counter.rows.delete()
             else:
-                rows.filter(count__gt=0).update(count=F("count") - 1)
+                counter.uncount()
 
         if self.counters:
             known_address_remember(user, self.address)
 
     def failed(self) -> None:
-        """Tell the operator once for each lock-out. Names that are no account's are not written
-        down: people type passwords into the wrong field."""
+        """Log each lock-out once. Names that no account has are not logged: people type passwords
+        into the wrong field."""
         for counter in self.reached:
             logger.warning("%s", _report(counter, self.address))
 
     def withdrawn(self) -> None:
-        """The password was not looked at after all."""
-        with _full_disk_is_no_obstacle():
+        """The password was not checked after all."""
+        with _full_disk_ignored():
             for counter in self.counters:
-                counted = SignInCounter.objects.filter(
-                    kind=counter.kind, key=counter.key, count__gt=0
-                )
-                counted.update(count=F("count") - 1)
+                counter.uncount()
 
 
 @contextmanager
-def _full_disk_is_no_obstacle() -> Iterator[None]:
-    """Somebody has to sign in to make room; what could not be written down is counted a little
-    longer."""
+def _full_disk_ignored() -> Iterator[None]:
+    """Somebody has to sign in to make room on the disk; failures that could not be uncounted expire
+    by themselves."""
     try:
         yield
     except DatabaseError as error:
@@ -149,9 +160,10 @@ def _full_disk_is_no_obstacle() -> Iterator[None]:
 
 
 def _counters(request: HttpRequest, username: str, address: str) -> list[Counted]:
-    """What this try adds to, always in the same order: two transactions that lock rows in turn
-    cannot block each other for ever."""
+    """The counters that this try adds to, always in the same order, so that two transactions that
+    lock rows one after the other cannot deadlock."""
     limit = settings.SIGN_IN_FAILURE_LIMIT
+    spray_limit = SPRAY_FACTOR * limit
     account = account_key(username)
     user = get_user_model().objects.filter(username=username).first()
 
@@ -163,24 +175,26 @@ def _counters(request: HttpRequest, username: str, address: str) -> list[Counted
     if user is not None and known_address(user, address):
         return [pair]
 
-    everywhere = Counted(Kind.ACCOUNT, account, SPRAY_FACTOR * limit)
-    here = Counted(Kind.ADDRESS, address, SPRAY_FACTOR * limit)
-    return [here, everywhere, pair]
+    return [
+        Counted(Kind.ADDRESS, address, spray_limit),
+        Counted(Kind.ACCOUNT, account, spray_limit),
+        pair,
+    ]
 
 
 def account_key(username: str) -> str:
-    """The name of an account as it is counted. A name that no account has is kept as a digest
-    only."""
+    """The name of an account as counters keep it; a digest for a name that no account has."""
     name = unicodedata.normalize("NFKC", username).casefold()
     if get_user_model().objects.filter(username__iexact=name).exists():
         return name
 
-    return f"unknown name {hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"unknown name {digest[:16]}"
 
 
 def _count(counters: list[Counted]) -> list[Counted]:
-    """Add one to each, all or none, and return those that have reached their limit by it. Raises
-    TooManyTries."""
+    """Add one to each counter, to all or none, and return those that reached their limit by it.
+    Raises TooManyTries."""
     with transaction.atomic():
         return [counter for counter in counters if _count_one(counter)]
 
@@ -189,18 +203,17 @@ def _count_one(counter: Counted) -> bool:
     """Whether this was the last try within the limit. Raises TooManyTries where there is none
     left."""
     now = timezone.now()
-    rows = SignInCounter.objects.filter(kind=counter.kind, key=counter.key)
+    expires_at = now + WINDOW
+    rows = counter.rows
 
-    # Each line is one UPDATE, which the database carries out whole: of tries at the same moment
-    # none is lost.
-    if rows.filter(expires_at__gt=now, count=counter.limit - 1).update(
-        count=counter.limit, expires_at=now + WINDOW
-    ):
+    # Each of these is one atomic UPDATE: of tries at the same moment none is lost.
+    valid = rows.filter(expires_at__gt=now)
+    last = valid.filter(count=counter.limit - 1)
+    if last.update(count=counter.limit, expires_at=expires_at):
         return True
-
-    if rows.filter(expires_at__gt=now, count__lt=counter.limit).update(count=F("count") + 1):
+    if valid.filter(count__lt=counter.limit).update(count=F("count") + 1):
         return False
-    if rows.filter(expires_at__lte=now).update(count=1, expires_at=now + WINDOW):
+    if rows.filter(expires_at__lte=now).update(count=1, expires_at=expires_at):
         return counter.limit == 1
 
     row = rows.first()
@@ -210,22 +223,25 @@ def _count_one(counter: Counted) -> bool:
     try:
         with transaction.atomic():
             SignInCounter.objects.create(
-                kind=counter.kind, key=counter.key, count=1, expires_at=now + WINDOW
+                kind=counter.kind,
+                key=counter.key,
+                count=1,
+                expires_at=expires_at,
             )
     except IntegrityError:
-        # Somebody else was first by a moment.
+        # Another request created it this moment.
         return _count_one(counter)
 
     return counter.limit == 1
 
 
 def _report(counter: Counted, address: str) -> str:
+    """A line for the log about a lock-out."""
     what = {
         Kind.ADDRESS: f"address {address} has tried too many passwords and is locked out",
         Kind.ACCOUNT: (
             f"account {counter.key} is under attack from several addresses, the last one "
-            f"{address}; it is locked for "
-            "addresses and browsers that never signed in to it"
+            f"{address}; it is locked for addresses and browsers that never signed in to it"
         ),
         Kind.PAIR: f"account {counter.key} is locked out",
         Kind.BROWSER: f"account {counter.key}, at {address}, is locked out",
@@ -238,28 +254,32 @@ def _report(counter: Counted, address: str) -> str:
 
 
 def known_address(user: Any, address: str) -> bool:
-    return KnownAddress.objects.filter(
-        user=user, address=address, last_seen__gt=timezone.now() - KNOWN_FOR
-    ).exists()
+    """Whether this person signed in from there within KNOWN_FOR."""
+    since = timezone.now() - KNOWN_FOR
+    rows = KnownAddress.objects.filter(user=user, address=address, last_seen__gt=since)
+
+    return rows.exists()
 
 
 def known_address_remember(user: Any, address: str) -> None:
-    """Note that this person signed in from there; the oldest addresses are forgotten."""
-    KnownAddress.objects.update_or_create(
-        user=user, address=address, defaults={"last_seen": timezone.now()}
-    )
-    kept = (
-        KnownAddress.objects.filter(user=user).order_by("-last_seen").values_list("pk", flat=True)
-    )
-    KnownAddress.objects.filter(user=user).exclude(pk__in=list(kept[:KNOWN_ADDRESSES])).delete()
-    SignInCounter.objects.filter(expires_at__lt=timezone.now() - WINDOW).delete()
+    """Store that this person signed in from there; the oldest addresses are forgotten."""
+    now = timezone.now()
+    addresses = KnownAddress.objects.filter(user=user)
+    addresses.update_or_create(user=user, address=address, defaults={"last_seen": now})
+
+    newest = addresses.order_by("-last_seen").values_list("pk", flat=True)
+    kept = list(newest[:KNOWN_ADDRESSES])
+    addresses.exclude(pk__in=kept).delete()
+
+    SignInCounter.objects.filter(expires_at__lt=now - WINDOW).delete()
 
 
 def account_unlock(username: str) -> None:
-    """Forget all failures for this account. Its name ends where " from " or " in " begins, and
-    holds no blank."""
+    """Forget all failures for this account."""
     account = account_key(username)
     rows = SignInCounter.objects
+
+    # A user name holds no space, so that these are the keys of this account alone.
     rows.filter(kind=Kind.ACCOUNT, key=account).delete()
     rows.filter(kind=Kind.PAIR, key__startswith=f"{account} from ").delete()
     rows.filter(kind=Kind.BROWSER, key__startswith=f"{account} in ").delete()
@@ -268,10 +288,9 @@ def account_unlock(username: str) -> None:
 def reset_count(request: HttpRequest, email: str) -> None:
     """Limit how many mails somebody can have sent, from one address and to one. Raises
     TooManyTries."""
-    digest = hashlib.sha256(email.strip().casefold().encode()).hexdigest()[:32]
-    _count(
-        [
-            Counted(Kind.RESET_ADDRESS, client_address(request), RESETS_PER_WINDOW),
-            Counted(Kind.RESET_ACCOUNT, digest, RESETS_PER_WINDOW),
-        ]
-    )
+    normal = email.strip().casefold()
+    digest = hashlib.sha256(normal.encode()).hexdigest()[:32]
+
+    by_address = Counted(Kind.RESET_ADDRESS, client_address(request), RESETS_PER_WINDOW)
+    by_account = Counted(Kind.RESET_ACCOUNT, digest, RESETS_PER_WINDOW)
+    _count([by_address, by_account])

@@ -1,4 +1,4 @@
-"""Whether mail can be sent at all, and the mail that lets somebody choose a new password."""
+"""Whether mail can be sent at all, and the mail with a link to choose a new password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def mail_is_set_up() -> bool:
 def password_reset_enqueue(email: str) -> None:
     """Have a mail sent to everybody with this address who may sign in with a password.
 
-    In the background: how long the answer takes must not tell whether there is such a person.
+    In the background: the time that the answer takes must not reveal whether there is such a
+    person.
     """
     people = get_user_model().objects.filter(email__iexact=email.strip(), is_active=True)
     for user in people:
@@ -31,27 +32,27 @@ def password_reset_enqueue(email: str) -> None:
                 key=f"password-reset-{user.pk}",
                 person=user.pk,
                 expected_seconds=5,
+                # Whoever asks again need not wait until the mail server is tried again by itself.
+                end_pause=True,
             )
 
 
 def password_reset_send(user_id: int) -> None:
-    """The chore. The link holds for PASSWORD_RESET_TIMEOUT and ends with the next sign-in or change
-    of password."""
+    """Background work. Raises OSError or SMTPException where the mail server does not take it; it
+    is tried again then. The link is valid for PASSWORD_RESET_TIMEOUT, until the next sign-in or
+    change of password."""
     user = get_user_model().objects.filter(pk=user_id, is_active=True).first()
     if user is None or not user.email:
         return
 
-    path = reverse(
-        "password-reset-confirm",
-        kwargs={
-            "uidb64": urlsafe_base64_encode(force_bytes(user.pk)),
-            "token": default_token_generator.make_token(user),
-        },
-    )
+    uid = urlsafe_base64_encode(force_bytes(user.pk))
+    token = default_token_generator.make_token(user)
+    path = reverse("password-reset-confirm", kwargs={"uidb64": uid, "token": token})
+    minutes = settings.PASSWORD_RESET_TIMEOUT // 60
 
     lines = [
         f"Somebody, probably you, asked for a new password for the account {user.get_username()}.",
-        f"Choose it here within {settings.PASSWORD_RESET_TIMEOUT // 60} minutes:",
+        f"Choose it here within {minutes} minutes:",
         settings.PUBLIC_URL.rstrip("/") + path,
         "If it was not you, ignore this mail: nothing has changed.",
     ]

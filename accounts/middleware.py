@@ -1,5 +1,5 @@
-"""Answers to sign-ins that are refused for now, and the cookie by which a browser is known next
-time."""
+"""The page for sign-ins that are refused for now, and the cookie by which a browser is recognised
+next time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ class SignInMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        signed_in = getattr(request, "signed_in", None)
-        if signed_in is not None and not request.path.startswith("/api/"):
-            browser_remember(request, response, signed_in)
+        # Set by accounts.backends.
+        user = getattr(request, "signed_in", None)
+        is_program = request.path.startswith("/api/")
+
+        if user is not None and not is_program:
+            browser_remember(request, response, user)
 
         return response
 
@@ -31,9 +34,12 @@ class SignInMiddleware:
         if not isinstance(error, TooManyTries | Busy):
             return None
 
-        context: dict[str, Any] = {"error": error, "locked": isinstance(error, TooManyTries)}
+        context: dict[str, Any] = {"error": error, "locked": False}
+
         if isinstance(error, TooManyTries):
-            context |= {"wait": minutes(error.retry_after), "until": error.until}
+            context["locked"] = True
+            context["wait"] = minutes(error.retry_after)
+            context["until"] = error.until
 
         response = render(request, "registration/locked.html", context, status=error.status)
         response["Retry-After"] = str(error.retry_after)

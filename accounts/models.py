@@ -16,7 +16,7 @@ class Token(AbstractAuthToken):  # type: ignore[misc]
     """A token for programs, hashed at rest: knox's, with a name, a scope and the time of its last
     use."""
 
-    # The address of a token in pages and in the API. Its primary key is the digest and stays in the
+    # Identifies a token in pages and in the API. Its primary key is the digest, which stays in the
     # database.
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=80)
@@ -32,11 +32,14 @@ class Token(AbstractAuthToken):  # type: ignore[misc]
 
     @property
     def scope_title(self) -> str:
-        return SCOPES[self.scope].title if self.scope in SCOPES else self.scope
+        if self.scope not in SCOPES:
+            return self.scope
+
+        return SCOPES[self.scope].title
 
 
 class Profile(models.Model):
-    """A person's own settings. Somebody without a row has the defaults."""
+    """A person's own settings. A person without a row has the defaults."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="profile"
@@ -50,8 +53,7 @@ class Profile(models.Model):
 
 
 class SignInCounter(models.Model):
-    """Failed sign-ins of one kind, see accounts.lockout. A row that has expired counts for
-    nothing."""
+    """Failed sign-ins of one kind, see accounts.lockout. A row that has expired counts as zero."""
 
     class Kind(models.TextChoices):
         ADDRESS = "address", "From one address"

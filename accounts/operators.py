@@ -1,12 +1,15 @@
-"""Who counts as an operator where an account's own page and downloads are decided."""
+"""Who counts as an operator for the account page and for downloads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What somebody may do who looks after everybody's models; the group Operators has it.
+# The permission to manage everybody's models, which the group Operators has.
 PERMISSION = "models_app.change_basemodel"
 
 
 def is_operator(user: Any) -> bool:
-    return bool(user is not None and user.is_active and user.has_perm(PERMISSION))
+    if user is None or not user.is_active:
+        return False
+
+    return bool(user.has_perm(PERMISSION))

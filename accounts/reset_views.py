@@ -1,4 +1,4 @@
-"""A new password by mail, for those who forgot theirs. There are no such pages where no mail can be
+"""A new password by mail, for those who forgot theirs. These pages do not exist where no mail can be
 sent."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from accounts.mail import mail_is_set_up, password_reset_enqueue
 
 
 class NeedsMail:
-    """For views: a 404 without mail."""
+    """A mixin for views: 404 where no mail can be sent."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not mail_is_set_up():

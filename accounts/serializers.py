@@ -1,4 +1,4 @@
-"""How accounts look in the API."""
+"""Accounts and tokens in the API."""
 
 from __future__ import annotations
 

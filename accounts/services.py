@@ -1,4 +1,4 @@
-"""What a person may change of the own account."""
+"""What people may change about their own account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.http import HttpRequest
 
-from accounts.encryption import Unreadable, decrypt, encrypt
+from accounts.encryption import DecryptionFailed, decrypt, encrypt
 from accounts.models import Profile
 from accounts.operators import is_operator
 from core.errors import UserError
@@ -25,12 +25,13 @@ HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{4,200}")
 
 
 def profile_of(user: Any) -> Profile:
-    """The person's settings; the defaults, not saved, where nothing was ever changed."""
-    return Profile.objects.filter(user=user).first() or Profile(user=user)
+    """The person's settings; an unsaved row of defaults if nothing was ever changed."""
+    profile = Profile.objects.filter(user=user).first()
+    return profile or Profile(user=user)
 
 
 def account_update(*, user: User, email: str | None = None, notices: bool | None = None) -> None:
-    """Change what is given. Raises UserError for something that is no e-mail address."""
+    """Change what is not None. Raises UserError for something that is no e-mail address."""
     with transaction.atomic():
         if email is not None:
             user.email = _clean_email(email)
@@ -48,9 +49,8 @@ def _clean_email(text: str) -> str:
     try:
         validate_email(text)
     except ValidationError as error:
-        raise UserError(
-            {"email": ["That is not an e-mail address. Write it like name@example.org."]}
-        ) from error
+        message = "That is not an e-mail address. Write it like name@example.org."
+        raise UserError({"email": [message]}) from error
 
     if len(text) > LONGEST_EMAIL:
         raise UserError({"email": ["That address is too long."]})
@@ -61,8 +61,8 @@ def _clean_email(text: str) -> str:
 def password_change(*, user: User, request: HttpRequest, old: str, new: str) -> None:
     """Set a new password. All tokens and all other sessions end with it, see accounts.validators.
 
-    The old password is checked within the same limits as a sign-in from where `request` comes:
-    whoever sits down at somebody's open session cannot guess on.
+    The old password is checked within the same limits as a sign-in from the address of `request`:
+    whoever sits down at somebody's open session cannot guess without end.
 
     Raises UserError where `old` is wrong or `new` is too weak.
     """
@@ -84,12 +84,11 @@ def notices_wanted(user: Any) -> bool:
 
 
 def hub_token_set(*, user: Any, token: str) -> None:
-    """Keep a person's Hugging Face token, encrypted. Raises UserError for what cannot be one."""
+    """Store a person's Hugging Face token, encrypted. Raises UserError for what cannot be one."""
     token = token.strip()
     if not HUB_TOKEN.fullmatch(token):
-        raise UserError(
-            {"hub_token": ["A Hugging Face token begins with hf_. Copy it as a whole."]}
-        )
+        message = "A Hugging Face token begins with hf_. Copy it as a whole."
+        raise UserError({"hub_token": [message]})
 
     Profile.objects.update_or_create(user=user, defaults={"hub_token": encrypt(token)})
 
@@ -106,7 +105,7 @@ def hub_token_state(user: Any) -> str:
 
     try:
         decrypt(stored)
-    except Unreadable:
+    except DecryptionFailed:
         return "unreadable"
 
     return "set"
@@ -115,16 +114,21 @@ def hub_token_state(user: Any) -> str:
 def hub_token_for(user: Any) -> str:
     """The token for a download that this person asked for, "" for none.
 
-    Their own where they have one; else the platform's HF_TOKEN where they may use it: it opens
-    private and gated repositories, and whoever downloads with it sees what it can see."""
+    Their own if they have one, otherwise the platform's HF_TOKEN if they may use it: it opens
+    private and gated repositories, and whoever downloads with it sees what it can see.
+    """
     stored = profile_of(user).hub_token if user is not None else ""
+
     if stored:
         try:
             return decrypt(stored)
-        except Unreadable:
+        except DecryptionFailed:
             pass
 
-    return str(settings.HF_TOKEN) if may_use_platform_token(user) else ""
+    if may_use_platform_token(user):
+        return str(settings.HF_TOKEN)
+
+    return ""
 
 
 def may_use_platform_token(user: Any) -> bool:

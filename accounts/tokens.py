@@ -1,4 +1,4 @@
-"""Tokens for programs: made, listed and revoked."""
+"""Tokens for programs: creating, listing and revoking them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DEFAULT_SCOPE = "all"
 
 
 def tokens_of(user: Any) -> QuerySet[Token]:
-    """Those that are still valid, the newest first."""
-    valid: QuerySet[Token] = Token.objects.filter(
-        Q(expiry=None) | Q(expiry__gt=timezone.now()), user=user
-    )
-    return valid
+    """The person's tokens that are still valid, the newest first."""
+    is_valid = Q(expiry=None) | Q(expiry__gt=timezone.now())
+    tokens: QuerySet[Token] = Token.objects.filter(is_valid, user=user)
+
+    return tokens
 
 
 def token_create(
@@ -36,13 +36,17 @@ def token_create(
     days: int | None = None,
     lifetime: timedelta | None = None,
 ) -> tuple[Token, str]:
-    """(the token's row, its text). The text is stored nowhere: show it now or never.
+    """Returns (the token's row, its text). The text is stored nowhere: show it now or never.
 
-    `days` until it expires: TOKEN_DAYS where it is None. `lifetime` is for shorter-lived tokens of
-    our own commands. Raises UserError for a bad name, scope or number of days, and where this
-    person has TOKENS_PER_PERSON already."""
+    days: until it expires, TOKEN_DAYS by default. lifetime: for shorter-lived tokens of our own
+    commands.
+
+    Raises UserError for an invalid name, scope or number of days, and where this person has
+    TOKENS_PER_PERSON already.
+    """
     name = clean_label(name, limit=80)
-    wanted = settings.TOKEN_DAYS if days is None else days
+    if days is None:
+        days = settings.TOKEN_DAYS
 
     fields = {}
 
@@ -50,18 +54,17 @@ def token_create(
         fields["name"] = ["Name it after what will use it, such as “nightly script”."]
     if scope not in SCOPES:
         fields["scope"] = [f"Choose one of {', '.join(SCOPES)}."]
-    if not 1 <= wanted <= LONGEST_DAYS:
+    if not 1 <= days <= LONGEST_DAYS:
         fields["days"] = [f"Choose between 1 and {LONGEST_DAYS:,} days."]
     if fields:
         raise UserError(fields)
 
     with transaction.atomic():
-        # The row of the person is the lock: of two requests at once the second counts the first
-        # one's token.
+        # Locks the person's row: of two requests at once the second counts the first one's token.
         get_user_model().objects.select_for_update().get(pk=user.pk)
         Token.objects.filter(user=user, expiry__lte=timezone.now()).delete()
         _require_room(user)
-        expiry = lifetime or timedelta(days=wanted)
+        expiry = lifetime or timedelta(days=days)
         token, text = Token.objects.create(user=user, name=name, scope=scope, expiry=expiry)
 
     return token, text
@@ -79,12 +82,12 @@ def _require_room(user: Any) -> None:
 
 
 def token_revoke(*, user: Any, public_id: Any) -> bool:
-    """Whether there was such a token of this person's; it is gone now."""
+    """Revoke one of this person's tokens. Returns whether there was such a token."""
     deleted, _ = Token.objects.filter(user=user, public_id=public_id).delete()
     return bool(deleted)
 
 
 def tokens_revoke_all(*, user: Any) -> int:
-    """How many tokens there were."""
+    """Revoke all of this person's tokens. Returns how many there were."""
     deleted, _ = Token.objects.filter(user=user).delete()
     return int(deleted)

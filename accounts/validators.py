@@ -1,8 +1,8 @@
-"""What a change of password ends, however it comes about: account page, API, reset by mail, admin,
-command line.
+"""What a change of password ends, whether on the account page, by the API, by mail, in the admin or
+on the command line.
 
-Django tells every password validator of a change. It does so after the change was saved, and not
-when it merely hashes the same password anew, which is just when tokens must and must not end."""
+Django notifies every password validator of a change, after it was saved, and not when it merely
+rehashes the same password: exactly when tokens must end, and when they must not."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ EXPIRY_DAYS = (7, 30, 90, 365)
 
 @method_decorator(never_cache, name="dispatch")
 class AccountPage(View):
-    """The page, and what its actions share: with `error` it is shown again as it was sent."""
+    """The page, and what its actions share: after an error it is shown again with what was sent."""
 
     @property
     def reader(self) -> User:
@@ -47,22 +47,24 @@ class AccountPage(View):
         return self.page()
 
     def page(self, error: UserError | None = None, **more: Any) -> HttpResponse:
-        context = self.facts() | {
-            "errors": error.fields if error else {},
-            "whole": " ".join(error.fields.get("", [])) if error else "",
-            "values": self.request.POST if error else {},
-        }
+        context = self.account() | more
+        status = 200
 
-        return render(
-            self.request,
-            "accounts/account.html",
-            context | more,
-            status=error.status if error else 200,
-        )
+        if error is not None:
+            context["errors"] = error.fields
+            context["whole"] = " ".join(error.fields.get("", []))
+            context["values"] = self.request.POST
+            status = error.status
 
-    def facts(self) -> dict[str, Any]:
+        return render(self.request, "accounts/account.html", context, status=status)
+
+    def account(self) -> dict[str, Any]:
         user = self.reader
+
         return {
+            "errors": {},
+            "whole": "",
+            "values": {},
             "profile": profile_of(user),
             "mail_is_set_up": mail_is_set_up(),
             "tokens": tokens_of(user),
@@ -77,7 +79,10 @@ class AccountPage(View):
 
 
 class AccountAction(AccountPage):
-    """One change by POST, then back to the page with a word about it."""
+    """One change by POST, then back to the page with a message about it.
+
+    section: the part of the page to return to. done: the message.
+    """
 
     http_method_names = ("post",)
     section = ""
@@ -100,7 +105,8 @@ class AccountAction(AccountPage):
 
 
 class ProfileAction(AccountAction):
-    section, done = "profile", "Saved."
+    section = "profile"
+    done = "Saved."
 
     def act(self, **path: Any) -> None:
         email = self.request.POST.get("email", "")
@@ -116,8 +122,11 @@ class PasswordAction(AccountAction):
 
     def act(self, **path: Any) -> None:
         sent = self.request.POST
-        old, new = sent.get("old_password", ""), sent.get("new_password", "")
-        if new != sent.get("new_password_again", ""):
+        old = sent.get("old_password", "")
+        new = sent.get("new_password", "")
+        new_again = sent.get("new_password_again", "")
+
+        if new != new_again:
             raise UserError({"new_password_again": ["The two new passwords differ."]})
 
         password_change(user=self.reader, request=self.request, old=old, new=new)
@@ -146,7 +155,8 @@ class TokenCreateAction(AccountAction):
 
 
 class TokenRevokeAction(AccountAction):
-    section, done = "tokens", "Revoked. Programs that use this token are refused from now on."
+    section = "tokens"
+    done = "Revoked. Programs that use this token are refused from now on."
 
     def act(self, **path: Any) -> None:
         token_revoke(user=self.reader, public_id=path["public_id"])
@@ -154,14 +164,17 @@ class TokenRevokeAction(AccountAction):
 
 @method_decorator(sensitive_post_parameters(), name="dispatch")
 class HubTokenAction(AccountAction):
-    section, done = "hub", "Your Hugging Face token is stored."
+    section = "hub"
+    done = "Your Hugging Face token is stored."
 
     def act(self, **path: Any) -> None:
-        hub_token_set(user=self.reader, token=self.request.POST.get("hub_token", ""))
+        token = self.request.POST.get("hub_token", "")
+        hub_token_set(user=self.reader, token=token)
 
 
 class HubTokenRemoveAction(AccountAction):
-    section, done = "hub", "Your Hugging Face token is removed."
+    section = "hub"
+    done = "Your Hugging Face token is removed."
 
     def act(self, **path: Any) -> None:
         hub_token_clear(user=self.reader)

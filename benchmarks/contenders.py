@@ -1,8 +1,7 @@
-"""Who trains beside whom, and on which rows: ours, plain TRL, LLaMA-Factory as it comes and at its
-best.
+"""The contenders of the training benchmarks, and their rows: ours, plain TRL, LLaMA-Factory with its
+defaults and with its best options.
 
-Each takes a Job, a folder with rows.jsonl and held_out.jsonl, and says in a Told what its train
-came to."""
+Each takes a Job, which is a folder with rows.jsonl and held_out.jsonl, and returns a TrainResult."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from benchmarks.environments import (
     ROOT,
     environment,
     environment_of_thread_libraries,
-    without_sound_and_pictures,
+    without_audio_and_vision,
 )
 from engine.contract.rundir import DataFile, Resource, Spec, file_sha256, read_events, write_spec
 
@@ -40,8 +39,8 @@ WORDS = re.findall(
 
 
 @dataclass
-class Told:
-    """What one train of one contender came to."""
+class TrainResult:
+    """The result of one train of one contender."""
 
     seconds: float
     losses: list[float]
@@ -67,14 +66,14 @@ class Job:
 
 
 def smollm2() -> Path | None:
-    """The base model that set-up made."""
+    """The folder of the base model that `make setup` added."""
     home = Path(os.environ.get("DEEPEXTENSION_HOME", ROOT / "var"))
     return next((path.parent for path in sorted(home.glob("models/*/config.json"))), None)
 
 
-def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Rows of lengths spread as Alpaca's are: half of the answers under 100 tokens, a tenth over
-    350."""
+def synthetic_rows(method: str, count: int, draw: random.Random) -> list[dict[str, Any]]:
+    """Rows with the distribution of lengths of Alpaca: half of the answers under 100 tokens, a tenth
+    over 350."""
 
     def text(tokens: float) -> str:
         return " ".join(draw.choice(WORDS) for _ in range(max(3, round(tokens))))
@@ -82,27 +81,27 @@ def made_up_rows(method: str, count: int, draw: random.Random) -> list[dict[str,
     def answer() -> str:
         return text(min(430.0, draw.lognormvariate(4.5, 0.95)))
 
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
 
     for number in range(count):
         prompt = [{"role": "user", "content": text(draw.uniform(8, 50))}]
         if method == "sft":
-            found.append(
+            rows.append(
                 {"prompt": prompt, "completion": [{"role": "assistant", "content": answer()}]}
             )
         elif method == "dpo":
             better, worse = ([{"role": "assistant", "content": answer()}] for _ in range(2))
-            found.append({"prompt": prompt, "chosen": better, "rejected": worse})
+            rows.append({"prompt": prompt, "chosen": better, "rejected": worse})
         else:
             sum_of = f"What is {number % 50} plus 7? Explain, and end with the number."
-            found.append(
+            rows.append(
                 {"prompt": [{"role": "user", "content": sum_of}], "answer": str(number % 50 + 7)}
             )
 
-    return found
+    return rows
 
 
-def ours(job: Job) -> Told:
+def ours(job: Job) -> TrainResult:
     run = job.folder / "run"
     common: dict[str, Any] = {
         "adapter": "lora",
@@ -125,7 +124,7 @@ def ours(job: Job) -> Told:
     }
 
     if job.method == "sft":
-        # As the others have it. DPO puts pairs of like length together; the rows of all steps are
+        # As the others do. DPO puts pairs of similar length together; the rows of all steps are
         # the same.
         common["more"] = {"train_sampling_strategy": "sequential"}
 
@@ -166,7 +165,7 @@ def ours(job: Job) -> Told:
         ),
     )
 
-    peak = watched([sys.executable, "-m", "engine", str(run), "--in-place"], bare())
+    peak = run_measured([sys.executable, "-m", "engine", str(run), "--in-place"], bare())
     events = read_events(run)[0]
     learned = [
         event for event in events if event["type"] == "metrics" and event["split"] == "train"
@@ -175,7 +174,7 @@ def ours(job: Job) -> Told:
     if torch.cuda.is_available():
         peak = max(event["values"].get("peak_memory_gb", 0.0) for event in learned) * 1024
 
-    return Told(
+    return TrainResult(
         training_seconds(events),
         [event["values"]["loss"] for event in learned],
         run / "model",
@@ -185,7 +184,7 @@ def ours(job: Job) -> Told:
 
 
 def training_seconds(events: list[dict[str, Any]]) -> float:
-    """Seconds in the phase "training", each time up to the last step that was logged in it."""
+    """Seconds in the phase "training", counted each time up to the last step logged in it."""
     seconds, began, last = 0.0, None, 0.0
     for event in events:
         if event["type"] == "phase":
@@ -202,7 +201,7 @@ def training_seconds(events: list[dict[str, Any]]) -> float:
     return seconds + (last - began if began is not None else 0.0)
 
 
-def plain_trl(job: Job) -> Told:
+def plain_trl(job: Job) -> TrainResult:
     facts = {
         "model": str(job.model),
         "batch": job.batch,
@@ -214,18 +213,20 @@ def plain_trl(job: Job) -> Told:
     }
 
     (job.folder / "job.json").write_text(json.dumps(facts))
-    peak = watched([sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], bare())
+    peak = run_measured(
+        [sys.executable, "benchmarks/plain_trl.py", job.method, str(job.folder)], bare()
+    )
     result = json.loads((job.folder / "result.json").read_text())
     peak = result.get("gpu_peak_mb", peak)
 
-    return Told(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
+    return TrainResult(result["seconds"], result["losses"], job.folder / "adapter", job.rows, peak)
 
 
 def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, dict[str, str]]:
-    """(command, folder that it writes to, its environment) of LLaMA-Factory; at its `best` without
-    activation checkpointing and with the allocator and threads that it gains from on a CPU."""
+    """(command, output folder, environment) of LLaMA-Factory. best: without activation checkpointing,
+    and with the allocator and threads that make it faster on a CPU."""
     python = environment("llama-factory", *FACTORY)
-    without_sound_and_pictures(python)
+    without_audio_and_vision(python)
     shared: dict[str, Any] = {
         "formatting": "sharegpt",
         "tags": {
@@ -303,23 +304,26 @@ def factory_command(job: Job, *, best: bool = False) -> tuple[list[str], Path, d
     return command, adapter, bare() | extra
 
 
-def factory(job: Job, *, best: bool = False) -> Told:
+def factory(job: Job, *, best: bool = False) -> TrainResult:
     command, adapter, env = factory_command(job, best=best)
-    peak = watched(command, env)
+    peak = run_measured(command, env)
     history = json.loads((adapter / "trainer_state.json").read_text())["log_history"]
     runtime = next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
     evaluated = sum(entry.get("eval_runtime", 0.0) for entry in history)
     losses = [entry["loss"] for entry in history if "loss" in entry]
 
-    return Told(runtime - evaluated - checkpoint_seconds(adapter), losses, adapter, job.rows, peak)
+    return TrainResult(
+        runtime - evaluated - checkpoint_seconds(adapter), losses, adapter, job.rows, peak
+    )
 
 
-def factory_best(job: Job) -> Told:
+def factory_best(job: Job) -> TrainResult:
     return factory(job, best=True)
 
 
 def checkpoint_seconds(adapter: Path) -> float:
-    """From the first file of the checkpoint to its last: it is written within train_runtime."""
+    """Seconds from the first file of the checkpoint to its last, which are part of
+    train_runtime."""
     times = [path.stat().st_mtime for path in adapter.glob("checkpoint-*/*")]
     return max(times) - min(times) if times else 0.0
 
@@ -334,8 +338,8 @@ REWARDS = """
 import re
 
 def reward(prompts, completions, references, rows, **parameters):
-    found = [re.findall(r"-?\\d[\\d,]*", text) for text in completions]
-    right = [float(bool(numbers) and numbers[-1] == answer) for numbers, answer in zip(found, references)]
+    numbers_found = [re.findall(r"-?\\d[\\d,]*", text) for text in completions]
+    right = [float(bool(numbers) and numbers[-1] == answer) for numbers, answer in zip(numbers_found, references)]
     return [value + min(1.0, len(text) / 200) for value, text in zip(right, completions)]
 """
 
@@ -346,8 +350,8 @@ def bare() -> dict[str, str]:
     return env | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
 
-def watched(command: list[str], env: dict[str, str]) -> float:
-    """Run it to its end; its peak memory in MB. Ends the benchmark with its last words where it
+def run_measured(command: list[str], env: dict[str, str]) -> float:
+    """Run a command to its end; returns its peak memory in MB. Exits with the end of its output if it
     fails."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)

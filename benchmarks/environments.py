@@ -1,5 +1,4 @@
-"""Environments of their own for the peers that a benchmark is held against: made once, then used
-again."""
+"""Virtual environments for the peers that a benchmark compares with: created once, then reused."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-# Of these what is measured depends most.
+# The packages on which measurements depend most.
 PACKAGES = (
     "django",
     "gunicorn",
@@ -28,7 +27,7 @@ HOME = ROOT / "var" / "benchmarks"
 
 
 def versions(*others: str) -> list[str]:
-    """What ran here, and `others`."""
+    """{package: version} of this environment, and `others`."""
     return [
         f"python=={platform.python_version()}",
         *(f"{name}=={version(name)}" for name in PACKAGES),
@@ -52,8 +51,8 @@ def environment(name: str, *requirements: str) -> Path:
 
 
 def environment_of_thread_libraries(python: Path) -> dict[str, str]:
-    """Variables with which a process preloads Intel's OpenMP (from the package index) and, where it
-    is installed, tcmalloc: what speeds up training on a CPU from outside."""
+    """Variables with which a process preloads Intel's OpenMP (from the package index) and, if it is
+    installed, tcmalloc: both speed up training on a CPU without changes to the program."""
     pip = [
         str(python),
         "-m",
@@ -65,17 +64,17 @@ def environment_of_thread_libraries(python: Path) -> dict[str, str]:
     ]
 
     subprocess.run(pip, check=True)
-    found = [next(python.parent.parent.rglob("libiomp5.so"))]
-    # Not its siblings, which check or profile.
-    found += list(Path("/usr/lib").rglob("libtcmalloc_minimal.so.4"))[:1]
+    libraries = [next(python.parent.parent.rglob("libiomp5.so"))]
+    # Not its variants, which check or profile.
+    libraries += list(Path("/usr/lib").rglob("libtcmalloc_minimal.so.4"))[:1]
 
-    return {"LD_PRELOAD": ":".join(str(path) for path in found)}
+    return {"LD_PRELOAD": ":".join(str(path) for path in libraries)}
 
 
-def without_sound_and_pictures(python: Path) -> None:
-    """For texts alone: torchvision and torchaudio as the package index has them do not load beside
-    a CPU build of torch. Without the first transformers does well; the second is imported by name,
-    so an empty module stands there."""
+def without_audio_and_vision(python: Path) -> None:
+    """Prepare an environment for texts alone: torchvision and torchaudio of the package index cannot be
+    loaded beside a CPU build of torch. transformers works without the first; the second is imported
+    by name, so an empty module takes its place."""
     (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
     empty = packages / "torchaudio.py"
     if not empty.exists():

@@ -1,9 +1,9 @@
 """LLaMA-Factory's own training with the base model's own template, for contenders.py:
 factory_train.py YAML
 
-Its template of that name writes the system prompt with a dot that the model's has not, and learns
-the line break behind an answer's end, which is of the next turn. Everybody is to learn the same
-tokens, so that losses can be compared."""
+Its template of that name writes a dot in the system prompt that the model's template has not, and
+trains on the line break behind the end of an answer, which belongs to the next turn. All contenders
+must train on the same tokens, so that losses can be compared."""
 
 from __future__ import annotations
 

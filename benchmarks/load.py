@@ -1,8 +1,7 @@
 """200 open pages of a running train and 20 people who click: python -m benchmarks.load
 
-Every open page asks as static/evaluation.js does: for new metrics half a second after the last
-answer, or after as long as that took, and for the judgement every 15 seconds. The header of the
-page is told by the same answers. People open a page, read it for a while, open the next. Measured
+Every open page follows the train as static/evaluation.js does, by server-sent events, and asks for
+the judgement every 15 seconds. People open a page, read it for a while, open the next. Measured
 is how long after the engine wrote a logged step it is in an answer, over all pages, what that costs
 the web processes, and whether any request failed."""
 
@@ -16,6 +15,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,8 +41,8 @@ class Seen:
 
 
 class Browser:
-    """One connection kept open, as a browser keeps it; the next request waits for the last
-    answer."""
+    """One connection that is kept open, as browsers do; each request waits for the answer to the one
+    before."""
 
     def __init__(self, port: int, cookie: str, seen: Seen) -> None:
         self.port, self.cookie, self.seen = port, cookie, seen
@@ -57,8 +57,7 @@ class Browser:
                 status, body = await self._ask(path)
                 break
             except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-                # A kept connection may have been closed meanwhile; a browser then opens another
-                # one.
+                # The connection may have been closed meanwhile; a browser then opens another one.
                 self.writer = None
                 if attempt == 2:
                     self.seen.errors.append(f"{path}: {type(error).__name__}")
@@ -100,6 +99,35 @@ class Browser:
 
         return status, body
 
+    async def events(self, path: str, until: float) -> AsyncIterator[dict[str, Any]]:
+        """The messages of a stream of server-sent events."""
+        self.seen.requests += 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: {self.cookie}\r\n"
+            "Accept: text/event-stream\r\n\r\n"
+        )
+        writer.write(head.encode())
+        status = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+        if status != b"200":
+            self.seen.errors.append(f"{path}: {status.decode()}")
+            return
+
+        text = b""
+        while time.monotonic() < until:
+            size = int(await reader.readline() or b"0", 16)
+            if not size:
+                self.seen.errors.append(f"{path}: ended")
+                break
+
+            text += await reader.readexactly(size + 2)
+            *events, text = text.removesuffix(b"\r\n").split(b"\n\n")
+            for event in events:
+                if event.startswith(b"id: "):
+                    yield json.loads(event.partition(b"data: ")[2])
+
+        writer.close()
+
 
 async def page(browser: Browser, run: int, until: float) -> None:
     """static/evaluation.js"""
@@ -107,21 +135,15 @@ async def page(browser: Browser, run: int, until: float) -> None:
     await browser.get(f"/trains/{run}/evaluation/answers/")
     judged = 0.0
 
-    while time.monotonic() < until:
-        began = time.monotonic()
-        body = await browser.get(f"/api/v1/trains/{run}/metrics/?after={after}")
+    # The stream has a connection of its own, as in a browser.
+    stream = Browser(browser.port, browser.cookie, browser.seen)
+    async for answer in stream.events(f"/api/v1/trains/{run}/events/?after={after}", until):
         now = time.time()
-
-        if body:
-            answer = json.loads(body)
-            after = answer["next"]
-            browser.seen.delays += [now - row["time"] for row in answer["rows"]]
+        browser.seen.delays += [now - row["time"] for row in answer["rows"]]
 
         if time.monotonic() - judged > 15:
             judged = time.monotonic()
             await browser.get(f"/trains/{run}/judgement/")
-
-        await asyncio.sleep(max(0.5, time.monotonic() - began))
 
 
 async def person(browser: Browser, run: int, until: float) -> None:
@@ -138,7 +160,7 @@ async def crowd(port: int, cookie: str, run: int, pages: int, people: int, secon
         return Browser(port, cookie, seen)
 
     async def later(task: Any) -> None:
-        """Nobody opens 200 pages in the same instant."""
+        """Starts after a random delay: nobody opens 200 pages at the same moment."""
         await asyncio.sleep(random.uniform(0, 3))
         await task
 
@@ -159,7 +181,7 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
 
     with running_platform() as platform:
@@ -180,7 +202,9 @@ def main() -> int:
         )
         port = int(platform.url.rsplit(":", 1)[1])
         before = web_seconds(platform)
-        seen = asyncio.run(crowd(port, cookie, run["id"], given.pages, given.people, given.seconds))
+        seen = asyncio.run(
+            crowd(port, cookie, run["id"], options.pages, options.people, options.seconds)
+        )
         web = web_seconds(platform) - before
         steps = platform.get(f"trains/{run['id']}/")["step"]
         platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
@@ -190,15 +214,15 @@ def main() -> int:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
-        "pages": given.pages,
-        "people": given.people,
-        "seconds": given.seconds,
+        "pages": options.pages,
+        "people": options.people,
+        "seconds": options.seconds,
         "requests": seen.requests,
-        "requests_per_second": round(seen.requests / given.seconds, 1),
+        "requests_per_second": round(seen.requests / options.seconds, 1),
         "errors": len(seen.errors),
         "step_to_page_median_s": round(statistics.median(seen.delays), 2),
         "step_to_page_p95_s": round(cuts[18], 2),
-        "web_cores": round(web / given.seconds, 2),
+        "web_cores": round(web / options.seconds, 2),
         "answer_median_s": round(statistics.median(seen.waits), 3),
         "answer_p95_s": round(statistics.quantiles(seen.waits, n=20)[18], 3),
         "steps_while_measured": steps,

@@ -1,7 +1,7 @@
 """TRL's own trainers as its documentation shows them, for benchmarks/contenders.py: plain_trl.py
 METHOD FOLDER
 
-FOLDER holds job.json and the rows. What happened is written to FOLDER/result.json, the adapter to
+FOLDER holds job.json and the rows. The result is written to FOLDER/result.json, the adapter to
 FOLDER/adapter."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 
 class Clock(TrainerCallback):
-    """Seconds of training: from the first step's beginning to the last one's end, evaluations left
-    out."""
+    """Seconds of training, from the beginning of the first step to the end of the last one, without
+    evaluations."""
 
     def __init__(self) -> None:
         self.began = self.paused = 0.0
@@ -40,10 +40,12 @@ class Clock(TrainerCallback):
 
 
 def last_number(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    found = [re.findall(r"-?\d[\d,]*", completion[-1]["content"]) for completion in completions]
+    numbers_found = [
+        re.findall(r"-?\d[\d,]*", completion[-1]["content"]) for completion in completions
+    ]
     return [
         float(bool(numbers) and numbers[-1] == right)
-        for numbers, right in zip(found, answer, strict=True)
+        for numbers, right in zip(numbers_found, answer, strict=True)
     ]
 
 
@@ -58,8 +60,8 @@ def main(method: str, folder: Path) -> None:
         for name in ("rows.jsonl", "held_out.jsonl")
     )
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    # The line break behind the last end token is not to be learned, as ours does not and nobody
-    # writes.
+    # No loss on the line break behind the last end token: ours has none there, and no answer ends
+    # with one.
     ended = "'<|im_end|>' + '\n'"
     if ended not in tokenizer.chat_template:
         sys.exit("This template does not end as SmolLM2's does.")

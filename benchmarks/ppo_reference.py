@@ -1,10 +1,11 @@
-"""Our PPO beside TRL 1.12's PPOTrainer, the last that there was, on the same toy: python
-benchmarks/ppo_reference.py
+"""Our PPO compared with the PPOTrainer of TRL 1.12, its last version, on the same toy task:
 
-Both start from the same random model and prompts, write 64 answers of 16 words an update, and pass
-4 times over them. Ours runs as any train does, `python -m engine` on a run directory; TRL runs in
-an environment of its own. What differs stays as each has it: TRL's critic is a second model with a
-trunk of its own, ours a head on the policy's trunk."""
+    python benchmarks/ppo_reference.py
+
+Both start from the same random model and prompts, generate 64 answers of 16 words an update, and
+train 4 epochs on them. Ours runs as any train does, `python -m engine` on a run directory; TRL runs in
+a virtual environment of its own. Differences by design stay: TRL's critic is a second model with its
+own backbone, ours a head on the policy's backbone."""
 
 from __future__ import annotations
 
@@ -97,10 +98,10 @@ def ours(folder: Path, seed: int, settings: dict[str, Any]) -> list[dict[str, fl
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
 
-    found = [event["values"] for event in read_events(run)[0] if event["type"] == "metrics"]
+    metrics = [event["values"] for event in read_events(run)[0] if event["type"] == "metrics"]
     return [
         {"reward": values["reward"], "kl": values.get("kl", 0.0)}
-        for values in found
+        for values in metrics
         if "reward" in values
     ]
 
@@ -144,23 +145,23 @@ def main() -> None:
     options.add_argument("--max-grad-norm", type=float, default=1.0)
     options.add_argument("--only", choices=["ours", "trl"])
     options.add_argument("--write", action="store_true", help=f"Write {RESULT.relative_to(ROOT)}.")
-    given = vars(options.parse_args())
-    settings = given | {"batch": 64, "epochs": 4}
-    found: dict[str, list[list[dict[str, float]]]] = {}
+    values = vars(options.parse_args())
+    settings = values | {"batch": 64, "epochs": 4}
+    curves_by_trainer: dict[str, list[list[dict[str, float]]]] = {}
     seconds: dict[str, list[float]] = {}
 
-    for seed in given["seeds"]:
+    for seed in values["seeds"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            ppo_toy.make(folder, seed, 64 * given["updates"])
+            ppo_toy.make(folder, seed, 64 * values["updates"])
             for trainer, run in (("ours", ours), ("trl", theirs)):
-                if given["only"] not in (None, trainer):
+                if values["only"] not in (None, trainer):
                     continue
 
                 began = time.monotonic()
                 curve = run(folder, seed, settings)
                 seconds.setdefault(trainer, []).append(round(time.monotonic() - began, 1))
-                found.setdefault(trainer, []).append(curve)
+                curves_by_trainer.setdefault(trainer, []).append(curve)
                 shown = " ".join(f"{curve[at]['reward']:.3f}" for at in SHOWN if at < len(curve))
                 print(
                     f"seed {seed}  {trainer:5} {shown}  KL a token {curve[-1]['kl']:.2f}  "
@@ -170,7 +171,7 @@ def main() -> None:
 
     ends = {
         trainer: statistics.mean(point["reward"] for curve in curves for point in curve[-5:])
-        for trainer, curves in found.items()
+        for trainer, curves in curves_by_trainer.items()
     }
 
     print(
@@ -178,7 +179,7 @@ def main() -> None:
         {name: round(value, 3) for name, value in ends.items()},
     )
 
-    if given["write"]:
+    if values["write"]:
         RESULT.parent.mkdir(exist_ok=True)
         written = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -191,11 +192,11 @@ def main() -> None:
             "seconds": seconds,
             "rewards": {
                 name: [[round(point["reward"], 4) for point in curve] for curve in curves]
-                for name, curves in found.items()
+                for name, curves in curves_by_trainer.items()
             },
             "kl_a_token_at_end": {
                 name: [round(curve[-1]["kl"], 2) for curve in curves]
-                for name, curves in found.items()
+                for name, curves in curves_by_trainer.items()
             },
         }
 

@@ -1,5 +1,5 @@
-"""The toy that both PPO trainers get: a random Llama over 64 words, rewarded for the share of one
-word in 16."""
+"""The toy task of both PPO trainers: a random Llama with a vocabulary of 64 words, rewarded for the
+share of one word among 16."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 
 def make(folder: Path, seed: int, prompts: int) -> None:
-    """The model with its tokenizer in folder/model, and prompts of random words in
+    """Write the model with its tokenizer to folder/model, and prompts of random words to
     folder/prompts.jsonl."""
     import random
 

@@ -22,7 +22,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class Backbone(torch.nn.Module):
-    """In place of a reward model's trunk: the share of the target in what was written so far."""
+    """In place of a reward model's backbone: the share of the target word in the answer so far."""
 
     def __init__(self, target: int, prompt_length: int) -> None:
         super().__init__()
@@ -43,19 +43,19 @@ class Share(torch.nn.Module):
         self.score = torch.nn.Identity()
 
 
-class Told(TrainerCallback):
+class PrintMetrics(TrainerCallback):
     def __init__(self) -> None:
         self.update = 0
 
     def on_log(self, args, state, control, logs=None, **_):
         if "objective/scores" in (logs or {}):
-            found = {
+            metrics = {
                 "update": self.update,
                 "reward": logs["objective/scores"],
                 "kl": logs["objective/kl"] / LENGTH,
             }
 
-            print(json.dumps(found), flush=True)
+            print(json.dumps(metrics), flush=True)
             self.update += 1
 
 
@@ -113,7 +113,7 @@ def main(folder: Path, seed: int, settings: dict) -> None:
         value_model=value,
         reward_model=Share(target, len(prompts[0])),
         train_dataset=Dataset.from_dict({"input_ids": prompts}),
-        callbacks=[Told()],
+        callbacks=[PrintMetrics()],
     )
 
     trainer.train()

@@ -1,12 +1,13 @@
-"""From "Run the Train" to the end of the first step, beside llamafactory-cli: python -m
-benchmarks.start_latency
+"""The time from "Run the Train" to the end of the first step, compared with llamafactory-cli:
 
-Both train the same LoRA of the same model on the same rows, in turn. Ours is asked for through the
-API of a platform whose worker is warm; its parts are told by the times of the train's events.
-LLaMA-Factory's command is started anew for each train, as its board does too. What the platform
-costs while a train runs is measured beside `python -m engine` on the same spec. The first round is
-told apart: its worker has trained nothing before. Last, a dataset of many rows is trained on twice:
-the second train finds them tokenised."""
+    python -m benchmarks.start_latency
+
+Both train the same LoRA of the same model on the same rows, in turn. Ours is started through the API
+of a platform whose worker has loaded its libraries; the train's events give the seconds of each part.
+LLaMA-Factory's command is started anew for each train, as its web interface does too. The overhead of
+the platform while a train runs is measured against `python -m engine` on the same spec. The first
+round is reported separately: its worker has trained nothing before. Last, a dataset of many rows is
+trained on twice: the second train finds them tokenised."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ from benchmarks.contenders import (
     FACTORY,
     Job,
     factory_command,
-    made_up_rows,
     smollm2,
+    synthetic_rows,
     training_seconds,
 )
 from benchmarks.environments import ROOT, versions
@@ -50,7 +51,7 @@ PARAMETERS = {
 
 
 def model_added(platform: Platform, folder: Path) -> str:
-    """The slug of the model, imported."""
+    """Import the model; returns its slug."""
     inbox = platform.home / "models-inbox" / "smollm2"
     shutil.copytree(folder, inbox)
     body = {"source": "folder", "reference": str(inbox), "name": "SmolLM2"}
@@ -67,10 +68,10 @@ def model_added(platform: Platform, folder: Path) -> str:
 def ours(
     platform: Platform, dataset: dict[str, Any], model: str, steps: int
 ) -> tuple[dict[str, float], Path]:
-    """Seconds of each part, and the run directory."""
+    """Returns ({part: seconds}, the run directory)."""
     pressed = time.time()
     run = platform.start(dataset, base_model=model, max_steps=steps, **PARAMETERS)
-    # Seldom: what is asked of the platform meanwhile is no cost of its own.
+    # Seldom, so that these requests do not add to what is measured.
     ended = platform.ended(run, seconds=1200, every=5)
     assert ended["status"] == "finished", ended
     directory = platform.home / "runs" / str(run["id"])
@@ -91,7 +92,7 @@ def ours(
 
 
 def theirs(job: Job) -> float:
-    """Until LLaMA-Factory has logged its first step."""
+    """Seconds until LLaMA-Factory has logged its first step."""
     command, adapter, env = factory_command(job)
     log = adapter / "trainer_log.jsonl"
     said = job.folder / "factory.log"
@@ -114,7 +115,7 @@ def theirs(job: Job) -> float:
 
 
 def engine_alone(directory: Path) -> float:
-    """Seconds of training of the same spec without a platform."""
+    """Seconds of training with the same spec, without a platform."""
     with tempfile.TemporaryDirectory() as name:
         into = Path(name) / "repeat"
         env = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
@@ -142,18 +143,18 @@ def main() -> int:
         "--rows", type=int, default=20_000, help="of the dataset that is trained on twice"
     )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
-    given = parser.parse_args()
-    if given.model is None:
+    options = parser.parse_args()
+    if options.model is None:
         parser.error("there is no base model: make setup, or give --model")
 
-    found: list[dict[str, float]] = []
+    parts_of_rounds: list[dict[str, float]] = []
     peer: list[float] = []
     cost: list[float] = []
 
     with running_platform() as platform, tempfile.TemporaryDirectory() as name:
-        model = model_added(platform, given.model)
-        job = Job("sft", 1, 4, given.model.resolve(), Path(name))
-        rows = made_up_rows("sft", 108, random.Random(1))
+        model = model_added(platform, options.model)
+        job = Job("sft", 1, 4, options.model.resolve(), Path(name))
+        rows = synthetic_rows("sft", 108, random.Random(1))
 
         for file, some in (("rows", rows[:-8]), ("held_out", rows[-8:])):
             (job.folder / f"{file}.jsonl").write_text(
@@ -161,51 +162,52 @@ def main() -> int:
             )
 
         dataset = platform.upload("rows.jsonl", (job.folder / "rows.jsonl").read_bytes())
-        for turn in range(given.rounds):
-            parts, directory = ours(platform, dataset, model, given.steps)
-            found.append(parts)
+        for turn in range(options.rounds):
+            parts, directory = ours(platform, dataset, model, options.steps)
+            parts_of_rounds.append(parts)
             peer.append(theirs(job))
             cost.append(training_seconds(read_events(directory)[0]) / engine_alone(directory))
-            told = "  ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
+            shown = "  ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
             print(
-                f"round {turn + 1}  {told}  LLaMA-Factory {peer[-1]:.2f}  platform/engine "
+                f"round {turn + 1}  {shown}  LLaMA-Factory {peer[-1]:.2f}  platform/engine "
                 f"{cost[-1]:.3f}",
                 flush=True,
             )
 
-        many = made_up_rows("sft", given.rows, random.Random(2))
+        many = synthetic_rows("sft", options.rows, random.Random(2))
         dataset = platform.upload(
             "many.jsonl", "".join(json.dumps(row) + "\n" for row in many).encode()
         )
         data = [
             round(ours(platform, dataset, model, 1)[0]["data and trainer"], 2) for _ in range(2)
         ]
-        print(f"{given.rows:,} rows  data and trainer, s: {data[0]}, again {data[1]}", flush=True)
+        print(f"{options.rows:,} rows  data and trainer, s: {data[0]}, again {data[1]}", flush=True)
 
-    warm, warm_peer = found[1:] or found, peer[1:] or peer
+    warm, warm_peer = parts_of_rounds[1:] or parts_of_rounds, peer[1:] or peer
     medians = {
-        part: round(statistics.median(parts[part] for parts in warm), 2) for part in found[0]
+        part: round(statistics.median(parts[part] for parts in warm), 2)
+        for part in parts_of_rounds[0]
     }
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{processor_name()}, {os.cpu_count()} processors",
         "versions": versions(),
         "peer": FACTORY,
-        "rounds": given.rounds,
+        "rounds": options.rounds,
         "seconds": medians,
         "peer_seconds": round(statistics.median(warm_peer), 2),
         "share_of_peer": round(medians["whole"] / statistics.median(warm_peer), 3),
         "first_train_of_a_worker_seconds": {
-            part: round(seconds, 2) for part, seconds in found[0].items()
+            part: round(seconds, 2) for part, seconds in parts_of_rounds[0].items()
         },
         "peer_seconds_then": round(peer[0], 2),
         "platform_over_engine": [round(value, 3) for value in cost],
-        "data_seconds_first_and_again": {f"{given.rows:,} rows": data},
+        "data_seconds_first_and_again": {f"{options.rows:,} rows": data},
     }
 
     print(json.dumps(result, indent=1))
 
-    if given.write:
+    if options.write:
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
     return 0

@@ -1,13 +1,12 @@
-"""What trains cost once they are many and long: python -m benchmarks.store_and_pages [--full]
-[--postgresql]
+"""The cost of many and of long trains: python -m benchmarks.store_and_pages [--full] [--postgresql]
 
-In a home of its own, each figure at three sizes, so that what is not flat shows: ingest of a
-train's events, curves of the whole train and of a part, the list of trains on its first and last
-page and under filters, eight curves compared, a long log, the check of a big dataset beside
-datasets.load_dataset, the web process. Times are the server's, best of three; ingest and curves are
-held against MLflow's server (over HTTP, which it has no way around) and trackio (in its own
-process, as ours). `--full` goes up to a million steps, 10,000 trains and 1 GB. The store is SQLite,
-or with `--postgresql` a server of its own."""
+Each figure is measured at three sizes in a temporary home, so that growth shows: ingest of a train's
+events, curves of the whole train and of a part, the list of trains on its first and last page and
+with filters, eight curves compared, a long log, the check of a big dataset (against
+datasets.load_dataset), the web process. Times are the server's, best of three. Ingest and curves are
+compared with MLflow's server (over HTTP, its only interface) and trackio (in its own process, as
+ours). `--full` goes up to a million steps, 10,000 trains and 1 GB. The store is SQLite, or with
+`--postgresql` a server started for this."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ RESULT = ROOT / "benchmarks" / "results" / "store_and_pages.json"
 
 
 class Store:
-    """A home with trains in it, made through the platform's own models."""
+    """A home with trains in it, created through the platform's own models."""
 
     def __init__(self) -> None:
         from django.contrib.auth.models import User
@@ -64,14 +63,14 @@ class Store:
     def train(self, **fields: Any) -> Any:
         from training.models import TrainRun
 
-        given = {
+        values = {
             "owner": self.owner,
             "dataset": self.dataset,
             "base_model": self.model,
             "parameters": {},
         }
 
-        return TrainRun(**given | {"method": self.methods[0], "name": "train"} | fields)
+        return TrainRun(**values | {"method": self.methods[0], "name": "train"} | fields)
 
     def fill(self, count: int) -> None:
         from django.utils import timezone
@@ -104,8 +103,8 @@ class Store:
         TrainRun.objects.bulk_create(rows, batch_size=500)
 
     def long_train(self, steps: int) -> tuple[Any, float]:
-        """(a train of that many logged steps, metric points a second from its events to the
-        database)"""
+        """Returns (a train of that many logged steps, metric points a second from its events to the
+        database)."""
         from training.work.ingest import ingest
 
         run = self.train(name=f"long-{steps}", status="running", total_steps=steps)
@@ -140,7 +139,7 @@ def pages(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
 
     client = Client()
     client.force_login(store.owner)
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
 
     for size in sizes:
         store.fill(size)
@@ -161,29 +160,31 @@ def pages(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
             # Counted here: the next request empties the list.
             queries = len(captured)
             milliseconds = best(lambda address=address: client.get(address))  # type: ignore[misc]
-            found.setdefault(title, {})[f"{size:,} trains"] = [milliseconds, queries]
+            figures.setdefault(title, {})[f"{size:,} trains"] = [milliseconds, queries]
 
-    return found
+    return figures
 
 
 def curves(store: Store, sizes: list[int]) -> dict[str, dict[str, Any]]:
     from training.pages.charts import series_of
 
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for size in sizes:
         run, rate = store.long_train(size)
         run.refresh_from_db()
         middle = size // 2
-        told = f"{size:,} steps"
-        found.setdefault("ingest, points a second", {})[told] = round(rate)
-        found.setdefault("whole train, ms", {})[told] = best(lambda run=run: series_of(run))  # type: ignore[misc]
+        size_name = f"{size:,} steps"
+        figures.setdefault("ingest, points a second", {})[size_name] = round(rate)
+        figures.setdefault("whole train, ms", {})[size_name] = best(lambda run=run: series_of(run))  # type: ignore[misc]
 
         for width in (500, size // 4):
             asked = (middle, middle + width)
             took = best(lambda run=run, asked=asked: series_of(run, steps=asked))  # type: ignore[misc]
-            found.setdefault("500 steps, ms" if width == 500 else "a quarter, ms", {})[told] = took
+            figures.setdefault("500 steps, ms" if width == 500 else "a quarter, ms", {})[
+                size_name
+            ] = took
 
-    return found
+    return figures
 
 
 def compared(store: Store, steps: int) -> float:
@@ -200,7 +201,7 @@ def compared(store: Store, steps: int) -> float:
 def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
     from training.pages.log import log_read, log_search
 
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for size in sizes:
         run = store.train(name=f"log-{size}", status="finished")
         run.save()
@@ -226,16 +227,16 @@ def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
             assert count == 1
             return count
 
-        told = f"{size / 1e6:,.0f} MB"
+        size_name = f"{size / 1e6:,.0f} MB"
         end, middle = partial(log_read, run, -(64 << 10)), partial(log_read, run, size // 2)
-        found.setdefault("end, ms", {})[told] = best(end)
-        found.setdefault("middle, ms", {})[told] = best(middle)
-        found.setdefault("search of all, ms", {})[told] = best(search, tries=1)
+        figures.setdefault("end, ms", {})[size_name] = best(end)
+        figures.setdefault("middle, ms", {})[size_name] = best(middle)
+        figures.setdefault("search of all, ms", {})[size_name] = best(search, tries=1)
 
-    return found
+    return figures
 
 
-# Of a process's own memory: what getrusage tells begins with the parent's.
+# The peak of a process's own memory: that of getrusage begins with the parent's.
 PEAK = """
 import re
 from pathlib import Path
@@ -273,7 +274,7 @@ print(len(rows), time.perf_counter() - began, peak_mb())
 def dataset_checks(folder: Path, sizes: list[int]) -> dict[str, dict[str, Any]]:
     """{size: {rows, seconds and MB of ours, of datasets.load_dataset}}"""
     draw = random.Random(1)
-    found = {}
+    figures = {}
 
     for size in sizes:
         path = folder / "big.jsonl"
@@ -288,7 +289,7 @@ def dataset_checks(folder: Path, sizes: list[int]) -> dict[str, dict[str, Any]]:
                 ]
                 stream.write(json.dumps({"messages": turns}) + "\n")
 
-        told: dict[str, Any] = {}
+        measured: dict[str, Any] = {}
         for name, program in (("ours", CHECK), ("load_dataset", LOAD)):
             output = subprocess.run(
                 [sys.executable, "-c", PEAK + program, str(path)],
@@ -298,13 +299,13 @@ def dataset_checks(folder: Path, sizes: list[int]) -> dict[str, dict[str, Any]]:
                 text=True,
             ).stdout.split()
 
-            told |= {"rows": int(output[-3]), f"{name}, s": round(float(output[-2]), 2)}
-            told[f"{name}, MB"] = round(float(output[-1]))
+            measured |= {"rows": int(output[-3]), f"{name}, s": round(float(output[-2]), 2)}
+            measured[f"{name}, MB"] = round(float(output[-1]))
 
-        found[f"{size / 1e6:,.0f} MB"] = told
+        figures[f"{size / 1e6:,.0f} MB"] = measured
         path.unlink()
 
-    return found
+    return figures
 
 
 def web_process() -> dict[str, float]:
@@ -343,8 +344,8 @@ def database_version() -> str:
 
 
 def peers(folder: Path, steps: list[int]) -> dict[str, dict[str, Any]]:
-    """{peer: {steps: its figures}}; MLflow takes minutes for the longest, so it is asked for the
-    middle one."""
+    """{peer: {steps: its figures}}; MLflow takes minutes for the longest train, so it gets the middle
+    one."""
     return {
         "MLflow": {f"{steps[1]:,} steps": mlflow(folder, steps[1])},
         "trackio": {f"{count:,} steps": trackio(folder, count) for count in steps},
@@ -363,8 +364,8 @@ def main() -> int:
         "--only", help="parts with commas: web, curves, compare, peers, pages, log, dataset"
     )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
-    given = parser.parse_args()
-    large = 10 if given.full else 1
+    options = parser.parse_args()
+    large = 10 if options.full else 1
 
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepextension-store-"))
@@ -372,10 +373,10 @@ def main() -> int:
             "DEEPEXTENSION_HOME": name,
             "DJANGO_SETTINGS_MODULE": "deepextension.settings",
         }
-        # Never somebody's own.
+        # Never a home that somebody uses.
         os.environ.pop("DATABASE_URL", None)
 
-        if given.postgresql:
+        if options.postgresql:
             os.environ["DATABASE_URL"] = database_url(
                 socket_folder(stack.enter_context(running_postgresql()))
             )
@@ -406,7 +407,7 @@ def main() -> int:
             "compare of 8 trains, ms": lambda: {f"{steps[1]:,} steps": compared(store, steps[1])},
             "peers": lambda: peers(Path(name), steps),
             "pages, ms and queries": lambda: pages(
-                store, [100, 1000, 1000 * large] if given.full else [100, 1000]
+                store, [100, 1000, 1000 * large] if options.full else [100, 1000]
             ),
             "log": lambda: log_times(store, sizes),
             "dataset check": lambda: dataset_checks(Path(name), sizes),
@@ -414,7 +415,11 @@ def main() -> int:
 
         of_database = {"curves", "compare", "pages"}
         chosen = (
-            set(given.only.split(",")) if given.only else of_database if given.postgresql else None
+            set(options.only.split(","))
+            if options.only
+            else of_database
+            if options.postgresql
+            else None
         )
 
         for part, measure in parts.items():
@@ -424,10 +429,10 @@ def main() -> int:
             result[part] = measure()
             print(f"{part}: {json.dumps(result[part], indent=1)}", flush=True)
 
-            if given.write:
-                # After each part: what was measured is kept where a later one fails.
+            if options.write:
+                # After each part, so that a failure of a later one loses nothing.
                 before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-                # SQLite is what everybody has; another database's figures stand beside it under its
+                # SQLite is the default; figures of another database are stored beside it under its
                 # name.
                 (
                     before

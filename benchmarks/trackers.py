@@ -1,7 +1,8 @@
-"""What MLflow's server and trackio take for what our store does: points in, and the curves of a
-whole train out.
+"""The time of MLflow's server and of trackio for what our store does: writing points, and reading the
+curves of a whole train.
 
-Each in an environment of its own. `steps` logged steps have a value of each of METRICS.
+Each runs in a virtual environment of its own. Each of `steps` logged steps has a value of each of
+METRICS.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ METRICS = (
     "entropy",
     "mean_token_accuracy",
 )
-# As many points of a curve as its dashboard asks for.
+# As many points of a curve as its dashboard requests.
 MLFLOW_POINTS, TRACKIO_POINTS = 320, 3000
 
 
 def best(call: Callable[[], Any], tries: int = 3) -> float:
     """Milliseconds of the fastest of several tries."""
-    found = []
+    seconds = []
     for _ in range(tries):
         began = time.perf_counter()
         call()
-        found.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
 
-    return round(1000 * min(found), 1)
+    return round(1000 * min(seconds), 1)
 
 
 @contextlib.contextmanager
@@ -82,8 +83,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 
 def mlflow(folder: Path, steps: int) -> dict[str, float]:
-    """Through its REST API, 1,000 points a call, which is its limit; curves as its pages ask for
-    them."""
+    """MLflow through its REST API, with 1,000 points a call, which is its limit; curves as its pages
+    request them."""
     with mlflow_server(folder) as url, requests.Session() as session:
 
         def post(path: str, **body: Any) -> Any:
@@ -147,14 +148,14 @@ print(json.dumps({"ingest, points a second": round(steps * len(names) / took),
 
 
 def trackio(folder: Path, steps: int) -> dict[str, float]:
-    """By its own functions, without HTTP: `log` from the first call until `finish` returns, as a
-    trainer has it."""
+    """trackio through its own functions, without HTTP: from the first call of `log` until `finish`
+    returns, as in a trainer."""
     python = environment("trackio", *TRACKIO)
     home = folder / f"trackio-{steps}"
     home.mkdir()
     command = [str(python), "-c", TRACKIO_PROGRAM, str(steps), str(TRACKIO_POINTS), *METRICS]
     env = os.environ | {"TRACKIO_DIR": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
 
-    return told
+    return figures

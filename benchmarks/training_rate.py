@@ -1,12 +1,13 @@
-"""Our training rate beside LLaMA-Factory's and plain TRL's, on the same rows: python -m
-benchmarks.training_rate
+"""Our training rate compared with LLaMA-Factory's and plain TRL's, on the same rows:
+
+    python -m benchmarks.training_rate
 
 All contenders train the same LoRA (rank 8 on all linear layers, frozen weights in bf16) of
 SmolLM2-135M on the same rows in the same order, with logging at each step, an evaluation and a
 checkpoint at the end, and take turns. Ours runs as any train does, `python -m engine` on a run
-directory. A train's seconds are those of its training steps: loading, evaluation and saving are
-left out for everybody. What was learned is compared too: each step's loss, and the loss of the
-saved adapters on held-out rows, measured for all by the same few lines."""
+directory. A train's seconds are those of its training steps, without loading, evaluation and saving.
+Losses are compared too: that of each step, and that of the saved adapters on held-out rows, measured
+for all by the same code."""
 
 from __future__ import annotations
 
@@ -24,7 +25,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders import CONTENDERS, FACTORY, MAX_TOKENS, Job, Told, made_up_rows, smollm2
+from benchmarks.contenders import (
+    CONTENDERS,
+    FACTORY,
+    MAX_TOKENS,
+    Job,
+    TrainResult,
+    smollm2,
+    synthetic_rows,
+)
 from benchmarks.environments import ROOT, versions
 from engine.run.hardware import processor_name
 
@@ -108,23 +117,25 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def summary(given: argparse.Namespace, rate: float, told: dict[str, list[Told]]) -> dict[str, Any]:
-    """What the rounds so far came to, each contender held against the first."""
-    first = next(iter(told.values()))
+def summary(
+    options: argparse.Namespace, rate: float, results: dict[str, list[TrainResult]]
+) -> dict[str, Any]:
+    """The results of the rounds so far, each contender compared with the first."""
+    first = next(iter(results.values()))
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine_name(),
         "versions": versions(),
-        "method": given.method,
+        "method": options.method,
         "rounds": len(first),
-        "steps": given.steps,
-        "batch": given.batch,
+        "steps": options.steps,
+        "batch": options.batch,
         "bf16_matrix_gflops": round(rate / 1e9),
         "peer": FACTORY,
         "contenders": {},
     }
 
-    for name, trains in told.items():
+    for name, trains in results.items():
         # Rows in one order have losses to compare, step by step.
         apart = [
             max((abs(a - b) for a, b in zip(mine.losses, other.losses, strict=False)), default=0.0)
@@ -143,10 +154,10 @@ def summary(given: argparse.Namespace, rate: float, told: dict[str, list[Told]])
             ],
         }
 
-        if given.method == "grpo":
-            result["completion"] = given.completion
+        if options.method == "grpo":
+            result["completion"] = options.completion
 
-        if given.method == "sft":
+        if options.method == "sft":
             result["contenders"][name] |= {
                 "largest_loss_difference": round(max(apart), 4),
                 "held_out_loss": [round(train.held_out, 4) for train in trains],
@@ -186,67 +197,67 @@ def main() -> int:
     parser.add_argument(
         "--write", action="store_true", help=f"add the figures to {RESULT.relative_to(ROOT)}"
     )
-    given = parser.parse_args()
-    if given.model is None:
+    options = parser.parse_args()
+    if options.model is None:
         parser.error("there is no base model: make setup, or give --model")
 
-    names = [name.strip() for name in given.only.split(",")] if given.only else list(CONTENDERS)
-    if given.method == "grpo" or torch.cuda.is_available():
+    names = [name.strip() for name in options.only.split(",")] if options.only else list(CONTENDERS)
+    if options.method == "grpo" or torch.cuda.is_available():
         # The peer's options here are those of a CPU.
         names = [name for name in names if not name.startswith("LLaMA")]
 
     draw = random.Random(1)
-    result: dict[str, Any] = {}
-    told: dict[str, list[Told]] = {name: [] for name in names}
+    report: dict[str, Any] = {}
+    results: dict[str, list[TrainResult]] = {name: [] for name in names}
     rate = matrix_rate()
 
-    for turn in range(given.rounds):
+    for turn in range(options.rounds):
         with tempfile.TemporaryDirectory() as name:
-            model = given.model.resolve()
+            model = options.model.resolve()
             job = Job(
-                given.method,
-                given.steps,
-                given.batch,
+                options.method,
+                options.steps,
+                options.batch,
                 model,
                 Path(name),
-                completion=given.completion,
+                completion=options.completion,
             )
 
-            made = made_up_rows(given.method, job.rows + 8, draw)
+            drawn = synthetic_rows(options.method, job.rows + 8, draw)
 
-            if given.rows:
-                taken = [json.loads(line) for line in given.rows.read_text().splitlines()]
-                made = draw.sample(taken, job.rows + 8)
+            if options.rows:
+                taken = [json.loads(line) for line in options.rows.read_text().splitlines()]
+                drawn = draw.sample(taken, job.rows + 8)
 
-            for file, rows in (("rows", made[:-8]), ("held_out", made[-8:])):
+            for file, rows in (("rows", drawn[:-8]), ("held_out", drawn[-8:])):
                 (job.folder / f"{file}.jsonl").write_text(
                     "".join(json.dumps(row) + "\n" for row in rows)
                 )
 
-            tokens = real_tokens(job) if given.method != "grpo" else 0
+            tokens = real_tokens(job) if options.method != "grpo" else 0
             for contender in names:
-                found = CONTENDERS[contender](job)
-                if given.method == "sft":
-                    found.held_out = held_out_loss(job, found.adapter)
+                trained = CONTENDERS[contender](job)
+                if options.method == "sft":
+                    trained.held_out = held_out_loss(job, trained.adapter)
 
-                told[contender].append(found)
+                results[contender].append(trained)
                 print(
-                    f"round {turn + 1}  {contender:24} {found.seconds:7.1f} s  "
-                    f"{found.rows / found.seconds:6.2f} rows/s  {tokens / found.seconds:6.0f} "
+                    f"round {turn + 1}  {contender:24} {trained.seconds:7.1f} s  "
+                    f"{trained.rows / trained.seconds:6.2f} rows/s  {tokens / trained.seconds:6.0f} "
                     "tokens/s  "
-                    f"peak {found.peak_mb:6.0f} MB  held out "
-                    f"{found.held_out:.4f}  losses "
-                    f"{' '.join(f'{loss:.3f}' for loss in found.losses[:8])}",
+                    f"peak {trained.peak_mb:6.0f} MB  held out "
+                    f"{trained.held_out:.4f}  losses "
+                    f"{' '.join(f'{loss:.3f}' for loss in trained.losses[:8])}",
                     flush=True,
                 )
 
-        result = summary(given, rate, told)
-        if given.write:
-            # After each round: what was measured is kept where a later one is broken off.
+        report = summary(options, rate, results)
+        if options.write:
+            # After each round, so that an interruption of a later one loses nothing.
             before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-            RESULT.write_text(json.dumps(before | {given.method: result}, indent=1) + "\n")
+            RESULT.write_text(json.dumps(before | {options.method: report}, indent=1) + "\n")
 
-    print(text(result))
+    print(text(report))
     return 0
 
 

@@ -23,7 +23,7 @@ def client_address(request: HttpRequest) -> str:
     """The network that a request comes from, as text: an IPv4 address, an IPv6 /64, or "unknown".
 
     X-Forwarded-For can be written by anyone. Only the entries that our own proxies appended are
-    believed: with TRUSTED_PROXY_COUNT = 2 the second entry from the right is the client."""
+    trusted: with TRUSTED_PROXY_COUNT = 2 the second entry from the right is the client."""
     remote = request.META.get("REMOTE_ADDR", "")
     forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
     proxies = settings.TRUSTED_PROXY_COUNT
@@ -33,22 +33,27 @@ def client_address(request: HttpRequest) -> str:
         return network(remote)
 
     entries = [entry.strip() for entry in forwarded.split(",") if entry.strip()]
-    # With fewer entries than proxies the request did not come through all of them.
-    return network(entries[-proxies]) if len(entries) >= proxies else network(remote)
+
+    if len(entries) < proxies:
+        # The request did not come through all of them.
+        return network(remote)
+
+    return network(entries[-proxies])
 
 
 def network(address: str) -> str:
-    """The network of one address; a port behind it is dropped. "unknown" for what is no address."""
-    found: Any = _parse(address) or _parse(address.rpartition(":")[0])
-    if found is None:
+    """The network of one address, without a port; "unknown" for what is no address."""
+    without_port = address.rpartition(":")[0]
+    parsed: Any = _parse(address) or _parse(without_port)
+
+    if parsed is None:
         return UNKNOWN
+    if parsed.version == 4:
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
 
-    if found.version == 6 and found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    if found.version == 6:
-        return str(ipaddress.IPv6Network((int(found), IPV6_PREFIX), strict=False))
-
-    return str(found)
+    return str(ipaddress.IPv6Network((int(parsed), IPV6_PREFIX), strict=False))
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -59,7 +64,7 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _warn_of_proxy(forwarded: str) -> None:
-    """Behind a proxy that is not declared all people share one address, and one lock-out."""
+    """Behind a proxy that is not declared, everybody shares one address, and one lock-out."""
     global _warned_of_proxy
 
     if not forwarded or _warned_of_proxy:
@@ -67,8 +72,7 @@ def _warn_of_proxy(forwarded: str) -> None:
 
     _warned_of_proxy = True
     logger.warning(
-        "A request came with X-Forwarded-For, but TRUSTED_PROXY_COUNT is 0. If a proxy stands in "
-        "front, set it to the "
-        "number of proxies: until then everybody behind it counts as one address when sign-ins are "
-        "limited."
+        "A request came with X-Forwarded-For, but TRUSTED_PROXY_COUNT is 0. If the platform is "
+        "behind a proxy, set it to the number of proxies: until then everybody behind the proxy "
+        "counts as one address when sign-ins are limited."
     )

@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, QueryDict, UnreadablePostError
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema_field
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
@@ -20,6 +20,9 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from core.errors import UserError
+
+# For the OpenAPI document: what names a row in an address.
+KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 
 
 class Pagination(PageNumberPagination):
@@ -46,17 +49,11 @@ def error_body(
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Every refusal in the one shape; what is not a refusal (a bug) stays a 500."""
     if isinstance(error, UserError):
-        fields = {name: texts for name, texts in error.fields.items() if name}
-        # For refusals that pass, such as a lock-out: how many seconds to wait.
-        wait = getattr(error, "retry_after", None)
-        headers = {"Retry-After": str(wait)} if wait else None
-
-        return Response(
-            error_body(error.code, error.message, fields), status=error.status, headers=headers
-        )
+        return _user_error_response(error)
 
     if isinstance(error, UnreadablePostError):
-        return Response(error_body("request_timeout", "The body did not arrive."), status=408)
+        body = error_body("request_timeout", "The body did not arrive.")
+        return Response(body, status=408)
 
     if isinstance(error, Http404):
         error = exceptions.NotFound()
@@ -67,46 +64,77 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if response is None or not isinstance(error, exceptions.APIException):
         return response
 
-    fields = _flatten(error.detail) if isinstance(error, exceptions.ValidationError) else {}
-    whole = fields.pop("", [])
-    message = " ".join(whole + [f"{name}: {' '.join(texts)}" for name, texts in fields.items()])
-    code = "invalid" if isinstance(error, exceptions.ValidationError) else str(error.default_code)
-    response.data = error_body(code, message or str(error.detail), fields)
+    if isinstance(error, exceptions.ValidationError):
+        response.data = _validation_error_body(error)
+    else:
+        response.data = error_body(str(error.default_code), str(error.detail))
 
     return response
 
 
+def _user_error_response(error: UserError) -> Response:
+    fields = {name: texts for name, texts in error.fields.items() if name}
+    headers = {}
+
+    # For refusals that pass, such as a lock-out: how many seconds to wait.
+    if wait := getattr(error, "retry_after", None):
+        headers["Retry-After"] = str(wait)
+
+    return Response(
+        error_body(error.code, error.message, fields),
+        status=error.status,
+        headers=headers,
+    )
+
+
+def _validation_error_body(error: exceptions.ValidationError) -> dict[str, Any]:
+    fields = _flatten(error.detail)
+    # The message has everything, for programs that show no more than that.
+    messages = fields.pop("", [])
+
+    for name, texts in fields.items():
+        reasons = " ".join(texts)
+        messages.append(f"{name}: {reasons}")
+
+    message = " ".join(messages) or str(error.detail)
+    return error_body("invalid", message, fields)
+
+
 def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
     """Nested errors as {"a.b": [texts]}."""
-    if isinstance(detail, dict):
-        found: dict[str, list[str]] = {}
-        for key, value in detail.items():
-            name = "" if key == "non_field_errors" else str(key)
-            for path, texts in _flatten(
-                value, ".".join(part for part in (prefix, name) if part)
-            ).items():
-                found.setdefault(path, []).extend(texts)
-
-        return found
-
     if isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
-        found = {}
-        for index, item in enumerate(detail):
-            found |= _flatten(item, f"{prefix}.{index}" if prefix else str(index))
+        detail = dict(enumerate(detail))
 
-        return found
+    if not isinstance(detail, dict):
+        items = detail if isinstance(detail, list) else [detail]
+        return {prefix: [str(item) for item in items]}
 
-    return {prefix: [str(item) for item in (detail if isinstance(detail, list) else [detail])]}
+    flat: dict[str, list[str]] = {}
+
+    for key, value in detail.items():
+        name = "" if key == "non_field_errors" else str(key)
+        path = ".".join(part for part in (prefix, name) if part)
+
+        for inner_path, texts in _flatten(value, path).items():
+            flat.setdefault(inner_path, []).extend(texts)
+
+    return flat
 
 
 def _type_problem(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str | None:
-    if isinstance(field, serializers.CharField) and not isinstance(value, str):
-        return "Give a text."
-    if isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
-        return "Give true or false."
+    """What is wrong with the JSON type of a value; None for nothing."""
+    match field:
+        case serializers.CharField() if not isinstance(value, str):
+            return "Give a text."
 
-    if isinstance(field, serializers.ListField) and isinstance(value, list):
-        return next(filter(None, (_type_problem(field.child, item) for item in value)), None)
+        case serializers.BooleanField() if not isinstance(value, bool):
+            return "Give true or false."
+
+        case serializers.ListField() if isinstance(value, list):
+            for item in value:
+                problem = _type_problem(field.child, item)
+                if problem is not None:
+                    return problem
 
     return None
 
@@ -117,22 +145,33 @@ class StrictSerializer(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
             self._check_types(data)
-            known = {name for name, field in self.fields.items() if not field.read_only}
-            if unknown := sorted(str(name) for name in data if name not in known):
-                raise serializers.ValidationError({name: ["Unknown field."] for name in unknown})
+            self._check_names(data)
 
         return super().to_internal_value(data)
 
+    def _check_names(self, data: Mapping[str, Any]) -> None:
+        problems = {}
+
+        for name in sorted(data, key=str):
+            field = self.fields.get(name)
+            if field is None or field.read_only:
+                problems[str(name)] = ["Unknown field."]
+
+        if problems:
+            raise serializers.ValidationError(problems)
+
     def _check_types(self, data: Mapping[str, Any]) -> None:
-        """Django REST framework takes 0 for the text "0" and for false. JSON has types, and the
-        document names them."""
+        """Django REST framework accepts 0 as the text "0" and as false. JSON has types, and the
+        OpenAPI document states them."""
         problems = {}
         for name, field in self.fields.items():
             value = data.get(name)
+            # A QueryDict comes from an address or a form, and has texts alone.
             if value is None or isinstance(data, QueryDict):
                 continue
 
-            if problem := _type_problem(field, value):
+            problem = _type_problem(field, value)
+            if problem is not None:
                 problems[name] = [problem]
 
         if problems:
@@ -152,10 +191,11 @@ def by_id_or_slug(rows: QuerySet[M], key: str) -> M | None:
 
 
 def object_or_404(rows: QuerySet[M], key: str) -> M:
-    if (found := by_id_or_slug(rows, key)) is None:
+    row = by_id_or_slug(rows, key)
+    if row is None:
         raise exceptions.NotFound()
 
-    return found
+    return row
 
 
 @extend_schema_field(OpenApiTypes.STR)
@@ -187,5 +227,6 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 
 def errors(*statuses: int) -> dict[int, type[ErrorSerializer]]:
-    """`responses=` entries for the statuses that a view may refuse with, 401 and 404 by default."""
+    """Entries for `responses=` of the statuses that a view may refuse with, by default 401 and
+    404."""
     return dict.fromkeys(statuses or (401, 404), ErrorSerializer)

@@ -32,6 +32,20 @@ class HandOverSerializer(StrictSerializer):
     to = serializers.CharField(max_length=150, help_text="User name of the person who gets it.")
 
 
+class OwnerField(serializers.CharField):
+    """The user name of a row's owner, to be read."""
+
+    def __init__(self, **options: Any) -> None:
+        usual = {
+            "source": "owner.username",
+            "default": None,
+            "read_only": True,
+            "allow_null": True,
+            "help_text": "Null for what came with the platform.",
+        }
+        super().__init__(**(usual | options))
+
+
 class OwnedView(generics.GenericAPIView[Any]):
     """One row that this reader may see, by its id or slug; a stranger's is a 404."""
 
@@ -75,10 +89,18 @@ class HandOverView(OwnedView):
         body = HandOverSerializer(data=request.data)
         body.is_valid(raise_exception=True)
 
-        name = body.validated_data["to"]
-        owner = User.objects.filter(username=name).first() if "\x00" not in name else None
-        if owner is None:
-            raise UserError({"to": [f"There is no account {name[:80]!r}."]})
-
+        owner = _account_get(body.validated_data["to"])
         owner_set(row, by=self.reader, owner=owner)
+
         return Response(self.get_serializer(row).data)
+
+
+def _account_get(name: str) -> User:
+    """Raises UserError where nobody has this user name."""
+    # No database stores a NUL character, and PostgreSQL refuses to look for one.
+    user = User.objects.filter(username=name).first() if "\x00" not in name else None
+
+    if user is None:
+        raise UserError({"to": [f"There is no account {name[:80]!r}."]})
+
+    return user

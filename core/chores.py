@@ -8,6 +8,9 @@ Lanes keep what takes seconds from waiting behind what takes hours: each worker 
 own, and helps with quicker ones while its own is empty. What was expected to be quick and is not
 goes to the next lane.
 
+What fails is tried again after a pause, and the pauses grow. What fails every time is given up: its
+kind writes that down, and the row stays for operators to see.
+
 An app registers each kind of chore that it has. This module knows none.
 """
 
@@ -41,8 +44,12 @@ LANE_LIMITS: dict[int, float] = {
     Chore.Lane.QUICK: 2 * QUICK_SECONDS,
     Chore.Lane.NORMAL: 2 * NORMAL_SECONDS,
 }
-# A chore that took its worker down this often is not begun again.
-MOST_STARTS = 4
+# How long what has failed waits until it is tried again: where a person waits for the result, and
+# where a message is to arrive although the receiver is away for hours.
+SHORT_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120))
+DELIVERY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 360, 900))
+# How long operators can see that a chore was given up.
+GIVEN_UP_KEPT = timedelta(days=30)
 
 CANCELLED = "cancelled"
 TOO_LONG = "too_long"
@@ -63,15 +70,21 @@ class Kind:
 
     run: dotted name of the function that does it, called with the chore's arguments in a process
     of its own. It may be killed at any moment and called again.
-    ended: dotted name of the function that is told when the work ended before its time: called with
-    the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
+    ended: dotted name of the function that records that the work ended early: called with the
+    arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
     needs: modules that workers import once, so that the work begins at once in each process.
+    pauses: how long it waits after each failure; it is given up when it fails once more.
     """
 
     name: str
     run: str
     ended: str
     needs: tuple[str, ...] = ()
+    pauses: tuple[timedelta, ...] = SHORT_PAUSES
+
+    @property
+    def most_starts(self) -> int:
+        return len(self.pauses) + 1
 
 
 _kinds: dict[str, Kind] = {}
@@ -103,8 +116,10 @@ def longest_seconds() -> int:
 def lane_for(expected_seconds: float) -> int:
     if expected_seconds <= QUICK_SECONDS:
         return Lane.QUICK
+    if expected_seconds <= NORMAL_SECONDS:
+        return Lane.NORMAL
 
-    return Lane.NORMAL if expected_seconds <= NORMAL_SECONDS else Lane.LONG
+    return Lane.LONG
 
 
 def chore_add(
@@ -114,14 +129,22 @@ def chore_add(
     person: int | None,
     expected_seconds: float,
     limit_seconds: float | None = None,
+    end_pause: bool = False,
 ) -> None:
     """Have a worker do this once the transaction is committed. Where a chore of that key waits or
     runs already nothing is added.
 
     limit_seconds: after which it is ended; the operator's limit for all chores where it is lower,
     or where none is given.
+    end_pause: whether one that waits because it has failed is tried again now.
     """
-    if Chore.objects.filter(key=key).exists():
+    present = Chore.objects.filter(key=key)
+    present.filter(status=Status.GIVEN_UP).delete()
+
+    if present.exists():
+        if end_pause and present.filter(status=Status.WAITING).update(due_at=None):
+            transaction.on_commit(wake_workers)
+
         return
 
     lane = lane_for(expected_seconds)
@@ -138,7 +161,7 @@ def chore_add(
                 limit_seconds=max(1, int(limit)),
             )
     except IntegrityError:
-        logger.debug("somebody else added %s", key)
+        logger.debug("another process added %s", key)
 
     transaction.on_commit(wake_workers)
 
@@ -147,11 +170,18 @@ def _next_turn(lane: int, person: int | None) -> int:
     """One turn after the person's last one in this lane, and never before the turn that is being
     taken: whoever comes new goes before the second chore of everybody else, and cannot catch up on
     turns of a time when they had nothing to do."""
-    there = Chore.objects.filter(lane=lane)
-    now = there.aggregate(now=Min("turn"))["now"] or 0
-    mine = there.filter(person=person).aggregate(last=Max("turn"))["last"]
+    lane_chores = Chore.objects.filter(_not_paused(), lane=lane)
+    chores = lane_chores.exclude(status=Status.GIVEN_UP)
+    current: int = chores.aggregate(turn=Min("turn"))["turn"] or 0
+    own: int | None = chores.filter(person=person).aggregate(turn=Max("turn"))["turn"]
+    if own is None:
+        return current
 
-    return max(now, mine + 1) if mine is not None else now
+    return max(current, own + 1)
+
+
+def _not_paused() -> Q:
+    return Q(due_at=None) | Q(due_at__lte=timezone.now())
 
 
 def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
@@ -159,9 +189,9 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
     waits. host, process: who works on it, as core.processes.process_mark has it."""
     now = timezone.now()
     for served in range(lane, -1, -1):
-        waiting = Chore.objects.filter(status=Status.WAITING, lane=served)
+        waiting = Chore.objects.filter(_not_paused(), status=Status.WAITING, lane=served)
         while (chore := waiting.order_by("turn", "pk").first()) is not None:
-            won = waiting.filter(pk=chore.pk).update(
+            claimed = waiting.filter(pk=chore.pk).update(
                 status=Status.RUNNING,
                 starts=F("starts") + 1,
                 host=host,
@@ -170,7 +200,7 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
                 heartbeat_at=now,
             )
 
-            if won:
+            if claimed:
                 chore.refresh_from_db()
                 return chore
 
@@ -178,8 +208,8 @@ def chore_claim(lane: int, *, host: str, process: str) -> Chore | None:
 
 
 def chore_cancel(key: str) -> bool:
-    """End a chore that waits or runs, and have its kind write down that it was cancelled. Returns
-    False where there is none. One that runs is ended within about a second."""
+    """End a chore that waits or runs, and have its kind record that it was cancelled. Returns False
+    where there is none. One that runs is ended within about a second."""
     waiting = Chore.objects.filter(key=key, status=Status.WAITING)
     with transaction.atomic():
         chore = waiting.first()
@@ -192,9 +222,9 @@ def chore_cancel(key: str) -> bool:
 
 
 def chore_drop(key: str, *, also_running: bool = True) -> None:
-    """End a chore whose subject is gone, so that nothing is left to be written down.
+    """End a chore whose subject is gone, so that there is nothing to record.
 
-    also_running: False where one that runs is to notice by itself, and to clear up.
+    also_running: False where a running one is to notice by itself, and to clean up.
     """
     chores = Chore.objects.filter(key=key)
 
@@ -205,7 +235,7 @@ def chore_drop(key: str, *, also_running: bool = True) -> None:
 
 
 def chore_ended(chore: Chore, reason: str) -> None:
-    """Have the chore's kind write down why it ended before its time."""
+    """Have the chore's kind record why it ended early."""
     ended = function_of(kind_of(chore).ended)
     ended(*chore.arguments, reason=reason, limit_seconds=chore.limit_seconds)
 
@@ -221,17 +251,21 @@ def chores_ahead(key: str) -> int | None:
         return None
 
     earlier = Q(turn__lt=chore.turn) | Q(turn=chore.turn, pk__lt=chore.pk)
-    return Chore.objects.filter(earlier, lane=chore.lane, status=Status.WAITING).count()
+    waiting = Chore.objects.filter(_not_paused(), lane=chore.lane, status=Status.WAITING)
+    return waiting.filter(earlier).count()
 
 
 def chores_reconcile() -> None:
     """Give back what a lost worker was at, so that another one begins it again."""
-    for chore in Chore.objects.exclude(status=Status.WAITING):
+    for chore in Chore.objects.filter(status__in=(Status.RUNNING, Status.CANCELLING)):
         if worker_is_alive(chore):
             continue
 
         chore_give_back(chore)
         logger.warning("%s had lost its worker", chore.key)
+
+    long_ago = timezone.now() - GIVEN_UP_KEPT
+    Chore.objects.filter(status=Status.GIVEN_UP, started_at__lt=long_ago).delete()
 
 
 def worker_is_alive(chore: Chore) -> bool:
@@ -244,26 +278,53 @@ def worker_is_alive(chore: Chore) -> bool:
 
 
 def chore_give_back(chore: Chore, *, uncounted: bool = False) -> None:
-    """Let another worker begin it again, unless it was to be cancelled or has been begun too often.
+    """Let another worker begin it again at once, unless it was to be cancelled or has been begun too
+    often.
 
     uncounted: this start was cut short by the platform itself, and not by what the chore does.
     """
+    starts = chore.starts - 1 if uncounted else chore.starts
+    may_begin_again = uncounted or starts < kind_of(chore).most_starts
+
+    if _put_back(chore, may_begin_again=may_begin_again, starts=starts):
+        transaction.on_commit(wake_workers)
+
+
+def chore_failed(chore: Chore, error: str) -> None:
+    """Try it again after the next pause of its kind, unless it was to be cancelled; give it up where
+    it has failed after all of them."""
+    pauses = kind_of(chore).pauses
+    error = error[: Chore._meta.get_field("error").max_length]
+
+    if chore.starts > len(pauses):
+        _put_back(chore, may_begin_again=False, error=error)
+    else:
+        due_at = timezone.now() + pauses[chore.starts - 1]
+        _put_back(chore, may_begin_again=True, error=error, due_at=due_at)
+
+
+def _put_back(chore: Chore, *, may_begin_again: bool, **values: Any) -> bool:
+    """Write `values` and let it wait again, or give it up. Returns whether it waits."""
     mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
     with transaction.atomic():
         status = mine.values_list("status", flat=True).first()
         if status is None:
-            return
+            return False
 
-        given_up = not uncounted and chore.starts >= MOST_STARTS
-        if status == Status.CANCELLING or given_up:
+        if status == Status.CANCELLING:
             mine.delete()
-            chore_ended(chore, CANCELLED if status == Status.CANCELLING else BROKE_OFF)
-            return
+            chore_ended(chore, CANCELLED)
+            return False
 
-        starts = chore.starts - 1 if uncounted else chore.starts
-        mine.update(status=Status.WAITING, starts=starts, host="", process="")
+        if not may_begin_again:
+            mine.update(status=Status.GIVEN_UP, host="", process="", **values)
+            chore_ended(chore, BROKE_OFF)
+            logger.error("%s was given up after %s starts", chore.key, chore.starts)
+            return False
 
-    transaction.on_commit(wake_workers)
+        mine.update(status=Status.WAITING, host="", process="", **values)
+
+    return True
 
 
 def chore_move_on(chore: Chore) -> None:

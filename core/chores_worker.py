@@ -33,6 +33,7 @@ from core.chores import (
     Status,
     chore_claim,
     chore_ended,
+    chore_failed,
     chore_give_back,
     chore_move_on,
     function_of,
@@ -49,6 +50,8 @@ AWAY = (OperationalError, InterfaceError)
 LOOK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 1.0
 TICK_SECONDS = 0.02
+# Less than a pipe holds, so that writing it never waits.
+ERROR_BYTES = 2000
 
 logger = logging.getLogger("deepextension.chores")
 
@@ -96,15 +99,16 @@ class ChoresWorker:
         return True
 
     def see_through(self, chore: Chore) -> None:
-        pid = _start(chore)
+        pid, failure = _start(chore)
         reason, code = self.watch(chore, pid)
+        error = _read_error(failure)
         try:
-            self.conclude(chore, reason, code)
+            self.conclude(chore, reason, code, error)
         except AWAY:
             # Left as running by a process that is alive. Wait for the database, not for a person.
             close_old_connections()
             time.sleep(LOOK_SECONDS)
-            self.conclude(chore, reason, code)
+            self.conclude(chore, reason, code, error)
 
     def watch(self, chore: Chore, pid: int) -> tuple[str, int]:
         """Returns (why it was ended, "" where it ended by itself; its exit code)."""
@@ -135,7 +139,7 @@ class ChoresWorker:
 
         return SLOW if seconds > LANE_LIMITS.get(chore.lane, math.inf) else ""
 
-    def conclude(self, chore: Chore, reason: str, code: int) -> None:
+    def conclude(self, chore: Chore, reason: str, code: int, error: str) -> None:
         mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
         if code == -signal.SIGXCPU:
             reason = TOO_LONG
@@ -151,7 +155,7 @@ class ChoresWorker:
             mine.delete()
         else:
             logger.warning("%s broke off with %s", chore.key, code)
-            chore_give_back(chore)
+            chore_failed(chore, error or f"The process ended with {code}.")
 
     def wait(self) -> None:
         """Until something may wait, a few seconds at most."""
@@ -184,25 +188,41 @@ def _heartbeat(chore: Chore) -> str:
     return CANCELLED if cancelling else ""
 
 
-def _start(chore: Chore) -> int:
-    """The process that does the chore: leader of a group of its own."""
+def _start(chore: Chore) -> tuple[int, int]:
+    """The process that does the chore: leader of a group of its own. Returns its id and where to
+    read the error that it fails with."""
     # No connection may be shared by two processes.
     connections.close_all()
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(chore, parent)
+        _child(chore, parent, writing)
+
+    os.close(writing)
 
     # Both sides do so: whichever comes first.
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
 
-    return pid
+    return pid, reading
 
 
-def _child(chore: Chore, parent: int) -> None:
+def _read_error(reading: int) -> str:
+    """What the process that has ended wrote of its failure, or nothing. Never waits: a program that
+    it left behind may still hold the other end."""
+    os.set_blocking(reading, False)
+    try:
+        return os.read(reading, ERROR_BYTES).decode(errors="replace")
+    except BlockingIOError:
+        return ""
+    finally:
+        os.close(reading)
+
+
+def _child(chore: Chore, parent: int, writing: int) -> None:
     """Never returns."""
     code = 1
     try:
@@ -213,8 +233,9 @@ def _child(chore: Chore, parent: int) -> None:
         die_with_parent(parent, signal.SIGKILL)
         function_of(kind_of(chore).run)(*chore.arguments)
         code = 0
-    except BaseException:
+    except BaseException as error:
         logger.exception("%s failed", chore.key)
+        os.write(writing, f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -11,9 +11,9 @@ from django.db.migrations.recorder import MigrationRecorder
 
 
 def newer_database() -> str:
-    """Why this code must not touch the database, or nothing: a later version has changed it.
+    """Why this code must not use the database, if a later version has changed it, or "".
 
-    A database that is empty or out of reach is no obstacle here. Changes nothing.
+    A database that is empty or cannot be reached is no obstacle here. Changes nothing.
     """
     try:
         with connection.cursor():
@@ -25,17 +25,17 @@ def newer_database() -> str:
     if not unknown:
         return ""
 
+    changes = ", ".join(unknown[:3])
     return (
         f"The database of {settings.HOME} was made by a later version of DeepExtension (it has the "
-        f"changes {', '.join(unknown[:3])}, which this version does not know). Nothing was "
-        "changed. "
-        "Use that version or a later one, or a DEEPEXTENSION_HOME of its own."
+        f"changes {changes}, which this version does not know). Nothing was changed. Use that "
+        "version or a later one, or another DEEPEXTENSION_HOME."
     )
 
 
 def _is_known(app: str, name: str) -> bool:
-    """Whether there is such a migration. Only our own apps are looked at: other packages may well
-    have merged theirs since they were applied."""
+    """Whether there is such a migration. Only our own apps are checked: other packages may have
+    merged theirs since they were applied."""
     if app not in apps.app_configs:
         return True
 

@@ -1,4 +1,4 @@
-"""What services raise when a person asked for something that cannot be done."""
+"""The exception of services for a request that cannot be carried out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ class UserError(Exception):
     def __init__(
         self, fields: dict[str, list[str]] | str, *, code: str = "invalid", status: int = 400
     ) -> None:
-        self.fields = {"": [fields]} if isinstance(fields, str) else fields
+        if isinstance(fields, str):
+            fields = {"": [fields]}
+
+        self.fields = fields
         self.code = code
         self.status = status
         super().__init__(self.message)
@@ -20,4 +23,8 @@ class UserError(Exception):
     @property
     def message(self) -> str:
         """All reasons as one text."""
-        return " ".join(text for texts in self.fields.values() for text in texts)
+        messages: list[str] = []
+        for texts in self.fields.values():
+            messages.extend(texts)
+
+        return " ".join(messages)

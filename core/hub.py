@@ -1,16 +1,28 @@
-"""Names on the Hugging Face hub, and the surroundings of the programs that download from it
-(engine.programs.hub)."""
+"""Names on the Hugging Face hub, and downloads from it by the programs of engine.programs.hub."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from django.conf import settings
 
 from core.errors import UserError
 from core.processes import proxy_environment
+from core.programs import TICK_SECONDS, OnReport, ProgramProblem, Report, program_run
 
-# What the hub takes for a name: no path, no URL, no scheme. The branch is where it keeps datasets
-# made from scripts.
+# A download that fails for a passing cause is tried again after RETRY_SECONDS, then after twice as
+# long, and so on. A program picks up what the one before it left.
+DOWNLOAD_TRIES = 4
+RETRY_SECONDS = 5.0
+STANDSTILL_SECONDS = 300
+MEMORY_BYTES = 4 << 30
+
+# The names that the hub accepts: no path, no URL, no scheme. The branch has the datasets that the
+# hub converted from scripts.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
 _REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@(?:{_PART}|refs/convert/parquet))?", re.ASCII)
 _ADDRESS = re.compile(r"https://(?:huggingface\.co|hf\.co)/(?:datasets/)?")
@@ -18,32 +30,111 @@ _LONGEST = 200
 
 
 def reference_clean(text: str, kind: str, example: str) -> str:
-    """org/name[@revision] out of what somebody typed or copied. Raises UserError {"reference":
-    …}."""
+    """org/name[@revision] from what somebody typed or copied.
+
+    kind, example: for the message. Raises UserError for the field "reference".
+    """
     reference = _ADDRESS.sub("", text.strip()).rstrip("/")
     if len(reference) > _LONGEST or not _REFERENCE.fullmatch(reference):
-        raise UserError(
-            {
-                "reference": [
-                    f"Write the {kind}'s name as on Hugging Face, such as {example} or "
-                    f"{example}@main."
-                ]
-            }
+        message = (
+            f"Write the {kind}'s name as on Hugging Face, such as {example} or {example}@main."
         )
+        raise UserError({"reference": [message]})
 
     return reference
 
 
-def hub_environment(home: Path, token: str) -> dict[str, str]:
-    """For a program that downloads. A home of its own: no token and no cache that a person of this
-    machine left.
+def hub_download(
+    program: str,
+    arguments: Callable[[int], Sequence[str]],
+    *,
+    home: Path,
+    token: str,
+    progress: Callable[[], int],
+    on_report: OnReport,
+    on_progress: Callable[[int], None] = lambda progress: None,
+    on_retry: Callable[[int], None] = lambda attempt: None,
+) -> Report:
+    """Run a program of engine.programs.hub, again where it may go well later, and return what it
+    reports under "done".
 
-    `token`: that of the person whom the download is for, see accounts.services.hub_token_for; ""
-    for none."""
+    arguments: the program's, from the bytes that are free on the disk when a try begins.
+    home, token: see hub_environment.
+    progress: grows as long as the download proceeds; one that does not for STANDSTILL_SECONDS is
+    ended and counts as a failed try.
+    on_progress: called about once a second with that, during the waits between tries too.
+    on_retry: called with the number of the next try before the wait for it.
+
+    What the callbacks raise ends the download. Raises ProgramProblem of the last try.
+    """
+    for attempt in range(1, DOWNLOAD_TRIES + 1):
+        standstill = _Standstill(progress, on_progress)
+        free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
+
+        try:
+            return program_run(
+                program,
+                *arguments(free),
+                seconds=None,
+                memory_bytes=MEMORY_BYTES,
+                work="The download",
+                environment=hub_environment(home, token),
+                on_report=on_report,
+                on_tick=standstill.check,
+            )
+        except ProgramProblem as problem:
+            if not problem.passing or attempt == DOWNLOAD_TRIES:
+                raise
+
+        on_retry(attempt + 1)
+        _pause(RETRY_SECONDS * 2 ** (attempt - 1), lambda: on_progress(progress()))
+
+    raise AssertionError("the last try returns or raises")
+
+
+class _Standstill:
+    """Notices a download that no longer proceeds."""
+
+    def __init__(self, progress: Callable[[], int], on_progress: Callable[[int], None]) -> None:
+        self.progress = progress
+        self.on_progress = on_progress
+        self.last = progress()
+        self.changed_at = time.monotonic()
+
+    def check(self) -> None:
+        now = self.progress()
+
+        if now != self.last:
+            self.last = now
+            self.changed_at = time.monotonic()
+        elif time.monotonic() - self.changed_at > STANDSTILL_SECONDS:
+            raise ProgramProblem("The download stands still. Try again later.", passing=True)
+
+        self.on_progress(now)
+
+
+def _pause(seconds: float, on_tick: Callable[[], None]) -> None:
+    while seconds > 0:
+        tick = min(TICK_SECONDS, seconds)
+        time.sleep(tick)
+        on_tick()
+        seconds -= tick
+
+
+def hub_environment(home: Path, token: str) -> dict[str, str]:
+    """For a program that downloads.
+
+    home: a folder of its own, so that it finds no token and no cache that somebody left on this
+    machine. token: that of the person whom the download is for, see
+    accounts.services.hub_token_for; "" for none.
+    """
     environment = proxy_environment() | {
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
 
-    return environment | ({"HF_TOKEN": token} if token else {})
+    if token:
+        environment["HF_TOKEN"] = token
+
+    return environment

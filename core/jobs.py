@@ -1,10 +1,10 @@
-"""Which functions a worker may call. Whoever can write to Redis cannot have it call any other.
+"""The functions that a worker may call, and no others, even for those who can write to Redis.
 
 RQ keeps a job in Redis as the dotted name of a function with its arguments, and imports whatever is
-named there: `os.system` with a command would do, and JSON in place of pickle changes nothing about
-it. A job can name more functions to call when it ends, and addresses to send its outcome to. So
-only functions that were registered with `queue_job` are called, and nothing else of a job is
-obeyed."""
+named there: `os.system` with a command would work, and JSON in place of pickle does not change that.
+A job can also name functions to call when it ends, and addresses to send its result to. Therefore
+only functions that were registered with `queue_job` are called, and all other instructions of a job
+are ignored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class JobRefused(Exception):
 
 def queue_job(function: F) -> F:
     """Allow workers to call this function by its dotted name. Its module is `jobs` of an app."""
-    REGISTERED[f"{function.__module__}.{function.__qualname__}"] = function
+    name = f"{function.__module__}.{function.__qualname__}"
+    REGISTERED[name] = function
+
     return function
 
 
@@ -37,7 +39,7 @@ class RegisteredJob(Job):
     """A job whose function is one of ours."""
 
     def restore(self, raw_data: Any) -> None:
-        """Take over what Redis holds, except what the platform never writes there.
+        """Read the job from Redis, except for fields that the platform never writes.
 
         Raises NoSuchJobError for fields that cannot be read, so that a worker skips the job.
         """
@@ -46,15 +48,16 @@ class RegisteredJob(Job):
         except NoSuchJobError:
             raise
         except Exception as error:
-            # RQ parses two dozen fields, each with errors of its own, and would end the worker.
+            # RQ parses two dozen fields, each with different errors, which would end the worker.
             logger.error("Job %s is unreadable and was skipped: %r", self.id, error)
             raise NoSuchJobError(f"Job {self.id} is unreadable.") from error
 
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = (
-            None
-        )
+        self._success_callback_name = None
+        self._failure_callback_name = None
+        self._stopped_callback_name = None
         self.webhooks = []
-        self.repeats_left = self.retries_left = None
+        self.repeats_left = None
+        self.retries_left = None
 
     @property
     def func(self) -> Callable[..., None]:

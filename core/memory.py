@@ -1,5 +1,5 @@
-"""What can be measured of a process that was killed: whether the kernel ended something for want of
-memory just then, how much memory the process took, and how full memory was.
+"""What can be measured about a process that was killed: whether the kernel killed something for
+lack of memory at that time, how much memory the process used, and how full memory was.
 
 Linux counts the processes that it kills for memory, for each control group and for the whole
 machine (Documentation/admin-guide/cgroup-v2.rst, memory.events; /proc/vmstat, oom_kill). Elsewhere
@@ -17,7 +17,7 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 # Memory as full as this leaves no room for the next step.
 NEARLY_FULL = 0.95
-# How long before word of a death what it came from may lie: a large process takes seconds to leave.
+# How long the cause of a death may lie before its notice: a large process takes seconds to exit.
 WINDOW_SECONDS = 10
 
 
@@ -50,45 +50,46 @@ class Death:
 
 
 class MemoryWatch:
-    """Looks at memory again and again while the process `pid` runs, and says what its death may
-    have come from.
+    """Samples memory while the process `pid` runs, to say what its death may have come from.
 
-    The kernel counts a kill when it decides on it; the process is gone, and word of it here, a
-    little later. A look in between must not become what the counters are compared with, so they are
+    The kernel counts a kill when it decides on it; the process is gone, and this process notified,
+    a little later. A sample from in between must not become the baseline, so the counters are
     compared over WINDOW_SECONDS."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.folder = _cgroup_folder(pid)
-        self.looks: deque[tuple[float, Memory]] = deque()
+        self.samples: deque[tuple[float, Memory]] = deque()
         self.look()
 
     @property
     def last(self) -> Memory:
-        return self.looks[-1][1]
+        return self.samples[-1][1]
 
     def look(self) -> None:
+        """Take a sample."""
         now = time.monotonic()
-        # A process that has ended is in no group any more; the one that it was in counts.
+        # A process that has ended is in no group any more; its last one counts.
         if (PROC / str(self.pid)).exists():
             self.folder = _cgroup_folder(self.pid)
 
-        self.looks.append((now, memory_read(self.folder)))
+        self.samples.append((now, memory_read(self.folder)))
 
-        # The newest of those that are older than the window stays: what was before it.
-        while len(self.looks) > 1 and self.looks[1][0] <= now - WINDOW_SECONDS:
-            self.looks.popleft()
+        # Keep one sample from before the window: the baseline.
+        while len(self.samples) > 1 and self.samples[1][0] <= now - WINDOW_SECONDS:
+            self.samples.popleft()
 
     def death(self, peak: int) -> Death:
         """To be called once the process has ended. `peak`: its largest resident set in bytes."""
-        fullest = max((memory for _, memory in self.looks), key=lambda memory: memory.used)
-        before = self.looks[0][1].oom_kills
+        memories = [memory for _, memory in self.samples]
+        fullest = max(memories, key=lambda memory: memory.used)
+        before = memories[0].oom_kills
         self.look()
         after = self.last.oom_kills
-        rose = any(count > before[name] for name, count in after.items() if name in before)
+        new_kills = [name for name in after if name in before and after[name] > before[name]]
 
         return Death(
-            killed_for_memory=rose,
+            killed_for_memory=bool(new_kills),
             peak=peak,
             used=fullest.used,
             total=fullest.total,
@@ -97,30 +98,35 @@ class MemoryWatch:
 
 
 def memory_read(folder: Path) -> Memory:
-    """As it is now, for the control group at `folder` and for the machine."""
+    """The state of memory now, of the control group at `folder` and of the machine."""
     meminfo = _table(PROC / "meminfo")
     total = meminfo.get("MemTotal", 0) * 1024
-    used = total - meminfo.get("MemAvailable", 0) * 1024
-    kills = {}
-
-    if (count := _table(PROC / "vmstat").get("oom_kill")) is not None:
-        kills["machine"] = count
+    available = meminfo.get("MemAvailable", 0) * 1024
+    used = total - available
 
     limit = _number(folder, "memory.max", "memory.limit_in_bytes")
     if limit is not None and 0 < limit < total:
         total = limit
         used = _number(folder, "memory.current", "memory.usage_in_bytes") or 0
 
-    for name in ("memory.events", "memory.oom_control"):
-        if (count := _table(folder / name).get("oom_kill")) is not None:
-            kills[str(folder)] = count
+    counters = {
+        PROC / "vmstat": "machine",
+        folder / "memory.events": str(folder),
+        folder / "memory.oom_control": str(folder),
+    }
+    oom_kills = {}
 
-    return Memory(used, total, kills)
+    for path, name in counters.items():
+        count = _table(path).get("oom_kill")
+        if count is not None:
+            oom_kills[name] = count
+
+    return Memory(used, total, oom_kills)
 
 
 def _cgroup_folder(pid: int) -> Path:
-    """The folder of the process's memory control group; of the container's where its own is not
-    visible in here."""
+    """The folder of the process's memory control group, or of the container's where its own is not
+    visible inside."""
     try:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
@@ -138,7 +144,8 @@ def _cgroup_folder(pid: int) -> Path:
         if (folder / "memory.events").is_file() or (folder / "memory.oom_control").is_file():
             return folder
 
-    return CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
+    version_1 = CGROUPS / "memory"
+    return version_1 if version_1.is_dir() else CGROUPS
 
 
 def _table(path: Path) -> dict[str, int]:
@@ -148,9 +155,8 @@ def _table(path: Path) -> dict[str, int]:
     except OSError:
         return {}
 
-    return {
-        name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)
-    }
+    lines = re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)
+    return {name: int(number) for name, number in lines}
 
 
 def _number(folder: Path, *names: str) -> int | None:

@@ -1,5 +1,5 @@
-"""What is true of every page: dates in the reader's time zone, and whose styles the browser may
-believe."""
+"""Middleware of every page: dates in the reader's time zone, and the pages of the job queue for those
+who may see them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ QUEUE_PAGES_PERMISSION = "django_rq.admin"
 
 
 class QueuePagesMiddleware:
-    """The raw pages of the job queue, which django-rq makes for every member of staff: here they
-    take a permission.
+    """The raw pages of the job queue, which django-rq shows to every member of staff, take a
+    permission here.
 
-    django-rq draws them with styles inside the HTML: allowed there and nowhere else. Scripts are
-    not."""
+    They have styles inside the HTML, which the content security policy allows on them and nowhere
+    else, and no scripts.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -60,8 +61,10 @@ class QueuePagesMiddleware:
         kwargs: dict[str, Any],
     ) -> HttpResponseBase | None:
         # By the view and not by its address: django-rq adds the same pages to the admin, too.
-        if getattr(view, "__module__", "").partition(".")[0] != QUEUE_PAGES:
+        package = getattr(view, "__module__", "").partition(".")[0]
+        if package != QUEUE_PAGES:
             return None
+
         if request.user.is_authenticated and not request.user.has_perm(QUEUE_PAGES_PERMISSION):
             raise PermissionDenied
 
@@ -69,8 +72,8 @@ class QueuePagesMiddleware:
 
 
 def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """django-rq looks its ids up without a net: a queue that is none is an IndexError there, a
-    worker that is gone an AttributeError, and a job that cannot be read any of a dozen."""
+    """django-rq does not check its ids: there, an unknown queue is an IndexError, a worker that is
+    gone an AttributeError, and a job that cannot be read any of a dozen errors."""
 
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -81,7 +84,7 @@ def _not_found_for_odd_ids(view: Callable[..., HttpResponse]) -> Callable[..., H
             if not kwargs:
                 raise
 
-            logger.info("no such thing in the queue: %s: %r", request.path[:200], error)
+            logger.info("not found in the queue: %s: %r", request.path[:200], error)
             raise Http404("There is no such queue, job or worker.") from error
 
     return answer

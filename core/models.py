@@ -8,13 +8,15 @@ from django.db import models
 
 
 class Chore(models.Model):
-    """One piece of background work. The row is there while the work waits or runs, and is deleted
-    when it has ended; what came of it is written where it belongs, such as on the dataset."""
+    """One piece of background work. The row exists while the work waits or runs, and is deleted
+    when it has ended; its result is stored where it belongs, such as on the dataset. The row of
+    work that failed every time stays for operators to see, until the work is added again."""
 
     class Status(models.TextChoices):
         WAITING = "waiting", "Waiting"
         RUNNING = "running", "Running"
         CANCELLING = "cancelling", "Being cancelled"
+        GIVEN_UP = "given_up", "Given up"
 
     class Lane(models.IntegerChoices):
         QUICK = 0, "Seconds"
@@ -36,6 +38,10 @@ class Chore(models.Model):
 
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.WAITING)
     starts = models.PositiveIntegerField(default=0, help_text="How often it was begun.")
+    due_at = models.DateTimeField(
+        null=True, blank=True, help_text="After a failure: not begun again before."
+    )
+    error = models.CharField(max_length=500, blank=True, help_text="Of its latest failure.")
     host = models.CharField(max_length=200, blank=True)
     process = models.CharField(max_length=60, blank=True, help_text="See core.processes.")
     created_at = models.DateTimeField(auto_now_add=True)

@@ -1,7 +1,7 @@
-"""What lies outside of a request: a full disk, a database or a queue that does not answer.
+"""Causes outside of a request: a full disk, a database or a queue that does not answer.
 
-These are no bugs. Whoever asked is told what is the matter, in the form that they asked in, and
-whether trying again helps.
+These are no bugs. The answer names the cause, as a page or as JSON, and says whether trying again
+helps.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ DISK_FULL = Outage(
     507,
     "no_disk_space",
     "The disk is full",
-    "Nothing can be saved until there is room again. What is there can be read, and trains that "
-    "run try to go on. "
-    "Delete what you do not need any more, or tell your operator.",
+    "Nothing can be saved until there is room again. What is there can be read, and running "
+    "trains try to continue. Delete what you do not need any more, or tell your operator.",
 )
 DATABASE_BUSY = Outage(
     503,
@@ -49,18 +48,18 @@ DATABASE_BUSY = Outage(
     "Somebody else was writing for too long, so your change was not made. Try again in a moment.",
     RETRY_SECONDS,
 )
-DATABASE_AWAY = Outage(
+DATABASE_UNAVAILABLE = Outage(
     503,
     "database_unavailable",
     "The database does not answer",
-    "Trains that run go on. Try again in a moment; if this stays, tell your operator.",
+    "Running trains continue. Try again in a moment; if this stays, tell your operator.",
     RETRY_SECONDS,
 )
-QUEUE_AWAY = Outage(
+QUEUE_UNAVAILABLE = Outage(
     503,
     "queue_unavailable",
     "The queue does not answer",
-    "Trains that run go on, and what waits is kept. Try again in a moment; if this stays, tell "
+    "Running trains continue, and the queue is kept. Try again in a moment; if this stays, tell "
     "your operator.",
     RETRY_SECONDS,
 )
@@ -75,13 +74,14 @@ def _says_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if isinstance(error, OperationalError):
-        return any(text in str(error).lower() for text in FULL_DATABASE)
+        text = str(error).lower()
+        return any(reason in text for reason in FULL_DATABASE)
 
     return getattr(error, "sqlstate", None) == DISK_FULL_STATE
 
 
 def outage_of(error: BaseException | None) -> Outage | None:
-    """The outage that an error comes from; None for a bug."""
+    """The outage that caused an error; None for a bug."""
     if error is None:
         return None
     if is_disk_full(error):
@@ -91,22 +91,22 @@ def outage_of(error: BaseException | None) -> Outage | None:
         if isinstance(each, OperationalError) and "locked" in str(each).lower():
             return DATABASE_BUSY
         if isinstance(each, InterfaceError):
-            return DATABASE_AWAY
+            return DATABASE_UNAVAILABLE
         if isinstance(each, OperationalError) and _is_connection_lost(each):
-            return DATABASE_AWAY
+            return DATABASE_UNAVAILABLE
         if isinstance(each, RedisError):
-            return QUEUE_AWAY
+            return QUEUE_UNAVAILABLE
 
     return None
 
 
 def _is_connection_lost(error: OperationalError) -> bool:
-    """An OperationalError may be a bug as well, such as a table that is missing."""
-    if any(text in str(error).lower() for text in WRITE_FAILED):
+    """An OperationalError may be a bug as well, such as a missing table."""
+    text = str(error).lower()
+    if any(reason in text for reason in WRITE_FAILED):
         return True
 
-    # psycopg: class 08 is a connection's failure, 57 an operator's; none where nobody answered at
-    # all.
+    # psycopg: class 08 is a connection's failure, 57 an operator's; none without any answer.
     cause = error.__cause__
     if type(cause).__module__.partition(".")[0] != "psycopg":
         return False
@@ -116,8 +116,13 @@ def _is_connection_lost(error: OperationalError) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that it was raised from. A chain may be a circle."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+
+    while error is not None:
+        if id(error) in seen:
+            return
+
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What the administration does with everything that belongs to people: share it, hand it over."""
+"""Actions of the administration for everything that belongs to people: share it, hand it over."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from django.template.response import TemplateResponse
 
 from core.errors import UserError
 from core.ownership import has_right, owner_set, sharing_set
+from core.requests import reader_of
 
 SHARING_ACTIONS = ("share", "stop_sharing", "hand_over")
+ARCHIVE_ACTIONS = ("archive", "restore")
 
 
 class HandOverForm(forms.Form):
@@ -35,7 +37,7 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Share with everyone", permissions=["share"])
     def share(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(
+        self.change_each(
             request,
             rows,
             lambda row, by: sharing_set(row, by=by, shared=True),
@@ -44,7 +46,7 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Stop sharing", permissions=["share"])
     def stop_sharing(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._change_each(
+        self.change_each(
             request, rows, lambda row, by: sharing_set(row, by=by, shared=False), "No longer shared"
         )
 
@@ -63,7 +65,7 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return TemplateResponse(request, "admin/hand_over.html", context)
 
         owner = form.cleaned_data["to"]
-        self._change_each(
+        self.change_each(
             request,
             rows,
             lambda row, by: owner_set(row, by=by, owner=owner),
@@ -71,18 +73,23 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
         return None
 
-    def _change_each(
+    def change_each(
         self,
         request: HttpRequest,
         rows: QuerySet[Any],
-        change: Callable[[Any, User], None],
+        change: Callable[[Any, User], object],
         done: str,
     ) -> None:
-        assert isinstance(request.user, User)
+        """`change` for each row; what is refused for one does not keep the others from it.
+
+        done: what was done, in front of the names of those for which it was.
+        """
+        by = reader_of(request)
         changed = []
+
         for row in rows:
             try:
-                change(row, request.user)
+                change(row, by)
                 changed.append(str(row))
             except UserError as error:
                 self.message_user(request, f"{row}: {error.message}", messages.ERROR)
@@ -91,3 +98,22 @@ class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
         if changed:
             self.message_user(request, f"{done}: {', '.join(changed)}.", messages.SUCCESS)
+
+
+class ArchivableAdmin(OwnedAdmin):
+    """For rows with `archived_at`. A subclass lists ARCHIVE_ACTIONS among its actions, and gives the
+    services that archive and restore one row."""
+
+    def archive_row(self, row: Any, by: User) -> None:
+        raise NotImplementedError
+
+    def restore_row(self, row: Any, by: User) -> None:
+        raise NotImplementedError
+
+    @admin.action(description="Archive: no longer offer for new trains", permissions=["change"])
+    def archive(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        self.change_each(request, rows, self.archive_row, "Archived")
+
+    @admin.action(description="Restore: offer for new trains again", permissions=["change"])
+    def restore(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        self.change_each(request, rows, self.restore_row, "Restored")

@@ -28,9 +28,12 @@ class OwnedQuerySet(models.QuerySet[M]):
         if may_see_all(self.model, user):
             return self
 
+        visible = models.Q(shared=True)
         # An anonymous reader has no id, and `owner=None` would ask for rows without an owner.
-        own = models.Q(owner=user.pk) if user.pk is not None else models.Q()
-        return self.filter(own | models.Q(shared=True))
+        if user.pk is not None:
+            visible |= models.Q(owner=user.pk)
+
+        return self.filter(visible)
 
 
 class Owned(models.Model):
@@ -60,15 +63,24 @@ def owned_models() -> list[type[Owned]]:
 def has_right(user: Any, right: str, model: type[models.Model]) -> bool:
     """Whether `user` has the model's permission `right`: view, change, delete or share."""
     codename = get_permission_codename(right, model._meta)
-    return bool(user.has_perm(f"{model._meta.app_label}.{codename}"))
+    permission = f"{model._meta.app_label}.{codename}"
+
+    return bool(user.has_perm(permission))
 
 
 def may_see_all(model: type[models.Model], user: Any) -> bool:
-    return has_right(user, "view", model) or has_right(user, "change", model)
+    if has_right(user, "view", model):
+        return True
+
+    return has_right(user, "change", model)
 
 
 def is_owner(row: Any, user: Any) -> bool:
-    return row.owner_id is not None and row.owner_id == user.pk
+    # An anonymous user has no id either, and does not own rows without an owner.
+    if row.owner_id is None:
+        return False
+
+    return bool(row.owner_id == user.pk)
 
 
 def may_change(row: Any, user: Any) -> bool:
@@ -80,7 +92,7 @@ def may_delete(row: Any, user: Any) -> bool:
 
 
 def may_share(row: Any, user: Any) -> bool:
-    """Sharing with everyone takes a permission, for one's own rows too."""
+    """Sharing with everyone needs a permission, for one's own rows too."""
     return has_right(user, "share", type(row)) and may_change(row, user)
 
 
@@ -101,7 +113,7 @@ def deletion_check(row: Any, by: User) -> None:
 
 
 def sharing_set(row: Any, *, by: User, shared: bool) -> None:
-    """Share `row` with everyone, or stop doing so; trains that use it already keep it.
+    """Share `row` with everyone, or stop sharing it; trains that use it already keep it.
 
     Raises PermissionDenied.
     """
@@ -118,19 +130,21 @@ def owner_set(row: Any, *, by: User, owner: User) -> None:
         raise PermissionDenied
 
     if not owner.is_active:
-        raise UserError(
-            {"owner": [f"{owner.get_username()} cannot sign in. Choose somebody else."]}
-        )
+        message = f"{owner.get_username()} cannot sign in. Choose somebody else."
+        raise UserError({"owner": [message]})
 
     _write(row, owner=owner, **released_on_hand_over(type(row)))
 
 
 def released_on_hand_over(model: type[models.Model]) -> dict[str, Any]:
-    """What a new owner does not take over: keys that only mean something among one person's
-    requests.
-    """
+    """Values to set on a row that gets a new owner: keys that only mean something among one
+    person's requests are cleared."""
     names = {field.name for field in model._meta.fields}
-    return {"idempotency_key": None} if "idempotency_key" in names else {}
+
+    if "idempotency_key" in names:
+        return {"idempotency_key": None}
+
+    return {}
 
 
 def _write(row: Any, **values: Any) -> None:

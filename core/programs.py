@@ -1,5 +1,5 @@
-"""Programs that touch a stranger's files: each in a process of its own with limits on time and
-memory, which reports by JSON lines on its standard output and is killed with its parent."""
+"""Programs that touch a stranger's files: each in a process of its own with limits on time, memory
+and output, which reports by JSON lines on its standard output and is killed with its parent."""
 
 from __future__ import annotations
 
@@ -11,29 +11,44 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 
 from core.processes import clean_environment, confined
 
 TICK_SECONDS = 1.0
-LONGEST_REPORT_BYTES = 2**20
+# How long a program that closed its output may take to end.
+EXIT_SECONDS = 30
+READ_BYTES = 65_536
+LONGEST_REPORT_BYTES = 4 * 2**20
+MOST_OUTPUT_BYTES = 256 * 2**20
+STDERR_KEPT_BYTES = 4000
+
+# How Python, C++ and PyTorch say that an allocation was refused.
+OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")
 
 logger = logging.getLogger("deepextension.programs")
 
+Report = dict[str, Any]
+OnReport = Callable[[Report], None]
+OnTick = Callable[[], None]
+
 
 class ProgramProblem(Exception):
-    """Why a program came to nothing, in words for people. `passing`: it may go well later, so it is
-    tried again."""
+    """Why a program failed, in words for people. `passing`: the cause may pass, so it is worth
+    trying again."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
+
+
+class TimeLimitReached(ProgramProblem):
+    """The program ran for longer than it may."""
 
 
 def program_run(
@@ -42,44 +57,141 @@ def program_run(
     seconds: float | None,
     memory_bytes: int,
     too_long: str = "This took too long and was ended.",
+    work: str = "Reading the files",
     environment: dict[str, str] | None = None,
-    on_news: Callable[[dict[str, Any]], None] = lambda news: None,
-    on_tick: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Run `python -m module arguments…` and return what it says last under "done".
+    on_report: OnReport = lambda report: None,
+    on_tick: OnTick = lambda: None,
+) -> Report:
+    """Run `python -m module arguments…` and return what its last report holds under "done".
 
-    on_news gets every other report, on_tick is called about once a second; what they raise ends the
-    program. Raises ProgramProblem with the program's own "error", or with `too_long` after
-    `seconds`."""
-    with tempfile.TemporaryFile() as complaints:
-        program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
-            [sys.executable, "-m", module, *arguments],
-            cwd=settings.BASE_DIR,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env=clean_environment(**(environment or {})),
-            preexec_fn=confined(_limits(memory_bytes)),
-        )
+    A report is a JSON object on a line of the program's standard output; other lines are ignored,
+    since libraries print too. on_report gets every report, on_tick is called at least once a
+    second; what they raise ends the program.
 
-        try:
-            last = _listen(program, seconds, too_long, on_news, on_tick)
-            code = program.wait(timeout=30)
-        finally:
-            if program.poll() is None:
-                program.kill()
-                program.wait()
+    seconds: None for no limit. memory_bytes: of data, without mapped files. work: what the program
+    does, as the beginning of a sentence about its failure.
 
-        if "done" in last:
-            return dict(last["done"])
-        if "error" in last:
-            raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
+    Raises ProgramProblem with the program's own "error" or with the limit that it reached, and
+    TimeLimitReached with `too_long` after `seconds`.
+    """
+    program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
+        [sys.executable, "-m", module, *arguments],
+        cwd=settings.BASE_DIR,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(**(environment or {})),
+        preexec_fn=confined(_limits(memory_bytes)),
+    )
 
-        complaints.seek(max(0, complaints.tell() - 4000))
-        logger.error(
-            "%s ended with %s: %s", module, code, complaints.read().decode("utf-8", "replace")
-        )
-        raise ProgramProblem(_cause(code))
+    output = _Output(program, work, on_report)
+    deadline = time.monotonic() + seconds if seconds is not None else None
+
+    try:
+        while output.is_open:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeLimitReached(too_long)
+
+            on_tick()
+            output.read()
+
+        code = program.wait(timeout=EXIT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ProgramProblem(f"{work} did not come to an end. Ask your operator.") from error
+    finally:
+        output.close()
+        if program.poll() is None:
+            program.kill()
+            program.wait()
+
+    last = output.last_report
+    if isinstance(last.get("done"), dict):
+        return dict(last["done"])
+    if "error" in last:
+        raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
+
+    logger.error("%s ended with %s: %s", module, code, output.stderr_text)
+    raise ProgramProblem(_cause(work, code, output.stderr_text))
+
+
+class _Output:
+    """What a program writes, read as it comes: reports from its standard output, and the end of its
+    standard error."""
+
+    def __init__(self, program: subprocess.Popen[bytes], work: str, on_report: OnReport) -> None:
+        assert program.stdout is not None
+        assert program.stderr is not None
+
+        self.program = program
+        self.work = work
+        self.on_report = on_report
+        self.last_report: Report = {}
+        self.stdout_bytes = 0
+        self.unfinished_line = b""
+        self.stderr = b""
+
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(program.stdout, selectors.EVENT_READ, self._read_stdout)
+        self.selector.register(program.stderr, selectors.EVENT_READ, self._read_stderr)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.selector.get_map())
+
+    @property
+    def stderr_text(self) -> str:
+        return self.stderr.decode("utf-8", "replace")
+
+    def read(self) -> None:
+        """Read what there is, or wait TICK_SECONDS for more. Raises ProgramProblem where it is more
+        than a program may print."""
+        has_ended = self.program.poll() is not None
+        ready = self.selector.select(TICK_SECONDS)
+
+        if has_ended and not ready:
+            # Only a process that it left behind still holds its output open.
+            self.close()
+            return
+
+        for key, _ in ready:
+            piece = os.read(key.fd, READ_BYTES)
+            key.data(piece)
+            if not piece:
+                self.selector.unregister(key.fileobj)
+
+    def _read_stdout(self, piece: bytes) -> None:
+        self.stdout_bytes += len(piece)
+        *lines, self.unfinished_line = (self.unfinished_line + piece).split(b"\n")
+
+        for line in lines:
+            report = _report(line)
+            if report is not None:
+                self.last_report = report
+                self.on_report(report)
+
+        if (
+            self.stdout_bytes > MOST_OUTPUT_BYTES
+            or len(self.unfinished_line) > LONGEST_REPORT_BYTES
+        ):
+            raise ProgramProblem(f"{self.work} printed too much and was ended. Ask your operator.")
+
+    def _read_stderr(self, piece: bytes) -> None:
+        self.stderr = (self.stderr + piece)[-STDERR_KEPT_BYTES:]
+
+    def close(self) -> None:
+        self.selector.close()
+        for stream in (self.program.stdout, self.program.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _report(line: bytes) -> Report | None:
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+    return report if isinstance(report, dict) else None
 
 
 def _limits(memory_bytes: int) -> Callable[[], None]:
@@ -91,56 +203,14 @@ def _limits(memory_bytes: int) -> Callable[[], None]:
     return apply
 
 
-def _listen(
-    program: subprocess.Popen[bytes],
-    seconds: float | None,
-    too_long: str,
-    on_news: Callable[[dict[str, Any]], None],
-    on_tick: Callable[[], None],
-) -> dict[str, Any]:
-    """The program's last report, read until it closes its output."""
-    assert program.stdout is not None
-    deadline = time.monotonic() + seconds if seconds is not None else None
-    last: dict[str, Any] = {}
-
-    with selectors.DefaultSelector() as selector:
-        selector.register(program.stdout, selectors.EVENT_READ)
-        rest = b""
-        while True:
-            if deadline is not None and time.monotonic() > deadline:
-                raise ProgramProblem(too_long)
-
-            on_tick()
-            if not selector.select(TICK_SECONDS):
-                continue
-
-            piece = _piece(program.stdout)
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                last = json.loads(line)
-                on_news(last)
-
-            if not piece:
-                return last
-
-            if len(rest) > LONGEST_REPORT_BYTES:
-                raise ProgramProblem(
-                    "The program that reads the files talks nonsense. Ask your operator."
-                )
-
-
-def _piece(stream: IO[bytes]) -> bytes:
-    return os.read(stream.fileno(), 65_536)
-
-
-def _cause(code: int) -> str:
+def _cause(work: str, code: int, stderr: str) -> str:
     if code in (-signal.SIGKILL, -signal.SIGSEGV):
-        return "Reading the files was killed, most likely for lack of memory."
+        return f"{work} was killed, most likely for lack of memory."
 
-    return (
-        "Reading the files needed more memory than there may be, or they are damaged. Ask your "
-        "operator."
-    )
+    if any(sign in stderr for sign in OUT_OF_MEMORY):
+        return f"{work} needed more memory than it may use and was ended."
+
+    return f"{work} ended with an error. The files may be damaged. Ask your operator."
 
 
 def folder_bytes(path: Path) -> int:

@@ -1,5 +1,6 @@
-"""The one way onto the queue. The database is the truth and Redis only a bell: a bell that nobody
-hears is rung again by the reconciler, so that a Redis that is away costs time and nothing else."""
+"""The only way to enqueue a job. The database holds the state, and a job in Redis only notifies a
+worker of it: the reconciler enqueues a lost job again, so that an outage of Redis costs time and
+nothing else."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from rq.job import Job
 
 from core.jobs import REGISTERED
 
-# Workers look after their job every MONITORING_SECONDS.
+# Workers send a heartbeat for their job every MONITORING_SECONDS.
 MONITORING_SECONDS = 5
-SILENCE = timedelta(seconds=60)
+HEARTBEAT_LIMIT = timedelta(seconds=60)
 
 logger = logging.getLogger("deepextension.queue")
 
@@ -33,13 +34,14 @@ def enqueue(queue: str, function: str, job_id: str, *arguments: Any) -> None:
     committed.
 
     job_id: [A-Za-z0-9_-]+, chosen by the caller. Where a job of that id waits or runs already
-    nothing is added; the remains of one that ended make room."""
+    nothing is added; one that has ended is replaced.
+    """
     assert function in REGISTERED, f"{function} is no queue_job"
-    transaction.on_commit(lambda: _ring(queue, function, job_id, *arguments))
+    transaction.on_commit(lambda: _enqueue_now(queue, function, job_id, *arguments))
 
 
-def _ring(queue: str, function: str, job_id: str, *arguments: Any) -> None:
-    bell = django_rq.get_queue(queue)
+def _enqueue_now(queue: str, function: str, job_id: str, *arguments: Any) -> None:
+    rq_queue = django_rq.get_queue(queue)
     options: dict[str, Any] = {
         "args": arguments,
         "job_id": job_id,
@@ -51,40 +53,45 @@ def _ring(queue: str, function: str, job_id: str, *arguments: Any) -> None:
 
     try:
         try:
-            bell.enqueue_call(function, **options)
+            rq_queue.enqueue_call(function, **options)
         except DuplicateJobError:
             if _discard_if_ended(queue, job_id):
-                bell.enqueue_call(function, **options)
+                rq_queue.enqueue_call(function, **options)
     except DuplicateJobError:
-        logger.debug("somebody else enqueued %s", job_id)
+        logger.debug("another process enqueued %s", job_id)
     except RedisError as error:
         logger.warning("queue unreachable, %s waits for the reconciler: %s", job_id, error)
 
 
 def _discard_if_ended(queue: str, job_id: str) -> bool:
+    """Delete the job, unless it waits or runs. Returns whether its id is free now."""
     job = django_rq.get_queue(queue).fetch_job(job_id)
     if job is None:
         return True
 
     status = job.get_status()
-    if status == "queued" or (status == "started" and not _silent(job)):
+    if status == "queued":
+        return False
+    if status == "started" and not _has_lost_worker(job):
         return False
 
     job.delete()
     return True
 
 
-def _silent(job: Job) -> bool:
-    """A job that runs says so every few seconds; one that has not for a while lost its worker."""
+def _has_lost_worker(job: Job) -> bool:
+    """Whether the heartbeat of a started job has stopped."""
     heartbeat = job.last_heartbeat
-    return heartbeat is not None and datetime.now(UTC) - heartbeat > SILENCE
+    if heartbeat is None:
+        return False
+
+    return datetime.now(UTC) - heartbeat > HEARTBEAT_LIMIT
 
 
 def waiting_calls(queue: str, function: str) -> int:
-    """How many calls of `function` nobody has answered yet; 0 where Redis cannot say."""
+    """How many calls of `function` are in the queue; 0 where Redis does not answer."""
     try:
-        bell = django_rq.get_queue(queue)
-        jobs = bell.get_jobs()
+        jobs = django_rq.get_queue(queue).get_jobs()
     except RedisError:
         return 0
 

@@ -1,4 +1,4 @@
-"""What every operation of the API may answer, in its OpenAPI document."""
+"""The errors that every operation of the API may answer, in its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Schema(AutoSchema):
         """Statuses of any operation of this kind."""
         statuses = ["400", "403", "404", "406", "429", "503"]
 
-        if not any(isinstance(permission, AllowAny) for permission in self.view.get_permissions()):
+        permissions = self.view.get_permissions()
+        if not any(isinstance(permission, AllowAny) for permission in permissions):
             statuses.append("401")
         if self.method in WRITES:
             statuses += ["409", "413", "415", "507"]

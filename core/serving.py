@@ -28,16 +28,23 @@ from engine.process.isolation import die_with_parent
 
 START_SECONDS = 180
 STOP_SECONDS = 45
+LOG_LINES = 5
 
 
 class CannotServe(Exception):
-    """A reason, in words for the person at the terminal."""
+    """Why the platform cannot be served, in words for the person at the terminal."""
 
 
 def address(path: str = "/") -> str:
     """Where a browser on this machine finds the platform."""
-    host = "127.0.0.1" if settings.HOST in ("0.0.0.0", "::") else settings.HOST  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.PORT}{path}"
+    host = settings.HOST
+
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = "127.0.0.1"
+    elif ":" in host:
+        host = f"[{host}]"
+
+    return f"http://{host}:{settings.PORT}{path}"
 
 
 def health() -> dict[str, Any]:
@@ -56,42 +63,18 @@ def health() -> dict[str, Any]:
 
 @contextmanager
 def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start everything, wait until /healthz is content, and stop everything at the end.
+    """Start everything, wait until /healthz reports it healthy, and stop everything at the end.
 
-    Raises CannotServe where this home is being served already, the port is taken, or the start
-    fails."""
+    say: prints a line of progress. Raises CannotServe where this home is being served already, the
+    port is taken, or the start fails.
+    """
     with home_lock(), contextlib.ExitStack() as until_ready:
-        if words := newer_database():
-            raise CannotServe(words)
+        if problem := newer_database():
+            raise CannotServe(problem)
 
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
-        server = subprocess.Popen(  # noqa: S603
-            [
-                sys.executable,
-                "-m",
-                "core.supervise",
-                "-c",
-                str(settings.BASE_DIR / "supervisord.conf"),
-            ],
-            cwd=settings.BASE_DIR,
-            # The password of the first account is for set-up alone.
-            env={name: value for name, value in os.environ.items() if name != ADMIN_PASSWORD}
-            | {
-                "DEEPEXTENSION_HOME": str(settings.HOME),
-                "PORT": str(settings.PORT),
-                "PYTHON": sys.executable,
-                SUPERVISED: "1",
-            },
-            # It logs to logs/. On a full disk it complains on stderr instead, and where that is a
-            # file on the same disk the complaint itself would end it, and everything with it.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Of its own group: Ctrl-C reaches this process alone, which then stops the rest in
-            # order.
-            process_group=0,
-            preexec_fn=_with_parent(os.getpid()),
-        )
+        server = _supervisor_start()
 
         try:
             # After the fork: a thread beside it could leave locks behind.
@@ -108,14 +91,38 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
                 server.kill()
 
 
-def _with_parent(parent: int) -> Callable[[], None]:
-    return lambda: die_with_parent(parent, signal.SIGTERM)
+def _supervisor_start() -> subprocess.Popen[bytes]:
+    configuration = settings.BASE_DIR / "supervisord.conf"
+    parent = os.getpid()
+
+    environment = os.environ | {
+        "DEEPEXTENSION_HOME": str(settings.HOME),
+        "PORT": str(settings.PORT),
+        "PYTHON": sys.executable,
+        SUPERVISED: "1",
+    }
+    # The password of the first account is for set-up alone.
+    environment.pop(ADMIN_PASSWORD, None)
+
+    return subprocess.Popen(  # noqa: S603 - a list of our own, no shell
+        [sys.executable, "-m", "core.supervise", "-c", str(configuration)],
+        cwd=settings.BASE_DIR,
+        env=environment,
+        # It logs to logs/. On a full disk it would complain on stderr instead, and if that is a
+        # file on the same disk, failing to do so would end it, and everything with it.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A process group of its own: Ctrl-C reaches this process alone, which then stops the rest
+        # in order.
+        process_group=0,
+        preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM),
+    )
 
 
 @contextmanager
 def home_lock() -> Iterator[IO[str]]:
-    """Have this home to oneself, for serving it or for setting it up. Raises CannotServe where it
-    is being served. The lock goes with the process, however that ends."""
+    """Hold this home exclusively, for serving it or for setting it up. The kernel releases the
+    lock however the process ends. Raises CannotServe where the home is being served."""
     with (settings.HOME / "serve.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +136,9 @@ def home_lock() -> Iterator[IO[str]]:
 
 
 def _require_port() -> None:
-    with socket.socket(socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET) as probe:
+    family = socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET
+
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.HOST, settings.PORT))
@@ -139,51 +148,63 @@ def _require_port() -> None:
             ) from error
 
 
-# What /healthz names, in the order in which it comes up, as a person at the terminal reads it.
+# Names of /healthz in the order in which the parts come up, and their titles at the terminal.
 PARTS = {
+    "web": "web server",
     "queue": "queue",
     "worker": "training worker",
 }
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
-    began = time.monotonic()
-    told: set[str] = set()
+    progress = _Progress(say)
     say(
         "Starting DeepExtension: web server, queue, and the libraries that train (about a minute "
         "the first time) …"
     )
 
     while (state := health()).get("status") not in ("ok", "disk full"):
-        if server.poll() is not None or time.monotonic() > began + START_SECONDS:
-            raise CannotServe(f"The platform did not start. What it said last:\n{_last_words()}")
+        if server.poll() is not None or progress.seconds > START_SECONDS:
+            raise CannotServe(f"The platform did not start. The end of its logs:\n{_log_ends()}")
 
-        _tell_progress(state, told, began, say)
+        progress.show(state)
         time.sleep(0.2)
 
-    _tell_progress(state, told, began, say)
+    progress.show(state)
 
 
-def _tell_progress(
-    state: dict[str, Any], told: set[str], began: float, say: Callable[[str], None]
-) -> None:
-    """Name each part once, when it is there, with the time that it took since the start."""
-    if not state or state.get("starting"):
-        return
+class _Progress:
+    """Names each part once, as soon as it is ready, with the seconds since the start."""
 
-    ready = {"web": "web server"} | {
-        name: title for name, title in PARTS.items() if state.get(name)
-    }
-    for name, title in ready.items():
-        if name not in told:
-            told.add(name)
-            say(f"  {title} ready after {time.monotonic() - began:.0f} s")
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.started_at = time.monotonic()
+        self.shown: set[str] = set()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started_at
+
+    def show(self, state: dict[str, Any]) -> None:
+        """state: what /healthz answered; {} where it did not."""
+        if not state or state.get("starting"):
+            return
+
+        for name, title in PARTS.items():
+            # Whatever answers is the web server.
+            is_ready = name == "web" or state.get(name)
+
+            if is_ready and name not in self.shown:
+                self.shown.add(name)
+                self.say(f"  {title} ready after {self.seconds:.0f} s")
 
 
-def _last_words() -> str:
-    lines = []
+def _log_ends() -> str:
+    """The last lines of each log."""
+    ends: list[str] = []
+
     for path in sorted(Path(settings.HOME / "logs").glob("*.log")):
-        text = path.read_text(errors="replace").strip().splitlines()[-5:]
-        lines += [f"{path.name}: {line}" for line in text]
+        lines = path.read_text(errors="replace").strip().splitlines()
+        ends.extend(f"{path.name}: {line}" for line in lines[-LOG_LINES:])
 
-    return "\n".join(lines)
+    return "\n".join(ends)

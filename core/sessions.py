@@ -21,7 +21,7 @@ SIGNED_SECONDS = 3600
 
 
 class SessionStore(db.SessionStore):
-    """Django's sessions in the database with a way out."""
+    """Django's sessions in the database, or signed in the cookie where they cannot be stored."""
 
     def _is_signed(self) -> bool:
         # Keys of stored sessions are letters and digits.
@@ -33,7 +33,10 @@ class SessionStore(db.SessionStore):
 
         try:
             data: dict[str, Any] = signing.loads(
-                str(self.session_key), salt=SALT, serializer=self.serializer, max_age=SIGNED_SECONDS
+                str(self.session_key),
+                salt=SALT,
+                serializer=self.serializer,
+                max_age=SIGNED_SECONDS,
             )
         except signing.BadSignature:
             self._session_key = None
@@ -49,7 +52,7 @@ class SessionStore(db.SessionStore):
         try:
             super().save(must_create)
         except (DatabaseError, UpdateError) as error:
-            # Django makes an UpdateError of a row that could not be changed, whatever the reason.
+            # Django raises UpdateError for a row that could not be changed, whatever the reason.
             if not is_disk_full(error):
                 raise
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views import View
 
 from core.ownership import sharing_set
-
-LARGEST_ID = 2**63 - 1
+from core.requests import reader_of, row_or_404
 
 
 class SharingView(View):
@@ -21,26 +19,15 @@ class SharingView(View):
     model: Any = None  # An Owned one.
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        assert isinstance(request.user, User)
-        row = (
-            self.model.objects.visible_to(request.user).filter(pk=pk).first()
-            if pk <= LARGEST_ID
-            else None
-        )
-
-        if row is None:
-            raise Http404
-
+        reader = reader_of(request)
+        row = row_or_404(self.model.objects.visible_to(reader), pk)
         shared = bool(request.POST.get("shared"))
-        sharing_set(row, by=request.user, shared=shared)
+        sharing_set(row, by=reader, shared=shared)
 
         if shared:
-            messages.success(
-                request, f"{row} is shared: everyone on this platform can see it and use it."
-            )
+            text = f"{row} is shared: everyone on this platform can see it and use it."
         else:
-            messages.success(
-                request, f"{row} is no longer shared. Trains that use it already keep it."
-            )
+            text = f"{row} is no longer shared. Trains that use it already keep it."
 
+        messages.success(request, text)
         return redirect(row)

@@ -20,8 +20,8 @@ class SignInView(LoginView):
         try:
             login(self.request, form.get_user())
         except DatabaseError as error:
-            # The session is there by then (core.sessions). What is missing is the date of the last
-            # sign-in and an entry of the lock-out's log, and nobody is kept out for those.
+            # The session exists by then (core.sessions). Only the date of the last sign-in and an
+            # entry of the lock-out's log are missing, and nobody is kept out for those.
             if not is_disk_full(error) or not self.request.user.is_authenticated:
                 raise
 

@@ -1,9 +1,9 @@
-"""What a browser sees while the platform starts: a page that says so and opens the platform once it
+"""The page that a browser gets while the platform starts; it opens the platform as soon as that
 answers.
 
 It is served by the process that sets up or starts the platform, from a thread, until the web server
-is about to take the port (`starting_page_leave`). It answers everything with 503, knows nothing of
-the platform and reads no more of a request than its first line."""
+takes over the port (`starting_page_leave`). It answers everything with 503, needs nothing of the
+platform and reads no more of a request than its first line."""
 
 from __future__ import annotations
 
@@ -88,23 +88,23 @@ HEADERS = (
 
 
 class StartingPage:
-    """`phase`: what the page says is being done."""
+    """Serves the page from a thread. `phase`: what it says is being done."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.phase = "Starting …"
         self._listener = listener
-        self._over = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="starting-page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        self._over.set()
+        self._closing.set()
         self._thread.join(LEAVE_SECONDS)
 
     def _serve(self) -> None:
         with self._listener:
             self._listener.settimeout(LOOK_SECONDS)
-            while not self._over.is_set() and not _leave_file().exists():
+            while not self._closing.is_set() and not _leave_file().exists():
                 try:
                     connection, _ = self._listener.accept()
                 except TimeoutError:
@@ -118,11 +118,13 @@ class StartingPage:
     def _answer(self, connection: socket.socket) -> None:
         # One request after the other, so that none may take long.
         connection.settimeout(REQUEST_SECONDS)
-        line = connection.recv(LONGEST_REQUEST).split(b"\r\n", 1)[0]
-        path = line.split(b" ")[1].split(b"?")[0] if line.count(b" ") == 2 else b"/"
+        request = connection.recv(LONGEST_REQUEST)
+        path = _path_of(request)
+
         kind, text = self._body(path)
         body = text.encode()
-        connection.sendall(HEADERS.format(kind=kind, length=len(body)).encode() + body)
+        headers = HEADERS.format(kind=kind, length=len(body))
+        connection.sendall(headers.encode() + body)
 
     def _body(self, path: bytes) -> tuple[str, str]:
         if path == b"/healthz":
@@ -137,8 +139,18 @@ class StartingPage:
         return "text/html", PAGE.format(phase=html.escape(self.phase))
 
 
+def _path_of(request: bytes) -> bytes:
+    """The path in the first line of an HTTP request, "/" where it has none."""
+    line = request.partition(b"\r\n")[0]
+    words = line.split(b" ")
+    if len(words) != 3:
+        return b"/"
+
+    return words[1].partition(b"?")[0]
+
+
 class _NoPage(StartingPage):
-    """Where the port is not free: whoever has it answers."""
+    """For a port that is not free: the process that has it answers."""
 
     def __init__(self) -> None:
         self.phase = ""
@@ -149,8 +161,8 @@ class _NoPage(StartingPage):
 
 @contextlib.contextmanager
 def starting_page() -> Iterator[StartingPage]:
-    """Serve the page on the platform's port for as long as the block lasts, or until the web server
-    takes the port."""
+    """Serve the page on the platform's port until the block ends or the web server takes over the
+    port."""
     _leave_file().unlink(missing_ok=True)
     try:
         page = StartingPage(_listener())

@@ -1,5 +1,5 @@
-"""Where files live below DEEPEXTENSION_HOME. The database keeps ids; every path is made here from
-an id."""
+"""Where files live below DEEPEXTENSION_HOME. The database keeps ids, and paths are made from ids
+below the folders of this module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trials_folder() -> Path:
 
 
 def disk_is_full() -> bool:
-    """Whether there is no room left for what the platform itself has to write: sessions, events,
+    """Whether the disk has no room left for what the platform itself writes: sessions, events,
     logs."""
     return shutil.disk_usage(settings.HOME).free < FULL_BYTES
 
@@ -42,43 +42,51 @@ def disk_is_full() -> bool:
 def require_disk(needed_bytes: int, *, field: str = "") -> None:
     """Raises UserError (507) where writing `needed_bytes` would leave less than the reserve
     free."""
-    free = shutil.disk_usage(settings.HOME).free
-    if free - needed_bytes < settings.DISK_RESERVE_BYTES:
-        message = (
-            f"Not enough disk space: {needed_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free."
-        )
-        raise UserError({field: [message]}, code="no_disk_space", status=507)
+    free_bytes = shutil.disk_usage(settings.HOME).free
+    if free_bytes - needed_bytes >= settings.DISK_RESERVE_BYTES:
+        return
+
+    message = (
+        f"Not enough disk space: {needed_bytes / 1e9:.1f} GB needed, "
+        f"{free_bytes / 1e9:.1f} GB free."
+    )
+    raise UserError({field: [message]}, code="no_disk_space", status=507)
 
 
 def stored_path(path: Path | str) -> str:
-    """A path as the database keeps it: relative to the home where it lies there, so that the home
-    can be moved, and as it is elsewhere."""
+    """A path as the database keeps it: relative to the home if it lies inside, so that the home
+    can be moved, and unchanged otherwise."""
     path = Path(path)
-    return str(path.relative_to(settings.HOME)) if path.is_relative_to(settings.HOME) else str(path)
+    if path.is_relative_to(settings.HOME):
+        path = path.relative_to(settings.HOME)
+
+    return str(path)
 
 
 def located_path(text: str) -> Path:
-    """Where a stored path leads to now."""
+    """The path that `stored_path` stored, below the present home."""
     return settings.HOME / text
 
 
-def path_made_relative(text: str, folder: str) -> str:
-    """For migrations: a path that an earlier version stored whole, as stored_path has it.
+def make_path_relative(text: str, folder: str) -> str:
+    """For migrations: an absolute path of an earlier version, as `stored_path` would store it.
 
-    folder: the one in the home that it lies in. By its name a path is found again that was stored
+    folder: the folder of the home that it lies in. By its name a path is recognised that was stored
     before the home was copied to where it is now.
     """
     path = Path(text)
-    if not path.is_absolute() or path.is_relative_to(settings.HOME):
-        return stored_path(path) if path.is_absolute() else text
+    if not path.is_absolute():
+        return text
+    if path.is_relative_to(settings.HOME):
+        return stored_path(path)
 
-    _, found, rest = text.rpartition(f"/{folder}/")
+    _, separator, rest = text.rpartition(f"/{folder}/")
     inside = f"{folder}/{rest}"
-    is_copied = bool(found) and not path.exists() and (settings.HOME / inside).exists()
+    was_copied = not path.exists() and (settings.HOME / inside).exists()
 
-    return inside if is_copied else text
+    return inside if separator and was_copied else text
 
 
-def path_made_whole(text: str) -> str:
-    """For migrations: the way back."""
+def make_path_absolute(text: str) -> str:
+    """For migrations: the reverse of make_path_relative."""
     return str(located_path(text)) if text else text

@@ -1,5 +1,7 @@
-"""supervisord, hidden from other processes of the same user: `python -m core.supervise -c
-supervisord.conf`."""
+"""supervisord, hidden from other processes of the same user:
+
+python -m core.supervise -c supervisord.conf
+"""
 
 from __future__ import annotations
 

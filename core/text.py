@@ -20,19 +20,21 @@ _CONTROLS = re.compile(
 )
 
 
-# What PostgreSQL takes neither in a text nor in JSON. A model may well write the first.
+# What PostgreSQL accepts neither in a text nor in JSON. A model may well generate the first.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(value: Any) -> Any:
-    """A value of JSON whose texts every database takes: what it does not is U+FFFD, all else as it
-    was."""
+    """A JSON value whose texts every database accepts: characters that it would not accept become
+    U+FFFD."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {storable(key): storable(each) for key, each in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
 
-    return [storable(each) for each in value] if isinstance(value, list) else value
+    return value
 
 
 def clean_text(text: str) -> str:
@@ -41,25 +43,33 @@ def clean_text(text: str) -> str:
 
 
 def clean_label(text: str, *, limit: int) -> str:
-    """One line of at most `limit` characters, spaces folded, in composed form (so that twins are
-    equal)."""
-    return (
-        re.sub(r"\s+", " ", unicodedata.normalize("NFC", _CONTROLS.sub("", text)))
-        .strip()[:limit]
-        .strip()
-    )
+    """One line of at most `limit` characters, with single spaces, in composed form (NFC), so that
+    what looks equal is equal."""
+    clean = unicodedata.normalize("NFC", _CONTROLS.sub("", text))
+    one_line = re.sub(r"\s+", " ", clean).strip()
+
+    return one_line[:limit].strip()
 
 
 def number_of(text: str, *, most: int = 10**9) -> int:
-    """The whole number that a form or an address holds; 0 for anything else."""
-    return min(int(text), most) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else 0
+    """The whole number in a value of a form or an address, at most `most`; 0 for anything that is
+    no number."""
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        return 0
+
+    return min(int(text), most)
 
 
 def duration_words(seconds: float) -> str:
-    """A limit of time in a sentence: "45 seconds", "10 minutes", "6 hours"."""
-    for size, word in ((3600, "hour"), (60, "minute")):
-        if (seconds >= size and round(seconds) % size == 0) or seconds >= 3 * size:
-            count = round(seconds / size)
-            return f"{count:,} {word}{'' if count == 1 else 's'}"
+    """A time limit in a sentence: "45 seconds", "10 minutes", "6 hours"."""
+    units = {"hour": 3600, "minute": 60}
+
+    for unit, unit_seconds in units.items():
+        is_whole = seconds >= unit_seconds and round(seconds) % unit_seconds == 0
+
+        if is_whole or seconds >= 3 * unit_seconds:
+            count = round(seconds / unit_seconds)
+            plural = "" if count == 1 else "s"
+            return f"{count:,} {unit}{plural}"
 
     return f"{round(seconds):,} seconds"

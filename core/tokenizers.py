@@ -1,5 +1,5 @@
-"""Which tokenizers token counts can be made with. The app of the models says so when it loads, the
-app of the datasets asks: neither imports the other."""
+"""The tokenizers that tokens can be counted with. The app of the models registers its own when it
+loads, the app of the datasets asks for them: neither imports the other."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _sources: list[Source] = []
 
 
 def tokenizers_offer(source: Source) -> None:
-    """Called once, when an app is ready."""
+    """Register a source of tokenizers; called once, when an app is ready."""
     _sources.append(source)
 
 
 def tokenizers_for(user: AbstractBaseUser | AnonymousUser) -> list[Tokenizer]:
-    """Every tokenizer that `user` may count with, the one to begin with first."""
-    return [tokenizer for source in _sources for tokenizer in source(user)]
+    """Every tokenizer that `user` may count with, the default one first."""
+    tokenizers: list[Tokenizer] = []
+    for source in _sources:
+        tokenizers.extend(source(user))
+
+    return tokenizers

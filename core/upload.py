@@ -22,13 +22,13 @@ from core.store import require_disk
 PREFIX = "upload-"
 # What a form may add to its file: other fields, boundaries.
 FORM_BYTES = 1 << 20
-LOOK_AT_DISK_EVERY_BYTES = 64 << 20
+CHECK_DISK_EVERY_BYTES = 64 << 20
 LEFTOVER_SECONDS = 24 * 3600
 
 
 class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
-    """A whole file in the temporary folder. `keep_as` moves it; closed without that, it is
-    removed."""
+    """A complete file in the temporary folder. `keep_as` moves it away; `close` removes it if
+    nothing did."""
 
     def __init__(
         self, file: IO[bytes], *, name: str, size: int, sha256: str, content_type: str = ""
@@ -40,8 +40,9 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
 
     @classmethod
     def copy_of(cls, path: Path) -> ReceivedFile:
-        """As if `path` had been uploaded; the file itself stays where it is."""
-        require_disk(path.stat().st_size, field="file")
+        """A copy of `path`, as if that had been uploaded. Raises UserError (507)."""
+        size = path.stat().st_size
+        require_disk(size, field="file")
         target = _temporary()
 
         with path.open("rb") as source, target:
@@ -50,7 +51,7 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
         with Path(target.name).open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
 
-        return cls(target, name=path.name, size=path.stat().st_size, sha256=sha256)
+        return cls(target, name=path.name, size=size, sha256=sha256)
 
     def keep_as(self, path: Path) -> None:
         """Move to `path`, written through to the disk first."""
@@ -68,8 +69,8 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
 
 
 class DiskUploadHandler(FileUploadHandler):
-    """Django's parser feeds it. Raises UserError 413 and 507 before the body is read where its
-    length says enough."""
+    """Writes an upload to disk as Django's parser reads it. Raises UserError 413 and 507, before
+    the body is read if its length says enough."""
 
     chunk_size = 1 << 20
 
@@ -98,10 +99,12 @@ class DiskUploadHandler(FileUploadHandler):
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         assert self.file is not None
         end = start + len(raw_data)
+        is_check_due = start // CHECK_DISK_EVERY_BYTES != end // CHECK_DISK_EVERY_BYTES
+
         try:
             if end > settings.UPLOAD_LIMIT_BYTES:
                 raise UserError({"file": [too_large()]}, code="too_large", status=413)
-            if start // LOOK_AT_DISK_EVERY_BYTES != end // LOOK_AT_DISK_EVERY_BYTES:
+            if is_check_due:
                 require_disk(0, field="file")
 
             self.file.write(raw_data)
@@ -114,9 +117,11 @@ class DiskUploadHandler(FileUploadHandler):
     def file_complete(self, file_size: int) -> ReceivedFile:
         assert self.file is not None
         self.file.close()
-        name = self.file_name or ""
         received = ReceivedFile(
-            self.file, name=name, size=file_size, sha256=self.digest.hexdigest()
+            self.file,
+            name=self.file_name or "",
+            size=file_size,
+            sha256=self.digest.hexdigest(),
         )
         self.file = None
 
@@ -132,8 +137,7 @@ class DiskUploadHandler(FileUploadHandler):
             self.file = None
 
     def __del__(self) -> None:
-        # The connection broke within a file: the parser's exception passes without asking the
-        # handler.
+        # If the connection broke within a file, the parser's exception bypassed this handler.
         self._discard()
 
 
@@ -151,7 +155,7 @@ def too_large() -> str:
 
 
 def leftovers_remove() -> None:
-    """What a process that was killed in the middle of an upload could not remove itself."""
+    """Remove what a process that was killed in the middle of an upload left behind."""
     for path in Path(settings.FILE_UPLOAD_TEMP_DIR).glob(f"{PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
+from core.owned_admin import ARCHIVE_ACTIONS, SHARING_ACTIONS, ArchivableAdmin
+from core.requests import reader_of
 from datasets_app.models import Dataset, Label
 from datasets_app.services import (
     dataset_archive,
@@ -21,27 +22,24 @@ from datasets_app.services import (
 from engine.rows.formats import FORMATS
 
 
-def operator(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
-
-
 class FormatFilter(admin.SimpleListFilter):
     title = "format"
     parameter_name = "format"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("none", "Not recognised"), *((item.slug, item.title) for item in FORMATS.values())]
+        known = [(item.slug, item.title) for item in FORMATS.values()]
+        return [("none", "Not recognised"), *known]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
         value = self.value()
-        return (
-            queryset if value is None else queryset.filter(format="" if value == "none" else value)
-        )
+        if value is None:
+            return queryset
+
+        return queryset.filter(format="" if value == "none" else value)
 
 
 @admin.register(Dataset)
-class DatasetAdmin(OwnedAdmin):
+class DatasetAdmin(ArchivableAdmin):
     list_display = (
         "name",
         "owner",
@@ -66,7 +64,7 @@ class DatasetAdmin(OwnedAdmin):
     search_fields = ("name", "slug", "description", "file_name", "sha256", "owner__username")
     list_select_related = ("owner",)
     date_hierarchy = "created_at"
-    actions = ("archive", "restore", *SHARING_ACTIONS)
+    actions = (*ARCHIVE_ACTIONS, *SHARING_ACTIONS)
     fields = (
         "name",
         "slug",
@@ -89,7 +87,7 @@ class DatasetAdmin(OwnedAdmin):
         "checked_at",
         "archived_at",
     )
-    # The file is what it is and the check alone says what is in it; people may change what they
+    # The file never changes, and the check alone says what is in it; people may change what they
     # call it.
     readonly_fields = tuple(
         name for name in fields if name not in ("name", "description", "labels")
@@ -105,33 +103,31 @@ class DatasetAdmin(OwnedAdmin):
         return actions
 
     def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
-        return super().has_delete_permission(request, obj) and (obj is None or not uses_count(obj))
+        if obj is not None and uses_count(obj):
+            return False
+
+        return super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Dataset, form: Any, change: bool) -> None:
         # Not save(): a running check writes other fields of this row at the same time.
         dataset_update(
-            dataset=obj, by=operator(request), name=obj.name, description=obj.description
+            dataset=obj,
+            by=reader_of(request),
+            name=obj.name,
+            description=obj.description,
         )
 
     def delete_model(self, request: HttpRequest, obj: Dataset) -> None:
-        dataset_delete(dataset=obj, by=operator(request))
+        dataset_delete(dataset=obj, by=reader_of(request))
 
     def view_on_site(self, obj: Dataset) -> str:
         return obj.get_absolute_url()
 
-    @admin.action(description="Archive the chosen datasets", permissions=["change"])
-    def archive(self, request: HttpRequest, datasets: QuerySet[Dataset]) -> None:
-        for dataset in datasets:
-            dataset_archive(dataset=dataset, by=operator(request))
+    def archive_row(self, row: Dataset, by: User) -> None:
+        dataset_archive(dataset=row, by=by)
 
-        self.message_user(request, f"Archived: {len(datasets)}.", messages.SUCCESS)
-
-    @admin.action(description="Take the chosen datasets out of the archive", permissions=["change"])
-    def restore(self, request: HttpRequest, datasets: QuerySet[Dataset]) -> None:
-        for dataset in datasets:
-            dataset_restore(dataset=dataset, by=operator(request))
-
-        self.message_user(request, f"Restored: {len(datasets)}.", messages.SUCCESS)
+    def restore_row(self, row: Dataset, by: User) -> None:
+        dataset_restore(dataset=row, by=by)
 
 
 @admin.register(Label)

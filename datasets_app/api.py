@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import FileResponse, HttpRequest
 from drf_spectacular.types import OpenApiTypes
@@ -15,8 +14,9 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.api import Pagination, errors, object_or_404
-from core.filters import StrictFilterBackend
+from core.api import KEY, Pagination, errors, object_or_404
+from core.api_sharing import OwnedView
+from core.listing import StrictFilterBackend
 from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import template_notes
@@ -25,7 +25,7 @@ from datasets_app.filters import DatasetFilter
 from datasets_app.histogram import histogram
 from datasets_app.importing import dataset_import
 from datasets_app.lengths import lengths_of, tokenizer_choose
-from datasets_app.models import Dataset, DatasetProblem
+from datasets_app.models import Dataset, DatasetProblem, TokenLengths
 from datasets_app.preview import rows_seen
 from datasets_app.serializers import (
     DatasetCreateSerializer,
@@ -49,25 +49,18 @@ from datasets_app.token_rows import token_rows
 from datasets_app.versions import version_of, versions_attach
 from engine.chat.row_notes import RowNotes
 
-KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
+MODEL = OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")
 
 
-class DatasetView(generics.GenericAPIView[Dataset]):
+class DatasetView(OwnedView):
     """The datasets that this reader may see; a stranger's is a 404."""
 
+    queryset = Dataset.objects.select_related("owner").prefetch_related("labels")
     serializer_class: Any = DatasetSerializer
-    filter_backends: Any = ()
-    pagination_class: Any = None
-
-    def get_queryset(self) -> QuerySet[Dataset]:
-        return (
-            Dataset.objects.visible_to(self.request.user)
-            .select_related("owner")
-            .prefetch_related("labels")
-        )
 
     def get_dataset(self) -> Dataset:
-        return object_or_404(self.get_queryset(), self.kwargs["key"])
+        dataset: Dataset = self.get_row()
+        return dataset
 
     def paginate_queryset(self, queryset: Any) -> Any:
         """A page of datasets knows the other versions of each."""
@@ -78,15 +71,10 @@ class DatasetView(generics.GenericAPIView[Dataset]):
         return page
 
     def answer(self, *datasets: Dataset, status: int = 200, many: bool = False) -> Response:
-        """The datasets with their versions."""
-        found = versions_attach(datasets, self.request.user)
-        body = DatasetSerializer(found if many else found[0], many=many)
+        """The datasets with their versions; without `many` the one dataset alone."""
+        rows = versions_attach(datasets, self.request.user)
+        body = DatasetSerializer(rows if many else rows[0], many=many)
         return Response(body.data, status=status)
-
-    @property
-    def reader(self) -> User:
-        assert isinstance(self.request.user, User)
-        return self.request.user
 
 
 class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
@@ -114,6 +102,7 @@ class DatasetListView(DatasetView, generics.ListCreateAPIView[Dataset]):
         body.is_valid(raise_exception=True)
         values = body.validated_data
         values["version_of"] = version_of(self.reader, values["version_of"])
+
         dataset = dataset_create(owner=self.reader, **values)
 
         return self.answer(dataset, status=201)
@@ -167,7 +156,8 @@ class DatasetArchiveView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it out of the lists and the choices; trains that used it keep it."""
-        return self.answer(dataset_archive(dataset=self.get_dataset(), by=self.reader))
+        dataset = dataset_archive(dataset=self.get_dataset(), by=self.reader)
+        return self.answer(dataset)
 
 
 @extend_schema(parameters=[KEY])
@@ -175,11 +165,12 @@ class DatasetRestoreView(DatasetView):
     @extend_schema(request=None, responses={200: DatasetSerializer, **errors(401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
         """Take it back out of the archive."""
-        return self.answer(dataset_restore(dataset=self.get_dataset(), by=self.reader))
+        dataset = dataset_restore(dataset=self.get_dataset(), by=self.reader)
+        return self.answer(dataset)
 
 
-class _Numbers:
-    """What a paginator cuts pages from, for rows that no database holds."""
+class RowSequence:
+    """All rows of a dataset as a paginator wants them: only the slice that is asked for is read."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -188,8 +179,10 @@ class _Numbers:
         return self.dataset.row_count
 
     def __getitem__(self, part: slice) -> list[dict[str, Any]]:
-        start, stop = part.start or 0, len(self) if part.stop is None else part.stop
-        return [asdict(row) for row in rows_seen(self.dataset, start, stop - start)]
+        start = part.start or 0
+        stop = len(self) if part.stop is None else part.stop
+        rows = rows_seen(self.dataset, start, stop - start)
+        return [asdict(row) for row in rows]
 
 
 class RowPagination(Pagination):
@@ -212,7 +205,7 @@ class DatasetRowsView(DatasetView):
     )
     def get(self, request: Request, key: str) -> Response:
         """Rows in file order, as they stand in the file and as the model will see them."""
-        page = self.paginate_queryset(_Numbers(self.get_dataset()))
+        page = self.paginate_queryset(RowSequence(self.get_dataset()))
         return self.get_paginated_response(page)
 
 
@@ -235,12 +228,7 @@ class DatasetProblemsView(generics.ListAPIView[DatasetProblem]):
 class DatasetLengthsView(DatasetView):
     serializer_class = LengthsSerializer
 
-    @extend_schema(
-        parameters=[
-            OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")
-        ],
-        responses={200: LengthsSerializer, **errors()},
-    )
+    @extend_schema(parameters=[MODEL], responses={200: LengthsSerializer, **errors()})
     def get(self, request: Request, key: str) -> Response:
         """How many tokens the rows have, counted in the background with a model's tokenizer and
         chat template."""
@@ -250,16 +238,19 @@ class DatasetLengthsView(DatasetView):
         if slug and tokenizer is None:
             raise exceptions.NotFound(f"There is no base model {slug[:80]!r}.")
 
-        lengths = lengths_of(dataset, tokenizer)
-        figures = asdict(histogram(lengths.rows if lengths else {}))
-        state = {
-            "ready": bool(lengths and lengths.ready),
-            "error": lengths.error if lengths else "",
-        }
-        notes = template_notes(RowNotes.read(lengths.notes if lengths else {}))
-        figures["notes"] = [asdict(note) for note in notes]
+        # Not saved: what is said of a dataset that cannot be counted.
+        lengths = lengths_of(dataset, tokenizer) or TokenLengths()
+        notes = template_notes(RowNotes.read(lengths.notes))
 
-        return Response({"model": tokenizer.slug if tokenizer else None, **state, **figures})
+        return Response(
+            {
+                "model": tokenizer.slug if tokenizer else None,
+                "ready": lengths.ready,
+                "error": lengths.error,
+                **asdict(histogram(lengths.rows)),
+                "notes": [asdict(note) for note in notes],
+            }
+        )
 
 
 @extend_schema(parameters=[KEY])
@@ -268,9 +259,9 @@ class DatasetTokensView(DatasetView):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model."),
+            MODEL,
             OpenApiParameter(
-                "page", OpenApiTypes.INT, description=f"Of {PREVIEW_ROWS} rows each; from 1."
+                "page", OpenApiTypes.INT, description=f"{PREVIEW_ROWS} rows each; from 1."
             ),
         ],
         responses={200: TokenRowsSerializer, **errors(401, 404, 409, 503)},
@@ -282,13 +273,19 @@ class DatasetTokensView(DatasetView):
         slug = request.query_params.get("model", "")
         tokenizer = tokenizer_choose(request.user, slug)
         if tokenizer is None:
-            raise exceptions.NotFound(
-                f"There is no base model {slug[:80]!r}." if slug else "There is no base model."
-            )
+            named = f" {slug[:80]!r}" if slug else ""
+            raise exceptions.NotFound(f"There is no base model{named}.")
 
-        number = number_of(request.query_params.get("page", "")) or 1
-        rows = token_rows(dataset, tokenizer, (number - 1) * PREVIEW_ROWS, PREVIEW_ROWS)
-        return Response({"model": tokenizer.slug, "count": dataset.row_count, "results": rows})
+        page = number_of(request.query_params.get("page", "")) or 1
+        start = (page - 1) * PREVIEW_ROWS
+
+        return Response(
+            {
+                "model": tokenizer.slug,
+                "count": dataset.row_count,
+                "results": token_rows(dataset, tokenizer, start, PREVIEW_ROWS),
+            }
+        )
 
 
 @extend_schema(parameters=[KEY])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.api import errors
-from datasets_app.api import KEY, DatasetView
+from core.api import KEY, errors
+from datasets_app.api import MODEL, DatasetView
 from datasets_app.lengths import (
     lengths_cancel,
     lengths_of,
@@ -20,7 +19,6 @@ from datasets_app.models import TokenLengths
 from datasets_app.serializers import DatasetSerializer
 from datasets_app.services import dataset_check_cancel, dataset_check_retry
 
-MODEL = OpenApiParameter("model", OpenApiTypes.STR, description="Slug of a base model.")
 CHANGED = {200: DatasetSerializer, **errors(400, 401, 403, 404)}
 
 

@@ -12,9 +12,9 @@ from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.api import StrictSerializer, errors
+from core.api import KEY, StrictSerializer, errors
 from core.text import number_of
-from datasets_app.api import KEY, DatasetView
+from datasets_app.api import DatasetView
 from datasets_app.findings import FindingRow, finding_row, findings_of
 from datasets_app.readiness import readiness_of
 from datasets_app.repairing import dataset_repair, long_repairs_of, repairs_of, safe_repairs_of
@@ -62,8 +62,7 @@ class DoctorSerializer(serializers.Serializer[Any]):
     findings = serializers.ListField(
         child=serializers.DictField(),
         help_text="As the check wrote them: {kind, title, count, examples: [{line, text}], lines}; "
-        "of kinds unused "
-        "and several_lists also fields: [{name, rows}]",
+        "of kinds unused and several_lists also fields: [{name, rows}]",
     )
     faults = FindingSerializer(many=True, help_text="What is wrong, what matters most in front.")
     recipes = serializers.ListField(
@@ -128,11 +127,13 @@ class DatasetFindingView(DatasetView):
     def get(self, request: Request, key: str, finding: str) -> Response:
         """One row of a finding, and what its repair would make of it."""
         dataset = self.get_dataset()
-        found = next((item for item in findings_of(dataset) if item.key == finding), None)
-        if found is None or not found.lines:
+        view = next((view for view in findings_of(dataset) if view.key == finding), None)
+        if view is None or not view.lines:
             raise exceptions.NotFound("There is no such finding, or it is about no single row.")
 
-        row = finding_row(dataset, found, number_of(request.query_params.get("row", "")) or 1)
+        number = number_of(request.query_params.get("row", "")) or 1
+        row = finding_row(dataset, view, number)
+
         return Response(_finding_row_data(row))
 
 
@@ -157,6 +158,6 @@ class DatasetRepairsView(DatasetView):
         dataset = self.get_dataset()
         body = RepairRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        made = dataset_repair(dataset=dataset, by=self.reader, **body.validated_data)
+        versions = dataset_repair(dataset=dataset, by=self.reader, **body.validated_data)
 
-        return self.answer(*made, status=201, many=True)
+        return self.answer(*versions, status=201, many=True)

@@ -12,9 +12,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.api import StrictSerializer, errors
+from core.api import KEY, StrictSerializer, errors
 from core.ownership import owner_check
-from datasets_app.api import KEY, DatasetView
+from datasets_app.api import DatasetView
 from datasets_app.models import RowChange
 from datasets_app.row_changes import (
     WAITING_LIMIT,
@@ -106,16 +106,17 @@ class DatasetSearchView(DatasetView):
     def get(self, request: Request, key: str) -> Response:
         """Rows that hold a text, upper and lower case alike. Reads for some seconds and says how
         far it came."""
-        query = request.query_params
-        found = rows_search(self.get_dataset(), query.get("text", ""), query.get("after", ""))
+        text = request.query_params.get("text", "")
+        after = request.query_params.get("after", "")
+        result = rows_search(self.get_dataset(), text, after)
 
         return Response(
             {
-                "read": found.read,
-                "matches": found.matches,
-                "complete": found.complete,
-                "next": found.next,
-                "results": [asdict(row.seen) for row in found.rows[:SEARCH_ROWS]],
+                "read": result.read,
+                "matches": result.matches,
+                "complete": result.complete,
+                "next": result.next,
+                "results": [asdict(row.seen) for row in result.rows[:SEARCH_ROWS]],
             }
         )
 
@@ -165,11 +166,13 @@ class DatasetChangesView(DatasetView):
         dataset = self.get_dataset()
         body = RowsAsideSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        asked = body.validated_data
-        if "put_back" in asked:
-            changes = [row_put_back(dataset=dataset, by=self.reader, change=asked["put_back"])]
+
+        lines = body.validated_data.get("set_aside")
+        if lines is not None:
+            changes = rows_set_aside(dataset=dataset, by=self.reader, lines=lines)
         else:
-            changes = rows_set_aside(dataset=dataset, by=self.reader, lines=asked["set_aside"])
+            change = body.validated_data["put_back"]
+            changes = [row_put_back(dataset=dataset, by=self.reader, change=change)]
 
         return Response(RowChangeSerializer(changes, many=True).data, status=201)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drf_spectacular.utils import extend_schema
 
 from core import api_sharing
-from datasets_app.api import KEY
+from core.api import KEY
 from datasets_app.models import Dataset
 from datasets_app.serializers import DatasetSerializer
 

@@ -17,6 +17,7 @@ from engine.rows.column_map import columns_read
 from engine.rows.values import RowProblem, parsed, value_at
 
 TURN_OF_FIELD = re.compile(r"\[(\d+)\]")
+FIELD_OF_TURN = re.compile(r"(?P<column>[^\[]+)\[(?P<turn>\d+)\](?:\.(?P<field>.+))?")
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,9 @@ class BadTurn:
 
 
 def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
-    """The turns of a bad row, as far as they can be told; [] for a good row and any other row.
+    """The turns of a bad row; [] for a good row, and where no turns can be made out.
 
-    kind: of the finding that the row belongs to, which says where to look for the turn that is
-    wrong."""
+    kind: that of the row's finding, which says where to look for the turn that is wrong."""
     problem = row.seen.problem
     if problem is None or row.values is None:
         return []
@@ -45,42 +45,56 @@ def bad_turns(dataset: Dataset, row: FoundRow, kind: str = "") -> list[BadTurn]:
     named = TURN_OF_FIELD.search(problem["field"])
     wrong = int(named.group(1)) - 1 if named else _wrong_turn(roles, kind)
 
-    return [
-        BadTurn(role or "somebody", _content(turn), problem["reason"] if number == wrong else "")
-        for number, (role, turn) in enumerate(zip(roles, turns, strict=True))
-    ]
+    shown = []
+    for index, (role, turn) in enumerate(zip(roles, turns, strict=True)):
+        reason = problem["reason"] if index == wrong else ""
+        shown.append(BadTurn(role or "somebody", _content(turn), reason))
+
+    return shown
+
+
+def field_words(field: str) -> str:
+    """Where in a row a problem is, for people: "turn 2 of messages" for messages[2].content.
+
+    Turns count from 1, in the field and in the words."""
+    found = FIELD_OF_TURN.fullmatch(field)
+    if found is None:
+        return field
+
+    place = f"turn {found['turn']} of {found['column']}"
+    if found["field"] in (None, *CONTENT_KEYS):
+        return place
+
+    return f"{found['field']} in {place}"
 
 
 def _wrong_turn(roles: list[str], kind: str) -> int:
-    """Which turn a finding of this kind is about, where the problem itself does not say; else the
-    last."""
-    spoken = [(number, role) for number, role in enumerate(roles) if role != "system"]
+    """Index of the turn that a finding of this kind is about, where the problem itself does not say;
+    otherwise the last."""
+    last = len(roles) - 1
+    spoken = [(index, role) for index, role in enumerate(roles) if role != "system"]
 
     if kind == "two_turns":
-        pairs = itertools.pairwise(spoken)
-        return next(
-            (number for (_, before), (number, role) in pairs if role == before), len(roles) - 1
-        )
+        for (_, before), (index, role) in itertools.pairwise(spoken):
+            if role == before:
+                return index
 
     if kind == "system_later":
-        return next(
-            (number for number, role in enumerate(roles) if number and role == "system"),
-            len(roles) - 1,
-        )
+        for index, role in enumerate(roles):
+            if index and role == "system":
+                return index
 
     if kind == "begins_with_assistant" and spoken:
-        return spoken[0][0]
+        index, _ = spoken[0]
+        return index
 
-    return len(roles) - 1
+    return last
 
 
 def _turns_of(dataset: Dataset, values: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The list of turns in the column that holds the conversation, None where there is no such
-    list."""
+    """The turns in the column that holds the conversation, None where there are none."""
     columns = columns_read(dataset.format, dataset.column_map)
-    column = next(
-        (columns[name] for name in ("messages", "conversations") if columns.get(name)), ""
-    )
+    column = columns.get("messages") or columns.get("conversations")
     if not column:
         return None
 
@@ -91,11 +105,9 @@ def _turns_of(dataset: Dataset, values: dict[str, Any]) -> list[dict[str, Any]] 
         except RowProblem:
             return None
 
-    if (
-        not isinstance(turns, list)
-        or not turns
-        or not all(isinstance(turn, dict) for turn in turns)
-    ):
+    if not isinstance(turns, list) or not turns:
+        return None
+    if not all(isinstance(turn, dict) for turn in turns):
         return None
 
     shown, _ = shorten(turns)
@@ -103,5 +115,9 @@ def _turns_of(dataset: Dataset, values: dict[str, Any]) -> list[dict[str, Any]] 
 
 
 def _content(turn: dict[str, Any]) -> str:
-    value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), "")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for key in CONTENT_KEYS:
+        value = turn.get(key)
+        if value is not None:
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return ""

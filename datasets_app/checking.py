@@ -19,22 +19,23 @@ from django.db.models import F
 from django.utils import timezone
 
 from core.text import clean_label, clean_text
+from datasets_app.bad_rows import field_words
 from datasets_app.importing import rows_fetch
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.repairing import repair_apply
 from engine.doctor.examine import Doctor
-from engine.rows.bounds import MOST_COLUMNS, weight
+from engine.rows.bounds import MOST_COLUMNS, approximate_bytes
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.foreign import COLUMNS_OF_JSON, holds_columns, no_format
-from engine.rows.format_detection import detect, nested_columns
-from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.format_detection import detect_format, nested_columns
+from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 from engine.rows.values import MISSING, value_at
 
 if TYPE_CHECKING:
     from engine.vectorised.row_blocks import Block
 
-# More than the background workers give it (core.chores): the last resort.
+# More than the background workers start it (core.chores): the last resort.
 ATTEMPTS = 6
 SAMPLE_ROWS = 200
 SAMPLE_BYTES = 16 << 20
@@ -70,7 +71,11 @@ logger = logging.getLogger("deepextension.datasets")
 
 @dataclass
 class Findings:
-    """What a check has seen so far."""
+    """What a check has seen so far.
+
+    columns: {column: names of its types}. nested: {column: {column.field: names of its types}} of
+    the fields within columns of objects, as the first rows have them. lists: how many rows each
+    list of a JSON file has that is an object of lists."""
 
     format: str
     column_map: dict[str, str]
@@ -78,55 +83,53 @@ class Findings:
     problem_count: int = 0
     problems: list[DatasetProblem] = field(default_factory=list)
     columns: dict[str, set[str]] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[FilePosition] = field(default_factory=list)
     doctor: Doctor = field(default_factory=Doctor)
-    # Fields within columns of objects, as the first rows have them: {column: {column.field:
-    # types}}.
     nested: dict[str, dict[str, set[str]]] = field(default_factory=dict)
-    # Rows in each list of a JSON file that is an object of lists.
     lists: Counter[str] = field(default_factory=Counter)
 
     def add_columns(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if name in self.columns or len(self.columns) < COLUMNS_KEPT:
-                self.columns.setdefault(name, set()).add(TYPE_NAMES.get(type(value), "other"))
+                types = self.columns.setdefault(name, set())
+                types.add(_type_name(value))
 
     def add_nested(self, sample: list[dict[str, Any]]) -> None:
         for column, fields in nested_columns(sample).items():
-            self.nested[column] = {
-                name: {
-                    TYPE_NAMES.get(type(value), "other")
-                    for values in sample
-                    if (value := value_at(values, name)) is not MISSING
-                }
-                for name in fields
-            }
+            self.nested[column] = {}
+            for name in fields:
+                values = [value_at(row, name) for row in sample]
+                types = {_type_name(value) for value in values if value is not MISSING}
+                self.nested[column][name] = types
 
     def columns_found(self) -> list[dict[str, str]]:
         """[{"name", "type"}] in file order, the fields within a column behind it."""
-        found = {}
-        for name, kinds in self.columns.items():
-            found[name] = kinds
-            for field_name, field_kinds in self.nested.get(name, {}).items():
-                found.setdefault(field_name, field_kinds)
+        types_of: dict[str, set[str]] = {}
+        for name, types in self.columns.items():
+            types_of[name] = types
+            for field_name, field_types in self.nested.get(name, {}).items():
+                types_of.setdefault(field_name, field_types)
 
-        return [
-            {"name": clean_label(name, limit=200), "type": " or ".join(sorted(kinds))}
-            for name, kinds in found.items()
-        ]
+        columns = []
+        for name, types in types_of.items():
+            label = clean_label(name, limit=200)
+            columns.append({"name": label, "type": " or ".join(sorted(types))})
+
+        return columns
 
     def add_columns_of(self, block: Block) -> bool:
-        """As add_columns for each of its rows. False where a column, or that it may be null, is not
-        known: then the rows have to be asked one by one."""
+        """As add_columns for each of the block's rows. False where a column is new, or is null for the
+        first time: then the rows have to be added one by one."""
         for name, kind in block.kinds.items():
-            if "null" not in self.columns.get(name, ()) and block.has_null(name):
+            types = self.columns.get(name, set())
+            if "null" not in types and block.has_null(name):
                 return False
 
             if kind is not type(None):
                 if name not in self.columns:
                     return False
 
-                self.columns[name].add(TYPE_NAMES[kind])
+                types.add(TYPE_NAMES[kind])
 
         return True
 
@@ -134,17 +137,22 @@ class Findings:
         self, dataset: Dataset, line: int, field: str, value: str, reason: str, kind: str = ""
     ) -> None:
         self.problem_count += 1
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(
-                DatasetProblem(
-                    dataset=dataset,
-                    line=line,
-                    field=clean_label(field, limit=200),
-                    value=clean_text(value)[:300],
-                    reason=clean_label(reason, limit=300),
-                    kind=kind,
-                )
-            )
+        if len(self.problems) >= PROBLEMS_KEPT:
+            return
+
+        problem = DatasetProblem(
+            dataset=dataset,
+            line=line,
+            field=clean_label(field, limit=200),
+            value=clean_text(value)[:300],
+            reason=clean_label(reason, limit=300),
+            kind=kind,
+        )
+        self.problems.append(problem)
+
+
+def _type_name(value: Any) -> str:
+    return TYPE_NAMES.get(type(value), "other")
 
 
 def dataset_check(
@@ -182,8 +190,8 @@ def dataset_check(
 
 
 def _make(dataset: Dataset) -> str:
-    """The file of what comes from the hub, or is made by a repair, is made first. Returns why it
-    cannot be."""
+    """Fetch the file from the hub or make it by a repair, where it is not there yet. Returns why it
+    cannot be, or nothing."""
     if dataset.sha256:
         return ""
 
@@ -198,42 +206,47 @@ def _read(dataset: Dataset, findings: Findings) -> str:
 
     findings.add_nested(sample)
     if not findings.format:
-        named = dict.fromkeys(name for values in sample for name in values)
-        # Of rows that all have other names no format is told by the last of them.
-        columns = list(named)[:MOST_COLUMNS]
-        columns += [name for fields in findings.nested.values() for name in fields]
-        findings.format, findings.column_map = detect(columns, sample)
+        _detect_format(findings, sample)
 
-    told = time.monotonic()
-    findings.marks.append(Mark())
+    reported_at = time.monotonic()
+    findings.marks.append(FilePosition())
     for part in _parts(dataset, findings):
-        end = (
-            _add_row(dataset, findings, part)
-            if isinstance(part, Row)
-            else _add_block(dataset, findings, part)
-        )
-
-        if time.monotonic() - told > PROGRESS_EVERY_SECONDS:
-            told = time.monotonic()
-            if not _waiting(dataset).update(checked_bytes=end, row_count=findings.row_count):
-                # Deleted in the meantime: nobody is left to tell.
+        end = _add_part(dataset, findings, part)
+        if time.monotonic() - reported_at > PROGRESS_EVERY_SECONDS:
+            reported_at = time.monotonic()
+            checked = _checked_here(dataset)
+            if not checked.update(checked_bytes=end, row_count=findings.row_count):
+                # Deleted in the meantime: nobody waits for the result.
                 return GONE
 
     findings.doctor.see_lists(findings.lists)
     return obstacle(findings)
 
 
+def _detect_format(findings: Findings, sample: list[dict[str, Any]]) -> None:
+    names: dict[str, None] = {}
+    for values in sample:
+        names |= dict.fromkeys(values)
+
+    # Where every row has names of its own, the later ones say nothing about the format.
+    columns = list(names)[:MOST_COLUMNS]
+    for fields in findings.nested.values():
+        columns += fields
+
+    findings.format, findings.column_map = detect_format(columns, sample)
+
+
 def _sample(dataset: Dataset) -> list[dict[str, Any]]:
-    """What tells the format: the first rows."""
+    """The first rows, from which the format is detected."""
     sample: list[dict[str, Any]] = []
-    held = 0
+    sample_bytes = 0
 
     for row in read_rows(dataset.path, dataset.file_type):
         if row.values is not None:
             sample.append(row.values)
-            held += weight(row.values)
+            sample_bytes += approximate_bytes(row.values)
 
-        if len(sample) >= SAMPLE_ROWS or held > SAMPLE_BYTES:
+        if len(sample) >= SAMPLE_ROWS or sample_bytes > SAMPLE_BYTES:
             break
 
     return sample
@@ -255,14 +268,26 @@ def _parts(dataset: Dataset, findings: Findings) -> Iterator[Block | Row]:
             yield from part.rows()
 
 
+def _add_part(dataset: Dataset, findings: Findings, part: Block | Row) -> int:
+    """Returns how many bytes of the file have been read."""
+    if isinstance(part, Row):
+        return _add_row(dataset, findings, part)
+
+    return _add_block(dataset, findings, part)
+
+
 def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
     findings.row_count += 1
     last = findings.marks[-1]
+    rows_since = findings.row_count - last.rows
     is_far = row.end - last.offset > MARK_EVERY_BYTES and dataset.file_type != "parquet"
-    if is_far or findings.row_count - last.rows >= MARK_EVERY_ROWS:
-        findings.marks.append(last.after(row, findings.row_count - last.rows))
+    if is_far or rows_since >= MARK_EVERY_ROWS:
+        findings.marks.append(last.after(row, rows_since))
+
     if row.part:
-        findings.lists[row.part if len(findings.lists) < LISTS_KEPT else ""] += 1
+        # Beyond so many lists the others are counted together.
+        part = row.part if len(findings.lists) < LISTS_KEPT else ""
+        findings.lists[part] += 1
 
     example = _judge(dataset, findings, row)
     if example is not None:
@@ -272,22 +297,29 @@ def _add_row(dataset: Dataset, findings: Findings, row: Row) -> int:
 
 
 def _add_block(dataset: Dataset, findings: Findings, block: Block) -> int:
-    first = -(findings.row_count + 1) % MARK_EVERY_ROWS
+    rows_before = findings.row_count
+    first = -(rows_before + 1) % MARK_EVERY_ROWS
     for index in range(first, len(block), MARK_EVERY_ROWS):
-        last, rows = findings.marks[-1], findings.row_count + index + 1
-        findings.marks.append(last.after(block.row(index), rows - last.rows))
+        last = findings.marks[-1]
+        rows_since = rows_before + index + 1 - last.rows
+        mark = last.after(block.row(index), rows_since)
+        findings.marks.append(mark)
 
     findings.row_count += len(block)
-    judged = {index: _judge(dataset, findings, block.row(index)) for index in block.others()}
-    findings.doctor.see_block(
-        block, {index: example for index, example in judged.items() if example is not None}
-    )
+    examples = {}
+    for index in block.others():
+        example = _judge(dataset, findings, block.row(index))
+        if example is not None:
+            examples[index] = example
+
+    findings.doctor.see_block(block, examples)
 
     return block.end(len(block) - 1)
 
 
 def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
-    """What the row says; what is wrong with it is noted."""
+    """The example that the row holds. None for a row that nothing can be learned from, which is
+    noted."""
     if row.values is None:
         findings.add_problem(dataset, row.line, "", row.raw, row.problem)
         return None
@@ -300,7 +332,12 @@ def _judge(dataset: Dataset, findings: Findings, row: Row) -> Example | None:
         example = to_example(row.values, findings.format, findings.column_map)
     except RowProblem as problem:
         findings.add_problem(
-            dataset, row.line, problem.field, problem.value, problem.reason, problem.kind
+            dataset,
+            row.line,
+            problem.field,
+            problem.value,
+            problem.reason,
+            problem.kind,
         )
         findings.doctor.see_problem(row.line, problem)
         return None
@@ -327,10 +364,12 @@ def obstacle(findings: Findings) -> str:
 
     if findings.problem_count == findings.row_count:
         first = findings.problems[0]
-        where = f"line {first.line:,}, {first.field}" if first.field else f"line {first.line:,}"
-        return (
-            f"{none_of(findings.row_count)} can be used. The first problem, {where}: {first.reason}"
-        )
+        where = f"line {first.line:,}"
+        if first.field:
+            where += f", {field_words(first.field)}"
+
+        rows = none_of(findings.row_count)
+        return f"{rows} can be used. The first problem, {where}: {first.reason}"
 
     return ""
 
@@ -339,17 +378,19 @@ def none_of(rows: int) -> str:
     return f"None of the {rows:,} rows" if rows > 1 else "Not even the only row"
 
 
-def _waiting(dataset: Dataset) -> Any:
-    """The row, as long as this very check is the one that counts."""
+def _checked_here(dataset: Dataset) -> Any:
+    """The dataset's row, as long as no later check has taken its place."""
     return Dataset.objects.filter(
-        pk=dataset.pk, status=Dataset.Status.CHECKING, check_attempts=dataset.check_attempts
+        pk=dataset.pk,
+        status=Dataset.Status.CHECKING,
+        check_attempts=dataset.check_attempts,
     )
 
 
 def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
     status = Dataset.Status.FAILED if error else Dataset.Status.READY
     with transaction.atomic():
-        won = _waiting(dataset).update(
+        is_written = _checked_here(dataset).update(
             status=status,
             error=error,
             format=findings.format,
@@ -363,7 +404,7 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
             checked_at=timezone.now(),
         )
 
-        if not won:
+        if not is_written:
             return
 
         dataset.problems.all().delete()
@@ -381,26 +422,35 @@ def _conclude(dataset: Dataset, findings: Findings, error: str) -> None:
     if not error:
         dataset.refresh_from_db()
         # For the model that is offered first, so that the counts are there when somebody looks.
-        lengths_of(dataset, tokenizer_choose(dataset.owner or AnonymousUser()))
+        reader = dataset.owner or AnonymousUser()
+        lengths_of(dataset, tokenizer_choose(reader))
 
 
-def _write_marks(dataset: Dataset, marks: list[Mark]) -> None:
+def _write_marks(dataset: Dataset, marks: list[FilePosition]) -> None:
     temporary = dataset.marks_path.with_suffix(".tmp")
-    if temporary.parent.is_dir():
-        temporary.write_text(json.dumps([list(asdict(mark).values()) for mark in marks]))
-        temporary.replace(dataset.marks_path)
+    if not temporary.parent.is_dir():
+        # Deleted in the meantime.
+        return
+
+    values = [list(asdict(mark).values()) for mark in marks]
+    temporary.write_text(json.dumps(values))
+    temporary.replace(dataset.marks_path)
 
 
 def clean_json(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Texts as a database takes them: no NUL, nothing that UTF-8 cannot write."""
+    """The findings with texts that every database takes: no NUL, nothing that UTF-8 cannot
+    write."""
     cleaned = []
     for finding in findings:
-        examples = [item | {"text": clean_text(item["text"])} for item in finding["examples"]]
-        clean = finding | {"examples": examples}
+        clean = dict(finding)
+        clean["examples"] = [
+            example | {"text": clean_text(example["text"])} for example in finding["examples"]
+        ]
 
         if "fields" in finding:
             clean["fields"] = [
-                item | {"name": clean_label(item["name"], limit=200)} for item in finding["fields"]
+                field | {"name": clean_label(field["name"], limit=200)}
+                for field in finding["fields"]
             ]
 
         cleaned.append(clean)

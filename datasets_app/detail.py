@@ -12,7 +12,7 @@ from django.http import QueryDict
 
 from core.errors import UserError
 from core.ownership import may_change
-from core.text import clean_label, number_of
+from core.text import clean_label, counted, number_of
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.check_queue import checks_ahead
 from datasets_app.findings import FindingView, finding_row, findings_of, severities
@@ -30,7 +30,7 @@ from datasets_app.services import uses_count
 from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from datasets_app.versions import made_by, steps_of, versions_of
 from engine.chat.row_notes import REFUSED, RowNotes
-from engine.rows.format_detection import nearest
+from engine.rows.format_detection import nearest_formats
 from engine.rows.formats import FORMATS
 
 PROBLEM_ROWS = 20
@@ -41,13 +41,21 @@ USUAL_LIMIT = 1024
 
 # The chart is drawn at about the size at which it is shown, so that its text has the size of other
 # charts' axes.
-CHART_WIDTH, CHART_LEFT, CHART_TOP = 440, 44, 8
-PLOT_WIDTH, PLOT_HEIGHT = CHART_WIDTH - CHART_LEFT, 124
+CHART_WIDTH = 440
+CHART_LEFT = 44
+CHART_TOP = 8
+PLOT_WIDTH = CHART_WIDTH - CHART_LEFT
+PLOT_HEIGHT = 124
+# What a bar of one row among thousands must have to be seen, and the gap between two bars.
+LOWEST_BAR = 1.5
+BAR_GAP = 2
+# About how many labels the chart's horizontal axis has.
+X_LABELS = 5
 
 
 @dataclass(frozen=True)
 class Column:
-    """One bar of the chart, in its coordinates, and the text that says what it stands for."""
+    """One bar of the chart, in the chart's coordinates, with the text that explains it."""
 
     x: float
     y: float
@@ -65,8 +73,8 @@ class Chart:
 
 @dataclass(frozen=True)
 class Over:
-    """Rows over a limit of tokens, those whose answer lies behind it whole, and (tokens, line) of
-    the longest."""
+    """Rows longer than `limit` tokens. answers: those whose whole answer lies behind the limit.
+    longest: (tokens, line) of the longest, the longest first."""
 
     limit: int
     rows: int = 0
@@ -76,7 +84,8 @@ class Over:
 
 @dataclass(frozen=True)
 class Note:
-    """What the chat template does to some rows: a sentence, and the lines of the first."""
+    """A sentence about what the chat template does to some rows, and the lines of the first of
+    these rows."""
 
     text: str
     lines: list[int]
@@ -98,6 +107,7 @@ class LengthsPanel:
 
 def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
     checking = dataset.status == Dataset.Status.CHECKING
+    view = query.get("view")
     context: dict[str, Any] = {
         "dataset": dataset,
         "mine": may_change(dataset, reader),
@@ -105,90 +115,115 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
         "uses": uses_count(dataset),
         "checking": checking,
         "readable": dataset.format in FORMATS,
-        "raw": query.get("view") == "raw",
-        "as_tokens": query.get("view") == "tokens",
+        "raw": view == "raw",
+        "as_tokens": view == "tokens",
     }
 
     context |= versions_context(dataset, reader)
 
     if checking:
-        return context | {"ahead": checks_ahead(dataset)}
+        context["ahead"] = checks_ahead(dataset)
+        return context
+
     if dataset.hub:
         context["retry"] = retry_query(dataset)
 
     context |= doctor_context(dataset, reader, query)
     context |= lengths_context(dataset, reader, query)
-    context |= preview_page(dataset, query) | problems_page(dataset, query)
+    context |= preview_page(dataset, query)
+    context |= problems_page(dataset, query)
+
     if context["as_tokens"]:
-        wanted = "wait" in query
         context |= tokens_page(
-            dataset, reader, query.get("model", ""), context["page"].number, render=wanted
+            dataset,
+            reader,
+            query.get("model", ""),
+            context["page"].number,
+            render="wait" in query,
         )
 
-    return context | columns_form(
-        dataset, context["mine"] and not context["uses"], query.get("format", "")
-    )
+    may_map = context["mine"] and not context["uses"]
+    context |= columns_form(dataset, may_map, query.get("format", ""))
+
+    return context
 
 
-def columns_form(dataset: Dataset, may: bool, asked: str) -> dict[str, Any]:
-    """The menus that say which column is which, where they may be used, and what the columns come
-    nearest to."""
+def columns_form(dataset: Dataset, may_map: bool, asked: str) -> dict[str, Any]:
+    """The formats that the columns come nearest to and, where `may_map`, the menus that say which
+    column is which. asked: the format that was chosen on the page, "" for none."""
     if not dataset.columns:
         return {}
 
-    near = [] if dataset.format else nearest([column["name"] for column in dataset.columns])
-    if not may:
+    near = []
+    if not dataset.format:
+        near = nearest_formats([column["name"] for column in dataset.columns])
+    if not may_map:
         return {"nearest": near}
 
-    chosen, columns = columns_offered(dataset, asked or dataset.format or near[0].slug)
+    slug = asked or dataset.format or near[0].slug
+    map_format, columns = columns_offered(dataset, slug)
     return {
         "nearest": near,
         "mapping": bool(asked),
-        "map_format": chosen,
+        "map_format": map_format,
         "map_columns": columns,
         "map_formats": FORMATS.values(),
     }
 
 
 def retry_query(dataset: Dataset) -> str:
-    """What the page that fetches from the hub is to be filled with, to change what was asked
-    for."""
+    """The query string that fills the import page with what was asked of the hub, to be changed."""
     hub = dataset.hub
-    reference = f"{hub['id']}@{hub['asked']}" if hub["asked"] else hub["id"]
-    asked = {name: hub[name] for name in ("configuration", "split", "most_rows") if hub[name]}
+    values = {"reference": hub["id"], "name": dataset.name}
+    if hub["asked"]:
+        values["reference"] += f"@{hub['asked']}"
 
-    return urlencode({"reference": reference, "name": dataset.name, **asked})
+    for name in ("configuration", "split", "most_rows"):
+        if hub[name]:
+            values[name] = hub[name]
+
+    return urlencode(values)
 
 
 def versions_context(dataset: Dataset, reader: User) -> dict[str, Any]:
     """The dataset's other versions, and what made this one."""
+    visible = Dataset.objects.visible_to(reader)
     versions = versions_of([dataset], reader).get(dataset.family, [])
-    here = next((version for version in versions if version.dataset.pk == dataset.pk), None)
+    latest = dataset
+    is_latest = True
+
+    for version in versions:
+        if version.is_latest:
+            latest = version.dataset
+        if version.dataset.pk == dataset.pk:
+            is_latest = version.is_latest
 
     return {
         "versions": versions,
-        "is_latest": here is None or here.is_latest,
-        "latest": next((version.dataset for version in versions if version.is_latest), dataset),
+        "is_latest": is_latest,
+        "latest": latest,
         "made_by": made_by(dataset),
         # What a version was made of may be somebody else's.
-        "parent": Dataset.objects.visible_to(reader).filter(pk=dataset.parent_id or 0).first(),
+        "parent": visible.filter(pk=dataset.parent_id or 0).first(),
         "steps": steps_of(dataset),
     }
 
 
 def doctor_context(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, Any]:
-    """Which methods can learn from it, what was found, what would mend it, and what was changed."""
+    """Which methods can learn from the dataset, what was found, what would mend it, and what was
+    changed."""
     findings = findings_of(dataset)
-    shown = {repair.slug for finding in findings for repair in finding.repairs}
-    safe = safe_repairs_of(dataset)
+    safe_count = sum(finding.is_safe for finding in findings)
+    beside_findings = {repair.slug for finding in findings for repair in finding.repairs}
+    others = [repair for repair in repairs_of(dataset) if repair.slug not in beside_findings]
+
     context: dict[str, Any] = {
         "readiness": readiness_of(dataset),
         "findings": findings,
         "severities": severities(findings),
-        "safe_repairs": safe,
-        "safe_count": sum(finding.is_safe for finding in findings),
-        # The others stand beside their finding.
-        "other_repairs": [repair for repair in repairs_of(dataset) if repair.slug not in shown],
+        "safe_repairs": safe_repairs_of(dataset),
+        "safe_count": safe_count,
+        "other_repairs": others,
         "changes": changes_waiting(dataset),
         "aside": rows_aside(dataset, reader)[:ASIDE_ROWS],
     }
@@ -199,50 +234,63 @@ def doctor_context(dataset: Dataset, reader: User, query: QueryDict) -> dict[str
 def finding_context(
     dataset: Dataset, findings: list[FindingView], query: QueryDict
 ) -> dict[str, Any]:
-    """The finding that is open, with the row that is looked at."""
-    opened = next((finding for finding in findings if finding.key == query.get("finding")), None)
+    """The finding that is open, and the one of its rows that is shown."""
+    key = query.get("finding")
+    opened = next((finding for finding in findings if finding.key == key), None)
     if opened is None or not opened.lines:
         return {"opened": opened}
 
+    number = number_of(query.get("row", "")) or 1
     try:
-        row = finding_row(dataset, opened, number_of(query.get("row", "")) or 1)
+        row = finding_row(dataset, opened, number)
     except UserError as error:
         return {"opened": opened, "opened_error": error.message}
 
-    return {"opened": opened, "finding_row": row, "highlight": Highlight(kind=opened.kind)}
+    return {
+        "opened": opened,
+        "finding_row": row,
+        "highlight": Highlight(kind=opened.kind),
+    }
 
 
 def preview_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
-    """A page of rows in file order, or those that hold what is searched for."""
-    page: Page[int] = Paginator(range(dataset.row_count), PREVIEW_ROWS).get_page(query.get("page"))
+    """A page of rows in file order, or the rows that hold what is searched for."""
+    paginator = Paginator(range(dataset.row_count), PREVIEW_ROWS)
+    page: Page[int] = paginator.get_page(query.get("page"))
     search = clean_label(query.get("search", ""), limit=SEARCH_CHARACTERS)
     context: dict[str, Any] = {"page": page, "rows": [], "row_search": search}
 
-    if not search:
-        try:
-            rows = rows_seen(dataset, max(0, page.start_index() - 1), PREVIEW_ROWS)
-        except UserError as error:
-            return context | {"preview_error": error.message}
+    if search:
+        return context | search_context(dataset, search, query.get("after", ""))
 
-        return context | {"rows": rows}
-
+    start = max(0, page.start_index() - 1)
     try:
-        found = rows_search(dataset, search, query.get("after", ""))
+        context["rows"] = rows_seen(dataset, start, PREVIEW_ROWS)
     except UserError as error:
-        return context | {"search_error": error.message}
+        context["preview_error"] = error.message
 
-    return context | {
-        "found": found,
-        "rows": [row.seen for row in found.rows],
+    return context
+
+
+def search_context(dataset: Dataset, search: str, after: str) -> dict[str, Any]:
+    """The rows that hold `search`; after: where an earlier page of them ended, "" for the first."""
+    try:
+        result = rows_search(dataset, search, after)
+    except UserError as error:
+        return {"search_error": error.message}
+
+    return {
+        "found": result,
+        "rows": [row.seen for row in result.rows],
         "highlight_search": Highlight(search=search),
-        "searched_further": bool(query.get("after")),
+        "searched_further": bool(after),
     }
 
 
 def problems_page(dataset: Dataset, query: QueryDict) -> dict[str, Any]:
-    problems = dataset.problems.all()
-    page = Paginator(problems, PROBLEM_ROWS).get_page(query.get("problems"))
-    return {"problems": page, "problems_kept": page.paginator.count}
+    paginator = Paginator(dataset.problems.all(), PROBLEM_ROWS)
+    page = paginator.get_page(query.get("problems"))
+    return {"problems": page, "problems_kept": paginator.count}
 
 
 def lengths_context(
@@ -259,9 +307,11 @@ def lengths_context(
 def lengths_panel(
     dataset: Dataset, reader: AbstractBaseUser | AnonymousUser, slug: str, limit: int
 ) -> LengthsPanel:
+    """slug: of the base model to count with. limit: tokens above which rows are named."""
     tokenizers = tokenizers_for(reader)
     chosen = tokenizer_choose(reader, slug) or tokenizer_choose(reader)
     lengths = lengths_of(dataset, chosen)
+
     if lengths is None:
         return LengthsPanel("none", tokenizers, chosen)
     if lengths.error:
@@ -271,61 +321,73 @@ def lengths_panel(
 
     figures = histogram(lengths.rows)
     over = Over(
-        limit,
-        rows_over(lengths.rows, limit + 1),
+        limit=limit,
+        rows=rows_over(lengths.rows, limit + 1),
         # An answer that begins behind the limit is cut away whole.
-        rows_over(lengths.prompts, limit),
-        [(tokens, line) for tokens, line in lengths.longest if tokens > limit],
+        answers=rows_over(lengths.prompts, limit),
+        longest=[(tokens, line) for tokens, line in lengths.longest if tokens > limit],
     )
 
-    chart, notes = chart_make(figures), template_notes(RowNotes.read(lengths.notes))
-
     return LengthsPanel(
-        "ready", tokenizers, chosen, figures=figures, chart=chart, over=over, notes=notes
+        "ready",
+        tokenizers,
+        chosen,
+        figures=figures,
+        chart=chart_make(figures),
+        over=over,
+        notes=template_notes(RowNotes.read(lengths.notes)),
     )
 
 
 def template_notes(notes: RowNotes) -> list[Note]:
-    lines = {code: found["lines"] for code, found in notes.findings.items()}
-    # The first line stands in the sentence already.
+    lines = {code: finding["lines"] for code, finding in notes.findings.items()}
+    # The sentence itself names the first line already.
     lines[REFUSED] = [line for line, _ in notes.refusals[1:]]
+
     return [Note(text, lines[code]) for code, text in notes.messages()]
 
 
 def rows_over(counts: dict[str, int], tokens: int) -> int:
-    """Rows with that many tokens or more."""
+    """How many rows have that many tokens or more; `counts`: {"tokens": rows}."""
     return sum(rows for length, rows in counts.items() if int(length) >= tokens)
 
 
 def chart_make(figures: Histogram) -> Chart | None:
-    if not figures.bars:
+    """The bars as a chart, None where there are none."""
+    bars = figures.bars
+    if not bars:
         return None
 
-    top, steps = _axis(figures.highest)
-    step = PLOT_WIDTH / len(figures.bars)
-    columns = [_column(bar, index, step, top) for index, bar in enumerate(figures.bars)]
-    every = max(1, round(len(figures.bars) / 5))
-    x_ticks = [
-        (round(CHART_LEFT + index * step, 1), f"{bar.low:,}")
-        for index, bar in enumerate(figures.bars)
-        if index % every == 0
-    ]
+    y_values = _axis_values(figures.highest)
+    top = y_values[-1]
+    step = PLOT_WIDTH / len(bars)
+    columns = [_column(bar, index, step, top) for index, bar in enumerate(bars)]
 
-    y_ticks = [(round(_y(value, top), 1), _short(value)) for value in steps]
+    x_ticks = []
+    every = max(1, round(len(bars) / X_LABELS))
+    for index in range(0, len(bars), every):
+        x = round(CHART_LEFT + index * step, 1)
+        x_ticks.append((x, f"{bars[index].low:,}"))
+
+    y_ticks = [(round(_y(value, top), 1), _short_number(value)) for value in y_values]
 
     return Chart(columns, x_ticks, y_ticks)
 
 
 def _column(bar: Bar, index: int, step: float, top: int) -> Column:
-    # A bar of one row among thousands must still be seen.
-    height = max(bar.rows / top * PLOT_HEIGHT, 1.5) if bar.rows else 0
-    text = f"{bar.low:,} to {bar.high:,} tokens: {bar.rows:,} row{'' if bar.rows == 1 else 's'}"
+    left = CHART_LEFT + index * step
+    bottom = CHART_TOP + PLOT_HEIGHT
+    height = 0.0
+    if bar.rows:
+        height = max(bar.rows / top * PLOT_HEIGHT, LOWEST_BAR)
+
+    rows = counted(bar.rows, "row")
     return Column(
-        x=round(CHART_LEFT + index * step + 1, 2),
-        y=round(CHART_TOP + PLOT_HEIGHT - height, 2),
-        width=round(max(step - 2, 1), 2),
+        x=round(left + BAR_GAP / 2, 2),
+        y=round(bottom - height, 2),
+        width=round(max(step - BAR_GAP, 1), 2),
         height=round(height, 2),
-        text=text,
+        text=f"{bar.low:,} to {bar.high:,} tokens: {rows}",
     )
 
 
@@ -333,21 +395,22 @@ def _y(value: int, top: int) -> float:
     return CHART_TOP + PLOT_HEIGHT - value / top * PLOT_HEIGHT
 
 
-def _short(value: int) -> str:
+def _short_number(value: int) -> str:
     """An axis label of at most six characters: 1,500; 20 k; 2.5 M."""
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if value >= 10 * size or (unit == "M" and value >= size):
-            return f"{value / size:g} {unit}"
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:g} M"
+    if value >= 10_000:
+        return f"{value / 1_000:g} k"
 
     return f"{value:,}"
 
 
-def _axis(highest: int) -> tuple[int, list[int]]:
-    """(top of the axis, its ticks): three to five whole round steps."""
+def _axis_values(highest: int) -> list[int]:
+    """What the vertical axis is labelled with: from 0 to `highest` or more, in three to five round
+    steps (1, 2, 5, 10, 20, 50 …)."""
     step = 1
     while step * 4 < highest:
-        first = int(str(step)[0])
-        step = step * 2 if first in (1, 5) else step // 2 * 5
+        first_digit = int(str(step)[0])
+        step = step // 2 * 5 if first_digit == 2 else step * 2
 
-    ticks = list(range(0, highest + step, step))
-    return ticks[-1], ticks
+    return list(range(0, highest + step, step))

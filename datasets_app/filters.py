@@ -7,7 +7,7 @@ from typing import Any
 import django_filters
 from django.db.models import QuerySet
 
-from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
+from core.listing import ArchivableFilter, ChoicesFilter, SortFilter
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import UserError
-from datasets_app.bad_rows import BadTurn, bad_turns
+from datasets_app.bad_rows import BadTurn, bad_turns, field_words
 from datasets_app.models import Dataset, DatasetProblem
-from datasets_app.preview import Seen, row_seen
+from datasets_app.preview import PreviewRow, row_seen
 from datasets_app.repairing import repairs_of, safe_repairs_of
 from datasets_app.row_finding import FoundRow, rows_on_lines
 from engine.doctor.finding_kinds import (
     COSTS,
     EXPLANATIONS,
-    MENDABLE,
     NOTE,
-    NOTICES,
-    SEVERAL_LISTS,
+    REPAIRABLE,
     SEVERITY_HELP,
     SEVERITY_WORDS,
     STOPS,
-    UNUSED,
     severity_of,
 )
 from engine.doctor.repair_kinds import Repair
@@ -36,7 +34,7 @@ SEVERITY_ICONS = {
     COSTS: ("alert-triangle", "warn"),
     NOTE: ("info-circle", "faint"),
 }
-# Bad rows are told apart by their reason; beyond so many reasons the others stand together.
+# Bad rows are grouped by their reason; beyond so many reasons the others stand together.
 REASONS_SHOWN = 12
 OTHER_REASONS = "Other rows that cannot be read"
 # Reasons that many files have, in words for a heading: (title, explanation).
@@ -53,7 +51,7 @@ REASON_TITLES = {
 }
 NOT_JSON = "Not valid JSON"
 DUPLICATE = "duplicate"
-# What numbers and quoted values in a reason stand for differs from row to row.
+# Numbers and quoted values in a reason differ from row to row.
 VARIABLE = re.compile(r"“[^”]*”|'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 
 
@@ -83,11 +81,13 @@ class FindingView:
 
     @property
     def icon(self) -> str:
-        return SEVERITY_ICONS[self.severity][0]
+        icon, _ = SEVERITY_ICONS[self.severity]
+        return icon
 
     @property
     def tint(self) -> str:
-        return SEVERITY_ICONS[self.severity][1]
+        _, tint = SEVERITY_ICONS[self.severity]
+        return tint
 
 
 @dataclass(frozen=True)
@@ -100,39 +100,39 @@ class FindingRow:
     row: FoundRow
     bad_turns: list[BadTurn]
     outcome: str = ""
-    after: Seen | None = None
+    after: PreviewRow | None = None
 
 
 def findings_of(dataset: Dataset) -> list[FindingView]:
-    """All findings about what is wrong, what matters most in front."""
-    repairs, safe = repairs_of(dataset), {repair.slug for repair in safe_repairs_of(dataset)}
-    found = _reasons(dataset, repairs)
+    """All findings about what is wrong, the most serious first."""
+    repairs = repairs_of(dataset)
+    safe_slugs = {repair.slug for repair in safe_repairs_of(dataset)}
+    views = _bad_row_views(dataset, repairs)
 
-    for finding in dataset.findings:
+    for finding in dataset.faults:
         kind = finding["kind"]
-        if kind in NOTICES or kind in (UNUSED, SEVERAL_LISTS):
-            continue
+        title = finding["title"]
+        if kind in REPAIRABLE:
+            title = title.removeprefix("Bad rows: ").capitalize()
 
         mending = [repair for repair in repairs if kind in repair.mends]
-        found.append(
+        views.append(
             FindingView(
                 key=kind,
                 kind=kind,
-                title=finding["title"].removeprefix("Bad rows: ").capitalize()
-                if kind in MENDABLE
-                else finding["title"],
+                title=title,
                 explanation=EXPLANATIONS.get(kind, ""),
                 severity=severity_of(kind),
                 count=finding["count"],
                 lines=finding.get("lines") or _example_lines(finding),
                 examples=finding["examples"],
                 repairs=mending,
-                is_safe=any(repair.slug in safe for repair in mending),
+                is_safe=any(repair.slug in safe_slugs for repair in mending),
             )
         )
 
     order = list(SEVERITY_WORDS)
-    return sorted(found, key=lambda view: (order.index(view.severity), -view.count, view.title))
+    return sorted(views, key=lambda view: (order.index(view.severity), -view.count, view.title))
 
 
 def _example_lines(finding: dict[str, Any]) -> list[int]:
@@ -140,45 +140,58 @@ def _example_lines(finding: dict[str, Any]) -> list[int]:
     return [example["line"] for example in finding["examples"] if example["line"]]
 
 
-def _reasons(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
-    """Bad rows that are no finding's, by the reason why nothing can be learned from them."""
+def _bad_row_views(dataset: Dataset, repairs: list[Repair]) -> list[FindingView]:
+    """Bad rows that belong to no finding of the doctor, by the reason why nothing can be learned
+    from them."""
     leaving_out = [repair for repair in repairs if "problems" in repair.mends]
     groups: dict[str, list[DatasetProblem]] = {}
 
     for problem in dataset.problems.filter(kind="").order_by("line"):
-        groups.setdefault(_alike(problem.reason), []).append(problem)
+        pattern = _reason_pattern(problem.reason)
+        groups.setdefault(pattern, []).append(problem)
 
     ranked = sorted(groups.values(), key=len, reverse=True)
-    shown, others = ranked[:REASONS_SHOWN], ranked[REASONS_SHOWN:]
-    views = [_reason(group, group[0].reason.rstrip("."), leaving_out) for group in shown]
+    views = []
+    for group in ranked[:REASONS_SHOWN]:
+        title = group[0].reason.rstrip(".")
+        view = _bad_rows_view(group, title, leaving_out)
+        views.append(view)
+
+    others: list[DatasetProblem] = []
+    for group in ranked[REASONS_SHOWN:]:
+        others += group
 
     if others:
-        rest = sorted(
-            (problem for group in others for problem in group), key=lambda problem: problem.line
-        )
-        views.append(_reason(rest, OTHER_REASONS, leaving_out))
+        others.sort(key=lambda problem: problem.line)
+        view = _bad_rows_view(others, OTHER_REASONS, leaving_out)
+        views.append(view)
 
     return views
 
 
-def _alike(reason: str) -> str:
-    """The same for reasons that say the same of different rows."""
+def _reason_pattern(reason: str) -> str:
+    """The same for reasons that say the same about different rows."""
     if reason.startswith(NOT_JSON):
         return NOT_JSON
 
     return VARIABLE.sub("…", reason)
 
 
-def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -> FindingView:
-    field_name = problems[0].field
-    explanation = f"First in {field_name}." if field_name else "The line cannot be read as a row."
+def _bad_rows_view(
+    problems: list[DatasetProblem], title: str, repairs: list[Repair]
+) -> FindingView:
+    first = problems[0]
+    explanation = "The line cannot be read as a row."
+    if first.field:
+        explanation = f"First in {field_words(first.field)}."
 
     if title == OTHER_REASONS:
         explanation = "Each for a reason of its own."
     if title.startswith(NOT_JSON):
-        title, explanation = NOT_JSON, "Look at the quotes, commas and brackets of the line."
+        title = NOT_JSON
+        explanation = "Look at the quotes, commas and brackets of the line."
 
-    heading, explanation = REASON_TITLES.get(problems[0].reason, (title, explanation))
+    heading, explanation = REASON_TITLES.get(first.reason, (title, explanation))
     return FindingView(
         key=f"bad-{zlib.crc32(title.encode()):08x}",
         kind="problems",
@@ -192,27 +205,28 @@ def _reason(problems: list[DatasetProblem], title: str, repairs: list[Repair]) -
 
 
 def severities(findings: Iterable[FindingView]) -> list[dict[str, Any]]:
-    """{"severity", "word", "help", "count"} of each severity that there is."""
-    counts: dict[str, int] = {}
-    for finding in findings:
-        counts[finding.severity] = counts.get(finding.severity, 0) + 1
+    """{"severity", "word", "help", "count"} of each severity that occurs."""
+    counts = Counter(finding.severity for finding in findings)
+    entries = []
+    for severity, word in SEVERITY_WORDS.items():
+        if counts[severity]:
+            entries.append(
+                {
+                    "severity": severity,
+                    "word": word,
+                    "help": SEVERITY_HELP[severity],
+                    "count": counts[severity],
+                }
+            )
 
-    return [
-        {
-            "severity": severity,
-            "word": word,
-            "help": SEVERITY_HELP[severity],
-            "count": counts[severity],
-        }
-        for severity, word in SEVERITY_WORDS.items()
-        if severity in counts
-    ]
+    return entries
 
 
 def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingRow:
-    """The row of that number, from 1, and what the finding's repair would make of it.
+    """One of the finding's rows, and what the finding's repair would make of it.
 
-    Raises UserError where the file cannot be read or the row is no longer there.
+    number: which of the rows, from 1; the nearest one where there is none of that number. Raises
+    UserError where the file cannot be read or the row is no longer there.
     """
     number = max(1, min(number, len(finding.lines)))
     line = finding.lines[number - 1]
@@ -224,27 +238,32 @@ def finding_row(dataset: Dataset, finding: FindingView, number: int) -> FindingR
         )
 
     outcome, after = _outcome(dataset, finding, row)
-    return FindingRow(number, row, bad_turns(dataset, row, finding.kind), outcome, after)
+    turns = bad_turns(dataset, row, finding.kind)
+
+    return FindingRow(number, row, turns, outcome, after)
 
 
-def _outcome(dataset: Dataset, finding: FindingView, row: FoundRow) -> tuple[str, Seen | None]:
-    """What the first repair does to a row."""
+def _outcome(
+    dataset: Dataset, finding: FindingView, row: FoundRow
+) -> tuple[str, PreviewRow | None]:
+    """(outcome, the row after it) of the first repair, as FindingRow has them."""
     if not finding.repairs:
         return "", None
 
     if finding.kind == DUPLICATE or row.values is None:
-        # Only beside the other rows can a repair see that this one is there already.
+        # A repair notices a duplicate only beside the other rows.
         return "left_out", None
 
+    if row.mended is None:
+        return "", None
     if not row.mended:
-        return ("left_out", None) if row.mended is not None else ("", None)
+        return "left_out", None
     if row.mended == [row.values]:
         return "same", None
 
-    repair = finding.repairs[0]
-    becomes = Row(row.line, row.mended[0])
+    repaired = Row(row.line, row.mended[0])
+    new_format = finding.repairs[0].makes
+    if new_format:
+        return "changed", row_seen(dataset, repaired, format=new_format, column_map={})
 
-    if repair.makes:
-        return "changed", row_seen(dataset, becomes, format=repair.makes, column_map={})
-
-    return "changed", row_seen(dataset, becomes)
+    return "changed", row_seen(dataset, repaired)

@@ -1,4 +1,4 @@
-"""Forms of the dataset pages. What may be is decided by the services; these only carry it."""
+"""Forms of the dataset pages. They carry values; the services validate them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ class DatasetForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, field in self.fields.items():
-            field.widget.attrs |= {"class": "form-control", "aria-describedby": f"{name}-help"}
+            attributes = field.widget.attrs
+            attributes["class"] = "form-control"
+            attributes["aria-describedby"] = f"{name}-help"
+
             if self.is_bound and self.errors.get(name):
-                field.widget.attrs |= {
-                    "aria-invalid": "true",
-                    "aria-describedby": f"{name}-error {name}-help",
-                }
+                attributes["aria-invalid"] = "true"
+                attributes["aria-describedby"] = f"{name}-error {name}-help"
 
     @property
-    def words(self) -> list[str]:
+    def label_names(self) -> list[str]:
         return str(self.cleaned_data["labels"]).split(",")
 
     def add_refusal(self, fields: dict[str, list[str]]) -> None:
-        """A UserError's reasons beside their fields."""
+        """Show a UserError's reasons beside their fields."""
         for name, texts in fields.items():
-            target = name if name in self.fields else None
+            field_name = name if name in self.fields else None
             for text in texts:
-                self.add_error(target, text)
+                self.add_error(field_name, text)
 
 
 class DatasetUploadForm(DatasetForm):
@@ -47,8 +48,9 @@ class DatasetUploadForm(DatasetForm):
     name = forms.CharField(max_length=120, required=False)
 
     def add_refusal(self, fields: dict[str, list[str]]) -> None:
-        self.file_errors = fields.get("file", [])
-        super().add_refusal({name: texts for name, texts in fields.items() if name != "file"})
+        others = dict(fields)
+        self.file_errors = others.pop("file", [])
+        super().add_refusal(others)
 
 
 class DatasetImportForm(DatasetForm):
@@ -59,7 +61,7 @@ class DatasetImportForm(DatasetForm):
         widget=forms.TextInput(
             attrs={"placeholder": "openai/gsm8k", "autocapitalize": "off", "spellcheck": "false"}
         ),
-        error_messages={"required": "Say which dataset."},
+        error_messages={"required": "Enter the name of a dataset."},
     )
     configuration = forms.CharField(max_length=100, required=False)
     split = forms.CharField(
@@ -74,14 +76,16 @@ class DatasetImportForm(DatasetForm):
     name = forms.CharField(max_length=120, required=False)
 
 
-def columns_offered(dataset: Dataset, chosen: str) -> tuple[Format, list[tuple[str, bool, str]]]:
-    """The format to map columns for, and its columns: (name, whether it is needed, the file's
-    column so far)."""
-    item = FORMATS.get(chosen) or FORMATS["question-answer"]
-    there = {column["name"] for column in dataset.columns}
-    so_far = {name: name for name in there} | (
-        dataset.column_map if item.slug == dataset.format else {}
-    )
-    columns = [(name, True) for name in item.columns] + [(name, False) for name in item.optional]
+def columns_offered(dataset: Dataset, slug: str) -> tuple[Format, list[tuple[str, bool, str]]]:
+    """The format to map columns for, and its columns: (name, whether it is required, the file's
+    column that is chosen for it so far)."""
+    item = FORMATS.get(slug) or FORMATS["question-answer"]
+    # A column of the format's own name is the first guess.
+    sources = {column["name"]: column["name"] for column in dataset.columns}
+    if item.slug == dataset.format:
+        sources |= dataset.column_map
 
-    return item, [(name, needed, so_far.get(name, "")) for name, needed in columns]
+    required = [(name, True, sources.get(name, "")) for name in item.columns]
+    optional = [(name, False, sources.get(name, "")) for name in item.optional]
+
+    return item, required + optional

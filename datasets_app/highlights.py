@@ -34,14 +34,14 @@ class Highlight:
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """(start, end) of each part, in order."""
         if self.search:
-            for found in re.finditer(re.escape(self.search), text, re.IGNORECASE):
-                yield found.span()
+            for match in re.finditer(re.escape(self.search), text, re.IGNORECASE):
+                yield match.span()
         elif self.kind == "secret":
             for secret in secrets_in(text):
                 yield secret.start, secret.end
         elif self.kind in EXPRESSIONS:
-            for found in EXPRESSIONS[self.kind].finditer(text):
-                yield found.span()
+            for match in EXPRESSIONS[self.kind].finditer(text):
+                yield match.span()
 
 
 def highlighted(text: object, highlight: Highlight | None) -> SafeString:

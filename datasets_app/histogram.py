@@ -36,54 +36,69 @@ class Histogram:
 
 
 def histogram(counts: dict[str, int]) -> Histogram:
-    """From {"tokens": rows}, as TokenLengths.rows has it."""
-    lengths = sorted((int(tokens), rows) for tokens, rows in counts.items() if rows > 0)
-    total = sum(rows for _, rows in lengths)
-    if not total:
+    """Bars and key figures of {"tokens": rows}, as TokenLengths.rows has it."""
+    lengths = []
+    for tokens, rows in counts.items():
+        if rows > 0:
+            lengths.append((int(tokens), rows))
+
+    if not lengths:
         return Histogram()
 
-    tokens = sum(length * rows for length, rows in lengths)
+    lengths.sort()
+    total_rows = sum(rows for _, rows in lengths)
+    total_tokens = sum(length * rows for length, rows in lengths)
+
     return Histogram(
-        rows=total,
-        tokens=tokens,
-        median=_quantile(lengths, total, 0.5),
-        mean=tokens / total,
-        p95=_quantile(lengths, total, 0.95),
+        rows=total_rows,
+        tokens=total_tokens,
+        median=_quantile(lengths, 0.5),
+        mean=total_tokens / total_rows,
+        p95=_quantile(lengths, 0.95),
         longest=lengths[-1][0],
-        bars=_bars(lengths, _quantile(lengths, total, 0.99)),
+        bars=_bars(lengths),
     )
 
 
-def _quantile(lengths: list[tuple[int, int]], total: int, share: float) -> int:
-    """The smallest length that at least `share` of the rows do not exceed."""
-    seen = 0
+def _quantile(lengths: list[tuple[int, int]], share: float) -> int:
+    """The smallest length that at least `share` of the rows do not exceed; `lengths`: (tokens,
+    rows), the shortest first."""
+    total_rows = sum(rows for _, rows in lengths)
+    seen_rows = 0
     for length, rows in lengths:
-        seen += rows
-        if seen >= share * total:
+        seen_rows += rows
+        if seen_rows >= share * total_rows:
             return length
 
     return lengths[-1][0]
 
 
-def _bars(lengths: list[tuple[int, int]], nearly_longest: int) -> list[Bar]:
-    """Bars of a round width. The few longest rows share the last one, or they would flatten all
+def _bars(lengths: list[tuple[int, int]]) -> list[Bar]:
+    """Bars of a round width. The longest 1% share the last one, or they would flatten all
     others."""
-    width = _round_up((nearly_longest + 1) / BARS)
-    count = min(BARS, lengths[-1][0] // width + 1)
-    rows = [0] * count
+    longest = lengths[-1][0]
+    width = _round_up((_quantile(lengths, 0.99) + 1) / BARS)
+    count = min(BARS, longest // width + 1)
+    rows_in_bar = [0] * count
 
-    for length, number in lengths:
-        rows[min(length // width, count - 1)] += number
+    for length, rows in lengths:
+        index = min(length // width, count - 1)
+        rows_in_bar[index] += rows
 
-    highs = [(index + 1) * width - 1 for index in range(count)]
-    highs[-1] = max(highs[-1], lengths[-1][0])
-    return [
-        Bar(index * width, high, number)
-        for index, (high, number) in enumerate(zip(highs, rows, strict=True))
-    ]
+    bars = []
+    for index, rows in enumerate(rows_in_bar):
+        low = index * width
+        high = low + width - 1
+        if index == count - 1:
+            high = max(high, longest)
+
+        bars.append(Bar(low, high, rows))
+
+    return bars
 
 
 def _round_up(width: float) -> int:
-    """1, 2, 5, 10, 20, 50 …"""
-    power: int = 10 ** max(0, math.floor(math.log10(max(width, 1))))
+    """The next of 1, 2, 5, 10, 20, 50 …"""
+    digits = math.floor(math.log10(max(width, 1)))
+    power: int = 10**digits
     return next(step * power for step in (1, 2, 5, 10) if step * power >= width)

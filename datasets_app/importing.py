@@ -4,34 +4,29 @@ like any other."""
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
 from accounts.services import hub_token_for
 from core.errors import UserError
-from core.hub import hub_environment, reference_clean
-from core.programs import ProgramProblem, program_run
+from core.hub import hub_download, reference_clean
+from core.programs import ProgramProblem, Report
 from core.store import require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from datasets_app.services import (
     DESCRIPTION_LIMIT,
     check_enqueue,
+    dataset_slug,
     labels_clean,
     labels_set,
-    slug_free,
 )
 
-MEMORY_BYTES = 4 << 30
 MOST_ROWS = 10**9
-STANDSTILL_SECONDS = 300
-TRIES = 4
-RETRY_SECONDS = 5.0
 
 
 class _Gone(Exception):
@@ -79,7 +74,7 @@ def dataset_import(
         dataset = Dataset.objects.create(
             owner=owner,
             name=clean_label(name, limit=120) or stem[:120],
-            slug=slug_free(name or stem),
+            slug=dataset_slug(name or stem),
             description=clean_text(description)[:DESCRIPTION_LIMIT],
             file_name=f"{stem[:200]}.jsonl",
             file_type="jsonl",
@@ -102,26 +97,21 @@ def rows_fetch(dataset: Dataset) -> str:
 
     May be broken off and begun again: the file is renamed when it is whole.
     """
-    temporary, home = dataset.path.with_suffix(".tmp"), dataset.path.with_name("hub")
+    temporary = dataset.path.with_suffix(".tmp")
+    home = dataset.path.with_name("hub")
+
     try:
-        for attempt in range(1, TRIES + 1):
-            try:
-                done = _download(dataset)
-                break
-            except ProgramProblem as problem:
-                if not problem.passing or attempt == TRIES:
-                    return str(problem)
-
-                time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
-
+        done = _download(dataset, temporary, home)
         temporary.replace(dataset.path)
+        dropped = [clean_label(name, limit=200) for name in done["dropped"]]
         _write(
             dataset,
             size_bytes=int(done["size_bytes"]),
             sha256=str(done["sha256"]),
-            hub=dataset.hub
-            | {"dropped": [clean_label(name, limit=200) for name in done["dropped"]]},
+            hub=dataset.hub | {"dropped": dropped},
         )
+    except ProgramProblem as problem:
+        return str(problem)
     except (_Gone, FileNotFoundError):
         return "It was deleted while it was fetched."
     finally:
@@ -131,43 +121,44 @@ def rows_fetch(dataset: Dataset) -> str:
     return ""
 
 
-def _download(dataset: Dataset) -> dict[str, Any]:
-    hub, heard = dataset.hub, time.monotonic()
+def _download(dataset: Dataset, out: Path, home: Path) -> Report:
+    hub = dataset.hub
+    reports = 0
 
-    def on_news(news: dict[str, Any]) -> None:
-        nonlocal heard
-        heard = time.monotonic()
+    def arguments(free_bytes: int) -> list[str]:
+        # Half of what is free: the hub's library keeps what it reads of some formats as well.
+        largest_bytes = max(0, free_bytes // 2)
+        return [
+            hub["id"],
+            hub["asked"],
+            hub["configuration"],
+            hub["split"],
+            str(hub["most_rows"]),
+            str(out),
+            str(largest_bytes),
+        ]
 
-        if "revision" in news:
-            told = {
-                name: clean_label(str(news[name]), limit=100)
+    def on_report(report: Report) -> None:
+        nonlocal reports
+        reports += 1
+
+        if "revision" in report:
+            source = {
+                name: clean_label(str(report[name]), limit=100)
                 for name in ("revision", "configuration", "split")
             }
+            licence = clean_label(str(report["licence"]), limit=100)
+            _write(dataset, hub=dataset.hub | source, licence=licence)
+        elif "rows" in report:
+            _write(dataset, row_count=int(report["rows"]))
 
-            _write(
-                dataset,
-                hub=dataset.hub | told,
-                licence=clean_label(str(news["licence"]), limit=100),
-            )
-        elif "rows" in news:
-            _write(dataset, row_count=int(news["rows"]))
-
-    def on_tick() -> None:
-        if time.monotonic() - heard > STANDSTILL_SECONDS:
-            raise ProgramProblem("The download stands still. Try again later.", passing=True)
-
-    free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
-
-    return program_run(
+    return hub_download(
         "engine.programs.hub.dataset",
-        *(hub["id"], hub["asked"], hub["configuration"], hub["split"], str(hub["most_rows"])),
-        # Half of what is free: the hub's library keeps what it reads of some formats as well.
-        *(str(dataset.path.with_suffix(".tmp")), str(max(0, free // 2))),
-        seconds=None,
-        memory_bytes=MEMORY_BYTES,
-        environment=hub_environment(dataset.path.with_name("hub"), hub_token_for(dataset.owner)),
-        on_news=on_news,
-        on_tick=on_tick,
+        arguments,
+        home=home,
+        token=hub_token_for(dataset.owner),
+        progress=lambda: reports,
+        on_report=on_report,
     )
 
 

@@ -6,12 +6,8 @@ limits of time and memory, and never in the web or in the worker of background w
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -19,7 +15,7 @@ from django.db.models import F
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
 from core.errors import UserError
 from core.ownership import owner_check
-from core.processes import clean_environment, confined
+from core.programs import ProgramProblem, TimeLimitReached, program_run
 from core.store import located_path, stored_path
 from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
@@ -38,7 +34,7 @@ COUNT_ENDINGS = {
     BROKE_OFF: "Counting broke off several times. Training works without it.",
 }
 
-# More than the background workers give it: the last resort against a count that never ends well.
+# More than the background workers allow: the last resort against a count that never succeeds.
 ATTEMPTS = 6
 MEMORY_BYTES = 8 << 30
 START_SECONDS = 60
@@ -49,30 +45,34 @@ MOST_SECONDS = 600
 
 def token_lengths_get(*, dataset: Dataset, model_path: str, tokenizer_sha256: str) -> TokenLengths:
     """The counts at once, or a row that is not `ready` while they are made in the background."""
+    path = stored_path(model_path)
     try:
         with transaction.atomic():
             lengths, _ = TokenLengths.objects.get_or_create(
                 dataset=dataset,
                 tokenizer=tokenizer_sha256,
-                defaults={"model_path": stored_path(model_path)},
+                defaults={"model_path": path},
             )
     except IntegrityError:
+        # Somebody else asked at the same moment.
         lengths = TokenLengths.objects.get(dataset=dataset, tokenizer=tokenizer_sha256)
 
-    if _waits(lengths) and lengths.model_path != stored_path(model_path):
-        # Any model with this tokenizer will do, and the first one may be gone.
-        TokenLengths.objects.filter(pk=lengths.pk).update(model_path=stored_path(model_path))
-
     if _waits(lengths):
+        if lengths.model_path != path:
+            # Any model with this tokenizer will do, and the first one may be gone.
+            TokenLengths.objects.filter(pk=lengths.pk).update(model_path=path)
+
         lengths_enqueue(lengths)
 
     return lengths
 
 
 def _waits(lengths: TokenLengths) -> bool:
-    return (
-        not lengths.ready and not lengths.error and lengths.dataset.status == Dataset.Status.READY
-    )
+    """Whether the rows are yet to be counted."""
+    if lengths.ready or lengths.error:
+        return False
+
+    return lengths.dataset.status == Dataset.Status.READY
 
 
 def lengths_enqueue(lengths: TokenLengths) -> None:
@@ -83,7 +83,7 @@ def lengths_enqueue(lengths: TokenLengths) -> None:
         key=count_key(lengths),
         person=dataset.owner_id,
         expected_seconds=LOAD_SECONDS + dataset.size_bytes / COUNTED_BYTES_A_SECOND,
-        limit_seconds=_seconds(lengths) + START_SECONDS,
+        limit_seconds=_limit_seconds(lengths) + START_SECONDS,
     )
 
 
@@ -91,8 +91,9 @@ def count_key(lengths: TokenLengths) -> str:
     return f"{COUNT}-{lengths.pk}"
 
 
-def _seconds(lengths: TokenLengths) -> float:
-    return min(MOST_SECONDS, START_SECONDS + lengths.dataset.size_bytes // BYTES_A_SECOND)
+def _limit_seconds(lengths: TokenLengths) -> float:
+    seconds = START_SECONDS + lengths.dataset.size_bytes // BYTES_A_SECOND
+    return min(MOST_SECONDS, seconds)
 
 
 def lengths_cancel(*, lengths: TokenLengths, by: User) -> None:
@@ -122,13 +123,15 @@ def count_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
 
 
 def lengths_reconcile() -> None:
-    for lengths in TokenLengths.objects.filter(ready=False, error="").select_related("dataset"):
+    """Put counts that wait onto the queue again, for a queue that forgot them."""
+    uncounted = TokenLengths.objects.filter(ready=False, error="")
+    for lengths in uncounted.select_related("dataset"):
         if _waits(lengths):
             lengths_enqueue(lengths)
 
 
 def lengths_count(lengths_id: int) -> None:
-    """The chore: count, and write the counts or the reason why there are none."""
+    """The background work: write the counts, or the reason why there are none."""
     rows = TokenLengths.objects.filter(pk=lengths_id, ready=False, error="")
     lengths = rows.select_related("dataset").first()
     if lengths is None or not _waits(lengths):
@@ -136,11 +139,11 @@ def lengths_count(lengths_id: int) -> None:
 
     rows.update(attempts=F("attempts") + 1)
     if lengths.attempts >= ATTEMPTS:
-        rows.update(error="Counting broke off several times. Training works without it.")
+        rows.update(error=COUNT_ENDINGS[BROKE_OFF])
         return
 
     try:
-        counts = _counted(lengths)
+        counts = _count(lengths)
     except CountFailed as failure:
         rows.update(error=str(failure)[:1000])
     else:
@@ -148,82 +151,75 @@ def lengths_count(lengths_id: int) -> None:
 
 
 class CountFailed(Exception):
-    """No counts, and why, in words for a page."""
+    """Why there are no counts, in words for a page."""
 
 
-def _counted(lengths: TokenLengths) -> dict[str, Any]:
+def _count(lengths: TokenLengths) -> dict[str, Any]:
     dataset = lengths.dataset
-    command = [
-        *(sys.executable, "-m", "engine.chat.lengths"),
-        *("--data", str(dataset.path)),
-        *("--file-type", dataset.file_type),
-        *("--format", dataset.format),
-        *("--column-map", json.dumps(dataset.column_map)),
-        *("--model", str(located_path(lengths.model_path))),
-    ]
-
-    seconds = _seconds(lengths)
+    seconds = _limit_seconds(lengths)
+    too_long = (
+        f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or the "
+        "model's chat template loops for ever. Training works without it."
+    )
 
     try:
-        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            cwd=settings.BASE_DIR,
-            env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
-            preexec_fn=confined(_limit_memory),
+        counts = program_run(
+            "engine.chat.lengths",
+            *("--data", str(dataset.path)),
+            *("--file-type", dataset.file_type),
+            *("--format", dataset.format),
+            *("--column-map", json.dumps(dataset.column_map)),
+            *("--model", str(located_path(lengths.model_path))),
+            seconds=seconds,
+            memory_bytes=MEMORY_BYTES,
+            too_long=too_long,
+            work="Counting",
+            environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
-    except subprocess.TimeoutExpired as error:
-        raise CountFailed(
-            f"Counting took longer than {seconds:,} s and was stopped: there are too many rows, or "
-            "the model's chat "
-            "template loops for ever. Training works without it."
-        ) from error
+    except TimeLimitReached as problem:
+        raise CountFailed(str(problem)) from problem
+    except ProgramProblem as problem:
+        raise CountFailed(f"Tokens could not be counted: {problem}"[:300]) from problem
 
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise CountFailed(
-            f"Tokens could not be counted: {lines[-1] if lines else 'the process was ended'}"[:300]
-        )
-
-    return _parsed(done.stdout)
+    return _checked(counts)
 
 
-def _limit_memory() -> None:
-    # Not RLIMIT_AS: mapped libraries are address space, not memory.
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-
-
-def _parsed(output: str) -> dict[str, Any]:
-    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from the last line that was
-    printed."""
+def _checked(reported: dict[str, Any]) -> dict[str, Any]:
+    """{"rows", "prompts"}: {tokens: count}, "longest" and "notes", from what the program
+    reported. Raises CountFailed."""
     try:
-        data: Any = json.loads(output.strip().splitlines()[-1])
-        counts: dict[str, Any] = {
-            kind: {str(int(tokens)): int(count) for tokens, count in data[kind].items()}
-            for kind in ("rows", "prompts")
+        return {
+            "rows": _checked_counts(reported["rows"]),
+            "prompts": _checked_counts(reported["prompts"]),
+            "longest": [[int(tokens), int(line)] for tokens, line in reported["longest"]],
+            "notes": RowNotes.read(reported["notes"]).as_json(),
         }
-        longest = [[int(tokens), int(line)] for tokens, line in data["longest"]]
-        return counts | {"longest": longest, "notes": RowNotes.read(data["notes"]).as_json()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CountFailed("Tokens could not be counted: the answer was not understood.") from error
 
 
+def _checked_counts(counts: dict[str, Any]) -> dict[str, int]:
+    return {str(int(tokens)): int(count) for tokens, count in counts.items()}
+
+
 def tokenizer_choose(user: AbstractBaseUser | AnonymousUser, slug: str = "") -> Tokenizer | None:
-    """The tokenizer of that model among those that `user` may count with; the first one where no
-    model is named."""
-    offered = tokenizers_for(user)
-    return next((item for item in offered if item.slug == slug or not slug), None)
+    """The tokenizer of the model of that slug, among those that `user` may count with; the first
+    one where no slug is given, None where there is none."""
+    for tokenizer in tokenizers_for(user):
+        if tokenizer.slug == slug or not slug:
+            return tokenizer
+
+    return None
 
 
 def lengths_of(dataset: Dataset, tokenizer: Tokenizer | None) -> TokenLengths | None:
-    """The counts, begun by this call where there are none; None for a dataset that is not ready, or
-    no tokenizer."""
+    """The counts, which this call starts where there are none yet; None without a tokenizer, and
+    for a dataset that is not ready."""
     if tokenizer is None or dataset.status != Dataset.Status.READY:
         return None
 
     return token_lengths_get(
-        dataset=dataset, model_path=tokenizer.path, tokenizer_sha256=tokenizer.sha256
+        dataset=dataset,
+        model_path=tokenizer.path,
+        tokenizer_sha256=tokenizer.sha256,
     )

@@ -27,8 +27,8 @@ class DatasetQuerySet(OwnedQuerySet["Dataset"]):
         return self.filter(status=Dataset.Status.READY, archived_at=None)
 
     def newest_versions(self) -> DatasetQuerySet:
-        """Of every dataset the newest version among these rows. One that came to nothing counts
-        only where there is no other."""
+        """The newest version of each dataset among these rows. A failed version counts only where
+        there is no other."""
         these = Dataset.objects.filter(pk__in=self.order_by().values("pk"))
         is_failed = Case(When(status=Dataset.Status.FAILED, then=Value(1)), default=Value(0))
         place = Window(
@@ -49,7 +49,7 @@ class DatasetQuerySet(OwnedQuerySet["Dataset"]):
 
 
 class Label(models.Model):
-    """A word that people sort datasets by."""
+    """A word by which people group datasets."""
 
     name = models.CharField(max_length=50, unique=True)
 
@@ -118,8 +118,7 @@ class Dataset(Owned):
     hub = models.JSONField(
         default=dict,
         help_text="Where on the hub it comes from: id, asked (revision), configuration, split, "
-        "most_rows (0 for all); "
-        "then revision, and dropped, the columns that were left out.",
+        "most_rows (0 for all); then revision, and dropped, the columns that were left out.",
     )
     licence = models.CharField(max_length=100, blank=True, help_text="As the hub names it.")
 
@@ -162,8 +161,10 @@ class Dataset(Owned):
         """Share of the check that is done, 0 to 1."""
         if self.status != self.Status.CHECKING:
             return 1.0
+        if not self.size_bytes:
+            return 0.0
 
-        return min(1.0, self.checked_bytes / self.size_bytes) if self.size_bytes else 0.0
+        return min(1.0, self.checked_bytes / self.size_bytes)
 
     @property
     def phase(self) -> str:
@@ -177,19 +178,22 @@ class Dataset(Owned):
 
     @property
     def format_title(self) -> str:
-        return FORMATS[self.format].title if self.format in FORMATS else self.format
+        known = FORMATS.get(self.format)
+        return known.title if known is not None else self.format
 
     @property
     def columns_read(self) -> list[tuple[dict[str, str], str, int]]:
-        """Each column with what the format reads it as, "" for one that is not looked at, and how
-        many rows carry something in it that is not used."""
-        read = {source: name for name, source in self.column_map.items() if source}
-        unused = {item["name"]: item["rows"] for item in self.unused}
+        """(column, what the format reads it as, rows that carry something in it that is not used) of
+        each column; "" for one that is not read."""
+        read_as = {source: name for name, source in self.column_map.items() if source}
+        unused_rows = {item["name"]: item["rows"] for item in self.unused}
 
-        return [
-            (column, read.get(column["name"], ""), unused.get(column["name"], 0))
-            for column in self.columns
-        ]
+        columns = []
+        for column in self.columns:
+            name = column["name"]
+            columns.append((column, read_as.get(name, ""), unused_rows.get(name, 0)))
+
+        return columns
 
     @property
     def unused(self) -> list[dict[str, Any]]:
@@ -204,7 +208,12 @@ class Dataset(Owned):
         return self._fields_of(SEVERAL_LISTS)
 
     def _fields_of(self, kind: str) -> list[dict[str, Any]]:
-        return next((finding["fields"] for finding in self.findings if finding["kind"] == kind), [])
+        for finding in self.findings:
+            if finding["kind"] == kind:
+                fields: list[dict[str, Any]] = finding["fields"]
+                return fields
+
+        return []
 
     @property
     def faults(self) -> list[dict[str, Any]]:
@@ -219,7 +228,7 @@ class Dataset(Owned):
 
     @property
     def counts_lines(self) -> bool:
-        """Whether its rows are called by the line of the file on which they begin."""
+        """Whether a row is named by the line of the file on which it begins."""
         return self.file_type in ("jsonl", "csv", "txt")
 
     @property
@@ -325,12 +334,16 @@ class TokenLengths(models.Model):
         ]
 
     def cut_by(self, max_tokens: int) -> dict[str, Any]:
-        """Rows longer than `max_tokens`, and rows whose answer is lost whole because the prompt
-        alone fills it."""
-        return {
-            "cut": sum(count for length, count in self.rows.items() if int(length) > max_tokens),
-            "lost": sum(
-                count for length, count in self.prompts.items() if int(length) >= max_tokens
-            ),
-            "total": sum(self.rows.values()),
-        }
+        """{"cut": rows longer than `max_tokens`, "lost": rows of which the prompt alone is as long, so
+        that the whole answer is lost, "total": all rows}."""
+        cut = 0
+        for length, rows in self.rows.items():
+            if int(length) > max_tokens:
+                cut += rows
+
+        lost = 0
+        for length, rows in self.prompts.items():
+            if int(length) >= max_tokens:
+                lost += rows
+
+        return {"cut": cut, "lost": lost, "total": sum(self.rows.values())}

@@ -14,13 +14,15 @@ from typing import Any
 from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from datasets_app.models import Dataset
-from engine.rows.preview import TEXT_LIMIT, Seen, rows_shown, shorten
-from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.preview import TEXT_LIMIT, PreviewRow, preview_rows, shorten
+from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 
 __all__ = [
     "TEXT_LIMIT",
-    "Seen",
+    "PreviewRow",
+    "file_options",
     "mark_before_line",
+    "mark_options",
     "nearest_mark",
     "row_seen",
     "rows_seen",
@@ -31,24 +33,25 @@ __all__ = [
 SMALL_BYTES = 4 << 20
 SECONDS = 20
 MEMORY_BYTES = 2 << 30
-# Each takes a processor for a moment. Others wait so long, and are then told to try again.
+# Each takes a processor for a moment. Others wait this long, and are then asked to try again.
 AT_ONCE = threading.BoundedSemaphore(3)
 WAIT_SECONDS = 20
 BUSY = "Too many rows are being read at the moment. Try again in a minute."
 TOO_LONG = f"These rows could not be read within {SECONDS} s. Download the file to look at them."
 
 
-def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
-    """At most `count` rows behind the first `start`. Where the file cannot be read any further they
-    end there.
+def rows_seen(dataset: Dataset, start: int, count: int) -> list[PreviewRow]:
+    """At most `count` rows behind the first `start`; fewer where the file cannot be read further.
 
-    Raises UserError where reading them takes too much time or memory, or (503) where others read.
+    Raises UserError where reading them takes too much time or memory, or (503) where too many rows
+    are being read at the moment.
     """
     if start >= dataset.row_count:
         return []
 
     mark = nearest_mark(dataset, start)
-    skip, count = start - mark.rows, min(count, dataset.row_count - start)
+    skip = start - mark.rows
+    count = min(count, dataset.row_count - start)
     try:
         is_small = dataset.path.stat().st_size <= SMALL_BYTES
     except FileNotFoundError:
@@ -59,17 +62,19 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[Seen]:
 
     try:
         rows = islice(read_rows(dataset.path, dataset.file_type, mark), skip, skip + count)
-        return list(rows_shown(rows, dataset.format, dataset.column_map))
+        return list(preview_rows(rows, dataset.format, dataset.column_map))
     except (FileProblem, FileNotFoundError):
         return []
 
 
-def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> list[Seen]:
-    rows: list[Seen] = []
+def _read_by_program(
+    dataset: Dataset, mark: FilePosition, skip: int, count: int
+) -> list[PreviewRow]:
+    rows: list[PreviewRow] = []
 
-    def on_news(news: dict[str, Any]) -> None:
+    def on_report(news: dict[str, Any]) -> None:
         if "row" in news:
-            rows.append(Seen.from_json(news["row"]))
+            rows.append(PreviewRow.from_json(news["row"]))
 
     if not AT_ONCE.acquire(timeout=WAIT_SECONDS):
         raise UserError(BUSY, status=503)
@@ -77,14 +82,16 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
     try:
         program_run(
             "engine.rows.preview",
-            *("--data", str(dataset.path), "--file-type", dataset.file_type),
-            *("--format", dataset.format, "--column-map", json.dumps(dataset.column_map)),
-            *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),
-            *("--skip", str(skip), "--rows", str(count)),
+            *file_options(dataset),
+            *mark_options(mark),
+            "--skip",
+            str(skip),
+            "--rows",
+            str(count),
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=on_news,
+            on_report=on_report,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), code="too_large", status=409) from problem
@@ -94,21 +101,40 @@ def _read_by_program(dataset: Dataset, mark: Mark, skip: int, count: int) -> lis
     return rows
 
 
-def nearest_mark(dataset: Dataset, start: int) -> Mark:
+def file_options(dataset: Dataset) -> tuple[str, ...]:
+    """Options that tell a program of the engine which file to read, and how."""
+    return (
+        "--data",
+        str(dataset.path),
+        "--file-type",
+        dataset.file_type,
+        "--format",
+        dataset.format,
+        "--column-map",
+        json.dumps(dataset.column_map),
+    )
+
+
+def mark_options(mark: FilePosition) -> tuple[str, str]:
+    """The option that tells a program of the engine where in the file to begin."""
+    return "--mark", json.dumps([mark.rows, mark.lines, mark.offset])
+
+
+def nearest_mark(dataset: Dataset, start: int) -> FilePosition:
     """The last mark at or before row `start`; the check left one every so many rows."""
     before = [mark for mark in _marks(dataset) if mark.rows <= start]
-    return max(before, key=lambda mark: mark.rows, default=Mark())
+    return max(before, key=lambda mark: mark.rows, default=FilePosition())
 
 
-def mark_before_line(dataset: Dataset, line: int) -> Mark:
+def mark_before_line(dataset: Dataset, line: int) -> FilePosition:
     """The last mark from which the row of that line is still to come."""
     before = [mark for mark in _marks(dataset) if mark.lines < line]
-    return max(before, key=lambda mark: mark.rows, default=Mark())
+    return max(before, key=lambda mark: mark.rows, default=FilePosition())
 
 
-def _marks(dataset: Dataset) -> list[Mark]:
+def _marks(dataset: Dataset) -> list[FilePosition]:
     try:
-        return [Mark(*values) for values in json.loads(dataset.marks_path.read_text())]
+        return [FilePosition(*values) for values in json.loads(dataset.marks_path.read_text())]
     except (OSError, ValueError, TypeError):
         return []
 
@@ -119,11 +145,11 @@ def row_seen(
     *,
     format: str | None = None,
     column_map: dict[str, str] | None = None,
-) -> Seen:
+) -> PreviewRow:
     """The row as the page shows it; `format` and `column_map` where it is not read as the dataset
     is."""
     read_as = dataset.format if format is None else format
     columns = dataset.column_map if column_map is None else column_map
-    (seen,) = rows_shown([row], read_as, columns)
+    (seen,) = preview_rows([row], read_as, columns)
 
     return seen

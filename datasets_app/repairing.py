@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ from core.text import clean_label, clean_text
 from core.tokenizers import Tokenizer
 from datasets_app.lengths import tokenizer_choose
 from datasets_app.models import Dataset, RowChange
-from datasets_app.services import check_enqueue, next_version, slug_free
+from datasets_app.preview import file_options
+from datasets_app.services import check_enqueue, dataset_slug, folder_make, next_version
 from engine.doctor.combined_repairs import RowChanges
-from engine.doctor.finding_kinds import MENDABLE, SEVERAL_LISTS
+from engine.doctor.finding_kinds import REPAIRABLE, SEVERAL_LISTS
 from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
     EVALUATION_PART,
@@ -40,20 +39,20 @@ MEMORY_BYTES = 4 << 30
 START_SECONDS = 600
 BYTES_A_SECOND = 100_000
 MOST_TOKENS = 1_000_000
-# Of so many lists of a file a dataset is made each.
+# A dataset is made of each list of a file, up to this many.
 LISTS_MADE = 10
-CUT_OFF = "Making this version took too long."
+TOO_LONG = "Making this version took too long."
 
 
 def repairs_of(dataset: Dataset) -> list[Repair]:
-    """What is offered for this dataset, but for repairs of long rows, which need a limit; nothing
+    """What is offered for this dataset, except repairs of long rows, which need a limit; nothing
     while it is being checked or has no format."""
     if dataset.status == Dataset.Status.CHECKING:
         return []
 
     kinds = {finding["kind"] for finding in dataset.findings}
     if dataset.format not in FORMATS:
-        # Which list is which can be told apart all the same.
+        # Several lists can be told from each other without a format.
         return [REPAIRS[SPLIT_LISTS]] if SEVERAL_LISTS in kinds else []
 
     if dataset.problem_count:
@@ -62,23 +61,18 @@ def repairs_of(dataset: Dataset) -> list[Repair]:
         kinds.add("names")
 
     repairs = offered(dataset.format, kinds)
-    if not dataset.good_row_count:
-        # Of no good row nothing can be made, but some bad ones can be made good.
-        repairs = [
-            repair
-            for repair in repairs
-            if kinds & (MENDABLE.keys() | {SEVERAL_LISTS}) & set(repair.mends)
-        ]
+    if dataset.good_row_count:
+        return repairs
 
-    return repairs
+    # Without a good row, only what makes bad rows good is of use.
+    usable = kinds & {*REPAIRABLE, SEVERAL_LISTS}
+    return [repair for repair in repairs if usable & set(repair.mends)]
 
 
 def long_repairs_of(dataset: Dataset) -> list[Repair]:
-    return [
-        REPAIRS[slug]
-        for slug in LONG
-        if not REPAIRS[slug].formats or dataset.format in REPAIRS[slug].formats
-    ]
+    """Repairs of rows that are too long, for rows of this format."""
+    repairs = [REPAIRS[slug] for slug in LONG]
+    return [repair for repair in repairs if not repair.formats or dataset.format in repair.formats]
 
 
 def safe_repairs_of(dataset: Dataset) -> list[Repair]:
@@ -121,11 +115,11 @@ def dataset_repair(
     require_disk(2 * dataset.size_bytes)
 
     with transaction.atomic():
-        made = [_begin(dataset, by, part | settings) for part in _parts(dataset, repair)]
+        versions = [_begin(dataset, by, part | settings) for part in _parts(dataset, repair)]
         if repair == APPLY_CHANGES:
-            dataset.row_changes.filter(version=None).update(version=made[0])
+            dataset.row_changes.filter(version=None).update(version=versions[0])
 
-    return made
+    return versions
 
 
 def _settings(
@@ -182,7 +176,18 @@ def _tokenizer(by: AbstractBaseUser, model: str) -> Tokenizer:
 def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     """The new dataset, whose file is made in the background."""
     slug = repair["slug"]
-    made = REPAIRS[slug].makes if slug in REPAIRS else ""
+    # Not detected again from the columns: what somebody chose by hand holds for the version too.
+    format_slug = parent.format
+    column_map = parent.column_map
+
+    if slug in REPAIRS and REPAIRS[slug].makes:
+        format_slug = REPAIRS[slug].makes
+        column_map = {}
+    if slug == SPLIT_LISTS:
+        format_slug = ""
+    if slug in ("rename_columns", SPLIT_LISTS):
+        column_map = {}
+
     dataset = Dataset(
         owner=parent.owner if parent.owner_id else by,
         name=parent.name,
@@ -190,10 +195,8 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
         file_type="jsonl",
         size_bytes=0,
         sha256="",
-        # Not detected again from the columns: what somebody chose by hand holds for the version
-        # too.
-        format="" if slug == SPLIT_LISTS else made or parent.format,
-        column_map={} if made or slug in ("rename_columns", SPLIT_LISTS) else parent.column_map,
+        format=format_slug,
+        column_map=column_map,
         parent=parent,
         repair=repair,
     )
@@ -201,15 +204,14 @@ def _begin(parent: Dataset, by: User, repair: dict[str, Any]) -> Dataset:
     if slug in (EVALUATION_PART, SPLIT_LISTS):
         # Rows to measure with, and each list of a file, are a dataset of their own.
         dataset.name = _name_on_its_own(parent, repair)
-        dataset.slug = slug_free(dataset.name)
+        dataset.slug = dataset_slug(dataset.name)
     else:
         next_version(dataset, parent)
 
     dataset.file_name = f"{dataset.slug}.jsonl"
     dataset.save()
     dataset.labels.set(parent.labels.all())
-    shutil.rmtree(dataset.path.parent, ignore_errors=True)
-    dataset.path.parent.mkdir(parents=True, mode=0o700)
+    folder_make(dataset)
     check_enqueue(dataset)
 
     return dataset
@@ -228,75 +230,72 @@ def repair_apply(dataset: Dataset) -> str:
 
     May be broken off and begun again: the file is renamed when it is whole.
     """
-    parent, repair = dataset.parent, dataset.repair
+    parent = dataset.parent
     if parent is None or not parent.path.is_file():
         return "What it was to be made of is gone."
 
     temporary = dataset.path.with_suffix(".tmp")
-    options: tuple[str, ...] = ()
 
-    if "max_tokens" in repair:
-        options = (
-            "--model",
-            str(located_path(repair["model_path"])),
-            "--max-tokens",
-            str(repair["max_tokens"]),
-        )
-
-    if "list" in repair:
-        options = ("--list", repair["list"])
-    if repair["slug"] == APPLY_CHANGES:
-        options = ("--changes", str(_changes_write(dataset)))
+    def on_news(news: dict[str, Any]) -> None:
+        if "rows" in news:
+            Dataset.objects.filter(pk=dataset.pk).update(row_count=int(news["rows"]))
 
     try:
-        done = program_run(
+        report = program_run(
             "engine.doctor.repairs",
-            *(
-                "--data",
-                str(parent.path),
-                "--file-type",
-                parent.file_type,
-                "--format",
-                parent.format,
-            ),
-            *(
-                "--column-map",
-                json.dumps(parent.column_map),
-                "--repair",
-                repair["slug"],
-                "--out",
-                str(temporary),
-            ),
-            *options,
+            *file_options(parent),
+            "--repair",
+            dataset.repair["slug"],
+            "--out",
+            str(temporary),
+            *_repair_options(dataset),
             seconds=START_SECONDS + parent.size_bytes / BYTES_A_SECOND,
             memory_bytes=MEMORY_BYTES,
-            too_long=CUT_OFF,
+            too_long=TOO_LONG,
             environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            on_news=lambda news: _told(dataset, news),
+            on_report=on_news,
         )
     except ProgramProblem as problem:
         temporary.unlink(missing_ok=True)
         return str(problem)
 
     temporary.replace(dataset.path)
-    examples = [
-        {
-            "line": item["line"],
-            "before": clean_text(item["before"]),
-            "after": clean_text(item["after"]),
-        }
-        for item in done["examples"]
-    ]
-
-    values = {
-        "size_bytes": int(done["size_bytes"]),
-        "sha256": str(done["sha256"]),
-        "repair": repair | {"counts": done["counts"], "examples": examples, "steps": done["steps"]},
-    }
-
-    Dataset.objects.filter(pk=dataset.pk).update(**values)
+    Dataset.objects.filter(pk=dataset.pk).update(
+        size_bytes=int(report["size_bytes"]),
+        sha256=str(report["sha256"]),
+        repair=dataset.repair | _record(report),
+    )
 
     return ""
+
+
+def _repair_options(dataset: Dataset) -> tuple[str, ...]:
+    """Options of the program that only this kind of repair has."""
+    repair = dataset.repair
+    if repair["slug"] == APPLY_CHANGES:
+        return ("--changes", str(_changes_write(dataset)))
+    if "list" in repair:
+        return ("--list", repair["list"])
+
+    if "max_tokens" in repair:
+        model_folder = located_path(repair["model_path"])
+        return ("--model", str(model_folder), "--max-tokens", str(repair["max_tokens"]))
+
+    return ()
+
+
+def _record(report: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of the program's report, beside what was asked for."""
+    examples = [
+        {
+            "line": example["line"],
+            "before": clean_text(example["before"]),
+            "after": clean_text(example["after"]),
+        }
+        for example in report["examples"]
+    ]
+
+    return {"counts": report["counts"], "examples": examples, "steps": report["steps"]}
 
 
 def _changes_write(dataset: Dataset) -> Path:
@@ -313,8 +312,3 @@ def _changes_write(dataset: Dataset) -> Path:
     path = dataset.path.with_name("changes.json")
     changes.write(path)
     return path
-
-
-def _told(dataset: Dataset, news: dict[str, Any]) -> None:
-    if "rows" in news:
-        Dataset.objects.filter(pk=dataset.pk).update(row_count=int(news["rows"]))

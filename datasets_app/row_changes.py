@@ -26,13 +26,18 @@ LARGEST_LINE = 2**62
 
 def row_get(dataset: Dataset, line: int) -> FoundRow:
     """The row that begins on that line. Raises UserError (404) where there is none."""
-    row = rows_on_lines(dataset, [line]).get(line) if 0 < line <= LARGEST_LINE else None
+    row = None
+    if 0 < line <= LARGEST_LINE:
+        row = rows_on_lines(dataset, [line]).get(line)
     if row is None:
-        raise UserError(
-            {"line": [f"The dataset has no row on line {line:,}."]}, code="not_found", status=404
-        )
+        raise _no_row("line", line)
 
     return row
+
+
+def _no_row(field: str, line: int) -> UserError:
+    message = f"The dataset has no row on line {line:,}."
+    return UserError({field: [message]}, code="not_found", status=404)
 
 
 def changes_waiting(dataset: Dataset) -> list[RowChange]:
@@ -60,13 +65,8 @@ def row_check(dataset: Dataset, values: dict[str, Any]) -> None:
         raise UserError({"values": ["The row is not valid JSON."]}) from error
 
     if length > ROW_CHARACTERS:
-        raise UserError(
-            {
-                "values": [
-                    f"The row has {length:,} characters; at most {ROW_CHARACTERS:,} can be edited."
-                ]
-            }
-        )
+        message = f"The row has {length:,} characters; at most {ROW_CHARACTERS:,} can be edited."
+        raise UserError({"values": [message]})
 
     try:
         to_example(values, dataset.format, dataset.column_map)
@@ -83,11 +83,7 @@ def rows_set_aside(*, dataset: Dataset, by: User, lines: Iterable[int]) -> list[
 
     for line in wanted:
         if line not in there:
-            raise UserError(
-                {"lines": [f"The dataset has no row on line {line:,}."]},
-                code="not_found",
-                status=404,
-            )
+            raise _no_row("lines", line)
 
     with transaction.atomic():
         return [_change_put(dataset, by, line, RowChange.Action.SET_ASIDE, None) for line in wanted]
@@ -124,27 +120,26 @@ def rows_aside(dataset: Dataset, reader: User) -> list[RowChange]:
 
     Rows of versions that `reader` may not see are left out: a version can be handed over without
     those before it."""
+    aside = RowChange.Action.SET_ASIDE
+    back = RowChange.Action.PUT_BACK
     family = Dataset.objects.visible_to(reader).families([dataset.family])
     visible = {dataset.pk, *family.values_list("pk", flat=True)}
-    found: list[RowChange] = []
-    put_back: set[int | None] = set(
-        dataset.row_changes.filter(version=None, action=RowChange.Action.PUT_BACK).values_list(
-            "restores", flat=True
-        )
-    )
+    waiting = dataset.row_changes.filter(version=None, action=back)
+    put_back: set[int | None] = set(waiting.values_list("restores", flat=True))
 
+    rows: list[RowChange] = []
     version: Dataset | None = dataset
-
     while version is not None and version.parent_id is not None:
-        for change in version.applied_changes.select_related("dataset").order_by("line"):
-            if change.action == RowChange.Action.PUT_BACK and change.restores_id is not None:
+        changes = version.applied_changes.select_related("dataset")
+        for change in changes.order_by("line"):
+            if change.action == back and change.restores_id is not None:
                 put_back.add(change.restores_id)
-            elif change.action == RowChange.Action.SET_ASIDE and change.pk not in put_back:
-                found.append(change)
+            elif change.action == aside and change.pk not in put_back:
+                rows.append(change)
 
         version = version.parent
 
-    return [change for change in found if change.dataset_id in visible]
+    return [change for change in rows if change.dataset_id in visible]
 
 
 def row_change_discard(*, dataset: Dataset, by: User, change: int) -> None:

@@ -46,83 +46,115 @@ class ColumnControl:
 def controls_of(
     dataset: Dataset, values: dict[str, Any], errors: Mapping[str, list[str]] | None = None
 ) -> list[ColumnControl]:
-    """The row's columns as controls, those that a train reads in front; `errors` as row_edit gives
-    them."""
-    read = [
-        source for source in columns_read(dataset.format, dataset.column_map).values() if source
-    ]
-    tops = {source.partition(".")[0] for source in read} | set(read)
-    names = sorted(values, key=lambda name: name not in tops)
+    """The row's columns as controls, those that a train reads first.
 
-    return [_control(name, values[name], name in tops, errors or {}) for name in names]
+    errors: {"values.COLUMN…": [text]}, as row_edit raises them.
+    """
+    read = set()
+    for source in columns_read(dataset.format, dataset.column_map).values():
+        if source:
+            # A field within a column is read as column.field.
+            read |= {source, source.partition(".")[0]}
+
+    names = sorted(values, key=lambda name: name not in read)
+    return [_control(name, values[name], name in read, errors or {}) for name in names]
 
 
 def _control(
     name: str, value: Any, is_read: bool, errors: Mapping[str, list[str]]
 ) -> ColumnControl:
-    own = [text for key, texts in errors.items() if _is_of(key, name) for text in texts]
+    column_errors = []
+    for key, texts in errors.items():
+        if _is_about(key, name):
+            column_errors += texts
+
     if isinstance(value, str):
-        return ColumnControl(name, TEXT, is_read, text=value, errors=own)
+        return ColumnControl(name, TEXT, is_read, text=value, errors=column_errors)
 
-    if is_turns(value):
-        turns = [_turn(name, number, turn, errors) for number, turn in enumerate(value)]
-        new = [
-            TurnControl(f"{name}.{number}", "", "", is_new=True)
-            for number in range(len(value), len(value) + NEW_TURNS)
-        ]
-        rest = [] if any(turn.errors for turn in turns) else own
-        return ColumnControl(name, TURNS, is_read, turns=turns + new, errors=rest)
+    if not is_turns(value):
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        return ColumnControl(name, JSON, is_read, text=text, errors=column_errors)
 
-    return ColumnControl(
-        name, JSON, is_read, text=json.dumps(value, ensure_ascii=False, indent=2), errors=own
-    )
+    turns = []
+    for index, turn in enumerate(value):
+        control = _turn(name, index, turn, errors)
+        turns.append(control)
+        if control.errors:
+            # They stand beside their turn.
+            column_errors = []
+
+    for index in _new_indexes(value):
+        control = TurnControl(f"{name}.{index}", "", "", is_new=True)
+        turns.append(control)
+
+    return ColumnControl(name, TURNS, is_read, turns=turns, errors=column_errors)
+
+
+def _new_indexes(turns: list[Any]) -> range:
+    """Of the empty turns behind the last."""
+    return range(len(turns), len(turns) + NEW_TURNS)
 
 
 def _turn(
-    name: str, number: int, turn: dict[str, Any], errors: Mapping[str, list[str]]
+    name: str, index: int, turn: dict[str, Any], errors: Mapping[str, list[str]]
 ) -> TurnControl:
-    start = f"values.{name}[{number + 1}]"
-    own = [text for key, texts in errors.items() if key.startswith(start) for text in texts]
-    key = _content_key(turn)
-    return TurnControl(f"{name}.{number}", role_of(turn), str(turn[key]), errors=own)
+    # Errors count turns from 1.
+    prefix = f"values.{name}[{index + 1}]"
+    turn_errors = []
+    for key, texts in errors.items():
+        if key.startswith(prefix):
+            turn_errors += texts
+
+    content = str(turn[_content_key(turn)])
+    return TurnControl(f"{name}.{index}", role_of(turn), content, errors=turn_errors)
 
 
-def _is_of(key: str, name: str) -> bool:
-    """Whether an error's key is that of a column, or of a part of it."""
+def _is_about(key: str, name: str) -> bool:
+    """Whether an error's key names this column, or a part of it."""
     return re.match(rf"values\.{re.escape(name)}(?![^.\[])", key) is not None
 
 
 def is_turns(value: Any) -> bool:
-    """Whether this is a list of turns that can be edited as texts: each with one role and one
-    text."""
+    """Whether this is a list of turns that can be edited as texts: each with a role that is known
+    and one text."""
     if not isinstance(value, list) or not value:
         return False
 
-    return all(
-        isinstance(turn, dict) and _content_key(turn) and role_of(turn) in ROLES for turn in value
-    )
+    for turn in value:
+        if not isinstance(turn, dict):
+            return False
+        if not _content_key(turn) or role_of(turn) not in ROLES:
+            return False
+
+    return True
 
 
 def _content_key(turn: dict[str, Any]) -> str:
-    return next((key for key in CONTENT_KEYS if isinstance(turn.get(key), str)), "")
+    """The key of the turn's text, "" where no text is found."""
+    for key in CONTENT_KEYS:
+        if isinstance(turn.get(key), str):
+            return key
+
+    return ""
 
 
 def values_read(values: dict[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
-    """The row with what was typed. Raises UserError for JSON that is none.
+    """The row with what was typed. Raises UserError for what is not valid JSON.
 
-    Controls are named column-NAME; of turns column-NAME.NUMBER for the text, role-NAME.NUMBER for
-    who speaks and drop-NAME.NUMBER for one to leave out.
+    Controls are named column-NAME; for turns column-NAME.INDEX for the text, role-NAME.INDEX for
+    who speaks and drop-NAME.INDEX for one to leave out.
     """
     edited: dict[str, Any] = {}
     for name, value in values.items():
+        control = f"column-{name}"
         if is_turns(value):
             edited[name] = _turns_read(name, value, data)
-        elif f"column-{name}" not in data:
+        elif control not in data:
             edited[name] = value
         elif isinstance(value, str):
-            edited[name] = _text(data[f"column-{name}"], value)
+            edited[name] = _text(data[control], value)
         else:
-            edited[name] = _json_read(name, data[f"column-{name}"])
+            edited[name] = _json_read(name, data[control])
 
     return edited
 
@@ -131,48 +163,61 @@ def _turns_read(
     name: str, turns: list[dict[str, Any]], data: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     edited = []
-    for number, turn in enumerate(turns):
-        key = f"{name}.{number}"
-        if f"drop-{key}" in data:
-            continue
+    for index, turn in enumerate(turns):
+        control = f"{name}.{index}"
+        if f"drop-{control}" not in data:
+            edited.append(_turn_read(control, turn, data))
 
-        content = _content_key(turn)
-        changed = turn | {content: _text(data.get(f"column-{key}", turn[content]), turn[content])}
-        role = data.get(f"role-{key}", "")
-        if role in ROLES and role != role_of(turn):
-            changed |= {_role_key(turn): role}
-
-        edited.append(changed)
-
-    for number in range(len(turns), len(turns) + NEW_TURNS):
-        role, text = data.get(f"role-{name}.{number}", ""), data.get(f"column-{name}.{number}", "")
+    # New turns have the keys of the first.
+    role_key = _role_key(turns[0])
+    content_key = _content_key(turns[0])
+    for index in _new_indexes(turns):
+        control = f"{name}.{index}"
+        role = data.get(f"role-{control}", "")
+        text = data.get(f"column-{control}", "")
         if role in ROLES and text.strip():
-            like = turns[0]
-            edited.append({_role_key(like): role, _content_key(like): _text(text, "")})
+            new_turn = {role_key: role, content_key: _text(text, "")}
+            edited.append(new_turn)
+
+    return edited
+
+
+def _turn_read(control: str, turn: dict[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    content_key = _content_key(turn)
+    before = turn[content_key]
+    typed = data.get(f"column-{control}", before)
+    edited = turn | {content_key: _text(typed, before)}
+
+    role = data.get(f"role-{control}", "")
+    if role in ROLES and role != role_of(turn):
+        edited[_role_key(turn)] = role
 
     return edited
 
 
 def _role_key(turn: dict[str, Any]) -> str:
-    return next((key for key in ROLE_KEYS if turn.get(key) is not None), "role")
+    for key in ROLE_KEYS:
+        if turn.get(key) is not None:
+            return key
+
+    return "role"
 
 
 def _text(typed: str, before: str) -> str:
-    """What was typed. Browsers send lines as CR LF, and a text that was not touched stays as it
-    was."""
+    """What was typed. Browsers send line ends as CR LF; a text that nobody touched keeps its
+    own."""
     plain = typed.replace("\r\n", "\n")
-    return before if plain == before.replace("\r\n", "\n") else plain
+    if plain == before.replace("\r\n", "\n"):
+        return before
+
+    return plain
 
 
 def _json_read(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            {
-                f"values.{name}": [
-                    "This is not valid JSON. Text stands in double quotes, lists in [ ], objects "
-                    "in { }."
-                ]
-            }
-        ) from error
+        message = (
+            "This is not valid JSON. Text stands in double quotes, lists in [ ], objects in { }."
+        )
+        raise UserError({f"values.{name}": [message]}) from error

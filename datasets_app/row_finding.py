@@ -16,8 +16,8 @@ from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from core.text import clean_text
 from datasets_app.models import Dataset
-from datasets_app.preview import Seen, mark_before_line, row_seen
-from engine.rows.lines import Mark, Row
+from datasets_app.preview import PreviewRow, file_options, mark_before_line, mark_options, row_seen
+from engine.rows.lines import FilePosition, Row
 
 SEARCH_SECONDS = 4.0
 LINES_SECONDS = 10.0
@@ -41,7 +41,7 @@ class FoundRow:
 
     line: int
     values: dict[str, Any] | None
-    seen: Seen
+    seen: PreviewRow
     mended: list[dict[str, Any]] | None = None
     too_long: bool = False
 
@@ -67,8 +67,10 @@ def rows_on_lines(dataset: Dataset, lines: Iterable[int], repair: str = "") -> d
     if not wanted:
         return {}
 
-    arguments = ("--lines", json.dumps(wanted), "--repair", repair, "--seconds", str(LINES_SECONDS))
-    rows, _ = _run(dataset, mark_before_line(dataset, wanted[0]), arguments, LINES_SECONDS)
+    mark = mark_before_line(dataset, wanted[0])
+    options = ("--lines", json.dumps(wanted), "--repair", repair)
+    rows, _ = _run(dataset, mark, options, LINES_SECONDS)
+
     return {row.line: row for row in rows}
 
 
@@ -85,71 +87,72 @@ def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
         raise UserError(BUSY, status=503)
 
     try:
-        arguments = (
-            f"--search={text}",
-            "--rows",
-            str(SEARCH_ROWS),
-            "--seconds",
-            str(SEARCH_SECONDS),
-        )
-
-        rows, done = _run(dataset, mark_read(after), arguments, SEARCH_SECONDS)
+        options = (f"--search={text}", "--rows", str(SEARCH_ROWS))
+        rows, report = _run(dataset, mark_read(after), options, SEARCH_SECONDS)
     finally:
         AT_ONCE.release()
 
-    place = "" if done["next"] is None else "-".join(str(number) for number in done["next"])
-    return SearchResult(rows, done["read"], done["matches"], place, done["complete"])
+    next_place = ""
+    if report["next"] is not None:
+        next_place = "-".join(str(number) for number in report["next"])
+
+    return SearchResult(
+        rows=rows,
+        read=report["read"],
+        matches=report["matches"],
+        next=next_place,
+        complete=report["complete"],
+    )
 
 
-def mark_read(text: str) -> Mark:
+def mark_read(text: str) -> FilePosition:
     """The place that an address names; the beginning for anything else."""
-    found = MARK.fullmatch(text)
-    return Mark(*(int(number) for number in found.groups())) if found else Mark()
+    numbers = MARK.fullmatch(text)
+    if numbers is None:
+        return FilePosition()
+
+    return FilePosition(*(int(number) for number in numbers.groups()))
 
 
 def _run(
-    dataset: Dataset, mark: Mark, arguments: tuple[str, ...], seconds: float
+    dataset: Dataset, mark: FilePosition, options: tuple[str, ...], seconds: float
 ) -> tuple[list[FoundRow], dict[str, Any]]:
+    """(rows, the program's last report). The program looks for `seconds`."""
     rows: list[FoundRow] = []
 
-    def keep(news: dict[str, Any]) -> None:
+    def on_news(news: dict[str, Any]) -> None:
         if "row" in news:
             rows.append(_found_row(dataset, news["row"]))
 
     try:
-        done = program_run(
+        report = program_run(
             "engine.programs.find_rows",
-            *(
-                "--data",
-                str(dataset.path),
-                "--file-type",
-                dataset.file_type,
-                "--format",
-                dataset.format,
-            ),
-            *("--column-map", json.dumps(dataset.column_map)),
-            *("--mark", json.dumps([mark.rows, mark.lines, mark.offset])),
-            *arguments,
+            *file_options(dataset),
+            *mark_options(mark),
+            *options,
+            "--seconds",
+            str(seconds),
             seconds=START_SECONDS + seconds,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
-            on_news=keep,
+            on_report=on_news,
         )
     except ProgramProblem as problem:
         raise UserError(str(problem), status=409) from problem
 
-    return rows, done
+    return rows, report
 
 
 def _found_row(dataset: Dataset, data: dict[str, Any]) -> FoundRow:
-    row = Row(
-        data["line"], data["values"], data["problem"], data["raw"], notes=tuple(data["notes"])
-    )
+    problem = data["problem"]
     if data["too_long"]:
-        row = row._replace(
-            problem="The row is too long to be shown here. Download the file to see it."
-        )
+        problem = "The row is too long to be shown here. Download the file to see it."
 
+    row = Row(data["line"], data["values"], problem, data["raw"], notes=tuple(data["notes"]))
     return FoundRow(
-        data["line"], data["values"], row_seen(dataset, row), data["mended"], data["too_long"]
+        line=data["line"],
+        values=data["values"],
+        seen=row_seen(dataset, row),
+        mended=data["mended"],
+        too_long=data["too_long"],
     )

@@ -13,7 +13,8 @@ from django.views import View
 
 from core.errors import UserError
 from core.ownership import may_change
-from core.text import number_of
+from core.requests import reader_of
+from core.text import counted, number_of
 from datasets_app.detail import finding_context
 from datasets_app.findings import findings_of
 from datasets_app.models import Dataset
@@ -27,8 +28,11 @@ from datasets_app.row_changes import (
     rows_set_aside,
 )
 from datasets_app.row_editor import ROLES, controls_of, values_read
-from datasets_app.views import dataset_or_404, own_dataset, reader_of
+from datasets_app.views import OwnDatasetActionView, dataset_or_404, own_dataset
 from engine.rows.formats import FORMATS
+
+# Lines and ids: far above any, and within what a database column holds.
+LARGEST_NUMBER = 10**18
 
 
 class FindingPanel(View):
@@ -42,7 +46,9 @@ class FindingPanel(View):
         if context["opened"] is None:
             raise Http404
 
-        context |= {"dataset": dataset, "mine": may_change(dataset, request.user)}
+        context["dataset"] = dataset
+        context["mine"] = may_change(dataset, request.user)
+
         return render(request, "datasets/_finding_row.html", context)
 
 
@@ -107,74 +113,71 @@ class RowEditPage(View):
         values: dict[str, Any],
         error: UserError | None = None,
     ) -> HttpResponse:
-        fields = error.fields if error else {}
-        controls = controls_of(dataset, values, fields)
-        beside = {text for control in controls for text in control.errors}
-        beside |= {text for control in controls for turn in control.turns for text in turn.errors}
+        errors = error.fields if error else {}
+        controls = controls_of(dataset, values, errors)
+        shown = set()
+        for control in controls:
+            shown.update(control.errors)
+            for turn in control.turns:
+                shown.update(turn.errors)
+
+        elsewhere = []
+        for texts in errors.values():
+            elsewhere += [text for text in texts if text not in shown]
+
         context = {
             "dataset": dataset,
             "format": FORMATS[dataset.format],
             "line": line,
             "controls": controls,
             "roles": ROLES,
-            "elsewhere": [
-                text for texts in fields.values() for text in texts if text not in beside
-            ],
+            "elsewhere": elsewhere,
         }
+        status = error.status if error else 200
 
-        return render(request, "datasets/row.html", context, status=error.status if error else 200)
+        return render(request, "datasets/row.html", context, status=status)
 
 
-class ChangeAction(View):
-    """What is done with rows on the dataset's page, and back to that page."""
+class RowChangeAction(OwnDatasetActionView):
+    """A change of rows, from and back to the page with the finding that the row was looked at in."""
 
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        dataset = own_dataset(request, pk)
-        try:
-            text = self.change(request, dataset)
-        except UserError as error:
-            messages.error(request, error.message)
-        else:
-            messages.success(request, text)
-
-        return redirect(self.address(request, dataset))
-
-    def change(self, request: HttpRequest, dataset: Dataset) -> str:
-        """Do it; returns what was done, in words."""
-        raise NotImplementedError
-
-    def address(self, request: HttpRequest, dataset: Dataset) -> str:
-        """The page with the finding open that the row was looked at in."""
+    def address_refused(self, request: HttpRequest, dataset: Dataset) -> str:
+        page = dataset.get_absolute_url()
         finding = request.POST.get("finding", "")
         if not finding:
-            return f"{dataset.get_absolute_url()}#changes"
+            return f"{page}#changes"
 
-        query = urlencode({"finding": finding, "row": number_of(request.POST.get("row", "")) or 1})
-        return f"{dataset.get_absolute_url()}?{query}#finding-{finding}"
+        row = number_of(request.POST.get("row", "")) or 1
+        query = urlencode({"finding": finding, "row": row})
+
+        return f"{page}?{query}#finding-{finding}"
 
 
-class RowAsideAction(ChangeAction):
+class RowAsideAction(RowChangeAction):
     def change(self, request: HttpRequest, dataset: Dataset) -> str:
-        line = number_of(request.POST.get("line", ""), most=10**18)
+        line = posted_number(request, "line")
         rows_set_aside(dataset=dataset, by=reader_of(request), lines=[line])
         return f"Line {line:,} will be left out of the next version."
 
 
-class RowPutBackAction(ChangeAction):
+class RowPutBackAction(RowChangeAction):
     def change(self, request: HttpRequest, dataset: Dataset) -> str:
-        change = number_of(request.POST.get("change", ""), most=10**18)
+        change = posted_number(request, "change")
         put_back = row_put_back(dataset=dataset, by=reader_of(request), change=change)
         return f"Line {put_back.line:,} will be in the next version again."
 
 
-class DiscardAction(ChangeAction):
+class DiscardAction(OwnDatasetActionView):
     def change(self, request: HttpRequest, dataset: Dataset) -> str:
-        if change := number_of(request.POST.get("change", ""), most=10**18):
-            row_change_discard(dataset=dataset, by=reader_of(request), change=change)
-            return "The change is taken back."
+        reader = reader_of(request)
+        change = posted_number(request, "change")
+        if change:
+            row_change_discard(dataset=dataset, by=reader, change=change)
+            return "The change is undone."
 
-        count = row_changes_discard(dataset=dataset, by=reader_of(request))
-        return f"{count:,} change{'' if count == 1 else 's'} taken back."
+        count = row_changes_discard(dataset=dataset, by=reader)
+        return f"{counted(count, 'change')} undone."
 
-    def address(self, request: HttpRequest, dataset: Dataset) -> str:
-        return dataset.get_absolute_url()
+
+def posted_number(request: HttpRequest, name: str) -> int:
+    return number_of(request.POST.get(name, ""), most=LARGEST_NUMBER)

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from core.api_sharing import OwnerField
 from datasets_app.check_queue import checks_ahead
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import DESCRIPTION_LIMIT
@@ -46,13 +47,7 @@ class VersionSerializer(serializers.Serializer[Any]):
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     labels = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)  # type: ignore[var-annotated]
-    owner = serializers.CharField(
-        source="owner.username",
-        default=None,
-        read_only=True,
-        allow_null=True,
-        help_text="Null for what came with the platform.",
-    )
+    owner = OwnerField()
     columns = ColumnSerializer(many=True, read_only=True)
     unused = UnusedSerializer(
         many=True, read_only=True, help_text="Fields that no train on this dataset uses."
@@ -72,8 +67,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     )
     repair = serializers.SerializerMethodField(
         help_text="{slug, counts, examples, steps} of a version that a repair made; counts once it "
-        "is made, "
-        "steps {repair: rows} where several repairs made it."
+        "is made, steps {repair: rows} where several repairs made it."
     )
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The dataset's page."
@@ -136,8 +130,10 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
         return checks_ahead(dataset)
 
     def get_repair(self, dataset: Dataset) -> dict[str, Any]:
-        # Not the path of the model that counted.
-        return {name: value for name, value in dataset.repair.items() if name != "model_path"}
+        repair = dict(dataset.repair)
+        # Where a model lies on the server is nobody's business.
+        repair.pop("model_path", None)
+        return repair
 
 
 class LabelsField(serializers.ListField):

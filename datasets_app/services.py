@@ -11,18 +11,18 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
-from django.utils.text import slugify
 
 from core.chores import chore_drop
 from core.errors import UserError
+from core.listing import slug_free
 from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from core.upload import ReceivedFile, leftovers_remove
 from datasets_app.check_queue import check_enqueue, check_key, dataset_check_cancel
 from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengths_get
 from datasets_app.models import Dataset, Label
-from engine.rows.formats import FORMATS
-from engine.rows.read import FileProblem, sniff_file_type
+from engine.rows.formats import FORMATS, Format
+from engine.rows.read import FileProblem, detect_file_type
 
 __all__ = [
     "check_enqueue",
@@ -63,11 +63,11 @@ def dataset_create(
     version_of: the dataset that it becomes the next version of; it keeps that one's name and owner,
     and its description and labels where none are given."""
     file_name = clean_label(str(file.name or ""), limit=255)
-    words = labels_clean(labels)
+    label_names = labels_clean(labels)
 
     try:
         assert file.path is not None
-        file_type = sniff_file_type(file.path, file_name)
+        file_type = detect_file_type(file.path, file_name)
     except FileProblem as problem:
         file.close()
         raise UserError({"file": [str(problem)]}) from problem
@@ -75,7 +75,7 @@ def dataset_create(
     if version_of is not None:
         owner, name = version_of.owner, version_of.name
         description = description or version_of.description
-        words = words or [label.name for label in version_of.labels.all()]
+        label_names = label_names or [label.name for label in version_of.labels.all()]
 
     # The last part of what may be a path, of whichever system.
     stem = PurePosixPath(file_name.replace("\\", "/")).stem
@@ -92,15 +92,13 @@ def dataset_create(
 
     try:
         with transaction.atomic():
-            dataset.slug = slug_free(name)
+            dataset.slug = dataset_slug(name)
             if version_of is not None:
                 next_version(dataset, version_of)
 
             dataset.save()
-            dataset.labels.set(_label_rows(words))
-            # A leftover of a database that was set back: these files are no dataset's.
-            shutil.rmtree(dataset.path.parent, ignore_errors=True)
-            dataset.path.parent.mkdir(parents=True, mode=0o700)
+            dataset.labels.set(_label_rows(label_names))
+            folder_make(dataset)
             file.keep_as(dataset.path)
             check_enqueue(dataset)
     except BaseException:
@@ -120,20 +118,20 @@ def next_version(dataset: Dataset, of: Dataset) -> None:
     family = Dataset.objects.families([of.family])
     dataset.root = Dataset.objects.get(pk=of.family)
     dataset.version = family[0].version + 1
-    dataset.slug = slug_free(f"{dataset.root.slug[:100]}-v{dataset.version}")
+    dataset.slug = dataset_slug(f"{dataset.root.slug[:100]}-v{dataset.version}")
 
 
-def slug_free(name: str) -> str:
-    """A slug that no dataset has. It never is a number alone, which would be taken for an id."""
-    base = slugify(name)[:120].strip("-_") or "dataset"
-    base = f"dataset-{base}" if base.isdigit() or base in RESERVED_SLUGS else base
-    taken = set(Dataset.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+def dataset_slug(name: str) -> str:
+    """A slug that no dataset has."""
+    return slug_free(Dataset.objects.all(), name, fallback="dataset", reserved=RESERVED_SLUGS)
 
-    return next(
-        slug
-        for number in range(1, len(taken) + 2)
-        if (slug := f"{base}-{number}" if number > 1 else base) not in taken
-    )
+
+def folder_make(dataset: Dataset) -> None:
+    """The empty folder of a dataset whose row was just made. What lies there already is left over
+    from a database that was set back, and is no dataset's."""
+    folder = dataset.path.parent
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
 
 
 def dataset_update(
@@ -179,7 +177,7 @@ def dataset_update(
 
 def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> None:
     """Read the file in `format`, with {the format's column: the file's column, or "" for none}, and
-    check it again."""
+    check it again. Raises UserError by field."""
     if dataset.status == Dataset.Status.CHECKING:
         raise UserError(
             {"format": ["The file is still being checked. Try again in a moment."]},
@@ -201,26 +199,36 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
             {"format": [f"There is no such format. The formats are {', '.join(FORMATS)}."]}
         )
 
-    known = (*FORMATS[format].columns, *FORMATS[format].optional)
+    sources = _sources(dataset, FORMATS[format], column_map)
+    dataset_check_again(dataset=dataset, format=format, column_map=sources)
+
+
+def _sources(dataset: Dataset, format: Format, column_map: dict[str, str]) -> dict[str, str]:
+    """{the format's column: the file's column} for all that is read. Raises UserError."""
+    known = (*format.columns, *format.optional)
     there = {column["name"] for column in dataset.columns}
+    sources = {name: name for name in known if name in there}
+
     for column, source in column_map.items():
+        problem = ""
         if column not in known:
-            raise UserError(
-                {"column_map": [f"{FORMATS[format].title} has no column {column[:80]!r}."]}
-            )
+            problem = f"{format.title} has no column {column[:80]!r}."
+        elif source and source not in there:
+            problem = f"The file has no column {str(source)[:80]!r}."
 
-        if source and source not in there:
-            raise UserError({"column_map": [f"The file has no column {str(source)[:80]!r}."]})
+        if problem:
+            raise UserError({"column_map": [problem]})
 
-    wanted = {name: name for name in known if name in there} | column_map
-    # A column of the format's own name is read unless the map says that it is not.
-    chosen = {name: source for name, source in wanted.items() if source or name in there}
-    if missing := [name for name in FORMATS[format].columns if not chosen.get(name)]:
-        raise UserError(
-            {"column_map": [f"Say which column of the file is {' and which is '.join(missing)}."]}
-        )
+        # A column of the format's own name is read unless the map says that it is not.
+        if source or column in there:
+            sources[column] = source
 
-    dataset_check_again(dataset=dataset, format=format, column_map=chosen)
+    missing = [name for name in format.columns if not sources.get(name)]
+    if missing:
+        names = " and which is ".join(missing)
+        raise UserError({"column_map": [f"Say which column of the file is {names}."]})
+
+    return sources
 
 
 def uses_count(dataset: Dataset) -> int:
@@ -235,17 +243,19 @@ def uses_count(dataset: Dataset) -> int:
         "applied_changes",
     }
 
-    return sum(
-        relation.related_model._base_manager.filter(**{relation.field.name: dataset.pk}).count()
-        for relation in Dataset._meta.related_objects
-        if relation.one_to_many and relation.get_accessor_name() not in own
-    )
+    count = 0
+    for relation in Dataset._meta.related_objects:
+        if relation.one_to_many and relation.get_accessor_name() not in own:
+            users = relation.related_model._base_manager
+            count += users.filter(**{relation.field.name: dataset.pk}).count()
+
+    return count
 
 
 def dataset_check_again(
     *, dataset: Dataset, format: str = "", column_map: dict[str, str] | None = None
 ) -> None:
-    """Back to checking, with `format` set by hand or, empty, told from the columns."""
+    """Back to checking, with `format` set by hand or, empty, detected from the columns."""
     with transaction.atomic():
         Dataset.objects.filter(pk=dataset.pk).exclude(status=Dataset.Status.CHECKING).update(
             status=Dataset.Status.CHECKING,
@@ -276,18 +286,26 @@ def dataset_check_retry(*, dataset: Dataset, by: User) -> Dataset:
 
 def labels_clean(labels: Iterable[str]) -> list[str]:
     """One of each, upper and lower case alike. Raises UserError for too many."""
-    words = {word.lower(): word for label in labels if (word := clean_label(label, limit=50))}
-    if len(words) > LABELS_LIMIT:
+    by_lower = {}
+    for label in labels:
+        name = clean_label(label, limit=50)
+        if name:
+            by_lower[name.lower()] = name
+
+    if len(by_lower) > LABELS_LIMIT:
         raise UserError({"labels": [f"At most {LABELS_LIMIT} labels."]})
 
-    return list(words.values())
+    return list(by_lower.values())
 
 
-def _label_rows(words: Iterable[str]) -> list[Label]:
+def _label_rows(names: Iterable[str]) -> list[Label]:
     rows = []
-    for word in words:
-        found = Label.objects.filter(name__iexact=word).first()
-        rows.append(found or Label.objects.get_or_create(name=word)[0])
+    for name in names:
+        row = Label.objects.filter(name__iexact=name).first()
+        if row is None:
+            row, _ = Label.objects.get_or_create(name=name)
+
+        rows.append(row)
 
     return rows
 
@@ -311,9 +329,11 @@ def dataset_archive(*, dataset: Dataset, by: User) -> Dataset:
 
 
 def dataset_restore(*, dataset: Dataset, by: User) -> Dataset:
+    """Back into the lists and the choices."""
     owner_check(dataset, by)
     Dataset.objects.filter(pk=dataset.pk).update(archived_at=None)
     dataset.refresh_from_db()
+
     return dataset
 
 
@@ -343,7 +363,8 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
 
 
 def datasets_reconcile() -> None:
-    """Ring again for checks and counts that wait: a job that is there already is left as it is."""
+    """Put checks and counts that wait onto the queue again, for a queue that forgot them; one that
+    is there already is left as it is."""
     for dataset in Dataset.objects.filter(status=Dataset.Status.CHECKING).order_by("pk"):
         check_enqueue(dataset)
 

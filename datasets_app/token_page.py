@@ -81,19 +81,24 @@ def tokens_page(
 
 
 def _row(row: dict[str, Any]) -> TokenRow:
-    return TokenRow(
-        row["line"], row["problem"], row["findings"], [_text(text) for text in row["texts"]]
-    )
+    texts = [_text(text) for text in row["texts"]]
+    return TokenRow(row["line"], row["problem"], row["findings"], texts)
 
 
 def _text(text: dict[str, Any]) -> TokenText:
+    """`text`: as TokenTextSerializer has it; its tokens are [text, learned, special]."""
     runs = []
-    for learned, tokens in groupby(text["tokens"], key=lambda token: bool(token[1])):
-        shown = [(_visible(str(words)), bool(special)) for words, _, special in tokens]
-        runs.append(TokenRun(learned, shown))
+    for learned, group in groupby(text["tokens"], key=lambda token: bool(token[1])):
+        tokens = [(_visible(str(token)), bool(special)) for token, _, special in group]
+        runs.append(TokenRun(learned, tokens))
 
-    hidden = text["count"] - len(text["tokens"])
-    return TokenText(text["title"], text["count"], text["learned"], hidden, runs)
+    return TokenText(
+        title=text["title"],
+        count=text["count"],
+        learned=text["learned"],
+        hidden=text["count"] - len(text["tokens"]),
+        runs=runs,
+    )
 
 
 def _visible(text: str) -> str:

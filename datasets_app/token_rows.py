@@ -17,12 +17,12 @@ from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from core.tokenizers import Tokenizer
 from datasets_app.models import Dataset
-from datasets_app.preview import nearest_mark
+from datasets_app.preview import file_options, mark_options, nearest_mark
 from engine.chat.row_notes import WORDS
 
 SECONDS = 60
 MEMORY_BYTES = 8 << 30
-# Each takes a processor for some seconds. Others wait so long, and are then told to try again.
+# Each takes a processor for some seconds. Others wait this long, and are then asked to try again.
 AT_ONCE = threading.BoundedSemaphore(2)
 WAIT_SECONDS = 20
 PAGES_KEPT = 24
@@ -44,11 +44,12 @@ def token_rows(
     if start >= dataset.row_count:
         return []
 
-    path = _kept_path(dataset, tokenizer, start, count)
-    rows = token_rows_kept(dataset, tokenizer, start, count)
-    if rows is None:
-        rows = _rendered(dataset, tokenizer, start, count)
-        _keep(path, rows)
+    kept = token_rows_kept(dataset, tokenizer, start, count)
+    if kept is not None:
+        return kept
+
+    rows = _rendered(dataset, tokenizer, start, count)
+    _keep(_kept_path(dataset, tokenizer, start, count), rows)
 
     return rows
 
@@ -77,24 +78,16 @@ def _rendered(
         raise UserError(BUSY, status=503)
 
     try:
-        done = program_run(
+        report = program_run(
             "engine.programs.token_rows",
-            *(
-                "--data",
-                str(dataset.path),
-                "--file-type",
-                dataset.file_type,
-                "--format",
-                dataset.format,
-            ),
-            *("--column-map", json.dumps(dataset.column_map), "--model", tokenizer.path),
-            *(
-                "--mark",
-                json.dumps([mark.rows, mark.lines, mark.offset]),
-                "--skip",
-                str(start - mark.rows),
-            ),
-            *("--rows", str(min(count, dataset.row_count - start))),
+            *file_options(dataset),
+            *mark_options(mark),
+            "--model",
+            tokenizer.path,
+            "--skip",
+            str(start - mark.rows),
+            "--rows",
+            str(min(count, dataset.row_count - start)),
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
@@ -105,18 +98,27 @@ def _rendered(
     finally:
         AT_ONCE.release()
 
-    rows: list[dict[str, Any]] = done["rows"]
+    rows: list[dict[str, Any]] = report["rows"]
     for row in rows:
-        row["findings"] = [
-            WORDS[code].format(rows="this row") for code in row["findings"] if code in WORDS
-        ]
+        known = [code for code in row["findings"] if code in WORDS]
+        row["findings"] = [WORDS[code].format(rows="this row") for code in known]
 
     return rows
 
 
 def _kept_path(dataset: Dataset, tokenizer: Tokenizer, start: int, count: int) -> Path:
-    wanted = [dataset.sha256, dataset.format, dataset.column_map, tokenizer.sha256, start, count]
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    """Where the rows are kept. Its name changes with everything that they depend on."""
+    inputs = [
+        dataset.sha256,
+        dataset.format,
+        dataset.column_map,
+        tokenizer.sha256,
+        start,
+        count,
+    ]
+    text = json.dumps(inputs, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+
     return dataset.path.parent / "token_pages" / f"{digest}.json"
 
 

@@ -29,10 +29,10 @@ class Version:
 def made_by(dataset: Dataset) -> str:
     """What made this version, in words; "" for an upload."""
     slug = dataset.repair.get("slug", "")
-    if slug in (TRAIN_PART, EVALUATION_PART):
-        return REPAIRS[SPLIT].title
     if slug in COMBINED_TITLES:
         return COMBINED_TITLES[slug]
+    if slug in (TRAIN_PART, EVALUATION_PART):
+        slug = SPLIT
 
     return REPAIRS[slug].title if slug in REPAIRS else ""
 
@@ -54,16 +54,21 @@ def version_of(by: User, key: str) -> Dataset | None:
 
 
 def steps_of(dataset: Dataset) -> list[tuple[str, int]]:
-    """(repair, rows) of a version that several repairs made at once."""
-    steps: dict[str, int] = dataset.repair.get("steps") or {}
-    return [(REPAIRS[slug].title, rows) for slug, rows in steps.items() if slug in REPAIRS]
+    """(title of the repair, rows that it changed) of a version that several repairs made at
+    once."""
+    rows_changed: dict[str, int] = dataset.repair.get("steps") or {}
+    steps = []
+    for slug, rows in rows_changed.items():
+        if slug in REPAIRS:
+            steps.append((REPAIRS[slug].title, rows))
+
+    return steps
 
 
 def versions_of(datasets: Iterable[Dataset], reader: Reader) -> dict[int, list[Version]]:
     """{family: its versions that this reader may see, the newest first}, by one query."""
     families = {dataset.family for dataset in datasets}
     members = Dataset.objects.visible_to(reader).families(families)
-
     by_family: dict[int, list[Dataset]] = defaultdict(list)
 
     for member in members.defer("findings", "columns"):
@@ -73,18 +78,19 @@ def versions_of(datasets: Iterable[Dataset], reader: Reader) -> dict[int, list[V
 
 
 def _versions(members: list[Dataset]) -> list[Version]:
-    """`members`: of one family, the newest first."""
-    usable = (member for member in members if member.status != Dataset.Status.FAILED)
-    latest = next(usable, members[0])
+    """`members`: all of one family, the newest first."""
+    usable = [member for member in members if member.status != Dataset.Status.FAILED]
+    latest = usable[0] if usable else members[0]
+
     return [Version(member, made_by(member), member.pk == latest.pk) for member in members]
 
 
 def versions_attach(datasets: Iterable[Dataset], reader: Reader) -> list[Dataset]:
     """The datasets, each with `versions`: all of its family that this reader may see."""
     rows = list(datasets)
-    found = versions_of(rows, reader)
+    by_family = versions_of(rows, reader)
 
     for dataset in rows:
-        dataset.versions = found.get(dataset.family, [])  # type: ignore[attr-defined]
+        dataset.versions = by_family.get(dataset.family, [])  # type: ignore[attr-defined]
 
     return rows

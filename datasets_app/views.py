@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -18,6 +18,8 @@ from django.views.generic import TemplateView
 from core.api import by_id_or_slug
 from core.errors import UserError
 from core.ownership import may_change
+from core.requests import reader_of, row_or_404
+from core.row_actions import RowActionView
 from core.text import number_of
 from core.upload import DiskUploadHandler
 from datasets_app.detail import detail_page, lengths_context
@@ -38,27 +40,15 @@ from datasets_app.token_page import PREVIEW_ROWS, tokens_page
 from datasets_app.versions import version_of, versions_of
 from engine.rows.formats import FORMATS
 
-LARGEST_ID = 2**63 - 1
-
-
-def reader_of(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
-
 
 def dataset_or_404(request: HttpRequest, pk: int) -> Dataset:
-    """The dataset if this reader may see it; a stranger's is not there."""
-    rows = (
-        Dataset.objects.visible_to(request.user).select_related("owner").prefetch_related("labels")
-    )
-    dataset = rows.filter(pk=pk).first() if pk <= LARGEST_ID else None
-    if dataset is None:
-        raise Http404
-
-    return dataset
+    """The dataset if this reader may see it. Raises Http404, also for a stranger's."""
+    visible = Dataset.objects.visible_to(request.user)
+    return row_or_404(visible.select_related("owner").prefetch_related("labels"), pk)
 
 
 def own_dataset(request: HttpRequest, pk: int) -> Dataset:
+    """As dataset_or_404. Raises PermissionDenied where this reader may not change it."""
     dataset = dataset_or_404(request, pk)
     if not may_change(dataset, request.user):
         raise PermissionDenied
@@ -75,16 +65,16 @@ class DatasetListPage(TemplateView):
 
 @method_decorator(csrf_exempt, name="dispatch")
 class DatasetUploadPage(View):
-    """Works as a plain form; with scripts the page sends the file to the API and shows how far it
-    is.
+    """Works as a plain form; with scripts the page sends the file to the API and shows progress.
 
-    Django's own check of the token would read the whole body before anybody has said where it goes.
+    Django's own check of the CSRF token would read the whole body before the upload handler is set.
     So the handler is set first, and the token is checked then."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         request.upload_handlers = [DiskUploadHandler(request)]
+        checked_dispatch = csrf_protect(super().dispatch)
         try:
-            return csrf_protect(super().dispatch)(request, *args, **kwargs)
+            return checked_dispatch(request, *args, **kwargs)
         except UserError as error:
             form = DatasetUploadForm({})
             form.add_refusal(error.fields)
@@ -103,14 +93,15 @@ class DatasetUploadPage(View):
         if not form.is_valid():
             return self.page(request, form, status=400)
 
+        reader = reader_of(request)
         try:
             dataset = dataset_create(
-                owner=reader_of(request),
+                owner=reader,
                 file=file,  # type: ignore[arg-type]
                 name=form.cleaned_data["name"],
                 description=form.cleaned_data["description"],
-                labels=form.words,
-                version_of=version_of(reader_of(request), request.POST.get("version_of", "")),
+                labels=form.label_names,
+                version_of=version_of(reader, request.POST.get("version_of", "")),
             )
         except UserError as error:
             form.add_refusal(error.fields)
@@ -122,18 +113,19 @@ class DatasetUploadPage(View):
     def page(
         self, request: HttpRequest, form: DatasetUploadForm, status: int = 200
     ) -> HttpResponse:
+        visible = Dataset.objects.visible_to(request.user)
         key = request.POST.get("version_of", "") or request.GET.get("version_of", "")
-        earlier = by_id_or_slug(Dataset.objects.visible_to(request.user), key)
+        earlier = by_id_or_slug(visible, key)
+        if earlier is not None and not may_change(earlier, request.user):
+            earlier = None
+
+        example_formats = (*SAMPLES, "prompt-completion", "conversations")
         context = {
             "form": form,
-            "earlier": earlier
-            if earlier is not None and may_change(earlier, request.user)
-            else None,
+            "earlier": earlier,
             "limit_bytes": settings.UPLOAD_LIMIT_BYTES,
-            "labels_known": Label.objects.filter(
-                datasets__in=Dataset.objects.visible_to(request.user)
-            ).distinct(),
-            "formats": [FORMATS[slug] for slug in (*SAMPLES, "prompt-completion", "conversations")],
+            "labels_known": Label.objects.filter(datasets__in=visible).distinct(),
+            "formats": [FORMATS[slug] for slug in example_formats],
         }
 
         return render(request, "datasets/upload.html", context, status=status)
@@ -148,18 +140,18 @@ class DatasetImportPage(View):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = DatasetImportForm(request.POST)
-        if form.is_valid():
-            try:
-                dataset = dataset_import(
-                    owner=reader_of(request), **form.cleaned_data | {"labels": form.words}
-                )
-            except UserError as error:
-                form.add_refusal(error.fields)
-            else:
-                messages.success(request, f"{dataset.name} is being fetched.")
-                return redirect(dataset)
+        if not form.is_valid():
+            return self.page(request, form, status=400)
 
-        return self.page(request, form, status=400)
+        values = form.cleaned_data | {"labels": form.label_names}
+        try:
+            dataset = dataset_import(owner=reader_of(request), **values)
+        except UserError as error:
+            form.add_refusal(error.fields)
+            return self.page(request, form, status=400)
+
+        messages.success(request, f"{dataset.name} is being fetched.")
+        return redirect(dataset)
 
     def page(
         self, request: HttpRequest, form: DatasetImportForm, status: int = 200
@@ -170,9 +162,8 @@ class DatasetImportPage(View):
 class DatasetDetailPage(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
-        return render(
-            request, "datasets/detail.html", detail_page(dataset, reader_of(request), request.GET)
-        )
+        context = detail_page(dataset, reader_of(request), request.GET)
+        return render(request, "datasets/detail.html", context)
 
 
 class DatasetLengthsPanel(View):
@@ -180,11 +171,8 @@ class DatasetLengthsPanel(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
-        return render(
-            request,
-            "datasets/_lengths.html",
-            {"dataset": dataset} | lengths_context(dataset, request.user, request.GET),
-        )
+        context = lengths_context(dataset, request.user, request.GET)
+        return render(request, "datasets/_lengths.html", {"dataset": dataset, **context})
 
 
 class DatasetTokensPanel(View):
@@ -192,38 +180,59 @@ class DatasetTokensPanel(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
-        last = max(1, -(-dataset.row_count // PREVIEW_ROWS))
-        number = min(number_of(request.GET.get("page", "")) or 1, last)
+        last_page = max(1, math.ceil(dataset.row_count / PREVIEW_ROWS))
+        wanted_page = number_of(request.GET.get("page", "")) or 1
         context = tokens_page(
-            dataset, request.user, request.GET.get("model", ""), number, render=True
+            dataset,
+            request.user,
+            request.GET.get("model", ""),
+            min(wanted_page, last_page),
+            render=True,
         )
 
-        return render(request, "datasets/_tokens.html", {"dataset": dataset} | context)
+        return render(request, "datasets/_tokens.html", {"dataset": dataset, **context})
 
 
 class DatasetEditPage(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = own_dataset(request, pk)
-        words = ", ".join(label.name for label in dataset.labels.all())
+        label_names = [label.name for label in dataset.labels.all()]
         form = DatasetForm(
-            {"name": dataset.name, "description": dataset.description, "labels": words}
+            {
+                "name": dataset.name,
+                "description": dataset.description,
+                "labels": ", ".join(label_names),
+            }
         )
-        return render(request, "datasets/edit.html", {"dataset": dataset, "form": form})
+
+        return self.page(request, dataset, form)
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = own_dataset(request, pk)
         form = DatasetForm(request.POST)
-        if form.is_valid():
-            values = {name: form.cleaned_data[name] for name in ("name", "description")}
-            try:
-                dataset_update(dataset=dataset, by=reader_of(request), labels=form.words, **values)
-            except UserError as error:
-                form.add_refusal(error.fields)
-            else:
-                messages.success(request, "Saved.")
-                return redirect(dataset)
+        if not form.is_valid():
+            return self.page(request, dataset, form, status=400)
 
-        return render(request, "datasets/edit.html", {"dataset": dataset, "form": form}, status=400)
+        try:
+            dataset_update(
+                dataset=dataset,
+                by=reader_of(request),
+                name=form.cleaned_data["name"],
+                description=form.cleaned_data["description"],
+                labels=form.label_names,
+            )
+        except UserError as error:
+            form.add_refusal(error.fields)
+            return self.page(request, dataset, form, status=400)
+
+        messages.success(request, "Saved.")
+        return redirect(dataset)
+
+    def page(
+        self, request: HttpRequest, dataset: Dataset, form: DatasetForm, status: int = 200
+    ) -> HttpResponse:
+        context = {"dataset": dataset, "form": form}
+        return render(request, "datasets/edit.html", context, status=status)
 
 
 class DatasetColumnsAction(View):
@@ -231,47 +240,60 @@ class DatasetColumnsAction(View):
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = own_dataset(request, pk)
-        chosen = request.POST.get("format", "")
-        column_map = {
-            name.removeprefix("column-"): str(value)
-            for name, value in request.POST.items()
-            if name.startswith("column-")
-        }
+        format_slug = request.POST.get("format", "")
+        column_map = {}
+        for name, value in request.POST.items():
+            if name.startswith("column-"):
+                column_map[name.removeprefix("column-")] = str(value)
 
         try:
             dataset_update(
-                dataset=dataset, by=reader_of(request), format=chosen, column_map=column_map
+                dataset=dataset,
+                by=reader_of(request),
+                format=format_slug,
+                column_map=column_map,
             )
         except UserError as error:
             messages.error(request, error.message)
-            return redirect(
-                f"{dataset.get_absolute_url()}?format={chosen if chosen in FORMATS else ''}"
-            )
+            known_slug = format_slug if format_slug in FORMATS else ""
+            return redirect(f"{dataset.get_absolute_url()}?format={known_slug}")
 
         return redirect(dataset)
 
 
-class DatasetArchiveAction(View):
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        dataset = dataset_archive(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.title} is archived. Trains that used it keep it.")
-        return redirect(dataset)
+class DatasetActionView(RowActionView[Dataset]):
+    """A button of a dataset's page. The service that it calls says who may press it."""
+
+    def get_row(self, request: HttpRequest, pk: int) -> Dataset:
+        return dataset_or_404(request, pk)
 
 
-class DatasetRestoreAction(View):
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        dataset = dataset_restore(dataset=dataset_or_404(request, pk), by=reader_of(request))
-        messages.success(request, f"{dataset.title} is back in the lists.")
-        return redirect(dataset)
+class OwnDatasetActionView(DatasetActionView):
+    """For those who may change the dataset."""
+
+    def get_row(self, request: HttpRequest, pk: int) -> Dataset:
+        return own_dataset(request, pk)
+
+
+class DatasetArchiveAction(DatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
+        dataset_archive(dataset=dataset, by=reader_of(request))
+        return f"{dataset.title} is archived. Trains that used it keep it."
+
+
+class DatasetRestoreAction(DatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
+        dataset_restore(dataset=dataset, by=reader_of(request))
+        return f"{dataset.title} is back in the lists."
 
 
 class DatasetRepairAction(View):
-    """A repair, in the background; on to the version that it makes."""
+    """Start a repair in the background, and show the version that it makes."""
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
         try:
-            made = dataset_repair(
+            versions = dataset_repair(
                 dataset=dataset,
                 by=reader_of(request),
                 repair=request.POST.get("repair", ""),
@@ -279,27 +301,27 @@ class DatasetRepairAction(View):
                 max_tokens=number_of(request.POST.get("limit", "")),
             )
         except UserError as error:
-            messages.error(
-                request,
-                " ".join(text for texts in error.fields.values() for text in texts) or str(error),
-            )
+            # Without the names of fields, which this page does not have.
+            reasons = [text for texts in error.fields.values() for text in texts]
+            messages.error(request, " ".join(reasons) or str(error))
             return redirect(dataset)
 
-        messages.success(request, f"{made[0].title} is being made. {dataset.title} stays as it is.")
-        return redirect(made[0])
+        first = versions[0]
+        messages.success(request, f"{first.title} is being made. {dataset.title} stays as it is.")
+        return redirect(first)
 
 
 class DatasetDeleteAction(View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = own_dataset(request, pk)
+        family = dataset.family
+
         if not request.POST.get("sure"):
             # A browser without scripts asks on a page of its own.
-            versions = versions_of([dataset], reader_of(request))[dataset.family]
-            return render(
-                request, "datasets/delete.html", {"dataset": dataset, "others": len(versions) - 1}
-            )
+            versions = versions_of([dataset], reader_of(request))[family]
+            context = {"dataset": dataset, "others": len(versions) - 1}
+            return render(request, "datasets/delete.html", context)
 
-        others = dataset.family
         try:
             dataset_delete(dataset=dataset, by=reader_of(request))
         except UserError as error:
@@ -307,7 +329,8 @@ class DatasetDeleteAction(View):
             return redirect(dataset)
 
         messages.success(request, f"{dataset.title} is deleted.")
-        newest = Dataset.objects.visible_to(request.user).families([others]).first()
+        newest = Dataset.objects.visible_to(request.user).families([family]).first()
+
         return redirect(newest) if newest is not None else redirect("datasets:list")
 
 

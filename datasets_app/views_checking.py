@@ -1,68 +1,48 @@
-"""What can be done about a dataset's background work: cancel a check or a count, or begin it
+"""Buttons of a dataset's page for its background work: cancel a check or a count, or start it
 again."""
 
 from __future__ import annotations
 
-from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
-from django.views import View
+from django.http import HttpRequest
 
-from core.errors import UserError
+from core.requests import reader_of
 from datasets_app.lengths import lengths_cancel, lengths_of, lengths_retry, tokenizer_choose
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import dataset_check_cancel, dataset_check_retry
-from datasets_app.views import own_dataset, reader_of
+from datasets_app.views import OwnDatasetActionView
 
 
-class _CheckingAction(View):
-    """One change of a dataset's background work, then back to its page."""
-
-    http_method_names = ("post",)
-    done = ""
-
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        dataset = own_dataset(request, pk)
-        try:
-            self.change(request, dataset)
-        except UserError as error:
-            messages.error(request, error.message)
-        else:
-            messages.success(request, self.done)
-
-        return redirect(dataset)
-
-    def change(self, request: HttpRequest, dataset: Dataset) -> None:
-        raise NotImplementedError
-
-
-class CheckCancelAction(_CheckingAction):
-    done = "The check is being cancelled."
-
-    def change(self, request: HttpRequest, dataset: Dataset) -> None:
+class CheckCancelAction(OwnDatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
         dataset_check_cancel(dataset=dataset, by=reader_of(request))
+        return "The check is being cancelled."
 
 
-class CheckRetryAction(_CheckingAction):
-    done = "The dataset is being checked again."
-
-    def change(self, request: HttpRequest, dataset: Dataset) -> None:
+class CheckRetryAction(OwnDatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
         dataset_check_retry(dataset=dataset, by=reader_of(request))
+        return "The dataset is being checked again."
 
 
-class CountCancelAction(_CheckingAction):
-    done = "Counting is being cancelled."
-
-    def change(self, request: HttpRequest, dataset: Dataset) -> None:
-        tokenizer = tokenizer_choose(request.user, request.POST.get("model", ""))
-        if (lengths := lengths_of(dataset, tokenizer)) is not None:
+class CountCancelAction(OwnDatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
+        lengths = posted_lengths(request, dataset)
+        if lengths is not None:
             lengths_cancel(lengths=lengths, by=reader_of(request))
 
+        return "Counting is being cancelled."
 
-class CountRetryAction(_CheckingAction):
-    done = "Tokens are being counted again."
 
-    def change(self, request: HttpRequest, dataset: Dataset) -> None:
-        tokenizer = tokenizer_choose(request.user, request.POST.get("model", ""))
-        if (lengths := lengths_of(dataset, tokenizer)) is not None:
+class CountRetryAction(OwnDatasetActionView):
+    def change(self, request: HttpRequest, dataset: Dataset) -> str:
+        lengths = posted_lengths(request, dataset)
+        if lengths is not None:
             lengths_retry(lengths=lengths, by=reader_of(request))
+
+        return "Tokens are being counted again."
+
+
+def posted_lengths(request: HttpRequest, dataset: Dataset) -> TokenLengths | None:
+    """The counts for the base model that the form names."""
+    tokenizer = tokenizer_choose(request.user, request.POST.get("model", ""))
+    return lengths_of(dataset, tokenizer)

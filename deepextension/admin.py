@@ -17,20 +17,20 @@ class DeepExtensionAdminSite(admin.AdminSite):
     site_header = "DeepExtension"
     site_title = "DeepExtension administration"
     index_title = "Administration"
-    # The room is for columns, and everything is a click away on the first page.
+    # The width is for columns, and everything is one click away on the first page.
     enable_nav_sidebar = False
 
     @method_decorator(login_not_required)
     def login(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        """One page to sign in, which also works on a full disk. Who is signed in already and may
-        not see the administration gets Django's page, which says so."""
+        """One page to sign in, which also works on a full disk. People who are signed in already
+        and may not see the administration get Django's page, which says so."""
         if request.user.is_authenticated:
             return super().login(request, extra_context)
 
-        wanted = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")
-        return HttpResponseRedirect(
-            f"{reverse('login')}?{urlencode({REDIRECT_FIELD_NAME: wanted})}"
-        )
+        target = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")
+        query = urlencode({REDIRECT_FIELD_NAME: target})
+
+        return HttpResponseRedirect(f"{reverse('login')}?{query}")
 
     def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """One place to change a password, with one limit on guessing the present one."""

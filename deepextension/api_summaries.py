@@ -1,4 +1,4 @@
-"""A short summary for every operation of the API's document: what the list of calls shows beside
+"""A short summary for every operation of the OpenAPI document, which lists of calls show beside
 each."""
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SUMMARIES = {
     ("get", "/api/v1/datasets/{key}/file/"): "Download the uploaded file",
     ("get", "/api/v1/datasets/{key}/lengths/"): "Count the tokens of each row",
     ("get", "/api/v1/datasets/{key}/problems/"): "List bad rows",
-    ("post", "/api/v1/datasets/{key}/repairs/"): "Make a repaired version",
-    ("post", "/api/v1/datasets/{key}/restore/"): "Take a dataset out of the archive",
+    ("post", "/api/v1/datasets/{key}/repairs/"): "Create a repaired version",
+    ("post", "/api/v1/datasets/{key}/restore/"): "Restore an archived dataset",
     ("get", "/api/v1/datasets/{key}/rows/"): "List rows",
     ("get", "/api/v1/datasets/{key}/tokens/"): "Show rows as tokens",
     ("post", "/api/v1/datasets/import/"): "Import a dataset from Hugging Face",
     ("get", "/api/v1/methods/"): "List methods",
-    ("post", "/api/v1/methods/"): "Make a method (operators)",
+    ("post", "/api/v1/methods/"): "Create a method (operators)",
     ("get", "/api/v1/methods/{key}/"): "Show a method",
     ("patch", "/api/v1/methods/{key}/"): "Change a method (operators)",
     ("delete", "/api/v1/methods/{key}/"): "Delete an unused method (operators)",
@@ -44,23 +44,24 @@ SUMMARIES = {
     ("get", "/api/v1/trains/"): "List trains",
     ("post", "/api/v1/trains/"): "Start a train",
     ("get", "/api/v1/trains/{id}/"): "Show a train",
-    ("patch", "/api/v1/trains/{id}/"): "Change name, notes or place in line",
+    ("patch", "/api/v1/trains/{id}/"): "Change name, notes or queue position",
     ("get", "/api/v1/trains/{id}/checkpoints/"): "List checkpoints",
     ("get", "/api/v1/trains/{id}/completions/"): "List answers from training with their rewards",
     ("post", "/api/v1/trains/{id}/copy/"): "Start a copy of a train",
-    ("get", "/api/v1/trains/{id}/live/"): "Show how a train stands",
+    ("get", "/api/v1/trains/{id}/events/"): "Follow a train (server-sent events)",
+    ("get", "/api/v1/trains/{id}/live/"): "Show the live state of a train",
     ("get", "/api/v1/trains/{id}/log/"): "Read the log",
     ("get", "/api/v1/trains/{id}/log/search/"): "Search the log",
     ("get", "/api/v1/trains/{id}/metrics/"): "List logged steps",
     ("get", "/api/v1/trains/{id}/model/"): "Download the adapter or model",
-    ("post", "/api/v1/trains/{id}/move/"): "Move a waiting train in line",
+    ("post", "/api/v1/trains/{id}/move/"): "Move a waiting train in the queue",
     ("post", "/api/v1/trains/{id}/resume/"): "Resume a stopped or failed train",
     ("get", "/api/v1/trains/{id}/samples/"): "List sample answers, before and after",
     ("post", "/api/v1/trains/{id}/save/"): "Save a checkpoint now",
     ("post", "/api/v1/trains/{id}/stop/"): "Stop a train",
     ("get", "/api/v1/trains/compare/"): "Compare two to eight trains",
-    ("post", "/api/v1/trains/plan/"): "Work out what a train would do",
-    ("post", "/api/v1/trains/sample/"): "Make the sample dataset and plan a short first train",
+    ("post", "/api/v1/trains/plan/"): "Preview a train without starting it",
+    ("post", "/api/v1/trains/sample/"): "Create the sample dataset and plan a short first train",
     ("post", "/api/v1/trains/try-rewards/"): "Try rewards on a few answers",
     ("get", "/api/v1/trains/try-rewards/{key}/"): "Show the result of a reward trial",
 }
@@ -69,7 +70,7 @@ SUMMARIES = {
 def summaries_add(
     result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """A postprocessing hook of drf-spectacular. A summary that a view gives by itself stays."""
+    """A postprocessing hook of drf-spectacular. A summary that a view sets itself stays."""
     for path, operations in result["paths"].items():
         for method in METHODS:
             operation = operations.get(method)
@@ -81,15 +82,17 @@ def summaries_add(
 
 
 def first_sentence(operation: dict[str, Any]) -> str:
-    """Of the description; the operation's own name in words where it has none."""
+    """The first sentence of the description, or the operation's name in words if it has none."""
     text = operation.get("description", "").strip()
     if not text:
-        return str(operation["operationId"]).replace("_", " ").capitalize()
+        name = str(operation["operationId"])
+        return name.replace("_", " ").capitalize()
 
-    for_operators = text.startswith(FOR_OPERATORS)
-    text = text.removeprefix(FOR_OPERATORS).partition("\n")[0]
-    sentence = re.split(r"[.;:](?:\s|$)", text, maxsplit=1)[0].strip()
+    first_line = text.removeprefix(FOR_OPERATORS).partition("\n")[0]
+    sentence = re.split(r"[.;:](?:\s|$)", first_line, maxsplit=1)[0].strip()
     sentence = sentence[:1].upper() + sentence[1:]
-    sentence = f"{sentence} (operators)" if for_operators else sentence
+
+    if text.startswith(FOR_OPERATORS):
+        sentence += " (operators)"
 
     return shorten(sentence, LONGEST, placeholder=" …")

@@ -1,4 +1,4 @@
-"""The administration's own site, and what it calls the libraries that keep something in the
+"""The administration's own site, and its names for the libraries that store something in the
 database."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from django.apps import apps
 from django.contrib.admin.apps import AdminConfig
 
-# By label. Headings say what is found below them, not which library it comes from.
+# {app label: heading}. Headings name what is below them, not the library that it comes from.
 NAMES = {
     "auth": "People",
     "axes": "Sign-in protection",

@@ -1,5 +1,4 @@
-"""Is everything there that a train needs? For load balancers and for scripts that wait; says
-nothing else."""
+"""Whether everything that a train needs is there: for load balancers and for scripts that wait."""
 
 from __future__ import annotations
 
@@ -19,19 +18,26 @@ logger = logging.getLogger("deepextension.health")
 
 @login_not_required
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 when web, database, queue and a training worker are there, 503 and which is missing
-    otherwise.
+    """200 when web, database, queue and a training worker are there, otherwise 503 and which of
+    them is missing.
 
-    A full disk is said and is no 503: pages still open, and a load balancer must not keep away who
-    could make room."""
+    A full disk is reported but is no 503: pages still open, and a load balancer must not keep away
+    the people who can make room.
+    """
     parts = {"database": database_answers(), "queue": queue_answers()}
     parts["worker"] = parts["queue"] and worker_state().ready
-    healthy, has_room = all(parts.values()), not disk_is_full()
-    status = "unavailable" if not healthy else "ok" if has_room else "disk full"
+    is_healthy = all(parts.values())
+    has_room = not disk_is_full()
 
-    return JsonResponse(
-        {"status": status, **parts, "disk": has_room}, status=200 if healthy else 503
-    )
+    if not is_healthy:
+        status = "unavailable"
+    elif has_room:
+        status = "ok"
+    else:
+        status = "disk full"
+
+    body = {"status": status, **parts, "disk": has_room}
+    return JsonResponse(body, status=200 if is_healthy else 503)
 
 
 def database_answers() -> bool:

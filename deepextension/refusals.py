@@ -1,4 +1,4 @@
-"""Refusals that no view makes: unknown addresses, outages and bugs. Programs get the API's one
+"""Error responses that no view makes: unknown addresses, outages and bugs. Programs get the API's one
 error shape, people a page."""
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ logger = logging.getLogger("deepextension.outages")
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
-        return JsonResponse(
-            error_body("not_found", "There is nothing at this address."), status=404
-        )
+        body = error_body("not_found", "There is nothing at this address.")
+        return JsonResponse(body, status=404)
 
     return defaults.page_not_found(request, exception)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
-        return JsonResponse(error_body("invalid", "This request cannot be understood."), status=400)
+        body = error_body("invalid", "This request cannot be understood.")
+        return JsonResponse(body, status=400)
 
     return refusal_page(request, "400.html", 400)
 
@@ -36,38 +36,43 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django calls it while it handles the error, of views and middleware alike."""
     error = sys.exc_info()[1]
-    if (outage := outage_of(error)) is not None:
+    outage = outage_of(error)
+
+    if outage is not None:
         logger.warning("%s %s: %s: %s", request.method, request.path, outage.title, error)
         return outage_response(request, outage)
 
     if isinstance(error, UnreadablePostError):
-        # Whoever sent it is gone.
+        # The client is gone.
         return HttpResponse(status=408)
 
     if wants_json(request):
-        return JsonResponse(
-            error_body("error", "Something went wrong here; the server's log has it."), status=500
-        )
+        body = error_body("error", "Something went wrong here; the server's log has the details.")
+        return JsonResponse(body, status=500)
 
     return refusal_page(request, "500.html", 500)
 
 
 def refusal_page(request: HttpRequest, template: str, status: int) -> HttpResponse:
-    """With the menu where the user is known. The menu asks the database: where that is what broke,
-    the page does without."""
+    """The page with its menu, if it can be rendered. The menu asks the database: if that is what
+    failed, the page does without."""
     try:
         return render(request, template, status=status)
     except Exception:
-        logger.exception("%s is drawn without its menu", template)
-        return HttpResponse(loader.render_to_string(template), status=status)
+        logger.exception("%s is rendered without its menu", template)
+        page = loader.render_to_string(template)
+        return HttpResponse(page, status=status)
 
 
 def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
     response: HttpResponse
+
     if wants_json(request):
-        response = JsonResponse(error_body(outage.code, outage.message), status=outage.status)
+        body = error_body(outage.code, outage.message)
+        response = JsonResponse(body, status=outage.status)
     else:
-        # Without a request: what draws the menu asks the database, which may be what is away.
+        # Without a request, and so without the menu, which asks the database: that may be what
+        # does not answer.
         page = loader.render_to_string("outage.html", {"outage": outage})
         response = HttpResponse(page, status=outage.status)
 
@@ -78,7 +83,6 @@ def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
 
 
 def wants_json(request: HttpRequest) -> bool:
-    """Programs, and scripts of our pages, which ask for JSON and nothing else."""
-    return (
-        request.path.startswith("/api/") or request.headers.get("Accept", "") == "application/json"
-    )
+    """Whether a program asks, or a script of our pages, which accepts nothing but JSON."""
+    accept = request.headers.get("Accept", "")
+    return request.path.startswith("/api/") or accept == "application/json"

@@ -23,7 +23,7 @@ HOST = env("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=2)
 WEB_THREADS = env.int("WEB_THREADS", default=8)
-# Bounds of one process, see core/web. Uploads and downloads have threads of their own.
+# Limits of one process, see core/web. Uploads and downloads have threads of their own.
 WEB_TRANSFERS = env.int("WEB_TRANSFERS", default=32)
 WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", default=2000)
 WEB_CONNECTIONS_PER_ADDRESS = env.int("WEB_CONNECTIONS_PER_ADDRESS", default=200)
@@ -33,7 +33,7 @@ DEBUG = env.bool("DEBUG", default=False)
 
 
 def _secret_key() -> str:
-    """From the environment, else made once and kept in HOME, readable by its owner only."""
+    """From the environment, otherwise created once and kept in HOME, readable by its owner only."""
     if key := env("SECRET_KEY", default=""):
         if len(key) < 32:
             raise ImproperlyConfigured(
@@ -86,7 +86,6 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "training.pages.live_answers.LiveAnswersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -120,7 +119,7 @@ TEMPLATES = [
     }
 ]
 
-# Database. SQLite in WAL mode takes readers beside one writer; IMMEDIATE makes a writer wait for
+# Database. SQLite in WAL mode lets readers read beside one writer; IMMEDIATE makes a writer wait for
 # its turn at the start of a transaction, where waiting is possible, and not in the middle, where it
 # fails at once.
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
@@ -134,8 +133,8 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
     }
 elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    # A server that stopped answering is an error soon, not after the quarter of an hour that TCP
-    # would wait: whoever looks after a train has other things to see to meanwhile.
+    # A server that stopped answering is an error after seconds, and not after the quarter of an hour
+    # that TCP would wait: supervisors of trains have other work to do meanwhile.
     _waits = {
         "connect_timeout": 3,
         "tcp_user_timeout": 20_000,
@@ -155,8 +154,8 @@ if len(str(HOME / "redis.sock")) > 100:
 REDIS_SOCKET = _socket_folder / "redis.sock"
 REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
-# No time limit by RQ (its default is 180 s): a train may take days, and the platform owns its
-# deadlines. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can
+# No time limit by RQ (its default is 180 s): a train may take days, and the platform has deadlines
+# of its own. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can
 # write to Redis still cannot run code of their own. See core.jobs.
 RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
 RQ_QUEUES = {
@@ -174,12 +173,11 @@ if BACKGROUND_LIMIT_MINUTES <= 0:
 # The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
 RQ_SHOW_ADMIN_LINK = False
 
-# Trains. Grace between two rungs of a stop (stop file, SIGTERM, SIGKILL); silence after which a
-# supervisor on another host counts as gone.
+# Trains. Seconds between two stages of a stop (stop file, SIGTERM, SIGKILL).
 STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
-# How often a train that lost its worker goes back to the queue by itself.
+# How often a train that lost its worker is queued again by itself.
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
-# Workers of one slot share a device one after the other, those of different slots at once.
+# Workers of one slot use a device one after the other, those of different slots at once.
 WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
 # {name of an engine.messages.health.Thresholds: another value}, checked by training.checks.
 try:
@@ -193,6 +191,7 @@ except ValueError as error:
     raise ImproperlyConfigured(
         f"DEEPEXTENSION_HEALTH is to be written like spike=5,kl=0.5: {error}."
     ) from error
+# Without a heartbeat for so long, a supervisor on another host counts as lost.
 HEARTBEAT_LIMIT_SECONDS = env.int("HEARTBEAT_LIMIT_SECONDS", default=90)
 
 # Notices of ended trains. PUBLIC_URL: how people reach the platform, for links.
@@ -205,7 +204,7 @@ MAIL_FROM = env("DEEPEXTENSION_MAIL_FROM", default="")
 vars().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
 EMAIL_TIMEOUT = 10
 
-# Sign-in, see accounts.lockout. X-Forwarded-For is believed as far as our own proxies wrote it.
+# Sign-in, see accounts.lockout. X-Forwarded-For is trusted as far as our own proxies wrote it.
 SESSION_ENGINE = "core.sessions"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PasswordBackend"]
 SIGN_IN_FAILURE_LIMIT = env.int("SIGN_IN_FAILURE_LIMIT", default=10)
@@ -235,16 +234,16 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_FILTER_BACKENDS": ["core.filters.StrictFilterBackend"],
+    "DEFAULT_FILTER_BACKENDS": ["core.listing.StrictFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PAGINATION_CLASS": "core.api.Pagination",
     "NUM_PROXIES": TRUSTED_PROXY_COUNT,
-    # Files come in forms, and their views say so.
+    # Views that take files have parsers of their own.
     "DEFAULT_PARSER_CLASSES": ["core.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
     "EXCEPTION_HANDLER": "core.api.exception_handler",
-    # What a resource takes is in the schema. DRF's answer to OPTIONS would look rows up in a way of
-    # its own.
+    # The schema describes what a resource takes. DRF's answer to OPTIONS would look rows up by rules
+    # of its own.
     "DEFAULT_METADATA_CLASS": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "STRICT_JSON": True,
@@ -255,8 +254,8 @@ TOKEN_DAYS = env.int("TOKEN_DAYS", default=90)
 TOKENS_PER_PERSON = env.int("TOKENS_PER_PERSON", default=50)
 KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 - a model
 REST_KNOX = {"TOKEN_TTL": timedelta(days=TOKEN_DAYS), "AUTO_REFRESH": False}
-# knox's own table is not used. Its migrations would want to come after ours, and in older homes
-# came before.
+# knox's own table is not used. Its migrations would have to run after ours, and in older homes ran
+# before them.
 MIGRATION_MODULES = {"knox": None}
 SPECTACULAR_SETTINGS = {
     "TITLE": "DeepExtension",
@@ -299,7 +298,7 @@ DISK_RESERVE_BYTES = env.int("DISK_RESERVE_MB", default=500) * 10**6
 MODEL_ROOTS = [
     Path(root).expanduser().resolve() for root in env.list("DEEPEXTENSION_MODEL_ROOTS", default=[])
 ]
-# Handed to the process that downloads, and to no other; for whose downloads, HF_TOKEN_USERS says.
+# Passed to the process that downloads, and to no other. HF_TOKEN_USERS: for whose downloads.
 HF_TOKEN = env("HF_TOKEN", default="")
 HF_TOKEN_USERS = env("HF_TOKEN_USERS", default="operators")
 if HF_TOKEN_USERS not in ("operators", "everybody"):
@@ -331,7 +330,7 @@ CONTENT_SECURITY_POLICY = {
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
-# Two copies on one host differ by port only, and cookies do not know ports.
+# Two copies on one host differ by port only, and cookies ignore ports.
 SESSION_COOKIE_NAME = f"deepextension_session_{PORT}"
 CSRF_COOKIE_NAME = f"deepextension_csrf_{PORT}"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
@@ -344,7 +343,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    # /healthz says 503 while the platform starts, and names what is missing itself.
+    # /healthz answers 503 while the platform starts, and logs what is missing itself.
     "filters": {
         "not_unavailable": {
             "()": "django.utils.log.CallbackFilter",

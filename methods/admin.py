@@ -1,4 +1,4 @@
-"""Operators word a method, choose its defaults and bounds, and retire it."""
+"""Operators change the texts of a method, choose its defaults and bounds, and retire it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from methods.overrides import overrides_check
 from methods.rewards import reward_function_check, reward_function_retire, reward_function_save
 
 
+def is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
 class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     # The admin gives everybody but superusers a subclass in which it is False.
     may_register_programs = True
@@ -29,13 +33,13 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     recipe = forms.ChoiceField(
         choices=[
             *((recipe.name, recipe.title) for recipe in RECIPES.values()),
-            (CUSTOM, "A program of one's own"),
+            (CUSTOM, "Custom program"),
         ]
     )
     interpreter = forms.CharField(
         required=False,
         max_length=500,
-        help_text="Of a program of one's own: what runs it, such as /usr/bin/python3.",
+        help_text="For a custom program: what runs it, such as /usr/bin/python3.",
     )
     script = forms.FileField(
         required=False, help_text="The program. Without a new one the old one stays."
@@ -43,7 +47,7 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
     formats = forms.MultipleChoiceField(
         required=False,
         choices=[(item.slug, item.title) for item in FORMATS.values()],
-        help_text="Of a program of one's own: the formats of datasets that it reads.",
+        help_text="For a custom program: the formats of datasets that it reads.",
     )
 
     class Meta:
@@ -64,11 +68,10 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
         )
         help_texts: ClassVar = {
             "overrides": 'By field: {"learning_rate": {"default": 1e-4, "maximum": 1e-3}}. Keys: '
-            "default, "
-            "default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what the "
-            "recipe allows.",
+            "default, default_on_cpu, fixed, hidden, minimum, maximum. Bounds may only narrow what "
+            "the recipe allows.",
             "order": "Lower comes first.",
-            "parameters": "Of a program of one's own: the JSON Schema of its parameters. See "
+            "parameters": "For a custom program: the JSON Schema of its parameters. See "
             "docs/custom-method.md.",
         }
 
@@ -89,8 +92,8 @@ class TrainingMethodForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error("example_rows", "Give a list of objects, one a row.")
 
         cleaned["example_rows"] = rows
-        recipe = cleaned.get("recipe", self.instance.recipe)
         cleaned["parameters"] = cleaned.get("parameters") or {}
+        recipe = cleaned.get("recipe", self.instance.recipe)
 
         if recipe == CUSTOM:
             return self.clean_program(cleaned)
@@ -159,41 +162,45 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         ("Versions", {"fields": ("version", "earlier", "retired_at")}),
     )
 
-    @admin.display(description="Its versions")
+    @admin.display(description="Versions so far")
     def earlier(self, method: TrainingMethod) -> str:
         """What each version was and who made it, the newest first."""
-        lines = [
-            (
-                f"v{version.version}, {version.created_at:%d %b %Y}",
-                version.changed_by or "set-up",
-                _effect(version),
-            )
-            for version in (method.versions.select_related("changed_by") if method.pk else ())
-        ]
+        if method.pk is None:
+            return "–"
+
+        lines = []
+        for version in method.versions.select_related("changed_by"):
+            title = f"v{version.version}, {version.created_at:%d %b %Y}"
+            lines.append((title, version.changed_by or "set-up", _choices_text(version)))
 
         return format_html_join("", "<p>{} by {}: <code>{}</code></p>", lines) or "–"
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: TrainingMethod | None = None
     ) -> tuple[str, ...]:
+        if obj is None:
+            return self.readonly_fields
+
         # Programs know a method by its slug, and its trains were made with its recipe.
-        return ("slug", "recipe", *self.readonly_fields) if obj else self.readonly_fields
+        return ("slug", "recipe", *self.readonly_fields)
 
     def has_change_permission(
         self, request: HttpRequest, obj: TrainingMethod | None = None
     ) -> bool:
         # A program runs as the platform does.
-        return super().has_change_permission(request, obj) and (
-            obj is None or not obj.is_custom or bool(getattr(request.user, "is_superuser", False))
-        )
+        if obj is not None and obj.is_custom and not is_superuser(request):
+            return False
+
+        return super().has_change_permission(request, obj)
 
     def has_delete_permission(
         self, request: HttpRequest, obj: TrainingMethod | None = None
     ) -> bool:
-        """Only one that no train has used; others are retired."""
-        return super().has_delete_permission(request, obj) and (
-            obj is None or not obj.trains.exists()
-        )
+        """Only a method that no train has used; others are retired."""
+        if obj is not None and obj.trains.exists():
+            return False
+
+        return super().has_delete_permission(request, obj)
 
     def get_actions(self, request: HttpRequest) -> Any:
         # Deleting goes one by one, where it is seen what was used.
@@ -209,35 +216,34 @@ class TrainingMethodAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         **kwargs: Any,
     ) -> Any:
         form = super().get_form(request, obj, change, **kwargs)
-        may_register = bool(getattr(request.user, "is_superuser", False))
-        return type(form.__name__, (form,), {"may_register_programs": may_register})
+        rights = {"may_register_programs": is_superuser(request)}
+        return type(form.__name__, (form,), rights)
 
     def save_model(
         self, request: HttpRequest, obj: TrainingMethod, form: Any, change: bool
     ) -> None:
         stored = TrainingMethod.objects.get(pk=obj.pk) if change else TrainingMethod()
-        values = {
-            name: form.cleaned_data[name] for name in form.fields if name in form.cleaned_data
-        }
-        program = {name: values.pop(name, None) for name in ("interpreter", "formats", "script")}
+        values = _form_values(form)
+        interpreter = values.pop("interpreter", None)
+        formats = values.pop("formats", None)
+        script = values.pop("script", None)
 
         if (values.get("recipe") or stored.recipe) == CUSTOM:
-            script = program["script"]
-            for name in ("recipe", "overrides"):
-                values.pop(name, None)
-
+            values.pop("recipe", None)
+            values.pop("overrides", None)
             custom_save(
                 stored,
                 by=request.user,
-                interpreter=program["interpreter"] or "",
-                formats=program["formats"] or [],
+                interpreter=interpreter or "",
+                formats=formats or [],
                 script=(script.name, script.read()) if script else None,
                 **values,
             )
         else:
             method_save(stored, by=request.user, **values)
 
-        obj.pk, obj.version = stored.pk, stored.version
+        obj.pk = stored.pk
+        obj.version = stored.version
 
     @admin.action(description="Retire: offer it no longer", permissions=["change"])
     def retire(self, request: HttpRequest, methods: QuerySet[TrainingMethod]) -> None:
@@ -258,8 +264,7 @@ class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
     source = forms.FileField(
         required=False,
         help_text="A Python file with a function reward, see docs/custom-reward.md. Without a new "
-        "one "
-        "the old one stays.",
+        "one the old one stays.",
     )
 
     class Meta:
@@ -271,9 +276,9 @@ class RewardFunctionForm(forms.ModelForm):  # type: ignore[type-arg]
         cleaned = super().clean() or self.cleaned_data
         cleaned["parameters"] = cleaned.get("parameters") or {}
         source = cleaned.get("source")
-        content = source.read() if source else None
-
+        content = None
         if source:
+            content = source.read()
             source.seek(0)
 
         try:
@@ -305,20 +310,18 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="The file as it runs")
     def text(self, function: RewardFunction) -> str:
-        path = function.path if function.file else None
-        return (
-            format_html("<pre>{}</pre>", path.read_text())
-            if path is not None and path.is_file()
-            else "–"
-        )
+        if not function.file or not function.path.is_file():
+            return "–"
+
+        return format_html("<pre>{}</pre>", function.path.read_text())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def has_change_permission(
         self, request: HttpRequest, obj: RewardFunction | None = None
     ) -> bool:
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def has_delete_permission(
         self, request: HttpRequest, obj: RewardFunction | None = None
@@ -329,21 +332,22 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_readonly_fields(
         self, request: HttpRequest, obj: RewardFunction | None = None
     ) -> tuple[str, ...]:
-        return ("slug", *self.readonly_fields) if obj else self.readonly_fields
+        if obj is None:
+            return self.readonly_fields
+
+        return ("slug", *self.readonly_fields)
 
     def save_model(
         self, request: HttpRequest, obj: RewardFunction, form: Any, change: bool
     ) -> None:
-        values = {
-            name: form.cleaned_data[name]
-            for name in (*form.fields,)
-            if form.cleaned_data.get(name) is not None
-        }
-
-        source = values.pop("source", None)
         stored = RewardFunction.objects.get(pk=obj.pk) if change else RewardFunction()
+        values = _form_values(form)
+        source = values.pop("source", None)
         reward_function_save(
-            stored, by=request.user, source=source.read() if source else None, **values
+            stored,
+            by=request.user,
+            source=source.read() if source else None,
+            **values,
         )
         obj.pk = stored.pk
 
@@ -362,9 +366,23 @@ class RewardFunctionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self.message_user(request, "Offered again.")
 
 
-def _effect(version: MethodVersion) -> str:
-    """What a version chose, in a line."""
-    chosen = {"overrides": version.overrides, "program": version.program.get("script")}
-    return json.dumps(
-        {name: value for name, value in chosen.items() if value} or {"recipe": version.recipe}
-    )
+def _choices_text(version: MethodVersion) -> str:
+    """What operators chose in a version, in a line."""
+    choices: dict[str, Any] = {}
+    if version.overrides:
+        choices["overrides"] = version.overrides
+    if version.program.get("script"):
+        choices["program"] = version.program["script"]
+
+    return json.dumps(choices or {"recipe": version.recipe})
+
+
+def _form_values(form: Any) -> dict[str, Any]:
+    """{field: value} of the fields that the form shows and that hold something."""
+    values = {}
+    for name in form.fields:
+        value = form.cleaned_data.get(name)
+        if value is not None:
+            values[name] = value
+
+    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import QuerySet
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import exceptions, generics
@@ -12,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.api import errors, object_or_404
+from core.api import KEY, errors, object_or_404
 from core.errors import UserError
 from core.ownership import has_right
 from methods.changes import method_delete, method_restore, method_retire, method_save
@@ -26,19 +25,36 @@ from methods.serializers import (
     TrainingMethodSerializer,
 )
 
-KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 DEVICE = OpenApiParameter(
     "device", OpenApiTypes.STR, enum=DEVICES, description="Some defaults differ by device."
 )
 
 
-def device_asked(request: Request | None) -> dict[str, Any]:
-    """The serializer's context; without a request, the OpenAPI document is being written."""
-    device = request.query_params.get("device", "cpu") if request else "cpu"
-    if device not in DEVICES:
-        raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
+class DeviceView(generics.GenericAPIView[TrainingMethod]):
+    """Its serializer knows the device that the query names."""
 
-    return {"device": device}
+    serializer_class = TrainingMethodSerializer
+    queryset = TrainingMethod.objects.all()
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        context: dict[str, Any] = dict(super().get_serializer_context())
+        context["device"] = self.device()
+        return context
+
+    def device(self) -> str:
+        """Raises ValidationError for a device that there is not."""
+        device = "cpu"
+        # Without a request, the OpenAPI document is being written.
+        if self.request is not None:
+            device = self.request.query_params.get("device", "cpu")
+        if device not in DEVICES:
+            raise exceptions.ValidationError({"device": ["Give cpu or cuda."]})
+
+        return device
+
+    def get_method(self) -> TrainingMethod:
+        """Offered or retired. Raises NotFound."""
+        return object_or_404(self.get_queryset(), self.kwargs["key"])
 
 
 def right_check(request: Request, right: str) -> None:
@@ -53,15 +69,10 @@ def right_check(request: Request, right: str) -> None:
         responses={200: TrainingMethodSerializer(many=True), **errors(400, 401)},
     )
 )
-class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
-    """Methods that are offered, in the order in which to think of them."""
+class TrainingMethodListView(DeviceView, generics.ListAPIView[TrainingMethod]):
+    """Methods that are offered, the usual ones first."""
 
-    serializer_class = TrainingMethodSerializer
     filterset_class = TrainingMethodFilter
-    queryset = TrainingMethod.objects.all()
-
-    def get_serializer_context(self) -> dict[str, Any]:
-        return {**super().get_serializer_context(), **device_asked(self.request)}
 
     @extend_schema(
         request=MethodCreateSerializer,
@@ -80,23 +91,16 @@ class TrainingMethodListView(generics.ListAPIView[TrainingMethod]):
         return Response(self.get_serializer(method).data, status=201)
 
 
-class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
-    serializer_class = TrainingMethodSerializer
+class TrainingMethodDetailView(DeviceView):
     filter_backends = ()
     pagination_class = None
-
-    def get_serializer_context(self) -> dict[str, Any]:
-        return {**super().get_serializer_context(), **device_asked(self.request)}
-
-    def get_queryset(self) -> QuerySet[TrainingMethod]:
-        return TrainingMethod.objects.all()
 
     @extend_schema(
         parameters=[KEY, DEVICE], responses={200: TrainingMethodSerializer, **errors(400, 401, 404)}
     )
     def get(self, request: Request, key: str) -> Response:
         """One method, offered or retired."""
-        return Response(self.get_serializer(object_or_404(self.get_queryset(), key)).data)
+        return Response(self.get_serializer(self.get_method()).data)
 
     @extend_schema(
         parameters=[KEY],
@@ -104,10 +108,10 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
         responses={200: TrainingMethodSerializer, **errors(400, 401, 403, 404)},
     )
     def patch(self, request: Request, key: str) -> Response:
-        """For operators: change its words, defaults and bounds. Trains that ran keep the version
+        """For operators: change its texts, defaults and bounds. Trains that ran keep the version
         they ran with."""
         right_check(request, "change")
-        method = object_or_404(self.get_queryset(), key)
+        method = self.get_method()
         body = MethodChangeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         method_save(method, by=request.user, **body.validated_data)
@@ -118,7 +122,7 @@ class TrainingMethodDetailView(generics.GenericAPIView[TrainingMethod]):
     def delete(self, request: Request, key: str) -> Response:
         """For operators: remove a method that no train has used."""
         right_check(request, "delete")
-        method_delete(object_or_404(self.get_queryset(), key))
+        method_delete(self.get_method())
         return Response(status=204)
 
 

@@ -16,9 +16,8 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "tagline": "small add-on weights",
         "description": (
             "Learns a style, a format or a task from examples and leaves the base model as it is: "
-            "only a small "
-            "adapter of about 1% of the weights is trained. The right first train for nearly "
-            "everybody."
+            "only a small adapter of about 1% of the weights is trained. The right first train for "
+            "nearly everybody."
         ),
         "needs": "A question and a good answer",
         "example": '{"messages": [\n  {"role": "user", "content": "Reset my PIN"},\n'
@@ -51,8 +50,7 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "tagline": "full fine-tuning",
         "description": (
             "Trains every weight of the model on your examples. For small models, or when LoRA has "
-            "stopped getting "
-            "better and there are tens of thousands of rows."
+            "stopped getting better and there are tens of thousands of rows."
         ),
         "needs": "A question and a good answer",
         "example": '{"prompt": "Reset my PIN",\n "completion": "Open Settings …"}',
@@ -81,10 +79,8 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "tagline": "better against worse",
         "description": (
             "Learns from pairs: one prompt, a better and a worse answer. For taste, tone and "
-            "safety, where it is "
-            "easier to say which of two answers is better than to write the perfect one. Best on a "
-            "model that "
-            "answers well already, after LoRA or SFT."
+            "safety, where it is easier to say which of two answers is better than to write the "
+            "perfect one. Best on a model that answers well already, after LoRA or SFT."
         ),
         "needs": "A prompt with a better and a worse answer",
         "example": '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
@@ -112,8 +108,7 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "tagline": "thumbs up, thumbs down",
         "description": (
             "Learns from single answers that were rated good or bad, such as the thumbs of a chat "
-            "window. Nobody has "
-            "to find two answers to the same prompt. Needs some of both kinds."
+            "window. Nobody has to find two answers to the same prompt. Needs some of both kinds."
         ),
         "needs": "A prompt, an answer, and whether it is good",
         "example": '{"prompt": "Reset my PIN",\n "completion": "Open Settings …", "label": true}',
@@ -138,11 +133,10 @@ BUILTIN: tuple[dict[str, Any], ...] = (
     {
         "slug": "reward",
         "name": "Reward model",
-        "tagline": "a judge of one's own",
+        "tagline": "your own judge of answers",
         "description": (
             "Learns to score answers from pairs of a better and a worse one. The result does not "
-            "answer; it is the "
-            "reward that GRPO and PPO then train another model by."
+            "answer; it is the reward that GRPO and PPO then train another model by."
         ),
         "needs": "A prompt with a better and a worse answer",
         "example": '{"prompt": "Reset my PIN",\n "chosen": "Open Settings …", "rejected": "No."}',
@@ -170,10 +164,8 @@ BUILTIN: tuple[dict[str, Any], ...] = (
         "tagline": "trial and reward",
         "description": (
             "The model writes several answers to each prompt, a reward says what each is worth, "
-            "and it learns from "
-            "those that did better than the others. For tasks whose answers a program can check: "
-            "numbers, formats, "
-            "JSON."
+            "and it learns from those that did better than the others. For tasks whose answers a "
+            "program can check: numbers, formats, JSON."
         ),
         "needs": "A prompt, mostly with the right answer to check against",
         "example": '{"question": "48 clips, then half as many. How many?",\n "answer": "#### 72"}',
@@ -190,13 +182,11 @@ BUILTIN: tuple[dict[str, Any], ...] = (
     {
         "slug": "ppo",
         "name": "PPO",
-        "tagline": "reward with a forecast",
+        "tagline": "reward with a value model",
         "description": (
             "The classic of learning from rewards: one answer to each prompt, and a second head "
-            "that learns to "
-            "foretell what answers are worth. For a trained reward model; GRPO is simpler where a "
-            "program can check "
-            "answers."
+            "that learns to predict what answers are worth. For a trained reward model; GRPO is "
+            "simpler where a program can check answers."
         ),
         "needs": "A prompt",
         "example": '{"prompt": "Reset my PIN"}\n{"prompt": "My parcel is late"}',

@@ -16,7 +16,10 @@ from core.store import methods_folder, stored_path
 from engine.rows.formats import FORMATS
 from engine.schema.fields import GROUPS
 
+Validator = jsonschema.Draft202012Validator
+
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 SCRIPT_BYTES = 1_000_000
 # What the form can draw of a property, by its type.
 KEYS = {
@@ -47,56 +50,62 @@ def schema_check(schema: Any) -> None:
     """Raises UserError {"parameters": [one sentence a mistake]} for what is no JSON Schema, or
     cannot be a form."""
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
+        Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise UserError(
-            {"parameters": [f"This is no JSON Schema: {error.message[:300]}."]}
-        ) from error
+        message = f"This is no JSON Schema: {error.message[:300]}."
+        raise UserError({"parameters": [message]}) from error
 
-    if not isinstance(schema, dict) or not isinstance(schema.get("properties", {}), dict):
+    properties = schema.get("properties", {}) if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
         raise UserError({"parameters": ["The schema must be an object with properties."]})
 
-    problems = [
-        text
-        for name, spec in schema.get("properties", {}).items()
-        for text in _property_problems(name, spec)
-    ]
+    problems = []
+    for name, spec in properties.items():
+        problems += _property_problems(name, spec)
 
     if problems:
         raise UserError({"parameters": problems})
 
 
 def _property_problems(name: str, spec: Any) -> list[str]:
+    """A sentence for each reason why the form cannot show this property."""
     if not NAME.fullmatch(name):
         return [f"{name[:60]!r} is no name of a parameter: small letters, digits and _ only."]
     if not isinstance(spec, dict) or "$ref" in spec:
         return [f"{name}: only plain properties can be drawn as a form, and no references."]
 
-    kind = "string" if "enum" in spec and "type" not in spec else spec.get("type")
+    has_enum = "enum" in spec
+    kind = spec.get("type", "string" if has_enum else None)
     if kind not in TYPES:
         return [f"{name}: its type must be one of {', '.join(TYPES)}."]
 
-    problems = [f"{name}: the form does not know {key!r}." for key in spec if key not in KEYS]
+    unknown = [key for key in spec if key not in KEYS]
+    problems = [f"the form does not know {key!r}." for key in unknown]
     if "default" not in spec:
-        problems.append(f"{name}: give a default, so that the form can be filled.")
-    elif not jsonschema.Draft202012Validator(spec).is_valid(spec["default"]):
-        problems.append(f"{name}: its default does not fit its own rules.")
+        problems.append("give a default, so that the form can be filled.")
+    elif not Validator(spec).is_valid(spec["default"]):
+        problems.append("its default does not fit its own rules.")
 
     if spec.get("group", "Method") not in GROUPS:
-        problems.append(f"{name}: the group must be one of {', '.join(GROUPS)}.")
-    if "enum" in spec and not all(isinstance(value, str) for value in spec["enum"]):
-        problems.append(f"{name}: the values of enum must be texts.")
+        groups = ", ".join(GROUPS)
+        problems.append(f"the group must be one of {groups}.")
 
-    return problems
+    if has_enum and not all(isinstance(value, str) for value in spec["enum"]):
+        problems.append("the values of enum must be texts.")
+
+    return [f"{name}: {problem}" for problem in problems]
 
 
 def schema_completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """With what the form wants to see of each property."""
-    properties = {
-        name: {"type": "string", "title": name.replace("_", " ").capitalize(), "group": "Method"}
-        | spec
-        for name, spec in schema.get("properties", {}).items()
-    }
+    """The schema with a type, a title and a group for each property, as the form needs them."""
+    properties = {}
+    for name, spec in schema.get("properties", {}).items():
+        usual = {
+            "type": "string",
+            "title": name.replace("_", " ").capitalize(),
+            "group": "Method",
+        }
+        properties[name] = usual | spec
 
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
@@ -112,6 +121,7 @@ def program_check(interpreter: str, formats: list[str]) -> None:
 
     if not formats or any(slug not in FORMATS for slug in formats):
         errors["formats"] = [f"Choose which formats it reads: {', '.join(FORMATS)}."]
+
     if errors:
         raise UserError(errors)
 
@@ -119,22 +129,21 @@ def program_check(interpreter: str, formats: list[str]) -> None:
 def script_store(slug: str, version: int, name: str, content: bytes) -> tuple[str, str]:
     """(path as core.store keeps it, sha256) of the script of this version.
 
-    Raises UserError for one that cannot be a script.
+    name: of the uploaded file. Raises UserError for what cannot be a script.
     """
     if not content.strip() or len(content) > SCRIPT_BYTES:
-        raise UserError(
-            {
-                "script": [
-                    f"The script must hold something, and at most {SCRIPT_BYTES // 1000:,} KB."
-                ]
-            }
-        )
+        message = f"The script must hold something, and at most {SCRIPT_BYTES // 1000:,} KB."
+        raise UserError({"script": [message]})
 
     folder = methods_folder() / slug / str(version)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o755)
+
     # The name that was uploaded is never a path.
-    suffix = Path(name).suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", Path(name).suffix) else ""
+    suffix = Path(name).suffix
+    if not SUFFIX.fullmatch(suffix):
+        suffix = ""
+
     path = folder / f"program{suffix}"
     path.write_bytes(content)
 
@@ -142,22 +151,23 @@ def script_store(slug: str, version: int, name: str, content: bytes) -> tuple[st
 
 
 def parameters_check(schema: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Every parameter: what was given, and defaults for the rest. Raises UserError {parameter:
+    """All parameters: those in `values`, and defaults for the rest. Raises UserError {parameter:
     [message]}."""
     properties = schema_completed(schema)["properties"]
-    resolved = {name: spec["default"] for name, spec in properties.items()} | values
+    resolved = {name: spec["default"] for name, spec in properties.items()}
+    resolved |= values
     errors: dict[str, list[str]] = {}
 
     for name, value in resolved.items():
         if name not in properties:
-            errors[str(name)[:80]] = [f"Unknown parameter {str(name)[:80]!r}."]
+            label = str(name)[:80]
+            errors[label] = [f"Unknown parameter {label!r}."]
             continue
 
-        found = next(
-            iter(jsonschema.Draft202012Validator(properties[name]).iter_errors(value)), None
-        )
-        if found is not None:
-            errors[name] = [f"{properties[name]['title']} {_sentence(found)}"]
+        spec = properties[name]
+        first_error = next(Validator(spec).iter_errors(value), None)
+        if first_error is not None:
+            errors[name] = [f"{spec['title']} {_sentence(first_error)}"]
 
     if errors:
         raise UserError(errors)
@@ -166,19 +176,28 @@ def parameters_check(schema: dict[str, Any], values: dict[str, Any]) -> dict[str
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
-    """One of jsonschema's errors for somebody who sees a form."""
-    limit, value = error.validator_value, str(error.instance)[:60]
-    sentences = {
-        "type": f"must be {'a whole number' if limit == 'integer' else f'a {limit}'}; {value!r} is "
-        "not.",
-        "minimum": f"must be at least {limit}; {value} is not.",
-        "maximum": f"must be at most {limit}; {value} is not.",
-        "exclusiveMinimum": f"must be above {limit}; {value} is not.",
-        "enum": "must be one of "
-        f"{', '.join(map(str, limit)) if isinstance(limit, list) else limit}.",
-        "maxLength": f"may have at most {limit} characters.",
-        "minLength": f"must have at least {limit} characters.",
-        "pattern": f"must match {limit}.",
-    }
+    """One of jsonschema's errors for somebody who sees a form; it goes on behind the field's
+    title."""
+    limit = error.validator_value
+    value = str(error.instance)[:60]
 
-    return sentences.get(str(error.validator), f"is refused: {error.message[:200]}.")
+    match error.validator:
+        case "type":
+            kind = "whole number" if limit == "integer" else limit
+            return f"must be a {kind}; {value!r} is not."
+        case "minimum":
+            return f"must be at least {limit}; {value} is not."
+        case "maximum":
+            return f"must be at most {limit}; {value} is not."
+        case "exclusiveMinimum":
+            return f"must be above {limit}; {value} is not."
+        case "enum":
+            return f"must be one of {', '.join(map(str, limit))}."
+        case "maxLength":
+            return f"may have at most {limit} characters."
+        case "minLength":
+            return f"must have at least {limit} characters."
+        case "pattern":
+            return f"must match {limit}."
+        case _:
+            return f"is refused: {error.message[:200]}."

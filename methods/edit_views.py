@@ -9,10 +9,10 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.text import slugify
 from django.views import View
 
 from core.errors import UserError
+from core.listing import slug_free
 from engine.schema.registry import RECIPES
 from methods.changes import method_restore, method_retire, method_save
 from methods.method_form import (
@@ -28,7 +28,7 @@ from methods.models import TrainingMethod
 
 
 @dataclass(frozen=True)
-class Word:
+class TextField:
     """A text that people read about a method. `rows`: of its text area; 0 for a single line."""
 
     name: str
@@ -38,15 +38,15 @@ class Word:
     rows: int = 0
 
 
-WORDS = (
-    Word("name", "Name", "Short, as lists and forms show it.", 80),
-    Word(
+TEXT_FIELDS = (
+    TextField("name", "Name", "Short, as lists and forms show it.", 80),
+    TextField(
         "tagline", "In a few words", "Stands beside the name, such as “small add-on weights”.", 80
     ),
-    Word("description", "Description", "What it is for, and when to choose it.", 5000, rows=4),
-    Word("needs", "Each row needs", "What a row of the dataset must hold.", 200),
-    Word("example", "Example row", "One row, as it would stand in a file.", 5000, rows=3),
-    Word("cost", "Cost", "Memory and time beside other methods.", 200),
+    TextField("description", "Description", "What it is for, and when to choose it.", 5000, rows=4),
+    TextField("needs", "Each row needs", "What a row of the dataset must hold.", 200),
+    TextField("example", "Example row", "One row, as it would stand in a file.", 5000, rows=3),
+    TextField("cost", "Cost", "Memory and time beside other methods.", 200),
 )
 
 
@@ -57,13 +57,13 @@ def right_check(request: HttpRequest, right: str) -> None:
 
 
 class MethodEditView(View):
-    """Change a method: its words and its settings. A program of somebody's own is changed in the
+    """Change a method: its texts and its settings. A custom program is changed in the
     administration."""
 
     def get(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = self.method_of(request, slug)
-        words = words_of(method)
-        return page(request, method, words, rows_make(method.recipe, method.overrides))
+        rows = rows_make(method.recipe, method.overrides)
+        return page(request, method, texts_of(method), rows)
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = self.method_of(request, slug)
@@ -75,7 +75,7 @@ class MethodEditView(View):
 
 
 class MethodNewView(View):
-    """A new method. `?from=`: the method whose words and settings it begins with."""
+    """A new method. `?from=`: the method whose texts and settings it begins with."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         right_check(request, "add")
@@ -85,19 +85,23 @@ class MethodNewView(View):
             return render(request, "methods/new.html", {"origins": origins.offered()})
 
         method = TrainingMethod(recipe=origin.recipe)
-        words = words_of(origin) | {"name": f"{origin.name}, own"[:80]}
-        return page(
-            request, method, words, rows_make(origin.recipe, origin.overrides), origin=origin
-        )
+        texts = texts_of(origin)
+        texts["name"] = f"{origin.name}, own"[:80]
+        rows = rows_make(origin.recipe, origin.overrides)
+
+        return page(request, method, texts, rows, origin=origin)
 
     def post(self, request: HttpRequest) -> HttpResponse:
         right_check(request, "add")
         origin = get_object_or_404(
-            TrainingMethod, slug=request.POST.get("from", "")[:60], recipe__in=list(RECIPES)
+            TrainingMethod,
+            slug=request.POST.get("from", "")[:60],
+            recipe__in=list(RECIPES),
         )
+        name = request.POST.get("name", "")
         method = TrainingMethod(
             recipe=origin.recipe,
-            slug=slug_free(request.POST.get("name", "")),
+            slug=slug_free(TrainingMethod.objects.all(), name, fallback="method", limit=50),
             example_rows=origin.example_rows,
             order=origin.order + 1,
         )
@@ -129,10 +133,12 @@ def save(
     before: dict[str, Any],
     origin: TrainingMethod | None = None,
 ) -> HttpResponse:
-    """Save what was posted, or show it again with what is wrong."""
-    words = {word.name: str(request.POST.get(word.name, "")) for word in WORDS}
+    """Save what was posted, or show it again with what is wrong. before: the overrides that the
+    form was filled with."""
+    texts = {field.name: str(request.POST.get(field.name, "")) for field in TEXT_FIELDS}
     rows = rows_read(method.recipe, request.POST)
-    errors = too_long(words)
+    errors = too_long(texts)
+
     if not errors:
         try:
             saved = method_save(
@@ -140,7 +146,7 @@ def save(
                 by=request.user,
                 recipe=method.recipe,
                 overrides=overrides_of(rows.values(), before),
-                **words,
+                **texts,
             )
         except UserError as error:
             errors = dict(error.fields)
@@ -150,37 +156,42 @@ def save(
 
     others = errors_place(rows, errors.pop("overrides", []))
     if others:
-        errors[""] = [*errors.get("", []), *others]
+        errors[""] = errors.get("", []) + others
 
-    return page(request, method, words, rows, origin=origin, errors=errors)
-
-
-def words_of(method: TrainingMethod) -> dict[str, str]:
-    return {word.name: getattr(method, word.name) for word in WORDS}
+    return page(request, method, texts, rows, origin=origin, errors=errors)
 
 
-def too_long(words: dict[str, str]) -> dict[str, list[str]]:
-    return {
-        word.name: [f"At most {word.limit:,} characters; this has {len(words[word.name]):,}."]
-        for word in WORDS
-        if len(words[word.name]) > word.limit
-    }
+def texts_of(method: TrainingMethod) -> dict[str, str]:
+    return {field.name: getattr(method, field.name) for field in TEXT_FIELDS}
+
+
+def too_long(texts: dict[str, str]) -> dict[str, list[str]]:
+    """{field: [message]} of texts that are longer than they may be."""
+    errors = {}
+    for field in TEXT_FIELDS:
+        length = len(texts[field.name])
+        if length > field.limit:
+            message = f"At most {field.limit:,} characters; this has {length:,}."
+            errors[field.name] = [message]
+
+    return errors
 
 
 def page(
     request: HttpRequest,
     method: TrainingMethod,
-    words: dict[str, str],
+    texts: dict[str, str],
     rows: dict[str, SettingRow],
     *,
     origin: TrainingMethod | None = None,
     errors: dict[str, list[str]] | None = None,
 ) -> HttpResponse:
+    """The form; with status 400 where something in it is wrong."""
     errors = errors or {}
     wrong = [row for row in rows.values() if row.errors]
     context = {
         "method": method,
-        "words": [(word, words[word.name], errors.get(word.name, [])) for word in WORDS],
+        "words": [(field, texts[field.name], errors.get(field.name, [])) for field in TEXT_FIELDS],
         "origin": origin,
         "recipe": RECIPES[method.recipe],
         "groups": groups_of(rows.values()),
@@ -188,19 +199,6 @@ def page(
         "errors": errors,
         "wrong": wrong,
     }
-
     status = 400 if errors or wrong else 200
 
     return render(request, "methods/edit.html", context, status=status)
-
-
-def slug_free(name: str) -> str:
-    """A slug for a new method, numbered where it is taken."""
-    stem = slugify(name)[:50] or "method"
-    slug, number = stem, 1
-
-    while TrainingMethod.objects.filter(slug=slug).exists():
-        number += 1
-        slug = f"{stem}-{number}"
-
-    return slug

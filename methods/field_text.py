@@ -1,4 +1,6 @@
-"""Values of parameters as text in a form's controls, and what somebody typed as a value again."""
+"""Values of parameters as text in a form's controls, and what somebody typed as a value again.
+
+How a value is shown to read, outside a control, is methods.schema.Field.shown's."""
 
 from __future__ import annotations
 
@@ -8,10 +10,9 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from methods.schema import Field, rewards_text
+from methods.schema import Field
 
 GROUPED_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-ALL_LINEAR = "all-linear"
 
 
 def number_text(value: float) -> str:
@@ -32,51 +33,25 @@ def value_text(field: Field, value: Any) -> str:
         return "on" if value else ""
 
     if isinstance(value, int | float):
-        return (
-            f"{(Decimal(repr(value)) * 100).normalize():f}" if field.percent else number_text(value)
-        )
+        if not field.percent:
+            return number_text(value)
 
-    if field.kind == "rewards":
+        percent = Decimal(repr(value)) * 100
+        return f"{percent.normalize():f}"
+
+    if field.kind == "rewards" or isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
 
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-
-
-def shown_text(field: Field, value: Any) -> str:
-    """`value` in words for a note beside the control: "3%", "on", "blank"."""
-    if field.kind == "bool":
-        return "on" if value else "off"
-    if field.kind == "choice":
-        return dict(field.choices).get(value, str(value))
-    if field.kind == "rewards":
-        return rewards_text(value)
-
-    if field.kind == "options":
-        return (
-            ", ".join(f"{name} {option_text(item)}" for name, item in (value or {}).items())
-            or "none"
-        )
-
-    if value == ALL_LINEAR:
-        return "all linear layers"
-
-    return (
-        f"{value_text(field, value)}{'%' if field.percent else ''}"
-        if value is not None
-        else "blank"
-    )
-
-
-def option_text(value: Any) -> str:
-    """An option's value as typed: text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def number_value(field: Field, text: str) -> Any:
     """The number that `text` means, None for blank, or the text itself where it is no number."""
-    text = text.strip().removesuffix("%").strip() if field.percent else text.strip()
+    text = text.strip()
+    if field.percent:
+        text = text.removesuffix("%").strip()
     if not text:
         return None if field.nullable else ""
     if GROUPED_DIGITS.fullmatch(text):

@@ -14,7 +14,7 @@ class TrainingMethodFilter(django_filters.FilterSet):
     search = django_filters.CharFilter(method="search_for", label="Name, slug or description")
     recipe = django_filters.CharFilter(field_name="recipe")
     retired = django_filters.BooleanFilter(
-        method="show_retired", label="Only retired ones; they are left out else"
+        method="show_retired", label="Only retired ones, which are otherwise left out"
     )
 
     class Meta:
@@ -28,10 +28,11 @@ class TrainingMethodFilter(django_filters.FilterSet):
     def search_for(
         self, rows: TrainingMethodQuerySet, name: str, value: str
     ) -> TrainingMethodQuerySet:
-        words = (
-            Q(name__icontains=value) | Q(slug__icontains=value) | Q(description__icontains=value)
-        )
-        return rows.filter(words)
+        matches = Q()
+        for field in ("name", "slug", "description"):
+            matches |= Q(**{f"{field}__icontains": value})
+
+        return rows.filter(matches)
 
     def show_retired(
         self, rows: TrainingMethodQuerySet, name: str, value: bool

@@ -13,9 +13,9 @@ from typing import Any
 from django.http import QueryDict
 
 from engine.schema.fields import GROUPS
-from methods.field_text import ALL_LINEAR, number_value, value_text
+from methods.field_text import number_value, value_text
 from methods.models import TrainingMethod
-from methods.schema import NUMBER_KINDS, Field, method_fields, plain
+from methods.schema import ALL_LINEAR, NUMBER_KINDS, Field, method_fields, plain
 
 # Who decides a setting: the person who starts a train, nobody (hidden, the default holds), or the
 # method.
@@ -56,39 +56,38 @@ class SettingRow:
         """What a menu offers besides the usual value; none for a setting that is typed."""
         if self.usual.kind == "bool":
             return [("on", "On"), ("off", "Off")]
+        if self.usual.kind == "choice":
+            return list(self.usual.choices)
 
-        return list(self.usual.choices) if self.usual.kind == "choice" else []
+        return []
 
     @property
     def placeholder(self) -> str:
-        """The usual value, for the empty control, whose unit stands beside it."""
-        return (
-            self.usual.default_text.removesuffix("%")
-            if self.usual.percent
-            else self.usual.default_text
-        )
+        """The usual value, for the empty control, beside which the unit stands."""
+        text = self.usual.default_text
+        return text.removesuffix("%") if self.usual.percent else text
 
     @property
     def changed(self) -> bool:
-        return self.decides != OPEN or any((self.value, self.cpu_value, self.minimum, self.maximum))
+        texts = (self.value, self.cpu_value, self.minimum, self.maximum)
+        return self.decides != OPEN or any(texts)
 
     @property
     def lowest(self) -> str:
-        """The recipe's own bound, for the empty control."""
+        """The recipe's own lower bound, for the empty control."""
         if self.usual.minimum is not None:
             return plain(self.usual.minimum, self.usual.percent)
+        if self.usual.above is not None:
+            return f"above {plain(self.usual.above, self.usual.percent)}"
 
-        return (
-            f"above {plain(self.usual.above, self.usual.percent)}"
-            if self.usual.above is not None
-            else ""
-        )
+        return ""
 
     @property
     def highest(self) -> str:
-        return (
-            plain(self.usual.maximum, self.usual.percent) if self.usual.maximum is not None else ""
-        )
+        if self.usual.maximum is None:
+            return ""
+
+        return plain(self.usual.maximum, self.usual.percent)
 
 
 @dataclass
@@ -107,28 +106,32 @@ def rows_make(recipe: str, overrides: Mapping[str, Any]) -> dict[str, SettingRow
     on_gpu = method_fields(plain_method, device="cuda")
     on_cpu = method_fields(plain_method, device="cpu")
 
-    return {
-        name: _row(item, on_cpu[name], overrides.get(name, {}))
-        for name, item in on_gpu.items()
-        if item.kind not in NOT_PRESET
-    }
+    rows = {}
+    for name, item in on_gpu.items():
+        if item.kind not in NOT_PRESET:
+            rows[name] = _row(item, on_cpu[name], overrides.get(name, {}))
+
+    return rows
 
 
-def _row(item: Field, on_cpu: Field, chosen: Mapping[str, Any]) -> SettingRow:
+def _row(item: Field, on_cpu: Field, override: Mapping[str, Any]) -> SettingRow:
     row = SettingRow(item)
-    if "fixed" in chosen:
-        row.decides, row.value = FIXED, _text(item, chosen["fixed"])
+    if "fixed" in override:
+        row.decides = FIXED
+        row.value = _text(item, override["fixed"])
     else:
-        row.decides = HIDDEN if chosen.get("hidden") else OPEN
-        row.value = _text(item, chosen["default"]) if "default" in chosen else ""
+        row.decides = HIDDEN if override.get("hidden") else OPEN
+        if "default" in override:
+            row.value = _text(item, override["default"])
 
-    if "default_on_cpu" in chosen:
-        row.cpu_value = _text(item, chosen["default_on_cpu"])
+    if "default_on_cpu" in override:
+        row.cpu_value = _text(item, override["default_on_cpu"])
     if on_cpu.default != item.default or row.cpu_value:
         row.usual_on_cpu = on_cpu.default_text
 
-    row.minimum = _text(item, chosen.get("minimum"))
-    row.maximum = _text(item, chosen.get("maximum"))
+    row.minimum = _text(item, override.get("minimum"))
+    row.maximum = _text(item, override.get("maximum"))
+
     return row
 
 
@@ -143,8 +146,10 @@ def rows_read(recipe: str, data: QueryDict) -> dict[str, SettingRow]:
     """The rows as they were posted."""
     rows = rows_make(recipe, {})
     for name, row in rows.items():
-        decides = str(data.get(f"decides-{name}", OPEN))
-        row.decides = decides if decides in dict(DECIDERS) else OPEN
+        decides = _posted(data, f"decides-{name}")
+        if decides in dict(DECIDERS):
+            row.decides = decides
+
         row.value = _posted(data, f"value-{name}")
         row.cpu_value = _posted(data, f"cpu-{name}")
         row.minimum = _posted(data, f"minimum-{name}")
@@ -154,59 +159,60 @@ def rows_read(recipe: str, data: QueryDict) -> dict[str, SettingRow]:
 
 
 def _posted(data: QueryDict, name: str) -> str:
-    return str(data.get(name, "")).replace("\r\n", "\n").strip()
+    text = str(data.get(name, ""))
+    return text.replace("\r\n", "\n").strip()
 
 
 def overrides_of(rows: Iterable[SettingRow], before: Mapping[str, Any]) -> dict[str, Any]:
     """`overrides` as the rows say; what no row shows stays as it was `before`."""
-    rows = list(rows)
-    shown = {row.name for row in rows}
-    found = {name: chosen for name, chosen in before.items() if name not in shown}
+    by_name = {row.name: row for row in rows}
+    overrides = {name: override for name, override in before.items() if name not in by_name}
 
-    for row in rows:
-        if chosen := _override_of(row, before.get(row.name, {})):
-            found[row.name] = chosen
+    for name, row in by_name.items():
+        override = _override_of(row, before.get(name, {}))
+        if override:
+            overrides[name] = override
 
-    return found
+    return overrides
 
 
 def _override_of(row: SettingRow, before: Mapping[str, Any]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
     if row.decides == FIXED:
-        # Fixed to nothing means fixed to the usual value.
-        chosen["fixed"] = _value(row.usual, row.value) if row.value else row.usual.default
-        chosen["hidden"] = True
-        return chosen
+        # An empty control means the usual value.
+        value = _value(row.usual, row.value) if row.value else row.usual.default
+        return {"fixed": value, "hidden": True}
 
+    override: dict[str, Any] = {}
     if row.decides == HIDDEN:
-        chosen["hidden"] = True
+        override["hidden"] = True
 
     if row.value:
-        chosen["default"] = _value(row.usual, row.value)
+        override["default"] = _value(row.usual, row.value)
     elif "default" in before and before["default"] in (None, ""):
         # A default of nothing looks like no default; it was chosen by a program, and stays.
-        chosen["default"] = before["default"]
+        override["default"] = before["default"]
 
     if row.cpu_value:
-        chosen["default_on_cpu"] = _value(row.usual, row.cpu_value)
+        override["default_on_cpu"] = _value(row.usual, row.cpu_value)
+    if row.minimum:
+        override["minimum"] = number_value(row.usual, row.minimum)
+    if row.maximum:
+        override["maximum"] = number_value(row.usual, row.maximum)
 
-    for bound in ("minimum", "maximum"):
-        if text := getattr(row, bound):
-            chosen[bound] = number_value(row.usual, text)
-
-    return chosen
+    return override
 
 
 def _value(item: Field, text: str) -> Any:
-    """What somebody typed, as a value; text that means nothing is handed on, so that its message
-    names it."""
+    """What somebody typed, as a value. Text that is none stays as it is, so that its error message
+    can name it."""
     if item.kind in NUMBER_KINDS:
         return number_value(item, text)
     if item.kind == "bool":
         return text == "on" if text in ("on", "off") else text
 
     if item.kind == "modules":
-        names = [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.split(",")]
+        names = [part for part in parts if part]
         return ALL_LINEAR if names == [ALL_LINEAR] else names
 
     return text
@@ -225,9 +231,9 @@ def errors_place(rows: Mapping[str, SettingRow], messages: Iterable[str]) -> lis
     belong to none."""
     others = []
     for message in messages:
-        name, separator, text = message.partition(": ")
-        if separator and name in rows:
-            rows[name].errors.append(text[:1].upper() + text[1:])
+        name, _, text = message.partition(": ")
+        if text and name in rows:
+            rows[name].errors.append(text[0].upper() + text[1:])
         else:
             others.append(message)
 

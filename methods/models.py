@@ -81,7 +81,7 @@ class RewardFunctionQuerySet(models.QuerySet["RewardFunction"]):
 
 
 class RewardFunction(models.Model):
-    """A reward of one's own: a Python file with a function `reward`, see engine.rewards.custom.
+    """A custom reward: a Python file with a function `reward`, see engine.rewards.custom.
 
     Trains name the file by path and sha256; one that is replaced stays where it is.
     """

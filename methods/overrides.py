@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
 from core.errors import UserError
@@ -22,19 +23,15 @@ def overrides_check(recipe: str, overrides: Any) -> None:
             {"recipe": [f"There is no recipe {recipe[:40]!r}. There are: {', '.join(RECIPES)}."]}
         )
 
-    if not isinstance(overrides, dict) or not all(
-        isinstance(chosen, dict) for chosen in overrides.values()
-    ):
+    if not _is_object_of_objects(overrides):
         raise UserError(
             {"overrides": ['Overrides are an object: {"field": {"default": …, "maximum": …}}.']}
         )
 
-    plain_fields = method_fields(TrainingMethod(recipe=recipe, overrides={}))
-    problems = [
-        text
-        for name, chosen in overrides.items()
-        for text in _shape_problems(str(name), chosen, plain_fields)
-    ]
+    fields = method_fields(TrainingMethod(recipe=recipe, overrides={}))
+    problems = []
+    for name, override in overrides.items():
+        problems += _shape_problems(str(name), override, fields)
 
     if not problems:
         problems = _value_problems(recipe, overrides)
@@ -42,25 +39,38 @@ def overrides_check(recipe: str, overrides: Any) -> None:
         raise UserError({"overrides": problems})
 
 
-def _shape_problems(name: str, chosen: dict[str, Any], fields: dict[str, Field]) -> list[str]:
-    """Names that do not exist, and bounds that do not narrow."""
-    if name not in fields or fields[name].kind == "options":
+def _is_object_of_objects(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())
+
+
+def _shape_problems(name: str, override: dict[str, Any], fields: dict[str, Field]) -> list[str]:
+    """Fields and keys that do not exist, and bounds that do not narrow."""
+    field = fields.get(name)
+    if field is None or field.kind == "options":
         return [f"{name[:80]}: the recipe has no such field.{_hint(name, fields)}"]
 
-    field = fields[name]
-    problems = [
-        f"{name}: unknown key {key[:40]!r}.{_hint(key, KEYS)}"
-        for key in map(str, chosen)
-        if key not in KEYS
-    ]
+    problems = []
+    for key in override:
+        if key not in KEYS:
+            label = str(key)
+            hint = _hint(label, KEYS)
+            problems.append(f"unknown key {label[:40]!r}.{hint}")
 
-    if not isinstance(chosen.get("hidden", False), bool):
-        problems.append(f"{name}: hidden must be true or false.")
-    if "fixed" in chosen and "default" in chosen:
-        problems.append(f"{name}: fixed and default exclude each other.")
+    hidden = override.get("hidden", False)
+    if not isinstance(hidden, bool):
+        problems.append("hidden must be true or false.")
+    if "fixed" in override and "default" in override:
+        problems.append("fixed and default exclude each other.")
 
-    bounds = {key: _bound_problem(field, chosen[key]) for key in BOUNDS if key in chosen}
-    return problems + [f"{name}: {key} {text}" for key, text in bounds.items() if text]
+    for bound in BOUNDS:
+        if bound not in override:
+            continue
+
+        problem = _bound_problem(field, override[bound])
+        if problem:
+            problems.append(f"{bound} {problem}")
+
+    return [f"{name}: {problem}" for problem in problems]
 
 
 def _bound_problem(field: Field, bound: Any) -> str:
@@ -70,10 +80,8 @@ def _bound_problem(field: Field, bound: Any) -> str:
         return "must be a number."
 
     if value_obstacle(field, bound):
-        return (
-            f"may only narrow what the recipe allows ({field.range_text()}); {plain(bound)} "
-            "does not."
-        )
+        allowed = field.range_text()
+        return f"may only narrow what the recipe allows ({allowed}); {plain(bound)} does not."
 
     return ""
 
@@ -86,28 +94,31 @@ def _value_problems(recipe: str, overrides: dict[str, Any]) -> list[str]:
 
     for device in ("cpu", "cuda"):
         fields = method_fields(method, device=device)
-        for name, chosen in overrides.items():
-            field = fields[name]
-            if (
-                field.minimum is not None
-                and field.maximum is not None
-                and field.minimum > field.maximum
-            ):
-                problems.append(f"{name}: the minimum is above the maximum.")
-            elif text := value_obstacle(field, field.default):
-                problems.append(
-                    f"{name}: {text}" + ("" if "default" in chosen else " Give it a default.")
-                )
+        for name, override in overrides.items():
+            problems += _default_problems(fields[name], override)
 
         if not problems:
             try:
                 parameters_validate(method, _chosen_by_people(fields, overrides), device=device)
             except UserError as error:
-                problems += [
-                    f"{name}: {text}" for name, texts in error.fields.items() for text in texts
-                ]
+                for name, texts in error.fields.items():
+                    problems += [f"{name}: {text}" for text in texts]
 
     return list(dict.fromkeys(problems))
+
+
+def _default_problems(field: Field, override: dict[str, Any]) -> list[str]:
+    lowest = -math.inf if field.minimum is None else field.minimum
+    highest = math.inf if field.maximum is None else field.maximum
+    if lowest > highest:
+        return [f"{field.name}: the minimum is above the maximum."]
+
+    obstacle = value_obstacle(field, field.default)
+    if not obstacle:
+        return []
+
+    hint = "" if "default" in override else " Give it a default."
+    return [f"{field.name}: {obstacle}{hint}"]
 
 
 def _chosen_by_people(fields: dict[str, Field], overrides: dict[str, Any]) -> dict[str, Any]:

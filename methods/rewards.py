@@ -1,4 +1,4 @@
-"""Reward functions of one's own: registered by a superuser, chosen in forms as custom:<slug>."""
+"""Custom reward functions: registered by a superuser, chosen in forms as custom:<slug>."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def reward_function_save(
             "Only a superuser may register a reward function.", code="forbidden", status=403
         )
 
-    slug, name, parameters = function.slug or slug, clean_label(name, limit=80), parameters or {}
+    slug = function.slug or slug
+    name = clean_label(name, limit=80)
+    parameters = parameters or {}
     reward_function_check(function, slug=slug, name=name, source=source, parameters=parameters)
 
     if source is not None:
@@ -51,13 +53,11 @@ def reward_function_save(
         path.write_bytes(source)
         function.file = stored_path(path)
 
-    function.slug, function.name, function.description = (
-        slug,
-        name,
-        clean_label(description, limit=300),
-    )
-
-    function.parameters, function.registered_by = parameters, by
+    function.slug = slug
+    function.name = name
+    function.description = clean_label(description, limit=300)
+    function.parameters = parameters
+    function.registered_by = by
     function.save()
 
     return function
@@ -123,13 +123,13 @@ def function_of(name: str) -> RewardFunction | None:
 
 
 def title_of(name: str) -> str:
-    """What a person reads for a reward, whosever it is."""
+    """The title of a reward, built in or custom."""
     function = function_of(name)
     return function.name if function is not None else reward_title(name)
 
 
 def choices_resolved(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Chosen rewards with all parameters of those of one's own. Raises UserError {"rewards":
+    """The chosen rewards, with all parameters of custom ones. Raises UserError {"rewards":
     [text]}."""
     return [_resolved(number, choice) for number, choice in enumerate(choices, 1)]
 
@@ -157,7 +157,7 @@ def _resolved(number: int, choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def function_resource(name: str) -> dict[str, Resource]:
-    """What the engine is told of a function: its file as it is now."""
+    """What the engine needs to know of a custom function: its file as it is now."""
     function = function_of(name)
     if function is None:
         return {}

@@ -1,18 +1,18 @@
-"""A method's fields: the recipe's JSON Schema with what operators chose for the method laid over
-it.
+"""A method's fields: the recipe's JSON Schema, overridden by what operators chose for the method.
 
-One place turns schema into what forms, API and docs show, so that none of them can say something
-else."""
+One place turns the schema into what forms, API and docs show, so that they cannot disagree."""
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
+from core.templatetags.display import MISSING
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
 from engine.schema.fields import GROUPS
 from engine.schema.registry import RECIPES, more_options
@@ -21,14 +21,25 @@ from methods.models import RewardFunction, TrainingMethod
 from methods.rewards import function_of, title_of
 
 NUMBER_KINDS = ("int", "float")
+# The value of "modules" that stands for all linear layers.
+ALL_LINEAR = "all-linear"
+# The types of JSON Schema for the kinds of the trainer's other options, and the other way round.
+OPTION_TYPES = {"bool": "boolean", "int": "integer", "float": "number", "object": "object"}
+KINDS = {
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "object": "options",
+    "string": "text",
+}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One parameter as a person meets it.
+    """One parameter as the form shows it.
 
-    kind: int, float, bool, choice, text, modules, options, rewards or reward_model. `needs`: "cuda"
-    for one that only a GPU can do."""
+    kind: int, float, bool, choice, text, modules, options, rewards or reward_model. typical: lowest
+    and highest of usual values. needs: "cuda" for one that only a GPU can do."""
 
     name: str
     title: str
@@ -54,27 +65,53 @@ class Field:
     def is_active(self, values: dict[str, Any]) -> bool:
         """Whether the field has an effect beside `values`."""
         for other, wanted in self.active_when.items():
-            if values.get(other) not in (wanted if isinstance(wanted, list) else [wanted]):
+            effective = wanted if isinstance(wanted, list) else [wanted]
+            if values.get(other) not in effective:
                 return False
 
         return True
 
     def shown(self, value: Any) -> str:
-        """A value of this field as people write it: 2e-4, 5%, On, Cosine; an en dash for none."""
+        """A value of this field as every page, form and document writes it: 2e-4, 5%, On, Cosine,
+        All linear layers; for None what a blank stands for."""
         if value is None:
-            return "–"
+            return self.blank_text
         if isinstance(value, bool):
             return "On" if value else "Off"
         if self.kind == "choice":
             return dict(self.choices).get(value, str(value))
         if self.kind == "rewards":
             return rewards_text(value)
-        if isinstance(value, int | float):
-            return plain(value, self.percent)
-        if isinstance(value, str):
-            return "All linear layers" if value == "all-linear" else value or "–"
 
-        return ", ".join(map(str, value))
+        if isinstance(value, int | float):
+            # A seed is a name and not an amount.
+            return str(value) if self.name == "seed" else plain(value, self.percent)
+
+        if isinstance(value, str):
+            return "All linear layers" if value == ALL_LINEAR else value or MISSING
+
+        if isinstance(value, dict):
+            return (
+                ", ".join(f"{name} {option_text(item)}" for name, item in value.items()) or "none"
+            )
+
+        return ", ".join(map(str, value)) or "none"
+
+    def unit_of(self, value: Any) -> str:
+        """The unit behind a shown number, "" behind anything else. Units of counts are plural
+        nouns: 2 batches, and 1 batch. Symbols such as s stay."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ""
+        if value != 1 or len(self.unit) < 3:
+            return self.unit
+
+        return {"batches": "batch"}.get(self.unit, self.unit.removesuffix("s"))
+
+    @property
+    def blank_text(self) -> str:
+        """What no value stands for, by the help text; an en dash where it does not say."""
+        meaning = re.search(r"Blank: ([^.]+)", self.help)
+        return meaning[1] if meaning else MISSING
 
     @property
     def default_text(self) -> str:
@@ -82,14 +119,16 @@ class Field:
 
     def range_text(self) -> str:
         """What is allowed, in words: "above 0 and at most 1"."""
-        parts = []
+        bounds = {
+            "above": self.above,
+            "at least": self.minimum,
+            "at most": self.maximum,
+        }
 
-        if self.above is not None:
-            parts.append(f"above {plain(self.above, self.percent)}")
-        if self.minimum is not None:
-            parts.append(f"at least {plain(self.minimum, self.percent)}")
-        if self.maximum is not None:
-            parts.append(f"at most {plain(self.maximum, self.percent)}")
+        parts = []
+        for words, bound in bounds.items():
+            if bound is not None:
+                parts.append(f"{words} {plain(bound, self.percent)}")
 
         return " and ".join(parts)
 
@@ -103,7 +142,15 @@ def plain(number: float, percent: bool = False) -> str:
         mantissa, exponent = f"{number:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
 
-    return f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
+    if isinstance(number, int):
+        return f"{number:,}"
+
+    return f"{number:,.10g}"
+
+
+def option_text(value: Any) -> str:
+    """An option's value as typed: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def rewards_text(choices: Any) -> str:
@@ -115,20 +162,28 @@ def rewards_text(choices: Any) -> str:
 
 
 def _reward_text(choice: dict[str, Any]) -> str:
-    function, weight = str(choice.get("function", "")), choice.get("weight", 1.0)
+    function = str(choice.get("function", ""))
+    text = title_of(function)
+
+    weight = choice.get("weight", 1.0)
+    if isinstance(weight, int | float) and weight != 1:
+        text = f"{plain(weight)} × {text}"
+
     fields = reward_fields(function)
-    given = choice.get("parameters") or {}
-    chosen = [
-        f"{fields[name].title.lower()} {fields[name].shown(value)}"
-        if name in fields
-        else f"{name} {value}"
-        for name, value in given.items()
-        if name not in fields or value != fields[name].default
-    ]
+    parameters = choice.get("parameters") or {}
+    changed = []
+    for name, value in parameters.items():
+        field = fields.get(name)
+        if field is None:
+            changed.append(f"{name} {value}")
+        elif value != field.default:
+            title = field.title.lower()
+            changed.append(f"{title} {field.shown(value)}")
 
-    times = f"{plain(weight)} × " if isinstance(weight, int | float) and weight != 1 else ""
+    if changed:
+        text += f" ({', '.join(changed)})"
 
-    return f"{times}{title_of(function)}" + (f" ({', '.join(chosen)})" if chosen else "")
+    return text
 
 
 @functools.cache
@@ -152,36 +207,33 @@ def method_schema(method: TrainingMethod, *, device: str = "cpu") -> dict[str, A
     schema = plain_schema(RECIPES[method.recipe].parameters)
     schema.pop("description", None)
     schema.pop("$defs", None)
-    # In the order of the groups, whichever class declared a field.
-    properties = schema["properties"]
-    order = sorted(
-        properties, key=lambda name: GROUPS.index(properties[name].get("group", "Training"))
-    )
-    schema["properties"] = {name: properties[name] for name in order}
+    properties = _by_group(schema["properties"])
+    schema["properties"] = properties
+
+    for name, spec in properties.items():
+        _override(spec, method.overrides.get(name, {}), device)
 
     if "rewards" in properties:
-        properties["rewards"]["items"] = {
-            "oneOf": [reward_schema(kind) for kind in REWARDS.values()]
-        }
+        entries = [reward_schema(kind) for kind in REWARDS.values()]
+        properties["rewards"]["items"] = {"oneOf": entries}
 
-    for name, spec in schema["properties"].items():
-        override = method.overrides.get(name, {})
-        on_cpu = override.get(
-            "default_on_cpu", None if "default" in override else spec.get("default_on_cpu")
-        )
-        spec.pop("default_on_cpu", None)
-        _override(spec, override)
-
-        if device == "cpu" and on_cpu is not None and "fixed" not in override:
-            spec["default"] = on_cpu
-
-    schema["properties"]["more"] |= {
-        "properties": {
-            name: option_schema(option) for name, option in more_options(method.recipe).items()
-        },
-        "additionalProperties": False,
+    options = more_options(method.recipe)
+    properties["more"]["properties"] = {
+        name: option_schema(option) for name, option in options.items()
     }
+    properties["more"]["additionalProperties"] = False
+
     return schema
+
+
+def _by_group(properties: dict[str, Any]) -> dict[str, Any]:
+    """In the order of the groups, whichever class declared a field."""
+
+    def place(item: tuple[str, Any]) -> int:
+        _, spec = item
+        return GROUPS.index(spec.get("group", "Training"))
+
+    return dict(sorted(properties.items(), key=place))
 
 
 def reward_schema(kind: type[BaseModel]) -> dict[str, Any]:
@@ -218,43 +270,57 @@ def _reward_entry(
 
 def reward_fields(function: str) -> dict[str, Field]:
     """The parameters of a reward function; none for one that is not known here."""
-    if function not in REWARDS:
-        own = function_of(function)
-        specs = schema_completed(own.parameters)["properties"] if own is not None else {}
-        return {name: _field(name, spec) for name, spec in specs.items()}
+    specs: dict[str, Any] = {}
+    if function in REWARDS:
+        specs = plain_schema(REWARDS[function]).get("properties", {})
+    elif (custom := function_of(function)) is not None:
+        specs = schema_completed(custom.parameters)["properties"]
 
-    properties = (
-        plain_schema(REWARDS[function])["properties"] if REWARDS[function].model_fields else {}
-    )
-    return {name: _field(name, spec) for name, spec in properties.items()}
+    return {name: _field(name, spec) for name, spec in specs.items()}
 
 
 def option_schema(option: dict[str, Any]) -> dict[str, Any]:
     """One of the trainer's other options as JSON Schema."""
-    kinds = {"bool": "boolean", "int": "integer", "float": "number", "object": "object"}
+    nullable = option["nullable"]
 
     if option["type"] == "choice":
-        values = [*option["choices"], None] if option["nullable"] else option["choices"]
+        values = [*option["choices"], None] if nullable else option["choices"]
         schema: dict[str, Any] = {"enum": values}
     else:
-        kind = kinds[option["type"]]
-        schema = {"type": [kind, "null"] if option["nullable"] else kind}
+        kind = OPTION_TYPES[option["type"]]
+        schema = {"type": [kind, "null"] if nullable else kind}
 
-    bounds = {name: option[name] for name in ("minimum", "maximum") if name in option}
-    return schema | bounds | {"default": option["default"], "description": option["help"]}
+    for bound in ("minimum", "maximum"):
+        if bound in option:
+            schema[bound] = option[bound]
+
+    schema["default"] = option["default"]
+    schema["description"] = option["help"]
+
+    return schema
 
 
-def _override(spec: dict[str, Any], override: dict[str, Any]) -> None:
-    if "fixed" in override:
-        spec["const"] = spec["default"] = override["fixed"]
+def _override(spec: dict[str, Any], override: dict[str, Any], device: str) -> None:
+    """Lay what operators chose for one field over its schema. What the recipe has as default on a
+    CPU holds there, unless they chose a default too."""
+    on_cpu = spec.pop("default_on_cpu", None)
+    if "default" in override:
+        on_cpu = None
+
+    on_cpu = override.get("default_on_cpu", on_cpu)
+
     if "default" in override:
         spec["default"] = override["default"]
     if override.get("hidden"):
         spec["hidden"] = True
 
-    numbers = next(
-        (part for part in spec.get("anyOf", []) if part.get("type") in ("integer", "number")), spec
-    )
+    if "fixed" in override:
+        spec["const"] = override["fixed"]
+        spec["default"] = override.get("default", override["fixed"])
+    elif device == "cpu" and on_cpu is not None:
+        spec["default"] = on_cpu
+
+    numbers = _number_spec(spec)
     if "minimum" in override:
         numbers.pop("exclusiveMinimum", None)
         numbers["minimum"] = override["minimum"]
@@ -263,16 +329,29 @@ def _override(spec: dict[str, Any], override: dict[str, Any]) -> None:
         numbers["maximum"] = override["maximum"]
 
 
+def _number_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The part of a schema that has the bounds: one of anyOf where the number may be null."""
+    for part in spec.get("anyOf", []):
+        if part.get("type") in ("integer", "number"):
+            bounds: dict[str, Any] = part
+            return bounds
+
+    return spec
+
+
 def method_fields(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Field]:
+    """{name: parameter} of all parameters, in the order in which the form shows them."""
     schema = method_schema(method, device=device)
     return {name: _field(name, spec) for name, spec in schema["properties"].items()}
 
 
 def _field(name: str, spec: dict[str, Any]) -> Field:
     parts = spec.get("anyOf", [spec])
+    types = [part.get("type") for part in parts]
     main = next(part for part in parts if part.get("type") != "null")
-    titles = spec.get("choice_titles", {})
     typical = spec.get("typical")
+    titles = spec.get("choice_titles", {})
+    choices = [(value, titles.get(value, value)) for value in main.get("enum", ())]
 
     return Field(
         name=name,
@@ -280,7 +359,7 @@ def _field(name: str, spec: dict[str, Any]) -> Field:
         help=spec.get("description", ""),
         kind=_kind(name, main),
         default=spec.get("default"),
-        nullable=any(part.get("type") == "null" for part in parts),
+        nullable="null" in types,
         minimum=main.get("minimum"),
         maximum=main.get("maximum"),
         above=main.get("exclusiveMinimum"),
@@ -290,7 +369,7 @@ def _field(name: str, spec: dict[str, Any]) -> Field:
         advanced=spec.get("advanced", False),
         group=spec.get("group", "Training"),
         active_when=spec.get("active_when", {}),
-        choices=tuple((value, titles.get(value, value)) for value in main.get("enum", ())),
+        choices=tuple(choices),
         hidden=spec.get("hidden", False),
         fixed="const" in spec,
         needs=spec.get("needs", ""),
@@ -308,11 +387,4 @@ def _kind(name: str, spec: dict[str, Any]) -> str:
     if "enum" in spec:
         return "choice"
 
-    kinds = {
-        "integer": "int",
-        "number": "float",
-        "boolean": "bool",
-        "object": "options",
-        "string": "text",
-    }
-    return kinds[spec["type"]]
+    return KINDS[spec["type"]]

@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda")
 
 
 class MethodChangeSerializer(StrictSerializer):
-    """What an operator may set. A program of one's own is registered in the administration, by a
+    """What an operator may set. A custom program is registered in the administration, by a
     superuser."""
 
     name = serializers.CharField(max_length=80, required=False)

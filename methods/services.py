@@ -29,6 +29,13 @@ __all__ = [
 ]
 
 
+# What a value of each kind has to be, in a sentence.
+REQUIREMENTS = {
+    "bool": "true or false",
+    "modules": "all-linear, or a list of module names of the base model",
+}
+
+
 def methods_install() -> None:
     """Create the methods that come with the platform; what operators edited since is left as it
     is."""
@@ -44,11 +51,10 @@ def method_objective(method: TrainingMethod) -> Objective:
 
 def method_formats(method: TrainingMethod) -> tuple[str, ...]:
     """Slugs of the formats that the method can learn from."""
-    return (
-        tuple(method.program.get("formats", ()))
-        if method.is_custom
-        else RECIPES[method.recipe].formats
-    )
+    if method.is_custom:
+        return tuple(method.program.get("formats", ()))
+
+    return RECIPES[method.recipe].formats
 
 
 def method_options(method: TrainingMethod) -> dict[str, dict[str, Any]]:
@@ -58,61 +64,65 @@ def method_options(method: TrainingMethod) -> dict[str, dict[str, Any]]:
 
 def method_defaults(method: TrainingMethod, *, device: str = "cpu") -> dict[str, Any]:
     """Every parameter of the method with its default."""
-    more: dict[str, Any] = {} if method.is_custom else {"more": {}}
-    return {
-        name: field.default for name, field in method_fields(method, device=device).items()
-    } | more
+    fields = method_fields(method, device=device)
+    defaults = {name: field.default for name, field in fields.items()}
+    if not method.is_custom:
+        defaults["more"] = {}
+
+    return defaults
 
 
 def parameters_validate(
     method: TrainingMethod, parameters: dict[str, Any], *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Every parameter resolved: what was given, and the method's defaults for the rest.
+    """All parameters of a train: those that were given, and the method's defaults for the rest.
 
-    Raises UserError {parameter: [message]}: unknown names, wrong types, values out of bounds, rules
-    over several."""
+    Raises UserError {parameter: [message]} for unknown names, wrong types, values out of bounds, and
+    rules over several parameters."""
     fields = method_fields(method, device=device)
     errors: dict[str, list[str]] = {}
+    chosen: dict[str, Any] = {}
 
     for name, value in parameters.items():
         if name not in fields:
-            errors[str(name)[:80]] = [_unknown(str(name)[:80], fields)]
+            label = str(name)[:80]
+            errors[label] = [_unknown(label, fields)]
         elif message := value_obstacle(fields[name], value):
             errors[name] = [message]
+        else:
+            chosen[name] = value.strip() if isinstance(value, str) else value
 
-    given = {
-        name: _tidy(value)
-        for name, value in parameters.items()
-        if name in fields and name not in errors
-    }
+    if not method.is_custom:
+        return _validated_by_recipe(method, fields, chosen, errors, device)
 
-    if method.is_custom:
-        if errors:
-            raise UserError(errors)
+    if errors:
+        raise UserError(errors)
 
-        typed = {name: _number(fields[name], value) for name, value in given.items()}
-        return parameters_check(method.parameters, typed)
+    typed = {name: _number(fields[name], value) for name, value in chosen.items()}
+    return parameters_check(method.parameters, typed)
 
-    # Defaults that a rule would count as given stay out, so that max_steps alone does not clash
-    # with epochs.
-    base = {
-        name: field.default
-        for name, field in fields.items()
-        if name not in given and name != "more"
-    }
 
-    if given.get("max_steps") is not None:
-        base.pop("epochs", None)
+def _validated_by_recipe(
+    method: TrainingMethod,
+    fields: dict[str, Field],
+    chosen: dict[str, Any],
+    errors: dict[str, list[str]],
+    device: str,
+) -> dict[str, Any]:
+    """`chosen` with the defaults, as the recipe's own class has them. Adds its errors to `errors`
+    and raises them all."""
+    values = {name: field.default for name, field in fields.items() if name != "more"}
+    if chosen.get("max_steps") is not None:
+        # A default that a rule would count as given, so that max_steps clashed with it.
+        values.pop("epochs", None)
 
+    values |= chosen
     try:
-        model = RECIPES[method.recipe].parameters.model_validate(
-            base | given, context={"device": device}
-        )
+        model = RECIPES[method.recipe].parameters.model_validate(values, context={"device": device})
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name, message = _message(detail, fields)
-            if name not in errors:
-                errors[name] = [message]
+            errors.setdefault(name, [message])
     except (OverflowError, RecursionError):
         errors.setdefault("", ["These parameters cannot be read."])
 
@@ -135,18 +145,18 @@ def _number(field: Field, value: Any) -> Any:
     return int(number) if field.kind == "int" else number
 
 
-def _tidy(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
 def _unknown(name: str, fields: dict[str, Field]) -> str:
+    message = f"Unknown parameter {name!r}."
     close = difflib.get_close_matches(name, fields, n=1)
-    return f"Unknown parameter {name!r}." + (f" Did you mean {close[0]}?" if close else "")
+    if close:
+        message += f" Did you mean {close[0]}?"
+
+    return message
 
 
 def value_obstacle(field: Field, value: Any) -> str:
-    """What stands against `value` before pydantic sees it: kinds that it would bend, fixed and
-    narrowed fields. Empty where nothing does."""
+    """Why `value` is refused before pydantic sees it, "" where it is not: types that pydantic would
+    convert, values of fixed fields, and bounds that operators narrowed."""
     if field.fixed and value != field.default:
         return f"{field.title} is fixed to {field.default} in this method."
     if field.kind not in NUMBER_KINDS or value is None:
@@ -161,70 +171,60 @@ def value_obstacle(field: Field, value: Any) -> str:
 
     if not math.isfinite(number):
         return f"{field.title} must be a finite number{_range(field)}."
-    if field.kind == "int" and number != int(number):
+    if field.kind == "int" and not number.is_integer():
         return f"{field.title} must be a whole number{_range(field)}; {plain(number)} is not."
 
     return _out_of_bounds(field, number)
 
 
 def _out_of_bounds(field: Field, number: float) -> str:
-    low = field.minimum is not None and number < field.minimum
-    high = field.maximum is not None and number > field.maximum
-    if low or high or (field.above is not None and number <= field.above):
-        shown = plain(
-            int(number) if number == int(number) and abs(number) < 1e15 else number, field.percent
-        )
-        return f"{field.title} must be {field.range_text()}; {shown} is not."
+    lowest = -math.inf if field.minimum is None else field.minimum
+    highest = math.inf if field.maximum is None else field.maximum
+    above = -math.inf if field.above is None else field.above
+    if lowest <= number <= highest and number > above:
+        return ""
 
-    return ""
+    # 5 rather than 5.0, for numbers that a float holds exactly.
+    is_whole = number.is_integer() and abs(number) < 1e15
+    shown = plain(int(number) if is_whole else number, field.percent)
+    allowed = field.range_text()
+
+    return f"{field.title} must be {allowed}; {shown} is not."
 
 
 def _range(field: Field) -> str:
-    return f", {text}" if (text := field.range_text()) else ""
+    text = field.range_text()
+    return f", {text}" if text else ""
 
 
 def _wants_number(field: Field) -> str:
-    return (
-        f"{field.title} must be a {'whole ' if field.kind == 'int' else ''}number{_range(field)}."
-    )
+    kind = "whole number" if field.kind == "int" else "number"
+    return f"{field.title} must be a {kind}{_range(field)}."
 
 
 def _message(detail: ErrorDetails, fields: dict[str, Field]) -> tuple[str, str]:
     """(field, what to do about it) for one of pydantic's errors."""
-    context = detail.get("ctx", {})
-
     if detail["type"] == "rule":
+        context = detail["ctx"]
         return str(context["field"]), str(context["message"])
 
     name = str(detail["loc"][0]) if detail["loc"] else ""
     field = fields.get(name)
     if field is None:
         return name, detail["msg"]
+
     if field.kind in NUMBER_KINDS:
         return name, _wants_number(field)
-    if field.kind == "bool":
-        return name, f"{field.title} must be true or false."
-
-    if field.kind == "choice":
-        return (
-            name,
-            f"{field.title} must be one of {', '.join(value for value, _ in field.choices)}.",
-        )
 
     if field.kind == "rewards":
-        return (
-            name,
-            f"{field.title} must be a list of objects with function, weight and parameters: "
-            f"{detail['msg']}.",
-        )
+        requirement = f"a list of objects with function, weight and parameters: {detail['msg']}"
+    elif field.kind == "choice":
+        values = ", ".join(value for value, _ in field.choices)
+        requirement = f"one of {values}"
+    else:
+        requirement = REQUIREMENTS.get(field.kind, "an object of option names and values")
 
-    if field.kind == "modules":
-        return (
-            name,
-            f"{field.title} must be all-linear, or a list of module names of the base model.",
-        )
-
-    return name, f"{field.title} must be an object of option names and values."
+    return name, f"{field.title} must be {requirement}."
 
 
 def parameters_warnings(method: TrainingMethod, parameters: dict[str, Any]) -> dict[str, str]:
@@ -238,8 +238,11 @@ def parameters_warnings(method: TrainingMethod, parameters: dict[str, Any]) -> d
             continue
 
         low, high = field.typical
-        if not low <= value <= high and value != field.default:
-            typical = f"{plain(low, field.percent)} to {plain(high, field.percent)}"
-            warnings[name] = f"Outside the typical range of {typical}."
+        if value == field.default or low <= value <= high:
+            continue
+
+        lowest = plain(low, field.percent)
+        highest = plain(high, field.percent)
+        warnings[name] = f"Outside the typical range of {lowest} to {highest}."
 
     return warnings

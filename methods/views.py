@@ -17,25 +17,30 @@ from methods.services import method_defaults, method_formats
 
 class MethodListView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
-        methods = TrainingMethod.objects.offered()
-        retired = TrainingMethod.objects.exclude(retired_at=None)
-        return render(
-            request,
-            "methods/list.html",
-            {"cards": [card(method) for method in methods], "retired": retired},
-        )
+        context = {
+            "cards": [card(method) for method in TrainingMethod.objects.offered()],
+            "retired": TrainingMethod.objects.exclude(retired_at=None),
+        }
+
+        return render(request, "methods/list.html", context)
 
 
 def card(method: TrainingMethod) -> dict[str, Any]:
-    rows = [json.dumps(row, ensure_ascii=False) for row in method.example_rows] or [method.example]
+    """What the catalogue shows of a method."""
+    rows = [json.dumps(row, ensure_ascii=False) for row in method.example_rows]
     defaults = method_defaults(method)
-    # What this method never uses is none of its settings: no rank where no adapter is trained.
-    fields = [
+    open_fields = [
         field
         for field in method_fields(method).values()
-        if not field.hidden and field.kind != "options" and field.is_active(defaults)
+        if not field.hidden and field.kind != "options"
     ]
+    # A field without an effect is none of the method's settings: no rank where no adapter is
+    # trained.
+    fields = [field for field in open_fields if field.is_active(defaults)]
 
-    formats = [FORMATS[slug].title for slug in method_formats(method)]
-
-    return {"method": method, "formats": formats, "fields": fields, "rows": rows}
+    return {
+        "method": method,
+        "formats": [FORMATS[slug].title for slug in method_formats(method)],
+        "fields": fields,
+        "rows": rows or [method.example],
+    }

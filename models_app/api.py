@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib.auth.models import User
-from django.db.models import QuerySet
 from django.http import HttpRequest
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.api import Pagination, errors, object_or_404
-from core.filters import StrictFilterBackend
+from core.api import KEY, Pagination, errors
+from core.api_sharing import OwnedView
+from core.listing import StrictFilterBackend
 from core.parsers import JSONParser
 from core.upload import DiskUploadHandler
 from models_app.filters import BaseModelFilter
@@ -40,32 +38,22 @@ from models_app.services import (
     model_update,
 )
 
-KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
 
-
-class BaseModelView(generics.GenericAPIView[BaseModel]):
+class BaseModelView(OwnedView):
     """The models that this reader may see; a stranger's is a 404."""
 
+    queryset = BaseModel.objects.with_related()
     serializer_class: Any = BaseModelSerializer
-    filter_backends: Any = ()
-    pagination_class: Any = None
-
-    def get_queryset(self) -> QuerySet[BaseModel]:
-        return BaseModel.objects.visible_to(self.request.user).with_related()
 
     def get_model(self) -> BaseModel:
-        return object_or_404(self.get_queryset(), self.kwargs["key"])
-
-    @property
-    def reader(self) -> User:
-        assert isinstance(self.request.user, User)
-        return self.request.user
+        model: BaseModel = self.get_row()
+        return model
 
     def answer(self, model: BaseModel, status: int = 200) -> Response:
+        """The model as it is now, with what its list counts."""
         row = self.get_queryset().get(pk=model.pk)
-        return Response(
-            BaseModelSerializer(row, context={"request": self.request}).data, status=status
-        )
+        body = BaseModelSerializer(row, context={"request": self.request})
+        return Response(body.data, status=status)
 
 
 class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
@@ -93,7 +81,9 @@ class BaseModelListView(BaseModelView, generics.ListCreateAPIView[BaseModel]):
         it is ready."""
         body = BaseModelCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        return self.answer(model_add(owner=self.reader, **body.validated_data), 201)
+        model = model_add(owner=self.reader, **body.validated_data)
+
+        return self.answer(model, status=201)
 
 
 class FoldersView(APIView):
@@ -108,7 +98,7 @@ class FoldersView(APIView):
 class BaseModelDetailView(BaseModelView):
     @extend_schema(responses={200: BaseModelSerializer, **errors()})
     def get(self, request: Request, key: str) -> Response:
-        return Response(BaseModelSerializer(self.get_model(), context={"request": request}).data)
+        return Response(self.get_serializer(self.get_model()).data)
 
     @extend_schema(
         request=BaseModelUpdateSerializer,
@@ -120,7 +110,9 @@ class BaseModelDetailView(BaseModelView):
         body = BaseModelUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
 
-        return self.answer(model_update(model=model, by=self.reader, **body.validated_data))
+        model_update(model=model, by=self.reader, **body.validated_data)
+
+        return self.answer(model)
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, key: str) -> Response:
@@ -136,7 +128,8 @@ class BaseModelActionView(BaseModelView):
 
     @extend_schema(request=None, responses={200: BaseModelSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, key: str) -> Response:
-        return self.answer(type(self).action(model=self.get_model(), by=self.reader))
+        model = type(self).action(model=self.get_model(), by=self.reader)
+        return self.answer(model)
 
 
 @extend_schema(description="Offer the model no longer for new trains.", parameters=[KEY])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drf_spectacular.utils import extend_schema
 
 from core import api_sharing
-from models_app.api import KEY
+from core.api import KEY
 from models_app.models import BaseModel
 from models_app.serializers import BaseModelSerializer
 

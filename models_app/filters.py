@@ -5,7 +5,7 @@ from __future__ import annotations
 import django_filters
 from django.db.models import Q, QuerySet
 
-from core.filters import ArchivableFilter, ChoicesFilter, SortFilter
+from core.listing import ArchivableFilter, ChoicesFilter, SortFilter
 from models_app.models import BaseModel
 
 

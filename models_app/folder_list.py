@@ -1,8 +1,7 @@
 """What lies below the allowed roots and looks like a model, so that nobody has to type a path.
 
-The list is asked for by pages and by the API, and the folders are strangers': how many are looked
-at and for how long is bounded, and what was found out about a folder is remembered until one of its
-files changes.
+Pages and the API ask for the list, and the folders are strangers': how many are looked at and for
+how long is bounded, and what is known of a folder is remembered until one of its files changes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from engine.models.inspect import KEPT_FILES, kept_files
-from models_app.folders import allowed_roots, folder_check, folder_resolve
+from models_app.folders import UNREADABLE, allowed_roots, folder_check, folder_resolve
 
 DEEPEST = 3
 MOST_OFFERED = 200
@@ -27,10 +26,11 @@ MOST_LOOKED_AT = 20_000
 READ_SECONDS = 3.0
 REMEMBERED = 2_000
 
-UNREADABLE = "The folder cannot be read by the platform's user."
 NOT_YET = "Not looked at yet: there are many new folders. Open this page again in a moment."
 
-# (name, size, changed at) of all that a choice was made from.
+# All that a choice depends on; "" is the folder itself.
+READ_FILES = ("", *KEPT_FILES, "adapter_config.json", "model.safetensors.index.json")
+# (name, size, changed at) of each of these.
 State = tuple[tuple[str, int, int], ...]
 
 
@@ -50,26 +50,30 @@ _reading = threading.Lock()
 
 
 def folders_offered() -> list[Choice]:
-    found: list[Choice] = []
+    """At most MOST_OFFERED folders that look like models, those that cannot be added with the
+    obstacle."""
+    choices: list[Choice] = []
     with _reading:
         deadline = time.monotonic() + READ_SECONDS
         for root in allowed_roots():
             for folder in _candidates(root):
-                if len(found) >= MOST_OFFERED:
-                    return found
+                if len(choices) >= MOST_OFFERED:
+                    return choices
 
-                found.append(_choice(root, folder, may_read=time.monotonic() < deadline))
+                may_read = time.monotonic() < deadline
+                choices.append(_choice(root, folder, may_read=may_read))
 
-    return found
+    return choices
 
 
 def _choice(root: Path, folder: Path, *, may_read: bool) -> Choice:
-    """What is known of the folder, if it still is as it was then; else what is read now."""
+    """What is known of the folder, unless it changed since; else what is read now."""
     name = str(folder.relative_to(root))
     state = _state(folder)
-    known = _known.get((root, folder))
-    if known is not None and known[0] == state:
-        return known[1]
+    known_state, known_choice = _known.get((root, folder), (None, None))
+    if known_choice is not None and known_state == state:
+        return known_choice
+
     if not may_read:
         return Choice(str(folder), name, 0, NOT_YET)
 
@@ -77,22 +81,22 @@ def _choice(root: Path, folder: Path, *, may_read: bool) -> Choice:
     if len(_known) >= REMEMBERED:
         _known.clear()
 
-    _known[root, folder] = state, choice
+    _known[root, folder] = (state, choice)
     return choice
 
 
 def _state(folder: Path) -> State:
     """What changes when the folder does: its own times, and those of the files that are read."""
-    found = []
-    for name in ("", *KEPT_FILES, "adapter_config.json", "model.safetensors.index.json"):
+    state = []
+    for name in READ_FILES:
         try:
             facts = (folder / name).stat()
         except OSError:
             continue
 
-        found.append((name, facts.st_size, facts.st_mtime_ns))
+        state.append((name, facts.st_size, facts.st_mtime_ns))
 
-    return tuple(found)
+    return tuple(state)
 
 
 def _read(folder: Path, name: str) -> Choice:
@@ -112,23 +116,27 @@ def _read(folder: Path, name: str) -> Choice:
 
 def _candidates(root: Path) -> Iterator[Path]:
     """Folders that look like models, in order of their names, level by level within each."""
-    left = MOST_LOOKED_AT
+    entries_left = MOST_LOOKED_AT
     waiting = [(root, DEEPEST)]
 
-    while waiting and left > 0:
+    while waiting and entries_left > 0:
         folder, depth = waiting.pop(0)
-        entries = _entries(folder, left)
-        left -= len(entries)
+        entries = _entries(folder, entries_left)
+        entries_left -= len(entries)
 
         for entry in entries:
             if entry.name.startswith(".") or not entry.is_dir():
                 continue
 
             below = Path(entry.path)
-            if any((below / name).is_file() for name in ("config.json", "adapter_config.json")):
+            if _looks_like_model(below):
                 yield below
             elif depth > 1:
                 waiting.append((below, depth - 1))
+
+
+def _looks_like_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
 
 
 def _entries(folder: Path, most: int) -> list[os.DirEntry[str]]:

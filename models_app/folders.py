@@ -17,6 +17,7 @@ from core.errors import UserError
 from engine.models.inspect import ModelProblem, config_read, kept_files
 
 PIECE_BYTES = 8 * 2**20
+UNREADABLE = "The folder cannot be read by the platform's user."
 
 
 def inbox() -> Path:
@@ -33,16 +34,11 @@ def allowed_roots() -> list[Path]:
 def folder_resolve(reference: str) -> Path:
     """The folder that `reference` names, below an allowed root. Raises UserError {"reference": …}.
 
-    A stranger learns nothing about what lies elsewhere: whether it is there or not, the answer is
-    the same."""
+    Nobody learns what lies elsewhere: whether it is there or not, the answer is the same."""
+    roots = allowed_roots()
+    names = ", ".join(map(str, roots))
     outside = UserError(
-        {
-            "reference": [
-                "Choose a folder below one of the allowed folders: "
-                + ", ".join(map(str, allowed_roots()))
-                + "."
-            ]
-        }
+        {"reference": [f"Choose a folder below one of the allowed folders: {names}."]}
     )
 
     if not reference.startswith("/") or "\x00" in reference:
@@ -55,7 +51,7 @@ def folder_resolve(reference: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise outside from error
 
-    if not any(root in folder.parents for root in allowed_roots()):
+    if not any(root in folder.parents for root in roots):
         raise outside
     if not is_folder:
         raise UserError({"reference": ["There is no such folder."]})
@@ -68,19 +64,15 @@ def folder_check(folder: Path) -> None:
     try:
         config_read(folder, may_be_packed=True)
         kept_files(folder)
-    except (ModelProblem, OSError) as error:
-        text = (
-            str(error)
-            if isinstance(error, ModelProblem)
-            else "The folder cannot be read by the platform's user."
-        )
-
-        raise UserError({"reference": [text]}) from error
+    except ModelProblem as problem:
+        raise UserError({"reference": [str(problem)]}) from problem
+    except OSError as error:
+        raise UserError({"reference": [UNREADABLE]}) from error
 
 
 def folder_copy(folder: Path, target: Path, on_bytes: Callable[[int], None]) -> None:
-    """Copy what belongs to the model into the new folder `target`; on_bytes is told how many are
-    there so far.
+    """Copy what belongs to the model into the new folder `target`; on_bytes is called with the
+    number of bytes copied so far.
 
     A copy and no hard link: a file that is rewritten in place would change under every train that
     started from it. Where the file system can share blocks between files, the copy shares them and

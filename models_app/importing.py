@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from django.conf import settings
-
 from accounts.services import hub_token_for
+from core import hub
 from core.errors import UserError
-from core.hub import hub_environment
-from core.programs import ProgramProblem, folder_bytes, program_run
+from core.programs import ProgramProblem, Report, folder_bytes, program_run
 from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
 from engine.models.inspect import (
@@ -51,9 +49,6 @@ OUT_OF_MEMORY = (
     "Its files claim more than there is memory to read them. They may be damaged: get "
     "the model again."
 )
-DOWNLOAD_TRIES = 4
-RETRY_SECONDS = 5.0
-STANDSTILL_SECONDS = 300
 
 logger = logging.getLogger("deepextension.models")
 
@@ -182,64 +177,43 @@ def _fetch_folder(model: BaseModel, files: Path) -> None:
 
 
 def _fetch_hub(model: BaseModel, files: Path) -> None:
-    for attempt in range(1, DOWNLOAD_TRIES + 1):
-        try:
-            _download(model, files)
-            return
-        except ProgramProblem as problem:
-            if not problem.passing or attempt == DOWNLOAD_TRIES:
-                raise
-
-            _write(model, phase=f"Connection cut, trying again ({attempt + 1} of {DOWNLOAD_TRIES})")
-            _wait(model, RETRY_SECONDS * 2 ** (attempt - 1))
-
-
-def _wait(model: BaseModel, seconds: float) -> None:
-    beat, end = Beat(model), time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(min(1.0, seconds))
-        beat(model.progress)
-
-
-def _download(model: BaseModel, files: Path) -> None:
     _write(model, phase="Asking the hub")
     repository, _, revision = model.reference.partition("@")
-    beat, total = Beat(model), 0
-    grown_to, grown_at = 0, time.monotonic()
+    beat = Beat(model)
+    total = 0
 
-    def on_news(news: dict[str, object]) -> None:
+    def arguments(free_bytes: int) -> list[str]:
+        # What an earlier try has downloaded is kept, and so is no obstacle.
+        largest_bytes = free_bytes + folder_bytes(files)
+        return [repository, revision, str(files), str(largest_bytes)]
+
+    def on_report(report: Report) -> None:
         nonlocal total
-        if "bytes" in news:
-            total = int(str(news["bytes"]))
+        if "bytes" in report:
+            total = int(str(report["bytes"]))
             _write(
                 model,
                 phase="Downloading",
-                revision=str(news["revision"] or "")[:64],
+                revision=str(report["revision"] or "")[:64],
                 size_bytes=total,
             )
 
-    def on_tick() -> None:
-        nonlocal grown_to, grown_at
-        done = folder_bytes(files)
-        if done != grown_to:
-            grown_to, grown_at = done, time.monotonic()
-        elif time.monotonic() - grown_at > STANDSTILL_SECONDS:
-            raise ProgramProblem("The download stands still. Try again later.", passing=True)
+    def on_progress(done: int) -> None:
+        share = min(1.0, done / total) if total else 0
+        beat(0.8 * share)
 
-        beat(0.8 * min(1.0, done / total) if total else 0)
+    def on_retry(attempt: int) -> None:
+        _write(model, phase=f"Connection cut, trying again ({attempt} of {hub.DOWNLOAD_TRIES})")
 
-    free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES + folder_bytes(files)
-    program_run(
+    hub.hub_download(
         "engine.programs.hub.model",
-        repository,
-        revision,
-        str(files),
-        str(free),
-        seconds=None,
-        memory_bytes=4 * 2**30,
-        environment=hub_environment(model.import_path / "hub", hub_token_for(model.owner)),
-        on_news=on_news,
-        on_tick=on_tick,
+        arguments,
+        home=model.import_path / "hub",
+        token=hub_token_for(model.owner),
+        progress=lambda: folder_bytes(files),
+        on_report=on_report,
+        on_progress=on_progress,
+        on_retry=on_retry,
     )
 
     shutil.rmtree(files / ".cache", ignore_errors=True)
@@ -263,7 +237,7 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 12 * size,
         too_long="The conversion took too long.",
-        on_news=lambda news: beat(0.8 * news.get("progress", 0), now=True),
+        on_report=lambda news: beat(0.8 * news.get("progress", 0), now=True),
         on_tick=beat.look,
     )
 
@@ -289,7 +263,7 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 5 * size,
         too_long="The merge took too long.",
-        on_news=lambda news: beat(0.7 * news.get("progress", 0)),
+        on_report=lambda news: beat(0.7 * news.get("progress", 0)),
         on_tick=beat.look,
     )
 
@@ -317,7 +291,7 @@ def _prove(model: BaseModel) -> None:
             seconds=1800 + size / 5e5,
             memory_bytes=8 * 2**30 + 6 * size,
             too_long="The comparison took too long.",
-            on_news=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)),
+            on_report=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)),
             on_tick=beat.look,
         )
     except ProgramProblem as problem:
@@ -356,7 +330,7 @@ def _unpack(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=UNPACK_MEMORY_BYTES,
         too_long="Unpacking the weights took too long.",
-        on_news=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)),
+        on_report=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)),
         on_tick=beat.look,
     )
 

@@ -13,6 +13,10 @@ from core.store import models_folder
 
 # The uploaded GGUF file, in the folder of its import.
 UPLOADED = "source.gguf"
+CUT_OFF = (
+    "The import was cut off several times, perhaps for lack of memory. Try again when the server "
+    "is less busy."
+)
 
 
 class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):

@@ -7,18 +7,13 @@ from typing import Any
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from core.api_sharing import OwnerField
 from models_app.models import BaseModel
 from models_app.services import DESCRIPTION_LIMIT, trained_from
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
-    owner = serializers.CharField(
-        source="owner.username",
-        default=None,
-        read_only=True,
-        allow_null=True,
-        help_text="Null for what came with the platform.",
-    )
+    owner = OwnerField()
     train_count = serializers.IntegerField(
         read_only=True, help_text="Trains that started from it, of anybody."
     )
@@ -68,7 +63,8 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
 
     def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
         request = self.context.get("request")
-        return trained_from(model, request.user if request is not None else None)
+        reader = request.user if request is not None else None
+        return trained_from(model, reader)
 
 
 class BaseModelCreateSerializer(StrictSerializer):
@@ -93,21 +89,22 @@ class BaseModelCreateSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        gguf = attrs["source"] == BaseModel.Source.GGUF
-        if gguf and "file" not in attrs:
-            raise serializers.ValidationError(
-                {"file": ["Send the file as multipart/form-data, in the field “file”."]}
-            )
+        is_upload = attrs["source"] == BaseModel.Source.GGUF
+        has_file = "file" in attrs
+        has_reference = bool(attrs["reference"].strip())
+        errors = {}
 
-        if gguf and attrs["reference"]:
-            raise serializers.ValidationError(
-                {"reference": ["A GGUF model comes by its file alone."]}
-            )
+        if is_upload and not has_file:
+            errors["file"] = ["Send the file as multipart/form-data, in the field “file”."]
+        elif is_upload and has_reference:
+            errors["reference"] = ["A GGUF model comes by its file alone."]
+        elif not is_upload and has_file:
+            errors["file"] = ["Only a GGUF model is uploaded."]
+        elif not is_upload and not has_reference:
+            errors["reference"] = ["Name the model."]
 
-        if not gguf and "file" in attrs:
-            raise serializers.ValidationError({"file": ["Only a GGUF model is uploaded."]})
-        if not gguf and not attrs["reference"].strip():
-            raise serializers.ValidationError({"reference": ["Name the model."]})
+        if errors:
+            raise serializers.ValidationError(errors)
 
         return attrs
 

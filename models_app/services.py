@@ -9,24 +9,25 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import ProtectedError
+from django.db.models import ProtectedError, QuerySet
 from django.utils import timezone
-from django.utils.text import slugify
 
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
+from core.listing import slug_free
 from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk, stored_path
-from core.text import clean_label, clean_text, duration_words
+from core.text import clean_label, clean_text, counted, duration_words
 from core.upload import ReceivedFile
 from engine.models.inspect_gguf import GgufProblem, header_check
 from models_app.folders import folder_check, folder_resolve
-from models_app.models import UPLOADED, BaseModel
+from models_app.models import CUT_OFF, UPLOADED, BaseModel
 
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
+SAVE_TRIES = 10
 
 # The kind of background work, see core.chores.
 IMPORT = "model-import"
@@ -38,11 +39,11 @@ IMPORT_ENDINGS = {
         "The import took longer than the {limit} that it may take, and was ended. Ask your "
         "operator for more time (DEEPEXTENSION_BACKGROUND_MINUTES), then try again."
     ),
-    BROKE_OFF: (
-        "The import was cut off several times, perhaps for lack of memory. Try again when it is "
-        "calm."
-    ),
+    BROKE_OFF: CUT_OFF,
 }
+
+# What everybody may know of a trained model's origin.
+PUBLIC_ORIGIN = ("method", "step", "precision")
 
 Status = BaseModel.Status
 
@@ -77,26 +78,23 @@ def model_add_folder(*, owner: User | None, reference: str, name: str = "") -> B
 def model_add_hub(*, owner: User | None, reference: str, name: str = "") -> BaseModel:
     """Download org/name[@revision] in the background. Raises UserError {"reference": …}."""
     reference = reference_clean(reference, "model", "Qwen/Qwen3-0.6B")
-    return _add(
-        owner,
-        BaseModel.Source.HUB,
-        reference,
-        name or reference.partition("/")[2].partition("@")[0],
-    )
+    identity, _, _ = reference.partition("@")
+    _, _, hub_name = identity.partition("/")
+
+    return _add(owner, BaseModel.Source.HUB, reference, name or hub_name)
 
 
 def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") -> BaseModel:
     """Take an uploaded GGUF file and convert it in the background. Raises UserError {"file": …}; it
     is then gone."""
-    label = clean_label(str(file.name or ""), limit=200) or "model.gguf"
+    file_name = clean_label(str(file.name or ""), limit=200) or "model.gguf"
+    stem = re.sub(r"(?i)\.gguf$", "", file_name)
     with file:
         gguf_check(file)
         # The weights once more at sixteen bits, beside what was uploaded.
         require_disk(4 * file.size_bytes, field="file")
         with transaction.atomic():
-            model = _add(
-                owner, BaseModel.Source.GGUF, label, name or re.sub(r"(?i)\.gguf$", "", label)
-            )
+            model = _add(owner, BaseModel.Source.GGUF, file_name, name or stem)
             try:
                 shutil.rmtree(model.import_path, ignore_errors=True)
                 model.import_path.mkdir(parents=True, mode=0o700)
@@ -124,18 +122,17 @@ def model_add_trained(
         trained_from__step=trained_from["step"],
         trained_from__precision=trained_from["precision"],
     )
+    _refuse_twin(
+        same,
+        field="",
+        added="This model has been added already",
+        failed="This model has been added already, and that failed",
+    )
 
-    if twin := same.exclude(status=Status.FAILED).first():
-        raise UserError(f"This model has been added already: {twin.name}.", code="duplicate")
+    reference = f"train {trained_from['train']}"
+    if trained_from["step"]:
+        reference += f", step {trained_from['step']}"
 
-    if twin := same.first():
-        raise UserError(
-            f"This model has been added already, and that failed: {twin.name}. Try that one again.",
-            code="duplicate",
-        )
-
-    step = trained_from["step"]
-    reference = f"train {trained_from['train']}" + (f", step {step}" if step else "")
     model = BaseModel(
         owner=owner,
         name=_free_name(owner, name, trained_from["name"]),
@@ -155,29 +152,30 @@ def model_add_trained(
 def trained_from(model: BaseModel, reader: Any) -> dict[str, Any]:
     """Where a trained model is from, as far as `reader` may know: the train and the base model of a
     shared model may be somebody's own."""
-    whole: dict[str, Any] = model.trained_from
-
+    origin: dict[str, Any] = model.trained_from
     if reader is not None and may_change(model, reader):
-        return whole
+        return origin
 
-    return {key: value for key, value in whole.items() if key in ("method", "step", "precision")}
+    return {key: value for key, value in origin.items() if key in PUBLIC_ORIGIN}
 
 
 def _free_name(owner: User | None, wanted: str, otherwise: str) -> str:
     """The name that was asked for, or a free one made of `otherwise`. Raises UserError {"name":
     …}."""
-    names = BaseModel.objects.filter(owner=owner, archived_at=None)
-    label = clean_label(wanted, limit=120)
-    if label:
-        if names.filter(name__iexact=label).exists():
+    models = BaseModel.objects.filter(owner=owner, archived_at=None)
+    name = clean_label(wanted, limit=120)
+    if name:
+        if models.filter(name__iexact=name).exists():
             raise UserError({"name": ["You have a model of that name already."]})
 
-        return label
+        return name
 
-    label = clean_label(otherwise, limit=110) or "model"
-    taken = set(names.filter(name__startswith=label).values_list("name", flat=True))
-    numbered = (label if number == 1 else f"{label} {number}" for number in count(1))
+    base = clean_label(otherwise, limit=110) or "model"
+    taken = set(models.filter(name__startswith=base).values_list("name", flat=True))
+    if base not in taken:
+        return base
 
+    numbered = (f"{base} {number}" for number in count(2))
     return next(name for name in numbered if name not in taken)
 
 
@@ -195,12 +193,21 @@ def gguf_check(file: ReceivedFile) -> None:
 
 
 def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str) -> BaseModel:
-    field = "name" if source == BaseModel.Source.GGUF else "reference"
-    if source != BaseModel.Source.GGUF:
-        _refuse_twin(owner, source, reference)
+    is_upload = source == BaseModel.Source.GGUF
+    if not is_upload:
+        same = BaseModel.objects.filter(
+            owner=owner, source=source, reference=reference, archived_at=None
+        )
+        _refuse_twin(
+            same,
+            field="reference",
+            added="You have added it already",
+            failed="You have added it already, and its import failed",
+        )
 
     label = clean_label(name, limit=120)
     if not label:
+        field = "name" if is_upload else "reference"
         raise UserError({field: ["Give the model a name."]})
 
     with transaction.atomic():
@@ -211,51 +218,33 @@ def _add(owner: User | None, source: BaseModel.Source, reference: str, name: str
     return model
 
 
-def _refuse_twin(owner: User | None, source: BaseModel.Source, reference: str) -> None:
-    """The same thing twice is a double click, not a wish."""
-    twins = BaseModel.objects.filter(
-        owner=owner, source=source, reference=reference, archived_at=None
-    )
-    if twin := twins.exclude(status=Status.FAILED).first():
-        raise UserError(
-            {"reference": [f"You have added it already: {twin.name}."]}, code="duplicate"
-        )
+def _refuse_twin(same: QuerySet[BaseModel], *, field: str, added: str, failed: str) -> None:
+    """Raises UserError (duplicate) where there is a model of the same already: the same thing twice
+    is a double click, not a wish. added, failed: what is said of one that is there or is being
+    imported, and of one whose import failed."""
+    message = ""
+    if twin := same.exclude(status=Status.FAILED).first():
+        message = f"{added}: {twin.name}."
+    elif twin := same.first():
+        message = f"{failed}: {twin.name}. Try that one again."
 
-    if twin := twins.first():
-        raise UserError(
-            {
-                "reference": [
-                    f"You have added it already, and its import failed: {twin.name}. Try that one "
-                    "again."
-                ]
-            },
-            code="duplicate",
-        )
+    if message:
+        raise UserError({field: [message]}, code="duplicate")
 
 
 def _save_with_slug(model: BaseModel) -> None:
-    """A slug that is free and that nobody can take for an id."""
-    base = slugify(model.name)[:120] or "model"
-    if base.isdigit() or base in RESERVED_SLUGS:
-        base = f"model-{base}"
-
-    taken = set(BaseModel.objects.filter(slug__startswith=base).values_list("slug", flat=True))
-    number = 1
-    while True:
-        model.slug = base if number == 1 else f"{base}-{number}"
-        number += 1
-
-        if model.slug in taken:
-            continue
-
+    for attempt in range(1, SAVE_TRIES + 1):
+        model.slug = slug_free(
+            BaseModel.objects.all(), model.name, fallback="model", reserved=RESERVED_SLUGS
+        )
         try:
             with transaction.atomic():
                 model.save()
 
             return
         except IntegrityError:
-            # Somebody else took it this moment.
-            if number > 100:
+            # Somebody else took the slug at this moment.
+            if attempt == SAVE_TRIES:
                 raise
 
 
@@ -289,13 +278,14 @@ def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
 
 def import_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
     """Write down that an import ended before its time, for a reason of core.chores."""
-    error = IMPORT_ENDINGS[reason].format(limit=duration_words(limit_seconds))
-    values = {"status": Status.FAILED, "error": error, "phase": "", "progress": 0}
-    model = BaseModel.objects.filter(pk=pk, status=Status.IMPORTING).first()
+    importing = BaseModel.objects.filter(pk=pk, status=Status.IMPORTING)
+    model = importing.first()
     if model is None:
         return
 
-    BaseModel.objects.filter(pk=pk, status=Status.IMPORTING).update(**values)
+    error = IMPORT_ENDINGS[reason].format(limit=duration_words(limit_seconds))
+    importing.update(status=Status.FAILED, error=error, phase="", progress=0)
+
     if reason == CANCELLED:
         # Nobody waits for it any more, and it may be large. The uploaded file stays for another
         # try.
@@ -329,6 +319,7 @@ def model_archive(*, model: BaseModel, by: User) -> BaseModel:
 
 
 def model_restore(*, model: BaseModel, by: User) -> BaseModel:
+    """Offer it for new trains again."""
     owner_check(model, by)
     return _write(model, archived_at=None)
 
@@ -341,16 +332,16 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
     if model.source == BaseModel.Source.GGUF and not (model.import_path / UPLOADED).is_file():
         raise UserError("The uploaded file is gone. Upload it again.", code="wrong_state")
 
-    values: dict[str, Any] = {
-        "status": Status.IMPORTING,
-        "error": "",
-        "progress": 0,
-        "phase": "",
-        "attempts": 0,
-    }
-
+    failed = BaseModel.objects.filter(pk=model.pk, status=Status.FAILED)
     with transaction.atomic():
-        if not BaseModel.objects.filter(pk=model.pk, status=Status.FAILED).update(**values):
+        is_failed = failed.update(
+            status=Status.IMPORTING,
+            error="",
+            progress=0,
+            phase="",
+            attempts=0,
+        )
+        if not is_failed:
             raise UserError("Only a failed import can be tried again.", code="wrong_state")
 
         model_enqueue(model)
@@ -362,22 +353,23 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
 def model_delete(*, model: BaseModel, by: User) -> None:
     """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
     deletion_check(model, by)
-    path, import_path = model.path, model.import_path
+    pk = model.pk
+    path = model.path
+    import_path = model.import_path
 
     try:
         with transaction.atomic():
             model.delete()
     except ProtectedError as error:
-        count = len(error.protected_objects)
+        trains = counted(len(error.protected_objects), "train")
         raise UserError(
-            f"{count} train{'s' if count > 1 else ''} started from {model.name}, so it stays. "
-            "Archive it instead: "
-            "it is then offered no longer.",
+            f"{trains} started from {model.name}, so it stays. Archive it instead: it is then no "
+            "longer offered.",
             code="in_use",
         ) from error
 
     # An import that runs notices that the row is gone, and clears up behind itself.
-    chore_drop(import_key(int(path.name)), also_running=False)
+    chore_drop(import_key(pk), also_running=False)
     shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(import_path, ignore_errors=True)
 
@@ -392,7 +384,7 @@ def _write(model: BaseModel, **values: Any) -> BaseModel:
 
 
 def models_reconcile() -> None:
-    """Ring again for imports that the queue forgot or whose worker died. One that waits or runs is
-    left alone."""
+    """Put imports that wait onto the queue again, for a queue that forgot them; one that is there
+    already is left as it is."""
     for model in BaseModel.objects.filter(status=Status.IMPORTING):
         model_enqueue(model)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.decorators import method_decorator
@@ -17,7 +15,10 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from core.errors import UserError
+from core.listing import PAGE_ROWS
 from core.ownership import may_change
+from core.requests import reader_of, row_or_404
+from core.row_actions import RowActionView
 from core.upload import DiskUploadHandler, ReceivedFile
 from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
@@ -34,7 +35,6 @@ from models_app.services import (
     model_update,
 )
 
-PAGE_ROWS = 25
 # Title, what to sort by, class.
 COLUMNS = (
     ("Model", "name", ""),
@@ -46,6 +46,12 @@ COLUMNS = (
     ("Licence", "", "model-licence"),
     ("Trains", "", "model-trains num"),
 )
+ORIGINS = (
+    ("", "All models"),
+    ("base", "Base models"),
+    ("trained", "Trained here"),
+)
+# Source, title, icon.
 WAYS = (
     (BaseModel.Source.HUB.value, "Hugging Face", "world"),
     (BaseModel.Source.FOLDER.value, "Local folder", "folder"),
@@ -58,35 +64,28 @@ class ModelPage(View):
 
     @property
     def reader(self) -> User:
-        assert isinstance(self.request.user, User)
-        return self.request.user
+        return reader_of(self.request)
 
     def models(self) -> QuerySet[BaseModel]:
         return BaseModel.objects.visible_to(self.request.user).with_related()
 
-    def model(self) -> BaseModel:
-        pk = self.kwargs["pk"]
-        model = self.models().filter(pk=pk).first() if pk < 2**63 else None
-        if model is None:
-            raise Http404
-
-        return model
-
 
 class ModelListView(ModelPage):
     def get(self, request: HttpRequest) -> HttpResponse:
-        narrowed = BaseModelFilter(request.GET, queryset=self.models())
-        rows = narrowed.qs if narrowed.is_valid() else self.models().filter(archived_at=None)
+        models = self.models()
+        filtered = BaseModelFilter(request.GET, queryset=models)
+        rows = filtered.qs if filtered.is_valid() else models.filter(archived_at=None)
         page = Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page"))
+
         context = {
             "page": page,
             "columns": COLUMNS,
-            "any": self.models().exists(),
+            "any": models.exists(),
             "archived": request.GET.get("archived") == "true",
-            "archived_count": self.models().exclude(archived_at=None).count(),
+            "archived_count": models.exclude(archived_at=None).count(),
             "ordering": request.GET.get("ordering", ""),
             "statuses": [("", "All"), *BaseModel.Status.choices],
-            "origins": [("", "All models"), ("base", "Base models"), ("trained", "Trained here")],
+            "origins": ORIGINS,
         }
 
         return render(request, "models/list.html", context)
@@ -95,6 +94,8 @@ class ModelListView(ModelPage):
 # The body is read under this page's own limits first, and only then asked for its token.
 @method_decorator(csrf_exempt, name="dispatch")
 class ModelAddView(ModelPage):
+    """`?way=`: from where the model is added, a source of BaseModel.ADDED."""
+
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         request.upload_handlers = [DiskUploadHandler(request)]
         try:
@@ -105,23 +106,22 @@ class ModelAddView(ModelPage):
         return csrf_protect(super().dispatch)(request, *args, **kwargs)
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        way = request.GET.get("way", "")
-        return self.page(way if way in BaseModel.ADDED else BaseModel.Source.HUB.value, {})
+        way = known_source(request.GET.get("way", ""))
+        return self.page(way, {})
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        source = request.POST.get("source", "")
-        if source not in BaseModel.ADDED:
-            source = BaseModel.Source.HUB.value
+        source = known_source(request.POST.get("source", ""))
+        values = {
+            "reference": request.POST.get("reference", ""),
+            "name": request.POST.get("name", ""),
+        }
 
-        values = {name: request.POST.get(name, "") for name in ("reference", "name")}
         file = request.FILES.get("file")
+        if not isinstance(file, ReceivedFile):
+            file = None
+
         try:
-            model = model_add(
-                owner=self.reader,
-                source=source,
-                file=file if isinstance(file, ReceivedFile) else None,
-                **values,
-            )
+            model = model_add(owner=self.reader, source=source, file=file, **values)
         except UserError as error:
             return self.page(source, values, error)
 
@@ -130,25 +130,32 @@ class ModelAddView(ModelPage):
     def page(
         self, way: str, values: dict[str, str], error: UserError | None = None
     ) -> HttpResponse:
+        errors = error.fields if error else {}
         context: dict[str, Any] = {
             "ways": WAYS,
             "way": way,
             "values": values,
-            "errors": error.fields if error else {},
-            "whole": " ".join(error.fields.get("", [])) if error else "",
+            "errors": errors,
+            "whole": " ".join(errors.get("", [])),
         }
 
         if way == BaseModel.Source.FOLDER:
-            context |= {"roots": allowed_roots(), "folders": folders_offered()}
+            context["roots"] = allowed_roots()
+            context["folders"] = folders_offered()
 
-        return render(
-            self.request, "models/add.html", context, status=error.status if error else 200
-        )
+        status = error.status if error else 200
+
+        return render(self.request, "models/add.html", context, status=status)
+
+
+def known_source(source: str) -> str:
+    """The source if people can add models from it, else the hub."""
+    return source if source in BaseModel.ADDED else BaseModel.Source.HUB.value
 
 
 class ModelDetailView(ModelPage):
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        model = self.model()
+        model = row_or_404(self.models(), pk)
         context = {
             "model": model,
             "may_change": may_change(model, self.reader),
@@ -158,67 +165,53 @@ class ModelDetailView(ModelPage):
         return render(request, "models/detail.html", context)
 
 
-class ModelChangeView(ModelPage):
-    """One change, then back to the model with a word about it."""
+class ModelActionView(RowActionView[BaseModel]):
+    """A button of a model's page. The service that it calls says who may press it."""
 
-    change: Callable[..., object]
-    done = ""
-    http_method_names = ("post",)
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def target(self, model: BaseModel) -> str:
-        return model.get_absolute_url()
-
-    def post(self, request: HttpRequest, pk: int) -> HttpResponseRedirect:
-        model = self.model()
-        page, name = model.get_absolute_url(), model.name
-        try:
-            type(self).change(model=model, by=self.reader, **self.values())
-        except UserError as error:
-            messages.error(request, error.message)
-            return HttpResponseRedirect(page)
-
-        messages.success(request, self.done.format(name=name))
-        return HttpResponseRedirect(self.target(model))
+    def get_row(self, request: HttpRequest, pk: int) -> BaseModel:
+        visible = BaseModel.objects.visible_to(request.user)
+        return row_or_404(visible.with_related(), pk)
 
 
-class ModelUpdateView(ModelChangeView):
-    change = staticmethod(model_update)
-    done = "Saved."
-
-    def values(self) -> dict[str, Any]:
-        return {
-            name: self.request.POST[name]
-            for name in ("name", "description")
-            if name in self.request.POST
-        }
-
-
-class ModelArchiveView(ModelChangeView):
-    change = staticmethod(model_archive)
-    done = "{name} is archived: it is no longer offered for new trains."
+class ModelUpdateView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_update(
+            model=model,
+            by=reader_of(request),
+            name=request.POST.get("name"),
+            description=request.POST.get("description"),
+        )
+        return "Saved."
 
 
-class ModelRestoreView(ModelChangeView):
-    change = staticmethod(model_restore)
-    done = "{name} is offered again."
+class ModelArchiveView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_archive(model=model, by=reader_of(request))
+        return f"{model.name} is archived: it is no longer offered for new trains."
 
 
-class ModelRetryView(ModelChangeView):
-    change = staticmethod(model_retry)
-    done = "Trying again."
+class ModelRestoreView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_restore(model=model, by=reader_of(request))
+        return f"{model.name} is offered again."
 
 
-class ModelCancelView(ModelChangeView):
-    change = staticmethod(model_import_cancel)
-    done = "The import is being cancelled."
+class ModelRetryView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_retry(model=model, by=reader_of(request))
+        return "Trying again."
 
 
-class ModelDeleteView(ModelChangeView):
-    change = staticmethod(model_delete)
-    done = "{name} and its files are gone."
+class ModelCancelView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_import_cancel(model=model, by=reader_of(request))
+        return "The import is being cancelled."
 
-    def target(self, model: BaseModel) -> str:
+
+class ModelDeleteView(ModelActionView):
+    def change(self, request: HttpRequest, model: BaseModel) -> str:
+        model_delete(model=model, by=reader_of(request))
+        return f"{model.name} and its files are gone."
+
+    def address_done(self, request: HttpRequest, model: BaseModel) -> str:
         return reverse("models:list")

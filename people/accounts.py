@@ -1,4 +1,4 @@
-"""Making accounts, and changing what they say about their person."""
+"""Creating accounts, and changing them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def person_create(*, by: User, username: str, password: str, **details: str) -> 
 
 
 def person_update(*, person: User, by: User, is_active: bool | None = None, **details: str) -> User:
-    """Change names and address of an account, or close and open it. Raises PermissionDenied or
-    UserError.
+    """Change the names and the address of an account, or close or reopen it.
 
-    A closed account keeps everything that belongs to it; its sessions and tokens end.
+    A closed account keeps everything that belongs to it; its sessions and tokens end. Raises
+    PermissionDenied or UserError.
     """
     if not (by.has_perm("auth.change_user") and may_manage(by, person)):
         raise PermissionDenied

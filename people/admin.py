@@ -20,7 +20,7 @@ from people.holdings import holdings_text, uses_by_others, uses_text
 from people.removing import person_remove, removal_check
 from people.rights import may_manage, may_remove
 
-# Only superusers give rights: whoever could give them away could give them to themselves.
+# Only superusers may change rights: whoever can give rights can give them to themselves.
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 admin.site.unregister(User)
@@ -29,7 +29,7 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupOfRightsAdmin(GroupAdmin):
-    """Its members have its rights, so that changing a group is giving rights."""
+    """Members have the rights of their group, so that changing a group changes rights."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return operator(request).is_superuser
@@ -65,18 +65,25 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
         fields = tuple(super().get_readonly_fields(request, obj))
-        return fields if operator(request).is_superuser else (*fields, *RIGHTS)
+        if operator(request).is_superuser:
+            return fields
+
+        return (*fields, *RIGHTS)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        allowed = super().has_change_permission(request, obj)
-        return allowed and (obj is None or may_manage(operator(request), obj))
+        if not super().has_change_permission(request, obj):
+            return False
+
+        return obj is None or may_manage(operator(request), obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        allowed = super().has_delete_permission(request, obj)
-        return allowed and (obj is None or may_remove(operator(request), obj))
+        if not super().has_delete_permission(request, obj):
+            return False
+
+        return obj is None or may_remove(operator(request), obj)
 
     def get_actions(self, request: HttpRequest) -> Any:
-        # Django's own would delete accounts without a question about their things.
+        # Django's own action would delete accounts without asking about their things.
         actions = super().get_actions(request)
         actions.pop("delete_selected", None)
         return actions
@@ -95,37 +102,49 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
         return self._removal_page(request, people)
 
     def _removal_page(self, request: HttpRequest, chosen: QuerySet[User]) -> HttpResponse:
-        """Asks what happens to everything that belongs to these people, and does it once that is
-        answered.
-        """
+        """Asks what happens to everything that belongs to these people, and carries out the
+        answer."""
         people = list(chosen.order_by("username"))
-        if not all(self.has_delete_permission(request, person) for person in people):
-            raise PermissionDenied
+        for person in people:
+            if not self.has_delete_permission(request, person):
+                raise PermissionDenied
 
-        heirs = User.objects.filter(is_active=True).exclude(pk__in=[person.pk for person in people])
-        is_answer = request.method == "POST" and "what" in request.POST
-        form = RemovalForm(request.POST if is_answer else None, heirs=heirs.order_by("username"))
+        form = self._removal_form(request, people)
         if form.is_valid() and self._remove_all(request, people, form):
             return redirect("admin:auth_user_changelist")
 
+        rows = []
+        for person in people:
+            uses = uses_by_others(person)
+            rows.append((person, holdings_text(person), uses_text(uses)))
+
+        names = people[0].get_username() if len(people) == 1 else f"{len(people)} accounts"
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Remove {people[0].get_username()}"
-            if len(people) == 1
-            else f"Remove {len(people)} accounts",
+            "title": f"Remove {names}",
             "opts": self.model._meta,
-            "people": [
-                (person, holdings_text(person), uses_text(uses_by_others(person)))
-                for person in people
-            ],
+            "people": rows,
             "form": form,
             "is_bulk": request.POST.get("action") == "remove",
         }
+
         return TemplateResponse(request, "admin/people/remove.html", context)
 
+    def _removal_form(self, request: HttpRequest, people: list[User]) -> RemovalForm:
+        leaving = [person.pk for person in people]
+        heirs = User.objects.filter(is_active=True).exclude(pk__in=leaving)
+        is_answer = request.method == "POST" and "what" in request.POST
+
+        return RemovalForm(
+            request.POST if is_answer else None,
+            heirs=heirs.order_by("username"),
+        )
+
     def _remove_all(self, request: HttpRequest, people: list[User], form: RemovalForm) -> bool:
-        """All or nobody: what stands in the way of one is said before the first is removed."""
-        by, choice = operator(request), form.choice
+        """All or nobody: every obstacle is found before the first account is removed."""
+        by = operator(request)
+        choice = form.choice
+
         try:
             for person in people:
                 removal_check(person=person, by=by, **choice)
@@ -137,14 +156,16 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
             name = person.get_username()
             self.log_deletions(request, User.objects.filter(pk=person.pk))
 
-            if person_remove(person=person, by=by, **choice) is None:
-                self.message_user(request, f"The account {name} is removed.", messages.SUCCESS)
+            removal = person_remove(person=person, by=by, **choice)
+            if removal is None:
+                text = f"The account {name} is removed."
             else:
                 text = (
                     f"The account {name} is closed. It is removed as soon as its trains have "
                     "stopped."
                 )
-                self.message_user(request, text, messages.SUCCESS)
+
+            self.message_user(request, text, messages.SUCCESS)
 
         return True
 

@@ -37,7 +37,7 @@ class PeopleView(generics.GenericAPIView[User]):
     def check_permissions(self, request: Request) -> None:
         super().check_permissions(request)
         if not request.user.has_perm("auth.view_user"):
-            raise exceptions.PermissionDenied("Only operators see who has an account.")
+            raise exceptions.PermissionDenied("Only operators may list accounts.")
 
     def get_queryset(self) -> QuerySet[User]:
         return User.objects.select_related("removal").order_by("pk")
@@ -56,15 +56,17 @@ class PeopleView(generics.GenericAPIView[User]):
 
 
 def person_find(people: QuerySet[User], key: str) -> User | None:
-    """By user name, or by id where nobody has that name."""
+    """The person of that user name, or, if nobody has it, of that id."""
     if "\x00" in key:
         return None
 
-    named = people.filter(username=key).first()
-    if named is None and key.isascii() and key.isdigit() and len(key) < 19:
-        return people.filter(pk=int(key)).first()
+    person = people.filter(username=key).first()
+    is_id = key.isascii() and key.isdigit() and len(key) < 19
 
-    return named
+    if person is None and is_id:
+        person = people.filter(pk=int(key)).first()
+
+    return person
 
 
 class PersonListView(PeopleView, generics.ListAPIView[User]):
@@ -77,16 +79,15 @@ class PersonListView(PeopleView, generics.ListAPIView[User]):
         """Everybody who has an account, and how much belongs to each."""
         people = self.paginate_queryset(self.get_queryset()) or []
         context = {"holdings": holdings_count(people)}
+        serializer = PersonSerializer(people, many=True, context=context)
 
-        return self.get_paginated_response(
-            PersonSerializer(people, many=True, context=context).data
-        )
+        return self.get_paginated_response(serializer.data)
 
     @extend_schema(
         request=PersonCreateSerializer, responses={201: PersonSerializer, **errors(400, 401, 403)}
     )
     def post(self, request: Request) -> Response:
-        """Make an account. It has no rights but over what will belong to it."""
+        """Create an account. It has no rights except over its own things."""
         body = PersonCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         person = person_create(by=self.reader, **body.validated_data)
@@ -105,9 +106,8 @@ class PersonDetailView(PeopleView):
         responses={200: PersonSerializer, **errors(400, 401, 403, 404)},
     )
     def patch(self, request: Request, key: str) -> Response:
-        """Change the name or address of a person, or close the account and open it again. Rights
-        are given in the administration.
-        """
+        """Change the name or address of a person, or close or reopen the account. Rights are changed
+        in the administration."""
         person = self.get_person()
         body = PersonUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
@@ -126,21 +126,28 @@ class PersonDetailView(PeopleView):
         409: others use what would be deleted; name somebody who gets it.
         """
         person = self.get_person()
-        # An empty value counts as none, and an account whose data was to be handed over would be
-        # removed without.
+        # The serializer takes an empty value for none, and an account whose data was to be handed
+        # over would be removed without that.
         if request.query_params.get("hand_over_to") == "":
             raise UserError({"hand_over_to": ["Name an account."]})
 
         query = RemovalQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
 
-        choice = dict(query.validated_data)
-        if name := choice.pop("hand_over_to", ""):
-            choice["hand_over_to"] = person_find(User.objects.all(), name)
-            if choice["hand_over_to"] is None:
+        heir = None
+        if name := query.validated_data.get("hand_over_to", ""):
+            heir = person_find(User.objects.all(), name)
+            if heir is None:
                 raise UserError({"hand_over_to": [f"There is no account {name[:80]!r}."]})
 
-        if person_remove(person=person, by=self.reader, **choice) is None:
+        removal = person_remove(
+            person=person,
+            by=self.reader,
+            hand_over_to=heir,
+            delete_data=query.validated_data["delete_data"],
+        )
+
+        if removal is None:
             return Response(status=204)
 
         return Response(PersonSerializer(self.get_person()).data, status=202)

@@ -1,4 +1,4 @@
-"""What an operator says before an account is removed."""
+"""The question to an operator before an account is removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RemovalForm(forms.Form):
         label="What happens to it?",
         widget=forms.RadioSelect,
         choices=[
-            (HAND_OVER, "Hand everything over. Trains that wait or run go on."),
+            (HAND_OVER, "Hand everything over. Trains that wait or run continue."),
             (
                 DELETE,
                 "Delete everything with its files. Trains that wait or run are stopped first.",
@@ -47,7 +47,7 @@ class RemovalForm(forms.Form):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """As people.removing.person_remove takes it."""
+        """The arguments for people.removing.person_remove."""
         return {
             "hand_over_to": self.cleaned_data["hand_over_to"],
             "delete_data": self.cleaned_data["what"] == DELETE,

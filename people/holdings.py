@@ -1,4 +1,4 @@
-"""What belongs to a person, and what of it others use."""
+"""What belongs to a person, and which of it others use."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ class Use:
 
 
 def holdings_count(people: Iterable[User]) -> dict[int, dict[str, int]]:
-    """{person's id: {"datasets": 3, "base models": 0, …}}, by one query for every kind."""
+    """{person's id: {"datasets": 3, "base models": 0, …}}, with one query for each kind."""
     ids = [person.pk for person in people]
     counts: dict[int, dict[str, int]] = {pk: {} for pk in ids}
 
     for model in owned_models():
-        rows = model._base_manager.filter(owner__in=ids).order_by().values_list("owner")
-        found = dict(rows.annotate(count=models.Count("pk")))
+        kind = str(model._meta.verbose_name_plural)
+        rows = model._base_manager.filter(owner__in=ids).order_by()
+        by_owner = rows.values_list("owner").annotate(count=models.Count("pk"))
+        count_of = dict(by_owner)
+
         for pk in ids:
-            counts[pk][str(model._meta.verbose_name_plural)] = found.get(pk, 0)
+            counts[pk][kind] = count_of.get(pk, 0)
 
     return counts
 
@@ -44,14 +47,21 @@ def holdings_count(people: Iterable[User]) -> dict[int, dict[str, int]]:
 def holdings_text(person: User) -> str:
     """3 datasets and 1 train run; "" for a person who has nothing."""
     parts = []
-    for model in owned_models():
-        count = model._base_manager.filter(owner=person).count()
-        if count:
-            word = model._meta.verbose_name if count == 1 else model._meta.verbose_name_plural
-            parts.append(f"{count:,} {word}")
 
-    *others, last = parts or [""]
-    return f"{', '.join(others)} and {last}" if others else last
+    for model in owned_models():
+        names = model._meta
+        count = model._base_manager.filter(owner=person).count()
+
+        if count == 1:
+            parts.append(f"1 {names.verbose_name}")
+        elif count:
+            parts.append(f"{count:,} {names.verbose_name_plural}")
+
+    if len(parts) < 2:
+        return "".join(parts)
+
+    *others, last = parts
+    return f"{', '.join(others)} and {last}"
 
 
 def uses_by_others(person: User) -> list[Use]:
@@ -61,31 +71,34 @@ def uses_by_others(person: User) -> list[Use]:
 
 def uses_text(uses: list[Use]) -> str:
     """The first few uses as a sentence."""
-    named = "; ".join(str(use) for use in uses[:NAMED])
+    texts = [str(use) for use in uses[:NAMED]]
     more = len(uses) - NAMED
-    return f"{named}; and {more:,} more" if more > 0 else named
+
+    if more > 0:
+        texts.append(f"and {more:,} more")
+
+    return "; ".join(texts)
 
 
 def rows_to_keep(person: User, uses: list[Use]) -> dict[type[Owned], set[int]]:
-    """Ids of what others use, and of what those rows need in turn: an earlier version, a base
-    model.
-    """
+    """Ids of what others use, and of what those rows need in turn, such as an earlier version or a
+    base model."""
     kept: dict[type[Owned], set[int]] = defaultdict(set)
-    waiting = [use.row for use in uses]
+    unvisited = [use.row for use in uses]
 
-    while waiting:
-        row = waiting.pop()
-        if row.owner_id != person.pk or row.pk in kept[type(row)]:
-            continue
+    while unvisited:
+        row = unvisited.pop()
+        kept_ids = kept[type(row)]
 
-        kept[type(row)].add(row.pk)
-        waiting.extend(_needed_by(row))
+        if row.owner_id == person.pk and row.pk not in kept_ids:
+            kept_ids.add(row.pk)
+            unvisited.extend(_needed_by(row))
 
     return kept
 
 
 def _references(person: User) -> Iterator[Use]:
-    """By foreign keys that protect what they point at."""
+    """Uses by foreign keys that protect what they refer to."""
     for model in owned_models():
         for relation in model._meta.related_objects:
             other = relation.related_model
@@ -93,40 +106,43 @@ def _references(person: User) -> Iterator[Use]:
                 continue
 
             name = relation.field.name
-            rows = other._base_manager.filter(**{f"{name}__owner": person}).exclude(owner=person)
-            for row in rows.select_related(name, "owner").order_by("pk"):
-                yield Use(getattr(row, name), row)
+            rows = other._base_manager.filter(**{f"{name}__owner": person})
+            rows_of_others = rows.exclude(owner=person).select_related(name, "owner")
+
+            for row in rows_of_others.order_by("pk"):
+                used = getattr(row, name)
+                yield Use(used, row)
 
 
 def _reward_models_in_use(person: User) -> Iterator[Use]:
-    """Trains of others that wait or run name the files of a reward model by its id, among their
-    parameters.
-    """
-    open_ones = (
-        TrainRun.objects.exclude(status__in=TrainRun.ENDED)
-        .exclude(owner=person)
-        .select_related("owner")
-    )
+    """Uses by trains of others that wait or run: they name a reward model by its id, among their
+    parameters."""
+    open_trains = TrainRun.objects.exclude(status__in=TrainRun.ENDED).exclude(owner=person)
 
-    for run in open_ones.order_by("pk"):
+    for run in open_trains.select_related("owner").order_by("pk"):
         for choice in run.parameters.get("rewards") or []:
             if choice.get("function") != "reward_model":
                 continue
 
-            model_id = choice.get("parameters", {}).get("model")
-            scorer = TrainRun.objects.filter(pk=model_id, owner=person).first()
+            parameters = choice.get("parameters", {})
+            scorers = TrainRun.objects.filter(pk=parameters.get("model"), owner=person)
+            scorer = scorers.first()
+
             if scorer is not None:
                 yield Use(scorer, run)
 
 
 def _needed_by(row: Owned) -> Iterator[Owned]:
+    """The rows that this row refers to by protecting foreign keys."""
     for field in row._meta.concrete_fields:
         target = field.related_model
+        reference = field.remote_field
+
         if not isinstance(target, type) or not issubclass(target, Owned):
             continue
-
-        reference = field.remote_field
         if reference is None or reference.on_delete is not models.PROTECT:
             continue
-        if (found := getattr(row, field.name)) is not None:
-            yield found
+
+        needed = getattr(row, field.name)
+        if needed is not None:
+            yield needed

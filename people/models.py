@@ -8,9 +8,9 @@ from django.db import models
 
 class PersonRemoval(models.Model):
     """The removal of an account that cannot be finished at once: trains have to stop before their
-    files go.
+    files can be deleted.
 
-    The account is closed when this row is written, and gone, with this row, when the removal is
+    The account is closed when this row is created, and deleted, with this row, when the removal is
     finished.
     """
 

@@ -5,8 +5,8 @@
 3. The account is deleted.
 
 Step 2 may have to wait for trains that save or stop. It is tried again every few seconds
-(training.work.reconcile) and can be broken off anywhere. At no moment does anything become visible to
-people who could not see it before, but for the one to whom it is handed over.
+(training.work.reconcile) and may be interrupted anywhere. At no moment does anything become visible to
+people who could not see it before, except to the person to whom it is handed over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from training.train.services import train_delete, train_stop
 
 logger = logging.getLogger("deepextension.people")
 
-# How a row of every kind goes with its files. In this order: trains need datasets and models.
+# How a row of each kind is deleted with its files. In this order: trains need datasets and models.
 DELETE: dict[type[Owned], Callable[[Any, User], None]] = {
     TrainRun: lambda run, by: train_delete(run=run, by=by),
     Dataset: lambda dataset, by: dataset_delete(dataset=dataset, by=by),
@@ -55,9 +55,9 @@ def person_remove(
     delete_data: stop the person's trains and delete all datasets, models and trains with their
     files.
 
-    Returns None when the account is gone, and its PersonRemoval while trains are still stopping.
-    Raises PermissionDenied, and UserError where nobody has said what is to happen, or others use
-    what would be deleted.
+    Returns None when the account is deleted, and its PersonRemoval while trains are still stopping.
+    Raises PermissionDenied, and UserError where neither is given, or others use what would be
+    deleted.
     """
     removal_check(person=person, by=by, hand_over_to=hand_over_to, delete_data=delete_data)
 
@@ -75,7 +75,9 @@ def person_remove(
         account_close(person)
 
     logger.info("%s asked for the removal of %s", by.get_username(), person.get_username())
-    return None if removal_finish(removal) else removal
+    is_deleted = removal_finish(removal)
+
+    return None if is_deleted else removal
 
 
 def removal_check(*, person: User, by: User, hand_over_to: User | None, delete_data: bool) -> None:
@@ -95,46 +97,37 @@ def removal_check(*, person: User, by: User, hand_over_to: User | None, delete_d
         heir_check(person, hand_over_to)
 
     holdings = holdings_text(person)
-    if holdings and hand_over_to is None and not delete_data:
-        raise UserError(
-            {
-                "hand_over_to": [
-                    f"{name} has {holdings}. Say who gets them, or that they are to be deleted."
-                ]
-            }
-        )
+    if hand_over_to is None and holdings and not delete_data:
+        message = f"{name} has {holdings}. Say who gets them, or that they are to be deleted."
+        raise UserError({"hand_over_to": [message]})
 
-    uses = uses_by_others(person) if delete_data and hand_over_to is None else []
-    if uses:
-        raise UserError(
-            {
-                "hand_over_to": [
-                    f"Not everything can be deleted: {uses_text(uses)}. Say who gets what others "
-                    "use."
-                ]
-            },
-            code="in_use",
-            status=409,
-        )
+    if hand_over_to is None and delete_data:
+        _unused_check(person)
+
+
+def _unused_check(person: User) -> None:
+    """Raises UserError (409) where others use something of this person."""
+    uses = uses_by_others(person)
+    if not uses:
+        return
+
+    message = f"Not everything can be deleted: {uses_text(uses)}. Say who gets what others use."
+    raise UserError({"hand_over_to": [message]}, code="in_use", status=409)
 
 
 def heir_check(person: User, heir: User) -> None:
+    """Whether what `person` has can be handed over to `heir`. Raises UserError."""
     if heir.pk == person.pk:
-        raise UserError({"hand_over_to": ["Choose somebody else than the person who goes."]})
+        message = "Choose somebody else than the person who goes."
+        raise UserError({"hand_over_to": [message]})
 
     if not heir.is_active or PersonRemoval.objects.filter(person=heir).exists():
-        raise UserError(
-            {
-                "hand_over_to": [
-                    f"The account {heir.get_username()} is closed. Choose somebody else."
-                ]
-            }
-        )
+        message = f"The account {heir.get_username()} is closed. Choose somebody else."
+        raise UserError({"hand_over_to": [message]})
 
 
 def account_close(person: User) -> None:
-    """Nobody can sign in with this account any more, and whoever is signed in with it no longer
-    is."""
+    """Close an account: nobody can sign in with it any more, and its sessions and tokens end."""
     User.objects.filter(pk=person.pk).update(is_active=False)
     person.is_active = False
     get_token_model().objects.filter(user=person).delete()
@@ -142,11 +135,12 @@ def account_close(person: User) -> None:
 
 
 def sessions_end(person: User) -> None:
-    """A session keeps its person's id inside its encoded data, so that every one is looked into."""
+    # A session keeps its person's id inside its encoded data, so that each has to be decoded.
+    user_id = str(person.pk)
     own = [
         session.pk
         for session in Session.objects.iterator()
-        if session.get_decoded().get("_auth_user_id") == str(person.pk)
+        if session.get_decoded().get("_auth_user_id") == user_id
     ]
 
     Session.objects.filter(pk__in=own).delete()
@@ -158,48 +152,48 @@ def removals_finish() -> None:
         try:
             removal_finish(removal)
         except OSError:
-            # A disk that does not answer: the others are not kept waiting.
+            # A disk that does not answer must not hold up the other removals.
             logger.exception("%s cannot be removed yet", removal.person.get_username())
 
 
 def removal_finish(removal: PersonRemoval) -> bool:
-    """Do what can be done now. Returns whether the account is gone. May be repeated, and broken off
-    anywhere.
-    """
+    """Do what can be done now. Returns whether the account is deleted. May be repeated, and
+    interrupted anywhere."""
     person = removal.person
+    heir = removal.hand_over_to
+
     try:
-        if removal.delete_data and not data_delete(
-            person, keep_used=removal.hand_over_to is not None
-        ):
+        if removal.delete_data and not data_delete(person, keep_used=heir is not None):
             return False
 
         trials_delete(person)
+
         with transaction.atomic():
-            if removal.hand_over_to is not None:
-                data_hand_over(person, removal.hand_over_to)
+            if heir is not None:
+                data_hand_over(person, heir)
 
             person.delete()
-    except (UserError, ProtectedError) as error:
-        obstacle = (
-            error.message
-            if isinstance(error, UserError)
-            else "Something new belongs to this account."
-        )
-
-        PersonRemoval.objects.filter(pk=removal.pk).update(obstacle=obstacle)
-
-        if obstacle != removal.obstacle:
-            # Once, and not at every try.
-            logger.warning("%s cannot be removed yet: %s", person.get_username(), obstacle)
-
+    except UserError as error:
+        _obstacle_store(removal, error.message)
+        return False
+    except ProtectedError:
+        _obstacle_store(removal, "Something new belongs to this account.")
         return False
 
     logger.info("account %s is removed", person.get_username())
     return True
 
 
+def _obstacle_store(removal: PersonRemoval, obstacle: str) -> None:
+    PersonRemoval.objects.filter(pk=removal.pk).update(obstacle=obstacle)
+
+    if obstacle != removal.obstacle:
+        # Once, and not at every try.
+        logger.warning("%s cannot be removed yet: %s", removal.person.get_username(), obstacle)
+
+
 def data_delete(person: User, *, keep_used: bool) -> bool:
-    """Delete everything that belongs to `person`; `keep_used`: but for what others use.
+    """Delete everything that belongs to `person`; with `keep_used`, except what others use.
 
     Returns False while trains are still stopping; call it again then. Raises UserError where others
     use something that is not to be kept.
@@ -210,33 +204,34 @@ def data_delete(person: User, *, keep_used: bool) -> bool:
             f"Not everything can be deleted: {uses_text(uses)}.", code="in_use", status=409
         )
 
-    open_ones = TrainRun.objects.filter(owner=person).exclude(status__in=TrainRun.ENDED)
-    for run in open_ones:
+    open_trains = TrainRun.objects.filter(owner=person).exclude(status__in=TrainRun.ENDED)
+    for run in open_trains:
         train_stop(run=run, by=person, discard=True)
 
-    if open_ones.all().exists():
+    if open_trains.all().exists():
         return False
 
     kept = rows_to_keep(person, uses)
+
     for model, delete in DELETE.items():
+        rows = model._base_manager.filter(owner=person).exclude(pk__in=kept[model])
         # The newest first: later versions of a dataset refer to earlier ones.
-        for row in (
-            model._base_manager.filter(owner=person).exclude(pk__in=kept[model]).order_by("-pk")
-        ):
+        for row in rows.order_by("-pk"):
             delete(row, person)
 
     return True
 
 
 def trials_delete(person: User) -> None:
-    """Trials of rewards hold rows of datasets, and belong to no row of the database."""
+    """Delete trials of rewards: they hold rows of datasets, and no database row refers to them."""
     for folder in trials_folder().glob(f"{person.pk}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def data_hand_over(person: User, heir: User) -> None:
-    """Everything that belongs to `person` is the heir's. Trains that wait or run go on."""
-    # Mail that has not been sent yet was for the one who goes.
+    """Make `heir` the owner of everything that belongs to `person`. Trains that wait or run
+    continue."""
+    # Mail that has not been sent yet was for the person who goes.
     Notice.objects.filter(run__owner=person, way=Notice.Way.MAIL, sent_at=None).delete()
 
     for model in owned_models():

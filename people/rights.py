@@ -1,4 +1,4 @@
-"""Who may change, and remove, the account of whom."""
+"""Who may change or remove whose account."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from django.contrib.auth.models import User
 
 
 def rights_of(person: User) -> set[str]:
-    """All permissions of an account, those of a closed account too: Django says it has none."""
+    """All permissions of an account, also of a closed one, for which Django gives none."""
     open_account = copy.copy(person)
     open_account.is_active = True
 
+    # Django keeps what it found for the closed account on the object.
     for cache in ("_perm_cache", "_user_perm_cache", "_group_perm_cache"):
         vars(open_account).pop(cache, None)
 
@@ -27,4 +28,7 @@ def may_manage(by: User, person: User) -> bool:
 
 
 def may_remove(by: User, person: User) -> bool:
-    return by.has_perm("auth.delete_user") and by.pk != person.pk and may_manage(by, person)
+    if by.pk == person.pk:
+        return False
+
+    return by.has_perm("auth.delete_user") and may_manage(by, person)

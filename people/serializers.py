@@ -1,4 +1,4 @@
-"""What the API says of accounts, and what it takes."""
+"""Accounts in the API, and the bodies that it accepts."""
 
 from __future__ import annotations
 
@@ -54,11 +54,14 @@ class PersonSerializer(serializers.ModelSerializer[User]):
         read_only_fields = fields
 
     def get_holdings(self, person: User) -> dict[str, int]:
-        counts = self.context.get("holdings") or holdings_count([person])
-        return dict(counts[person.pk])
+        counts: dict[int, dict[str, int]] | None = self.context.get("holdings")
+        if not counts:
+            counts = holdings_count([person])
+
+        return counts[person.pk]
 
     def to_representation(self, person: User) -> dict[str, Any]:
-        # A one-to-one row that is missing raises, and the serializer would leave the field out.
+        # Without such a row, reading the relation raises, and the serializer leaves the field out.
         return {"removal": None} | super().to_representation(person)
 
 

@@ -1,5 +1,5 @@
-"""Take the README's screenshots from the demo: `make screenshots`, after `make demo`, while it runs
-or not."""
+"""Take the README's screenshots from the demo: `make screenshots`, after `make demo`, whether that
+runs or not."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def main() -> None:
         if health().get("status") != "ok":
             stack.enter_context(platform(print))
 
-        # Everything from the database is read: Playwright's event loop and Django's database calls
-        # do not mix.
+        # Everything has been read from the database by now: Playwright's event loop and Django's
+        # database calls do not mix.
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),

@@ -1,7 +1,7 @@
-"""Copy what the pages need out of node_modules/ into static/vendor/: `npm ci`, then `python
+"""Copy what the pages need from node_modules/ to static/vendor/: `npm ci`, then `python
 scripts/vendor.py`.
 
-Only built files travel, so that a copy of the platform that serves pages needs neither Node nor
+Only built files are copied, so that a platform that serves pages needs neither Node nor
 node_modules/."""
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def main() -> int:
 
     shutil.rmtree(VENDOR, ignore_errors=True)
     VENDOR.mkdir(parents=True)
+
     for name, source in FILES.items():
-        (VENDOR / name).write_text(without_source_map((MODULES / source).read_text()))
+        text = (MODULES / source).read_text()
+        (VENDOR / name).write_text(without_source_map(text))
 
     fonts_copy()
     (VENDOR / "icons.svg").write_text(icons_sprite())
@@ -44,8 +46,8 @@ def main() -> int:
 
 
 def without_source_map(text: str) -> str:
-    """The maps are not shipped, and the manifest of static files insists on every file that is
-    named."""
+    """The text without its reference to a source map: maps are not copied, and Django's manifest of
+    static files fails for a reference to a missing file."""
     return re.sub(r"/\*# sourceMappingURL=\S+ \*/|//# sourceMappingURL=\S+", "", text)
 
 
@@ -69,11 +71,9 @@ def icons_sprite() -> str:
     symbols = []
     for name in ICONS:
         drawing = (MODULES / "@tabler/icons/icons/outline" / f"{name}.svg").read_text()
-        paths = re.sub(
-            r"\s*\n\s*",
-            "",
-            drawing[drawing.index(">", drawing.index("<svg")) + 1 : drawing.rindex("</svg>")],
-        )
+        tag_end = drawing.index(">", drawing.index("<svg")) + 1
+        content = drawing[tag_end : drawing.rindex("</svg>")]
+        paths = re.sub(r"\s*\n\s*", "", content)
 
         symbols.append(f'<symbol id="{name}" viewBox="0 0 24 24">{paths}</symbol>')
 
@@ -81,11 +81,13 @@ def icons_sprite() -> str:
 
 
 def licenses() -> str:
-    """Name, version and licence of what is shipped."""
+    """Name, version and licence of each package that is copied."""
+    project = json.loads((ROOT / "package.json").read_text())
     lines = []
-    for package in sorted(json.loads((ROOT / "package.json").read_text())["dependencies"]):
-        about = json.loads((MODULES / package / "package.json").read_text())
-        lines.append(f"{package} {about['version']}: {about['license']}")
+
+    for name in sorted(project["dependencies"]):
+        package = json.loads((MODULES / name / "package.json").read_text())
+        lines.append(f"{name} {package['version']}: {package['license']}")
 
     return "\n".join(lines) + "\n"
 

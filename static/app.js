@@ -234,7 +234,7 @@
   }
 
   // Call `task` again and again, `seconds` apart (a number, or a function that returns one, null to end). One call at a
-  // time; a hidden page rests; failures wait longer and are told to `failed(error, since)`, recovery to `recovered()`.
+  // time; a hidden page rests; failures wait longer and are passed to `failed(error, since)`, recovery to `recovered()`.
   function poll(task, seconds, { failed = () => {}, recovered = () => {} } = {}) {
     let timer = null,
       over = false,
@@ -274,6 +274,87 @@
     };
   }
 
+  // Follow server-sent events: `take(data)` for each message, in order, one at a time. `url()` says where to begin, each
+  // time anew, so that nothing is missed after a break. A hidden page rests. Breaks are told to `failed(error, since)`,
+  // recovery to `recovered()`. The server says `ended` when nothing more will come.
+  const QUIET = 12000; // milliseconds without a word, after which the connection is taken for lost
+  const REST_AFTER = 5000; // milliseconds that a page may be hidden and still be followed
+  function follow(url, take, { failed = () => {}, recovered = () => {} } = {}) {
+    let source = null,
+      over = false,
+      failures = 0,
+      since = null,
+      retry = null,
+      watch = null,
+      rest = null,
+      queue = Promise.resolve();
+
+    function heard(moment) {
+      clearTimeout(watch);
+      watch = setTimeout(() => broke(new TypeError("The server does not answer.")), QUIET);
+      if (moment) clock.set(new Date(moment * 1000).toISOString());
+      if (failures) recovered();
+      failures = 0;
+      since = null;
+    }
+
+    function close() {
+      clearTimeout(watch);
+      clearTimeout(retry);
+      source?.close();
+      source = null;
+    }
+
+    function broke(error) {
+      close();
+      if (over) return;
+      failures += 1;
+      since ||= new Date();
+      if (failures >= 2) failed(error, since);
+      retry = setTimeout(open, Math.min(500 * 2 ** failures, 16000));
+    }
+
+    async function open() {
+      close();
+      if (over || document.hidden) return;
+      let address;
+      try {
+        address = await url();
+      } catch (error) {
+        return broke(error);
+      }
+      if (over || source) return;
+      const mine = (source = new EventSource(address));
+      watch = setTimeout(() => broke(new TypeError("The server does not answer.")), QUIET);
+      mine.onmessage = ({ data }) => {
+        const message = JSON.parse(data);
+        heard(message.now);
+        queue = queue.then(() => (mine === source || over ? take(message) : null)).catch(broke);
+      };
+      mine.addEventListener("alive", ({ data }) => heard(Number(data)));
+      mine.addEventListener("ended", () => {
+        over = true;
+        close();
+      });
+      mine.addEventListener("closed", () => broke(new TypeError("This train is not open to you.")));
+      mine.onerror = () => mine === source && broke(new TypeError("The server does not answer."));
+    }
+
+    document.addEventListener("visibilitychange", () => {
+      clearTimeout(rest);
+      if (document.hidden) rest = setTimeout(close, REST_AFTER);
+      else if (!source) open();
+    });
+    open();
+    return {
+      now: open,
+      stop: () => {
+        over = true;
+        close();
+      },
+    };
+  }
+
   // The server's clock, carried on from its latest answer: a browser's own may be wrong by minutes.
   const clock = {
     server: null,
@@ -297,6 +378,7 @@
 
   window.DX = {
     clock,
+    follow,
     format,
     icon,
     make,

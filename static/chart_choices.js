@@ -5,13 +5,13 @@
   function choices(bar, changed) {
     const key = `charts:${bar.dataset.user}`;
     const address = new URL(location);
-    let kept = {};
+    let saved = {};
     try {
-      kept = JSON.parse(localStorage.getItem(key) ?? "{}");
+      saved = JSON.parse(localStorage.getItem(key) ?? "{}");
     } catch {
       /* forbidden or broken: the defaults */
     }
-    const read = (name, fallback) => address.searchParams.get(name) ?? kept[name] ?? fallback;
+    const read = (name, fallback) => address.searchParams.get(name) ?? saved[name] ?? fallback;
     const axis = ["step", "epoch", "time"].includes(read("x")) ? read("x") : "step";
     const weight = Number(read("smoothing", 0.6));
     const view = {

@@ -237,7 +237,7 @@
       };
       if (line.dots)
         return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
-      const found = line.edges ? this.bandDatasets(line, pairs) : [];
+      const datasets = line.edges ? this.bandDatasets(line, pairs) : [];
       if (line.isSmoothed && !line.alone) {
         const thin = {
           borderColor: faded(colour),
@@ -245,9 +245,9 @@
           borderWidth: 1,
           borderDash: [],
         };
-        found.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
+        datasets.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
       }
-      return [...found, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
+      return [...datasets, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
     }
 
     bandDatasets(line, pairs) {
@@ -409,10 +409,10 @@
     }
 
     cursorTitle() {
-      const found = this.at(cursor.x)[0];
-      if (!found) return "";
-      const near = found.line.points[found.index];
-      return `step ${format.thousands(near[C.STEP])} · epoch ${near[C.EPOCH].toFixed(2)}`;
+      const nearest = this.at(cursor.x)[0];
+      if (!nearest) return "";
+      const point = nearest.line.points[nearest.index];
+      return `step ${format.thousands(point[C.STEP])} · epoch ${point[C.EPOCH].toFixed(2)}`;
     }
 
     cursorShow() {
@@ -472,10 +472,10 @@
       const name = line.note ? `${line.label}, ${line.note}` : line.label;
       if (line.dots) return [[name, "dot", line.colour]];
       const both = line.isSmoothed && !line.alone && this.lines.length < 3;
-      const found = [[both ? `${name}, smoothed` : name, "bar", line.colour]];
-      if (both) found.push([`${name}, each step`, "bar faded", line.colour]);
-      if (line.edges) found.push(["± 1 standard deviation", "tint", line.colour]);
-      return found;
+      const entries = [[both ? `${name}, smoothed` : name, "bar", line.colour]];
+      if (both) entries.push([`${name}, each step`, "bar faded", line.colour]);
+      if (line.edges) entries.push(["± 1 standard deviation", "tint", line.colour]);
+      return entries;
     }
 
     legendSet(wanted) {

@@ -43,16 +43,16 @@
   }
 
   function multiples(low, high, step) {
-    const found = [];
+    const numbers = [];
     for (
       let number = Math.ceil(low / step - 1e-9);
       number * step <= high + step * 1e-9;
       number += 1
     ) {
       // Plus 0 makes 0 of -0.
-      found.push(Number((number * step).toPrecision(12)) + 0);
+      numbers.push(Number((number * step).toPrecision(12)) + 0);
     }
-    return found;
+    return numbers;
   }
 
   // The y range for values between low and high: widened to whole steps, and never narrower than `before`, so that
@@ -83,8 +83,8 @@
 
   // The y range of shares, which are never under 0 % nor over 100 %.
   function widenShare(before, low, high, count = 4) {
-    const found = widen(before, 0, high > 0 ? Math.min(1, high) : 1, count);
-    return { ...found, min: 0, max: Math.min(1, found.max), madeUp: false };
+    const range = widen(before, 0, high > 0 ? Math.min(1, high) : 1, count);
+    return { ...range, min: 0, max: Math.min(1, range.max), madeUp: false };
   }
 
   // 1, 2 or 5 times a power of ten: the next one at or below (up: above) a positive value.
@@ -109,14 +109,14 @@
   // 1, 2 and 5 of every power of ten, or only the powers where there are many.
   function logTicks({ min, max }, few = false) {
     const many = Math.log10(max / min) > (few ? 1 : 3);
-    const found = [];
+    const ticks = [];
     for (let power = Math.floor(Math.log10(min) + 1e-9); 10 ** power <= max * 1.001; power += 1) {
       for (const factor of many ? [1] : [1, 2, 5]) {
         const value = Number((10 ** power * factor).toPrecision(6));
-        if (value >= min * 0.999 && value <= max * 1.001) found.push(value);
+        if (value >= min * 0.999 && value <= max * 1.001) ticks.push(value);
       }
     }
-    return found;
+    return ticks;
   }
 
   // Round numbers and the end itself; a round one that would touch the end's label goes.
@@ -156,11 +156,11 @@
     }
     for (let index = 0; index < placed.length; index += 1)
       placed[index] = Math.max(placed[index], low + index * gap);
-    const found = [];
+    const inOrder = [];
     order.forEach((index, place) => {
-      found[index] = placed[place];
+      inOrder[index] = placed[place];
     });
-    return found;
+    return inOrder;
   }
 
   // Where a point stands on the x axis. Time counts from `start`, in seconds.
@@ -224,16 +224,16 @@
 
   // The charts for these metrics: the table's first, in its order, then the unknown by name. Each once.
   function chartsFor(table, names) {
-    const found = new Map();
+    const charts = new Map();
     for (const name of [...names].sort()) {
       const chart = chartFor(table, name);
-      if (!found.has(chart.name)) found.set(chart.name, chart);
+      if (!charts.has(chart.name)) charts.set(chart.name, chart);
     }
     const place = (chart) => {
       const index = table.indexOf(chart);
       return index < 0 ? table.length : index;
     };
-    return [...found.values()].sort((one, other) => place(one) - place(other));
+    return [...charts.values()].sort((one, other) => place(one) - place(other));
   }
 
   // A value of a chart's kind as text, without its unit.

@@ -139,7 +139,7 @@
     try {
       answers = await api(`/trains/compare/series/?ids=${ids}`);
     } catch (error) {
-      // The first failure is told at once: there is nothing on the page yet that could stay.
+      // The first failure is shown at once: there is nothing on the page yet that could stay.
       if (!answers) broken.hidden = false;
       throw error;
     }

@@ -1,12 +1,11 @@
-// Evaluation Data, live: the whole series once, made short by the server, then every logged step from the API.
+// Evaluation Data, live: the whole series once, made short by the server, then every logged step as the server sends it.
 (() => {
   "use strict";
   const C = window.DXCharts;
-  const { clock, format, api, poll, readJson, live, make } = window.DX;
+  const { clock, format, api, follow, readJson, live, make } = window.DX;
   const page = readJson("evaluation-data");
   const base = `/trains/${page.id}/`;
   const root = document.getElementById("charts");
-  const PACE = { active: 0.5, waiting: 2 }; // seconds between two looks
   const SILENT = 10; // seconds without an answer after which the page is not live
   const MOST_POINTS = 4000; // a series that grew past this is asked for again, made short
 
@@ -87,7 +86,7 @@
   const shownSeries = () => zoom?.series ?? state.series;
 
   function append(rows) {
-    // A later attempt begins behind an earlier step: what the first told beyond it no longer counts.
+    // A later attempt begins behind an earlier step: what the first reported beyond it no longer counts.
     if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step))
       return load();
     for (const row of rows) {
@@ -190,8 +189,8 @@
   }
 
   function section(heading) {
-    const found = place("rest").querySelector(`[data-heading="${CSS.escape(heading)}"]`);
-    if (found) return found;
+    const existing = place("rest").querySelector(`[data-heading="${CSS.escape(heading)}"]`);
+    if (existing) return existing;
     const grid = make("div", { className: "charts-grid" });
     grid.dataset.heading = heading;
     place("rest").append(make("h2", { className: "charts-heading", textContent: heading }), grid);
@@ -304,23 +303,25 @@
 
   const age = (seconds) => (seconds < 2 ? "just now" : `${format.duration(seconds)} ago`);
 
-  async function look() {
+  // Where to go on: behind what the curves hold.
+  async function address() {
     if (!state.loaded) await load();
+    return `/api/v1/trains/${page.id}/events/?after=${state.next}`;
+  }
+
+  async function take(answer) {
     const before = state.status;
-    let answer,
-      measured = false;
-    do {
-      answer = await api(`/api/v1/trains/${page.id}/metrics/?after=${state.next}`);
-      state.next = answer.next;
-      state.train = answer.train;
-      document.dispatchEvent(new CustomEvent("train:told", { detail: answer.train }));
-      if (answer.rows.length) {
-        state.updated = new Date();
-        measured ||= answer.rows.some((row) => row.split === "eval");
-        if (!state.planned.step) await load();
-        else await append(answer.rows);
-      }
-    } while (answer.rows.length >= 5000);
+    const measured = answer.rows.some((row) => row.split === "eval");
+    // Another one of these was loaded with the whole series meanwhile.
+    const rows = answer.rows.filter((row) => row.seq > state.next);
+    state.next = Math.max(state.next, answer.next);
+    state.train = answer.train;
+    document.dispatchEvent(new CustomEvent("train:received", { detail: answer.train }));
+    if (rows.length) {
+      state.updated = new Date();
+      if (!state.planned.step) await load();
+      else await append(rows);
+    }
     state.status = answer.status;
     page.ended = ended();
     if (before !== state.status) await load();
@@ -422,6 +423,7 @@
     lost.hidden = false;
     root.classList.add("charts-old");
     state.lost = true;
+    document.dispatchEvent(new CustomEvent("train:lost", { detail: { error, since } }));
     stampShow();
     live(
       lost.querySelector("[data-lost-text]"),
@@ -430,18 +432,16 @@
   }
   function recovered() {
     state.lost = false;
+    document.dispatchEvent(new CustomEvent("train:heard"));
     lost.hidden = true;
     broken.hidden = true;
     root.classList.remove("charts-old");
   }
 
   state.ignored = new Set(page.ignored);
-  const polling = poll(
-    look,
-    () => (ended() ? null : state.status === "queued" ? PACE.waiting : PACE.active),
-    { failed, recovered },
-  );
+  const following = follow(address, take, { failed, recovered });
+  document.addEventListener("train:try-now", following.now);
   for (const button of document.querySelectorAll("[data-retry], [data-reload]"))
-    button.addEventListener("click", polling.now);
+    button.addEventListener("click", following.now);
   if (!page.ended) setInterval(stampShow, 1000);
 })();

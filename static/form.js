@@ -125,13 +125,13 @@
     const menu = control(choice.dataset.datasetChoice);
     if (version !== undefined) menu.selectedOptions[0].value = version;
     const family = page.datasets[menu.value]?.family;
-    const found = Object.entries(page.datasets)
+    const versionsOfFamily = Object.entries(page.datasets)
       .filter(([, data]) => data.family === family)
       .sort(([one], [other]) => other - one);
     const beside = control(`${choice.dataset.datasetChoice}_version`);
-    beside.hidden = beside.disabled = found.length < 2;
+    beside.hidden = beside.disabled = versionsOfFamily.length < 2;
     beside.replaceChildren(
-      ...found.map(([id, data]) =>
+      ...versionsOfFamily.map(([id, data]) =>
         make("option", { value: id, textContent: data.version, selected: id === menu.value }),
       ),
     );
@@ -298,16 +298,16 @@
 
   function problems(answer) {
     const errors = Object.keys(answer.errors).filter((name) => !unasked.has(name));
-    const found = [
+    const listed = [
       ...errors.map((name) => ["error", name]),
       ...Object.keys(answer.warnings).map((name) => ["warning", name]),
     ];
     const list = summary.querySelector("[data-problems]");
-    const key = JSON.stringify(found);
+    const key = JSON.stringify(listed);
     if (list.dataset.shown !== key) {
       list.dataset.shown = key;
       list.replaceChildren(
-        ...found.map(([kind, name]) =>
+        ...listed.map(([kind, name]) =>
           make(
             "li",
             { className: kind === "error" ? "bad" : "warn" },
@@ -325,7 +325,7 @@
       ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not block.`
       : missing.length
         ? `Choose ${titles} to run.`
-        : found.length
+        : listed.length
           ? "Warnings do not block."
           : blank;
     live(summary.querySelector("[data-run-note]"), say);

@@ -227,10 +227,10 @@
   }
 
   function range([node, at], length) {
-    const found = new Range();
-    found.setStart(node, at);
-    found.setEnd(node, Math.min(node.length, at + length));
-    return found;
+    const selection = new Range();
+    selection.setStart(node, at);
+    selection.setEnd(node, Math.min(node.length, at + length));
+    return selection;
   }
 
   function draw(length) {

@@ -1,5 +1,5 @@
 // A log that is too long to be shown whole: anywhere in it by a slider, and a search of all of it on the server, whose
-// matches come in while it goes on.
+// matches appear while the search continues.
 (() => {
   "use strict";
   const { api, format, make } = DX;
@@ -8,7 +8,7 @@
   const search = document.getElementById("log-search");
   const bar = document.getElementById("log-whole");
   const slider = bar.querySelector("[data-place]");
-  const told = bar.querySelector("[data-told]");
+  const status = bar.querySelector("[data-search-status]");
   const list = document.getElementById("log-found");
   let size = 0,
     turn = 0,
@@ -39,17 +39,17 @@
   async function look() {
     const mine = ++turn,
       words = search.value;
-    let found = 0,
+    let count = 0,
       at = 0;
     list.replaceChildren();
     list.hidden = !words;
-    while (words && at !== null && found < MOST_SHOWN) {
+    while (words && at !== null && count < MOST_SHOWN) {
       const answer = await api(
         `${box.dataset.url}search/?q=${encodeURIComponent(words)}&offset=${at}`,
       );
       // Other words were asked for meanwhile.
       if (mine !== turn) return;
-      found += answer.matches.length;
+      count += answer.matches.length;
       at = answer.next;
       list.append(
         ...answer.matches.map(({ offset, text }) => {
@@ -63,12 +63,12 @@
           return make("li", {}, button);
         }),
       );
-      told.textContent =
+      status.textContent =
         at === null
-          ? `${format.counted(found, "line")} in the whole log`
-          : `${format.counted(found, "line")}, ${format.share(at / answer.size)} searched`;
+          ? `${format.counted(count, "line")} in the whole log`
+          : `${format.counted(count, "line")}, ${format.share(at / answer.size)} searched`;
     }
-    if (!words) told.textContent = "";
+    if (!words) status.textContent = "";
   }
 
   function jump(button, offset) {

@@ -1,11 +1,12 @@
 // The header of a train's page, live. Other scripts of the page hear of a change of status:
 //   document.addEventListener("train:status", (event) => event.detail)   the train as the API's live/ tells it
-// A script that is told of the train with what it asks for itself passes that on, and the header does not ask too:
-//   document.dispatchEvent(new CustomEvent("train:told", { detail: train }))
+// A page whose own script follows the train (it holds #evaluation-data) passes on what it hears, so that the page has
+// one connection:
+//   document.dispatchEvent(new CustomEvent("train:received", { detail: train }))
+//   ... "train:lost", { detail: { error, since } } and "train:heard"
 (() => {
   "use strict";
-  const { clock, format, live, api, poll } = DX;
-  const TOLD_FOR = 3000; // milliseconds for which what another script was told is new enough
+  const { clock, format, live, follow } = DX;
   const ENDED = ["finished", "failed", "stopped"];
   const head = document.getElementById("train-head");
   let status = head.dataset.state;
@@ -13,8 +14,7 @@
   let phase = null;
   // What a stop saves, and what the page says of it, is another matter once there is a step.
   let hasSteps = Number(head.dataset.step) > 0;
-  let kept = null;
-  let told = -Infinity;
+  let bestStep = null;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
 
   function show(train) {
@@ -105,21 +105,17 @@
     running: ["has started.", "success"],
   };
 
-  async function turn() {
-    if (performance.now() - told > TOLD_FOR) await take(await api(head.dataset.api));
-  }
-
   async function take(train) {
     const changed = train.status !== status;
     const moved = phase !== null && train.phase !== phase;
-    const saved = kept !== null && train.best_step !== kept;
+    const saved = bestStep !== null && train.best_step !== bestStep;
     const began = train.step > 0 && !hasSteps;
     if (changed || moved || saved || began) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
     hasSteps = train.step > 0;
-    kept = train.best_step;
+    bestStep = train.best_step;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));
@@ -139,25 +135,23 @@
   }
 
   if (!ENDED.includes(status)) {
-    const polling = poll(
-      turn,
-      () => (ENDED.includes(status) ? null : status === "queued" ? 2 : 1),
-      { failed: lost, recovered },
-    );
-    let taking = false;
-    document.addEventListener("train:told", async ({ detail }) => {
-      told = performance.now();
-      if (taking) return;
-      taking = true;
-      try {
-        await take(detail);
-      } catch {
-        told = -Infinity; // the header asks by itself, and says what is wrong
-      }
-      taking = false;
+    const isFollowed = document.getElementById("evaluation-data") !== null;
+    const following = isFollowed
+      ? null
+      : follow(
+          () => head.dataset.events,
+          ({ train }) => take(train),
+          { failed: lost, recovered },
+        );
+    let taking = Promise.resolve();
+    document.addEventListener("train:received", ({ detail }) => {
+      taking = taking.then(() => take(detail)).catch((error) => lost(error, new Date()));
     });
+    document.addEventListener("train:lost", ({ detail }) => lost(detail.error, detail.since));
+    document.addEventListener("train:heard", recovered);
     document.addEventListener("click", (event) => {
-      if (event.target.closest("[data-try-now]")) polling.now();
+      if (event.target.closest("[data-try-now]"))
+        following ? following.now() : document.dispatchEvent(new CustomEvent("train:try-now"));
     });
     setInterval(() => {
       const elapsed = at("elapsed");

@@ -158,7 +158,7 @@
       title: "Stop",
       text: "A train that has made steps finishes the one that it is at and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.",
       yes: "Stop",
-      no: "Let it go on",
+      no: "Keep it running",
     },
     delete: {
       title: "Delete",

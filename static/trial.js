@@ -62,20 +62,20 @@
   }
 
   async function look(begun) {
-    const found = await api(url);
-    if (found.answers.length !== shown || found.done) show(found.answers, found.done);
-    shown = found.answers.length;
-    if (!found.done) {
+    const trial = await api(url);
+    if (trial.answers.length !== shown || trial.done) show(trial.answers, trial.done);
+    shown = trial.answers.length;
+    if (!trial.done) {
       const seconds = Math.round((Date.now() - begun) / 1000);
-      const place = found.rows
-        ? `Answer ${Math.min(shown + 1, found.rows)} of ${found.rows}`
+      const place = trial.rows
+        ? `Answer ${Math.min(shown + 1, trial.rows)} of ${trial.rows}`
         : "Answering";
       return live(note, `${place} … ${seconds > 3 ? `${seconds} s` : ""}`.trim());
     }
-    fail(found.error, shown > 0);
-    const end = found.cancelled ? `Cancelled. ${shown} of ${found.rows} rows were answered.` : "";
+    fail(trial.error, shown > 0);
+    const end = trial.cancelled ? `Cancelled. ${shown} of ${trial.rows} rows were answered.` : "";
     if (end) live(note, end);
-    live(said, end || found.error || `${shown} answers are scored.`);
+    live(said, end || trial.error || `${shown} answers are scored.`);
   }
 
   cancel.addEventListener("click", async () => {

@@ -62,8 +62,7 @@ def hub(monkeypatch) -> Iterator[Hub]:
     with running_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.delenv("HF_HUB_OFFLINE")
-        monkeypatch.setattr("models_app.importing.RETRY_SECONDS", 0.01)
-        monkeypatch.setattr("datasets_app.importing.RETRY_SECONDS", 0.01)
+        monkeypatch.setattr("core.hub.RETRY_SECONDS", 0.01)
         yield running
 
 

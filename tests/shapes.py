@@ -25,7 +25,7 @@ from methods.models import TrainingMethod
 from methods.services import method_defaults
 from models_app.models import BaseModel
 from training.models import MetricRow, Sample, TrainRun
-from training.train.curve_summary import stretches_grow
+from training.train.curve_summary import curve_summaries_extend
 
 STEPS = 200
 Values = dict[str, float | None]
@@ -233,7 +233,7 @@ def log(run: TrainRun, rows: list[tuple[int, Values]]) -> None:
         )
         for seq, (step, values) in enumerate(rows, 1)
     )
-    stretches_grow(run, len(rows))
+    curve_summaries_extend(run, len(rows))
 
     trained = [(step, values) for step, values in rows if not is_evaluation(values)]
     measured = [(step, values) for step, values in rows if is_evaluation(values)]

@@ -1,5 +1,5 @@
-"""Trains for operators: to search, stop, copy and compare. Nothing here writes a train but through
-the services."""
+"""Trains for operators: to search, stop, copy and compare. Trains are changed only through the
+services."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from training.models import Notice, TrainRun
 from training.pages.compare import MOST_TRAINS
 from training.train.durations import run_progress, run_seconds
 from training.train.services import train_delete, train_stop, train_update
+from training.work.notices import notice_state
 
 EDITABLE = ("name", "notes")
 
@@ -125,22 +126,29 @@ class TrainRunAdmin(OwnedAdmin):
         return run.get_absolute_url()
 
     def get_readonly_fields(self, request: HttpRequest, obj: TrainRun | None = None) -> list[str]:
-        shown = [name for _, section in self.fieldsets for name in section["fields"]]
-        return [str(name) for name in shown if name not in EDITABLE]
+        names: list[str] = []
+        for _, section in self.fieldsets:
+            names += map(str, section["fields"])
+
+        return [name for name in names if name not in EDITABLE]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Trains start from their form, which checks what they need."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: TrainRun | None = None) -> bool:
-        """An ended one only; with one that waits or runs among the chosen, Django's own page
-        refuses them all."""
-        return super().has_delete_permission(request, obj) and (obj is None or obj.ended)
+        """Only of an ended train. Where one of several chosen trains waits or runs, Django's own
+        page refuses to delete any."""
+        if obj is not None and not obj.ended:
+            return False
+
+        return super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: TrainRun, form: Any, change: bool) -> None:
         run = TrainRun.objects.get(pk=obj.pk)
+        by = reader_of(request)
         try:
-            train_update(run=run, by=reader_of(request), name=obj.name, notes=obj.notes)
+            train_update(run=run, by=by, name=obj.name, notes=obj.notes)
         except UserError as error:
             self.message_user(request, error.message, messages.ERROR)
 
@@ -170,33 +178,39 @@ class TrainRunAdmin(OwnedAdmin):
     def compare_trains(
         self, request: HttpRequest, queryset: QuerySet[TrainRun]
     ) -> HttpResponse | None:
-        ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST_TRAINS + 1])
+        ids = queryset.order_by("pk").values_list("pk", flat=True)[: MOST_TRAINS + 1]
         if not 2 <= len(ids) <= MOST_TRAINS:
-            self.message_user(
-                request, f"Choose 2 to {MOST_TRAINS} trains to compare.", messages.WARNING
-            )
+            message = f"Choose 2 to {MOST_TRAINS} trains to compare."
+            self.message_user(request, message, messages.WARNING)
             return None
 
-        return redirect(f"{reverse('training:compare')}?ids={','.join(map(str, ids))}")
+        chosen = ",".join(map(str, ids))
+        return redirect(f"{reverse('training:compare')}?ids={chosen}")
 
     @admin.action(description="Stop", permissions=["change"])
     def stop_trains(self, request: HttpRequest, queryset: QuerySet[TrainRun]) -> None:
-        open_ones = [run for run in queryset if not run.ended]
-        for run in open_ones:
-            train_stop(run=run, by=reader_of(request))
+        by = reader_of(request)
+        stopped = 0
+        for run in queryset:
+            if not run.ended:
+                train_stop(run=run, by=by)
+                stopped += 1
 
-        self.message_user(
-            request, f"{len(open_ones)} of {queryset.count()} asked to stop; the others had ended."
-        )
+        total = queryset.count()
+        self.message_user(request, f"{stopped} of {total} asked to stop; the others had ended.")
 
 
 @admin.register(Notice)
 class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Who was told of which end, and why not yet."""
+    """Who was notified of the end of which train, who was not, and why."""
 
-    list_display = ("run", "status", "way", "tries", "sent_at", "error")
+    list_display = ("run", "status", "way", "state", "tries", "next_at", "sent_at", "error")
     list_filter = ("way", "status")
     list_select_related = ("run",)
+
+    @admin.display(description="state")
+    def state(self, notice: Notice) -> str:
+        return notice_state(notice)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

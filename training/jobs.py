@@ -1,4 +1,4 @@
-"""What the queue calls. A job takes an id and calls a service."""
+"""What the queue and the background workers call. A job takes an id and calls a service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from core.jobs import queue_job
 
 @queue_job
 def run_train(*_: int) -> None:
-    """A bell: whichever train is next. Bells of an earlier version carried a train's number."""
+    """A worker was notified: run whichever train is next. Notifications of an earlier version
+    carried a train's number."""
     from training.work.supervisor import supervise_next
 
     job = get_current_job()
@@ -23,7 +24,7 @@ def send_notices() -> None:
 
 
 def notices_ended(*, reason: str, limit_seconds: float) -> None:
-    """Nothing to write down: what was not sent is sent next time."""
+    """Nothing to record: each notice has its own tries, and what is due is sent next time."""
 
 
 def run_trial(key: str) -> None:

@@ -37,22 +37,31 @@ class IllegalTransition(ValueError):
 class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
         return self.select_related(
-            "owner", "method", "base_model", "dataset", "evaluation_dataset", "copied_from", "after"
+            "owner",
+            "method",
+            "base_model",
+            "dataset",
+            "evaluation_dataset",
+            "copied_from",
+            "starts_after",
         ).prefetch_related("labels")
 
-    def told(self) -> TrainRunQuerySet:
-        """With what the API tells of a train, and no more of what it is made of: pages ask every
-        second."""
-        return (
-            self.select_related("owner", "method", "base_model", "dataset", "evaluation_dataset")
-            .only(
-                *(field.attname for field in TrainRun._meta.concrete_fields),
-                "owner__username",
-                *(f"method__{name}" for name in ("slug", "recipe")),
-                *(f"{name}__slug" for name in ("base_model", "dataset", "evaluation_dataset")),
-            )
-            .prefetch_related("labels")
+    def for_api(self) -> TrainRunQuerySet:
+        """With what the API returns of a train, and no other columns of the rows it refers to:
+        pages poll this every second."""
+        own_columns = [field.attname for field in TrainRun._meta.concrete_fields]
+        related = ("owner", "method", "base_model", "dataset", "evaluation_dataset")
+        rows = self.select_related(*related).only(
+            *own_columns,
+            "owner__username",
+            "method__slug",
+            "method__recipe",
+            "base_model__slug",
+            "dataset__slug",
+            "evaluation_dataset__slug",
         )
+
+        return rows.prefetch_related("labels")
 
     def active(self) -> TrainRunQuerySet:
         return self.filter(status__in=TrainRun.ACTIVE)
@@ -115,12 +124,14 @@ class TrainRun(Owned):
     place = models.FloatField(
         default=0, help_text="The order in line among those of the same priority."
     )
-    after = models.ForeignKey(
+    # The column keeps the name that the API has.
+    starts_after = models.ForeignKey(
         "self",
         models.SET_NULL,
         null=True,
         blank=True,
         related_name="followers",
+        db_column="after_id",
         help_text="Starts once that finished.",
     )
     planned_rows = models.BigIntegerField(
@@ -188,7 +199,7 @@ class TrainRun(Owned):
     finished_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     resumes = models.PositiveSmallIntegerField(
-        default=0, help_text="How often it went on by itself since a person last let it."
+        default=0, help_text="How often it resumed by itself since a person last resumed it."
     )
     earlier_seconds = models.FloatField(default=0, help_text="How long earlier attempts ran.")
 
@@ -230,8 +241,7 @@ class TrainRun(Owned):
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left of the latest estimate now, 0 once it is used up; None where nothing is
-        estimated.
+        """What is left of the latest estimate now, at least 0; None where there is no estimate.
 
         A train that stops ends sooner than was estimated, and one that waits or has ended needs no
         estimate."""
@@ -251,12 +261,12 @@ class TrainRun(Owned):
         return self.started_at
 
     def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
-        """Move to `to` and write `values` with it, in one conditional UPDATE. Returns whether this
-        caller won.
+        """Change the status to `to` and write `values` with it, in one conditional UPDATE. Returns
+        whether this caller did.
 
-        Loses (False, nothing written) where somebody else has moved the train on since it was read,
-        or where `attempt` is given and has been overtaken. Going back to the queue is the next
-        attempt. Raises IllegalTransition for a move the machine does not have."""
+        False, with nothing written, where the status has changed since the train was read, or where
+        `attempt` is no longer the train's attempt. A return to the queue begins the next attempt.
+        Raises IllegalTransition for a change that the state machine does not have."""
         if to not in self.TRANSITIONS[self.Status(self.status)]:
             raise IllegalTransition(f"A train cannot go from {self.status} to {to}.")
 
@@ -276,7 +286,7 @@ class TrainRun(Owned):
 
 
 class TrainLabel(models.Model):
-    """A word that the people of a train sort it by."""
+    """A label by which people sort and find a train."""
 
     run = models.ForeignKey(TrainRun, models.CASCADE, related_name="labels")
     name = models.CharField(max_length=40)
@@ -293,7 +303,7 @@ class TrainLabel(models.Model):
 
 
 class TrainListColumns(models.Model):
-    """How somebody wants to see the list of trains."""
+    """Which columns of the list of trains a person has chosen."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     columns = models.JSONField(default=list, help_text="Names of the columns that are shown.")
@@ -324,7 +334,7 @@ class TrainQueue(models.Model):
 
 
 class Notice(models.Model):
-    """Word of how an attempt of a train ended, to one receiver; see training.work.notices."""
+    """A notice of how an attempt of a train ended, to one receiver; see training.work.notices."""
 
     class Way(models.TextChoices):
         MAIL = "mail", "E-mail"
@@ -376,10 +386,11 @@ class MetricRow(models.Model):
         ]
 
 
-class MetricStretch(models.Model):
-    """Of `size` consecutive events the points that a short curve keeps; see training.train.curve_summary."""
+class CurveSummary(models.Model):
+    """The points that a downsampled curve keeps of `size` consecutive events; see
+    training.train.curve_summary."""
 
-    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="stretches")
+    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="curve_summaries")
     size = models.PositiveIntegerField()
     number = models.BigIntegerField(help_text="Events number * size up to the next.")
     first_step = models.BigIntegerField()
@@ -387,6 +398,7 @@ class MetricStretch(models.Model):
     points = models.JSONField(help_text="{metric: [[step, epoch, time, value]]}")
 
     class Meta:
+        db_table = "training_metricstretch"
         ordering: ClassVar = ["size", "number"]
         constraints: ClassVar = [
             models.UniqueConstraint(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 from django import template
@@ -22,6 +23,8 @@ register = template.Library()
 
 MISSING = "–"
 MINUS = "−"
+# Enough digits for the largest number that a column or a metric holds.
+WIDE = Context(prec=400)
 
 
 def is_number(value: Any) -> bool:
@@ -36,16 +39,34 @@ def signed(text: str) -> str:
     return text.replace("-", MINUS, 1) if re.search("[1-9]", text) else text[1:]
 
 
+def whole(value: float) -> int:
+    """The nearest whole number, halves up as JavaScript's Math.round has them."""
+    return math.floor(value + 0.5)
+
+
+def fixed(value: float, digits: int) -> str:
+    """So many digits after the point, halves away from zero as JavaScript's toFixed has them."""
+    step = Decimal(1).scaleb(-digits)
+    return str(Decimal(value).quantize(step, ROUND_HALF_UP, WIDE))
+
+
+def significant(value: float, digits: int) -> str:
+    """At most so many significant digits, without zeros at the end, as JavaScript's toPrecision
+    rounds them."""
+    context = Context(prec=digits, rounding=ROUND_HALF_UP)
+    return f"{context.create_decimal(Decimal(value)).normalize():f}"
+
+
 @register.filter
 def loss(value: Any) -> str:
     """1.204"""
-    return signed(f"{value:.3f}") if is_number(value) else MISSING
+    return decimals(value, 3)
 
 
 @register.filter
 def decimals(value: Any, digits: int) -> str:
     """1.20 for two digits."""
-    return signed(f"{value:.{digits}f}") if is_number(value) else MISSING
+    return signed(fixed(value, digits)) if is_number(value) else MISSING
 
 
 @register.filter
@@ -65,13 +86,13 @@ def rate(value: Any) -> str:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return signed(f"{float(mantissa):g}e{int(exponent)}")
 
-    return signed(f"{value:.4g}")
+    return signed(significant(value, 4))
 
 
 @register.filter
 def thousands(value: Any) -> str:
     """4,612"""
-    return signed(f"{round(value):,}") if is_number(value) else MISSING
+    return signed(f"{whole(value):,}") if is_number(value) else MISSING
 
 
 @register.filter
@@ -82,7 +103,7 @@ def counted(value: Any, nouns: str) -> str:
         return MISSING
 
     noun, _, plural = nouns.partition(",")
-    return counted_text(round(value), noun, plural)
+    return counted_text(whole(value), noun, plural)
 
 
 @register.filter
@@ -93,7 +114,7 @@ def big(value: Any) -> str:
 
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if abs(value) >= size:
-            return signed(f"{value / size:.3g} {unit}")
+            return signed(f"{significant(value / size, 3)} {unit}")
 
     return thousands(value)
 
@@ -106,9 +127,14 @@ def size(value: Any) -> str:
 
     for scale, unit, digits in ((1e9, "GB", 1), (1e6, "MB", 1), (1e3, "kB", 0)):
         if value >= scale:
-            return f"{value / scale:,.{digits}f} {unit}"
+            return f"{Decimal(fixed(value / scale, digits)):,} {unit}"
 
-    return f"{value:.0f} B"
+    return f"{whole(value)} B"
+
+
+def gigabytes(value: Any) -> str:
+    """What is counted in GB already: 12.3 GB."""
+    return f"{fixed(value, 1)} GB" if is_number(value) and value else MISSING
 
 
 @register.filter
@@ -119,8 +145,10 @@ def share(value: Any) -> str:
 
     percent = value * 100
     # Never "100%" before the end, and 9.96 is 10 and not 10.0.
-    whole = math.floor(percent) if 99 <= percent < 100 else round(percent)
-    return f"{whole}%" if percent == 0 or percent >= 9.95 else f"{percent:.1f}%"
+    if 99 <= percent < 100:
+        return "99%"
+
+    return f"{whole(percent)}%" if percent == 0 or percent >= 9.95 else f"{fixed(percent, 1)}%"
 
 
 @register.filter
@@ -129,7 +157,7 @@ def duration(value: Any) -> str:
     if not is_number(value) or value < 0:
         return MISSING
 
-    seconds = round(value)
+    seconds = whole(value)
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
@@ -148,7 +176,10 @@ def about(value: Any) -> str:
     if not is_number(value) or value < 0:
         return MISSING
 
-    return f"about {duration(value) if value < 60 or value >= 3600 else f'{round(value / 60)} m'}"
+    if 60 <= value < 3600:
+        return f"about {whole(value / 60)} m"
+
+    return f"about {duration(value)}"
 
 
 @register.filter

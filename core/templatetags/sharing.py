@@ -15,7 +15,10 @@ register = template.Library()
 @register.filter
 def may_change_sharing(row: Any, user: Any) -> bool:
     """Whether the page offers `user` to share `row` or, where it is shared, to stop that."""
-    return ownership.may_stop_sharing(row, user) if row.shared else ownership.may_share(row, user)
+    if row.shared:
+        return ownership.may_stop_sharing(row, user)
+
+    return ownership.may_share(row, user)
 
 
 @register.filter
@@ -25,8 +28,11 @@ def may_delete(row: Any, user: Any) -> bool:
 
 @register.filter
 def owner_name(row: Any) -> str:
-    """Whose it is; what came with the platform, or lost its owner long ago, is nobody's."""
-    return display.person(row.owner) if row.owner_id is not None else "nobody"
+    """Its owner; what came with the platform, or lost its owner long ago, has none."""
+    if row.owner_id is None:
+        return "nobody"
+
+    return display.person(row.owner)
 
 
 @register.filter
@@ -35,4 +41,7 @@ def audience(row: Any) -> str:
     if row.shared:
         return "everyone on this platform"
 
-    return "its owner and operators" if row.owner_id is not None else "operators"
+    if row.owner_id is None:
+        return "operators"
+
+    return "its owner and operators"

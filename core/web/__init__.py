@@ -2,6 +2,6 @@
 stack behind it.
 
 protocol.py and worker.py deal with sockets: who may connect, and how slowly a client may send or
-take. handler.py, request_body.py and streaming.py deal with requests: a page gets one of a few
+take. handler.py, request_body.py and threads.py deal with requests: a page gets one of a few
 threads once its request has arrived whole, while uploads and downloads have threads of their own.
 """

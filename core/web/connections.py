@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
-# Requests on their way from one address, in one process. Browsers open six connections each and
+# Requests being received from one address, in one process. Browsers open six connections each and
 # finish a request within a moment, so that a whole office behind one address stays far below.
 UNFINISHED_PER_ADDRESS = 64
 
@@ -21,13 +21,15 @@ class Connection(Protocol):
 class Connections:
     """The connections of one process, by address.
 
-    A connection is unfinished while a request of it is on its way here. When an address has too
-    many of those, the oldest is closed and not the newest refused: a client that trickles loses its
-    places to the ones behind it, and people who share its address still get in.
+    A connection is unfinished while a request of it is being received. When an address has too many
+    of those, the oldest is closed and not the newest refused: a slow client loses its places to the
+    ones after it, and people who share its address still get in.
 
-    Args: most: of the whole process. Must leave file descriptors for files and databases.
-        most_per_address: of one address, whatever they do. is_trusted: tells the addresses of
-        proxies, which speak for many people and have limits of their own.
+    Args:
+        most: connections of the whole process. Must leave file descriptors for files and databases.
+        most_per_address: connections of one address, idle ones included.
+        is_trusted: whether an address is a proxy's, which speaks for many people and has limits of
+            its own.
     """
 
     def __init__(
@@ -36,17 +38,20 @@ class Connections:
         self.most = most
         self.most_per_address = most_per_address
         self.is_trusted = is_trusted
-        self.of_address: dict[str, int] = defaultdict(int)
+
         self.total = 0
+        self.of_address: dict[str, int] = defaultdict(int)
+
         # Dictionaries keep their order: the first is the oldest.
+        self.idle: dict[Connection, None] = {}
         self.unfinished: dict[Connection, None] = {}
         self.unfinished_of: dict[str, dict[Connection, None]] = {}
-        self.idle: dict[Connection, None] = {}
-        # How many of each address were closed for being slow or too many, since the last look.
+
+        # How many of each address were closed for being slow or too many, since the last summary.
         self.closed: Counter[str] = Counter()
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False where it is one too many. Call `remove` at its end."""
+        """Count a new connection; False where it exceeds the limits. Call `remove` at its end."""
         self.of_address[connection.address] += 1
         self.total += 1
         self.request_expected(connection)
@@ -82,7 +87,7 @@ class Connections:
         self.unfinished_of.setdefault(connection.address, {})[connection] = None
 
     def request_arrived(self, connection: Connection) -> None:
-        """Its request is whole, or so much of it that it is no trickle."""
+        """Its request is complete, or so much of it that the client is not slow."""
         self.idle.pop(connection, None)
         self.unfinished.pop(connection, None)
         unfinished = self.unfinished_of.get(connection.address, {})
@@ -91,12 +96,13 @@ class Connections:
         if not unfinished:
             self.unfinished_of.pop(connection.address, None)
 
-    def closed_lately(self) -> str:
-        """One line for the log about who was closed since the last call; "" for nobody."""
+    def closed_summary(self) -> str:
+        """A log line about the connections closed since the last call; "" for none."""
         if not self.closed:
             return ""
 
-        worst = ", ".join(f"{address} ({count})" for address, count in self.closed.most_common(3))
+        most = self.closed.most_common(3)
+        worst = ", ".join(f"{address} ({count})" for address, count in most)
         total = self.closed.total()
         self.closed.clear()
 

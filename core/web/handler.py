@@ -38,19 +38,19 @@ from django.urls import set_script_prefix
 
 from core.api import error_body
 from core.upload import FORM_BYTES, DiskUploadHandler, too_large
-from core.web.proxies import believed_headers
+from core.web.proxies import trusted_headers
 from core.web.request_body import SMALL_BODY, Body, ClientLeft, Message, Receive
 from core.web.threads import TooManyTransfers, Transfer, Transfers
 
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
-# Requests in the queue for each thread; what comes on top is refused at once and not after minutes.
+# Requests in the queue for each thread; more are refused at once and not after minutes.
 WAITING_PER_THREAD = 50
-# A file of that size is read at once and not streamed.
+# A file of at most that size is read at once and not streamed.
 SMALL_FILE = 1 << 18
 BLOCK = 1 << 18
-# Of an upload that was refused: how much of the rest is read, so that the client sees why.
+# How much of the rest of a refused upload is read, so that the client sees why.
 DISCARD_BYTES = 64 << 20
 DISCARD_SECONDS = 5
 
@@ -82,10 +82,13 @@ class Handler(BaseHandler):
 
         assert scope["type"] == "http"
 
-        scope = scope | {"headers": believed_headers(scope["headers"], _address(scope))}
+        headers = trusted_headers(scope["headers"], _address(scope))
+        scope = scope | {"headers": headers}
+
         if _length(scope) > settings.UPLOAD_LIMIT_BYTES + FORM_BYTES:
             # Before a byte of it is read: the client may wait for the answer before it sends any.
-            await self._send(scope, _refusal(scope, 413, "too_large", too_large()), send)
+            refusal = _refusal(scope, 413, "too_large", too_large())
+            await self._send(scope, refusal, send)
             return
 
         body = Body(receive, asyncio.get_running_loop())
@@ -103,24 +106,22 @@ class Handler(BaseHandler):
 
     async def _serve_page(self, scope: dict[str, Any], body: Body, send: Send) -> None:
         content = bytes(body.pending)
-        # Chunked bodies come without a length, which DRF's parsers want to see.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-        headers.append((b"content-length", str(len(content)).encode()))
 
-        if not content:
-            headers = scope["headers"]
-
-        scope = scope | {"headers": headers}
+        if content:
+            # Chunked bodies come without a length, which DRF's parsers want to see.
+            headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+            headers.append((b"content-length", str(len(content)).encode()))
+            scope = scope | {"headers": headers}
 
         if self.waiting >= self.most_waiting:
-            await self._send(
-                scope, _busy(scope, "The platform is busy. Try again in a minute."), send
-            )
+            refusal = _busy(scope, "The platform is busy. Try again in a minute.")
+            await self._send(scope, refusal, send)
             return
 
         self.waiting += 1
         try:
-            response = await _result(self.pages.submit(self.respond, scope, io.BytesIO(content)))
+            page = self.pages.submit(self.respond, scope, io.BytesIO(content))
+            response = await _result(page)
         finally:
             self.waiting -= 1
 
@@ -129,7 +130,8 @@ class Handler(BaseHandler):
     async def _serve_upload(self, scope: dict[str, Any], body: Body, send: Send) -> None:
         if b"content-length" not in dict(scope["headers"]):
             text = "Send a body of this size with its length (Content-Length)."
-            await self._send(scope, _refusal(scope, 411, "length_required", text), send)
+            refusal = _refusal(scope, 411, "length_required", text)
+            await self._send(scope, refusal, send)
             return
 
         try:
@@ -151,29 +153,29 @@ class Handler(BaseHandler):
                 await asyncio.wait_for(body.discard(DISCARD_BYTES), DISCARD_SECONDS)
 
     def respond(self, scope: dict[str, Any], body: Any) -> HttpResponseBase:
-        """In a thread: what Django answers. Only streams are still open then."""
+        """Django's response, made in a thread. Only streams are still open then."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
 
         try:
             request = ASGIRequest(scope, body)
         except UnicodeDecodeError:
-            logger.warning("an address that is no UTF-8: %r", scope["raw_path"])
-            return HttpResponseBadRequest(
-                "This address is not written in UTF-8.", content_type="text/plain"
-            )
+            logger.warning("address not in UTF-8: %r", scope["raw_path"])
+            text = "This address is not written in UTF-8."
+            return HttpResponseBadRequest(text, content_type="text/plain")
 
         response = self.get_response(request)
         response._handler_class = self.__class__  # type: ignore[attr-defined]
 
-        if isinstance(response, StreamingHttpResponse):
-            if request.method == "HEAD" or _is_small(response):
-                response = _whole(response, with_content=request.method != "HEAD")
-            else:
-                # It ends elsewhere; here the thread is free for the next.
-                close_old_connections()
-        else:
+        is_head = request.method == "HEAD"
+
+        if not isinstance(response, StreamingHttpResponse):
             response.close()
+        elif is_head or _is_small(response):
+            response = _read_stream(response, with_content=not is_head)
+        else:
+            # It ends elsewhere; here the thread is free for the next.
+            close_old_connections()
 
         _uploads_discard(request)
         return response
@@ -181,17 +183,21 @@ class Handler(BaseHandler):
     # Answers
 
     async def _send(self, scope: dict[str, Any], response: HttpResponseBase, send: Send) -> None:
-        if not isinstance(response, StreamingHttpResponse):
-            # Refusals of this module have passed no middleware that would set it.
-            response.headers.setdefault("Content-Length", str(len(response.content)))  # type: ignore[attr-defined]
-            await send(_start(response))
-            is_head = scope["method"] == "HEAD"
-            content = b"" if is_head else response.content  # type: ignore[attr-defined]
-            await send({"type": "http.response.body", "body": content})
-        elif response.is_async:
-            await self._send_async_stream(response, send)
-        else:
-            await self._send_stream(scope, response, send)
+        if isinstance(response, StreamingHttpResponse):
+            if response.is_async:
+                await self._send_async_stream(response, send)
+            else:
+                await self._send_stream(scope, response, send)
+
+            return
+
+        content: bytes = response.content  # type: ignore[attr-defined]
+        # Refusals of this module have passed no middleware that would set it.
+        response.headers.setdefault("Content-Length", str(len(content)))
+        await send(_start(response))
+
+        is_head = scope["method"] == "HEAD"
+        await send({"type": "http.response.body", "body": b"" if is_head else content})
 
     async def _send_async_stream(self, response: StreamingHttpResponse, send: Send) -> None:
         try:
@@ -233,8 +239,8 @@ class Handler(BaseHandler):
 
 
 async def _result(future: Future[T]) -> T:
-    """What a thread makes. Where nobody waits for it any more, an answer is closed when it is
-    there."""
+    """What a thread returns. If nobody waits for it any more, a response is closed as soon as it
+    is there."""
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
@@ -245,29 +251,46 @@ async def _result(future: Future[T]) -> T:
 def _close_unwanted(future: Future[Any]) -> None:
     if future.cancelled() or future.exception() is not None:
         return
-    if isinstance(answer := future.result(), HttpResponseBase):
-        answer.close()
+
+    response = future.result()
+    if isinstance(response, HttpResponseBase):
+        response.close()
 
 
 def _length(scope: dict[str, Any]) -> int:
-    """Of the body, as the client says; 0 where it says nothing."""
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    return int(length) if length.isdigit() and len(length) < 19 else 0
+    """The length of the body in bytes as the client states it; 0 where it states none."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+
+    if not length.isdigit() or len(length) > 18:
+        return 0
+
+    return int(length)
 
 
 def _uploads_discard(request: ASGIRequest) -> None:
-    """Remove what arrived of a file whose client left. The parser raises past the handler, and the
-    request itself may live on until the next collection of garbage."""
+    """Remove what arrived of a file whose client left. The parser's exception bypasses the upload
+    handler, and the request itself may live on until the next garbage collection."""
     for handler in getattr(request, "_upload_handlers", ()):
         if isinstance(handler, DiskUploadHandler):
             handler.upload_interrupted()
 
 
 def _start(response: HttpResponseBase) -> Message:
-    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
-    cookies = (cookie.output(header="").strip() for cookie in response.cookies.values())
-    headers += [(b"Set-Cookie", cookie.encode("ascii")) for cookie in cookies]
-    return {"type": "http.response.start", "status": response.status_code, "headers": headers}
+    headers = []
+
+    for name, value in response.items():
+        headers.append((name.encode("ascii"), value.encode("latin-1")))
+
+    for cookie in response.cookies.values():
+        text = cookie.output(header="").strip()
+        headers.append((b"Set-Cookie", text.encode("ascii")))
+
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": headers,
+    }
 
 
 def _is_small(response: StreamingHttpResponse) -> bool:
@@ -275,9 +298,12 @@ def _is_small(response: StreamingHttpResponse) -> bool:
     return not response.is_async and length.isdigit() and int(length) <= SMALL_FILE
 
 
-def _whole(response: StreamingHttpResponse, *, with_content: bool) -> HttpResponse:
-    """The stream as a plain answer, closed."""
-    content = b"".join(response.streaming_content) if with_content else b""  # type: ignore[arg-type]
+def _read_stream(response: StreamingHttpResponse, *, with_content: bool) -> HttpResponse:
+    """The stream as a plain response; the stream is closed."""
+    content = b""
+    if with_content:
+        content = b"".join(response.streaming_content)  # type: ignore[arg-type]
+
     plain = HttpResponse(content, status=response.status_code)
     plain.headers = response.headers
     plain.cookies = response.cookies
@@ -287,7 +313,7 @@ def _whole(response: StreamingHttpResponse, *, with_content: bool) -> HttpRespon
 
 
 def _blocks(response: StreamingHttpResponse) -> Iterator[bytes]:
-    """The stream in pieces of about BLOCK bytes: each costs a change of threads."""
+    """The stream in pieces of about BLOCK bytes, since each costs a thread switch."""
     if (file := getattr(response, "file_to_stream", None)) is not None:
         yield from iter(lambda: file.read(BLOCK), b"")
         return
@@ -324,7 +350,7 @@ def _busy(scope: dict[str, Any], text: str = TOO_MANY_TRANSFERS) -> HttpResponse
 def _refusal(scope: dict[str, Any], status: int, code: str, text: str) -> HttpResponse:
     """For what is refused before Django sees it."""
     if scope["path"].startswith("/api/"):
-        answer: HttpResponse = JsonResponse(error_body(code, text), status=status)
-        return answer
+        response: HttpResponse = JsonResponse(error_body(code, text), status=status)
+        return response
 
     return HttpResponse(text, content_type="text/plain", status=status)

@@ -1,11 +1,11 @@
 """HTTP connections with limits: no client holds one by sending or reading slowly.
 
-gunicorn's ASGI protocol has a time-out for a kept-alive connection and none for the rest. This adds
+gunicorn's ASGI protocol has a time-out for idle keep-alive connections only. This adds
 
 - a deadline for the head of a request, counted from the connection's start;
-- a least rate for the body of a request. A limit on its total would end large uploads;
+- a minimum rate for the body of a request. A limit on its total time would end large uploads;
 - a deadline for a client that stops reading its answer;
-- bounds on the connections of one address and of the process.
+- limits on the connections of one address and of the process.
 
 Apache has the same limits in mod_reqtimeout, nginx in client_header_timeout and its siblings.
 """
@@ -23,9 +23,9 @@ HEAD_SECONDS = 20
 # A client must send BODY_BYTES in every BODY_SECONDS: 500 bytes a second, slower than any modem.
 BODY_SECONDS = 30
 BODY_BYTES = 15_000
-# What has sent that much is an upload and no trickle.
+# A connection that has sent that much is an upload, not a slow client.
 UPLOAD_BYTES = 1 << 18
-# The operating system takes some hundred kilobytes of an answer before a slow reader is noticed.
+# The system buffers some hundred kilobytes of an answer before a slow reader is noticed.
 READ_SECONDS = 120
 CLOSE_SECONDS = 5
 
@@ -47,7 +47,8 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         self._timers[name] = self.worker.loop.call_later(seconds, action)
 
     def _stop_timer(self, name: str) -> None:
-        if (timer := self._timers.pop(name, None)) is not None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
             timer.cancel()
 
     # Life of the connection
@@ -78,15 +79,18 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         self._refuse(408, "Too many unfinished requests from your address.")
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer where a request was begun and has not been given to the application, and close."""
+        """Answer a request that was begun and is not with the application yet, and close."""
         is_idle = self._awaiting_request and self.req_count > 1
+
         if not is_idle:
             self.connections.closed[self.address] += 1
-        if self._current_request is None and not is_idle:
-            self._send_error_response(status, text, (("Retry-After", "5"),))
+
+            if self._current_request is None:
+                headers = (("Retry-After", "5"),)
+                self._send_error_response(status, text, headers)
 
         self._close_transport()
-        # Lets gunicorn's loop see that the connection is closed.
+        # Lets gunicorn's loop notice that the connection is closed.
         if self._request_ready is not None:
             self._request_ready.set()
 
@@ -95,7 +99,7 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
         self.transport.abort()
 
     def _close_transport(self) -> None:
-        """Send what is written, but do not wait for a client that never reads it."""
+        """Send what is written, without waiting for a client that never reads it."""
         was_open = not self._closed
         super()._close_transport()
 
@@ -106,7 +110,8 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _on_headers_complete(self) -> Any:
         self._stop_timer("head")
-        self._window_bytes = self._body_bytes = 0
+        self._window_bytes = 0
+        self._body_bytes = 0
         skip_body = super()._on_headers_complete()
 
         request = self._current_request
@@ -138,8 +143,9 @@ class LimitedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _check_body(self) -> None:
         """Runs every BODY_SECONDS while a body is on its way."""
-        # While reading is paused it is the platform that is slow, and not the client.
-        if self._window_bytes < BODY_BYTES and not self._reading_paused:
+        is_slow = self._window_bytes < BODY_BYTES
+        # While reading is paused, the platform is slow and not the client.
+        if is_slow and not self._reading_paused:
             self._abort()
             return
 

@@ -1,4 +1,4 @@
-"""Whose word about the client is taken: the proxies of FORWARDED_ALLOW_IPS."""
+"""Whose headers about the client are trusted: those of the proxies in FORWARDED_ALLOW_IPS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def is_proxy(address: str) -> bool:
             return True
 
         try:
-            if ipaddress.ip_address(address) in ipaddress.ip_network(allowed, strict=False):
+            network = ipaddress.ip_network(allowed, strict=False)
+            if ipaddress.ip_address(address) in network:
                 return True
         except ValueError:
             continue
@@ -40,16 +41,16 @@ def is_proxy(address: str) -> bool:
     return False
 
 
-def believed_headers(headers: list[Header], address: str) -> list[Header]:
+def trusted_headers(headers: list[Header], address: str) -> list[Header]:
     """The headers without claims that only a proxy may make."""
     if is_proxy(address):
         return headers
 
-    believed = [pair for pair in headers if pair[0] not in FORWARDED]
-    if len(believed) < len(headers):
+    trusted = [pair for pair in headers if pair[0] not in FORWARDED]
+    if len(trusted) < len(headers):
         _warn(address)
 
-    return believed
+    return trusted
 
 
 def _warn(address: str) -> None:
@@ -62,7 +63,7 @@ def _warn(address: str) -> None:
     _has_warned = True
     logger.warning(
         "Headers such as X-Forwarded-For came from %s and were dropped. If that is a proxy of "
-        "yours, name it in "
-        "FORWARDED_ALLOW_IPS: until then everybody behind it counts as one address.",
+        "yours, add it to FORWARDED_ALLOW_IPS: until then everybody behind it counts as one "
+        "address.",
         address,
     )

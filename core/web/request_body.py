@@ -30,7 +30,7 @@ class Body(io.RawIOBase):
         self.is_whole = False
 
     async def fill(self, size: int = 1) -> None:
-        """On the event loop: wait until `size` bytes are here, or the whole body. Raises
+        """Wait, on the event loop, until `size` bytes or the whole body are here. Raises
         ClientLeft."""
         while len(self.pending) < size and not self.is_whole:
             message = await self.receive()
@@ -45,7 +45,8 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self.pending and not self.is_whole:
-            asyncio.run_coroutine_threadsafe(self.fill(), self.loop).result()
+            filled = asyncio.run_coroutine_threadsafe(self.fill(), self.loop)
+            filled.result()
 
         size = min(len(buffer), len(self.pending))
         buffer[:size] = self.pending[:size]

@@ -15,6 +15,7 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 from core.web.connections import Connections
 from core.web.protocol import LimitedProtocol
 from core.web.proxies import is_proxy
+from core.web.streams import streams_close
 
 # Files, database connections and pipes of a process, beside its clients.
 OTHER_DESCRIPTORS = 200
@@ -70,7 +71,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         now = time.monotonic()
         if now - self.looked_at > LOG_SECONDS:
             self.looked_at = now
-            if line := self.connections.closed_lately():
+            if line := self.connections.closed_summary():
                 self.log.warning(line)
 
     async def _shutdown(self) -> None:
@@ -78,6 +79,8 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         for connection in [*self.connections.idle, *self.connections.unfinished]:
             connection.make_room()
 
+        # Nor for pages that are followed live, which connect again.
+        streams_close()
         await super()._shutdown()
 
 

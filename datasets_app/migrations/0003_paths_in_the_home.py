@@ -3,11 +3,11 @@ from typing import Any
 
 from django.db import migrations, models
 
-from core.store import path_made_relative, path_made_whole
+from core.store import make_path_relative, make_path_absolute
 
 
 def relative(text: str) -> str:
-    return path_made_relative(text, "models")
+    return make_path_relative(text, "models")
 
 
 def change(apps: Any, to: Callable[[str], str]) -> None:
@@ -27,7 +27,7 @@ def forwards(apps: Any, schema_editor: Any) -> None:
 
 
 def backwards(apps: Any, schema_editor: Any) -> None:
-    change(apps, path_made_whole)
+    change(apps, make_path_absolute)
 
 
 class Migration(migrations.Migration):

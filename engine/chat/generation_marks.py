@@ -1,4 +1,4 @@
-"""The {% generation %} marks of a chat template: its own, or those of TRL's training template for
+"""The {% generation %} tags of a chat template: its own, or those of TRL's training template for
 it."""
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def marked_template(template: ChatTemplate) -> str | None:
-    """A template with generation marks that renders what `template` renders, mostly; None where
+    """A template with generation tags that renders what `template` renders, mostly; None where
     there is none."""
     if GENERATION.search(template.source):
         return template.source
-    if template.source not in _known_to_trl():
+    if template.source not in _trl_templates():
         return None
 
     # Takes seconds to import: only where TRL knows the template.
@@ -32,7 +32,7 @@ def marked_template(template: ChatTemplate) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _known_to_trl() -> frozenset[str]:
+def _trl_templates() -> frozenset[str]:
     """The chat templates that TRL compares with, read without importing it."""
     spec = find_spec("trl")
     if spec is None or spec.origin is None:

@@ -1,5 +1,5 @@
-"""A rendered conversation with the places of its turns' own words, found by marks that the template
-carries along."""
+"""Where a rendered conversation has the content of its turns, found by private-use characters that
+the template carries along."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from engine.chat.template import ChatTemplate, Message, Span, Tools
 
 # Planes 15 and 16 of Unicode are for private use, and hardly any text uses them. One character a
 # turn.
-FIRST_MARK = 0xF0000
-MARKS = re.compile("[\U000f0000-\U000ffffd]")
+FIRST_MARKER = 0xF0000
+MARKERS = re.compile("[\U000f0000-\U000ffffd]")
 MOST_TURNS = 0xFFFD
 
 
 @dataclass(frozen=True)
 class Layout:
-    """text: a rendering, its marks taken out. spans: (start, end) of the words of each marked turn
-    in it."""
+    """text: a rendering, its markers taken out. spans: (start, end) of the content of each marked
+    turn in it."""
 
     text: str
     spans: dict[int, Span]
 
     def between(self, turn: int, other: int | None) -> str:
-        """What stands between the words of `turn` and those of `other`, or the end of the text."""
+        """The text between the content of `turn` and that of `other`, or the end."""
         end = self.spans[other][0] if other is not None else len(self.text)
         return self.text[self.spans[turn][1] : end]
 
@@ -38,7 +38,7 @@ def lay_out(
     *,
     add_generation_prompt: bool = False,
 ) -> Layout | None:
-    """The layout of conversations that carry marks.
+    """The layout of conversations that carry markers.
 
     None where the template refuses them, or where it does not write the turns one behind the other.
     """
@@ -47,46 +47,50 @@ def lay_out(
         return None
 
     spans: dict[int, Span] = {}
-    for earlier_marks, mark in enumerate(MARKS.finditer(text)):
-        turn, position = ord(mark[0]) - FIRST_MARK, mark.start() - earlier_marks
-        start = spans[turn][0] if turn in spans else position
+    for markers_before, marker in enumerate(MARKERS.finditer(text)):
+        turn = ord(marker[0]) - FIRST_MARKER
+        # In the text without markers.
+        position = marker.start() - markers_before
+        start, _ = spans.get(turn, (position, position))
         spans[turn] = (start, position)
 
     if list(spans) != sorted(spans):
         return None
-    if any(spans[first][1] > spans[second][0] for first, second in pairwise(spans)):
-        return None
 
-    return Layout(MARKS.sub("", text), spans)
+    for (_, end), (next_start, _) in pairwise(spans.values()):
+        if end > next_start:
+            return None
 
-
-def with_marks(message: Message, turn: int) -> Message:
-    """A turn whose words are marked on both sides, within white space that a template may trim."""
-    return message | {"content": text_marked(message["content"], turn)}
+    return Layout(MARKERS.sub("", text), spans)
 
 
-def text_marked(text: str, turn: int) -> str:
-    mark = chr(FIRST_MARK + turn)
-    words = text.strip()
-    start = text.find(words) if words else len(text)
-    return f"{text[:start]}{mark}{words}{mark}{text[start + len(words) :]}"
+def with_markers(message: Message, turn: int) -> Message:
+    """A turn with markers around its content, within white space that a template may trim."""
+    return message | {"content": text_with_markers(message["content"], turn)}
 
 
-def call_marked(message: Message, turn: int) -> Message:
-    """A turn that calls tools, with marks around the texts among their arguments."""
+def text_with_markers(text: str, turn: int) -> str:
+    """The text with a marker before its first and behind its last visible character."""
+    marker = chr(FIRST_MARKER + turn)
+    content = text.strip()
+    start = text.find(content) if content else len(text)
+    end = start + len(content)
+    return f"{text[:start]}{marker}{content}{marker}{text[end:]}"
+
+
+def call_with_markers(message: Message, turn: int) -> Message:
+    """A turn that calls tools, with markers around the texts among their arguments."""
     calls = []
     for call in message["tool_calls"]:
-        function = call["function"]
-        calls.append(
-            call
-            | {"function": function | {"arguments": _values_marked(function["arguments"], turn)}}
-        )
+        function = dict(call["function"])
+        function["arguments"] = _values_with_markers(function["arguments"], turn)
+        calls.append(call | {"function": function})
 
     return message | {"tool_calls": calls}
 
 
-def _values_marked(value: Any, turn: int) -> Any:
+def _values_with_markers(value: Any, turn: int) -> Any:
     if isinstance(value, dict):
-        return {name: _values_marked(item, turn) for name, item in value.items()}
+        return {name: _values_with_markers(item, turn) for name, item in value.items()}
 
-    return text_marked(value, turn) if isinstance(value, str) else value
+    return text_with_markers(value, turn) if isinstance(value, str) else value

@@ -3,10 +3,10 @@
     python -m engine.chat.lengths --data FILE --file-type T --format F --column-map JSON --model DIR
     [--system-prompt TEXT]
 
-prints one JSON line: {"rows": {tokens: rows}, "prompts": {tokens: rows}, "longest": [[tokens,
-line]], "notes": what the template does to the rows, as engine.chat.row_notes has it}; prompts are
-counted up to the first token that is learned, 0 for plain text. Runs in a process of its own, whose
-caller limits its time and memory."""
+reports, as core.programs reads it, {"done": {"rows": {tokens: rows}, "prompts": {tokens: rows},
+"longest": [[tokens, line]], "notes": what the template does to the rows, as engine.chat.row_notes
+has it}}, or {"error": text}. Prompts are counted up to the first token that is learned, 0 for plain
+text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from engine.chat.render import Renderer, tokenizer_load
 from engine.chat.row_notes import RowNotes
 from engine.chat.template import TemplateProblem
 from engine.messages.failures import explain
-from engine.rows.examples import Example, RowProblem, to_example
+from engine.rows.command_line import data_arguments_add
+from engine.rows.examples import Example, example_or_none
 from engine.rows.read import read_rows
 
 LONGEST_KEPT = 10
@@ -41,15 +42,16 @@ def examples_by_line(
 ) -> Iterator[tuple[int, Example]]:
     """(line, example) of the good rows in file order. Raises FileProblem."""
     for row in read_rows(path, file_type):
-        if row.values is not None:
-            try:
-                yield row.line, to_example(row.values, format, column_map)
-            except RowProblem:
-                continue
+        if row.values is None:
+            continue
+
+        example = example_or_none(row.values, format, column_map)
+        if example is not None:
+            yield row.line, example
 
 
 def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:
-    """What the program prints."""
+    """What the program reports under "done"."""
     lengths: Counter[int] = Counter()
     prompts: Counter[int] = Counter()
     longest_rows: list[tuple[int, int]] = []
@@ -62,18 +64,29 @@ def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, 
             notes.refuse(line, problem)
             continue
 
-        notes.see(line, {code for tokens in rendered for code in tokens.findings})
+        codes: set[str] = set()
+        for tokens in rendered:
+            codes |= tokens.findings
+
+        notes.see(line, codes)
+
         longest = max(rendered, key=lambda tokens: len(tokens.ids))
-        lengths[len(longest.ids)] += 1
+        length = len(longest.ids)
+        lengths[length] += 1
         prompts[longest.prompt_length] += 1
-        longest_rows = heapq.nlargest(LONGEST_KEPT, [*longest_rows, (len(longest.ids), line)])
+        longest_rows = heapq.nlargest(LONGEST_KEPT, [*longest_rows, (length, line)])
 
     notes.settle()
-    counted: dict[str, Any] = {
-        name: {str(tokens): counter[tokens] for tokens in sorted(counter)}
-        for name, counter in (("rows", lengths), ("prompts", prompts))
+    return {
+        "rows": _by_length(lengths),
+        "prompts": _by_length(prompts),
+        "longest": longest_rows,
+        "notes": notes.as_json(),
     }
-    return counted | {"longest": longest_rows, "notes": notes.as_json()}
+
+
+def _by_length(counts: Counter[int]) -> dict[str, int]:
+    return {str(tokens): counts[tokens] for tokens in sorted(counts)}
 
 
 def variants(example: Example) -> list[Example]:
@@ -92,30 +105,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m engine.chat.lengths", description="Count the tokens of a dataset's rows."
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--file-type", required=True)
-    parser.add_argument("--format", required=True)
-    parser.add_argument("--column-map", type=json.loads, default={})
+    data_arguments_add(parser)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--system-prompt", default="")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     try:
         renderer = Renderer(
-            tokenizer_load(given.model),
-            system_prompt=given.system_prompt,
+            tokenizer_load(options.model),
+            system_prompt=options.system_prompt,
             warn=lambda code, message: None,
         )
 
-        counted = count(
-            renderer, examples_by_line(given.data, given.file_type, given.format, given.column_map)
-        )
+        rows = examples_by_line(options.data, options.file_type, options.format, options.column_map)
+        counted = count(renderer, rows)
     except Exception as error:
-        failure = explain(error)
-        print(failure.message, file=sys.stderr)
+        print(json.dumps({"error": explain(error).message}))
         return 1
 
-    print(json.dumps(counted))
+    print(json.dumps({"done": counted}))
     return 0
 
 

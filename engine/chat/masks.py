@@ -1,8 +1,8 @@
 """Which characters of a rendered conversation are learned.
 
-Found in this order: by the generation marks of the template or of TRL's training template, where
+Found in this order: by the generation tags of the template or of TRL's training template, where
 they render the same text; by the template's outline; by comparing renderings. Where none of it
-works only the last answer is learned, and at the very last the whole row, which is said."""
+works only the last answer is learned, or else the whole row; both are reported."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from engine.chat.tool_turns import ToolTurns
 
 @dataclass(frozen=True)
 class Rendered:
-    """text: the conversation. answers: what is learned of it, in order; of a whole row one that
-    begins at 0.
+    """A rendered conversation.
 
+    text: all of it.
+    answers: the parts that are learned, in order; of a whole row one that begins at 0.
     finding: a code of engine.chat.row_notes where less, or more, than the answers is learned.
     """
 
@@ -43,7 +44,7 @@ class Masks:
     def render(self, messages: list[Message], tools: Tools) -> Rendered:
         """Raises TemplateProblem."""
         text = self.template.render(messages, tools)
-        answers = self._by_marks(messages, text, tools)
+        answers = self._by_generation_tags(messages, text, tools)
         if answers is None:
             answers = self.outline.answers(messages, text, tools)
         if answers is None:
@@ -55,11 +56,14 @@ class Masks:
         if last is not None:
             return Rendered(text, [last], LAST_ANSWER_ALONE)
 
-        return Rendered(text, [Answer(len(messages) - 1, 0, len(text))], WHOLE_ROW)
+        whole = Answer(len(messages) - 1, 0, len(text))
+        return Rendered(text, [whole], WHOLE_ROW)
 
-    # By marks.
+    # By generation tags.
 
-    def _by_marks(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
+    def _by_generation_tags(
+        self, messages: list[Message], text: str, tools: Tools
+    ) -> list[Answer] | None:
         if self.marked is None:
             return None
 
@@ -79,7 +83,7 @@ class Masks:
             start, end = self._whole_turn(text, start, end)
             calls = messages[turn].get("tool_calls", ())
             if any(call["function"]["name"] not in text[start:end] for call in calls):
-                # Its author marked the words alone.
+                # Its author marked the content alone.
                 return None
 
             answers.append(Answer(turn, start, end))
@@ -90,23 +94,34 @@ class Masks:
         """A marked span without what the question to the model holds already, and with the end
         token.
 
-        Marks of some templates begin before the end of the generation prompt, many end behind the
+        Spans of some templates begin before the end of the generation prompt, many end behind the
         white space after the end token, and some leave the end token out."""
-        if self.outline.plain is not None:
-            for header in self.outline.plain.headers["user"]:
-                position = text.find(header, max(0, start - len(header)))
-                if 0 <= position <= start < position + len(header) <= end:
-                    start = position + len(header)
-                    break
+        start = self._behind_header(text, start, end)
+        content = text[start:end].rstrip()
+        end = start + len(content)
+        if self.outline.is_closed(content):
+            return start, end
 
-        end = max(start, start + len(text[start:end].rstrip()))
-        if not self.outline.is_closed(text[start:end]):
-            behind = text[end:]
-            token = self.template.added_pattern.match(behind, len(behind) - len(behind.lstrip()))
-            if token is not None:
-                end += token.end()
+        behind = text[end:]
+        blank = len(behind) - len(behind.lstrip())
+        token = self.template.added_pattern.match(behind, blank)
+        if token is not None:
+            end += token.end()
 
         return start, end
+
+    def _behind_header(self, text: str, start: int, end: int) -> int:
+        """`start`, or the end of the header in which it lies."""
+        if self.outline.plain is None:
+            return start
+
+        for header in self.outline.plain.headers["user"]:
+            position = text.find(header, max(0, start - len(header)))
+            header_end = position + len(header)
+            if 0 <= position <= start < header_end <= end:
+                return header_end
+
+        return start
 
     # By comparison.
 
@@ -129,17 +144,20 @@ class Masks:
         return answers
 
     def _added(self, messages: list[Message], turn: int, text: str, tools: Tools) -> Answer | None:
+        """The text that a turn adds to the rendering that asks for it, None where that is
+        unclear."""
         asked = self.template.attempt(messages[:turn], tools, add_generation_prompt=True)
-        last = turn == len(messages) - 1
-        answered = text if last else self.template.attempt(messages[: turn + 1], tools)
-        if (
-            asked is None
-            or answered is None
-            or not (answered.startswith(asked) and text.startswith(answered))
-        ):
+        is_last = turn == len(messages) - 1
+        answered = text if is_last else self.template.attempt(messages[: turn + 1], tools)
+
+        if asked is None or answered is None:
+            return None
+        if not answered.startswith(asked) or not text.startswith(answered):
             return None
 
-        return Answer(turn, len(asked), max(len(asked), len(answered.rstrip())))
+        start = len(asked)
+        end = max(start, len(answered.rstrip()))
+        return Answer(turn, start, end)
 
     def _last_answer(self, messages: list[Message], text: str, tools: Tools) -> Answer | None:
         turn = len(messages) - 1
@@ -147,6 +165,10 @@ class Masks:
         if answer is not None:
             return answer
 
-        words = messages[turn]["content"].strip()
-        start = text.rfind(words) if words else -1
-        return Answer(turn, start, max(start, len(text.rstrip()))) if start >= 0 else None
+        content = messages[turn]["content"].strip()
+        start = text.rfind(content) if content else -1
+        if start < 0:
+            return None
+
+        end = max(start, len(text.rstrip()))
+        return Answer(turn, start, end)

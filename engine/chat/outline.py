@@ -1,18 +1,24 @@
 """Where a chat template begins and ends the assistant's turns, whatever it writes into them.
 
-The words of the user and of tools are marked. Between two marks the template writes the end of that
-turn, the header of the assistant's, the turn itself, its end and the next header. Headers and ends
-are the template's own and are learned once, from made-up conversations (engine.chat.outline_learn);
-what is left between them is the assistant's. A row takes two renderings, however many turns it has
-and however the template rewrites earlier ones."""
+The content of the user's and of tools' turns is marked. Between two markers the template writes the
+end of that turn, the header of the assistant's, the turn itself, its end and the next header.
+Headers and ends are the template's own and are learned once, from made-up conversations
+(engine.chat.outline_learn); what is left between them is the assistant's. A row takes two
+renderings, however many turns it has and however the template rewrites earlier ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from engine.chat.layout import MARKS, MOST_TURNS, Layout, lay_out, with_marks
-from engine.chat.outline_learn import Ending, Known, calling_learn, common_start, plain_learn
+from engine.chat.layout import MARKERS, MOST_TURNS, Layout, lay_out, with_markers
+from engine.chat.outline_learn import (
+    Ending,
+    TurnBoundaries,
+    common_start,
+    learn_plain_turns,
+    learn_tool_turns,
+)
 from engine.chat.template import ChatTemplate, Message, Tools
 from engine.chat.tool_turns import ToolTurns
 
@@ -35,13 +41,13 @@ class Outline:
         self.tools_are_used = False
 
     def answers(self, messages: list[Message], text: str, tools: Tools) -> list[Answer] | None:
-        """All turns of the assistant in `text`, to which `messages` are rendered; None where it
-        cannot tell."""
-        if self.plain is None or len(messages) > MOST_TURNS or MARKS.search(text) is not None:
+        """All turns of the assistant in `text`, to which `messages` are rendered; None where
+        that is unclear."""
+        if self.plain is None or len(messages) > MOST_TURNS or MARKERS.search(text) is not None:
             return None
 
         marked = [
-            with_marks(message, turn) if message["role"] in ("user", "tool") else message
+            with_markers(message, turn) if message["role"] in ("user", "tool") else message
             for turn, message in enumerate(messages)
         ]
         layout = lay_out(self.template, marked, tools)
@@ -61,32 +67,45 @@ class Outline:
 
     def _answer(self, layout: Layout, messages: list[Message], turn: int) -> Answer | None:
         before = messages[turn - 1]
-        after = messages[turn + 1] if turn + 1 < len(messages) else None
-        if turn - 1 not in layout.spans or (after is not None and turn + 1 not in layout.spans):
+        is_last = turn + 1 == len(messages)
+        after = None if is_last else messages[turn + 1]
+        if turn - 1 not in layout.spans:
+            return None
+        if after is not None and turn + 1 not in layout.spans:
             return None
 
-        kind = "call" if messages[turn].get("tool_calls") else "text"
-        known = self.calling if kind == "call" or before["role"] == "tool" else self.plain
-        ending = (
-            known.endings.get((kind, after["role"] if after is not None else ""))
-            if known is not None
-            else None
-        )
-
-        if known is None or ending is None:
+        boundaries, ending = self._ending(messages[turn], before, after)
+        if boundaries is None or ending is None:
             return None
 
-        region = layout.between(turn - 1, turn + 1 if after is not None else None)
-        start = self._start(region, known.headers[before["role"]])
+        region = layout.between(turn - 1, None if is_last else turn + 1)
+        start = self._start(region, boundaries.headers[before["role"]])
 
-        # The mark of the next turn stands behind the white space with which its words begin.
-        blank = len(after["content"]) - len(after["content"].lstrip()) if after is not None else 0
+        # The marker of the next turn stands behind the white space with which its content begins.
+        blank = 0
+        if after is not None:
+            blank = len(after["content"]) - len(after["content"].lstrip())
+
         end = _end(region, start, ending, blank)
         if end is None:
             return None
 
-        offset = layout.spans[turn - 1][1]
+        _, offset = layout.spans[turn - 1]
         return Answer(turn, offset + start, offset + end)
+
+    def _ending(
+        self, message: Message, before: Message, after: Message | None
+    ) -> tuple[TurnBoundaries | None, Ending | None]:
+        """(what is known of turns such as this one, how it ends)."""
+        kind = "call" if message.get("tool_calls") else "text"
+        next_role = after["role"] if after is not None else ""
+
+        about_tools = kind == "call" or before["role"] == "tool"
+        boundaries = self.calling if about_tools else self.plain
+        if boundaries is None:
+            return None, None
+
+        return boundaries, boundaries.endings.get((kind, next_role))
 
     def _start(self, region: str, headers: list[str]) -> int:
         """Behind the header that comes first, the longest of those that begin at the same place.
@@ -100,56 +119,67 @@ class Outline:
                 places.append((position, -len(header)))
 
         if places:
-            position, length = min(places)
-            return position - length
+            position, negative_length = min(places)
+            return position - negative_length
 
-        return max(
-            (len(common_start(self.template, region, header)) for header in headers), default=0
-        )
+        shared = [len(common_start(self.template, region, header)) for header in headers]
+        return max(shared, default=0)
 
     def is_closed(self, text: str) -> bool:
         """Whether `text`, cut where an answer ends, ends with a token at which a model can stop."""
         if self.plain is None:
             return self.template.ends_with_token(text)
 
-        endings = [ending for known in self._used() for ending in known.endings.values()]
-        return any(ending.has_token and text.endswith(ending.end) for ending in endings)
+        for boundaries in self._learned():
+            for ending in boundaries.endings.values():
+                if ending.has_token and text.endswith(ending.end):
+                    return True
+
+        return False
 
     @property
     def call_end(self) -> str:
         """The token that ends a turn of calls; "" for none, and where no row calls tools."""
-        for known in self._used():
-            ending = known.endings.get(("call", "tool"))
+        for boundaries in self._learned():
+            ending = boundaries.endings.get(("call", "tool"))
             if ending is not None and ending.has_token:
                 return ending.end
 
         return ""
 
-    def _used(self) -> list[Known]:
+    def _learned(self) -> list[TurnBoundaries]:
         """What was learned so far: nothing about calls where no row has any."""
-        known = [self.plain, self.calling if self.tools_are_used else None]
-        return [item for item in known if item is not None]
+        boundaries = [self.plain]
+        if self.tools_are_used:
+            boundaries.append(self.calling)
+
+        return [item for item in boundaries if item is not None]
 
     @cached_property
-    def plain(self) -> Known | None:
-        return plain_learn(self.template)
+    def plain(self) -> TurnBoundaries | None:
+        return learn_plain_turns(self.template)
 
     @cached_property
-    def calling(self) -> Known | None:
+    def calling(self) -> TurnBoundaries | None:
         self.tools_are_used = True
-        return (
-            calling_learn(self.template, self.tool_turns, self.plain)
-            if self.plain is not None
-            else None
-        )
+        if self.plain is None:
+            return None
+
+        return learn_tool_turns(self.template, self.tool_turns, self.plain)
 
 
 def _end(region: str, start: int, ending: Ending, blank: int) -> int | None:
+    """Where in `region` the turn that begins at `start` ends, None where that is unclear. blank:
+    characters of white space at the end of `region` that may belong to the next turn."""
     if ending.rest is not None:
         closing = ending.end + ending.rest
         for text in (region, region[: len(region) - blank]):
-            if text.endswith(closing) and len(text) - len(closing) >= start:
+            fits = len(text) - len(closing) >= start
+            if fits and text.endswith(closing):
                 return len(text) - len(ending.rest)
 
-    position = region.rfind(ending.end, start) if ending.end else -1
+    if not ending.end:
+        return None
+
+    position = region.rfind(ending.end, start)
     return position + len(ending.end) if position >= 0 else None

@@ -1,4 +1,4 @@
-"""What a chat template writes around the assistant's turns, learned from made-up conversations."""
+"""Learns what a chat template writes around the assistant's turns, from made-up conversations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from engine.chat.layout import Layout, call_marked, lay_out, text_marked, with_marks
+from engine.chat.layout import Layout, call_with_markers, lay_out, text_with_markers, with_markers
 from engine.chat.template import ChatTemplate, Message, Tools
 from engine.chat.tool_turns import ToolTurns, tool_described
 
@@ -16,13 +16,16 @@ CUT_TAG = re.compile(r"[<\[][^>\]\s]*$")
 QUESTION: Message = {"role": "user", "content": "How many?"}
 ANSWER: Message = {"role": "assistant", "content": "Four."}
 
+# (name, id, arguments, result)
+Call = tuple[str, str, dict[str, Any], str]
+
 
 @dataclass(frozen=True)
 class Ending:
     """How a turn of the assistant ends.
 
-    end: what is learned last, the end token where there is one. rest: what follows up to the words
-    of the next turn, None where that differs from row to row."""
+    end: what is learned last, the end token where there is one. rest: what follows up to the
+    content of the next turn, None where that differs from row to row."""
 
     end: str
     rest: str | None
@@ -30,9 +33,13 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Known:
-    """headers: by the role of the turn before, what stands between its words and the assistant's
-    turn, longest first. endings: by ("text" or "call", role of the turn behind or "" for none)."""
+class TurnBoundaries:
+    """What a template writes around turns of the assistant.
+
+    headers: by the role of the turn before, what stands between its content and the assistant's
+    turn, longest first.
+    endings: by ("text" or "call", role of the turn behind or "" for none).
+    """
 
     headers: dict[str, list[str]]
     endings: dict[tuple[str, str], Ending]
@@ -48,22 +55,24 @@ class Sample:
 
     def gaps(self, role: str, kind: str) -> list[str]:
         """From each turn of `role` to the assistant's turn ("call" or "text") behind it."""
-        return [
-            self.layout.between(turn - 1, turn)
-            for turn, message in enumerate(self.messages)
-            if _kind(message) == kind and self.messages[turn - 1]["role"] == role
-        ]
+        gaps = []
+        for turn, message in enumerate(self.messages):
+            if _kind(message) == kind and self.messages[turn - 1]["role"] == role:
+                gaps.append(self.layout.between(turn - 1, turn))
+
+        return gaps
 
     def endings(self, kind: str, role: str) -> list[str]:
         """From each turn of the assistant to the turn of `role` behind it; "" for the end of the
         conversation."""
-        found = []
+        endings = []
         for turn, message in enumerate(self.messages):
-            last = turn + 1 == len(self.messages)
-            if _kind(message) == kind and role == ("" if last else self.messages[turn + 1]["role"]):
-                found.append(self.layout.between(turn, None if last else turn + 1))
+            is_last = turn + 1 == len(self.messages)
+            next_role = "" if is_last else self.messages[turn + 1]["role"]
+            if _kind(message) == kind and next_role == role:
+                endings.append(self.layout.between(turn, None if is_last else turn + 1))
 
-        return found
+        return endings
 
 
 def _kind(message: Message) -> str:
@@ -73,66 +82,73 @@ def _kind(message: Message) -> str:
     return "call" if message.get("tool_calls") else "text"
 
 
-def plain_learn(template: ChatTemplate) -> Known | None:
-    """Of answers in words. None for a template whose conversations cannot be told apart into
-    turns."""
+def learn_plain_turns(template: ChatTemplate) -> TurnBoundaries | None:
+    """What stands around answers in words. None for a template whose conversations cannot be split
+    into turns."""
     talk = _sample(template, [QUESTION, ANSWER, QUESTION, ANSWER])
     if talk is None:
         return None
 
-    shown = [talk]
-    thinking = _sample(
-        template, [QUESTION, ANSWER | {"reasoning_content": text_marked("Two and two.", 1)}]
-    )
+    gaps = talk.gaps("user", "text")
+    thoughtful = ANSWER | {"reasoning_content": text_with_markers("Two and two.", 1)}
+    thinking = _sample(template, [QUESTION, thoughtful])
     if thinking is not None:
-        shown.append(thinking)
+        gaps += thinking.gaps("user", "text")
 
     asked = _asked(template, [[QUESTION], [QUESTION, ANSWER, QUESTION]])
-    headers = _headers(
-        template, asked, [gap for sample in shown for gap in sample.gaps("user", "text")]
-    )
+    headers = _headers(template, asked, gaps)
     if not headers:
         return None
 
-    (between,), (behind,) = talk.endings("text", "user"), talk.endings("text", "")
+    (between,) = talk.endings("text", "user")
+    (behind,) = talk.endings("text", "")
     endings = {
         ("text", "user"): _followed_ending(template, between, behind),
         ("text", ""): _last_ending(template, between, behind),
     }
-    return Known({"user": headers}, endings)
+    return TurnBoundaries({"user": headers}, endings)
 
 
-def calling_learn(template: ChatTemplate, tool_turns: ToolTurns, plain: Known) -> Known:
-    """Of turns that call tools, and of answers to what tools gave back, besides what is known of
-    the others.
+def learn_tool_turns(
+    template: ChatTemplate, tool_turns: ToolTurns, plain: TurnBoundaries
+) -> TurnBoundaries:
+    """What stands around turns that call tools, and around answers to what tools gave back,
+    besides what is known of the others.
 
     Names, ids, arguments and results may stand anywhere in it. So all is learned from two
     conversations that share none of these: what both have in common is the template's."""
-    talks = []
-    for called in CALLS:
-        messages, tools = _conversation(*called)
-        long = [messages[turn] for turn in (0, 1, 2, 1, 2, 3, 0, 1, 2, 3)]
-        made = [
-            _sample(template, tool_turns.adapt(turns), tools)
-            for turns in (long, messages, messages[:2])
-        ]
-        talks.append([sample for sample in made if sample is not None])
+    talks = [_tool_samples(template, tool_turns, call) for call in CALLS]
 
-    headers = {"user": plain.headers["user"] + _call_headers(template, tool_turns, talks, "user")}
-    headers["user"] = sorted(set(headers["user"]), key=len, reverse=True)
-    headers["tool"] = _call_headers(template, tool_turns, talks, "tool")
-    headers["tool"] += [f"{header}{_opening(template, plain)}" for header in headers["tool"]]
-    headers["tool"].sort(key=len, reverse=True)
+    behind_user = plain.headers["user"] + _call_headers(template, tool_turns, talks, "user")
+    behind_tool = _call_headers(template, tool_turns, talks, "tool")
+    opening = _opening(template, plain)
+    behind_tool += [f"{header}{opening}" for header in behind_tool]
 
-    return Known(headers, plain.endings | _call_endings(template, talks, plain))
+    headers = {
+        "user": sorted(set(behind_user), key=len, reverse=True),
+        "tool": sorted(behind_tool, key=len, reverse=True),
+    }
+    return TurnBoundaries(headers, plain.endings | _call_endings(template, talks, plain))
+
+
+def _tool_samples(template: ChatTemplate, tool_turns: ToolTurns, call: Call) -> list[Sample]:
+    messages, tools = _conversation(*call)
+    long = [messages[turn] for turn in (0, 1, 2, 1, 2, 3, 0, 1, 2, 3)]
+
+    samples = []
+    for turns in (long, messages, messages[:2]):
+        sample = _sample(template, tool_turns.adapt(turns), tools)
+        if sample is not None:
+            samples.append(sample)
+
+    return samples
 
 
 def _sample(template: ChatTemplate, messages: list[Message], tools: Tools = None) -> Sample | None:
     marked = []
     for turn, message in enumerate(messages):
-        marked.append(
-            call_marked(message, turn) if message.get("tool_calls") else with_marks(message, turn)
-        )
+        with_turn = call_with_markers if message.get("tool_calls") else with_markers
+        marked.append(with_turn(message, turn))
 
     layout = lay_out(template, marked, tools)
     if layout is None or len(layout.spans) != len(messages):
@@ -145,21 +161,17 @@ def _sample(template: ChatTemplate, messages: list[Message], tools: Tools = None
 
 
 def _asked(template: ChatTemplate, prompts: list[list[Message]], tools: Tools = None) -> list[str]:
-    """What stands behind the last words of each prompt where an answer is asked for."""
-    found = []
+    """What stands behind the content of each prompt's last turn where an answer is asked for."""
+    requests = []
     for prompt in prompts:
         last = len(prompt) - 1
-        layout = lay_out(
-            template,
-            [*prompt[:-1], with_marks(prompt[-1], last)],
-            tools,
-            add_generation_prompt=True,
-        )
+        marked = [*prompt[:-1], with_markers(prompt[-1], last)]
+        layout = lay_out(template, marked, tools, add_generation_prompt=True)
 
         if layout is not None and last in layout.spans:
-            found.append(layout.between(last, None))
+            requests.append(layout.between(last, None))
 
-    return found
+    return requests
 
 
 def _headers(template: ChatTemplate, asked: list[str], shown: list[str]) -> list[str]:
@@ -167,13 +179,14 @@ def _headers(template: ChatTemplate, asked: list[str], shown: list[str]) -> list
 
     There may be several: a template may ask with an opening <think>, and show some answers without
     one."""
-    found = set()
+    headers = set()
     for asking in asked:
         for showing in shown:
             common = common_start(template, asking, showing)
-            found.add(common if common == asking else CUT_TAG.sub("", common))
+            headers.add(common if common == asking else CUT_TAG.sub("", common))
 
-    return sorted(filter(None, found), key=len, reverse=True)
+    headers.discard("")
+    return sorted(headers, key=len, reverse=True)
 
 
 def _call_headers(
@@ -182,25 +195,25 @@ def _call_headers(
     """Headers behind turns of `role`. Behind the result of a tool they may hold its id: what is
     shared is kept."""
     by_talk = []
-    for called, samples in zip(CALLS, talks, strict=True):
-        messages, tools = _conversation(*called)
+    for call, samples in zip(CALLS, talks, strict=True):
+        messages, tools = _conversation(*call)
         prompt = tool_turns.adapt(messages[: 1 if role == "user" else 3])
-        shown = [
-            gap
-            for sample in samples
-            for kind in ("text", "call")
-            for gap in sample.gaps(role, kind)
-        ]
+
+        shown = []
+        for sample in samples:
+            shown += sample.gaps(role, "text") + sample.gaps(role, "call")
 
         by_talk.append(_headers(template, _asked(template, [prompt], tools), shown))
 
-    if len({len(headers) for headers in by_talk}) != 1:
+    counts = {len(headers) for headers in by_talk}
+    if len(counts) != 1:
         return []
 
-    return list(filter(None, (common_end(list(alike)) for alike in zip(*by_talk, strict=True))))
+    shared = [common_end(list(alike)) for alike in zip(*by_talk, strict=True)]
+    return list(filter(None, shared))
 
 
-def _opening(template: ChatTemplate, plain: Known) -> str:
+def _opening(template: ChatTemplate, plain: TurnBoundaries) -> str:
     """The part of a header that opens the assistant's turn. Where asking behind a tool's result
     writes none, showing an answer there may still write one."""
     header = plain.headers["user"][-1]
@@ -212,8 +225,8 @@ def _opening(template: ChatTemplate, plain: Known) -> str:
 
 
 def _followed_ending(template: ChatTemplate, between: str, behind: str) -> Ending:
-    """Of an answer with a turn behind it. `between`: from the answer to the words of the next turn;
-    `behind`: from an answer to the end of a conversation."""
+    """The ending of an answer with a turn behind it. `between`: from the answer to the content of
+    the next turn; `behind`: from an answer to the end of a conversation."""
     common = common_start(template, between, behind)
     if template.added_pattern.search(common):
         return _with_token(template, common.rstrip(), between)
@@ -221,11 +234,10 @@ def _followed_ending(template: ChatTemplate, between: str, behind: str) -> Endin
     # Harmony ends only the last answer with another token. GLM ends none: the next turn's first
     # token tells the end.
     token = template.added_pattern.search(between)
-    return (
-        _with_token(template, between[: token.end()], between)
-        if token
-        else Ending("", between, has_token=False)
-    )
+    if token is None:
+        return Ending("", between, has_token=False)
+
+    return _with_token(template, between[: token.end()], between)
 
 
 def _last_ending(template: ChatTemplate, between: str, behind: str) -> Ending:
@@ -244,35 +256,41 @@ def _with_token(template: ChatTemplate, closing: str, whole: str) -> Ending:
 
 
 def _call_endings(
-    template: ChatTemplate, talks: list[list[Sample]], plain: Known
+    template: ChatTemplate, talks: list[list[Sample]], plain: TurnBoundaries
 ) -> dict[tuple[str, str], Ending]:
-    between, behind = [], []
+    between = []
+    behind = []
     for samples in talks:
-        between += [text for sample in samples for text in sample.endings("call", "tool")]
-        behind += [text for sample in samples for text in sample.endings("call", "")]
+        for sample in samples:
+            between += sample.endings("call", "tool")
+            behind += sample.endings("call", "")
 
     if not between:
         return {}
 
     last = plain.endings["text", ""]
-    followed = [_call_closing(template, text, behind, last) for text in between]
-    endings = {("call", "tool"): _shared(template, followed, between, has_token=True)}
+    closings = [_call_closing(template, text, behind, last) for text in between]
+    endings = {("call", "tool"): _shared_ending(template, closings, between, has_token=True)}
 
     if behind:
         closings = [_last_call_closing(template, text, between, last) for text in behind]
-        endings["call", ""] = _shared(template, closings, behind, has_token=last.has_token)
+        ending = _shared_ending(template, closings, behind, has_token=last.has_token)
+        endings["call", ""] = ending
 
     return endings
 
 
 def _call_closing(template: ChatTemplate, between: str, behind: list[str], last: Ending) -> str:
-    """What of `between`, from the arguments of a call to the words of the result, belongs to the
+    """What of `between`, from the arguments of a call to the content of the result, belongs to the
     call."""
-    common = max((common_start(template, between, text) for text in behind), key=len, default="")
-    if last.has_token and last.end in (common or between):
-        return between[: (common or between).rfind(last.end) + len(last.end)]
-    if last.has_token and template.added_pattern.search(common):
-        return common.rstrip()
+    common = _longest_common_start(template, between, behind)
+    if last.has_token:
+        searched = common or between
+        position = searched.rfind(last.end)
+        if position >= 0:
+            return between[: position + len(last.end)]
+        if template.added_pattern.search(common):
+            return common.rstrip()
 
     token = template.added_pattern.search(between, len(common.rstrip()))
     return between[: token.end()] if token is not None else common.rstrip()
@@ -281,28 +299,39 @@ def _call_closing(template: ChatTemplate, between: str, behind: list[str], last:
 def _last_call_closing(
     template: ChatTemplate, behind: str, between: list[str], last: Ending
 ) -> str:
-    common = max((common_start(template, behind, text) for text in between), key=len, default="")
-    if last.has_token and last.end in behind:
-        return behind[: behind.rfind(last.end) + len(last.end)]
+    """What of `behind`, from the arguments of a call to the end of the conversation, belongs to
+    the call."""
+    common = _longest_common_start(template, behind, between)
+    if last.has_token:
+        position = behind.rfind(last.end)
+        if position >= 0:
+            return behind[: position + len(last.end)]
+        if template.added_pattern.search(common):
+            return common.rstrip()
 
-    return (
-        common.rstrip()
-        if last.has_token and template.added_pattern.search(common)
-        else behind.rstrip()
-    )
+    return behind.rstrip()
 
 
-def _shared(
+def _longest_common_start(template: ChatTemplate, one: str, others: list[str]) -> str:
+    starts = [common_start(template, one, other) for other in others]
+    return max(starts, key=len, default="")
+
+
+def _shared_ending(
     template: ChatTemplate, closings: list[str], wholes: list[str], *, has_token: bool
 ) -> Ending:
-    rests = {whole[len(closing) :] for closing, whole in zip(closings, wholes, strict=True)}
+    """The ending of all `wholes`, whose learned parts are `closings`."""
+    rests = set()
+    for closing, whole in zip(closings, wholes, strict=True):
+        rests.add(whole[len(closing) :])
+
     rest = rests.pop() if len(rests) == 1 else None
     end = common_end(closings)
-    if template.ends_with_token(end):
-        token = list(template.added_pattern.finditer(end))[-1]
-        return Ending(token[0], rest, has_token)
+    if not template.ends_with_token(end):
+        return Ending(end, rest, has_token=False)
 
-    return Ending(end, rest, has_token=False)
+    last_token = list(template.added_pattern.finditer(end))[-1]
+    return Ending(last_token[0], rest, has_token)
 
 
 def common_start(template: ChatTemplate, one: str, other: str) -> str:
@@ -331,9 +360,9 @@ def common_end(texts: list[str]) -> str:
     return common
 
 
-# (name, id, arguments, result). The values end in other letters, so that nothing of them seems
+# The values end in other letters, so that nothing of them seems
 # shared.
-CALLS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+CALLS: tuple[Call, ...] = (
     ("warmth", "Aq3dEfGh1", {"place": "Oslo"}, "4 degrees"),
     ("find_roads", "z7Yx9Wv2k", {"way": {"from": "Bergen"}}, "None at all"),
 )
@@ -342,7 +371,8 @@ CALLS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
 def _conversation(
     name: str, id: str, arguments: dict[str, Any], result: str
 ) -> tuple[list[Message], list[dict[str, Any]]]:
-    call = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": name, "arguments": arguments}
+    call = {"id": id, "type": "function", "function": function}
     messages: list[Message] = [
         {"role": "user", "content": "How is it?"},
         {"role": "assistant", "content": "", "tool_calls": [call]},

@@ -1,5 +1,4 @@
-"""Rows of a dataset as token ids, with a mask of what is learned. What is known of chat templates
-is in engine/chat."""
+"""Rows of a dataset as token ids, with a mask of what is learned."""
 
 from __future__ import annotations
 
@@ -37,8 +36,8 @@ NO_TOOLS = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """learned[i]: whether the loss is taken on ids[i]. findings: codes of engine.chat.row_notes for what
-    the template does to the row."""
+    """learned[i]: whether the loss is taken on ids[i]. findings: codes of engine.chat.row_notes for
+    what the template does to the row."""
 
     ids: list[int]
     learned: list[bool]
@@ -109,8 +108,8 @@ def tokenizer_load(folder: Path, *, config_folder: Path | None = None) -> Any:
 
 
 class Renderer:
-    """Rows of a dataset -> tokens. `warn(code, message)` hears what the template does not allow,
-    once a train.
+    """Rows of a dataset -> tokens. `warn(code, message)` is called once a train for each thing that
+    the template does not allow.
 
     Raises TemplateProblem for a row that the template cannot render.
     """
@@ -138,7 +137,8 @@ class Renderer:
 
     def tokens(self, example: Example) -> Tokens:
         """Everything of a text is learned, and its end; of a conversation each turn of the
-        assistant, with what it calls and thinks and the token that ends it."""
+        assistant, with what it calls and thinks and the token that ends it. Raises
+        TemplateProblem."""
         if example.messages is None:
             return self._text_tokens(example.text or "")
 
@@ -148,9 +148,8 @@ class Renderer:
 
         messages, unlearned = self._prepared(example)
         rendered = self.masks.render(messages, example.tools)
-        tokens = self._answer_tokens(
-            rendered, unlearned, ends_learned=len(messages) - 1 not in unlearned
-        )
+        ends_learned = len(messages) - 1 not in unlearned
+        tokens = self._answer_tokens(rendered, unlearned, ends_learned=ends_learned)
         findings = self._findings(messages, rendered)
 
         if not any(tokens.learned):
@@ -179,8 +178,8 @@ class Renderer:
     def _answer_tokens(
         self, rendered: Rendered, unlearned: set[int], *, ends_learned: bool
     ) -> Tokens:
-        """With the end token right behind the last answer where the template writes none: a model
-        learns to stop by it.
+        """The row's tokens, with the end token right behind the last answer where the template
+        writes none: a model learns to stop by it.
 
         What the template writes behind an answer without an end token, white space mostly, is left
         away then."""
@@ -190,30 +189,26 @@ class Renderer:
         if not is_closed and rendered.finding != WHOLE_ROW:
             text = text[: last.end]
 
-        learned = [
-            (answer.start, answer.end)
-            for answer in rendered.answers
-            if answer.turn not in unlearned
-        ]
+        learned: list[Span] = []
+        others: list[Span] = []
+        for answer in rendered.answers:
+            spans = others if answer.turn in unlearned else learned
+            spans.append((answer.start, answer.end))
 
         if not self.answers_only:
-            others = [
-                (answer.start, answer.end)
-                for answer in rendered.answers
-                if answer.turn in unlearned
-            ]
-
             learned = _outside(others, len(text))
 
         tokens = self._tokenise(text, learned)
-        if is_closed or (rendered.finding == WHOLE_ROW and self.turn_end_id(tokens) is not None):
+        if is_closed:
+            return tokens
+        if rendered.finding == WHOLE_ROW and self.turn_end_id(tokens) is not None:
             return tokens
 
         return Tokens([*tokens.ids, self.tokenizer.eos_token_id], [*tokens.learned, True])
 
     def _findings(self, messages: list[Message], rendered: Rendered) -> frozenset[str]:
-        """What the template, or what is known of it, does to this row. Raises TemplateProblem where
-        calls are lost."""
+        """Codes for what the template does to this row. Raises TemplateProblem where calls are
+        lost."""
         codes = self.thinking.missing(messages, rendered.text)
 
         if rendered.finding:
@@ -224,12 +219,12 @@ class Renderer:
             codes.add(ASKED_OTHERWISE)
 
         for answer in rendered.answers:
-            message, part = messages[answer.turn], rendered.text[answer.start : answer.end]
-            _calls_insist(message, part)
+            message = messages[answer.turn]
+            content = message["content"]
+            part = rendered.text[answer.start : answer.end]
+            _calls_written_check(message, part)
 
-            if not _is_said(message["content"], part) and not _is_said(
-                message["content"], rendered.text
-            ):
+            if not _contains(part, content) and not _contains(rendered.text, content):
                 codes.add(WORDS_DROPPED)
 
         return frozenset(codes)
@@ -242,14 +237,16 @@ class Renderer:
         in rows."""
         request = self.template.request
         start = rendered.answers[-1].start
-        return request in rendered.text[max(0, start - len(request)) : start + len(request)]
+        around = rendered.text[max(0, start - len(request)) : start + len(request)]
+        return request in around
 
     def _calls_check(self, messages: list[Message]) -> None:
-        """For rows whose turns are not told apart. Without the tools that it offers, a row names
+        """For rows whose turns could not be found. Without the tools that it offers, a row names
         them in calls only."""
-        names = {
-            call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())
-        }
+        names: set[str] = set()
+        for turn in messages:
+            names.update(_called_names(turn))
+
         text = self.template.attempt(messages) if names else None
         if text is not None and any(name not in text for name in names):
             raise _no_tools()
@@ -269,16 +266,19 @@ class Renderer:
         turns = with_system_prompt(example.messages or [], self.system_prompt)
         turns = self.tool_turns.adapt(self.thinking.adapt(turns))
         if turns[0]["role"] == "system" and not self._knows_system():
-            first = turns[1] | {"content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-            turns = [first, *turns[2:]]
+            system, question, *rest = turns
+            content = f"{system['content']}\n\n{question['content']}"
+            turns = [question | {"content": content}, *rest]
 
-        unlearned = {number for number, turn in enumerate(turns) if turn.get("learned") is False}
-        if any("learned" in turn for turn in turns):
-            turns = [
-                {key: value for key, value in turn.items() if key != "learned"} for turn in turns
-            ]
+        messages = []
+        unlearned = set()
+        for number, turn in enumerate(turns):
+            if turn.get("learned") is False:
+                unlearned.add(number)
 
-        return turns, unlearned
+            messages.append(_without_key(turn, "learned"))
+
+        return messages, unlearned
 
     def prompt(self, messages: list[Message], tools: Tools = None) -> str:
         """The conversation up to where the model's answer begins. `messages` as the template takes
@@ -294,8 +294,8 @@ class Renderer:
         self, turns: list[Message], answer: list[Message], tools: Tools = None
     ) -> tuple[list[int], list[int]]:
         """(ids of the prompt, ids of the answer with its end)."""
-        found = self.answer_tokens(turns, answer, tools)
-        return found.prompt, found.answer
+        tokens = self.answer_tokens(turns, answer, tools)
+        return tokens.prompt, tokens.answer
 
     def answer_tokens(
         self, turns: list[Message], answer: list[Message], tools: Tools = None
@@ -304,27 +304,24 @@ class Renderer:
 
         The answer begins with its first token that is learned. What the template writes behind the
         end of the turn is left away, since no model has to say it."""
-        asked = [
-            turn | {"learned": False} if turn["role"] == "assistant" else turn for turn in turns
-        ]
-        tokens = self.tokens(Example(messages=[*asked, *answer], tools=tools))
+        asked = []
+        for turn in turns:
+            is_answer = turn["role"] == "assistant"
+            asked.append(turn | {"learned": False} if is_answer else turn)
 
+        tokens = self.tokens(Example(messages=[*asked, *answer], tools=tools))
         start = tokens.prompt_length
 
         if WHOLE_ROW in tokens.findings:
+            # What the row and its prompt alone have in common is the prompt.
             prompt = self.prompt_ids(turns, tools)
-            start = sum(
-                1
-                for _ in takewhile(
-                    lambda pair: pair[0] == pair[1], zip(prompt, tokens.ids, strict=False)
-                )
-            )
+            pairs = zip(prompt, tokens.ids, strict=False)
+            start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-        end = (
-            len(tokens.learned) - tokens.learned[::-1].index(True)
-            if True in tokens.learned
-            else len(tokens.ids)
-        )
+        end = len(tokens.ids)
+        if True in tokens.learned:
+            end -= tokens.learned[::-1].index(True)
+
         return AnswerTokens(tokens.ids[:start], tokens.ids[start:end], tokens.findings)
 
     def render(
@@ -336,14 +333,12 @@ class Renderer:
     def _knows_system(self) -> bool:
         """Gemma's template, for one, refuses a system turn; others pass over it without a word."""
         if self.system_is_known is None:
-            text = self.template.attempt(
-                [
-                    {"role": "system", "content": "Zqxsystem"},
-                    {"role": "user", "content": "Hi"},
-                    {"role": "assistant", "content": "Hello"},
-                ]
-            )
-
+            messages = [
+                {"role": "system", "content": "Zqxsystem"},
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello"},
+            ]
+            text = self.template.attempt(messages)
             self.system_is_known = text is not None and "zqxsystem" in text.lower()
 
             if not self.system_is_known:
@@ -380,12 +375,11 @@ class Renderer:
             {"role": "user", "content": "Hi"},
             {"role": "assistant", "content": "Hello"},
         ]
-        end = self.turn_end_id(self.tokens(Example(messages=turns)))
-        stops += [
-            token
-            for token in (end, self.call_end_id, self.tokenizer.eos_token_id)
-            if token is not None
-        ]
+        turn_end = self.turn_end_id(self.tokens(Example(messages=turns)))
+
+        for token in (turn_end, self.call_end_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                stops.append(token)
 
         return list(dict.fromkeys(stops))
 
@@ -397,9 +391,10 @@ class Renderer:
 
     def turn_end_id(self, tokens: Tokens) -> int | None:
         """The special or added token with which the last answer ends."""
-        last = max(
-            (index for index, is_learned in enumerate(tokens.learned) if is_learned), default=-1
-        )
+        last = -1
+        if True in tokens.learned:
+            last = len(tokens.learned) - 1 - tokens.learned[::-1].index(True)
+
         tail = tokens.ids[max(0, last - 2) : last + 1]
         return next((token for token in tail if token in self.stops), None)
 
@@ -416,27 +411,48 @@ def _no_tools() -> TemplateProblem:
     )
 
 
-def _calls_insist(message: Message, text: str) -> None:
+def _called_names(message: Message) -> list[str]:
+    return [call["function"]["name"] for call in message.get("tool_calls", ())]
+
+
+def _calls_written_check(message: Message, text: str) -> None:
     """Raises TemplateProblem where `text`, a turn as the template writes it, lacks one of the
     turn's calls."""
-    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
-    if any(name not in text for name in names):
-        raise _no_tools()
+    names = _called_names(message)
+    for name in names:
+        if name not in text:
+            raise _no_tools()
 
-    if any(text.count(name) < names.count(name) for name in set(names)):
-        raise TemplateProblem(
-            "one_call",
-            "The row calls several tools at once, and the base model's chat template writes only "
-            "one of the calls.",
-            "Let each turn call one tool, or choose a base model whose chat template takes several "
-            "calls.",
-        )
+    for name in names:
+        if text.count(name) < names.count(name):
+            raise TemplateProblem(
+                "one_call",
+                "The row calls several tools at once, and the base model's chat template writes "
+                "only one of the calls.",
+                "Let each turn call one tool, or choose a base model whose chat template takes "
+                "several calls.",
+            )
 
 
-def _is_said(content: str, text: str) -> bool:
-    """Whether the words of an answer, its thinking aside, stand in `text`."""
-    words = THOUGHT.sub("", content, count=1).strip() if "</think>" in content else content.strip()
-    return words in text or "".join(words.split()).casefold() in "".join(text.split()).casefold()
+def _without_key(message: Message, key: str) -> Message:
+    if key not in message:
+        return message
+
+    return {name: value for name, value in message.items() if name != key}
+
+
+def _contains(text: str, content: str) -> bool:
+    """Whether the words of an answer, its thinking aside, stand in `text`; upper and lower case and
+    white space do not matter."""
+    if "</think>" in content:
+        content = THOUGHT.sub("", content, count=1)
+
+    words = content.strip()
+    return words in text or _squeezed(words) in _squeezed(text)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).casefold()
 
 
 def _overlaps(spans: list[Span]) -> Callable[[int, int], bool]:

@@ -82,13 +82,13 @@ class ChatTemplate:
     def render_marked(
         self, messages: list[Message], tools: Tools, marked: str
     ) -> tuple[str, list[Span]]:
-        """(text, what stands between its generation marks) under the template `marked`. Raises
+        """(text, spans between its generation tags) under the template `marked`. Raises
         TemplateProblem."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         def rendered() -> tuple[str, list[Span]]:
             # Typed as if it gave one text.
-            found: Any = render_jinja_template(
+            rendering: Any = render_jinja_template(
                 [messages],
                 tools=tools,  # type: ignore[arg-type]
                 chat_template=marked,
@@ -96,7 +96,7 @@ class ChatTemplate:
                 **self.tokenizer.special_tokens_map,
             )
 
-            (text,), (spans,) = found
+            (text,), (spans,) = rendering
             return text, spans
 
         return _limited(rendered)
@@ -104,7 +104,7 @@ class ChatTemplate:
     def attempt(
         self, messages: list[Message], tools: Tools = None, *, add_generation_prompt: bool = False
     ) -> str | None:
-        """As `render`, with None for a conversation that the template refuses."""
+        """The conversation as text, None for one that the template refuses."""
         try:
             return self.render(messages, tools, add_generation_prompt=add_generation_prompt)
         except TemplateProblem as problem:
@@ -115,8 +115,8 @@ class ChatTemplate:
 
     @cached_property
     def request(self) -> str:
-        """What stands between a question and the answer that a model is asked for; "" where it
-        cannot be told."""
+        """The text between a question and the answer that a model is asked for; "" where that is
+        unclear."""
         question = "Zqxquestion"
         text = (
             self.attempt([{"role": "user", "content": question}], add_generation_prompt=True) or ""

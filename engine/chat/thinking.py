@@ -32,33 +32,15 @@ class Thinking:
 
     def adapt(self, messages: list[Message]) -> list[Message]:
         if self.choice == "leave_out":
-            return [self._without(message) if thought(message) else message for message in messages]
+            return [_without_thinking(message) for message in messages]
 
         if self.choice == "in_front" and not self.has_place:
-            return [
-                self._in_front(message) if message.get("reasoning_content") else message
-                for message in messages
-            ]
+            return [_in_front(message) for message in messages]
 
         if any(_tagged(message) for message in messages) and self.wants_apart:
             return [_apart(message) for message in messages]
 
         return messages
-
-    def _without(self, message: Message) -> Message:
-        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
-
-        found = THOUGHT.match(message["content"])
-        rest["content"] = message["content"][found.end() :] if found else message["content"]
-
-        # An answer of nothing but thinking: nothing of it is left to learn.
-        return rest if rest["content"] or rest.get("tool_calls") else rest | {"learned": False}
-
-    def _in_front(self, message: Message) -> Message:
-        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
-        return rest | {
-            "content": f"<think>\n{message['reasoning_content'].strip()}\n</think>\n\n{message['content']}"
-        }
 
     @cached_property
     def has_place(self) -> bool:
@@ -84,13 +66,14 @@ class Thinking:
     def missing(self, messages: list[Message], text: str) -> set[str]:
         """Codes of what became of thinking in `messages` that is not in the rendered `text`."""
         codes: set[str] = set()
-        last_question = max(
-            (index for index, item in enumerate(messages) if item["role"] == "user"), default=-1
-        )
+        last_question = -1
+        for index, message in enumerate(messages):
+            if message["role"] == "user":
+                last_question = index
 
         for index, message in enumerate(messages):
-            words = thought(message)
-            if not words or words in text:
+            thinking = thought(message)
+            if not thinking or thinking in text:
                 continue
 
             if message.get("reasoning_content") and not self.has_place:
@@ -115,8 +98,8 @@ def thought(message: Message) -> str:
     if "</think>" not in content:
         return ""
 
-    found = THOUGHT.match(content)
-    return found[1].strip() if found else ""
+    tagged = THOUGHT.match(content)
+    return tagged[1].strip() if tagged else ""
 
 
 def _tagged(message: Message) -> bool:
@@ -124,14 +107,53 @@ def _tagged(message: Message) -> bool:
     if message["role"] != "assistant" or message.get("reasoning_content"):
         return False
 
-    return "</think>" in message["content"] and THOUGHT.match(message["content"]) is not None
+    content = message["content"]
+    return "</think>" in content and THOUGHT.match(content) is not None
+
+
+def _without_thinking(message: Message) -> Message:
+    if not thought(message):
+        return message
+
+    rest = _without_reasoning(message)
+    tagged = THOUGHT.match(message["content"])
+    if tagged is not None:
+        rest["content"] = message["content"][tagged.end() :]
+
+    # An answer of nothing but thinking: nothing of it is left to learn.
+    if not rest["content"] and not rest.get("tool_calls"):
+        rest["learned"] = False
+
+    return rest
+
+
+def _in_front(message: Message) -> Message:
+    """The turn with its thinking in front of its answer, between tags."""
+    if not message.get("reasoning_content"):
+        return message
+
+    thinking = message["reasoning_content"].strip()
+    rest = _without_reasoning(message)
+    rest["content"] = f"<think>\n{thinking}\n</think>\n\n{message['content']}"
+    return rest
+
+
+def _without_reasoning(message: Message) -> Message:
+    return {key: value for key, value in message.items() if key != "reasoning_content"}
 
 
 def _apart(message: Message) -> Message:
     """The turn with the thinking between its tags given apart; any other turn as it is."""
-    if not _tagged(message) or (found := THOUGHT.match(message["content"])) is None:
+    if not _tagged(message):
         return message
 
-    words = found[1].strip()
-    rest = message | {"content": message["content"][found.end() :]}
-    return rest | {"reasoning_content": words} if words else rest
+    tagged = THOUGHT.match(message["content"])
+    if tagged is None:
+        return message
+
+    apart = message | {"content": message["content"][tagged.end() :]}
+    thinking = tagged[1].strip()
+    if thinking:
+        apart["reasoning_content"] = thinking
+
+    return apart

@@ -1,4 +1,4 @@
-"""Calls of tools in the form that a chat template takes: arguments, ids and names.
+"""Tool calls in the form that a chat template takes: arguments, ids and names.
 
 Templates differ. Most take the arguments of a call as an object, some (DeepSeek) as a JSON text.
 Some do without ids, some write whatever id there is, Mistral's wants nine letters and digits,
@@ -41,15 +41,15 @@ def _nine_characters(name: str, number: int, seed: str) -> str:
 
 
 FREE = IdForm(
-    fits=lambda given, name: True,
+    fits=lambda call_id, name: True,
     make=lambda name, number, seed: f"call_{number + 1}",
 )
 NINE = IdForm(
-    fits=lambda given, name: re.fullmatch(r"[A-Za-z0-9]{9}", given) is not None,
+    fits=lambda call_id, name: re.fullmatch(r"[A-Za-z0-9]{9}", call_id) is not None,
     make=_nine_characters,
 )
 WITH_NAME = IdForm(
-    fits=lambda given, name: name in given,
+    fits=lambda call_id, name: name in call_id,
     make=lambda name, number, seed: f"functions.{name}:{number}",
 )
 ID_FORMS = (FREE, NINE, WITH_NAME)
@@ -83,24 +83,34 @@ class ToolTurns:
         renderings decide."""
         for as_text in (False, True):
             if self._renders(ToolForm(as_text, ids=None)):
-                ids = next(
-                    (ids for ids in ID_FORMS if self._renders(ToolForm(as_text, True, ids))), None
-                )
-                return ToolForm(as_text, needs_ids=False, ids=ids)
+                return ToolForm(as_text, needs_ids=False, ids=self._ids(as_text))
 
-            for ids in ID_FORMS:
-                if self._renders(form := ToolForm(as_text, True, ids)):
-                    return form
+            ids = self._ids(as_text)
+            if ids is not None:
+                return ToolForm(as_text, needs_ids=True, ids=ids)
 
         return ToolForm()
 
+    def _ids(self, as_text: bool) -> IdForm | None:
+        """The first form of ids that the template takes."""
+        for ids in ID_FORMS:
+            if self._renders(ToolForm(as_text, needs_ids=True, ids=ids)):
+                return ids
+
+        return None
+
     def _renders(self, form: ToolForm) -> bool:
         text = self.template.attempt(adapted(_probe(), form), _probe_tools())
-        if text is None or any(part not in text for part in (NAME, KEY, VALUE)):
+        if text is None:
             return False
 
+        for part in (NAME, KEY, VALUE):
+            if part not in text:
+                return False
+
         # An object printed by Python, or a JSON text that was quoted once more.
-        return f"{{'{KEY}" not in text and f'\\"{KEY}' not in text
+        is_misprinted = f"{{'{KEY}" in text or f'\\"{KEY}' in text
+        return not is_misprinted
 
 
 def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
@@ -115,8 +125,9 @@ def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
             calls = []
             waiting = []
             for call in message["tool_calls"]:
-                calls.append(_call(call, form, number))
-                waiting.append((call.get("id"), calls[-1]))
+                adapted_call = _call(call, form, number)
+                calls.append(adapted_call)
+                waiting.append((call.get("id"), adapted_call))
                 number += 1
 
             message = message | {"tool_calls": calls}
@@ -131,39 +142,40 @@ def adapted(messages: list[Message], form: ToolForm) -> list[Message]:
 
 def _call(call: dict[str, Any], form: ToolForm, number: int) -> dict[str, Any]:
     function = call["function"]
-    name, arguments = function["name"], function["arguments"]
+    name = function["name"]
+    arguments = function["arguments"]
     if form.arguments_as_text and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
 
-    made = {key: value for key, value in call.items() if key != "id"}
-    made["function"] = function | {"arguments": arguments}
-
-    given = call.get("id")
-
+    adapted_call = {key: value for key, value in call.items() if key != "id"}
+    adapted_call["function"] = function | {"arguments": arguments}
     if form.ids is None:
-        return made
+        return adapted_call
 
-    if given is not None and form.ids.fits(given, name):
-        made["id"] = given
-    elif given is not None or form.needs_ids:
-        made["id"] = form.ids.make(name, number, f"{given or ''}#{number}")
+    own_id = call.get("id")
+    if own_id is not None and form.ids.fits(own_id, name):
+        adapted_call["id"] = own_id
+    elif own_id is not None or form.needs_ids:
+        seed = f"{own_id or ''}#{number}"
+        adapted_call["id"] = form.ids.make(name, number, seed)
 
-    return made
+    return adapted_call
 
 
 def _result(message: Message, waiting: list[tuple[str | None, Message]]) -> Message:
     """`waiting`: (id in the file, call as the template sees it) of the calls that have no result
     yet."""
-    given = message.get("tool_call_id")
-    named = [
-        index for index, (known, _) in enumerate(waiting) if given is not None and known == given
-    ]
+    own_id = message.get("tool_call_id")
     message = {key: value for key, value in message.items() if key != "tool_call_id"}
-
     if not waiting:
         return message
 
-    _, call = waiting.pop(named[0] if named else 0)
+    index = 0
+    if own_id is not None:
+        ids = [call_id for call_id, _ in waiting]
+        index = ids.index(own_id) if own_id in ids else 0
+
+    _, call = waiting.pop(index)
     if "id" in call:
         message["tool_call_id"] = call["id"]
 

@@ -1,4 +1,4 @@
-"""Versions that are made of several repairs at once, and of rows that somebody changed by hand."""
+"""New versions by several repairs at once, and by rows that somebody changed by hand."""
 
 from __future__ import annotations
 
@@ -9,48 +9,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.finding_kinds import MENDABLE
+from engine.doctor.finding_kinds import REPAIRABLE
 from engine.doctor.repair_kinds import Repair, safe_repairs
-from engine.doctor.row_repairs import Mender, Row
+from engine.doctor.row_repairs import Row, RowRepairer
 
 DUPLICATES = "drop_duplicates"
 
 
-class SafeMender:
+class SafeRepairer:
     """All repairs of engine.doctor.repair_kinds.SAFE on one row after the other.
 
-    A good row is never made worse: a repair that would spoil it is passed over. A bad row is
+    A good row never becomes worse: a repair that would spoil it is skipped. A bad row is
     changed only if it is good afterwards. `steps` counts the rows that each repair changed.
     """
 
     def __init__(self, format: str, column_map: dict[str, str]) -> None:
         self.repairs = safe_repairs(format)
-        self.menders = {
-            repair.slug: Mender(repair.slug, format, column_map) for repair in self.repairs
-        }
-        self.reader = next(iter(self.menders.values()))
+        self.repairers = {}
+        for repair in self.repairs:
+            self.repairers[repair.slug] = RowRepairer(repair.slug, format, column_map)
+
+        self.reader = next(iter(self.repairers.values()))
         self.steps: Counter[str] = Counter()
 
     def rows(self, values: Row) -> list[Row]:
-        mended, applied = self._mended(values)
+        row, applied = self._repaired(values)
 
-        if DUPLICATES in self.menders and self.menders[DUPLICATES].is_again(mended):
+        duplicates = self.repairers.get(DUPLICATES)
+        if duplicates is not None and duplicates.is_again(row):
             self.steps[DUPLICATES] += 1
             return []
 
         self.steps.update(applied)
-        return [mended]
+        return [row]
 
-    def _mended(self, values: Row) -> tuple[Row, list[str]]:
+    def _repaired(self, values: Row) -> tuple[Row, list[str]]:
         """(the row, slugs of the repairs that changed it)"""
-        row, applied = values, []
+        row = values
+        applied = []
         is_good = self.reader.can_read(row)
 
         for repair in self.repairs:
-            if repair.slug == DUPLICATES or (is_good and _is_for_bad_rows(repair)):
+            if repair.slug == DUPLICATES:
+                continue
+            if is_good and _is_for_bad_rows(repair):
                 continue
 
-            changed = self.menders[repair.slug].changed(row)
+            changed = self.repairers[repair.slug].changed(row)
             if changed is None or changed == row:
                 continue
 
@@ -58,20 +63,25 @@ class SafeMender:
             if is_good and not is_good_now:
                 continue
 
-            row, is_good = changed, is_good_now
+            row = changed
+            is_good = is_good_now
             applied.append(repair.slug)
 
         return (row, applied) if is_good else (values, [])
 
 
 def _is_for_bad_rows(repair: Repair) -> bool:
-    return any(kind in MENDABLE for kind in repair.mends)
+    return any(kind in REPAIRABLE for kind in repair.mends)
 
 
 @dataclass
 class RowChanges:
-    """edited: {line: the row's new values}; set_aside: lines that are left out; put_back: rows that
-    are added at the end."""
+    """Rows that somebody changed by hand.
+
+    edited: {line: the row's new values}.
+    set_aside: lines that are left out.
+    put_back: rows that are added at the end.
+    """
 
     edited: dict[int, Row] = field(default_factory=dict)
     set_aside: set[int] = field(default_factory=set)
@@ -84,8 +94,11 @@ class RowChanges:
         return cls(edited, set(data["set_aside"]), data["put_back"])
 
     def write(self, path: Path) -> None:
-        edited = {str(line): values for line, values in self.edited.items()}
-        data = {"edited": edited, "set_aside": sorted(self.set_aside), "put_back": self.put_back}
+        data = {
+            "edited": {str(line): values for line, values in self.edited.items()},
+            "set_aside": sorted(self.set_aside),
+            "put_back": self.put_back,
+        }
         path.write_text(json.dumps(data))
 
     def apply(

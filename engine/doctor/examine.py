@@ -1,8 +1,8 @@
-"""What is wrong with rows that can be read: duplicates, damage, things that should not be learned;
-and what of them is read in another way than it is written, or not used at all.
+"""Examines rows that can be read: duplicates, damage, text that should not be learned; and fields
+that are read in another way than they are written, or not used at all.
 
-No training library. One pass beside the check; what is remembered of each row is a mark of eight
-bytes. Rows are seen one by one, or a block of them at once: what is found is the same.
+No training library. One pass beside the check; what is remembered of each row is a hash of eight
+bytes. Rows come one by one, or a block of them at once: the findings are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.doctor.finding_kinds import (
-    MENDABLE,
+    REPAIRABLE,
     SEVERAL_LISTS,
     TITLES,
     TOOL_CALLS,
@@ -25,8 +25,8 @@ from engine.doctor.finding_kinds import (
 from engine.doctor.secret_patterns import secrets_in, secrets_replaced
 from engine.doctor.signs import SCRIPT_CHARACTERS, SIGNS
 from engine.rows.examples import Example
-from engine.rows.hash_set import Marks, mark_of, mark_of_turns
-from engine.rows.transcripts import SPOKEN, turns_of_text
+from engine.rows.hash_set import HashSet, example_hash, turns_hash
+from engine.rows.transcripts import SPEAKER_BEGINNING, turns_of_text
 from engine.rows.values import RowProblem
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ LINES_KEPT = 100
 # Beyond this many rows duplicates are no longer looked for, nor left out: memory is bounded.
 ROWS_REMEMBERED = 2_000_000
 SHOWN_CHARACTERS = 160
+# Characters shown on both sides of a match.
+SURROUNDINGS = 30
 # So many different unused fields are counted, and so many are shown: files exist in which every row
 # has names of its own.
 FIELDS_COUNTED, FIELDS_SHOWN = 1000, 50
@@ -54,6 +56,7 @@ EMAIL = re.compile(
 # UTF-8 that was read as Latin-1 or Windows-1252: "Ã©", "â€™". And what stands for a character that
 # could not be read.
 LOST = "\ufffd"
+LOST_CHARACTER = re.compile(LOST)
 DAMAGED = re.compile(r"Ã[\u0080-\u00bf]|â€[\u0098-\u009d™œ\u201c\u201d]")
 SCRIPT = re.compile(
     r"(?P<Latin>[A-Za-z\u00c0-\u024f]+)|(?P<Chinese>[\u4e00-\u9fff]+)|(?P<Japanese>[\u3040-\u30ff]+)"
@@ -67,8 +70,12 @@ RARE_SCRIPT, RARE_LABEL = 0.02, 0.1
 
 @dataclass
 class Finding:
-    """`examples`: [{"line", "text"}], at most EXAMPLES_KEPT. `lines`: of the first LINES_KEPT rows.
-    `fields`: {name: rows}, where it is about several."""
+    """One kind of thing that was noticed in the rows.
+
+    examples: [{"line", "text"}], at most EXAMPLES_KEPT.
+    fields: {name: rows}, where it is about several.
+    lines: of the first LINES_KEPT rows.
+    """
 
     kind: str
     count: int = 0
@@ -78,11 +85,16 @@ class Finding:
 
     def line_add(self, line: int) -> None:
         # A row may have the same fault twice.
-        if len(self.lines) < LINES_KEPT and (not self.lines or self.lines[-1] != line):
+        is_again = bool(self.lines) and self.lines[-1] == line
+        if len(self.lines) < LINES_KEPT and not is_again:
             self.lines.append(line)
 
+    def field_add(self, name: str, rows: int) -> None:
+        if name in self.fields or len(self.fields) < FIELDS_COUNTED:
+            self.fields[name] += rows
+
     def as_dict(self) -> dict[str, Any]:
-        found = {
+        values = {
             "kind": self.kind,
             "title": TITLES[self.kind],
             "count": self.count,
@@ -91,30 +103,37 @@ class Finding:
         }
 
         if self.fields:
-            ranked = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))
-            found["fields"] = [{"name": name, "rows": rows} for name, rows in ranked[:FIELDS_SHOWN]]
+            shown = _most_first(self.fields)[:FIELDS_SHOWN]
+            values["fields"] = [{"name": name, "rows": rows} for name, rows in shown]
 
-        return found
+        return values
+
+
+def _most_first(counts: Counter[str]) -> list[tuple[str, int]]:
+    """By count, the same count by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 class Doctor:
     """Sees every good row once, in file order."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Finding] = {}
-        self.rows = Marks()
-        self.prompts = Marks()
+        self.by_kind: dict[str, Finding] = {}
+        self.rows = HashSet()
+        self.prompts = HashSet()
         self.scripts: Counter[str] = Counter()
         self.labels: Counter[bool] = Counter()
 
     def see(self, line: int, example: Example) -> None:
-        is_new = is_asked_first = True
-        if len(self.rows) < ROWS_REMEMBERED:
-            is_new = self.rows.add(mark_of(example))
-            if is_new and example.messages is not None:
-                is_asked_first = self.prompts.add(mark_of_turns(example.asked))
+        is_new = True
+        is_asked_first = True
 
-        self._look(line, example, is_new, is_asked_first)
+        if len(self.rows) < ROWS_REMEMBERED:
+            is_new = self.rows.add(example_hash(example))
+            if is_new and example.messages is not None:
+                is_asked_first = self.prompts.add(turns_hash(example.asked))
+
+        self._examine(line, example, is_new=is_new, is_asked_first=is_asked_first)
 
     def see_block(self, block: Block, others: Mapping[int, Example]) -> None:
         """The rows of a block that are known, and `others` that are good too, by their place in
@@ -122,26 +141,27 @@ class Doctor:
         # Not above: the web server has this module for its titles.
         import numpy as np
 
-        self._unused_add_all(block)
+        self._unused_add_block(block)
 
-        marks, prompts, good, notable = (
-            block.marks.copy(),
-            block.prompts.copy(),
-            block.known.copy(),
-            block.notable.copy(),
-        )
+        row_hashes = block.row_hashes.copy()
+        prompt_hashes = block.prompt_hashes.copy()
+        is_good = block.known.copy()
+        is_notable = block.notable.copy()
 
         for index, example in others.items():
-            marks[index], prompts[index] = mark_of(example), mark_of_turns(example.asked)
-            good[index] = notable[index] = True
+            row_hashes[index] = example_hash(example)
+            prompt_hashes[index] = turns_hash(example.asked)
+            is_good[index] = True
+            is_notable[index] = True
 
-        rows = np.flatnonzero(good)
-        is_new, is_asked_first = np.ones((2, len(block)), bool)
+        rows = np.flatnonzero(is_good)
+        is_new = np.ones(len(block), bool)
+        is_asked_first = np.ones(len(block), bool)
 
         if len(self.rows) + len(rows) <= ROWS_REMEMBERED:
-            is_new[rows] = self.rows.add_all(marks[rows])
+            is_new[rows] = self.rows.add_all(row_hashes[rows])
             asked = rows[is_new[rows] & block.is_answered]
-            is_asked_first[asked] = self.prompts.add_all(prompts[asked])
+            is_asked_first[asked] = self.prompts.add_all(prompt_hashes[asked])
         elif len(self.rows) < ROWS_REMEMBERED:
             # Somewhere among these the remembering ends.
             for index in rows.tolist():
@@ -149,90 +169,97 @@ class Doctor:
 
             return
 
-        looked = good & (notable | ~is_new | ~is_asked_first)
-        for index in np.flatnonzero(looked).tolist():
+        needs_look = is_good & (is_notable | ~is_new | ~is_asked_first)
+        for index in np.flatnonzero(needs_look).tolist():
             example = others.get(index) or block.example(index)
-            self._look(block.line(index), example, bool(is_new[index]), bool(is_asked_first[index]))
+            self._examine(
+                block.line(index),
+                example,
+                is_new=bool(is_new[index]),
+                is_asked_first=bool(is_asked_first[index]),
+            )
 
-        if count := int((block.worded & good & ~looked).sum()):
-            self.scripts["Latin"] += count
+        # All the other rows are of ASCII.
+        latin = int((block.has_letter & is_good & ~needs_look).sum())
+        if latin:
+            self.scripts["Latin"] += latin
 
     def see_problem(self, line: int, problem: RowProblem) -> None:
         """A bad row; remembered where a repair may make it good."""
-        if problem.kind in MENDABLE:
+        if problem.kind in REPAIRABLE:
             self._add(problem.kind, line, problem.value)
 
     def see_lists(self, rows: Mapping[str, int]) -> None:
         """The rows in each of a file's lists."""
-        if len(rows) > 1:
-            text = ", ".join(
-                f"{name}: {count:,} rows" for name, count in list(rows.items())[:FIELDS_SHOWN]
-            )
-            finding = Finding(
-                SEVERAL_LISTS, sum(rows.values()), [{"line": 0, "text": text}], Counter(rows)
-            )
-            self.found[SEVERAL_LISTS] = finding
-
-    def _unused_add(self, line: int, fields: Iterable[str]) -> None:
-        finding = self.found.setdefault(UNUSED, Finding(UNUSED))
-        finding.count += 1
-        for name in fields:
-            self._field_add(finding, name, 1)
-
-    def _field_add(self, finding: Finding, name: str, rows: int) -> None:
-        if name in finding.fields or len(finding.fields) < FIELDS_COUNTED:
-            finding.fields[name] += rows
-
-    def _unused_add_all(self, block: Block) -> None:
-        """The same of a block's rows that are known."""
-        counts = {name: int((rows & block.known).sum()) for name, rows in block.unused.items()}
-        if not any(counts.values()):
+        if len(rows) <= 1:
             return
 
-        finding = self.found.setdefault(UNUSED, Finding(UNUSED))
-        finding.count += int(
-            (functools.reduce(operator.or_, block.unused.values()) & block.known).sum()
-        )
-        for name, rows in counts.items():
-            if rows:
-                self._field_add(finding, name, rows)
+        parts = [f"{name}: {count:,} rows" for name, count in list(rows.items())[:FIELDS_SHOWN]]
+        examples = [{"line": 0, "text": ", ".join(parts)}]
+        total = sum(rows.values())
+        self.by_kind[SEVERAL_LISTS] = Finding(SEVERAL_LISTS, total, examples, Counter(rows))
 
-    def _look(self, line: int, example: Example, is_new: bool, is_asked_first: bool) -> None:
+    def _finding(self, kind: str) -> Finding:
+        return self.by_kind.setdefault(kind, Finding(kind))
+
+    def _unused_add(self, line: int, fields: Iterable[str]) -> None:
+        finding = self._finding(UNUSED)
+        finding.count += 1
+        for name in fields:
+            finding.field_add(name, 1)
+
+    def _unused_add_block(self, block: Block) -> None:
+        """The unused fields of a block's rows that are known."""
+        counts = {}
+        for name, rows in block.unused.items():
+            count = int((rows & block.known).sum())
+            if count:
+                counts[name] = count
+
+        if not counts:
+            return
+
+        any_field = functools.reduce(operator.or_, block.unused.values())
+        finding = self._finding(UNUSED)
+        finding.count += int((any_field & block.known).sum())
+        for name, count in counts.items():
+            finding.field_add(name, count)
+
+    def _examine(self, line: int, example: Example, *, is_new: bool, is_asked_first: bool) -> None:
         """is_new: whether no row before said the same. is_asked_first: whether none before had the
         prompt."""
         if not is_new:
-            self._add(
-                "duplicate",
-                line,
-                (example.asked or [{"content": example.text or ""}])[-1]["content"],
-            )
+            asked = example.asked
+            text = asked[-1]["content"] if asked else example.text or ""
+            self._add("duplicate", line, text)
         elif not is_asked_first and example.label is None and example.answer:
             self._add("other_answer", line, example.asked[-1]["content"])
 
         if example.label is not None:
             self.labels[example.label] += 1
 
-        self._notice(line, example)
+        self._notices_add(line, example)
         texts = list(_texts(example))
         whole = "\n".join(texts)
-        self._script(whole[:SCRIPT_CHARACTERS])
+        self._script_count(whole[:SCRIPT_CHARACTERS])
 
         # Searches are skipped where a sign that each needs is not there: most rows have none.
         if not whole.isascii() or any(map(whole.lower().__contains__, SIGNS)):
             for text in texts:
-                self._text(line, text)
+                self._examine_text(line, text)
 
-    def _notice(self, line: int, example: Example) -> None:
-        """What the row holds besides plain turns, and how it was read."""
+    def _notices_add(self, line: int, example: Example) -> None:
+        """Notices about what the row holds besides plain turns, and about how it was read."""
         if example.unused:
             self._unused_add(line, example.unused)
 
         if example.text is not None:
             shown = example.text
-            if SPOKEN.match(shown) and turns_of_text(shown):
+            if SPEAKER_BEGINNING.match(shown) and turns_of_text(shown):
                 self._add("transcript_text", line, shown)
         else:
-            shown = (example.asked or [{"content": ""}])[-1]["content"]
+            asked = example.asked
+            shown = asked[-1]["content"] if asked else ""
 
         for kind in example.notes:
             self._add(kind, line, shown)
@@ -240,37 +267,43 @@ class Doctor:
         if example.calls_tools:
             self._add(TOOL_CALLS, line, shown)
 
-        thoughts, passed_over = [], []
+        thoughts = []
+        not_learned = []
         for turns in (example.messages, example.chosen):
             for turn in turns or ():
                 # Most turns have a role and a content alone.
                 if len(turn) > 2:
-                    thoughts += [turn["reasoning_content"]] if "reasoning_content" in turn else []
-                    passed_over += [turn["content"]] if "learned" in turn else []
+                    if "reasoning_content" in turn:
+                        thoughts.append(turn["reasoning_content"])
+                    if "learned" in turn:
+                        not_learned.append(turn["content"])
 
         if thoughts:
             self._add("reasoning", line, thoughts[0])
-        if passed_over:
-            self._add("not_learned", line, passed_over[0])
+        if not_learned:
+            self._add("not_learned", line, not_learned[0])
 
-    def _text(self, line: int, text: str) -> None:
-        if TEMPLATE.search(text):
-            self._add("template_tokens", line, text, TEMPLATE)
+    def _examine_text(self, line: int, text: str) -> None:
+        self._add_matching("template_tokens", line, text, TEMPLATE)
 
-        if found_secrets := secrets_in(text):
-            first = found_secrets[0]
-            self._add("secret", line, masked(text[first.start : first.end]), shown=True)
+        secrets = secrets_in(text)
+        if secrets:
+            first = secrets[0]
+            self._add("secret", line, masked(text[first.start : first.end]), is_masked=True)
 
-        if "@" in text and (found := EMAIL.search(text)):
-            self._add("email", line, found.group(0))
-        if DAMAGED.search(text):
-            self._add("damaged", line, text, DAMAGED)
-        if MEDIA_MARK.search(text):
-            self._add("media_marks", line, text, MEDIA_MARK)
-        if LOST in text:
-            self._add("lost", line, text, re.compile(LOST))
+        address = EMAIL.search(text) if "@" in text else None
+        if address is not None:
+            self._add("email", line, address.group(0))
 
-    def _script(self, text: str) -> None:
+        self._add_matching("damaged", line, text, DAMAGED)
+        self._add_matching("media_marks", line, text, MEDIA_MARK)
+        self._add_matching("lost", line, text, LOST_CHARACTER)
+
+    def _add_matching(self, kind: str, line: int, text: str, pattern: re.Pattern[str]) -> None:
+        if pattern.search(text):
+            self._add(kind, line, text, pattern)
+
+    def _script_count(self, text: str) -> None:
         if text.isascii():
             if LETTER.search(text):
                 self.scripts["Latin"] += 1
@@ -278,69 +311,81 @@ class Doctor:
             return
 
         counts: Counter[str] = Counter()
-        for found in SCRIPT.finditer(text):
-            counts[str(found.lastgroup)] += len(found.group(0))
+        for match in SCRIPT.finditer(text):
+            counts[str(match.lastgroup)] += len(match.group(0))
 
         if counts:
-            self.scripts[counts.most_common(1)[0][0]] += 1
+            [(script, _)] = counts.most_common(1)
+            self.scripts[script] += 1
 
     def _add(
         self,
         kind: str,
         line: int,
         text: str,
-        mark: re.Pattern[str] | None = None,
+        pattern: re.Pattern[str] | None = None,
         *,
-        shown: bool = False,
+        is_masked: bool = False,
     ) -> None:
-        """`mark`: what to show the surroundings of, in a text. `shown`: whether the text holds no
-        secret any more."""
-        finding = self.found.setdefault(kind, Finding(kind))
+        """pattern: what to show the surroundings of, in a text. is_masked: whether the text holds
+        no secret any more."""
+        finding = self._finding(kind)
         finding.count += 1
         finding.line_add(line)
 
-        if len(finding.examples) < EXAMPLES_KEPT:
-            text = text if shown else concealed(text)
-            if mark is not None and (found := mark.search(text)):
-                text = _around(text, found)
+        if len(finding.examples) >= EXAMPLES_KEPT:
+            return
 
-            finding.examples.append({"line": line, "text": text[:SHOWN_CHARACTERS]})
+        shown = text if is_masked else concealed(text)
+        match = pattern.search(shown) if pattern is not None else None
+        if match is not None:
+            shown = _around(shown, match)
+
+        finding.examples.append({"line": line, "text": shown[:SHOWN_CHARACTERS]})
 
     def findings(self) -> list[dict[str, Any]]:
-        """What was found, the most frequent first."""
-        found = list(self.found.values())
-        total = sum(self.scripts.values())
-        scripts = sorted(self.scripts.items(), key=lambda item: (-item[1], item[0]))
-        others = [f"{count:,} {name}" for name, count in scripts if count > total * RARE_SCRIPT]
-        if len(others) > 1:
-            rest = total - scripts[0][1]
-            found.append(Finding("mixed_scripts", rest, [{"line": 0, "text": ", ".join(others)}]))
-
-        if total := sum(self.labels.values()):
-            rare = min(self.labels[True], self.labels[False])
-            text = f"{self.labels[True]:,} good, {self.labels[False]:,} bad"
-
-            if not rare:
-                found.append(Finding("one_label", total, [{"line": 0, "text": text}]))
-            elif rare < total * RARE_LABEL:
-                found.append(Finding("imbalance", rare, [{"line": 0, "text": text}]))
-
+        """All findings, the most frequent first."""
         order = {kind: place for place, kind in enumerate(TITLES)}
-        return [
-            finding.as_dict()
-            for finding in sorted(found, key=lambda finding: (-finding.count, order[finding.kind]))
-        ]
+        findings = [*self.by_kind.values(), *self._script_findings(), *self._label_findings()]
+        findings.sort(key=lambda finding: (-finding.count, order[finding.kind]))
+
+        return [finding.as_dict() for finding in findings]
+
+    def _script_findings(self) -> Iterator[Finding]:
+        total = sum(self.scripts.values())
+        scripts = _most_first(self.scripts)
+        frequent = [f"{count:,} {name}" for name, count in scripts if count > total * RARE_SCRIPT]
+
+        if len(frequent) > 1:
+            (_, most), *_ = scripts
+            text = ", ".join(frequent)
+            yield Finding("mixed_scripts", total - most, [{"line": 0, "text": text}])
+
+    def _label_findings(self) -> Iterator[Finding]:
+        good = self.labels[True]
+        bad = self.labels[False]
+        total = good + bad
+        rare = min(good, bad)
+        examples = [{"line": 0, "text": f"{good:,} good, {bad:,} bad"}]
+
+        if total and not rare:
+            yield Finding("one_label", total, examples)
+        elif rare < total * RARE_LABEL:
+            yield Finding("imbalance", rare, examples)
 
 
 def concealed(text: str) -> str:
     """The text as a page may show it: of secrets and addresses enough to find them again, and no
     more."""
     hidden = secrets_replaced(text, lambda secret, value: masked(value))
-    return EMAIL.sub(lambda found: masked(found.group(0)), hidden)
+    return EMAIL.sub(lambda match: masked(match.group(0)), hidden)
 
 
 def masked(text: str) -> str:
-    return f"{text[:4]}…{text[-2:]}" if len(text) > 10 else f"{text[:1]}…"
+    if len(text) > 10:
+        return f"{text[:4]}…{text[-2:]}"
+
+    return f"{text[:1]}…"
 
 
 def _texts(example: Example) -> Iterator[str]:
@@ -354,6 +399,7 @@ def _texts(example: Example) -> Iterator[str]:
                 yield turn["reasoning_content"]
 
 
-def _around(text: str, found: re.Match[str]) -> str:
-    start = max(0, found.start() - 30)
-    return f"{'…' if start else ''}{text[start : found.end() + 30]}"
+def _around(text: str, match: re.Match[str]) -> str:
+    start = max(0, match.start() - SURROUNDINGS)
+    ellipsis = "…" if start else ""
+    return f"{ellipsis}{text[start : match.end() + SURROUNDINGS]}"

@@ -26,7 +26,7 @@ NOTICES = {
     "paragraphs": "Rows made of a text's paragraphs",
 }
 # Bad rows that a repair can make good.
-MENDABLE = {
+REPAIRABLE = {
     "two_turns": "Bad rows: two turns of one speaker in a row",
     "system_later": "Bad rows: a system turn behind the first turn",
     "ends_with_user": "Bad rows: a last question without an answer",
@@ -36,7 +36,7 @@ MENDABLE = {
 TITLES = {
     "duplicate": "The same row again",
     "other_answer": "The same prompt with another answer",
-    "template_tokens": "Marks of a chat template inside the text",
+    "template_tokens": "HashSet of a chat template inside the text",
     "secret": "Looks like a key or a password",
     "email": "E-mail address",
     "damaged": "Text read in the wrong encoding",
@@ -49,7 +49,7 @@ TITLES = {
     "mixed_scripts": "Rows in several scripts",
     SEVERAL_LISTS: "The file holds several lists of rows, and all are read",
     UNUSED: "Rows with fields that are not used",
-    **MENDABLE,
+    **REPAIRABLE,
     **NOTICES,
 }
 
@@ -86,7 +86,7 @@ SEVERITY_HELP = {
     COSTS: "These rows are trained on, and the model gets worse by it.",
     NOTE: "Look whether it is meant.",
 }
-_SEVERITIES = dict.fromkeys(MENDABLE, STOPS) | {
+_SEVERITIES = dict.fromkeys(REPAIRABLE, STOPS) | {
     "one_label": STOPS,
     "duplicate": COSTS,
     "other_answer": COSTS,

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 
 from engine.doctor.finding_kinds import SEVERAL_LISTS
 
-# Of a split both parts are made, each a dataset: the rows to train on, and every EVERYth to measure
-# with.
+# A split makes two datasets: the rows to train on, and every EVERYth row to measure with.
 SPLIT, TRAIN_PART, EVALUATION_PART = "split", "split_train", "split_evaluation"
 EVERY = 10
-# A dataset is made of each list of a file.
+# Makes a dataset of each list of a file.
 SPLIT_LISTS = "split_lists"
 CHATS = ("messages", "conversations")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """`mends`: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows that cannot
-    be read, "names" for columns of other names, "long" for rows over a limit. `formats`: those it
-    takes, none for all; `makes`: the one that comes of it, where it is another."""
+    """One repair.
+
+    mends: kinds of findings that it is for (engine.doctor.examine), or "problems" for rows that
+    cannot be read, "names" for columns of other names, "long" for rows over a limit.
+    formats: those that it takes, none for all.
+    makes: the format that comes of it, where it is another.
+    """
 
     slug: str
     title: str
@@ -94,7 +97,7 @@ REPAIRS = {
         Repair(
             "strip_separators",
             "Take out separators",
-            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut "
+            "HashSet such as ### or -> behind prompts, and ### or END behind completions, are cut "
             "off.",
             ("separators",),
             ("prompt-completion",),
@@ -108,7 +111,7 @@ REPAIRS = {
         Repair(
             "strip_template",
             "Take out template marks",
-            "Marks such as <|im_start|> or [INST] are cut out.",
+            "HashSet such as <|im_start|> or [INST] are cut out.",
             ("template_tokens",),
         ),
         Repair(
@@ -151,8 +154,7 @@ REPAIRS = {
             "cut_long",
             "Cut long rows",
             "Conversations lose their last exchanges, texts their end, until they keep to the "
-            "limit; a row that cannot "
-            "is left out.",
+            "limit; a row that cannot is left out.",
             ("long",),
             (*CHATS, "text"),
         ),
@@ -227,12 +229,14 @@ def safe_repairs(format: str) -> list[Repair]:
 
 def offered(format: str, kinds: set[str]) -> list[Repair]:
     """Repairs that make sense for a dataset of this format in which these kinds were found."""
-    return [
-        repair
-        for repair in REPAIRS.values()
-        if (not repair.formats or format in repair.formats)
-        and (
-            any(kind in kinds for kind in repair.mends)
-            or (not repair.mends and (repair.makes or repair.slug == SPLIT))
-        )
-    ]
+    return [repair for repair in REPAIRS.values() if _is_offered(repair, format, kinds)]
+
+
+def _is_offered(repair: Repair, format: str, kinds: set[str]) -> bool:
+    if repair.formats and format not in repair.formats:
+        return False
+    if repair.mends:
+        return any(kind in kinds for kind in repair.mends)
+
+    # Those that mend nothing make another format or a part of the rows.
+    return bool(repair.makes) or repair.slug == SPLIT

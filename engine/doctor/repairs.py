@@ -1,7 +1,8 @@
 """Repairs of a dataset: each reads rows and writes new ones, and counts what it did.
 
-    python -m engine.doctor.repairs --data FILE --file-type T --format F --column-map JSON --repair SLUG
-                             --out FILE [--model DIR --max-tokens N] [--list NAME] [--changes FILE]
+    python -m engine.doctor.repairs --data FILE --file-type T --format F --column-map JSON --repair
+                             SLUG --out FILE [--model DIR --max-tokens N] [--list NAME] [--changes
+                             FILE]
 
 writes JSON lines and reports by JSON lines on its output: {"rows": read so far}, last {"done":
 {...}} or {"error": text}. Rows keep all their columns, apart from repairs that make another format
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.combined_repairs import RowChanges, SafeMender
+from engine.doctor.combined_repairs import RowChanges, SafeRepairer
 from engine.doctor.examine import concealed
 from engine.doctor.repair_kinds import (
     APPLY_CHANGES,
@@ -30,30 +31,38 @@ from engine.doctor.repair_kinds import (
     REPAIRS,
     TRAIN_PART,
 )
-from engine.doctor.row_repairs import Fits, Mender, Row
+from engine.doctor.row_repairs import Fits, Row, RowRepairer
+from engine.rows.command_line import data_arguments_add
 from engine.rows.examples import Example
 from engine.rows.read import FileProblem, read_rows
 
 EXAMPLES_KEPT = 5
 SHOWN_CHARACTERS = 300
-NEWS_EVERY_SECONDS = 0.5
+REPORT_EVERY_SECONDS = 0.5
 NOTHING_LEFT = "No row is left after this repair."
 
 
-@dataclass
-class Done:
-    """`counts`: rows read, written, changed and left out; `examples`: [{"line", "before", "after"}]
-    of the first; `steps`: {repair: rows} of a version that is made of several repairs."""
+def _no_counts() -> dict[str, int]:
+    return {"read": 0, "written": 0, "changed": 0, "left_out": 0}
 
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"read": 0, "written": 0, "changed": 0, "left_out": 0}
-    )
+
+@dataclass
+class RepairReport:
+    """Counts and examples of what a repair did.
+
+    counts: rows read, written, changed and left out.
+    examples: [{"line", "before", "after"}] of the first.
+    steps: {repair: rows} of a version that is made of several repairs.
+    """
+
+    counts: dict[str, int] = field(default_factory=_no_counts)
     examples: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
 
-    def note(self, line: int, before: Any, after: Any) -> None:
+    def example_add(self, line: int, before: Any, after: Any) -> None:
         if len(self.examples) < EXAMPLES_KEPT:
-            self.examples.append({"line": line, "before": _shown(before), "after": _shown(after)})
+            example = {"line": line, "before": _shown(before), "after": _shown(after)}
+            self.examples.append(example)
 
 
 def _shown(values: Any) -> str:
@@ -66,57 +75,68 @@ def repaired(
     slug: str,
     format: str,
     column_map: dict[str, str],
-    done: Done,
+    report: RepairReport,
     fits: Fits | None = None,
 ) -> Iterator[Row]:
     """The rows of the new file. `rows`: (line, values), None for a line that is no row. Fills
-    `done`."""
-    makes = REPAIRS[slug].makes if slug in REPAIRS else ""
-    mender: Mender | SafeMender
-    mender = (
-        SafeMender(format, column_map)
-        if slug == MEND_SAFE
-        else Mender(slug, format, column_map, fits, makes)
-    )
+    `report`."""
+    repairer: RowRepairer | SafeRepairer
+    if slug == MEND_SAFE:
+        repairer = SafeRepairer(format, column_map)
+    else:
+        makes = REPAIRS[slug].makes if slug in REPAIRS else ""
+        repairer = RowRepairer(slug, format, column_map, fits, makes)
 
+    counts = report.counts
     for line, values in rows:
-        done.counts["read"] += 1
-        measured = done.counts["read"] % EVERY == 0
-        elsewhere = (slug == TRAIN_PART and measured) or (slug == EVALUATION_PART and not measured)
-        made = mender.rows(values) if values is not None and not elsewhere else []
-        if not made:
-            done.counts["left_out"] += 1
-            if not elsewhere:
-                done.note(line, values, None)
-        elif made != [values]:
-            done.counts["changed"] += 1
-            done.note(line, values, made[0])
+        counts["read"] += 1
+        is_elsewhere = _is_of_other_part(slug, counts["read"])
+        new_rows = []
+        if values is not None and not is_elsewhere:
+            new_rows = repairer.rows(values)
 
-        done.counts["written"] += len(made)
-        yield from made
+        if not new_rows:
+            counts["left_out"] += 1
+            if not is_elsewhere:
+                report.example_add(line, values, None)
+        elif new_rows != [values]:
+            counts["changed"] += 1
+            report.example_add(line, values, new_rows[0])
 
-    if isinstance(mender, SafeMender):
-        done.steps = dict(mender.steps)
+        counts["written"] += len(new_rows)
+        yield from new_rows
+
+    if isinstance(repairer, SafeRepairer):
+        report.steps = dict(repairer.steps)
+
+
+def _is_of_other_part(slug: str, number: int) -> bool:
+    """Whether the `number`th row goes into the other part of a split."""
+    is_measured = number % EVERY == 0
+    if slug == TRAIN_PART:
+        return is_measured
+
+    return slug == EVALUATION_PART and not is_measured
 
 
 def changes_applied(
-    rows: Iterable[tuple[int, Row | None]], changes: RowChanges, done: Done
+    rows: Iterable[tuple[int, Row | None]], changes: RowChanges, report: RepairReport
 ) -> Iterator[Row]:
     """The rows of a version in which somebody edited rows, set some aside or put some back."""
     for line, before, after in changes.apply(rows):
         if before is not None or line in changes.set_aside:
-            done.counts["read"] += 1
+            report.counts["read"] += 1
 
         if after is None:
-            done.counts["left_out"] += 1
-            done.note(line, before, None)
+            report.counts["left_out"] += 1
+            report.example_add(line, before, None)
             continue
 
         if after != before:
-            done.counts["changed"] += 1
-            done.note(line, before, after)
+            report.counts["changed"] += 1
+            report.example_add(line, before, after)
 
-        done.counts["written"] += 1
+        report.counts["written"] += 1
         yield after
 
 
@@ -131,44 +151,83 @@ def limit_of(folder: Path, max_tokens: int) -> Fits:
 
     def fits(example: Example) -> bool:
         try:
-            return all(
-                len(renderer.tokens(variant).ids) <= max_tokens for variant in variants(example)
-            )
+            for variant in variants(example):
+                if len(renderer.tokens(variant).ids) > max_tokens:
+                    return False
         except TemplateProblem:
             # Not a matter of length: what this model cannot write, another one can.
             return True
 
+        return True
+
     return fits
 
 
-def _say(**news: Any) -> None:
-    print(json.dumps(news), flush=True)
+def _report(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
 
 
 def _rows(path: Path, file_type: str, part: str | None) -> Iterator[tuple[int, Row | None]]:
     """All rows, or those of one list of the file."""
-    told = time.monotonic()
+    last_report = time.monotonic()
     for number, row in enumerate(read_rows(path, file_type), 1):
-        if time.monotonic() - told > NEWS_EVERY_SECONDS:
-            told = time.monotonic()
-            _say(rows=number)
+        now = time.monotonic()
+        if now - last_report > REPORT_EVERY_SECONDS:
+            last_report = now
+            _report(rows=number)
 
         if part is None or row.part == part:
             yield row.line, row.values
 
 
 def main(arguments: list[str] | None = None) -> int:
+    options = _options(arguments)
+    from engine.messages.failures import explain
+
+    report = RepairReport()
+    digest = hashlib.sha256()
+    size = 0
+
+    try:
+        fits = limit_of(options.model, options.max_tokens) if options.model else None
+        rows = _rows(options.data, options.file_type, options.list)
+
+        if options.repair == APPLY_CHANGES:
+            new_rows = changes_applied(rows, RowChanges.read(options.changes), report)
+        else:
+            new_rows = repaired(
+                rows, options.repair, options.format, options.column_map, report, fits
+            )
+
+        with options.out.open("wb") as stream:
+            for row in new_rows:
+                line = _json_line(row)
+                digest.update(line)
+                size += stream.write(line)
+    except Exception as error:
+        _report(error=str(error) if isinstance(error, FileProblem) else explain(error).message)
+        return 1
+
+    if not size:
+        _report(error=NOTHING_LEFT)
+        return 1
+
+    _report(done=asdict(report) | {"size_bytes": size, "sha256": digest.hexdigest()})
+    return 0
+
+
+def _json_line(row: Row) -> bytes:
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m engine.doctor.repairs", description="Write a repaired copy of a dataset."
     )
-    for name in ("data", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-
-    for name in ("file-type", "format", "repair"):
-        # A file whose format nobody knows can still be taken apart.
-        parser.add_argument(f"--{name}", required=True)
-
-    parser.add_argument("--column-map", type=json.loads, default={})
+    data_arguments_add(parser)
+    parser.add_argument("--repair", required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--max-tokens", type=int, default=0)
     parser.add_argument(
@@ -179,38 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--list", help="the name of the list to read, of a file that is an object of lists"
     )
-    given = parser.parse_args(arguments)
-    from engine.messages.failures import explain
-
-    done, digest, size = Done(), hashlib.sha256(), 0
-
-    try:
-        fits = limit_of(given.model, given.max_tokens) if given.model else None
-        rows = _rows(given.data, given.file_type, given.list)
-
-        if given.repair == APPLY_CHANGES:
-            new_rows = changes_applied(rows, RowChanges.read(given.changes), done)
-        else:
-            new_rows = repaired(rows, given.repair, given.format, given.column_map, done, fits)
-
-        with given.out.open("wb") as stream:
-            for row in new_rows:
-                line = (
-                    json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
-                    + b"\n"
-                )
-                digest.update(line)
-                size += stream.write(line)
-    except Exception as error:
-        _say(error=str(error) if isinstance(error, FileProblem) else explain(error).message)
-        return 1
-
-    if not size:
-        _say(error=NOTHING_LEFT)
-        return 1
-
-    _say(done=asdict(done) | {"size_bytes": size, "sha256": digest.hexdigest()})
-    return 0
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each repair of engine.doctor.repairs does to one row. No training library."""
+"""The repairs of engine.doctor.repair_kinds on one row. No training library."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from engine.doctor.examine import EMAIL, MEDIA_MARK, ROWS_REMEMBERED, TEMPLATE
+from engine.doctor.examine import EMAIL, LOST, MEDIA_MARK, ROWS_REMEMBERED, TEMPLATE
 from engine.doctor.secret_patterns import secrets_replaced
 from engine.rows.chat_turns import CALL_KEYS, CALL_ROLES, CONTENT_KEYS, ROLE_KEYS, ROLES
 from engine.rows.column_map import columns_read
-from engine.rows.examples import Example, RowProblem, to_example
-from engine.rows.hash_set import Marks, mark_of
+from engine.rows.examples import Example, RowProblem, example_or_none
+from engine.rows.hash_set import HashSet, example_hash
 from engine.rows.row_reader import is_media
 from engine.rows.transcripts import COMPLETION_END, PROMPT_END, turns_of_text
-from engine.rows.values import MISSING, parsed, value_at
+from engine.rows.values import MISSING, first_key, parsed, value_at
 
 Row = dict[str, Any]
 Fits = Callable[[Example], bool]
 
 
-class Mender:
-    """Makes of one row the rows that it becomes; none where it is left out.
+class RowRepairer:
+    """Turns a row into the rows that it becomes; none where it is left out.
 
     `fits`: whether a row keeps to a limit, for repairs of long rows.
     """
@@ -37,15 +37,13 @@ class Mender:
         fits: Fits | None = None,
         makes: str = "",
     ) -> None:
-        self.slug, self.format, self.column_map, self.fits, self.makes = (
-            slug,
-            format,
-            column_map,
-            fits,
-            makes,
-        )
+        self.slug = slug
+        self.format = format
+        self.column_map = column_map
+        self.fits = fits
+        self.makes = makes
 
-        self.seen = Marks()
+        self.seen = HashSet()
         # What the rows say, in the columns that are read.
         self.names = columns_read(format, column_map)
         self.columns = set(self.names.values())
@@ -54,12 +52,14 @@ class Mender:
 
     def rows(self, values: Row) -> list[Row]:
         if self.makes:
-            return self._made(values)
+            return self._rows_of_other_format(values)
 
         changed = self.changed(values)
-        if changed is None or (
-            changed != values and self._example(values) is not None and self._spoilt(changed)
-        ):
+        if changed is None:
+            return []
+
+        was_good = changed != values and self.can_read(values)
+        if was_good and self._is_spoilt(changed):
             return []
 
         return [changed]
@@ -68,15 +68,12 @@ class Mender:
         """The row as this repair writes it, None where it is left out."""
         match self.slug:
             case "drop_bad":
-                return values if self._example(values) else None
+                return values if self.can_read(values) else None
             case "drop_duplicates":
                 return None if self.is_again(values) else values
             case "drop_lost":
-                return (
-                    None
-                    if "\ufffd" in json.dumps(values, ensure_ascii=False, default=str)
-                    else values
-                )
+                text = json.dumps(values, ensure_ascii=False, default=str)
+                return None if LOST in text else values
             case "drop_long":
                 return values if self._keeps(values) else None
             case "cut_long":
@@ -96,19 +93,14 @@ class Mender:
             case "rename_columns":
                 return self._renamed(values)
             case "strip_template":
-                said = {
-                    name: strings(value, stripped)
-                    for name, value in values.items()
-                    if name in self.columns
-                }
-
-                return values | said
+                read = {name: value for name, value in values.items() if name in self.columns}
+                return values | _with_texts(read, without_template_tokens)
             case "mask_secrets":
-                return {name: strings(value, without_secrets) for name, value in values.items()}
+                return _with_texts(values, without_secrets)
             case "mask_addresses":
-                return {name: strings(value, without_addresses) for name, value in values.items()}
+                return _with_texts(values, without_addresses)
             case "mend_encoding":
-                return {name: strings(value, mended) for name, value in values.items()}
+                return _with_texts(values, with_right_encoding)
 
         return values
 
@@ -117,27 +109,19 @@ class Mender:
         return self._example(values) is not None
 
     def _example(self, values: Row) -> Example | None:
-        try:
-            return to_example(values, self.format, self.column_map)
-        except RowProblem:
-            return None
+        return example_or_none(values, self.format, self.column_map)
 
-    def _spoilt(self, changed: Row) -> bool:
-        """Cutting may leave nothing to learn from."""
+    def _is_spoilt(self, changed: Row) -> bool:
+        """Whether nothing to learn from is left: cutting may do that."""
         column_map = {} if self.slug == "rename_columns" else self.column_map
-        try:
-            to_example(changed, self.format, column_map)
-        except RowProblem:
-            return True
-
-        return False
+        return example_or_none(changed, self.format, column_map) is None
 
     def is_again(self, values: Row) -> bool:
         example = self._example(values)
         if example is None or len(self.seen) >= ROWS_REMEMBERED:
             return False
 
-        return not self.seen.add(mark_of(example))
+        return not self.seen.add(example_hash(example))
 
     def _keeps(self, values: Row) -> bool:
         example = self._example(values)
@@ -151,12 +135,24 @@ class Mender:
         if isinstance(whole, str) and self.format != "text":
             whole, _ = parsed(whole, self.main, "")
 
-        ends = range(1, len(whole)) if isinstance(whole, str) else [*_answers_end(whole)][:-1]
-        # The longest part that keeps to the limit, found by halves.
-        count = bisect.bisect_left(
-            ends, True, key=lambda end: not self._keeps(put(values, self.main, whole[:end]))
-        )
-        return put(values, self.main, whole[: ends[count - 1]]) if count else None
+        ends = self._ends(whole)
+
+        def is_too_long(end: int) -> bool:
+            return not self._keeps(with_value(values, self.main, whole[:end]))
+
+        # The longest part that keeps to the limit, by binary search.
+        count = bisect.bisect_left(ends, True, key=is_too_long)
+        if not count:
+            return None
+
+        return with_value(values, self.main, whole[: ends[count - 1]])
+
+    def _ends(self, whole: str | list[Row]) -> list[int]:
+        """Where a text or a conversation may be cut, in order."""
+        if isinstance(whole, str):
+            return list(range(1, len(whole)))
+
+        return list(_answers_end(whole))[:-1]
 
     def _with_turns(self, values: Row, change: Callable[[list[Row]], list[Row]]) -> Row:
         """The row with its turns changed, where it holds turns; also where they stand as JSON
@@ -168,93 +164,102 @@ class Mender:
             except RowProblem:
                 return values
 
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        if not isinstance(turns, list):
+            return values
+        if not all(isinstance(turn, dict) for turn in turns):
             return values
 
         changed = change(turns)
-        return values if changed == turns else put(values, self.main, changed)
+        return values if changed == turns else with_value(values, self.main, changed)
 
     def _text_alone(self, values: Row) -> Row:
-        kept = {
-            name: value
-            for name, value in values.items()
-            if name in self.columns or not is_media(name)
-        }
+        kept = {}
+        for name, value in values.items():
+            if name not in self.columns:
+                if not is_media(name):
+                    kept[name] = value
+                continue
 
-        said = {
-            name: _without_media(_opened(value))
-            for name, value in kept.items()
-            if name in self.columns
-        }
+            turns = _opened(value)
+            without_media = _without_media(turns)
+            kept[name] = value if without_media == turns else without_media
 
-        return kept | {name: value for name, value in said.items() if value != _opened(kept[name])}
+        return kept
 
     def _without_separators(self, values: Row) -> Row:
         for name, end in (("prompt", PROMPT_END), ("completion", COMPLETION_END)):
             column = self.names.get(name, name)
             text = value_at(values, column)
             if isinstance(text, str) and end.search(text):
-                values = put(values, column, end.sub("", text).strip())
+                values = with_value(values, column, end.sub("", text).strip())
 
         return values
 
     def _renamed(self, values: Row) -> Row:
         names = {source: name for name, source in self.column_map.items() if source}
-        found = {name: value_at(values, source) for source, name in names.items()}
-        renamed = {name: value for name, value in found.items() if value is not MISSING}
-        # A column that bears a name of the format and is another one must not be taken for it.
-        others = {
-            name if name not in self.column_map else f"{name}_before": value
-            for name, value in values.items()
-            if name not in names
-        }
+        renamed = {}
+        for source, name in names.items():
+            value = value_at(values, source)
+            if value is not MISSING:
+                renamed[name] = value
 
-        return renamed | others
+        for name, value in values.items():
+            if name in names:
+                continue
 
-    def _made(self, values: Row) -> list[Row]:
+            # A column that bears a name of the format and is another one must not be taken for it.
+            new_name = f"{name}_before" if name in self.column_map else name
+            renamed[new_name] = value
+
+        return renamed
+
+    def _rows_of_other_format(self, values: Row) -> list[Row]:
         """Rows of another format; what columns the old one did not read stay beside."""
         example = self._example(values)
         if example is None:
             return []
 
-        rest = {name: value for name, value in values.items() if name not in self.columns}
-        asked, chosen, rejected = example.asked, example.chosen or [], example.rejected or []
-        tools = {"tools": example.tools} if example.tools else {}
-        made: list[Row]
+        beside = {name: value for name, value in values.items() if name not in self.columns}
+        if example.tools:
+            beside["tools"] = example.tools
+
+        rows = [beside | row for row in self._converted(example)]
+        for row in rows:
+            if example_or_none(row, self.makes, {}) is None:
+                return []
+
+        return rows
+
+    def _converted(self, example: Example) -> list[Row]:
+        asked = example.asked
+        chosen = example.chosen or []
+        rejected = example.rejected or []
+
         match self.slug:
             case "text_to_chats":
-                made = [{"messages": turns_of_text(example.text or "")}]
+                return [{"messages": turns_of_text(example.text or "")}]
             case "pairs_to_examples":
-                made = [{"messages": [*asked, *chosen]}]
+                return [{"messages": [*asked, *chosen]}]
             case "pairs_to_ratings":
-                made = [
+                return [
                     {"prompt": asked, "completion": chosen, "label": True},
                     {"prompt": asked, "completion": rejected, "label": False},
                 ]
             case _:
-                made = [{"prompt": asked}]
-
-        made = [rest | tools | row for row in made]
-        try:
-            for row in made:
-                to_example(row, self.makes, {})
-        except RowProblem:
-            return []
-
-        return made
+                return [{"prompt": asked}]
 
 
 def role_of(turn: Row) -> str:
     """Who speaks, in the words of a chat template; "" for nobody."""
-    named = next(
-        (str(turn[key]).strip().lower() for key in ROLE_KEYS if turn.get(key) is not None), ""
-    )
-    return ROLES.get(named, "")
+    key = first_key(turn, ROLE_KEYS)
+    return ROLES.get(str(turn[key]).strip().lower(), "") if key else ""
 
 
 def calls_tools(turn: Row) -> bool:
-    named = {str(turn.get(key)).strip().lower() for key in ROLE_KEYS}
-    return bool(named & CALL_ROLES) or any(turn.get(key) for key in CALL_KEYS)
+    if any(turn.get(key) for key in CALL_KEYS):
+        return True
+
+    return any(str(turn.get(key)).strip().lower() in CALL_ROLES for key in ROLE_KEYS)
 
 
 def _text_key(turn: Row) -> str:
@@ -273,16 +278,9 @@ def _merged(turns: list[Row]) -> list[Row]:
     """Turns of one role in a row as one. Calls of tools and what they gave back stay apart."""
     merged: list[Row] = []
     for turn in turns:
+        key = _text_key(turn)
         last = merged[-1] if merged else {}
-        key, role = _text_key(turn), role_of(turn)
-        same = role in ("user", "assistant", "system") and role == role_of(last)
-        if (
-            same
-            and key
-            and isinstance(last.get(key), str)
-            and not calls_tools(turn)
-            and not calls_tools(last)
-        ):
+        if key and _continues(last, turn) and isinstance(last.get(key), str):
             merged[-1] = last | {key: f"{last[key]}\n\n{turn[key]}"}
         else:
             merged.append(turn)
@@ -290,15 +288,23 @@ def _merged(turns: list[Row]) -> list[Row]:
     return merged
 
 
+def _continues(last: Row, turn: Row) -> bool:
+    """Whether the same speaker continues, and neither turn calls tools."""
+    role = role_of(turn)
+    if role not in ("user", "assistant", "system") or role != role_of(last):
+        return False
+
+    return not calls_tools(turn) and not calls_tools(last)
+
+
 def _system_in_front(turns: list[Row]) -> list[Row]:
     prompts = [turn for turn in turns if role_of(turn) == "system"]
-    rest = [turn for turn in turns if role_of(turn) != "system"]
+    if turns[: len(prompts)] == prompts:
+        return turns
+
     # Turns that stood around one may now be two of one speaker.
-    return (
-        [*_merged(prompts), *_merged(rest)]
-        if prompts and turns[: len(prompts)] != prompts
-        else turns
-    )
+    rest = [turn for turn in turns if role_of(turn) != "system"]
+    return [*_merged(prompts), *_merged(rest)]
 
 
 def _without_last_questions(turns: list[Row]) -> list[Row]:
@@ -311,15 +317,17 @@ def _without_last_questions(turns: list[Row]) -> list[Row]:
 
 def _without_opening_answers(turns: list[Row]) -> list[Row]:
     """Without what the assistant says before the first question; system prompts stay."""
-    first = next((index for index, turn in enumerate(turns) if role_of(turn) == "user"), None)
-    if first is None:
+    roles = [role_of(turn) for turn in turns]
+    if "user" not in roles:
         return turns
 
-    return [turn for turn in turns[:first] if role_of(turn) == "system"] + turns[first:]
+    first = roles.index("user")
+    prompts = [turn for turn in turns[:first] if role_of(turn) == "system"]
+    return prompts + turns[first:]
 
 
 def _without_media(value: Any) -> Any:
-    """Texts without marks where a picture stood, contents without parts that are no text."""
+    """Texts without placeholders of pictures, contents without parts that are no text."""
     if isinstance(value, str):
         return MEDIA_LINE.sub("", value) if MEDIA_MARK.search(value) else value
     if isinstance(value, dict):
@@ -341,39 +349,44 @@ def _opened(value: Any) -> Any:
 
 def _is_media_part(item: Any) -> bool:
     """Whether this is a part of a content such as {"type": "image_url", …}."""
-    kind = str(item.get("type", "")) if isinstance(item, dict) else ""
-    return any(medium in kind for medium in ("image", "video", "audio"))
+    if not isinstance(item, dict):
+        return False
+
+    kind = str(item.get("type", ""))
+    return "image" in kind or "video" in kind or "audio" in kind
 
 
-# The mark, and the line that it has to itself.
+# The placeholder, and the line that it has to itself.
 MEDIA_LINE = re.compile(rf"{MEDIA_MARK.pattern}[ \t]*\n?")
 
 
-def put(values: Row, column: str, value: Any) -> Row:
+def with_value(values: Row, column: str, value: Any) -> Row:
     """The row with another value in a column, or in a field within one, see
     engine.rows.values.value_at."""
     if column in values or "." not in column:
         return values | {column: value}
 
     parent, _, rest = column.partition(".")
-    return values | {parent: put(values[parent], rest, value)}
+    return values | {parent: with_value(values[parent], rest, value)}
 
 
-def strings(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with every text in it changed; names of fields stay."""
+def _with_texts(values: Row, change: Callable[[str], str]) -> Row:
+    """The row with every text in it changed; names of fields stay."""
+    return {name: _changed_texts(value, change) for name, value in values.items()}
+
+
+def _changed_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [strings(item, change) for item in value]
+        return [_changed_texts(item, change) for item in value]
+    if isinstance(value, dict):
+        return _with_texts(value, change)
 
-    return (
-        {name: strings(item, change) for name, item in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+    return value
 
 
-def stripped(text: str) -> str:
+def without_template_tokens(text: str) -> str:
     return TEMPLATE.sub("", text).strip() if TEMPLATE.search(text) else text
 
 
@@ -385,7 +398,7 @@ def without_addresses(text: str) -> str:
     return EMAIL.sub("[e-mail]", text)
 
 
-def mended(text: str) -> str:
+def with_right_encoding(text: str) -> str:
     """UTF-8 that was read as Latin-1 or Windows-1252, read rightly; text that is not that stays as
     it is."""
     import ftfy

@@ -56,36 +56,42 @@ TEMPLATE_START = ("$", "{", "<", "[", "(", "%", "/", "./", "~", "@", "#{", "-", 
 
 
 def _is_token(text: str) -> bool:
-    """Whether a service could have made this: letters and digits of some variety."""
+    """Whether a service could have issued this: letters and digits of some variety."""
     return len(set(text)) >= 6 and PLACEHOLDER.search(text) is None
 
 
 def _is_long_token(text: str) -> bool:
     """A token known only by its name beside it: long enough, and of letters and digits both."""
-    has_both = any(map(str.isdigit, text)) and any(map(str.isalpha, text))
-    return has_both and _is_token(text) and not text.startswith(TEMPLATE_START)
+    if text.startswith(TEMPLATE_START) or not _is_token(text):
+        return False
+
+    return any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
 def _is_password(text: str) -> bool:
     """Whether somebody could have chosen this: letters together with digits or signs, or digits
     alone."""
-    if text.startswith(TEMPLATE_START) or PLACEHOLDER.search(text) or len(set(text)) < 4:
+    if text.startswith(TEMPLATE_START) or PLACEHOLDER.search(text):
+        return False
+    if len(set(text)) < 4:
         return False
     if text.isdigit():
         return len(text) >= 6
 
     has_letters = any(map(str.isalpha, text))
-    has_more = any(map(str.isdigit, text)) or any(sign in text for sign in "!@#$%^&*?+")
-    return has_letters and has_more
+    has_digits = any(map(str.isdigit, text))
+    has_signs = any(sign in text for sign in "!@#$%^&*?+")
+    return has_letters and (has_digits or has_signs)
 
 
 def _is_password_alone(text: str) -> bool:
-    """The same of the only word on the rest of its line, where a plain word is a password too."""
+    """As _is_password, of the only word on the rest of its line: there a plain word is one too."""
     if _is_password(text):
         return True
+    if not text.isalpha() or len(set(text)) < 4:
+        return False
 
-    is_word = text.isalpha() and len(set(text)) >= 4
-    return is_word and text.lower() not in ORDINARY_WORDS and PLACEHOLDER.search(text) is None
+    return text.lower() not in ORDINARY_WORDS and PLACEHOLDER.search(text) is None
 
 
 def _is_in_address(text: str) -> bool:
@@ -205,14 +211,14 @@ SIGNS = tuple(
 
 def secrets_in(text: str) -> list[Secret]:
     """All secrets of a text in their order; none of them overlap."""
-    found = sorted(_matches(text), key=lambda secret: (secret.start, -secret.end))
-    apart: list[Secret] = []
+    in_order = sorted(_matches(text), key=lambda secret: (secret.start, -secret.end))
+    secrets: list[Secret] = []
 
-    for secret in found:
-        if not apart or secret.start >= apart[-1].end:
-            apart.append(secret)
+    for secret in in_order:
+        if not secrets or secret.start >= secrets[-1].end:
+            secrets.append(secret)
 
-    return apart
+    return secrets
 
 
 def has_secret(text: str) -> bool:
@@ -221,27 +227,28 @@ def has_secret(text: str) -> bool:
 
 def secrets_replaced(text: str, replace: Callable[[Secret, str], str]) -> str:
     """The text with each secret as `replace(secret, its text)` gives it."""
-    pieces, end = [], 0
+    pieces = []
+    end = 0
     for secret in secrets_in(text):
-        pieces += [text[end : secret.start], replace(secret, text[secret.start : secret.end])]
+        pieces.append(text[end : secret.start])
+        pieces.append(replace(secret, text[secret.start : secret.end]))
         end = secret.end
 
-    return "".join([*pieces, text[end:]])
+    pieces.append(text[end:])
+    return "".join(pieces)
 
 
 def _matches(text: str) -> Iterator[Secret]:
-    small = text.lower()
+    lower = text.lower()
     for pattern in PATTERNS:
-        if not any(sign in small for sign in pattern.signs):
+        if not any(sign in lower for sign in pattern.signs):
             continue
 
         group = GROUP if GROUP in pattern.expression.groupindex else 0
         for match in pattern.expression.finditer(text):
+            start = match.start(group)
             # A full stop ends the sentence, not the secret.
-            start, end = (
-                match.start(group),
-                match.start(group) + len(match.group(group).rstrip(".")),
-            )
+            value = match.group(group).rstrip(".")
 
-            if pattern.accepts(text[start:end]):
-                yield Secret(start, end, pattern.replacement)
+            if pattern.accepts(value):
+                yield Secret(start, start + len(value), pattern.replacement)

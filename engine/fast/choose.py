@@ -18,8 +18,8 @@ from engine.run.session import Session
 
 @dataclass(frozen=True)
 class Paths:
-    """`segments`: rows may be laid end to end without padding. `plain_attention`: what the model
-    computed attention by before, to go back to."""
+    """`segments`: rows may lie end to end without padding. `plain_attention`: the model's attention
+    implementation from before, to go back to."""
 
     segments: bool
     plain_attention: str = "sdpa"
@@ -36,31 +36,31 @@ def switch_on(
     say so in the log.
 
     `rows`: token ids of a few rows on which to prove that the trainer may lay rows end to end; None
-    where the method compares rows side by side. `entropy_is_learned`: whether the loss has a term
-    of entropy, of which the fast head knows no gradient."""
+    where the method compares rows side by side. `entropy_is_learned`: whether the loss has an
+    entropy term, whose gradient the fast head does not compute."""
     device = session.device
     fallback.begin(session.job.say)
-    fused = adapter.fuse(model)
-    parts = [f"{fused} adapter layers as one function each"] if fused else []
+    fused_layers = adapter.fuse(model)
+    parts = [f"{fused_layers} adapter layers as one function each"] if fused_layers else []
 
     if device.kind == "cpu":
-        if session.precision.weights != "float32" and (norms := norm.fuse(model)):
-            parts.append(f"{norms} norms as well")
+        fused_norms = norm.fuse(model) if session.precision.weights != "float32" else 0
+        if fused_norms:
+            parts.append(f"{fused_norms} norms as well")
 
-        slow = generation.switch_on(model)
-        parts.append(
-            f"answers by transformers' loop, because {slow}"
-            if slow
-            else "answers by a loop of our own"
-        )
+        obstacle = generation.switch_on(model)
+        if obstacle:
+            parts.append(f"answers by transformers' loop, because {obstacle}")
+        else:
+            parts.append("answers by a loop of our own")
 
         # On a GPU TRL has a kernel of its own for it.
-        trl_head._ChunkedLogProbFunction = ChunkedLogProbFunction if entropy_is_learned else Head  # type: ignore[attr-defined,assignment]
-        parts.append(
-            "loss with its gradient in one go"
-            if fused and not entropy_is_learned
-            else "loss in tiles"
-        )
+        head = ChunkedLogProbFunction if entropy_is_learned else Head
+        trl_head._ChunkedLogProbFunction = head  # type: ignore[attr-defined,assignment]
+        if fused_layers and not entropy_is_learned:
+            parts.append("loss with its gradient in one go")
+        else:
+            parts.append("loss in tiles")
 
     paths, packing = _packing(session, model, rows)
     session.job.say(f"fast path: {', '.join([*parts, packing])}")
@@ -68,15 +68,17 @@ def switch_on(
 
 
 def _packing(session: Session, model: Any, rows: list[list[int]] | None) -> tuple[Paths, str]:
-    """Whether rows can lie end to end, tried out on the model itself, and the words for the log."""
+    """Whether rows can lie end to end, tried out on the model itself, and the log's sentence about
+    it."""
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    plain = Paths(
-        segments=False, plain_attention=str(base.config.get_text_config()._attn_implementation)
-    )
+    attention_before = str(base.config.get_text_config()._attn_implementation)
+    plain = Paths(segments=False, plain_attention=attention_before)
 
     if rows is None:
         return plain, "padding stays, because this method compares rows side by side"
-    if obstacle := _segments_obstacle(model, session.device, session.precision):
+
+    obstacle = _segments_obstacle(model, session.device, session.precision)
+    if obstacle:
         return plain, f"padding stays, because {obstacle}"
 
     attention.register()
@@ -89,35 +91,41 @@ def _packing(session: Session, model: Any, rows: list[list[int]] | None) -> tupl
     )
 
     if proof.obstacle:
-        base.set_attn_implementation(plain.plain_attention)
+        base.set_attn_implementation(attention_before)
         return plain, f"padding stays, because {proof.obstacle}"
 
-    shown = "nothing" if proof.leak == 0 else f"{proof.leak:.1e} of its largest logit"
+    leak = "nothing" if proof.leak == 0 else f"{proof.leak:.1e} of its largest logit"
     return (
-        Paths(segments=True, plain_attention=plain.plain_attention),
-        f"rows end to end without padding (tried on this model: {shown} of a row changes with its "
+        Paths(segments=True, plain_attention=attention_before),
+        f"rows end to end without padding (tried on this model: {leak} of a row changes with its "
         "neighbour)",
     )
 
 
 def _segments_obstacle(model: Any, device: Device, precision: Precision) -> str:
+    """Why `model` cannot go through segments_attention, "" where nothing is known against it."""
     config = model.config.get_text_config()
     if getattr(config, "_attn_implementation", "") != "sdpa":
         return f"this model computes attention by {config._attn_implementation}"
+
     if getattr(config, "attn_logit_softcapping", None):
         return "this model caps its attention"
+
     if getattr(config, "attention_chunk_size", None):
         return "this model divides its attention into chunks"
+
     if device.kind == "cpu":
         return ""
+
     if precision.name == "fp32":
         return "GPUs know attention without padding in half precision alone"
+
     if not device.bf16:
         return "attention without padding needs a GPU of the Ampere generation or later"
 
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return (
-        f"its attention heads of {size} numbers have no such kernel"
-        if size > 256 or size % 8
-        else ""
-    )
+    head_dim = getattr(config, "head_dim", None)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    if head_dim > 256 or head_dim % 8:
+        return f"its attention heads of {head_dim} numbers have no such kernel"
+
+    return ""

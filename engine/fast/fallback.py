@@ -1,5 +1,4 @@
-"""What a fast path cannot do, the plain one does: also where that shows only in the middle of a
-train."""
+"""Where a fast path fails, the plain one takes over, even in the middle of a train."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ import torch
 from engine.messages.failures import OUT_OF_MEMORY, failure_from_text, last_line
 
 # What a kernel raises that cannot do what it is asked for. Not Exception: a stop, and the exception
-# by which gradient checkpointing ends a forward pass that it repeats, are for whoever waits for
-# them.
+# by which gradient checkpointing ends a forward pass that it repeats, must reach their callers.
 FAILURES = (
     RuntimeError,
     ValueError,
@@ -36,11 +34,8 @@ def begin(report: Callable[[str], None]) -> None:
 
 
 def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any:
-    """The result of `fast`, or of `plain` from the first time on that `fast` fails. `name`: what
-    the log calls it.
-
-    Lack of memory is no failure of a path.
-    """
+    """The result of `fast`; from its first failure on, that of `plain`. `name`: what the log calls
+    the fast path. Lack of memory is not a failure of the path, and is raised."""
     if name in _failed:
         return plain()
 
@@ -53,5 +48,5 @@ def attempt(name: str, fast: Callable[[], Any], plain: Callable[[], Any]) -> Any
             raise
 
         _failed.add(name)
-        _report(f"fast path off, the plain one goes on: {name}: {last_line(error)}")
+        _report(f"fast path off, the plain one takes over: {name}: {last_line(error)}")
         return plain()

@@ -1,12 +1,17 @@
-"""Whether rows that lie end to end in one batch are kept apart by this very model.
+"""Whether this very model keeps rows apart that lie end to end in one batch (packing, padding-free).
 
 Attention knows where a row begins, but not every layer of every model is attention, and some layers
 do not pass the borders on: then a row silently reads the one before it. So it is tried out before
-the first step, on two short rows:
+the first step, on two short rows A and B:
 
-    together    A B    the way the trainer lays rows end to end
-    disturbed   A'B    the same with another first row: nothing of B may change
-    alone       B      by the model's own attention: B must be computed as if it stood alone
+                                     input_ids                        cu_seq_lens_q
+    together     as trained          A0 A1 ... A23 B0 B1 ... B23      0, 24, 48
+    disturbed    A reversed: no      A23 ... A1 A0 B0 B1 ... B23      0, 24, 48
+                 logit of B may
+                 change
+    alone        by the model's own  B0 B1 ... B23                    none
+                 attention: B must
+                 be computed alike
 
 The backward pass runs once too, because some kernels only lack that.
 """
@@ -27,19 +32,21 @@ from engine.run.hardware import Device, Precision
 
 # Tokens of each row: more than a convolution spans, and few enough for milliseconds.
 ROW_TOKENS = 24
-# How much a row may change while its neighbour does, as a share of its largest logit. Numbers that
-# do not depend on the neighbour are the same to the bit, unless a kernel divides its work by the
+# How much a row's logits may change while its neighbour does, as a share of its largest logit. What
+# does not depend on the neighbour is the same to the bit, unless a kernel divides its work by the
 # data.
 LEAK = {"float32": 1e-5, "half": 1e-3}
-# How far it may be from the same row alone, in the mean: other kernels add up in another order.
+# How far they may be from those of the same row alone, in the mean: other kernels add up in another
+# order.
 DRIFT = {"float32": 1e-3, "half": 0.05}
+# The label of a token that is not learned, as torch's cross entropy has it.
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Proof:
-    """`leak`: the share by which a row changed with its neighbour. `obstacle`: why rows cannot lie
-    end to end, "" where they can."""
+    """`leak`: the share by which a row's logits changed with its neighbour. `obstacle`: why rows
+    cannot lie end to end, "" where they can."""
 
     leak: float = 0.0
     obstacle: str = ""
@@ -55,25 +62,15 @@ def packing_proof(
     """Try packing on `model`. `rows`: token ids of one row or more, of which a few tokens are used;
     `switch_attention` sets the attention that packed batches go through. Whatever the model raises
     is an obstacle."""
-    first, second = rows[0][:ROW_TOKENS], rows[-1][-ROW_TOKENS:]
-    place = _device_of(model, device)
-
-    def autocast() -> Any:
-        if not precision.autocast:
-            return nullcontext()
-
-        return torch.autocast(
-            place.type, torch.bfloat16 if precision.autocast == "bf16" else torch.float16
-        )
+    first = rows[0][:ROW_TOKENS]
+    second = rows[-1][-ROW_TOKENS:]
+    place = _torch_device(model, device)
 
     try:
-        with _evaluating(model, place), autocast():
+        with _evaluating(model, place), _autocast(place, precision):
             with torch.no_grad():
-                alone = (
-                    model(input_ids=torch.tensor([second], device=place), use_cache=False)
-                    .logits[0]
-                    .float()
-                )
+                ids = torch.tensor([second], device=place)
+                alone = model(input_ids=ids, use_cache=False).logits[0].float()
 
             switch_attention()
             together = _packed_logits(model, [first, second], place)
@@ -86,23 +83,31 @@ def packing_proof(
     except Exception as error:
         return Proof(obstacle=f"this model cannot take them: {last_line(error)}")
 
-    return _judged(
-        alone,
-        together[-len(second) :].detach().float(),
-        disturbed[-len(second) :].float(),
-        precision,
-    )
+    together = together[-len(second) :].detach().float()
+    disturbed = disturbed[-len(second) :].float()
+
+    return _compare(alone, together, disturbed, precision)
 
 
-def _judged(
+def _autocast(place: torch.device, precision: Precision) -> Any:
+    if not precision.autocast:
+        return nullcontext()
+
+    dtype = torch.bfloat16 if precision.autocast == "bf16" else torch.float16
+    return torch.autocast(place.type, dtype)
+
+
+def _compare(
     alone: torch.Tensor, together: torch.Tensor, disturbed: torch.Tensor, precision: Precision
 ) -> Proof:
-    """All (tokens, vocabulary), of the same row."""
+    """All (tokens, vocabulary), fp32: the logits of the second row."""
     kind = "float32" if precision.name == "fp32" else "half"
     largest = float(alone.abs().max().clamp(min=1e-6))
     leak = float((together - disturbed).abs().max()) / largest
-    drift = float((together - alone).abs().mean() / alone.abs().mean().clamp(min=1e-6))
+    mean = alone.abs().mean().clamp(min=1e-6)
+    drift = float((together - alone).abs().mean() / mean)
 
+    # Written so that nan, which compares with nothing, is an obstacle.
     if not leak <= LEAK[kind]:
         return Proof(
             leak,
@@ -123,25 +128,32 @@ def _packed_logits(model: Any, rows: list[list[int]], place: torch.device) -> to
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     batch = collate([{"input_ids": row} for row in rows])
     batch.pop("labels")
-    batch = {
-        name: value.to(place) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor):
+            batch[name] = value.to(place)
+
     logits: torch.Tensor = model(**batch, use_cache=False).logits[0]
 
     return logits
 
 
 def _backward(model: Any, logits: torch.Tensor) -> None:
-    """Through all layers, to the first weight that is trained; no gradient is kept."""
+    """Through all layers, to the first weight that is trained; no gradient is kept.
+
+    logits: (tokens, vocabulary)."""
     weight = next(weight for weight in model.parameters() if weight.requires_grad)
-    torch.autograd.grad(logits.float().logsumexp(-1).mean(), weight, allow_unused=True)
+    loss = logits.float().logsumexp(-1).mean()
+    torch.autograd.grad(loss, weight, allow_unused=True)
 
 
-def _device_of(model: Any, device: Device) -> torch.device:
+def _torch_device(model: Any, device: Device) -> torch.device:
     """Where the trainer will have the model: it moves a model that is not there yet."""
-    place = next(model.parameters()).device
-    return torch.device("cuda", 0) if device.kind == "cuda" and place.type == "cpu" else place
+    place: torch.device = next(model.parameters()).device
+    if device.kind == "cuda" and place.type == "cpu":
+        return torch.device("cuda", 0)
+
+    return place
 
 
 @contextmanager
@@ -162,11 +174,15 @@ def _evaluating(model: Any, place: torch.device) -> Iterator[None]:
 
 
 def unpacked(inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
-    """A batch of rows that lie end to end, as TRL's collator makes it, as an ordinary padded batch.
+    """A batch of rows that lie end to end, as TRL's padding-free collator makes it, as an ordinary
+    padded batch:
+
+        A0 A1 A2 B0 B1 B2 B3 B4    becomes    A0 A1 A2  .  .
+                                              B0 B1 B2 B3 B4
 
     input_ids and labels: (1, tokens), with the borders in cu_seq_lens_q, (rows + 1,). Returns
-    input_ids, labels and attention_mask, each (rows, tokens of the longest row), padded on the
-    right."""
+    input_ids, labels and attention_mask, each (rows, tokens of the longest row), int64, padded on
+    the right."""
     borders = inputs["cu_seq_lens_q"].tolist()
     lengths = [end - start for start, end in pairwise(borders)]
 

@@ -1,14 +1,15 @@
 """Which layers of a model get a LoRA adapter.
 
-"All linear layers" means every linear layer that a text passes through, short of the output layer.
-Left alone are: layers of towers for pictures and sound; layers whose weight the model reads past
-the layer (an adapter there would be trained and never used); and the experts and routers of a
-mixture of experts.
+"All linear layers" means every linear layer that a text passes through, except the output layer.
+Without an adapter stay: layers of vision and audio towers; layers whose weight the model uses
+directly, without calling the layer (an adapter there would be trained and never used); and the
+experts and routers of a mixture of experts.
 
-Experts hold their weights in one block, not in linear layers. peft can adapt such a block, but only
-by adding the adapter's product to all of it in each forward pass: for a model of 30 billion weights
-that is as much memory again as the model takes. So experts are adapted where somebody names them,
-and then without dropout, which peft cannot apply to a block."""
+Experts hold their weights in one tensor, (experts, in, out), not in linear layers. peft can adapt
+such a block (target_parameters), but only by adding the adapter's product to all of it in each
+forward pass: for a model of 30 billion weights that is as much memory again as the model takes. So
+experts are adapted where somebody names them, and then without dropout, which peft cannot apply to
+a block."""
 
 from __future__ import annotations
 
@@ -26,23 +27,20 @@ from transformers.pytorch_utils import Conv1D
 from engine.messages.failures import TrainError
 
 PROBE_TOKENS = 8
-# peft hears these names, wherever they stand, as those of the experts: in such a family it was so
-# before transformers put all experts into one block. Dense layers of the same name cannot be named
-# alone.
+# In families whose experts transformers has put into one block, peft takes these names for those of
+# the experts, wherever they occur: the experts' layers had them before. Dense layers of the same
+# name cannot be adapted alone.
 EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "gate", "w1", "w2", "w3"}
 ROUTERS = re.compile(r"(^|\.)(gate|router)(\.|$)")
-# Their kernels for GPUs take the weight of the output projection and pass over the layer (peft's
-# list, and those that it lacks).
-MIXERS_READ_PAST = ("Mamba", "BambaMixer", "FalconH1Mixer")
+# Their GPU kernels use the weight of the output projection without calling the layer (peft's list,
+# and those that it lacks).
+MIXERS_WITHOUT_CALL = ("Mamba", "BambaMixer", "FalconH1Mixer")
 
 
 @dataclass(frozen=True)
 class Targets:
-    """`modules`: what peft calls target_modules. `blocks`: target_parameters, whole blocks of
-    experts.
-
-    `has_experts`: blocks are adapted, by their own names or by those that their experts had before.
-    """
+    """`modules`: peft's target_modules. `blocks`: peft's target_parameters, blocks of experts.
+    `has_experts`: whether blocks are adapted, by their own names or by EXPERT_NAMES."""
 
     modules: list[str]
     blocks: list[str] = field(default_factory=list)
@@ -58,51 +56,58 @@ def targets_choose(model: Any, wanted: str | list[str]) -> Targets:
         return _named(model, wanted)
 
     reached = _reached(model)
-    are_experts = _renamed_experts(model)
-    output = model.get_output_embeddings()
-    names = [
-        name
-        for name, module in _linear_layers(model)
-        if module is not output
-        and name not in SEQ_CLS_HEAD_NAMES
-        and (reached is None or name in reached or ("expert" in name and kind_of(name) in reached))
-        and not (are_experts and name.rpartition(".")[2] in EXPERT_NAMES)
-        and not ROUTERS.search(name)
-        and not _is_read_past(model, name)
-    ]
+    has_renamed_experts = _has_renamed_experts(model)
+    output_layer = model.get_output_embeddings()
+    names: list[str] = []
+
+    for name, module in _linear_layers(model):
+        if module is output_layer or name in SEQ_CLS_HEAD_NAMES or ROUTERS.search(name):
+            continue
+
+        # An expert that none of the probe's tokens went to counts as the others of its kind.
+        is_expert_of_kind = "expert" in name and reached and kind_of(name) in reached
+        if reached is not None and name not in reached and not is_expert_of_kind:
+            continue
+
+        if has_renamed_experts and name.rpartition(".")[2] in EXPERT_NAMES:
+            continue
+
+        if not _is_used_without_call(model, name):
+            names.append(name)
 
     return Targets(names)
 
 
 def targets_without(model: Any, targets: Targets, lost: set[str]) -> Targets:
-    """The targets less the layers in `lost`, each layer by its whole name. The model has no adapter
-    yet."""
-    modules = [
-        name
-        for name, _ in _linear_layers(model)
-        if name not in lost
-        and any(name == wanted or name.endswith(f".{wanted}") for wanted in targets.modules)
-    ]
+    """The targets without the layers in `lost`, each layer by its whole name. The model has no
+    adapter yet."""
+    modules: list[str] = []
+    for name, _ in _linear_layers(model):
+        is_target = any(_matches(name, target) for target in targets.modules)
+        if is_target and name not in lost:
+            modules.append(name)
 
     return Targets(modules, targets.blocks, targets.has_experts)
+
+
+def _matches(name: str, target: str) -> bool:
+    """Whether peft finds the layer `name` by the target module `target`."""
+    return name == target or name.endswith(f".{target}")
 
 
 def lost_when_loaded(model: Any) -> set[str]:
     """Names of the layers whose adapter would be lost between saving and loading.
 
-    On its way in, peft gives an adapter's weights the names that transformers gives a model's. In a
-    few families these rules hit names that are right already (Laguna's shared_experts becomes
-    shared_expertss), and peft drops without a word what has no place then. So the fresh adapter of
-    `model` is saved to memory and loaded again."""
-    before = {
-        name: weight.detach().clone()
-        for name, weight in model.named_parameters()
-        if "lora_" in name
-    }
+    When peft loads an adapter, it renames weights by transformers' rules for the model. In a few
+    families these rules change names that are right already (Laguna's shared_experts becomes
+    shared_expertss), and peft silently drops weights that match no layer then. So the fresh adapter
+    of `model` is saved to memory, with 1 for every number, and loaded into one of 0: whatever is
+    not 1 afterwards was lost."""
+    adapter = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+    before = {name: weight.detach().clone() for name, weight in adapter.items()}
 
-    for name, weight in model.named_parameters():
-        if name in before:
-            weight.data.zero_()
+    for weight in adapter.values():
+        weight.data.zero_()
 
     saved = get_peft_model_state_dict(model)
     for name, value in saved.items():
@@ -113,17 +118,20 @@ def lost_when_loaded(model: Any) -> set[str]:
 
     lost: set[str] = set()
     for name, weight in model.named_parameters():
-        if name in before:
-            if not bool((weight == 1).all()):
-                lost.add(name.removeprefix("base_model.model.").partition(".lora_")[0])
+        if name not in before:
+            continue
 
-            weight.data.copy_(before[name])
+        if not bool((weight == 1).all()):
+            layer = name.removeprefix("base_model.model.").partition(".lora_")[0]
+            lost.add(layer)
+
+        weight.data.copy_(before[name])
 
     return lost
 
 
 def kind_of(name: str) -> str:
-    """A layer's name without its number: model.layers.3.mlp.up_proj ->
+    """A layer's name without its numbers: model.layers.3.mlp.up_proj becomes
     model.layers.*.mlp.up_proj."""
     return re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", name)
 
@@ -145,19 +153,18 @@ def adapted_describe(model: Any) -> str:
 
     text = f"{', '.join(sorted(layers))} ({count:,} layers)"
 
-    left = sorted(_expert_blocks(model.get_base_model()) - blocks)
-    if left:
+    not_adapted = sorted(_expert_blocks(model.get_base_model()) - blocks)
+    if not_adapted:
         text += (
-            f"; the experts ({', '.join(left)}) and their router stay as they are: name them as "
-            "target modules to "
-            "adapt them too"
+            f"; the experts ({', '.join(not_adapted)}) and their router stay as they are: name "
+            "them as target modules to adapt them too"
         )
 
     return text
 
 
 def _short(name: str) -> str:
-    """up_proj; with what stands before it where it is only a number."""
+    """The last part of a layer's name, such as up_proj; the last two where the last is a number."""
     *_, before, last = ("", *name.split("."))
     return f"{before}.{last}" if last.isdigit() else last
 
@@ -171,40 +178,47 @@ def _linear_layers(model: Any) -> list[tuple[str, Any]]:
 
 
 def is_plain_linear(module: Any) -> bool:
-    """One product with one matrix, by the class's own word; its weight may be quantised."""
+    """Whether the layer's class multiplies its input with one matrix; the weight may be
+    quantised."""
     if isinstance(module, Conv1D):
         return True
 
+    if not isinstance(module, torch.nn.Linear):
+        return False
+
     is_quantised = type(module).__module__.partition(".")[0] == "bitsandbytes"
-    return isinstance(module, torch.nn.Linear) and (
-        is_quantised or type(module).forward is torch.nn.Linear.forward
-    )
+    return is_quantised or type(module).forward is torch.nn.Linear.forward
 
 
 def _computes_plainly(module: Any, inputs: tuple[Any, ...], result: torch.Tensor) -> bool:
-    """Whether this result is the product with the layer's matrix, which peft adds an adapter's to.
-    Some classes that call themselves linear multiply group by group."""
+    """Whether `result`, (…, out), is x W' + b for the layer's input x, (…, in): only then does
+    peft's adapter, which adds to it, fit. Some linear classes multiply group by group."""
     if is_plain_linear(module):
         return True
 
     with torch.no_grad():
-        wanted = torch.nn.functional.linear(inputs[0], module.weight, module.bias)
-        return wanted.shape == result.shape and torch.allclose(wanted, result, rtol=0.02, atol=0.02)
+        product = torch.nn.functional.linear(inputs[0], module.weight, module.bias)
+        if product.shape != result.shape:
+            return False
+
+        return torch.allclose(product, result, rtol=0.02, atol=0.02)
 
 
 def _named(model: Any, wanted: list[str]) -> Targets:
-    """Names that no layer has may be those of blocks of experts.
+    """The target modules that somebody named. Names that no layer has may be those of blocks of
+    experts.
 
-    Raises TrainError for the layers at both ends of the model: the loss is taken from the weight of
-    the output layer itself, past an adapter, and many models use the weight of the one for the
-    other."""
-    ends = [
-        layer
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-        if layer is not None
-    ]
+    Raises TrainError for the embeddings and the output layer: the loss is computed from the weight
+    of the output layer, without its adapter, and many models share one weight between the two."""
+    embeddings = model.get_input_embeddings()
+    output_layer = model.get_output_embeddings()
+    refused: list[str] = []
 
-    refused = [name for name in wanted if any(_is_named(model, layer, name) for layer in ends)]
+    for name in wanted:
+        is_output = output_layer is not None and _is_named(model, output_layer, name)
+        if is_output or _is_named(model, embeddings, name):
+            refused.append(name)
+
     if refused:
         raise TrainError(
             "bad_adapter",
@@ -215,32 +229,34 @@ def _named(model: Any, wanted: list[str]) -> Targets:
         )
 
     layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    experts = _expert_blocks(model)
-    blocks = [name for name in wanted if name in experts and name not in layers]
+    expert_blocks = _expert_blocks(model)
+    blocks = [name for name in wanted if name in expert_blocks and name not in layers]
     modules = [name for name in wanted if name not in blocks]
-    renamed = bool(experts) and _renamed_experts(model) and bool(set(wanted) & EXPERT_NAMES)
 
-    return Targets(modules, blocks, has_experts=bool(blocks) or renamed)
+    names_experts = bool(EXPERT_NAMES.intersection(wanted))
+    has_renamed = bool(expert_blocks) and names_experts and _has_renamed_experts(model)
+
+    return Targets(modules, blocks, has_experts=bool(blocks) or has_renamed)
 
 
 def _is_named(model: Any, layer: Any, wanted: str) -> bool:
     names = [name for name, module in model.named_modules() if module is layer]
-    return any(name == wanted or name.endswith(f".{wanted}") for name in names)
+    return any(_matches(name, wanted) for name in names)
 
 
 def _expert_blocks(model: Any) -> set[str]:
-    """Last names of the weights with three dimensions, (experts, in, out) or (experts, out, in)."""
-    return {
-        name.rpartition(".")[2]
-        for name, weight in model.named_parameters()
-        if weight.ndim == 3
-        and "expert" in name
-        and "lora_" not in name
-        and not name.endswith("bias")
-    }
+    """The last part of the name of each block of experts, a weight of three dimensions: (experts,
+    in, out) or (experts, out, in)."""
+    blocks: set[str] = set()
+    for name, weight in model.named_parameters():
+        is_weight = "lora_" not in name and not name.endswith("bias")
+        if weight.ndim == 3 and "expert" in name and is_weight:
+            blocks.add(name.rpartition(".")[2])
+
+    return blocks
 
 
-def _renamed_experts(model: Any) -> bool:
+def _has_renamed_experts(model: Any) -> bool:
     """Whether peft takes the names of EXPERT_NAMES for those of experts in this family."""
     # peft's own, which has more of them than transformers' table of the same name.
     from peft.utils import transformers_weight_conversion as conversion
@@ -250,27 +266,31 @@ def _renamed_experts(model: Any) -> bool:
     return pattern in conversion._MOE_TARGET_MODULE_MAPPING
 
 
-def _is_read_past(model: Any, name: str) -> bool:
-    parent, _, leaf = name.rpartition(".")
-    kind = type(model.get_submodule(parent)).__name__
-    return leaf == "out_proj" and any(part in kind for part in MIXERS_READ_PAST)
+def _is_used_without_call(model: Any, name: str) -> bool:
+    """Whether a kernel uses the layer's weight without calling the layer."""
+    parent, _, last = name.rpartition(".")
+    if last != "out_proj":
+        return False
+
+    class_name = type(model.get_submodule(parent)).__name__
+    return any(mixer in class_name for mixer in MIXERS_WITHOUT_CALL)
 
 
 def _reached(model: Any) -> set[str] | None:
-    """Names of the linear layers on which the logits of a few tokens depend, and their kinds; None
-    where the model cannot be asked.
+    """Names of the linear layers on which the logits of a few tokens depend, and their kinds
+    (kind_of); None where the model cannot be computed on tokens alone.
 
-    A layer that is passed and whose result is thrown away (BERT's pooler), or only sorted by (an
-    indexer of sparse attention), could learn nothing. Asked by gradients of the layers' results, so
-    that none is made for a weight."""
+    A layer that is computed and whose result is thrown away (BERT's pooler), or only sorted by (an
+    indexer of sparse attention), could learn nothing. Found by the gradients of the layers'
+    results, so that no weight needs memory for a gradient."""
     results: list[tuple[str, torch.Tensor]] = []
 
     def keep(name: str) -> Any:
-        def hear(module: Any, inputs: Any, result: torch.Tensor) -> None:
+        def hook(module: Any, inputs: Any, result: torch.Tensor) -> None:
             if _computes_plainly(module, inputs, result):
                 results.append((name, result))
 
-        return hear
+        return hook
 
     embedding = model.get_input_embeddings()
     hooks = [module.register_forward_hook(keep(name)) for name, module in _linear_layers(model)]
@@ -280,34 +300,38 @@ def _reached(model: Any) -> set[str] | None:
         with _as_in_training(model):
             ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.num_embeddings
             logits = model(input_ids=ids, use_cache=False).logits
-            asked = [(name, result) for name, result in results if result.requires_grad]
-            found = torch.autograd.grad(
-                logits.float().sum(), [result for _, result in asked], allow_unused=True
-            )
+            names = [name for name, result in results if result.requires_grad]
+            tensors = [result for _, result in results if result.requires_grad]
+            gradients = torch.autograd.grad(logits.float().sum(), tensors, allow_unused=True)
     except Exception:
-        # It wants more than tokens. What it does want, the train itself will say.
+        # It needs more than tokens. What that is, the train's own error will say.
         return None
     finally:
         for hook in hooks:
             hook.remove()
 
-    names = {name for (name, _), gradient in zip(asked, found, strict=True) if gradient is not None}
-    return names | {kind_of(name) for name in names}
+    reached: set[str] = set()
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is not None:
+            reached |= {name, kind_of(name)}
+
+    return reached
 
 
 def _begin_gradients(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+    """Have autograd follow everything behind the embeddings: embedded, (1, tokens, hidden_size)."""
     return embedded.requires_grad_() if embedded.is_leaf else embedded
 
 
 @contextmanager
 def _as_in_training(model: Any) -> Iterator[None]:
-    """Gemma 3n, for one, reads past a layer there that it passes otherwise. No layer is left out by
-    chance, no weight asks for a gradient, and no random number of the train's is drawn."""
+    """The model in training mode, in which some use other layers (Gemma 3n), but with no layer
+    dropped at random (layerdrop), no gradients of weights, and without drawing from the train's
+    random numbers."""
     was_training = model.training
     learned = [weight for weight in model.parameters() if weight.requires_grad]
-    dropped = [
-        (module, module.layerdrop) for module in model.modules() if hasattr(module, "layerdrop")
-    ]
+    with_layerdrop = [module for module in model.modules() if hasattr(module, "layerdrop")]
+    dropped = [(module, module.layerdrop) for module in with_layerdrop]
     devices = [model.device] if model.device.type == "cuda" else []
 
     model.train()

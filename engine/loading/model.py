@@ -1,5 +1,4 @@
-"""The base model and its adapter, as they are loaded. Safetensors only, no code of the model's own,
-no hub."""
+"""The base model of a train and its adapter, loaded as the train's parameters ask."""
 
 from __future__ import annotations
 
@@ -10,15 +9,11 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, PreTrainedModel
 
 from engine.loading.lm_head import routers_check
 from engine.loading.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
+from engine.loading.pretrained import pretrained_load_with_report
 from engine.messages.failures import TrainError
 from engine.models.inspect import weight_files
 from engine.run.hardware import Device, Precision
@@ -32,8 +27,8 @@ def model_load(
     """The base model on its device, from a folder that has passed the gate (tokenizer_load). Raises
     ModelProblem where it holds no safetensors, and TrainError where they lack weights that its
     config names."""
-    model, told = _load(AutoModelForCausalLM, folder, precision, device, parameters)
-    _complete(told)
+    model, missing = _load(folder, precision, device, parameters)
+    _refuse_missing(missing)
     routers_check(model)
 
     return model
@@ -45,9 +40,7 @@ def scorer_load(
     """The base model with a new head of one score in place of its output layer. Raises as
     model_load does, and TrainError for an architecture that has no such form."""
     try:
-        model, told = _load(
-            AutoModelForSequenceClassification, folder, precision, device, parameters, num_labels=1
-        )
+        model, missing = _load(folder, precision, device, parameters, scores=True, num_labels=1)
     except ValueError as error:
         if "AutoModelForSequenceClassification" not in str(error):
             raise
@@ -58,40 +51,38 @@ def scorer_load(
             "Choose a base model of the Llama, Qwen, Mistral or Gemma family.",
         ) from error
 
-    _complete([name for name in told if not name.startswith("score.")])
+    # The head is new, and learned by the train.
+    _refuse_missing([name for name in missing if not name.startswith("score.")])
     return model
 
 
 def _load(
-    kind: Any,
     folder: Path,
     precision: Precision,
     device: Device,
     parameters: TrainParameters,
     **options: Any,
 ) -> tuple[Any, list[str]]:
-    """(the model, names of weights that its files lack)."""
+    """(the model, names of weights that its files lack). `options`: of
+    pretrained_load_with_report."""
+    # Raises ModelProblem for a folder without safetensors.
     weight_files(folder)
-    model, told = kind.from_pretrained(
+    model, report = pretrained_load_with_report(
         folder,
         dtype=getattr(torch, precision.weights),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
         quantization_config=_quantization(parameters, device),
         device_map={"": 0} if parameters.quantization != "none" else None,
         **options,
     )
 
-    return model, sorted(told["missing_keys"])
+    return model, sorted(report["missing_keys"])
 
 
-def _complete(lacking: list[str]) -> None:
-    if lacking:
+def _refuse_missing(missing: list[str]) -> None:
+    if missing:
         raise TrainError(
             "bad_model",
-            f"The base model's files lack {len(lacking)} of its weights, such as {lacking[0]}.",
+            f"The base model's files lack {len(missing)} of its weights, such as {missing[0]}.",
             "The folder is not complete, or its config.json is of another model. Add the model "
             "again.",
         )
@@ -99,36 +90,36 @@ def _complete(lacking: list[str]) -> None:
 
 def fit_check(model: Any, tokenizer: Any) -> None:
     """Raises TrainError where the tokenizer knows tokens that the model does not."""
-    words = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) <= words:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) <= vocabulary:
         return
 
-    # Somebody gave it a token to pad with, mostly, and did not enlarge the model.
-    added = [
-        token.content
-        for number, token in sorted(tokenizer.added_tokens_decoder.items())
-        if number >= words
-    ]
+    # Mostly a padding token that somebody added without resizing the model's embeddings.
+    added: list[str] = []
+    for number, token in sorted(tokenizer.added_tokens_decoder.items()):
+        if number >= vocabulary:
+            added.append(token.content)
 
     advice = "Its tokenizer is of another model. Add the model again with its own."
 
-    if len(added) == len(tokenizer) - words:
+    if len(added) == len(tokenizer) - vocabulary:
         named = ", ".join(added[:3])
         advice = (
             f"The model has no weights for tokens that were added to its tokenizer: {named}. Add "
-            "the model again with "
-            "its original tokenizer, or saved after these tokens were added to it too."
+            "the model again with its original tokenizer, or saved after these tokens were added "
+            "to it too."
         )
 
     raise TrainError(
         "bad_model",
-        f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only {words:,}.",
+        f"The base model's tokenizer has {len(tokenizer):,} tokens, and the model only "
+        f"{vocabulary:,}.",
         advice,
     )
 
 
 def max_tokens_of(job: Job, model: Any, wanted: int) -> int:
-    """Max tokens as asked for, or what the model can read where that is less."""
+    """`wanted`, the parameter Max tokens, or the model's context length where that is less."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
     if wanted > context:
         job.warn(
@@ -179,12 +170,12 @@ def adapter_add(
     """
     targets = targets_choose(model, parameters.target_modules)
     adapted = _adapted(model, parameters, targets, task)
-    if lost := lost_when_loaded(adapted):
-        adapted = _adapted(
-            adapted.unload(), parameters, targets_without(model, targets, lost), task
-        )
+    lost = lost_when_loaded(adapted)
+    if not lost:
+        return adapted
 
-    return adapted
+    plain = adapted.unload()
+    return _adapted(plain, parameters, targets_without(model, targets, lost), task)
 
 
 def _adapted(
@@ -220,15 +211,16 @@ def _adapted(
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
-    """(all weights, those that are trained). Quantised weights count as what they stand for."""
-    total = trained = 0
-    for weight in model.parameters():
-        count = weight.numel()
-        if type(weight).__name__ == "Params4bit":
-            count *= 2
+    """(all weights, those that are trained). A weight of four bits counts as one, though two are
+    stored in each byte."""
+    total = 0
+    trained = 0
 
-        total += count
-        trained += weight.numel() if weight.requires_grad else 0
+    for weight in model.parameters():
+        is_packed = type(weight).__name__ == "Params4bit"
+        total += weight.numel() * (2 if is_packed else 1)
+        if weight.requires_grad:
+            trained += weight.numel()
 
     return total, trained
 
@@ -237,7 +229,8 @@ def stop_tokens_learn(model: PreTrainedModel, tokenizer: Any, turn_ends: set[int
     """Have generation stop where the answers of the training data end: base models often stop at
     another token."""
     holder = model.get_base_model() if isinstance(model, PeftModel) else model
-    holder.generation_config = config = _writable(holder.generation_config)
+    config = _writable(holder.generation_config)
+    holder.generation_config = config
     known = config.eos_token_id
     stops = [known] if isinstance(known, int) else list(known or [])
 
@@ -256,9 +249,10 @@ def _writable(config: GenerationConfig) -> GenerationConfig:
     try:
         config.validate(strict=True)
     except ValueError:
-        tokens = {
-            name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        }
-        return GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+        )
 
     return config

@@ -1,12 +1,13 @@
 """The weights of a model folder, one tensor at a time: read from mapped files, written to new ones.
 
-What stands on these holds one file of the result in memory, and never the model.
+So a whole model is converted in the memory of one file of the result.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,29 +23,31 @@ class TensorReader:
     none."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = [safe_open(folder / name, framework="pt") for name in weight_files(folder)]
-        self.places = {
-            name: file
-            for file in self.files
-            for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118 - no mapping
-        }
+        # The open file that holds the tensor of a name.
+        self.file_of: dict[str, Any] = {}
 
-        self.names = list(self.places)
+        for file_name in weight_files(folder):
+            file: Any = safe_open(folder / file_name, framework="pt")
+            self.file_of |= dict.fromkeys(file.keys(), file)
+
+        self.names = list(self.file_of)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.places
+        return name in self.file_of
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self.places[name].get_tensor(name)  # type: ignore[no-untyped-call]
+        tensor: torch.Tensor = self.file_of[name].get_tensor(name)
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """From the header: the tensor itself is not read."""
-        return tuple(self.places[name].get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+        header = self.file_of[name].get_slice(name)
+        return tuple(header.get_shape())
 
     def dtype(self, name: str) -> str:
         """As safetensors names it: F32, F16, BF16, I64 …"""
-        return str(self.places[name].get_slice(name).get_dtype())  # type: ignore[no-untyped-call]
+        header = self.file_of[name].get_slice(name)
+        return str(header.get_dtype())
 
 
 class TensorWriter:
@@ -56,33 +59,38 @@ class TensorWriter:
     def __init__(self, out: Path, file_bytes: int | None = None) -> None:
         self.out = out
         self.file_bytes = file_bytes or FILE_BYTES
-        self.index: dict[str, str] = {}
-        self.held: dict[str, torch.Tensor] = {}
-        self.bytes = self.total = self.count = 0
+        # {name of a tensor: name of its file}, of the files that are written.
+        self.weight_map: dict[str, str] = {}
+        # What the next file will hold, and its bytes.
+        self.pending: dict[str, torch.Tensor] = {}
+        self.pending_bytes = 0
+        self.total_bytes = 0
+        self.file_count = 0
 
     def add(self, name: str, value: torch.Tensor) -> None:
         size = value.numel() * value.element_size()
-        if self.held and self.bytes + size > self.file_bytes:
+        if self.pending and self.pending_bytes + size > self.file_bytes:
             self._write()
 
-        self.held[name] = value.contiguous()
-        self.bytes += size
-        self.total += size
+        self.pending[name] = value.contiguous()
+        self.pending_bytes += size
+        self.total_bytes += size
 
     def _write(self) -> None:
-        self.count += 1
-        file = f"model-{self.count:05}.safetensors"
-        save_file(self.held, self.out / file, metadata={"format": "pt"})
-        self.index |= dict.fromkeys(self.held, file)
-        self.held, self.bytes = {}, 0
+        self.file_count += 1
+        file_name = f"model-{self.file_count:05}.safetensors"
+        save_file(self.pending, self.out / file_name, metadata={"format": "pt"})
+        self.weight_map |= dict.fromkeys(self.pending, file_name)
+        self.pending = {}
+        self.pending_bytes = 0
 
     def close(self) -> None:
-        """Write what is held still, and the index. Nothing may be added afterwards."""
+        """Write the last file, and the index. Nothing may be added afterwards."""
         self._write()
 
-        if self.count == 1:
+        if self.file_count == 1:
             (self.out / "model-00001.safetensors").rename(self.out / WEIGHTS)
             return
 
-        index = {"metadata": {"total_size": self.total}, "weight_map": self.index}
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": self.weight_map}
         (self.out / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,11 +1,12 @@
-"""Weights that come packed in eight or four bits (fp8, MXFP4), unpacked to bf16: a model that can
-be trained.
+"""Dequantisation of weights that are stored in eight or four bits (fp8, MXFP4) to bf16, so that the
+model can be trained.
 
-Tensor by tensor, so that memory holds one file of the result and never the model.
+Tensor by tensor: memory holds one file of the result and never the model.
 
-    fp8     NAME.weight in eight bits and NAME.weight_scale_inv, one scale for each block of it
-    (DeepSeek, Qwen) mxfp4   NAME_blocks, two numbers of four bits a byte, and NAME_scales, an
-    exponent for 32 of them (gpt-oss)
+    fp8 (DeepSeek, Qwen)    NAME.weight in eight bits, and NAME.weight_scale_inv, one scale for each
+                            block of it
+    mxfp4 (gpt-oss)         NAME_blocks, two numbers of four bits a byte, and NAME_scales, an
+                            exponent for 32 of them
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from engine.loading.architecture import Refused
 from engine.loading.tensor_files import TensorReader, TensorWriter
 from engine.models.inspect import KEPT_FILES, config_read
 
-# Of 32 numbers each: what they are looked up by takes eight times their own memory.
+# Rows of 32 numbers that are unpacked at a time: their indices into the table of values take eight
+# times their own memory.
 ROWS_AT_ONCE = 2**20
-EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
-SCALE, BLOCKS, SCALES = "_scale_inv", "_blocks", "_scales"
-# How inputs were scaled in eight bits: nothing is, once weights are unpacked.
+FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+# Ends of tensor names.
+FP8_SCALE = "_scale_inv"
+MXFP4_BLOCKS = "_blocks"
+MXFP4_SCALES = "_scales"
+# How fp8 layers scaled their inputs. bf16 layers do not.
 LEFT_OUT = ("activation_scale", "input_scale")
 
 
@@ -60,52 +65,57 @@ def folder_unpack(
 def _unpacked(
     tensors: TensorReader, name: str, packing: dict[str, Any]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """What `name` becomes: itself, its unpacked weight, or nothing, where it belongs to another
-    one."""
-    if name.endswith((SCALE, SCALES)) or name.rpartition(".")[2] in LEFT_OUT:
+    """What the tensor `name` becomes: itself, its unpacked weight, or nothing where it belongs to
+    another one."""
+    if name.endswith((FP8_SCALE, MXFP4_SCALES)) or name.rpartition(".")[2] in LEFT_OUT:
         return
 
-    if name.endswith(BLOCKS):
-        from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-        whole = name.removesuffix(BLOCKS)
-        yield (
-            whole,
-            convert_moe_packed_tensors(
-                tensors[name],
-                tensors[whole + SCALES],
-                dtype=torch.bfloat16,
-                rows_per_chunk=ROWS_AT_ONCE,
-            ),
-        )
-
+    if name.endswith(MXFP4_BLOCKS):
+        whole = name.removesuffix(MXFP4_BLOCKS)
+        yield whole, _from_mxfp4(tensors[name], tensors[whole + MXFP4_SCALES])
         return
 
     value = tensors[name]
-    if name + SCALE in tensors:
-        if value.dtype not in EIGHT_BITS:
+
+    if name + FP8_SCALE in tensors:
+        if value.dtype not in FP8_DTYPES:
             raise Refused(
                 f"The weights are packed in a way that cannot be unpacked here ({name}: "
                 f"{value.dtype})."
             )
 
-        value = _scaled(value, tensors[name + SCALE], packing.get("weight_block_size"))
-    elif value.dtype in EIGHT_BITS or not value.is_floating_point():
+        value = _from_fp8(value, tensors[name + FP8_SCALE], packing.get("weight_block_size"))
+    elif value.dtype in FP8_DTYPES or not value.is_floating_point():
         raise Refused(
             f"The weights are packed in a way that cannot be unpacked here ({name} has no scale)."
         )
 
-    yield name, value.to(torch.bfloat16) if value.dtype == torch.float16 else value
+    if value.dtype == torch.float16:
+        value = value.to(torch.bfloat16)
+
+    yield name, value
 
 
-def _scaled(value: torch.Tensor, scale: torch.Tensor, block: Any) -> torch.Tensor:
-    """value: (…, rows, columns); scale: one for all, or (…, blocks of rows, blocks of columns), the
-    last ones cut."""
+def _from_mxfp4(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """blocks: (experts, rows, groups, 16), uint8, 32 numbers in the last dimension; scales:
+    (experts, rows, groups), uint8. Returns (experts, groups * 32, rows), bf16."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    return convert_moe_packed_tensors(
+        blocks, scales, dtype=torch.bfloat16, rows_per_chunk=ROWS_AT_ONCE
+    )
+
+
+def _from_fp8(value: torch.Tensor, scale: torch.Tensor, block: Any) -> torch.Tensor:
+    """value: (…, rows, columns); scale: one number for all, or (…, blocks of rows, blocks of
+    columns), of which the last ones may be cut; block: (rows, columns) of a block. Returns the
+    shape of `value`, bf16."""
     if scale.dtype == torch.uint8:
-        # An exponent alone.
+        # The exponent of a power of two.
         scale = (scale.float() - 127).exp2()
 
     scale = scale.float()
+
     if scale.numel() > 1:
         rows, columns = block
         scale = scale.repeat_interleave(rows, -2)[..., : value.shape[-2], :]

@@ -7,9 +7,9 @@
                                                          for a base model of sixteen bits where its
                                                          range allows, bf16 where not)
 
-Prints one JSON line a piece of news: {"bytes": what the result takes at most}, {"progress": 0..1},
-and last {"done": {"precision", "remark"}} or {"error": "what is wrong, in words for people"}. OUT
-appears whole or not at all."""
+Prints JSON lines: {"bytes": what the result takes at most}, {"progress": 0..1} as it goes, and last
+{"done": {"precision", "remark"}} or {"error": "what is wrong, in words for people"}. OUT appears
+whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from typing import Any
 
 from engine.contract.rundir import SpecError
 from engine.loading.architecture import Refused
-from engine.merging.folder import MergeRequest, bytes_needed, model_write
+from engine.merging.folder import Merged, MergeRequest, bytes_needed, model_write
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem
 
 
-def say(**news: Any) -> None:
-    print(json.dumps(news), flush=True)
+def say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,10 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
     parser.add_argument("--precision", choices=["auto", "fp16", "bf16", "fp32"], default="auto")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    request = MergeRequest(options.run, options.checkpoint, options.precision)
 
     try:
-        say(done=_merge(MergeRequest(given.run, given.checkpoint, given.precision), given.out))
+        merged = _merge(request, options.out)
+        say(done={"precision": merged.precision, "remark": merged.remark})
     except (Refused, SpecError, ModelProblem) as error:
         say(error=str(error))
         return 1
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _merge(request: MergeRequest, out: Path) -> dict[str, Any]:
+def _merge(request: MergeRequest, out: Path) -> Merged:
     if out.exists():
         raise Refused(f"{out} is there already. Name a folder that is new.")
 
@@ -65,15 +67,17 @@ def _merge(request: MergeRequest, out: Path) -> dict[str, Any]:
     if free < needed:
         raise Refused(_no_space(needed, free))
 
+    def on_progress(share: float) -> None:
+        say(progress=round(share, 4))
+
     try:
-        made = model_write(request, out, lambda share: say(progress=round(share, 4)))
+        return model_write(request, out, on_progress)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
 
-        raise Refused(_no_space(needed, shutil.disk_usage(out.parent).free)) from error
-
-    return {"precision": made.precision, "remark": made.remark}
+        free = shutil.disk_usage(out.parent).free
+        raise Refused(_no_space(needed, free)) from error
 
 
 def _no_space(needed: int, free: int) -> str:

@@ -1,5 +1,5 @@
-"""The card of a merged model: how to use it, where it is from, and what the train's own card
-says."""
+"""The model card of a merged model: how to use it, where it is from, and the results on the train's
+own card."""
 
 from __future__ import annotations
 
@@ -9,39 +9,52 @@ from pathlib import Path
 from engine.contract.rundir import Spec
 from engine.publish.usage import usage
 
-# Where the train's card begins to tell what was trained, on what, and with which result.
+# The first heading of the part of the train's card that is kept: the data and the results.
 RESULTS = "\n## Data\n"
 
 
 def card_write(spec: Spec, train_card: Path, precision: str, step: int) -> str:
-    """Markdown with the head that model hubs read. `train_card`: README.md of the train's own
-    model, if it is there."""
-    name = " ".join(spec.name.split())
+    """Markdown with the front matter that model hubs read. `train_card`: README.md of the train's
+    own model, if it is there. `step`: of the merged checkpoint, 0 for the train's result."""
+    name = _one_line(spec.name)
     source = spec.base_model_source
-    head = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification" if spec.recipe == "reward" else "text-generation",
-    }
-
-    if source is not None:
-        head |= {"base_model": source.hub_id, "base_model_relation": "finetune"}
-
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
-    tags = json.dumps([spec.recipe, "trl", "merged"])
-
-    base = source.hub_id if source is not None else " ".join(spec.base_model_name.split())
+    base = _one_line(spec.base_model_name) if source is None else source.hub_id
     at_step = f", as it was after step {step:,}" if step else ""
+
     parts = [
-        "---\n" + "\n".join(lines) + f"\ntags: {tags}\n---",
+        _front_matter(spec),
         f"# {name}",
         f"{base} with the adapter of a DeepExtension train ({spec.method}) merged into its weights"
         f"{at_step}. The sums were made in fp32 and are stored in {precision}.",
         "## How to use it",
         usage(spec, is_adapter=False),
     ]
-
     text = "\n\n".join(parts) + "\n"
 
-    own = train_card.read_text() if train_card.is_file() and not step else ""
+    if step or not train_card.is_file():
+        # The train's card has the results of its last step.
+        return text
 
-    return text + own[own.find(RESULTS) :] if RESULTS in own else text
+    _, heading, results = train_card.read_text().partition(RESULTS)
+    return text + heading + results
+
+
+def _front_matter(spec: Spec) -> str:
+    is_scorer = spec.recipe == "reward"
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if is_scorer else "text-generation",
+    }
+
+    if spec.base_model_source is not None:
+        values["base_model"] = spec.base_model_source.hub_id
+        values["base_model_relation"] = "finetune"
+
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    tags = json.dumps([spec.recipe, "trl", "merged"])
+
+    return "\n".join(["---", *lines, f"tags: {tags}", "---"])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

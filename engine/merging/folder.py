@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,21 +27,20 @@ from engine.merging.layers import AdapterLayers, base_without_weights
 from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
 from engine.merging.whole import merge_whole
 from engine.models.inspect import KEPT_FILES, ModelProblem, config_read, weight_files
-from engine.publish.config import config_write, generation_write
+from engine.publish.config import GENERATION, config_write, generation_write
 from engine.publish.older import folder_for_older, json_write
 from engine.publish.tokenizer import tokenizer_write
 
 ADAPTER = "adapter_model.safetensors"
 PASSPORT = "passport.json"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-# The same, as safetensors names them.
-STORED = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+PRECISION_OF_SAFETENSORS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """`step`: of the checkpoint to merge, 0 for the train's result. `precision`: auto, fp16, bf16
-    or fp32."""
+    """`run`: a run directory. `step`: of the checkpoint to merge, 0 for the train's result.
+    `precision`: auto, fp16, bf16 or fp32."""
 
     run: Path
     step: int = 0
@@ -49,20 +49,28 @@ class MergeRequest:
     @property
     def weights(self) -> Path:
         """The folder with the trained weights: an adapter or a whole model."""
-        return self.run / CHECKPOINTS / f"checkpoint-{self.step}" if self.step else self.run / MODEL
+        if self.step:
+            return self.run / CHECKPOINTS / f"checkpoint-{self.step}"
+
+        return self.run / MODEL
+
+    @property
+    def is_adapter(self) -> bool:
+        return (self.weights / ADAPTER).is_file()
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What came out: `precision` of the weights, and how it was made, in a sentence for people."""
+    """The `precision` of the merged weights, and a `remark` on the merge for people, "" for
+    none."""
 
     precision: str
     remark: str
 
 
 def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float], None]) -> Merged:
-    """Make of a train's adapter, or of its whole model, a model folder `out` that needs nothing
-    else.
+    """Write the new folder `out`, a model that needs nothing else, from a train's adapter or whole
+    model.
 
     Raises Refused, with a reason for people, for weights that are gone, cut or of another base
     model."""
@@ -73,33 +81,32 @@ def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float],
     unfinished.mkdir(parents=True)
 
     try:
-        if (request.weights / ADAPTER).is_file():
-            made = _adapter_merge(request, spec, unfinished, on_progress)
+        if request.is_adapter:
+            merged = _adapter_merge(request, spec, unfinished, on_progress)
         else:
-            made = _model_copy(request, spec, unfinished)
+            merged = _model_copy(request, spec, unfinished)
 
-        json_write(unfinished / PASSPORT, passport(request, spec, made))
+        json_write(unfinished / PASSPORT, passport(request, spec, merged))
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
-    return made
+    return merged
 
 
 def bytes_needed(request: MergeRequest) -> int:
     """Bytes that the result takes at most."""
     spec = read_spec(request.run)
 
-    if not (request.weights / ADAPTER).is_file():
+    if not request.is_adapter:
         return _size(request.weights)
 
     tensors = TensorReader(Path(spec.base_model_path))
-    precision = request.precision if request.precision != "auto" else _precision_for(tensors)
-    width = DTYPES[precision].itemsize
-    numbers = sum(torch.Size(tensors.shape(name)).numel() for name in tensors.names)
+    precision = _precision(request, tensors)
+    weight_count = sum(math.prod(tensors.shape(name)) for name in tensors.names)
 
-    return numbers * width
+    return weight_count * DTYPES[precision].itemsize
 
 
 def _size(folder: Path) -> int:
@@ -108,13 +115,10 @@ def _size(folder: Path) -> int:
 
 def _weights_check(request: MergeRequest) -> None:
     if not request.weights.is_dir():
-        what = (
-            f"The checkpoint of step {request.step:,}"
-            if request.step
-            else "The model of this train"
-        )
+        if request.step:
+            raise Refused(f"The checkpoint of step {request.step:,} is not there any more.")
 
-        raise Refused(f"{what} is not there any more.")
+        raise Refused("The model of this train is not there any more.")
 
     if request.step and not checkpoint_is_whole(request.weights):
         raise Refused(
@@ -135,11 +139,10 @@ def _adapter_merge(
     if spec.parameters.get("quantization", "none") != "none":
         remark = (
             "The adapter was trained on weights that were rounded to a few bits, and is merged "
-            "into "
-            "the unrounded ones: answers may differ a little from the train's."
+            "into the unrounded ones: answers may differ a little from the train's."
         )
 
-    precision = request.precision if request.precision != "auto" else _precision_for(tensors)
+    precision = _precision(request, tensors)
     try:
         _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
     except OutOfRange as error:
@@ -151,12 +154,16 @@ def _adapter_merge(
         precision = "bf16"
         _weights_write(base, request.weights, layers, tensors, out, precision, on_progress)
 
-    _beside_write(request, spec, layers, out, precision)
+    _other_files_write(request, spec, layers, out, precision)
     return Merged(precision, remark)
 
 
-def _precision_for(base: TensorReader) -> str:
-    """fp16 has three bits of precision more than bf16, and nearly all models fit its range."""
+def _precision(request: MergeRequest, base: TensorReader) -> str:
+    """The precision that was asked for. auto: fp16 for a base model in half precision, because it
+    has three bits more than bf16 and nearly all models fit its range; else fp32."""
+    if request.precision != "auto":
+        return request.precision
+
     return "fp16" if is_half_precision(base) else "fp32"
 
 
@@ -197,7 +204,7 @@ def _weights_write(
         merge_whole(base, adapter, layers, out, dtype)
 
 
-def _beside_write(
+def _other_files_write(
     request: MergeRequest, spec: Spec, layers: AdapterLayers, out: Path, precision: str
 ) -> None:
     """Everything but the weights."""
@@ -207,32 +214,35 @@ def _beside_write(
     tokenizer_folder = published if (published / "tokenizer_config.json").is_file() else base
     tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
 
-    if layers.task == "SEQ_CLS":
+    is_scorer = layers.task == "SEQ_CLS"
+
+    if is_scorer:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
     config_write(model, base, out)
     tokenizer_write(tokenizer, tokenizer_folder, out)
 
-    if layers.task != "SEQ_CLS":
+    if not is_scorer:
         _generation_write(model, tokenizer, base, published, out)
 
     for name in KEPT_FILES:
         if name.startswith(("LICENSE", "NOTICE")) and (base / name).is_file():
             shutil.copyfile(base / name, out / name)
 
-    (out / "README.md").write_text(
-        card_write(spec, published / "README.md", precision, request.step)
-    )
+    card = card_write(spec, published / "README.md", precision, request.step)
+    (out / "README.md").write_text(card)
 
 
 def _generation_write(model: Any, tokenizer: Any, base: Path, published: Path, out: Path) -> None:
     """The train's own file names the tokens at which answers end; a train that failed left none."""
-    if (published / "generation_config.json").is_file():
-        shutil.copyfile(published / "generation_config.json", out / "generation_config.json")
+    file = published / GENERATION
+    if file.is_file():
+        shutil.copyfile(file, out / GENERATION)
         return
 
-    stops = Renderer(tokenizer, warn=_ignore_warning).stop_ids(model.generation_config.eos_token_id)
-    model.generation_config.eos_token_id = stops
+    renderer = Renderer(tokenizer, warn=_ignore_warning)
+    config = model.generation_config
+    config.eos_token_id = renderer.stop_ids(config.eos_token_id)
     generation_write(model, base, out)
 
 
@@ -241,33 +251,37 @@ def _ignore_warning(code: str, message: str) -> None:
 
 
 def _model_copy(request: MergeRequest, spec: Spec, out: Path) -> Merged:
-    """A model that was trained whole needs no merge."""
+    """Copy a model that was trained whole: it needs no merge."""
     published = request.run / MODEL
     for path in request.weights.glob("*.safetensors*"):
-        if path.name in (ADAPTER, "optimizer.safetensors"):
-            continue
-
-        shutil.copyfile(path, out / path.name)
+        if path.name not in (ADAPTER, "optimizer.safetensors"):
+            shutil.copyfile(path, out / path.name)
 
     if not list(out.glob("*.safetensors")):
         raise Refused("This train left no weights that make a model.")
 
-    beside = published if (published / "config.json").is_file() else request.weights
+    own_files = published if (published / "config.json").is_file() else request.weights
     for name in KEPT_FILES:
-        for folder in (beside, Path(spec.base_model_path)):
+        for folder in (own_files, Path(spec.base_model_path)):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out / name)
                 break
 
     folder_for_older(out)
     tensors = TensorReader(out)
-    return Merged(STORED.get(tensors.dtype(tensors.names[0]), "auto"), "")
+    dtype = tensors.dtype(tensors.names[0])
+
+    return Merged(precision=PRECISION_OF_SAFETENSORS.get(dtype, "auto"), remark="")
 
 
-def passport(request: MergeRequest, spec: Spec, made: Merged) -> dict[str, Any]:
-    """Where the model is from, for programs: enough to make it once more."""
-    weights = sorted(path for path in request.weights.glob("*.safetensors"))
-    command = f"python -m engine.merging RUN OUT --precision {made.precision}"
+def passport(request: MergeRequest, spec: Spec, merged: Merged) -> dict[str, Any]:
+    """Where the model is from, for programs: enough to reproduce it."""
+    source = spec.base_model_source
+    weights = sorted(request.weights.glob("*.safetensors"))
+    command = f"python -m engine.merging RUN OUT --precision {merged.precision}"
+
+    if request.step:
+        command += f" --checkpoint {request.step}"
 
     return {
         "version": 1,
@@ -281,14 +295,14 @@ def passport(request: MergeRequest, spec: Spec, made: Merged) -> dict[str, Any]:
         "base_model": {
             "name": spec.base_model_name,
             "sha256": spec.base_model_sha256,
-            "hub_id": spec.base_model_source.hub_id if spec.base_model_source else None,
-            "revision": spec.base_model_source.revision if spec.base_model_source else None,
+            "hub_id": source.hub_id if source else None,
+            "revision": source.revision if source else None,
         },
         "dataset_sha256": spec.dataset.sha256,
         "trained_weights_sha256": {path.name: file_sha256(path) for path in weights},
         "parameters": spec.parameters,
         "system_prompt": spec.system_prompt,
-        "precision": made.precision,
-        "remark": made.remark,
-        "command": command + (f" --checkpoint {request.step}" if request.step else ""),
+        "precision": merged.precision,
+        "remark": merged.remark,
+        "command": command,
     }

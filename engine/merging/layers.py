@@ -1,8 +1,8 @@
 """The adapter's layers on a base model that has no weights (torch's meta device).
 
 The sums are peft's own, so that DoRA, rank-stabilised LoRA, patterns of ranks and transposed layers
-come out as they were trained. They are made in fp32: peft on a base model in bf16 rounds the sum to
-8 bits, which changed one greedy answer of two."""
+come out as they were trained. They are computed in fp32: peft on a base model in bf16 rounds the
+sum to 8 bits, which changed one greedy answer of two."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def base_without_weights(base: Path, task: str, **options: Any) -> Any:
     `task`: SEQ_CLS for a scorer, whose base has a head of one score.
     """
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    kind: Any = AutoModelForCausalLM
+    model_class: Any = AutoModelForCausalLM
 
     if task == "SEQ_CLS":
-        kind = AutoModelForSequenceClassification
+        model_class = AutoModelForSequenceClassification
         config.num_labels = 1
 
     with torch.device("meta"):
-        model = kind.from_config(config, **options)
+        model = model_class.from_config(config, **options)
 
     model.tie_weights()
     return model
@@ -42,6 +42,10 @@ def base_without_weights(base: Path, task: str, **options: Any) -> Any:
 
 class AdapterLayers:
     """What the adapter in the folder `adapter` does to the weights of the model in `base`.
+
+    layers: {weight that a LoRA layer changes: that layer}. blocks: names of adapted blocks of
+    experts. replaced: {weight that was trained whole: its value}, such as a scorer's head. names:
+    all weights of the base model. task: peft's task type.
 
     Raises Refused for an adapter that does not fit the base model.
     """
@@ -51,7 +55,7 @@ class AdapterLayers:
         self.task = str(config.task_type)
         plain = base_without_weights(base, self.task)
         self.names = set(plain.state_dict())
-        shared = _shared_tables(plain)
+        shared = _tied_weights(plain)
         self.base_prefix = str(plain.base_model_prefix)
 
         self.model = _with_adapter(plain, config, adapter)
@@ -69,34 +73,34 @@ class AdapterLayers:
                 self.layers[f"{name}.weight"] = module
             elif isinstance(module, AuxiliaryTrainingWrapper):
                 trained = module.modules_to_save["default"]
-                self.replaced |= {
-                    f"{name}.{key}": value.detach() for key, value in trained.state_dict().items()
-                }
+                for key, value in trained.state_dict().items():
+                    self.replaced[f"{name}.{key}"] = value.detach()
 
         if not (self.layers or self.blocks or self.replaced):
             raise Refused("The adapter changes no weight of this base model.")
 
-        if both := sorted(shared & set(self.layers)):
+        changed_and_shared = sorted(shared.intersection(self.layers))
+        if changed_and_shared:
             raise Refused(
-                f"The adapter changes {both[0]}, which the base model uses both as its first and "
-                "as its last layer: "
-                "a merged model would not be the one that was trained."
+                f"The adapter changes {changed_and_shared[0]}, which the base model uses both as "
+                "its first and as its last layer: a merged model would not be the one that was "
+                "trained."
             )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the base model's weight `name`, which the adapter changes."""
+        """The shape of the base model's weight `name`, which the adapter changes."""
         layer: Any = self.layers[name]
         return tuple(layer.get_base_layer().weight.shape)
 
     def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The weight `name` with the adapter in it, in fp32; `weight` is the base model's, of the
-        same shape.
+        """The weight `name` with the adapter merged into it, in fp32; `weight` is the base model's,
+        of the same shape.
 
         Raises Refused where the sum is not finite.
         """
         layer: Any = self.layers[name]
         holder = layer.get_base_layer()
-        empty = holder.weight
+        placeholder = holder.weight
         holder.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
 
         try:
@@ -108,7 +112,7 @@ class AdapterLayers:
             ) from error
         finally:
             layer.merged_adapters.clear()
-            holder.weight = empty
+            holder.weight = placeholder
 
         return result
 
@@ -130,14 +134,19 @@ def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
     if report.unexpected_keys:
         raise Refused(
             "The adapter does not fit this base model, so it was trained on another one: the model "
-            "has no place for "
-            f"{report.unexpected_keys[0]}."
+            f"has no place for {report.unexpected_keys[0]}."
         )
 
-    # Sums with a tensor of the meta device are silently nothing.
-    lost = [name for name, value in model.named_parameters() if ".lora_" in name and value.is_meta]
-    if lost:
-        raise Refused(f"The adapter's file lacks {len(lost)} of its weights, such as {lost[0]}.")
+    # A sum with a tensor of the meta device has no numbers, and raises nothing.
+    missing: list[str] = []
+    for name, value in model.named_parameters():
+        if ".lora_" in name and value.is_meta:
+            missing.append(name)
+
+    if missing:
+        raise Refused(
+            f"The adapter's file lacks {len(missing)} of its weights, such as {missing[0]}."
+        )
 
     return model
 
@@ -154,18 +163,24 @@ def _adapter_weights(adapter: Path) -> dict[str, torch.Tensor]:
 
 
 def _placeholders_set(model: Any) -> None:
-    """Give every weight one number of memory in place of none: peft puts an adapter on its layer's
-    device, and on the meta device its numbers would be lost."""
+    """Replace every weight by a single 0 that is expanded to its shape, in memory in place of the
+    meta device: peft puts an adapter on its layer's device, and there its numbers would be lost."""
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
-            number = torch.zeros((), dtype=torch.float32).expand(weight.shape)
-            setattr(module, name, torch.nn.Parameter(number, requires_grad=False))
+            zeros = torch.zeros((), dtype=torch.float32).expand(weight.shape)
+            placeholder = torch.nn.Parameter(zeros, requires_grad=False)
+            setattr(module, name, placeholder)
 
 
-def _shared_tables(model: Any) -> set[str]:
-    """Names of embeddings and output layer where both are one table."""
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    if last is None or last.weight is not first.weight:
+def _tied_weights(model: Any) -> set[str]:
+    """Names of the weights of embeddings and output layer where both share one (tied weights)."""
+    embeddings = model.get_input_embeddings()
+    output = model.get_output_embeddings()
+    if output is None or output.weight is not embeddings.weight:
         return set()
 
-    return {f"{path}.weight" for path, module in model.named_modules() if module in (first, last)}
+    return {
+        f"{path}.weight"
+        for path, module in model.named_modules()
+        if module is embeddings or module is output
+    }

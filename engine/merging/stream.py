@@ -1,7 +1,7 @@
 """The merge, weight by weight from the base model's files to new ones, in the memory of one file.
 
-Every weight keeps the name that it has in the base model's files, and one that the adapter does not
-touch is the base model's own, rounded at most."""
+Every weight keeps the name that it has in the base model's files. One that the adapter does not
+change is the base model's own, at most rounded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import torch
 from engine.loading.tensor_files import TensorReader, TensorWriter
 from engine.merging.layers import AdapterLayers
 
-HALVES = ("F16", "BF16")
+# Names of safetensors.
+HALF_DTYPES = ("F16", "BF16")
 
 
 class OutOfRange(ValueError):
-    """A weight is too large for the number type that was asked for."""
+    """A weight is too large for the dtype that was asked for. The text is its name."""
 
 
 class FilesDiffer(ValueError):
-    """The files hold other tensors than the model's layers, such as experts one by one: they cannot
-    be matched."""
+    """The files hold other tensors than the model's layers, such as experts one by one, so that
+    they cannot be matched by name. The text is a weight's name."""
 
 
 def sources(layers: AdapterLayers, tensors: TensorReader) -> dict[str, str]:
@@ -30,30 +31,34 @@ def sources(layers: AdapterLayers, tensors: TensorReader) -> dict[str, str]:
     if layers.blocks:
         raise FilesDiffer(layers.blocks[0])
 
-    shapes = {name: layers.shape(name) for name in layers.layers}
-    found = {}
-    for name, shape in shapes.items():
+    name_in_files: dict[str, str] = {}
+    for name in layers.layers:
         file_name = _name_in_files(name, layers.base_prefix, tensors)
-        if file_name is None or tensors.shape(file_name) != shape:
+        if file_name is None or tensors.shape(file_name) != layers.shape(name):
             raise FilesDiffer(name)
 
-        found[name] = file_name
+        name_in_files[name] = file_name
 
-    return found
+    return name_in_files
 
 
 def _name_in_files(name: str, prefix: str, tensors: TensorReader) -> str | None:
-    return next((variant for variant in _variants(name, prefix) if variant in tensors), None)
+    for variant in _variants(name, prefix):
+        if variant in tensors:
+            return variant
+
+    return None
 
 
 def _variants(name: str, prefix: str) -> tuple[str, ...]:
-    """Some families' files leave out the prefix of the model's body, or have it where the model
-    does not."""
+    """Names of one weight: the files of some families leave out the prefix of the model's body
+    (base_model_prefix), or have it where the model does not."""
     return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"
 
 
 def _is_left_out(file_name: str, layers: AdapterLayers) -> bool:
-    """A scorer has a head in place of the base model's output layer."""
+    """Whether the merged model has no such weight: a scorer has a head in place of the base model's
+    output layer."""
     if layers.task != "SEQ_CLS":
         return False
 
@@ -62,7 +67,7 @@ def _is_left_out(file_name: str, layers: AdapterLayers) -> bool:
 
 def is_half_precision(tensors: TensorReader) -> bool:
     """Whether most tensors are stored in sixteen bits."""
-    halves = sum(tensors.dtype(name) in HALVES for name in tensors.names)
+    halves = sum(tensors.dtype(name) in HALF_DTYPES for name in tensors.names)
     return 2 * halves > len(tensors.names)
 
 
@@ -98,24 +103,26 @@ def stream(
 
 
 class Cast:
-    """Numbers in the type of the result.
+    """Casts weights to the dtype of the result.
 
-    keeps_fp32: weights that a model in half precision stores in fp32 are those that it needs so,
-    such as the biases of routers; they stay."""
+    keeps_fp32: for a base model in half precision. What it stores in fp32 it needs in fp32, such as
+    the biases of routers; that stays."""
 
     def __init__(self, dtype: torch.dtype, *, keeps_fp32: bool) -> None:
         self.dtype = dtype
         self.keeps_fp32 = keeps_fp32
 
     def __call__(self, name: str, value: torch.Tensor, *, is_changed: bool = False) -> torch.Tensor:
-        """Raises OutOfRange where `value` has no number of this type."""
+        """Raises OutOfRange where `value` is too large for the dtype. `is_changed`: whether the
+        adapter changed it."""
         if not value.is_floating_point():
             return value
+
         if not is_changed and self.keeps_fp32 and value.dtype == torch.float32:
             return value
 
-        made = value.to(self.dtype)
-        if self.dtype == torch.float16 and not bool(torch.isfinite(made).all()):
+        result = value.to(self.dtype)
+        if self.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
             raise OutOfRange(name)
 
-        return made
+        return result

@@ -1,17 +1,15 @@
 """The merge in memory, in fp32: for models whose files hold other tensors than their layers do.
 
-transformers takes such files together while it loads them (experts one by one into a block), and
-apart again while it saves. It takes four bytes a weight of the whole model."""
+transformers converts such files while it loads them (experts one by one become a block), and back
+while it saves. It takes four bytes of memory for each weight of the whole model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from engine.loading.pretrained import adapted_load
 from engine.merging.layers import AdapterLayers
 from engine.merging.stream import OutOfRange
 
@@ -22,23 +20,9 @@ def merge_whole(
     base: Path, adapter: Path, layers: AdapterLayers, out: Path, dtype: torch.dtype
 ) -> None:
     """Write the merged weights into the folder `out`. Raises OutOfRange."""
-    kind: Any = AutoModelForCausalLM
-    options: dict[str, Any] = {}
-
-    if layers.task == "SEQ_CLS":
-        kind = AutoModelForSequenceClassification
-        options["num_labels"] = 1
-
-    model = kind.from_pretrained(
-        base,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        **options,
-    )
-
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    scores = layers.task == "SEQ_CLS"
+    model = adapted_load(base, adapter, scores=scores, dtype=torch.float32)
+    merged = model.merge_and_unload(safe_merge=True)
 
     if dtype == torch.float16:
         for name, weight in merged.named_parameters():

@@ -1,8 +1,8 @@
-"""What a model folder holds, told from its JSON files and safetensors headers alone: no library
-that trains is loaded, and nothing of the folder is ever run.
+"""What a model folder holds, read from its JSON files and safetensors headers alone: no training
+library is loaded, and nothing of the folder is ever run.
 
-`folder_read` is also the gate: weights must be whole safetensors, and no JSON file may ask for code
-of its own."""
+`folder_read` is also the gate: weights must be complete safetensors files, and no JSON file may ask
+to run code of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ TOKENIZER_FILES = (
 )
 TEXT_FILES = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 KEPT_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *TEXT_FILES)
-# Of these one must be there; the others only say how to use them.
+# One of these tokenizer files must exist; the others only say how to use it.
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -45,14 +45,14 @@ VOCABULARIES = (
 )
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-# Quantisations that the import takes apart again.
+# Quantisations that the import converts to bf16.
 UNPACKED = ("fp8", "mxfp4")
-# Of a folder without weights, for the sake of a better reason.
+# How many files of a folder without safetensors are looked at for pickles, to say so in the error.
 FILES_LOOKED_AT = 10_000
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 
 JSON_LIMIT_BYTES = 16 * 2**20
-# Real ones have some kilobytes, with every expert's quantisation listed some hundred.
+# Real ones have some kilobytes; some hundred where they list the quantisation of every expert.
 CONFIG_LIMIT_BYTES = 2 * 2**20
 SMALL_FILES = ("config.json", "generation_config.json", "special_tokens_map.json")
 # The largest vocabularies take some thirty megabytes.
@@ -60,7 +60,12 @@ FILE_LIMIT_BYTES = 256 * 2**20
 MOST_TENSORS = 1_000_000
 HEADER_LIMIT_BYTES = 100 * 2**20
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
+# Modules with a weight of two dimensions that are no target of LoRA.
+NOT_LINEAR = re.compile(r"norm|embed|^wte$|^wpe$|lm_head|router")
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]{1,80}(Tokenizer|TokenizerFast|Backend)")
+# A line of the model card's front matter.
+LICENCE = re.compile(r"^(license|license_name): *[\"']?([^\s\"'#]+)", re.MULTILINE)
+# Bytes of a number, by the names of safetensors.
 BYTES_OF = {
     "F64": 8,
     "I64": 8,
@@ -79,12 +84,12 @@ BYTES_OF = {
     "F8_E5M2": 1,
     "F8_E8M0": 1,
 }
+CONTEXT_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 DTYPE_NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 class ModelProblem(ValueError):
-    """The folder cannot be a base model; the text says why and what would do, in words for
-    people."""
+    """The folder cannot be a base model; the text says why, and what to do, in words for people."""
 
 
 @dataclass(frozen=True)
@@ -103,68 +108,55 @@ class ModelFacts:
     weights: tuple[str, ...]
 
 
-@dataclass
-class _Tensors:
-    shapes: dict[str, list[int]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-
 def folder_read(folder: Path) -> ModelFacts:
-    """Check the folder and tell its facts. Raises ModelProblem."""
+    """Check the folder and return its facts. Raises ModelProblem."""
     config = config_read(folder)
     weights = weight_files(folder)
-    tensors = _Tensors()
+    shapes: dict[str, list[int]] = {}
+    # {dtype: how many numbers of it}
+    counts: dict[str, int] = {}
 
-    for name in weights:
-        for tensor, dtype, shape in safetensors_read(folder / name):
-            tensors.shapes[tensor] = shape
-            tensors.counts[dtype] = tensors.counts.get(dtype, 0) + math.prod(shape)
+    for file_name in weights:
+        for tensor, dtype, shape in safetensors_read(folder / file_name):
+            shapes[tensor] = shape
+            counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
 
-    if not tensors.shapes:
+    if not shapes:
         raise ModelProblem("The safetensors files hold no weights.")
+
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise ModelProblem("The folder holds no tokenizer (tokenizer.json or tokenizer.model).")
 
-    architectures = config.get("architectures")
-    main = max(tensors.counts, key=lambda dtype: tensors.counts[dtype])
+    architectures = config.get("architectures") or [config.get("model_type", "")]
+    main_dtype = max(counts, key=lambda dtype: counts[dtype])
+    size_bytes = sum((folder / name).stat().st_size for name in kept_files(folder))
+
     return ModelFacts(
-        architecture=str((architectures or [config.get("model_type", "")])[0])[:100],
-        parameter_count=sum(tensors.counts.values()),
+        architecture=str(architectures[0])[:100],
+        parameter_count=sum(counts.values()),
         context_length=_context_length(config),
-        dtype=DTYPE_NAMES.get(main, main.lower()),
+        dtype=DTYPE_NAMES.get(main_dtype, main_dtype.lower()),
         chat_template=chat_template_read(folder),
         licence=licence_read(folder),
-        size_bytes=sum((folder / name).stat().st_size for name in kept_files(folder)),
-        linear_modules=linear_modules(tensors.shapes),
+        size_bytes=size_bytes,
+        linear_modules=linear_modules(shapes),
         weights=tuple(weights),
     )
 
 
 def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
-    """config.json, once no JSON file of the folder asks for code. Raises ModelProblem.
+    """config.json, after checking that no JSON file of the folder asks to run code. Raises
+    ModelProblem.
 
-    `may_be_packed`: weights in a few bits may pass where the import can unpack them
+    `may_be_packed`: accept quantised weights where the import can unpack them
     (engine.loading.unpack)."""
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ModelProblem(
-                "This is a LoRA adapter, not a base model. Add the model that it was trained from."
-            )
-
-        if any(folder.glob("*.gguf")):
-            raise ModelProblem(
-                "This folder holds a GGUF file. Upload that file under “GGUF file” instead."
-            )
-
-        raise ModelProblem(
-            "The folder has no config.json, so it is no model in the Hugging Face layout."
-        )
+        raise _no_config(folder)
 
     config = json_read(folder / "config.json")
-    kind = config.get("model_type")
-    hooks_refuse(
-        "config.json", config, has_own_class=isinstance(kind, str) and kind in CAUSAL_MODEL_TYPES
-    )
+    model_type = config.get("model_type")
+    has_own_class = isinstance(model_type, str) and model_type in CAUSAL_MODEL_TYPES
+    hooks_refuse("config.json", config, has_own_class=has_own_class)
 
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
@@ -177,7 +169,7 @@ def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
             "model."
         )
 
-    if not isinstance(kind, str):
+    if not isinstance(model_type, str):
         raise ModelProblem("config.json names no model_type.")
 
     architectures = config.get("architectures")
@@ -187,17 +179,34 @@ def config_read(folder: Path, *, may_be_packed: bool = False) -> dict[str, Any]:
     return config
 
 
-def packing(config: dict[str, Any]) -> str:
-    """How the weights are quantised, "" for not at all."""
-    quantised = config.get("quantization_config")
-    return (
-        str(quantised.get("quant_method", "some method"))[:30]
-        if isinstance(quantised, dict)
-        else ""
+def _no_config(folder: Path) -> ModelProblem:
+    """What a folder without config.json is instead."""
+    if (folder / "adapter_config.json").is_file():
+        return ModelProblem(
+            "This is a LoRA adapter, not a base model. Add the model that it was trained from."
+        )
+
+    if any(folder.glob("*.gguf")):
+        return ModelProblem(
+            "This folder holds a GGUF file. Upload that file under “GGUF file” instead."
+        )
+
+    return ModelProblem(
+        "The folder has no config.json, so it is no model in the Hugging Face layout."
     )
 
 
+def packing(config: dict[str, Any]) -> str:
+    """How the weights are quantised, "" for not at all."""
+    quantization_config = config.get("quantization_config")
+    if not isinstance(quantization_config, dict):
+        return ""
+
+    return str(quantization_config.get("quant_method", "some method"))[:30]
+
+
 def json_read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelProblem for one that is too large or is none."""
     limit = CONFIG_LIMIT_BYTES if path.name in SMALL_FILES else JSON_LIMIT_BYTES
     try:
         if path.stat().st_size > limit:
@@ -219,11 +228,11 @@ def json_read(path: Path) -> dict[str, Any]:
 
 
 def hooks_refuse(file: str, value: Any, *, has_own_class: bool = False) -> None:
-    """Raises ModelProblem where a JSON file would have a library load code that is not its own.
+    """Raises ModelProblem where a JSON file would have a library load code of the model's own.
 
-    `has_own_class`: transformers has a class of its own for this model type. Models that were
-    published before it had one name their code in auto_map; that code is not needed then, and never
-    run (trust_remote_code is off everywhere)."""
+    `has_own_class`: transformers has a class for this model type. Models that were published before
+    it had one name their code in auto_map; that code is not needed then, and never run
+    (trust_remote_code is off everywhere)."""
     for key, inner in _pairs(value):
         if key == "auto_map" and has_own_class:
             continue
@@ -240,17 +249,23 @@ def hooks_refuse(file: str, value: Any, *, has_own_class: bool = False) -> None:
 
         if key.startswith("_") and key.endswith("_internal"):
             raise ModelProblem(f"{file} holds {key[:80]}, a switch that loads code from elsewhere.")
+
         if key.strip("_") == "attn_implementation" and isinstance(inner, str) and "/" in inner:
             raise ModelProblem(f"{file} asks for attention code from elsewhere ({inner[:80]}).")
+
         if key == "tokenizer_class" and inner is not None and not _known_class(inner):
             raise ModelProblem(f"{file} asks for a tokenizer class of its own ({str(inner)[:80]}).")
 
 
 def hooks_remove(folder: Path) -> None:
-    """Take out of a folder's own config.json what names code that is not needed. For a copy, never
-    for an original."""
+    """Remove auto_map, which names code that is not needed, from a folder's config.json. For a
+    copy, never for an original."""
     path = folder / "config.json"
-    if not path.is_file() or "auto_map" not in dict(_pairs(config := json_read(path))):
+    if not path.is_file():
+        return
+
+    config = json_read(path)
+    if "auto_map" not in dict(_pairs(config)):
         return
 
     stack: list[Any] = [config]
@@ -270,8 +285,8 @@ def _known_class(name: Any) -> bool:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth. A stack, not recursion: depth is the stranger's
-    choice."""
+    """Every key with its value, at any depth. By a stack, not recursion: whoever made the file
+    chose the depth."""
     stack = [value]
     while stack:
         part = stack.pop()
@@ -283,59 +298,71 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the safetensors files that would be loaded. Raises ModelProblem where there are none
-    or some lack."""
+    """Names of the safetensors files that would be loaded. Raises ModelProblem where there are
+    none, or some are missing."""
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
 
     if (folder / INDEX).is_file():
-        names = json_read(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise ModelProblem(f"{INDEX} lists no weights.")
+        return _shards(folder)
 
-        shards = sorted({str(name) for name in names.values()})
-        for name in shards:
-            if not SHARD_NAME.fullmatch(name):
-                raise ModelProblem(
-                    f"{INDEX} names a file that is none of its folder ({name[:80]!r})."
-                )
-
-            if not (folder / name).is_file():
-                raise ModelProblem(f"The weights are not complete: {name} is missing.")
-
-        return shards
-
-    names = (file.name for file in islice(folder.iterdir(), FILES_LOOKED_AT))
-    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+    names = [file.name for file in islice(folder.iterdir(), FILES_LOOKED_AT)]
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if pickles:
         raise ModelProblem(
             f"The weights are pickle files only ({pickles[0][:80]}), which can run code when they "
-            "are opened. "
-            "Only safetensors are loaded: choose a version of the model that has them."
+            "are opened. Only safetensors are loaded: choose a version of the model that has them."
         )
 
     raise ModelProblem("The folder holds no weights (model.safetensors).")
 
 
+def _shards(folder: Path) -> list[str]:
+    """The files that the index names."""
+    weight_map = json_read(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelProblem(f"{INDEX} lists no weights.")
+
+    shards = sorted({str(name) for name in weight_map.values()})
+    for name in shards:
+        if not SHARD_NAME.fullmatch(name):
+            raise ModelProblem(f"{INDEX} names a file that is none of its folder ({name[:80]!r}).")
+
+        if not (folder / name).is_file():
+            raise ModelProblem(f"The weights are not complete: {name} is missing.")
+
+    return shards
+
+
 def kept_files(folder: Path) -> list[str]:
-    """Names of all files that belong to the model; whatever else lies in the folder is left behind.
+    """Names of all files that belong to the model; other files of the folder are not copied.
 
     Raises ModelProblem for one that is too large to be what its name says.
     """
-    extra = [INDEX] if not (folder / WEIGHTS).is_file() else []
-    beside = [name for name in (*KEPT_FILES, *extra) if (folder / name).is_file()]
+    candidates = list(KEPT_FILES)
+    if not (folder / WEIGHTS).is_file():
+        candidates.append(INDEX)
 
-    for name in beside:
+    kept: list[str] = []
+
+    for name in candidates:
+        if not (folder / name).is_file():
+            continue
+
         if (folder / name).stat().st_size > FILE_LIMIT_BYTES:
             raise ModelProblem(
                 f"{name} is larger than {FILE_LIMIT_BYTES // 2**20} MB, so it is no model's."
             )
 
-    return beside + [name for name in weight_files(folder) if (folder / name).is_file()]
+        kept.append(name)
+
+    return kept + weight_files(folder)
 
 
 def safetensors_read(path: Path) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, dtype, shape) of each tensor. Raises ModelProblem for a file that is cut off or lies
-    about its sizes."""
+    """(name, dtype, shape) of each tensor, from the header: 8 bytes of its length, then JSON.
+
+    Raises ModelProblem for a file that is cut off, or whose sizes contradict each other."""
     damaged = ModelProblem(f"{path.name} is damaged or cut off. Get the file again.")
     size = path.stat().st_size
 
@@ -367,11 +394,18 @@ def safetensors_read(path: Path) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _tensor(tensor: Any, damaged: ModelProblem) -> tuple[str, list[int], int]:
-    """(dtype, shape, end of its bytes), once they agree with each other."""
+    """(dtype, shape, end of its bytes), after checking that they agree."""
     try:
-        dtype, shape, (start, stop) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (start, stop, *shape))
-        if not whole or math.prod(shape) * BYTES_OF[dtype] != stop - start:
+        dtype = tensor["dtype"]
+        shape = tensor["shape"]
+        start, stop = tensor["data_offsets"]
+
+        for number in (start, stop, *shape):
+            # bool is a subclass of int.
+            if type(number) is not int or number < 0:
+                raise damaged
+
+        if math.prod(shape) * BYTES_OF[dtype] != stop - start:
             raise damaged
     except (KeyError, TypeError, ValueError) as error:
         raise damaged from error
@@ -380,59 +414,69 @@ def _tensor(tensor: Any, damaged: ModelProblem) -> tuple[str, list[int], int]:
 
 
 def linear_modules(shapes: dict[str, list[int]]) -> list[str]:
-    """Names of the linear layers inside the blocks (q_proj …), in order, and of blocks of experts:
-    what LoRA can target."""
-    found: dict[str, None] = {}
-    for tensor in sorted(shapes, key=_natural):
+    """Last names of the modules that LoRA can target, in order: linear layers inside the decoder
+    layers, such as q_proj, and blocks of experts, such as gate_up_proj.
+
+    `shapes`: {name of a tensor: its shape}."""
+    # As an ordered set.
+    modules: dict[str, None] = {}
+
+    for tensor in sorted(shapes, key=_by_number):
         parts = tensor.split(".")
-        inside = any(part.isdigit() for part in parts)
-        is_block = len(parts) > 1 and parts[-2] == "experts" and len(shapes[tensor]) == 3
-        if not inside or not (is_block or (parts[-1] == "weight" and len(shapes[tensor]) == 2)):
+        # model.layers.0.self_attn.q_proj.weight: what is in no numbered layer is no target.
+        if not any(part.isdigit() for part in parts):
             continue
 
-        name = parts[-1] if is_block else parts[-2]
-        if not name.isdigit() and not re.search(r"norm|embed|^wte$|^wpe$|lm_head|router", name):
-            found[name] = None
+        dimensions = len(shapes[tensor])
+        if len(parts) > 1 and parts[-2] == "experts" and dimensions == 3:
+            name = parts[-1]
+        elif parts[-1] == "weight" and dimensions == 2:
+            name = parts[-2]
+        else:
+            continue
 
-    return list(found)
+        if not name.isdigit() and not NOT_LINEAR.search(name):
+            modules[name] = None
+
+    return list(modules)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A sort key that puts layer 2 before layer 10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
 
 
 def _context_length(config: dict[str, Any]) -> int:
-    inner = config.get("text_config")
-    for part in (config, inner if isinstance(inner, dict) else {}):
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            if type(value := part.get(key)) is int and 0 < value < 2**31:
+    """The most tokens of a row, by config.json or its text_config; 0 where neither says."""
+    text_config = config.get("text_config")
+    parts = [config]
+    if isinstance(text_config, dict):
+        parts.append(text_config)
+
+    for part in parts:
+        for key in CONTEXT_LENGTH_KEYS:
+            value = part.get(key)
+            # bool is a subclass of int.
+            if type(value) is int and 0 < value < 2**31:
                 return value
 
     return 0
 
 
 def chat_template_read(folder: Path) -> str:
-    """The template as transformers finds it: its own file first, then tokenizer_config.json. Empty
-    where none is."""
-    if (folder / "chat_template.jinja").is_file():
-        return (
-            (folder / "chat_template.jinja")
-            .read_bytes()[:JSON_LIMIT_BYTES]
-            .decode("utf-8", "replace")
-        )
+    """The template that transformers would use: its own file first, then tokenizer_config.json.
+    Empty where there is none."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_bytes()[:JSON_LIMIT_BYTES].decode("utf-8", "replace")
 
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = (
-            json_read(folder / name).get("chat_template") if (folder / name).is_file() else None
-        )
-        if isinstance(template, list):
-            named = {
-                str(part.get("name")): part.get("template")
-                for part in template
-                if isinstance(part, dict)
-            }
+        if not (folder / name).is_file():
+            continue
 
-            template = named.get("default") or next(iter(named.values()), None)
+        template = json_read(folder / name).get("chat_template")
+        if isinstance(template, list):
+            template = _default_template(template)
 
         if isinstance(template, str) and template:
             return template
@@ -440,36 +484,48 @@ def chat_template_read(folder: Path) -> str:
     return ""
 
 
+def _default_template(templates: list[Any]) -> Any:
+    """From named templates, [{"name": …, "template": …}], the one called default, else the
+    first; None where there is none."""
+    by_name: dict[str, Any] = {}
+    for part in templates:
+        if isinstance(part, dict):
+            by_name[str(part.get("name"))] = part.get("template")
+
+    return by_name.get("default") or next(iter(by_name.values()), None)
+
+
 def licence_read(folder: Path) -> str:
-    """The licence that the model card names in its head, such as apache-2.0; empty where it names
-    none."""
+    """The licence that the model card's front matter names, such as apache-2.0; empty where it
+    names none."""
     card = folder / "README.md"
     if not card.is_file():
         return ""
 
     with card.open("rb") as stream:
-        head = stream.read(65_536).decode("utf-8", "replace")
+        start = stream.read(65_536).decode("utf-8", "replace")
 
-    front = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
-    named = (
-        dict(re.findall(r"^(license|license_name): *[\"']?([^\s\"'#]+)", front[1], re.MULTILINE))
-        if front
-        else {}
-    )
+    front_matter = re.match(r"---\s*\n(.*?)\n---", start, re.DOTALL)
+    if front_matter is None:
+        return ""
 
-    licence = named.get("license", "")
+    values: dict[str, str] = dict(LICENCE.findall(front_matter[1]))
+    licence = values.get("license", "")
+    if licence == "other":
+        licence = values.get("license_name", licence)
 
-    return str(named.get("license_name", licence) if licence == "other" else licence)[:100]
+    return licence[:100]
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over the names and contents of all kept files, in order of name."""
+    """sha256 over the names and contents of all kept files, sorted by name."""
     return _digest(folder, sorted(kept_files(folder)))
 
 
 def tokenizer_digest(folder: Path) -> str:
     """sha256 over the tokenizer's files and chat template: equal digests give equal tokens."""
-    return _digest(folder, sorted(name for name in TOKENIZER_FILES if (folder / name).is_file()))
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return _digest(folder, sorted(names))
 
 
 def _digest(folder: Path, names: list[str]) -> str:

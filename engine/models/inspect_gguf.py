@@ -1,9 +1,12 @@
-"""The header of a GGUF file, read before any library does: whether it can hold what it claims to
-hold.
+"""The header of a GGUF file, checked before any library reads it: whether the file can hold what
+its header claims.
 
-Libraries make room for whatever a header claims, and a claim costs its sender eight bytes. Here
-nothing is kept but the place in the file and a few numbers, so that a file of a hundred bytes costs
-as much as it weighs.
+Libraries allocate memory for whatever a header claims, and a claim costs its sender eight bytes.
+Here nothing is kept but the position in the file and a few numbers, so that a small file takes
+little memory whatever it claims.
+
+    GGUF   version   tensors   keys    key, type, value …    name, dimensions, shape, type, offset …
+    magic  u32       u64       u64     of each key           of each tensor
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -19,18 +22,31 @@ from pathlib import Path
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 # Far beyond any real model (some thousand tensors, some hundred keys, half a million strings of
-# tokens and merges), and few enough to be counted in seconds.
-MOST_TENSORS, MOST_KEYS, MOST_STRINGS = 200_000, 65_536, 8_000_000
-# Length of names and keys by the format, of a shape by ggml.
-LONGEST_NAME, MOST_DIMENSIONS = 65_535, 4
-# The densest formats of weights take more than a bit for each.
+# tokens and merges), and few enough to be read in seconds.
+MOST_TENSORS = 200_000
+MOST_KEYS = 65_536
+MOST_STRINGS = 8_000_000
+# The format's limit on names and keys, and ggml's on a shape.
+LONGEST_NAME = 65_535
+MOST_DIMENSIONS = 4
+# The densest quantisations take more than a bit for each weight.
 MOST_WEIGHTS_PER_BYTE = 8
 
-STRING, ARRAY = 8, 9
+# Types of values.
+STRING = 8
+ARRAY = 9
 # Bytes of a value by its type: u8, i8, u16, i16, u32, i32, f32, bool; u64, i64, f64.
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
-SMALLEST_KEY, SMALLEST_TENSOR, SMALLEST_STRING = 8 + 4 + 1, 8 + 4 + 4 + 8, 8
+# Bytes at least: length, type and value of a key; length, dimensions, type and offset of a tensor;
+# length of a string.
+SMALLEST_KEY = 8 + 4 + 1
+SMALLEST_TENSOR = 8 + 4 + 4 + 8
+SMALLEST_STRING = 8
+
+
+# Keys, without their prefix, of sizes that are a side of some tensor.
+SIDES = ("embedding_length", "feed_forward_length", "vocab_size")
 
 
 class GgufProblem(ValueError):
@@ -46,52 +62,66 @@ TOO_MUCH = (
 
 @dataclass
 class _Header:
-    """`place`: of the next byte to be read. `strings`: how many have been passed by so far."""
+    """`position`: of the next byte to be read. `strings`: how many strings in arrays were skipped
+    so far. `numbers`: {key: its integer value}."""
 
     data: mmap.mmap
-    place: int = 0
+    position: int = 0
     strings: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
-        return len(self.data) - self.place
+        return len(self.data) - self.position
 
     def skip(self, count: int) -> None:
         if count > self.left:
             raise GgufProblem(CUT_OFF)
 
-        self.place += count
+        self.position += count
 
     def number(self, form: str = "<Q") -> int:
-        start = self.place
+        """The next integer, in the notation of the module struct."""
+        start = self.position
         self.skip(struct.calcsize(form))
-        return int(struct.unpack_from(form, self.data, start)[0])
+        (value,) = struct.unpack_from(form, self.data, start)
+
+        return int(value)
 
     def count(self, what: str, smallest: int, most: int) -> int:
-        """How many of something follow, of which each takes at least `smallest` bytes."""
-        found = self.number()
-        if found > most or found * smallest > self.left:
-            raise GgufProblem(TOO_MUCH.format(what=f"{found:,} {what}"))
+        """How many of something follow, of which each takes at least `smallest` bytes. Raises
+        GgufProblem for more than `most`, or more than the file has room for."""
+        count = self.number()
+        if count > most or count * smallest > self.left:
+            raise GgufProblem(TOO_MUCH.format(what=f"{count:,} {what}"))
 
-        return found
+        return count
 
-    def string(self, longest: int | None = None) -> bytes:
-        length = self.count("letters of one text", 1, longest or len(self.data))
-        start = self.place
+    def string(self, longest: int) -> bytes:
+        start = self._string_skip(longest)
+        return self.data[start : self.position]
+
+    def string_skip(self) -> None:
+        self._string_skip(len(self.data))
+
+    def _string_skip(self, longest: int) -> int:
+        """Returns where its text begins."""
+        length = self.count("letters of one text", 1, longest)
+        start = self.position
         self.skip(length)
-        return self.data[start : start + length] if longest else b""
+
+        return start
 
 
 def header_check(path: Path) -> None:
-    """Raises GgufProblem for a file whose header claims what the file cannot hold. Takes no memory
-    for the claims."""
+    """Raises GgufProblem for a file whose header claims more than the file can hold. Allocates no
+    memory for the claims."""
     with path.open("rb") as stream:
         if stream.read(4) != MAGIC:
             raise GgufProblem("This is no GGUF file: it does not begin with GGUF.")
 
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _Header(data, place=4)
+            header = _Header(data, position=len(MAGIC))
             _header_read(header)
 
 
@@ -104,8 +134,11 @@ def _header_read(header: _Header) -> None:
     for _ in range(keys):
         _key_read(header)
 
-    widest = max((_tensor_read(header) for _ in range(tensors)), default=0)
-    _sizes_check(header.numbers, tensors, widest)
+    longest_side = 0
+    for _ in range(tensors):
+        longest_side = max(longest_side, _tensor_read(header))
+
+    _sizes_check(header.numbers, tensors, longest_side)
 
 
 def _key_read(header: _Header) -> None:
@@ -122,12 +155,14 @@ def _key_read(header: _Header) -> None:
 def _array_skip(header: _Header) -> None:
     kind = header.number("<I")
     if kind in SIZES:
-        header.skip(header.count("values", SIZES[kind], len(header.data)) * SIZES[kind])
+        size = SIZES[kind]
+        count = header.count("values", size, len(header.data))
+        header.skip(count * size)
         return
 
     if kind != STRING:
-        # The format allows arrays of arrays; no model has any, and each level would be one more to
-        # count.
+        # The format allows arrays of arrays, but no model has any, and their depth would need a
+        # limit too.
         raise GgufProblem(CUT_OFF)
 
     count = header.count("texts", SMALLEST_STRING, MOST_STRINGS)
@@ -136,29 +171,27 @@ def _array_skip(header: _Header) -> None:
     if header.strings > MOST_STRINGS:
         raise GgufProblem(TOO_MUCH.format(what=f"{header.strings:,} texts"))
 
-    # Half a million of them are usual: nothing is called for each.
-    data, size, place, length_at = (
-        header.data,
-        len(header.data),
-        header.place,
-        struct.Struct("<Q").unpack_from,
-    )
+    # Half a million of them are usual, so no method is called for each.
+    data = header.data
+    size = len(data)
+    position = header.position
+    length_at = struct.Struct("<Q").unpack_from
 
     for _ in range(count):
-        if place + 8 > size:
+        if position + 8 > size:
             raise GgufProblem(CUT_OFF)
 
-        place += 8 + length_at(data, place)[0]
+        position += 8 + length_at(data, position)[0]
 
-    if place > size:
+    if position > size:
         raise GgufProblem(TOO_MUCH.format(what="longer texts"))
 
-    header.place = place
+    header.position = position
 
 
 def _value_skip(header: _Header, kind: int) -> None:
     if kind == STRING:
-        header.string()
+        header.string_skip()
     elif kind in SIZES:
         header.skip(SIZES[kind])
     else:
@@ -166,33 +199,35 @@ def _value_skip(header: _Header, kind: int) -> None:
 
 
 def _tensor_read(header: _Header) -> int:
-    """The longest of its dimensions."""
+    """Its longest side: the largest number of its shape."""
     header.string(LONGEST_NAME)
     dimensions = header.number("<I")
     if dimensions > MOST_DIMENSIONS:
         raise GgufProblem(TOO_MUCH.format(what=f"a tensor of {dimensions:,} dimensions"))
 
     shape = [header.number() for _ in range(dimensions)]
-    most = MOST_WEIGHTS_PER_BYTE * len(header.data)
-    if max(shape, default=0) > most or math.prod(shape) > most:
-        raise GgufProblem(
-            TOO_MUCH.format(
-                what=f"a tensor of {' by '.join(f'{side:,}' for side in shape)} weights"
-            )
-        )
+    longest_side = max(shape, default=0)
+    most_weights = MOST_WEIGHTS_PER_BYTE * len(header.data)
+    # The sides too: one of 0 makes any product 0.
+    if longest_side > most_weights or math.prod(shape) > most_weights:
+        sides = " by ".join(f"{side:,}" for side in shape)
+        raise GgufProblem(TOO_MUCH.format(what=f"a tensor of {sides} weights"))
 
-    header.number("<I")
-    if header.number() > len(header.data):
+    header.number("<I")  # its type
+    offset = header.number()
+    if offset > len(header.data):
         raise GgufProblem(CUT_OFF)
 
-    return max(shape, default=0)
+    return longest_side
 
 
-def _sizes_check(numbers: dict[str, int], tensors: int, widest: int) -> None:
-    """The sizes of the model, by which a library builds it, fit the weights that are there."""
+def _sizes_check(numbers: dict[str, int], tensors: int, longest_side: int) -> None:
+    """Raises GgufProblem where the sizes by which a library would build the model are larger than
+    its tensors."""
     for key, value in numbers.items():
         name = key.rpartition(".")[2]
         if name == "block_count" and value > tensors:
             raise GgufProblem(TOO_MUCH.format(what=f"{value:,} layers"))
-        if name in ("embedding_length", "feed_forward_length", "vocab_size") and value > widest:
+
+        if name in SIDES and value > longest_side:
             raise GgufProblem(TOO_MUCH.format(what=f"{value:,} as {name.replace('_', ' ')}"))

@@ -21,10 +21,10 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.doctor.combined_repairs import SafeMender
+from engine.doctor.combined_repairs import SafeRepairer
 from engine.doctor.repair_kinds import MEND_SAFE, REPAIRS
-from engine.doctor.row_repairs import Mender
-from engine.rows.lines import Mark, Row
+from engine.doctor.row_repairs import RowRepairer
+from engine.rows.lines import FilePosition, Row
 from engine.rows.read import FileProblem, read_rows
 
 # A row that is longer than this is not sent whole.
@@ -40,7 +40,7 @@ class SearchResult:
 
     read: int = 0
     matches: int = 0
-    next_mark: Mark | None = None
+    next_mark: FilePosition | None = None
     complete: bool = True
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +84,12 @@ def rows_on(
 
 
 def rows_with(
-    rows: Iterator[Row], text: str, start: Mark, most: int, clock: Clock, result: SearchResult
+    rows: Iterator[Row],
+    text: str,
+    start: FilePosition,
+    most: int,
+    clock: Clock,
+    result: SearchResult,
 ) -> Iterator[Row]:
     """The first `most` rows that hold the text in upper or lower case; further ones are only
     counted."""
@@ -135,7 +140,7 @@ def holds(row: Row, wanted: str) -> bool:
     return False
 
 
-def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
+def report(row: Row, mender: RowRepairer | SafeRepairer | None) -> dict[str, Any]:
     """The row as the web gets it; `mended`: the rows that a repair makes of it, null without a
     repair."""
     mended = None
@@ -158,13 +163,15 @@ def report(row: Row, mender: Mender | SafeMender | None) -> dict[str, Any]:
     return shown
 
 
-def mender_of(slug: str, format: str, column_map: dict[str, str]) -> Mender | SafeMender | None:
+def mender_of(
+    slug: str, format: str, column_map: dict[str, str]
+) -> RowRepairer | SafeRepairer | None:
     if not slug:
         return None
     if slug == MEND_SAFE:
-        return SafeMender(format, column_map)
+        return SafeRepairer(format, column_map)
 
-    return Mender(slug, format, column_map, makes=REPAIRS[slug].makes)
+    return RowRepairer(slug, format, column_map, makes=REPAIRS[slug].makes)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args(arguments)
 
-    start = Mark(*options.mark)
+    start = FilePosition(*options.mark)
     result = SearchResult()
     clock = Clock(options.seconds)
     mender = mender_of(options.repair, options.format, options.column_map)

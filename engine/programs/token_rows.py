@@ -22,7 +22,7 @@ from engine.chat.render import Renderer, Tokens, tokenizer_load
 from engine.chat.template import TemplateProblem
 from engine.messages.failures import explain
 from engine.rows.examples import Example, RowProblem, to_example
-from engine.rows.read import Mark, Row, read_rows
+from engine.rows.read import FilePosition, Row, read_rows
 
 ROWS = 5
 # What a person reads, and a browser shows without effort.
@@ -105,7 +105,9 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in ids]
 
 
-def rows_from(path: Path, file_type: str, mark: Mark, skip: int, count: int) -> Iterator[Row]:
+def rows_from(
+    path: Path, file_type: str, mark: FilePosition, skip: int, count: int
+) -> Iterator[Row]:
     return islice(read_rows(path, file_type, mark), skip, skip + count)
 
 
@@ -125,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         renderer = Renderer(tokenizer_load(options.model), warn=lambda code, message: None)
-        start = Mark(*options.mark)
+        start = FilePosition(*options.mark)
         page = rows_from(options.data, options.file_type, start, options.skip, options.rows)
         rows = [row_shown(renderer, row, options.format, options.column_map) for row in page]
     except Exception as error:

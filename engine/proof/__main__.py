@@ -3,10 +3,10 @@
     python -m engine.proof RUN FOLDER                     FOLDER was made from the run directory RUN
     python -m engine.proof RUN FOLDER --checkpoint 200    from its checkpoint of that step
 
-Loads what was written with transformers alone, asks it what the train held out, and compares with
-the base model and the adapter beside it. Prints one JSON line a piece of news: {"progress": 0..1},
-and last {"done": {"passed", "checks": [{"name", "passed", "detail"}]}} or {"error": "what is wrong,
-in words for people"}. Exit code 4: the proof failed."""
+Loads what was written with transformers alone, has it answer the train's held-out prompts, and
+compares with the base model and its adapter. Prints JSON lines: {"progress": 0..1} as it goes, and
+last {"done": {"passed", "checks": [{"name", "passed", "detail"}]}} or {"error": "what is wrong, in
+words for people"}. Exit code 4: the proof failed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from engine.proof.prove import prove
 EXIT_FAILED_PROOF = 4
 
 
-def say(**news: Any) -> None:
-    print(json.dumps(news), flush=True)
+def say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
     parser.add_argument("folder", type=Path, help="the model that was made from it")
     parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+
+    def on_progress(share: float) -> None:
+        say(progress=share)
 
     try:
-        checks = prove(given.run, given.folder, given.checkpoint, lambda share: say(progress=share))
+        checks = prove(options.run, options.folder, options.checkpoint, on_progress)
     except (Refused, SpecError, ModelProblem) as error:
         say(error=str(error))
         return 1
@@ -49,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
     passed = all(check.passed for check in checks)
-    say(done={"passed": passed, "checks": [asdict(check) for check in checks]})
+    listed = [asdict(check) for check in checks]
+    say(done={"passed": passed, "checks": listed})
+
     return 0 if passed else EXIT_FAILED_PROOF
 
 

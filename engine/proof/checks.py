@@ -1,29 +1,28 @@
 """The comparisons of a proof: each has a name, a verdict, and its figures in a sentence for people.
 
-The yardstick is rounding itself. A merge that is stored in sixteen bits cannot equal the trained
-model in every digit; it can equal that model rounded once, and that is what is asked of it."""
+What is allowed is rounding. A merge that is stored in sixteen bits cannot equal the trained model
+in every digit; it can equal that model rounded once, and that is what is asked of it. So three
+models are compared: `trained`, the model as it was trained; `rounded`, that one merged by peft and
+rounded once; `stored`, the model in the folder."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoTokenizer
 
+from engine.loading.pretrained import pretrained_load_with_report
 from engine.models.inspect import json_read
-from engine.proof.evidence import LOAD, Evidence
+from engine.proof.evidence import Evidence
 from engine.proof.questions import Question
 from engine.publish.tokenizer import PROBE
 
-# Mean difference of log-probabilities, or of scores, that is none: sums in another order give as
-# much.
+# Mean difference of log-probabilities, or of scores, that counts as none: the same sums in another
+# order differ by as much.
 NO_DIFFERENCE = 1e-4
 CONVERSATION = [
     {"role": "user", "content": "Hello! How are you?"},
@@ -40,58 +39,57 @@ class Check:
 
 
 def loading_check(folder: Path, questions: list[Question], *, scores: bool) -> Check:
-    """Whether transformers loads the folder as it stands, and computes finite numbers in the type
+    """Whether transformers loads the folder as it stands, and computes finite numbers in the dtype
     that it is stored in."""
     name = "Loads in transformers"
-    kind: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
 
     try:
-        model, report = kind.from_pretrained(folder, dtype="auto", output_loading_info=True, **LOAD)
+        model, report = pretrained_load_with_report(folder, scores=scores, dtype="auto")
     except Exception as error:
-        return Check(name, False, f"transformers refuses it: {_line(error)}")
+        return Check(name, False, f"transformers refuses it: {_one_line(error)}")
 
-    for problem, words in (
-        ("missing_keys", "are missing"),
-        ("mismatched_keys", "are of another size"),
-    ):
-        if report[problem]:
-            first = sorted(map(str, report[problem]))[0]
-            return Check(name, False, f"{len(report[problem])} weights {words}, such as {first}.")
+    problem = _weights_problem(model, report)
+    if problem:
+        return Check(name, False, problem)
 
-    if report["unexpected_keys"]:
-        first = sorted(report["unexpected_keys"])[0]
-        return Check(
-            name, False, f"The files hold weights that the model does not have, such as {first}."
-        )
-
-    broken = [
-        key for key, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())
-    ]
-    if broken:
-        return Check(name, False, f"The weight {broken[0]} holds numbers that are not finite.")
-
+    ids = torch.tensor([questions[0].prompt])  # (1, tokens)
     with torch.no_grad():
-        logits = model.eval()(input_ids=torch.tensor([questions[0].prompt])).logits
+        logits = model.eval()(input_ids=ids).logits
 
+    dtype = str(model.dtype).removeprefix("torch.")
     if not bool(torch.isfinite(logits).all()):
         return Check(
             name,
             False,
-            f"Computed in {_type(model)}, its results are not finite. Choose bf16 or fp32.",
+            f"Computed in {dtype}, its results are not finite. Choose bf16 or fp32.",
         )
 
-    return Check(
-        name,
-        True,
-        f"{sum(1 for _ in model.parameters()):,} weights of type {_type(model)}, none missing.",
-    )
+    count = sum(1 for _ in model.parameters())
+    return Check(name, True, f"{count:,} weights of type {dtype}, none missing.")
 
 
-def _type(model: Any) -> str:
-    return str(model.dtype).removeprefix("torch.")
+def _weights_problem(model: Any, report: dict[str, Any]) -> str:
+    """What is wrong with the weights by transformers' loading report, "" where nothing is."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        return f"{len(missing)} weights are missing, such as {missing[0]}."
+
+    mismatched = sorted(map(str, report["mismatched_keys"]))
+    if mismatched:
+        return f"{len(mismatched)} weights are of another size, such as {mismatched[0]}."
+
+    unexpected = sorted(report["unexpected_keys"])
+    if unexpected:
+        return f"The files hold weights that the model does not have, such as {unexpected[0]}."
+
+    for weight_name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            return f"The weight {weight_name} holds numbers that are not finite."
+
+    return ""
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
@@ -99,44 +97,39 @@ def tokens_check(trained: Any, folder: Path) -> Check:
     """`trained`: the tokenizer that the train used."""
     name = "Same tokens"
     try:
-        found = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        stored = _tokenizer_read(folder)
     except Exception as error:
-        return Check(name, False, f"The tokenizer cannot be read: {_line(error)}")
+        return Check(name, False, f"The tokenizer cannot be read: {_one_line(error)}")
 
-    text = PROBE + "".join(str(token) for token in trained.added_tokens_decoder.values())
-    if found(text)["input_ids"] != trained(text)["input_ids"] or len(found) != len(trained):
+    added_tokens = "".join(str(token) for token in trained.added_tokens_decoder.values())
+    text = PROBE + added_tokens
+    wanted = trained(text)["input_ids"]
+
+    if stored(text)["input_ids"] != wanted or len(stored) != len(trained):
         return Check(
             name,
             False,
-            "The tokenizer makes other tokens of a text than the one that was trained with.",
+            "The tokenizer turns a text into other tokens than the one of the train does.",
         )
 
-    return Check(
-        name,
-        True,
-        f"A text of many scripts gives the same {len(trained(text)['input_ids']):,} tokens.",
-    )
+    return Check(name, True, f"A text of many scripts gives the same {len(wanted):,} tokens.")
 
 
 def template_check(trained: Any, folder: Path) -> Check:
-    """Whether a conversation is rendered to the same tokens, with and without the request for an
-    answer."""
+    """Whether a conversation is rendered to the same tokens, with and without the generation
+    prompt. `trained`: the tokenizer that the train used."""
     name = "Same chat template"
     try:
-        found = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        pairs = [
-            (_rendered(tokenizer, turns, asks) for tokenizer in (trained, found))
-            for turns, asks in ((CONVERSATION, True), (CONVERSATION[:2], False))
-        ]
-        equal = all(first == second for first, second in pairs)
-    except Exception as error:
-        return Check(name, False, f"The chat template cannot be rendered: {_line(error)}")
+        stored = _tokenizer_read(folder)
+        is_equal = True
 
-    if not equal:
+        for turns, generation_prompt in ((CONVERSATION, True), (CONVERSATION[:2], False)):
+            wanted = _rendered(trained, turns, generation_prompt)
+            is_equal &= _rendered(stored, turns, generation_prompt) == wanted
+    except Exception as error:
+        return Check(name, False, f"The chat template cannot be rendered: {_one_line(error)}")
+
+    if not is_equal:
         return Check(
             name, False, "The chat template writes a conversation otherwise than in training."
         )
@@ -144,25 +137,34 @@ def template_check(trained: Any, folder: Path) -> Check:
     return Check(name, True, "A conversation becomes the same tokens as in training.")
 
 
-def _rendered(tokenizer: Any, turns: list[dict[str, str]], asks: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+def _tokenizer_read(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _rendered(tokenizer: Any, turns: list[dict[str, str]], generation_prompt: bool) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=generation_prompt
+    )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def ends_of(folder: Path) -> set[int]:
-    """The end tokens that a program reads from a model folder: generation_config.json, config.json
-    else."""
+    """The end tokens that a program reads from a model folder: from generation_config.json, else
+    from config.json, else transformers' default for the architecture."""
     for name in ("generation_config.json", "config.json"):
         if not (folder / name).is_file():
             continue
 
-        known = json_read(folder / name).get("eos_token_id")
-        if known is not None:
-            return {known} if isinstance(known, int) else set(known)
+        stored = json_read(folder / name).get("eos_token_id")
+        if stored is not None:
+            return _token_set(stored)
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    known = config.get_text_config().eos_token_id
-    return {known} if isinstance(known, int) else set(known or [])
+    return _token_set(config.get_text_config().eos_token_id)
+
+
+def _token_set(eos_token_id: int | list[int] | None) -> set[int]:
+    return {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or [])
 
 
 def ends_check(wanted: set[int], folder: Path, tokenizer: Any) -> Check:
@@ -170,86 +172,102 @@ def ends_check(wanted: set[int], folder: Path, tokenizer: Any) -> Check:
     name = "End tokens"
     missing = wanted - ends_of(folder)
     if missing:
-        words = ", ".join(tokenizer.convert_ids_to_tokens(sorted(missing)))
+        tokens = ", ".join(tokenizer.convert_ids_to_tokens(sorted(missing)))
         return Check(
-            name, False, f"Programs are not told that answers end with {words}: they would run on."
+            name, False, f"Programs are not told that answers end with {tokens}: they would run on."
         )
 
-    words = ", ".join(tokenizer.convert_ids_to_tokens(sorted(wanted))) or "none"
-    return Check(name, True, f"Answers end with {words}, as in training.")
+    tokens = ", ".join(tokenizer.convert_ids_to_tokens(sorted(wanted))) or "none"
+    return Check(name, True, f"Answers end with {tokens}, as in training.")
 
 
-def answers_check(trained: Evidence, plain: Evidence, found: Evidence, kind: str) -> Check:
-    """Greedy answers. `plain`: of the trained model, rounded once."""
+def answers_check(trained: Evidence, rounded: Evidence, stored: Evidence, kind: str) -> Check:
+    """Greedy answers. `kind`: of the questions, for the sentence."""
     count = len(trained.answers)
-    equal = _equal(trained, found)
-    at_best = _equal(trained, plain)
+    equal = _equal_answers(trained, stored)
+    equal_when_rounded = _equal_answers(trained, rounded)
     detail = f"{equal} of {count} greedy answers to {kind} are the trained model's, token for token"
 
-    if at_best < count:
-        detail += f"; rounding alone leaves {at_best}"
-
-    first = sum(
-        _begin_alike(left, right)
-        for left, right in zip(trained.answers, found.answers, strict=True)
-    )
+    if equal_when_rounded < count:
+        detail += f"; rounding alone leaves {equal_when_rounded}"
 
     if equal < count:
-        detail += f". {first} of {count} begin with the same token"
+        same_start = _equal_first_tokens(trained, stored)
+        detail += f". {same_start} of {count} begin with the same token"
 
-    return Check("Same answers", equal >= at_best and found.answers != [], f"{detail}.")
+    passed = equal >= equal_when_rounded and stored.answers != []
+    return Check("Same answers", passed, f"{detail}.")
 
 
-def _equal(left: Evidence, right: Evidence) -> int:
+def _equal_answers(left: Evidence, right: Evidence) -> int:
     return sum(one == other for one, other in zip(left.answers, right.answers, strict=True))
 
 
-def _begin_alike(left: list[int], right: list[int]) -> bool:
-    return left[:1] == right[:1]
+def _equal_first_tokens(left: Evidence, right: Evidence) -> int:
+    pairs = zip(left.answers, right.answers, strict=True)
+    return sum(one[:1] == other[:1] for one, other in pairs)
 
 
-def endings_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
-    """Whether answers come to their end as often as the trained model's."""
-    wanted, at_best, ended = sum(trained.ended), sum(plain.ended), sum(found.ended)
+def endings_check(trained: Evidence, rounded: Evidence, stored: Evidence) -> Check:
+    """Whether answers reach their end token as often as the trained model's."""
+    wanted = min(sum(trained.ended), sum(rounded.ended))
+    ended = sum(stored.ended)
     detail = (
-        f"{ended} of {len(found.ended)} answers reach their end; {wanted} in the trained model."
+        f"{ended} of {len(stored.ended)} answers reach their end; {sum(trained.ended)} in the "
+        "trained model."
     )
-    return Check("Answers end", ended >= min(wanted, at_best), detail)
+
+    return Check("Answers end", ended >= wanted, detail)
 
 
-def probabilities_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
+def probabilities_check(trained: Evidence, rounded: Evidence, stored: Evidence) -> Check:
     """Log-probabilities of the reference answers' tokens."""
-    pairs = [_flat(evidence.log_probs) for evidence in (trained, plain, found)]
-    return _near(
+    return _closeness_check(
         "Same probabilities",
-        *pairs,
+        _flat(trained.log_probs),
+        _flat(rounded.log_probs),
+        _flat(stored.log_probs),
         what="The log-probabilities of the reference answers",
         per="token",
     )
 
 
-def scores_check(trained: Evidence, plain: Evidence, found: Evidence) -> Check:
-    return _near(
-        "Same scores", trained.scores, plain.scores, found.scores, what="The scores", per="text"
+def scores_check(trained: Evidence, rounded: Evidence, stored: Evidence) -> Check:
+    return _closeness_check(
+        "Same scores",
+        trained.scores,
+        rounded.scores,
+        stored.scores,
+        what="The scores",
+        per="text",
     )
 
 
-def _near(
-    name: str, trained: list[float], plain: list[float], found: list[float], *, what: str, per: str
+def _closeness_check(
+    name: str,
+    trained: list[float],
+    rounded: list[float],
+    stored: list[float],
+    *,
+    what: str,
+    per: str,
 ) -> Check:
-    rounding, difference = _mean_difference(trained, plain), _mean_difference(trained, found)
+    """Whether `stored` is at most twice as far from `trained` as rounding is."""
+    rounding = _mean_difference(trained, rounded)
+    difference = _mean_difference(trained, stored)
     detail = (
         f"{what} differ by {difference:.2g} per {per} on average; rounding alone makes "
         f"{rounding:.2g}."
     )
+
     return Check(name, difference <= 2 * rounding + NO_DIFFERENCE, detail)
 
 
 def _mean_difference(left: list[float], right: list[float]) -> float:
-    """Infinite where a number is not finite."""
+    """The mean absolute difference; infinite where a number is not finite."""
     differences = [abs(one - other) for one, other in zip(left, right, strict=True)]
     mean = sum(differences) / max(1, len(differences))
-    return mean if mean == mean else float("inf")
+    return float("inf") if math.isnan(mean) else mean
 
 
 def _flat(rows: list[list[float]]) -> list[float]:

@@ -1,5 +1,5 @@
-"""What a model says to the questions of a proof. Everything is computed in fp32, so that two models
-differ by their weights alone."""
+"""What a model answers to the questions of a proof. Everything is computed in fp32, so that two
+models differ by their weights alone."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from engine.loading.generate import answers_generate
+from engine.loading.pretrained import adapted_load, pretrained_load
 from engine.models.inspect import json_read
 from engine.proof.questions import Question
 from engine.run.samples import greedy
 
 ANSWER_TOKENS = 48
-LOAD: dict[str, Any] = {
-    "local_files_only": True,
-    "trust_remote_code": False,
-    "use_safetensors": True,
-}
 
 
 @dataclass
 class Evidence:
-    """answers: token ids to the end token, one list a question; ended: whether that token came
-    within ANSWER_TOKENS.
+    """One entry a question in each list. A model that writes has `answers`, `ended` and
+    `log_probs`; one that scores texts has `scores` alone.
 
-    log_probs: of each token of the reference answers, natural logarithm. scores: of a model that
-    scores texts; it has neither answers nor log-probabilities."""
+    answers: greedy answers as token ids, with the end token. ended: whether that token came within
+    ANSWER_TOKENS. log_probs: of each token of the reference answers, natural logarithm; questions
+    without a reference are left out."""
 
     answers: list[list[int]] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
@@ -38,21 +34,17 @@ class Evidence:
 
 
 def trained_load(base: Path, adapter: Path | None, trained: Path, *, scores: bool) -> Any:
-    """The model as it was trained, in fp32: base model with the adapter beside it, or the whole
+    """The model as it was trained, in fp32: the base model with the adapter on it, or the whole
     model in `trained`."""
-    kind: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-
     if adapter is None:
-        return kind.from_pretrained(trained, dtype=torch.float32, **LOAD)
+        return pretrained_load(trained, scores=scores, dtype=torch.float32)
 
-    options = {"num_labels": 1} if scores else {}
-    model = kind.from_pretrained(base, dtype=torch.float32, **LOAD, **options)
-    return PeftModel.from_pretrained(model, str(adapter))
+    return adapted_load(base, adapter, scores=scores, dtype=torch.float32)
 
 
-def rounded(model: Any, dtype: torch.dtype) -> Any:
-    """The trained model merged by peft in fp32 and rounded once: what a right merge cannot be
-    better than."""
+def merge_and_round(model: Any, dtype: torch.dtype) -> Any:
+    """The trained model merged by peft in fp32 and rounded once to `dtype`: no right merge can be
+    better. In fp32 again, to be computed like the others."""
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     return merged.to(dtype).float()
 
@@ -68,35 +60,43 @@ def evidence_collect(
 ) -> Evidence:
     """`stops`: the tokens at which an answer ends."""
     model.eval()
-    found = Evidence()
+    evidence = Evidence()
 
     for question in questions:
-        whole = torch.tensor([question.prompt + question.reference])
+        ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
         if scores:
-            found.scores.append(float(model(input_ids=whole).logits[0, 0]))
+            evidence.scores.append(float(model(input_ids=ids).logits[0, 0]))
             continue
 
         answer = _answer(model, question.prompt, stops)
-        found.answers.append(answer)
-        found.ended.append(bool(answer) and answer[-1] in stops)
+        evidence.answers.append(answer)
+        evidence.ended.append(bool(answer) and answer[-1] in stops)
 
         if question.reference:
-            logits = model(input_ids=whole).logits[0, len(question.prompt) - 1 : -1].float()
-            chosen = torch.tensor(question.reference).unsqueeze(1)
-            found.log_probs.append(logits.log_softmax(-1).gather(1, chosen)[:, 0].tolist())
+            logits = model(input_ids=ids).logits[0]  # (tokens, vocabulary)
+            evidence.log_probs.append(_reference_log_probs(logits, question))
 
-    return found
+    return evidence
 
 
 def _answer(model: Any, prompt: list[int], stops: set[int]) -> list[int]:
-    ids = torch.tensor([prompt])
     with greedy(model):
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+        (answer,) = answers_generate(
+            model,
+            [prompt],
             max_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             eos_token_id=sorted(stops) or None,
         )
 
-    return [int(token) for token in written[0, len(prompt) :].tolist()]
+    return answer
+
+
+def _reference_log_probs(logits: torch.Tensor, question: Question) -> list[float]:
+    """logits: (tokens, vocabulary), of prompt and reference. Returns the log-probability of each
+    token of the reference: the logits of a position are about the token behind it."""
+    predictions = logits[len(question.prompt) - 1 : -1].float()
+    targets = torch.tensor(question.reference).unsqueeze(1)  # (reference tokens, 1)
+    log_probs: list[float] = predictions.log_softmax(-1).gather(1, targets)[:, 0].tolist()
+
+    return log_probs

@@ -1,4 +1,4 @@
-"""The proof from top to bottom: what to ask, what three models say to it, and the comparisons."""
+"""The proof from top to bottom: the questions, what three models answer, and the comparisons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import MODEL, read_spec
-from engine.merging.folder import ADAPTER, MergeRequest
+from engine.merging.folder import MergeRequest
 from engine.proof.checks import (
     Check,
     answers_check,
@@ -28,10 +28,10 @@ from engine.proof.evidence import (
     Evidence,
     evidence_collect,
     is_scorer,
-    rounded,
+    merge_and_round,
     trained_load,
 )
-from engine.proof.questions import questions_find
+from engine.proof.questions import Question, questions_find
 
 
 def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], None]) -> list[Check]:
@@ -40,10 +40,8 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     Raises Refused, SpecError, ModelProblem or TrainError where the train's own parts cannot be
     read."""
     spec = read_spec(run)
-    request = MergeRequest(run, step)
     base = Path(spec.base_model_path)
-    tokenizer_folder = run / MODEL if (run / MODEL / "tokenizer_config.json").is_file() else base
-    tokenizer = tokenizer_load(tokenizer_folder, config_folder=base)
+    tokenizer = _tokenizer_load(run, base)
     renderer = Renderer(
         tokenizer,
         system_prompt=spec.system_prompt,
@@ -67,23 +65,35 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
         return checks
 
     # One model in memory at a time.
-    found = _found(folder, questions, stops, scores)
+    stored = _stored_evidence(folder, questions, stops, scores)
     on_progress(0.5)
-    adapter = request.weights if (request.weights / ADAPTER).is_file() else None
+
+    request = MergeRequest(run, step)
+    adapter = request.weights if request.is_adapter else None
     model = trained_load(base, adapter, request.weights, scores=scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
     on_progress(0.75)
-    plain = evidence_collect(rounded(model, _stored(folder)), questions, stops, scores=scores)
+
+    model = merge_and_round(model, _stored_dtype(folder))
+    rounded = evidence_collect(model, questions, stops, scores=scores)
     on_progress(1.0)
 
     if scores:
-        return [*checks, scores_check(trained, plain, found)]
+        return [*checks, scores_check(trained, rounded, stored)]
 
-    checks += [answers_check(trained, plain, found, kind), endings_check(trained, plain, found)]
+    checks.append(answers_check(trained, rounded, stored, kind))
+    checks.append(endings_check(trained, rounded, stored))
     if trained.log_probs:
-        checks.append(probabilities_check(trained, plain, found))
+        checks.append(probabilities_check(trained, rounded, stored))
 
     return checks
+
+
+def _tokenizer_load(run: Path, base: Path) -> Any:
+    """The tokenizer that the train saved; the base model's where the train failed before that."""
+    saved = run / MODEL
+    folder = saved if (saved / "tokenizer_config.json").is_file() else base
+    return tokenizer_load(folder, config_folder=base)
 
 
 def _stops(run: Path, base: Path, renderer: Renderer) -> set[int]:
@@ -94,15 +104,19 @@ def _stops(run: Path, base: Path, renderer: Renderer) -> set[int]:
     return set(renderer.stop_ids(sorted(ends_of(base))))
 
 
-def _found(folder: Path, questions: Any, stops: set[int], scores: bool) -> Evidence:
-    """What the model in `folder` says, ended by its own end tokens."""
+def _stored_evidence(
+    folder: Path, questions: list[Question], stops: set[int], scores: bool
+) -> Evidence:
+    """What the model in `folder` answers; of `stops` those alone that its own files name."""
     model = trained_load(folder, None, folder, scores=scores)
-    own = stops & ends_of(folder) if not scores else stops
-    return evidence_collect(model, questions, own, scores=scores)
+    if not scores:
+        stops = stops & ends_of(folder)
+
+    return evidence_collect(model, questions, stops, scores=scores)
 
 
-def _stored(folder: Path) -> torch.dtype:
-    """The number type that config.json names."""
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype that config.json names, fp32 where it names none."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     dtype = config.dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -36,41 +36,51 @@ class Question:
 
 
 def questions_find(run: Path, spec: Spec, renderer: Renderer) -> tuple[list[Question], str]:
-    """(questions, what kind of rows they are). Held-out rows are those that the train itself showed
-    answers to."""
-    for kind, found in ((HELD_OUT, _held_out(run, spec)), (FROM_DATASET, _first_rows(spec))):
-        if made := list(islice(_questions(found, renderer), QUESTIONS)):
-            return made, kind
+    """(questions, what kind of rows they are). Held-out rows are those that the train itself wrote
+    sample answers to."""
+    for kind, rows in ((HELD_OUT, _held_out(run, spec)), (FROM_DATASET, _first_rows(spec))):
+        questions = list(islice(_questions(rows, renderer), QUESTIONS))
+        if questions:
+            return questions, kind
 
-    plain = [Example(messages=[{"role": "user", "content": text}]) for text in PLAIN_QUESTIONS]
-    return list(_questions(iter(plain), renderer)), BUILT_IN
+    built_in = [Example(messages=[{"role": "user", "content": text}]) for text in PLAIN_QUESTIONS]
+    return list(_questions(iter(built_in), renderer)), BUILT_IN
 
 
 def _rows(spec: Spec) -> Iterator[Example]:
-    """Of the dataset that evaluation was made on; nothing where its file is gone."""
-    for data in filter(None, (spec.evaluation_dataset, spec.dataset)):
+    """The rows of the evaluation dataset, if there is one, then of the dataset; none of a file that
+    is gone."""
+    for data in (spec.evaluation_dataset, spec.dataset):
+        if data is None:
+            continue
+
         try:
-            for _, example in examples_by_line(
+            examples = examples_by_line(
                 Path(data.path), data.file_type, data.format, data.column_map
-            ):
+            )
+            for _, example in examples:
                 yield example
         except (OSError, FileProblem):
             continue
 
 
 def _held_out(run: Path, spec: Spec) -> Iterator[Example]:
-    wanted = {
-        (event.get("prompt"), event.get("reference"))
-        for event in all_events(run)
-        if event["type"] == "sample" and event.get("stage") in ("before", "after")
-    }
+    """The rows that the train's sample events show, each once."""
+    wanted: set[tuple[Any, Any]] = set()
+    for event in all_events(run):
+        if event["type"] == "sample" and event.get("stage") in ("before", "after"):
+            wanted.add((event.get("prompt"), event.get("reference")))
 
     if not wanted:
         return
 
     for example in islice(_rows(spec), ROWS_SEARCHED):
-        if example.messages is not None and (shown(example.asked), example.answer) in wanted:
-            wanted.discard((shown(example.asked), example.answer))
+        if example.messages is None:
+            continue
+
+        sample = (shown(example.asked), example.answer)
+        if sample in wanted:
+            wanted.discard(sample)
             yield example
 
         if not wanted:
@@ -82,7 +92,7 @@ def _first_rows(spec: Spec) -> Iterator[Example]:
 
 
 def _questions(examples: Iterator[Example], renderer: Renderer) -> Iterator[Question]:
-    """Rows that the template cannot write are passed over: the train did so too."""
+    """Rows that the chat template cannot render are left out, as the train left them out."""
     for example in examples:
         try:
             yield _question(example, renderer)
@@ -93,13 +103,17 @@ def _questions(examples: Iterator[Example], renderer: Renderer) -> Iterator[Ques
 def _question(example: Example, renderer: Renderer) -> Question:
     if example.messages is None:
         ids = list(renderer.tokenizer(example.text or "")["input_ids"])
-        count = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2))
-        return Question(ids[:count], ids[count : count + REFERENCE_TOKENS])
+        prompt_length = max(1, min(TEXT_PROMPT_TOKENS, len(ids) // 2))
+        reference_end = prompt_length + REFERENCE_TOKENS
+        return Question(ids[:prompt_length], ids[prompt_length:reference_end])
 
     asked = example.asked
     answer: list[dict[str, Any]] = example.chosen or example.messages[len(asked) :]
-    if not answer:
-        return Question(renderer.prompt_ids(asked, example.tools)[-PROMPT_TOKENS:], [])
+    reference: list[int] = []
 
-    prompt, reference = renderer.answered(asked, answer, example.tools)
+    if answer:
+        prompt, reference = renderer.answered(asked, answer, example.tools)
+    else:
+        prompt = renderer.prompt_ids(asked, example.tools)
+
     return Question(prompt[-PROMPT_TOKENS:], reference[:REFERENCE_TOKENS])

@@ -1,4 +1,5 @@
-"""model/ of a run directory: adapter or model, with all that is needed to load it elsewhere."""
+"""The folder model/ of a run directory: adapter or model, with all that is needed to load it
+elsewhere."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from engine.publish.usage import NEWER_ONLY
 from engine.run.hardware import Precision
 from engine.run.job import Job
 
-# Weights that are no part of the model. Readers such as vLLM load every safetensors file beside
-# config.json.
+# The folder of tensors that are no part of the model, such as a value head. It is a folder because
+# readers such as vLLM load every safetensors file that lies next to config.json.
 BESIDE = "beside"
 
 
@@ -31,11 +32,10 @@ def model_save(
     *,
     beside: dict[str, dict[str, torch.Tensor]] | None = None,
 ) -> int:
-    """Write model/ whole or not at all, with further tensors in its folder beside/; returns its
-    size in bytes.
+    """Write model/ whole or not at all, with the tensors of `beside`, {file name: {name: tensor}},
+    in its folder beside/. Returns its size in bytes.
 
-    A model that was computed in half precision is published in it; `model` itself becomes what is
-    published.
+    A model that was computed in half precision is published in it: `model` itself is cast.
     """
     folder = job.directory / MODEL_UNFINISHED
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +51,8 @@ def model_save(
         generation_write(model.get_base_model(), base, folder)
     else:
         if precision.autocast:
-            model.to(torch.bfloat16 if precision.autocast == "bf16" else torch.float16)
+            dtype = torch.bfloat16 if precision.autocast == "bf16" else torch.float16
+            model.to(dtype)
 
         # Weights under the names that the base model's files have; the config files follow.
         model.save_pretrained(folder)
@@ -68,7 +69,8 @@ def model_save(
 
 
 def newer_only(model: Any) -> bool:
-    """Whether it adapts experts, which are one tensor in transformers 5 and many layers in 4."""
+    """Whether `model` adapts experts, which are one tensor in transformers 5 and many layers in
+    4."""
     configs = getattr(model, "peft_config", {}).values()
     return any(getattr(config, "target_parameters", None) for config in configs)
 
@@ -76,41 +78,50 @@ def newer_only(model: Any) -> bool:
 def _adapter_write(job: Job, model: Any, folder: Path) -> None:
     source = job.spec.base_model_source
     for config in model.peft_config.values():
-        # Never this machine's path: a hub id where there is one, else the name that people know it
-        # by.
-        config.base_model_name_or_path = source.hub_id if source else job.spec.base_model_name
-        config.revision = source.revision or None if source else None
+        # Never this machine's path: a hub id where there is one, else the base model's name here.
+        if source:
+            config.base_model_name_or_path = source.hub_id
+            config.revision = source.revision or None
+        else:
+            config.base_model_name_or_path = job.spec.base_model_name
+            config.revision = None
 
     model.save_pretrained(folder, save_embedding_layers=False)
+    json_change(folder / "adapter_config.json", _sorted_lists)
 
-    def sort(config: Json) -> Json:
-        # Sets, which would be written in another order each time.
-        names = ("target_modules", "target_parameters", "modules_to_save")
-        lists = {name: config[name] for name in names if isinstance(config.get(name), list)}
-        return config | {name: sorted(found) for name, found in lists.items()}
 
-    json_change(folder / "adapter_config.json", sort)
+def _sorted_lists(config: Json) -> Json:
+    """peft holds these as sets, which would be written in another order each time."""
+    sorted_config = dict(config)
+    for name in ("target_modules", "target_parameters", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            sorted_config[name] = sorted(config[name])
+
+    return sorted_config
 
 
 def _beside_write(files: dict[str, dict[str, torch.Tensor]], folder: Path) -> None:
-    for name, tensors in files.items():
-        (folder / BESIDE).mkdir(exist_ok=True)
-        kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(kept, folder / BESIDE / name)
+    if not files:
+        return
+
+    target = folder / BESIDE
+    target.mkdir()
+
+    for file_name, tensors in files.items():
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, target / file_name)
 
 
 def _parameters_write(job: Job, folder: Path) -> None:
     spec = job.spec
-    written: dict[str, Any] = {"base_model": spec.base_model_name}
+    content: dict[str, Any] = {"base_model": spec.base_model_name}
 
     if spec.base_model_source:
-        written |= {"base_model_hub_id": spec.base_model_source.hub_id}
-        written |= {"base_model_revision": spec.base_model_source.revision}
+        content["base_model_hub_id"] = spec.base_model_source.hub_id
+        content["base_model_revision"] = spec.base_model_source.revision
 
-    written |= {
-        "parameters": job.parameters.model_dump(mode="json"),
-        "system_prompt": spec.system_prompt,
-        "dataset_sha256": spec.dataset.sha256,
-    }
+    content["parameters"] = job.parameters.model_dump(mode="json")
+    content["system_prompt"] = spec.system_prompt
+    content["dataset_sha256"] = spec.dataset.sha256
 
-    json_write(folder / "training_parameters.json", written)
+    json_write(folder / "training_parameters.json", content)

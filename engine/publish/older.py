@@ -1,8 +1,8 @@
 """What transformers 4 needs in the JSON files of a model folder that transformers 5 wrote. Standard
 library only.
 
-Everything here adds to a file or gives a value its older name; transformers 5 reads the result as
-before. The renamed keys were found by writing the config of every causal language model with 4.57,
+Everything here adds keys to a file or gives a value its older name; transformers 5 reads the result
+as before. The renamed keys were found by writing the config of every causal language model with 4.57,
 saving it again with 5.24 and reading that with 4.57; tests/interoperability/test_configs.py repeats
 it.
 """
@@ -15,13 +15,14 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# Where 4.x keeps base frequency and rotated share of a model whose layers all rotate alike …
+# Keys of rotary embeddings (RoPE) in 4.x: the base frequency (rope_theta), and the share of each
+# head that is rotated (partial_rotary_factor), of models whose layers all rotate alike …
 ROPE_NAMES = {
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
     "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
 }
 ROPE_NAMES_ELSEWHERE = ("rope_theta", "partial_rotary_factor")
-# … and the two base frequencies of one whose local layers rotate otherwise than its global ones.
+# … and the base frequencies of global and local layers, of models in which the two differ.
 LAYERED_ROPE_NAMES = {
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
     "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
@@ -38,7 +39,7 @@ SCALING_KEYS = {
     "phi4_multimodal": LONG_SCALING,
 }
 
-# Lists of layer kinds that 4.x knows by other words.
+# Keys that list the kind of each layer, and the kinds that 4.x calls otherwise.
 LAYER_LISTS = {
     "granitemoehybrid": "layer_types",
     "zamba": "layers_block_type",
@@ -46,20 +47,22 @@ LAYER_LISTS = {
 }
 LAYER_WORDS = {"linear_attention": "mamba", "full_attention": "attention"}
 
-# JSON has no infinity: 5.x writes it as an object, 4.x as the bare word that Python's reader takes.
+# JSON has no infinity: 5.x writes {"__float__": "Infinity"}, 4.x the bare word, which Python's reader
+# accepts.
 FLOAT_KEY = "__float__"
 
-# Classes that only 5.x has. A tokenizer that 5.x wrote is wholly described by its tokenizer.json,
-# which this class of 4.x takes as it is. A family's own class would build parts of it anew, by
-# rules that differ between the two.
+# A tokenizer that 5.x wrote is wholly described by its tokenizer.json, which this class of 4.x uses
+# as it is. A family's own class would build parts of it anew, by rules that differ between the two
+# versions.
 PLAIN_TOKENIZER = "PreTrainedTokenizerFast"
+# Classes that only 5.x has.
 NEWER_TOKENIZERS = {
     "TokenizersBackend",
     "SentencePieceBackend",
     "PythonBackend",
     "MistralCommonBackend",
 }
-# Remarks on how a tokenizer was loaded, and code that is not in the folder.
+# Keys on how a tokenizer was loaded, and on code that is not in the folder.
 TOKENIZER_LEFTOVERS = ("is_local", "local_files_only", "auto_map")
 
 
@@ -67,24 +70,27 @@ def config_for_older(config: Json) -> Json:
     """config.json with the keys that transformers 4 reads beside those that transformers 5 reads,
     at every level.
     """
-    made = {key: _part_for_older(key, value) for key, value in config.items()}
+    older = {key: _value_for_older(key, value) for key, value in config.items()}
 
-    dtype = made.get("dtype", made.get("torch_dtype"))
+    dtype = older.get("dtype", older.get("torch_dtype"))
     if isinstance(dtype, str):
-        made |= {"dtype": dtype, "torch_dtype": dtype}
+        older["dtype"] = dtype
+        older["torch_dtype"] = dtype
 
-    kind = made.get("model_type")
-    if isinstance(rope := made.get("rope_parameters"), dict):
-        made |= _rope_for_older(str(kind), rope)
+    model_type = str(older.get("model_type"))
+    rope = older.get("rope_parameters")
+    if isinstance(rope, dict):
+        older |= _rope_for_older(model_type, rope)
 
-    name = LAYER_LISTS.get(str(kind), "")
-    if isinstance(layers := made.get(name), list):
-        made[name] = [LAYER_WORDS.get(layer, layer) for layer in layers]
+    key = LAYER_LISTS.get(model_type, "")
+    layers = older.get(key)
+    if isinstance(layers, list):
+        older[key] = [LAYER_WORDS.get(layer, layer) for layer in layers]
 
-    return made
+    return older
 
 
-def _part_for_older(key: str, value: Any) -> Any:
+def _value_for_older(key: str, value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {FLOAT_KEY}:
             return float(value[FLOAT_KEY])
@@ -92,71 +98,84 @@ def _part_for_older(key: str, value: Any) -> Any:
         return config_for_older(value) if key.endswith("_config") else value
 
     if isinstance(value, list):
-        return [_part_for_older("", item) for item in value]
+        return [_value_for_older("", item) for item in value]
 
     return value
 
 
-def _rope_for_older(kind: str, rope: Json) -> Json:
-    """Rotary position embeddings, which 5.x keeps in one object, flat or by kind of layer."""
-    layers = rope.get("full_attention"), rope.get("sliding_attention")
-    if not any(isinstance(layer, dict) for layer in layers):
-        theta, share = ROPE_NAMES.get(kind, ROPE_NAMES_ELSEWHERE)
-        made = _flat_rope(rope, theta, share)
-        if made["rope_scaling"] and kind in SCALING_KEYS:
-            scaling = {"type": rope["rope_type"]} | made["rope_scaling"]
-            made["rope_scaling"] = {
-                key: scaling[key] for key in SCALING_KEYS[kind] if key in scaling
-            }
+def _rope_for_older(model_type: str, rope: Json) -> Json:
+    """4.x's keys for `rope`, which is 5.x's rope_parameters: one object for all layers, or one for
+    each kind of layer."""
+    global_rope = rope.get("full_attention")
+    local_rope = rope.get("sliding_attention")
+    if isinstance(global_rope, dict) or isinstance(local_rope, dict):
+        global_rope = global_rope if isinstance(global_rope, dict) else {}
+        local_rope = local_rope if isinstance(local_rope, dict) else {}
+        return _layered_rope(model_type, global_rope, local_rope)
 
-        return made
+    theta_key, share_key = ROPE_NAMES.get(model_type, ROPE_NAMES_ELSEWHERE)
+    older = _flat_rope(rope, theta_key, share_key)
 
-    far, near = (layer if isinstance(layer, dict) else {} for layer in layers)
-    theta, local = LAYERED_ROPE_NAMES.get(kind, LAYERED_ROPE_NAMES_ELSEWHERE)
-    made = _flat_rope(far or near, theta, "partial_rotary_factor")
+    if older["rope_scaling"] and model_type in SCALING_KEYS:
+        scaling = {"type": rope["rope_type"]} | older["rope_scaling"]
+        known_keys = SCALING_KEYS[model_type]
+        older["rope_scaling"] = {key: scaling[key] for key in known_keys if key in scaling}
 
-    if local and "rope_theta" in near:
-        made[local] = near["rope_theta"]
-
-    return made
+    return older
 
 
-def _flat_rope(rope: Json, theta: str, share: str) -> Json:
-    named = {"rope_theta": theta, "partial_rotary_factor": share}
-    made = {older: rope[newer] for newer, older in named.items() if rope.get(newer) is not None}
+def _layered_rope(model_type: str, global_rope: Json, local_rope: Json) -> Json:
+    theta_key, local_key = LAYERED_ROPE_NAMES.get(model_type, LAYERED_ROPE_NAMES_ELSEWHERE)
+    older = _flat_rope(global_rope or local_rope, theta_key, "partial_rotary_factor")
 
-    scaling = {key: value for key, value in rope.items() if key not in named}
-    scaled = scaling.get("rope_type", "default") != "default"
+    if local_key and "rope_theta" in local_rope:
+        older[local_key] = local_rope["rope_theta"]
 
-    return made | {"rope_scaling": scaling if scaled else None}
+    return older
+
+
+def _flat_rope(rope: Json, theta_key: str, share_key: str) -> Json:
+    """4.x's keys for one object of rope_parameters; what has no key of its own is its
+    rope_scaling."""
+    older: Json = {}
+    scaling = dict(rope)
+
+    for newer_key, older_key in (("rope_theta", theta_key), ("partial_rotary_factor", share_key)):
+        value = scaling.pop(newer_key, None)
+        if value is not None:
+            older[older_key] = value
+
+    is_scaled = scaling.get("rope_type", "default") != "default"
+    older["rope_scaling"] = scaling if is_scaled else None
+
+    return older
 
 
 def tokenizer_config_for_older(config: Json, *, has_tokenizer_json: bool) -> Json:
-    """tokenizer_config.json in words that transformers 4 knows; equal to `config` where 4.x wrote
+    """tokenizer_config.json in values that transformers 4 knows; equal to `config` where 4.x wrote
     it.
     """
-    made = {key: value for key, value in config.items() if key not in TOKENIZER_LEFTOVERS}
+    older = {key: value for key, value in config.items() if key not in TOKENIZER_LEFTOVERS}
 
-    has_backend = made.pop("backend", None) is not None
-    written_by_newer = has_backend or made.get("tokenizer_class") in NEWER_TOKENIZERS
-    if written_by_newer and has_tokenizer_json:
-        made["tokenizer_class"] = PLAIN_TOKENIZER
-        # Of 4.x this class gives token types too where it is not told otherwise, which decoders
-        # refuse.
-        made.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    has_backend = older.pop("backend", None) is not None
+    is_by_newer = has_backend or older.get("tokenizer_class") in NEWER_TOKENIZERS
+    if is_by_newer and has_tokenizer_json:
+        older["tokenizer_class"] = PLAIN_TOKENIZER
+        # In 4.x this class adds token_type_ids unless model_input_names says otherwise, and
+        # decoders refuse them.
+        older.setdefault("model_input_names", ["input_ids", "attention_mask"])
 
-    # 4.x has a name of its own for a list of further special tokens, and wants an object under this
-    # one.
-    if isinstance(made.get("extra_special_tokens"), list):
-        made["additional_special_tokens"] = made.pop("extra_special_tokens")
+    # 4.x has a key of its own for a list of further special tokens, and expects an object under
+    # this one.
+    if isinstance(older.get("extra_special_tokens"), list):
+        older["additional_special_tokens"] = older.pop("extra_special_tokens")
 
-    return made
+    return older
 
 
 def folder_for_older(folder: Path) -> None:
     """Rewrite config.json and tokenizer_config.json of a model folder that transformers 5 wrote.
-    Twice is harmless.
-    """
+    Doing it twice is harmless."""
     json_change(folder / "config.json", config_for_older)
     tokenizer_folder_for_older(folder)
 
@@ -171,9 +190,8 @@ def tokenizer_folder_for_older(folder: Path) -> None:
 
 
 def json_change(path: Path, change: Any) -> None:
-    """Write the file anew where `change` makes another object of it; its bytes stay where it does
-    not.
-    """
+    """Rewrite the file where `change` returns another object than it holds; else its bytes
+    stay."""
     if not path.is_file():
         return
 

@@ -1,6 +1,5 @@
-"""The part of the model card that shows how the model is used: code to copy that runs beside the
-files.
-"""
+"""The part of the model card that shows how the model is used: code to copy, which runs in the
+model's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import json
 
 from engine.contract.rundir import Spec
 
-# Rows of these formats are no conversations: the model continues a text.
+# Dataset formats whose rows are texts to be continued, not conversations.
 TEXT_FORMATS = {"text"}
 
 NEWER_ONLY = (
@@ -19,26 +18,35 @@ NEWER_ONLY = (
 
 
 def usage(spec: Spec, *, is_adapter: bool) -> str:
-    """Markdown: what to put in where something has to be, then the code."""
+    """Markdown: what the reader has to fill in, if anything, then the code."""
     code = _scorer_code if spec.recipe == "reward" else _writer_code
-    parts = [f"```python\n{code(spec, is_adapter)}\n```"]
+    block = f"```python\n{code(spec, is_adapter)}\n```"
 
     if is_adapter and spec.base_model_source is None:
-        parts.insert(
-            0,
+        note = (
             "The adapter needs its base model, which did not come from Hugging Face: in "
-            "`base_path` "
-            "put the folder or the hub name of the model named above.",
+            "`base_path` put the folder or the hub name of the model named above."
         )
+        return f"{note}\n\n{block}"
 
-    return "\n\n".join(parts)
+    return block
 
 
 def _writer_code(spec: Spec, is_adapter: bool) -> str:
+    """Code that has a model write an answer, or continue a text."""
     classes = "AutoModelForCausalLM, AutoTokenizer"
-    lines = ["from peft import PeftModel"] if is_adapter else []
-    lines += [f"from transformers import {classes}{', GenerationConfig' if is_adapter else ''}", ""]
-    lines += [*_where(spec, is_adapter), "tokenizer = AutoTokenizer.from_pretrained(folder)"]
+    lines: list[str] = []
+
+    if is_adapter:
+        lines.append("from peft import PeftModel")
+        classes += ", GenerationConfig"
+
+    lines += [
+        f"from transformers import {classes}",
+        "",
+        *_folders(spec, is_adapter),
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ]
 
     if is_adapter:
         lines += [
@@ -48,7 +56,7 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
             "model.generation_config = GenerationConfig.from_pretrained(folder)",
         ]
     else:
-        lines += ['model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")']
+        lines.append('model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")')
 
     if spec.dataset.format in TEXT_FORMATS:
         lines += ["", 'inputs = tokenizer("Once upon a time", return_tensors="pt")']
@@ -70,33 +78,35 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
 
 
 def _scorer_code(spec: Spec, is_adapter: bool) -> str:
+    """Code that has a reward model score an answer."""
     lines = ["from peft import PeftModel"] if is_adapter else []
     lines += [
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
         "",
-        *_where(spec, is_adapter),
+        *_folders(spec, is_adapter),
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        "padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else "
-        "tokenizer.pad_token_id",
     ]
 
     if is_adapter:
         lines += [
+            "padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else "
+            "tokenizer.pad_token_id",
             "base = AutoModelForSequenceClassification.from_pretrained(",
             f'    {_base(spec)}, num_labels=1, pad_token_id=padding, dtype="auto"',
             ")",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
     else:
-        lines.pop()
-        lines += [
+        lines.append(
             'model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")'
-        ]
+        )
+
+    lines += ["", "messages = ["]
+
+    if _system(spec):
+        lines.append(f"    {_system(spec).removesuffix(' ')}")
 
     lines += [
-        "",
-        "messages = [",
-        *([f"    {_system(spec).removesuffix(' ')}"] if _system(spec) else []),
         f"    {_turn('user', 'What is the capital of France?')},",
         f"    {_turn('assistant', 'Paris.')},",
         "]",
@@ -108,7 +118,7 @@ def _scorer_code(spec: Spec, is_adapter: bool) -> str:
     return "\n".join(lines)
 
 
-def _where(spec: Spec, is_adapter: bool) -> list[str]:
+def _folders(spec: Spec, is_adapter: bool) -> list[str]:
     lines = ['folder = "."  # where this file lies']
     if is_adapter and spec.base_model_source is None:
         lines.append('base_path = "path/to/the/base/model"')
@@ -117,16 +127,23 @@ def _where(spec: Spec, is_adapter: bool) -> list[str]:
 
 
 def _base(spec: Spec) -> str:
-    """What from_pretrained takes for the base model."""
+    """The arguments by which from_pretrained finds the base model."""
     source = spec.base_model_source
     if source is None:
         return "base_path"
 
-    return f'"{source.hub_id}"' + (f', revision="{source.revision}"' if source.revision else "")
+    if not source.revision:
+        return f'"{source.hub_id}"'
+
+    return f'"{source.hub_id}", revision="{source.revision}"'
 
 
 def _system(spec: Spec) -> str:
-    return f"{_turn('system', spec.system_prompt)}, " if spec.system_prompt.strip() else ""
+    """The system prompt as a first turn, with a comma behind it; "" where there is none."""
+    if not spec.system_prompt.strip():
+        return ""
+
+    return f"{_turn('system', spec.system_prompt)}, "
 
 
 def _turn(role: str, content: str) -> str:
@@ -134,5 +151,6 @@ def _turn(role: str, content: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """JSON strings are Python strings; without line breaks, so that none can end the code block."""
+    """A Python string literal: JSON strings are such. It has no line breaks, so that no text can
+    end the code block."""
     return json.dumps(text, ensure_ascii=False)

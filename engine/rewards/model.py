@@ -106,8 +106,8 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     `base`. Safetensors only. Raises ModelProblem where it holds none, TrainError where no score was
     ever learned."""
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
 
+    from engine.loading.pretrained import pretrained_load_with_report
     from engine.messages.failures import TrainError
     from engine.models.inspect import ModelProblem, config_read, safetensors_read, weight_files
 
@@ -118,14 +118,7 @@ def scorer_load(folder: Path, base: Path | None) -> Any:
     if base is not None and not (folder / ADAPTER).is_file():
         raise ModelProblem(f"The reward model's folder holds no {ADAPTER}.")
 
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        num_labels=1,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    model, loading = pretrained_load_with_report(source, scores=True, num_labels=1)
 
     in_adapter = set()
     if base is not None:

@@ -120,10 +120,11 @@ class _Writer:
 
     def __init__(self, trial: Trial) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, set_seed
+        from transformers import set_seed
         from transformers.utils import logging
 
         from engine.chat.render import Renderer, tokenizer_load
+        from engine.loading.pretrained import pretrained_load
         from engine.models.inspect import weight_files
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -131,15 +132,8 @@ class _Writer:
         self.trial = trial
         self.tokenizer = tokenizer_load(folder)
         weight_files(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-        )
-
-        self.model.eval()  # type: ignore[no-untyped-call]
+        self.model = pretrained_load(folder, dtype=torch.float32)
+        self.model.eval()
         self.renderer = Renderer(
             self.tokenizer, system_prompt=trial.system_prompt, warn=lambda code, message: None
         )
@@ -147,22 +141,19 @@ class _Writer:
 
     def write(self, row: TrialRow) -> str:
         """One sampled answer to the row's prompt."""
-        import torch
+        from engine.loading.generate import answers_generate
 
-        ids = torch.tensor([self.renderer.prompt_ids(row.prompt)])  # (1, prompt tokens)
+        (answer,) = answers_generate(
+            self.model,
+            [self.renderer.prompt_ids(row.prompt)],
+            max_new_tokens=self.trial.max_completion_tokens,
+            do_sample=True,
+            temperature=self.trial.temperature,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
+        )
 
-        with torch.no_grad():
-            written = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.trial.max_completion_tokens,
-                do_sample=True,
-                temperature=self.trial.temperature,
-                top_k=0,
-                top_p=1.0,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.renderer.stop_ids(self.model.generation_config.eos_token_id),
-            )
-
-        text: str = self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(answer, skip_special_tokens=True)
         return text.strip()

@@ -1,8 +1,8 @@
-"""What a file may claim, measured by its size, before a library makes room for it. Standard library
-only.
+"""Limits on what a file may claim to hold, checked before a library allocates memory for it.
+Standard library only.
 
-A claim costs its sender a few bytes and its reader memory or hours. Whoever reads strangers' files
-asks here first.
+A claim costs its sender a few bytes and its reader memory or hours: every reader of uploaded files
+checks here first.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ MOST_ROW_GROUPS = 100_000
 
 TOO_MANY_COLUMNS = (
     "The file has {count:,} columns, and at most {most:,} can be read. Keep those to learn from "
-    "and "
-    "leave out the others."
+    "and leave out the others."
 )
 ROW_TOO_WIDE = f"This row has more than {MOST_COLUMNS:,} columns. Keep those to learn from."
 REPEATED_ROWS = (
     "The file claims {rows:,} rows in {size:,} bytes, so nearly all of them are the same. Remove "
-    "the "
-    "repeated rows, then upload it again."
+    "the repeated rows, then upload it again."
 )
 UNPACKS = "The file unpacks to more than a thousand times its size, so it is not read."
 CUT_OFF = (
@@ -51,7 +49,7 @@ def columns_check(count: int) -> None:
 
 def parquet_footer_check(path: Path) -> None:
     """Raises FileProblem where the index at the file's end is larger than a library should be
-    given. To be asked before any library opens the file."""
+    given. To be called before any library opens the file."""
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 8))
@@ -82,7 +80,7 @@ def unpacked_check(size: int, unpacked: int) -> None:
         raise FileProblem(UNPACKS)
 
 
-def weight(value: object) -> int:
+def approximate_bytes(value: object) -> int:
     """About how many bytes a value of a row holds. Of texts and lists that are repeated each
     counts."""
     total = 0

@@ -17,9 +17,11 @@ def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
     column_map: "" for a column that is not to be read. One that the map does not name is read under
     its own name, unless that is the name of a column that is read as something else.
     """
+    sources = column_map.values()
     columns = {}
     for name in COLUMNS.get(format, ()):
-        source = column_map.get(name, "" if is_taken(name, column_map.values()) else name)
+        own_name = "" if is_taken(name, sources) else name
+        source = column_map.get(name, own_name)
         if source or name in FORMATS[format].columns:
             columns[name] = source
 
@@ -28,13 +30,21 @@ def columns_read(format: str, column_map: Mapping[str, str]) -> dict[str, str]:
 
 def is_taken(column: str, sources: Collection[str]) -> bool:
     """Whether a column, or a field within it, is among those that are read already."""
-    return column in sources or any(source.startswith(f"{column}.") for source in sources)
+    if column in sources:
+        return True
+
+    inside = f"{column}."
+    return any(source.startswith(inside) for source in sources)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """columns: as columns_read. used: the file's columns that are read. partly_used: those that
-    hold fields which are."""
+class ColumnUse:
+    """How the columns of a file are used.
+
+    columns: as columns_read.
+    used: the file's columns that are read.
+    partly_used: those of which only fields within are read.
+    """
 
     columns: Mapping[str, str]
     used: frozenset[str]
@@ -42,12 +52,14 @@ class Plan:
 
 
 @lru_cache(maxsize=64)
-def plan_of(format: str, column_map: tuple[tuple[str, str], ...]) -> Plan:
+def column_use(format: str, column_map: tuple[tuple[str, str], ...]) -> ColumnUse:
     columns = columns_read(format, dict(column_map))
     used = frozenset(columns.values())
-    partly_used = frozenset(column[:dot] for column in used for dot in _dots(column))
-    return Plan(columns, used, partly_used)
 
+    parents = set()
+    for column in used:
+        while "." in column:
+            column, _, _ = column.rpartition(".")
+            parents.add(column)
 
-def _dots(column: str) -> list[int]:
-    return [index for index, character in enumerate(column) if character == "."]
+    return ColumnUse(columns, used, frozenset(parents))

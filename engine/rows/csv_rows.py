@@ -16,7 +16,7 @@ from engine.rows.lines import (
     RAW_CHARACTERS,
     ROW_LIMIT_BYTES,
     TOO_LONG,
-    Mark,
+    FilePosition,
     Row,
     ends_with_returns,
     lines_of,
@@ -33,7 +33,7 @@ NOT_UTF8 = re.compile("[\udc80-\udcff]")
 TOO_LONG_MARK = "\udfff"
 
 
-def read_csv(path: Path, start: Mark) -> Iterator[Row]:
+def read_csv(path: Path, start: FilePosition) -> Iterator[Row]:
     csv.field_size_limit(ROW_LIMIT_BYTES)
     notes = ("carriage_return",) if ends_with_returns(path) else ()
     with open_lines(path) as stream:
@@ -136,19 +136,16 @@ def _csv_row(number: int, header: list[str], cells: list[str], end: int, last_li
     if any(TOO_LONG_MARK in cell for cell in cells):
         return Row(number, None, TOO_LONG, "", end, last_line)
 
-    text = shown(",".join(cells)[:RAW_CHARACTERS].encode(errors="surrogateescape"))
+    problem = ""
     if any(NOT_UTF8.search(cell) for cell in cells):
-        return Row(
-            number,
-            None,
-            "Not UTF-8. Save the file as UTF-8 and upload it again.",
-            text,
-            end,
-            last_line,
-        )
-
-    if len(cells) != len(header):
+        problem = "Not UTF-8. Save the file as UTF-8 and upload it again."
+    elif len(cells) != len(header):
         problem = f"{len(cells):,} cells where the first line names {len(header):,} columns."
-        return Row(number, None, problem, text, end, last_line)
 
-    return Row(number, dict(zip(header, cells, strict=True)), end=end, last_line=last_line)
+    if problem:
+        beginning = ",".join(cells)[:RAW_CHARACTERS]
+        raw = shown(beginning.encode(errors="surrogateescape"))
+        return Row(number, None, problem, raw, end, last_line)
+
+    values = dict(zip(header, cells, strict=True))
+    return Row(number, values, end=end, last_line=last_line)

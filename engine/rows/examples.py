@@ -1,5 +1,5 @@
-"""What a row of a dataset says to a model. Standard library only; check, preview and training all
-come here.
+"""Rows of a dataset as examples to learn from. Standard library only; check, preview and training
+all come here.
 
 `to_example` alone decides whether a row is good: the engine trains on exactly the rows for which it
 succeeds, in file order, and the check reports exactly the others.
@@ -16,22 +16,29 @@ from engine.rows.chat_turns import (
     ROLE_KEYS,
     Turn,
     Turns,
-    behind_system,
-    conversation,
+    conversation_check,
     learned_check,
-    opening,
-    said,
+    prompt_check,
     system_turns,
+    text_turn,
     turns_of,
+    with_system_of_row,
 )
-from engine.rows.column_map import plan_of
+from engine.rows.column_map import column_use
 from engine.rows.formats import FORMATS
-from engine.rows.row_reader import PYTHON_TEXT, SEPARATORS, TRANSCRIPT, RowReader, media_check
+from engine.rows.row_reader import SEPARATORS, TRANSCRIPT, RowReader, media_check
 from engine.rows.tool_calls import tools_of
 from engine.rows.transcripts import ends_with_separator, turns_of_pair
-from engine.rows.values import RowProblem, filled, is_blank, parsed, text_of
+from engine.rows.values import RowProblem, is_blank, required_text, text_of
 
-__all__ = ["Example", "RowProblem", "rating_read", "to_example", "with_system_prompt"]
+__all__ = [
+    "Example",
+    "RowProblem",
+    "example_or_none",
+    "rating_read",
+    "to_example",
+    "with_system_prompt",
+]
 
 GOOD = (
     "true",
@@ -69,10 +76,13 @@ class Example:
     """A plain text, or turns, see engine.rows.chat_turns.
 
     messages: a conversation that ends with an answer; of a pair and of a prompt alone the turns up
-    to the answer. chosen, rejected: of a pair the turns that answer `messages`, better and worse.
-    label: whether the answer is good. tools: what the conversation offers to call, see
-    engine.rows.tool_calls. notes, unused: what was noticed while the row was read, see
-    engine.rows.row_reader. They do not tell two examples apart.
+    to the answer.
+    text: the plain text, where there are no messages.
+    chosen, rejected: of a pair the turns that answer `messages`, better and worse.
+    label: whether the answer is good.
+    tools: what the conversation offers to call, see engine.rows.tool_calls.
+    notes, unused: what was noticed while the row was read, see engine.rows.row_reader. They do not
+    tell two examples apart.
     """
 
     messages: Turns | None = None
@@ -96,14 +106,18 @@ class Example:
     def asked(self) -> Turns:
         """The turns up to the last answer."""
         turns = self.messages or []
-        return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+        return turns[:-1] if _ends_with_answer(turns) else turns
 
     @property
     def answer(self) -> str:
         """The answer to learn from or to compare with: the last one, the better one of a pair; ""
         for none."""
         turns = self.chosen or self.messages or []
-        return str(turns[-1]["content"]) if turns and turns[-1]["role"] == "assistant" else ""
+        return str(turns[-1]["content"]) if _ends_with_answer(turns) else ""
+
+
+def _ends_with_answer(turns: Turns) -> bool:
+    return bool(turns) and turns[-1]["role"] == "assistant"
 
 
 def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) -> Example:
@@ -112,25 +126,38 @@ def to_example(values: dict[str, Any], format: str, column_map: dict[str, str]) 
     if format not in FORMATS:
         raise RowProblem("", "", f"There is no format {format[:40]!r}.")
 
-    plan = plan_of(format, tuple(column_map.items()))
-    others = [name for name in values if name not in plan.used]
+    use = column_use(format, tuple(column_map.items()))
+    others = [name for name in values if name not in use.used]
     if others:
         media_check(values, others)
 
-    row = RowReader(values, plan.columns)
+    row = RowReader(values, use.columns)
     example = READERS[format](row)
 
     if others:
-        row.leave_columns(others, plan.used, plan.partly_used)
+        row.unused_columns_add(others, use.used, use.partly_used)
+
     if row.notes or row.unused:
-        example.notes, example.unused = row.notes, row.unused
+        example.notes = row.notes
+        example.unused = row.unused
 
     return example
 
 
+def example_or_none(
+    values: dict[str, Any], format: str, column_map: dict[str, str]
+) -> Example | None:
+    """The row as the model will see it, None for one that cannot be learned from."""
+    try:
+        return to_example(values, format, column_map)
+    except RowProblem:
+        return None
+
+
 def with_system_prompt(messages: Turns, system_prompt: str) -> Turns:
     """`system_prompt` in front of a conversation that has none of its own."""
-    if not system_prompt.strip() or (messages and messages[0]["role"] == "system"):
+    has_own = bool(messages) and messages[0]["role"] == "system"
+    if has_own or not system_prompt.strip():
         return messages
 
     return [{"role": "system", "content": system_prompt}, *messages]
@@ -147,15 +174,18 @@ def _messages(row: RowReader) -> Example:
     value = row.needed(name)
     # Before the turns: what a call may leave out stands in the schema of its tool.
     tools = tools_of(row)
-    turns = behind_system(row, _spoken(value, row) or turns_of(value, column, row))
-    conversation(turns, column)
+
+    spoken = _spoken(value, row) or turns_of(value, column, row)
+    turns = with_system_of_row(row, spoken)
+    conversation_check(turns, column)
     learned_check(turns, column)
 
     return Example(messages=turns, tools=tools)
 
 
 def _prompt_completion(row: RowReader) -> Example:
-    prompt, completion = row.needed("prompt"), row.needed("completion")
+    prompt = row.needed("prompt")
+    completion = row.needed("completion")
     column = row.column("completion")
     tools = tools_of(row)
     asked = _prompt_turns(prompt, row.column("prompt"), row)
@@ -163,14 +193,10 @@ def _prompt_completion(row: RowReader) -> Example:
     if isinstance(prompt, str) and ends_with_separator(prompt):
         row.note(SEPARATORS)
 
-    answered = (
-        turns_of(completion, column, row)
-        if _is_turns(completion)
-        else [_answer(completion, column, row)]
-    )
-
-    turns = behind_system(row, _history(row) + asked + answered)
-    conversation(turns, column)
+    is_turns = _is_turns(completion)
+    answered = turns_of(completion, column, row) if is_turns else [_answer(completion, column, row)]
+    turns = with_system_of_row(row, _history(row) + asked + answered)
+    conversation_check(turns, column)
     learned_check(turns, column)
 
     return Example(messages=turns, tools=tools)
@@ -179,46 +205,55 @@ def _prompt_completion(row: RowReader) -> Example:
 def _alpaca(row: RowReader) -> Example:
     asked = {"role": "user", "content": _question(row, "instruction")}
     answer = _answer(row.needed("output"), row.column("output"), row)
-    return Example(messages=[*system_turns(row), *_history(row), asked, answer])
+    turns = [*system_turns(row), *_history(row), asked, answer]
+
+    return Example(messages=turns)
 
 
 def _question_answer(row: RowReader) -> Example:
-    question = filled(row.as_text(row.needed("question")), row.column("question"))
+    question = required_text(row.as_text(row.needed("question")), row.column("question"))
     context = _optional_text(row, "context")
-    asked = {"role": "user", "content": f"{context}\n\n{question}" if context else question}
-    answer = _answer(row.needed("answer"), row.column("answer"), row)
+    if context:
+        question = f"{context}\n\n{question}"
 
-    return Example(messages=[*system_turns(row), *_history(row), asked, answer])
+    asked = {"role": "user", "content": question}
+    answer = _answer(row.needed("answer"), row.column("answer"), row)
+    turns = [*system_turns(row), *_history(row), asked, answer]
+
+    return Example(messages=turns)
 
 
 def _plain_text(row: RowReader) -> Example:
-    return Example(text=filled(row.needed("text"), row.column("text")))
+    return Example(text=required_text(row.needed("text"), row.column("text")))
 
 
 def _preference(row: RowReader) -> Example:
     tools = tools_of(row)
-    chosen, rejected = (_answer_turns(row, side) for side in ("chosen", "rejected"))
+    chosen = _answer_turns(row, "chosen")
+    rejected = _answer_turns(row, "rejected")
     asked = _prompt(row, needed=False)
+
     if asked:
         asked = _with_system_of(chosen, asked)
-        chosen, rejected = (_behind(asked, turns) for turns in (chosen, rejected))
+        chosen = _without_prompt(asked, chosen)
+        rejected = _without_prompt(asked, rejected)
     else:
         asked, chosen, rejected = _common_prompt(chosen, rejected)
-        asked = behind_system(row, asked) if asked else asked
+        if asked:
+            asked = with_system_of_row(row, asked)
 
     if not asked:
-        raise RowProblem(
-            row.column("prompt"), "", "There is no prompt, and the answers do not begin with one."
-        )
+        reason = "There is no prompt, and the answers do not begin with one."
+        raise RowProblem(row.column("prompt"), "", reason)
 
     if chosen == rejected:
-        raise RowProblem(
-            row.column("rejected"), _last(rejected), "Both answers are the same; a pair needs two."
-        )
+        text = str(rejected[-1]["content"]) if rejected else ""
+        reason = "Both answers are the same; a pair needs two."
+        raise RowProblem(row.column("rejected"), text, reason)
 
-    opening(asked, row.column("prompt"))
-    for side, turns in (("chosen", chosen), ("rejected", rejected)):
-        conversation([*asked, *turns], row.column(side))
+    prompt_check(asked, row.column("prompt"))
+    conversation_check([*asked, *chosen], row.column("chosen"))
+    conversation_check([*asked, *rejected], row.column("rejected"))
 
     return Example(messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
@@ -229,19 +264,26 @@ def _common_prompt(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]
     Where one side is a whole conversation and the other one the answer alone, the former holds the
     prompt.
     """
-    if len(chosen) > 1 and [turn["role"] for turn in rejected] == ["assistant"]:
+    if len(chosen) > 1 and _is_answer_alone(rejected):
         return chosen[:-1], chosen[-1:], rejected
-    if len(rejected) > 1 and [turn["role"] for turn in chosen] == ["assistant"]:
+    if len(rejected) > 1 and _is_answer_alone(chosen):
         return rejected[:-1], chosen, rejected[-1:]
 
     common = 0
-    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
+    for better, worse in zip(chosen, rejected, strict=False):
+        if better != worse:
+            break
+
         common += 1
 
     while common and chosen[common - 1]["role"] not in ("user", "tool"):
         common -= 1
 
     return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _is_answer_alone(turns: Turns) -> bool:
+    return len(turns) == 1 and turns[0]["role"] == "assistant"
 
 
 def _kto(row: RowReader) -> Example:
@@ -251,35 +293,38 @@ def _kto(row: RowReader) -> Example:
 
     if asked:
         asked = _with_system_of(answered, asked)
-        answered = _behind(asked, answered)
+        answered = _without_prompt(asked, answered)
     else:
         # The rated answer ends a conversation that stands whole in its column.
-        answered = behind_system(row, answered)
+        answered = with_system_of_row(row, answered)
 
     rating = row.needed("label")
     label = rating_read(rating)
     if label is None:
-        raise RowProblem(
-            row.column("label"), rating, "Says neither good nor bad; true or false is needed."
-        )
+        reason = "Says neither good nor bad; true or false is needed."
+        raise RowProblem(row.column("label"), rating, reason)
 
-    turns = conversation([*asked, *answered], row.column("completion"))
+    turns = conversation_check([*asked, *answered], row.column("completion"))
     return Example(messages=turns, label=label, tools=tools)
 
 
 def _prompt_only(row: RowReader) -> Example:
-    return Example(messages=opening(_prompt(row, needed=True), row.column("prompt")))
+    turns = _prompt(row, needed=True)
+    return Example(messages=prompt_check(turns, row.column("prompt")))
 
 
 def _question(row: RowReader, name: str) -> str:
     """An instruction with its input behind it; either may be blank where the other one is not."""
     extra = _optional_text(row, "input")
-    value = row.get(name) if extra else row.needed(name)
-    if extra and (value is None or (isinstance(value, str) and is_blank(value))):
+    if not extra:
+        return required_text(row.as_text(row.needed(name)), row.column(name))
+
+    value = row.get(name)
+    if value is None or (isinstance(value, str) and is_blank(value)):
         return extra
 
-    asked = filled(row.as_text(value), row.column(name))
-    return f"{asked}\n\n{extra}" if extra else asked
+    asked = required_text(row.as_text(value), row.column(name))
+    return f"{asked}\n\n{extra}"
 
 
 def _optional_text(row: RowReader, name: str) -> str:
@@ -294,7 +339,7 @@ def _optional_text(row: RowReader, name: str) -> str:
 
 def _answer(value: Any, column: str, row: RowReader) -> Turn:
     """The answer, with the thinking that stands in a column of its own."""
-    answer = said("assistant", row.as_text(value), column)
+    answer = text_turn("assistant", row.as_text(value), column)
 
     if reasoning := _optional_text(row, "reasoning"):
         answer["reasoning_content"] = reasoning
@@ -304,7 +349,8 @@ def _answer(value: Any, column: str, row: RowReader) -> Turn:
 
 def _history(row: RowReader) -> Turns:
     """Earlier questions and answers, oldest first: [[question, answer], …], or turns."""
-    column, value = row.column("history"), row.get("history")
+    column = row.column("history")
+    value = row.get("history")
     if value is None:
         return []
 
@@ -312,27 +358,22 @@ def _history(row: RowReader) -> Turns:
         if is_blank(value):
             return []
 
-        value, was_python = parsed(
-            value, column, "Is not valid JSON; a list of questions and answers is needed."
-        )
-        if was_python:
-            row.note(PYTHON_TEXT)
+        reason = "Is not valid JSON; a list of questions and answers is needed."
+        value = row.parse(value, column, reason)
 
     if not value:
         return []
     if not isinstance(value, list):
         raise RowProblem(column, value, "Is not a list of earlier questions and answers.")
 
+    turns: Turns = []
     if isinstance(value[0], dict):
         turns = turns_of(value, column, row)
     else:
-        turns = [
-            turn
-            for number, pair in enumerate(value, 1)
-            for turn in _exchange(pair, f"{column}[{number}]")
-        ]
+        for number, pair in enumerate(value, 1):
+            turns += _exchange(pair, f"{column}[{number}]")
 
-    if [turn["role"] for turn in turns[-1:]] != ["assistant"]:
+    if not _ends_with_answer(turns):
         raise RowProblem(column, value, "The history ends without an answer.")
 
     return turns
@@ -342,7 +383,11 @@ def _exchange(pair: Any, where: str) -> Turns:
     if not isinstance(pair, list) or len(pair) != 2:
         raise RowProblem(where, pair, "Is not a question with its answer: [question, answer].")
 
-    return [said("user", pair[0], f"{where}[1]"), said("assistant", pair[1], f"{where}[2]")]
+    question, answer = pair
+    return [
+        text_turn("user", question, f"{where}[1]"),
+        text_turn("assistant", answer, f"{where}[2]"),
+    ]
 
 
 def _prompt(row: RowReader, *, needed: bool) -> Turns:
@@ -353,29 +398,28 @@ def _prompt(row: RowReader, *, needed: bool) -> Turns:
         return _history(row)
 
     value = row.get("prompt") if extra else row.needed("prompt")
+    turns: Turns
     if extra and not _is_turns(value):
-        turns: Turns = [{"role": "user", "content": _question(row, "prompt")}]
+        turns = [{"role": "user", "content": _question(row, "prompt")}]
     else:
         turns = _prompt_turns(value, row.column("prompt"), row)
         # A prompt of turns has no place for it.
-        row.leave(row.column("input"), extra)
+        row.unused_add(row.column("input"), extra)
 
-    if history := _history(row):
-        turns = history + turns
-
-    return behind_system(row, turns)
+    return with_system_of_row(row, _history(row) + turns)
 
 
 def _prompt_turns(value: Any, column: str, row: RowReader) -> Turns:
     if _is_turns(value):
         return turns_of(value, column, row)
 
-    return _spoken(value, row) or [said("user", value, column)]
+    return _spoken(value, row) or [text_turn("user", value, column)]
 
 
 def _answer_turns(row: RowReader, name: str) -> Turns:
     """An answer as text, as one turn, or as turns."""
-    value, column = row.needed(name), row.column(name)
+    value = row.needed(name)
+    column = row.column(name)
     if isinstance(value, dict):
         value = [value]
     if _is_turns(value):
@@ -396,45 +440,38 @@ def _spoken(value: Any, row: RowReader) -> Turns:
 def _is_turns(value: Any) -> bool:
     if isinstance(value, str):
         # Of most texts the first character tells.
-        return value[:1] in ("[", " ", "\t", "\n", "\r") and value.lstrip().startswith(
-            TURNS_AS_TEXT
-        )
+        may_be = value[:1] in ("[", " ", "\t", "\n", "\r")
+        return may_be and value.lstrip().startswith(TURNS_AS_TEXT)
 
     if not isinstance(value, list) or not value:
         return False
 
-    # A list of parts of one text looks nearly alike.
     first = value[0]
-    is_part = isinstance(first, str) or (
-        isinstance(first, dict) and not _has_role(first) and "text" in first
-    )
-    return not is_part
+    if isinstance(first, str):
+        return False
+
+    # A list of parts of one text looks nearly alike.
+    is_part = isinstance(first, dict) and "text" in first
+    return not is_part or any(key in first for key in ROLE_KEYS)
 
 
-def _has_role(item: dict[str, Any]) -> bool:
-    return any(key in item for key in ROLE_KEYS)
-
-
-def _behind(asked: Turns, turns: Turns) -> Turns:
+def _without_prompt(asked: Turns, turns: Turns) -> Turns:
     """`turns` without the prompt, where they repeat it."""
     if len(turns) == 1:
         return turns
 
-    spoken = [turn for turn in asked if turn["role"] != "system"]
+    prompt = [turn for turn in asked if turn["role"] != "system"]
     rest = [turn for turn in turns if turn["role"] != "system"]
-    return rest[len(spoken) :] if rest[: len(spoken)] == spoken else rest
+    return rest[len(prompt) :] if rest[: len(prompt)] == prompt else rest
 
 
 def _with_system_of(turns: Turns, asked: Turns) -> Turns:
     """The prompt with the system prompt that only an answer's own turns begin with."""
-    if turns and turns[0]["role"] == "system" and asked[0]["role"] != "system":
+    has_system = bool(turns) and turns[0]["role"] == "system"
+    if has_system and asked[0]["role"] != "system":
         return [turns[0], *asked]
 
     return asked
-
-
-def _last(turns: Turns) -> str:
-    return str(turns[-1]["content"]) if turns else ""
 
 
 # How a list of turns begins that stands as text where a prompt or an answer may stand too.

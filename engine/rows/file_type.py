@@ -1,4 +1,4 @@
-"""What kind of file was uploaded, by its content: its beginning and its last bytes."""
+"""The type of an uploaded file, detected by its content: its beginning and its last bytes."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ EMPTY = "The file is empty. Upload a file with one example a row."
 ONLY_BLANK = "The file holds only blank lines. Upload a file with one example a row."
 NOT_JSON_ROWS = (
     "The file is JSON, but not a list of objects. Write [{…}, {…}] with one object for each "
-    "example, "
-    "or one object a line (JSONL)."
+    "example, or one object a line (JSONL)."
 )
 
 
@@ -78,7 +77,7 @@ class FileProblem(ValueError):
     """The file as a whole cannot be read; str() is a sentence for people."""
 
 
-def sniff_file_type(path: Path, name: str) -> str:
+def detect_file_type(path: Path, name: str) -> str:
     """One of FILE_TYPES by content. `name` is the file's name as uploaded; its ending must not say
     something else.
 
@@ -124,20 +123,20 @@ def sniff_file_type(path: Path, name: str) -> str:
 
 def with_returns(head: bytes) -> bool:
     """Whether lines end with carriage returns alone, as they did on a Macintosh of the last century
-    and still do in what Excel there calls CSV; told by the beginning of the file."""
+    and still do in what Excel there calls CSV; seen by the beginning of the file."""
     beginning = head[:BEGINNING_BYTES]
     return b"\r" in beginning.rstrip() and b"\n" not in beginning
 
 
-def _agreed(found: str, claimed: str, ending: str) -> str:
-    # JSON and JSONL are mixed up so often, and told apart so surely, that the ending does not
+def _agreed(detected: str, claimed: str, ending: str) -> str:
+    # JSON and JSONL are mixed up so often, and distinguished so surely, that the ending does not
     # matter between them; and whoever calls rows a text says no more than that they can be read.
-    if claimed in ("", "txt", found) or {claimed, found} == {"json", "jsonl"}:
-        return found
+    if claimed in ("", "txt", detected) or {claimed, detected} == {"json", "jsonl"}:
+        return detected
 
     raise FileProblem(
-        f"The name ends in .{ending}, but the content is {TYPE_NAMES[found]}. "
-        f"If that is what you mean, rename the file to end in .{found} and upload it again."
+        f"The name ends in .{ending}, but the content is {TYPE_NAMES[detected]}. "
+        f"If that is what you mean, rename the file to end in .{detected} and upload it again."
     )
 
 
@@ -223,8 +222,7 @@ def _text_type(path: Path, head: bytes, claimed: str) -> str:
 
     raise FileProblem(
         "This kind of file cannot be read. Upload JSONL, JSON, CSV, Parquet or plain text (.txt, "
-        ".md), with its usual "
-        "ending."
+        ".md), with its usual ending."
     )
 
 

@@ -1,17 +1,17 @@
-"""What to say of a file whose columns are no format's: what people have for other tools, by its
-name. No training library."""
+"""Advice on files whose columns fit no format, such as those that people have for other tools. No
+training library."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from engine.rows.format_detection import nearest
+from engine.rows.format_detection import nearest_formats
 
 SHOWN_COLUMNS = 20
 
-# (columns that tell it, what to do)
-KNOWN = (
+# (columns by which it is known, what to do)
+KNOWN_COLUMNS = (
     (
         {"segments"},
         "These rows are text in segments (axolotl's input_output). Write each as a list of turns "
@@ -25,8 +25,7 @@ KNOWN = (
     (
         {"message_id", "parent_id"},
         "Each row is a single message of a conversation that branches. Put all turns of a "
-        "conversation into one row, "
-        "as a list named messages.",
+        "conversation into one row, as a list named messages.",
     ),
     (
         {"role", "content"},
@@ -58,27 +57,34 @@ COLUMNS_OF_JSON = (
 
 def holds_columns(row: dict[str, Any]) -> bool:
     """Whether the only row of a file is a table, written column by column."""
-    values = list(row.values())
-
     if isinstance(row.get("columns"), list) and isinstance(row.get("data"), list):
         return True
+
+    values = list(row.values())
+    # As pandas numbers its rows.
     if values and all(isinstance(value, dict) and "0" in value for value in values):
         return True
 
-    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
-    texts = all(isinstance(value, list) and isinstance(value[0], str) for value in values if value)
-    return len(values) > 1 and len(lengths) == 1 and lengths.pop() > 1 and texts
+    if len(values) < 2 or not all(_is_texts(value) for value in values):
+        return False
+
+    lengths = {len(value) for value in values}
+    return len(lengths) == 1 and lengths.pop() > 1
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
 def no_format(columns: Collection[str]) -> str:
     """Why rows with these columns cannot be used, and what can be done."""
     names = {str(column).strip().lower() for column in columns}
-    for needed, sentence in KNOWN:
+    for needed, sentence in KNOWN_COLUMNS:
         if needed <= names:
             return sentence
 
     near = " or ".join(
-        f"{item.title} ({', '.join(item.columns)})" for item in nearest(list(columns))
+        f"{item.title} ({', '.join(item.columns)})" for item in nearest_formats(list(columns))
     )
     listed = ", ".join(list(columns)[:SHOWN_COLUMNS])
     return (

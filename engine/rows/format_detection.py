@@ -1,4 +1,4 @@
-"""Which format a file has, told by its columns. Standard library only."""
+"""Detects which format a file has by its columns. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.rows.chat_turns import ROLE_KEYS, ROLES
 from engine.rows.column_map import is_taken
-from engine.rows.examples import RowProblem, rating_read, to_example
+from engine.rows.examples import example_or_none, rating_read
 from engine.rows.formats import FORMATS, Format
 from engine.rows.values import value_at
 
@@ -19,12 +19,16 @@ WEAKEST = "prompt-only"
 ASKED_BESIDE_TEXT = ("prompt", "instruction")
 CHATS = ("messages", "conversations")
 # Fields within columns are offered down to this depth, so many of them.
-NESTED_DEPTH, NESTED_FIELDS = 2, 100
+NESTED_DEPTH = 2
+NESTED_FIELDS = 100
+
+# (slug, {the format's column: the file's})
+Match = tuple[str, dict[str, str]]
 
 
 def nested_columns(sample: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """{column: the fields within it, written column.field}, of columns that hold objects."""
-    found: dict[str, dict[str, None]] = {}
+    nested: dict[str, dict[str, None]] = {}
     count = 0
 
     for values in sample:
@@ -32,67 +36,75 @@ def nested_columns(sample: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
             if not isinstance(value, dict) or count >= NESTED_FIELDS:
                 continue
 
-            fields = found.setdefault(column, {})
+            fields = nested.setdefault(column, {})
             before = len(fields)
             fields.update(dict.fromkeys(_fields(column, value, NESTED_DEPTH)))
             count += len(fields) - before
 
-    return {column: list(fields) for column, fields in found.items()}
+    return {column: list(fields) for column, fields in nested.items()}
 
 
 def _fields(parent: str, value: dict[str, Any], depth: int) -> list[str]:
-    found = []
+    paths = []
     for name, inner in list(value.items())[:NESTED_FIELDS]:
         path = f"{parent}.{name}"
-        found.append(path)
+        paths.append(path)
 
         if isinstance(inner, dict) and depth > 1:
-            found += _fields(path, inner, depth - 1)
+            paths += _fields(path, inner, depth - 1)
 
-    return found
+    return paths
 
 
-def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]]:
+def detect_format(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Match:
     """(slug, {the format's column: the file's column}), or ("", {}) for columns that no format has.
 
     columns: fields within columns may be among them. The names themselves first, in the order of
     FORMATS; then aliases, where the format that explains most columns wins.
     """
-    exact = [
-        (item, column_map)
-        for item in FORMATS.values()
-        if item.slug != WEAKEST and (column_map := _matched(item, columns, aliases=False))
-    ]
+    exact = _matches(columns, aliases=False)
+    exact.pop(WEAKEST, None)
 
-    has_pairs = any(item.slug == "preference" for item, _ in exact)
-    if not has_pairs and (special := _ratings_or_pairs(columns, sample)):
-        return special
+    has_pairs = "preference" in exact
+    if not has_pairs:
+        special = _ratings_or_pairs(columns, sample)
+        if special:
+            return special
 
-    for item, column_map in exact:
-        if _suits(item.slug, column_map, sample, has_pairs=has_pairs):
-            whole_map = _matched(item, columns, aliases=True)
-            return _questions_alone(item.slug, whole_map, columns, sample) or (item.slug, whole_map)
+    for slug, column_map in exact.items():
+        if _suits(slug, column_map, sample, has_pairs=has_pairs):
+            whole_map = _matched(FORMATS[slug], columns, aliases=True)
+            return _questions_alone(slug, whole_map, columns, sample) or (slug, whole_map)
 
-    loose = [
-        (item, column_map)
-        for item in FORMATS.values()
-        if (column_map := _matched(item, columns, aliases=True))
-    ]
-
-    loose = [pair for pair in loose if _suits(pair[0].slug, pair[1], sample, has_pairs=False)]
+    loose = {
+        slug: column_map
+        for slug, column_map in _matches(columns, aliases=True).items()
+        if _suits(slug, column_map, sample, has_pairs=False)
+    }
     if not loose:
         return _answers_as_text(columns, sample) or ("", {})
 
-    best, column_map = max(loose, key=lambda pair: len(pair[1]))
-    if best.slug in (WEAKEST, "text") and (answers := _answers_as_text(columns, sample)):
-        return answers
+    best = max(loose, key=lambda slug: len(loose[slug]))
+    if best in (WEAKEST, "text"):
+        answers = _answers_as_text(columns, sample)
+        if answers:
+            return answers
 
-    return _questions_alone(best.slug, column_map, columns, sample) or (best.slug, column_map)
+    return _questions_alone(best, loose[best], columns, sample) or (best, loose[best])
 
 
-def _ratings_or_pairs(
-    columns: Sequence[str], sample: Sequence[dict[str, Any]]
-) -> tuple[str, dict[str, str]] | None:
+def _matches(columns: Sequence[str], *, aliases: bool) -> dict[str, dict[str, str]]:
+    """{slug: column map} of the formats whose needed columns are all there."""
+    matches = {}
+    for slug, item in FORMATS.items():
+        column_map = _matched(item, columns, aliases=aliases)
+        if column_map:
+            matches[slug] = column_map
+
+    return matches
+
+
+def _ratings_or_pairs(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Match | None:
     """Conversations beside which a rating or a worse answer stands, which would be learned as good
     ones throughout if that were passed over."""
     rated = _matched(FORMATS["kto"], columns, aliases=True)
@@ -100,7 +112,7 @@ def _ratings_or_pairs(
         return "kto", rated
 
     paired = _matched(FORMATS["preference"], columns, aliases=True)
-    if paired and any(_is_good(values, "preference", paired) for values in sample):
+    if paired and _any_good(sample, "preference", paired):
         return "preference", paired
 
     return None
@@ -108,24 +120,24 @@ def _ratings_or_pairs(
 
 def _questions_alone(
     slug: str, column_map: dict[str, str], columns: Sequence[str], sample: Sequence[dict[str, Any]]
-) -> tuple[str, dict[str, str]] | None:
-    """What conversations are that all end with a question: prompts, to which a reference may stand
-    in another column."""
-    if (
-        slug not in CHATS
-        or not sample
-        or any(_is_good(values, slug, column_map) for values in sample)
-    ):
+) -> Match | None:
+    """Conversations that all end with a question are prompts, to which a reference may stand in
+    another column. None for other conversations."""
+    if slug not in CHATS or not sample or _any_good(sample, slug, column_map):
         return None
 
     turns = column_map[slug]
-    if not all(_may_be_turns(value_at(values, turns)) for values in sample):
+    for values in sample:
+        value = value_at(values, turns)
         # A conversation written as one text is no question, whatever it ends with.
-        return None
+        if isinstance(value, str) and not value.lstrip().startswith("["):
+            return None
 
-    others = {name: source for name, source in column_map.items() if name == "system"}
-    prompts = {"prompt": turns} | others
-    if not any(_is_good(values, WEAKEST, prompts) for values in sample):
+    prompts = {"prompt": turns}
+    if "system" in column_map:
+        prompts["system"] = column_map["system"]
+
+    if not _any_good(sample, WEAKEST, prompts):
         return None
 
     answers = _matched(FORMATS["prompt-completion"], ["prompt", *columns], aliases=True)
@@ -135,30 +147,23 @@ def _questions_alone(
     return WEAKEST, prompts
 
 
-def _may_be_turns(value: Any) -> bool:
-    return not isinstance(value, str) or value.lstrip().startswith("[")
-
-
-def _answers_as_text(
-    columns: Sequence[str], sample: Sequence[dict[str, Any]]
-) -> tuple[str, dict[str, str]] | None:
+def _answers_as_text(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Match | None:
     """Prompts beside which a column of texts holds the answers, and not prompt and answer
     together."""
-    asked_columns = [
-        column for column in columns if str(column).strip().lower() in ASKED_BESIDE_TEXT
-    ]
+    asked_columns = [name for name in columns if str(name).strip().lower() in ASKED_BESIDE_TEXT]
     prompts = _matched(FORMATS[WEAKEST], asked_columns, aliases=True)
     texts = _matched(FORMATS["text"], columns, aliases=True)
-    if not prompts or not texts or prompts["prompt"] == texts["text"] or not sample:
+    if not prompts or not texts or prompts["prompt"] == texts["text"]:
         return None
 
     for values in sample:
-        asked, text = values.get(prompts["prompt"]), values.get(texts["text"])
+        asked = values.get(prompts["prompt"])
+        text = values.get(texts["text"])
         if isinstance(asked, str) and isinstance(text, str) and asked.strip() in text:
             return None
 
     column_map = prompts | {"completion": texts["text"]}
-    if not any(_is_good(values, "prompt-completion", column_map) for values in sample):
+    if not _any_good(sample, "prompt-completion", column_map):
         return None
 
     return "prompt-completion", column_map
@@ -171,22 +176,19 @@ def _matched(item: Format, columns: Sequence[str], *, aliases: bool) -> dict[str
     for column in columns:
         by_name.setdefault(str(column).strip().lower(), column)
 
-    found: dict[str, str] = {}
+    column_map: dict[str, str] = {}
     for wanted in (*item.columns, *item.optional):
-        names = (wanted, *(item.aliases.get(wanted, ()) if aliases else ()))
-        name = next(
-            (
-                name
-                for name in names
-                if name in by_name and not is_taken(by_name[name], found.values())
-            ),
-            None,
-        )
+        names = [wanted]
+        if aliases:
+            names += item.aliases.get(wanted, ())
 
-        if name is not None:
-            found[wanted] = by_name[name]
+        for name in names:
+            if name in by_name and not is_taken(by_name[name], column_map.values()):
+                column_map[wanted] = by_name[name]
+                break
 
-    return found if all(column in found for column in item.columns) else {}
+    has_needed = all(column in column_map for column in item.columns)
+    return column_map if has_needed else {}
 
 
 def _suits(
@@ -201,71 +203,73 @@ def _suits(
     if slug in CHATS and has_pairs:
         # Beside chosen and rejected a conversation is mostly the prompt alone, with no answer of
         # its own.
-        return any(_is_good(values, slug, column_map) for values in sample)
+        return _any_good(sample, slug, column_map)
 
     if slug == "text":
         # Rows that are turns one by one have a text too, and to learn them alone would make no
         # sense.
-        return not any(_is_turn(values) for values in sample) and not _answers_beside(
-            column_map, sample
-        )
+        is_single_turns = any(_is_turn(values) for values in sample)
+        return not is_single_turns and not _answers_beside(column_map, sample)
 
     return True
 
 
 def _is_turn(values: dict[str, Any]) -> bool:
-    return any(
-        str(values[key]).strip().lower() in ROLES
-        for key in ROLE_KEYS
-        if isinstance(values.get(key), str)
-    )
+    for key in ROLE_KEYS:
+        name = values.get(key)
+        if isinstance(name, str) and name.strip().lower() in ROLES:
+            return True
+
+    return False
 
 
 def _answers_beside(column_map: dict[str, str], sample: Sequence[dict[str, Any]]) -> bool:
-    columns = list(dict.fromkeys(name for values in sample for name in values))
-    found = _answers_as_text(columns, sample)
-    return found is not None and found[1]["completion"] == column_map["text"]
+    """Whether the column of texts holds answers to prompts in another one."""
+    columns: dict[str, None] = {}
+    for values in sample:
+        columns.update(dict.fromkeys(values))
+
+    match = _answers_as_text(list(columns), sample)
+    if match is None:
+        return False
+
+    _, answers = match
+    return answers["completion"] == column_map["text"]
 
 
 def _is_rated(column_map: dict[str, str], sample: Sequence[dict[str, Any]]) -> bool:
     """Whether these are conversations with a rating, which would be learned as good ones throughout
     if it were passed over: said by the column's name, or by values that can mean nothing else."""
-    label = column_map["label"]
-    ratings = [values.get(label) for values in sample]
-
     if not _suits("kto", column_map, sample, has_pairs=False):
         return False
 
-    return label.strip().lower() == "kto_tag" or all(isinstance(rating, bool) for rating in ratings)
+    label = column_map["label"]
+    if label.strip().lower() == "kto_tag":
+        return True
+
+    return all(isinstance(values.get(label), bool) for values in sample)
 
 
-def _is_good(values: dict[str, Any], slug: str, column_map: dict[str, str]) -> bool:
-    try:
-        to_example(values, slug, column_map)
-    except RowProblem:
-        return False
-
-    return True
+def _any_good(sample: Sequence[dict[str, Any]], slug: str, column_map: dict[str, str]) -> bool:
+    """Whether any row of the sample can be learned from, read as this format."""
+    return any(example_or_none(values, slug, column_map) is not None for values in sample)
 
 
-def nearest(columns: Sequence[str], count: int = 2) -> list[Format]:
+def nearest_formats(columns: Sequence[str], count: int = 2) -> list[Format]:
     """The formats whose columns look most like these, for a message about a file that fits none."""
-    names = [str(column).lower() for column in columns]
+    names = [str(column).lower()[:40] for column in columns[:100]]
 
     def likeness(item: Format) -> float:
-        best = [
-            max(
-                (difflib.SequenceMatcher(None, wanted, name[:40]).ratio() for name in names[:100]),
-                default=0.0,
-            )
-            for wanted in item.columns
-        ]
+        total = 0.0
+        for wanted in item.columns:
+            ratios = [difflib.SequenceMatcher(None, wanted, name).ratio() for name in names]
+            total += max(ratios, default=0.0)
 
-        return sum(best) / len(best)
+        return total / len(item.columns)
 
-    near = sorted(FORMATS.values(), key=likeness, reverse=True)
-    if likeness(near[0]) < SOME_LIKENESS:
+    nearest = sorted(FORMATS.values(), key=likeness, reverse=True)
+    if likeness(nearest[0]) < SOME_LIKENESS:
         # Names of another language, or none at all: what most people have.
-        near = [FORMATS["question-answer"], FORMATS["messages"]]
+        nearest = [FORMATS["question-answer"], FORMATS["messages"]]
 
-    return near[:count]
+    return nearest[:count]

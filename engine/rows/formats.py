@@ -1,4 +1,4 @@
-"""The shapes that rows of a dataset can have. Standard library only; check, preview and training
+"""The formats that rows of a dataset can have. Standard library only; check, preview and training
 all come here."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Marks of eight bytes that stand for rows and prompts, and a set of them. No training library.
+"""Hashes of 64 bits that stand for rows and prompts, and a set of them. No training library.
 
-A set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows is
-checked in a process that stays small."""
+The set takes 16 to 32 bytes for each, where Python's own takes eighty: a dataset of a million rows
+is checked in a process that stays small."""
 
 from __future__ import annotations
 
@@ -16,137 +16,153 @@ import xxhash
 from engine.rows.chat_turns import Turns
 from engine.rows.examples import Example
 
-# numpy is imported where many marks come at once: the web server has this module and needs none of
+# numpy is imported where many values come at once: the web server has this module and needs none of
 # that.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FIRST_ROOM = 1024
-# So many places are moved at once.
-PART = 1 << 16
-# Between the texts of a row. A text that holds it is marked in another way.
+INITIAL_SLOTS = 1024
+# So many slots are moved at once.
+MOVED_SLOTS = 1 << 16
+# Between the texts of a row. A text that holds it is hashed in another way.
 SEPARATOR = "\x1e"
 
 
-class Marks:
-    """`add` says whether a mark is new. Marks are evenly spread numbers of 64 bits, as a hash
-    gives."""
+class HashSet:
+    """A set of evenly spread numbers of 64 bits, as a hash gives, in a table with open addressing:
+    the place of a number is its lowest bits, or the next that is free.
+
+    0 is an empty slot, so that 0 itself counts as 1.
+    """
 
     def __init__(self) -> None:
-        self.slots = array("Q", [0]) * FIRST_ROOM
+        self.slots = array("Q", [0]) * INITIAL_SLOTS
         self.count = 0
 
     def __len__(self) -> int:
         return self.count
 
-    def add(self, mark: int) -> bool:
-        # 0 is an empty slot.
-        mark = mark or 1
-        slots, last = self.slots, len(self.slots) - 1
-        at = mark & last
+    def add(self, value: int) -> bool:
+        """Whether it is new."""
+        value = value or 1
+        slots = self.slots
+        mask = len(slots) - 1
+        index = value & mask
 
-        while held := slots[at]:
-            if held == mark:
+        while held := slots[index]:
+            if held == value:
                 return False
 
-            at = (at + 1) & last
+            index = (index + 1) & mask
 
-        slots[at] = mark
+        slots[index] = value
         self.count += 1
 
         if 2 * self.count > len(slots):
-            self._room_make(self.count)
+            self._grow(self.count)
 
         return True
 
-    def add_all(self, marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """As `add` of one after the other, which of (marks,) are new."""
+    def add_all(self, values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """(values,) which of them are new, as if each were added after the other."""
         import numpy as np
 
-        different, first = np.unique(np.where(marks == 0, np.uint64(1), marks), return_index=True)
-        self._room_make(self.count + len(different))
-        is_new = np.zeros(len(marks), bool)
-        is_new[first] = self._put(different)
+        without_zero = np.where(values == 0, np.uint64(1), values)
+        different, first = np.unique(without_zero, return_index=True)
+        self._grow(self.count + len(different))
+
+        is_new = np.zeros(len(values), bool)
+        is_new[first] = self._insert(different)
 
         return is_new
 
-    def _put(self, marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which of different marks, none of them 0, are new; there is room for all."""
+    def _insert(self, values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of different values, none of them 0, are new; there is room for all."""
         import numpy as np
 
         slots = np.frombuffer(self.slots, np.uint64)
-        last = np.uint64(len(slots) - 1)
-        is_new = np.zeros(len(marks), bool)
-        left, at = np.arange(len(marks)), marks & last
+        mask = np.uint64(len(slots) - 1)
+        is_new = np.zeros(len(values), bool)
+
+        # Those that have no slot yet, and the slot that each looks at.
+        left = np.arange(len(values))
+        index = values & mask
 
         while len(left):
-            held, mine = slots[at], marks[left]
-            empty = held == 0
-            # Of several that want one place, one has it.
-            slots[at[empty]] = mine[empty]
-            settled = slots[at] == mine
-            is_new[left[settled & empty]] = True
-            left, at = left[~settled], (at[~settled] + np.uint64(1)) & last
+            wanted = values[left]
+            is_empty = slots[index] == 0
+            # Of several that want one slot, one has it.
+            slots[index[is_empty]] = wanted[is_empty]
+            is_settled = slots[index] == wanted
+            is_new[left[is_settled & is_empty]] = True
+
+            left = left[~is_settled]
+            index = (index[~is_settled] + np.uint64(1)) & mask
 
         self.count += int(is_new.sum())
         return is_new
 
-    def _room_make(self, count: int) -> None:
-        """At least twice as much as `count` marks take."""
-        room = len(self.slots)
-        while 2 * count > room:
-            room *= 2
+    def _grow(self, count: int) -> None:
+        """Makes at least twice as many slots as `count` values take."""
+        size = len(self.slots)
+        while 2 * count > size:
+            size *= 2
 
-        if room > len(self.slots):
-            import numpy as np
+        if size == len(self.slots):
+            return
 
-            before = np.frombuffer(self.slots, np.uint64)
-            self.slots, self.count = array("Q", [0]) * room, 0
+        import numpy as np
 
-            for start in range(0, len(before), PART):
-                part = before[start : start + PART]
-                self._put(part[part != 0])
+        before = np.frombuffer(self.slots, np.uint64)
+        self.slots = array("Q", [0]) * size
+        self.count = 0
+
+        for start in range(0, len(before), MOVED_SLOTS):
+            part = before[start : start + MOVED_SLOTS]
+            self._insert(part[part != 0])
 
 
-def mark_of(example: Example) -> int:
-    """The same for rows that say the same."""
+def example_hash(example: Example) -> int:
+    """The same number for rows that say the same."""
     if example.chosen is not None or example.rejected is not None or example.label is not None:
-        return fingerprint(example.messages, example.chosen, example.rejected, example.label)
+        return json_hash(example.messages, example.chosen, example.rejected, example.label)
 
-    return mark_of_turns(
-        example.messages if example.text is None else [{"role": "user", "content": example.text}]
-    )
+    if example.text is not None:
+        return turns_hash([{"role": "user", "content": example.text}])
+
+    return turns_hash(example.messages)
 
 
-def mark_of_turns(turns: Turns | None) -> int:
-    """Of turns in an order that conversation() or opening() has found good. Plain ones are marked
-    by their texts."""
+def turns_hash(turns: Turns | None) -> int:
+    """The hash of turns in an order that engine.rows.chat_turns has checked. Plain ones are hashed
+    by their texts, as engine.vectorised does for whole columns."""
     turns = turns or []
-    if all(len(turn) == 2 and turn["role"] != "tool" for turn in turns):
-        texts = [turn["content"] for turn in turns]
-        joined = SEPARATOR.join(texts)
-        if joined.count(SEPARATOR) < max(1, len(texts)):
-            is_system = bool(turns) and turns[0]["role"] == "system"
-            return mark_of_bytes(joined.encode("utf-8", "surrogatepass"), is_system)
+    if any(len(turn) != 2 or turn["role"] == "tool" for turn in turns):
+        return json_hash(turns)
 
-    return fingerprint(turns)
+    texts = [turn["content"] for turn in turns]
+    joined = SEPARATOR.join(texts)
+    if joined.count(SEPARATOR) >= max(1, len(texts)):
+        # A text holds the separator.
+        return json_hash(turns)
+
+    is_system = bool(turns) and turns[0]["role"] == "system"
+    return text_hash(joined.encode("utf-8", "surrogatepass"), is_system)
 
 
 # (texts of turns with SEPARATOR between, whether the first one is a system prompt)
-mark_of_bytes: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdigest
+text_hash: Callable[[bytes | memoryview, bool], int] = xxhash.xxh3_64_intdigest
 
 
-def fingerprint(*parts: Any) -> int:
-    """Eight bytes of the parts' JSON."""
+def json_hash(*parts: Any) -> int:
+    """64 bits of the parts' JSON."""
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
     try:
-        data = orjson.dumps(
-            parts, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-        )
+        data = orjson.dumps(parts, default=str, option=options)
     except TypeError:
         # Half a surrogate pair, or a number of more than 64 bits.
-        data = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode(
-            "utf-8", "surrogatepass"
-        )
+        text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+        data = text.encode("utf-8", "surrogatepass")
 
     return xxhash.xxh3_64_intdigest(data)

@@ -18,7 +18,23 @@ from engine.rows.file_type import (
     WRAPPED_LIST,
     FileProblem,
 )
-from engine.rows.lines import CHUNK_BYTES, ROW_LIMIT_BYTES, TOO_LONG, Mark, Row, json_row, lines_of
+from engine.rows.lines import (
+    CHUNK_BYTES,
+    ROW_LIMIT_BYTES,
+    TOO_LONG,
+    FilePosition,
+    Row,
+    json_row,
+    lines_of,
+)
+
+TEXT_BEHIND_LIST = (
+    "There is more text after the end of the list. A JSON file holds one list of objects."
+)
+LIST_NOT_CLOSED = (
+    "The list is not closed: the file ends within row {row:,}. Was it cut off, or is a quotation "
+    "mark or bracket missing?"
+)
 
 _STRING = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
@@ -27,38 +43,39 @@ _STRUCTURE = re.compile(rb'["\[\]{},]')
 _NEXT_MEMBER = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.){0,2000})"\s*:\s*(\[(?=\s*[{\]]))?')
 
 
-def read_json(path: Path, start: Mark) -> Iterator[Row]:
+def read_json(path: Path, start: FilePosition) -> Iterator[Row]:
+    """Rows behind `start`. Raises FileProblem where the file cannot be read any further."""
     with path.open("rb") as stream:
-        found = _beginning(stream)
-        stream.seek(start.offset or found.offset)
-        number, objects = start.rows, bool(start.rows)
-        part: str | None = found.name
+        beginning = _beginning(stream)
+        stream.seek(start.offset or beginning.offset)
+        number = start.rows
+        has_objects = bool(start.rows)
 
-        if found.is_member and start.offset and _list_ended(stream):
+        part: str | None = beginning.name
+        if beginning.is_member and start.offset and _list_ended(stream):
             part = _next_list(stream)
 
         while part is not None:
-            for raw, end in _elements(stream, number) if found.is_list else _objects(stream):
+            elements = _elements(stream, number) if beginning.is_list else _objects(stream)
+            for raw, end in elements:
                 number += 1
-                row = (
-                    Row(number, None, TOO_LONG, end=end)
-                    if raw is None
-                    else json_row(number, raw, end)
-                )
+                if raw is None:
+                    row = Row(number, None, TOO_LONG, end=end)
+                    has_objects = True
+                else:
+                    row = json_row(number, raw, end)
+                    is_object = row.values is not None or raw.startswith(b"{")
+                    has_objects = has_objects or is_object
 
-                objects = objects or raw is None or row.values is not None or raw.startswith(b"{")
                 yield row._replace(part=part) if part else row
 
-            part = _next_list(stream) if found.is_member else None
+            part = _next_list(stream) if beginning.is_member else None
 
-        if number and not objects:
+        if number and not has_objects:
             raise FileProblem(NOT_JSON_ROWS)
 
-        if not found.is_member and stream.read(CHUNK_BYTES).strip():
-            raise FileProblem(
-                "There is more text after the end of the list. A JSON file holds one list of "
-                "objects."
-            )
+        if not beginning.is_member and stream.read(CHUNK_BYTES).strip():
+            raise FileProblem(TEXT_BEHIND_LIST)
 
 
 class _Beginning(NamedTuple):
@@ -75,13 +92,16 @@ class _Beginning(NamedTuple):
 def _beginning(stream: BinaryIO) -> _Beginning:
     head = stream.read(CHUNK_BYTES)
     start = len(head) - len(head.removeprefix(BOM).lstrip())
-    if head[start : start + 1] == b"[":
+    first = head[start : start + 1]
+    if first == b"[":
         return _Beginning(start + 1)
 
     wrapped = WRAPPED_LIST.match(head, start)
     if wrapped is not None and wrapped[1].lower() not in ROW_LISTS:
-        return _Beginning(head.index(b"[", wrapped.end(1)) + 1, _name(wrapped[1]), is_member=True)
-    if head[start : start + 1] == b"{":
+        offset = head.index(b"[", wrapped.end(1)) + 1
+        return _Beginning(offset, _name(wrapped[1]), is_member=True)
+
+    if first == b"{":
         return _Beginning(start, is_list=False)
 
     raise FileProblem(NOT_JSON_ROWS)
@@ -123,33 +143,37 @@ def _next_list(stream: BinaryIO) -> str | None:
 
 def _objects(stream: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
     """Objects one after another, each over several lines: one ends with a bracket at the beginning
-    of a line. As _elements."""
+    of a line. Yields as _elements."""
     held: list[bytes] = []
     size = 0
 
     for line in lines_of(stream):
         size += ROW_LIMIT_BYTES + 1 if line is None else len(line)
-        if line is None or size > ROW_LIMIT_BYTES:
+        is_too_long = size > ROW_LIMIT_BYTES
+
+        if line is None or is_too_long:
             held = held[:1] or [b"{"]
         elif held or line.strip():
             held.append(line)
 
         if line is not None and _ends_object(held, line):
             raw = b"".join(held).strip().removesuffix(b",")
-            yield (None if size > ROW_LIMIT_BYTES else raw), stream.tell()
-            held, size = [], 0
+            yield (None if is_too_long else raw), stream.tell()
+            held = []
+            size = 0
 
     if held:
-        yield (None if size > ROW_LIMIT_BYTES else b"".join(held).strip()), stream.tell()
+        raw = b"".join(held).strip()
+        yield (None if size > ROW_LIMIT_BYTES else raw), stream.tell()
 
 
 def _ends_object(held: list[bytes], line: bytes) -> bool:
-    if line.rstrip().removesuffix(b",") == b"}":
+    text = line.rstrip().removesuffix(b",")
+    if text == b"}":
         return True
 
-    return (
-        len(held) == 1 and line.startswith(b"{") and line.rstrip().removesuffix(b",").endswith(b"}")
-    )
+    is_one_line = len(held) == 1 and line.startswith(b"{")
+    return is_one_line and text.endswith(b"}")
 
 
 def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int]]:
@@ -159,30 +183,37 @@ def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int
     Only brackets, commas and strings are looked at, so that one broken element does not end the
     reading. Leaves the stream behind the closing bracket. Raises FileProblem where that is missing.
     """
-    buffer, base = b"", stream.tell()
-    start = at = depth = 0
-    in_string = too_long = False
+    # buffer begins at byte `base` of the file; the element begins at `start` of it.
+    buffer = b""
+    base = stream.tell()
+    start = 0
+    position = 0
+    depth = 0
+    in_string = False
+    is_too_long = False
 
     while True:
-        match = (_STRING if in_string else _STRUCTURE).search(buffer, at)
+        pattern = _STRING if in_string else _STRUCTURE
+        match = pattern.search(buffer, position)
         if match is None:
             # In a string a last backslash waits for the character that it escapes.
-            at = max(at, len(buffer) - (in_string and buffer.endswith(b"\\")))
-            if at - start > ROW_LIMIT_BYTES:
-                too_long, start = True, at
+            waits = in_string and buffer.endswith(b"\\")
+            position = max(position, len(buffer) - waits)
+            if position - start > ROW_LIMIT_BYTES:
+                is_too_long = True
+                start = position
 
-            base, buffer, at, start = base + start, buffer[start:], at - start, 0
-            if not (chunk := stream.read(CHUNK_BYTES)):
-                raise FileProblem(
-                    f"The list is not closed: the file ends within row {number + 1:,}. Was it cut "
-                    "off, or is a "
-                    "quotation mark or bracket missing?"
-                )
+            chunk = stream.read(CHUNK_BYTES)
+            if not chunk:
+                raise FileProblem(LIST_NOT_CLOSED.format(row=number + 1))
 
-            buffer += chunk
+            buffer = buffer[start:] + chunk
+            base += start
+            position -= start
+            start = 0
             continue
 
-        at = match.end()
+        position = match.end()
         token = match[0]
 
         if in_string:
@@ -194,13 +225,14 @@ def _elements(stream: BinaryIO, number: int) -> Iterator[tuple[bytes | None, int
         elif token in b"]}" and depth:
             depth -= 1
         elif depth == 0:
-            raw = buffer[start : at - 1].strip()
-            too_long = too_long or len(raw) > ROW_LIMIT_BYTES
-            if raw or too_long or token == b",":
+            raw = buffer[start : position - 1].strip()
+            is_too_long = is_too_long or len(raw) > ROW_LIMIT_BYTES
+            if raw or is_too_long or token == b",":
                 number += 1
-                yield (None if too_long else raw), base + at
+                yield (None if is_too_long else raw), base + position
 
-            start, too_long = at, False
+            start = position
+            is_too_long = False
             if token != b",":
-                stream.seek(base + at)
+                stream.seek(base + position)
                 return

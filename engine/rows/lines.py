@@ -27,12 +27,18 @@ TOO_LONG = f"Longer than {ROW_LIMIT_BYTES >> 20} MB. Split it into several rows,
 
 
 class Row(NamedTuple):
-    """`line`: line of the file for JSONL, CSV and text, row number for JSON and Parquet; from 1.
-    `values` is None where the row cannot be read, with the reason in `problem` and its beginning in
-    `raw`. `end`: bytes read so far; `last_line`: where a row of several lines ends, 0 for rows that
-    end on `line`, -1 for one within the first line. `notes`: what had to be understood in another
-    way than it is written, kinds of engine.doctor.examine. `part`: the name of the list that holds it,
-    where a JSON file is an object of lists."""
+    """A row of a file.
+
+    line: of the file for JSONL, CSV and text, row number for JSON and Parquet; from 1.
+    values: None where the row cannot be read.
+    problem, raw: why it cannot be read, and its beginning.
+    end: bytes read so far.
+    last_line: where a row of several lines ends, 0 for rows that end on `line`, -1 for one within
+    the first line.
+    notes: what had to be understood in another way than it is written, kinds of
+    engine.doctor.examine.
+    part: the name of the list that holds it, where a JSON file is an object of lists.
+    """
 
     line: int
     values: dict[str, Any] | None
@@ -45,20 +51,20 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A place between two rows where reading can go on: `rows` and `lines` of the file lie before
+class FilePosition:
+    """A place between two rows where reading can resume: `rows` and `lines` of the file lie before
     byte `offset`."""
 
     rows: int = 0
     lines: int = 0
     offset: int = 0
 
-    def after(self, row: Row, count: int = 1) -> Mark:
-        """The place behind `row`, which is the `count`th from here."""
-        return Mark(self.rows + count, max(0, row.last_line or row.line), row.end)
+    def after(self, row: Row, count: int = 1) -> FilePosition:
+        """The position behind `row`, which is the `count`th from here."""
+        return FilePosition(self.rows + count, max(0, row.last_line or row.line), row.end)
 
 
-BEGINNING = Mark()
+FILE_START = FilePosition()
 
 
 class _CarriageReturns(io.RawIOBase):
@@ -109,16 +115,23 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
     at_start = stream.tell() == 0
     while line := stream.readline(ROW_LIMIT_BYTES + 1):
         if at_start:
-            line, at_start = line.removeprefix(BOM), False
+            line = line.removeprefix(BOM)
+            at_start = False
 
         if len(line) <= ROW_LIMIT_BYTES:
             yield line
-            continue
+        else:
+            skip_line(stream, line)
+            yield None
 
-        while not line.endswith(b"\n") and (line := stream.readline(CHUNK_BYTES)):
-            pass
 
-        yield None
+def skip_line(stream: BinaryIO, part: bytes) -> bytes:
+    """Passes over the rest of a line of which `part` was read; its last bytes, with the line break
+    where the file does not end first."""
+    while part and not part.endswith(b"\n"):
+        part = stream.readline(CHUNK_BYTES)
+
+    return part
 
 
 def json_row(number: int, raw: bytes, end: int) -> Row:
@@ -196,6 +209,7 @@ def _python_object(text: bytes, notes: tuple[str, ...]) -> tuple[Any, tuple[str,
 
 
 PYTHON_OBJECT = re.compile(rb"[{\[]\s*['{]")
+_CONSTANT = re.compile(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b")
 NOT_A_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 
 
@@ -209,12 +223,15 @@ def _is_turns(value: Any) -> bool:
 def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         raw.decode()
-    except UnicodeDecodeError as wrong:
-        return f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8 and upload it again."
+    except UnicodeDecodeError as undecodable:
+        return not_utf8(undecodable)
 
-    if literal := re.search(rb"[:,\[]\s*(-?(?:NaN|Infinity))\b", raw[max(0, error.pos - 3) :]):
-        return f"{literal[1].decode()} is not valid JSON. Use a number, or null."
-    if raw[: error.pos].rstrip().endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":
+    constant = _CONSTANT.search(raw, max(0, error.pos - 3))
+    if constant is not None:
+        return f"{constant[1].decode()} is not valid JSON. Use a number, or null."
+
+    before = raw[: error.pos].rstrip()
+    if before.endswith(b"}") and raw[error.pos : error.pos + 1] == b"{":
         return "Two objects stand on this line. Put each row on a line of its own."
     if "depth limit" in error.msg:
         return "Nested too deeply."
@@ -222,6 +239,11 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
         return "There is nothing between two commas."
 
     return f"Not valid JSON: {error.msg} (column {error.colno:,})."
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Why bytes are no text, for people."""
+    return f"Not UTF-8 (byte {error.start + 1:,}). Save the file as UTF-8 and upload it again."
 
 
 # Every key of an object matches, and now and then a piece of text does: as many matches as keys
@@ -261,7 +283,11 @@ def _repeated_key(raw: bytes) -> str:
 
     def look(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
-        repeated.extend(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        for name, _ in pairs:
+            if name in seen:
+                repeated.append(name)
+
+            seen.add(name)
 
     try:
         json.loads(raw, object_pairs_hook=look)

@@ -1,10 +1,9 @@
 """Rows of a plain text: its paragraphs, joined until a row has a good length. No training library.
 
-A model that goes on learning from books and documents learns from all of them, row after row. A row
-for each paragraph would end the text after every few lines; a row for the whole file would be cut
-at the token limit, and nothing behind that be learned. So paragraphs are joined to rows that keep
-to the usual limits, and are themselves taken apart only where one is far too long.
-"""
+A model whose training continues on books and documents learns from all of them, row after row. A
+row for each paragraph would end the text after every few lines; a row for the whole file would be
+cut at the token limit, and nothing behind that be learned. So paragraphs are joined to rows that
+keep to the usual limits, and are themselves taken apart only where one is far too long."""
 
 from __future__ import annotations
 
@@ -15,10 +14,11 @@ from pathlib import Path
 from engine.rows.file_type import BOM
 from engine.rows.lines import (
     ROW_LIMIT_BYTES,
-    Mark,
+    FilePosition,
     Row,
     ends_with_returns,
     lines_of,
+    not_utf8,
     open_lines,
     shown,
 )
@@ -39,45 +39,55 @@ NOTES = ("paragraphs",)
 A_LINE_TOO_LONG = f"A line longer than {ROW_LIMIT_BYTES >> 20} MB. Break it into paragraphs."
 
 
-def read_paragraphs(path: Path, start: Mark) -> Iterator[Row]:
+def read_paragraphs(path: Path, start: FilePosition) -> Iterator[Row]:
     """Each row {"text"}; its line is that on which it begins."""
     notes = (*NOTES, "carriage_return") if ends_with_returns(path) else NOTES
     with open_lines(path) as stream:
-        begin = start.offset or (len(BOM) if stream.read(len(BOM)) == BOM else 0)
+        has_mark = stream.read(len(BOM)) == BOM
+        begin = start.offset or (len(BOM) if has_mark else 0)
         stream.seek(begin)
-        held, number = _Held(begin, start.lines + 1, notes), start.lines
+
+        number = start.lines
+        pending = _PendingLines(begin, number + 1, notes)
 
         for line in lines_of(stream):
             number += 1
             if line is None:
-                yield from held.row()
-                yield Row(number, None, A_LINE_TOO_LONG, end=stream.tell(), last_line=number)
-                held = _Held(stream.tell(), number + 1, notes)
-            elif DOCUMENT_END.match(line):
-                yield from held.row()
-                held = _Held(stream.tell(), number + 1, notes)
-            else:
-                if line.startswith(PAGE_BREAK):
-                    yield from held.row()
-                    line = line.removeprefix(PAGE_BREAK)
-                    held = _Held(stream.tell() - len(line), number, notes)
+                yield from pending.row()
+                end = stream.tell()
+                yield Row(number, None, A_LINE_TOO_LONG, end=end, last_line=number)
+                pending = _PendingLines(end, number + 1, notes)
+                continue
 
-                held.add(line)
-                yield from held.long_rows()
+            if DOCUMENT_END.match(line):
+                yield from pending.row()
+                pending = _PendingLines(stream.tell(), number + 1, notes)
+                continue
 
-                if not line.strip() and held.size >= ROW_BYTES:
-                    yield from held.row()
+            if line.startswith(PAGE_BREAK):
+                yield from pending.row()
+                line = line.removeprefix(PAGE_BREAK)
+                pending = _PendingLines(stream.tell() - len(line), number, notes)
 
-        yield from held.row()
+            pending.add(line)
+            yield from pending.long_rows()
+
+            is_paragraph_end = not line.strip()
+            if is_paragraph_end and pending.size >= ROW_BYTES:
+                yield from pending.row()
+
+        yield from pending.row()
 
 
-class _Held:
+class _PendingLines:
     """Lines of which no row is made yet. Where they begin depends on nothing in front of them, so
-    that reading can go on behind any row. begin: their first byte in the file; line: their first
+    that reading can resume behind any row. begin: their first byte in the file; line: their first
     line."""
 
     def __init__(self, begin: int, line: int, notes: tuple[str, ...]) -> None:
-        self.begin, self.line, self.notes = begin, line, notes
+        self.begin = begin
+        self.line = line
+        self.notes = notes
         self.pieces: list[bytes] = []
         self.size = 0
 
@@ -86,22 +96,26 @@ class _Held:
         self.size += len(line)
 
     def row(self) -> Iterator[Row]:
-        """All that is held, as a row; none of blank lines alone."""
+        """All that is pending, as a row; none of blank lines alone."""
         yield from self._row(b"".join(self.pieces))
-        self.pieces, self.size = [], 0
+        self.pieces = []
+        self.size = 0
 
     def long_rows(self) -> Iterator[Row]:
         """Rows of what is too long for one; the rest stays."""
         if self.size <= LONGEST_ROW_BYTES:
             return
 
-        data, at = b"".join(self.pieces), 0
-        while len(data) - at > LONGEST_ROW_BYTES:
-            cut = _cut(data, at)
-            yield from self._row(data[at:cut])
-            at = cut
+        data = b"".join(self.pieces)
+        position = 0
+        while len(data) - position > LONGEST_ROW_BYTES:
+            cut = _cut(data, position)
+            yield from self._row(data[position:cut])
+            position = cut
 
-        self.pieces, self.size = [data[at:]], len(data) - at
+        rest = data[position:]
+        self.pieces = [rest]
+        self.size = len(rest)
 
     def _row(self, raw: bytes) -> Iterator[Row]:
         line = self.line
@@ -109,17 +123,16 @@ class _Held:
         self.line += raw.count(b"\n")
         # A piece of the first line leaves no line behind it, which for a row is not to say nothing:
         # 0 does that.
-        whole_lines = self.line - 1 or -1
+        last_line = self.line - 1 or -1
 
         try:
             text = raw.decode().strip("\r\n")
-        except UnicodeDecodeError as wrong:
-            reason = f"Not UTF-8 (byte {wrong.start + 1:,}). Save the file as UTF-8."
-            yield Row(line, None, reason, shown(raw), self.begin, whole_lines)
+        except UnicodeDecodeError as error:
+            yield Row(line, None, not_utf8(error), shown(raw), self.begin, last_line)
             return
 
         if not is_blank(text):
-            yield Row(line, {"text": text}, "", "", self.begin, whole_lines, self.notes)
+            yield Row(line, {"text": text}, "", "", self.begin, last_line, self.notes)
 
 
 def _cut(raw: bytes, start: int) -> int:

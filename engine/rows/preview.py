@@ -4,9 +4,9 @@
         [--mark JSON] [--skip N] [--rows N]
 
 prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields
-of Seen, its example those of engine.rows.examples.Example. Where the file cannot be read any further the
-rows end. Runs in a process of its own, whose caller limits its time and memory; the web does the
-same itself with files that are small."""
+of PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any
+further the rows end. Runs in a process of its own, whose caller limits its time and memory; the web
+does the same itself with files that are small."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from engine.rows.command_line import data_arguments_add
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.formats import FORMATS
-from engine.rows.read import FileProblem, Mark, Row, read_rows
+from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 
 ROWS = 5
 TEXT_LIMIT = 20_000
@@ -33,7 +33,7 @@ ROW_BYTES = 400_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreviewRow:
     """One row: `values` as in the file (long ones shortened), and its example or its problem."""
 
     line: int
@@ -47,37 +47,43 @@ class Seen:
         return json.dumps(self.values, ensure_ascii=False, indent=2)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Seen:
-        example = data["example"]
-        if example is not None:
-            example["notes"], example["unused"] = tuple(example["notes"]), tuple(example["unused"])
-            example = Example(**example)
+    def from_json(cls, data: dict[str, Any]) -> PreviewRow:
+        values = dict(data)
+        if data["example"] is not None:
+            example = dict(data["example"])
+            example["notes"] = tuple(example["notes"])
+            example["unused"] = tuple(example["unused"])
+            values["example"] = Example(**example)
 
-        return cls(**data | {"example": example})
+        return cls(**values)
 
 
-def rows_shown(rows: Iterable[Row], format: str, column_map: dict[str, str]) -> Iterator[Seen]:
+def preview_rows(
+    rows: Iterable[Row], format: str, column_map: dict[str, str]
+) -> Iterator[PreviewRow]:
     for row in rows:
-        yield _row_shown(row, format, column_map)
+        yield _preview_row(row, format, column_map)
 
 
-def _row_shown(row: Row, format: str, column_map: dict[str, str]) -> Seen:
+def _preview_row(row: Row, format: str, column_map: dict[str, str]) -> PreviewRow:
     if row.values is None:
-        return Seen(row.line, None, None, {"field": "", "value": row.raw, "reason": row.problem})
+        problem = {"field": "", "value": row.raw, "reason": row.problem}
+        return PreviewRow(row.line, None, None, problem)
 
-    example, problem = None, None
+    example = None
+    problem_of_row = None
     if format in FORMATS:
         try:
             example = to_example(row.values, format, column_map)
         except RowProblem as error:
-            problem = {"field": error.field, "value": error.value, "reason": error.reason}
+            problem_of_row = {"field": error.field, "value": error.value, "reason": error.reason}
 
     for limits in LIMITS:
-        seen = _within(row, example, problem, limits)
-        if len(_line(seen)) <= ROW_BYTES:
+        preview = _within(row, example, problem_of_row, limits)
+        if len(_line(preview)) <= ROW_BYTES:
             break
 
-    return seen
+    return preview
 
 
 def _within(
@@ -85,22 +91,23 @@ def _within(
     example: Example | None,
     problem: dict[str, str] | None,
     limits: tuple[int, int],
-) -> Seen:
+) -> PreviewRow:
     values, is_whole = shorten(row.values, limits)
     if example is not None:
         example, is_whole_example = _shorten_example(example, limits)
         is_whole = is_whole and is_whole_example
 
-    return Seen(row.line, values, example, problem, not is_whole)
+    return PreviewRow(row.line, values, example, problem, not is_whole)
 
 
 def _shorten_example(example: Example, limits: tuple[int, int]) -> tuple[Example, bool]:
-    parts = {
-        name: shorten(getattr(example, name), limits)
-        for name in ("text", "messages", "chosen", "rejected", "tools")
-    }
-    shown = replace(example, **{name: value for name, (value, _) in parts.items()})
-    return shown, all(is_whole for _, is_whole in parts.values())
+    short = {}
+    is_whole = True
+    for name in ("text", "messages", "chosen", "rejected", "tools"):
+        short[name], is_whole_part = shorten(getattr(example, name), limits)
+        is_whole = is_whole and is_whole_part
+
+    return replace(example, **short), is_whole
 
 
 def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]:
@@ -112,17 +119,27 @@ def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]
     characters, items = limits
 
     if isinstance(value, str):
-        return (value, True) if len(value) <= characters else (f"{value[:characters]} …", False)
+        is_whole = len(value) <= characters
+        return (value if is_whole else f"{value[:characters]} …"), is_whole
 
     if isinstance(value, dict):
-        pairs = {str(name): shorten(item, limits) for name, item in islice(value.items(), items)}
-        is_whole = len(value) <= items and all(whole for _, whole in pairs.values())
-        return {name: item for name, (item, _) in pairs.items()}, is_whole
+        is_whole = len(value) <= items
+        short = {}
+        for name, item in islice(value.items(), items):
+            short[str(name)], is_whole_item = shorten(item, limits)
+            is_whole = is_whole and is_whole_item
+
+        return short, is_whole
 
     if isinstance(value, list | tuple):
-        found = [shorten(item, limits) for item in value[:items]]
-        is_whole = len(value) <= items and all(whole for _, whole in found)
-        return [item for item, _ in found], is_whole
+        is_whole = len(value) <= items
+        short_items = []
+        for item in value[:items]:
+            short_item, is_whole_item = shorten(item, limits)
+            short_items.append(short_item)
+            is_whole = is_whole and is_whole_item
+
+        return short_items, is_whole
 
     if isinstance(value, float) and not math.isfinite(value):
         return str(value), True
@@ -130,30 +147,28 @@ def shorten(value: Any, limits: tuple[int, int] = LIMITS[0]) -> tuple[Any, bool]
         return value, True
 
     # What only Parquet holds: bytes, decimals, dates.
-    return (f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)), True
+    text = f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)
+    return text, True
 
 
-def _line(seen: Seen) -> str:
-    return json.dumps({"row": asdict(seen)}, ensure_ascii=True)
+def _line(preview: PreviewRow) -> str:
+    return json.dumps({"row": asdict(preview)}, ensure_ascii=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.rows.preview", description="Show rows.")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--file-type", required=True)
-    parser.add_argument("--format", required=True)
-    parser.add_argument("--column-map", type=json.loads, default={})
+    data_arguments_add(parser)
     parser.add_argument("--mark", type=json.loads, default=[])
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--rows", type=int, default=ROWS)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
-    rows = read_rows(given.data, given.file_type, Mark(*given.mark))
-    wanted = islice(rows, given.skip, given.skip + given.rows)
+    rows = read_rows(options.data, options.file_type, FilePosition(*options.mark))
+    page = islice(rows, options.skip, options.skip + options.rows)
 
     try:
-        for seen in rows_shown(wanted, given.format, given.column_map):
-            print(_line(seen), flush=True)
+        for preview in preview_rows(page, options.format, options.column_map):
+            print(_line(preview), flush=True)
     except (FileProblem, FileNotFoundError):
         # The check has said why; what could be read is shown.
         pass

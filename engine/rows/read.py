@@ -13,19 +13,19 @@ from typing import Any
 
 from engine.rows.bounds import (
     MOST_ROW_GROUPS,
+    approximate_bytes,
     parquet_check,
     parquet_footer_check,
     unpacked_check,
-    weight,
 )
 from engine.rows.csv_rows import read_csv
-from engine.rows.file_type import FILE_TYPES, FileProblem, sniff_file_type
+from engine.rows.file_type import FILE_TYPES, FileProblem, detect_file_type
 from engine.rows.json_lists import read_json
 from engine.rows.lines import (
-    BEGINNING,
+    FILE_START,
     ROW_LIMIT_BYTES,
     TOO_LONG,
-    Mark,
+    FilePosition,
     Row,
     ends_with_returns,
     json_row,
@@ -37,20 +37,20 @@ from engine.rows.paragraphs import read_paragraphs
 __all__ = [
     "FILE_TYPES",
     "ROW_LIMIT_BYTES",
+    "FilePosition",
     "FileProblem",
-    "Mark",
     "Row",
+    "detect_file_type",
     "ends_with_returns",
     "json_row",
     "read_jsonl",
     "read_rows",
-    "sniff_file_type",
 ]
 
 PARQUET_BATCH_ROWS = 64
 
 
-def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[Row]:
+def read_rows(path: Path, file_type: str, start: FilePosition = FILE_START) -> Iterator[Row]:
     """Every row behind `start` in file order; blank lines are none. Raises FileProblem where the
     file cannot be read any further."""
     readers = {
@@ -64,24 +64,31 @@ def read_rows(path: Path, file_type: str, start: Mark = BEGINNING) -> Iterator[R
     return readers[file_type](path, start)
 
 
-def read_jsonl(path: Path, start: Mark = BEGINNING, end: int | None = None) -> Iterator[Row]:
-    """As read_rows; `end`: the byte behind the line that is the last one to read."""
+def read_jsonl(
+    path: Path, start: FilePosition = FILE_START, end: int | None = None
+) -> Iterator[Row]:
+    """Every row behind `start` up to byte `end`, which is the end of a line; None for all."""
     with_returns = ends_with_returns(path)
     with open_lines(path) as stream:
         stream.seek(start.offset)
-        tell = stream.tell
         for number, line in enumerate(lines_of(stream), start.lines + 1):
-            if line is None:
-                yield Row(number, None, TOO_LONG, end=tell())
-            elif stripped := line.strip():
-                row = json_row(number, stripped, tell())
-                yield row._replace(notes=(*row.notes, "carriage_return")) if with_returns else row
+            position = stream.tell()
+            stripped = line.strip() if line is not None else b""
 
-            if end is not None and tell() >= end:
+            if line is None:
+                yield Row(number, None, TOO_LONG, end=position)
+            elif stripped:
+                row = json_row(number, stripped, position)
+                if with_returns:
+                    row = row._replace(notes=(*row.notes, "carriage_return"))
+
+                yield row
+
+            if end is not None and position >= end:
                 return
 
 
-def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
+def _read_parquet(path: Path, start: FilePosition) -> Iterator[Row]:
     # Here and not above: whoever reads text files does without a hundred megabytes of library.
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -106,7 +113,7 @@ def _read_parquet(path: Path, start: Mark) -> Iterator[Row]:
             for batch in file.iter_batches(PARQUET_BATCH_ROWS, groups, use_threads=False):
                 known = min(batch.num_rows, max(0, start.rows - number))
                 for index, values in enumerate(batch.slice(known).to_pylist(), number + known + 1):
-                    unpacked += weight(values)
+                    unpacked += approximate_bytes(values)
                     unpacked_check(size, unpacked)
                     yield Row(index, values, end=size * index // total)
 

@@ -1,8 +1,7 @@
 """One row while it is read: its values by the names of its format, and what was noticed on the way.
 
-Standard library only. Nothing of a row is dropped without a word: what was understood in another
-way than it is written becomes a note, and a field that carries something and is not used is
-remembered by its name.
+Standard library only. Nothing of a row is dropped silently: what was understood in another way than
+it is written becomes a note, and a field that has content and is not used is kept by its name.
 """
 
 from __future__ import annotations
@@ -11,13 +10,21 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from engine.rows.values import MISSING, RowProblem, as_json, carries, is_text_part, value_at
+from engine.rows.values import (
+    MISSING,
+    RowProblem,
+    as_json,
+    has_content,
+    is_text_part,
+    parsed,
+    value_at,
+)
 
 # Columns that hold pictures, sound or video, in any format. No method here learns from them.
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 
-# What a row can have been noticed for. The kinds of findings in engine.doctor.examine that bear these names
-# say it to people.
+# What a row can have been noticed for. The kinds of findings in engine.doctor.examine that bear
+# these names say it to people.
 PYTHON_TEXT = "python_text"
 NULL_ARGUMENTS = "null_arguments"
 TRANSCRIPT = "transcript"
@@ -26,9 +33,13 @@ OBJECT_TEXT = "object_text"
 
 
 class RowReader:
-    """values: the row as it stands in the file. columns: {the format's column: the file's}; one
-    that is not there is not read. tools: those that the row offers, once they are read. notes,
-    unused: see the module; without repetitions."""
+    """One row while it is read.
+
+    values: the row as it stands in the file.
+    columns: {the format's column: the file's}; one that is not there is not read.
+    tools: those that the row offers, once they are read.
+    notes, unused: see the module; without repetitions.
+    """
 
     __slots__ = ("columns", "notes", "tools", "unused", "values")
 
@@ -40,7 +51,7 @@ class RowReader:
         self.unused: tuple[str, ...] = ()
 
     def column(self, name: str) -> str:
-        """What the file calls a column of the format."""
+        """The file's name of a column of the format."""
         return self.columns.get(name, name)
 
     def get(self, name: str) -> Any:
@@ -74,16 +85,25 @@ class RowReader:
         self.note(OBJECT_TEXT)
         return as_json(value)
 
+    def parse(self, text: str, where: str, reason: str) -> Any:
+        """The value that a text holds as JSON, or as Python prints it, which is noted. Raises
+        RowProblem with `reason`."""
+        value, was_python = parsed(text, where, reason)
+        if was_python:
+            self.note(PYTHON_TEXT)
+
+        return value
+
     def note(self, kind: str) -> None:
         if kind not in self.notes:
             self.notes += (kind,)
 
-    def leave(self, field: str, value: Any) -> None:
+    def unused_add(self, field: str, value: Any) -> None:
         """`value` stands in the row and is not used."""
-        if field not in self.unused and carries(value):
+        if field not in self.unused and has_content(value):
             self.unused += (field,)
 
-    def leave_columns(
+    def unused_columns_add(
         self, names: list[str], used: frozenset[str], partly_used: frozenset[str]
     ) -> None:
         """Remember those of these columns that carry something. None of them is in `used`.
@@ -94,15 +114,17 @@ class RowReader:
         for name in names:
             value = self.values[name]
             if name in partly_used and isinstance(value, dict):
-                self._leave_fields(name, value, used)
-            elif carries(value):
+                self._unused_fields_add(name, value, used)
+            elif has_content(value):
                 self.unused += (name,)
 
-    def _leave_fields(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
+    def _unused_fields_add(self, parent: str, fields: dict[str, Any], used: frozenset[str]) -> None:
         for name, value in fields.items():
             path = f"{parent}.{name}"
-            if not any(column == path or column.startswith(f"{path}.") for column in used):
-                self.leave(path, value)
+            inside = f"{path}."
+            is_used = any(column == path or column.startswith(inside) for column in used)
+            if not is_used:
+                self.unused_add(path, value)
 
 
 @lru_cache(maxsize=4096)
@@ -113,12 +135,11 @@ def is_media(column: str) -> bool:
 def media_check(values: dict[str, Any], columns: list[str]) -> None:
     """Raises RowProblem where one of these columns holds a picture, sound or video."""
     for column in columns:
-        if is_media(column) and carries(values[column]):
+        if is_media(column) and has_content(values[column]):
             raise RowProblem(
                 column,
                 values[column],
-                "Holds pictures, sound or video, which cannot be trained on yet. The repair “Keep "
-                "the "
-                "text alone” takes them out.",
+                "Holds pictures, sound or video, which cannot be trained on yet. The repair "
+                "“Keep the text alone” takes them out.",
                 "media",
             )

@@ -1,4 +1,4 @@
-"""Calls of tools, and the tools that a row offers, as chat templates take them.
+"""Tool calls, and the tools that a row offers, as chat templates take them.
 
 Standard library only. Files write them in many ways: as the OpenAI API does today and did in 2023,
 with arguments as an object or as JSON text, with or without {"type": "function"} around a schema.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.rows.row_reader import NULL_ARGUMENTS, PYTHON_TEXT, RowReader
-from engine.rows.values import RowProblem, parsed
+from engine.rows.row_reader import NULL_ARGUMENTS, RowReader
+from engine.rows.values import RowProblem, first_value
 
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
 SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema")
@@ -19,14 +19,15 @@ NULL_MEANS = frozenset({"default", "const", "enum", "examples"})
 
 def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
     """The row's tools, each {"type": "function", "function": {name, description, parameters}}, None
-    for none."""
-    column, value = row.column("tools"), row.get("tools")
+    for none. Raises RowProblem."""
+    column = row.column("tools")
+    value = row.get("tools")
     if value is None:
         return None
 
     was_text = isinstance(value, str)
     if was_text and value.strip():
-        value = _value(value, column, "Is not valid JSON; a list of tools is needed.", row)
+        value = row.parse(value, column, "Is not valid JSON; a list of tools is needed.")
     if not value:
         return None
 
@@ -38,7 +39,7 @@ def tools_of(row: RowReader) -> list[dict[str, Any]] | None:
     for number, item in enumerate(items, 1):
         where = f"{column}[{number}]"
         if isinstance(item, str):
-            item = _value(item, where, "Is not valid JSON; a tool is needed.", row)
+            item = row.parse(item, where, "Is not valid JSON; a tool is needed.")
 
         tools.append(_tool(item, where, padded=not was_text))
 
@@ -50,12 +51,11 @@ def _tool(item: Any, where: str, *, padded: bool) -> dict[str, Any]:
     """padded: whether it may have been in a table, which gives every tool the fields of all others,
     as nulls."""
     if not isinstance(item, dict):
-        raise RowProblem(
-            where, item, "Is not a tool: an object with the name of a function is needed."
-        )
+        reason = "Is not a tool: an object with the name of a function is needed."
+        raise RowProblem(where, item, reason)
 
     function = item["function"] if isinstance(item.get("function"), dict) else item
-    if not isinstance(function.get("name"), str) or not function["name"].strip():
+    if not _has_name(function):
         raise RowProblem(where, item, "Is not a tool: the name of a function is missing.")
 
     schema = {name: value for name, value in function.items() if name != "type"}
@@ -69,6 +69,11 @@ def _tool(item: Any, where: str, *, padded: bool) -> dict[str, Any]:
     return {"type": "function", "function": schema}
 
 
+def _has_name(function: dict[str, Any]) -> bool:
+    name = function.get("name")
+    return isinstance(name, str) and bool(name.strip())
+
+
 def _without_nulls(value: Any) -> Any:
     """A schema without the fields that are null, but for those where null says something."""
     if isinstance(value, list):
@@ -76,19 +81,22 @@ def _without_nulls(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
 
-    return {
-        name: item if name in NULL_MEANS else _without_nulls(item)
-        for name, item in value.items()
-        if item is not None or name in NULL_MEANS
-    }
+    kept = {}
+    for name, item in value.items():
+        if name in NULL_MEANS:
+            kept[name] = item
+        elif item is not None:
+            kept[name] = _without_nulls(item)
+
+    return kept
 
 
 def calls_of(value: Any, where: str, row: RowReader) -> list[dict[str, Any]]:
     """Calls as {"id" where the file has one, "type": "function", "function": {"name", "arguments":
-    object}}."""
+    object}}. Raises RowProblem."""
     was_text = isinstance(value, str)
     if was_text:
-        value = _value(value, where, "Is not valid JSON; a call of a tool is needed.", row)
+        value = row.parse(value, where, "Is not valid JSON; a call of a tool is needed.")
 
     items = value if isinstance(value, list) else [value]
 
@@ -102,27 +110,20 @@ def calls_of(value: Any, where: str, row: RowReader) -> list[dict[str, Any]]:
 
 def _call(item: Any, where: str, row: RowReader, *, padded: bool) -> dict[str, Any]:
     function = item.get("function", item) if isinstance(item, dict) else None
-    if (
-        not isinstance(function, dict)
-        or not isinstance(function.get("name"), str)
-        or not function["name"].strip()
-    ):
+    if not isinstance(function, dict) or not _has_name(function):
         raise RowProblem(where, item, "Is no call of a tool: the name of a function is missing.")
 
-    arguments = (
-        next((function[key] for key in ARGUMENT_KEYS if function.get(key) is not None), None) or {}
-    )
+    arguments = first_value(function, ARGUMENT_KEYS) or {}
     if isinstance(arguments, str):
         # As the OpenAI API writes them; templates would quote them once more.
-        arguments = _value(
-            arguments, f"{where}.arguments", "Are not valid JSON; an object is needed.", row
-        )
+        reason = "Are not valid JSON; an object is needed."
+        arguments = row.parse(arguments, f"{where}.arguments", reason)
         padded = False
 
     if not isinstance(arguments, dict):
         raise RowProblem(f"{where}.arguments", arguments, "Are no object of named arguments.")
     if padded:
-        arguments = _given_arguments(arguments, function["name"], row)
+        arguments = _without_padding(arguments, function["name"], row)
 
     call: dict[str, Any] = {
         "type": "function",
@@ -135,23 +136,25 @@ def _call(item: Any, where: str, row: RowReader, *, padded: bool) -> dict[str, A
     return call
 
 
-def _given_arguments(arguments: dict[str, Any], name: str, row: RowReader) -> dict[str, Any]:
+def _without_padding(arguments: dict[str, Any], name: str, row: RowReader) -> dict[str, Any]:
     """Arguments without those that a table brought in: it gives every call the arguments of all
     tools, as nulls.
 
     A null stays where the tool's own schema allows it.
     """
-    allowed = _nullable(name, row.tools)
-    given = {
-        argument: value if argument in allowed else _without_nulls(value)
-        for argument, value in arguments.items()
-        if value is not None or argument in allowed
-    }
+    nullable = _nullable(name, row.tools)
 
-    if given != arguments:
+    kept = {}
+    for argument, value in arguments.items():
+        if argument in nullable:
+            kept[argument] = value
+        elif value is not None:
+            kept[argument] = _without_nulls(value)
+
+    if kept != arguments:
         row.note(NULL_ARGUMENTS)
 
-    return given
+    return kept
 
 
 def _nullable(name: str, tools: list[dict[str, Any]]) -> set[str]:
@@ -173,25 +176,17 @@ def _allows_null(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return False
 
-    kinds = schema.get("type")
-    if (
-        kinds == "null"
-        or (isinstance(kinds, list) and "null" in kinds)
-        or schema.get("nullable") is True
-    ):
+    types = schema.get("type")
+    if types == "null" or schema.get("nullable") is True:
+        return True
+    if isinstance(types, list) and "null" in types:
+        return True
+    if None in _list(schema.get("enum")):
         return True
 
     choices = [*_list(schema.get("anyOf")), *_list(schema.get("oneOf"))]
-    return any(map(_allows_null, choices)) or None in _list(schema.get("enum"))
+    return any(map(_allows_null, choices))
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _value(text: str, where: str, reason: str, row: RowReader) -> Any:
-    value, was_python = parsed(text, where, reason)
-    if was_python:
-        row.note(PYTHON_TEXT)
-
-    return value

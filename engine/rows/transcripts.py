@@ -24,7 +24,7 @@ PROMPT_END_CHARACTERS = ("#", "=", "-", ">")
 COMPLETION_END = re.compile(r"\s*(?:###+|===+|---+|\bEND)\s*\Z")
 
 # How a text begins in which somebody speaks.
-SPOKEN = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
+SPEAKER_BEGINNING = re.compile(r"\s*(?:###\s*)?(?:System|Human|User)\s*:")
 
 
 def turns_of_pair(text: str) -> list[dict[str, str]]:
@@ -38,28 +38,33 @@ def turns_of_pair(text: str) -> list[dict[str, str]]:
 
 
 def ends_with_separator(prompt: str) -> bool:
-    return (
-        prompt.rstrip()[-1:] in PROMPT_END_CHARACTERS
-        and PROMPT_END.search(prompt[-40:]) is not None
-    )
+    # Of most prompts the last character tells.
+    if prompt.rstrip()[-1:] not in PROMPT_END_CHARACTERS:
+        return False
+
+    return PROMPT_END.search(prompt[-40:]) is not None
 
 
 def turns_of_text(text: str) -> list[dict[str, str]]:
     """The turns of a text in which people take turns under any of the usual names, [] for any other
     text."""
-    turns = _turns(_TEXT_TURN, text) if SPOKEN.match(text) else []
+    turns = _turns(_TEXT_TURN, text) if SPEAKER_BEGINNING.match(text) else []
     roles = [turn["role"] for turn in turns]
     return turns if "user" in roles and "assistant" in roles else []
 
 
 def _turns(name: re.Pattern[str], text: str) -> list[dict[str, str]]:
-    found = list(name.finditer(text))
+    matches = list(name.finditer(text))
+    ends = [match.start() for match in matches[1:]] + [len(text)]
     turns = []
-    for index, match in enumerate(found):
-        end = found[index + 1].start() if index + 1 < len(found) else len(text)
+
+    for match, end in zip(matches, ends, strict=True):
         spoken = text[match.end() : end].strip()
-        role = _ROLES.get((match[1] or match[match.re.groups]).lower(), "assistant")
-        if index + 1 == len(found) and role == "assistant" and is_blank(spoken):
+        speaker = match[1] or match[match.re.groups]
+        role = _ROLES.get(speaker.lower(), "assistant")
+
+        is_last = match is matches[-1]
+        if is_last and role == "assistant" and is_blank(spoken):
             # The place where the model is to answer.
             continue
 

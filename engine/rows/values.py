@@ -10,6 +10,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 VALUE_CHARACTERS = 300
@@ -30,13 +31,15 @@ _PYTHON_TOKEN = re.compile(
       | (?P<word>True|False|None|nan|inf|-inf)\b
       | (?P<array>(?:array|OrderedDict)\()
       | (?P<option>,\s*dtype\s*=\s*[\w.<>'"]+)
-      | (?P<mark>[][(){},:])
+      | (?P<punctuation>[][(){},:])
     )""",
     re.VERBOSE | re.DOTALL,
 )
 _PYTHON_WORDS = {"True": "true", "False": "false"}
 _VALUE_ENDS = ("}", "]")
 MISSING = object()
+# What a value is that is no text, for people.
+KIND_NAMES = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
 
 
 class RowProblem(ValueError):
@@ -47,9 +50,9 @@ class RowProblem(ValueError):
     """
 
     def __init__(self, field: str, value: Any, reason: str, kind: str = "") -> None:
+        text = value if isinstance(value, str) else as_json(value)
         self.field = field
-        self.value = value if isinstance(value, str) else as_json(value)
-        self.value = self.value[:VALUE_CHARACTERS]
+        self.value = text[:VALUE_CHARACTERS]
         self.reason = reason
         self.kind = kind
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -64,7 +67,7 @@ def is_blank(text: str) -> bool:
     return INVISIBLE.fullmatch(text) is not None
 
 
-def carries(value: Any) -> bool:
+def has_content(value: Any) -> bool:
     """Whether a value holds anything: not null, not an empty text, and not a list or an object of
     such values alone.
 
@@ -100,7 +103,22 @@ def value_at(values: dict[str, Any], column: str) -> Any:
     return value_at(inner, rest)
 
 
-def filled(value: Any, where: str) -> str:
+def first_key(item: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """The first of `keys` whose value in `item` is not null; "" for none."""
+    for key in keys:
+        if item.get(key) is not None:
+            return key
+
+    return ""
+
+
+def first_value(item: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of `keys` that is not null in `item`; None for none."""
+    key = first_key(item, keys)
+    return item[key] if key else None
+
+
+def required_text(value: Any, where: str) -> str:
     if value is None:
         raise RowProblem(where, None, "Is null; a text is needed.")
 
@@ -112,21 +130,22 @@ def filled(value: Any, where: str) -> str:
 
 
 def text_of(value: Any, where: str) -> str:
-    """Text as it is, a number as JSON writes it, the text parts of a list of parts joined."""
+    """Text as it is, a number as JSON writes it, the text parts of a list of parts joined. Raises
+    RowProblem."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number(value, where)
     if isinstance(value, dict) and is_text_part(value):
         return part_text(value)
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return "".join(_part(part, where) for part in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
 
-    kind = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}.get(
-        type(value), "no text"
-    )
+    if isinstance(value, list) and value:
+        if all(isinstance(part, dict) for part in value):
+            return "".join(_part(part, where) for part in value)
+        if len(value) == 1 and isinstance(value[0], str):
+            return value[0]
+
+    kind = KIND_NAMES.get(type(value), "no text")
     raise RowProblem(where, value, f"Is {kind}; a text is needed.")
 
 
@@ -187,29 +206,30 @@ def _python_value(text: str) -> Any:
     stranger's text decides, and knows no arrays of numpy, between whose elements there are no
     commas.
     """
-    made: list[str] = []
+    pieces: list[str] = []
     brackets: list[str] = []
-    at = 0
+    position = 0
     text = text.rstrip()
 
-    while at < len(text):
-        token = _PYTHON_TOKEN.match(text, at)
+    while position < len(text):
+        token = _PYTHON_TOKEN.match(text, position)
         if token is None:
-            raise ValueError(f"unexpected text at {at}")
+            raise ValueError(f"unexpected text at {position}")
 
-        at = token.end()
-
+        position = token.end()
         piece = _json_token(token, brackets)
         if not piece:
             continue
-        if piece in _VALUE_ENDS and made and made[-1] == ",":
-            made.pop()
-        if piece in ("[", "{") and made and made[-1] in _VALUE_ENDS:
-            made.append(",")
 
-        made.append(piece)
+        last = pieces[-1] if pieces else ""
+        if piece in _VALUE_ENDS and last == ",":
+            pieces.pop()
+        elif piece in ("[", "{") and last in _VALUE_ENDS:
+            pieces.append(",")
 
-    return json.loads("".join(made))
+        pieces.append(piece)
+
+    return json.loads("".join(pieces))
 
 
 def _json_token(token: re.Match[str], brackets: list[str]) -> str:
@@ -228,12 +248,12 @@ def _json_token(token: re.Match[str], brackets: list[str]) -> str:
             return json.dumps(ast.literal_eval(piece))
         case "array":
             brackets.append("")
-        case "mark" if piece == "(":
+        case "punctuation" if piece == "(":
             brackets.append("]")
             return "["
-        case "mark" if piece == ")":
+        case "punctuation" if piece == ")":
             return brackets.pop() if brackets else piece
-        case "mark":
+        case "punctuation":
             return piece
 
     return ""

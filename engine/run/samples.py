@@ -14,6 +14,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from engine.chat.render import Renderer
 from engine.chat.template import Message
+from engine.loading.generate import answers_generate
 from engine.rows.examples import Example
 from engine.run.job import Job
 
@@ -133,22 +134,15 @@ def _is_stopped(job: Job, stage: str) -> bool:
     return job.terminated if stage == "after" else job.stopping
 
 
-@torch.no_grad()
 def _answers(
     job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], stage: str
 ) -> list[Written]:
     """Greedy answers, whatever the base model's own settings for generation are."""
-    width = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device
-    )
-
     with greedy(model):
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        answers = answers_generate(
+            model,
+            prompts,
+            tokenizer.pad_token_id,
             max_new_tokens=job.parameters.sample_max_tokens,
             do_sample=False,
             use_cache=True,
@@ -157,7 +151,7 @@ def _answers(
 
     ends = model.generation_config.eos_token_id
     stops = {ends} if isinstance(ends, int) else set(ends or [])
-    return [_until(row.tolist(), stops) for row in written[:, width:]]
+    return [_until(answer, stops) for answer in answers]
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Rows of a JSONL file, some thousands at a time, looked at a column at a time.
 
-What a row is, `to_example` says, one row after the other. Of nearly all rows of nearly all files
-the same can be said of whole columns, without an object for each row, and many times as fast: a
-`Block` vouches for rows that are plainly good, and leaves every other one to `to_example`. Where
+`to_example` decides about one row after the other. For nearly all rows of nearly all files whole
+columns give the same result, without an object for each row, and many times as fast: a `Block`
+knows the rows that are plainly good, and leaves every other one to `to_example`. Where
 anything about a block is unusual there is no block, but rows."""
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ from numpy.typing import NDArray
 from engine.doctor.signs import SCRIPT_CHARACTERS, SIGNS
 from engine.rows.column_map import columns_read
 from engine.rows.examples import Example
-from engine.rows.hash_set import SEPARATOR, mark_of_bytes
-from engine.rows.read import ROW_LIMIT_BYTES, Mark, Row, ends_with_returns, json_row, read_jsonl
+from engine.rows.hash_set import SEPARATOR, text_hash
+from engine.rows.lines import skip_line
+from engine.rows.read import (
+    ROW_LIMIT_BYTES,
+    FilePosition,
+    Row,
+    ends_with_returns,
+    json_row,
+    read_jsonl,
+)
 from engine.vectorised.columns import (
     Flags,
     Texts,
@@ -41,7 +49,7 @@ from engine.vectorised.columns import (
 
 FIRST_BYTES = 256 << 10
 BLOCK_BYTES = 2 << 20
-# Blocks that are looked at while one is told of. Each holds some 10 MB meanwhile.
+# Blocks that are worked on while the reader has one. Each holds some 10 MB meanwhile.
 AT_ONCE = min(4, os.cpu_count() or 1)
 NEWLINE, RETURN, OPEN, CLOSE = b"\n\r{}"
 # A parser that builds columns dies of values nested twenty times as deeply.
@@ -58,23 +66,28 @@ ESCAPED_SEPARATOR = re.compile(rb"\\u001[eE]")
 
 @dataclass
 class Block:
-    """start: the place in front of its first row. begins, ends: (rows,) of each row in `data`, its
-    line break left out. kinds: {column: type of its values}, NoneType where all are null or
-    missing. texts: of the rows. marks, prompts: (rows,) of engine.rows.hash_set, for what a known row says
-    and asks. notable: (rows,) whether the text has to be looked at. worded: (rows,) whether the
-    beginning of an ASCII text holds a letter."""
+    """Some thousands of rows.
 
-    start: Mark
+    start: the position in front of its first row.
+    begins, ends: (rows,) of each row in `data`, its line break left out.
+    kinds: {column: type of its values}, NoneType where all are null or missing.
+    texts: of the rows.
+    row_hashes, prompt_hashes: (rows,) of engine.rows.hash_set, for what a known row says and asks.
+    notable: (rows,) whether the text has to be looked at.
+    has_letter: (rows,) whether the beginning of an ASCII text holds a letter.
+    """
+
+    start: FilePosition
     data: bytes
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
     table: pa.Table
     kinds: dict[str, type]
     texts: Texts
-    marks: NDArray[np.uint64]
-    prompts: NDArray[np.uint64]
+    row_hashes: NDArray[np.uint64]
+    prompt_hashes: NDArray[np.uint64]
     notable: Flags
-    worded: Flags
+    has_letter: Flags
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -85,22 +98,22 @@ class Block:
 
     @property
     def unused(self) -> dict[str, Flags]:
-        """{field: (rows,)} whether a field that is not used carries something, of rows that are
-        known."""
+        """{field: (rows,)} whether a field that is not used has content, of rows that are known."""
         return self.texts.unused
 
     @property
     def is_answered(self) -> bool:
         """Whether its rows end with an answer."""
-        return self.texts.last is not None
+        return self.texts.answer_bytes is not None
 
     def line(self, index: int) -> int:
         return self.start.lines + index + 1
 
     def end(self, index: int) -> int:
         """Bytes of the file up to the row's end, its line break included."""
-        behind = self.begins[index + 1] if index + 1 < len(self) else len(self.data)
-        return self.start.offset + int(behind)
+        is_last = index + 1 == len(self)
+        end = len(self.data) if is_last else int(self.begins[index + 1])
+        return self.start.offset + end
 
     def row(self, index: int) -> Row:
         return json_row(self.line(index), self._raw(index), self.end(index))
@@ -110,19 +123,23 @@ class Block:
 
     def others(self) -> list[int]:
         """The rows of which nothing is known."""
-        found: list[int] = np.flatnonzero(~self.known).tolist()
-        return found
+        indices: list[int] = np.flatnonzero(~self.known).tolist()
+        return indices
 
     def example(self, index: int) -> Example:
-        """Of a row that is known."""
+        """The example that a known row is."""
         texts = self.texts.joined[index].as_py().split(SEPARATOR)
 
         if not self.texts.turns:
             return Example(text=texts[0])
 
-        turns = [{"role": "system", "content": texts.pop(0)}] if self.texts.system[index] else []
+        turns = []
+        if self.texts.system[index]:
+            turns.append({"role": "system", "content": texts.pop(0)})
+
         for place, text in enumerate(texts):
-            turns.append({"role": "assistant" if place % 2 else "user", "content": text})
+            role = "assistant" if place % 2 else "user"
+            turns.append({"role": role, "content": text})
 
         return Example(messages=turns)
 
@@ -142,7 +159,7 @@ class Block:
             return False
 
         empty = np.flatnonzero(flags_of(self.table[name].chunk(0).is_null()))
-        return any(name in orjson.loads(self._raw(int(index))) for index in empty)
+        return any(name in orjson.loads(self._raw(index)) for index in empty.tolist())
 
     def _raw(self, index: int) -> bytes:
         return self.data[self.begins[index] : self.ends[index]]
@@ -177,28 +194,30 @@ class _Chunk:
     """Whole lines behind `start` up to byte `end`; `data` is None where one of them is too long to
     hold."""
 
-    start: Mark
+    start: FilePosition
     end: int
     data: bytes | None
 
 
 def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
-    start = Mark()
+    start = FilePosition()
     while data := stream.read(BLOCK_BYTES if start.offset else FIRST_BYTES):
+        # The line that the block cuts in two.
         rest = b"" if data.endswith(b"\n") else stream.readline(ROW_LIMIT_BYTES + 1)
-        held = len(rest) <= ROW_LIMIT_BYTES
-        lines = data.count(b"\n")
+        is_held = len(rest) <= ROW_LIMIT_BYTES
+        if not is_held:
+            rest = skip_line(stream, rest)
 
-        while not held and not rest.endswith(b"\n") and (rest := stream.readline(BLOCK_BYTES)):
-            pass
+        lines = start.lines + data.count(b"\n") + rest.endswith(b"\n")
+        end = stream.tell()
 
-        yield _Chunk(start, stream.tell(), data + rest if held else None)
-        start = Mark(0, lines + start.lines + rest.endswith(b"\n"), stream.tell())
+        yield _Chunk(start, end, data + rest if is_held else None)
+        start = FilePosition(0, lines, end)
 
 
-def _result(path: Path, chunk: _Chunk, found: Future[Block | None]) -> Iterator[Block | Row]:
+def _result(path: Path, chunk: _Chunk, future: Future[Block | None]) -> Iterator[Block | Row]:
     try:
-        block = found.result()
+        block = future.result()
     except MemoryError:
         block = None
 
@@ -211,34 +230,32 @@ def _result(path: Path, chunk: _Chunk, found: Future[Block | None]) -> Iterator[
 def _block(
     chunk: _Chunk, format: str, columns: Mapping[str, str], schema: pa.Schema
 ) -> Block | None:
-    """Of a chunk about which nothing is unusual."""
+    """The block of a chunk about which nothing is unusual."""
     data = chunk.data
-    if data is None or (lines := _lines(data)) is None:
+    if data is None:
+        return None
+
+    lines = _lines(data)
+    if lines is None:
         return None
     if b"\\u001" in data and ESCAPED_SEPARATOR.search(data):
         return None
 
     table = _table(data, *lines, schema)
-    texts = None if table is None else texts_of(table, format, columns)
-    if table is None or texts is None:
+    if table is None:
         return None
 
-    offsets, _ = bytes_of(texts.joined)
-    begins, ends = offsets[:-1], offsets[1:]
-    spoken, seeds = memoryview(texts.joined.buffers()[2] or b""), texts.system.tolist()
-    marks = _marks(spoken, begins, ends, seeds)
-    # Of rows that are not known the lengths mean nothing.
-    asked = (
-        marks
-        if texts.last is None
-        else _marks(spoken, begins, np.maximum(begins, ends - texts.last - 1), seeds)
-    )
+    texts = texts_of(table, format, columns)
+    if texts is None:
+        return None
 
-    kinds = {
-        name: _kind(column) for name, column in zip(table.column_names, table.columns, strict=True)
-    }
-    plain = flags_of(pc.string_is_ascii(texts.joined))
-    signed = flags_of(pc.match_substring_regex(texts.joined, ANY_SIGN, ignore_case=True))
+    row_hashes, prompt_hashes = _hashes(texts)
+    is_ascii = flags_of(pc.string_is_ascii(texts.joined))
+    has_sign = flags_of(pc.match_substring_regex(texts.joined, ANY_SIGN, ignore_case=True))
+
+    kinds = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kinds[name] = _kind(column)
 
     return Block(
         chunk.start,
@@ -247,11 +264,29 @@ def _block(
         table,
         kinds,
         texts,
-        marks,
-        asked,
-        notable=signed | ~plain,
-        worded=_worded(texts.joined, plain),
+        row_hashes,
+        prompt_hashes,
+        notable=has_sign | ~is_ascii,
+        has_letter=_has_letter(texts.joined, is_ascii),
     )
+
+
+def _hashes(texts: Texts) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """((rows,) hashes of what each row says, (rows,) hashes of what it asks)."""
+    offsets, _ = bytes_of(texts.joined)
+    begins = offsets[:-1]
+    ends = offsets[1:]
+    data = memoryview(texts.joined.buffers()[2] or b"")
+    seeds = texts.system.tolist()
+
+    row_hashes = _slice_hashes(data, begins, ends, seeds)
+    if texts.answer_bytes is None:
+        return row_hashes, row_hashes
+
+    # In front of the answer stands one separator. Of rows that are not known the lengths mean
+    # nothing.
+    prompt_ends = np.maximum(begins, ends - texts.answer_bytes - 1)
+    return row_hashes, _slice_hashes(data, begins, prompt_ends, seeds)
 
 
 def _lines(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -261,25 +296,27 @@ def _lines(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     breaks = np.flatnonzero(buffer == NEWLINE)
     ends = breaks if data.endswith(b"\n") else np.append(breaks, len(data))
     begins = np.append(0, breaks + 1)[: len(ends)]
+
     if not (ends > begins).all():
         return None
     if (ends - begins).max() >= ROW_LIMIT_BYTES:
         return None
 
     ends = ends - (buffer[ends - 1] == RETURN)
-    if not (
-        (ends > begins).all()
-        and (buffer[begins] == OPEN).all()
-        and (buffer[ends - 1] == CLOSE).all()
-    ):
+    if not (ends > begins).all():
         return None
 
-    if not _is_utf8(data):
+    is_object = (buffer[begins] == OPEN) & (buffer[ends - 1] == CLOSE)
+    if not is_object.all() or not _is_utf8(data):
         return None
 
+    # Only a long line can hold so many brackets.
     for index in np.flatnonzero(ends - begins > BRACKETS).tolist():
-        begin, end = int(begins[index]), int(ends[index])
-        if data.count(b"[", begin, end) + data.count(b"{", begin, end) > BRACKETS:
+        begin = int(begins[index])
+        end = int(ends[index])
+        brackets = data.count(b"[", begin, end) + data.count(b"{", begin, end)
+
+        if brackets > BRACKETS:
             try:
                 orjson.loads(data[begin:end])
             except orjson.JSONDecodeError:
@@ -303,19 +340,24 @@ def _table(
 ) -> pa.Table | None:
     """The rows, one for each line, in columns of one chunk each; None where they are not of one
     kind."""
-    rows = len(begins)
     try:
-        schema = _schema(data, begins, ends, schema)
-        if schema is None:
+        whole_schema = _schema(data, begins, ends, schema)
+        if whole_schema is None:
             return None
 
-        table = _parsed(data, schema, "error")
+        table = _parsed(data, whole_schema, "error")
     except pa.ArrowException:
         return None
 
     # Two objects on one line are two rows here.
-    whole = table.num_rows == rows and all(column.num_chunks == 1 for column in table.columns)
-    return table if whole and all(map(_is_finite, table.columns)) else None
+    if table.num_rows != len(begins):
+        return None
+
+    for column in table.columns:
+        if column.num_chunks != 1 or not _is_finite(column):
+            return None
+
+    return table
 
 
 def _schema(
@@ -324,18 +366,19 @@ def _schema(
     """All columns, as a few rows from all over the block have them. Of all rows at once it would
     not be safe to ask: if each has a name of its own, a column for each is more than memory
     holds."""
-    picked = np.unique(np.linspace(0, len(begins) - 1, SAMPLE_ROWS).astype(int))
-    room = np.cumsum(ends[picked] - begins[picked]) <= SAMPLE_BYTES
-    sample = b"\n".join(data[begins[index] : ends[index]] for index in picked[room])
+    spread = np.linspace(0, len(begins) - 1, SAMPLE_ROWS)
+    picked = np.unique(spread.astype(int))
+    fits = np.cumsum(ends[picked] - begins[picked]) <= SAMPLE_BYTES
+    sample = b"\n".join(data[begins[index] : ends[index]] for index in picked[fits])
     if not sample:
         return None
 
-    found = _parsed(sample, schema, "infer").schema
-    fields = _fields(found)
+    inferred = _parsed(sample, schema, "infer").schema
+    fields = _field_count(inferred)
     if fields > FIELDS or fields * len(begins) > CELLS:
         return None
 
-    return pa.schema([(field.name, _widened(field.type)) for field in found])
+    return pa.schema([(field.name, _widened(field.type)) for field in inferred])
 
 
 def _parsed(data: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
@@ -347,8 +390,8 @@ def _parsed(data: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
 
 
 def _widened(type_: pa.DataType) -> pa.DataType:
-    """What else of the same JSON type fits too: any number, and a text that does not look like a
-    date."""
+    """The type that everything of the same JSON type fits: any number, and a text that does not
+    look like a date."""
     if pa.types.is_integer(type_):
         return pa.float64()
     if pa.types.is_temporal(type_):
@@ -361,16 +404,16 @@ def _widened(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
-def _fields(schema: pa.Schema | pa.DataType) -> int:
-    """With those inside of others."""
+def _field_count(schema: pa.Schema | pa.DataType) -> int:
+    """Fields of a schema, with those inside of others."""
     count = 0
-    inside = [schema]
+    pending = [schema]
 
-    for each in inside:
+    for each in pending:
         if isinstance(each, pa.Schema) or pa.types.is_struct(each):
-            inside += [field.type for field in each]
+            pending += [field.type for field in each]
         elif pa.types.is_list(each):
-            inside.append(each.value_type)
+            pending.append(each.value_type)
 
         count += 1
 
@@ -381,12 +424,15 @@ def _is_finite(column: pa.ChunkedArray | pa.Array) -> bool:
     """Whether its numbers are some that JSON can write."""
     if isinstance(column, pa.ChunkedArray):
         return all(map(_is_finite, column.chunks))
+
     if pa.types.is_floating(column.type):
         return pc.all(pc.is_finite(column)).as_py() is not False
     if pa.types.is_list(column.type):
         return _is_finite(column.values)
+    if pa.types.is_struct(column.type):
+        return all(map(_is_finite, column.flatten()))
 
-    return not pa.types.is_struct(column.type) or all(map(_is_finite, column.flatten()))
+    return True
 
 
 def _kind(column: pa.ChunkedArray) -> type:
@@ -403,25 +449,31 @@ def _kind(column: pa.ChunkedArray) -> type:
     return dict if pa.types.is_struct(column.type) else str
 
 
-def _marks(spoken: memoryview, begins: Any, ends: Any, seeds: list[bool]) -> NDArray[np.uint64]:
+def _slice_hashes(
+    data: memoryview, begins: Any, ends: Any, seeds: list[bool]
+) -> NDArray[np.uint64]:
     # Without a line of Python for each row: there are millions of them, and one thread at a time
     # runs Python.
-    parts = map(spoken.__getitem__, map(slice, begins.tolist(), ends.tolist()))
-    return np.fromiter(map(mark_of_bytes, parts, seeds), np.uint64, len(seeds))
+    slices = map(slice, begins.tolist(), ends.tolist())
+    parts = map(data.__getitem__, slices)
+    return np.fromiter(map(text_hash, parts, seeds), np.uint64, len(seeds))
 
 
-def _worded(joined: pa.StringArray, plain: Flags) -> Flags:
+def _has_letter(joined: pa.StringArray, is_ascii: Flags) -> Flags:
     """(rows,) of ASCII texts, whether there is a letter among the first characters. Of most the
     first one tells."""
     offsets, data = bytes_of(joined)
     begins = offsets[:-1]
-    worded = plain & (offsets[1:] > begins)
-    first = data[begins[worded]] | 0x20
-    rest = np.flatnonzero(worded)[(first < ord("a")) | (first > ord("z"))]
-    if len(rest):
-        beginnings = pc.binary_slice(
-            joined.take(indices_of(rest)).cast(pa.binary()), 0, SCRIPT_CHARACTERS
-        )
-        worded[rest] = flags_of(pc.match_substring_regex(beginnings, "[A-Za-z]"))
+    has_letter = is_ascii & (offsets[1:] > begins)
 
-    return worded
+    # In small letters.
+    first = data[begins[has_letter]] | 0x20
+    is_letter = (first >= ord("a")) & (first <= ord("z"))
+    candidates = np.flatnonzero(has_letter)[~is_letter]
+
+    if len(candidates):
+        few = joined.take(indices_of(candidates)).cast(pa.binary())
+        beginnings = pc.binary_slice(few, 0, SCRIPT_CHARACTERS)
+        has_letter[candidates] = flags_of(pc.match_substring_regex(beginnings, "[A-Za-z]"))
+
+    return has_letter

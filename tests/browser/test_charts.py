@@ -210,7 +210,7 @@ def test_a_train_keeps_its_colour_when_others_come_and_go(open_page, shapes):
     before = colours()
     assert len(set(before.values())) == len(ids)
 
-    page.get_by_label(f"Take sft #{ids[0]} out").click()
+    page.get_by_label(f"Remove sft #{ids[0]} from the comparison").click()
     after = colours()
     assert after == {name: colour for name, colour in before.items() if name != f"#{ids[0]}"}
 

@@ -26,7 +26,7 @@ from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from tests.tiny import CHAT_TEMPLATE
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
-from training.train.curve_summary import stretches_grow
+from training.train.curve_summary import curve_summaries_extend
 
 LONG = "support-assistant-qwen3-lora-rank-64-learning-rate-2e-4-cosine-five-epochs"
 SENTENCE = (
@@ -329,7 +329,9 @@ def trains_make(
     found["finished"] = train_make(**lora, status="finished")
     found["running"] = train_make(**lora, status="running", phase="training", eta_seconds=5400.0)
     found["waiting"] = train_make(**lora, status="queued", measured=False, notes=SENTENCE)
-    found["next"] = train_make(**lora, status="queued", measured=False, after=found["waiting"])
+    found["next"] = train_make(
+        **lora, status="queued", measured=False, starts_after=found["waiting"]
+    )
     return found
 
 
@@ -480,7 +482,7 @@ def metrics_make(run: TrainRun, metric: str) -> None:
         for seq, (step, split, of) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
     )
     TrainRun.objects.filter(pk=run.pk).update(last_seq=len(rows))
-    stretches_grow(run, len(rows))
+    curve_summaries_extend(run, len(rows))
 
 
 def samples_make(run: TrainRun) -> None:

@@ -1,8 +1,8 @@
 """python -m tests.chaos: break a running platform at random moments, and see what is lost.
 
 Every round is one train of the tiny model, several faults while it runs, and then the truth: see
-tests.chaos.truth. A train whose engine was killed or that ran out of disk fails, as it should, and
-goes on when somebody says so; the harness is that somebody."""
+tests.chaos.truth. A train whose engine was killed or that ran out of disk fails, as it should, until
+somebody resumes it; the harness does that."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def toy_rows() -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def told(platform: Platform, run: int) -> dict[str, Any] | None:
-    """The train as the API tells it, None while the API is away."""
+def current_state(platform: Platform, run: int) -> dict[str, Any] | None:
+    """The train as the API returns it, None while the API is away."""
     try:
         answer = platform.api("GET", f"trains/{run}/")
     except requests.RequestException:
@@ -86,10 +86,10 @@ def begin(platform: Platform, dataset: dict[str, Any], steps: int) -> int:
 
 
 def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
-    """Wait until the train has come to its end, telling it to go on wherever it failed."""
+    """Wait until the train has finished, and resume it whenever it fails."""
     row: dict[str, Any] = {"id": run, "status": "unknown", "error": None, "step": 0}
     while time.monotonic() < deadline:
-        row = told(platform, run) or row
+        row = current_state(platform, run) or row
         if row["status"] == "finished":
             return row
         if row["status"] in ENDED:
@@ -99,8 +99,8 @@ def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
 
 
 def resume(platform: Platform, row: dict[str, Any]) -> None:
-    """Go on from the newest whole checkpoint; a train that has none is begun anew by hand, as its
-    page says."""
+    """Resume from the newest complete checkpoint; a train that has none is started over, as its page
+    advises."""
     try:
         if platform.api("POST", f"trains/{row['id']}/resume/").status_code == 400:
             platform.api("POST", f"trains/{row['id']}/resume/", json={"step": 0})
@@ -111,35 +111,47 @@ def resume(platform: Platform, row: dict[str, Any]) -> None:
 def round_of(
     platform: Platform, dataset: dict[str, Any], faults: list[Fault], draw: random.Random
 ) -> tuple[list[str], str]:
-    """One train and these faults. Returns what was lost, and how the train lived through it, in
-    words."""
+    """One train and these faults. Returns what was lost, and how many faults hit the train while it
+    ran, in words."""
     steps = STEPS_A_FAULT * len(faults)
     run = begin(platform, dataset, steps)
     deadline = time.monotonic() + ROUND_SECONDS
-    # From its first checkpoint on: before it there is nothing to go on from.
-    while time.monotonic() < deadline and (
-        (row := told(platform, run)) is None or row["step"] < SAVE_EVERY + 1
-    ):
-        if row is not None and row["status"] in ENDED:
-            break
-        time.sleep(0.1)
-    struck = 0
+    # From its first checkpoint on: before it there is nothing to resume from.
+    wait_for_checkpoint(platform, run, deadline)
+
+    hits = 0
     for fault in faults:
         time.sleep(draw.uniform(0, 1.5))
-        struck += (row := told(platform, run)) is None or row["status"] not in ENDED
+        row = current_state(platform, run)
+        if row is None or row["status"] not in ENDED:
+            hits += 1
+
         fault(Scene(platform, run, draw))
-        if (row := told(platform, run)) is not None and row["status"] in ("failed", "stopped"):
+        row = current_state(platform, run)
+        if row is not None and row["status"] in ("failed", "stopped"):
             resume(platform, row)
+
     row = settle(platform, run, deadline)
     problems = lost(platform, row, steps)
-    ended = time.monotonic() + 30
-    while (ghosts := phantoms(platform)) and time.monotonic() < ended:
+    phantom_deadline = time.monotonic() + 30
+    while (ghosts := phantoms(platform)) and time.monotonic() < phantom_deadline:
         time.sleep(0.5)
+
     if not problems:
         # Room for the next: the platform keeps a reserve and starts nothing below it.
         platform.api("DELETE", f"trains/{run}/")
-    life = f"{struck} while it lived, attempt {row.get('attempt')}"
+
+    life = f"{hits} while it lived, attempt {row.get('attempt')}"
     return problems + ghosts, life
+
+
+def wait_for_checkpoint(platform: Platform, run: int, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        row = current_state(platform, run)
+        if row is not None and (row["step"] > SAVE_EVERY or row["status"] in ENDED):
+            return
+
+        time.sleep(0.1)
 
 
 class Count:
@@ -188,10 +200,10 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=40)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", help="names of faults, with commas")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     # A tiny model gains nothing from threads.
     os.environ["OMP_NUM_THREADS"] = "1"
-    print(f"seed {given.seed}", flush=True)
+    print(f"seed {arguments.seed}", flush=True)
     count = Count()
     with (
         tempfile.TemporaryDirectory(prefix="deepextension-chaos-") as folder,
@@ -204,14 +216,16 @@ def main() -> int:
             known = (*known, jump_clock)
         else:
             print("There is no C compiler here: the clock that jumps is left out.", flush=True)
-        if given.only:
-            known = tuple(fault for fault in known if fault.__name__ in given.only.split(","))
+        if arguments.only:
+            known = tuple(fault for fault in known if fault.__name__ in arguments.only.split(","))
         with contextlib.suppress(KeyboardInterrupt):
-            rounds(Path(folder), clock, known, given.faults, random.Random(given.seed), count)
+            rounds(
+                Path(folder), clock, known, arguments.faults, random.Random(arguments.seed), count
+            )
     print(json.dumps(dict(sorted(count.names.items()))))
     survived = count.faults - count.lost
     print(
-        f"{count.faults} faults, {survived} survived, {count.lost} lost (seed {given.seed})",
+        f"{count.faults} faults, {survived} survived, {count.lost} lost (seed {arguments.seed})",
         flush=True,
     )
     return 1 if count.lost else 0

@@ -1,4 +1,4 @@
-"""Plugs to pull. Each fault breaks one thing on a running platform, and mends nothing itself."""
+"""Faults. Each breaks one thing on a running platform and repairs nothing itself."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def kill_worker(scene: Scene) -> None:
     _kill(_family(scene)[0])
 
 
-def kill_the_whole_line_of_command(scene: Scene) -> None:
-    """All at once, so that nobody is left to say anything."""
+def kill_worker_supervisor_and_engine(scene: Scene) -> None:
+    """All at once, so that nothing is left to record how the train ended."""
     _kill(*_family(scene))
 
 
@@ -100,7 +100,7 @@ def lock_database(scene: Scene) -> None:
 
 
 def torn_line(scene: Scene) -> None:
-    """The engine dies in the midst of a line."""
+    """The engine dies in the middle of a line."""
     _kill(_family(scene)[2])
     with (
         contextlib.suppress(FileNotFoundError),
@@ -110,7 +110,7 @@ def torn_line(scene: Scene) -> None:
 
 
 def half_checkpoint(scene: Scene) -> None:
-    """One that was never sealed, and the newest one cut, when the worker goes."""
+    """A checkpoint that was never sealed, and the newest one cut, when supervisor and engine die."""
     _kill(*_family(scene)[1:])
     folder = scene.directory / "checkpoints"
     with contextlib.suppress(FileNotFoundError):
@@ -123,8 +123,8 @@ def half_checkpoint(scene: Scene) -> None:
 
 
 def second_worker(scene: Scene) -> None:
-    """Another worker, which may train beside the first, grabs at the same line for a while and is
-    killed."""
+    """Another worker, which may train beside the first, takes trains from the same queue for a while
+    and is killed."""
     log = (scene.platform.home / "logs" / "second.log").open("ab")
     other = subprocess.Popen(
         [sys.executable, "manage.py", "train_worker"],
@@ -184,7 +184,7 @@ EVERYWHERE: tuple[Fault, ...] = (
     kill_engine,
     kill_supervisor,
     kill_worker,
-    kill_the_whole_line_of_command,
+    kill_worker_supervisor_and_engine,
     kill_web,
     kill_redis,
     empty_redis,

@@ -1,5 +1,5 @@
-"""What has to hold after every fault: read from disk and database, not from what the platform says
-of itself."""
+"""What has to hold after every fault, read from disk and database and not from the platform's own
+answers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.live import Platform
 
 def lost(platform: Platform, run: dict[str, Any], steps: int) -> list[str]:
     """What is wrong with a train that is over, in words; nothing where all is well."""
-    found = []
+    problems = []
     directory = platform.home / "runs" / str(run["id"])
     if run["status"] != "finished":
         return [f"train {run['id']} ended as {run['status']}: {run['error']}"]
     if run["step"] != steps:
-        found.append(f"it says step {run['step']} of {steps}")
+        problems.append(f"it says step {run['step']} of {steps}")
     stored = rows(platform.home / "db.sqlite3", run["id"])
     if [step for step, split, _ in stored if split == "train"] != list(range(1, steps + 1)):
-        found.append(f"steps are missing or doubled: {gaps(stored, steps)}")
+        problems.append(f"steps are missing or doubled: {gaps(stored, steps)}")
     written = events(directory / "events.jsonl")
     if [(step, split) for step, split, _ in stored] != [
         (step, split) for step, split, _ in written
     ]:
-        found.append(f"{len(written)} rows were written, {len(stored)} are stored")
+        problems.append(f"{len(written)} rows were written, {len(stored)} are stored")
     elif stored != written:
-        found.append("a stored row has other values than were written")
-    found += model(directory / "model")
-    return found
+        problems.append("a stored row has other values than were written")
+    problems += model(directory / "model")
+    return problems
 
 
 def rows(database: Path, run: int) -> list[tuple[int, str, Any]]:
@@ -46,25 +46,25 @@ def rows(database: Path, run: int) -> list[tuple[int, str, Any]]:
 
 
 def events(path: Path) -> list[tuple[int, str, Any]]:
-    """The metrics that count: what a later attempt began anew is gone. Written without the
+    """The metrics that count: steps that a later attempt repeated count once. Read without the
     platform's own reader."""
-    found: list[tuple[int, str, Any]] = []
+    counting: list[tuple[int, str, Any]] = []
     for line in path.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except ValueError:
             continue
         if event.get("type") == "started" and event.get("resumed_from") is not None:
-            found = [row for row in found if 0 < event["resumed_from"] >= row[0]]
+            counting = [row for row in counting if 0 < event["resumed_from"] >= row[0]]
         elif event.get("type") == "metrics":
-            found.append((event["step"], event["split"], event["values"]))
-    return found
+            counting.append((event["step"], event["split"], event["values"]))
+    return counting
 
 
 def gaps(stored: list[tuple[int, str, Any]], steps: int) -> str:
-    told = [step for step, split, _ in stored if split == "train"]
-    missing = sorted(set(range(1, steps + 1)) - set(told))
-    doubled = sorted({step for step in told if told.count(step) > 1})
+    trained = [step for step, split, _ in stored if split == "train"]
+    missing = sorted(set(range(1, steps + 1)) - set(trained))
+    doubled = sorted({step for step in trained if trained.count(step) > 1})
     return f"missing {missing[:10]}, doubled {doubled[:10]}"
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,8 @@ from django.utils import timezone
 
 from core import chores, chores_worker
 from core.chores import (
+    DELIVERY_PAUSES,
+    SHORT_PAUSES,
     Kind,
     chore_add,
     chore_cancel,
@@ -42,6 +45,10 @@ def break_off(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fail(*arguments):
+    raise ConnectionRefusedError("the mail server is away")
+
+
 def compute_for_ever(*arguments):
     os.kill(os.getpid(), signal.SIGXCPU)
 
@@ -58,7 +65,7 @@ def kinds_of_chores(monkeypatch, db):
         function.__name__: Kind(
             function.__name__, f"{__name__}.{function.__name__}", f"{__name__}.note_ending"
         )
-        for function in (do_nothing, never_end, break_off, compute_for_ever)
+        for function in (do_nothing, never_end, break_off, fail, compute_for_ever)
     }
     monkeypatch.setattr(chores, "_kinds", known)
 
@@ -170,15 +177,16 @@ def test_what_is_worked_on_is_left_alone():
 
 def test_what_takes_its_worker_down_every_time_is_given_up():
     add("a")
-    for _ in range(chores.MOST_STARTS):
+    for _ in range(len(SHORT_PAUSES) + 1):
         chore_give_back(claim())
     assert endings == [("a", "broke_off")]
-    assert not Chore.objects.exists()
+    assert Chore.objects.get().status == "given_up"
+    assert claim() is None
 
 
 def test_a_restart_of_the_platform_counts_against_nobody():
     add("a")
-    for _ in range(3 * chores.MOST_STARTS):
+    for _ in range(3 * (len(SHORT_PAUSES) + 1)):
         chore_give_back(claim(), uncounted=True)
     assert claim().starts == 1
 
@@ -241,11 +249,84 @@ def test_work_whose_subject_was_deleted_is_ended_without_a_word(worker, monkeypa
 
 def test_work_that_breaks_off_begins_again_and_is_given_up_in_the_end(worker):
     add("a", kind="break_off")
-    for _ in range(chores.MOST_STARTS - 1):
+    for _ in SHORT_PAUSES:
         worker.work_once()
         assert Chore.objects.get().status == "waiting"
+        end_pause()
     worker.work_once()
     assert endings == [("a", "broke_off")]
+    assert Chore.objects.get().error == "The process ended with -9."
+
+
+def end_pause():
+    """As if the pause after a failure were over."""
+    Chore.objects.update(due_at=timezone.now() - timedelta(seconds=1))
+
+
+def deliver(kinds):
+    kinds["fail"] = replace(kinds["fail"], pauses=DELIVERY_PAUSES)
+
+
+def test_what_fails_is_tried_again_after_growing_pauses_for_a_day(worker):
+    deliver(chores._kinds)
+    add("mail", kind="fail")
+    pauses = []
+    for _ in DELIVERY_PAUSES:
+        assert worker.work_once()
+        assert not worker.work_once(), "it is not tried again without a pause"
+        pauses.append((Chore.objects.get().due_at - timezone.now()).total_seconds())
+        end_pause()
+
+    assert pauses == sorted(pauses)
+    assert pauses[0] > 50
+    assert 23 * 3600 < sum(pauses) < 25 * 3600
+
+
+def test_what_fails_every_time_is_given_up_and_operators_see_why(worker, client, olga):
+    deliver(chores._kinds)
+    add("mail", kind="fail")
+    for _ in range(len(DELIVERY_PAUSES) + 1):
+        end_pause()
+        worker.work_once()
+    assert endings == [("mail", "broke_off")]
+    assert not worker.work_once()
+
+    client.force_login(olga)
+    chores_page = client.get("/admin/core/chore/").content.decode()
+    assert "Given up" in chores_page
+    assert "ConnectionRefusedError: the mail server is away" in chores_page
+
+
+def test_what_was_given_up_can_be_added_again_and_is_forgotten_after_a_month(worker):
+    add("a", kind="fail")
+    Chore.objects.update(status="given_up", starts=4, started_at=timezone.now())
+    add("a")
+    assert (Chore.objects.get().status, Chore.objects.get().starts) == ("waiting", 0)
+
+    Chore.objects.update(status="given_up", started_at=timezone.now() - timedelta(days=31))
+    chores_reconcile()
+    assert not Chore.objects.exists()
+
+
+def test_a_pause_ends_when_somebody_asks_again(worker):
+    add("a", kind="fail")
+    worker.work_once()
+    add("a")
+    assert claim() is None
+    chore_add("fail", "a", key="a", person=ALICE, expected_seconds=1, end_pause=True)
+    assert claim().key == "a"
+
+
+def test_what_waits_after_a_failure_gives_newcomers_no_turns_of_long_ago(worker):
+    add("failing", ALICE, kind="fail")
+    worker.work_once()
+    for number in range(5):
+        add(f"b{number}", BOB)
+    for _ in range(3):
+        claim().delete()
+    for number in range(3):
+        add(f"c{number}", CAROL)
+    assert all_in_order() == ["b3", "c0", "b4", "c1", "c2"]
 
 
 def test_what_is_slower_than_its_lane_moves_on_to_the_next(worker, monkeypatch):

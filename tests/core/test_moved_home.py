@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.store import located_path, path_made_relative, stored_path
+from core.store import located_path, make_path_relative, stored_path
 from tests.live import ROOT
 
 
@@ -90,4 +90,4 @@ def test_paths_of_earlier_versions_are_made_relative(settings, tmp_path):
         "/gone/home/models/4": "/gone/home/models/4",
         "models/3": "models/3",
     }
-    assert {text: path_made_relative(text, "models") for text in cases} == cases
+    assert {text: make_path_relative(text, "models") for text in cases} == cases

@@ -14,7 +14,7 @@ from datasets_app.checking import Findings
 from datasets_app.models import Dataset
 from engine.doctor import examine as doctor
 from engine.rows import read as rows
-from engine.rows.format_detection import detect
+from engine.rows.format_detection import detect_format
 from engine.vectorised import row_blocks as blocks
 from engine.vectorised.row_blocks import Block, read_blocks
 
@@ -201,7 +201,7 @@ def same(tmp_path, monkeypatch):
     monkeypatch.setattr(Dataset, "path", tmp_path / "data.jsonl")
 
     def check(format, lines, block_bytes=400, column_map=None):
-        column_map = column_map or detect(list(ROWS[format]), [ROWS[format]])[1]
+        column_map = column_map or detect_format(list(ROWS[format]), [ROWS[format]])[1]
         dataset = Dataset(format=format, file_type="jsonl", column_map=column_map)
         dataset.path.write_bytes(b"\n".join(lines))
         monkeypatch.setattr(blocks, "FIRST_BYTES", block_bytes)
@@ -397,7 +397,9 @@ def test_lines_without_a_row_are_read_once(same, monkeypatch):
     monkeypatch.setattr(
         rows, "json_row", lambda *given: pytest.fail("a row behind the end was read")
     )
-    assert list(rows.read_jsonl(Dataset.path, rows.Mark(0, 20, 20 * 14), 20 * 14 + 50)) == []
+    assert (
+        list(rows.read_jsonl(Dataset.path, rows.FilePosition(0, 20, 20 * 14), 20 * 14 + 50)) == []
+    )
 
 
 def test_a_column_for_every_row_is_no_block(same):

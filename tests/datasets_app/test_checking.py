@@ -75,7 +75,12 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
         (
             "a.jsonl",
             b'{"question": "q", "answer": ""}',
-            "Not even the only row can be used. The first problem, line 1",
+            "Not even the only row can be used. The first problem, line 1, answer: ",
+        ),
+        (
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}',
+            "The first problem, line 1, turn 2 of messages: Is blank",
         ),
         ("a.json", b"[1, 2]", "not a list of objects"),
         ("a.json", b'[{"text": "a"}, {"text', "not closed"),

@@ -10,7 +10,7 @@ from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
 from datasets_app.repairing import dataset_repair, repairs_of
 from datasets_app.services import dataset_update
-from engine.rows.read import Mark, read_rows
+from engine.rows.read import FilePosition, read_rows
 from tests.datasets_app.files import ANSWER, ASK, CHAT, EARLIER, QUESTION, TELL, jsonl
 
 LISTS = {
@@ -60,7 +60,7 @@ def test_lists_of_different_kinds_can_be_taken_apart_though_together_they_are_no
 def test_reading_goes_on_behind_every_row_of_several_lists(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(LISTS, indent=1))
-    rows, mark = list(read_rows(path, "json")), Mark()
+    rows, mark = list(read_rows(path, "json")), FilePosition()
     assert [row.part for row in rows] == ["test"] * 2 + ["train"] * 10
     for index, row in enumerate(rows):
         assert [each.values for each in read_rows(path, "json", mark)] == [

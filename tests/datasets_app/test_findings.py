@@ -5,6 +5,7 @@ import json
 import pytest
 from rest_framework.test import APIClient
 
+from datasets_app.bad_rows import field_words
 from datasets_app.checking import dataset_check
 from datasets_app.findings import findings_of
 from datasets_app.highlights import Highlight, highlighted
@@ -152,7 +153,7 @@ def test_rows_of_a_finding_are_walked_through_one_by_one(client, alice, dataset_
 
     first, last = (client.get(f"{url}&row={row}").content.decode() for row in (1, 99))
     assert "1 of 3" in first
-    assert "Row before" not in first
+    assert "Previous row" not in first
     assert 'href="?finding=duplicate&amp;row=2#finding-duplicate"' in first
     assert "3 of 3" in last
     assert "Next row" not in last
@@ -202,3 +203,27 @@ def test_marks_stand_around_what_is_searched_for_and_nothing_is_html(text, searc
     assert highlighted(text, Highlight(search=search)) == wanted.replace(
         "<mark>", '<mark class="offending">'
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("messages[2].content", "turn 2 of messages"),
+        ("conversations[1]", "turn 1 of conversations"),
+        ("messages[3].tool_calls", "tool_calls in turn 3 of messages"),
+        ("question", "question"),
+        ("task.words", "task.words"),
+        ("", ""),
+    ],
+)
+def test_a_field_is_named_as_people_count(field, words):
+    assert field_words(field) == words
+
+
+def test_a_bad_turn_is_named_in_words(dataset_of):
+    bad = chat(("user", "Q"), ("assistant", " "))
+    (finding,) = findings_of(dataset_of([GOOD, bad]))
+    assert finding.explanation == "A turn or a column has nothing in it that can be seen."
+    odd = {"messages": [*GOOD["messages"], {"role": "wizard", "content": "Hm"}]}
+    (finding,) = findings_of(dataset_of([GOOD, odd]))
+    assert finding.explanation == "First in role in turn 3 of messages."

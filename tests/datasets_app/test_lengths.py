@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core import tokenizers
+from core import programs, tokenizers
 from core.models import Chore
 from core.tokenizers import Tokenizer
 from datasets_app import lengths
@@ -21,15 +21,14 @@ NOTES = {
     "refusals": [[2, "It calls two tools."]],
     "findings": {"thinking_no_place": {"rows": 3, "lines": [1, 3]}},
 }
-COUNTS = json.dumps(
-    {"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]], "notes": NOTES}
-)
+COUNTS = {"rows": {"12": 3, "40": 1}, "prompts": {"8": 4}, "longest": [[40, 3]], "notes": NOTES}
+REPORT = json.dumps({"done": COUNTS})
 
 
 @pytest.fixture
-def engine(tmp_path, monkeypatch):
+def engine(tmp_path, settings):
     """A stand-in for `python -m engine.chat.lengths` that prints or does what a test says."""
-    monkeypatch.setattr(lengths.settings, "BASE_DIR", tmp_path)
+    settings.BASE_DIR = tmp_path
     (tmp_path / "engine" / "chat").mkdir(parents=True)
 
     def program(source: str) -> None:
@@ -54,7 +53,7 @@ def test_asking_twice_begins_one_count(row):
 
 
 def test_counts_are_written_as_the_engine_prints_them(row, engine):
-    engine(f"print('loading'); print('''{COUNTS}''')")
+    engine(f"print('loading'); print('''{REPORT}''')")
     lengths_count(row.pk)
 
     row.refresh_from_db()
@@ -67,7 +66,7 @@ def test_counts_are_written_as_the_engine_prints_them(row, engine):
 def test_the_engine_is_told_what_to_count(row, engine, tmp_path):
     engine(
         f"import sys; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(sys.argv[1:])); "
-        f"print('''{COUNTS}''')"
+        f"print('''{REPORT}''')"
     )
     lengths_count(row.pk)
 
@@ -79,10 +78,10 @@ def test_the_engine_is_told_what_to_count(row, engine, tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import sys; sys.exit('The model has no tokenizer.')", "The model has no tokenizer."),
-        ("print('not JSON')", "was not understood"),
-        ("print('[1, 2]')", "was not understood"),
-        ("import os; os.kill(os.getpid(), 9)", "could not be counted"),
+        ("""print('{"error": "It has no tokenizer."}')""", "counted: It has no tokenizer."),
+        ("""print('{"done": {"rows": {"x": 1}}}')""", "was not understood"),
+        ("print('[1, 2]')", "could not be counted: Counting ended with an error"),
+        ("import os; os.kill(os.getpid(), 9)", "could not be counted: Counting was killed"),
     ],
 )
 def test_what_cannot_be_counted_says_why(row, engine, source, words):
@@ -100,7 +99,17 @@ def test_a_model_that_takes_too_much_memory_is_stopped(row, engine, monkeypatch)
     lengths_count(row.pk)
 
     row.refresh_from_db()
-    assert "MemoryError" in row.error
+    assert "Counting needed more memory than it may use" in row.error
+
+
+def test_a_model_that_makes_the_count_print_without_end_is_stopped(row, engine, monkeypatch):
+    monkeypatch.setattr(programs, "MOST_OUTPUT_BYTES", 10**6)
+    monkeypatch.setattr(lengths, "START_SECONDS", 5)
+    engine("while True: print('x' * 1000)")
+    lengths_count(row.pk)
+
+    row.refresh_from_db()
+    assert "Counting printed too much" in row.error
 
 
 def test_a_chat_template_that_loops_for_ever_is_stopped(row, engine, monkeypatch):
@@ -113,7 +122,7 @@ def test_a_chat_template_that_loops_for_ever_is_stopped(row, engine, monkeypatch
 
 
 def test_a_count_that_dies_with_its_worker_is_given_up_in_the_end(row, engine):
-    engine(f"print('''{COUNTS}''')")
+    engine(f"print('''{REPORT}''')")
     TokenLengths.objects.update(attempts=lengths.ATTEMPTS)
     lengths_count(row.pk)
 

@@ -175,7 +175,7 @@ def test_columns_that_were_guessed_can_be_read_otherwise(page, checked):
     dataset = checked(b'{"question": "q", "answer": "a", "system": "s", "better": "b"}\n')
     assert dataset.column_map == {"question": "question", "answer": "answer", "system": "system"}
     found = text(page.get(f"/datasets/{dataset.pk}/"))
-    assert "Read them otherwise" in found
+    assert "Change how they are read" in found
     assert '<option value="system" selected>' in found
 
     chosen = {"column-question": "question", "column-answer": "better", "column-system": ""}
@@ -351,3 +351,13 @@ def test_the_page_says_why_pictures_cannot_be_trained_on(page, checked):
     assert "Its rows hold pictures, sound or video, which cannot be trained on yet." in found
     assert "Keep the text alone" in found
     assert "Split off an evaluation set" not in found
+
+
+def test_bad_rows_name_the_turn_that_is_wrong(client, alice, checked):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]
+    rows = [{"messages": turns}, {"messages": [turns[0], {"role": "assistant", "content": "a"}]}]
+    dataset = checked("".join(json.dumps(row) + "\n" for row in rows).encode())
+    client.force_login(alice)
+    page = client.get(f"/datasets/{dataset.pk}/").content.decode()
+    assert "turn 2 of messages" in page
+    assert "messages[2]" not in page

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.doctor.combined_repairs import RowChanges, SafeMender
+from engine.doctor.combined_repairs import RowChanges, SafeRepairer
 from engine.doctor.finding_kinds import (
     EXPLANATIONS,
     NOTICES,
@@ -17,7 +17,7 @@ from engine.doctor.finding_kinds import (
     severity_of,
 )
 from engine.doctor.repair_kinds import MEND_SAFE, REPAIRS, SAFE
-from engine.doctor.repairs import Done, changes_applied, repaired
+from engine.doctor.repairs import RepairReport, changes_applied, repaired
 from engine.rows.examples import RowProblem, to_example
 
 
@@ -34,7 +34,7 @@ def is_good(row):
 
 
 def mended(rows):
-    done = Done()
+    done = RepairReport()
     numbered = list(enumerate(rows, 1))
     return list(repaired(numbered, MEND_SAFE, "messages", {}, done)), done
 
@@ -118,14 +118,14 @@ def test_no_good_row_gets_worse_and_every_row_is_accounted_for(rows):
 
 def test_safe_repairs_are_offered_one_by_one_too():
     assert set(SAFE) <= set(REPAIRS)
-    assert SafeMender("text", {}).rows({"text": "CafÃ©"}) == [{"text": "Café"}]
+    assert SafeRepairer("text", {}).rows({"text": "CafÃ©"}) == [{"text": "Café"}]
 
 
 def test_changed_rows_are_edited_left_out_and_put_back(tmp_path):
     path = tmp_path / "changes.json"
     RowChanges({2: {"text": "new"}}, {3}, [{"text": "again"}]).write(path)
     rows = [(1, {"text": "a"}), (2, {"text": "b"}), (3, {"text": "c"}), (5, None)]
-    done = Done()
+    done = RepairReport()
 
     new = list(changes_applied(rows, RowChanges.read(path), done))
     assert new == [{"text": "a"}, {"text": "new"}, {"text": "again"}]

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from engine.doctor.examine import Doctor, concealed
 from engine.doctor.repair_kinds import EVALUATION_PART, REPAIRS, SPLIT, TRAIN_PART, offered
-from engine.doctor.repairs import Done, repaired
-from engine.doctor.row_repairs import mended
+from engine.doctor.repairs import RepairReport, repaired
+from engine.doctor.row_repairs import with_right_encoding
 from engine.rows.examples import RowProblem, to_example
-from engine.rows.format_detection import detect
+from engine.rows.format_detection import detect_format
 from engine.rows.formats import FORMATS
 from tests.engine.test_formats import ROWS
 
@@ -113,7 +113,7 @@ def test_several_scripts_are_told():
 
 
 def mend(rows, slug, format, column_map=None, fits=None):
-    done = Done()
+    done = RepairReport()
     numbered = [(line, row) for line, row in enumerate(rows, 1)]
     return list(repaired(numbered, slug, format, column_map or {}, done, fits)), done
 
@@ -133,7 +133,7 @@ def test_a_repair_mends_what_it_is_for(slug, kind):
     rows, lines = CASES[kind]
     assert kind in REPAIRS[slug].mends
     new, done = mend(rows, slug, "question-answer")
-    assert kind not in seen(new, *detect(list(new[0]), new))
+    assert kind not in seen(new, *detect_format(list(new[0]), new))
     assert done.counts["read"] == len(rows)
     assert done.counts["changed"] + done.counts["left_out"] == len(lines)
     assert [example["line"] for example in done.examples] == lines
@@ -168,7 +168,7 @@ PAIRS = [{"prompt": f"P{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for 
 )
 def test_pairs_become_other_formats(slug, format, count):
     new, done = mend(PAIRS, slug, "preference")
-    assert detect(list(new[0]), new)[0] == format == REPAIRS[slug].makes
+    assert detect_format(list(new[0]), new)[0] == format == REPAIRS[slug].makes
     assert len(new) == done.counts["written"] == count
     assert all(to_example(row, format, {}) for row in new)
 
@@ -195,8 +195,8 @@ def test_both_parts_of_a_split_are_all_rows():
 
 
 def test_text_in_the_right_encoding_stays():
-    assert mended("Café, naïve, 今天") == "Café, naïve, 今天"
-    assert mended("CafÃ©") == "Café"
+    assert with_right_encoding("Café, naïve, 今天") == "Café, naïve, 今天"
+    assert with_right_encoding("CafÃ©") == "Café"
 
 
 @settings(deadline=None, max_examples=60)

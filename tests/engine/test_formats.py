@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.rows.examples import Example, RowProblem, to_example, with_system_prompt
-from engine.rows.format_detection import detect, nearest
+from engine.rows.format_detection import detect_format, nearest_formats
 from engine.rows.formats import FORMATS
 
 
@@ -44,13 +44,13 @@ def problem(values, format, **column_map):
     ],
 )
 def test_it_tells_the_format_by_columns(columns, slug):
-    assert detect(columns, [])[0] == slug
+    assert detect_format(columns, [])[0] == slug
 
 
 def test_the_column_map_leads_from_the_format_to_the_file():
     columns = ["Instruction", "context", "response"]
 
-    assert detect(columns, []) == (
+    assert detect_format(columns, []) == (
         "alpaca",
         {"instruction": "Instruction", "input": "context", "output": "response"},
     )
@@ -60,12 +60,13 @@ def test_a_label_makes_ratings_only_where_it_says_yes_or_no():
     columns = ["prompt", "completion", "label"]
     row = {"prompt": "p", "completion": "c"}
 
-    assert detect(columns, [row | {"label": True}, row | {"label": False}])[0] == "kto"
-    assert detect(columns, [row | {"label": "weather"}])[0] == "prompt-completion"
+    assert detect_format(columns, [row | {"label": True}, row | {"label": False}])[0] == "kto"
+    assert detect_format(columns, [row | {"label": "weather"}])[0] == "prompt-completion"
     # Else the bad answers would be learned as good ones.
-    assert detect(columns, [row | {"label": 1}, row | {"label": -1}])[0] == "kto"
+    assert detect_format(columns, [row | {"label": 1}, row | {"label": -1}])[0] == "kto"
     assert (
-        detect(columns, [row | {"label": "desirable"}, row | {"label": "undesirable"}])[0] == "kto"
+        detect_format(columns, [row | {"label": "desirable"}, row | {"label": "undesirable"}])[0]
+        == "kto"
     )
 
 
@@ -75,11 +76,13 @@ def test_conversations_beside_a_pair_are_its_prompt_unless_they_hold_an_answer()
     answered = {"from": "gpt", "value": "Ho"}
 
     assert (
-        detect(columns, [{"conversations": [asked], "chosen": {}, "rejected": {}}])[0]
+        detect_format(columns, [{"conversations": [asked], "chosen": {}, "rejected": {}}])[0]
         == "preference"
     )
     assert (
-        detect(columns, [{"conversations": [asked, answered], "chosen": {}, "rejected": {}}])[0]
+        detect_format(
+            columns, [{"conversations": [asked, answered], "chosen": {}, "rejected": {}}]
+        )[0]
         == "conversations"
     )
 
@@ -233,11 +236,14 @@ def test_conversations_with_a_rating_are_rated_answers_and_not_all_good_ones():
     talk = [turn("system", "S"), turn("user", "U"), turn("assistant", "A")]
     for name, rating in (("kto_tag", 0), ("label", False)):
         rows = [{"messages": talk, name: rating}]
-        found, column_map = detect(list(rows[0]), rows)
+        found, column_map = detect_format(list(rows[0]), rows)
         assert found == "kto"
         example = to_example(rows[0], found, column_map)
         assert (example.messages, example.label) == (talk, False)
-    assert detect(["messages", "label"], [{"messages": talk, "label": "weather"}])[0] == "messages"
+    assert (
+        detect_format(["messages", "label"], [{"messages": talk, "label": "weather"}])[0]
+        == "messages"
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,10 +355,13 @@ def test_a_system_prompt_stands_in_front_of_conversations_that_have_none():
 
 
 def test_the_nearest_formats_are_close_by_name():
-    assert nearest(["questions", "answers"])[0].slug == "question-answer"
-    assert nearest(["texts"])[0].slug == "text"
-    assert [item.slug for item in nearest(["frage", "antwort"])] == ["question-answer", "messages"]
-    assert len(nearest([])) == 2
+    assert nearest_formats(["questions", "answers"])[0].slug == "question-answer"
+    assert nearest_formats(["texts"])[0].slug == "text"
+    assert [item.slug for item in nearest_formats(["frage", "antwort"])] == [
+        "question-answer",
+        "messages",
+    ]
+    assert len(nearest_formats([])) == 2
 
 
 def test_every_example_of_a_format_is_a_good_row_of_it():
@@ -362,7 +371,7 @@ def test_every_example_of_a_format_is_a_good_row_of_it():
             row, end = decoder.raw_decode(rest)
             rows.append(row)
             rest = rest[end:]
-        slug, column_map = detect(list(rows[0]), rows)
+        slug, column_map = detect_format(list(rows[0]), rows)
         assert slug == item.slug
         for row in rows:
             to_example(row, slug, column_map)
@@ -412,11 +421,11 @@ def test_whatever_a_row_holds_it_is_an_example_or_a_problem(row, format):
     sample=st.lists(ROWS, max_size=3),
 )
 def test_whatever_columns_there_are_the_map_leads_to_them(columns, sample):
-    slug, column_map = detect(columns, sample)
+    slug, column_map = detect_format(columns, sample)
 
     assert slug == "" or set(FORMATS[slug].columns) <= set(column_map)
     assert set(column_map.values()) <= set(columns)
-    assert nearest(columns)
+    assert nearest_formats(columns)
 
 
 PAIR = {"prompt": "P", "chosen": "good", "rejected": "bad"}
@@ -450,7 +459,7 @@ PAIR = {"prompt": "P", "chosen": "good", "rejected": "bad"}
     ids=["text", "aliases", "turns", "sharegpt", "implicit prompt", "prompt repeated"],
 )
 def test_pairs_are_read_in_every_shape(values):
-    slug, column_map = detect(list(values), [values])
+    slug, column_map = detect_format(list(values), [values])
     example = to_example(values, slug, column_map)
 
     assert slug == "preference"
@@ -498,8 +507,8 @@ def test_other_ratings_are_problems(label):
 
 
 def test_prompts_alone_are_the_weakest_of_formats():
-    assert detect(["prompt"], [{"prompt": "P"}]) == ("prompt-only", {"prompt": "prompt"})
-    assert detect(["prompt", "response"], [])[0] == "prompt-completion"
+    assert detect_format(["prompt"], [{"prompt": "P"}]) == ("prompt-only", {"prompt": "prompt"})
+    assert detect_format(["prompt", "response"], [])[0] == "prompt-completion"
     assert to_example({"prompt": "P", "system": "S"}, "prompt-only", {}).asked == [
         turn("system", "S"),
         turn("user", "P"),

@@ -385,7 +385,7 @@ def test_lengths_are_counted_as_the_train_will_cut_them(tmp_path, capsys):
         )
         == 0
     )
-    counted = json.loads(capsys.readouterr().out)
+    counted = json.loads(capsys.readouterr().out)["done"]
     chat = Renderer(AutoTokenizer.from_pretrained(tmp_path), warn=print)
     expected = [
         chat.tokens(Example(messages=row["messages"]))
@@ -417,4 +417,4 @@ def test_counting_says_what_is_wrong(tmp_path, capsys):
         )
         == 1
     )
-    assert "Not today" in capsys.readouterr().err
+    assert "Not today" in json.loads(capsys.readouterr().out)["error"]

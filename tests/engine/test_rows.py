@@ -13,10 +13,10 @@ from engine.rows.file_type import NOT_JSON_ROWS
 from engine.rows.read import (
     FILE_TYPES,
     ROW_LIMIT_BYTES,
+    FilePosition,
     FileProblem,
-    Mark,
+    detect_file_type,
     read_rows,
-    sniff_file_type,
 )
 
 
@@ -25,7 +25,7 @@ def file(tmp_path):
     def write(content: bytes | str, name: str = "rows.jsonl"):
         path = tmp_path / "data"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path, sniff_file_type(path, name)
+        return path, detect_file_type(path, name)
 
     return write
 
@@ -239,7 +239,7 @@ def test_parquet_gives_nested_values_as_lists_and_objects(tmp_path):
     turns = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]]
     path = parquet(tmp_path, {"messages": turns})
 
-    assert sniff_file_type(path, "a.parquet") == "parquet"
+    assert detect_file_type(path, "a.parquet") == "parquet"
     assert values(path, "parquet") == [{"messages": turns[0]}]
 
 
@@ -304,7 +304,7 @@ def test_reading_can_go_on_at_every_mark(tmp_path, kind):
     rows = list(read_rows(path, kind))
     assert len(rows) > 3
 
-    mark = Mark()
+    mark = FilePosition()
     for index, row in enumerate(rows):
         assert list(read_rows(path, kind, mark)) == rows[index:]
         mark = mark.after(row)
@@ -351,7 +351,7 @@ def test_whatever_bytes_come_it_reads_or_refuses(tmp_path_factory, pieces, name)
     path = tmp_path_factory.getbasetemp() / "anything"
     path.write_bytes(b"".join(pieces))
     try:
-        kind = sniff_file_type(path, name)
+        kind = detect_file_type(path, name)
         rows = list(read_rows(path, kind))
     except FileProblem:
         return

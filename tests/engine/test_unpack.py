@@ -66,7 +66,7 @@ def test_what_is_packed_may_be_imported_and_not_trained(packed):
 def test_blocks_at_the_edge_may_be_cut(tmp_path):
     value = torch.randn(20, 40).to(torch.float8_e4m3fn)
     scale = torch.rand(2, 3)
-    found = unpack._scaled(value, scale, [16, 16])
+    found = unpack._from_fp8(value, scale, [16, 16])
     wanted = value.float().clone()
     for row in range(20):
         for column in range(40):

@@ -261,7 +261,7 @@ def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
     answers = []
     for status in ("failed", "queued"):
         TrainRun.objects.filter(pk=OTHER).update(
-            status=status, after=world.run if status == "queued" else None
+            status=status, starts_after=world.run if status == "queued" else None
         )
         own_routes = [route for route in ROUTES if route.name in OF_PEOPLE]
         answers += [ask(client, "get", address(route, OTHER), route.name) for route in own_routes]

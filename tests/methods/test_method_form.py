@@ -99,6 +99,13 @@ def test_a_mistake_is_said_at_its_setting_and_nothing_is_saved(client, olga, met
     assert TrainingMethod.objects.get(slug="lora").version == 1
 
 
+def test_a_new_method_with_a_number_for_a_name_is_not_taken_for_an_id(client, olga, methods):
+    client.force_login(olga)
+    data = posted(client.get("/methods/new/?from=lora").content) | {"name": "2026"}
+    assert client.post("/methods/new/", data).status_code == 302
+    assert client.get("/api/v1/methods/method-2026/").json()["name"] == "2026"
+
+
 def test_a_new_method_begins_with_another_one(client, olga, alice, methods):
     client.force_login(olga)
     assert b"?from=lora" in client.get("/methods/new/").content

@@ -161,7 +161,7 @@ def test_a_token_that_opens_nothing_is_said_and_not_shown(alice, hub, published,
 def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(
     alice, hub, published, monkeypatch, quick
 ):
-    monkeypatch.setattr("models_app.importing.DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr("core.hub.DOWNLOAD_TRIES", 1)
     hub.cut = 1000
     model = download(alice)
     assert model.status == "failed"
@@ -178,7 +178,7 @@ def test_a_download_that_was_cut_off_counts_for_nothing_and_is_tried_again(
 
 
 def test_weights_that_arrive_damaged_are_noticed(alice, hub, published, monkeypatch):
-    monkeypatch.setattr("models_app.importing.DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr("core.hub.DOWNLOAD_TRIES", 1)
     hub.damaged = True
     model = download(alice)
     assert model.status == "failed"

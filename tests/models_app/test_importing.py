@@ -11,7 +11,7 @@ from core.errors import UserError
 from engine.programs.convert import Refused, folder_try
 from models_app import importing
 from models_app.folder_list import folders_offered
-from models_app.importing import MOST_ATTEMPTS, Beat, model_import
+from models_app.importing import MOST_ATTEMPTS, ProgressWriter, model_import
 from models_app.models import BaseModel
 from models_app.services import model_add_folder, model_delete, model_retry
 from tests.engine.runs import train
@@ -140,7 +140,7 @@ def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(
     monkeypatch.setenv("SECRET_KEY", "key-of-the-platform-0123456789abcdef")
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_platform")
     settings.HF_TOKEN = "hf_token_of_the_platform"
-    seen, look = [], Beat.look
+    seen, look = [], ProgressWriter.again
 
     def watch(beat):
         seen.extend(
@@ -149,7 +149,7 @@ def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(
         )
         look(beat)
 
-    monkeypatch.setattr(Beat, "look", watch)
+    monkeypatch.setattr(ProgressWriter, "again", watch)
     (tiny_folder / "chat_template.jinja").write_text(LOOP)
     model = imported(model_add_folder(owner=alice, reference=str(tiny_folder)))
     assert model.status == "failed"

@@ -248,7 +248,7 @@ def test_too_few_and_too_many_are_explained(client, alice, make_train, count):
 
     assert {
         0: "No trains to compare yet",
-        1: "One train is no comparison",
+        1: "A comparison needs two trains",
         9: "9 trains are too many",
     }[count] in page
 

@@ -3,13 +3,13 @@
 import json
 
 from engine.rows.examples import to_example
-from engine.rows.format_detection import detect
+from engine.rows.format_detection import detect_format
 from training.train.demo_rows import CASES, FRAMES, demo_jsonl, follows_format
 
 
 def test_every_row_can_be_learned_from_and_its_answer_is_in_the_house_format():
     rows = [json.loads(line) for line in demo_jsonl().splitlines()]
-    name, columns = detect(list(rows[0]), rows)
+    name, columns = detect_format(list(rows[0]), rows)
 
     assert len(rows) == len(CASES) * len(FRAMES) == 90
     assert len({row["prompt"] for row in rows}) == 90

@@ -105,10 +105,15 @@ def filled(**changes):
 def beside(response, name):
     """What stands in the message area of a field."""
     html = response.content.decode()
-    found = re.search(
-        rf'data-messages="{name}">(.*?)\n  </div>|data-messages="{name}">(.*?)</div>\n', html, re.S
-    )
-    return re.sub(r"<[^>]+>", "", found[0]) if found else ""
+    begin = html.index(f'data-messages="{name}">')
+    depth = 1
+
+    for tag in re.finditer(r"<(/?)div", html[begin:]):
+        depth += -1 if tag[1] else 1
+        if depth == 0:
+            return re.sub(r"<[^>]+>", "", html[begin : begin + tag.start()]).partition(">")[2]
+
+    raise AssertionError(f"the messages of {name} do not end")
 
 
 @pytest.mark.parametrize(
@@ -492,3 +497,26 @@ def test_a_train_is_told_where_its_base_model_is_on_the_hub(
     )
     source = read_spec(run.directory).base_model_source
     assert (None if source is None else (source.hub_id, source.revision)) == wanted
+
+
+@pytest.mark.parametrize(("posted", "kept"), [("-1", -1), ("0", 0), ("", 0), ("7", 0), ("x", 0)])
+def test_a_chosen_priority_is_the_trains(page, posted, kept):
+    page.post("/trains/new/lora/", filled(priority=posted))
+    assert TrainRun.objects.get().priority == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("priority", TrainRun.Priority.HIGH, "Only an operator"),
+        ("labels", "x" * 41, "too long"),
+        ("after", 999, "does not exist any more"),
+    ],
+)
+def test_what_stands_beside_the_parameters_is_checked_while_somebody_types(page, name, value, says):
+    answer = page.post("/trains/new/lora/plan/", filled(**{name: value})).json()
+    response = page.post("/trains/new/lora/", filled(**{name: value}))
+
+    assert not answer["ok"]
+    assert says in answer["errors"][name][0]
+    assert says in beside(response, name)

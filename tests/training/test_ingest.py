@@ -9,7 +9,7 @@ from django.db import OperationalError, transaction
 from engine.contract.rundir import EVENTS, EventWriter
 from training.models import TrainRun
 from training.train.phases import PHASES_KEPT
-from training.work.ingest import CURVE_POINTS, Overtaken, grown, ingest
+from training.work.ingest import CURVE_POINTS, Overtaken, curve_extended, ingest
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_texts_are_stored_as_every_database_takes_them(run):
         text="The\0The\n",
         tokens=2,
     )
-    writer.write("warning", message="care\0ful", code="told")
+    writer.write("warning", message="care\0ful", code="note")
     writer.write("failed", code="bad\0", message="It \0 broke")
 
     assert ingest(run) == 5
@@ -176,7 +176,7 @@ def test_an_overtaken_attempt_stores_nothing(run):
 def test_the_small_curve_stays_small_even_and_ends_at_the_last_step():
     curve: list[list[float]] = []
     for step in range(1, 5001):
-        curve = grown(curve, step, 1 / step)
+        curve = curve_extended(curve, step, 1 / step)
 
     gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(curve[:-1])]
     assert CURVE_POINTS // 2 <= len(curve) <= CURVE_POINTS

@@ -35,7 +35,7 @@ ROOMY = Death(
         (None, "killed", "signal 9"),
     ],
 )
-def test_a_kill_is_told_with_what_was_measured(make_train, death, code, says):
+def test_a_kill_is_reported_with_what_was_measured(make_train, death, code, says):
     outcome = decide(make_train(status="running"), -9, death=death)
 
     assert outcome.values["error_code"] == code

@@ -1,4 +1,4 @@
-"""Word of a train's end, to a real server that refuses, redirects and answers."""
+"""Notices of a train's end, to a real server that refuses, redirects and answers."""
 
 import hashlib
 import hmac
@@ -15,8 +15,8 @@ from accounts.services import account_update
 from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
 from training.models import Notice, TrainRun
-from training.train.resuming import end_or_go_on
-from training.work.notices import PAUSES, due, notices_send
+from training.train.resuming import train_end_or_resume
+from training.work.notices import DELIVERY_PAUSES, notices_due, notices_send
 from training.work.outcome import Outcome, failure, worker_lost
 
 
@@ -71,9 +71,9 @@ def later() -> None:
     Notice.objects.update(next_at=timezone.now() - timedelta(seconds=1))
 
 
-def test_a_webhook_is_told_once_with_a_signature(receiver, run):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
-    assert due().exists()
+def test_a_webhook_is_called_once_with_a_signature(receiver, run):
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
+    assert notices_due().exists()
     assert notices_send() == 1
     later()
     assert notices_send() == 0
@@ -81,19 +81,19 @@ def test_a_webhook_is_told_once_with_a_signature(receiver, run):
     ((headers, body),) = receiver.calls
     expected = hmac.new(b"between us", body, hashlib.sha256).hexdigest()
     assert headers["x-deepextension-signature"] == f"sha256={expected}"
-    told = json.loads(body)
-    assert (told["event"], told["train"]["name"], told["train"]["step"]) == (
+    sent = json.loads(body)
+    assert (sent["event"], sent["train"]["name"], sent["train"]["step"]) == (
         "train.finished",
         "harbour-help",
         5,
     )
-    assert told["train"]["url"] == f"https://train.example/trains/{run.pk}/"
-    assert headers["x-deepextension-delivery"] == told["id"] == str(Notice.objects.get().uuid)
+    assert sent["train"]["url"] == f"https://train.example/trains/{run.pk}/"
+    assert headers["x-deepextension-delivery"] == sent["id"] == str(Notice.objects.get().uuid)
 
 
 def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, run):
     receiver.answers = [503, 500]
-    end_or_go_on(run, failure("out_of_memory", "The machine ran out of memory.", "-"))
+    train_end_or_resume(run, failure("out_of_memory", "The machine ran out of memory.", "-"))
     assert notices_send() == 0
     # Not before its time.
     assert notices_send() == 0
@@ -109,25 +109,31 @@ def test_it_is_tried_again_under_the_same_id_until_somebody_takes_it(receiver, r
     assert (notice.tries, notice.error) == (3, "")
 
 
-def test_it_gives_up_after_half_a_day(receiver, run):
+def test_it_is_given_up_after_a_day_and_operators_see_why(receiver, run, client, olga):
     receiver.answers = [500] * 100
-    end_or_go_on(run, Outcome(TrainRun.Status.STOPPED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.STOPPED))
     for _ in range(20):
         later()
         notices_send()
-    assert len(receiver.calls) == len(PAUSES) + 1
-    assert not due().exists()
+    assert len(receiver.calls) == len(DELIVERY_PAUSES) + 1
+    assert not notices_due().exists()
+    assert timedelta(hours=23) < sum(DELIVERY_PAUSES, timedelta()) < timedelta(hours=25)
+
+    client.force_login(olga)
+    page = client.get("/admin/training/notice/").content.decode()
+    assert f"Given up after {len(receiver.calls)} tries" in page
+    assert "HTTP Error 500" in page
 
 
 def test_a_redirect_is_not_followed(receiver, run):
     receiver.answers = [302]
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert notices_send() == 0
     assert receiver.elsewhere == 0
 
 
 def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     seen = list(
         Notice.objects.select_related(
             "run__owner", "run__method", "run__base_model", "run__dataset"
@@ -155,11 +161,11 @@ class Seen:
         return Notice._base_manager.filter(**self.given).update(**values)
 
 
-def test_an_end_that_is_none_is_not_told(receiver, run):
-    """It lost its worker and goes on: nobody wants to be woken."""
+def test_a_train_that_resumes_by_itself_sends_no_notice(receiver, run):
+    """It lost its worker and resumes: nobody wants to be woken."""
     run.base_model.path.mkdir(parents=True, exist_ok=True)
     write_spec(run.directory, SPEC)
-    end_or_go_on(run, worker_lost())
+    train_end_or_resume(run, worker_lost())
     run.base_model.path.rmdir()
     assert run.status == "queued"
     assert not Notice.objects.exists()
@@ -169,7 +175,7 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
     settings.MAIL_FROM = "train@house.example"
     alice.email = "alice@house.example"
     alice.save()
-    end_or_go_on(run, failure("diverged", "The loss is no number.", "Lower the rate."))
+    train_end_or_resume(run, failure("diverged", "The loss is no number.", "Lower the rate."))
     assert notices_send() == 1
     (letter,) = mail.outbox
     assert (letter.to, letter.subject) == (["alice@house.example"], "harbour-help has failed")
@@ -181,14 +187,14 @@ def test_an_owner_with_an_address_gets_a_mail(run, alice, settings):
 def test_an_owner_who_has_switched_notices_off_gets_none(run, alice, settings, when):
     settings.MAIL_FROM = "train@house.example"
     account_update(user=alice, email="alice@house.example", notices=when != "before the end")
-    end_or_go_on(run, failure("diverged", "The loss is no number.", "Lower the rate."))
+    train_end_or_resume(run, failure("diverged", "The loss is no number.", "Lower the rate."))
     account_update(user=alice, notices=False)
     notices_send()
     assert mail.outbox == []
-    assert not due().exists()
+    assert not notices_due().exists()
 
 
 def test_without_an_address_or_a_sender_nothing_is_noted(run):
-    end_or_go_on(run, Outcome(TrainRun.Status.FINISHED))
+    train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
     assert not Notice.objects.exists()
-    assert not due().exists()
+    assert not notices_due().exists()

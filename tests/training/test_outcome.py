@@ -1,4 +1,4 @@
-"""How a train ended, told from the engine's exit status and its last event."""
+"""How a train ended, decided by the engine's exit status and its last event."""
 
 import pytest
 

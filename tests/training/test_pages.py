@@ -400,6 +400,62 @@ class TestActions:
             == f"/trains/new/lora-test/?copy={run.pk}"
         )
 
+    def test_resume_refuses_a_step_that_is_none_instead_of_starting_over(
+        self, client, alice, make_train, monkeypatch
+    ):
+        run = make_train(status=Status.STOPPED)
+        steps = []
+        monkeypatch.setattr(
+            "training.pages.trains.train_resume", lambda *, run, by, step: steps.append(step)
+        )
+        client.force_login(alice)
+        for step in ("three", "-1", "9" * 5000):
+            response = client.post(f"/trains/{run.pk}/resume/", {"step": step})
+            assert "There is no such checkpoint." in self.said(response)
+
+        for step in ("0", "3", ""):
+            client.post(f"/trains/{run.pk}/resume/", {"step": step})
+
+        assert steps == [0, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/trains/live/?ids={}", 400),
+        ("/trains/live/?newest={}", 200),
+        ("/trains/compare/?ids={}", 200),
+        ("/trains/compare/?ids=1,2&colours={}", 404),
+        ("/trains/new/?copy={}", 200),
+        ("/trains/?search=%23{}", 200),
+        ("/trains/{}/", 404),
+        ("/api/v1/trains/{}/", 404),
+        ("/api/v1/trains/compare/?ids={}", 400),
+        ("/api/v1/search/?q=%23123456789012345678901234567890", 200),
+    ],
+)
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "٣"])
+def test_numbers_that_no_column_holds_break_no_page(client, alice, path, status, number):
+    client.force_login(alice)
+    assert client.get(path.format(number)).status_code == status
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "٣", "-1", "2.5"])
+def test_numbers_that_no_column_holds_break_no_part_of_a_page(client, alice, make_train, number):
+    run = make_train()
+    client.force_login(alice)
+    for path in (
+        f"/trains/{run.pk}/completions/?step={number}",
+        f"/trains/{run.pk}/series/?from={number}&to={number}",
+    ):
+        assert client.get(path).status_code == 200, path
+
+    for path in (
+        f"/api/v1/trains/{run.pk}/metrics/?after={number}",
+        f"/api/v1/trains/{run.pk}/log/?offset=0&limit={number}",
+    ):
+        assert client.get(path).status_code == 400, path
+
 
 @pytest.mark.parametrize("status", ["queued", "running", "finished"])
 def test_what_open_pages_ask_for_is_what_the_api_says_of_the_train(

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.templatetags import display
-from training.pages.overview import unit_of
+from methods.schema import Field
 from training.train.estimate import Estimate
 
 CASES = {
@@ -181,4 +181,5 @@ def test_a_start_that_cannot_be_guessed_is_said():
     ],
 )
 def test_one_of_a_unit_is_no_plural(unit, value, shown):
-    assert unit_of(unit, value) == shown
+    field = Field("count", "Count", "", "int", 1, unit=unit)
+    assert field.unit_of(value) == shown

@@ -1,4 +1,4 @@
-"""The line of waiting trains: turns, priorities, moves, pauses, and who takes what."""
+"""The queue of waiting trains: turns, priorities, moves, pauses, and who takes what."""
 
 from datetime import timedelta
 
@@ -11,14 +11,14 @@ from training.models import TrainRun
 from training.train.estimate import Estimate, Estimator, starts
 from training.work import queue
 from training.work.queue import (
-    after_check,
-    claim,
-    line_up,
+    queue_insert,
     queue_pause,
-    queue_places,
     queue_position,
+    queue_positions,
     queue_resume,
     queue_state,
+    starts_after_check,
+    train_claim,
     train_move,
     train_wait,
     waiting,
@@ -29,11 +29,11 @@ Priority = TrainRun.Priority
 
 @pytest.fixture
 def stand(make_train):
-    """Put a train of that name in line, as a start does."""
+    """Put a train of that name into the queue, as a start does."""
 
     def stand(name: str, **fields) -> TrainRun:
         run = make_train(name=name, **fields)
-        line_up(run)
+        queue_insert(run)
         run.save()
         return run
 
@@ -65,7 +65,7 @@ def test_a_train_that_runs_was_a_turn(stand, make_train, bob):
 def test_one_that_lost_its_worker_is_next(stand, make_train):
     stand("first")
     back = make_train(name="back")
-    line_up(back, first=True)
+    queue_insert(back, first=True)
     back.save()
     assert names() == ["back", "first"]
 
@@ -76,7 +76,7 @@ def test_a_higher_priority_goes_before_and_positions_say_so(stand):
     high = stand("high", priority=Priority.HIGH)
     assert names() == ["high", "normal", "low"]
     assert [queue_position(run) for run in (high, normal, low)] == [1, 2, 3]
-    assert queue_places() == {high.pk: 1, normal.pk: 2, low.pk: 3}
+    assert queue_positions() == {high.pk: 1, normal.pk: 2, low.pk: 3}
 
 
 def test_those_who_waited_before_there_were_places_keep_their_order(make_train):
@@ -120,9 +120,9 @@ def test_equal_places_come_apart_when_somebody_moves(make_train, olga):
 
 
 def test_what_runs_cannot_be_moved(make_train, olga):
-    with pytest.raises(UserError, match="does not wait"):
+    with pytest.raises(UserError, match="no longer waits"):
         train_move(run=make_train(status="running"), by=olga, to="front")
-    with pytest.raises(UserError, match="does not wait"):
+    with pytest.raises(UserError, match="no longer waits"):
         train_wait(run=make_train(status="finished"), by=olga, priority=Priority.LOW)
 
 
@@ -139,26 +139,26 @@ def test_only_operators_give_a_high_priority(stand, alice, olga):
 
 def test_one_that_waits_for_another_is_passed_over_until_that_succeeds(stand, make_train):
     before = make_train(status="running")
-    stand("after", after=before)
+    stand("after", starts_after=before)
     stand("other")
-    assert claim("cpu").name == "other"
-    assert claim("cpu") is None
+    assert train_claim("cpu").name == "other"
+    assert train_claim("cpu") is None
     assert before.transition(TrainRun.Status.FINISHED)
-    assert claim("cpu").name == "after"
+    assert train_claim("cpu").name == "after"
 
 
 def test_trains_cannot_wait_for_each_other_nor_for_what_failed(stand, make_train, alice):
     first = stand("first")
-    second = stand("second", after=first)
+    second = stand("second", starts_after=first)
     with pytest.raises(UserError, match="wait for each other"):
-        train_wait(run=first, by=alice, after=second)
+        train_wait(run=first, by=alice, starts_after=second)
     with pytest.raises(UserError, match="wait for each other"):
-        after_check(first, first)
+        starts_after_check(first, first)
     with pytest.raises(UserError, match="ended without success"):
-        train_wait(run=first, by=alice, after=make_train(status="failed"))
-    train_wait(run=second, by=alice, after=None)
+        train_wait(run=first, by=alice, starts_after=make_train(status="failed"))
+    train_wait(run=second, by=alice, starts_after=None)
     second.refresh_from_db()
-    assert second.after is None
+    assert second.starts_after is None
 
 
 def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):
@@ -168,32 +168,32 @@ def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):
     queue_pause(by=olga, reason="New disks")
     state = queue_state()
     assert (state.paused, state.paused_by, state.reason) == (True, olga, "New disks")
-    assert claim("cpu") is None
+    assert train_claim("cpu") is None
     queue_resume(by=olga)
-    assert claim("cpu").name == "a"
+    assert train_claim("cpu").name == "a"
 
 
 def test_a_worker_takes_only_what_its_device_can_run(stand):
     stand("quantised", parameters={"quantization": "4-bit"})
     stand("fp16", parameters={"precision": "fp16"})
     stand("plain", parameters={"precision": "fp32"})
-    assert claim("cpu").name == "plain"
-    assert claim("cpu") is None
-    assert claim("cuda").name == "quantised"
+    assert train_claim("cpu").name == "plain"
+    assert train_claim("cpu") is None
+    assert train_claim("cuda").name == "quantised"
 
 
 def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
-    """The second sees a line that is a moment old."""
+    """The second sees a queue that is a moment old."""
     stand("a")
     stand("b")
     old = list(waiting())
-    assert claim("cpu").name == "a"
+    assert train_claim("cpu").name == "a"
     monkeypatch.setattr(queue, "ready", lambda: Looked([old, list(waiting())]))
-    assert claim("cpu").name == "b"
+    assert train_claim("cpu").name == "b"
 
 
 class Looked:
-    """A line as it is seen at each look."""
+    """A queue as it is seen at each look."""
 
     looks: list = []
 
@@ -243,11 +243,11 @@ def test_without_a_train_alike_there_is_no_guess(make_train):
     assert Estimator("CPU").of(make_train(parameters=PLAIN, planned_rows=200)) is None
 
 
-def test_starts_add_up_over_the_line(ran, stand, make_train):
+def test_starts_add_up_over_the_queue(ran, stand, make_train):
     ran(10)
     make_train(status="running", eta_seconds=4, parameters=PLAIN, planned_rows=100)
     first, second = (stand(name, parameters=PLAIN, planned_rows=100) for name in "ab")
-    later = stand("c", parameters=PLAIN, planned_rows=100, after=first)
+    later = stand("c", parameters=PLAIN, planned_rows=100, starts_after=first)
     unknown = stand("d", parameters=PLAIN | {"max_tokens": 128}, planned_rows=100)
     behind = stand("e", parameters=PLAIN, planned_rows=100)
 

@@ -20,7 +20,12 @@ from engine.contract.rundir import (
 from engine.schema.registry import CUSTOM
 from tests.training.test_ingest import write_steps
 from training.models import TrainRun
-from training.train.resuming import end_or_go_on, resumable_steps, resume_obstacle, train_resume
+from training.train.resuming import (
+    resumable_steps,
+    resume_obstacle,
+    train_end_or_resume,
+    train_resume,
+)
 from training.work.ingest import ingest
 from training.work.outcome import failure, worker_lost
 
@@ -71,7 +76,7 @@ def test_it_is_queued_again_from_its_newest_checkpoint(stopped, alice):
     assert not stop_requested(stopped.directory)
 
 
-def test_it_goes_on_from_the_checkpoint_that_was_named(stopped, alice):
+def test_it_resumes_from_the_checkpoint_that_was_named(stopped, alice):
     train_resume(run=stopped, by=alice, step=3)
     assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
 
@@ -103,7 +108,7 @@ def test_a_checkpoint_that_is_not_there_is_an_error_at_its_field_and_changes_not
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "finished"])
-def test_only_what_ended_before_its_time_goes_on(stopped, alice, status):
+def test_only_what_ended_early_can_be_resumed(stopped, alice, status):
     stopped.status = status
     assert resumable_steps(stopped) == []
     with pytest.raises(UserError, match="Only a train that was stopped or failed can be resumed"):
@@ -133,7 +138,7 @@ def test_nobody_else_moves_it_on(stopped, bob):
         train_resume(run=stopped, by=bob)
 
 
-def test_of_two_who_press_at_once_one_is_told(stopped, alice):
+def test_of_two_who_press_at_once_one_is_refused(stopped, alice):
     second = TrainRun.objects.get(pk=stopped.pk)
     train_resume(run=stopped, by=alice)
     with pytest.raises(UserError, match="Somebody else has moved this train on"):
@@ -149,71 +154,71 @@ def running(run: TrainRun, attempt: int = 1, status: str = "running") -> TrainRu
 
 def test_a_lost_worker_costs_two_new_attempts_at_most(stopped):
     for attempt in (1, 2):
-        assert end_or_go_on(running(stopped, attempt), worker_lost())
+        assert train_end_or_resume(running(stopped, attempt), worker_lost())
         stopped.refresh_from_db()
         assert (stopped.status, stopped.error_code, stopped.finished_at) == ("queued", "", None)
         spec = read_spec(stopped.directory)
         assert (spec.attempt, spec.resume_from) == (attempt + 1, str(checkpoint_of(stopped, 6)))
-    assert end_or_go_on(running(stopped, 3), worker_lost())
+    assert train_end_or_resume(running(stopped, 3), worker_lost())
     stopped.refresh_from_db()
     assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
 
 
 def test_what_a_person_lets_go_on_may_be_lost_as_often_again(stopped, alice):
     for attempt in (1, 2, 3):
-        end_or_go_on(running(stopped, attempt), worker_lost())
+        train_end_or_resume(running(stopped, attempt), worker_lost())
     train_resume(run=stopped, by=alice)
-    end_or_go_on(running(stopped, 4), worker_lost())
+    train_end_or_resume(running(stopped, 4), worker_lost())
     stopped.refresh_from_db()
     assert (stopped.status, stopped.attempt, stopped.resumes) == ("queued", 5, 1)
 
 
 def test_a_train_lost_before_its_first_checkpoint_begins_anew(stopped):
     shutil.rmtree(stopped.directory / "checkpoints")
-    end_or_go_on(running(stopped), worker_lost())
+    train_end_or_resume(running(stopped), worker_lost())
     assert stopped.status == "queued"
     assert read_spec(stopped.directory).resume_from is None
 
 
 def test_a_checkpoint_cut_after_the_platform_chose_it_is_passed_over(stopped):
-    end_or_go_on(running(stopped), worker_lost())
+    train_end_or_resume(running(stopped), worker_lost())
     (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"torn")
     cut = failure("bad_checkpoint", "The checkpoint checkpoint-6 is gone or not whole.", "-")
-    assert end_or_go_on(running(stopped, 2), cut)
+    assert train_end_or_resume(running(stopped, 2), cut)
     stopped.refresh_from_db()
     assert (stopped.status, stopped.attempt) == ("queued", 3)
     assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
     assert "checkpoint-6" in stopped.warnings[-1]["message"]
     # Not for ever: two attempts of its own are all.
-    end_or_go_on(running(stopped, 3), cut)
+    train_end_or_resume(running(stopped, 3), cut)
     assert stopped.status == "failed"
 
 
 def test_a_checkpoint_that_a_person_chose_is_not_passed_over(stopped, alice):
     train_resume(run=stopped, by=alice, step=6)
-    end_or_go_on(running(stopped, 2), failure("bad_checkpoint", "-", "-"))
+    train_end_or_resume(running(stopped, 2), failure("bad_checkpoint", "-", "-"))
     assert stopped.status == "failed"
 
 
 def test_a_lost_train_whose_folder_is_gone_fails(stopped):
     shutil.rmtree(stopped.directory)
-    assert end_or_go_on(running(stopped), worker_lost())
+    assert train_end_or_resume(running(stopped), worker_lost())
     stopped.refresh_from_db()
     assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
 
 
 def test_a_train_that_failed_by_itself_stays_failed(stopped):
-    end_or_go_on(running(stopped), failure("out_of_memory", "-", "-"))
+    train_end_or_resume(running(stopped), failure("out_of_memory", "-", "-"))
     assert stopped.status == "failed"
 
 
-def test_where_memory_ran_out_it_goes_on_with_less_if_that_was_asked_for(stopped):
+def test_where_memory_ran_out_it_resumes_with_less_if_that_was_asked_for(stopped):
     given = {"batch_size": 2, "gradient_accumulation_steps": 3, "gradient_checkpointing": False}
     stopped.parameters = given | {"on_out_of_memory": "shrink"}
     stopped.save()
     seen = []
     for attempt in (1, 2, 3):
-        end_or_go_on(running(stopped, attempt), failure("out_of_memory", "-", "-"))
+        train_end_or_resume(running(stopped, attempt), failure("out_of_memory", "-", "-"))
         seen.append((stopped.status, {name: stopped.parameters[name] for name in given}))
         assert (
             read_spec(stopped.directory).parameters == stopped.parameters
@@ -228,21 +233,21 @@ def test_where_memory_ran_out_it_goes_on_with_less_if_that_was_asked_for(stopped
 
 
 def test_a_train_that_was_asked_to_stop_does_not_go_on_when_its_worker_is_lost(stopped):
-    end_or_go_on(running(stopped, status="stopping"), worker_lost())
+    train_end_or_resume(running(stopped, status="stopping"), worker_lost())
     assert stopped.status == "failed"
 
 
 def test_whoever_was_overtaken_ends_nothing(stopped):
     mine = running(stopped)
     TrainRun.objects.filter(pk=mine.pk).update(attempt=2)
-    assert not end_or_go_on(mine, worker_lost())
+    assert not train_end_or_resume(mine, worker_lost())
     mine.refresh_from_db()
     assert (mine.status, mine.attempt) == ("running", 2)
 
 
 @pytest.fixture
 def gone_on(make_train):
-    """Told by its first attempt: six steps, evaluations after 2, 4 and 6, and answers."""
+    """Reported by its first attempt: six steps, evaluations after 2, 4 and 6, and answers."""
     run = make_train(status="running")
     run.directory.mkdir(parents=True, exist_ok=True)
     writer = EventWriter(run.directory)
@@ -274,7 +279,7 @@ def gone_on(make_train):
 
 
 @pytest.mark.parametrize("looked_between", [True, False])
-def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(
+def test_a_later_attempt_takes_back_what_the_earlier_reported_beyond_its_checkpoint(
     gone_on, looked_between
 ):
     run, writer = gone_on
@@ -290,8 +295,8 @@ def test_a_later_attempt_takes_back_what_the_earlier_told_beyond_its_checkpoint(
     assert list(run.metrics.filter(split="train").values_list("step", flat=True)) == [1, 2, 3, 4, 5]
     assert list(run.metrics.filter(split="eval").values_list("step", flat=True)) == [2, 4]
     assert list(run.checkpoints.order_by("step").values_list("step", flat=True)) == [2, 4]
-    told = list(run.samples.order_by("seq").values_list("stage", "step"))
-    assert told == [("before", 0), ("during", 2), ("during", 4)]
+    samples = list(run.samples.order_by("seq").values_list("stage", "step"))
+    assert samples == [("before", 0), ("during", 2), ("during", 4)]
     assert [step for step, _ in run.curve] == [1, 2, 3, 4, 5]
     assert [step for step, _ in run.facts["seams"]] == [4]
     assert run.outcome == {}

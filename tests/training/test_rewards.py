@@ -9,6 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from django.http import QueryDict
 
+from core import programs
 from core.errors import UserError
 from core.store import trials_folder
 from datasets_app.models import Dataset
@@ -23,6 +24,7 @@ from training.form.controls import parameters_read
 from training.models import Sample, TrainRun
 from training.pages.answers import completions_of
 from training.pages.chart_table import CHARTS, NOT_CHARTED, charts_table
+from training.train import trial
 from training.train.judgement import judge_rewards
 from training.train.plan import train_plan
 from training.train.resources import resources_of
@@ -450,8 +452,56 @@ class TestTrial:
         )
         lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
         (trials_folder() / key / ANSWERS).write_text(lines)
-        monkeypatch.setattr("training.train.trial.PROGRAM", ("-c", "import time; time.sleep(600)"))
+        self.program_is("import time; time.sleep(600)", monkeypatch)
         return key
+
+    def program_is(self, source, monkeypatch):
+        """In place of engine.rewards."""
+        folder = trials_folder().parent / "programs"
+        folder.mkdir(exist_ok=True)
+        (folder / "stand_in.py").write_text(source)
+        monkeypatch.setattr(programs.settings, "BASE_DIR", folder)
+        monkeypatch.setattr("training.train.trial.PROGRAM", "stand_in")
+
+    @pytest.mark.parametrize(
+        ("source", "error"),
+        [
+            ("while True: print('x' * 1000)", "The trial printed too much and was ended."),
+            ("bytearray(2 << 30)", "The trial needed more memory than it may use and was ended."),
+            ("import os; os.kill(os.getpid(), 9)", "The trial was killed, most likely for lack of"),
+        ],
+        ids=["prints without end", "takes too much memory", "is killed"],
+    )
+    def test_a_program_beyond_its_limits_is_ended_and_its_answers_are_kept(
+        self, alice, methods, model, make_dataset, monkeypatch, source, error
+    ):
+        key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
+        self.program_is(source, monkeypatch)
+        monkeypatch.setattr("training.train.trial.SECONDS", 20)
+        monkeypatch.setattr("training.train.trial.MEMORY_BYTES", 1 << 30)
+        monkeypatch.setattr(programs, "MOST_OUTPUT_BYTES", 10**6)
+        trial_run(key)
+
+        result = trial_read(by=alice, key=key)
+        assert result["error"].startswith(error)
+        assert len(result["answers"]) == 2
+
+    def test_what_a_reward_function_prints_is_no_report(
+        self, alice, methods, model, make_dataset, monkeypatch
+    ):
+        key = self.started_and_stuck(alice, methods, model, make_dataset, monkeypatch)
+        self.program_is("""print('x', end=''); print('\\n{"done": {}}')""", monkeypatch)
+        trial_run(key)
+        # The stand-in wrote no result, and none was written for it.
+        assert trial_read(by=alice, key=key)["done"] is False
+
+    def test_models_count_in_what_a_trial_may_take(self, alice, methods, model, make_dataset):
+        key = self.start(
+            alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}
+        )
+        before = trial._memory_bytes(trials_folder() / key)
+        (model.path / "model.safetensors").write_bytes(b"x" * 1000)
+        assert trial._memory_bytes(trials_folder() / key) == before + 6000
 
     @pytest.mark.parametrize(
         ("slug", "given", "field"),

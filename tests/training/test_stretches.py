@@ -1,4 +1,4 @@
-"""Long curves in stretches: no spike, no gap and no end is lost, and a rewind leaves nothing of
+"""Long curves in summaries: no spike, no gap and no end is lost, and a rewind leaves nothing of
 what is gone."""
 
 import random
@@ -7,7 +7,7 @@ import pytest
 
 import training.train.curve_summary
 from engine.contract.rundir import EventWriter
-from training.models import MetricStretch
+from training.models import CurveSummary
 from training.pages.charts import series_of
 from training.train.curve_summary import EPOCH, STEP, TIME, VALUE, points_read
 from training.work.ingest import ingest
@@ -17,7 +17,7 @@ MOST = 6
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Stretches of a few events, so that a few hundred rows have all sizes."""
+    """Summaries of a few events, so that a few hundred rows have all sizes."""
     monkeypatch.setattr(training.train.curve_summary, "SIZES", (4, 16, 64))
 
 
@@ -63,32 +63,32 @@ def rows_of(run, name: str) -> list[list]:
 
 
 def same(one: list, other: list) -> bool:
-    """Values are told in six digits."""
+    """Values are returned with six digits."""
     return one[:VALUE] == other[:VALUE] and one[VALUE] == (
         None if other[VALUE] is None else pytest.approx(other[VALUE], rel=1e-5)
     )
 
 
 def check(run, steps: tuple[int, int] | None = None) -> int:
-    """Every point that is told is a row; of each metric lowest and highest, a gap and the last are
-    told. Returns how many points are told of the loss."""
+    """Every point that is returned is a row; of each metric the lowest and the highest, a gap and
+    the last are returned. Returns how many points there are of the loss."""
     found = points_read(run, MOST, steps)
     first, last = steps or (0, 10**9)
     for name in ("loss", "grad_norm", "eval_loss"):
         rows = [row for row in rows_of(run, name) if first <= row[STEP] <= last]
-        told = found.get(name, [])
-        assert [point[STEP] for point in told] == sorted(point[STEP] for point in told)
+        returned = found.get(name, [])
+        assert [point[STEP] for point in returned] == sorted(point[STEP] for point in returned)
         by_step = {row[STEP]: row for row in rows}
-        assert all(same(point, by_step[point[STEP]]) for point in told)
+        assert all(same(point, by_step[point[STEP]]) for point in returned)
         if not rows:
             continue
         numbers = [row[VALUE] for row in rows if row[VALUE] is not None]
-        shown = [point[VALUE] for point in told if point[VALUE] is not None]
+        shown = [point[VALUE] for point in returned if point[VALUE] is not None]
         if steps is None:
             assert max(shown) == pytest.approx(max(numbers), rel=1e-5)
             assert min(shown) == pytest.approx(min(numbers), rel=1e-5)
             assert (None in [row[VALUE] for row in rows]) == (
-                None in [point[VALUE] for point in told]
+                None in [point[VALUE] for point in returned]
             )
     return len(found["loss"])
 
@@ -105,10 +105,10 @@ def test_a_curve_that_grows_in_bursts_keeps_what_a_chart_must_not_lose(running, 
         ingest(run)
         check(run)
     assert check(run) < 200
-    sizes = set(run.stretches.values_list("size", flat=True))
+    sizes = set(run.curve_summaries.values_list("size", flat=True))
     assert sizes == {4, 16, 64}
     for size in sizes:
-        numbers = list(run.stretches.filter(size=size).values_list("number", flat=True))
+        numbers = list(run.curve_summaries.filter(size=size).values_list("number", flat=True))
         assert numbers == list(range((run.last_seq + 1) // size))
 
 
@@ -122,7 +122,7 @@ def test_zooming_in_fetches_every_row(running):
     assert 12 < check(run, (101, 400)) < 100
 
 
-def test_a_later_attempt_leaves_no_stretch_of_what_it_took_back(running):
+def test_a_later_attempt_leaves_no_summary_of_what_it_took_back(running):
     run, writer = running
     draw = random.Random(2)
     tell(writer, draw, 1, 300)
@@ -136,18 +136,20 @@ def test_a_later_attempt_leaves_no_stretch_of_what_it_took_back(running):
     writer.write("started", total_steps=600, resumed_from=0)
     ingest(run)
     assert points_read(run, MOST) == {}
-    assert not MetricStretch.objects.filter(last_step__gt=0).exists()
+    assert not CurveSummary.objects.filter(last_step__gt=0).exists()
 
 
-def test_a_train_of_before_there_were_stretches_is_read_row_by_row(running):
+def test_a_train_of_before_there_were_summaries_is_read_row_by_row(running):
     run, writer = running
     tell(writer, random.Random(3), 1, 100)
     ingest(run)
-    run.stretches.all().delete()
+    run.curve_summaries.all().delete()
     assert check(run) == 100
 
 
-def test_a_series_of_a_range_is_told_by_the_page_and_a_bad_one_is_the_whole(client, alice, running):
+def test_a_series_of_a_range_is_returned_by_the_page_and_a_bad_one_is_the_whole(
+    client, alice, running
+):
     run, writer = running
     tell(writer, random.Random(4), 1, 300)
     ingest(run)

@@ -15,7 +15,7 @@ from engine.contract.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from engine.process.forkserver import ForkServer
 from training.models import TrainRun
 from training.work import supervisor
-from training.work.lost_workers import taken_for_gone
+from training.work.lost_workers import worker_declare_lost
 from training.work.process import Engine, WarmProcess
 from training.work.supervisor import Supervisor, supervise_next
 
@@ -153,7 +153,7 @@ def test_a_train_that_was_stopped_before_it_was_claimed_is_left_alone(engine_doe
 def test_a_database_that_is_away_at_the_end_is_waited_for(engine_does, queued, monkeypatch):
     """How the engine ended is known to its supervisor alone."""
     engine_does(lambda directory: os.kill(os.getpid(), signal.SIGKILL))
-    end, refused = supervisor.end_or_go_on, []
+    end, refused = supervisor.train_end_or_resume, []
 
     def refuse_twice(run, outcome):
         if len(refused) < 2:
@@ -163,7 +163,7 @@ def test_a_database_that_is_away_at_the_end_is_waited_for(engine_does, queued, m
             raise OperationalError("the connection is closed")
         return end(run, outcome)
 
-    monkeypatch.setattr(supervisor, "end_or_go_on", refuse_twice)
+    monkeypatch.setattr(supervisor, "train_end_or_resume", refuse_twice)
     run = work(queued)
     assert (run.status, run.error_code, run.attempt) == ("failed", "killed", 1)
 
@@ -188,7 +188,7 @@ def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(
 
     def away(run):
         if (run.directory / "pid").exists():
-            taken_for_gone(run)
+            worker_declare_lost(run)
         raise OperationalError("no way to the database")
 
     monkeypatch.setattr(supervisor, "ingest", away)

@@ -13,7 +13,7 @@ from engine.contract.arithmetic import checkpoints_left, evaluations_left
 from engine.contract.rundir import EVENTS
 from training.train.estimate import Estimator
 from training.train.similar import rounds_of_similar
-from training.train.time_left import rounds_left, time_left
+from training.train.time_left import RoundsLeft, rounds_left, time_left
 from training.work.ingest import ingest
 
 PARAMETERS = {
@@ -100,20 +100,20 @@ def test_what_was_not_timed_yet_is_taken_from_similar_trains_or_named(train):
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "rounds"),
+    ("phase", "step", "rounds", "no_steps"),
     [
-        ("training", 50, {"evaluating": 3, "saving": 1, "answering": 1, "at end": False}),
-        ("evaluating", 50, {"evaluating": 3, "saving": 1, "answering": 1, "at end": False}),
-        ("saving", 50, {"evaluating": 3, "saving": 2, "answering": 1, "at end": False}),
-        ("saving", 100, {"evaluating": 0, "saving": 1, "answering": 1, "at end": True}),
-        ("answering", 100, {"evaluating": 0, "saving": 0, "answering": 1, "at end": True}),
-        ("answering", 60, {"evaluating": 0, "saving": 0, "answering": 1, "at end": True}),
+        ("training", 50, {"evaluating": 3, "saving": 1, "answering": 1}, False),
+        ("evaluating", 50, {"evaluating": 3, "saving": 1, "answering": 1}, False),
+        ("saving", 50, {"evaluating": 3, "saving": 2, "answering": 1}, False),
+        ("saving", 100, {"saving": 1, "answering": 1}, True),
+        ("answering", 100, {"answering": 1}, True),
+        ("answering", 60, {"answering": 1}, True),
     ],
 )
-def test_the_present_round_is_counted(train, phase, step, rounds):
+def test_the_present_round_is_counted(train, phase, step, rounds, no_steps):
     """At step 50 of an evaluation every 25, the one of this step is still to come until it was
     logged."""
-    assert rounds_left(train(step=step, evaluated_at=25), phase) == rounds
+    assert rounds_left(train(step=step, evaluated_at=25), phase) == RoundsLeft(rounds, no_steps)
 
 
 def test_while_the_answers_are_written_only_they_are_left(train):

@@ -7,10 +7,9 @@ from typing import Any
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from core.requests import LARGEST_ID
 from training.pages.columns import NAMES
 from training.train.bulk import ACTIONS, MOST_TRAINS
-
-LARGEST_ID = 2**63 - 1
 
 
 class BulkRequestSerializer(StrictSerializer):

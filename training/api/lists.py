@@ -10,13 +10,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import errors
+from core.requests import reader_of
 from training.api.list_serializers import (
     BulkAnswerSerializer,
     BulkRequestSerializer,
     ColumnsSerializer,
     LabelSerializer,
 )
-from training.api.trains import reader
 from training.pages.columns import columns_choose, columns_reset, columns_shown
 from training.train.bulk import bulk_apply, bulk_plan
 from training.train.labels import label_suggestions
@@ -33,7 +33,7 @@ class TrainBulkView(APIView):
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
         act = bulk_plan if values.pop("check_only") else bulk_apply
-        items = act(by=reader(request), **values)
+        items = act(by=reader_of(request), **values)
         answer = {
             "done": [asdict(item) for item in items if item.ok],
             "failed": [asdict(item) for item in items if not item.ok],

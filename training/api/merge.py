@@ -8,9 +8,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import errors
+from core.requests import reader_of
 from models_app.models import BaseModel
 from training.api.serializers import TrainMergedSerializer, TrainMergeSerializer
-from training.api.trains import reader, train_or_404
+from training.api.trains import train_or_404
 from training.train.merging import train_merge
 
 
@@ -25,7 +26,7 @@ class TrainMergeView(APIView):
         run = train_or_404(request, pk)
         body = TrainMergeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        made = train_merge(run=run, by=reader(request), **body.validated_data)
+        made = train_merge(run=run, by=reader_of(request), **body.validated_data)
         model = BaseModel.objects.with_related().get(pk=made.pk)
 
         return Response(

@@ -8,13 +8,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import errors
+from core.requests import reader_of
 from training.api.serializers import (
     QueuePauseSerializer,
     QueueSerializer,
     TrainMoveSerializer,
     TrainSerializer,
 )
-from training.api.trains import reader, train_or_404
+from training.api.trains import train_or_404
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
 from training.work.queue import queue_pause, queue_resume, queue_state, train_move, waiting
@@ -23,7 +24,7 @@ from training.work.worker_state import worker_state
 
 def queue_answer(request: Request) -> Response:
     state = queue_state()
-    page = queue_page(reader(request))
+    page = queue_page(reader_of(request))
     running = TrainRun.objects.active().visible_to(request.user).order_by("pk")
     answer = {
         "paused": state.paused,
@@ -56,7 +57,7 @@ class QueuePauseView(APIView):
         """Let no further train start; running trains continue. For operators."""
         body = QueuePauseSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        queue_pause(by=reader(request), reason=body.validated_data["reason"])
+        queue_pause(by=reader_of(request), reason=body.validated_data["reason"])
 
         return queue_answer(request)
 
@@ -65,7 +66,7 @@ class QueueResumeView(APIView):
     @extend_schema(request=None, responses={200: QueueSerializer, **errors(401, 403)})
     def post(self, request: Request) -> Response:
         """Let trains start again. For operators."""
-        queue_resume(by=reader(request))
+        queue_resume(by=reader_of(request))
         return queue_answer(request)
 
 
@@ -79,6 +80,6 @@ class TrainMoveView(APIView):
         run = train_or_404(request, pk)
         body = TrainMoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_move(run=run, by=reader(request), to=body.validated_data["to"])
+        run = train_move(run=run, by=reader_of(request), to=body.validated_data["to"])
 
         return Response(TrainSerializer(run).data)

@@ -15,8 +15,9 @@ from rest_framework.views import APIView
 
 from core.api import KeyField, StrictSerializer, errors
 from core.errors import UserError
+from core.requests import reader_of
 from training.api.serializers import SampleSerializer
-from training.api.trains import ingredients, reader, train_or_404, whole_number
+from training.api.trains import ingredients, train_or_404, whole_number
 from training.models import Sample
 from training.train.trial import trial_cancel, trial_read, trial_start
 from training.work.worker_state import worker_state
@@ -71,11 +72,11 @@ class RewardTrialView(APIView):
         come one by one."""
         body = RewardTrialRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        found = ingredients(reader(request), body.validated_data)
+        found = ingredients(reader_of(request), body.validated_data)
 
         try:
             key = trial_start(
-                by=reader(request),
+                by=reader_of(request),
                 parameters=body.validated_data["parameters"],
                 system_prompt=body.validated_data["system_prompt"],
                 answers=body.validated_data["answers"],
@@ -98,7 +99,7 @@ class RewardTrialResultView(APIView):
     def get(self, request: Request, key: str) -> Response:
         """The answers and scores so far, in the order of the rows; all that there will be once
         `done`."""
-        found = trial_read(by=reader(request), key=key)
+        found = trial_read(by=reader_of(request), key=key)
         if found is None:
             raise exceptions.NotFound("This trial is not there any more. Start another.")
 
@@ -107,7 +108,7 @@ class RewardTrialResultView(APIView):
     @extend_schema(request=None, responses={204: None, **errors(401, 404)})
     def delete(self, request: Request, key: str) -> Response:
         """Cancel the trial. The answers that it has can still be read."""
-        if not trial_cancel(by=reader(request), key=key):
+        if not trial_cancel(by=reader_of(request), key=key):
             raise exceptions.NotFound("This trial is not there any more.")
 
         return Response(status=204)

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from core.api import errors
 from core.errors import UserError
-from training.api.trains import reader
+from core.requests import reader_of
 from training.pages.search import LONGEST_QUERY, search_everything
 
 
@@ -54,5 +54,5 @@ class SearchView(APIView):
             raise UserError({"q": [f"Give a text of at most {LONGEST_QUERY} characters."]})
 
         return Response(
-            [asdict(group) for group in search_everything(user=reader(request), text=text)]
+            [asdict(group) for group in search_everything(user=reader_of(request), text=text)]
         )

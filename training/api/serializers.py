@@ -56,6 +56,12 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     evaluation_dataset = serializers.SlugRelatedField(
         slug_field="slug", read_only=True, allow_null=True
     )  # type: ignore[var-annotated]
+    after = serializers.PrimaryKeyRelatedField(  # type: ignore[var-annotated]
+        source="starts_after",
+        read_only=True,
+        allow_null=True,
+        help_text="Starts once that finished.",
+    )
     owner = serializers.CharField(
         source="owner.username", default=None, read_only=True, allow_null=True
     )
@@ -179,7 +185,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
 
     def get_queue_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
-        places: dict[int, int] | None = self.context.get("queue_places")
+        places: dict[int, int] | None = self.context.get("queue_positions")
         return places.get(run.pk, 0) if places is not None else queue_position(run)
 
     @extend_schema_field(EstimateSerializer(allow_null=True))
@@ -367,6 +373,19 @@ class TrainPlanSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
     parameters = serializers.DictField(required=False, default=dict)
+    branched_from = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
+    branch_step = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400), required=False, default=list, max_length=100
+    )
+    priority = PriorityField(required=False, default=TrainRun.Priority.NORMAL)
+    after = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**62
+    )
 
 
 class TrainPreviewSerializer(serializers.Serializer[Any]):

@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 
 from core.api import by_id_or_slug, errors
 from core.errors import UserError
+from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
@@ -51,7 +52,7 @@ from training.train.filters import TrainFilter
 from training.train.resuming import train_resume
 from training.train.services import train_create, train_delete, train_save, train_stop, train_update
 from training.train.verdict import comparability, verdict
-from training.work.queue import queue_places, train_wait
+from training.work.queue import queue_positions, train_wait
 
 METRIC_ROWS = 5000
 LONGEST_SEARCH = 200
@@ -71,21 +72,20 @@ BESIDE = (
     "branch_step",
     "labels",
 )
-LARGEST_ID = 2**63 - 1
 
 
 def whole_number(request: Request, name: str, default: int, *, least: int = 0) -> int:
     """A query parameter as an integer; raises ValidationError with its name."""
-    text = request.query_params.get(name, str(default))
-    if not (
-        text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 19
-    ):
-        raise exceptions.ValidationError({name: ["Give a whole number."]})
+    if name not in request.query_params:
+        return default
 
-    if int(text) < least:
+    number = integer_of(request.query_params[name], least=-LARGEST_ID)
+    if number is None:
+        raise exceptions.ValidationError({name: ["Give a whole number."]})
+    if number < least:
         raise exceptions.ValidationError({name: [f"Give {least} or more."]})
 
-    return int(text)
+    return number
 
 
 def visible_trains(request: Request) -> TrainRunQuerySet:
@@ -94,26 +94,12 @@ def visible_trains(request: Request) -> TrainRunQuerySet:
 
 def train_or_404(request: Request, pk: int) -> TrainRun:
     """A train that this reader may see; a stranger's is not found."""
-    return found_or_404(visible_trains(request), pk)
+    return row_or_404(visible_trains(request), pk)
 
 
-def found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
-    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
-    if run is None:
-        raise exceptions.NotFound()
-
-    return run
-
-
-def reader(request: Request) -> User:
-    """Who asks; every view wants somebody signed in."""
-    assert isinstance(request.user, User)
-    return request.user
-
-
-def told_trains(request: Request) -> TrainRunQuerySet:
+def trains_to_serialize(request: Request) -> TrainRunQuerySet:
     """What this reader may see, with no more of it than a serializer needs."""
-    return TrainRun.objects.visible_to(request.user).told()
+    return TrainRun.objects.visible_to(request.user).for_api()
 
 
 class TrainListView(generics.ListCreateAPIView[TrainRun]):
@@ -123,12 +109,12 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
     filterset_class = TrainFilter
 
     def get_queryset(self) -> TrainRunQuerySet:
-        return told_trains(self.request)
+        return trains_to_serialize(self.request)
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {
             **super().get_serializer_context(),
-            "queue_places": queue_places(),
+            "queue_positions": queue_positions(),
             "starts": starts_now(),
         }
 
@@ -150,20 +136,10 @@ class TrainListView(generics.ListCreateAPIView[TrainRun]):
         body.is_valid(raise_exception=True)
         data = dict(body.validated_data)
         data["copied_from"] = other_train(request, "copied_from", data["copied_from"])
-        branched_from, step = (
-            other_train(request, "branched_from", data.pop("branched_from")),
-            data.pop("branch_step"),
-        )
-
-        if (branched_from is None) != (step is None):
-            raise exceptions.ValidationError(
-                {"branch_step": ["Give branched_from and branch_step together."]}
-            )
-
-        data["branch"] = Origin(branched_from, step) if branched_from is not None else None
-        data["after"] = other_train(request, "after", data["after"])
+        data["branch"] = branch_of(request, data.pop("branched_from"), data.pop("branch_step"))
+        data["starts_after"] = other_train(request, "after", data.pop("after"))
         key = request.headers.get("Idempotency-Key", "")[:200]
-        run, created = create(reader(request), data, key)
+        run, created = create(reader_of(request), data, key)
 
         return Response(TrainSerializer(run).data, status=201 if created else 200)
 
@@ -178,6 +154,18 @@ def other_train(request: Request, field: str, pk: int | None) -> TrainRun | None
         raise exceptions.ValidationError({field: ["There is no such train."]})
 
     return run
+
+
+def branch_of(request: Request, train: int | None, step: int | None) -> Origin | None:
+    """The checkpoint that a body names with `branched_from` and `branch_step`. Raises
+    ValidationError where it names only half of it, or a train that this reader cannot see."""
+    if (train is None) != (step is None):
+        raise exceptions.ValidationError(
+            {"branch_step": ["Give branched_from and branch_step together."]}
+        )
+
+    run = other_train(request, "branched_from", train)
+    return Origin(run, step) if run is not None and step is not None else None
 
 
 def create(by: User, data: dict[str, Any], key: str = "") -> tuple[TrainRun, bool]:
@@ -228,15 +216,21 @@ class TrainPlanView(APIView):
         started."""
         body = TrainPlanSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        found = ingredients(reader(request), body.validated_data)
+        data = dict(body.validated_data)
+        chosen = ingredients(reader_of(request), data)
 
         return Response(
             train_preview(
-                method=found["method"],
-                base_model=found.get("base_model"),
-                dataset=found.get("dataset"),
-                evaluation_dataset=found.get("evaluation_dataset"),
-                parameters=body.validated_data["parameters"],
+                owner=reader_of(request),
+                method=chosen["method"],
+                base_model=chosen.get("base_model"),
+                dataset=chosen.get("dataset"),
+                evaluation_dataset=chosen.get("evaluation_dataset"),
+                parameters=data["parameters"],
+                priority=data["priority"],
+                branch=branch_of(request, data["branched_from"], data["branch_step"]),
+                starts_after=other_train(request, "after", data["after"]),
+                labels=data["labels"],
             )
         )
 
@@ -244,7 +238,7 @@ class TrainPlanView(APIView):
 class TrainDetailView(APIView):
     @extend_schema(responses={200: TrainSerializer, **errors()})
     def get(self, request: Request, pk: int) -> Response:
-        return Response(TrainSerializer(found_or_404(told_trains(request), pk)).data)
+        return Response(TrainSerializer(row_or_404(trains_to_serialize(request), pk)).data)
 
     @extend_schema(
         request=TrainUpdateSerializer,
@@ -258,21 +252,21 @@ class TrainDetailView(APIView):
         data = dict(body.validated_data)
         waits = {name: data.pop(name) for name in ("priority", "after") if name in data}
         if "after" in waits:
-            waits["after"] = other_train(request, "after", waits["after"])
+            waits["starts_after"] = other_train(request, "after", waits.pop("after"))
         if waits:
-            run = train_wait(run=run, by=reader(request), **waits)
+            run = train_wait(run=run, by=reader_of(request), **waits)
 
-        return Response(TrainSerializer(train_update(run=run, by=reader(request), **data)).data)
+        return Response(TrainSerializer(train_update(run=run, by=reader_of(request), **data)).data)
 
     @extend_schema(responses={204: None, **errors(400, 401, 403, 404)})
     def delete(self, request: Request, pk: int) -> Response:
         """Remove an ended train with its files."""
-        train_delete(run=train_or_404(request, pk), by=reader(request))
+        train_delete(run=train_or_404(request, pk), by=reader_of(request))
         return Response(status=204)
 
 
 def live_train_or_404(request: Request, pk: int) -> TrainRun:
-    return found_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_NEEDS), pk)
+    return row_or_404(TrainRun.objects.visible_to(request.user).only(*LIVE_NEEDS), pk)
 
 
 class TrainLiveView(APIView):
@@ -390,7 +384,7 @@ class TrainStopView(APIView):
         run = train_or_404(request, pk)
         body = TrainStopSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_stop(run=run, by=reader(request), **body.validated_data)
+        run = train_stop(run=run, by=reader_of(request), **body.validated_data)
 
         return Response(TrainSerializer(run).data)
 
@@ -399,7 +393,7 @@ class TrainSaveView(APIView):
     @extend_schema(request=None, responses={200: TrainSerializer, **errors(400, 401, 403, 404)})
     def post(self, request: Request, pk: int) -> Response:
         """Save a checkpoint after the step that the train is at."""
-        run = train_save(run=train_or_404(request, pk), by=reader(request))
+        run = train_save(run=train_or_404(request, pk), by=reader_of(request))
         return Response(TrainSerializer(run).data)
 
 
@@ -414,7 +408,7 @@ class TrainResumeView(APIView):
         run = train_or_404(request, pk)
         body = TrainResumeSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        run = train_resume(run=run, by=reader(request), **body.validated_data)
+        run = train_resume(run=run, by=reader_of(request), **body.validated_data)
 
         return Response(TrainSerializer(run).data)
 
@@ -444,7 +438,7 @@ class TrainCopyView(APIView):
         }
 
         parameters = origin.parameters | changes.pop("parameters")
-        run, _ = create(reader(request), data | changes | {"parameters": parameters})
+        run, _ = create(reader_of(request), data | changes | {"parameters": parameters})
 
         return Response(TrainSerializer(run).data, status=201)
 

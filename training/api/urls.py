@@ -1,5 +1,6 @@
 from django.urls import path
 
+from training.api import events
 from training.api import lists as api_lists
 from training.api import merge as api_merge
 from training.api import queue as api_queue
@@ -24,6 +25,7 @@ urlpatterns = [
     path("compare/", api.TrainCompareView.as_view(), name="api-trains-compare"),
     path("<int:pk>/", api.TrainDetailView.as_view(), name="api-train"),
     path("<int:pk>/live/", api.TrainLiveView.as_view(), name="api-train-live"),
+    path("<int:pk>/events/", events.TrainEventsView.as_view(), name="api-train-events"),
     path("<int:pk>/metrics/", api.TrainMetricsView.as_view(), name="api-train-metrics"),
     path("<int:pk>/log/", api.TrainLogView.as_view(), name="api-train-log"),
     path("<int:pk>/log/search/", api.TrainLogSearchView.as_view(), name="api-train-log-search"),

@@ -2,32 +2,29 @@
 again.
 
 Nothing here knows a method: titles, bounds and groups come from methods.schema. Whether values are
-good is decided by training.train.services.train_create and training.form.preview alone; what cannot be read is
-handed on as it was typed, so that their message comes back beside it."""
+good is decided by training.train.services.train_check alone; what cannot be read is handed on as it
+was typed, so that its message comes back beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from dataclasses import field as made
+from dataclasses import field as dataclass_field
 from itertools import zip_longest
 from typing import Any
 
 from django.http import QueryDict
 
+from core.requests import integer_of
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
-from methods.field_text import (
-    ALL_LINEAR,
-    number_text,
-    number_value,
-    option_text,
-    shown_text,
-    value_text,
-)
+from methods.field_text import number_text, number_value, value_text
 from methods.models import RewardFunction
 from methods.rewards import function_of, title_of
-from methods.schema import Field, plain, reward_fields
+from methods.schema import ALL_LINEAR, Field, option_text, plain, reward_fields
+
+# The weight of a reward, which no recipe describes.
+WEIGHT = Field("weight", "Weight", "", "float", 1.0)
 
 
 def option_value(text: str) -> Any:
@@ -41,54 +38,70 @@ def option_value(text: str) -> Any:
 def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]:
     """Every visible parameter as it was typed; one without effect beside the others is left to its
     default."""
-    found: dict[str, Any] = {}
+    typed: dict[str, Any] = {}
+
     for name, item in fields.items():
         if item.fixed or item.hidden:
             continue
 
         if item.kind == "bool":
-            found[name] = name in data
+            typed[name] = name in data
         elif item.kind == "options":
-            found[name] = options_read(data.getlist(f"{name}-name"), data.getlist(f"{name}-value"))
+            names = data.getlist(f"{name}-name")
+            values = data.getlist(f"{name}-value")
+            typed[name] = options_read(names, values)
         elif item.kind == "rewards":
-            found[name] = rewards_read(name, data)
+            typed[name] = rewards_read(name, data)
         elif item.kind == "modules":
-            chosen = data.get(name, ALL_LINEAR)
-            found[name] = data.getlist(f"{name}-names") if chosen == "choose" else chosen
+            typed[name] = modules_read(name, data)
         elif item.kind == "choice":
-            found[name] = data.get(name, item.default)
+            typed[name] = data.get(name, item.default)
         elif item.kind == "text":
-            found[name] = data.get(name, item.default).replace("\r\n", "\n")
+            typed[name] = text_read(data.get(name, item.default))
         elif name in data:
-            found[name] = number_value(item, data.get(name, ""))
+            typed[name] = number_value(item, data.get(name, ""))
 
-    effective = {name: item.default for name, item in fields.items()} | found
-    return {name: value for name, value in found.items() if fields[name].is_active(effective)}
+    effective = defaults_of(fields) | typed
+    return {name: value for name, value in typed.items() if fields[name].is_active(effective)}
+
+
+def defaults_of(fields: dict[str, Field]) -> dict[str, Any]:
+    return {name: item.default for name, item in fields.items()}
+
+
+def modules_read(name: str, data: QueryDict) -> Any:
+    """All linear layers, or the names that were ticked."""
+    choice = data.get(name, ALL_LINEAR)
+    return data.getlist(f"{name}-names") if choice == "choose" else choice
+
+
+def text_read(text: str) -> str:
+    """Browsers send line ends as CR LF."""
+    return text.replace("\r\n", "\n")
 
 
 def rewards_read(name: str, data: QueryDict) -> list[dict[str, Any]]:
-    """The chosen rewards: a row for each `name`-key, its values under `name`-KEY-…; one without
-    function is none."""
+    """The chosen rewards: a row for each `name`-key, its values under `name`-KEY-…; a row without a
+    function is passed over."""
     rows = []
+
     for key in data.getlist(f"{name}-key"):
         prefix = f"{name}-{key}-"
         function = data.get(f"{prefix}function", "")
         if not function:
             continue
 
-        weight = Field("weight", "Weight", "", "float", 1.0)
-        parameters = {
-            item.name: reward_value(item, f"{prefix}p-{item.name}", data)
-            for item in reward_fields(function).values()
-        }
+        parameters = {}
+        for item in reward_fields(function).values():
+            value = reward_value(item, f"{prefix}p-{item.name}", data)
+            if value is not None:
+                parameters[item.name] = value
 
         rows.append(
             {
                 "function": function,
-                "weight": number_value(weight, data.get(f"{prefix}weight", "1")),
-                "parameters": {
-                    item: value for item, value in parameters.items() if value is not None
-                },
+                "weight": number_value(WEIGHT, data.get(f"{prefix}weight", "1")),
+                "parameters": parameters,
             }
         )
 
@@ -100,13 +113,14 @@ def reward_value(item: Field, name: str, data: QueryDict) -> Any:
     given."""
     if item.kind == "bool":
         return name in data
-    if item.kind in ("int", "float"):
-        return number_value(item, text) if (text := data.get(name, "")).strip() else None
     if item.kind == "reward_model":
-        return int(text) if (text := data.get(name, "")).isdecimal() and len(text) < 19 else None
+        return integer_of(data.get(name, ""))
 
-    # Browsers send lines as CR LF.
-    return data.get(name, item.default).replace("\r\n", "\n")
+    if item.kind in ("int", "float"):
+        text = data.get(name, "")
+        return number_value(item, text) if text.strip() else None
+
+    return text_read(data.get(name, item.default))
 
 
 @dataclass
@@ -135,27 +149,46 @@ def reward_templates() -> list[RewardRow]:
 
 
 def _reward_row(key: str, choice: dict[str, Any]) -> RewardRow:
-    function, given = str(choice.get("function", "")), choice.get("parameters") or {}
-    kind, own, weight = REWARDS.get(function), function_of(function), choice.get("weight", 1.0)
+    """`choice`: an entry of the parameter "rewards", perhaps as somebody mistyped it."""
+    function = str(choice.get("function", ""))
+    parameters = choice.get("parameters") or {}
+    weight = choice.get("weight", 1.0)
+    fields = []
+
+    for item in reward_fields(function).values():
+        value = parameters.get(item.name, item.default)
+        if item.kind not in ("bool", "choice", "text"):
+            value = value_text(item, value)
+
+        fields.append((item, value))
+
     return RewardRow(
-        key,
-        function,
-        title_of(function),
-        kind.help if kind else own.description if own else "It is not registered here.",
-        number_text(weight) if isinstance(weight, int | float) else str(weight),
-        [
-            (item, value if item.kind in ("bool", "choice", "text") else value_text(item, value))
-            for item in reward_fields(function).values()
-            for value in (given.get(item.name, item.default),)
-        ],
+        key=key,
+        function=function,
+        title=title_of(function),
+        help=_reward_help(function),
+        weight=number_text(weight) if isinstance(weight, int | float) else str(weight),
+        fields=fields,
     )
 
 
+def _reward_help(function: str) -> str:
+    if function in REWARDS:
+        return REWARDS[function].help
+
+    registered = function_of(function)
+    return registered.description if registered is not None else "It is not registered here."
+
+
 def options_read(names: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
-    """Name and value rows as an object. Rows without a name are passed over; of twins the last
-    counts."""
-    pairs = zip_longest(names, values, fillvalue="")
-    return {name.strip(): option_value(value.strip()) for name, value in pairs if name.strip()}
+    """Rows of name and value as an object. Rows without a name are passed over; of two with the
+    same name the last counts."""
+    options = {}
+    for name, value in zip_longest(names, values, fillvalue=""):
+        if name.strip():
+            options[name.strip()] = option_value(value.strip())
+
+    return options
 
 
 @dataclass
@@ -166,16 +199,16 @@ class Control:
     field: Field
     value: Any
     default: str
-    errors: list[str] = made(default_factory=list)
+    errors: list[str] = dataclass_field(default_factory=list)
     warning: str = ""
-    fixes: list[dict[str, Any]] = made(default_factory=list)
+    fixes: list[dict[str, Any]] = dataclass_field(default_factory=list)
     original: str = ""
     original_text: str = ""
     is_copy: bool = False
     active: bool = True
     unavailable: str = ""
-    rewards: list[RewardRow] = made(default_factory=list)
-    options: list[tuple[str, str]] = made(default_factory=list)
+    rewards: list[RewardRow] = dataclass_field(default_factory=list)
+    options: list[tuple[str, str]] = dataclass_field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -189,19 +222,19 @@ class Control:
 
     @property
     def text(self) -> str:
-        return self.value if isinstance(self.value, str) else value_text(self.field, self.value)
+        """The value as the control holds it."""
+        if isinstance(self.value, str):
+            return self.value
+
+        return value_text(self.field, self.value)
 
     @property
     def typical(self) -> str:
         if self.field.typical is None:
             return ""
 
-        low, high = self.field.typical
-        return f"Typical {plain(low, self.field.percent)} to {plain(high, self.field.percent)}."
-
-    @property
-    def default_shown(self) -> str:
-        return shown_text(self.field, self.field.default)
+        low, high = (plain(edge, self.field.percent) for edge in self.field.typical)
+        return f"Typical {low} to {high}."
 
 
 def same(one: str, other: str) -> bool:
@@ -247,59 +280,71 @@ def controls_make(
     modules: list[str],
     device: str = "cpu",
 ) -> dict[str, Control]:
-    """A control for each field that is shown. `modules` are the layers that the chosen base model
-    has."""
-    effective = {name: item.default for name, item in fields.items()} | values
+    """A control for each field that is shown.
+
+    `original`: the parameters of the copied train. `modules`: the layers that the chosen base model
+    has. device: "cpu" or "cuda", what the worker has."""
+    effective = defaults_of(fields) | values
     controls = {}
 
     for name, item in fields.items():
         if item.fixed or item.hidden:
             continue
 
-        nothing: Any = {} if item.kind == "options" else None
-        default = nothing if item.default is None else item.default
-        value = values.get(name, default)
-        control = Control(item, value, value_text(item, default), active=item.is_active(effective))
+        default = item.default
+        if default is None and item.kind == "options":
+            default = {}
+
+        control = Control(
+            field=item,
+            value=values.get(name, default),
+            default=value_text(item, default),
+            active=item.is_active(effective),
+        )
 
         if original is not None and name in original:
             control.is_copy = True
-            control.original = shown_text(item, original[name])
+            control.original = item.shown(original[name])
             control.original_text = value_text(item, original[name])
 
-        if item.needs == "cuda" and device == "cpu" and same(control.text, control.default):
+        if item.needs == "cuda" and device == "cpu" and not control.changed:
             control.unavailable = "Needs a GPU, and this worker has none."
-        if item.kind == "rewards":
-            control.rewards = reward_rows(value if isinstance(value, list) else [])
 
-        if item.kind == "modules":
-            chosen = value if isinstance(value, list) else []
-            control.options = [
-                (module, "on" if module in chosen else "")
-                for module in [*modules, *chosen_beside(chosen, modules)]
-            ]
-        elif item.kind == "options":
-            control.options = [(option, option_text(content)) for option, content in value.items()]
-
+        _parts_make(control, modules)
         controls[name] = control
 
     return controls
 
 
-def chosen_beside(chosen: list[str], modules: list[str]) -> list[str]:
-    """Names that were chosen and that the base model does not have: shown, so that they can be
-    taken away."""
-    return [name for name in chosen if name not in modules]
+def _parts_make(control: Control, modules: list[str]) -> None:
+    """The rows of a control that has more than one part."""
+    value = control.value
+    chosen = value if isinstance(value, list) else []
+
+    if control.field.kind == "rewards":
+        control.rewards = reward_rows(chosen)
+    elif control.field.kind == "options":
+        control.options = [(name, option_text(content)) for name, content in value.items()]
+    elif control.field.kind == "modules":
+        # Names that the base model does not have are shown too, so that they can be taken away.
+        others = [name for name in chosen if name not in modules]
+        control.options = [(name, "on" if name in chosen else "") for name in [*modules, *others]]
 
 
 def groups_make(controls: dict[str, Control]) -> list[Group]:
-    shown: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     folded = Group("More options", [], folded=True)
-    for control in controls.values():
-        if control.field.advanced:
-            folded.controls.append(control)
-        else:
-            shown.setdefault(control.field.group, Group(control.field.group, [])).controls.append(
-                control
-            )
 
-    return [*shown.values(), folded] if folded.controls else list(shown.values())
+    for control in controls.values():
+        group = folded
+        if not control.field.advanced:
+            title = control.field.group
+            group = groups.setdefault(title, Group(title, []))
+
+        group.controls.append(control)
+
+    shown = list(groups.values())
+    if folded.controls:
+        shown.append(folded)
+
+    return shown

@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 from django.http import QueryDict
 
 from core.api import by_id_or_slug
-from core.text import clean_label, number_of
+from core.requests import integer_of
+from core.text import clean_label
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
@@ -23,6 +24,9 @@ from training.train import sample
 from training.train.branching import Origin
 from training.train.dataset_choice import choices_make, datasets_visible
 from training.train.resources import reward_models
+
+# Trains that another can be told to wait for.
+MOST_OFFERED = 100
 
 
 @dataclass
@@ -50,27 +54,32 @@ class Draft:
     def proposed_name(self) -> str:
         if self.origin is not None:
             return f"{self.origin.name[:115]}-copy"
+        if self.dataset is None:
+            return ""
 
-        return f"{self.dataset.slug}-{self.method.slug}"[:120] if self.dataset else ""
+        return f"{self.dataset.slug}-{self.method.slug}"[:120]
 
     def kept(self) -> dict[str, Any]:
         """What a copied train has in fields that this method does not show but lets be."""
         if self.origin is None:
             return {}
 
-        return {
-            name: self.origin.parameters[name]
-            for name, item in self.fields.items()
-            if item.hidden and not item.fixed and name in self.origin.parameters
-        }
+        kept = {}
+        for name, item in self.fields.items():
+            if item.hidden and not item.fixed and name in self.origin.parameters:
+                kept[name] = self.origin.parameters[name]
+
+        return kept
 
 
 def train_find(reader: User, text: str) -> TrainRun | None:
     """The train of that id, if this reader may see it."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    pk = integer_of(text)
+    if pk is None:
         return None
 
-    return TrainRun.objects.visible_to(reader).with_related().filter(pk=int(text)).first()
+    visible = TrainRun.objects.visible_to(reader).with_related()
+    return visible.filter(pk=pk).first()
 
 
 def base_models_of(reader: User) -> list[BaseModel]:
@@ -79,82 +88,98 @@ def base_models_of(reader: User) -> list[BaseModel]:
 
 def unfinished_of(reader: User) -> list[TrainRun]:
     """Trains that another can wait for, the newest first."""
-    open_ones = (*TrainRun.ACTIVE, TrainRun.Status.QUEUED)
-    return list(TrainRun.objects.visible_to(reader).filter(status__in=open_ones)[:100])
+    unfinished = (*TrainRun.ACTIVE, TrainRun.Status.QUEUED)
+    visible = TrainRun.objects.visible_to(reader)
+    return list(visible.filter(status__in=unfinished)[:MOST_OFFERED])
 
 
 def _reward_model(reader: User, text: str) -> TrainRun | None:
-    run = train_find(reader, text)
-    return reward_models(reader).filter(pk=run.pk).first() if run is not None else None
+    pk = integer_of(text)
+    return reward_models(reader).filter(pk=pk).first() if pk is not None else None
 
 
 def branch_of(reader: User, origin: TrainRun, step: str) -> Origin | None:
     """`?step=`: the copy begins with that checkpoint's weights; a copy of a branch branches from
     the same place, unless the reader may not see that train any more."""
     if step:
-        return Origin(origin, number_of(step))
+        return Origin(origin, integer_of(step) or 0)
     if origin.branched_from_id is None or origin.branch_step is None:
         return None
 
     branched = train_find(reader, str(origin.branched_from_id))
-    return Origin(branched, origin.branch_step) if branched is not None else None
+    if branched is None:
+        return None
+
+    return Origin(branched, origin.branch_step)
 
 
 def draft_new(reader: User, method: TrainingMethod, query: QueryDict, device: str) -> Draft:
     """The form as it opens: `?copy=`, `?dataset=` and `?base_model=` are filled in, and the only
     choice there is."""
-    fields = method_fields(method, device=device)
-    draft = Draft(reader, method, fields)
+    draft = Draft(reader, method, method_fields(method, device=device))
+    origin = train_find(reader, query.get("copy", ""))
+    if origin is not None:
+        _take_origin(draft, origin, query)
 
-    if (origin := train_find(reader, query.get("copy", ""))) is not None:
-        draft.origin = origin
-        draft.parameters = {
-            name: origin.parameters[name]
-            for name, item in fields.items()
-            if name in origin.parameters and not item.fixed
-        } | {
-            name: value
-            for name, value in changes_read(method, query.get("with", "")).items()
-            if name in fields
-        }
+    _take_query(draft, query)
+    _take_only_choices(draft)
+    draft.name = draft.proposed_name
 
-        draft.system_prompt = origin.system_prompt
-        _take_ingredients(draft, origin)
-        draft.branch = branch_of(reader, origin, query.get("step", ""))
-        draft.labels = ", ".join(label.name for label in origin.labels.all())
+    if query.get("sample") and draft.origin is None and method.slug == sample.METHOD:
+        draft.name = sample.TRAIN_NAME
+        for name, value in sample.PARAMETERS.items():
+            if name in draft.fields:
+                draft.parameters[name] = value
 
-    if (
-        model := by_id_or_slug(BaseModel.objects.visible_to(reader), query.get("base_model", ""))
-    ) is not None:
+    return draft
+
+
+def _take_origin(draft: Draft, origin: TrainRun, query: QueryDict) -> None:
+    """The values of the copied train, with the changes of `?with=`."""
+    draft.origin = origin
+    draft.system_prompt = origin.system_prompt
+    draft.branch = branch_of(draft.reader, origin, query.get("step", ""))
+    draft.labels = ", ".join(label.name for label in origin.labels.all())
+
+    for name, item in draft.fields.items():
+        if name in origin.parameters and not item.fixed:
+            draft.parameters[name] = origin.parameters[name]
+
+    changes = changes_read(draft.method, query.get("with", ""))
+    draft.parameters |= {name: value for name, value in changes.items() if name in draft.fields}
+    _take_ingredients(draft, origin)
+
+
+def _take_query(draft: Draft, query: QueryDict) -> None:
+    """What the address names, as far as the reader may see it."""
+    models = BaseModel.objects.visible_to(draft.reader)
+    model = by_id_or_slug(models, query.get("base_model", ""))
+    if model is not None:
         draft.base_model = model
 
-    if (
-        dataset := by_id_or_slug(Dataset.objects.visible_to(reader), query.get("dataset", ""))
-    ) is not None:
+    datasets = Dataset.objects.visible_to(draft.reader)
+    dataset = by_id_or_slug(datasets, query.get("dataset", ""))
+    if dataset is not None:
         draft.dataset = dataset
 
-    if (
-        scorer := _reward_model(reader, query.get("reward_model", ""))
-    ) is not None and "rewards" in fields:
+    scorer = _reward_model(draft.reader, query.get("reward_model", ""))
+    if scorer is not None and "rewards" in draft.fields:
         draft.parameters["rewards"] = [
             {"function": "reward_model", "weight": 1.0, "parameters": {"model": scorer.pk}}
         ]
 
-    if draft.base_model is None and len(models := base_models_of(reader)) == 1:
-        draft.base_model = models[0]
+
+def _take_only_choices(draft: Draft) -> None:
+    """The base model and the dataset, where there is only one to choose."""
+    if draft.base_model is None:
+        models = base_models_of(draft.reader)
+        if len(models) == 1:
+            draft.base_model = models[0]
 
     if draft.dataset is None:
-        choices, _ = choices_make(datasets_visible(reader), method)
-        draft.dataset = choices[0].dataset if len(choices) == 1 else None
-
-    draft.name = draft.proposed_name
-    if query.get("sample") and draft.origin is None and method.slug == sample.METHOD:
-        draft.name = sample.TRAIN_NAME
-        draft.parameters |= {
-            name: value for name, value in sample.PARAMETERS.items() if name in fields
-        }
-
-    return draft
+        choices, _ = choices_make(datasets_visible(draft.reader), draft.method)
+        if len(choices) == 1:
+            draft.dataset = choices[0].dataset
 
 
 def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
@@ -169,10 +194,11 @@ def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
         if row is None:
             continue
 
-        found = type(row).objects.visible_to(draft.reader).filter(pk=row.pk).first()
-        setattr(draft, name, found)
+        visible = type(row).objects.visible_to(draft.reader)
+        usable = visible.filter(pk=row.pk).first()
+        setattr(draft, name, usable)
 
-        if found is None:
+        if usable is None:
             draft.missing[name] = [
                 f"You cannot see the {word} of the copied train. Choose another."
             ]
@@ -183,10 +209,10 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
     not exist."""
     fields = method_fields(method, device=device)
     draft = Draft(
-        reader,
-        method,
-        fields,
-        parameters_read(fields, data),
+        reader=reader,
+        method=method,
+        fields=fields,
+        parameters=parameters_read(fields, data),
         name=clean_label(data.get("name", ""), limit=120),
         system_prompt=data.get("system_prompt", ""),
         labels=str(data.get("labels", ""))[:2000],
@@ -196,12 +222,16 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
 
     draft.parameters = draft.kept() | draft.parameters
 
-    if (branched := train_find(reader, str(data.get("branched_from", "")))) is not None:
-        draft.branch = Origin(branched, number_of(str(data.get("branch_step", ""))))
-    if (priority := str(data.get("priority", ""))) in map(str, TrainRun.Priority.values):
-        draft.priority = int(priority)
+    branched = train_find(reader, data.get("branched_from", ""))
+    if branched is not None:
+        draft.branch = Origin(branched, integer_of(data.get("branch_step", "")) or 0)
 
-    if after := str(data.get("after", "")):
+    priority = integer_of(data.get("priority", ""), least=TrainRun.Priority.LOW)
+    if priority in TrainRun.Priority.values:
+        draft.priority = TrainRun.Priority(priority)
+
+    after = data.get("after", "")
+    if after:
         draft.after = train_find(reader, after)
         if draft.after is None:
             draft.missing["after"] = ["This train does not exist any more. Choose another."]
@@ -218,20 +248,20 @@ def _chosen(draft: Draft, data: QueryDict, name: str, model: Any, word: str) -> 
     if not key:
         return None
 
-    found = by_id_or_slug(model.objects.visible_to(draft.reader), key)
-    if found is None:
+    chosen = by_id_or_slug(model.objects.visible_to(draft.reader), key)
+    if chosen is None:
         draft.missing[name] = [f"This {word} does not exist any more. Choose another."]
 
-    return found
+    return chosen
 
 
 def _version_chosen(draft: Draft, data: QueryDict, name: str) -> Dataset | None:
     """The chosen dataset in the version that stands beside it. Without a script that menu may still
     show the versions of another dataset; then the newest is meant."""
     dataset: Dataset | None = _chosen(draft, data, name, Dataset, "dataset")
-    version = by_id_or_slug(
-        Dataset.objects.visible_to(draft.reader), data.get(f"{name}_version", "")
-    )
+    visible = Dataset.objects.visible_to(draft.reader)
+    version = by_id_or_slug(visible, data.get(f"{name}_version", ""))
+
     if dataset is not None and version is not None and version.family == dataset.family:
         return version
 

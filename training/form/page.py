@@ -1,9 +1,11 @@
-"""What the new-train page shows: controls with their errors and fixes, choices, and why others are
-none."""
+"""What the new-train page shows: controls with their errors and fixes, the choices of model and
+data, and why some cannot be chosen."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from django.contrib.auth.models import User
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
@@ -56,26 +58,20 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         control.warning = preview["warnings"].get(name, "")
         control.fixes = preview["fixes"].get(name, [])
 
-    groups = groups_make(controls)
     options = method_options(draft.method)
-    models, datasets = base_models_of(draft.reader), datasets_visible(draft.reader)
+    models = base_models_of(draft.reader)
+    datasets = datasets_visible(draft.reader)
     choices, unfit = choices_make(datasets, draft.method, draft.dataset)
     evaluation_choices, _ = choices_make(datasets, draft.method, draft.evaluation_dataset)
 
     return {
         "draft": draft,
         "method": draft.method,
-        "groups": groups,
-        "data_group": next((group for group in groups if group.title == "Data"), None),
-        "other_groups": [group for group in groups if group.title != "Data"],
+        **groups_context(controls),
         "preview": preview,
         "errors": errors,
         "posted": posted,
-        "elsewhere": {
-            name: texts
-            for name, texts in errors.items()
-            if name not in controls and name not in INGREDIENTS
-        },
+        "elsewhere": errors_elsewhere(errors, controls),
         "problems": _problems(controls, preview),
         "models": models,
         "choices": choices,
@@ -84,18 +80,55 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "evaluation_choice": choice_of(evaluation_choices, draft.evaluation_dataset),
         "unfit": unfit,
         "explained": explanations(draft),
-        "reward_templates": reward_templates() if "rewards" in controls else [],
-        "reward_models": list(reward_models(draft.reader)) if "rewards" in controls else [],
+        **rewards_context(draft, controls),
         "own_labels": [name for name, _ in label_suggestions(draft.reader)],
         "unfinished": unfinished_of(draft.reader),
-        "priorities": [
-            (value, label)
-            for value, label in reversed(TrainRun.Priority.choices)
-            if may_manage_queue(draft.reader) or value != TrainRun.Priority.HIGH
-        ],
+        "priorities": priorities_of(draft.reader),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls) | {"options": options},
     }
+
+
+def groups_context(controls: dict[str, Control]) -> dict[str, Any]:
+    """The groups; that of the data stands beside the ingredients."""
+    groups = groups_make(controls)
+    return {
+        "groups": groups,
+        "data_group": next((group for group in groups if group.title == "Data"), None),
+        "other_groups": [group for group in groups if group.title != "Data"],
+    }
+
+
+def rewards_context(draft: Draft, controls: dict[str, Control]) -> dict[str, Any]:
+    if "rewards" not in controls:
+        return {"reward_templates": [], "reward_models": []}
+
+    return {
+        "reward_templates": reward_templates(),
+        "reward_models": list(reward_models(draft.reader)),
+    }
+
+
+def priorities_of(reader: User) -> list[tuple[int, str]]:
+    """(value, label) of the priorities that this reader may give, the highest first."""
+    choices = list(reversed(TrainRun.Priority.choices))
+    if may_manage_queue(reader):
+        return choices
+
+    return [(value, label) for value, label in choices if value != TrainRun.Priority.HIGH]
+
+
+def errors_elsewhere(
+    errors: dict[str, list[str]], controls: dict[str, Control]
+) -> dict[str, list[str]]:
+    """Errors of no control on the page. The method's and those of the train as a whole have their
+    place even while there are none: they can come while somebody types."""
+    without_control = {
+        name: texts
+        for name, texts in errors.items()
+        if name not in controls and name not in INGREDIENTS
+    }
+    return {"": [], "method": []} | without_control
 
 
 def choice_of(choices: list[DatasetChoice], dataset: Dataset | None) -> DatasetChoice | None:
@@ -105,57 +138,52 @@ def choice_of(choices: list[DatasetChoice], dataset: Dataset | None) -> DatasetC
 
 def _problems(controls: dict[str, Control], preview: dict[str, Any]) -> list[dict[str, str]]:
     """The list in the summary: errors first, each a link to its field."""
-    titles = INGREDIENTS | {name: control.field.title for name, control in controls.items()}
-    found = [
-        {"kind": kind, "name": name} for kind in ("errors", "warnings") for name in preview[kind]
-    ]
+    titles = titles_of(controls)
+    problems = []
 
-    return [
-        {
-            "kind": item["kind"].removesuffix("s"),
-            "name": item["name"],
-            "title": titles.get(item["name"], "This train"),
-        }
-        for item in found
-    ]
+    for kind in ("error", "warning"):
+        for name in preview[f"{kind}s"]:
+            title = titles.get(name, "This train")
+            problems.append({"kind": kind, "name": name, "title": title})
+
+    return problems
+
+
+def titles_of(controls: dict[str, Control]) -> dict[str, str]:
+    """{field: its title} of all that stands in the form."""
+    return INGREDIENTS | {name: control.field.title for name, control in controls.items()}
 
 
 def explanations(draft: Draft) -> list[str]:
     """Why a copy cannot be run just as it was: what became of its method, model and data since."""
     origin = draft.origin
+    method = draft.method
     texts = []
 
-    if draft.method.retired_at is not None:
-        texts.append(
-            f"{draft.method.name} is no longer offered, so a new train needs another method."
-        )
+    if method.retired_at is not None:
+        texts.append(f"{method.name} is no longer offered, so a new train needs another method.")
 
     if origin is None:
         return texts
 
-    if origin.base_model.archived_at is not None:
-        texts.append(
-            f"The base model of train #{origin.pk}, {origin.base_model.name}, is archived."
-        )
-    elif origin.base_model.status != BaseModel.Status.READY or not origin.base_model.path.is_dir():
-        texts.append(
-            f"The files of {origin.base_model.name}, the base model of train #{origin.pk}, are "
-            "gone."
-        )
+    model = origin.base_model
+    if model.archived_at is not None:
+        texts.append(f"The base model of train #{origin.pk}, {model.name}, is archived.")
+    elif model.status != BaseModel.Status.READY or not model.path.is_dir():
+        texts.append(f"The files of {model.name}, the base model of train #{origin.pk}, are gone.")
 
-    used = [data for data in (origin.dataset, origin.evaluation_dataset) if data is not None]
-    obstacles = [(data, dataset_obstacle(data, draft.method)) for data in used]
-    texts += [
-        f"Train #{origin.pk} used {data.name}. {reason}" for data, reason in obstacles if reason
-    ]
+    for data in (origin.dataset, origin.evaluation_dataset):
+        reason = dataset_obstacle(data, method) if data is not None else ""
+        if data is not None and reason:
+            texts.append(f"Train #{origin.pk} used {data.name}. {reason}")
 
-    if dropped := sorted(name for name in origin.parameters if name not in draft.fields):
-        texts.append(f"{draft.method.name} no longer has {', '.join(dropped)}.")
+    dropped = sorted(name for name in origin.parameters if name not in draft.fields)
+    if dropped:
+        texts.append(f"{method.name} no longer has {', '.join(dropped)}.")
 
-    if origin.method_id == draft.method.pk and origin.method_version != draft.method.version:
+    if origin.method_id == method.pk and origin.method_version != method.version:
         texts.append(
-            f"{draft.method.name} was changed since train #{origin.pk}; values that it had are "
-            "kept."
+            f"{method.name} was changed since train #{origin.pk}; values that it had are kept."
         )
 
     return texts
@@ -174,6 +202,7 @@ def model_facts(model: BaseModel) -> dict[str, Any]:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """The same of a dataset: its rows, and where to read more."""
     shape = FORMATS.get(dataset.format)
     return {
         "name": dataset.name,
@@ -193,18 +222,22 @@ def page_data(
     controls: dict[str, Control],
 ) -> dict[str, Any]:
     """What the script needs to answer while somebody types."""
+    datasets = {}
+    for choice in choices:
+        for version in choice.versions:
+            facts = dataset_facts(version.dataset)
+            facts["version"] = version.label
+            datasets[str(version.dataset.pk)] = facts
+
+    active_when = {}
+    for name, control in controls.items():
+        if control.field.active_when:
+            active_when[name] = control.field.active_when
+
     return {
         "models": {str(model.pk): model_facts(model) for model in models},
-        "datasets": {
-            str(version.dataset.pk): dataset_facts(version.dataset) | {"version": version.label}
-            for choice in choices
-            for version in choice.versions
-        },
-        "activeWhen": {
-            name: control.field.active_when
-            for name, control in controls.items()
-            if control.field.active_when
-        },
-        "titles": INGREDIENTS | {name: control.field.title for name, control in controls.items()},
+        "datasets": datasets,
+        "activeWhen": active_when,
+        "titles": titles_of(controls),
         "preview": preview,
     }

@@ -7,109 +7,87 @@ The form asks while somebody types, and the API offers the same. Nothing is writ
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 
-from core.errors import UserError
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
-from methods.services import parameters_validate
 from models_app.models import BaseModel
 from training.models import TrainRun
+from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
-from training.train.plan import Plan, disk_bytes, train_plan
-from training.train.resources import resources_of
-from training.train.services import ingredients_check
+from training.train.plan import Plan, disk_bytes
+from training.train.services import train_check
 from training.work.queue import queue_state
 from training.work.worker_state import WorkerState, worker_state
 
 
 def train_preview(
     *,
+    owner: User,
     method: TrainingMethod,
     base_model: BaseModel | None,
     dataset: Dataset | None,
     evaluation_dataset: Dataset | None = None,
     parameters: dict[str, Any],
+    priority: int = TrainRun.Priority.NORMAL,
+    branch: Origin | None = None,
+    starts_after: TrainRun | None = None,
+    labels: Iterable[str] = (),
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
     """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
     "blank", "queue", "worker"}.
 
-    "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the seconds
-    that similar trains suggest; "disk" in bytes."""
+    "errors" are those of training.train.services.train_check, so that `ok` is what the start says.
+    "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the
+    seconds that similar trains suggest; "disk" in bytes."""
     state = state or worker_state()
-    errors = _missing(base_model, dataset)
-    resolved: dict[str, Any] | None = None
-
-    if base_model is not None and dataset is not None:
-        try:
-            ingredients_check(
-                method=method,
-                base_model=base_model,
-                dataset=dataset,
-                evaluation_dataset=evaluation_dataset,
-            )
-        except UserError as error:
-            errors |= error.fields
-
-    try:
-        resolved = parameters_validate(method, parameters, device=state.device_kind)
-    except UserError as error:
-        errors |= error.fields
+    check = train_check(
+        owner=owner,
+        method=method,
+        base_model=base_model,
+        dataset=dataset,
+        evaluation_dataset=evaluation_dataset,
+        parameters=parameters,
+        priority=priority,
+        branch=branch,
+        starts_after=starts_after,
+        labels=labels,
+        device=state.device_kind,
+    )
 
     answer: dict[str, Any] = {
-        "plan": None,
+        "ok": not check.errors,
+        "errors": check.errors,
         "warnings": {},
         "fixes": {},
+        "plan": None,
         "disk": None,
         "time": None,
         "blank": {},
-    }
-
-    if resolved is not None:
-        answer["blank"] = _blanks(resolved)
-
-    if not errors and base_model is not None and dataset is not None and resolved is not None:
-        plan = train_plan(
-            method=method,
-            base_model=base_model,
-            dataset=dataset,
-            evaluation_dataset=evaluation_dataset,
-            parameters=resolved,
-        )
-
-        errors |= {name: [text] for name, text in plan.errors.items()}
-        errors |= _resource_errors(resolved)
-        answer |= _planned(plan, method, base_model, dataset, resolved, device_name(state))
-
-    return answer | {
-        "ok": not errors,
-        "errors": errors,
         "queue": _queue(),
         "worker": _worker(state),
     }
 
+    if check.parameters is not None:
+        answer["blank"] = _blanks(check.parameters)
 
-def _resource_errors(resolved: dict[str, Any]) -> dict[str, list[str]]:
-    try:
-        resources_of(resolved, None)
-    except UserError as error:
-        return error.fields
+    if (
+        check.plan is not None
+        and check.parameters is not None
+        and base_model is not None
+        and dataset is not None
+    ):
+        answer |= _planned(
+            check.plan, method, base_model, dataset, check.parameters, device_name(state)
+        )
 
-    return {}
-
-
-def _missing(base_model: BaseModel | None, dataset: Dataset | None) -> dict[str, list[str]]:
-    errors = {}
-    if base_model is None:
-        errors["base_model"] = ["Choose a base model."]
-    if dataset is None:
-        errors["dataset"] = ["Choose a dataset."]
-
-    return errors
+    return answer
 
 
 def _blanks(resolved: dict[str, Any]) -> dict[str, str]:
@@ -129,12 +107,19 @@ def _planned(
     device: str,
 ) -> dict[str, Any]:
     details = plan.as_dict()
-    needed, free = disk_bytes(base_model, resolved), shutil.disk_usage(settings.HOME).free
+    warnings = details.pop("warnings")
+    fixes = details.pop("fixes")
+    # They stand among all the errors.
+    details.pop("errors")
+
     return {
-        "warnings": details.pop("warnings"),
-        "fixes": details.pop("fixes"),
-        "plan": {name: value for name, value in details.items() if name != "errors"},
-        "disk": {"needed_bytes": needed, "free_bytes": free},
+        "warnings": warnings,
+        "fixes": fixes,
+        "plan": details,
+        "disk": {
+            "needed_bytes": disk_bytes(base_model, resolved),
+            "free_bytes": shutil.disk_usage(settings.HOME).free,
+        },
         "time": time_guess(plan, method, base_model, dataset, resolved, device),
     }
 

@@ -15,24 +15,29 @@ from django.views import View
 
 from core.api import by_id_or_slug
 from core.errors import UserError
-from core.text import counted
+from core.requests import reader_of
+from core.text import are, counted
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from training.form.draft import Draft, draft_new, draft_read, train_find
 from training.form.page import form_context, with_missing
 from training.form.preview import train_preview
-from training.pages.trains import reader_of
 from training.train.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
 from training.train.services import train_create
 from training.train.trial import trial_start
 from training.work.worker_state import worker_state
 
+# What was chosen before the method.
+CARRIED = ("copy", "dataset", "base_model")
+
 
 def form_address(method: TrainingMethod, request: HttpRequest) -> str:
     """The method's form, with what was chosen on the way to it."""
+    form = reverse("training:form", args=[method.slug])
     query = request.GET.copy()
     query.pop("method", None)
-    return reverse("training:form", args=[method.slug]) + (f"?{query.urlencode()}" if query else "")
+
+    return f"{form}?{query.urlencode()}" if query else form
 
 
 @dataclass(frozen=True)
@@ -59,43 +64,48 @@ class MethodChoiceView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
         methods = list(TrainingMethod.objects.offered())
-        chosen = next(
-            (method for method in methods if method.slug == request.GET.get("method")), None
-        )
-        dataset = by_id_or_slug(Dataset.objects.visible_to(reader), request.GET.get("dataset", ""))
-        is_copy = "copy" in request.GET
-        if chosen is not None and (is_copy or dataset is None or fit_of(dataset, chosen).fits):
+        chosen = method_named(methods, request.GET.get("method"))
+        dataset: Dataset | None = None
+
+        # A copy brings its own dataset.
+        if "copy" not in request.GET:
+            dataset = dataset_asked(request)
+
+        if chosen is not None and (dataset is None or fit_of(dataset, chosen).fits):
             return redirect(form_address(chosen, request))
 
         origin = train_find(reader, request.GET.get("copy", ""))
         if origin is not None and origin.method in methods:
             return redirect(form_address(origin.method, request))
 
+        cards = method_cards(reader, methods, dataset)
+        offered = [card for card in cards if card.is_offered]
         refused_slug = chosen.slug if chosen is not None else request.GET.get("refused")
-        cards = method_cards(reader, methods, None if is_copy else dataset)
+        refused = [
+            card for card in cards if card.method.slug == refused_slug and not card.is_offered
+        ]
+
         context = {
             "cards": cards,
-            "first": next((card.method for card in cards if card.is_offered), None),
-            "refused": next(
-                (
-                    card
-                    for card in cards
-                    if card.method.slug == refused_slug and not card.is_offered
-                ),
-                None,
-            ),
-            "chosen_dataset": None if is_copy else dataset,
-            "carried": [
-                (name, request.GET[name])
-                for name in ("copy", "dataset", "base_model")
-                if name in request.GET
-            ],
+            "first": offered[0].method if offered else None,
+            "refused": refused[0] if refused else None,
+            "chosen_dataset": dataset,
+            "carried": [(name, request.GET[name]) for name in CARRIED if name in request.GET],
             "origin": origin,
         }
 
-        return render(
-            request, "training/new.html", context, status=409 if chosen is not None else 200
-        )
+        status = 409 if chosen is not None else 200
+        return render(request, "training/new.html", context, status=status)
+
+
+def method_named(methods: list[TrainingMethod], slug: str | None) -> TrainingMethod | None:
+    return next((method for method in methods if method.slug == slug), None)
+
+
+def dataset_asked(request: HttpRequest) -> Dataset | None:
+    """The dataset of `?dataset=`, if this reader may see it."""
+    visible = Dataset.objects.visible_to(request.user)
+    return by_id_or_slug(visible, request.GET.get("dataset", ""))
 
 
 def method_cards(
@@ -122,7 +132,7 @@ class TrainFormView(View):
         if "copy" in request.GET and draft.origin is None:
             raise Http404
 
-        preview = train_preview(**_ingredients(draft), state=state)
+        preview = train_preview(**_choices(draft), state=state)
         # An empty form is no mistake yet: what is simply not chosen is said when somebody presses
         # the button.
         for name in ("base_model", "dataset"):
@@ -132,9 +142,8 @@ class TrainFormView(View):
         if not draft.parameters.get("rewards"):
             preview["errors"].pop("rewards", None)
 
-        return render(
-            request, "training/form.html", form_context(draft, with_missing(preview, draft))
-        )
+        context = form_context(draft, with_missing(preview, draft))
+        return render(request, "training/form.html", context)
 
     def refusal(self, request: HttpRequest, method: TrainingMethod) -> HttpResponse | None:
         """Back to the methods where this one cannot learn from the dataset that is asked for: its
@@ -142,9 +151,7 @@ class TrainFormView(View):
         if "copy" in request.GET or method.retired_at is not None:
             return None
 
-        dataset = by_id_or_slug(
-            Dataset.objects.visible_to(request.user), request.GET.get("dataset", "")
-        )
+        dataset = dataset_asked(request)
         if dataset is None or fit_of(dataset, method).fits:
             return None
 
@@ -156,26 +163,19 @@ class TrainFormView(View):
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        preview = with_missing(train_preview(**_ingredients(draft), state=state), draft)
+        preview = with_missing(train_preview(**_choices(draft), state=state), draft)
         if preview["ok"] and draft.base_model is not None and draft.dataset is not None:
             try:
                 run, created = train_create(
-                    owner=draft.reader,
                     name=draft.name,
                     system_prompt=draft.system_prompt,
                     copied_from=draft.origin,
                     idempotency_key=draft.key,
-                    method=method,
-                    base_model=draft.base_model,
-                    dataset=draft.dataset,
-                    evaluation_dataset=draft.evaluation_dataset,
-                    parameters=draft.parameters,
-                    priority=draft.priority,
-                    after=draft.after,
-                    branch=draft.branch,
-                    labels=[draft.labels],
+                    **_choices(draft),
                 )
             except UserError as error:
+                # Something changed between the two.
+                preview["ok"] = False
                 preview["errors"] |= error.fields
             else:
                 if created:
@@ -183,9 +183,8 @@ class TrainFormView(View):
 
                 return HttpResponseRedirect(run.get_absolute_url())
 
-        return render(
-            request, "training/form.html", form_context(draft, preview, posted=True), status=400
-        )
+        context = form_context(draft, preview, posted=True)
+        return render(request, "training/form.html", context, status=400)
 
 
 def _queued(name: str, preview: dict[str, Any]) -> str:
@@ -198,19 +197,23 @@ def _queued(name: str, preview: dict[str, Any]) -> str:
     if not ahead:
         return f"{name} starts now."
 
-    return (
-        f"{name} is queued. {counted(ahead, 'other train')} {'is' if ahead == 1 else 'are'} "
-        "running or waiting."
-    )
+    others = counted(ahead, "other train")
+    return f"{name} is queued. {others} {are(ahead)} running or waiting."
 
 
-def _ingredients(draft: Draft) -> dict[str, Any]:
+def _choices(draft: Draft) -> dict[str, Any]:
+    """What both train_preview and train_create take of a draft."""
     return {
+        "owner": draft.reader,
         "method": draft.method,
         "base_model": draft.base_model,
         "dataset": draft.dataset,
         "evaluation_dataset": draft.evaluation_dataset,
         "parameters": draft.parameters,
+        "priority": draft.priority,
+        "branch": draft.branch,
+        "starts_after": draft.after,
+        "labels": [draft.labels],
     }
 
 
@@ -221,7 +224,8 @@ class TrainPlanView(View):
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        return JsonResponse(with_missing(train_preview(**_ingredients(draft), state=state), draft))
+        preview = train_preview(**_choices(draft), state=state)
+        return JsonResponse(with_missing(preview, draft))
 
 
 class RewardTrialView(View):
@@ -247,9 +251,6 @@ class RewardTrialView(View):
                 device=state.device_kind,
             )
         except UserError as error:
-            return JsonResponse(
-                {"error": " ".join(text for texts in error.fields.values() for text in texts)},
-                status=400,
-            )
+            return JsonResponse({"error": error.message}, status=400)
 
         return JsonResponse({"url": reverse("api-trains-tried", args=[key])}, status=202)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from core.requests import integer_of
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import REWARDS
@@ -46,47 +47,64 @@ class Answer:
 def overlap(text: str, reference: str) -> float | None:
     """F1 over words, as SQuAD scores answers (arxiv.org/abs/1606.05250): 1 for the same words, 0
     for none shared."""
-    said, wanted = WORD.findall(text.lower()), WORD.findall(reference.lower())
-    if not wanted:
+    words = WORD.findall(text.lower())
+    reference_words = WORD.findall(reference.lower())
+    if not reference_words:
         return None
 
-    shared = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * shared / (len(said) + len(wanted))
+    shared = Counter(words) & Counter(reference_words)
+    return 2 * shared.total() / (len(words) + len(reference_words))
 
 
 def difference(one: str, other: str) -> float:
     """0 for the same words in the same order, 1 for none in common."""
-    first, second = (WORD.findall(text.lower())[:COMPARED_WORDS] for text in (one, other))
-    return 1.0 - SequenceMatcher(None, first, second, autojunk=False).ratio()
+    first = WORD.findall(one.lower())[:COMPARED_WORDS]
+    second = WORD.findall(other.lower())[:COMPARED_WORDS]
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+
+    return 1.0 - matcher.ratio()
 
 
 def answers_of(run: TrainRun) -> list[Answer]:
     """Every sampled prompt, the one whose answer changed most first."""
-    found: dict[int, list[Sample]] = {}
+    by_prompt: dict[int, list[Sample]] = {}
     for sample in run.samples.exclude(stage="completion").order_by("index", "seq"):
-        found.setdefault(sample.index, []).append(sample)
+        by_prompt.setdefault(sample.index, []).append(sample)
 
-    return sorted(
-        (_answer(index, samples) for index, samples in found.items()),
-        key=lambda answer: -answer.change,
-    )
+    answers = [_answer(index, samples) for index, samples in by_prompt.items()]
+    return sorted(answers, key=lambda answer: -answer.change)
 
 
 def _answer(index: int, samples: list[Sample]) -> Answer:
-    before = next((sample for sample in samples if sample.stage == "before"), None)
-    after = next((sample for sample in reversed(samples) if sample.stage != "before"), None)
+    """`samples`: all of one prompt, oldest first."""
+    before: Sample | None = None
+    after: Sample | None = None
+
+    for sample in samples:
+        if sample.stage != "before":
+            after = sample
+        elif before is None:
+            before = sample
+
     shown = after or samples[0]
+    change = 0.0
+    if before is not None and after is not None:
+        change = difference(before.text, after.text)
 
     return Answer(
-        index,
-        shown.prompt,
-        shown.reference,
-        before,
-        after,
-        overlap_before=overlap(before.text, shown.reference) if before else None,
-        overlap_after=overlap(after.text, shown.reference) if after else None,
-        change=difference(before.text, after.text) if before and after else 0.0,
+        index=index,
+        prompt=shown.prompt,
+        reference=shown.reference,
+        before=before,
+        after=after,
+        overlap_before=_overlap_of(before, shown.reference),
+        overlap_after=_overlap_of(after, shown.reference),
+        change=change,
     )
+
+
+def _overlap_of(sample: Sample | None, reference: str) -> float | None:
+    return overlap(sample.text, reference) if sample is not None else None
 
 
 def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
@@ -100,33 +118,54 @@ def completions_of(run: TrainRun, step: str) -> dict[str, Any]:
     if not steps:
         return {"step": None, "steps": [], "functions": [], "has_advantages": False, "rows": []}
 
-    is_number = step.isascii() and step.isdigit() and len(step) < 19
-    chosen = int(step) if is_number and int(step) in steps else steps[-1]
+    wanted = integer_of(step)
+    chosen = wanted if wanted in steps else steps[-1]
     samples = list(kept.filter(step=chosen).order_by("seq"))
-    weights, titles = _weights(run), function_titles(run)
+    weights = _weights(run)
+    functions = _functions_scored(samples, weights)
+    titles = function_titles(run)
 
-    # In the order of the form; a database may keep a row's own in another.
-    names = {name for sample in samples for name in sample.rewards}
-    functions = [name for name in weights if name in names] + sorted(names - set(weights))
     rows = [_completion(sample, functions, weights) for sample in samples]
+    rows.sort(key=_best_first)
 
     return {
         "step": chosen,
         "steps": steps,
         "functions": [titles.get(name, reward_title(name)) for name in functions],
         "has_advantages": any(sample.advantage is not None for sample in samples),
-        "rows": sorted(rows, key=lambda row: (row["total"] is None, -(row["total"] or 0.0))),
+        "rows": rows,
     }
+
+
+def _functions_scored(samples: list[Sample], weights: dict[str, float]) -> list[str]:
+    """Names of the functions that scored these, in the order of the form: a database may keep those
+    of a row in another."""
+    scored: set[str] = set()
+    for sample in samples:
+        scored.update(sample.rewards)
+
+    known = [name for name in weights if name in scored]
+    return known + sorted(scored.difference(weights))
+
+
+def _best_first(row: dict[str, Any]) -> tuple[bool, float]:
+    """Sort key; rows without a total come last."""
+    total = row["total"]
+    return total is None, -(total or 0.0)
 
 
 def _completion(sample: Sample, functions: list[str], weights: dict[str, float]) -> dict[str, Any]:
     """An answer with its scores; one that a function could not score has no sum, as in the
     train."""
     values = [sample.rewards.get(name) for name in functions]
-    total = None
+    total: float | None = 0.0
 
-    if all(value is not None for value in values):
-        total = sum(weights.get(name, 1.0) * sample.rewards[name] for name in functions)
+    for name, value in zip(functions, values, strict=True):
+        if value is None:
+            total = None
+            break
+
+        total += weights.get(name, 1.0) * value
 
     return {"sample": sample, "total": total, "values": values}
 
@@ -134,25 +173,33 @@ def _completion(sample: Sample, functions: list[str], weights: dict[str, float])
 def function_titles(run: TrainRun) -> dict[str, str]:
     """{name of a reward function in the metrics: its title with its weight} in the order of the
     form."""
-    return {name: f"{reward_title(name)} × {weight:g}" for name, weight in _weights(run).items()}
+    titles = {}
+    for name, weight in _weights(run).items():
+        titles[name] = f"{reward_title(name)} × {weight:g}"
+
+    return titles
 
 
 def reward_title(name: str) -> str:
     """The title of a reward function by its name in the metrics, where the second of a kind is
     numbered."""
-    plain, _, number = name.rpartition("_")
-    if plain in REWARDS and number.isdigit():
-        return f"{REWARDS[plain].title} {number}"
+    function, _, number = name.rpartition("_")
+    if function in REWARDS and number.isdigit():
+        return f"{REWARDS[function].title} {number}"
+    if name in REWARDS:
+        return REWARDS[name].title
 
-    return REWARDS[name].title if name in REWARDS else name.replace("_", " ").capitalize()
+    return name.replace("_", " ").capitalize()
 
 
 def _weights(run: TrainRun) -> dict[str, float]:
     """{name as the engine numbers it: weight} of the chosen rewards."""
-    choices = [
-        RewardChoice.model_construct(**choice) for choice in run.parameters.get("rewards") or []
-    ]
-    return dict(zip(Panel(choices, []).names, (choice.weight for choice in choices), strict=True))
+    chosen = run.parameters.get("rewards") or []
+    choices = [RewardChoice.model_construct(**choice) for choice in chosen]
+    names = Panel(choices, []).names
+    weights = [choice.weight for choice in choices]
+
+    return dict(zip(names, weights, strict=True))
 
 
 @dataclass(frozen=True)
@@ -168,18 +215,17 @@ class SharedPrompt:
 def shared_prompts(trains: list[TrainRun]) -> list[SharedPrompt]:
     """Prompts that at least two of the trains answered, those that all answered first."""
     latest: dict[tuple[str, str], dict[int, Sample]] = {}
-    wanted = (
-        Sample.objects.filter(run__in=trains)
-        .exclude(stage__in=("before", "completion"))
-        .order_by("seq")
-    )
+    samples = Sample.objects.filter(run__in=trains).exclude(stage__in=("before", "completion"))
 
-    for sample in wanted:
-        latest.setdefault((sample.prompt, sample.reference), {})[sample.run_id] = sample
+    for sample in samples.order_by("seq"):
+        of_prompt = latest.setdefault((sample.prompt, sample.reference), {})
+        of_prompt[sample.run_id] = sample
 
-    shared = [
-        SharedPrompt(prompt, reference, [answers.get(run.pk) for run in trains])
-        for (prompt, reference), answers in latest.items()
-        if len(answers) > 1
-    ]
+    shared = []
+
+    for (prompt, reference), by_train in latest.items():
+        if len(by_train) > 1:
+            answers = [by_train.get(run.pk) for run in trains]
+            shared.append(SharedPrompt(prompt, reference, answers))
+
     return sorted(shared, key=lambda item: item.answers.count(None))

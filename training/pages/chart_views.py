@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import render
 from django.views import View
 
+from core.requests import integer_of
 from training.models import TrainRun
 from training.pages.answers import answers_of, completions_of, function_titles
 from training.pages.chart_table import NOT_CHARTED, charts_table
@@ -24,6 +25,8 @@ from training.work.queue import queue_position
 
 # A cell that begins like this is a formula to a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Rows that are read from the database at once.
+CSV_ROWS = 2000
 
 
 class EvaluationView(TrainPage):
@@ -31,46 +34,52 @@ class EvaluationView(TrainPage):
     tab = "evaluation"
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return super().tab_context(run) | {
+        context = super().tab_context(run)
+        return context | {
             "judgement": judgement_of(run),
             "alerts": alerts_of(run),
             "evaluations": run.metrics.filter(split="eval").order_by("seq"),
             "answers": answers_of(run),
             "completions": completions_of(run, ""),
-            "page": {
-                "id": run.pk,
-                "status": run.status,
-                "ended": run.ended,
-                "train": {
-                    "activity": activity_of(run),
-                    "queue_position": queue_position(run),
-                    "last_step_at": run.last_step_at,
-                },
-                "table": charts_table(run.objective),
-                "ignored": NOT_CHARTED,
-                "planned": planned_of(run),
-                "evalRows": run.facts.get("eval_rows"),
-                "functions": function_titles(run),
-            },
+            "page": page_data(run),
         }
+
+
+def page_data(run: TrainRun) -> dict[str, Any]:
+    """What the script of Evaluation Data begins with."""
+    return {
+        "id": run.pk,
+        "status": run.status,
+        "ended": run.ended,
+        "train": {
+            "activity": activity_of(run),
+            "queue_position": queue_position(run),
+            "last_step_at": run.last_step_at,
+        },
+        "table": charts_table(run.objective),
+        "ignored": NOT_CHARTED,
+        "planned": planned_of(run),
+        "evalRows": run.facts.get("eval_rows"),
+        "functions": function_titles(run),
+    }
 
 
 class SeriesView(View):
     """Of the steps `from` to `to`, or of the whole train."""
 
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
-        return JsonResponse(
-            series_of(train_for_part_or_404(request, pk), steps=steps_asked(request))
-        )
+        run = train_for_part_or_404(request, pk)
+        return JsonResponse(series_of(run, steps=steps_asked(request)))
 
 
 def steps_asked(request: HttpRequest) -> tuple[int, int] | None:
-    ends = [request.GET.get(name, "") for name in ("from", "to")]
-    if not all(end.isdecimal() and len(end) < 16 for end in ends):
+    """(first, last) of `?from=` and `?to=`; None where they are no range of steps."""
+    first = integer_of(request.GET.get("from", ""))
+    last = integer_of(request.GET.get("to", ""))
+    if first is None or last is None or first > last:
         return None
 
-    first, last = map(int, ends)
-    return (first, last) if first <= last else None
+    return first, last
 
 
 class JudgementView(View):
@@ -96,11 +105,8 @@ class CompletionsView(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_for_part_or_404(request, pk)
-        return render(
-            request,
-            "training/_completions.html",
-            {"run": run} | completions_of(run, request.GET.get("step", "")),
-        )
+        completions = completions_of(run, request.GET.get("step", ""))
+        return render(request, "training/_completions.html", {"run": run} | completions)
 
 
 class MetricsCsvView(View):
@@ -121,21 +127,29 @@ class _Line:
 
 
 def csv_lines(run: TrainRun) -> Iterator[str]:
+    """The table line by line: a column for each metric that was ever logged, in order of its first
+    appearance."""
     names: dict[str, None] = {}
-    for values in run.metrics.values_list("values", flat=True).iterator(chunk_size=2000):
+    every_values = run.metrics.values_list("values", flat=True)
+
+    for values in every_values.iterator(chunk_size=CSV_ROWS):
         names |= dict.fromkeys(values)
 
     writer = csv.writer(_Line())
-    yield writer.writerow(["step", "epoch", "split", "time", *(cell(name) for name in names)])
+    heads = [cell(name) for name in names]
+    yield writer.writerow(["step", "epoch", "split", "time", *heads])
+
     rows = run.metrics.values_list("step", "epoch", "split", "time", "values")
 
-    for step, epoch, split, time, values in rows.iterator(chunk_size=2000):
-        yield writer.writerow(
-            [step, epoch, cell(split), time, *(cell(values.get(name)) for name in names)]
-        )
+    for step, epoch, split, time, values in rows.iterator(chunk_size=CSV_ROWS):
+        cells = [cell(values.get(name)) for name in names]
+        yield writer.writerow([step, epoch, cell(split), time, *cells])
 
 
 def cell(value: Any) -> Any:
     """Numbers as they are; text that a spreadsheet would run as a formula is quoted with an
     apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+
+    return value

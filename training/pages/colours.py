@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from core.requests import integer_of
+
 COLOURS = 5
 SLOTS = 2 * COLOURS
 
@@ -16,8 +18,8 @@ def colours_parse(text: str, ids: Iterable[int]) -> dict[int, int]:
     """{id: slot} of "1,4,2", in the order of `ids`; what is no free slot is left out."""
     chosen: dict[int, int] = {}
     for pk, part in zip(ids, text.split(","), strict=False):
-        slot = int(part) if part.isascii() and part.isdigit() and len(part) < 3 else 0
-        if 1 <= slot <= SLOTS and slot not in chosen.values():
+        slot = integer_of(part, least=1, most=SLOTS)
+        if slot is not None and slot not in chosen.values():
             chosen[pk] = slot
 
     return chosen

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from core.requests import integer_of
 from core.templatetags import display
 from engine.contract.rundir import MODEL, folder_size
-from methods.field_text import shown_text
 from methods.schema import Field, method_fields
 from training.models import TrainRun
 from training.train.durations import run_seconds
@@ -27,8 +27,8 @@ INGREDIENTS = {
 
 def ids_parse(text: str) -> list[int]:
     """ "3,5,8" as ids, each once, in order; what is no id is left out."""
-    parts = [part.strip() for part in text.split(",")]
-    ids = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 19]
+    numbers = [integer_of(part.strip()) for part in text.split(",")]
+    ids = [number for number in numbers if number is not None]
     return list(dict.fromkeys(ids))
 
 
@@ -47,22 +47,20 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
 def outcomes_of(run: TrainRun) -> dict[str, Any]:
     """Measures of an ended or running train; None for what it does not have."""
     metrics = run.last_metrics
+    evaluation = run.last_evaluation
     folder = run.directory / MODEL
-    # What the model scored before it was trained is nothing that the train came to.
+    # What the model scored before it was trained is no outcome of the train.
     best = run.best_value if run.best_step else None
+    learns_by_reward = run.objective.higher_is_better
 
     return {
-        "best_eval_loss": None if run.objective.higher_is_better else best,
-        "best_eval_reward": best if run.objective.higher_is_better else None,
-        "final_eval_loss": run.last_evaluation.get("eval_loss"),
+        "best_eval_loss": None if learns_by_reward else best,
+        "best_eval_reward": best if learns_by_reward else None,
+        "final_eval_loss": evaluation.get("eval_loss"),
         "final_loss": metrics.get("loss"),
         "final_reward": metrics.get("reward"),
-        "eval_preferred": run.last_evaluation.get(
-            "eval_rewards/accuracies", run.last_evaluation.get("eval_accuracy")
-        ),
-        "eval_margin": run.last_evaluation.get(
-            "eval_rewards/margins", run.last_evaluation.get("eval_margin")
-        ),
+        "eval_preferred": first_of(evaluation, "eval_rewards/accuracies", "eval_accuracy"),
+        "eval_margin": first_of(evaluation, "eval_rewards/margins", "eval_margin"),
         "steps": run.step,
         "duration_seconds": run_seconds(run) if run.ended else None,
         "tokens_per_second": metrics.get("tokens_per_second"),
@@ -71,26 +69,40 @@ def outcomes_of(run: TrainRun) -> dict[str, Any]:
     }
 
 
+def first_of(metrics: dict[str, Any], *names: str) -> Any:
+    """The metric by the first of these names that there is: methods name the same thing
+    differently."""
+    return next((metrics[name] for name in names if name in metrics), None)
+
+
 def comparison(trains: list[TrainRun]) -> dict[str, Any]:
     """{"differences": {name: {id: value}}, "outcomes": {measure: {id: value}}}, ids as strings as
     JSON has them."""
     chosen = {str(run.pk): settings_of(run) for run in trains}
-    measured = {str(run.pk): outcomes_of(run) for run in trains}
-    names = list(dict.fromkeys(name for values in chosen.values() for name in values))
-    rows = {name: {pk: values.get(name) for pk, values in chosen.items()} for name in names}
-    first = str(trains[0].pk)
+    differences = {}
 
-    return {
-        "differences": {
-            name: row
-            for name, row in rows.items()
-            if any(value != row[first] for value in row.values())
-        },
-        "outcomes": {
-            name: {pk: values[name] for pk, values in measured.items()}
-            for name in outcomes_of(trains[0])
-        },
-    }
+    for name in every_name(list(chosen.values())):
+        row = {pk: values.get(name) for pk, values in chosen.items()}
+        first, *others = row.values()
+        if any(value != first for value in others):
+            differences[name] = row
+
+    measured = {str(run.pk): outcomes_of(run) for run in trains}
+    outcomes = {}
+
+    for name in outcomes_of(trains[0]):
+        outcomes[name] = {pk: values[name] for pk, values in measured.items()}
+
+    return {"differences": differences, "outcomes": outcomes}
+
+
+def every_name(chosen: list[dict[str, Any]]) -> list[str]:
+    """The names of all settings, each once, in order of first appearance."""
+    names: dict[str, None] = {}
+    for values in chosen:
+        names |= dict.fromkeys(values)
+
+    return list(names)
 
 
 @dataclass(frozen=True)
@@ -113,20 +125,23 @@ class Row:
 def setting_rows(trains: list[TrainRun], baseline: TrainRun) -> list[Row]:
     """A row for everything that was chosen; values that differ from the baseline's are marked."""
     chosen = [settings_of(run) for run in trains]
-    fields = [method_fields(run.method) for run in trains]
+    fields_of_each = [method_fields(run.method) for run in trains]
     base = chosen[trains.index(baseline)]
-    names = dict.fromkeys(name for values in chosen for name in values)
-
     rows = []
 
-    for name in names:
-        cells = [
-            _setting_cell(name, values, known.get(name), base)
-            for values, known in zip(chosen, fields, strict=True)
-        ]
-        field = next((known[name] for known in fields if name in known), None)
-        title = field.title if field else INGREDIENTS.get(name, name)
-        rows.append(Row(title, cells, same=not any(cell.mark for cell in cells)))
+    for name in every_name(chosen):
+        title = INGREDIENTS.get(name, name)
+        cells = []
+
+        for values, fields in zip(chosen, fields_of_each, strict=True):
+            field = fields.get(name)
+            if field is not None and title == name:
+                title = field.title
+
+            cells.append(_setting_cell(name, values, field, base))
+
+        is_same = not any(cell.mark for cell in cells)
+        rows.append(Row(title, cells, same=is_same))
 
     return rows
 
@@ -140,18 +155,15 @@ def _setting_cell(
     if name not in values:
         return Cell(display.MISSING, differs)
 
-    text = setting_text(field, values[name])
-    has_unit = (
-        field is not None and values[name] is not None and text not in (display.MISSING, "blank")
-    )
-    return Cell(text, differs, field.unit if has_unit and field is not None else "")
+    value = values[name]
+    field = field or field_unknown(name)
+    return Cell(field.shown(value), differs, field.unit_of(value))
 
 
-def setting_text(field: Field | None, value: Any) -> str:
-    if field is not None:
-        return shown_text(field, value)
-
-    return str(value) if value not in (None, "") else display.MISSING
+def field_unknown(name: str) -> Field:
+    """For what a train was made of besides its parameters, and for parameters that its method had
+    once."""
+    return Field(name=name, title=name, help="", kind="text", default=None)
 
 
 # (measure, title, how it is written, which is better: "low", "high" or neither)
@@ -169,7 +181,7 @@ MEASURES: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
     (
         "peak_memory_gb",
         "Peak memory",
-        lambda value: f"{value:.1f} GB" if value else display.MISSING,
+        display.gigabytes,
         "low",
     ),
     ("model_bytes", "Model size", display.size, "low"),
@@ -205,12 +217,16 @@ def outcome_rows(trains: list[TrainRun]) -> list[Row]:
         if all(value is None for value in values):
             continue
 
-        is_ranked = alike or name not in MEASURED
-        best = _best(values, has_finished, better) if is_ranked else None
-        cells = [
-            Cell(written(value), finished and best is not None and value == best)
-            for value, finished in zip(values, has_finished, strict=True)
-        ]
+        best = None
+        if alike or name not in MEASURED:
+            best = _best(values, has_finished, better)
+
+        cells = []
+
+        for value, finished in zip(values, has_finished, strict=True):
+            is_best = finished and best is not None and value == best
+            cells.append(Cell(written(value), is_best))
+
         rows.append(Row(title, cells))
 
     return rows
@@ -219,13 +235,16 @@ def outcome_rows(trains: list[TrainRun]) -> list[Row]:
 def _best(values: list[Any], has_finished: list[bool], better: str) -> Any:
     """The best value of the finished trains; None where they are all the same, or neither end is
     better."""
-    ranked = [
-        value
-        for value, finished in zip(values, has_finished, strict=True)
-        if finished and value is not None
-    ]
+    ranked = []
+    for value, finished in zip(values, has_finished, strict=True):
+        if finished and value is not None:
+            ranked.append(value)
 
     if len(set(ranked)) < FEWEST_TRAINS:
         return None
+    if better == "low":
+        return min(ranked)
+    if better == "high":
+        return max(ranked)
 
-    return {"low": min(ranked), "high": max(ranked)}.get(better)
+    return None

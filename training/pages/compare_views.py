@@ -9,6 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views import View
 
+from core.requests import reader_of
 from training.models import TrainRun
 from training.pages.answers import shared_prompts
 from training.pages.chart_table import charts_table
@@ -21,7 +22,6 @@ from training.pages.compare import (
     outcome_rows,
     setting_rows,
 )
-from training.pages.trains import reader_of
 from training.train.filters import TrainFilter
 from training.train.verdict import comparability, verdict
 
@@ -33,23 +33,21 @@ POINTS_A_SERIES = 1000
 def trains_of(reader: User, ids: list[int]) -> list[TrainRun]:
     """In the order of `ids`; one that does not exist or is a stranger's makes the whole page a
     404."""
-    found = (
-        TrainRun.objects.visible_to(reader)
-        .with_related()
-        .select_related("evaluation_dataset")
-        .in_bulk(ids)
-    )
-
-    if len(found) < len(ids):
+    visible = TrainRun.objects.visible_to(reader).with_related()
+    by_id = visible.select_related("evaluation_dataset").in_bulk(ids)
+    if len(by_id) < len(ids):
         raise Http404
 
-    return [found[pk] for pk in ids]
+    return [by_id[pk] for pk in ids]
 
 
 def address(ids: list[int], colours: dict[int, int]) -> str:
-    """Of a comparison of these trains, in which those shown now keep their colours."""
+    """The address of a comparison of these trains, in which those shown now keep their colours."""
     slots = colours_choose(ids, colours)
-    return f"?ids={','.join(map(str, ids))}&colours={','.join(str(slots[pk]) for pk in ids)}"
+    id_list = ",".join(str(pk) for pk in ids)
+    colour_list = ",".join(str(slots[pk]) for pk in ids)
+
+    return f"?ids={id_list}&colours={colour_list}"
 
 
 def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
@@ -58,8 +56,12 @@ def baseline_of(trains: list[TrainRun], chosen: str) -> TrainRun:
     if chosen in by_id:
         return by_id[chosen]
 
-    origins = [by_id[str(run.copied_from_id)] for run in trains if str(run.copied_from_id) in by_id]
-    return origins[0] if origins else trains[0]
+    for run in trains:
+        origin = by_id.get(str(run.copied_from_id))
+        if origin is not None:
+            return origin
+
+    return trains[0]
 
 
 def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
@@ -76,18 +78,32 @@ def column_make(run: TrainRun, colours: dict[int, int]) -> dict[str, Any]:
     }
 
 
+def legend_entry(column: dict[str, Any]) -> dict[str, Any]:
+    """A train as the page's script knows it."""
+    run: TrainRun = column["run"]
+    return {
+        "id": run.pk,
+        "name": run.name,
+        "colour": column["colour"],
+        "dash": column["dashed"],
+    }
+
+
 class CompareView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         reader = reader_of(request)
         # ?ids=3,5 is the address of a comparison; ?id=3&id=5 is what the boxes of the choice send.
-        ids = ids_parse(",".join([request.GET.get("ids", ""), *request.GET.getlist("id")]))
+        every_id = [request.GET.get("ids", ""), *request.GET.getlist("id")]
+        ids = ids_parse(",".join(every_id))
+        trains: list[TrainRun] = []
+        colours: dict[int, int] = {}
+
         # Asked before the database is: thousands of ids are no comparison.
-        trains = trains_of(reader, ids) if len(ids) <= MOST_TRAINS else []
-        colours = (
-            colours_choose(ids, colours_parse(request.GET.get("colours", ""), ids))
-            if trains
-            else {}
-        )
+        if len(ids) <= MOST_TRAINS:
+            trains = trains_of(reader, ids)
+        if trains:
+            chosen_before = colours_parse(request.GET.get("colours", ""), ids)
+            colours = colours_choose(ids, chosen_before)
 
         context: dict[str, Any] = {
             "trains": trains,
@@ -95,18 +111,30 @@ class CompareView(View):
             "too_many": len(ids) > MOST_TRAINS,
             "most": MOST_TRAINS,
             "search": request.GET.get("search", "")[:200],
-            "offered": self.offered(reader, ids if trains else [], colours)
-            if len(ids) < MOST_TRAINS
-            else [],
+            "offered": [],
         }
+
+        if len(ids) < MOST_TRAINS:
+            context["offered"] = self.offered(reader, ids, colours)
 
         if "choose" in request.GET or not FEWEST_TRAINS <= len(trains) <= MOST_TRAINS:
             return render(request, "training/compare_choose.html", context)
 
-        baseline = baseline_of(trains, request.GET.get("baseline", ""))
+        context |= self.comparison(trains, colours)
+        return render(request, "training/compare.html", context)
+
+    def comparison(self, trains: list[TrainRun], colours: dict[int, int]) -> dict[str, Any]:
+        query = self.request.GET
+        baseline = baseline_of(trains, query.get("baseline", ""))
         settings = setting_rows(trains, baseline)
         columns = [column_make(run, colours) for run in trains]
-        context |= {
+        prompts = []
+
+        for item in shared_prompts(trains):
+            answers = list(zip(columns, item.answers, strict=True))
+            prompts.append((item.prompt, item.reference, answers))
+
+        return {
             "columns": columns,
             "baseline": baseline,
             "others": [run for run in trains if run != baseline],
@@ -114,41 +142,30 @@ class CompareView(View):
             "comparability": comparability(trains),
             "settings": settings,
             "different": sum(not row.same for row in settings),
-            "show_all": request.GET.get("all") == "1",
+            "show_all": query.get("all") == "1",
             "outcomes": outcome_rows(trains),
-            "prompts": [
-                (item.prompt, item.reference, list(zip(columns, item.answers, strict=True)))
-                for item in shared_prompts(trains)
-            ],
+            "prompts": prompts,
             "page": {
-                "trains": [
-                    {
-                        "id": column["run"].pk,
-                        "name": column["run"].name,
-                        "colour": column["colour"],
-                        "dash": column["dashed"],
-                    }
-                    for column in columns
-                ],
+                "trains": [legend_entry(column) for column in columns],
                 "table": charts_table(trains[0].objective),
                 "active": any(not run.ended for run in trains),
             },
         }
 
-        return render(request, "training/compare.html", context)
-
     def offered(
         self, reader: User, ids: list[int], colours: dict[int, int]
     ) -> list[tuple[TrainRun, str]]:
         """Further trains to add, newest first, each with the address of the page with it."""
-        visible = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
-        matching = TrainFilter({"search": self.request.GET.get("search", "")}, queryset=visible).qs
+        others = TrainRun.objects.visible_to(reader).exclude(pk__in=ids)
+        search = self.request.GET.get("search", "")
+        matching = TrainFilter({"search": search}, queryset=others).qs
         # Their ids first: rows are wide, and a database sorts them all before it takes some.
         newest = list(matching.values_list("pk", flat=True)[:OFFERED_TRAINS])
-        found = TrainRun.objects.with_related().in_bulk(newest)
-        rows = [found[pk] for pk in newest if pk in found]
+        by_id = TrainRun.objects.with_related().in_bulk(newest)
+        # One may have been deleted in between.
+        runs = [by_id[pk] for pk in newest if pk in by_id]
 
-        return [(run, address([*ids, run.pk], colours)) for run in rows]
+        return [(run, address([*ids, run.pk], colours)) for run in runs]
 
 
 class CompareSeriesView(View):

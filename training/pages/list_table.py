@@ -11,6 +11,7 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count, F, Max, Value
 from django.http import QueryDict
 
+from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_change
 from training.models import TrainRun, TrainRunQuerySet
 from training.pages.columns import COLUMNS, columns_shown
@@ -19,10 +20,9 @@ from training.train.estimate import Estimate, starts_now
 from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions
 from training.train.sample import sample_is_offered
-from training.work.queue import queue_places, queue_state, waiting
+from training.work.queue import queue_positions, queue_state, waiting
 from training.work.worker_state import worker_state
 
-PAGE_ROWS = 25
 Status = TrainRun.Status
 Reader = AbstractBaseUser | AnonymousUser
 
@@ -35,6 +35,8 @@ PILLS: tuple[tuple[str, list[str]], ...] = (
     ("Stopped", [Status.STOPPED.value]),
 )
 
+# Filters that are typed, and their titles.
+TYPED_FILTERS = {"search": "Search", "since": "From", "until": "Until"}
 # What narrows the list besides search and status: parameter, title, and where its choices come
 # from.
 FACETS = (
@@ -74,26 +76,31 @@ class Pill:
     active: bool
 
 
-@dataclass(frozen=True)
-class Facet:
-    name: str
-    title: str
-    choices: list[tuple[str, str]]
-    value: str
-
-
 def rows_make(runs: Any, reader: Reader, places: dict[int, int]) -> list[Row]:
     runs = list(runs)
-    starts = starts_now() if any(run.status == Status.QUEUED for run in runs) else {}
-    return [
-        Row(run, places.get(run.pk, 0), may_change(run, reader), starts.get(run.pk)) for run in runs
-    ]
+    starts = {}
+    if any(run.status == Status.QUEUED for run in runs):
+        starts = starts_now()
+
+    rows = []
+
+    for run in runs:
+        row = Row(
+            run=run,
+            position=places.get(run.pk, 0),
+            mine=may_change(run, reader),
+            starts=starts.get(run.pk),
+        )
+        rows.append(row)
+
+    return rows
 
 
 def narrowed(reader: Reader, query: QueryDict) -> TrainRunQuerySet:
+    """The trains that this reader may see, under the filters of the query string."""
     visible = TrainRun.objects.visible_to(reader).with_related()
-    found: TrainRunQuerySet = TrainFilter(query, queryset=visible).qs
-    return found
+    matching: TrainRunQuerySet = TrainFilter(query, queryset=visible).qs
+    return matching
 
 
 def counts_of(reader: Reader, query: QueryDict) -> dict[str, int]:
@@ -102,59 +109,72 @@ def counts_of(reader: Reader, query: QueryDict) -> dict[str, int]:
     for name in ("status", "ordering"):
         others.pop(name, None)
 
-    matching = TrainFilter(others, queryset=TrainRun.objects.visible_to(reader)).qs
-    counted = matching.order_by().values_list("status").annotate(count=Count("pk", distinct=True))
-    return dict(counted)
+    visible = TrainRun.objects.visible_to(reader)
+    matching = TrainFilter(others, queryset=visible).qs
+    by_status = matching.order_by().values_list("status")
+
+    return dict(by_status.annotate(count=Count("pk", distinct=True)))
 
 
 def pills_make(query: QueryDict, counts: dict[str, int]) -> list[Pill]:
     """Each says what a click on it would show."""
     chosen = set(query.getlist("status"))
-    return [
-        Pill(
-            title,
-            statuses,
-            sum(count for status, count in counts.items() if not statuses or status in statuses),
-            chosen == set(statuses),
+    pills = []
+
+    for title, statuses in PILLS:
+        pill = Pill(
+            title=title,
+            statuses=statuses,
+            count=count_of(counts, statuses),
+            active=chosen == set(statuses),
         )
-        for title, statuses in PILLS
-    ]
+        pills.append(pill)
+
+    return pills
+
+
+def count_of(counts: dict[str, int], statuses: list[str]) -> int:
+    """Trains in any of these statuses; in all where none is named."""
+    return sum(count for status, count in counts.items() if not statuses or status in statuses)
 
 
 def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
     """Every value that occurs, of all facets by one query."""
     visible = TrainRun.objects.visible_to(reader).order_by()
-    first, *others = (
-        visible.exclude(**{key: None})
-        .annotate(facet=Value(name), key=F(key), label=F(label))
-        .values_list("facet", "key", "label")
-        .distinct()
-        for name, _, key, label in FACETS
-    )
+    queries = []
 
+    for name, _, key, label in FACETS:
+        with_value = visible.exclude(**{key: None})
+        named = with_value.annotate(facet=Value(name), key=F(key), label=F(label))
+        queries.append(named.values_list("facet", "key", "label").distinct())
+
+    first, *others = queries
     choices: dict[str, list[tuple[str, str]]] = {name: [] for name, *_ in FACETS}
 
     for name, key, label in first.union(*others, all=True):
         choices[name].append((str(key), str(label)))
 
-    return [
-        Facet(name, title, sorted(choices[name], key=lambda choice: choice[1]), query.get(name, ""))
-        for name, title, *_ in FACETS
-    ]
+    facets = []
+
+    for name, title, *_ in FACETS:
+        by_label = sorted(choices[name], key=lambda choice: choice[1])
+        facets.append(Facet(name, title, by_label, query.get(name, "")))
+
+    return facets
 
 
 def strip_make(reader: Reader, places: dict[int, int]) -> dict[str, Any]:
     """Running now, waiting, and the device: what stands above the list."""
     visible = TrainRun.objects.visible_to(reader)
-    mine = list(waiting().filter(owner=reader.pk)[:1])
     running = list(visible.active().order_by("pk"))
+    current = running[0] if running else None
 
     return {
         "running": running,
-        "current": running[0] if running else None,
-        "current_progress": run_progress(running[0]) if running else None,
+        "current": current,
+        "current_progress": run_progress(current) if current is not None else None,
         "waiting": len(places),
-        "next": mine[0] if mine else None,
+        "next": waiting().filter(owner=reader.pk).first(),
         "worker": worker_state(),
         "queue": queue_state(),
     }
@@ -169,75 +189,61 @@ class RunPaginator(Paginator):  # type: ignore[type-arg]
     def page(self, number: int | str) -> Page[TrainRun]:
         number = self.validate_number(number)
         first = (number - 1) * self.per_page
-        ids = list(self.object_list.values_list("pk", flat=True)[first : first + self.per_page])
-        rows = TrainRun.objects.with_related().in_bulk(ids)
+        every_id = self.object_list.values_list("pk", flat=True)
+        ids = list(every_id[first : first + self.per_page])
+        by_id = TrainRun.objects.with_related().in_bulk(ids)
 
         # One may have been deleted in between.
-        return Page([rows[pk] for pk in ids if pk in rows], number, self)
+        runs = [by_id[pk] for pk in ids if pk in by_id]
+        return Page(runs, number, self)
 
 
 def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     """Everything that the list page shows for one query string."""
-    runs = narrowed(reader, query)
-    paginator, counts, chosen = (
-        RunPaginator(runs, PAGE_ROWS),
-        counts_of(reader, query),
-        query.getlist("status"),
-    )
+    paginator = RunPaginator(narrowed(reader, query), PAGE_ROWS)
+    counts = counts_of(reader, query)
+    statuses = query.getlist("status")
 
-    if set(chosen) <= set(Status.values):
-        # Known from there already.
-        paginator.count = sum(
-            count for status, count in counts.items() if not chosen or status in chosen
-        )
+    if set(statuses) <= set(Status.values):
+        # Spares the database to count again.
+        paginator.count = count_of(counts, statuses)
 
     page = paginator.get_page(query.get("page"))
     visible = TrainRun.objects.visible_to(reader).aggregate(newest=Max("pk"), total=Count("pk"))
-    places = queue_places()
-    shown = columns_shown(reader)
-    filters = [
-        name
-        for name in ("search", "since", "until", *(facet[0] for facet in FACETS))
-        if query.get(name)
-    ]
+    places = queue_positions()
+    facets = facets_make(reader, query)
+    filters = active_filters(query, facets, TYPED_FILTERS)
 
     return {
         "page": page,
         "rows": rows_make(page.object_list, reader, places),
         "pills": pills_make(query, counts),
-        "facets": facets_make(reader, query),
+        "facets": facets,
         "strip": strip_make(reader, places),
-        "statuses_chosen": query.getlist("status"),
-        "facets_chosen": sum(name != "search" for name in filters),
-        "active_filters": active_filters(filters, query),
-        "narrowed": bool(filters or query.getlist("status")),
+        "statuses_chosen": statuses,
+        "facets_chosen": sum(item.title != TYPED_FILTERS["search"] for item in filters),
+        "active_filters": filters,
+        "narrowed": bool(filters or statuses),
         "newest": visible["newest"] or 0,
         "total": visible["total"],
         "ordering": query.get("ordering", ""),
-        "offers_sample": not visible["total"]
-        and isinstance(reader, User)
-        and sample_is_offered(reader),
-        "columns": [(column, column.name in shown) for column in COLUMNS],
-        "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
+        "offers_sample": offers_sample(reader, visible["total"]),
+        **columns_context(reader),
         "own_labels": [name for name, _ in label_suggestions(reader)],
     }
 
 
-def active_filters(names: list[str], query: QueryDict) -> list[tuple[str, str, str]]:
-    """(title, value, address without it) of each filter that is set."""
-    titles = {"search": "Search", "since": "From", "until": "Until"} | {
-        name: title for name, title, _, _ in FACETS
+def offers_sample(reader: Reader, total: int) -> bool:
+    """The sample is for somebody who has no train yet."""
+    return total == 0 and isinstance(reader, User) and sample_is_offered(reader)
+
+
+def columns_context(reader: Reader) -> dict[str, Any]:
+    shown = columns_shown(reader)
+    return {
+        "columns": [(column, column.name in shown) for column in COLUMNS],
+        "hidden_columns": [column.css for column in COLUMNS if column.name not in shown],
     }
-    found = []
-
-    for name in names:
-        others = query.copy()
-        for gone in (name, "page"):
-            others.pop(gone, None)
-
-        found.append((titles[name], str(query[name])[:60], f"?{others.urlencode()}"))
-
-    return found
 
 
 def sort_link(ordering: str, name: str) -> tuple[str, str]:

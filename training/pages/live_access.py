@@ -1,4 +1,4 @@
-"""Whether a session may still see a train, asked often and answered by one small query.
+"""Whether a session or a token may still see a train, asked often and answered by one small query.
 
 The rule itself takes three queries or more, and Django needs longer to build them than the database
 to run them. So the rule's last answer is kept together with everything it was made of: the session,
@@ -21,9 +21,11 @@ from django.contrib.auth.models import Group, User
 from django.contrib.sessions.models import Session
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
+from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
 
+from accounts.models import Token
 from training.models import TrainRun
 
 # Rights may come from places that are not looked at here, such as another back end for sign-in.
@@ -31,7 +33,28 @@ LONGEST_SECONDS = 10
 
 
 @dataclass
-class Access:
+class TokenAccess:
+    """A program's token and one train."""
+
+    token: str
+    pk: int
+
+    def allows(self) -> bool:
+        now = timezone.now()
+        valid = Q(expiry=None) | Q(expiry__gt=now)
+        token = (
+            Token.objects.filter(valid, pk=self.token, user__is_active=True)
+            .select_related("user")
+            .first()
+        )
+        if token is None:
+            return False
+
+        return TrainRun.objects.visible_to(token.user).filter(pk=self.pk).exists()
+
+
+@dataclass
+class SessionAccess:
     """A session's look at one train."""
 
     session: str
@@ -42,18 +65,19 @@ class Access:
     state: tuple[Any, ...] | None = None
     until: float = -math.inf
 
-    def allows(self, request: HttpRequest) -> bool:
+    def allows(self) -> bool:
         """Whether the page of the train would open for this session now."""
         now = time.monotonic()
         if self.state is not None and now < self.until and self._read_state() == self.state:
             return True
 
-        self.state = self._ask_the_rule(request)
+        self.state = self._ask_the_rule()
         self.until = now + LONGEST_SECONDS
         return self.state is not None
 
-    def _ask_the_rule(self, request: HttpRequest) -> tuple[Any, ...] | None:
+    def _ask_the_rule(self) -> tuple[Any, ...] | None:
         """What the rule's yes was made of; None for a no, and where rights changed meanwhile."""
+        request = HttpRequest()
         request.session = import_module(settings.SESSION_ENGINE).SessionStore(self.session)
         self.user_id = request.session.get(SESSION_KEY)
         self.visible_sql, self.visible_parameters = "SELECT 1", ()

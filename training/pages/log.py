@@ -1,5 +1,4 @@
-"""train.log by byte offset: a page reads pieces and searches stretches, never the whole file at
-once."""
+"""train.log by byte offset: a page reads and searches it in pieces, never the whole file at once."""
 
 from __future__ import annotations
 
@@ -37,47 +36,69 @@ class LogMatch:
 def log_search(
     run: TrainRun, words: str, offset: int = 0
 ) -> tuple[list[LogMatch], int | None, int]:
-    """(matches, where to go on, size of the log) of a search from byte `offset` on, the case of
-    Latin letters ignored.
+    """(matches, offset to continue from, size of the log) of a search from byte `offset` on, the
+    case of Latin letters ignored.
 
     Ends after SEARCH_BYTES or MOST_MATCHES lines; None says that the end of the log was reached.
     """
     wanted = words.encode().lower()
-    found: list[LogMatch] = []
+    matches: list[LogMatch] = []
 
     try:
         stream = (run.directory / LOG).open("rb")
     except FileNotFoundError:
-        return found, None, 0
+        return matches, None, 0
 
     with stream:
         size = stream.seek(0, 2)
-        at, last = min(offset, size), min(size, offset + SEARCH_BYTES)
-        while at < last:
-            stream.seek(at)
-            if not (block := stream.read(BLOCK_BYTES)):
+        start = min(offset, size)
+        last = min(size, offset + SEARCH_BYTES)
+
+        while start < last:
+            stream.seek(start)
+            block = stream.read(BLOCK_BYTES)
+            if not block:
                 # Cut meanwhile: there is nothing more to search.
-                return found, None, size
+                return matches, None, size
 
-            # Whole lines, but for one that is longer than a block.
-            if at + len(block) < size and (end := block.rfind(b"\n") + 1):
-                block = block[:end]
+            # A line that is longer than a block stays in pieces.
+            if start + len(block) < size:
+                block = _whole_lines(block)
 
-            lower, place = block.lower(), 0
+            lower = block.lower()
+            place = 0
+
             while (hit := lower.find(wanted, place)) >= 0:
-                begin, end = block.rfind(b"\n", 0, hit) + 1, block.find(b"\n", hit)
-                end = len(block) if end < 0 else end
-                cut = max(begin, hit - LONGEST_LINE // 3)
-                text = block[cut : min(end, cut + LONGEST_LINE)].decode(errors="replace")
-                found.append(LogMatch(at + begin, ("…" if cut > begin else "") + text))
-                place = end + 1
+                match, place = _match_make(block, hit, start)
+                matches.append(match)
+                if len(matches) == MOST_MATCHES:
+                    return matches, start + place, size
 
-                if len(found) == MOST_MATCHES:
-                    return found, at + place, size
+            start += len(block)
 
-            at += len(block)
+    return matches, start if start < size else None, size
 
-    return found, at if at < size else None, size
+
+def _whole_lines(block: bytes) -> bytes:
+    """The block up to its last line end; all of it where it holds none."""
+    end = block.rfind(b"\n") + 1
+    return block[:end] if end else block
+
+
+def _match_make(block: bytes, hit: int, block_start: int) -> tuple[LogMatch, int]:
+    """(the line around `hit`, where the next one begins in the block). A long line is cut around
+    the match."""
+    begin = block.rfind(b"\n", 0, hit) + 1
+    end = block.find(b"\n", hit)
+    if end < 0:
+        end = len(block)
+
+    cut = max(begin, hit - LONGEST_LINE // 3)
+    text = block[cut : min(end, cut + LONGEST_LINE)].decode(errors="replace")
+    if cut > begin:
+        text = f"…{text}"
+
+    return LogMatch(block_start + begin, text), end + 1
 
 
 def log_read(run: TrainRun, offset: int, limit: int = PIECE_BYTES) -> LogPiece:
@@ -95,7 +116,8 @@ def log_read(run: TrainRun, offset: int, limit: int = PIECE_BYTES) -> LogPiece:
     except FileNotFoundError:
         return LogPiece(0, 0, 0, "")
 
-    if start + len(block) < size and (end := block.rfind(b"\n") + 1):
-        block = block[:end]
+    if start + len(block) < size:
+        block = _whole_lines(block)
 
-    return LogPiece(start, start + len(block), size, block.decode(errors="replace"))
+    text = block.decode(errors="replace")
+    return LogPiece(start, start + len(block), size, text)

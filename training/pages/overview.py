@@ -4,7 +4,6 @@ hand."""
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,21 +14,15 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.utils import timezone
 
-from core.templatetags.display import MISSING, rate, thousands
 from engine.contract.rundir import MODEL
 from engine.schema.fields import GROUPS
-from methods.schema import Field, method_fields, plain
+from methods.schema import method_fields
 from training.models import TrainRun
-from training.pages.compare import settings_of
+from training.pages.compare import INGREDIENTS, field_unknown, settings_of
 from training.train.merging import PRECISIONS, merge_obstacle, merge_steps, models_of
 
-INGREDIENTS = {
-    "method": "method",
-    "base_model": "base model",
-    "dataset": "dataset",
-    "evaluation_dataset": "evaluation dataset",
-    "system_prompt": "system prompt",
-}
+# Copies and branches that are named.
+MOST_DESCENDANTS = 20
 
 
 @dataclass(frozen=True)
@@ -51,43 +44,6 @@ class Group:
     parameters: list[Parameter]
 
 
-def value_text(field: Field | None, value: Any) -> str:
-    """A parameter's value as people write it."""
-    if value is None and field is not None and (blank := re.search(r"Blank: ([^.]+)", field.help)):
-        return blank.group(1)
-    if value is None or value == "" or value == {}:
-        return MISSING
-    if field is not None and field.kind == "rewards":
-        return field.shown(value)
-    if isinstance(value, bool):
-        return "On" if value else "Off"
-    if field is not None and field.percent:
-        return plain(value, percent=True)
-    if field is not None and field.choices:
-        return str(dict(field.choices).get(value, value))
-    if value == "all-linear":
-        return "All linear"
-
-    if isinstance(value, int):
-        # A seed is a name and not an amount.
-        return str(value) if field is not None and field.name == "seed" else thousands(value)
-
-    if isinstance(value, float):
-        return rate(value)
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def unit_of(unit: str, value: Any) -> str:
-    """Units of counts are plural nouns: 2 batches, and 1 batch. Symbols such as s stay."""
-    if value != 1 or isinstance(value, bool) or len(unit) < 3:
-        return unit
-
-    return {"batches": "batch"}.get(unit, unit.removesuffix("s"))
-
-
 def groups_of(run: TrainRun) -> list[Group]:
     """The values that had an effect, in the order of the method's form; fixed fields are the method
     itself."""
@@ -95,25 +51,24 @@ def groups_of(run: TrainRun) -> list[Group]:
     groups: dict[str, list[Parameter]] = {name: [] for name in GROUPS}
 
     for name, value in run.parameters.items():
-        field = fields.get(name)
-        if field is not None and (field.fixed or not field.is_active(run.parameters)):
+        field = fields.get(name) or field_unknown(name)
+        if field.fixed or not field.is_active(run.parameters):
             continue
 
         default = run.defaults.get(name)
-        changed = name in run.defaults and value != default
         parameter = Parameter(
-            title=field.title if field else name,
-            value=value_text(field, value),
-            unit=unit_of(field.unit, value) if field and value is not None else "",
-            changed=changed,
-            default=value_text(field, default),
-            advanced=bool(field and field.advanced),
-            help=field.help if field else "",
+            title=field.title,
+            value=field.shown(value),
+            unit=field.unit_of(value),
+            changed=name in run.defaults and value != default,
+            default=field.shown(default),
+            advanced=field.advanced,
+            help=field.help,
         )
 
-        groups.setdefault(field.group if field else "Training", []).append(parameter)
+        groups.setdefault(field.group, []).append(parameter)
 
-    return [Group(title, found) for title, found in groups.items() if found]
+    return [Group(title, parameters) for title, parameters in groups.items() if parameters]
 
 
 def differences(run: TrainRun) -> list[tuple[str, str, str]]:
@@ -124,23 +79,20 @@ def differences(run: TrainRun) -> list[tuple[str, str, str]]:
 
     fields = method_fields(run.method)
     before, after = settings_of(origin), settings_of(run)
-    found = []
+    changes = []
 
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) == after.get(name):
             continue
 
         field = fields.get(name)
-        title = INGREDIENTS.get(name) or (field.title.lower() if field else name)
-        found.append(
-            (
-                title,
-                short(value_text(field, before.get(name))),
-                short(value_text(field, after.get(name))),
-            )
+        title = field.title.lower() if field is not None else INGREDIENTS.get(name, name).lower()
+        field = field or field_unknown(name)
+        changes.append(
+            (title, short(field.shown(before.get(name))), short(field.shown(after.get(name))))
         )
 
-    return found
+    return changes
 
 
 def short(text: str, limit: int = 60) -> str:
@@ -172,53 +124,86 @@ def as_json(run: TrainRun) -> str:
 
 
 def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
-    groups = groups_of(run)
-    every = [parameter for group in groups for parameter in group.parameters]
-    more = [parameter for parameter in every if parameter.advanced]
-    kept = list(run.checkpoints.all())
-    visible = TrainRun.objects.visible_to(reader)
-    origin = (
-        run.copied_from
-        if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists()
-        else None
-    )
-
+    """Everything that the tab Overview shows besides the header."""
     return {
-        "data_parameters": [
-            p
-            for group in groups
-            if group.title == "Data"
-            for p in group.parameters
-            if not p.advanced
-        ],
-        "groups": [
-            Group(group.title, found)
-            for group in groups
-            if group.title != "Data" and (found := [p for p in group.parameters if not p.advanced])
-        ],
-        "more": more,
-        "more_changed": [parameter for parameter in more if parameter.changed],
-        "count": len(every),
-        "changed_count": sum(parameter.changed for parameter in every),
-        "origin": origin,
-        "differences": differences(run) if origin else [],
-        "branch_origin": visible.filter(pk=run.branched_from_id or 0).first(),
-        "branches": list(visible.filter(branched_from=run).order_by("pk")[:20]),
-        "copies": list(
-            visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")[:20]
-        ),
-        "checkpoints": kept,
-        "kept_count": sum(checkpoint.kept for checkpoint in kept),
-        "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept if checkpoint.kept),
+        **parameters_context(run),
+        **lineage_context(run, reader),
+        **checkpoints_context(run),
         "command": command_of(run),
         "as_json": as_json(run),
-        "waited": (run.started_at - run.created_at).total_seconds()
-        if run.started_at and run.attempt == 1
-        else None,
+        "waited": seconds_waited(run),
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
         **use_context(run, reader),
     }
+
+
+def parameters_context(run: TrainRun) -> dict[str, Any]:
+    """The parameters by group; the advanced ones of all groups stand together, folded."""
+    data: list[Parameter] = []
+    groups: list[Group] = []
+    more: list[Parameter] = []
+    count = 0
+    changed_count = 0
+
+    for group in groups_of(run):
+        count += len(group.parameters)
+        changed_count += sum(parameter.changed for parameter in group.parameters)
+        more += [parameter for parameter in group.parameters if parameter.advanced]
+        plain = [parameter for parameter in group.parameters if not parameter.advanced]
+
+        if group.title == "Data":
+            data += plain
+        elif plain:
+            groups.append(Group(group.title, plain))
+
+    return {
+        "data_parameters": data,
+        "groups": groups,
+        "more": more,
+        "more_changed": [parameter for parameter in more if parameter.changed],
+        "count": count,
+        "changed_count": changed_count,
+    }
+
+
+def lineage_context(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
+    """Where the train comes from and what came of it, as far as the reader may see it."""
+    visible = TrainRun.objects.visible_to(reader)
+    origin = None
+    if run.copied_from_id and visible.filter(pk=run.copied_from_id).exists():
+        origin = run.copied_from
+
+    branches = visible.filter(branched_from=run).order_by("pk")
+    copies = visible.filter(copied_from=run).exclude(branched_from=run).order_by("pk")
+
+    return {
+        "origin": origin,
+        "differences": differences(run) if origin is not None else [],
+        "branch_origin": visible.filter(pk=run.branched_from_id or 0).first(),
+        "branches": list(branches[:MOST_DESCENDANTS]),
+        "copies": list(copies[:MOST_DESCENDANTS]),
+    }
+
+
+def checkpoints_context(run: TrainRun) -> dict[str, Any]:
+    checkpoints = list(run.checkpoints.all())
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint.kept]
+
+    return {
+        "checkpoints": checkpoints,
+        "kept_count": len(kept),
+        "kept_bytes": sum(checkpoint.size_bytes for checkpoint in kept),
+    }
+
+
+def seconds_waited(run: TrainRun) -> float | None:
+    """How long the train was queued; None for a later attempt, whose start says nothing about
+    it."""
+    if run.started_at is None or run.attempt != 1:
+        return None
+
+    return (run.started_at - run.created_at).total_seconds()
 
 
 def use_context(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[str, Any]:
@@ -237,6 +222,9 @@ def has_model(run: TrainRun) -> bool:
 
 
 def done_near(run: TrainRun) -> datetime | None:
-    """When the train should be done, by the pace so far."""
-    left = run.seconds_left
-    return timezone.now() + timedelta(seconds=left) if left else None
+    """When the train should be done, by the pace so far; None where that is not known."""
+    seconds = run.seconds_left
+    if not seconds:
+        return None
+
+    return timezone.now() + timedelta(seconds=seconds)

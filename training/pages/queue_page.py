@@ -42,7 +42,7 @@ class Place:
     def waits_for_another(self) -> bool:
         """For a train that has not succeeded yet, whether the reader may see that one (`waits_for`)
         or not."""
-        after = self.run.after if self.run is not None else None
+        after = self.run.starts_after if self.run is not None else None
         return after is not None and after.status != TrainRun.Status.FINISHED
 
     @property
@@ -98,40 +98,63 @@ def queue_page(reader: User) -> dict[str, Any]:
 
 def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     """The line, the next train first."""
-    order = list(waiting().values_list("pk", "owner", "priority"))
-    numbered = list(enumerate(order, start=1))
-    own = [item for item in numbered[MOST_PLACES:] if item[1][1] == reader.pk][:MOST_OWN]
-    shown = [*numbered[:MOST_PLACES], *own]
-    ids = [pk for _, (pk, _, _) in shown]
-    visible = TrainRun.objects.visible_to(reader).with_related().in_bulk(ids)
-    after = [run.after_id for run in visible.values() if run.after_id is not None]
-    predecessors = TrainRun.objects.visible_to(reader).in_bulk(after) if after else {}
-    guesses = starts_now(state) if shown else {}
-    found = []
+    shown = _positions_shown(reader)
+    if not shown:
+        return []
 
-    for position, (pk, _, priority) in shown:
-        run = visible.get(pk)
-        waits_for = predecessors.get(run.after_id or 0) if run is not None else None
-        found.append(_place(position, run, priority, guesses.get(pk), reader, waits_for))
+    visible = TrainRun.objects.visible_to(reader)
+    runs = visible.with_related().in_bulk([pk for _, pk, _ in shown])
+    after = [run.starts_after_id for run in runs.values() if run.starts_after_id is not None]
+    predecessors = visible.in_bulk(after) if after else {}
+    estimates = starts_now(state)
+    shown_places = []
 
-    return found
+    for position, pk, priority in shown:
+        run = runs.get(pk)
+        waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
+        place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
+        shown_places.append(place)
+
+    return shown_places
+
+
+def _positions_shown(reader: User) -> list[tuple[int, int, int]]:
+    """(position, id, priority) of the first MOST_PLACES in line, and of the reader's own behind
+    them."""
+    order = waiting().values_list("pk", "owner", "priority")
+    shown = []
+    own_count = 0
+
+    for position, (pk, owner, priority) in enumerate(order, start=1):
+        if position > MOST_PLACES:
+            if owner != reader.pk or own_count == MOST_OWN:
+                continue
+
+            own_count += 1
+
+        shown.append((position, pk, priority))
+
+    return shown
 
 
 def _place(
     position: int,
     run: TrainRun | None,
     priority: int,
-    guess: Estimate | None,
+    starts: Estimate | None,
     reader: User,
     waits_for: TrainRun | None,
 ) -> Place:
+    is_visible = run is not None
+    may_stop = run is not None and may_change(run, reader)
+
     return Place(
         position=position,
         run=run,
         priority=priority,
-        starts=guess,
-        may_move=run is not None and (may_change(run, reader) or may_manage_queue(reader)),
-        may_stop=run is not None and may_change(run, reader),
+        starts=starts,
+        may_move=may_stop or (is_visible and may_manage_queue(reader)),
+        may_stop=may_stop,
         is_own=run is not None and run.owner_id == reader.pk,
         waits_for=waits_for,
     )
@@ -146,24 +169,37 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
 
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
     by_worker = {run.worker: run for run in runs if run.worker}
-    known = {str(worker["name"]) for worker in present}
-    found = [
-        _station(worker, by_worker.get(str(worker["name"])), visible, reader, is_here=True)
-        for worker in present
-    ]
+    known = set()
+    every_station = []
+
+    for worker in present:
+        name = str(worker["name"])
+        known.add(name)
+        station = _station(worker, by_worker.get(name), visible, reader, is_here=True)
+        every_station.append(station)
 
     for run in runs:
         if run.worker not in known:
-            device = run.facts.get("device") or {}
-            worker = {"name": run.worker, "host": run.host, "device": device}
-            found.append(_station(worker, run, visible, reader, is_here=False))
+            worker = {
+                "name": run.worker,
+                "host": run.host,
+                "device": run.facts.get("device") or {},
+            }
+            station = _station(worker, run, visible, reader, is_here=False)
+            every_station.append(station)
 
-    return found
+    return every_station
 
 
 def _station(
-    worker: dict[str, Any], run: TrainRun | None, visible: set[int], reader: User, *, is_here: bool
+    worker: dict[str, Any],
+    run: TrainRun | None,
+    visible: set[int],
+    reader: User,
+    *,
+    is_here: bool,
 ) -> Station:
+    """`visible`: ids of the running trains that the reader may see."""
     seen = run if run is not None and run.pk in visible else None
     return Station(
         worker=str(worker["name"]),

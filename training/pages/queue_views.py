@@ -11,16 +11,37 @@ from django.views import View
 
 from core.errors import UserError
 from core.redirects import redirect_back
+from core.requests import reader_of
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
-from training.pages.trains import QUEUE_MOVES, TrainActionView, reader_of
-from training.work.queue import queue_pause, queue_position, queue_resume, train_move, train_wait
+from training.pages.trains import QUEUE_MOVES, TrainActionView
+from training.work.queue import (
+    queue_pause,
+    queue_position,
+    queue_resume,
+    train_move,
+    train_wait,
+)
+
+
+def priority_posted(request: HttpRequest) -> int | None:
+    """The priority that a form sends; None for none. Raises UserError for one that there is not."""
+    text = request.POST.get("priority", "")
+    if not text:
+        return None
+
+    for priority in TrainRun.Priority.values:
+        if text == str(priority):
+            return priority
+
+    raise UserError({"priority": ["There is no such priority."]})
 
 
 class TrainMoveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_move(run=run, by=reader_of(request), to=request.POST.get("to", ""))
-        messages.success(request, f"{run.name} is now number {queue_position(run)} in the queue.")
+        position = queue_position(run)
+        messages.success(request, f"{run.name} is now number {position} in the queue.")
         return redirect_back(request, run.get_absolute_url())
 
 
@@ -28,19 +49,15 @@ class TrainWaitView(TrainActionView):
     """`priority`: its number. `after`: blank, to wait for no other train any more."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        priority = request.POST.get("priority", "")
-        if priority and priority not in map(str, TrainRun.Priority.values):
-            raise UserError({"priority": ["There is no such priority."]})
+        priority = priority_posted(request)
+        # A form without this field leaves it as it is.
+        after: dict[str, TrainRun | None] = {}
+        if request.POST.get("after") == "":
+            after["starts_after"] = None
 
-        after: dict[str, TrainRun | None] = (
-            {"after": None} if request.POST.get("after") == "" else {}
-        )
-        train_wait(
-            run=run, by=reader_of(request), priority=int(priority) if priority else None, **after
-        )
-        messages.success(
-            request, f"Saved. {run.name} is number {queue_position(run)} in the queue."
-        )
+        train_wait(run=run, by=reader_of(request), priority=priority, **after)
+        position = queue_position(run)
+        messages.success(request, f"Saved. {run.name} is number {position} in the queue.")
 
         return redirect_back(request, run.get_absolute_url())
 
@@ -49,8 +66,14 @@ class QueuePageView(View):
     """The queue. `?part=1` is what changes of it, for the page that is open."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        template = "training/_queue.html" if "part" in request.GET else "training/queue.html"
-        return render(request, template, queue_page(reader_of(request)) | {"moves": QUEUE_MOVES})
+        template = "training/queue.html"
+        if "part" in request.GET:
+            template = "training/_queue.html"
+
+        context = queue_page(reader_of(request))
+        context["moves"] = QUEUE_MOVES
+
+        return render(request, template, context)
 
 
 class QueuePauseView(View):

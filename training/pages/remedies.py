@@ -1,5 +1,5 @@
-"""What a failed train's page offers: the lines of the log that prove the cause, and copies with the
-remedy made."""
+"""What a failed train's page offers: the lines of the log that show the cause, and copies of the
+train with a remedy applied."""
 
 from __future__ import annotations
 
@@ -41,26 +41,30 @@ class Remedy:
     changes: dict[str, Any]
 
     def address(self, run: TrainRun) -> str:
+        """The form of a copy, with the changes filled in."""
+        form = reverse("training:form", args=[run.method.slug])
         query = urlencode({"copy": run.pk, "with": json.dumps(self.changes)})
-        return f"{reverse('training:form', args=[run.method.slug])}?{query}"
+
+        return f"{form}?{query}"
 
 
 def evidence(run: TrainRun) -> list[str]:
-    """The lines of the log that show why it failed, at most LINES; progress bars and our own last
-    words left out."""
+    """The lines of the log that show why it failed, at most LINES; progress bars and the platform's
+    own last message left out."""
     text = log_read(run, -LOG_BYTES, LOG_BYTES).text
-    lines = [line.split("\r")[-1].rstrip() for line in text.split("\n")]
-    if (
-        ended := next(
-            (index for index, line in enumerate(lines) if line.startswith("Failed: ")), None
-        )
-    ) is not None:
-        lines = lines[:ended]
+    lines = []
 
-    lines = [line for line in lines if line.strip()]
+    for raw_line in text.split("\n"):
+        # Of a progress bar, which overwrites itself, the last state.
+        line = raw_line.split("\r")[-1].rstrip()
+        if line.startswith("Failed: "):
+            break
+        if line:
+            lines.append(line)
+
     if words := WORDS.get(run.error_code):
-        told = [line for line in lines if re.search(words, line, re.IGNORECASE)]
-        lines = told or lines
+        matching = [line for line in lines if re.search(words, line, re.IGNORECASE)]
+        lines = matching or lines
 
     return lines[-LINES:]
 
@@ -70,56 +74,61 @@ def remedies(run: TrainRun) -> list[Remedy]:
     if run.method.is_custom:
         return []
 
-    fields = method_fields(run.method)
-    offered = [
-        found
-        for remedy in REMEDIES.get(run.error_code, ())
-        if (found := remedy(run.parameters)) is not None
-    ]
-    return [
-        remedy
-        for remedy in offered
-        if all(
-            name in fields and not fields[name].fixed and not fields[name].hidden
-            for name in remedy.changes
-        )
-    ]
+    changeable = _changeable(run.method)
+    offered = []
+
+    for remedy_for in REMEDIES.get(run.error_code, ()):
+        remedy = remedy_for(run.parameters)
+        if remedy is not None and changeable.issuperset(remedy.changes):
+            offered.append(remedy)
+
+    return offered
+
+
+def _changeable(method: TrainingMethod) -> set[str]:
+    """Names of the parameters that the method's form shows."""
+    fields = method_fields(method).items()
+    return {name for name, field in fields if not field.fixed and not field.hidden}
 
 
 Parameters = dict[str, Any]
 
 
-def _half_batch(given: Parameters) -> Remedy | None:
+def _half_batch(parameters: Parameters) -> Remedy | None:
     """The effective batch stays, so the result does."""
-    batch, accumulation = given.get("batch_size", 1), given.get("gradient_accumulation_steps", 1)
-    if batch < 2 or batch % 2 or "num_generations" in given:
+    batch = parameters.get("batch_size", 1)
+    if batch < 2 or batch % 2 or "num_generations" in parameters:
         return None
 
     half = batch // 2
-    changes = {"batch_size": half, "gradient_accumulation_steps": accumulation * 2}
-    return Remedy(f"Batch size {half}, gradient accumulation {accumulation * 2}", changes)
+    doubled = 2 * parameters.get("gradient_accumulation_steps", 1)
+    changes = {"batch_size": half, "gradient_accumulation_steps": doubled}
+
+    return Remedy(f"Batch size {half}, gradient accumulation {doubled}", changes)
 
 
-def _checkpoint_activations(given: Parameters) -> Remedy | None:
-    if given.get("gradient_checkpointing", True):
+def _checkpoint_activations(parameters: Parameters) -> Remedy | None:
+    if parameters.get("gradient_checkpointing", True):
         return None
 
     return Remedy("Gradient checkpointing on", {"gradient_checkpointing": True})
 
 
-def _half_tokens(given: Parameters) -> Remedy | None:
+def _half_tokens(parameters: Parameters) -> Remedy | None:
     for name, title in (
         ("max_tokens", "Max tokens"),
         ("max_completion_tokens", "Max completion tokens"),
     ):
-        if given.get(name, 0) >= 64:
-            return Remedy(f"{title} {given[name] // 2:,}", {name: given[name] // 2})
+        tokens = parameters.get(name, 0)
+        if tokens >= 64:
+            half = tokens // 2
+            return Remedy(f"{title} {half:,}", {name: half})
 
     return None
 
 
-def _tenth_of_the_rate(given: Parameters) -> Remedy | None:
-    rate = given.get("learning_rate")
+def _tenth_of_the_rate(parameters: Parameters) -> Remedy | None:
+    rate = parameters.get("learning_rate")
     if not rate:
         return None
 
@@ -127,15 +136,15 @@ def _tenth_of_the_rate(given: Parameters) -> Remedy | None:
     return Remedy(f"Learning rate {lower:g}", {"learning_rate": lower})
 
 
-def _fewer_checkpoints(given: Parameters) -> Remedy | None:
-    if given.get("save_strategy") == "end" and given.get("save_total_limit") == 1:
+def _fewer_checkpoints(parameters: Parameters) -> Remedy | None:
+    if parameters.get("save_strategy") == "end" and parameters.get("save_total_limit") == 1:
         return None
 
     return Remedy("One checkpoint, at the end", {"save_strategy": "end", "save_total_limit": 1})
 
 
-def _smaller_batch(given: Parameters) -> Remedy | None:
-    if given.get("batch_size", 1) * given.get("gradient_accumulation_steps", 1) == 1:
+def _smaller_batch(parameters: Parameters) -> Remedy | None:
+    if parameters.get("batch_size", 1) * parameters.get("gradient_accumulation_steps", 1) == 1:
         return None
 
     return Remedy(
@@ -143,29 +152,32 @@ def _smaller_batch(given: Parameters) -> Remedy | None:
     )
 
 
-def _unquantised(given: Parameters) -> Remedy | None:
-    if given.get("quantization", "none") == "none":
+def _unquantised(parameters: Parameters) -> Remedy | None:
+    if parameters.get("quantization", "none") == "none":
         return None
 
     return Remedy("No quantisation", {"quantization": "none"})
 
 
-def _all_layers(given: Parameters) -> Remedy | None:
-    if given.get("target_modules") == "all-linear":
+def _all_layers(parameters: Parameters) -> Remedy | None:
+    if parameters.get("target_modules") == "all-linear":
         return None
 
     return Remedy("All linear layers", {"target_modules": "all-linear"})
 
 
-def _no_options(given: Parameters) -> Remedy | None:
-    return Remedy("Without the other trainer options", {"more": {}}) if given.get("more") else None
-
-
-def _no_time_limit(given: Parameters) -> Remedy | None:
-    if not given.get("time_limit_minutes"):
+def _no_options(parameters: Parameters) -> Remedy | None:
+    if not parameters.get("more"):
         return None
 
-    doubled = given["time_limit_minutes"] * 2
+    return Remedy("Without the other trainer options", {"more": {}})
+
+
+def _no_time_limit(parameters: Parameters) -> Remedy | None:
+    if not parameters.get("time_limit_minutes"):
+        return None
+
+    doubled = parameters["time_limit_minutes"] * 2
     return Remedy(f"Time limit {doubled:,} minutes", {"time_limit_minutes": doubled})
 
 
@@ -189,18 +201,15 @@ REMEDIES: dict[str, tuple[Callable[[Parameters], Remedy | None], ...]] = {
 
 
 def changes_read(method: TrainingMethod, text: str) -> Parameters:
-    """The changes in an address; what is no parameter is left out, and of what is no good value the
-    form tells."""
+    """The changes that an address carries as JSON. What is no parameter is left out; what is no
+    good value is refused by the form."""
     try:
-        found = json.loads(text) if text else {}
+        changes = json.loads(text) if text else {}
     except (ValueError, RecursionError):
         return {}
 
-    known = {
-        name for name, item in method_fields(method).items() if not item.fixed and not item.hidden
-    }
-    return (
-        {name: value for name, value in found.items() if name in known}
-        if isinstance(found, dict)
-        else {}
-    )
+    if not isinstance(changes, dict):
+        return {}
+
+    changeable = _changeable(method)
+    return {name: value for name, value in changes.items() if name in changeable}

@@ -19,8 +19,7 @@ from rest_framework.views import APIView
 from core.api import errors
 from core.errors import UserError
 from core.redirects import redirect_back
-from training.api.trains import reader
-from training.pages.trains import reader_of
+from core.requests import reader_of
 from training.train.sample import sample_train
 
 
@@ -56,5 +55,5 @@ class SampleTrainView(APIView):
     def post(self, request: Request) -> Response:
         """Make the sample dataset and answer the body of a short first train with it. Nothing is
         started."""
-        sample = sample_train(by=reader(request))
+        sample = sample_train(by=reader_of(request))
         return Response(SampleTrainSerializer(sample).data)

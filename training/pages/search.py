@@ -11,6 +11,8 @@ from django.contrib.auth.models import User
 from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
 from django.urls import NoReverseMatch, reverse
 
+from core.requests import integer_of
+from core.text import counted
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
@@ -72,7 +74,8 @@ PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
 def search_everything(*, user: User, text: str) -> list[HitGroup]:
     """Groups with at least one hit, in a fixed order; none for a blank text. Shows what `user` may
     see and no more."""
-    words = " ".join(text.split())[:LONGEST_QUERY]
+    words = " ".join(text.split())
+    words = words[:LONGEST_QUERY]
     if not words:
         return []
 
@@ -88,16 +91,18 @@ def search_everything(*, user: User, text: str) -> list[HitGroup]:
 
 def _trains(user: User, words: str) -> HitGroup:
     labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
-    rows = TrainRun.objects.visible_to(user).filter(
-        _matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
-    )
-    rows = rows.select_related("method", "base_model").only(
-        "name", "status", "created_at", "method__name", "base_model__name"
-    )
+    matches = _matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
+    rows = TrainRun.objects.visible_to(user).filter(matches).select_related("method", "base_model")
+    rows = rows.only("name", "status", "created_at", "method__name", "base_model__name")
 
     def hit(run: TrainRun) -> Hit:
-        note = f"#{run.pk} · {run.method.name} · {run.base_model.name} · {run.get_status_display()}"
-        return Hit(run.name, note, run.get_absolute_url(), "activity")
+        parts = (
+            f"#{run.pk}",
+            run.method.name,
+            run.base_model.name,
+            run.get_status_display(),
+        )
+        return Hit(run.name, " · ".join(parts), run.get_absolute_url(), "activity")
 
     return _group("trains", "Trains", rows, words, hit, reverse("training:list"))
 
@@ -108,7 +113,10 @@ def _datasets(user: User, words: str) -> HitGroup:
     rows = rows.only("name", "version", "row_count", "status")
 
     def hit(dataset: Dataset) -> Hit:
-        note = f"{dataset.row_count:,} rows" if dataset.row_count else dataset.get_status_display()
+        note = dataset.get_status_display()
+        if dataset.row_count:
+            note = counted(dataset.row_count, "row")
+
         return Hit(dataset.title, note, dataset.get_absolute_url(), "database")
 
     return _group("datasets", "Datasets", rows, words, hit, reverse("datasets:list"))
@@ -120,7 +128,8 @@ def _models(user: User, words: str) -> HitGroup:
     rows = rows.only("name", "slug", "architecture", "status")
 
     def hit(model: BaseModel) -> Hit:
-        note = " · ".join(part for part in (model.architecture, model.get_status_display()) if part)
+        parts = [model.architecture, model.get_status_display()]
+        note = " · ".join(filter(None, parts))
         return Hit(model.name, note, model.get_absolute_url(), "cube")
 
     return _group("models", "Models", rows, words, hit, reverse("models:list"))
@@ -131,9 +140,8 @@ def _methods(words: str) -> HitGroup:
     rows = TrainingMethod.objects.offered().filter(matches).only("name", "slug", "tagline")
 
     def hit(method: TrainingMethod) -> Hit:
-        return Hit(
-            method.name, method.tagline, reverse("training:form", args=[method.slug]), "puzzle"
-        )
+        url = reverse("training:form", args=[method.slug])
+        return Hit(method.name, method.tagline, url, "puzzle")
 
     return _group("methods", "Methods", rows, words, hit, reverse("methods:list"))
 
@@ -141,36 +149,42 @@ def _methods(words: str) -> HitGroup:
 def _pages(user: User, words: str) -> HitGroup:
     wanted = words.lower()
     hits = []
+
     for title, icon, name, known_as, for_operators in PAGES:
         if for_operators and not user.is_staff:
             continue
 
-        if wanted in title.lower() or any(word.startswith(wanted) for word in known_as.split()):
-            try:
-                hits.append(Hit(title, "", reverse(name), icon))
-            except NoReverseMatch:
-                continue
+        begins = any(word.startswith(wanted) for word in known_as.split())
+        if not begins and wanted not in title.lower():
+            continue
+
+        try:
+            url = reverse(name)
+        except NoReverseMatch:
+            continue
+
+        hits.append(Hit(title, "", url, icon))
 
     return HitGroup("pages", "Pages", hits[:MOST_OF_A_KIND])
 
 
 def _matches(words: str, *fields: str) -> Q:
     """Each word somewhere in the fields."""
-    found = Q()
+    every_word = Q()
     for word in words.split():
         anywhere = Q()
         for field in fields:
             anywhere |= Q(**{f"{field}__icontains": word})
 
-        found &= anywhere
+        every_word &= anywhere
 
-    return found
+    return every_word
 
 
 def _number(words: str) -> int:
     """The id of a train that "#7" and "7" mean; -1 for anything else."""
-    number = words.removeprefix("#")
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+    number = integer_of(words.removeprefix("#"))
+    return -1 if number is None else number
 
 
 def _group(
@@ -189,13 +203,14 @@ def _group(
         output_field=IntegerField(),
     )
 
-    found = list(
-        rows.annotate(search_rank=rank).order_by("search_rank", "-pk")[: MOST_OF_A_KIND + 1]
-    )
-    more = (
-        f"{address}?search={quote(words)}"
-        if len(found) > MOST_OF_A_KIND and kind != "methods"
-        else ""
-    )
+    ranked = rows.annotate(search_rank=rank).order_by("search_rank", "-pk")
+    # One more than is shown says whether there are more.
+    best = list(ranked[: MOST_OF_A_KIND + 1])
+    more = ""
 
-    return HitGroup(kind, title, [hit(row) for row in found[:MOST_OF_A_KIND]], more)
+    # The page of methods has no search.
+    if len(best) > MOST_OF_A_KIND and kind != "methods":
+        more = f"{address}?search={quote(words)}"
+
+    hits = [hit(row) for row in best[:MOST_OF_A_KIND]]
+    return HitGroup(kind, title, hits, more)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import (
     FileResponse,
@@ -24,9 +23,9 @@ from django.views.generic import TemplateView
 from core.errors import UserError
 from core.ownership import may_change
 from core.redirects import redirect_back
-from core.text import number_of
+from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
-from training.models import TrainRun, TrainRunQuerySet
+from training.models import TrainRun
 from training.pages.columns import columns_choose, columns_reset
 from training.pages.downloads import file_stem, model_download
 from training.pages.list_table import (
@@ -49,43 +48,33 @@ from training.train.record import record_notes
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
-from training.work.queue import may_manage_queue, queue_places, queue_position, queue_state
+from training.work.queue import may_manage_queue, queue_position, queue_positions, queue_state
 from training.work.worker_state import worker_state
 
-LARGEST_ID = 2**63 - 1
 LIVE_ROWS = 100
+LIVE_CELLS = ("status", "loss", "best", "duration", "started")
 FIRST_LOG_BYTES = 64 << 10
-
-
-def reader_of(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
 
 
 def train_or_404(request: HttpRequest, pk: int) -> TrainRun:
     """The train if this reader may see it; a stranger's is not there."""
-    return _found_or_404(TrainRun.objects.visible_to(request.user).with_related(), pk)
+    visible = TrainRun.objects.visible_to(request.user)
+    return row_or_404(visible.with_related(), pk)
 
 
 def train_for_part_or_404(request: HttpRequest, pk: int) -> TrainRun:
     """The same without what it is made of but its method: for a part of a page that open pages ask
     for again."""
-    return _found_or_404(TrainRun.objects.visible_to(request.user).select_related("method"), pk)
-
-
-def _found_or_404(runs: TrainRunQuerySet, pk: int) -> TrainRun:
-    run = runs.filter(pk=pk).first() if pk <= LARGEST_ID else None
-    if run is None:
-        raise Http404
-
-    return run
+    visible = TrainRun.objects.visible_to(request.user)
+    return row_or_404(visible.select_related("method"), pk)
 
 
 class TrainListView(TemplateView):
     template_name = "training/list.html"
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(**kwargs) | table_page(self.request.user, self.request.GET)
+        context = super().get_context_data(**kwargs)
+        return context | table_page(self.request.user, self.request.GET)
 
 
 class TrainLiveView(View):
@@ -93,42 +82,45 @@ class TrainLiveView(View):
     filters."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        ids = [part for part in request.GET.get("ids", "").split(",") if part]
-        if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in ids):
-            raise BadRequest("ids are whole numbers, separated by commas.")
+        parts = [part for part in request.GET.get("ids", "").split(",") if part]
+        ids = []
+        for part in parts:
+            number = integer_of(part)
+            if number is None:
+                raise BadRequest("ids are whole numbers, separated by commas.")
 
-        newest = request.GET.get("newest", "")
-        known = (
-            int(newest)
-            if newest.isascii() and newest.isdigit() and len(newest) < 19
-            else LARGEST_ID
-        )
+            ids.append(number)
 
-        runs = (
-            TrainRun.objects.visible_to(request.user).with_related().filter(pk__in=ids[:LIVE_ROWS])
-        )
-        places = queue_places()
-        rows = {row.run.pk: self.cells(row) for row in rows_make(runs, request.user, places)}
-        pills = pills_make(request.GET, counts_of(request.user, request.GET))
+        newest_known = integer_of(request.GET.get("newest", ""))
+        if newest_known is None:
+            newest_known = LARGEST_ID
+
+        visible = TrainRun.objects.visible_to(request.user).with_related()
+        runs = visible.filter(pk__in=ids[:LIVE_ROWS])
+        places = queue_positions()
+        rows = rows_make(runs, request.user, places)
+        counts = counts_of(request.user, request.GET)
         strip = strip_make(request.user, places)
+        new = narrowed(request.user, request.GET).filter(pk__gt=newest_known)
 
         return JsonResponse(
             {
-                "rows": rows,
+                "rows": {row.run.pk: self.cells(row) for row in rows},
                 "strip": render_to_string("training/_strip.html", {"strip": strip}, request),
                 "running": len(strip["running"]),
-                "counts": {pill.title: pill.count for pill in pills},
-                "new": narrowed(request.user, request.GET).filter(pk__gt=known).count(),
+                "counts": {pill.title: pill.count for pill in pills_make(request.GET, counts)},
+                "new": new.count(),
             }
         )
 
     def cells(self, row: Any) -> dict[str, str]:
-        names = ("status", "loss", "best", "duration", "started")
-        cells = {
-            name: render_to_string(f"training/_cell_{name}.html", {"row": row}).strip()
-            for name in names
-        }
-        return cells | {"state": row.run.status}
+        """{cell: its HTML} of what changes while the page is open."""
+        cells = {"state": row.run.status}
+        for name in LIVE_CELLS:
+            html = render_to_string(f"training/_cell_{name}.html", {"row": row})
+            cells[name] = html.strip()
+
+        return cells
 
 
 class TrainColumnsView(View):
@@ -155,9 +147,8 @@ class TrainPage(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_or_404(request, pk)
-        return render(
-            request, self.template_name, header_context(request, run) | self.tab_context(run)
-        )
+        context = header_context(request, run) | self.tab_context(run)
+        return render(request, self.template_name, context)
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
         return {"tab": self.tab, "record_notes": record_notes(run)}
@@ -173,18 +164,13 @@ QUEUE_MOVES = (
 
 def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     """What templates/training/_header.html needs, on every tab."""
-    waiting = run.status == TrainRun.Status.QUEUED
-    return {
+    is_own = may_change(run, request.user)
+    context = {
         "run": run,
-        "may_change": may_change(run, request.user),
-        "may_move": may_change(run, request.user) or may_manage_queue(request.user),
-        "after": visible_predecessor(request, run) if waiting else None,
+        "may_change": is_own,
+        "may_move": is_own or may_manage_queue(request.user),
         "position": queue_position(run),
-        "worker": worker_state() if waiting else None,
-        "queue": queue_state() if waiting else None,
-        "starts": starts_now().get(run.pk) if waiting else None,
         "moves": QUEUE_MOVES,
-        "priorities": priorities(request, run) if waiting else [],
         "progress": run_progress(run),
         "activity": activity_of(run),
         "stop_effect": stop_effect(run),
@@ -194,26 +180,48 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "has_model": has_model(run),
         "kept_count": run.checkpoints.filter(kept=True).count(),
         "own_labels": [name for name, _ in label_suggestions(request.user)],
-        **(failure_context(run) if run.status == TrainRun.Status.FAILED else {}),
-        **resume_context(run),
+    }
+
+    context |= resume_context(run)
+    if run.status == TrainRun.Status.QUEUED:
+        context |= waiting_context(request, run)
+    if run.status == TrainRun.Status.FAILED:
+        context |= failure_context(run)
+
+    return context
+
+
+def waiting_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
+    """How a train waits: behind which other one, for which worker, and when it will start."""
+    return {
+        "after": visible_predecessor(request, run),
+        "worker": worker_state(),
+        "queue": queue_state(),
+        "starts": starts_now().get(run.pk),
+        "priorities": priorities(request, run),
     }
 
 
 def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
     """The train for which `run` waits, if this reader may see it."""
-    visible: TrainRun | None = (
-        TrainRun.objects.visible_to(request.user).filter(pk=run.after_id or 0).first()
-    )
-    return visible
+    if run.starts_after_id is None:
+        return None
+
+    visible = TrainRun.objects.visible_to(request.user)
+    predecessor: TrainRun | None = visible.filter(pk=run.starts_after_id).first()
+    return predecessor
 
 
 def resume_context(run: TrainRun) -> dict[str, Any]:
-    """`resume_steps`: of checkpoints to go on from. `may_begin_again`: where there is none."""
+    """`resume_steps`: of checkpoints to resume from. `may_begin_again`: where there is none."""
     if resume_obstacle(run):
         return {"resume_steps": [], "may_begin_again": False}
 
     steps = resumable_steps(run)
-    return {"resume_steps": steps, "may_begin_again": not steps}
+    return {
+        "resume_steps": steps,
+        "may_begin_again": not steps,
+    }
 
 
 def failure_context(run: TrainRun) -> dict[str, Any]:
@@ -227,12 +235,11 @@ def failure_context(run: TrainRun) -> dict[str, Any]:
 
 def priorities(request: HttpRequest, run: TrainRun) -> list[tuple[int, str]]:
     """Those that this reader can give the train, without the one that it has."""
-    high = may_manage_queue(request.user)
-    return [
-        (value, label)
-        for value, label in TrainRun.Priority.choices
-        if value != run.priority and (high or value != TrainRun.Priority.HIGH)
-    ]
+    refused = {run.priority}
+    if not may_manage_queue(request.user):
+        refused.add(TrainRun.Priority.HIGH)
+
+    return [(value, label) for value, label in TrainRun.Priority.choices if value not in refused]
 
 
 class TrainOverviewView(TrainPage):
@@ -248,10 +255,11 @@ class TrainLogPageView(TrainPage):
     tab = "log"
 
     def tab_context(self, run: TrainRun) -> dict[str, Any]:
-        return super().tab_context(run) | {
-            "piece": log_read(run, -FIRST_LOG_BYTES),
-            "phases": phases_of(run),
-        }
+        context = super().tab_context(run)
+        context["piece"] = log_read(run, -FIRST_LOG_BYTES)
+        context["phases"] = phases_of(run)
+
+        return context
 
 
 class TrainActionView(View):
@@ -272,6 +280,20 @@ class TrainActionView(View):
         raise NotImplementedError
 
 
+def step_posted(request: HttpRequest, name: str) -> int | None:
+    """The step of a checkpoint that a form names; None where it names none. Raises UserError for
+    what is no step: a mistyped one must not mean 0, which starts over."""
+    text = request.POST.get(name, "")
+    if not text:
+        return None
+
+    step = integer_of(text)
+    if step is None:
+        raise UserError({name: ["There is no such checkpoint."]})
+
+    return step
+
+
 class TrainStopView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_stop(run=run, by=reader_of(request), discard="discard" in request.POST)
@@ -280,9 +302,8 @@ class TrainStopView(TrainActionView):
         elif run.status == TrainRun.Status.STOPPED:
             messages.success(request, f"{run.name} is stopped.")
         else:
-            messages.warning(
-                request, f"{run.name} had ended already: {run.get_status_display().lower()}."
-            )
+            status = run.get_status_display().lower()
+            messages.warning(request, f"{run.name} had ended already: {status}.")
 
         return redirect_back(request, run.get_absolute_url())
 
@@ -300,8 +321,7 @@ class TrainResumeView(TrainActionView):
     """Resume after the newest whole checkpoint, or after the one that was named; 0: start over."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        text = request.POST.get("step", "")
-        step = number_of(text) if text else None
+        step = step_posted(request, "step")
         train_resume(run=run, by=reader_of(request), step=step)
         place = "starts over" if step == 0 else "resumes from its checkpoint"
         messages.success(request, f"{run.name} is back in the queue and {place}.")
@@ -313,12 +333,11 @@ class TrainMergeView(TrainActionView):
     """Add to Models."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        step = request.POST.get("checkpoint", "")
         model = train_merge(
             run=run,
             by=reader_of(request),
             name=request.POST.get("name", ""),
-            checkpoint=number_of(step) if step else None,
+            checkpoint=step_posted(request, "checkpoint"),
             precision=request.POST.get("precision", "auto"),
         )
 
@@ -339,13 +358,13 @@ class TrainEditView(TrainActionView):
     """Rename, change the notes or the labels: what is not sent stays."""
 
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
-        labels = request.POST.get("labels")
+        labels = [request.POST["labels"]] if "labels" in request.POST else None
         train_update(
             run=run,
             by=reader_of(request),
             name=request.POST.get("name"),
             notes=request.POST.get("notes"),
-            labels=None if labels is None else [labels],
+            labels=labels,
         )
 
         messages.success(request, "Saved.")
@@ -357,7 +376,8 @@ class TrainCopyView(View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = train_or_404(request, pk)
-        return redirect(f"{reverse('training:form', args=[run.method.slug])}?copy={run.pk}")
+        form = reverse("training:form", args=[run.method.slug])
+        return redirect(f"{form}?copy={run.pk}")
 
 
 class TrainDownloadView(View):
@@ -377,5 +397,8 @@ class TrainLogDownloadView(View):
             raise Http404("This train has no log yet.") from error
 
         return FileResponse(
-            stream, as_attachment=True, filename=f"{file_stem(run)}.log", content_type="text/plain"
+            stream,
+            as_attachment=True,
+            filename=f"{file_stem(run)}.log",
+            content_type="text/plain",
         )

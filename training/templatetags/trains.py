@@ -44,10 +44,12 @@ OPERATORS = (("Administration", "shield-lock", "admin:index", "For operators"),)
 @register.simple_tag(takes_context=True)
 def menu_entries(context: dict[str, Any]) -> list[Entry]:
     """What this reader can open; the entry of the page that is open has `here`."""
-    request, user = context["request"], context["user"]
-    entries = []
+    request = context["request"]
+    user = context["user"]
+    offered = ENTRIES + (OPERATORS if user.is_staff else ())
+    entries: list[Entry] = []
 
-    for title, picture, name, heading in ENTRIES + (OPERATORS if user.is_staff else ()):
+    for title, picture, name, heading in offered:
         try:
             url = reverse(name)
         except NoReverseMatch:
@@ -58,9 +60,8 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
         entries.append(Entry(title, picture, url, False, heading, counts, running))
 
     # /trains/queue/ lies below /trains/: the longest address that fits is where the reader is.
-    here = max(
-        (entry.url for entry in entries if request.path.startswith(entry.url)), key=len, default=""
-    )
+    fitting = [entry.url for entry in entries if request.path.startswith(entry.url)]
+    here = max(fitting, key=len, default="")
     return [replace(entry, here=entry.url == here) for entry in entries]
 
 

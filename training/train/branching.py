@@ -1,5 +1,5 @@
-"""A new train that begins with the weights of another's checkpoint, with other values and a fresh
-optimizer."""
+"""A new train that begins with the weights of another train's checkpoint, with other values and a
+fresh optimizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
 
-# What belongs to the train that is left: where its optimizer was, and how far.
+# Files of a checkpoint that a branch does not take: the state of the optimizer and the progress.
 LEFT_BEHIND = (
     "optimizer.pt",
     "scheduler.pt",
@@ -34,9 +35,9 @@ LEFT_BEHIND = (
     "trainer_state.json",
     MANIFEST,
 )
-# A request reads so much of a checkpoint; the engine reads all of it before it begins.
+# A request hashes at most so much of a checkpoint; the engine hashes all of it before it begins.
 HASHED_BYTES = 1 << 30
-# Values that give the weights their shape.
+# Values that determine which weights there are, and their shapes.
 SHAPE = ("adapter", "lora_rank", "target_modules", "use_dora")
 
 
@@ -65,18 +66,15 @@ def branch_check(
         ]
 
     for name in SHAPE:
-        there = origin.run.parameters.get(name)
-        if parameters.get(name) != there and (
-            name == "adapter" or parameters.get("adapter") == "lora"
-        ):
+        matters = name == "adapter" or parameters.get("adapter") == "lora"
+        value = origin.run.parameters.get(name)
+        if matters and parameters.get(name) != value:
             errors[name] = [
-                f"Has to stay {there}, as in train #{origin.run.pk}, whose weights it begins with."
+                f"Has to stay {value}, as in train #{origin.run.pk}, whose weights it begins with."
             ]
 
-    folder = next(
-        (folder for step, folder in checkpoints(origin.run.directory) if step == origin.step), None
-    )
-    if folder is None or not checkpoint_is_whole(folder, at_most=HASHED_BYTES):
+    folder = dict(checkpoints(origin.run.directory)).get(origin.step)
+    if folder is None or not _is_whole(folder):
         errors["branch_step"] = [
             f"Train #{origin.run.pk} has no whole checkpoint of step {origin.step:,} any more."
         ]
@@ -87,9 +85,29 @@ def branch_check(
     return folder
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the checkpoint can be copied. Its files are read once: the form asks while somebody
+    types."""
+    try:
+        files = [(path.name, path.stat()) for path in sorted(checkpoint.iterdir())]
+    except OSError:
+        return False
+
+    return _read_and_whole(
+        checkpoint, tuple((name, status.st_size, status.st_mtime_ns) for name, status in files)
+    )
+
+
+@lru_cache(maxsize=64)
+def _read_and_whole(checkpoint: Path, files: tuple[tuple[str, int, int], ...]) -> bool:
+    """`files`: (name, bytes, nanoseconds of the last change), by which a changed file is read
+    again."""
+    return checkpoint_is_whole(checkpoint, at_most=HASHED_BYTES)
+
+
 def branch_prepare(checkpoint: Path) -> Path:
     """A sealed folder with the checkpoint's weights, to be moved into a run directory. The files
-    are linked: the train that they are from may prune or delete its own."""
+    are hard links: the train that they come from may prune or delete its own."""
     folder = runs_folder() / f".branch-{uuid.uuid4().hex}"
     folder.mkdir(parents=True, mode=0o700)
 
@@ -98,7 +116,7 @@ def branch_prepare(checkpoint: Path) -> Path:
             if path.is_file() and path.name not in LEFT_BEHIND:
                 _link(path, folder / path.name)
 
-        # The same files: to read gigabytes of them again is not for a request to wait for.
+        # The files are the same, and hashing gigabytes again would take too long for a request.
         checkpoint_seal(folder, checkpoint_manifest(checkpoint))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""Several trains at once: stop, label, delete. What would happen to each is said before, and what
-happened after."""
+"""Several trains at once: stop, label, delete. People see before what would happen to each train, and
+after what did."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_TRAINS = 200
 
 @dataclass(frozen=True)
 class BulkItem:
-    """What an action does to one train (`ok`), or why it does nothing."""
+    """What an action does to one train, or, where not `ok`, why it does nothing."""
 
     id: int
     name: str
@@ -35,33 +35,42 @@ def bulk_plan(
 ) -> list[BulkItem]:
     """What `action` would do to each train, in the order of `ids`; nothing is changed.
 
-    Raises UserError for an action that there is not, too many trains, or labels that cannot be.
+    Raises UserError for an unknown action, too many trains, or invalid labels.
     """
-    words = _request_check(ids, action, labels)
+    change = _request_check(ids, action, labels, by)
     runs = _visible(ids, by)
-    return [_plan(pk, runs.get(pk), by, action, words) for pk in dict.fromkeys(ids)]
+    return [_plan(pk, runs.get(pk), change) for pk in dict.fromkeys(ids)]
 
 
 def bulk_apply(
     *, ids: list[int], by: User, action: str, labels: Iterable[str] = ()
 ) -> list[BulkItem]:
-    """Do it. A train that refuses does not keep the others from it."""
-    words = _request_check(ids, action, labels)
+    """Do it. Where one train refuses, the others are changed all the same."""
+    change = _request_check(ids, action, labels, by)
     runs = _visible(ids, by)
-    return [_apply(pk, runs.get(pk), by, action, words) for pk in dict.fromkeys(ids)]
+    return [_apply(pk, runs.get(pk), change) for pk in dict.fromkeys(ids)]
 
 
-def _request_check(ids: list[int], action: str, labels: Iterable[str]) -> list[str]:
+@dataclass(frozen=True)
+class _Change:
+    by: User
+    action: str
+    labels: list[str]
+
+
+def _request_check(ids: list[int], action: str, labels: Iterable[str], by: User) -> _Change:
     if action not in ACTIONS:
-        raise UserError({"action": [f"Give one of {', '.join(ACTIONS)}."]})
+        known = ", ".join(ACTIONS)
+        raise UserError({"action": [f"Give one of {known}."]})
+
     if not 0 < len(set(ids)) <= MOST_TRAINS:
         raise UserError({"ids": [f"Choose 1 to {MOST_TRAINS} trains."]})
 
-    words = labels_clean(labels)
-    if action in ("label", "unlabel") and not words:
+    clean = labels_clean(labels)
+    if action in ("label", "unlabel") and not clean:
         raise UserError({"labels": ["Write at least one label."]})
 
-    return words
+    return _Change(by, action, clean)
 
 
 def _visible(ids: list[int], by: User) -> dict[int, TrainRun]:
@@ -69,53 +78,55 @@ def _visible(ids: list[int], by: User) -> dict[int, TrainRun]:
     return visible.in_bulk(ids)
 
 
-def _plan(pk: int, run: TrainRun | None, by: User, action: str, words: list[str]) -> BulkItem:
+def _plan(pk: int, run: TrainRun | None, change: _Change) -> BulkItem:
     if run is None:
         return BulkItem(pk, "", False, "There is no such train any more.")
-    if not may_change(run, by):
+    if not may_change(run, change.by):
         return BulkItem(pk, run.name, False, "Only its owner and operators can change it.")
 
-    if action == "stop":
+    if change.action == "stop":
         ok, message = _stop_effect(run)
-    elif action == "delete":
+    elif change.action == "delete":
         ok, message = _delete_effect(run)
     else:
-        ok, message = _label_effect(run, action, words)
+        ok, message = _label_effect(run, change)
 
     return BulkItem(pk, run.name, ok, message)
 
 
-def _apply(pk: int, run: TrainRun | None, by: User, action: str, words: list[str]) -> BulkItem:
-    planned = _plan(pk, run, by, action, words)
+def _apply(pk: int, run: TrainRun | None, change: _Change) -> BulkItem:
+    planned = _plan(pk, run, change)
     if run is None or not planned.ok:
         return planned
 
     try:
-        done = _act(run, by, action, words)
+        message = _act(run, change)
     except UserError as error:
         return BulkItem(pk, run.name, False, error.message)
     except PermissionDenied:
         return BulkItem(pk, run.name, False, "Only its owner and operators can do this.")
 
-    return BulkItem(pk, run.name, True, done)
+    return BulkItem(pk, run.name, True, message)
 
 
-def _act(run: TrainRun, by: User, action: str, words: list[str]) -> str:
-    """What was done, in words."""
-    if action == "stop":
-        stopped = train_stop(run=run, by=by)
+def _act(run: TrainRun, change: _Change) -> str:
+    """What was done, in a sentence."""
+    labels = ", ".join(change.labels)
+
+    if change.action == "stop":
+        stopped = train_stop(run=run, by=change.by)
         return "Stopped." if stopped.ended else "Finishes its step, saves, and stops."
 
-    if action == "delete":
-        train_delete(run=run, by=by)
+    if change.action == "delete":
+        train_delete(run=run, by=change.by)
         return "Deleted."
 
-    if action == "label":
-        labels_change(run=run, by=by, add=words)
-        return f"Labelled {', '.join(words)}."
+    if change.action == "label":
+        labels_change(run=run, by=change.by, add=change.labels)
+        return f"Labelled {labels}."
 
-    labels_change(run=run, by=by, remove=words)
-    return f"No longer labelled {', '.join(words)}."
+    labels_change(run=run, by=change.by, remove=change.labels)
+    return f"No longer labelled {labels}."
 
 
 def _stop_effect(run: TrainRun) -> tuple[bool, str]:
@@ -136,11 +147,18 @@ def _delete_effect(run: TrainRun) -> tuple[bool, str]:
     return True, "Settings, curves, log, answers, checkpoints and model are removed for good."
 
 
-def _label_effect(run: TrainRun, action: str, words: list[str]) -> tuple[bool, str]:
+def _label_effect(run: TrainRun, change: _Change) -> tuple[bool, str]:
     present = {label.name.lower() for label in run.labels.all()}
-    if action == "label":
-        new = [word for word in words if word.lower() not in present]
-        return bool(new), f"Gets {', '.join(new)}." if new else "Has this label already."
 
-    gone = [word for word in words if word.lower() in present]
-    return bool(gone), f"Loses {', '.join(gone)}." if gone else "Does not have this label."
+    if change.action == "label":
+        added = [label for label in change.labels if label.lower() not in present]
+        if not added:
+            return False, "Has this label already."
+
+        return True, f"Gets {', '.join(added)}."
+
+    removed = [label for label in change.labels if label.lower() in present]
+    if not removed:
+        return False, "Does not have this label."
+
+    return True, f"Loses {', '.join(removed)}."

@@ -1,18 +1,18 @@
-"""Long curves made short while they grow, so that a chart of a million steps costs what one of a
-thousand does.
+"""Downsampled curves, kept while a train runs, so that a chart of a million steps costs what one of
+a thousand does.
 
-Events are numbered, and every 16 of them are a stretch: of each metric it keeps the lowest point,
-the highest and one gap. Four stretches make one of 64, four of those one of 256, and so on. They
+Events are numbered, and every 16 of them have a summary: of each metric its lowest point, its
+highest and one gap. Four summaries make one of 64 events, four of those one of 256, and so on. They
 only repeat what the metric rows hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from django.db.models import Count, Max, Min, Q
 
-from training.models import MetricStretch, TrainRun
+from training.models import CurveSummary, TrainRun
 
 Point = list[Any]  # [step, epoch, time, value]; value None where it was not a finite number
 STEP, EPOCH, TIME, VALUE = range(4)
@@ -23,12 +23,20 @@ SIZES = (16, 64, 256, 1024, 4096)
 CAUGHT_UP = 1 << 16
 
 
-def extremes(points: list[Point]) -> Iterable[Point]:
+def extremes(points: list[Point]) -> list[Point]:
     """Of consecutive points the lowest, the highest and the first gap, in their order."""
-    finite = [index for index, point in enumerate(points) if point[VALUE] is not None]
-    chosen = {next((index for index, point in enumerate(points) if point[VALUE] is None), -1)} - {
-        -1
-    }
+    chosen: set[int] = set()
+    finite: list[int] = []
+    gaps: list[int] = []
+
+    for index, point in enumerate(points):
+        if point[VALUE] is None:
+            gaps.append(index)
+        else:
+            finite.append(index)
+
+    if gaps:
+        chosen.add(gaps[0])
 
     if finite:
         chosen.add(min(finite, key=lambda index: points[index][VALUE]))
@@ -37,41 +45,51 @@ def extremes(points: list[Point]) -> Iterable[Point]:
     return [points[index] for index in sorted(chosen)]
 
 
-# Written
+# Writing
 
 
-def stretches_grow(run: TrainRun, last_seq: int) -> None:
-    """Make the stretches that are complete with event `last_seq`, each size from the one below."""
+def curve_summaries_extend(run: TrainRun, last_seq: int) -> None:
+    """Write the summaries that are complete with event `last_seq`, each size from the smaller one."""
     covered = last_seq + 1
-    for below, size in zip((0, *SIZES), SIZES, strict=False):
-        done = run.stretches.filter(size=size).aggregate(last=Max("number"))["last"]
-        first = 0 if done is None else done + 1
-        end = max(first, min(covered // size, first + CAUGHT_UP // size))
-        covered = end * size
+    smaller = 0
 
-        if end == first:
-            continue
-
-        found: dict[int, Points] = {number: {} for number in range(first, end)}
-        read = (
-            _stretches(run, below, first * size, covered)
-            if below
-            else _rows(run, first * size, covered)
-        )
-
-        for seq, points in read:
-            for name, some in points.items():
-                found[seq // size].setdefault(name, []).extend(some)
-
-        MetricStretch.objects.bulk_create(
-            _stretch(run, size, number, points) for number, points in found.items()
-        )
+    for size in SIZES:
+        covered = _extend(run, size, smaller, covered)
+        smaller = size
 
 
-def _stretch(run: TrainRun, size: int, number: int, points: Points) -> MetricStretch:
+def _extend(run: TrainRun, size: int, smaller: int, covered: int) -> int:
+    """Write the missing summaries of one size from those of size `smaller` (0: from the rows), which
+    cover the events below `covered`. Returns up to which event this size covers them now."""
+    last = run.curve_summaries.filter(size=size).aggregate(last=Max("number"))["last"]
+    first = 0 if last is None else last + 1
+    end = min(covered // size, first + CAUGHT_UP // size)
+    if end <= first:
+        return first * size
+
+    low = first * size
+    high = end * size
+    source = _summaries(run, smaller, low, high) if smaller else _rows(run, low, high)
+
+    gathered: dict[int, Points] = {number: {} for number in range(first, end)}
+    for seq, points in source:
+        _gather(gathered[seq // size], points)
+
+    CurveSummary.objects.bulk_create(
+        _summary(run, size, number, points) for number, points in gathered.items()
+    )
+    return high
+
+
+def _gather(target: Points, points: Points) -> None:
+    for name, some in points.items():
+        target.setdefault(name, []).extend(some)
+
+
+def _summary(run: TrainRun, size: int, number: int, points: Points) -> CurveSummary:
     steps = [point[STEP] for some in points.values() for point in some]
-    kept = {name: list(extremes(some)) for name, some in points.items()}
-    return MetricStretch(
+    kept = {name: extremes(some) for name, some in points.items()}
+    return CurveSummary(
         run=run,
         size=size,
         number=number,
@@ -81,79 +99,103 @@ def _stretch(run: TrainRun, size: int, number: int, points: Points) -> MetricStr
     )
 
 
-def stretches_rewind(run: TrainRun, seq: int) -> None:
-    """Take away what was made of event `seq` or of later ones."""
+def curve_summaries_rewind(run: TrainRun, seq: int) -> None:
+    """Delete what was made of event `seq` or of later ones."""
     for size in SIZES:
-        run.stretches.filter(size=size, number__gte=seq // size).delete()
+        run.curve_summaries.filter(size=size, number__gte=seq // size).delete()
 
 
-# Read
+# Reading
 
 
 def points_read(run: TrainRun, most: int, steps: tuple[int, int] | None = None) -> Points:
-    """Points of every metric in their order, of these steps (both included) or of all: each one up
-    to four times `most` events, above that the extremes of at most `most` stretches (as long as
-    there is a size for it)."""
+    """Points of every metric in their order, of `steps` (first and last, both included) or of all.
+
+    Up to four times `most` events each point is returned; above that the extremes of at most `most`
+    summaries, as long as there is a size for it."""
     low, high = _events_of(run, steps)
     count = _events_count(run, low, high)
-    size = (
-        0
-        if count <= 4 * most
-        else next((size for size in SIZES if count <= size * most), SIZES[-1])
-    )
 
-    found: Points = {}
-
-    for points in _parts(run, low, high, size):
-        for name, some in points.items():
-            found.setdefault(name, []).extend(some)
+    points: Points = {}
+    for part in _parts(run, low, high, _size_for(count, most)):
+        _gather(points, part)
 
     if steps is None:
-        return found
+        return points
 
     first, last = steps
-    return {
-        name: within
-        for name, some in found.items()
-        if (within := [one for one in some if first <= one[STEP] <= last])
-    }
+    within: Points = {}
+    for name, some in points.items():
+        kept = [point for point in some if first <= point[STEP] <= last]
+        if kept:
+            within[name] = kept
+
+    return within
+
+
+def _size_for(count: int, most: int) -> int:
+    """The summaries to read for `count` events; 0: the rows themselves."""
+    if count <= 4 * most:
+        return 0
+
+    for size in SIZES:
+        if count <= size * most:
+            return size
+
+    return SIZES[-1]
 
 
 def _events_of(run: TrainRun, steps: tuple[int, int] | None) -> tuple[int, int]:
     """[from, to) of the events that can hold these steps. Steps never fall from one event to a
     later one."""
+    low = 0
     high = run.last_seq + 1
 
     if steps is None:
-        return 0, high
+        return low, high
 
-    smallest = run.stretches.filter(size=SIZES[0], last_step__gt=0)
-    before = smallest.filter(last_step__lt=steps[0]).aggregate(last=Max("number"))["last"]
-    after = smallest.filter(first_step__gt=steps[1]).aggregate(first=Min("number"))["first"]
+    size = SIZES[0]
+    summaries = run.curve_summaries.filter(size=size, last_step__gt=0)
+    earlier = summaries.filter(last_step__lt=steps[0]).aggregate(last=Max("number"))["last"]
+    later = summaries.filter(first_step__gt=steps[1]).aggregate(first=Min("number"))["first"]
 
-    return 0 if before is None else (before + 1) * SIZES[0], high if after is None else (
-        after + 1
-    ) * SIZES[0]
+    if earlier is not None:
+        low = (earlier + 1) * size
+    if later is not None:
+        high = (later + 1) * size
+
+    return low, high
 
 
 def _events_count(run: TrainRun, low: int, high: int) -> int:
-    """About how many of the events [low, high) still count: what a later attempt took back is no
-    work to read."""
+    """About how many of the events [low, high) still count: what a later attempt took back costs
+    nothing to read."""
     size = SIZES[0]
-    made = run.stretches.filter(size=size, number__gte=low // size, number__lt=high // size)
-    told = made.aggregate(last=Max("number"), full=Count("pk", filter=Q(last_step__gt=0)))
-    covered = low if told["last"] is None else (told["last"] + 1) * size
+    summaries = run.curve_summaries.filter(
+        size=size,
+        number__gte=low // size,
+        number__lt=high // size,
+    )
+    totals = summaries.aggregate(
+        last=Max("number"),
+        filled=Count("pk", filter=Q(last_step__gt=0)),
+    )
 
-    return int(told["full"]) * size + high - covered
+    covered = low if totals["last"] is None else (totals["last"] + 1) * size
+    return int(totals["filled"]) * size + high - covered
 
 
 def _parts(run: TrainRun, low: int, high: int, size: int) -> Iterator[Points]:
-    """Stretches of `size`, then smaller ones, then rows: what is not complete yet is told by the
-    next smaller."""
+    """Summaries of `size`, then smaller ones, then rows: where a size is not complete yet, the next
+    smaller one continues."""
     at = low // size * size if size else low
-    for one in reversed([item for item in SIZES if item <= size]):
-        for seq, points in _stretches(run, one, at, high // one * one):
-            at = seq + one
+
+    for smaller in reversed(SIZES):
+        if smaller > size:
+            continue
+
+        for seq, points in _summaries(run, smaller, at, high // smaller * smaller):
+            at = seq + smaller
             yield points
 
     for _, points in _rows(run, at, high):
@@ -165,20 +207,28 @@ def _rows(run: TrainRun, low: int, high: int) -> Iterator[tuple[int, Points]]:
     rows = run.metrics.filter(seq__gte=low, seq__lt=high).values_list(
         "seq", "step", "epoch", "time", "values"
     )
+
     for seq, step, epoch, time, values in rows.iterator(chunk_size=2000):
-        place = (step, round(epoch, 4), round(time, 2))
-        yield seq, {name: [[*place, shortened(value)]] for name, value in values.items()}
+        points: Points = {}
+        for name, value in values.items():
+            points[name] = [[step, round(epoch, 4), round(time, 2), shortened(value)]]
+
+        yield seq, points
 
 
-def _stretches(run: TrainRun, size: int, low: int, high: int) -> Iterator[tuple[int, Points]]:
-    """(first event, {metric: points}) of the stretches of events [low, high)."""
-    found = run.stretches.filter(
-        size=size, number__gte=low // size, number__lt=high // size
-    ).order_by("number")
-    for number, points in found.values_list("number", "points").iterator(chunk_size=2000):
+def _summaries(run: TrainRun, size: int, low: int, high: int) -> Iterator[tuple[int, Points]]:
+    """(first event, {metric: points}) of the summaries of events [low, high)."""
+    summaries = run.curve_summaries.filter(
+        size=size,
+        number__gte=low // size,
+        number__lt=high // size,
+    )
+    rows = summaries.order_by("number").values_list("number", "points")
+
+    for number, points in rows.iterator(chunk_size=2000):
         yield number * size, points
 
 
 def shortened(value: Any) -> float | None:
-    """Six digits are more than a chart can show; what is no number is a gap."""
+    """Six digits are more than a chart can show; what is not a number is a gap."""
     return float(f"{value:.6g}") if isinstance(value, int | float) else None

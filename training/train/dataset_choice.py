@@ -1,5 +1,4 @@
-"""Which datasets a method can train on: one choice a dataset, whose versions are chosen beside
-it."""
+"""Which datasets a method can train on: one choice for each dataset, with its versions."""
 
 from __future__ import annotations
 
@@ -46,42 +45,48 @@ class DatasetFit:
 
 
 def datasets_visible(reader: Reader) -> list[Dataset]:
-    """Every version of every dataset that is not archived, of a dataset the newest first."""
-    return list(
-        Dataset.objects.visible_to(reader).filter(archived_at=None).order_by("-version", "-pk")
-    )
+    """Every version of every dataset that is not archived, newest versions first."""
+    datasets = Dataset.objects.visible_to(reader).filter(archived_at=None)
+    return list(datasets.order_by("-version", "-pk"))
 
 
 def choices_make(
     datasets: Iterable[Dataset], method: TrainingMethod, chosen: Dataset | None = None
 ) -> tuple[list[DatasetChoice], list[tuple[Dataset, str]]]:
     """(the datasets that the method can train on, (dataset, reason) of those that it cannot), each
-    dataset once. One with a version that fits, fits."""
+    dataset once. A dataset fits where one of its versions does."""
     families: dict[int, list[tuple[Dataset, str]]] = defaultdict(list)
     for dataset in datasets:
         families[dataset.family].append((dataset, dataset_obstacle(dataset, method)))
 
-    choices, unfit = [], []
-    for family, members in families.items():
-        fitting = [dataset for dataset, reason in members if not reason]
+    choices: list[DatasetChoice] = []
+    unfit: list[tuple[Dataset, str]] = []
+
+    for versions in families.values():
+        fitting = [dataset for dataset, reason in versions if not reason]
         if not fitting:
-            unfit.append(members[0])
+            unfit.append(versions[0])
             continue
 
-        is_chosen = chosen is not None and chosen.family == family and chosen in fitting
-        current = chosen if is_chosen and chosen is not None else fitting[0]
-        choices.append(DatasetChoice(current, [_version(dataset) for dataset in fitting]))
+        current = fitting[0]
+        if chosen is not None and chosen in fitting:
+            current = chosen
+
+        labelled = [_version(dataset) for dataset in fitting]
+        choices.append(DatasetChoice(current, labelled))
 
     choices.sort(key=lambda choice: choice.versions[0].dataset.pk, reverse=True)
     return choices, unfit
 
 
 def _version(dataset: Dataset) -> VersionChoice:
-    made = made_by(dataset) or "as it was uploaded"
-    return VersionChoice(
-        dataset,
-        f"v{dataset.version}: {made[:1].lower()}{made[1:]}, {dataset.good_row_count:,} rows",
-    )
+    origin = _uncapitalised(made_by(dataset) or "as it was uploaded")
+    label = f"v{dataset.version}: {origin}, {dataset.good_row_count:,} rows"
+    return VersionChoice(dataset, label)
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def fit_of(dataset: Dataset, method: TrainingMethod) -> DatasetFit:
@@ -92,18 +97,13 @@ def fit_of(dataset: Dataset, method: TrainingMethod) -> DatasetFit:
     if dataset.status != Dataset.Status.READY or dataset.archived_at is not None:
         return DatasetFit(False, reason, "Open the dataset", dataset.get_absolute_url())
 
-    readiness = next(
-        (item for item in readiness_of(dataset) if item["recipe"] == method.recipe), None
-    )
-    reason = (
-        f"{method.name} cannot learn from {dataset.title}. Each row needs "
-        f"{method.needs[:1].lower()}{method.needs[1:]}."
-    )
+    needs = _uncapitalised(method.needs)
+    reason = f"{method.name} cannot learn from {dataset.title}. Each row needs {needs}."
 
-    if readiness is not None and readiness["state"] == "repair":
-        after = readiness["text"].removeprefix("After: ").rstrip(".")
-        return DatasetFit(
-            False, reason, f"Make a version: {after}", f"{dataset.get_absolute_url()}#ready"
-        )
+    for readiness in readiness_of(dataset):
+        if readiness["recipe"] == method.recipe and readiness["state"] == "repair":
+            repairs = readiness["text"].removeprefix("After: ").rstrip(".")
+            remedy = f"Make a version: {repairs}"
+            return DatasetFit(False, reason, remedy, f"{dataset.get_absolute_url()}#ready")
 
     return DatasetFit(False, reason, "Choose or upload another dataset", reverse("datasets:list"))

@@ -126,19 +126,21 @@ def demo_answer(topic: str, answer: str, next_step: str) -> str:
 def follows_format(text: str) -> bool:
     """Whether an answer is in the house format."""
     lines = text.strip().splitlines()
-    return len(lines) == 3 and all(
-        line.startswith(start)
-        for line, start in zip(lines, ("Topic: ", "Answer: ", "Next step: "), strict=True)
-    )
+    starts = ("Topic: ", "Answer: ", "Next step: ")
+    if len(lines) != len(starts):
+        return False
+
+    return all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
 
 
 def demo_jsonl() -> str:
     """90 rows, as a file somebody might upload."""
-    return "".join(
-        json.dumps(
-            {"prompt": frame.format(problem), "completion": demo_answer(topic, answer, next_step)}
-        )
-        + "\n"
-        for topic, problem, answer, next_step in CASES
-        for frame in FRAMES
-    )
+    lines: list[str] = []
+
+    for topic, problem, answer, next_step in CASES:
+        completion = demo_answer(topic, answer, next_step)
+        for frame in FRAMES:
+            row = {"prompt": frame.format(problem), "completion": completion}
+            lines.append(json.dumps(row) + "\n")
+
+    return "".join(lines)

@@ -12,11 +12,13 @@ def run_seconds(run: TrainRun) -> float | None:
     if run.started_at is None:
         return run.earlier_seconds or None
 
-    return (
-        run.earlier_seconds + ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
-    )
+    end = run.finished_at or timezone.now()
+    return run.earlier_seconds + (end - run.started_at).total_seconds()
 
 
 def run_progress(run: TrainRun) -> float | None:
     """Share of the steps that are done, 0 to 1; None while the number of steps is not known."""
-    return min(1.0, run.step / run.total_steps) if run.total_steps else None
+    if not run.total_steps:
+        return None
+
+    return min(1.0, run.step / run.total_steps)

@@ -1,5 +1,5 @@
-"""How long trains will take, from finished ones alike, and when those in line will start: guesses
-with their error."""
+"""How long trains will take, judging by similar finished ones, and when waiting trains will start:
+estimates with their error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from training.train.similar import LIMITS, SIMILAR_TRAINS, Pace, pace_of, simila
 from training.work.queue import queue_state, waiting
 from training.work.worker_state import WorkerState, worker_state
 
-# What another train than those seen may take more or less, where one alone was seen.
+# The error, as a share of the estimate, where only one similar train is known.
 ERROR_OF_ONE = 0.5
+# The same for a train that is judged by its own pace alone.
+ERROR_OF_OWN_PACE = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Estimate:
 
     def __add__(self, other: Estimate) -> Estimate:
         return Estimate(
-            self.seconds + other.seconds, self.error + other.error, min(self.trains, other.trains)
+            seconds=self.seconds + other.seconds,
+            error=self.error + other.error,
+            trains=min(self.trains, other.trains),
         )
 
 
@@ -38,7 +42,7 @@ NOTHING = Estimate(0.0, 0.0, SIMILAR_TRAINS)
 
 
 class Estimator:
-    """Guesses for many trains; finished ones of a kind are looked up once.
+    """Estimates for many trains; similar finished trains are looked up once.
 
     device: the name of the device that will run them, "" where it is not known.
     """
@@ -48,9 +52,13 @@ class Estimator:
         self.paces: dict[tuple[Any, ...], list[Pace]] = {}
 
     def of(self, run: TrainRun) -> Estimate | None:
-        """None where there is no finished train alike."""
+        """None where no similar train has finished."""
         return self.guess(
-            run.method, run.base_model, run.parameters, run.planned_rows, run.dataset_id
+            run.method,
+            run.base_model,
+            run.parameters,
+            run.planned_rows,
+            run.dataset_id,
         )
 
     def guess(
@@ -61,22 +69,20 @@ class Estimator:
         rows: int,
         dataset_id: int | None = None,
     ) -> Estimate | None:
-        """The median of what finished trains of the same method, base model, token limit and device
-        suggest; of those on the same data where there are such. The error is half of what the
-        middle half of them differ."""
+        """The median over finished trains of the same method, base model, token limit and device;
+        over those on the same data where there are any. The error is half of their interquartile
+        range."""
         if method.is_custom or not rows:
             return None
 
         paces = self._paces(method.pk, base_model.pk, parameters, dataset_id)
-        paces = paces or self._paces(method.pk, base_model.pk, parameters, None)
+        if not paces:
+            paces = self._paces(method.pk, base_model.pk, parameters, None)
         if not paces:
             return None
 
-        guesses = [pace.seconds(rows) for pace in paces]
-        middle = median(guesses)
-        spread = _half_spread(guesses) if len(guesses) > 1 else ERROR_OF_ONE * middle
-
-        return Estimate(middle, spread, len(guesses))
+        durations = [pace.seconds(rows) for pace in paces]
+        return Estimate(median(durations), _error(durations), len(durations))
 
     def _paces(
         self, method: int, base_model: int, parameters: dict[str, Any], dataset: int | None
@@ -84,7 +90,7 @@ class Estimator:
         limits = tuple(parameters.get(name) for name in LIMITS)
         key = (method, base_model, limits, dataset)
         if key not in self.paces:
-            found = similar_trains(
+            trains = similar_trains(
                 method=method,
                 base_model=base_model,
                 parameters=parameters,
@@ -92,19 +98,23 @@ class Estimator:
                 dataset=dataset,
             )
 
-            self.paces[key] = [pace_of(run) for run in found[:SIMILAR_TRAINS]]
+            self.paces[key] = [pace_of(run) for run in trains[:SIMILAR_TRAINS]]
 
         return self.paces[key]
 
 
-def _half_spread(values: list[float]) -> float:
-    ordered = sorted(values)
+def _error(durations: list[float]) -> float:
+    """Half the interquartile range."""
+    if len(durations) == 1:
+        return ERROR_OF_ONE * durations[0]
+
+    ordered = sorted(durations)
     quarter = len(ordered) // 4
     return (ordered[-1 - quarter] - ordered[quarter]) / 2
 
 
 def starts_now(state: WorkerState | None = None) -> dict[int, Estimate | None]:
-    """`starts` with the workers that there are; all unknown while nothing would start."""
+    """`starts` with the workers that are there; empty while nothing would start."""
     state = state or worker_state()
     if not state.ready or queue_state().paused:
         return {}
@@ -117,45 +127,77 @@ def device_name(state: WorkerState) -> str:
 
 
 def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
-    """{id of a waiting train: how long until it starts}, None where something before it cannot be
-    guessed.
+    """{id of a waiting train: how long until it starts}, None where the duration of a train before
+    it cannot be estimated.
 
     Each of `workers` takes the next train when its own has ended.
     """
     estimator = Estimator(device)
-    free: list[tuple[float, int, Estimate | None]] = []
+    free = _FreeWorkers()
 
-    for number, run in enumerate(TrainRun.objects.active().select_related("method", "base_model")):
-        left = _left(run, estimator)
-        heapq.heappush(free, (left.seconds if left else float("inf"), number, left))
+    for run in TrainRun.objects.active().select_related("method", "base_model"):
+        free.add(_left(run, estimator))
 
     while len(free) < workers:
-        heapq.heappush(free, (0.0, len(free), NOTHING))
+        free.add(NOTHING)
 
-    found: dict[int, Estimate | None] = {}
-    for run in waiting().select_related("method", "base_model", "after"):
-        if not free or (run.after is not None and run.after.status != TrainRun.Status.FINISHED):
-            found[run.pk] = None
+    starting: dict[int, Estimate | None] = {}
+    for run in waiting().select_related("method", "base_model", "starts_after"):
+        if not free or _waits_for_another(run):
+            starting[run.pk] = None
             continue
 
-        _, number, begins = heapq.heappop(free)
-        found[run.pk] = begins
-        takes = estimator.of(run)
-        ends = begins + takes if begins is not None and takes is not None else None
-        heapq.heappush(free, (ends.seconds if ends else float("inf"), number, ends))
+        begins = free.take_first()
+        starting[run.pk] = begins
 
-    return found
+        duration = estimator.of(run)
+        if begins is None or duration is None:
+            free.add(None)
+        else:
+            free.add(begins + duration)
+
+    return starting
+
+
+class _FreeWorkers:
+    """When each worker becomes free; None: not known, and counted last."""
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Estimate | None]] = []
+        self.added = 0
+
+    def __len__(self) -> int:
+        return len(self.heap)
+
+    def add(self, free_in: Estimate | None) -> None:
+        seconds = float("inf") if free_in is None else free_in.seconds
+        # The counter decides between equal times: estimates themselves have no order.
+        heapq.heappush(self.heap, (seconds, self.added, free_in))
+        self.added += 1
+
+    def take_first(self) -> Estimate | None:
+        return heapq.heappop(self.heap)[-1]
+
+
+def _waits_for_another(run: TrainRun) -> bool:
+    predecessor = run.starts_after
+    return predecessor is not None and predecessor.status != TrainRun.Status.FINISHED
 
 
 def _left(run: TrainRun, estimator: Estimator) -> Estimate | None:
     """What a running train still needs: by its own pace once it has one."""
     whole = estimator.of(run)
+    left = run.seconds_left
 
-    if (left := run.seconds_left) is not None:
-        share = whole.error / whole.seconds if whole and whole.seconds else 0.1
-        return Estimate(left, left * share, whole.trains if whole else 1)
+    if left is not None:
+        if whole is None:
+            return Estimate(left, left * ERROR_OF_OWN_PACE, 1)
+
+        share = whole.error / whole.seconds if whole.seconds else ERROR_OF_OWN_PACE
+        return Estimate(left, left * share, whole.trains)
 
     if whole is None:
         return None
 
-    return Estimate(max(0.0, whole.seconds - (run_seconds(run) or 0.0)), whole.error, whole.trains)
+    ran_for = run_seconds(run) or 0.0
+    return Estimate(max(0.0, whole.seconds - ran_for), whole.error, whole.trains)

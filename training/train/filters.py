@@ -7,7 +7,7 @@ from typing import Any
 import django_filters
 from django.db.models import Q, QuerySet
 
-from core.filters import ChoicesFilter, ListFilter, SortFilter
+from core.listing import ChoicesFilter, ListFilter, SortFilter
 from datasets_app.models import Dataset
 from training.models import TrainLabel, TrainRun
 from training.train.ordering import duration_seconds, last_value, status_rank
@@ -55,7 +55,8 @@ class TrainFilter(ListFilter):
         return super().search_words(value) | Q(pk__in=labelled)
 
     def show_labelled(self, rows: QuerySet[TrainRun], name: str, value: str) -> QuerySet[TrainRun]:
-        return rows.filter(pk__in=TrainLabel.objects.filter(name__iexact=value).values("run"))
+        labelled = TrainLabel.objects.filter(name__iexact=value)
+        return rows.filter(pk__in=labelled.values("run"))
 
     def show_dataset_labelled(
         self, rows: QuerySet[TrainRun], name: str, value: str

@@ -1,7 +1,7 @@
-"""One plain sentence on how a train goes, with the number it rests on.
+"""One plain sentence on how a train goes, with the number it is based on.
 
-Rules of thumb, in order. Where there is too little to go by there is no verdict, and the sentence
-says what is missing."""
+Rules of thumb, in order. Where there is not enough data there is no verdict, and the sentence says
+what is missing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from training.models import TrainRun
 Status = TrainRun.Status
 Points = list[tuple[int, float]]
 
-# Fewer held-out rows say little of all others: with 20, one row that is answered differently moves
-# a share by 5 %.
+# Fewer held-out rows say little about others: with 20, one row that is answered differently moves a
+# share by 5 %.
 FEWEST_HELD_OUT_ROWS = 20
 FEWEST_EVALUATIONS = 2
 FEWEST_POINTS = 6
 # Under half a percent of the loss two evaluations count as equal: noise of a few hundred rows.
 LEVEL = 0.005
-# Evaluation loss this far over its best, as a share, is memorising and no noise.
+# Evaluation loss this far over its best, as a share, means memorising and not noise.
 RISEN = 0.02
 # Rewards are noisy: a change counts from this share of their size on.
 REWARD_STEP = 0.03
@@ -47,20 +47,20 @@ class Judgement:
 
 def judgement_of(run: TrainRun) -> Judgement:
     objective = run.objective
-    evaluations = [
-        (step, float(values[objective.evaluation]))
-        for step, values in run.metrics.filter(split="eval")
-        .order_by("seq")
-        .values_list("step", "values")
-        if values.get(objective.evaluation) is not None
-    ]
+    evaluations: Points = []
+    rows = run.metrics.filter(split="eval").order_by("seq")
+
+    for step, values in rows.values_list("step", "values"):
+        value = values.get(objective.evaluation)
+        if value is not None:
+            evaluations.append((step, float(value)))
 
     points = [(int(step), float(value)) for step, value in run.curve]
     if not points and not evaluations:
         return nothing_yet(run)
 
-    # null and named `nonfinite` in the event, so that the latest value is None and not absent
-    broken = "loss" in run.last_metrics and run.last_metrics["loss"] is None
+    # A loss that is not a finite number is stored as None; one that was not logged is absent.
+    broken = run.last_metrics.get("loss", 0.0) is None
     if objective.higher_is_better and not broken:
         same = run.last_metrics.get("frac_reward_zero_std")
         return judge_rewards(points, evaluations, same=same, status=run.status)
@@ -120,32 +120,36 @@ def judge_rewards(
             "warn",
             "Nothing is learned.",
             f"At the latest step {same:.0%} of prompts had answers that were all worth the same: "
-            "the task may be too "
-            "hard or too easy, or the temperature too low.",
+            "the task may be too hard or too easy, or the temperature too low.",
         )
 
     begin, end, error = _ends(rewards)
-    spread = max(abs(value) for _, value in rewards) or 1.0
+    largest = max(abs(value) for _, value in rewards) or 1.0
     text = f"It went from {begin:.2f} to {end:.2f}"
-    beside = ""
+    held_out = ""
 
     if len(evaluations) > 1:
-        beside = (
-            f" On held-out prompts it went from {evaluations[0][1]:.2f} to "
-            f"{evaluations[-1][1]:.2f}."
-        )
+        first = evaluations[0][1]
+        last = evaluations[-1][1]
+        held_out = f" On held-out prompts it went from {first:.2f} to {last:.2f}."
 
     change = end - begin
-    if abs(change) <= max(REWARD_STEP * spread, ERRORS * error):
+    noise = max(REWARD_STEP * largest, ERRORS * error)
+
+    if abs(change) <= noise:
         return Judgement(
-            "none", "The reward has not changed clearly.", f"{text}, within its noise.{beside}"
+            "none",
+            "The reward has not changed clearly.",
+            f"{text}, within its noise.{held_out}",
         )
 
     if change > 0:
-        return Judgement("good", "The reward rises.", f"{text}.{beside}")
+        return Judgement("good", "The reward rises.", f"{text}.{held_out}")
 
     return Judgement(
-        "warn", "The reward falls.", f"{text}: a lower learning rate may help.{beside}"
+        "warn",
+        "The reward falls.",
+        f"{text}: a lower learning rate may help.{held_out}",
     )
 
 
@@ -174,7 +178,9 @@ def _too_few_rows(evaluations: Points, held_out: int | None) -> Judgement:
 
 
 def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgement:
-    first, before, last = evaluations[0][1], evaluations[-2][1], evaluations[-1][1]
+    first = evaluations[0][1]
+    before = evaluations[-2][1]
+    last = evaluations[-1][1]
     best_step, best = min(evaluations, key=lambda point: point[1])
     has_ended = status in TrainRun.ENDED
     change = last - before
@@ -235,13 +241,13 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
 
 def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
     begin, end, error = _ends(losses)
-    beside = "" if is_measured else " Nothing is held out, so whether it memorises cannot be told."
+    remark = "" if is_measured else " Nothing is held out, so whether it memorises cannot be told."
 
     if abs(end - begin) <= max(LEVEL * abs(begin), ERRORS * error):
         return Judgement(
             "none",
             "The loss has not changed clearly.",
-            f"Train loss went from {begin:.3f} to {end:.3f}, within its noise.{beside}",
+            f"Train loss went from {begin:.3f} to {end:.3f}, within its noise.{remark}",
         )
 
     if end > begin:
@@ -253,18 +259,23 @@ def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
         )
 
     return Judgement(
-        "good", "The loss falls.", f"Train loss fell from {begin:.3f} to {end:.3f}.{beside}"
+        "good",
+        "The loss falls.",
+        f"Train loss fell from {begin:.3f} to {end:.3f}.{remark}",
     )
 
 
 def _ends(points: Points) -> tuple[float, float, float]:
     """Means of the first and of the last third, and the standard error of their difference.
 
-    The error is of what the values do from one point to the next: a steady fall within a third is
-    no noise."""
+    The error is estimated from the changes between neighbouring points, so that a steady fall
+    within a third does not count as noise."""
     values = [value for _, value in points]
     third = max(2, len(values) // 3)
     steps = [after - before for before, after in itertools.pairwise(values)]
     noise = variance(steps) / 2 if len(steps) > 1 else 0.0
 
-    return fmean(values[:third]), fmean(values[-third:]), (2 * noise / third) ** 0.5
+    first = fmean(values[:third])
+    last = fmean(values[-third:])
+    standard_error = (2 * noise / third) ** 0.5
+    return first, last, standard_error

@@ -1,5 +1,4 @@
-"""Labels of trains: words that people sort and find trains by. Each person's words are their
-own."""
+"""Labels of trains, by which people sort and find them. Everybody has their own."""
 
 from __future__ import annotations
 
@@ -21,35 +20,36 @@ MOST_SUGGESTIONS = 200
 
 
 def labels_clean(words: Iterable[str]) -> list[str]:
-    """Each word once, upper and lower case alike; a comma separates words. Raises UserError
+    """Each label once, regardless of case; a comma separates labels. Raises UserError
     {"labels": […]}."""
-    found: dict[str, str] = {}
-    for text in words:
-        for part in str(text).split(","):
-            word = clean_label(part, limit=LONGEST_LABEL + 1)
-            if len(word) > LONGEST_LABEL:
-                raise UserError(
-                    {"labels": [f"“{word[:20]}…” is too long: {LONGEST_LABEL} characters at most."]}
-                )
+    by_lower_case: dict[str, str] = {}
+    parts = [part for text in words for part in str(text).split(",")]
 
-            if word:
-                found.setdefault(word.lower(), word)
+    for part in parts:
+        label = clean_label(part, limit=LONGEST_LABEL + 1)
+        if len(label) > LONGEST_LABEL:
+            message = f"“{label[:20]}…” is too long: {LONGEST_LABEL} characters at most."
+            raise UserError({"labels": [message]})
 
-    if len(found) > MOST_LABELS:
+        if label:
+            by_lower_case.setdefault(label.lower(), label)
+
+    if len(by_lower_case) > MOST_LABELS:
         raise UserError({"labels": [f"A train can have {MOST_LABELS} labels at most."]})
 
-    return list(found.values())
+    return list(by_lower_case.values())
 
 
 def label_suggestions(user: Any) -> list[tuple[str, int]]:
     """(label, number of trains) on this person's own trains, the most used first."""
-    own = TrainLabel.objects.filter(run__owner=user.pk).order_by().values_list("name")
-    counted = own.annotate(trains=Count("run")).order_by("-trains", "name")[:MOST_SUGGESTIONS]
-    return [(name, trains) for name, trains in counted]
+    own = TrainLabel.objects.filter(run__owner=user.pk).order_by()
+    counted = own.values_list("name").annotate(trains=Count("run"))
+    most_used = counted.order_by("-trains", "name")[:MOST_SUGGESTIONS]
+    return [(name, trains) for name, trains in most_used]
 
 
 def labels_set(*, run: TrainRun, by: User, labels: Iterable[str]) -> None:
-    """Exactly these labels."""
+    """Give the train exactly these labels."""
     owner_check(run, by)
     wanted = _spelled_as_before(run, labels_clean(labels))
 
@@ -63,14 +63,15 @@ def labels_set(*, run: TrainRun, by: User, labels: Iterable[str]) -> None:
 def labels_change(
     *, run: TrainRun, by: User, add: Iterable[str] = (), remove: Iterable[str] = ()
 ) -> None:
-    """Add some labels and take others away; the rest stay. Raises UserError for too many."""
+    """Add some labels and remove others; the rest stay. Raises UserError for too many."""
     owner_check(run, by)
-    gone = {word.lower() for word in labels_clean(remove)}
+    added = labels_clean(add)
+    removed = {label.lower() for label in labels_clean(remove)}
 
     with transaction.atomic():
-        present = list(run.labels.values_list("name", flat=True))
-        kept = [name for name in present if name.lower() not in gone]
-        wanted = labels_clean([*kept, *_spelled_as_before(run, labels_clean(add))])
+        present = run.labels.values_list("name", flat=True)
+        kept = [name for name in present if name.lower() not in removed]
+        wanted = labels_clean([*kept, *_spelled_as_before(run, added)])
         run.labels.exclude(name__in=wanted).delete()
         _labels_write(run, wanted)
 
@@ -78,28 +79,26 @@ def labels_change(
 
 
 def labels_begin(run: TrainRun, labels: list[str]) -> None:
-    """The labels of a train that has just been made; `labels` are clean already."""
+    """The first labels of a new train; `labels` are clean already."""
     _labels_write(run, _spelled_as_before(run, labels))
 
 
 def _spelled_as_before(run: TrainRun, words: list[str]) -> list[str]:
-    """The words as the owner has written them on other trains, so that Pets and pets stay one
+    """The labels as the owner has written them on other trains, so that Pets and pets stay one
     label."""
-    own = (
-        TrainLabel.objects.filter(run__owner=run.owner_id)
-        .order_by()
-        .values_list("name", flat=True)
-        .distinct()
-    )
-
-    known = {name.lower(): name for name in own}
+    own = TrainLabel.objects.filter(run__owner=run.owner_id).order_by()
+    names = own.values_list("name", flat=True).distinct()
+    known = {name.lower(): name for name in names}
     return [known.get(word.lower(), word) for word in words]
 
 
 def _labels_write(run: TrainRun, words: list[str]) -> None:
-    present = {name.lower() for name in run.labels.values_list("name", flat=True)}
-    rows = [TrainLabel(run=run, name=word) for word in words if word.lower() not in present]
-    # Somebody may have added the same word at the same moment.
+    names = run.labels.values_list("name", flat=True)
+    present = {name.lower() for name in names}
+    added = [word for word in words if word.lower() not in present]
+
+    rows = [TrainLabel(run=run, name=word) for word in added]
+    # Somebody may have added the same label at the same moment.
     TrainLabel.objects.bulk_create(rows, ignore_conflicts=True)
 
 

@@ -1,5 +1,4 @@
-"""What a train learned, made a model of the house: the base of further trains, and all that can be
-done with one."""
+"""Merging: what a train learned becomes a model, on which further trains can build."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ def merge_obstacle(run: TrainRun) -> str:
 
     if run.method.is_custom:
         return (
-            f"{run.method.name} is a custom program, whose result is not known to be a model "
-            "of "
+            f"{run.method.name} is a custom program, whose result is not known to be a model of "
             "this kind."
         )
 
@@ -47,7 +45,8 @@ def merge_obstacle(run: TrainRun) -> str:
 
 
 def merge_steps(run: TrainRun) -> list[int]:
-    """Steps of whole checkpoints, the newest first. Their files are looked at, not read."""
+    """Steps of complete checkpoints, the newest first. Sizes of their files are compared, their
+    contents are not read."""
     return [
         step
         for step, folder in checkpoints(run.directory)
@@ -57,8 +56,8 @@ def merge_steps(run: TrainRun) -> list[int]:
 
 def models_of(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> QuerySet[BaseModel]:
     """The models that were made of this train, the newest first."""
-    made = BaseModel.objects.visible_to(reader).filter(source=BaseModel.Source.TRAIN)
-    return made.filter(trained_from__train=run.pk, archived_at=None).order_by("-pk")
+    merged = BaseModel.objects.visible_to(reader).filter(source=BaseModel.Source.TRAIN)
+    return merged.filter(trained_from__train=run.pk, archived_at=None).order_by("-pk")
 
 
 def train_merge(
@@ -91,7 +90,7 @@ def train_merge(
     require_disk(run.base_model.size_bytes)
 
     with transaction.atomic():
-        # Two clicks at once make one model.
+        # Two requests at once create one model.
         TrainRun.objects.select_for_update().get(pk=run.pk)
         return model_add_trained(
             owner=run.owner,

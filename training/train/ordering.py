@@ -62,46 +62,41 @@ def duration_seconds() -> Combinable:
 
 def _recipes_by_metric() -> dict[str, list[str]]:
     """{metric of the last value: recipes that are judged by it}, loss left out."""
-    found: dict[str, list[str]] = {}
+    recipes: dict[str, list[str]] = {}
     for recipe in RECIPES.values():
-        if recipe.objective.train != LOSS.train:
-            found.setdefault(recipe.objective.train, []).append(recipe.name)
+        metric = recipe.objective.train
+        if metric != LOSS.train:
+            recipes.setdefault(metric, []).append(recipe.name)
 
-    return found
+    return recipes
 
 
 def last_value() -> tuple[Combinable, Combinable, Combinable]:
     """(whether there is none, what it measures, the value): losses are compared with losses and
     rewards with rewards, so that sorted rows show losses first, then each other measure, then
     trains that have not measured anything."""
-    metrics = _recipes_by_metric()
-    kind = Case(
-        *(
-            When(method__recipe__in=recipes, then=Value(number))
-            for number, recipes in enumerate(metrics.values(), start=1)
-        ),
+    kinds: list[When] = []
+    values: list[When] = []
+
+    for number, (metric, recipes) in enumerate(_recipes_by_metric().items(), start=1):
+        kinds.append(When(method__recipe__in=recipes, then=Value(number)))
+        values.append(When(method__recipe__in=recipes, then=_last_metric(metric)))
+
+    kind = Case(*kinds, default=Value(0), output_field=IntegerField())
+    value = Case(*values, default=_last_metric(LOSS.train), output_field=FloatField())
+    missing = Case(
+        When(IsNull(value, True), then=Value(1)),
         default=Value(0),
         output_field=IntegerField(),
-    )
-
-    value = Case(
-        *(
-            When(method__recipe__in=recipes, then=Cast(KT(f"last_metrics__{metric}"), FloatField()))
-            for metric, recipes in metrics.items()
-        ),
-        default=Cast(KT(f"last_metrics__{LOSS.train}"), FloatField()),
-        output_field=FloatField(),
-    )
-
-    missing = Case(
-        When(IsNull(value, True), then=Value(1)), default=Value(0), output_field=IntegerField()
     )
 
     return missing, kind, value
 
 
+def _last_metric(name: str) -> Combinable:
+    return Cast(KT(f"last_metrics__{name}"), FloatField())
+
+
 def status_rank() -> Combinable:
-    return Case(
-        *(When(status=status, then=Value(number)) for number, status in enumerate(STATUS_ORDER)),
-        output_field=IntegerField(),
-    )
+    ranks = [When(status=status, then=Value(rank)) for rank, status in enumerate(STATUS_ORDER)]
+    return Case(*ranks, output_field=IntegerField())

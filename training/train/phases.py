@@ -1,8 +1,8 @@
 """How long each phase of a train took, all attempts together.
 
 `facts` of a train holds "phases", [[name, Unix seconds]] in order, where the name "" marks the end
-of an attempt, and "spent", {name: [rounds, seconds]} of every phase that has ended. The list is cut
-in its middle when it grows long; the sums are not."""
+of an attempt, and "spent", {name: [rounds, seconds]} of every phase that has ended. The list loses
+entries from its middle when it grows long; the sums are complete."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PHASES_KEPT = 100
 PHASES_FIRST = 20
 
 Facts = dict[str, Any]
+Spent = dict[str, tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ def phase_enter(facts: Facts, name: str, time: float) -> Facts:
     facts = phase_leave(facts, time)
     phases = [*facts["phases"], [name, time]]
 
-    # Two for each evaluation: the beginning and the latest are kept, not every one of thousands in
-    # between.
+    # Each evaluation adds two, and there may be thousands: the first ones and the latest are kept.
     if len(phases) > PHASES_KEPT:
-        phases = phases[:PHASES_FIRST] + phases[PHASES_FIRST - PHASES_KEPT :]
+        latest = PHASES_KEPT - PHASES_FIRST
+        phases = phases[:PHASES_FIRST] + phases[-latest:]
 
     return facts | {"phases": phases}
 
@@ -50,14 +51,17 @@ def phase_leave(facts: Facts, time: float) -> Facts:
     """The facts once the open phase has ended."""
     spent = spent_of(facts)
     current = open_phase(facts)
-    if current is None:
-        return facts | {"phases": facts.get("phases") or [], "spent": spent}
+    if current is not None:
+        name, began = current
+        _add_round(spent, name, time - began)
 
-    name, began = current
-    rounds, seconds = spent.get(name, (0, 0.0))
-    spent[name] = (rounds + 1, seconds + max(0.0, time - began))
+    phases = facts.get("phases") or []
+    return facts | {"phases": phases, "spent": spent}
 
-    return facts | {"phases": facts["phases"], "spent": spent}
+
+def _add_round(spent: Spent, name: str, seconds: float) -> None:
+    rounds, total = spent.get(name, (0, 0.0))
+    spent[name] = (rounds + 1, total + max(0.0, seconds))
 
 
 def attempt_end(facts: Facts, time: float) -> Facts:
@@ -81,51 +85,50 @@ def open_phase(facts: Facts) -> tuple[str, float] | None:
     return str(name), float(began)
 
 
-def spent_of(facts: Facts) -> dict[str, tuple[int, float]]:
+def spent_of(facts: Facts) -> Spent:
     """{phase: (rounds, seconds)} of the phases that have ended."""
+    spent: Spent = {}
+
     if "spent" in facts:
-        return {
-            name: (int(rounds), float(seconds))
-            for name, (rounds, seconds) in facts["spent"].items()
-        }
+        for name, (rounds, seconds) in facts["spent"].items():
+            spent[name] = (int(rounds), float(seconds))
+
+        return spent
 
     # Written before the sums were kept. How long the last phase of an attempt took is not known
     # where another attempt follows: the time until then was mostly spent waiting.
-    spent: dict[str, tuple[int, float]] = {}
     phases = facts.get("phases") or []
     for (name, began), (following, until) in itertools.pairwise(phases):
-        if following == FIRST_PHASE:
-            continue
-
-        rounds, seconds = spent.get(name, (0, 0.0))
-        spent[name] = (rounds + 1, seconds + max(0.0, until - began))
+        if following != FIRST_PHASE:
+            _add_round(spent, name, until - began)
 
     return spent
 
 
 def phases_of(run: TrainRun) -> list[Phase]:
     """Each phase once, in the order of their first rounds."""
-    facts = run.facts
-    seconds = {name: total for name, (_, total) in spent_of(facts).items()}
-    current = open_phase(facts)
+    spent = spent_of(run.facts)
+    current = open_phase(run.facts)
+
     if current is not None:
         name, began = current
         end = run.finished_at or timezone.now()
-        seconds[name] = seconds.get(name, 0.0) + max(0.0, end.timestamp() - began)
+        _add_round(spent, name, end.timestamp() - began)
 
-    first: dict[str, float] = {}
-    for name, began in facts.get("phases") or []:
-        if name != PAUSE:
-            first.setdefault(name, began)
-
+    current_name = current[0] if current is not None and run.status in TrainRun.ACTIVE else None
     zone = timezone.get_current_timezone()
-    is_active = run.status in TrainRun.ACTIVE
-    return [
-        Phase(
+    phases: dict[str, Phase] = {}
+
+    for name, began in run.facts.get("phases") or []:
+        if name == PAUSE or name in phases:
+            continue
+
+        _, seconds = spent.get(name, (0, 0.0))
+        phases[name] = Phase(
             name=name,
             began=datetime.fromtimestamp(began, tz=zone),
-            seconds=seconds.get(name, 0.0),
-            current=is_active and current is not None and name == current[0],
+            seconds=seconds,
+            current=name == current_name,
         )
-        for name, began in first.items()
-    ]
+
+    return list(phases.values())

@@ -1,5 +1,5 @@
-"""What a train will do, before it does it: rows, steps, cuts. The form shows it, the start insists
-on it."""
+"""What a train will do, before it does it: rows, steps, cuts. The form shows the plan, and a train
+whose plan has errors cannot start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from core.text import are, counted
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
 from engine.chat.row_notes import ASKED_OTHERWISE, NO_PLACE, ONLY_LAST, TAKEN_OUT, RowNotes
-from engine.contract.arithmetic import holdout_rows, total_steps, warmup_is_long, warmup_steps
+from engine.contract.arithmetic import (
+    HOLDOUT_LIMIT,
+    holdout_rows,
+    total_steps,
+    warmup_is_long,
+    warmup_steps,
+)
 from engine.rewards.registry import REWARDS
 from engine.schema.registry import RECIPES
 from engine.schema.train import TrainParameters
@@ -23,9 +29,10 @@ from models_app.models import BaseModel
 
 @dataclass
 class Plan:
-    """Rows and steps; `cut` rows lose their end and `lost` their whole answer, known once tokens
-    are `counted`.
+    """Rows and steps of a train, with warnings and errors by field.
 
+    counted: whether the tokens of the rows are known. Only then: `cut` of `total` rows lose their
+    end, and `lost` ones their whole answer.
     fixes: {field: [{"label", "effect", "set": {field: value}}]}, what a warning or error offers as
     a button."""
 
@@ -54,12 +61,18 @@ def train_plan(
     evaluation_dataset: Dataset | None,
     parameters: dict[str, Any],
 ) -> Plan:
-    """`parameters` as methods.services.parameters_validate resolved them. Refusals stand in
-    `errors`."""
+    """`parameters` as methods.services.parameters_validate resolved them. What keeps the train from
+    starting is in `errors` of the plan."""
     if method.is_custom:
-        # How many steps its program makes is its own affair; it says so when it starts.
-        rows = dataset.good_row_count
-        return Plan(0, rows, 0, 0, 0, warnings=parameters_warnings(method, parameters))
+        # Its program decides on the number of steps, and reports it when it starts.
+        return Plan(
+            effective_batch=0,
+            train_rows=dataset.good_row_count,
+            eval_rows=0,
+            steps_per_epoch=0,
+            steps=0,
+            warnings=parameters_warnings(method, parameters),
+        )
 
     lengths = token_lengths_get(
         dataset=dataset,
@@ -67,48 +80,49 @@ def train_plan(
         tokenizer_sha256=base_model.tokenizer_sha256,
     )
 
-    # What the recipe itself computes with; the values were validated before.
-    made = RECIPES[method.recipe].parameters.model_construct(**parameters)
+    # The recipe's own arithmetic; the values were validated before.
+    recipe_parameters = RECIPES[method.recipe].parameters.model_construct(**parameters)
     max_tokens = parameters.get("max_tokens")
     notes = RowNotes.read(lengths.notes)
-    # Methods that only ask read no answers, which may be all that the template cannot write.
-    left_out = notes.left_out if max_tokens is not None else 0
-    usable = (dataset.good_row_count - left_out) * rows_per_row(method, dataset)
     counts = _counts(lengths, parameters) if lengths.ready and lengths.rows else None
-    if counts:
-        usable = max(0, usable - counts["lost"])
-    if parameters["max_samples"] is not None:
-        usable = min(usable, parameters["max_samples"] * rows_per_row(method, dataset))
 
-    held_out = holdout_rows(usable, parameters["evaluation_split"])
-    train_rows = usable
+    # What the chat template cannot write is the answer of a row. Methods that only ask need none.
+    unwritable = notes.left_out if max_tokens is not None else 0
+    lost = counts["lost"] if counts else 0
+    per_row = rows_per_row(method, dataset)
+
+    usable = max(0, (dataset.good_row_count - unwritable) * per_row - lost)
+    if parameters["max_samples"] is not None:
+        usable = min(usable, parameters["max_samples"] * per_row)
 
     if evaluation_dataset is not None:
-        held_out = min(200, evaluation_dataset.good_row_count)
+        held_out = min(HOLDOUT_LIMIT, evaluation_dataset.good_row_count)
+        train_rows = usable
     else:
-        train_rows -= held_out
+        held_out = holdout_rows(usable, parameters["evaluation_split"])
+        train_rows = usable - held_out
 
-    per_epoch = made.steps_per_epoch(train_rows)
+    per_epoch = recipe_parameters.steps_per_epoch(train_rows)
+    steps = 0
+    if per_epoch:
+        steps = total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"])
+
     plan = Plan(
         effective_batch=parameters["batch_size"] * parameters["gradient_accumulation_steps"],
         train_rows=train_rows,
         eval_rows=held_out,
         steps_per_epoch=per_epoch,
-        steps=total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"])
-        if per_epoch
-        else 0,
+        steps=steps,
         warnings=parameters_warnings(method, parameters),
     )
 
     if counts:
-        plan.counted, plan.cut, plan.lost, plan.total = (
-            True,
-            counts["cut"],
-            counts["lost"],
-            counts["total"],
-        )
+        plan.counted = True
+        plan.cut = counts["cut"]
+        plan.lost = counts["lost"]
+        plan.total = counts["total"]
 
-    _judge_rows(plan, parameters, made, train_rows)
+    _judge_rows(plan, parameters, recipe_parameters, train_rows)
     _judge_modules(plan, parameters, base_model)
     _judge_rate(plan, method, parameters)
     _judge_warmup(plan, parameters)
@@ -122,20 +136,14 @@ def train_plan(
     if counts:
         _judge_tokens(plan, lengths.rows, max_tokens, base_model)
 
-    if base_model.context_length and max_tokens > base_model.context_length:
-        plan.warnings["max_tokens"] = (
-            f"{base_model.name} reads at most {base_model.context_length:,} tokens."
-        )
-        plan.fixes["max_tokens"] = [
-            _fix(f"Use {base_model.context_length:,}", "", max_tokens=base_model.context_length)
-        ]
-
+    _judge_context(plan, max_tokens, base_model)
     return plan
 
 
 def rows_per_row(method: TrainingMethod, dataset: Dataset) -> int:
     """KTO makes two rated answers of a pair."""
-    return 2 if method.recipe == "kto" and dataset.format == "preference" else 1
+    makes_two = method.recipe == "kto" and dataset.format == "preference"
+    return 2 if makes_two else 1
 
 
 def _counts(lengths: TokenLengths, parameters: dict[str, Any]) -> dict[str, int]:
@@ -143,9 +151,17 @@ def _counts(lengths: TokenLengths, parameters: dict[str, Any]) -> dict[str, int]
     if "max_tokens" in parameters:
         return lengths.cut_by(parameters["max_tokens"])
 
-    limit = parameters["max_prompt_tokens"]
-    lost = sum(count for length, count in lengths.prompts.items() if int(length) > limit)
-    return {"cut": lost, "lost": lost, "total": sum(lengths.prompts.values())}
+    lost = _longer_than(parameters["max_prompt_tokens"], lengths.prompts)
+    return {
+        "cut": lost,
+        "lost": lost,
+        "total": sum(lengths.prompts.values()),
+    }
+
+
+def _longer_than(limit: int, lengths: dict[str, int]) -> int:
+    """lengths: {number of tokens: how many rows have it}."""
+    return sum(count for length, count in lengths.items() if int(length) > limit)
 
 
 def _fix(label: str, effect: str, **values: Any) -> dict[str, Any]:
@@ -153,12 +169,15 @@ def _fix(label: str, effect: str, **values: Any) -> dict[str, Any]:
 
 
 def _judge_rows(
-    plan: Plan, parameters: dict[str, Any], made: TrainParameters, train_rows: int
+    plan: Plan,
+    parameters: dict[str, Any],
+    recipe_parameters: TrainParameters,
+    train_rows: int,
 ) -> None:
     batch = parameters["batch_size"]
     answers = "max_tokens" not in parameters
-    # A step of answers needs all its prompts; one of rows may be smaller than it should.
-    needed = made.rows_per_step() if answers else batch
+    # A step that generates answers needs all its prompts; one that reads rows may be smaller.
+    needed = recipe_parameters.rows_per_step() if answers else batch
 
     if train_rows < 1:
         plan.errors["dataset"] = (
@@ -167,106 +186,101 @@ def _judge_rows(
     elif needed > train_rows and answers:
         plan.errors["batch_size"] = (
             f"Only {counted(train_rows, 'prompt')} {are(train_rows)} left to train on, and each "
-            f"step takes {needed:,}. "
-            "Use a smaller batch size, or less gradient accumulation."
+            f"step takes {needed:,}. Use a smaller batch size, or less gradient accumulation."
         )
     elif needed > train_rows:
         plan.errors["batch_size"] = (
             f"Only {counted(train_rows, 'row')} {are(train_rows)} left to train on, and a batch of "
-            f"{batch:,} needs "
-            f"as many. Use at most {train_rows:,}."
+            f"{batch:,} needs as many. Use at most {train_rows:,}."
         )
 
         plan.fixes["batch_size"] = [_fix(f"Use {train_rows:,}", "", batch_size=train_rows)]
 
 
 def _judge_rate(plan: Plan, method: TrainingMethod, parameters: dict[str, Any]) -> None:
-    """All weights at once want a tenth of an adapter's rate, where both can be chosen."""
-    rate = parameters["learning_rate"]
+    """Training all weights takes about a tenth of an adapter's rate, where both can be chosen."""
     fields = method_fields(method)
-    if (
-        parameters.get("adapter") != "none"
-        or fields["adapter"].fixed
-        or rate < fields["learning_rate"].default
-    ):
+    if parameters.get("adapter") != "none" or fields["adapter"].fixed:
         return
 
-    lower = float(f"{fields['learning_rate'].default / 10:.6g}")
+    adapter_rate = fields["learning_rate"].default
+    if parameters["learning_rate"] < adapter_rate:
+        return
+
+    lower = plain(float(f"{adapter_rate / 10:.6g}"))
     plan.warnings["learning_rate"] = (
-        f"For all weights about {plain(lower)} is usual; this is an adapter's rate."
+        f"For all weights about {lower} is usual; this is an adapter's rate."
     )
-    plan.fixes["learning_rate"] = [_fix(f"Use {plain(lower)}", "", learning_rate=plain(lower))]
+    plan.fixes["learning_rate"] = [_fix(f"Use {lower}", "", learning_rate=lower)]
 
 
 def _judge_warmup(plan: Plan, parameters: dict[str, Any]) -> None:
-    """Of a train of a few steps even a small share is most of it."""
+    """In a train of a few steps even a small share of them is most of it."""
     warmup = warmup_steps(plan.steps, parameters["warmup_ratio"], parameters["scheduler"])
     if warmup_is_long(plan.steps, warmup):
         plan.warnings["warmup_ratio"] = (
             f"Warm-up takes {warmup:,} of only {counted(plan.steps, 'step')}: the learning rate "
-            "hardly gets to where "
-            "it should."
+            "hardly gets to where it should."
         )
 
         plan.fixes["warmup_ratio"] = [_fix("Use 0%", "", warmup_ratio=0)]
 
 
 def _judge_template(plan: Plan, parameters: dict[str, Any], notes: RowNotes) -> None:
-    """Say what the base model's chat template does to the rows, where this train does nothing about
-    it."""
+    """Warn of what the base model's chat template does to the rows, where this train does nothing
+    about it."""
     thinking = parameters.get("thinking")
-    # A method that only asks learns no answers of the rows; one that is to leave thinking out has
-    # its way.
     if thinking is None:
+        # A method that only asks learns no answers of the rows.
         return
+
     if thinking == "in_front":
         notes = notes.without(NO_PLACE)
-
-    if thinking == "leave_out":
-        # Without its thinking a row may begin as it is asked for: the train's log says it where it
+    elif thinking == "leave_out":
+        # Without its thinking a row may begin as it is asked for: the train's log says so where it
         # does not.
         notes = notes.without(NO_PLACE, TAKEN_OUT, ONLY_LAST, ASKED_OTHERWISE)
 
     texts = [text for _, text in notes.messages()]
+    if "dataset" in plan.warnings:
+        texts.insert(0, plan.warnings["dataset"])
     if texts:
-        plan.warnings["dataset"] = " ".join(
-            filter(None, [plan.warnings.get("dataset", ""), *texts])
-        )
+        plan.warnings["dataset"] = " ".join(texts)
 
 
 def _judge_prompts(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
     """Prompt and answer must fit the context together."""
-    prompt, answer, context = (
-        parameters["max_prompt_tokens"],
-        parameters["max_completion_tokens"],
-        base_model.context_length,
-    )
+    prompt = parameters["max_prompt_tokens"]
+    answer = parameters["max_completion_tokens"]
+    context = base_model.context_length
 
-    if context and prompt + answer > context:
+    total = prompt + answer
+
+    if context and total > context:
         plan.errors["max_completion_tokens"] = (
-            f"{prompt:,} prompt and {answer:,} answer tokens are {prompt + answer:,}, and "
-            f"{base_model.name} reads "
-            f"{context:,}."
+            f"{prompt:,} prompt and {answer:,} answer tokens are {total:,}, and {base_model.name} "
+            f"reads {context:,}."
         )
 
-        if context > prompt:
-            room = context - prompt
-            plan.fixes["max_completion_tokens"] = [
-                _fix(f"Use {room:,}", "", max_completion_tokens=room)
-            ]
+        room = context - prompt
+        if room > 0:
+            fix = _fix(f"Use {room:,}", "", max_completion_tokens=room)
+            plan.fixes["max_completion_tokens"] = [fix]
 
     if plan.cut:
-        cut = f"{plan.cut:,} of {counted(plan.total, 'prompt')} {are(plan.cut)}"
-        plan.warnings["max_prompt_tokens"] = f"{cut} longer, and left out."
+        prompts = counted(plan.total, "prompt")
+        plan.warnings["max_prompt_tokens"] = (
+            f"{plan.cut:,} of {prompts} {are(plan.cut)} longer, and left out."
+        )
 
 
 def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> None:
     """Rewards that compare with a reference need data that has one."""
-    needing = [
-        REWARDS[choice["function"]].title
-        for choice in parameters["rewards"]
-        if choice["function"] in REWARDS and REWARDS[choice["function"]].needs_reference
-    ]
+    needing: list[str] = []
+    for choice in parameters["rewards"]:
+        reward = REWARDS.get(choice["function"])
+        if reward is not None and reward.needs_reference:
+            needing.append(reward.title)
 
     if needing and dataset.format == "prompt-only":
         plan.errors["rewards"] = (
@@ -276,8 +290,8 @@ def _judge_rewards(plan: Plan, parameters: dict[str, Any], dataset: Dataset) -> 
 
 
 def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel) -> None:
-    """Named layers must be layers of this base model; one whose layers are unknown is left to the
-    engine."""
+    """Named layers must be layers of this base model. Where its layers are not known, the engine
+    checks them."""
     names = parameters.get("target_modules")
     if parameters.get("adapter") != "lora" or not isinstance(names, list):
         return
@@ -292,9 +306,8 @@ def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
         )
 
     if "target_modules" in plan.errors:
-        plan.fixes["target_modules"] = [
-            _fix("Use all linear layers", "", target_modules="all-linear")
-        ]
+        fix = _fix("Use all linear layers", "", target_modules="all-linear")
+        plan.fixes["target_modules"] = [fix]
 
 
 def _judge_tokens(
@@ -309,50 +322,53 @@ def _judge_tokens(
         share = plan.cut / plan.total
         they = "It loses" if plan.cut == 1 else "They lose"
         text = f"{counted(plan.cut, 'row')} ({share:.1%}) will be cut. {they} the end of the answer"
-        lost = (
-            f", and {plan.lost:,} lose it whole and are left out."
-            if plan.lost
-            else ", so the model may learn to stop early."
-        )
 
-        plan.warnings["max_tokens"] = text + lost
+        if plan.lost:
+            text += f", and {plan.lost:,} lose it whole and are left out."
+        else:
+            text += ", so the model may learn to stop early."
+
+        plan.warnings["max_tokens"] = text
 
     if plan.cut:
         plan.fixes["max_tokens"] = _longer(lengths, max_tokens, base_model.context_length)
 
 
+def _judge_context(plan: Plan, max_tokens: int, base_model: BaseModel) -> None:
+    context = base_model.context_length
+    if not context or max_tokens <= context:
+        return
+
+    plan.warnings["max_tokens"] = f"{base_model.name} reads at most {context:,} tokens."
+    plan.fixes["max_tokens"] = [_fix(f"Use {context:,}", "", max_tokens=context)]
+
+
 def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict[str, Any]]:
     """The next power of two that cuts under one row in a hundred, and what it would cut."""
-    total, size = sum(lengths.values()), 16
-    while True:
+    total = sum(lengths.values())
+    size = 32
+    while size <= max_tokens or _longer_than(size, lengths) * 100 > total:
         size *= 2
-        cut = sum(count for length, count in lengths.items() if int(length) > size)
-        if size > max_tokens and cut * 100 <= total:
-            break
 
     if context and size > context:
-        if context <= max_tokens:
-            return []
+        size = context
+    if size <= max_tokens:
+        return []
 
-        size, cut = (
-            context,
-            sum(count for length, count in lengths.items() if int(length) > context),
-        )
-
+    cut = _longer_than(size, lengths)
     return [_fix(f"Use {size:,}", f"cuts {cut:,}", max_tokens=size)]
 
 
 def disk_bytes(base_model: BaseModel, parameters: dict[str, Any]) -> int:
     """What the train will write: the model once, and its optimizer state in each checkpoint that is
     kept."""
-    return (
-        3 * base_model.size_bytes
-        if parameters.get("adapter") == "none"
-        else base_model.size_bytes // 2
-    )
+    if parameters.get("adapter") == "none":
+        return 3 * base_model.size_bytes
+
+    return base_model.size_bytes // 2
 
 
-def plan_insist(plan: Plan) -> None:
+def plan_check(plan: Plan) -> None:
     """Raises UserError where the plan cannot be run."""
     if plan.errors:
         raise UserError({name: [text] for name, text in plan.errors.items()})

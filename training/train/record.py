@@ -1,8 +1,7 @@
-"""What is missing from a train's record: events that were lost before anybody stored them.
+"""What is missing from a train's record: events that were lost before they were stored.
 
-events.jsonl numbers its events, so a cut, a damaged or a removed file shows as numbers that are
-missing. Where a later attempt begins behind the last step that was recorded, steps are missing too.
-"""
+events.jsonl numbers its events, so a cut, damaged or removed file shows as missing numbers. Where a
+later attempt begins after the last step that was recorded, steps are missing too."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ GAPS_KEPT = 50
 
 
 class Gap(TypedDict):
-    """after: the last step recorded before it. before: the first one behind it, None while there is
-    none. events: how many are missing, 0 where that is not known."""
+    """after: the last step recorded before the gap. before: the first one recorded after it, None
+    while there is none. events: how many are missing, 0 where that is not known."""
 
     after: int
     before: int | None
@@ -30,39 +29,42 @@ def logged_every(run: TrainRun) -> int:
 
 
 def gap_opened(run: TrainRun, events: int) -> list[Gap]:
-    """The train's gaps with one behind its present step; one that is open there grows."""
+    """The train's gaps with one after its present step; a gap that is open there already grows."""
     gaps: list[Gap] = [*run.record_gaps]
     if gaps and gaps[-1]["before"] is None:
         events += gaps.pop()["events"]
 
-    return [*gaps, Gap(after=run.step, before=None, events=events)][-GAPS_KEPT:]
+    gaps.append(Gap(after=run.step, before=None, events=events))
+    return gaps[-GAPS_KEPT:]
 
 
 def gap_closed(run: TrainRun, step: int) -> list[Gap]:
     """The train's gaps when `step` has been recorded."""
     gaps: list[Gap] = [*run.record_gaps]
     if gaps and gaps[-1]["before"] is None:
-        gaps[-1] = Gap(after=gaps[-1]["after"], before=step, events=gaps[-1]["events"])
+        last = gaps.pop()
+        gaps.append(Gap(after=last["after"], before=step, events=last["events"]))
 
     return gaps
 
 
 def gaps_rewound(run: TrainRun, step: int) -> list[Gap]:
-    """The gaps that count when the train begins again behind `step`: what is missing after it will
-    be recorded anew, and what was never recorded before it stays missing."""
-    gaps = [gap for gap in run.record_gaps if gap["after"] < step]
-    kept = [
-        Gap(
-            after=gap["after"],
-            before=None if gap["before"] is None else min(gap["before"], step + 1),
-            events=gap["events"],
-        )
-        for gap in gaps
-    ]
+    """The gaps that remain when the train resumes after `step`: what is missing after it will be
+    recorded anew, and what was never recorded before it stays missing."""
+    kept: list[Gap] = []
+    for gap in run.record_gaps:
+        if gap["after"] >= step:
+            continue
 
-    is_open = bool(kept) and kept[-1]["before"] in (None, step + 1)
-    if not is_open and step - run.step >= logged_every(run):
-        # Its checkpoint was saved after steps that nobody has stored.
+        before = gap["before"]
+        if before is not None:
+            before = min(before, step + 1)
+
+        kept.append(Gap(after=gap["after"], before=before, events=gap["events"]))
+
+    reaches_step = bool(kept) and kept[-1]["before"] in (None, step + 1)
+    if not reaches_step and step - run.step >= logged_every(run):
+        # Its checkpoint was saved after steps that were not stored.
         kept.append(Gap(after=run.step, before=step + 1, events=0))
 
     return kept
@@ -70,17 +72,17 @@ def gaps_rewound(run: TrainRun, step: int) -> list[Gap]:
 
 def steps_missing(run: TrainRun) -> list[tuple[int, int]]:
     """(first, last) of the steps in each gap, both included."""
-    every, found = logged_every(run), []
+    missing: list[tuple[int, int]] = []
     for gap in run.record_gaps:
         before = gap["before"]
         if before is None:
-            # Nothing was recorded behind it: what the engine said last is all that is known.
+            # Nothing was recorded after it: the engine's last event is all that is known.
             before = int(run.outcome.get("step") or 0) + 1
 
-        if before - gap["after"] > every:
-            found.append((gap["after"] + 1, before - 1))
+        if before - gap["after"] > logged_every(run):
+            missing.append((gap["after"] + 1, before - 1))
 
-    return found
+    return missing
 
 
 def record_notes(run: TrainRun) -> list[str]:
@@ -93,8 +95,7 @@ def record_notes(run: TrainRun) -> list[str]:
     if not run.directory.is_dir():
         notes.append(
             "The folder of this train is gone from the server's disk: its model, checkpoints and "
-            "log "
-            "cannot be read any more. What is shown here was stored before."
+            "log cannot be read any more. What is shown here was stored before."
         )
     elif events_cut(run):
         notes.append(
@@ -103,17 +104,25 @@ def record_notes(run: TrainRun) -> list[str]:
         )
 
     missing = steps_missing(run)
-    notes += [_steps_sentence(first, last) for first, last in missing]
+    for first, last in missing:
+        notes.append(_steps_sentence(first, last))
+
     lost = sum(gap["events"] for gap in run.record_gaps)
     if lost and not missing:
-        entries = "1 entry is" if lost == 1 else f"{lost:,} entries are"
+        entries = f"{lost:,} entries are"
+        if lost == 1:
+            entries = "1 entry is"
+
         notes.append(f"{entries} missing from the record, such as evaluations or answers.")
 
     return notes
 
 
 def _steps_sentence(first: int, last: int) -> str:
-    steps = f"Step {first:,} is" if first == last else f"Steps {first:,} to {last:,} are"
+    steps = f"Steps {first:,} to {last:,} are"
+    if first == last:
+        steps = f"Step {first:,} is"
+
     return f"{steps} missing from the record: the train's {EVENTS} was cut or damaged."
 
 
@@ -132,16 +141,26 @@ def events_cut(run: TrainRun) -> bool:
 def with_gaps(points: list[list[Any]], gaps: list[tuple[int, int]]) -> list[list[Any]]:
     """A series of [step, epoch, time, value] with a point without a value in each gap, so that no
     line is drawn over it."""
-    found: list[list[Any]] = []
-    open_gaps = list(gaps)
+    series: list[list[Any]] = []
+    remaining = list(gaps)
 
     for point in points:
-        while open_gaps and point[0] > open_gaps[0][1]:
-            first, last = open_gaps.pop(0)
-            if found and found[-1][0] < first:
-                middle = [(a + b) / 2 for a, b in zip(found[-1][:3], point[:3], strict=True)]
-                found.append([(first + last) // 2, round(middle[1], 4), round(middle[2], 2), None])
+        while remaining and point[0] > remaining[0][1]:
+            gap = remaining.pop(0)
+            if series and series[-1][0] < gap[0]:
+                series.append(_point_in_gap(gap, series[-1], point))
 
-        found.append(point)
+        series.append(point)
 
-    return found
+    return series
+
+
+def _point_in_gap(gap: tuple[int, int], before: list[Any], after: list[Any]) -> list[Any]:
+    """A point without a value, half-way between its neighbours."""
+    _, epoch_before, time_before, _ = before
+    _, epoch_after, time_after, _ = after
+
+    step = sum(gap) // 2
+    epoch = (epoch_before + epoch_after) / 2
+    time = (time_before + time_after) / 2
+    return [step, round(epoch, 4), round(time, 2), None]

@@ -1,5 +1,5 @@
-"""What a train's parameters name besides base model and data: trained reward models, and reward
-functions' files."""
+"""What a train's parameters refer to besides base model and data: trained reward models, and the
+files of reward functions."""
 
 from __future__ import annotations
 
@@ -18,49 +18,50 @@ Reader = AbstractBaseUser | AnonymousUser
 
 
 def reward_models(reader: Reader | None) -> TrainRunQuerySet:
-    """Finished trains that made a reward model, newest first. `reader`: None for all of them."""
-    trains = (
-        TrainRun.objects.with_related()
-        if reader is None
-        else TrainRun.objects.visible_to(reader).with_related()
-    )
+    """Finished trains of reward models, newest first. `reader`: None for everybody's."""
+    trains = TrainRun.objects.with_related()
+    if reader is not None:
+        trains = trains.visible_to(reader)
 
-    return trains.filter(method__recipe="reward", status=TrainRun.Status.FINISHED).order_by("-pk")
+    finished = trains.filter(method__recipe="reward", status=TrainRun.Status.FINISHED)
+    return finished.order_by("-pk")
 
 
 def resources_of(parameters: dict[str, Any], reader: Reader | None) -> dict[str, Resource]:
     """What the chosen rewards need, by the names that the engine looks for. Raises UserError
     {"rewards": [text]}."""
-    found: dict[str, Resource] = {}
+    resources: dict[str, Resource] = {}
     for number, choice in enumerate(parameters.get("rewards") or [], 1):
         function = choice["function"]
         if function.startswith(CUSTOM_PREFIX):
-            found |= function_resource(function)
+            resources |= function_resource(function)
         elif function == "reward_model":
-            found |= _reward_model(number, choice["parameters"]["model"], reader)
+            resources |= _reward_model(number, choice["parameters"]["model"], reader)
         elif obstacle := RewardChoice.model_validate(choice).reward().obstacle():
             raise UserError({"rewards": [f"{REWARDS[function].title}: {obstacle}"]})
 
-    return found
+    return resources
 
 
 def _reward_model(number: int, train_id: int, reader: Reader | None) -> dict[str, Resource]:
     run = reward_models(reader).filter(pk=train_id).first()
     if run is None:
-        raise UserError(
-            {
-                "rewards": [
-                    f"Reward {number}: train #{train_id} is no finished reward model of yours."
-                ]
-            }
-        )
+        message = f"Reward {number}: train #{train_id} is no finished reward model of yours."
+        raise UserError({"rewards": [message]})
 
     folder = run.directory / MODEL
     is_adapter = (folder / "adapter_config.json").is_file()
-    if not folder.is_dir() or (is_adapter and not run.base_model.path.is_dir()):
-        raise UserError(
-            {"rewards": [f"Reward {number}: the files of the reward model {run.name} are gone."]}
-        )
+    needed = [folder]
+    if is_adapter:
+        needed.append(run.base_model.path)
 
-    base_path = str(run.base_model.path) if is_adapter else ""
-    return {f"reward_model:{run.pk}": Resource(str(folder), name=run.name, base_path=base_path)}
+    if not all(path.is_dir() for path in needed):
+        message = f"Reward {number}: the files of the reward model {run.name} are gone."
+        raise UserError({"rewards": [message]})
+
+    resource = Resource(
+        str(folder),
+        name=run.name,
+        base_path=str(run.base_model.path) if is_adapter else "",
+    )
+    return {f"reward_model:{run.pk}": resource}

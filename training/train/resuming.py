@@ -1,5 +1,4 @@
-"""Going on with a train that ended before its time: the same train, its next attempt, from a
-checkpoint."""
+"""Resuming a train that ended early: the same train, its next attempt, from a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,9 +32,10 @@ from training.train.durations import run_seconds
 from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
 from training.train.spec_paths import spec_write
-from training.work.notices import notices_make
+from training.work.ingest import WARNINGS_KEPT
+from training.work.notices import notices_create
 from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
-from training.work.queue import line_up, ring
+from training.work.queue import queue_insert, workers_notify
 
 logger = logging.getLogger("deepextension.resuming")
 
@@ -43,7 +43,8 @@ Status = TrainRun.Status
 
 
 def resumable_steps(run: TrainRun) -> list[int]:
-    """Steps of whole checkpoints, the newest first. Their files are looked at, not read."""
+    """Steps of complete checkpoints, the newest first. Sizes of their files are compared, their
+    contents are not read."""
     if run.status not in (Status.STOPPED, Status.FAILED) or run.method.is_custom:
         return []
 
@@ -55,7 +56,7 @@ def resumable_steps(run: TrainRun) -> list[int]:
 
 
 def resume_obstacle(run: TrainRun) -> str:
-    """Why a train cannot go on, not even from its beginning, or nothing."""
+    """Why a train cannot be resumed, not even from its beginning, or nothing."""
     if run.status not in (Status.STOPPED, Status.FAILED):
         return "Only a train that was stopped or failed can be resumed."
     if run.method.is_custom:
@@ -63,42 +64,28 @@ def resume_obstacle(run: TrainRun) -> str:
     if not run.base_model.path.is_dir():
         return f"The files of {run.base_model.name} are gone."
 
-    gone = [
-        data
-        for data in (run.dataset, run.evaluation_dataset)
-        if data is not None and not data.path.is_file()
-    ]
-
-    if gone:
-        return f"The file of {gone[0].title} is gone."
+    for dataset in (run.dataset, run.evaluation_dataset):
+        if dataset is not None and not dataset.path.is_file():
+            return f"The file of {dataset.title} is gone."
 
     return ""
 
 
 def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRun:
-    """Queue the train again, to go on after `step` (0: from the beginning), or after its newest
-    whole checkpoint. What it told of later steps is taken away when it starts. Raises UserError.
-    """
+    """Queue the train again, to resume after `step` (0: from the beginning), or after its newest
+    complete checkpoint. What it reported of later steps is deleted when it starts. Raises
+    UserError."""
     owner_check(run, by)
 
     if obstacle := resume_obstacle(run):
         raise UserError(obstacle, code="wrong_state")
 
-    checkpoint = None if step == 0 else _whole_checkpoint(run, step, at_most=HASHED_BYTES)
-    if checkpoint is None and step != 0:
-        reason = (
-            "It has no whole checkpoint to resume from."
-            if step is None
-            else f"There is no whole checkpoint of step {step:,}."
-        )
-
-        raise UserError({"step": [f"{reason} Start it over from step 0, or copy it."]})
-
-    require_disk(
-        2 * folder_size(checkpoint)
-        if checkpoint is not None
-        else disk_bytes(run.base_model, run.parameters)
-    )
+    if step == 0:
+        checkpoint = None
+        require_disk(disk_bytes(run.base_model, run.parameters))
+    else:
+        checkpoint = _checkpoint_to_resume(run, step)
+        require_disk(2 * folder_size(checkpoint))
 
     if not _queue_again(run, checkpoint, resumes=0):
         raise UserError("Somebody else has moved this train on. Look again.", code="wrong_state")
@@ -106,13 +93,31 @@ def train_resume(*, run: TrainRun, by: User, step: int | None = None) -> TrainRu
     return run
 
 
-def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
-    """Write how the train ended. One that can go on by itself goes back to the queue in the same
-    transaction, to its newest whole checkpoint or to the beginning where there is none. Returns
-    whether this caller ended it."""
-    asked_to_stop = run.status == Status.STOPPING
-    goes_on = None if asked_to_stop else _goes_on_alone(run, outcome)
-    checkpoint = _whole_checkpoint(run, None) if goes_on is not None else None
+def _checkpoint_to_resume(run: TrainRun, step: int | None) -> Path:
+    """The complete checkpoint of `step`, or the newest. Raises UserError where there is none."""
+    checkpoint = _whole_checkpoint(run, step, at_most=HASHED_BYTES)
+    if checkpoint is not None:
+        return checkpoint
+
+    if step is None:
+        reason = "It has no whole checkpoint to resume from."
+    else:
+        reason = f"There is no whole checkpoint of step {step:,}."
+
+    raise UserError({"step": [f"{reason} Start it over from step 0, or copy it."]})
+
+
+def train_end_or_resume(run: TrainRun, outcome: Outcome) -> bool:
+    """Write how the train ended. One that can resume by itself returns to the queue in the same
+    transaction, from its newest complete checkpoint or from the beginning where there is none.
+    Returns whether this caller ended it."""
+    changes: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+
+    if run.status != Status.STOPPING:
+        changes = _auto_resume_changes(run, outcome)
+    if changes is not None:
+        checkpoint = _whole_checkpoint(run, None)
 
     with transaction.atomic():
         won = run.transition(
@@ -126,91 +131,130 @@ def end_or_go_on(run: TrainRun, outcome: Outcome) -> bool:
             **outcome.values,
         )
 
-        if won and goes_on is not None and _queue_again(run, checkpoint, first=True, **goes_on):
+        if not won:
+            return False
+
+        if changes is not None and _queue_again(run, checkpoint, first=True, **changes):
             step = checkpoint_step(checkpoint) if checkpoint is not None else 0
-            logger.warning(
-                "train %s (%s) goes on after step %s", run.pk, outcome.values["error_code"], step
-            )
-        elif won:
-            notices_make(run)
-            if outcome.status == Status.FINISHED:
-                ring(run.followers.filter(status=Status.QUEUED).count())
+            code = outcome.values["error_code"]
+            logger.warning("train %s (%s) resumes after step %s", run.pk, code, step)
+            return True
 
-    return won
+        notices_create(run)
+        if outcome.status == Status.FINISHED:
+            workers_notify(run.followers.filter(status=Status.QUEUED).count())
+
+    return True
 
 
-def _goes_on_alone(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
-    """Changes with which the train goes on by itself; None where it does not. A lost worker costs
-    DEEPEXTENSION_RESUMES attempts at most, counted anew when a person lets it go on, and so does a
-    checkpoint that was cut after the platform had chosen it; where memory ran out and that was
-    asked for, each rung of the ladder one."""
+def _auto_resume_changes(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
+    """Changes with which the train resumes by itself; None where it does not.
+
+    A lost worker is forgiven DEEPEXTENSION_RESUMES times, counted anew when a person resumes the
+    train, and so is a checkpoint that was damaged after the platform had chosen it. Where memory
+    ran out and shrinking was asked for, each way to need less is tried once."""
+    if not _can_auto_resume(run):
+        return None
+
     code = outcome.values.get("error_code", "")
-
-    if run.method.is_custom or not run.base_model.path.is_dir():
-        return None
-
-    try:
-        spec = read_spec(run.directory)
-    except SpecError:
-        # Somebody has taken its folder away.
-        return None
 
     if code == WORKER_LOST and run.resumes < settings.RESUMES:
         return {"resumes": run.resumes + 1}
-
-    # One that a person chose is theirs to choose again, and what a branch begins with is nothing to
-    # pass over.
-    if code == BAD_CHECKPOINT and 0 < run.resumes < settings.RESUMES and spec.resume_from:
-        message = (
-            f"{outcome.values['error']} It resumes from the newest one that is whole, or "
-            "starts over."
-        )
-        return {"resumes": run.resumes + 1} | _warned(run, "checkpoint_passed_over", message)
-
+    if code == BAD_CHECKPOINT and _may_pass_over_checkpoint(run):
+        return _passing_over_checkpoint(run, outcome)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
-        rung = next((found for rung in LADDER if (found := rung(run.parameters)) is not None), None)
-        if rung is not None:
-            message = (
-                f"Memory ran out in attempt {run.attempt}. It resumes with less: "
-                f"{rung.words.lower()}."
-            )
-            return {"parameters": run.parameters | rung.changes} | _warned(run, "shrunk", message)
+        return _shrinking(run)
 
     return None
 
 
-def _warned(run: TrainRun, code: str, message: str) -> dict[str, Any]:
-    warning = {"code": code, "message": message, "time": timezone.now().timestamp()}
-    return {"warnings": [*run.warnings, warning][-100:]}
+def _can_auto_resume(run: TrainRun) -> bool:
+    if run.method.is_custom or not run.base_model.path.is_dir():
+        return False
+
+    try:
+        read_spec(run.directory)
+    except SpecError:
+        # Its folder was removed.
+        return False
+
+    return True
+
+
+def _may_pass_over_checkpoint(run: TrainRun) -> bool:
+    """Only a checkpoint that the platform chose. A person can choose another one themselves, and
+    there is no older one for the weights that a branch begins with."""
+    was_resumed_by_platform = 0 < run.resumes < settings.RESUMES
+    return was_resumed_by_platform and bool(read_spec(run.directory).resume_from)
+
+
+def _passing_over_checkpoint(run: TrainRun, outcome: Outcome) -> dict[str, Any]:
+    message = (
+        f"{outcome.values['error']} It resumes from the newest one that is whole, or starts over."
+    )
+    return {
+        "resumes": run.resumes + 1,
+        "warnings": _warnings_with(run, "checkpoint_passed_over", message),
+    }
+
+
+def _shrinking(run: TrainRun) -> dict[str, Any] | None:
+    """Changes to the parameters that need less memory; None where nothing more can be tried."""
+    for remedy_for in LADDER:
+        remedy = remedy_for(run.parameters)
+        if remedy is None:
+            continue
+
+        message = (
+            f"Memory ran out in attempt {run.attempt}. It resumes with less: "
+            f"{remedy.words.lower()}."
+        )
+        return {
+            "parameters": run.parameters | remedy.changes,
+            "warnings": _warnings_with(run, "shrunk", message),
+        }
+
+    return None
+
+
+def _warnings_with(run: TrainRun, code: str, message: str) -> list[dict[str, Any]]:
+    warning = {
+        "code": code,
+        "message": message,
+        "time": timezone.now().timestamp(),
+    }
+    return [*run.warnings, warning][-WARNINGS_KEPT:]
 
 
 def _whole_checkpoint(
     run: TrainRun, wanted: int | None, *, at_most: int | None = None
 ) -> Path | None:
-    """Of `wanted`, or the newest; one that is cut is passed over for the one before it. at_most: as
-    checkpoint_is_whole has it, for a request that must not read for minutes."""
-    return next(
-        (
-            folder
-            for step, folder in checkpoints(run.directory)
-            if (wanted is None or step == wanted) and checkpoint_is_whole(folder, at_most=at_most)
-        ),
-        None,
-    )
+    """The complete checkpoint of step `wanted`, or the newest complete one. at_most: bytes to read,
+    see checkpoint_is_whole, for a request that must not read for minutes."""
+    for step, folder in checkpoints(run.directory):
+        if wanted is not None and step != wanted:
+            continue
+        if checkpoint_is_whole(folder, at_most=at_most):
+            return folder
+
+    return None
 
 
 def _queue_again(
     run: TrainRun, checkpoint: Path | None, *, first: bool = False, **changes: Any
 ) -> bool:
+    """Put the train back into the queue as its next attempt. Returns whether this caller did so."""
+    ended_at = (run.finished_at or timezone.now()).timestamp()
+
     with transaction.atomic():
-        line_up(run, first=first)
+        queue_insert(run, first=first)
         won = run.transition(
             Status.QUEUED,
             attempt=run.attempt,
             place=run.place,
             discards=False,
             earlier_seconds=run_seconds(run) or 0,
-            facts=attempt_end(run.facts, (run.finished_at or timezone.now()).timestamp()),
+            facts=attempt_end(run.facts, ended_at),
             last_step_at=None,
             started_at=None,
             finished_at=None,
@@ -233,18 +277,15 @@ def _queue_again(
         for name in (STOP, SAVE):
             (run.directory / name).unlink(missing_ok=True)
 
-        spec = read_spec(run.directory)
-        spec_write(
-            run,
-            replace(
-                spec,
-                attempt=run.attempt,
-                parameters=run.parameters,
-                resume_from=str(checkpoint) if checkpoint is not None else None,
-                last_seq=run.last_seq,
-            ),
+        spec = replace(
+            read_spec(run.directory),
+            attempt=run.attempt,
+            parameters=run.parameters,
+            resume_from=str(checkpoint) if checkpoint is not None else None,
+            last_seq=run.last_seq,
         )
+        spec_write(run, spec)
 
-        ring()
+        workers_notify()
 
     return True

@@ -1,4 +1,4 @@
-"""Try it: a sample dataset and the settings of a short train, for somebody who has nothing of their
+"""Try it: a sample dataset and the settings of a short train, for people who have no data of their
 own yet."""
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ FILE_NAME = "help-desk.jsonl"
 METHOD = "lora"
 TRAIN_NAME = "my-first-train"
 
-# As in `make demo`: a model of 135 million parameters takes the house format on in about two
-# minutes on two cores.
+# As in `make demo`: a model of 135 million parameters learns the house format in about two minutes
+# on two cores.
 PARAMETERS: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 4,
@@ -38,7 +38,7 @@ PARAMETERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SampleTrain:
-    """What a short first train is made of; the body of POST /api/v1/trains/."""
+    """The ingredients of a short first train; the body of POST /api/v1/trains/."""
 
     method: TrainingMethod
     base_model: BaseModel
@@ -59,7 +59,7 @@ def sample_is_offered(user: User) -> bool:
 
 
 def sample_train(*, by: User) -> SampleTrain:
-    """Make the sample dataset, once a person, and say what to train with it.
+    """Create the sample dataset, once for each person. Returns what to train with it.
 
     Raises UserError where there is no base model or no method to try.
     """
@@ -79,8 +79,7 @@ def sample_dataset(*, by: User) -> Dataset:
         dataset = _create(by)
 
     if dataset.status == Dataset.Status.CHECKING:
-        # 90 rows of our own: read here and now, so that the form behind the button can be filled at
-        # once.
+        # These 90 rows are checked at once, so that the form behind the button can be filled.
         from datasets_app.checking import dataset_check
 
         dataset_check(dataset.pk)

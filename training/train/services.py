@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from engine.chat.render import NO_TOOLS, template_knows_tools
-from engine.contract.rundir import DataFile, HubModel, Program, Spec, save_request
+from engine.contract.rundir import Branch, DataFile, HubModel, Program, Spec, save_request
 from engine.doctor.finding_kinds import TOOL_CALLS
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
@@ -26,15 +28,16 @@ from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.labels import labels_begin, labels_clean, labels_set
-from training.train.plan import Plan, disk_bytes, plan_insist, train_plan
+from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.resources import resources_of
 from training.train.spec_paths import spec_write
-from training.work.queue import after_check, line_up, priority_check, ring
+from training.work.queue import priority_check, queue_insert, starts_after_check, workers_notify
 from training.work.worker_state import WorkerState, worker_state
 
 __all__ = [
     "Plan",
     "WorkerState",
+    "train_check",
     "train_create",
     "train_delete",
     "train_plan",
@@ -62,43 +65,34 @@ def train_create(
     idempotency_key: str | None = None,
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
-    after: TrainRun | None = None,
+    starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
     is new).
 
-    The same owner with the same idempotency key gets the train that the first call made. Raises
+    The same owner with the same idempotency key gets the train that the first call created. Raises
     UserError by field."""
-    if idempotency_key and (
-        run := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
-    ):
-        return run, False
+    earlier = _train_of_key(owner, idempotency_key)
+    if earlier is not None:
+        return earlier, False
 
-    ingredients_check(
-        method=method, base_model=base_model, dataset=dataset, evaluation_dataset=evaluation_dataset
-    )
     device = worker_state().device_kind
-    resolved = parameters_validate(method, parameters, device=device)
-    plan = train_plan(
+    check = train_check(
+        owner=owner,
         method=method,
         base_model=base_model,
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
-        parameters=resolved,
+        parameters=parameters,
+        priority=priority,
+        branch=branch,
+        starts_after=starts_after,
+        labels=labels,
+        device=device,
     )
-
-    plan_insist(plan)
-    priority_check(priority, owner)
-    resources_of(resolved, owner)
-    require_disk(disk_bytes(base_model, resolved))
-    after_check(after)
-    words = labels_clean(labels)
-    weights = None
-
-    if branch is not None:
-        checkpoint = branch_check(branch, method=method, base_model=base_model, parameters=resolved)
-        weights = branch_prepare(checkpoint)
+    parameters, plan = check.insist()
+    weights = branch_prepare(check.checkpoint) if check.checkpoint is not None else None
 
     run = TrainRun(
         owner=owner,
@@ -109,7 +103,7 @@ def train_create(
         base_model=base_model,
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
-        parameters=resolved,
+        parameters=parameters,
         defaults=method_defaults(method, device=device),
         system_prompt=clean_text(system_prompt),
         copied_from=copied_from,
@@ -117,30 +111,152 @@ def train_create(
         branch_step=branch.step if branch is not None else None,
         idempotency_key=idempotency_key or None,
         priority=priority,
-        after=after,
+        starts_after=starts_after,
         planned_rows=plan.steps * plan.effective_batch,
     )
 
     try:
         with transaction.atomic():
-            line_up(run)
+            queue_insert(run)
             run.save()
-            labels_begin(run, words)
+            labels_begin(run, check.labels)
             _prepare_directory(run, weights, branch)
-            ring()
+            workers_notify()
     except IntegrityError:
-        # The other half of a double click was faster.
-        if idempotency_key and (
-            first := TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
-        ):
-            return first, False
+        # A request with the same key, such as the other half of a double click, was faster.
+        earlier = _train_of_key(owner, idempotency_key)
+        if earlier is None:
+            raise
 
-        raise
+        return earlier, False
     finally:
         if weights is not None:
             shutil.rmtree(weights, ignore_errors=True)
 
     return run, True
+
+
+def _train_of_key(owner: User, idempotency_key: str | None) -> TrainRun | None:
+    if not idempotency_key:
+        return None
+
+    return TrainRun.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
+
+
+@dataclass
+class TrainCheck:
+    """What stands against a train, and what was found out on the way.
+
+    `errors`: {field: [text]}, "" for the train as a whole. `parameters`: every one, resolved; None
+    where they are refused. `plan`: None where ingredients or parameters are refused. `checkpoint`:
+    the folder whose weights a branch begins with."""
+
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
+    plan: Plan | None = None
+    labels: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    refusals: list[UserError] = field(default_factory=list)
+
+    def refuse(self, refusal: UserError) -> None:
+        self.refusals.append(refusal)
+        for name, texts in refusal.fields.items():
+            self.errors.setdefault(name, []).extend(texts)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep a UserError of the block, so that everything else is checked too."""
+        try:
+            yield
+        except UserError as refusal:
+            self.refuse(refusal)
+
+    def insist(self) -> tuple[dict[str, Any], Plan]:
+        """(parameters, plan) of a train that can start. Raises UserError with every reason why it
+        cannot."""
+        if self.parameters is None or self.plan is None or self.refusals:
+            last = self.refusals[-1]
+            is_alone = len(self.refusals) == 1
+            raise UserError(
+                self.errors,
+                code=last.code if is_alone else "invalid",
+                status=last.status if is_alone else 400,
+            )
+
+        return self.parameters, self.plan
+
+
+def train_check(
+    *,
+    owner: User,
+    method: TrainingMethod,
+    base_model: BaseModel | None,
+    dataset: Dataset | None,
+    evaluation_dataset: Dataset | None = None,
+    parameters: dict[str, Any],
+    priority: int = TrainRun.Priority.NORMAL,
+    branch: Origin | None = None,
+    starts_after: TrainRun | None = None,
+    labels: Iterable[str] = (),
+    device: str,
+) -> TrainCheck:
+    """Everything that can be said against a train before it starts: what the form shows while
+    somebody types, and what the start refuses. Writes nothing.
+
+    device: "cpu" or "cuda", what the worker has.
+    """
+    check = TrainCheck()
+    if base_model is None:
+        check.refuse(UserError({"base_model": ["Choose a base model."]}))
+    if dataset is None:
+        check.refuse(UserError({"dataset": ["Choose a dataset."]}))
+
+    if base_model is not None and dataset is not None:
+        with check.collecting():
+            ingredients_check(
+                method=method,
+                base_model=base_model,
+                dataset=dataset,
+                evaluation_dataset=evaluation_dataset,
+            )
+
+    with check.collecting():
+        check.parameters = parameters_validate(method, parameters, device=device)
+
+    can_be_planned = not check.refusals
+
+    with check.collecting():
+        priority_check(priority, owner)
+    with check.collecting():
+        starts_after_check(starts_after)
+    with check.collecting():
+        check.labels = labels_clean(labels)
+
+    if check.parameters is None or base_model is None or dataset is None:
+        return check
+
+    if can_be_planned:
+        check.plan = train_plan(
+            method=method,
+            base_model=base_model,
+            dataset=dataset,
+            evaluation_dataset=evaluation_dataset,
+            parameters=check.parameters,
+        )
+        with check.collecting():
+            plan_check(check.plan)
+        with check.collecting():
+            resources_of(check.parameters, owner)
+        with check.collecting():
+            require_disk(disk_bytes(base_model, check.parameters))
+
+    if branch is not None:
+        with check.collecting():
+            check.checkpoint = branch_check(
+                branch, method=method, base_model=base_model, parameters=check.parameters
+            )
+
+    return check
 
 
 def ingredients_check(
@@ -156,22 +272,12 @@ def ingredients_check(
     if method.retired_at is not None:
         errors["method"] = [f"{method.name} is no longer offered. Choose another method."]
 
-    if base_model.archived_at is not None or base_model.status != BaseModel.Status.READY:
-        errors["base_model"] = [
-            f"{base_model.name} is not ready to be trained. Choose another base model."
-        ]
-    elif any(
-        finding["kind"] == TOOL_CALLS for finding in dataset.findings
-    ) and not template_knows_tools(base_model.chat_template):
-        errors["base_model"] = [f"{NO_TOOLS} Choose another base model."]
-    elif not base_model.path.is_dir():
-        errors["base_model"] = [
-            f"The files of {base_model.name} are gone. Ask your operator, or add it again."
-        ]
+    if reason := _base_model_obstacle(base_model, dataset):
+        errors["base_model"] = [reason]
 
-    for field, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
+    for name, data in (("dataset", dataset), ("evaluation_dataset", evaluation_dataset)):
         if data is not None and (reason := dataset_obstacle(data, method)):
-            errors[field] = [reason]
+            errors[name] = [reason]
 
     if evaluation_dataset is not None and evaluation_dataset.sha256 == dataset.sha256:
         errors["evaluation_dataset"] = [
@@ -180,6 +286,21 @@ def ingredients_check(
 
     if errors:
         raise UserError(errors)
+
+
+def _base_model_obstacle(base_model: BaseModel, dataset: Dataset) -> str:
+    """Why `base_model` cannot be trained on `dataset`, or nothing."""
+    if base_model.archived_at is not None or base_model.status != BaseModel.Status.READY:
+        return f"{base_model.name} is not ready to be trained. Choose another base model."
+
+    has_tool_calls = any(finding["kind"] == TOOL_CALLS for finding in dataset.findings)
+    if has_tool_calls and not template_knows_tools(base_model.chat_template):
+        return f"{NO_TOOLS} Choose another base model."
+
+    if not base_model.path.is_dir():
+        return f"The files of {base_model.name} are gone. Ask your operator, or add it again."
+
+    return ""
 
 
 def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
@@ -205,44 +326,43 @@ def dataset_obstacle(dataset: Dataset, method: TrainingMethod) -> str:
 
 def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | None) -> None:
     """The run directory with its spec. Inside the transaction: without a spec there is no train."""
-    # A leftover of a database that was set back: these files are no train's.
+    # A leftover of a database that was restored to an earlier state: these files belong to no
+    # train.
     shutil.rmtree(run.directory, ignore_errors=True)
     run.directory.mkdir(parents=True, mode=0o700)
 
     try:
-        begins = (
-            branch_take(weights, branch, run.directory)
-            if weights is not None and branch is not None
-            else None
-        )
+        start: Branch | None = None
+        if weights is not None and branch is not None:
+            start = branch_take(weights, branch, run.directory)
 
-        spec_write(
-            run,
-            Spec(
-                run_id=run.pk,
-                attempt=run.attempt,
-                name=run.name,
-                method=run.method.slug,
-                recipe=run.method.recipe,
-                parameters=run.parameters,
-                base_model_path=str(run.base_model.path),
-                base_model_name=run.base_model.name,
-                base_model_sha256=run.base_model.sha256,
-                base_model_source=_hub_model(run.base_model),
-                dataset=_data_file(run.dataset),
-                evaluation_dataset=_data_file(run.evaluation_dataset)
-                if run.evaluation_dataset
-                else None,
-                resources=resources_of(run.parameters, run.owner),
-                program=_program(run.method),
-                branch=begins,
-                system_prompt=run.system_prompt,
-                health=settings.HEALTH_THRESHOLDS,
-            ),
-        )
+        spec_write(run, _spec(run, start))
     except BaseException:
         shutil.rmtree(run.directory, ignore_errors=True)
         raise
+
+
+def _spec(run: TrainRun, branch: Branch | None) -> Spec:
+    evaluation_dataset = run.evaluation_dataset
+    return Spec(
+        run_id=run.pk,
+        attempt=run.attempt,
+        name=run.name,
+        method=run.method.slug,
+        recipe=run.method.recipe,
+        parameters=run.parameters,
+        base_model_path=str(run.base_model.path),
+        base_model_name=run.base_model.name,
+        base_model_sha256=run.base_model.sha256,
+        base_model_source=_hub_model(run.base_model),
+        dataset=_data_file(run.dataset),
+        evaluation_dataset=_data_file(evaluation_dataset) if evaluation_dataset else None,
+        resources=resources_of(run.parameters, run.owner),
+        program=_program(run.method),
+        branch=branch,
+        system_prompt=run.system_prompt,
+        health=settings.HEALTH_THRESHOLDS,
+    )
 
 
 def _program(method: TrainingMethod) -> Program | None:
@@ -275,9 +395,10 @@ def _data_file(dataset: Dataset) -> DataFile:
 
 def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
     """Ask for a stop: a waiting train is stopped at once, a running one saves first, unless
-    `discard` ends it where it is. Asking twice is harmless, and the second time may be for less
-    patience."""
+    `discard` ends it where it is. Asking twice is harmless, and the second time may add
+    `discard`."""
     owner_check(run, by)
+    # Again where the train has changed its status meanwhile.
     for _ in range(5):
         run.refresh_from_db()
         if run.status == Status.STOPPING and discard:
@@ -295,8 +416,8 @@ def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
 
 
 def train_save(*, run: TrainRun, by: User) -> TrainRun:
-    """Ask a running train for a checkpoint after its step. Raises UserError for one that does not
-    run, or whose program is one's own and saves when it wants."""
+    """Ask a running train for a checkpoint after its step. Raises UserError for a train that does
+    not run, or that is a custom program, which decides itself when to save."""
     owner_check(run, by)
 
     if run.status != Status.RUNNING:
@@ -304,7 +425,7 @@ def train_save(*, run: TrainRun, by: User) -> TrainRun:
 
     if run.method.is_custom:
         raise UserError(
-            f"{run.method.name} is a program of one's own and saves when it wants.",
+            f"{run.method.name} is a custom program, which decides itself when to save.",
             code="wrong_state",
         )
 
@@ -326,7 +447,7 @@ def train_update(
     notes: str | None = None,
     labels: Iterable[str] | None = None,
 ) -> TrainRun:
-    """Rename a train, change its notes or its labels; what it was trained with never changes."""
+    """Change a train's name, notes or labels. What it was trained with never changes."""
     owner_check(run, by)
     values: dict[str, str] = {}
 
@@ -353,13 +474,11 @@ def train_delete(*, run: TrainRun, by: User) -> None:
     deletion_check(run, by)
 
     if not run.ended:
-        raise UserError(
-            f"This train is {run.get_status_display().lower()}. Stop it first.", code="wrong_state"
-        )
+        status = run.get_status_display().lower()
+        raise UserError(f"This train is {status}. Stop it first.", code="wrong_state")
 
-    if BaseModel.objects.filter(
-        status=BaseModel.Status.IMPORTING, trained_from__train=run.pk
-    ).exists():
+    models = BaseModel.objects.filter(trained_from__train=run.pk)
+    if models.filter(status=BaseModel.Status.IMPORTING).exists():
         raise UserError(
             "A model is being made of this train. Delete it once that is ready.", code="in_use"
         )

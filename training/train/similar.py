@@ -3,6 +3,7 @@ take."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,8 +19,8 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a train took: seconds for each row that it learned from, and seconds for everything
-    else, such as loading, evaluation, sample answers and saving."""
+    """How long a train took: for each row that it learned from, and for everything else, such as
+    loading, evaluation, sample answers and saving."""
 
     seconds_per_row: float
     other_seconds: float
@@ -42,7 +43,7 @@ def similar_trains(
     if limit is None:
         return TrainRun.objects.none()
 
-    found = TrainRun.objects.filter(
+    trains = TrainRun.objects.filter(
         status=TrainRun.Status.FINISHED,
         method_id=method,
         base_model_id=base_model,
@@ -53,33 +54,42 @@ def similar_trains(
     )
 
     if device:
-        found = found.filter(facts__device__name=device)
+        trains = trains.filter(facts__device__name=device)
     if dataset is not None:
-        found = found.filter(dataset_id=dataset)
+        trains = trains.filter(dataset_id=dataset)
 
-    return found
+    return trains
 
 
 def pace_of(run: TrainRun) -> Pace:
     """Trains from before phases were timed have one pace for everything."""
-    rows = run.step * run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
-    whole = run_seconds(run) or 0.0
-    training = spent_of(run.facts).get(TRAINING, (0, 0.0))[1] if "spent" in run.facts else whole
-    training = min(training, whole)
+    batch = run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
+    rows = max(1, run.step * batch)
+    seconds = run_seconds(run) or 0.0
+    training_seconds = seconds
 
-    return Pace(training / max(1, rows), whole - training)
+    if "spent" in run.facts:
+        _, timed = spent_of(run.facts).get(TRAINING, (0, 0.0))
+        training_seconds = min(timed, seconds)
+
+    return Pace(training_seconds / rows, seconds - training_seconds)
 
 
 def rounds_of_similar(run: TrainRun) -> dict[str, float]:
     """{phase: median seconds of a round, "trains": how many were looked at} for evaluation, saving
-    and sample answers, from similar trains; on the same data where there are such. Empty where
-    nothing similar has finished."""
-    kind = {"method": run.method_id, "base_model": run.base_model_id, "parameters": run.parameters}
-    found = list(similar_trains(**kind, dataset=run.dataset_id)[:SIMILAR_TRAINS])
-    found = found or list(similar_trains(**kind)[:SIMILAR_TRAINS])
+    and sample answers, from similar trains; on the same data where there are any. Empty where no
+    similar train has finished."""
+    kind = {
+        "method": run.method_id,
+        "base_model": run.base_model_id,
+        "parameters": run.parameters,
+    }
+    trains = list(similar_trains(**kind, dataset=run.dataset_id)[:SIMILAR_TRAINS])
+    if not trains:
+        trains = list(similar_trains(**kind)[:SIMILAR_TRAINS])
 
-    seconds: dict[str, list[float]] = {phase: [] for phase in ROUNDS}
-    timed = [spent_of(other.facts) for other in found if "spent" in other.facts]
+    timed = [spent_of(train.facts) for train in trains if "spent" in train.facts]
+    seconds: dict[str, list[float]] = defaultdict(list)
 
     for spent in timed:
         for phase in ROUNDS:
@@ -87,5 +97,8 @@ def rounds_of_similar(run: TrainRun) -> dict[str, float]:
                 rounds, total = spent[phase]
                 seconds[phase].append(total / rounds)
 
-    medians = {phase: median(values) for phase, values in seconds.items() if values}
-    return medians | {"trains": len(timed)} if medians else {}
+    if not seconds:
+        return {}
+
+    medians = {phase: median(values) for phase, values in seconds.items()}
+    return medians | {"trains": len(timed)}

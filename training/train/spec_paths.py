@@ -1,4 +1,4 @@
-"""spec.json of a home that was moved: written anew before a train starts."""
+"""Paths in spec.json: they are updated before a train starts, because the home may have moved."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from training.models import TrainRun
 def spec_write(run: TrainRun, spec: Spec) -> None:
     """Write the train's spec.json with paths that survive a move of the home.
 
-    A custom method's program reads the file itself and expects whole paths. Those are put right
-    before each start, by spec_settle.
+    A custom method's program reads the file itself and expects absolute paths. spec_settle updates
+    those before each start.
     """
     write_spec(run.directory, spec, home=None if spec.program else settings.HOME)
 
 
 def spec_settle(run: TrainRun) -> None:
-    """Have spec.json name files where they are now. One that cannot be read is left to the engine,
-    which says what is wrong with it."""
+    """Update spec.json with where the files are now. A file that cannot be read is left to the
+    engine, which reports what is wrong with it."""
     try:
         spec = read_spec(run.directory)
     except SpecError:
@@ -35,7 +35,7 @@ def spec_settle(run: TrainRun) -> None:
 
 
 def _home_of(run: TrainRun, spec: Spec) -> Path | None:
-    """The home in which the spec was written, told by where it has the dataset."""
+    """The home in which the spec was written, judging by its path of the dataset."""
     inside = run.dataset.path.relative_to(settings.HOME)
     written = Path(spec.dataset.path)
     if written.parts[-len(inside.parts) :] != inside.parts:
@@ -46,4 +46,7 @@ def _home_of(run: TrainRun, spec: Spec) -> Path | None:
 
 def _moved(text: str, old: Path) -> str:
     path = Path(text)
-    return str(settings.HOME / path.relative_to(old)) if path.is_relative_to(old) else text
+    if not path.is_relative_to(old):
+        return text
+
+    return str(settings.HOME / path.relative_to(old))

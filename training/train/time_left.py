@@ -1,20 +1,22 @@
 """How long a running train still needs: its steps at the pace so far, and the evaluations,
 checkpoints and sample answers that are still to come, each as long as such a round took before.
 
-A round that this train has not had yet is timed by similar trains. Where there are none it is left
-out, and named."""
+For a round that this train has not had yet, the times of similar trains are used. Where there are
+none the round is left out, and the basis says so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from core.text import counted
 from engine.contract.arithmetic import checkpoints_left, evaluations_left
 from training.models import TrainRun
 from training.train.phases import open_phase, spent_of
 
-ANSWERING, EVALUATING, SAVING, TRAINING = "answering", "evaluating", "saving", "training"
+ANSWERING = "answering"
+EVALUATING = "evaluating"
+SAVING = "saving"
+TRAINING = "training"
 ROUNDS = {EVALUATING: "evaluation", SAVING: "saving", ANSWERING: "sample answers"}
 
 
@@ -33,77 +35,94 @@ def time_left(run: TrainRun, now: float) -> TimeLeft | None:
     if pace is None or not run.total_steps:
         return None
 
-    current = open_phase(run.facts)
-    in_round = now - current[1] if current is not None and current[0] in ROUNDS else 0.0
-    rounds = rounds_left(run, current[0] if current is not None else "")
-    own, similar = _own_means(run), run.facts.get("rounds_of_similar") or {}
+    phase, began = open_phase(run.facts) or ("", now)
+    left = rounds_left(run, phase)
+    own = _own_means(run)
+    similar = run.facts.get("rounds_of_similar") or {}
 
-    at_end = rounds.pop("at end")
-    seconds = 0.0 if at_end else pace * (run.total_steps - run.step)
-    timed_here, timed_elsewhere, not_timed = [], [], []
+    seconds = 0.0 if left.no_steps else pace * (run.total_steps - run.step)
+    if phase in ROUNDS:
+        # That much of the present round is over.
+        seconds -= now - began
 
-    for phase, count in rounds.items():
+    timed_here: list[str] = []
+    timed_elsewhere: list[str] = []
+    not_timed: list[str] = []
+
+    for name, count in left.rounds.items():
         if not count:
             continue
 
-        if phase in own:
-            timed_here.append(ROUNDS[phase])
-        elif phase in similar:
-            timed_elsewhere.append(ROUNDS[phase])
+        if name in own:
+            timed_here.append(ROUNDS[name])
+            seconds += count * own[name]
+        elif name in similar:
+            timed_elsewhere.append(ROUNDS[name])
+            seconds += count * float(similar[name])
         else:
-            not_timed.append(ROUNDS[phase])
-
-        seconds += count * float(own.get(phase, similar.get(phase, 0.0)))
+            not_timed.append(ROUNDS[name])
 
     basis = _basis(timed_here, timed_elsewhere, not_timed, int(similar.get("trains", 0)))
-    return TimeLeft(max(0.0, seconds - in_round), basis)
+    return TimeLeft(max(0.0, seconds), basis)
 
 
 def seconds_per_step(run: TrainRun, now: float) -> float | None:
-    """Of this attempt, time in the phase "training" alone."""
+    """The mean of this attempt, counting only its time in the phase "training"."""
     first_step, earlier_seconds = run.facts.get("training_before") or [0, 0.0]
     steps = run.step - first_step
     if steps <= 0:
         return None
 
-    seconds = spent_of(run.facts).get(TRAINING, (0, 0.0))[1]
-    current = open_phase(run.facts)
-    if current is not None and current[0] == TRAINING:
-        seconds += now - current[1]
+    _, seconds = spent_of(run.facts).get(TRAINING, (0, 0.0))
+    phase, began = open_phase(run.facts) or ("", now)
+    if phase == TRAINING:
+        seconds += now - began
 
-    return max(0.0, seconds - earlier_seconds) / steps if seconds > earlier_seconds else None
+    seconds -= earlier_seconds
+    return seconds / steps if seconds > 0 else None
 
 
-def rounds_left(run: TrainRun, phase: str) -> dict[str, Any]:
-    """How often each phase of ROUNDS is still to come, the present round included. "at end": no
-    step follows."""
-    facts, step, total = run.facts, run.step, run.total_steps
-    asks = int(run.parameters.get("sample_prompts") or 0) > 0
+@dataclass(frozen=True)
+class RoundsLeft:
+    """rounds: how often each phase of ROUNDS is still to come, the present round included.
+    no_steps: whether no step of training follows."""
+
+    rounds: dict[str, int]
+    no_steps: bool = False
+
+
+def rounds_left(run: TrainRun, phase: str) -> RoundsLeft:
+    """`phase`: the one that the train is in."""
+    step = run.step
+    total = run.total_steps
+    answering = int(int(run.parameters.get("sample_prompts") or 0) > 0)
 
     if phase == ANSWERING and step > 0:
-        return {EVALUATING: 0, SAVING: 0, ANSWERING: 1, "at end": True}
+        return RoundsLeft({ANSWERING: 1}, no_steps=True)
     if phase == SAVING and step >= total:
-        return {EVALUATING: 0, SAVING: 1, ANSWERING: int(asks), "at end": True}
+        return RoundsLeft({SAVING: 1, ANSWERING: answering}, no_steps=True)
 
-    evaluate_every, save_every = (
-        int(facts.get("evaluate_every") or 0),
-        int(facts.get("save_every") or 0),
-    )
-    measured = int(facts.get("evaluated_at", step))
-    saving_now = int(phase == SAVING)
+    evaluate_every = int(run.facts.get("evaluate_every") or 0)
+    save_every = int(run.facts.get("save_every") or 0)
+    evaluated_at = int(run.facts.get("evaluated_at", step))
+    evaluations = evaluations_left(min(evaluated_at, step), total, evaluate_every, save_every)
 
-    return {
-        EVALUATING: evaluations_left(min(measured, step), total, evaluate_every, save_every),
-        SAVING: 1 + saving_now + checkpoints_left(step, total, save_every),
-        ANSWERING: int(asks),
-        "at end": False,
-    }
+    # The last one saves the result.
+    savings = checkpoints_left(step, total, save_every) + 1
+    if phase == SAVING:
+        savings += 1
+
+    return RoundsLeft({EVALUATING: evaluations, SAVING: savings, ANSWERING: answering})
 
 
 def _own_means(run: TrainRun) -> dict[str, float]:
-    """{phase: mean seconds of a round} of those that this train has had."""
-    spent = spent_of(run.facts)
-    return {phase: spent[phase][1] / spent[phase][0] for phase in ROUNDS if phase in spent}
+    """{phase: mean seconds of a round} of the rounds that this train has had."""
+    means: dict[str, float] = {}
+    for phase, (rounds, seconds) in spent_of(run.facts).items():
+        if phase in ROUNDS:
+            means[phase] = seconds / rounds
+
+    return means
 
 
 def _basis(here: list[str], elsewhere: list[str], nowhere: list[str], trains: int) -> str:
@@ -121,4 +140,7 @@ def _basis(here: list[str], elsewhere: list[str], nowhere: list[str], trains: in
 
 
 def _and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    if len(words) == 1:
+        return words[0]
+
+    return f"{', '.join(words[:-1])} and {words[-1]}"

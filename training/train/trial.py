@@ -1,28 +1,26 @@
-"""Try these rewards: a few rows of the dataset answered by the base model, or by a person, and what
-each is worth.
+"""Try these rewards: a few rows of the dataset are answered by the base model, or by a person, and
+the rewards score each answer.
 
-A trial is a folder that a chore works on and that is thrown away; nothing of it is kept in the
-database."""
+A trial is a folder that a background worker fills and that is deleted a day later; nothing of it is
+kept in the database."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 
 from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
-from core.processes import clean_environment, confined, judge_environment
+from core.processes import judge_environment
+from core.programs import ProgramProblem, TimeLimitReached, folder_bytes, program_run
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.preview import rows_seen
@@ -37,14 +35,16 @@ from training.train.services import ingredients_check
 
 ROWS = 5
 ROWS_LOOKED_AT = 50
-PROGRAM = ("-m", "engine.rewards")
+PROGRAM = "engine.rewards"
 SECONDS = 300
-LOOK_SECONDS = 0.25
+# Of data: what the libraries take, and for each byte of a model's files.
+MEMORY_BYTES = 8 << 30
+BYTES_A_MODEL_BYTE = 6
 # Its presence in a trial's folder ends the trial.
 CANCEL = "cancel"
 KEPT_SECONDS = 86_400
 KEY = re.compile(r"[0-9]{1,18}-[0-9a-f]{32}")
-# The first tokens of an answer tell what a reward makes of it; nobody waits for hundreds.
+# The first tokens of an answer show how a reward scores it, without a wait for hundreds.
 LONGEST_ANSWER = 160
 ANSWER_CHARACTERS = 20_000
 
@@ -60,10 +60,10 @@ def trial_start(
     answers: list[str] | None = None,
     device: str = "cpu",
 ) -> str:
-    """Begin a trial and return its key. `answers`: typed ones, in the order of the rows; the base
-    model's else.
+    """Begin a trial and return its key. `answers`: typed by a person, in the order of the rows;
+    without them the base model answers.
 
-    One at a time: the person's earlier trials are dropped. Raises UserError by field.
+    One at a time: the person's earlier trials are deleted. Raises UserError by field.
     """
     ingredients_check(
         method=method, base_model=base_model, dataset=dataset, evaluation_dataset=None
@@ -72,29 +72,16 @@ def trial_start(
     if "rewards" not in resolved:
         raise UserError({"method": [f"{method.name} has no rewards to try."]})
 
-    if answers is not None and (
-        len(answers) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in answers)
-    ):
-        raise UserError(
-            {
-                "answers": [
-                    f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."
-                ]
-            }
-        )
+    typed = answers or []
+    if len(typed) > ROWS or any(len(text) > ANSWER_CHARACTERS for text in typed):
+        message = f"Give at most {ROWS} answers of at most {ANSWER_CHARACTERS:,} characters each."
+        raise UserError({"answers": [message]})
 
     resources = resources_of(resolved, by)
     trial = {
         "base_model_path": str(base_model.path),
         "rewards": resolved["rewards"],
-        "rows": [
-            {
-                "prompt": example.asked,
-                "reference": example.answer,
-                "answer": answers[index] if answers is not None and index < len(answers) else None,
-            }
-            for index, example in enumerate(_first_rows(dataset))
-        ],
+        "rows": _trial_rows(dataset, typed),
         "resources": {name: asdict(resource) for name, resource in resources.items()},
         "system_prompt": system_prompt,
         "max_completion_tokens": min(resolved["max_completion_tokens"], LONGEST_ANSWER),
@@ -120,15 +107,34 @@ def trial_start(
     return key
 
 
-def _first_rows(dataset: Dataset) -> list[Example]:
-    """The first that can be asked, of those at the beginning of the file: nobody waits for more."""
+def _trial_rows(dataset: Dataset, typed: list[str]) -> list[dict[str, Any]]:
+    """answer: None where the base model is to answer."""
+    examples = _first_examples(dataset)
+    rows: list[dict[str, Any]] = []
+
+    for index, example in enumerate(examples):
+        answer = typed[index] if index < len(typed) else None
+        rows.append(
+            {
+                "prompt": example.asked,
+                "reference": example.answer,
+                "answer": answer,
+            }
+        )
+
+    return rows
+
+
+def _first_examples(dataset: Dataset) -> list[Example]:
+    """The first ones with a question, from the beginning of the file: reading more takes too
+    long."""
     try:
         seen = rows_seen(dataset, 0, ROWS_LOOKED_AT)
     except UserError as error:
         raise UserError({"dataset": [f"{dataset.name}: {error.message}"]}) from error
 
-    good = [row.example for row in seen if row.example is not None]
-    return [example for example in good[:ROWS] if example.asked]
+    examples = [row.example for row in seen if row.example is not None]
+    return [example for example in examples[:ROWS] if example.asked]
 
 
 def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
@@ -139,14 +145,19 @@ def trial_read(*, by: User, key: str) -> dict[str, Any] | None:
         return None
 
     cancelled = (folder / CANCEL).exists()
-    # The result before the answers: none can come after it.
+    # The result is read before the answers: no answer is written after it.
     result = _json(folder / RESULT)
+    trial = _json(folder / TRIAL) or {}
+    error = ""
+    if result is not None and not cancelled:
+        error = result.get("error", "")
+
     return {
         "done": result is not None or cancelled,
         "cancelled": cancelled,
-        "rows": len((_json(folder / TRIAL) or {}).get("rows", [])),
+        "rows": len(trial.get("rows", [])),
         "answers": answers_read(folder),
-        "error": (result or {}).get("error", "") if not cancelled else "",
+        "error": error,
     }
 
 
@@ -172,66 +183,82 @@ def _folder_of(by: User, key: str) -> Path | None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
 
-    return found
+    return content
 
 
 def trial_run(key: str) -> None:
-    """The chore: let the engine answer and score, until it is done, cancelled, or out of time."""
+    """Background work: let the engine answer and score, until it is done, cancelled, or out of
+    time."""
     folder = trials_folder() / key
     if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
         return
 
-    program = subprocess.Popen(  # noqa: S603 - a list of our own making, no shell
-        [sys.executable, *PROGRAM, str(folder)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=settings.BASE_DIR,
-        env=clean_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **_judge(folder)),
-        preexec_fn=confined(),
-    )
+    def on_tick() -> None:
+        if not folder.is_dir() or (folder / CANCEL).exists():
+            raise _Cancelled
+
+    reason = ""
 
     try:
-        reason = _wait(program, folder)
-    finally:
-        if program.poll() is None:
-            program.kill()
-            program.wait()
+        program_run(
+            PROGRAM,
+            str(folder),
+            seconds=SECONDS,
+            memory_bytes=_memory_bytes(folder),
+            work="The trial",
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                **_judge_key(folder),
+            },
+            on_tick=on_tick,
+        )
+    except _Cancelled:
+        reason = "Cancelled."
+    except TimeLimitReached:
+        reason = _out_of_time(folder)
+    except ProgramProblem as problem:
+        reason = f"{problem} Try it with fewer rewards."
 
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, reason)
 
 
-def _wait(program: subprocess.Popen[bytes], folder: Path) -> str:
-    """Why the trial ended before its last row, "" where it did not."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            code = program.wait(timeout=LOOK_SECONDS)
-        except subprocess.TimeoutExpired:
-            if not folder.is_dir() or (folder / CANCEL).exists():
-                return "Cancelled."
-            if time.monotonic() > deadline:
-                return _out_of_time(folder)
+class _Cancelled(Exception):
+    """The trial was cancelled, or dropped for a later one, while it ran."""
 
-            continue
 
-        return "" if code == 0 else "The trial broke off. Try it with fewer rewards."
+def _memory_bytes(folder: Path) -> int:
+    """What the trial may use: for the libraries, and for its models, each of which is read in half
+    of fp32 and held in fp32 beside it for a moment."""
+    trial = _json(folder / TRIAL) or {}
+    models = {str(trial.get("base_model_path", ""))}
+
+    for resource in trial.get("resources", {}).values():
+        models |= {str(resource.get("path", "")), str(resource.get("base_path", ""))}
+
+    model_bytes = sum(folder_bytes(Path(model)) for model in models if model)
+    return MEMORY_BYTES + BYTES_A_MODEL_BYTE * model_bytes
 
 
 def _out_of_time(folder: Path) -> str:
-    minutes = f"{SECONDS // 60} minutes" if SECONDS >= 120 else f"{SECONDS} seconds"
+    limit = f"{SECONDS // 60} minutes" if SECONDS >= 120 else f"{SECONDS} seconds"
+    sentences = [f"The trial reached its limit of {limit}."]
+
     kept = len(answers_read(folder))
-    so_far = f"The {kept} answers that it has are kept. " if kept > 1 else ""
-    return f"The trial reached its limit of {minutes}. {so_far}Shorter answers take less time."
+    if kept > 1:
+        sentences.append(f"The {kept} answers that it has are kept.")
+
+    sentences.append("Shorter answers take less time.")
+    return " ".join(sentences)
 
 
-def _judge(folder: Path) -> dict[str, str]:
-    """The judge's key goes only where a judge is asked."""
+def _judge_key(folder: Path) -> dict[str, str]:
+    """The judge's key, only where a judge scores."""
     try:
         rewards = json.loads((folder / TRIAL).read_text())["rewards"]
     except (OSError, ValueError, KeyError):
@@ -248,14 +275,14 @@ TRIAL_ENDINGS = {
 
 
 def trial_ended(key: str, reason: str) -> None:
-    """Write down that a trial ended before its time, for a reason of core.chores."""
+    """Record that a trial ended early, for a reason of core.chores."""
     folder = trials_folder() / key
     if folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, TRIAL_ENDINGS[reason])
 
 
 def _drop_old(by: User) -> None:
-    """This person's trials, and everybody's of yesterday."""
+    """Delete this person's trials, and everybody's that are a day old."""
     for folder in trials_folder().glob("*-*"):
         try:
             is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS

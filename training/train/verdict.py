@@ -34,43 +34,50 @@ class Verdict:
 
 
 def verdict(trains: list[TrainRun]) -> Verdict:
-    """Trains are ranked by their best evaluation after a step of training: what the untrained model
-    scores is no merit of theirs."""
-    active = [run for run in trains if not run.ended]
-    beside = f" #{active[0].pk} has not ended yet." if active else ""
+    """Trains are ranked by their best evaluation after a step of training: the score of the
+    untrained model is not theirs."""
+    remarks = _still_active(trains)
 
     objectives = {run.objective for run in trains}
     if len(objectives) > 1:
-        names = " and ".join(sorted(objective.title.lower() for objective in objectives))
+        titles = sorted(objective.title.lower() for objective in objectives)
         return Verdict(
             "These trains are judged by different measures.",
-            f"Some by {names}: read their curves and answers side by side.{beside}",
+            f"Some by {' and '.join(titles)}: read their curves and answers side by side.{remarks}",
         )
 
     (objective,) = objectives
-    beside = _never_better(trains, objective) + beside
-    ranked = sorted(
-        (run for run in trains if has_learned(run)), key=lambda run: (_rank(run, objective), run.pk)
-    )
-    what = f"eval {objective.title.lower()}"
+    remarks = _never_better(trains, objective) + remarks
+    measure = f"eval {objective.title.lower()}"
+
+    ranked = [run for run in trains if has_learned(run)]
+    ranked.sort(key=lambda run: (_rank(run, objective), run.pk))
 
     if len(ranked) < FEWEST_RANKED:
         return Verdict(
-            f"There is no {what} to rank them by.",
-            f"Compare the train {objective.title.lower()} instead.{beside}",
+            f"There is no {measure} to rank them by.",
+            f"Compare the train {objective.title.lower()} instead.{remarks}",
         )
 
     if not measured_alike(ranked):
+        first = ranked[0]
         most = "highest" if objective.higher_is_better else "lowest"
         return Verdict(
-            f"#{ranked[0].pk} has the {most} {what}, {ranked[0].best_value:.3f}, but it is not "
+            f"#{first.pk} has the {most} {measure}, {first.best_value:.3f}, but it is not "
             "comparable.",
             "These trains were measured on different rows or in different ways, so their numbers "
-            "say little about each "
-            f"other.{beside}",
+            f"say little about each other.{remarks}",
         )
 
-    return _best_of(ranked, objective, beside)
+    return _best_of(ranked, objective, remarks)
+
+
+def _still_active(trains: list[TrainRun]) -> str:
+    for run in trains:
+        if not run.ended:
+            return f" #{run.pk} has not ended yet."
+
+    return ""
 
 
 def has_learned(run: TrainRun) -> bool:
@@ -84,67 +91,79 @@ def _rank(run: TrainRun, objective: Objective) -> float:
 
 
 def _never_better(trains: list[TrainRun], objective: Objective) -> str:
-    """Names trains whose best evaluation is that before their first step."""
+    """Names trains whose best evaluation is the one before their first step."""
     untrained = [run for run in trains if run.best_value is not None and run.best_step == 0]
-    names = " and ".join(f"#{run.pk}" for run in untrained)
-
     if not untrained:
         return ""
 
+    names = " and ".join(f"#{run.pk}" for run in untrained)
     has = "has" if len(untrained) == 1 else "have"
     return f" {names} {has} no eval {objective.title.lower()} better than before training."
 
 
-def _best_of(ranked: list[TrainRun], objective: Objective, beside: str) -> Verdict:
-    best, second = ranked[0], ranked[1]
+def _best_of(ranked: list[TrainRun], objective: Objective, remarks: str) -> Verdict:
+    best = ranked[0]
+    second = ranked[1]
     assert best.best_value is not None
     assert second.best_value is not None
-    what = f"eval {objective.title.lower()}"
-    gap = abs(second.best_value - best.best_value)
-    most, beyond = ("highest", "below") if objective.higher_is_better else ("lowest", "above")
 
+    value = f"{best.best_value:.3f}"
+    gap = f"{abs(second.best_value - best.best_value):.3f}"
+    title = f"eval {objective.title.lower()}"
     rows = best.facts.get("eval_rows")
+
+    if objective.higher_is_better:
+        measure = f"highest {title}"
+        beyond = "below"
+    else:
+        measure = f"lowest {title}"
+        beyond = "above"
+
     if rows is not None and rows < FEWEST_HELD_OUT_ROWS:
         return Verdict(
             f"Too few held-out rows to say which is best: {rows:,}.",
-            f"#{best.pk} has the {most} {what}, {best.best_value:.3f}, {gap:.3f} from "
-            f"#{second.pk}; on "
-            f"{counted(rows, 'row')} that may be chance.{beside}",
+            f"#{best.pk} has the {measure}, {value}, {gap} from #{second.pk}; on "
+            f"{counted(rows, 'row')} that may be chance.{remarks}",
         )
 
-    final = best.last_evaluation.get(objective.evaluation)
-    sign = -1 if objective.higher_is_better else 1
-    is_worse = final is not None and sign * (final - best.best_value) > RISEN * abs(best.best_value)
-    where = f"{best.best_value:.3f} at step {best.best_step:,}"
-    headline = (
-        f"#{best.pk} reaches the {most} {what}, {where}{', then gets worse' if is_worse else ''}."
-    )
+    ending = ", then gets worse" if _got_worse(best, objective) else ""
+    time_difference = _time_difference(best, second)
 
     return Verdict(
-        headline,
-        f"#{second.pk} is next, {gap:.3f} {beyond} it{_sooner(best, second)}.{beside}",
+        f"#{best.pk} reaches the {measure}, {value} at step {best.best_step:,}{ending}.",
+        f"#{second.pk} is next, {gap} {beyond} it{time_difference}.{remarks}",
         best,
     )
 
 
-def _sooner(best: TrainRun, second: TrainRun) -> str:
+def _got_worse(run: TrainRun, objective: Objective) -> bool:
+    """Whether the last evaluation is clearly worse than the best."""
+    final = run.last_evaluation.get(objective.evaluation)
+    if final is None or run.best_value is None:
+        return False
+
+    loss = run.best_value - final if objective.higher_is_better else final - run.best_value
+    return bool(loss > RISEN * abs(run.best_value))
+
+
+def _time_difference(best: TrainRun, second: TrainRun) -> str:
     """How much less or more time the second took, where both have ended."""
     if not (best.ended and second.ended):
         return ""
 
-    seconds = [run_seconds(run) or 0.0 for run in (best, second)]
-    if not all(seconds) or abs(seconds[0] - seconds[1]) < 1:
+    best_seconds = run_seconds(best)
+    second_seconds = run_seconds(second)
+    if not best_seconds or not second_seconds or abs(best_seconds - second_seconds) < 1:
         return ""
 
-    return (
-        f", in {display.duration(abs(seconds[0] - seconds[1]))} "
-        f"{'less' if seconds[1] < seconds[0] else 'more'}"
-    )
+    difference = display.duration(abs(best_seconds - second_seconds))
+    word = "less" if second_seconds < best_seconds else "more"
+    return f", in {difference} {word}"
 
 
 # Which rows are held out of a train's own data.
 HELD_OUT = ("evaluation_split", "seed", "max_samples")
-# Settings that an evaluation's number depends on, beside the weights.
+# Settings, besides the weights, that the result of an evaluation depends on.
 OF_LOSS = (
     "max_tokens",
     "answers_only",
@@ -160,7 +179,8 @@ OF_REWARD = ("rewards", "max_prompt_tokens", "max_completion_tokens")
 def measured_alike(trains: list[TrainRun]) -> bool:
     """Whether evaluations are of the same rows by the same measure: losses of two methods are
     different things."""
-    return len({(_held_out(run), _measure(run)) for run in trains}) == 1
+    measurements = {(_held_out(run), _measure(run)) for run in trains}
+    return len(measurements) == 1
 
 
 def _held_out(run: TrainRun) -> tuple[Any, ...]:
@@ -168,43 +188,47 @@ def _held_out(run: TrainRun) -> tuple[Any, ...]:
     if run.evaluation_dataset_id is not None:
         return ("own", run.evaluation_dataset_id)
 
-    return ("split", run.dataset_id, *(run.parameters.get(name) for name in HELD_OUT))
+    split = [run.parameters.get(name) for name in HELD_OUT]
+    return ("split", run.dataset_id, *split)
 
 
 def _measure(run: TrainRun) -> tuple[str, str]:
     """What the number is: a reward by the same functions is one thing whatever the method, a loss
     is its method's."""
-    is_reward = run.objective.higher_is_better
-    names = OF_REWARD if is_reward else OF_LOSS
-    chosen = {name: run.parameters.get(name) for name in names}
-    method = "" if is_reward else run.method.recipe or run.method.slug
+    names: tuple[str, ...]
+    if run.objective.higher_is_better:
+        names = OF_REWARD
+        method = ""
+    else:
+        names = OF_LOSS
+        method = run.method.recipe or run.method.slug
 
-    return method, json.dumps(chosen, sort_keys=True, default=str)
+    settings = {name: run.parameters.get(name) for name in names}
+    return method, json.dumps(settings, sort_keys=True, default=str)
 
 
 def comparability(trains: list[TrainRun]) -> str:
     """Whether the numbers of the evaluations can be compared, and if not why, in one sentence."""
     measured = [run for run in trains if run.best_value is not None]
-    names = {f"eval {run.objective.title.lower()}" for run in trains}
-    what = names.pop() if len(names) == 1 else "evaluations"
-
     if not measured:
         return "None of these trains has been measured on held-out rows."
 
     if len(measured) < len(trains):
         count = counted(len(trains), "train")
-        return (
-            f"Only {len(measured)} of these {count} {_was(len(measured))} measured on held-out "
-            "rows."
-        )
+        was = "was" if len(measured) == 1 else "were"
+        return f"Only {len(measured)} of these {count} {was} measured on held-out rows."
 
-    if len({_held_out(run) for run in trains}) > 1:
+    titles = {run.objective.title.lower() for run in trains}
+    what = "evaluations"
+    if len(titles) == 1:
+        what = f"eval {titles.pop()}"
+
+    rows = {_held_out(run) for run in trains}
+    measures = {_measure(run) for run in trains}
+
+    if len(rows) > 1:
         return f"Measured on different rows: compare {what} with care."
-    if len({_measure(run) for run in trains}) > 1:
+    if len(measures) > 1:
         return f"Measured in different ways, by method or settings, so {what} cannot be compared."
 
     return f"Measured on the same held-out rows, so {what} can be compared."
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"

@@ -1,6 +1,6 @@
-"""events.jsonl -> database. Reading twice changes nothing: an event counts once, by its seq.
+"""events.jsonl -> database. Reading it twice changes nothing: an event counts once, by its seq.
 
-The supervisor reads while the train runs; the reconciler reads what a dead supervisor left.
+The supervisor reads while the train runs; the reconciler reads what a lost supervisor left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.utils import timezone
 from core.text import storable
 from engine.contract.rundir import EVENTS, read_events
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
-from training.train.curve_summary import stretches_grow, stretches_rewind
+from training.train.curve_summary import curve_summaries_extend, curve_summaries_rewind
 from training.train.phases import attempt_end, phase_enter, spent_of
 from training.train.record import gap_closed, gap_opened, gaps_rewound
 from training.train.similar import rounds_of_similar
@@ -25,7 +25,10 @@ from training.train.time_left import TRAINING, time_left
 
 CURVE_POINTS = 64
 ENDINGS = ("finished", "stopped", "failed")
+# Counts beyond these do not fit the database's columns.
 LARGEST = 1 << 53
+LARGEST_SMALL = 1 << 30
+WARNINGS_KEPT = 100
 
 
 def ingest(run: TrainRun) -> int:
@@ -33,23 +36,23 @@ def ingest(run: TrainRun) -> int:
 
     Everything goes in with one transaction, and only while `run.attempt` is the train's attempt: a
     supervisor that was overtaken writes nothing."""
-    found = 0
-    # Of a file that is not the one that was read, all is read: what is known counts once, by its
-    # seq.
+    stored = 0
+    # Another file is read from its beginning: events that are known already count once, by seq.
     start = 0 if _is_another_file(run) else run.events_offset
 
     while True:
         events, offset = read_events(run.directory, start)
         if offset == start:
-            return found
+            return stored
 
-        found += _store(run, [event for event in events if event["seq"] > run.last_seq], offset)
+        new_events = [event for event in events if event["seq"] > run.last_seq]
+        stored += _store(run, new_events, offset)
         start = offset
 
 
 def _is_another_file(run: TrainRun) -> bool:
-    """Whether events.jsonl was cut, or removed and begun anew, since it was read: it ends before
-    the place up to which it was read, or no line ends there."""
+    """Whether events.jsonl was cut, or removed and begun anew, since it was read: it is shorter than
+    what was read, or no line ends there."""
     offset = run.events_offset
     if not offset:
         return False
@@ -63,13 +66,14 @@ def _is_another_file(run: TrainRun) -> bool:
 
 
 def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
-    # Worked out on a copy: where the database refuses, `run` still says what was stored, and the
+    # Computed on a copy: where the database refuses, `run` still says what was stored, and the
     # events are read again.
     batch = _Batch(copy.copy(run))
     for event in events:
         batch.add(event)
 
-    fields = {name: getattr(batch.run, name) for name in batch.touched}
+    fields = {name: getattr(batch.run, name) for name in batch.changed}
+
     with transaction.atomic():
         mine = TrainRun.objects.filter(pk=run.pk, attempt=run.attempt)
         if not mine.update(events_offset=offset, **fields):
@@ -80,13 +84,12 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
 
         MetricRow.objects.bulk_create(batch.rows, ignore_conflicts=True)
         if batch.rows or batch.rewound:
-            stretches_grow(run, batch.run.last_seq)
+            curve_summaries_extend(run, batch.run.last_seq)
 
         Sample.objects.bulk_create(batch.samples, ignore_conflicts=True)
         for checkpoint in batch.checkpoints:
-            Checkpoint.objects.update_or_create(
-                run=run, step=checkpoint.pop("step"), defaults=checkpoint
-            )
+            step = checkpoint.pop("step")
+            Checkpoint.objects.update_or_create(run=run, step=step, defaults=checkpoint)
 
         if batch.pruned:
             run.checkpoints.filter(step__in=batch.pruned).update(kept=False)
@@ -99,25 +102,27 @@ def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:
 
 
 def rewind(run: TrainRun, step: int, seq: int) -> None:
-    """Take away what earlier attempts told before event `seq` about steps after `step`; 0: all of
+    """Delete what earlier attempts reported before event `seq` about steps after `step`; 0: all of
     it."""
     beyond = Q(step__gt=step or -1)
-    gone = run.metrics.filter(beyond, seq__lt=seq)
-    if (first := gone.aggregate(first=Min("seq"))["first"]) is not None:
-        stretches_rewind(run, first)
-        gone.delete()
+    rows = run.metrics.filter(beyond, seq__lt=seq)
+    first = rows.aggregate(first=Min("seq"))["first"]
+
+    if first is not None:
+        curve_summaries_rewind(run, first)
+        rows.delete()
 
     run.samples.filter(beyond | Q(stage="after"), seq__lt=seq).delete()
     run.checkpoints.filter(beyond).delete()
 
 
 class Overtaken(RuntimeError):
-    """Another attempt of the train has begun; this one stands down."""
+    """Another attempt of the train has begun; this one must write nothing more."""
 
 
 class _Batch:
     """What a block of events changes: rows to insert, and fields of the train, set on `run` and
-    named in `touched`."""
+    named in `changed`."""
 
     def __init__(self, run: TrainRun) -> None:
         self.run = run
@@ -126,7 +131,7 @@ class _Batch:
         self.checkpoints: list[dict[str, Any]] = []
         self.pruned: list[int] = []
         self.rewound: list[tuple[int, int]] = []
-        self.touched: set[str] = set()
+        self.changed: set[str] = set()
         self.handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "phase": self.phase,
             "started": self.started,
@@ -138,37 +143,40 @@ class _Batch:
 
     def add(self, event: dict[str, Any]) -> None:
         event = storable(event)
-        if (lost := event["seq"] - self.run.last_seq - 1) > 0:
+        lost = event["seq"] - self.run.last_seq - 1
+        if lost > 0:
             self.set(record_gaps=gap_opened(self.run, lost))
 
         self.set(last_seq=event["seq"])
         kind = event["type"]
         if kind in ENDINGS:
-            self.set(
-                outcome={key: value for key, value in event.items() if key not in ("v", "seq")}
-            )
-            self.set(
-                facts=attempt_end(self.run.facts, event["time"]), eta_seconds=None, eta_basis=""
-            )
+            self.ending(event)
             return
 
         try:
             self.handlers[kind](event)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            # Only a custom method writes such events; one that cannot be read is no reason to lose
-            # the others.
-            self.warning(
-                {
-                    "seq": event["seq"],
-                    "code": "bad_event",
-                    "message": f"An event of type {kind} cannot be read: {error}.",
-                }
-            )
+            # Only a custom method writes such events; one that cannot be read must not lose the
+            # others.
+            warning = {
+                "seq": event["seq"],
+                "code": "bad_event",
+                "message": f"An event of type {kind} cannot be read: {error}.",
+            }
+            self.warning(warning)
 
     def set(self, **values: Any) -> None:
         for name, value in values.items():
             setattr(self.run, name, value)
-            self.touched.add(name)
+            self.changed.add(name)
+
+    def ending(self, event: dict[str, Any]) -> None:
+        self.set(
+            outcome=without(event, "v", "seq"),
+            facts=attempt_end(self.run.facts, event["time"]),
+            eta_seconds=None,
+            eta_basis="",
+        )
 
     def phase(self, event: dict[str, Any]) -> None:
         name = str(event.get("name", event.get("phase", "")))[:30]
@@ -176,85 +184,115 @@ class _Batch:
         self.estimate(event["time"])
 
     def started(self, event: dict[str, Any]) -> None:
-        facts = {key: value for key, value in event.items() if key not in ("v", "seq", "type")}
+        facts = without(event, "v", "seq", "type")
         step = bounded(event.get("resumed_from") or 0)
 
         if event.get("resumed_from") is not None:
-            facts["seams"] = self.went_on(step, event)
+            self.rewind(step, event["seq"])
+            facts["seams"] = self.resume_points(step, event["time"])
 
         # What the pace of this attempt is measured from, and how long rounds took elsewhere.
-        trained = spent_of(self.run.facts).get(TRAINING, (0, 0.0))[1]
-        facts |= {"training_before": [step, trained], "evaluated_at": step}
+        _, trained_seconds = spent_of(self.run.facts).get(TRAINING, (0, 0.0))
+        facts["training_before"] = [step, trained_seconds]
+        facts["evaluated_at"] = step
         facts["rounds_of_similar"] = rounds_of_similar(self.run)
-        self.set(facts=self.run.facts | facts, total_steps=bounded(event.get("total_steps") or 0))
 
-    def went_on(self, step: int, event: dict[str, Any]) -> list[list[float]]:
-        """A later attempt goes on after `step`. Returns the seams of the curve: [step, Unix
-        seconds]."""
-        self.rewound.append((step, event["seq"]))
+        self.set(
+            facts=self.run.facts | facts,
+            total_steps=bounded(event.get("total_steps") or 0),
+        )
+
+    def rewind(self, step: int, seq: int) -> None:
+        """A later attempt resumes after `step`: nothing that was reported of later steps counts."""
+        self.rewound.append((step, seq))
         self.rows = [row for row in self.rows if 0 < step >= row.step]
-        self.samples = [
-            sample for sample in self.samples if 0 < step >= sample.step and sample.stage != "after"
-        ]
-        self.checkpoints = [found for found in self.checkpoints if found["step"] <= step]
-        measured = [(row.step, row.values) for row in self.rows if row.split == "eval"]
+        self.checkpoints = [kept for kept in self.checkpoints if kept["step"] <= step]
+
+        earlier_samples = [sample for sample in self.samples if 0 < step >= sample.step]
+        self.samples = [sample for sample in earlier_samples if sample.stage != "after"]
+
+        self.set(
+            record_gaps=gaps_rewound(self.run, step),
+            step=step,
+            curve=[point for point in self.run.curve if point[0] <= step],
+            outcome={},
+            best_value=None,
+            best_step=None,
+            last_evaluation={},
+            eta_seconds=None,
+        )
+
+        for evaluated_at, values in self.evaluations_until(step):
+            self.evaluated(evaluated_at, values)
+
+    def evaluations_until(self, step: int) -> list[tuple[int, dict[str, Any]]]:
+        """(step, values) in order, of those in this batch and of those stored before."""
+        evaluations = [(row.step, row.values) for row in self.rows if row.split == "eval"]
 
         if step:
-            measured += self.run.metrics.filter(split="eval", step__lte=step).values_list(
-                "step", "values"
-            )
+            stored = self.run.metrics.filter(split="eval", step__lte=step)
+            evaluations += stored.values_list("step", "values")
 
-        self.set(record_gaps=gaps_rewound(self.run, step))
-        self.set(
-            step=step, curve=[point for point in self.run.curve if point[0] <= step], outcome={}
-        )
-        self.set(best_value=None, best_step=None, last_evaluation={}, eta_seconds=None)
+        return sorted(evaluations, key=lambda evaluation: evaluation[0])
 
-        for at, values in sorted(measured, key=lambda found: found[0]):
-            self.set(last_evaluation=self.run.last_evaluation | values)
-            self.best(at, values.get(self.run.objective.evaluation))
+    def resume_points(self, step: int, time: float) -> list[list[float]]:
+        """Where attempts resumed, for the curve: [step, Unix seconds]."""
+        if not step:
+            return []
 
-        kept = [seam for seam in self.run.facts.get("seams", []) if seam[0] < step]
-        return [*kept, [step, event["time"]]] if step else []
+        earlier = [point for point in self.run.facts.get("seams", []) if point[0] < step]
+        return [*earlier, [step, time]]
 
     def metrics(self, event: dict[str, Any]) -> None:
         values = numbers(event.get("values", {}))
-        split, step = str(event.get("split", "train"))[:10], bounded(event.get("step", 0))
+        split = str(event.get("split", "train"))[:10]
+        step = bounded(event.get("step", 0))
         epoch = float(event.get("epoch") or 0)
-        self.rows.append(
-            MetricRow(
-                run=self.run,
-                seq=event["seq"],
-                step=step,
-                epoch=epoch,
-                split=split,
-                time=event["time"],
-                values=values,
-            )
+        row = MetricRow(
+            run=self.run,
+            seq=event["seq"],
+            step=step,
+            epoch=epoch,
+            split=split,
+            time=event["time"],
+            values=values,
         )
+        self.rows.append(row)
 
         if split == "eval":
-            self.set(last_evaluation=self.run.last_evaluation | values)
             self.set(facts=self.run.facts | {"evaluated_at": step})
-            self.best(step, values.get(self.run.objective.evaluation))
+            self.evaluated(step, values)
             return
 
         if self.run.record_gaps:
             self.set(record_gaps=gap_closed(self.run, step))
 
+        loss = values.get(self.run.objective.train)
         self.set(
-            last_metrics=self.run.last_metrics | values, step=max(step, self.run.step), epoch=epoch
+            last_metrics=self.run.last_metrics | values,
+            step=max(step, self.run.step),
+            epoch=epoch,
+            last_step_at=moment(event["time"]),
+            curve=curve_extended(self.run.curve, step, loss),
         )
-        self.set(last_step_at=moment(event["time"]))
-        self.set(curve=grown(self.run.curve, step, values.get(self.run.objective.train)))
         self.estimate(event["time"])
 
-    def best(self, step: int, value: float | None) -> None:
+    def evaluated(self, step: int, values: dict[str, Any]) -> None:
+        self.set(last_evaluation=self.run.last_evaluation | values)
+
+        value = values.get(self.run.objective.evaluation)
         if value is None:
             return
 
-        best, higher = self.run.best_value, self.run.objective.higher_is_better
-        if best is None or (value > best if higher else value < best):
+        best = self.run.best_value
+        if best is None:
+            is_better = True
+        elif self.run.objective.higher_is_better:
+            is_better = value > best
+        else:
+            is_better = value < best
+
+        if is_better:
             self.set(best_value=value, best_step=step)
 
     def estimate(self, now: float) -> None:
@@ -262,26 +300,34 @@ class _Batch:
         left = time_left(self.run, now)
         if left is None:
             self.set(eta_seconds=None, eta_at=None, eta_basis="")
-        else:
-            self.set(eta_seconds=left.seconds, eta_at=moment(now), eta_basis=left.basis[:200])
+            return
+
+        self.set(
+            eta_seconds=left.seconds,
+            eta_at=moment(now),
+            eta_basis=left.basis[:200],
+        )
 
     def sample(self, event: dict[str, Any]) -> None:
-        self.samples.append(
-            Sample(
-                run=self.run,
-                seq=event["seq"],
-                index=min(bounded(event.get("index", 0)), 1 << 30),
-                step=bounded(event.get("step", 0)),
-                stage=str(event.get("stage", "after"))[:10],
-                prompt=str(event.get("prompt", "")),
-                reference=str(event.get("reference") or ""),
-                text=str(event.get("text", "")),
-                tokens=min(bounded(event.get("tokens") or 0), 1 << 30),
-                stopped=event["stopped"] if isinstance(event.get("stopped"), bool) else None,
-                rewards=event.get("rewards") or {},
-                advantage=number_or_none(event.get("advantage")),
-            )
+        index = bounded(event.get("index", 0))
+        tokens = bounded(event.get("tokens") or 0)
+        stopped = event.get("stopped")
+
+        sample = Sample(
+            run=self.run,
+            seq=event["seq"],
+            index=min(index, LARGEST_SMALL),
+            step=bounded(event.get("step", 0)),
+            stage=str(event.get("stage", "after"))[:10],
+            prompt=str(event.get("prompt", "")),
+            reference=str(event.get("reference") or ""),
+            text=str(event.get("text", "")),
+            tokens=min(tokens, LARGEST_SMALL),
+            stopped=stopped if isinstance(stopped, bool) else None,
+            rewards=event.get("rewards") or {},
+            advantage=number_or_none(event.get("advantage")),
         )
+        self.samples.append(sample)
 
     def checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(
@@ -297,52 +343,67 @@ class _Batch:
         self.pruned += [int(step) for step in event.get("pruned", [])]
 
     def warning(self, event: dict[str, Any]) -> None:
-        warning = {key: value for key, value in event.items() if key not in ("v", "type")}
-        self.set(warnings=[*self.run.warnings, warning][-100:])
+        warnings = [*self.run.warnings, without(event, "v", "type")]
+        self.set(warnings=warnings[-WARNINGS_KEPT:])
+
+
+def without(event: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in names}
 
 
 def numbers(values: Any) -> dict[str, float | None]:
     """{name: number or None}; what is neither is left out."""
-    return {
-        str(name)[:100]: value
-        for name, value in dict(values).items()
-        if value is None
-        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
-    }
+    kept: dict[str, float | None] = {}
+    for name, value in dict(values).items():
+        if value is None or is_number(value):
+            kept[str(name)[:100]] = value
+
+    return kept
 
 
 def number_or_none(value: Any) -> float | None:
-    is_number = (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    )
-    return float(value) if is_number else None
+    return float(value) if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be stored and drawn: neither a bool, nor infinite, nor NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+
+    return abs(value) < 1e300
 
 
 def moment(seconds: float) -> datetime.datetime:
-    """Unix seconds as a moment, never one to come: the engine's clock may be another machine's.
+    """Unix seconds as a moment, never in the future: the engine's clock may be another machine's.
     Raises OverflowError or ValueError for one that no calendar has."""
-    return min(datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC), timezone.now())
+    reported = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    return min(reported, timezone.now())
 
 
 def bounded(value: Any) -> int:
     """A count as the database can hold it. Raises ValueError for one that it cannot."""
     number = int(value)
     if not 0 <= number < LARGEST:
-        raise ValueError(f"{str(value)[:40]} is no count")
+        raise ValueError(f"{str(value)[:40]} is not a count")
 
     return number
 
 
-def grown(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:
+def curve_extended(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:
     """The curve with one more point, evenly spaced and never over CURVE_POINTS; its last point is
     the latest step.
 
-    The first gap is the spacing: a point closer than that to the one before is replaced by the
-    next, and when the curve is full every second point goes, which doubles the spacing."""
+    The first distance is the spacing: a point closer than that to the one before is replaced by the
+    next, and when the curve is full every second point is dropped, which doubles the spacing."""
     if loss is None:
         return curve
-    if len(curve) > 2 and curve[-1][0] - curve[-2][0] < curve[1][0] - curve[0][0]:
-        return [*curve[:-1], [step, loss]]
+
+    if len(curve) > 2:
+        spacing = curve[1][0] - curve[0][0]
+        last_distance = curve[-1][0] - curve[-2][0]
+        if last_distance < spacing:
+            return [*curve[:-1], [step, loss]]
+
     if len(curve) >= CURVE_POINTS:
         curve = curve[::2]
 

@@ -1,9 +1,10 @@
-"""Machines share the folders of trains, and one of them is not heard of any more in the database.
+"""Workers that the database no longer hears from, while several machines share the folders of
+trains.
 
-It may be gone, or may only be cut off from the database and train on. Two must never write into one
-train. So before the train goes on elsewhere a mark lies in its folder for a sixth of
-HEARTBEAT_LIMIT_SECONDS, and whoever cannot reach the database looks for it there and gives up
-within a quarter of that time."""
+Such a machine may be gone, or may only be cut off from the database and still train. Two must never
+write into one train. So the train is declared lost first, by a mark in its folder, and starts
+elsewhere only a sixth of HEARTBEAT_LIMIT_SECONDS later. A supervisor that cannot reach the database
+looks for that mark and gives up within a quarter of that time."""
 
 from __future__ import annotations
 
@@ -15,25 +16,29 @@ from django.conf import settings
 
 from training.models import TrainRun
 
+# Supervisors of other versions look for this name.
 MARK = "unheard.json"
 
 
 def patience_seconds() -> float:
+    """How long a train has to be marked before it starts elsewhere."""
     return float(settings.HEARTBEAT_LIMIT_SECONDS) / 6
 
 
-def taken_for_gone(run: TrainRun) -> bool:
-    """Whether the mark has lain there long enough for this attempt. Where there is none it is
-    made."""
-    now, marked = time.time(), _marked(run)
-    # One from the future is of a clock that was set back since.
+def worker_declare_lost(run: TrainRun) -> bool:
+    """Whether the mark has lain there long enough for this attempt, so that the train may start
+    elsewhere. Where there is none it is written."""
+    now = time.time()
+    marked = _marked_at(run)
+    # A mark from the future was written by a clock that has been set back since.
     if marked is not None and marked <= now:
         return now - marked >= patience_seconds()
 
     mark = run.directory / MARK
+    unfinished = mark.with_suffix(".tmp")
     try:
-        mark.with_suffix(".tmp").write_text(json.dumps({"attempt": run.attempt, "time": now}))
-        mark.with_suffix(".tmp").replace(mark)
+        unfinished.write_text(json.dumps({"attempt": run.attempt, "time": now}))
+        unfinished.replace(mark)
     except FileNotFoundError:
         # Nobody trains in a folder that is not there.
         return True
@@ -41,36 +46,39 @@ def taken_for_gone(run: TrainRun) -> bool:
     return False
 
 
-def heard_of(run: TrainRun) -> None:
-    """Take the mark away."""
+def lost_mark_remove(run: TrainRun) -> None:
+    """For a train whose heartbeat has come back."""
     with contextlib.suppress(OSError):
         (run.directory / MARK).unlink(missing_ok=True)
 
 
-class Silence:
-    """Of one who cannot be heard: whether it has to give up."""
+class HeartbeatLoss:
+    """The time in which a supervisor cannot reach the database, and whether it has to give up."""
 
     def __init__(self) -> None:
         self.marked_since: float | None = None
 
-    def ends_in_giving_up(self, run: TrainRun) -> bool:
-        """To be asked again and again while the database is away. A mark that is there for a moment
-        alone is of somebody who has only just reached the database again, as this one is about
-        to."""
-        if _marked(run) is None:
+    def must_give_up(self, run: TrainRun) -> bool:
+        """To be asked again and again while the database is away.
+
+        A mark that is there for a moment only does not count: whoever wrote it has just reached the
+        database again, as this supervisor is about to."""
+        if _marked_at(run) is None:
             self.marked_since = None
             return False
 
         now = time.monotonic()
-        self.marked_since = now if self.marked_since is None else self.marked_since
+        if self.marked_since is None:
+            self.marked_since = now
+
         return now - self.marked_since >= patience_seconds() / 4
 
 
-def _marked(run: TrainRun) -> float | None:
+def _marked_at(run: TrainRun) -> float | None:
     """Unix seconds at which this attempt was marked."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        told = json.loads((run.directory / MARK).read_text())
-        if told["attempt"] == run.attempt:
-            return float(told["time"])
+        mark = json.loads((run.directory / MARK).read_text())
+        if mark["attempt"] == run.attempt:
+            return float(mark["time"])
 
     return None

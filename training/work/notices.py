@@ -1,10 +1,12 @@
-"""Word of a train's end by e-mail and to a webhook: tried again while nobody takes it, and told
-once.
+"""Notices of a train's end, by e-mail and to a webhook.
 
-A notice is a row, written in the same transaction as the end that it tells of; one row an attempt
-and way. Whoever sends it takes it first by a conditional UPDATE, so that of two senders one does.
-Where a sender dies between sending and writing so down the notice goes out again, with the same id:
-a receiver that remembers ids hears nothing twice."""
+A notice is a row, written in the same transaction as the end that it reports; one row an attempt
+and way. A sender claims it first by a conditional UPDATE, so that only one of two sends it. Where a
+sender dies between sending and recording that it did, the notice is sent again with the same id, by
+which a receiver can recognise the duplicate.
+
+A notice that nobody accepts is tried again after growing pauses, for a day in all, and then given
+up: it stays in the admin with the error of its last try."""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ import json
 import logging
 import urllib.error
 import urllib.request
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -23,20 +24,19 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts.services import notices_wanted
-from core.chores import chore_add
+from core.chores import DELIVERY_PAUSES, chore_add
 from training.models import Notice, TrainRun
 from training.train.durations import run_seconds
 
 logger = logging.getLogger("deepextension.notices")
 
-# How long until the next try.
-PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 600))
 TIMEOUT_SECONDS = 10
 Way = Notice.Way
 
 
-def notices_make(run: TrainRun) -> None:
-    """Note down whom to tell of the end of this train. Inside the transaction that ends it."""
+def notices_create(run: TrainRun) -> None:
+    """Record who is to be notified of the end of this train. Call it inside the transaction that
+    ends the train."""
     ways = []
 
     if settings.WEBHOOK_URL:
@@ -45,44 +45,81 @@ def notices_make(run: TrainRun) -> None:
         ways.append(Way.MAIL)
 
     if ways:
-        rows = [Notice(run=run, attempt=run.attempt, status=run.status, way=way) for way in ways]
-        Notice.objects.bulk_create(rows, ignore_conflicts=True)
+        notices = [
+            Notice(
+                run=run,
+                attempt=run.attempt,
+                status=run.status,
+                way=way,
+            )
+            for way in ways
+        ]
+        Notice.objects.bulk_create(notices, ignore_conflicts=True)
         notices_enqueue()
 
 
-def due() -> QuerySet[Notice]:
-    return Notice.objects.filter(sent_at=None, next_at__lte=timezone.now(), tries__lte=len(PAUSES))
+def notices_due() -> QuerySet[Notice]:
+    return Notice.objects.filter(
+        sent_at=None,
+        next_at__lte=timezone.now(),
+        tries__lte=len(DELIVERY_PAUSES),
+    )
+
+
+def notice_state(notice: Notice) -> str:
+    """What has become of a notice, for operators."""
+    if notice.sent_at is not None:
+        return "Sent"
+    if notice.tries > len(DELIVERY_PAUSES):
+        return f"Given up after {notice.tries} tries"
+
+    return "Will be tried again" if notice.tries else "Waiting"
 
 
 def notices_enqueue() -> None:
-    """Have what is due sent."""
-    if due().exists():
+    """Have a background worker send what is due."""
+    if notices_due().exists():
         chore_add("notices", key="send-notices", person=None, expected_seconds=TIMEOUT_SECONDS)
 
 
 def notices_send() -> int:
-    """Send what is due and return how many were taken."""
+    """Send what is due and return how many were accepted."""
     sent = 0
-    for notice in due().select_related(
-        "run__owner", "run__method", "run__base_model", "run__dataset"
-    ):
-        pause = PAUSES[min(notice.tries, len(PAUSES) - 1)]
-        mine = Notice.objects.filter(pk=notice.pk, tries=notice.tries, sent_at=None)
-        if not mine.update(tries=F("tries") + 1, next_at=timezone.now() + pause):
-            continue
+    related = ("run__owner", "run__method", "run__base_model", "run__dataset")
 
-        try:
-            _deliver(notice)
-        except Exception as error:
-            logger.warning("notice %s of train %s not sent: %s", notice.pk, notice.run_id, error)
-            Notice.objects.filter(pk=notice.pk).update(
-                error=f"{type(error).__name__}: {error}"[:500]
-            )
-        else:
-            Notice.objects.filter(pk=notice.pk).update(sent_at=timezone.now(), error="")
+    for notice in notices_due().select_related(*related):
+        if _notice_claim(notice) and _notice_try(notice):
             sent += 1
 
     return sent
+
+
+def _notice_claim(notice: Notice) -> bool:
+    """Whether this sender is the one to try it now. The next try is set before this one begins, so
+    that it comes even when this sender dies."""
+    number = min(notice.tries, len(DELIVERY_PAUSES) - 1)
+    next_at = timezone.now() + DELIVERY_PAUSES[number]
+
+    unclaimed = Notice.objects.filter(pk=notice.pk, tries=notice.tries, sent_at=None)
+    claimed = unclaimed.update(tries=F("tries") + 1, next_at=next_at)
+    return bool(claimed)
+
+
+def _notice_try(notice: Notice) -> bool:
+    """Whether the receiver accepted it. A failure is recorded on the notice."""
+    row = Notice.objects.filter(pk=notice.pk)
+    try:
+        _deliver(notice)
+    except Exception as error:
+        logger.warning("notice %s of train %s not sent: %s", notice.pk, notice.run_id, error)
+        row.update(error=f"{type(error).__name__}: {error}"[:500])
+        if notice.tries >= len(DELIVERY_PAUSES):
+            logger.error("notice %s of train %s was given up", notice.pk, notice.run_id)
+
+        return False
+
+    row.update(sent_at=timezone.now(), error="")
+    return True
 
 
 def _deliver(notice: Notice) -> None:
@@ -92,8 +129,7 @@ def _deliver(notice: Notice) -> None:
         mail_send(notice)
 
 
-def told(notice: Notice) -> dict[str, Any]:
-    """The body of a webhook call."""
+def webhook_body(notice: Notice) -> dict[str, Any]:
     run = notice.run
     return {
         "id": str(notice.uuid),
@@ -127,16 +163,19 @@ def signature(body: bytes) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The operator named one address; whoever answers there does not send us to another."""
+    """Redirects are refused: the operator configured one address, and only that one gets data."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def webhook_send(notice: Notice) -> None:
-    """Raises OSError for anything but an answer of the 200s."""
-    body = json.dumps(told(notice), ensure_ascii=False).encode()
-    headers = {"Content-Type": "application/json", "X-DeepExtension-Delivery": str(notice.uuid)}
+    """Raises OSError for any answer other than 2xx."""
+    body = json.dumps(webhook_body(notice), ensure_ascii=False).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "X-DeepExtension-Delivery": str(notice.uuid),
+    }
 
     if settings.WEBHOOK_SECRET:
         headers["X-DeepExtension-Signature"] = signature(body)
@@ -148,26 +187,30 @@ def webhook_send(notice: Notice) -> None:
 
 def mail_send(notice: Notice) -> None:
     run = notice.run
-    # Asked again: the person may have switched notices off since the train ended.
+    # Checked again: the person may have switched notices off since the train ended.
     if run.owner is None or not notices_wanted(run.owner):
         return
 
-    lines = [
+    # A mail with a line break in its subject is refused; names of trains have none.
+    if notice.status == TrainRun.Status.STOPPED:
+        subject = f"{run.name} is stopped"
+    else:
+        subject = f"{run.name} has {TrainRun.Status(notice.status).label.lower()}"
+
+    text = "\n\n".join(_mail_paragraphs(run)) + "\n"
+    send_mail(subject, text, settings.MAIL_FROM, [run.owner.email])
+
+
+def _mail_paragraphs(run: TrainRun) -> list[str]:
+    paragraphs = [
         f"{run.name} (#{run.pk}), {run.method.name} on {run.base_model.name} with "
-        f"{run.dataset.title}",
-        f"Step {run.step:,} of {run.total_steps:,}" if run.total_steps else "",
-        f"{run.error}\n{run.error_advice}" if run.error else "",
-        address(run),
+        f"{run.dataset.title}"
     ]
 
-    word = TrainRun.Status(notice.status).label.lower()
-    # A line break in a subject would be refused; a name may hold none already.
-    subject = (
-        f"{run.name} has {word}"
-        if notice.status != TrainRun.Status.STOPPED
-        else f"{run.name} is stopped"
-    )
+    if run.total_steps:
+        paragraphs.append(f"Step {run.step:,} of {run.total_steps:,}")
+    if run.error:
+        paragraphs.append(f"{run.error}\n{run.error_advice}")
 
-    send_mail(
-        subject, "\n\n".join(filter(None, lines)) + "\n", settings.MAIL_FROM, [run.owner.email]
-    )
+    paragraphs.append(address(run))
+    return paragraphs

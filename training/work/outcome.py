@@ -37,14 +37,13 @@ def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outc
         WORKER_LOST,
         reason,
         "Nothing is wrong with your settings. What was logged and saved until then is kept: resume "
-        "the train, or copy "
-        "it to begin anew.",
+        "the train, or copy it to begin anew.",
     )
 
 
 def killed(death: Death | None) -> Outcome:
-    """The engine was ended by SIGKILL, and not by its supervisor: said with what was measured, and
-    no more."""
+    """The engine was ended by SIGKILL, and not by its supervisor: reported with what was measured,
+    without guesses."""
     if death is None or not death.total:
         return failure(
             "killed",
@@ -55,8 +54,7 @@ def killed(death: Death | None) -> Outcome:
 
     figures = (
         f"Just before, {size(death.used)} of {size(death.total)} of memory were in use; the train "
-        "took "
-        f"{size(death.peak)} at most."
+        f"took {size(death.peak)} at most."
     )
 
     if death.killed_for_memory:
@@ -78,17 +76,20 @@ def killed(death: Death | None) -> Outcome:
         "killed",
         f"Something ended this train with signal 9 (SIGKILL). {figures}",
         "Memory had not run out, so the cause is outside the train: somebody may have ended the "
-        "process by hand, or a "
-        "limit of the machine did. Start it again; if it recurs, ask your operator.",
+        "process by hand, or a limit of the machine did. Start it again; if it recurs, ask your "
+        "operator.",
     )
 
 
 def decide(
     run: TrainRun, exit_status: int | None, *, by_us: bool = False, death: Death | None = None
 ) -> Outcome:
-    """exit_status: of the engine, negative for a signal, None where nobody is left who knows it.
-    by_us: the signal that ended the engine was the supervisor's. death: what was measured when the
-    engine ended."""
+    """The outcome of a train.
+
+    exit_status: of the engine, negative for a signal, None where it is not known any more.
+    by_us: whether the signal that ended the engine was the supervisor's.
+    death: what was measured when the engine ended.
+    """
     last = run.outcome.get("type")
     if last == "failed":
         return failure(
@@ -141,13 +142,14 @@ def decide(
 
 
 def last_lines(run: TrainRun, count: int = 3) -> str:
-    """The end of the log as one text, for causes that nobody knows."""
+    """The end of the log as one text, for an unknown cause."""
     try:
         with (run.directory / LOG).open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - 4096))
-            lines = stream.read().decode(errors="replace").strip().splitlines()
+            text = stream.read().decode(errors="replace")
     except OSError:
         return ""
 
-    return "\n" + "\n".join(lines[-count:]) if lines else ""
+    lines = text.strip().splitlines()
+    return "".join("\n" + line for line in lines[-count:])

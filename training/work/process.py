@@ -76,7 +76,7 @@ class WarmProcess:
         return self.process is None or self.owner != os.getpid() or self.process.poll() is None
 
     def fork_engine(self, directory: Path, environment: dict[str, str]) -> socket.socket:
-        """Have an engine forked and return the line to it. Raises OSError where the server is
+        """Have an engine forked and return the socket to it. Raises OSError where the server is
         gone."""
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
@@ -98,16 +98,17 @@ class WarmProcess:
 
 
 class Engine:
-    """A running engine: start it, look whether it has ended, signal it."""
+    """A running engine: start it, ask whether it has ended, signal it."""
 
-    # That of this worker; its forks inherit it.
+    # The worker's own; its forks inherit it.
     warm: WarmProcess | None = None
 
-    def __init__(self, line: socket.socket) -> None:
-        self.line = line
-        self.line.setblocking(False)
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.channel.setblocking(False)
         self.status: int | None = None
-        self.news = b""
+        # The beginning of a message whose end has not arrived.
+        self.received = b""
         self.memory = MemoryWatch(os.getpid())
         self.death: Death | None = None
         # Whether the fork server was killed, and the kernel ended the engine with it.
@@ -133,13 +134,13 @@ class Engine:
     def start(cls, directory: Path) -> Engine:
         environment = _environment(directory)
         try:
-            line = cls.warm_up().fork_engine(directory, environment)
+            channel = cls.warm_up().fork_engine(directory, environment)
         except OSError:
-            # Somebody has killed it since this worker looked.
+            # The warm process was killed since this worker looked.
             cls.warm = cls._replacement()
-            line = cls.warm.fork_engine(directory, environment)
+            channel = cls.warm.fork_engine(directory, environment)
 
-        return cls(line)
+        return cls(channel)
 
     def poll(self) -> int | None:
         """The exit status once it has ended (negative: the signal that killed it), None while it
@@ -148,7 +149,7 @@ class Engine:
             return self.status
 
         try:
-            piece = self.line.recv(LONGEST_STATUS)
+            piece = self.channel.recv(LONGEST_STATUS)
         except BlockingIOError:
             return None
         except OSError:
@@ -159,20 +160,20 @@ class Engine:
             self.status = -signal.SIGKILL
             return self.status
 
-        *lines, self.news = (self.news + piece).split(b"\n")
-        for line in lines:
-            self.hear(json.loads(line))
+        *messages, self.received = (self.received + piece).split(b"\n")
+        for message in messages:
+            self.receive(json.loads(message))
 
         return self.status
 
-    def hear(self, news: dict[str, int]) -> None:
-        """What the fork server says of the engine; see engine.process.forkserver."""
-        if "pid" in news:
-            # Its memory may be bounded apart from this process's.
-            self.memory = MemoryWatch(news["pid"])
+    def receive(self, message: dict[str, int]) -> None:
+        """What the fork server reports of the engine; see engine.process.forkserver."""
+        if "pid" in message:
+            # Its memory may be limited apart from this process's.
+            self.memory = MemoryWatch(message["pid"])
         else:
-            self.death = self.memory.death(news["peak"])
-            self.status = news["status"]
+            self.death = self.memory.death(message["peak"])
+            self.status = message["status"]
 
     def signal(self, sign: signal.Signals) -> None:
         if self.status is not None:
@@ -180,15 +181,18 @@ class Engine:
 
         # Where it has ended in this moment, poll() finds that out.
         with contextlib.suppress(OSError):
-            self.line.send(bytes([sign]))
+            self.channel.send(bytes([sign]))
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """What this engine gets beside the clean environment: the judge's key, where a judge is
-    asked."""
+    """What this engine gets in addition to the clean environment: the judge's key, where a judge
+    scores answers."""
     try:
         parameters = read_spec(directory).parameters
     except SpecError:
         return {}
 
-    return judge_environment() if uses_judge(parameters.get("rewards")) else {}
+    if uses_judge(parameters.get("rewards")):
+        return judge_environment()
+
+    return {}

@@ -1,14 +1,26 @@
-"""The line of waiting trains: who is next, who may move whom, and which worker takes what.
+"""The queue of waiting trains: which is next, who may move which, and which worker takes what.
 
-The database holds the order. A job in Redis is a bell without a name: whoever answers one claims
-the first train of the line that its device can run, so nothing is ever reordered inside Redis, and
-a bell too many finds nothing to do."""
+The database holds the order. A job in Redis only notifies a worker that a train may wait, and names
+none: the worker that receives it claims the first train that its device can run. So nothing is ever
+reordered inside Redis, and a notification too many finds nothing to do.
+
+Glossary:
+
+place         The number in the database by which trains of one priority are ordered.
+position      What people see: 1 for the train that starts next, over all priorities.
+ready         Waiting for a worker only, and for no other train (`starts_after`).
+turn          How many trains of the same owner run or wait in front; fair share orders by it.
+claim         To take a train out of the queue and start it, in one conditional UPDATE.
+notify        To put a job into Redis that makes an idle worker look at the queue.
+stop stage    How far a supervisor is with stopping a train, see training.work.supervisor.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from enum import Enum
 from itertools import islice
 from typing import Any
 
@@ -30,22 +42,31 @@ Status = TrainRun.Status
 Priority = TrainRun.Priority
 FUNCTION = "training.jobs.run_train"
 MOVES = ("front", "up", "down", "back")
-MOST_BELLS = 50
+MOST_NOTIFICATIONS = 50
+NO_LONGER_WAITING = "This train no longer waits in the queue."
+
+
+class Unchanged(Enum):
+    """For an argument that was not given, where None means something."""
+
+    UNCHANGED = "unchanged"
 
 
 def waiting() -> TrainRunQuerySet:
-    """Everybody in line, the next one first."""
+    """All waiting trains in the order of the queue."""
     return TrainRun.objects.filter(status=Status.QUEUED).order_by("-priority", "place", "pk")
 
 
 def ready() -> TrainRunQuerySet:
-    """Those in line who wait for no other train."""
-    return waiting().filter(Q(after=None) | Q(after__status=Status.FINISHED))
+    """Waiting trains that need not wait for another train."""
+    return waiting().filter(Q(starts_after=None) | Q(starts_after__status=Status.FINISHED))
 
 
-def queue_places() -> dict[int, int]:
-    """{id: place in line} of all who wait, the next at 1. Places count strangers' trains too."""
-    return {pk: place for place, pk in enumerate(waiting().values_list("pk", flat=True), start=1)}
+def queue_positions() -> dict[int, int]:
+    """{id: position} of all waiting trains, the next one at 1. Trains that a reader may not see are
+    counted too."""
+    ids = waiting().values_list("pk", flat=True)
+    return {pk: position for position, pk in enumerate(ids, start=1)}
 
 
 def queue_position(run: TrainRun) -> int:
@@ -53,69 +74,75 @@ def queue_position(run: TrainRun) -> int:
     if run.status != Status.QUEUED:
         return 0
 
-    ahead = Q(priority__gt=run.priority) | Q(priority=run.priority) & (
-        Q(place__lt=run.place) | Q(place=run.place, pk__lt=run.pk)
-    )
+    before_in_priority = Q(place__lt=run.place) | Q(place=run.place, pk__lt=run.pk)
+    ahead = Q(priority__gt=run.priority) | Q(priority=run.priority) & before_in_priority
     return TrainRun.objects.filter(ahead, status=Status.QUEUED).count() + 1
 
 
-# Into the line
+# Entering the queue
 
 
-def line_up(run: TrainRun, *, first: bool = False) -> None:
-    """Give a train that is about to wait its place; saves nothing.
+def queue_insert(run: TrainRun, *, first: bool = False) -> None:
+    """Set the place of a train that is about to wait; saves nothing.
 
-    Fair share: in each priority people take turns. A train's turn is the number of its owner's
-    trains that run or stand before it, and it goes before the first train of a later turn: twenty
-    trains of one person stand behind the first of another. `first`: to the head of its priority,
-    for one that ran already and lost its worker."""
+    Fair share: within each priority people take turns. A train's turn is the number of its owner's
+    trains that run or wait in front of it, and it goes before the first train of a later turn:
+    twenty trains of one person wait behind the first of another. `first`: to the front of its
+    priority, for a train that ran already and lost its worker."""
     others = waiting().filter(priority=run.priority).exclude(pk=run.pk)
 
     if first:
         least = others.aggregate(least=Min("place"))["least"]
         run.place = 0.0 if least is None else least - 1
-        return
+    else:
+        run.place = _fair_place(run, list(others.values_list("owner", "place")))
 
-    turns: Counter[int | None] = Counter(TrainRun.objects.active().values_list("owner", flat=True))
-    turns.update(waiting().filter(priority__gt=run.priority).values_list("owner", flat=True))
-    line = list(others.values_list("owner", "place"))
-    mine = turns[run.owner_id] + sum(owner == run.owner_id for owner, _ in line)
-    before: float | None = None
 
-    for owner, place in line:
-        if owner != run.owner_id and turns[owner] > mine:
-            run.place = place - 1 if before is None else (before + place) / 2
-            return
+def _fair_place(run: TrainRun, others: list[tuple[int | None, float]]) -> float:
+    """others: (owner, place) of the waiting trains of the same priority, in order."""
+    active = TrainRun.objects.active()
+    higher_priority = waiting().filter(priority__gt=run.priority)
+
+    turns: Counter[int | None] = Counter()
+    turns.update(active.values_list("owner", flat=True))
+    turns.update(higher_priority.values_list("owner", flat=True))
+
+    own_waiting = [owner for owner, _ in others if owner == run.owner_id]
+    own_turn = turns[run.owner_id] + len(own_waiting)
+    previous: float | None = None
+
+    for owner, place in others:
+        if owner != run.owner_id and turns[owner] > own_turn:
+            # Between the two, or in front of all.
+            return place - 1 if previous is None else (previous + place) / 2
 
         turns[owner] += 1
-        before = place
+        previous = place
 
-    run.place = 0.0 if before is None else before + 1
+    return 0.0 if previous is None else previous + 1
 
 
-def after_check(after: TrainRun | None, run: TrainRun | None = None) -> None:
-    """Whether `run`, or a new train, can wait for `after`. Raises UserError where it never would
-    begin."""
+def starts_after_check(predecessor: TrainRun | None, run: TrainRun | None = None) -> None:
+    """Whether `run`, or a new train, can wait for `predecessor`. Raises UserError where it would
+    never start."""
     seen = {run.pk} if run is not None else set()
-    while after is not None:
-        if after.pk in seen:
+
+    while predecessor is not None:
+        if predecessor.pk in seen:
             raise UserError({"after": ["These trains would wait for each other."]})
 
-        if after.status in (Status.FAILED, Status.STOPPED):
-            raise UserError(
-                {
-                    "after": [
-                        f"{after.name} #{after.pk} has ended without success. Choose another train."
-                    ]
-                }
-            )
+        if predecessor.status in (Status.FAILED, Status.STOPPED):
+            name = f"{predecessor.name} #{predecessor.pk}"
+            message = f"{name} has ended without success. Choose another train."
+            raise UserError({"after": [message]})
 
-        seen.add(after.pk)
-        after = after.after if after.status == Status.QUEUED else None
+        seen.add(predecessor.pk)
+        is_waiting = predecessor.status == Status.QUEUED
+        predecessor = predecessor.starts_after if is_waiting else None
 
 
 def may_manage_queue(user: Any) -> bool:
-    """Whether somebody may pause the queue and decide the order of everybody's trains."""
+    """Whether `user` may pause the queue and decide the order of everybody's trains."""
     return bool(user.has_perm("training.manage_queue"))
 
 
@@ -126,40 +153,46 @@ def waiting_change_check(run: TrainRun, by: User) -> None:
 
 
 def priority_check(priority: int, by: User) -> None:
-    """Only those who manage the queue let a train pass the trains of others. Raises UserError."""
+    """Only those who manage the queue may let a train pass the trains of others. Raises
+    UserError."""
     if priority == Priority.HIGH and not may_manage_queue(by):
         raise UserError({"priority": ["Only an operator can give a train a high priority."]})
 
 
-# Within the line
+# Within the queue
 
 
 def train_move(*, run: TrainRun, by: User, to: str) -> TrainRun:
     """Move a waiting train within its priority: to the front, one up, one down, to the back.
 
-    Those who manage the queue move it among all; its owner among the owner's own trains, which swap
-    their places and nobody else's. Raises UserError where it does not wait."""
+    Those who manage the queue move it among all trains. Its owner moves it among their own trains,
+    which exchange places without moving those of others. Raises UserError where it does not
+    wait."""
     waiting_change_check(run, by)
 
     if to not in MOVES:
         raise UserError({"to": [f"Give one of {', '.join(MOVES)}."]})
 
     with transaction.atomic():
-        line = list(waiting().filter(priority=run.priority).select_for_update())
+        trains = list(waiting().filter(priority=run.priority).select_for_update())
         if not may_manage_queue(by):
-            line = [other for other in line if other.owner_id == run.owner_id]
+            trains = [other for other in trains if other.owner_id == run.owner_id]
 
-        where = next((index for index, other in enumerate(line) if other.pk == run.pk), None)
-        if where is None:
-            raise UserError("This train does not wait in line any more.", code="wrong_state")
+        ids = [other.pk for other in trains]
+        if run.pk not in ids:
+            raise UserError(NO_LONGER_WAITING, code="wrong_state")
 
-        places = _apart([other.place for other in line])
-        line.insert(
-            {"front": 0, "up": max(0, where - 1), "down": where + 1, "back": len(line)}[to],
-            line.pop(where),
-        )
+        places = _strictly_rising([other.place for other in trains])
+        index = ids.index(run.pk)
+        targets = {
+            "front": 0,
+            "up": max(0, index - 1),
+            "down": index + 1,
+            "back": len(trains),
+        }
+        trains.insert(targets[to], trains.pop(index))
 
-        for other, place in zip(line, places, strict=True):
+        for other, place in zip(trains, places, strict=True):
             if other.place != place:
                 TrainRun.objects.filter(pk=other.pk).update(place=place)
 
@@ -167,58 +200,79 @@ def train_move(*, run: TrainRun, by: User, to: str) -> TrainRun:
     return run
 
 
-def _apart(places: list[float]) -> list[float]:
+def _strictly_rising(places: list[float]) -> list[float]:
     """The same places in order, none equal to the one before."""
-    found: list[float] = []
+    rising: list[float] = []
     for place in places:
-        found.append(place if not found or place > found[-1] else found[-1] + 1e-6)
+        if rising and place <= rising[-1]:
+            place = rising[-1] + 1e-6
 
-    return found
+        rising.append(place)
+
+    return rising
 
 
 def train_wait(
-    *, run: TrainRun, by: User, priority: int | None = None, **after: TrainRun | None
+    *,
+    run: TrainRun,
+    by: User,
+    priority: int | None = None,
+    starts_after: TrainRun | Unchanged | None = Unchanged.UNCHANGED,
 ) -> TrainRun:
-    """Change how a train waits: its `priority`, and `after` which other train it starts (None:
-    after none).
+    """Change how a train waits: its `priority`, and the train that has to finish before it starts
+    (None: no train).
 
     Raises UserError where it does not wait.
     """
     waiting_change_check(run, by)
+    values: dict[str, Any] = {}
+
     with transaction.atomic():
-        values: dict[str, Any] = dict(after)
-        if after:
-            after_check(after["after"], run)
+        if not isinstance(starts_after, Unchanged):
+            starts_after_check(starts_after, run)
+            values["starts_after"] = starts_after
 
         if priority is not None and priority != run.priority:
             priority_check(priority, by)
             run.priority = priority
-            line_up(run)
-            values |= {"priority": priority, "place": run.place}
+            queue_insert(run)
+            values["priority"] = priority
+            values["place"] = run.place
 
-        if values and not TrainRun.objects.filter(pk=run.pk, status=Status.QUEUED).update(**values):
-            raise UserError("This train does not wait in line any more.", code="wrong_state")
+        row = TrainRun.objects.filter(pk=run.pk, status=Status.QUEUED)
+        if values and not row.update(**values):
+            raise UserError(NO_LONGER_WAITING, code="wrong_state")
 
-        ring()
+        workers_notify()
 
     run.refresh_from_db()
     return run
 
 
-# Out of the line
+# Leaving the queue
 
 
-def claim(device: str, **values: Any) -> TrainRun | None:
+def train_claim(device: str, **values: Any) -> TrainRun | None:
     """Take the first train that this device can run and write `values` with its start; None where
     there is none.
 
     device: "cpu" or "cuda".
     """
     while not queue_state().paused:
-        run = next((run for run in ready().select_related("method") if runs_on(run, device)), None)
+        run = _first_for(device)
         if run is None:
             return None
+
+        # Where another worker was faster this fails, and the next train is tried.
         if run.transition(Status.RUNNING, attempt=run.attempt, **values):
+            return run
+
+    return None
+
+
+def _first_for(device: str) -> TrainRun | None:
+    for run in ready().select_related("method"):
+        if runs_on(run, device):
             return run
 
     return None
@@ -229,54 +283,53 @@ def runs_on(run: TrainRun, device: str) -> bool:
         return True
 
     # The values were validated when the train was started.
-    return (
-        RECIPES[run.method.recipe].parameters.model_construct(**run.parameters).gpu_needed() is None
-    )
+    recipe = RECIPES[run.method.recipe]
+    parameters = recipe.parameters.model_construct(**run.parameters)
+    return parameters.gpu_needed() is None
 
 
-# Bells
+# Notifying workers
 
 
-def ring(times: int = 1) -> None:
-    """Tell `times` workers to look at the line, once the transaction is committed."""
+def workers_notify(times: int = 1) -> None:
+    """Have `times` workers look at the queue, once the transaction is committed."""
     for _ in range(times):
-        enqueue(settings.TRAINS_QUEUE, FUNCTION, f"train-bell-{uuid.uuid4().hex}")
+        enqueue(settings.TRAINS_QUEUE, FUNCTION, f"train-notification-{uuid.uuid4().hex}")
 
 
-def bells_complete(devices: Iterable[str]) -> int:
-    """Ring once more for every waiting train that one of `devices` could run and no bell rings for.
-    Returns how often: Redis may have lost any number of them."""
+def workers_notify_missing(devices: Iterable[str]) -> int:
+    """Notify once for each ready train that one of `devices` can run and that no notification in
+    Redis stands for: Redis may have lost any number of them. Returns how many were sent."""
     if queue_state().paused:
         return 0
 
     kinds = set(devices)
-    fitting = (
-        run for run in ready().select_related("method") if any(runs_on(run, kind) for kind in kinds)
-    )
-    missing = max(
-        0,
-        sum(1 for _ in islice(fitting, MOST_BELLS))
-        - waiting_calls(settings.TRAINS_QUEUE, FUNCTION),
-    )
+    trains = ready().select_related("method")
+    runnable = (run for run in trains if any(runs_on(run, kind) for kind in kinds))
+    needed = sum(1 for _ in islice(runnable, MOST_NOTIFICATIONS))
+    present = waiting_calls(settings.TRAINS_QUEUE, FUNCTION)
 
-    ring(missing)
+    missing = max(0, needed - present)
+    workers_notify(missing)
 
     return missing
 
 
-# The line as a whole
+# The queue as a whole
 
 
 def queue_state() -> TrainQueue:
-    return TrainQueue.objects.filter(pk=1).select_related("paused_by").first() or TrainQueue(pk=1)
+    row = TrainQueue.objects.filter(pk=1).select_related("paused_by").first()
+    return row or TrainQueue(pk=1)
 
 
 def queue_pause(*, by: User, reason: str = "") -> TrainQueue:
-    """Nothing starts any more; what runs goes on. For those who manage the queue."""
+    """Start no more trains; running ones continue. For those who manage the queue."""
     _manager_check(by)
     state = queue_state()
     if not state.paused:
-        state.paused_at, state.paused_by = timezone.now(), by
+        state.paused_at = timezone.now()
+        state.paused_by = by
 
     state.reason = clean_label(reason, limit=200)
     state.save()
@@ -284,12 +337,14 @@ def queue_pause(*, by: User, reason: str = "") -> TrainQueue:
 
 
 def queue_resume(*, by: User) -> TrainQueue:
-    """Trains start again. For those who manage the queue."""
+    """Let trains start again. For those who manage the queue."""
     _manager_check(by)
     state = queue_state()
-    state.paused_at, state.paused_by, state.reason = None, None, ""
+    state.paused_at = None
+    state.paused_by = None
+    state.reason = ""
     state.save()
-    ring(min(MOST_BELLS, waiting().count()))
+    workers_notify(min(MOST_NOTIFICATIONS, waiting().count()))
 
     return state
 

@@ -1,8 +1,8 @@
 """House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten
 by the queue.
 
-Every call may be repeated or run twice at the same time: all writes are conditional, and a bell too
-many does nothing."""
+Every call may be repeated or run twice at the same time: all writes are conditional, and a
+notification too many does nothing."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from core.processes import process_is_alive
 from datasets_app.services import datasets_reconcile
 from models_app.services import models_reconcile
 from training.models import TrainRun
-from training.train.resuming import end_or_go_on
+from training.train.resuming import train_end_or_resume
 from training.work.ingest import Overtaken, ingest
-from training.work.lost_workers import heard_of, taken_for_gone
+from training.work.lost_workers import lost_mark_remove, worker_declare_lost
 from training.work.notices import notices_enqueue
 from training.work.outcome import decide
-from training.work.queue import bells_complete
+from training.work.queue import workers_notify_missing
 from training.work.worker_state import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 
-# What apps above this one have done every few seconds, too.
+# The house-keeping of apps above this one.
 _also: list[Callable[[], None]] = []
 
 
 def reconcile_also(job: Callable[[], None]) -> None:
-    """Called once, when an app is ready."""
+    """Have `job` called every few seconds too. For an app to call once, when it is ready."""
     _also.append(job)
 
 
@@ -51,7 +51,8 @@ def reconcile() -> None:
 
 
 def lost_trains_close() -> None:
-    """Trains whose supervisor is gone: read what the engine still wrote, then say how it ended."""
+    """End trains whose supervisor is gone: read what the engine still wrote, then record how it
+    ended."""
     for run in TrainRun.objects.active():
         if supervisor_is_alive(run):
             continue
@@ -62,7 +63,7 @@ def lost_trains_close() -> None:
             continue
 
         outcome = decide(run, None)
-        if end_or_go_on(run, outcome):
+        if train_end_or_resume(run, outcome):
             logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
 
 
@@ -73,13 +74,14 @@ def supervisor_is_alive(run: TrainRun) -> bool:
     if run.heartbeat_at is None:
         return False
 
-    if timezone.now() - run.heartbeat_at < timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS):
-        heard_of(run)
+    limit = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
+    if timezone.now() - run.heartbeat_at < limit:
+        lost_mark_remove(run)
         return True
 
-    return not taken_for_gone(run)
+    return not worker_declare_lost(run)
 
 
 def waiting_trains_enqueue() -> None:
-    """Ring again for whoever waits unheard."""
-    bells_complete(worker_state().kinds)
+    """Notify workers again of trains whose notification was lost."""
+    workers_notify_missing(worker_state().kinds)

@@ -1,4 +1,4 @@
-"""The worker of the trains queue. Its trains are forked from a warm process beside it, see
+"""The worker of the trains queue. Its engines are forked from a warm process, see
 training.work.process."""
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class TrainWorker(Worker):
         super().main_work_horse(job, queue)
 
     def handle_warm_shutdown_request(self) -> None:
-        """A shutdown does not wait for hours: the horse is told to save its train and go."""
+        """A shutdown does not wait for hours: the job process is asked to save its train and end."""
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """The supervisor itself was killed: nobody else would say how the train ended, so look at
-        once."""
+        """The supervisor itself was killed, so nothing else would record soon how the train
+        ended."""
         try:
             lost_trains_close()
         except Error as error:
@@ -83,16 +83,17 @@ class TrainWorker(Worker):
 
 @contextmanager
 def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
-    """Have the device to oneself: one train a device, however many workers are started. `wait` is
-    called where another worker of this home has it, before waiting until that one is gone.
+    """Hold the device exclusively: one train per device, however many workers are started. `wait`
+    is called where another worker of this home holds it, before waiting until that one is gone.
 
-    Horse and engine get the lock too, so that it is free only once the last of them has left the
-    device."""
+    Job process and engine inherit the lock, so that it is free only once the last of them has left
+    the device."""
     folder = settings.HOME / "locks"
     folder.mkdir(exist_ok=True, mode=0o700)
     name = "-".join((socket.gethostname(), str(device["identity"]), settings.WORKER_SLOT))
+    path = folder / re.sub(r"[^\w.-]", "_", name)
 
-    with (folder / re.sub(r"[^\w.-]", "_", name)).open("w") as lock:
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,8 +104,8 @@ def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[I
 
 
 def measure_device() -> dict[str, Any]:
-    """What `python -m engine.run.hardware` prints: engine.run.hardware.Device, and the `identity` of that
-    device."""
+    """What `python -m engine.run.hardware` prints: engine.run.hardware.Device, and the `identity` of
+    that device."""
     result = subprocess.run(
         [sys.executable, "-m", "engine.run.hardware"],
         capture_output=True,

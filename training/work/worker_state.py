@@ -1,7 +1,6 @@
 """Which training workers are there, and whether a train would start now.
 
-A worker says that it is there through a key in Redis that lapses by itself, with what its device
-is."""
+A worker announces itself and its device by a key in Redis that expires by itself."""
 
 from __future__ import annotations
 
@@ -27,17 +26,17 @@ STARTING_SECONDS = 180
 
 
 def worker_device(name: str) -> str:
-    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it cannot be told."""
+    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it is not known."""
     try:
         presence = connection().get(f"{KEY}{name}")
     except RedisError:
-        presence = None
+        return "cpu"
 
-    return (
-        str(json.loads(presence)["device"].get("kind", "cpu"))
-        if isinstance(presence, str | bytes)
-        else "cpu"
-    )
+    if not isinstance(presence, str | bytes):
+        return "cpu"
+
+    device = json.loads(presence)["device"]
+    return str(device.get("kind", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class WorkerState:
 
 
 def start_announce(seconds: int = STARTING_SECONDS) -> None:
-    """Tell the platform that this worker is loading its libraries; pages say so instead of "no
+    """Announce that this worker is loading its libraries; pages show that instead of "no
     worker"."""
     try:
         connection().set(f"{STARTING}{socket.gethostname()}:{os.getpid()}", "1", ex=seconds)
@@ -76,13 +75,10 @@ def start_is_over() -> None:
 def workers_present() -> list[dict[str, Any]]:
     """{name, host, process, device} of each training worker that is there. Raises RedisError."""
     redis = connection()
-    found = [
-        json.loads(value)
-        for value in redis.mget(list(redis.scan_iter(f"{KEY}*", count=1000)))
-        if value
-    ]
-
-    return [presence for presence in found if is_alive(presence)]
+    keys = list(redis.scan_iter(f"{KEY}*", count=1000))
+    # A key may have expired since.
+    presences = [json.loads(value) for value in redis.mget(keys) if value]
+    return [presence for presence in presences if is_alive(presence)]
 
 
 def worker_state() -> WorkerState:
@@ -125,11 +121,15 @@ def is_starting() -> bool:
 
 
 def is_alive(presence: dict[str, Any]) -> bool:
-    """A worker on this host is known by its process; one elsewhere by its key not having lapsed."""
+    """By its process for a worker on this host; elsewhere, its key would have expired."""
     return presence["host"] != socket.gethostname() or process_is_alive(presence["process"])
 
 
 def best_device(workers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """A GPU before a CPU: what a form should assume."""
+    """What a form should assume: a GPU where there is one."""
     devices: list[dict[str, Any]] = [presence["device"] for presence in workers]
-    return next((device for device in devices if device.get("kind") != "cpu"), devices[0])
+    for device in devices:
+        if device.get("kind") != "cpu":
+            return device
+
+    return devices[0]

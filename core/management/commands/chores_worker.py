@@ -20,13 +20,13 @@ class Command(BaseCommand):
             type=int,
             choices=Chore.Lane.values,
             default=Chore.Lane.LONG.value,
-            help="0: only what takes seconds. 1: what takes minutes, too. 2: everything (default).",
+            help="0: only work of seconds. 1: work of minutes, too. 2: everything (default).",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
-        if words := newer_database():
-            raise CommandError(words)
+        if problem := newer_database():
+            raise CommandError(problem)
 
         os.umask(0o077)
         ChoresWorker(options["lane"]).work()

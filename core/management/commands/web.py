@@ -24,11 +24,11 @@ HANG_SECONDS = 60
 
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn in this very process, which has loaded everything by now: its workers are forked
-    from it and answer at once, and signals from the process manager reach it."""
+    from it and answer at once, and it receives the process manager's signals."""
 
     def load_config(self) -> None:
         host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
-        for name, value in {
+        options = {
             "bind": f"{host}:{settings.PORT}",
             "worker_class": Worker,
             "workers": settings.WEB_PROCESSES,
@@ -39,18 +39,20 @@ class Server(BaseApplication):  # type: ignore[misc]
             "timeout": HANG_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": STOP_SECONDS,
-            # Whose X-Forwarded-Proto is believed, and who may open as many connections as it needs.
+            # Whose X-Forwarded-Proto is trusted, and who may open as many connections as it needs.
             "forwarded_allow_ips": ",".join(settings.FORWARDED_ALLOW_IPS),
-            # Of all servers of one person there would be one.
+            # Its path is one for all servers of a user of this machine.
             "control_socket_disable": True,
             "accesslog": "-" if settings.DEBUG else None,
             "errorlog": "-",
-        }.items():
+        }
+
+        for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         application = import_string(settings.ASGI_APPLICATION)
-        # No worker may share another's.
+        # Forked workers must not share connections.
         connections.close_all()
         return application
 
@@ -60,8 +62,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
-        if words := newer_database():
-            raise CommandError(words)
+        if problem := newer_database():
+            raise CommandError(problem)
 
         os.umask(0o077)
         starting_page_leave()

@@ -1,18 +1,21 @@
-"""Programs that download from the Hugging Face hub, each in a process of its own, and the words for
-what went wrong.
+"""Programs that download from the Hugging Face hub, each in a process of its own, and the messages
+for what went wrong.
 
-They print JSON lines, see core.programs. The token to download with, where there is one, is in
+Their reports are JSON lines on standard output, see core.programs: last {"done": {…}} or {"error":
+text, "passing": whether to try again}. The token to download with, where there is one, is in
 HF_TOKEN."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 
 class Refused(Exception):
-    """Why a download came to nothing. `passing`: it may go well later."""
+    """Why a download failed. `passing`: it may go well later."""
 
     def __init__(self, text: str, *, passing: bool = False) -> None:
         super().__init__(text)
@@ -24,8 +27,34 @@ def token() -> str | bool:
     return os.environ.get("HF_TOKEN") or False
 
 
-def say(**news: Any) -> None:
-    print(json.dumps(news), flush=True)
+def report(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def run(
+    download: Callable[[], dict[str, Any]],
+    reference: str,
+    *,
+    kind: str,
+    instead: str,
+    cause: Callable[[Exception], Exception] = lambda error: error,
+) -> int:
+    """Download and report how it went; returns the exit status.
+
+    cause: the error that explains what `download` raised. reference, kind, instead: see `refusal`.
+    """
+    try:
+        result = download()
+    except Exception as error:
+        reason = refusal(cause(error), reference, kind=kind, instead=instead)
+        # People get the reason; the log gets the type alone, since the texts of errors may hold
+        # addresses with signatures in them.
+        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
+        report(error=str(reason), passing=reason.passing)
+        return 1
+
+    report(done=result)
+    return 0
 
 
 def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Refused:
@@ -36,13 +65,12 @@ def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Ref
     from huggingface_hub import errors
 
     response = getattr(error, "response", None)
-    status = (
-        response.status_code
-        if isinstance(error, errors.HfHubHTTPError) and response is not None
-        else 0
-    )
+    status = 0
+    if isinstance(error, errors.HfHubHTTPError) and response is not None:
+        status = response.status_code
 
     access = _access(instead)
+
     match error:
         case Refused():
             return error
@@ -66,8 +94,8 @@ def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Ref
             return Refused("The disk is full. Free some space and try again.")
         case ImportError() | TypeError() | AttributeError() | NameError() | LookupError():
             return Refused(
-                "This download ended by a fault of the platform. Ask your operator to look into "
-                "the log."
+                "The download failed because of an error in the platform. Ask your operator to "
+                "look at the log."
             )
         case _:
             return Refused(
@@ -80,8 +108,7 @@ def _access(instead: str) -> str:
     if os.environ.get("HF_TOKEN"):
         return (
             "the Hugging Face token that this download used has no access to it. Ask for access on "
-            "its page at "
-            "huggingface.co, or store another token on your account page."
+            "its page at huggingface.co, or store another token on your account page."
         )
 
     return f"it needs a Hugging Face token. Store one of your own on your account page. {instead}"

@@ -2,9 +2,9 @@
 
 Reads a dataset of the Hugging Face hub as a stream, at one commit, and writes its rows to OUT as
 JSONL. A program of its own, so that the worker stays light and the token is in this process's
-environment alone. Prints JSON lines: {"revision": …, "licence": …, "configuration": …, "split": …}
-once it knows them, {"rows": …} as it goes, and last {"done": {"rows", "size_bytes", "sha256",
-"dropped"}} or {"error": text, "passing": whether to try again}."""
+environment alone. Reports {"revision": …, "licence": …, "configuration": …, "split": …} once it
+knows them, {"rows": …} while it downloads, and last {"done": {"rows", "size_bytes", "sha256",
+"dropped"}} or an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.programs.hub import Refused, refusal, say, token
+from engine.programs.hub import Refused, report, run, token
 
 REPORT_EVERY_SECONDS = 0.5
 # Columns of these are left out: no method here learns from them, and each cell is a file.
@@ -33,7 +33,10 @@ def download(
     out: Path,
     largest_bytes: int,
 ) -> dict[str, Any]:
-    """Raises Refused, or what the hub's libraries raise."""
+    """Write the rows of one split to `out`; most_rows: 0 for all of them.
+
+    Raises Refused, or what the hub's libraries raise.
+    """
     from datasets import get_dataset_config_names, load_dataset  # type: ignore[import-untyped]
     from huggingface_hub import HfApi
 
@@ -50,8 +53,8 @@ def download(
 
         raise Refused(
             "This dataset comes as a script, which would have to be run to get its rows. Nothing "
-            "of the hub's is run here. "
-            f"Often the hub has made rows of it: try {name}@refs/convert/parquet."
+            "of the hub's is run here. Often the hub has converted it to rows: try "
+            f"{name}@refs/convert/parquet."
         ) from error
 
     split = choose(list(splits), split, "split", "train")
@@ -67,30 +70,39 @@ def download(
         rows = rows.decode(False).remove_columns(media)
 
     licence = getattr(info.card_data, "license", None) or ""
-    say(
+    if isinstance(licence, list):
+        licence = ", ".join(licence)
+
+    report(
         revision=info.sha,
-        licence=", ".join(licence) if isinstance(licence, list) else str(licence),
+        licence=str(licence),
         configuration=configuration,
         split=split,
     )
-    return write(rows.take(most_rows) if most_rows else rows, out, largest_bytes) | {
-        "dropped": media
-    }
+
+    if most_rows:
+        rows = rows.take(most_rows)
+
+    return write(rows, out, largest_bytes) | {"dropped": media}
 
 
 def choose(names: list[str], wanted: str, what: str, usual: str) -> str:
-    """The one that is wanted, or the usual one, or the only one. Raises Refused, naming all."""
+    """The wanted one, else the usual one, else the only one. Raises Refused, which names all."""
     if wanted and wanted not in names:
         raise Refused(f"It has no {what} {wanted!r}. There is {', '.join(names[:40])}.")
-    if wanted or usual in names or len(names) == 1:
-        return wanted or (usual if usual in names else names[0])
+    if wanted:
+        return wanted
+    if usual in names:
+        return usual
+    if len(names) == 1:
+        return names[0]
 
     raise Refused(f"Choose a {what}: it has {', '.join(names[:40])}.")
 
 
 def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
-    """Write rows as JSONL; their number, size and sha256. Raises Refused where they need more than
-    `largest_bytes`."""
+    """Write the rows as JSONL; returns {"rows", "size_bytes", "sha256"}. Raises Refused beyond
+    largest_bytes."""
     count = 0
     size = 0
     digest = hashlib.sha256()
@@ -114,7 +126,7 @@ def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
 
             if time.monotonic() - reported_at > REPORT_EVERY_SECONDS:
                 reported_at = time.monotonic()
-                say(rows=count)
+                report(rows=count)
 
         stream.flush()
         os.fsync(stream.fileno())
@@ -123,7 +135,7 @@ def write(rows: Any, out: Path, largest_bytes: int) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON has no word for."""
+    """A value for which JSON has no type, as one that it has."""
     match value:
         case datetime.date() | datetime.time():
             return value.isoformat()
@@ -138,26 +150,30 @@ def plain(value: Any) -> Any:
 
 def main(arguments: list[str]) -> int:
     name, revision, configuration, split, most_rows, out, largest_bytes = arguments
-    try:
-        say(
-            done=download(
-                name, revision, configuration, split, int(most_rows), Path(out), int(largest_bytes)
-            )
-        )
-    except Exception as error:
-        reason = refusal(_cause(error), name, kind="dataset", instead="Or upload the file.")
-        # The log gets the type alone, since texts of errors may hold addresses with signatures in
-        # them.
-        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
-        say(error=str(reason), passing=reason.passing)
-        return 1
 
-    return 0
+    def rows_download() -> dict[str, Any]:
+        return download(
+            name,
+            revision,
+            configuration,
+            split,
+            most_rows=int(most_rows),
+            out=Path(out),
+            largest_bytes=int(largest_bytes),
+        )
+
+    return run(
+        rows_download,
+        name,
+        kind="dataset",
+        instead="Or upload the file.",
+        cause=_cause,
+    )
 
 
 def _cause(error: Exception) -> Exception:
-    """What the hub answered, where the datasets library wraps it; a layout that it cannot read is
-    no bad connection."""
+    """The hub's own error where the datasets library wraps it; Refused for a layout that cannot be
+    read, which is no matter of the connection."""
     from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 
     cause: BaseException | None = error

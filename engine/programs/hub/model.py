@@ -1,9 +1,8 @@
 """python -m engine.programs.hub.model ORG/NAME REVISION FOLDER LARGEST_BYTES
 
 Downloads a model's safetensors, JSON and tokenizer files at one commit. A program of its own, so
-that the worker stays light and the token is in this process's environment alone. Prints JSON lines:
-{"bytes": …, "revision": …} once it knows what comes, and last {"done": {…}} or {"error": text,
-"passing": whether to try again}."""
+that the worker stays light and the token is in this process's environment alone. Reports {"bytes":
+…, "revision": …} once it knows the size, and last {"done": {"revision"}} or an error."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.models.inspect import INDEX, KEPT_FILES, PICKLES, SHARD_NAME, WEIGHTS
-from engine.programs.hub import Refused, refusal, say, token
+from engine.programs.hub import Refused, report, run, token
 
 
 def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
     """Put the model's files into `folder`. A second call resumes where a first one was cut off.
-    Raises Refused."""
+    Raises Refused, or what the hub's library raises."""
     from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi(token=token())
@@ -29,11 +28,10 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
     if size > largest_bytes:
         raise Refused(
             f"Not enough disk space: the model takes {size / 1e9:.1f} GB, and "
-            f"{max(0, largest_bytes) / 1e9:.1f} GB "
-            "can be used."
+            f"{max(0, largest_bytes) / 1e9:.1f} GB can be used."
         )
 
-    say(bytes=size, revision=info.sha)
+    report(bytes=size, revision=info.sha)
     snapshot_download(
         repository,
         revision=info.sha,
@@ -56,19 +54,16 @@ def download(repository: str, revision: str, folder: Path, largest_bytes: int) -
 
 
 def choose(names: list[str]) -> list[str]:
-    """The files of a repository that make up the model. Raises Refused where no safetensors are
-    among them."""
+    """The files of a repository that make up the model. Raises Refused where it has no
+    safetensors."""
     kept = [name for name in names if name in KEPT_FILES]
 
     if WEIGHTS in names:
         return [*kept, WEIGHTS]
 
     if INDEX in names:
-        return [
-            *kept,
-            INDEX,
-            *(name for name in names if SHARD_NAME.fullmatch(name) and name.startswith("model")),
-        ]
+        shards = [name for name in names if SHARD_NAME.fullmatch(name) and name.startswith("model")]
+        return [*kept, INDEX, *shards]
 
     if "adapter_config.json" in names:
         raise Refused(
@@ -78,8 +73,7 @@ def choose(names: list[str]) -> list[str]:
     if any(name.endswith(PICKLES) for name in names):
         raise Refused(
             "This model has pickle weights only, which can run code when they are opened. Look for "
-            "a version with "
-            "safetensors."
+            "a version with safetensors."
         )
 
     if any(name.endswith(".gguf") for name in names):
@@ -93,8 +87,10 @@ def choose(names: list[str]) -> list[str]:
 def verify(path: Path, sha256: str) -> None:
     """Raises Refused, and removes the file, where it is not what the hub says it is."""
     with path.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
-            return
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+
+    if digest == sha256:
+        return
 
     path.unlink()
     raise Refused(f"{path.name} arrived damaged.", passing=True)
@@ -102,17 +98,13 @@ def verify(path: Path, sha256: str) -> None:
 
 def main(arguments: list[str]) -> int:
     repository, revision, folder, largest_bytes = arguments
-    try:
-        say(done=download(repository, revision, Path(folder), int(largest_bytes)))
-    except Exception as error:
-        reason = refusal(error, repository, kind="model", instead="Or add a local folder.")
-        # The reason for people goes out above; the log gets the type alone, since texts of errors
-        # may hold addresses with signatures in them.
-        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
-        say(error=str(reason), passing=reason.passing)
-        return 1
 
-    return 0
+    return run(
+        lambda: download(repository, revision, Path(folder), int(largest_bytes)),
+        repository,
+        kind="model",
+        instead="Or add a local folder.",
+    )
 
 
 if __name__ == "__main__":

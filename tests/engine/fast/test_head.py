@@ -110,7 +110,7 @@ def test_no_token_at_all_is_no_error(drawn):
 @pytest.mark.parametrize("case", ["trained", "softcap", "squares"])
 def test_what_it_does_not_know_is_left_to_trl(drawn, monkeypatch, case):
     hidden, weight, targets = drawn
-    monkeypatch.setattr(head._Head, "apply", lambda *arguments: pytest.fail("not for this"))
+    monkeypatch.setattr(head._HeadFunction, "apply", lambda *arguments: pytest.fail("not for this"))
     outputs = ("log_probs", "log_sum_sq_probs") if case == "squares" else ("log_probs",)
     weight = weight.requires_grad_(case == "trained")
     found = head.Head.apply(

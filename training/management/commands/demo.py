@@ -20,8 +20,10 @@ TRAIN = {
     "method": "lora",
     "base_model": "smollm2-135m-instruct",
     "parameters": PARAMETERS,
-    "notes": "The demo: a help desk's house format. Copy it, change the learning rate, and compare "
-    "the two.",
+    "notes": (
+        "The demo: a help desk's house format. Copy it, change the learning rate, and compare the "
+        "two."
+    ),
 }
 ENDED = ("finished", "failed", "stopped")
 BAR = 30
@@ -55,8 +57,8 @@ class Command(BaseCommand):
     def main_job(self) -> None:
         with Api() as api:
             dataset = self.dataset(api)
-            run, again = self.train(api, dataset)
-            if not again:
+            run = self.train(api, dataset)
+            if run["status"] not in ENDED:
                 run = self.follow(api, run)
 
             if run["status"] != "finished":
@@ -66,99 +68,110 @@ class Command(BaseCommand):
             self.show(api, run)
 
     def dataset(self, api: Api) -> dict[str, Any]:
-        """The demo dataset, uploaded where it is not there yet, once it is checked."""
-        found = [row for row in api.get("datasets/", search=NAME)["results"] if row["name"] == NAME]
-        if not found:
+        """The demo dataset once it is checked. It is uploaded where it is not there yet."""
+        datasets = api.named("datasets/", NAME)
+        if not datasets:
             self.stdout.write("Uploading the demo dataset …")
-            files = {"file": ("help-desk.jsonl", demo_jsonl())}
-            found = [
-                api.post("datasets/", files=files, data={"name": NAME, "description": DESCRIPTION})
-            ]
+            uploaded = api.post(
+                "datasets/",
+                files={"file": ("help-desk.jsonl", demo_jsonl())},
+                data={"name": NAME, "description": DESCRIPTION},
+            )
+            datasets = [uploaded]
 
         dataset: dict[str, Any] = api.poll(
-            f"datasets/{found[0]['id']}/", until=lambda row: row["status"] != "checking"
+            f"datasets/{datasets[0]['id']}/",
+            until=lambda row: row["status"] != "checking",
         )
         if dataset["status"] != "ready":
             raise CommandError(f"The demo dataset cannot be used: {dataset['error']}")
 
         return dataset
 
-    def train(self, api: Api, dataset: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """(train, whether it had finished before). One that failed or was stopped is tried anew."""
-        tries = [
-            row
-            for row in api.get("trains/", search=TRAIN["name"])["results"]
-            if row["name"] == TRAIN["name"]
-        ]
+    def train(self, api: Api, dataset: dict[str, Any]) -> dict[str, Any]:
+        """The demo's train: the finished one, else one that waits or runs, else a new one."""
+        trains = api.named("trains/", str(TRAIN["name"]))
+        finished = [row for row in trains if row["status"] == "finished"]
+        active = [row for row in trains if row["status"] not in ENDED]
 
-        if done := [row for row in tries if row["status"] == "finished"]:
-            return done[-1], True
-        if going := [row for row in tries if row["status"] not in ENDED]:
-            return going[-1], False
+        for present in (finished, active):
+            if present:
+                return present[-1]
 
-        body = TRAIN | {"dataset": dataset["id"]}
-        return api.post(
-            "trains/", json=body, headers={"Idempotency-Key": f"demo-{len(tries)}"}
-        ), False
+        run: dict[str, Any] = api.post(
+            "trains/",
+            json=TRAIN | {"dataset": dataset["id"]},
+            headers={"Idempotency-Key": f"demo-{len(trains)}"},
+        )
+        return run
 
     def follow(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
         self.stdout.write(f"Training. Watch it at {address(run['url'])}")
-        live = sys.stdout.isatty()
+        is_terminal = sys.stdout.isatty()
         shown = ""
 
         while run["status"] not in ENDED:
             time.sleep(0.5)
             run = api.get(f"trains/{run['id']}/")
             line = progress_line(run)
-            # On a terminal one line that changes; in a file a line each tenth.
-            mark = line if live else f"{run['phase']}{int(run['progress'] * 10)}"
-            if mark != shown:
-                self.stdout.write(f"\r{line}\033[K" if live else line, ending="" if live else "\n")
-                self.stdout.flush()
-                shown = mark
+            # On a terminal one line that changes; in a file a line for each phase and tenth.
+            state = line if is_terminal else f"{run['phase']}{int(run['progress'] * 10)}"
+            if state == shown:
+                continue
 
-        if live:
+            shown = state
+            if is_terminal:
+                self.stdout.write(f"\r{line}\033[K", ending="")
+            else:
+                self.stdout.write(line)
+
+            self.stdout.flush()
+
+        if is_terminal:
             self.stdout.write("")
 
         return run
 
     def show(self, api: Api, run: dict[str, Any]) -> None:
         samples = api.get(f"trains/{run['id']}/samples/")
+        prompts = {row["index"]: row["prompt"] for row in samples}
         before = {row["index"]: row["text"] for row in samples if row["stage"] == "before"}
-        after = {row["index"]: row for row in samples if row["stage"] == "after"}
+        after = {row["index"]: row["text"] for row in samples if row["stage"] == "after"}
 
-        for index, row in after.items():
-            self.stdout.write(f"\n  Asked   {row['prompt'].strip()}")
+        for index, text in after.items():
+            self.stdout.write(f"\n  Asked   {prompts[index].strip()}")
             self.stdout.write(f"  Before  {indented(before.get(index, ''))}")
-            self.stdout.write(f"  After   {indented(row['text'])}")
+            self.stdout.write(f"  After   {indented(text)}")
 
-        losses = [
-            row["values"]["eval_loss"]
-            for row in api.get(f"trains/{run['id']}/metrics/")["rows"]
-            if row["split"] == "eval"
-        ]
+        metrics = api.get(f"trains/{run['id']}/metrics/")["rows"]
+        losses = [row["values"]["eval_loss"] for row in metrics if row["split"] == "eval"]
+        seconds = run["duration_seconds"]
 
         self.stdout.write(
-            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in "
-            f"{run['duration_seconds']:.0f} s. "
-            f"House format followed: {sum(map(follows_format, before.values()))} of {len(before)} "
-            "before, "
-            f"{sum(follows_format(row['text']) for row in after.values())} of {len(after)} after."
+            f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in {seconds:.0f} s. "
+            f"House format followed: {followed(before)} before, {followed(after)} after."
         )
-
         self.stdout.write(f"The train's page: {address(run['url'])}")
 
 
+def followed(answers: dict[int, str]) -> str:
+    count = sum(map(follows_format, answers.values()))
+    return f"{count} of {len(answers)}"
+
+
 def progress_line(run: dict[str, Any]) -> str:
-    done = round(BAR * run["progress"])
+    progress = run["progress"]
+    done = "█" * round(BAR * progress)
     parts = [
-        f"[{'█' * done}{'·' * (BAR - done)}] {run['progress']:4.0%}",
+        f"[{done:·<{BAR}}] {progress:4.0%}",
         run["phase"] or run["status"],
     ]
 
     if run["step"]:
         parts.append(f"step {run['step']} of {run['total_steps']}")
-    if (loss := run["last_metrics"].get("loss")) is not None:
+
+    loss = run["last_metrics"].get("loss")
+    if loss is not None:
         parts.append(f"loss {loss:.3f}")
     if run["eta_seconds"]:
         parts.append(f"about {run['eta_seconds']:.0f} s left")
@@ -175,13 +188,8 @@ class Api:
     command."""
 
     def __enter__(self) -> Api:
-        user = (
-            get_user_model()
-            .objects.filter(is_superuser=True, is_active=True)
-            .order_by("pk")
-            .first()
-        )
-
+        superusers = get_user_model().objects.filter(is_superuser=True, is_active=True)
+        user = superusers.order_by("pk").first()
         if user is None:
             raise CommandError("There is no account yet. Run: make setup")
 
@@ -195,13 +203,20 @@ class Api:
         self.session.close()
         self.token.delete()
 
+    def named(self, path: str, name: str) -> list[dict[str, Any]]:
+        """What a list has of exactly this name."""
+        rows = self.get(path, search=name)["results"]
+        return [row for row in rows if row["name"] == name]
+
     def get(self, path: str, **query: Any) -> Any:
-        return self.answer(self.session.get(address(f"/api/v1/{path}"), params=query, timeout=30))
+        response = self.session.get(address(f"/api/v1/{path}"), params=query, timeout=30)
+        return self.content(response)
 
     def post(self, path: str, **body: Any) -> Any:
-        return self.answer(self.session.post(address(f"/api/v1/{path}"), timeout=60, **body))
+        response = self.session.post(address(f"/api/v1/{path}"), timeout=60, **body)
+        return self.content(response)
 
-    def answer(self, response: requests.Response) -> Any:
+    def content(self, response: requests.Response) -> Any:
         if not response.ok:
             raise CommandError(
                 f"{response.request.method} {response.url} answered {response.status_code}: "

@@ -56,7 +56,7 @@ class Command(BaseCommand):
         if words := newer_database():
             raise CommandError(words)
 
-        # `make run` serves next: whoever opens its address already is told what is being done.
+        # `make run` serves next: a browser that is early gets a page about what is being done.
         with starting_page() if shows_page else nullcontext() as page:
             self.page = page
             with self.phase("Setting up the database", is_needed=migrations_are_missing()):
@@ -96,12 +96,12 @@ class Command(BaseCommand):
             os.environ.pop(ADMIN_PASSWORD, None)
             return
 
-        # Taken out: whatever is started from here has no use for it.
-        given = os.environ.pop(ADMIN_PASSWORD, "")
-        password = given or secrets.token_urlsafe(12)
+        # Removed, so that no process that is started from here inherits it.
+        chosen = os.environ.pop(ADMIN_PASSWORD, "")
+        password = chosen or secrets.token_urlsafe(12)
         users.objects.create_superuser("admin", password=password)
 
-        if given:
+        if chosen:
             self.stdout.write(
                 "Account admin made, with the password from DEEPEXTENSION_ADMIN_PASSWORD."
             )
@@ -131,9 +131,11 @@ def static_state() -> str:
     """A digest over names, sizes and times of all front-end files."""
     digest = hashlib.sha256()
     for finder in get_finders():
-        for name, storage in sorted(finder.list([]), key=lambda found: found[0]):
-            facts = Path(storage.path(name)).stat()
-            digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        files = sorted(finder.list([]), key=lambda file: file[0])
+        for name, storage in files:
+            status = Path(storage.path(name)).stat()
+            line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(line.encode())
 
     return digest.hexdigest()
 

@@ -16,14 +16,18 @@ logger = logging.getLogger("deepextension.watch")
 
 class Command(BaseCommand):
     help = (
-        "Keep house: close trains whose worker is gone, ring again for those that the queue forgot."
+        "House-keeping: end trains whose worker is gone, and notify workers again of trains that "
+        "the queue forgot."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--every", type=float, default=5.0, help="Seconds between two looks (default: 5)."
+            "--every",
+            type=float,
+            default=5.0,
+            help="Seconds between two rounds (default: 5).",
         )
-        parser.add_argument("--once", action="store_true", help="Look once and leave.")
+        parser.add_argument("--once", action="store_true", help="Make one round and leave.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()

@@ -1,0 +1,107 @@
+"""A running train, followed over HTTP while things break: no logged step is missed or doubled."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+import requests
+
+from tests.e2e.test_faults import LONG
+from tests.e2e.test_main_job import toy_rows
+from tests.live import Platform
+
+SECONDS = 90
+
+
+@pytest.fixture
+def running(platform: Platform) -> Iterator[dict]:
+    dataset = platform.upload("followed.jsonl", toy_rows(20))
+    run = platform.training(platform.start(dataset, **LONG), step=2)
+    yield run
+    platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
+    platform.ended(run)
+
+
+def messages(platform: Platform, run: dict, last: str) -> Iterator[tuple[str, dict]]:
+    """(id, data) of each event until the connection breaks, as a browser that knows `last` asks."""
+    answer = platform.api(
+        "GET",
+        f"trains/{run['id']}/events/",
+        headers={"Accept": "text/event-stream", "Last-Event-ID": last},
+        stream=True,
+    )
+    assert answer.status_code == 200, answer.text
+    with suppress(requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
+        seq = ""
+        for line in answer.iter_lines(chunk_size=1):
+            if line.startswith(b"id: "):
+                seq = line[4:].decode()
+            elif line.startswith(b"data: ") and seq:
+                yield seq, json.loads(line[6:])
+                seq = ""
+
+
+def web_processes(platform: Platform) -> list[psutil.Process]:
+    return platform.processes("manage.py", "web")
+
+
+@pytest.mark.parametrize("end", [psutil.Process.kill, psutil.Process.terminate])
+def test_a_web_server_that_is_restarted_costs_its_pages_no_step(platform, running, end):
+    """Killed, or ended in order, while a page follows."""
+    deadline = time.monotonic() + SECONDS
+    before = list(itertools.islice(messages(platform, running, "0"), 3))
+    stream = messages(platform, running, before[-1][0])
+    before.append(next(stream))
+    for process in web_processes(platform):
+        with suppress(psutil.NoSuchProcess):
+            end(process)
+    before += stream
+
+    wait_for_pages(platform, deadline)
+    after = list(itertools.islice(messages(platform, running, before[-1][0]), 3))
+    rows = [row for _, message in before + after for row in message["rows"]]
+    steps = [row["step"] for row in rows if row["split"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert after[-1][1]["rows"]
+
+
+def wait_for_pages(platform: Platform, deadline: float) -> None:
+    while True:
+        with suppress(requests.exceptions.RequestException):
+            if requests.get(f"{platform.url}/healthz", timeout=5).ok:
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_whoever_signs_out_hears_no_more(platform: Platform, running: dict):
+    session = platform.session("alice")
+    cookies = session.cookies.copy()
+    answer = requests.get(
+        f"{platform.url}/api/v1/trains/{running['id']}/events/",
+        cookies=cookies,
+        headers={"Accept": "text/event-stream"},
+        stream=True,
+        timeout=60,
+    )
+    lines = answer.iter_lines(chunk_size=1)
+    assert next(lines).startswith(b"id: ")
+
+    page = session.get(f"{platform.url}/trains/", timeout=60)
+    token = page.text.partition('name="csrf-token" content="')[2].partition('"')[0]
+    left = session.post(
+        f"{platform.url}/logout/",
+        headers={"X-CSRFToken": token, "Referer": platform.url},
+        timeout=60,
+    )
+    assert left.ok
+    del platform.sessions["alice"]
+    began = time.monotonic()
+    assert b"event: closed" in list(lines)
+    assert time.monotonic() - began < 30

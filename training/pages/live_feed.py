@@ -1,0 +1,294 @@
+"""A train as its open pages follow it: server-sent events with its state and each logged step.
+
+A train that somebody follows is read once for all of them (TrainFeed), some times a second, and its
+rows become JSON once. Each page has a generator (`follow`) that waits for news on the event loop
+and holds no thread. An event's id is the number of the newest row that a page has then, so that a
+page that was cut off asks for what came after it (`Last-Event-ID`) and misses nothing.
+
+    data: what the API's metrics/ answers, and "now", the server's Unix seconds
+    event: ended     the train has ended, and this was all
+    event: closed    whoever follows may not see the train any more
+    event: alive     nothing is new; data: Unix seconds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from django.db import Error, close_old_connections
+from django.db.models import Max
+from rest_framework.renderers import JSONRenderer
+
+from core.web.streams import open_stream
+from training.api.serializers import LIVE_NEEDS, METRIC_COLUMNS, live_state
+from training.models import TrainRun
+
+# Seconds between two reads of a train that runs, and of one that waits.
+READ_EVERY = 0.4
+READ_WAITING_EVERY = 2.0
+# A page that hears nothing for twice as long takes the connection for lost.
+ALIVE_EVERY = 5.0
+# Whether somebody may still see a train is asked again before an event, but not more often.
+ACCESS_EVERY = 1.0
+# What is kept of a train's newest rows. A page that has less is brought up from the database.
+ROWS_KEPT = 1000
+BYTES_KEPT = 1 << 20
+ROWS_AT_ONCE = 5000
+
+T = TypeVar("T")
+
+logger = logging.getLogger("deepextension.web")
+
+
+class Access(Protocol):
+    """Whether whoever follows may see the train now. Asks the database."""
+
+    def allows(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a train stood at one moment, and its rows behind row `first`.
+
+    head: the beginning of the JSON, without rows. seqs, rows: numbers and JSON of the rows.
+    """
+
+    head: bytes
+    has_ended: bool
+    waits: bool
+    attempt: int
+    first: int
+    seqs: tuple[int, ...] = ()
+    rows: tuple[bytes, ...] = ()
+
+    @property
+    def last(self) -> int:
+        return self.seqs[-1] if self.seqs else self.first
+
+    def event(self, after: int) -> bytes:
+        """For a page that has all rows up to `after`, which is not before `first`."""
+        new = self.rows[bisect_right(self.seqs, after) :]
+        return _event(self.head, new, max(after, self.last))
+
+
+class TrainFeed:
+    """What was last read of a train, and who waits for more."""
+
+    def __init__(self, pk: int) -> None:
+        self.pk = pk
+        self.followers = 0
+        self.snapshot: Snapshot | None = None
+        self.is_gone = False
+        self.changed = asyncio.Event()
+        self.reader: asyncio.Task[None] | None = None
+
+    async def read_on(self) -> None:
+        """Read the train again and again, as long as somebody follows it."""
+        while True:
+            try:
+                snapshot = await in_thread(read_train, self.pk, self.snapshot)
+            except Error as error:
+                logger.warning("train %s cannot be read, pages wait: %s", self.pk, error)
+            else:
+                self.is_gone = snapshot is None
+                if self.is_gone or snapshot != self.snapshot:
+                    self.snapshot = snapshot
+                    self.announce()
+
+            waits = self.snapshot is not None and self.snapshot.waits
+            await asyncio.sleep(READ_WAITING_EVERY if waits else READ_EVERY)
+
+    def announce(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    async def newer_than(self, seen: Snapshot | None, seconds: float) -> bool:
+        """Wait until there is another snapshot than `seen`; False where there is none in time."""
+        if self.is_gone or self.snapshot is not seen:
+            return True
+
+        try:
+            await asyncio.wait_for(self.changed.wait(), seconds)
+        except TimeoutError:
+            return False
+
+        return True
+
+
+_feeds: dict[int, TrainFeed] = {}
+# Few: what they do takes less than a millisecond.
+_threads = ThreadPoolExecutor(2, "live")
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Call what asks the database in one of the threads that have a connection for that."""
+    return await asyncio.get_running_loop().run_in_executor(
+        _threads, _with_connection, function, *arguments
+    )
+
+
+def _with_connection(function: Callable[..., T], *arguments: Any) -> T:
+    close_old_connections()
+    return function(*arguments)
+
+
+@asynccontextmanager
+async def _feed_of(pk: int) -> AsyncIterator[TrainFeed]:
+    feed = _feeds.get(pk)
+    if feed is None:
+        feed = _feeds[pk] = TrainFeed(pk)
+        feed.reader = asyncio.create_task(feed.read_on())
+
+    feed.followers += 1
+    try:
+        yield feed
+    finally:
+        feed.followers -= 1
+        if not feed.followers and feed.reader is not None:
+            feed.reader.cancel()
+            _feeds.pop(pk, None)
+
+
+async def follow(pk: int, after: int | None, access: Access) -> AsyncGenerator[bytes, None]:
+    """Server-sent events of a train, until it has ended.
+
+    after: the newest row that the page has; None where it wants only what is logged from now on.
+    """
+    with open_stream():
+        async with _feed_of(pk) as feed:
+            async for event in _events(feed, after, access):
+                yield event
+
+
+async def _events(
+    feed: TrainFeed, after: int | None, access: Access
+) -> AsyncGenerator[bytes, None]:
+    sent: Snapshot | None = None
+    asked_at = -ACCESS_EVERY
+
+    while True:
+        has_news = await feed.newer_than(sent, ALIVE_EVERY)
+
+        if time.monotonic() - asked_at >= ACCESS_EVERY:
+            if not await in_thread(_is_allowed, access):
+                yield b"event: closed\ndata: {}\n\n"
+                return
+
+            asked_at = time.monotonic()
+
+        snapshot = feed.snapshot
+        if feed.is_gone:
+            yield b"event: closed\ndata: {}\n\n"
+            return
+
+        if not has_news or snapshot is None:
+            yield b"event: alive\ndata: %.3f\n\n" % time.time()
+            continue
+
+        if after is None:
+            after = snapshot.last
+
+        was_behind = after < snapshot.first
+        while after < snapshot.first:
+            rows = await in_thread(read_rows, feed.pk, after, ROWS_AT_ONCE)
+            after = rows[-1]["seq"] if rows else snapshot.first
+            yield _event(snapshot.head, [_json(row) for row in rows], after)
+
+        # What brought the page up has said how the train stands.
+        if not was_behind or after < snapshot.last:
+            yield snapshot.event(after)
+            after = max(after, snapshot.last)
+
+        sent = snapshot
+
+        if snapshot.has_ended:
+            yield b"event: ended\ndata: {}\n\n"
+            return
+
+
+def _is_allowed(access: Access) -> bool:
+    """Nobody loses a page because the database was away for a moment: it tells nothing meanwhile
+    either."""
+    try:
+        return access.allows()
+    except Error as error:
+        logger.warning("rights cannot be asked for, a page waits: %s", error)
+        return True
+
+
+def read_train(pk: int, before: Snapshot | None) -> Snapshot | None:
+    """The train now; None where there is none. What `before` holds of its rows is not read
+    again."""
+    run = TrainRun.objects.only(*LIVE_NEEDS, "attempt").filter(pk=pk).first()
+    if run is None:
+        return None
+
+    seqs: tuple[int, ...] = ()
+    rows: tuple[bytes, ...] = ()
+    if before is not None and before.attempt == run.attempt:
+        first, seqs, rows = before.first, before.seqs, before.rows
+    else:
+        # What an earlier attempt logged may have been taken back.
+        first = _newest_seq(run)
+
+    known = seqs[-1] if seqs else first
+    new = read_rows(pk, known, ROWS_KEPT + 1)
+    if len(new) > ROWS_KEPT:
+        # Begin behind them: who follows is brought up from the database.
+        first, seqs, rows, new = _newest_seq(run), (), (), []
+
+    first, seqs, rows = _bounded(
+        first,
+        (*seqs, *(row["seq"] for row in new)),
+        (*rows, *(_json(row) for row in new)),
+    )
+
+    return Snapshot(
+        head=_json({"status": run.status, "train": live_state(run)})[:-1],
+        has_ended=run.ended,
+        waits=run.status == TrainRun.Status.QUEUED,
+        attempt=run.attempt,
+        first=first,
+        seqs=seqs,
+        rows=rows,
+    )
+
+
+def _newest_seq(run: TrainRun) -> int:
+    return run.metrics.aggregate(last=Max("seq"))["last"] or 0
+
+
+def _bounded(
+    first: int, seqs: tuple[int, ...], rows: tuple[bytes, ...]
+) -> tuple[int, tuple[int, ...], tuple[bytes, ...]]:
+    """The newest rows that may be kept, and the number of the row before them."""
+    while len(rows) > ROWS_KEPT or sum(map(len, rows)) > BYTES_KEPT:
+        over = len(rows) // 4 + 1
+        first = seqs[over - 1]
+        seqs, rows = seqs[over:], rows[over:]
+
+    return first, seqs, rows
+
+
+def read_rows(pk: int, after: int, most: int) -> list[dict[str, Any]]:
+    """Logged steps behind row `after`, in order, as the API has them."""
+    rows = TrainRun(pk=pk).metrics.filter(seq__gt=after).order_by("seq")
+    return list(rows.values(*METRIC_COLUMNS)[:most])
+
+
+def _event(head: bytes, rows: Any, last: int) -> bytes:
+    body = b'%b,"next":%d,"now":%.3f,"rows":[%b]}' % (head, last, time.time(), b",".join(rows))
+    return b"id: %d\ndata: %b\n\n" % (last, body)
+
+
+def _json(value: Any) -> bytes:
+    rendered: bytes = JSONRenderer().render(value)
+    return rendered
