@@ -200,8 +200,7 @@ class TrainCallback(TrainerCallback):
                 "time_limit",
                 f"The time limit of {self.job.parameters.time_limit_minutes:,} minutes was over "
                 f"after step {step:,} of {self.plan.total_steps:,}.",
-                "What it learned until then is saved. Let it go on from there, or copy it with "
-                "more time.",
+                "What it learned until then is saved. Resume the train, or copy it with more time.",
             )
 
             return "since its time is over"
