@@ -11,6 +11,7 @@ from datasets_app.findings import findings_of
 from datasets_app.highlights import Highlight, highlighted
 from datasets_app.models import Dataset
 from engine.doctor.finding_kinds import SEVERITY_WORDS
+from tests.markup import markup
 
 
 def chat(*turns):
@@ -81,7 +82,7 @@ def test_a_finding_opens_to_its_row_with_the_part_it_is_about_and_to_its_repair(
 
     (finding,) = [item for item in findings_of(dataset) if item.key == kind]
     assert finding.lines == [2]
-    panel = client.get(f"/datasets/{dataset.pk}/findings/{kind}/").content.decode()
+    panel = markup(client.get(f"/datasets/{dataset.pk}/findings/{kind}/"))
     assert "Line 2" in panel
     assert "Set aside" in panel
     if kind in ("two_turns", "ends_with_user", "system_later", "begins_with_assistant"):
@@ -121,7 +122,7 @@ def test_findings_stand_in_the_order_in_which_they_matter_with_icon_and_word(
 ):
     dataset = dataset_of([row for rows, _ in CASES.values() for row in rows])
     client.force_login(alice)
-    page = client.get(dataset.get_absolute_url()).content.decode()
+    page = markup(client.get(dataset.get_absolute_url()))
 
     order = [finding.severity for finding in findings_of(dataset)]
     assert order == sorted(order, key=list(SEVERITY_WORDS).index)
@@ -151,7 +152,7 @@ def test_rows_of_a_finding_are_walked_through_one_by_one(client, alice, dataset_
     client.force_login(alice)
     url = f"{dataset.get_absolute_url()}?finding=duplicate"
 
-    first, last = (client.get(f"{url}&row={row}").content.decode() for row in (1, 99))
+    first, last = (markup(client.get(f"{url}&row={row}")) for row in (1, 99))
     assert "1 of 3" in first
     assert "Previous row" not in first
     assert 'href="?finding=duplicate&amp;row=2#finding-duplicate"' in first
@@ -174,7 +175,7 @@ def test_who_may_not_change_a_dataset_sees_rows_and_no_buttons(client, bob, data
     dataset = dataset_of([GOOD, GOOD])
     Dataset.objects.filter(pk=dataset.pk).update(shared=True)
     client.force_login(bob)
-    page = client.get(f"{dataset.get_absolute_url()}?finding=duplicate").content.decode()
+    page = markup(client.get(f"{dataset.get_absolute_url()}?finding=duplicate"))
 
     assert "1 of 1" in page
     for words in ("Set aside", "Edit row", "Mend all that is safe", 'name="repair"'):
@@ -188,7 +189,7 @@ def test_a_file_that_is_gone_is_said_in_the_finding(client, alice, dataset_of):
 
     panel = client.get(f"/datasets/{dataset.pk}/findings/duplicate/")
     assert panel.status_code == 200
-    assert "notice" in panel.content.decode()
+    assert "notice" in markup(panel)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from datasets_app.lengths import lengths_count
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.repairing import dataset_repair
 from datasets_app.services import dataset_archive, dataset_delete
+from tests.markup import markup
 from tests.tiny import tiny_model
 
 KEY = "sk-" + "a1B2" * 8
@@ -159,7 +160,7 @@ def test_rows_over_a_limit_are_told_on_the_page_and_left_out(checked, alice, cou
     dataset = checked(LONG)
     lengths_count(TokenLengths.objects.get().pk)
     client.force_login(alice)
-    page = client.get(f"/datasets/{dataset.pk}/?limit=50").content.decode()
+    page = markup(client.get(f"/datasets/{dataset.pk}/?limit=50"))
     assert "<strong>1</strong> row of 3 would be cut there" in page
     assert "before the answer begins" in page
     assert "line 2 with" in page
@@ -173,7 +174,7 @@ def test_rows_over_a_limit_are_told_on_the_page_and_left_out(checked, alice, cou
     dataset_check(version.pk)
     version.refresh_from_db()
     assert [row["question"] for row in rows_of(version)] == ["short", "s"]
-    page = client.get(version.get_absolute_url()).content.decode()
+    page = markup(client.get(version.get_absolute_url()))
     assert "leave out long rows (50 tokens, counted with Tiny)" in page
     assert counted.path not in page
 
@@ -193,7 +194,7 @@ def test_a_limit_must_be_one(checked, alice, counted):
 
 def test_the_page_says_which_methods_can_learn_and_what_was_found(german, alice, bob, client):
     client.force_login(alice)
-    page = client.get(german.get_absolute_url()).content.decode()
+    page = markup(client.get(german.get_absolute_url()))
     assert "The same row again" in page
     assert "Leave out duplicates" in page
     findings = page.partition('id="doctor"')[2].partition('id="preview"')[0]

@@ -20,6 +20,7 @@ from datasets_app.row_changes import (
     rows_set_aside,
 )
 from datasets_app.row_finding import rows_search
+from tests.markup import markup
 
 CHAT = {
     "messages": [
@@ -99,7 +100,7 @@ def test_a_row_that_was_set_aside_stays_on_record_and_can_be_put_back(checked, a
     third = apply(second)
     assert [row["n"] for row in rows_of(third)] == [2, 3]
 
-    shown = page.get(third.get_absolute_url()).content.decode()
+    shown = markup(page.get(third.get_absolute_url()))
     assert "still on record" in shown
     aside = {change.dataset: change for change in rows_aside(third, alice)}
     assert set(aside) == {dataset, second}
@@ -156,7 +157,7 @@ def test_not_more_changes_wait_than_a_page_can_hold(checked, alice, monkeypatch)
 def test_the_editor_shows_each_turn_and_keeps_what_was_not_touched(page, checked, apply):
     dataset = checked(lines(CHAT))
     url = f"/datasets/{dataset.pk}/rows/1/"
-    shown = page.get(url).content.decode()
+    shown = markup(page.get(url))
     for name in (
         "column-messages.0",
         "role-messages.2",
@@ -234,7 +235,7 @@ def test_rows_that_cannot_be_edited_say_so(page, checked, line):
     if line == 99:
         assert answer.status_code == 404
     else:
-        assert "cannot be edited here" in answer.content.decode()
+        assert "cannot be edited here" in markup(answer)
 
 
 def test_changes_wait_on_the_page_and_are_taken_back(page, checked):
@@ -242,7 +243,7 @@ def test_changes_wait_on_the_page_and_are_taken_back(page, checked):
     url = dataset.get_absolute_url()
     page.post(f"{url}set-aside/", {"line": "1"})
     page.post(f"{url}set-aside/", {"line": "3"})
-    shown = page.get(url).content.decode()
+    shown = markup(page.get(url))
     assert "2 changed rows" in shown
     assert 'value="apply_changes"' in shown
 
@@ -311,7 +312,7 @@ def test_rows_are_searched_page_by_page(page, api, checked):
             )
         )
     )
-    found = page.get(f"{dataset.get_absolute_url()}?search=late").content.decode()
+    found = markup(page.get(f"{dataset.get_absolute_url()}?search=late"))
     assert "<strong>30</strong> rows of the 60 that were read hold it" in found
     assert found.count('<mark class="offending">LATE</mark>') == 10
     assert "Parcel &lt;1&gt;" in found
@@ -324,10 +325,7 @@ def test_rows_are_searched_page_by_page(page, api, checked):
         seen += [row["line"] for row in body["results"]]
         after = body["next"] or None
     assert seen == [*range(2, 61, 2)]
-    assert (
-        "None of the 60 rows"
-        in page.get(f"{dataset.get_absolute_url()}?search=nowhere").content.decode()
-    )
+    assert "None of the 60 rows" in markup(page.get(f"{dataset.get_absolute_url()}?search=nowhere"))
 
 
 @pytest.mark.parametrize(

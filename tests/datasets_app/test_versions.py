@@ -15,6 +15,7 @@ from datasets_app.repairing import dataset_repair
 from datasets_app.row_changes import rows_set_aside
 from datasets_app.services import dataset_archive, dataset_delete, labels_set
 from datasets_app.versions import versions_of
+from tests.markup import markup
 
 PAIRS = b"".join(
     json.dumps(
@@ -58,7 +59,7 @@ def family(checked, make):
 def test_a_list_has_one_row_a_dataset_with_a_menu_of_its_versions(client, alice, family, checked):
     checked(name="other.jsonl")
     client.force_login(alice)
-    page = client.get("/datasets/").content.decode()
+    page = markup(client.get("/datasets/"))
 
     assert page.count('<tr data-dataset="') == 2
     assert "1–2 of 2" in page
@@ -146,7 +147,7 @@ def test_a_version_that_is_shown_does_not_name_one_that_is_not(client, bob, fami
     first, second, _ = family
     Dataset.objects.filter(pk=second.pk).update(owner=bob)
     client.force_login(bob)
-    page = client.get(second.get_absolute_url()).content.decode()
+    page = markup(client.get(second.get_absolute_url()))
 
     assert "Made of an earlier version" in page
     assert first.get_absolute_url() not in page
@@ -155,16 +156,16 @@ def test_a_version_that_is_shown_does_not_name_one_that_is_not(client, bob, fami
 def test_deleting_says_which_version_and_leaves_the_others(client, alice, family):
     first, second, third = family
     client.force_login(alice)
-    page = client.get(third.get_absolute_url()).content.decode()
+    page = markup(client.get(third.get_absolute_url()))
     assert 'data-ask="Delete pairs v3?"' in page
     assert "Only version 3 is removed" in page
 
-    asked = client.post(f"{third.get_absolute_url()}delete/").content.decode()
+    asked = markup(client.post(f"{third.get_absolute_url()}delete/"))
     assert "Delete pairs v3?" in asked
     assert "The other 2 versions of pairs stay." in asked
     answer = client.post(f"{third.get_absolute_url()}delete/", {"sure": "1"}, follow=True)
     assert answer.redirect_chain[-1][0] == second.get_absolute_url()
-    assert "pairs v3 is deleted." in answer.content.decode()
+    assert "pairs v3 is deleted." in markup(answer)
     with pytest.raises(UserError, match="Versions were made of pairs"):
         dataset_delete(dataset=first, by=alice)
 
@@ -173,11 +174,10 @@ def test_an_old_version_points_to_the_newest(client, alice, family):
     first, _, third = family
     client.force_login(alice)
 
-    assert (
-        f'The newest is <a href="{third.get_absolute_url()}">'
-        in client.get(first.get_absolute_url()).content.decode()
+    assert f'The newest is <a href="{third.get_absolute_url()}">' in markup(
+        client.get(first.get_absolute_url())
     )
-    assert "The newest is" not in client.get(third.get_absolute_url()).content.decode()
+    assert "The newest is" not in markup(client.get(third.get_absolute_url()))
 
 
 def test_versions_from_before_learn_which_was_their_first(family, make):
@@ -204,7 +204,7 @@ def test_a_version_of_several_repairs_says_what_each_did(client, checked, make, 
 
     assert version.repair["steps"] == {"mask_secrets": 1, "drop_duplicates": 1}
     client.force_login(alice)
-    page = client.get(version.get_absolute_url()).content.decode()
+    page = markup(client.get(version.get_absolute_url()))
     assert "Mask keys and passwords: <strong>1</strong> row" in page
     assert "hunter2" not in page
     # What is left is what cannot be mended safely.
@@ -228,7 +228,7 @@ def test_a_file_is_uploaded_as_the_next_version(client, alice, bob, api, family,
     first, _, third = family
     labels_set(dataset=first, by=alice, labels=["pairs"])
     client.force_login(alice)
-    page = client.get(f"/datasets/new/?version_of={first.pk}").content.decode()
+    page = markup(client.get(f"/datasets/new/?version_of={first.pk}"))
     assert "The file becomes the next version of" in page
 
     body = {"file": SimpleUploadedFile("other-name.jsonl", PAIRS), "version_of": str(first.pk)}

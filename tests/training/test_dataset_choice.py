@@ -9,6 +9,7 @@ from django.urls import reverse
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.services import methods_install
+from tests.markup import markup
 from training.models import TrainRun
 from training.train.dataset_choice import choices_make, datasets_visible, fit_of
 
@@ -81,7 +82,7 @@ def test_versions_are_one_dataset_of_which_the_newest_that_fits_is_offered(alice
 
 def test_the_counts_on_the_method_page_are_of_datasets(page, family, make_dataset):
     make_dataset("Pairs", format="preference")
-    html = page.get("/trains/new/").content.decode()
+    html = markup(page.get("/trains/new/"))
 
     assert "1 of your 2 datasets fits" in html
     assert "of your 4" not in html
@@ -89,7 +90,7 @@ def test_the_counts_on_the_method_page_are_of_datasets(page, family, make_datase
 
 def test_the_form_has_one_entry_a_dataset_and_a_menu_of_versions(page, family):
     first, second, _ = family
-    html = page.get(f"/trains/new/lora/?dataset={first.pk}").content.decode()
+    html = markup(page.get(f"/trains/new/lora/?dataset={first.pk}"))
     entries = re.search(r'<select[^>]*id="id-dataset"[^>]*>(.*?)</select>', html, re.S)[1]
     versions = re.search(r'<select[^>]*name="dataset_version"[^>]*>(.*?)</select>', html, re.S)[1]
 
@@ -121,7 +122,7 @@ def test_a_chosen_dataset_stays_named_and_each_method_says_whether_it_can_learn_
     page, methods, make_dataset
 ):
     pairs = make_dataset("Pairs", format="preference")
-    html = page.get(f"/trains/new/?dataset={pairs.pk}").content.decode()
+    html = markup(page.get(f"/trains/new/?dataset={pairs.pk}"))
 
     assert f'With <a class="strong" href="{pairs.get_absolute_url()}">Pairs</a>' in html
     for slug, method in methods.items():
@@ -147,7 +148,7 @@ def test_no_form_opens_that_could_not_be_sent(page, make_dataset, method):
     form = page.get(f"/trains/new/{method}/?dataset={pairs.slug}", follow=True)
     assert form.redirect_chain[0][0] == f"/trains/new/?dataset={pairs.slug}&refused={method}"
     for answer in (asked, form):
-        html = answer.content.decode()
+        html = markup(answer)
         assert 'role="alert"' in html
         assert "cannot learn from Pairs." in html
     assert not TrainRun.objects.exists()
@@ -165,7 +166,7 @@ def test_where_no_method_can_the_page_says_so_and_continues_nowhere(
     page, make_dataset, fields, words
 ):
     dataset = make_dataset("Toys", **fields)
-    html = page.get(f"/trains/new/?dataset={dataset.pk}").content.decode()
+    html = markup(page.get(f"/trains/new/?dataset={dataset.pk}"))
 
     assert "No method can learn from Toys as it is" in html
     assert words in html
@@ -175,7 +176,7 @@ def test_where_no_method_can_the_page_says_so_and_continues_nowhere(
 def test_a_strangers_dataset_is_not_named(client, bob, methods, make_dataset):
     dataset = make_dataset("Toys")
     client.force_login(bob)
-    html = client.get(f"{reverse('training:new')}?dataset={dataset.pk}").content.decode()
+    html = markup(client.get(f"{reverse('training:new')}?dataset={dataset.pk}"))
 
     assert "Toys" not in html
     assert client.get(f"/trains/new/lora/?dataset={dataset.pk}").status_code == 200

@@ -5,6 +5,7 @@ import re
 from urllib.parse import urlencode
 
 import pytest
+from bs4 import BeautifulSoup
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -14,6 +15,7 @@ from methods.models import TrainingMethod
 from methods.schema import method_fields
 from methods.services import method_defaults, methods_install, parameters_validate
 from models_app.models import BaseModel
+from tests.markup import markup
 from training.form.controls import (
     controls_make,
     groups_make,
@@ -102,23 +104,12 @@ def filled(**changes):
     )
 
 
-def flat(response):
-    """The page's text in one line: templates may break lines where they like."""
-    return " ".join(response.content.decode().split())
-
-
 def beside(response, name):
     """What stands in the message area of a field."""
-    html = response.content.decode()
-    begin = html.index(f'data-messages="{name}">')
-    depth = 1
-
-    for tag in re.finditer(r"<(/?)div", html[begin:]):
-        depth += -1 if tag[1] else 1
-        if depth == 0:
-            return re.sub(r"<[^>]+>", "", html[begin : begin + tag.start()]).partition(">")[2]
-
-    raise AssertionError(f"the messages of {name} do not end")
+    area = BeautifulSoup(response.content.decode(), "html.parser").select_one(
+        f'[data-messages="{name}"]'
+    )
+    return area.get_text(" ", strip=True) if area else ""
 
 
 @pytest.mark.parametrize(
@@ -185,7 +176,7 @@ def test_advanced_fields_are_folded_and_hidden_ones_are_not_there(lora):
 def test_methods_are_offered_with_the_datasets_that_fit(page, make_dataset):
     make_dataset("Pairs", format="preference")
 
-    html = flat(page.get("/trains/new/"))
+    html = markup(page.get("/trains/new/"))
 
     assert "1 of your 2 datasets fits" in html
     assert "SFT" in html
@@ -200,7 +191,7 @@ def test_choosing_a_method_goes_on_to_its_form_with_what_was_chosen_before(page)
 def test_the_form_shows_fields_with_help_and_why_other_datasets_cannot_be_used(page, make_dataset):
     make_dataset("Pairs", format="preference")
 
-    html = page.get("/trains/new/lora/?dataset=toys&base_model=tiny").content.decode()
+    html = markup(page.get("/trains/new/lora/?dataset=toys&base_model=tiny"))
 
     assert "Capacity of the adapter." in html
     assert "Typical 8 to 64." in html
@@ -252,9 +243,9 @@ def test_a_refusal_stands_beside_its_field_and_what_was_typed_stays(page, name, 
     assert response.status_code == 400
     assert says in beside(response, name)
     assert not TrainRun.objects.exists()
-    assert ">kept</textarea>" in response.content.decode()
+    assert ">kept</textarea>" in markup(response)
     if name not in ("base_model", "dataset"):
-        assert f'name="{name}" value="{typed}"' in flat(response)
+        assert f'name="{name}" value="{typed}"' in markup(response)
 
 
 def test_every_error_is_shown_at_once(page):
@@ -277,7 +268,7 @@ def test_a_strangers_dataset_is_not_there(page, bob):
     response = page.post("/trains/new/lora/", filled())
 
     assert "does not exist any more" in beside(response, "dataset")
-    assert "Toys" not in response.content.decode()
+    assert "Toys" not in markup(response)
 
 
 def test_a_field_without_effect_cannot_stop_a_train(page):
@@ -420,7 +411,7 @@ def posted_from(html):
 def test_a_copy_of_a_shared_train_does_not_open_what_is_not_shared(client, bob, origin):
     TrainRun.objects.update(shared=True, evaluation_dataset=origin.dataset)
     client.force_login(bob)
-    html = client.get(f"/trains/new/lora/?copy={origin.pk}").content.decode()
+    html = markup(client.get(f"/trains/new/lora/?copy={origin.pk}"))
     assert html.count("You cannot see the dataset of the copied train. Choose another.") >= 2
     assert posted_from(html).get("dataset") in (None, [""])
     assert posted_from(html)["base_model"] == [str(origin.base_model.pk)]
@@ -445,10 +436,10 @@ def test_a_copy_marks_what_was_changed(page, origin):
     data = posted_from(page.get(f"/trains/new/lora/?copy={origin.pk}").content.decode())
     data["lora_rank"] = ["0"]
 
-    html = flat(page.post("/trains/new/lora/", data))
+    html = markup(page.post("/trains/new/lora/", data))
 
     row = html[html.index('id="field-lora_rank"') : html.index('id="field-lora_alpha"')]
-    assert re.search(r"data-was> ?was <span class=\"strong\">8</span>", row)
+    assert re.search(r"data-was> was <span class=\"strong\">8</span>", row)
     assert (
         "data-was hidden"
         in html[html.index('id="field-learning_rate"') : html.index('id="field-epochs"')]
@@ -459,8 +450,8 @@ def test_a_copy_says_what_became_of_its_parts(page, origin):
     TrainingMethod.objects.filter(slug="lora").update(retired_at=timezone.now())
     Dataset.objects.update(archived_at=timezone.now())
 
-    html = page.get(f"/trains/new/lora/?copy={origin.pk}").content.decode()
-    choice = flat(page.get(f"/trains/new/?copy={origin.pk}"))
+    html = markup(page.get(f"/trains/new/lora/?copy={origin.pk}"))
+    choice = markup(page.get(f"/trains/new/?copy={origin.pk}"))
 
     assert "LoRA is no longer offered" in html
     assert "Toys is archived." in html

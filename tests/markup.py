@@ -1,0 +1,11 @@
+"""The markup of a page as tests compare it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def markup(response: Any) -> str:
+    """The page with one space for each stretch of white space: templates break lines, within tags
+    too, where a browser sees a space."""
+    return " ".join(response.content.decode().split())
