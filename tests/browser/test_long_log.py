@@ -44,7 +44,9 @@ def test_all_of_a_long_log_is_searched_and_any_place_of_it_opened(open_page, pla
     assert not page.evaluate(HOLDS.format("'needle'"))
 
     page.get_by_label("Find in log").fill("NEEDLE")
-    expect(page.locator("[data-search-status]")).to_have_text("1 line in the whole log", timeout=60_000)
+    expect(page.locator("[data-search-status]")).to_have_text(
+        "1 line in the whole log", timeout=60_000
+    )
     page.get_by_role("button", name=re.compile("a <needle> here")).click()
     until(page, HOLDS.format("'a <needle> here'"))
     assert page.evaluate(HOLDS.format("'step 1234/'"))
