@@ -40,7 +40,7 @@ SUMMARIES = {
     ("delete", "/api/v1/models/{key}/"): "Delete a base model",
     ("get", "/api/v1/queue/"): "Show the queue",
     ("post", "/api/v1/queue/pause/"): "Pause the queue (operators)",
-    ("post", "/api/v1/queue/resume/"): "Open the queue (operators)",
+    ("post", "/api/v1/queue/resume/"): "Resume the queue (operators)",
     ("get", "/api/v1/trains/"): "List trains",
     ("post", "/api/v1/trains/"): "Start a train",
     ("get", "/api/v1/trains/{id}/"): "Show a train",

@@ -64,7 +64,7 @@
     about(value) {
       if (!isNumber(value) || value < 0) return MISSING;
       const plain = value < 60 || value >= 3600;
-      return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} m`}`;
+      return `about ${plain ? format.duration(value) : `${Math.round(value / 60)} min`}`;
     },
     // A number with its noun: 1 row, 2 rows.
     counted: (value, noun, plural = `${noun}s`) =>
@@ -74,7 +74,7 @@
       if (!isNumber(seconds)) return "";
       return seconds >= 1 ? `${format.about(seconds)} left` : "takes longer than estimated";
     },
-    // When a waiting train starts, from {seconds, error}: "starts in about 12 m, give or take 3 m".
+    // When a waiting train starts, from {seconds, error}: "starts in about 12 min, give or take 3 min".
     starts(estimate) {
       if (estimate.seconds < 1) return "starts now";
       const text = `starts in ${format.about(estimate.seconds)}`;

@@ -172,12 +172,12 @@ def duration(value: Any) -> str:
 
 @register.filter
 def about(value: Any) -> str:
-    """An estimate of seconds: about 15 m. Seconds matter only in the last minute."""
+    """An estimate of seconds: about 15 min. Seconds matter only in the last minute."""
     if not is_number(value) or value < 0:
         return MISSING
 
     if 60 <= value < 3600:
-        return f"about {whole(value / 60)} m"
+        return f"about {whole(value / 60)} min"
 
     return f"about {duration(value)}"
 
@@ -194,7 +194,7 @@ def time_left(seconds: Any) -> str:
 
 @register.filter
 def starts_text(estimate: Any) -> str:
-    """When a waiting train starts: "starts in about 12 m, give or take 3 m". `estimate` has
+    """When a waiting train starts: "starts in about 12 min, give or take 3 min". `estimate` has
     `seconds` and `error`."""
     if estimate is None:
         return "starts when the trains before it have ended"

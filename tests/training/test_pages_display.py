@@ -14,7 +14,7 @@ from methods.schema import Field
 from training.train.estimate import Estimate
 
 CASES = {
-    "time_left": [(900, "about 15 m left"), (0.4, "takes longer than estimated"), (None, "")],
+    "time_left": [(900, "about 15 min left"), (0.4, "takes longer than estimated"), (None, "")],
     "loss": [
         (1.2041, "1.204"),
         (0, "0.000"),
@@ -63,7 +63,7 @@ CASES = {
         (11_520, "3 h 12 m"),
         (187_200, "2 d 4 h"),
     ],
-    "about": [(900, "about 15 m"), (12, "about 12 s"), (11_520, "about 3 h 12 m"), (None, "–")],
+    "about": [(900, "about 15 min"), (12, "about 12 s"), (11_520, "about 3 h 12 m"), (None, "–")],
     "ordinal": [
         (1, "1st"),
         (2, "2nd"),
@@ -156,8 +156,8 @@ def test_every_icon_that_a_page_names_is_in_the_sprite():
     ("seconds", "error", "text"),
     [
         (0.4, 9.0, "starts now"),
-        (240.0, 23.0, "starts in about 4 m"),
-        (720.0, 180.0, "starts in about 12 m, give or take 3 m"),
+        (240.0, 23.0, "starts in about 4 min"),
+        (720.0, 180.0, "starts in about 12 min, give or take 3 min"),
         (36_000.0, 900.0, "starts in about 10 h 00 m"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_start_that_can_be_guessed_is_a_time_and_one_that_cannot_is_said(
     guesses = {waiting[1].pk: Estimate(720.0, 60.0, 3), waiting[3].pk: None}
     monkeypatch.setattr(queue_page, "starts_now", lambda state: guesses)
     rows = rows_of(page_of(client, alice))
-    assert "in about 12 m" in rows[1]
+    assert "in about 12 min" in rows[1]
     assert "not known yet" in rows[3]
     answer = client.get("/api/v1/queue/").json()
     assert answer["places"][1]["starts_in"]["seconds"] == 720.0

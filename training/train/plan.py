@@ -310,6 +310,20 @@ def _judge_modules(plan: Plan, parameters: dict[str, Any], base_model: BaseModel
         plan.fixes["target_modules"] = [fix]
 
 
+def _cut_text(plan: Plan, max_tokens: int) -> str:
+    """What happens to rows that are longer than `max_tokens`."""
+    share = plan.cut / plan.total
+    rows = f"{counted(plan.cut, 'row')} ({share:.1%})"
+    text = f"{rows} {are(plan.cut)} longer than {max_tokens:,} tokens and will be cut at the end"
+    if not plan.lost:
+        return f"{text}, so the model may learn to stop early."
+    if plan.lost == plan.cut:
+        they = "it is" if plan.lost == 1 else "they are"
+        return f"{text}. Nothing is left of the answer, so {they} left out."
+
+    return f"{text}. {plan.lost:,} of them {are(plan.lost)} left out: no answer is left."
+
+
 def _judge_tokens(
     plan: Plan, lengths: dict[str, int], max_tokens: int, base_model: BaseModel
 ) -> None:
@@ -319,16 +333,7 @@ def _judge_tokens(
             "learn from."
         )
     elif plan.cut:
-        share = plan.cut / plan.total
-        they = "It loses" if plan.cut == 1 else "They lose"
-        text = f"{counted(plan.cut, 'row')} ({share:.1%}) will be cut. {they} the end of the answer"
-
-        if plan.lost:
-            text += f", and {plan.lost:,} lose it whole and are left out."
-        else:
-            text += ", so the model may learn to stop early."
-
-        plan.warnings["max_tokens"] = text
+        plan.warnings["max_tokens"] = _cut_text(plan, max_tokens)
 
     if plan.cut:
         plan.fixes["max_tokens"] = _longer(lengths, max_tokens, base_model.context_length)
