@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from rq.exceptions import DuplicateJobError
 from rq.job import Job
 
-from core.jobs import REGISTERED
+from core.queue_jobs import REGISTERED
 
 # Workers send a heartbeat for their job every MONITORING_SECONDS.
 MONITORING_SECONDS = 5

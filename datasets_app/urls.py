@@ -1,6 +1,6 @@
 from django.urls import path
 
-from core.sharing import SharingView
+from core.sharing_views import SharingView
 from datasets_app import row_views, views, views_checking
 from datasets_app.models import Dataset
 

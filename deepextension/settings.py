@@ -156,8 +156,8 @@ REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
 TRAINS_QUEUE = "trains"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform has deadlines
 # of its own. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can
-# write to Redis still cannot run code of their own. See core.jobs.
-RQ = {"JOB_CLASS": "core.jobs.RegisteredJob"}
+# write to Redis still cannot run code of their own. See core.queue_jobs.
+RQ = {"JOB_CLASS": "core.queue_jobs.RegisteredJob"}
 RQ_QUEUES = {
     TRAINS_QUEUE: {
         "URL": REDIS_URL,
@@ -240,7 +240,7 @@ REST_FRAMEWORK = {
     "NUM_PROXIES": TRUSTED_PROXY_COUNT,
     # Views that take files have parsers of their own.
     "DEFAULT_PARSER_CLASSES": ["core.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "core.schema.Schema",
+    "DEFAULT_SCHEMA_CLASS": "core.openapi.Schema",
     "EXCEPTION_HANDLER": "core.api.exception_handler",
     # The schema describes what a resource takes. DRF's answer to OPTIONS would look rows up by rules
     # of its own.

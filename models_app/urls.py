@@ -1,6 +1,6 @@
 from django.urls import path
 
-from core.sharing import SharingView
+from core.sharing_views import SharingView
 from models_app import views
 from models_app.models import BaseModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rq import get_current_job
 
-from core.jobs import queue_job
+from core.queue_jobs import queue_job
 
 
 @queue_job

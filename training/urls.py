@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from core.sharing import SharingView
+from core.sharing_views import SharingView
 from training.form import views as form_views
 from training.models import TrainRun
-from training.pages import chart_views, compare_views, queue_views, sample_views
+from training.pages import chart_views, compare_views, queue_views, starter_views
 from training.pages import trains as views
 
 app_name = "training"
@@ -22,7 +22,7 @@ urlpatterns = [
     path("queue/", queue_views.QueuePageView.as_view(), name="queue"),
     path("queue/pause/", queue_views.QueuePauseView.as_view(), name="queue_pause"),
     path("queue/resume/", queue_views.QueueResumeView.as_view(), name="queue_resume"),
-    path("try-sample/", sample_views.TrySampleView.as_view(), name="try_sample"),
+    path("try-sample/", starter_views.TrySampleView.as_view(), name="try_sample"),
     path("columns/", views.TrainColumnsView.as_view(), name="columns"),
     path("compare/", compare_views.CompareView.as_view(), name="compare"),
     path("compare/series/", compare_views.CompareSeriesView.as_view(), name="compare_series"),

@@ -13,9 +13,9 @@ from django.conf import settings
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 from core.web.connections import Connections
+from core.web.open_streams import streams_close
 from core.web.protocol import LimitedProtocol
 from core.web.proxies import is_proxy
-from core.web.streams import streams_close
 
 # Files, database connections and pipes of a process, beside its clients.
 OTHER_DESCRIPTORS = 200

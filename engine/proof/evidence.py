@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from engine.loading.generate import answers_generate
+from engine.loading.batch_generation import answers_generate
 from engine.loading.pretrained import adapted_load, pretrained_load
 from engine.models.inspect import json_read
 from engine.proof.questions import Question

@@ -141,7 +141,7 @@ class _Writer:
 
     def write(self, row: TrialRow) -> str:
         """One sampled answer to the row's prompt."""
-        from engine.loading.generate import answers_generate
+        from engine.loading.batch_generation import answers_generate
 
         (answer,) = answers_generate(
             self.model,

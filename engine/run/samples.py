@@ -14,7 +14,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from engine.chat.render import Renderer
 from engine.chat.template import Message
-from engine.loading.generate import answers_generate
+from engine.loading.batch_generation import answers_generate
 from engine.rows.examples import Example
 from engine.run.job import Job
 

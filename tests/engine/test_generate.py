@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.loading.generate import answers_generate, left_padded
+from engine.loading.batch_generation import answers_generate, left_padded
 from engine.loading.pretrained import pretrained_load
 
 PROMPTS = [[5, 9, 30], [8, 41, 3, 77, 12, 64], [7]]

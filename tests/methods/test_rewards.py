@@ -18,7 +18,7 @@ from methods.schema import rewards_text
 from methods.services import methods_install, parameters_validate
 from tests.live import ROOT
 from training.form.controls import reward_templates, rewards_read
-from training.train.resources import resources_of
+from training.train.reward_resources import resources_of
 
 SOURCE = (ROOT / "docs" / "examples" / "polite.py").read_bytes()
 SCHEMA = {

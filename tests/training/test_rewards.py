@@ -27,7 +27,7 @@ from training.pages.chart_table import CHARTS, NOT_CHARTED, charts_table
 from training.train import trial
 from training.train.judgement import judge_rewards
 from training.train.plan import train_plan
-from training.train.resources import resources_of
+from training.train.reward_resources import resources_of
 from training.train.services import train_create
 from training.train.trial import trial_cancel, trial_read, trial_run, trial_start
 

@@ -10,7 +10,7 @@ from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from training.models import TrainRun
-from training.train.sample import PARAMETERS
+from training.train.starter_train import PARAMETERS
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from training.api import queue as api_queue
 from training.api import rewards as api_rewards
 from training.api import sharing as api_sharing
 from training.api import trains as api
-from training.pages import sample_views
+from training.pages import starter_views
 
 urlpatterns = [
     path("", api.TrainListView.as_view(), name="api-trains"),
@@ -18,7 +18,7 @@ urlpatterns = [
         api_rewards.RewardTrialResultView.as_view(),
         name="api-trains-tried",
     ),
-    path("sample/", sample_views.SampleTrainView.as_view(), name="api-trains-sample"),
+    path("sample/", starter_views.SampleTrainView.as_view(), name="api-trains-sample"),
     path("bulk/", api_lists.TrainBulkView.as_view(), name="api-trains-bulk"),
     path("labels/", api_lists.TrainLabelsView.as_view(), name="api-trains-labels"),
     path("columns/", api_lists.TrainColumnsView.as_view(), name="api-trains-columns"),

@@ -20,10 +20,10 @@ from models_app.models import BaseModel
 from training.form.controls import parameters_read
 from training.models import TrainRun
 from training.pages.remedies import changes_read
-from training.train import sample
+from training.train import starter_train as sample
 from training.train.branching import Origin
 from training.train.dataset_choice import choices_make, datasets_visible
-from training.train.resources import reward_models
+from training.train.reward_resources import reward_models
 
 # Trains that another can be told to wait for.
 MOST_OFFERED = 100

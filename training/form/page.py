@@ -16,7 +16,7 @@ from training.form.draft import Draft, base_models_of, unfinished_of
 from training.models import TrainRun
 from training.train.dataset_choice import DatasetChoice, choices_make, datasets_visible
 from training.train.labels import label_suggestions
-from training.train.resources import reward_models
+from training.train.reward_resources import reward_models
 from training.train.services import dataset_obstacle
 from training.work.queue import may_manage_queue
 

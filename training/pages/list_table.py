@@ -19,7 +19,7 @@ from training.train.durations import run_progress, run_seconds
 from training.train.estimate import Estimate, starts_now
 from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions
-from training.train.sample import sample_is_offered
+from training.train.starter_train import sample_is_offered
 from training.work.queue import queue_positions, queue_state, waiting
 from training.work.worker_state import worker_state
 

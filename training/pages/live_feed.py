@@ -27,7 +27,7 @@ from django.db import Error, close_old_connections
 from django.db.models import Max
 from rest_framework.renderers import JSONRenderer
 
-from core.web.streams import open_stream
+from core.web.open_streams import open_stream
 from training.api.serializers import LIVE_NEEDS, METRIC_COLUMNS, live_state
 from training.models import TrainRun
 

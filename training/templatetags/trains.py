@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from core.templatetags.display import icon, query
 from training.models import TrainRun
 from training.pages.list_table import sort_link
-from training.train.sample import sample_is_offered
+from training.train.starter_train import sample_is_offered
 
 register = template.Library()
 

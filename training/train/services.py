@@ -29,7 +29,7 @@ from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
-from training.train.resources import resources_of
+from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
 from training.work.queue import priority_check, queue_insert, starts_after_check, workers_notify
 from training.work.worker_state import WorkerState, worker_state

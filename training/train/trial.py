@@ -30,7 +30,7 @@ from engine.rows.examples import Example
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
-from training.train.resources import resources_of
+from training.train.reward_resources import resources_of
 from training.train.services import ingredients_check
 
 ROWS = 5

@@ -21,8 +21,8 @@ from django.db import Error, connections
 from rq.job import Job
 from rq.queue import Queue
 
-from core.jobs import Worker
 from core.processes import clean_environment, confined
+from core.queue_jobs import Worker
 from engine.process.isolation import die_with_parent
 from training.work.process import Engine
 from training.work.reconcile import lost_trains_close

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from accounts.tokens import token_create
 from core.serving import CannotServe, address, platform
 from training.train.demo_rows import DESCRIPTION, NAME, demo_jsonl, follows_format
-from training.train.sample import PARAMETERS
+from training.train.starter_train import PARAMETERS
 
 TRAIN = {
     "name": "help-desk-format",

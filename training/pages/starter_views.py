@@ -20,7 +20,7 @@ from core.api import errors
 from core.errors import UserError
 from core.redirects import redirect_back
 from core.requests import reader_of
-from training.train.sample import sample_train
+from training.train.starter_train import sample_train
 
 
 class TrySampleView(View):
