@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,20 +48,26 @@ def messages(platform: Platform, run: dict, last: str) -> Iterator[tuple[str, di
                 seq = ""
 
 
-def web_processes(platform: Platform) -> list[psutil.Process]:
-    return platform.processes("manage.py", "web")
+def crash(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-@pytest.mark.parametrize("end", [psutil.Process.kill, psutil.Process.terminate])
-def test_a_web_server_that_is_restarted_costs_its_pages_no_step(platform, running, end):
-    """Killed, or ended in order, while a page follows."""
+def reload(processes: list[psutil.Process]) -> None:
+    """New workers in place of the old ones, which end in order."""
+    family = {process.pid for process in processes}
+    master = next(process for process in processes if process.ppid() not in family)
+    master.send_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("restart", [crash, reload])
+def test_a_web_server_that_is_restarted_costs_its_pages_no_step(platform, running, restart):
     deadline = time.monotonic() + SECONDS
     before = list(itertools.islice(messages(platform, running, "0"), 3))
     stream = messages(platform, running, before[-1][0])
     before.append(next(stream))
-    for process in web_processes(platform):
-        with suppress(psutil.NoSuchProcess):
-            end(process)
+    restart(platform.processes("manage.py", "web"))
     before += stream
 
     wait_for_pages(platform, deadline)
