@@ -1,4 +1,4 @@
-"""Background work: dataset checks, token counts, model imports, trials of rewards, notices.
+"""Background work: dataset checks, token counts, model imports, trials of rewards, notices, mails.
 
 The database holds what waits, in which order, and who works on it (core.models.Chore). Redis only
 wakes workers up sooner; without it they look every few seconds.
