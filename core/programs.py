@@ -29,6 +29,7 @@ MOST_OUTPUT_BYTES = 256 * 2**20
 STDERR_KEPT_BYTES = 4000
 
 # How Python, C++ and PyTorch say that an allocation was refused.
+READING = "Reading the files"
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")
 
 logger = logging.getLogger("deepextension.programs")
@@ -57,7 +58,7 @@ def program_run(
     seconds: float | None,
     memory_bytes: int,
     too_long: str = "This took too long and was ended.",
-    work: str = "Reading the files",
+    work: str = READING,
     environment: dict[str, str] | None = None,
     on_report: OnReport = lambda report: None,
     on_tick: OnTick = lambda: None,
@@ -210,7 +211,8 @@ def _cause(work: str, code: int, stderr: str) -> str:
     if any(sign in stderr for sign in OUT_OF_MEMORY):
         return f"{work} needed more memory than it may use and was ended."
 
-    return f"{work} ended with an error. The files may be damaged. Ask your operator."
+    damaged = " The files may be damaged." if work == READING else ""
+    return f"{work} ended with an error.{damaged} Ask your operator."
 
 
 def folder_bytes(path: Path) -> int:

@@ -293,6 +293,10 @@
       clearTimeout(watch);
       watch = setTimeout(() => broke(new TypeError("The server does not answer.")), QUIET);
       if (moment) clock.set(new Date(moment * 1000).toISOString());
+    }
+
+    // Only what was taken counts: a page that cannot use what it hears is not live.
+    function settled() {
       if (failures) recovered();
       failures = 0;
       since = null;
@@ -314,6 +318,11 @@
       retry = setTimeout(open, Math.min(500 * 2 ** failures, 16000));
     }
 
+    function end() {
+      over = true;
+      close();
+    }
+
     async function open() {
       close();
       if (over || document.hidden) return;
@@ -325,19 +334,32 @@
       }
       if (over || source) return;
       const mine = (source = new EventSource(address));
+      const isMine = () => mine === source && !over;
       watch = setTimeout(() => broke(new TypeError("The server does not answer.")), QUIET);
       mine.onmessage = ({ data }) => {
         const message = JSON.parse(data);
         heard(message.now);
-        queue = queue.then(() => (mine === source || over ? take(message) : null)).catch(broke);
+        queue = queue.then(async () => {
+          if (!isMine()) return;
+          try {
+            await take(message);
+            settled();
+          } catch (error) {
+            broke(error);
+          }
+        });
       };
       mine.addEventListener("alive", ({ data }) => heard(Number(data)));
+      // Behind the last message: one that could not be taken is asked for again.
       mine.addEventListener("ended", () => {
-        over = true;
-        close();
+        queue = queue.then(() => isMine() && end());
       });
-      mine.addEventListener("closed", () => broke(new TypeError("This train is not open to you.")));
-      mine.onerror = () => mine === source && broke(new TypeError("The server does not answer."));
+      mine.addEventListener("closed", () => {
+        end();
+        const message = "This train is gone, or no longer open to you.";
+        failed(new ApiError(404, { error: { message } }), new Date());
+      });
+      mine.onerror = () => isMine() && broke(new TypeError("The server does not answer."));
     }
 
     document.addEventListener("visibilitychange", () => {
@@ -346,14 +368,12 @@
       else if (!source) open();
     });
     open();
-    return {
-      now: open,
-      stop: () => {
-        over = true;
-        close();
-      },
-    };
+    return { now: open, stop: end };
   }
+
+  // Why a page is not live, for its reader: what the server said, or that it says nothing.
+  const reasonOf = (error) =>
+    error instanceof ApiError ? error.message : "The server does not answer.";
 
   // The server's clock, carried on from its latest answer: a browser's own may be wrong by minutes.
   const clock = {
@@ -391,6 +411,7 @@
     ApiError,
     poll,
     readJson,
+    reasonOf,
   };
   if (!window.document?.body) return;
 

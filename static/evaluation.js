@@ -95,6 +95,7 @@
         (state.series[name] ??= []).push([row.step, row.epoch, row.time, value]);
       }
     }
+    state.next = rows.at(-1).seq;
     const long = Object.values(state.series).some((points) => points.length > MOST_POINTS);
     return long ? load() : drawAll();
   }
@@ -314,7 +315,6 @@
     const measured = answer.rows.some((row) => row.split === "eval");
     // Another one of these was loaded with the whole series meanwhile.
     const rows = answer.rows.filter((row) => row.seq > state.next);
-    state.next = Math.max(state.next, answer.next);
     state.train = answer.train;
     document.dispatchEvent(new CustomEvent("train:received", { detail: answer.train }));
     if (rows.length) {
@@ -322,12 +322,15 @@
       if (!state.planned.step) await load();
       else await append(rows);
     }
+    // What could not be loaded is asked for again: the state is taken over only afterwards.
+    const hasChanged = answer.status !== before;
+    if (hasChanged) await load();
+    state.next = Math.max(state.next, answer.next);
     state.status = answer.status;
     page.ended = ended();
-    if (before !== state.status) await load();
     const phase = state.phase;
     state.phase = answer.train.phase;
-    if (measured || before !== state.status || phase !== state.phase) await words();
+    if (measured || hasChanged || phase !== state.phase) await words();
     else if (judgementIsOld()) await judge();
     stampShow();
   }
@@ -427,7 +430,7 @@
     stampShow();
     live(
       lost.querySelector("[data-lost-text]"),
-      `Not live since ${since.toLocaleTimeString("en-GB")}: the server does not answer. The train does not depend on this page.`,
+      `Not live since ${since.toLocaleTimeString("en-GB")}. ${DX.reasonOf(error)} The train does not depend on this page.`,
     );
   }
   function recovered() {

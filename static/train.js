@@ -125,7 +125,7 @@
     const strip = document.getElementById("not-live");
     strip.hidden = false;
     strip.querySelector("div").textContent =
-      `Not live since ${format.clock(since)}: the server does not answer. The train does not depend on this page.`;
+      `Not live since ${format.clock(since)}. ${DX.reasonOf(error)} The train does not depend on this page.`;
     document.getElementById("train-progress").classList.add("stale");
   }
 
@@ -145,7 +145,7 @@
         );
     let taking = Promise.resolve();
     document.addEventListener("train:received", ({ detail }) => {
-      taking = taking.then(() => take(detail)).catch((error) => lost(error, new Date()));
+      taking = taking.then(() => take(detail)).then(recovered, (error) => lost(error, new Date()));
     });
     document.addEventListener("train:lost", ({ detail }) => lost(detail.error, detail.since));
     document.addEventListener("train:heard", recovered);

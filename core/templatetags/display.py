@@ -171,6 +171,13 @@ def duration(value: Any) -> str:
 
 
 @register.filter
+def textarea(value: Any) -> str:
+    """The content of a <textarea>: HTML takes a line break behind the tag for none of its own, and
+    would eat the first one of a text."""
+    return format_html("\n{}", "" if value is None else value)
+
+
+@register.filter
 def about(value: Any) -> str:
     """An estimate of seconds: about 15 min. Seconds matter only in the last minute."""
     if not is_number(value) or value < 0:

@@ -36,7 +36,7 @@ REPAIRABLE = {
 TITLES = {
     "duplicate": "The same row again",
     "other_answer": "The same prompt with another answer",
-    "template_tokens": "HashSet of a chat template inside the text",
+    "template_tokens": "Control tokens of a chat template in the text",
     "secret": "Looks like a key or a password",
     "email": "E-mail address",
     "damaged": "Text read in the wrong encoding",

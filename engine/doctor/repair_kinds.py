@@ -97,8 +97,7 @@ REPAIRS = {
         Repair(
             "strip_separators",
             "Take out separators",
-            "HashSet such as ### or -> behind prompts, and ### or END behind completions, are cut "
-            "off.",
+            "Marks such as ### or -> behind prompts, and ### or END behind completions, are cut off.",
             ("separators",),
             ("prompt-completion",),
         ),
@@ -110,8 +109,8 @@ REPAIRS = {
         ),
         Repair(
             "strip_template",
-            "Take out template marks",
-            "HashSet such as <|im_start|> or [INST] are cut out.",
+            "Take out control tokens",
+            "Control tokens such as <|im_start|> or [INST] are cut out.",
             ("template_tokens",),
         ),
         Repair(

@@ -131,8 +131,13 @@ class ForkServer:
     def pass_signal(self, pid: int) -> None:
         """Send the engine the signal that its supervisor sent, or kill it where the supervisor is
         gone."""
+        channel = self.engines.get(pid)
+        if channel is None:
+            # It was asked for while the next engine was: see end_leftovers.
+            return
+
         try:
-            byte = self.engines[pid].recv(1)
+            byte = channel.recv(1)
         except OSError:
             byte = b""
 
@@ -140,7 +145,7 @@ class ForkServer:
             os.kill(pid, byte[0])
             return
 
-        self.selector.unregister(self.engines[pid])
+        self.selector.unregister(channel)
         os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> None:

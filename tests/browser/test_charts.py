@@ -232,9 +232,8 @@ def test_the_age_of_the_last_step_is_by_the_servers_clock(open_page, shapes):
 def test_a_server_that_says_nothing_is_not_live(open_page, shapes):
     """No error either: a question that is never answered."""
     page = open_page()
+    page.route("**/events/**", lambda route: None)
     page.goto(f"/trains/{shapes['sft running']}/evaluation/")
     stamp = page.locator("[data-stamp]")
     expect(stamp).to_contain_text("live, last step")
-    page.route("**/metrics/**", lambda route: None)
-    page.route("**/live/", lambda route: None)
     expect(stamp).to_have_text(re.compile(r"^not live since \d\d:\d\d$"), timeout=30_000)

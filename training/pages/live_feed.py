@@ -34,7 +34,7 @@ from training.models import TrainRun
 # Seconds between two reads of a train that runs, and of one that waits.
 READ_EVERY = 0.4
 READ_WAITING_EVERY = 2.0
-# A page that hears nothing for twice as long takes the connection for lost.
+# A page that hears nothing for 12 s (QUIET in static/app.js) takes the connection for lost.
 ALIVE_EVERY = 5.0
 # Whether somebody may still see a train is asked again before an event, but not more often.
 ACCESS_EVERY = 1.0
@@ -97,6 +97,9 @@ class TrainFeed:
                 snapshot = await in_thread(read_train, self.pk, self.snapshot)
             except Error as error:
                 logger.warning("train %s cannot be read, pages wait: %s", self.pk, error)
+            except Exception:
+                # A feed that ended here would leave its pages waiting for ever.
+                logger.exception("train %s cannot be read, pages wait", self.pk)
             else:
                 self.is_gone = snapshot is None
                 if self.is_gone or snapshot != self.snapshot:
