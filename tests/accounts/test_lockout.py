@@ -16,6 +16,7 @@ from accounts.hashers import Gate, GatedPBKDF2PasswordHasher
 from accounts.models import KnownAddress, SignInCounter
 
 RIGHT = "alice-password-1"
+from tests.markup import markup
 
 
 def sign_in(address, name="alice", password="wrong", browser=None, **headers):
@@ -48,7 +49,7 @@ def test_it_locks_an_account_at_the_address_of_the_failures_and_says_for_how_lon
 
     assert locked.status_code == 429
     assert 0 < int(locked["Retry-After"]) <= 900
-    assert "Try again in <strong>15 minutes</strong>" in locked.content.decode()
+    assert "Try again in <strong>15 minutes</strong>" in markup(locked)
     assert sign_in("203.0.113.2", password=RIGHT).status_code == 302
 
 
@@ -70,7 +71,7 @@ def test_who_is_signed_in_and_may_not_see_the_administration_is_told_so(client, 
     client.force_login(alice)
     answer = client.get("/admin/", follow=True)
     assert answer.status_code == 200
-    assert "You are authenticated as alice, but are not authorized" in answer.content.decode()
+    assert "You are authenticated as alice, but are not authorized" in markup(answer)
 
 
 def test_the_api_answers_a_lock_out_in_its_own_error_shape(alice):
@@ -310,7 +311,7 @@ def test_a_flood_of_sign_ins_leaves_threads_for_other_pages(settings, monkeypatc
 
     assert (page.status_code, api.status_code) == (503, 503)
     assert page["Retry-After"] == api["Retry-After"] == "5"
-    assert "Too many people are signing in" in page.content.decode()
+    assert "Too many people are signing in" in markup(page)
     assert api.json()["error"]["code"] == "busy"
     assert not SignInCounter.objects.filter(key__contains="alice from", count__gt=0).exists()
     assert sign_in("203.0.113.1", password=RIGHT).status_code == 302
