@@ -240,10 +240,6 @@ def chore_ended(chore: Chore, reason: str) -> None:
     ended(*chore.arguments, reason=reason, limit_seconds=chore.limit_seconds)
 
 
-def chore_is_cancelling(key: str) -> bool:
-    return Chore.objects.filter(key=key, status=Status.CANCELLING).exists()
-
-
 def chores_ahead(key: str) -> int | None:
     """How many chores of the same lane go first; None for one that does not wait."""
     chore = Chore.objects.filter(key=key, status=Status.WAITING).first()

@@ -56,7 +56,7 @@ def program_run(
     module: str,
     *arguments: str,
     seconds: float | None,
-    memory_bytes: int,
+    memory_bytes: int | None,
     too_long: str = "This took too long and was ended.",
     work: str = READING,
     environment: dict[str, str] | None = None,
@@ -69,7 +69,8 @@ def program_run(
     since libraries print too. on_report gets every report, on_tick is called at least once a
     second; what they raise ends the program.
 
-    seconds: None for no limit. memory_bytes: of data, without mapped files. work: what the program
+    seconds: None for no limit. memory_bytes: of data, without mapped
+    files; None for no limit. work: what the program
     does, as the beginning of a sentence about its failure.
 
     Raises ProgramProblem with the program's own "error" or with the limit that it reached, and
@@ -195,10 +196,12 @@ def _report(line: bytes) -> Report | None:
     return report if isinstance(report, dict) else None
 
 
-def _limits(memory_bytes: int) -> Callable[[], None]:
+def _limits(memory_bytes: int | None) -> Callable[[], None]:
     def apply() -> None:
         # RLIMIT_DATA and not RLIMIT_AS: mapped weights and libraries are address space, not memory.
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        if memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     return apply

@@ -57,8 +57,11 @@ VARIABLE = re.compile(r"“[^”]*”|'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 
 @dataclass(frozen=True)
 class FindingView:
-    """lines: of the first rows that it is about. is_whole: whether these are all of them.
-    rows_in_file: whether it is about single rows, which can be shown one by one."""
+    """A finding as the dataset's page shows it.
+
+    lines: numbers of the first rows that it is about. repairs: those that mend it. is_safe: whether
+    one of them is part of "all safe repairs".
+    """
 
     key: str
     kind: str
@@ -74,10 +77,6 @@ class FindingView:
     @property
     def severity_word(self) -> str:
         return SEVERITY_WORDS[self.severity]
-
-    @property
-    def severity_help(self) -> str:
-        return SEVERITY_HELP[self.severity]
 
     @property
     def icon(self) -> str:

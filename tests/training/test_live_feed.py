@@ -219,13 +219,14 @@ def test_a_train_is_read_once_for_all_who_follow_it(run, monkeypatch):
     assert 1 <= len(READS) <= 12
 
 
-def test_a_database_that_is_away_is_waited_for(run, monkeypatch):
+@pytest.mark.parametrize("failure", [OperationalError("away"), RuntimeError("broken")])
+def test_a_train_that_cannot_be_read_is_waited_for(run, monkeypatch, failure):
     read_train = live_feed.read_train
-    failures = iter([OperationalError("away")] * 3)
+    failures = iter([failure] * 3)
 
     def read(*given):
-        if (failure := next(failures, None)) is not None:
-            raise failure
+        if (problem := next(failures, None)) is not None:
+            raise problem
         return read_train(*given)
 
     monkeypatch.setattr(live_feed, "read_train", read)

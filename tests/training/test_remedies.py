@@ -8,7 +8,7 @@ import pytest
 from engine.contract.rundir import LOG
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
-from training.pages.remedies import evidence, remedies
+from training.train.remedies import evidence, remedies
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "pri
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
-    """What TrainLiveSerializer writes, in a third of its time: open pages poll this."""
+    """What TrainLiveSerializer writes, in a third of its time: programs ask often."""
     state = {name: getattr(run, name) for name in LIVE_COLUMNS}
     state["progress"] = _progress(run)
     state["eta_seconds"] = run.seconds_left

@@ -45,10 +45,10 @@ from training.form.preview import train_preview
 from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS, comparison, ids_parse
 from training.pages.downloads import model_download
-from training.pages.log import PIECE_BYTES, log_read, log_search
 from training.train.branching import Origin
 from training.train.estimate import starts_now
 from training.train.filters import TrainFilter
+from training.train.log import PIECE_BYTES, log_read, log_search
 from training.train.resuming import train_resume
 from training.train.services import train_create, train_delete, train_save, train_stop, train_update
 from training.train.verdict import comparability, verdict
@@ -309,7 +309,7 @@ class TrainMetricsView(APIView):
         run = live_train_or_404(request, pk)
         after = whole_number(request, "after", 0)
         newer = run.metrics.filter(seq__gt=after)
-        # Without a serializer, which takes twice the time: open pages poll this.
+        # Without a serializer, which takes twice the time: programs ask often.
         rows = list(newer.values(*METRIC_COLUMNS)[:METRIC_ROWS])
 
         return Response(

@@ -19,10 +19,10 @@ from methods.schema import Field, method_fields
 from models_app.models import BaseModel
 from training.form.controls import parameters_read
 from training.models import TrainRun
-from training.pages.remedies import changes_read
 from training.train import starter_train as sample
 from training.train.branching import Origin
 from training.train.dataset_choice import choices_make, datasets_visible
+from training.train.remedies import changes_read
 from training.train.reward_resources import reward_models
 
 # Trains that another can be told to wait for.

@@ -61,7 +61,7 @@ def series_of(
 
     Seams: [step, time] where a later attempt went on from a checkpoint. Gaps: [first, last] of the
     steps that are missing from the record; in each a series has a point without a value. Each
-    series is reduced to `most_points`. Polling goes on with `next` as the metrics API's `after`.
+    series is reduced to `most_points`. What came since follows `next`, as `after` of the API's events.
     """
     found = points_read(run, most_points, steps)
     gaps = steps_missing(run)

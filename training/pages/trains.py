@@ -36,15 +36,15 @@ from training.pages.list_table import (
     strip_make,
     table_page,
 )
-from training.pages.log import log_read
 from training.pages.overview import done_near, has_model, overview
-from training.pages.remedies import UNKNOWN, evidence, remedies
 from training.train.durations import run_progress, run_seconds
 from training.train.estimate import starts_now
 from training.train.labels import label_suggestions
+from training.train.log import log_read
 from training.train.merging import train_merge
 from training.train.phases import phases_of
 from training.train.record import record_notes
+from training.train.remedies import UNKNOWN, evidence, remedies
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect

@@ -26,11 +26,11 @@ from engine.contract.rundir import (
     read_spec,
 )
 from training.models import TrainRun
-from training.pages.remedies import LADDER, OUT_OF_MEMORY
 from training.train.branching import HASHED_BYTES
 from training.train.durations import run_seconds
 from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
+from training.train.remedies import LADDER, OUT_OF_MEMORY
 from training.train.spec_paths import spec_write
 from training.work.ingest import WARNINGS_KEPT
 from training.work.notices import notices_create

@@ -175,13 +175,12 @@ class TrainCheck:
         """(parameters, plan) of a train that can start. Raises UserError with every reason why it
         cannot."""
         if self.parameters is None or self.plan is None or self.refusals:
-            last = self.refusals[-1]
+            # A full disk keeps its code and status (507) beside other refusals.
+            special = [refusal for refusal in self.refusals if refusal.status != 400]
+            first = [*special, *self.refusals][0]
             is_alone = len(self.refusals) == 1
-            raise UserError(
-                self.errors,
-                code=last.code if is_alone else "invalid",
-                status=last.status if is_alone else 400,
-            )
+            code = first.code if is_alone or special else "invalid"
+            raise UserError(self.errors, code=code, status=first.status)
 
         return self.parameters, self.plan
 

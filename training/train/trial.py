@@ -39,6 +39,8 @@ PROGRAM = "engine.rewards"
 SECONDS = 300
 # Of data: what the libraries take, and for each byte of a model's files.
 MEMORY_BYTES = 8 << 30
+# There where NVIDIA's driver is.
+NVIDIA = Path("/dev/nvidiactl")
 BYTES_A_MODEL_BYTE = 6
 # Its presence in a trial's folder ends the trial.
 CANCEL = "cancel"
@@ -232,9 +234,13 @@ class _Cancelled(Exception):
     """The trial was cancelled, or dropped for a later one, while it ran."""
 
 
-def _memory_bytes(folder: Path) -> int:
+def _memory_bytes(folder: Path) -> int | None:
     """What the trial may use: for the libraries, and for its models, each of which is read in half
-    of fp32 and held in fp32 beside it for a moment."""
+    of fp32 and held in fp32 beside it for a moment. None where there is a GPU, whose driver maps
+    many times what a process uses."""
+    if NVIDIA.exists():
+        return None
+
     trial = _json(folder / TRIAL) or {}
     models = {str(trial.get("base_model_path", ""))}
 

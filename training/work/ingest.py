@@ -248,6 +248,8 @@ class _Batch:
         split = str(event.get("split", "train"))[:10]
         step = bounded(event.get("step", 0))
         epoch = float(event.get("epoch") or 0)
+        # Before the row is kept: a moment that no calendar has spoils the whole event.
+        logged_at = moment(event["time"])
         row = MetricRow(
             run=self.run,
             seq=event["seq"],
@@ -272,7 +274,7 @@ class _Batch:
             last_metrics=self.run.last_metrics | values,
             step=max(step, self.run.step),
             epoch=epoch,
-            last_step_at=moment(event["time"]),
+            last_step_at=logged_at,
             curve=curve_extended(self.run.curve, step, loss),
         )
         self.estimate(event["time"])

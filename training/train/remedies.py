@@ -15,7 +15,7 @@ from django.urls import reverse
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from training.models import TrainRun
-from training.pages.log import log_read
+from training.train.log import log_read
 
 LOG_BYTES = 32 << 10
 LINES = 6
