@@ -104,7 +104,7 @@ BEFORE = (
 ENDING = ("stopping", "stopping before a step", "ending at once")
 ACTIVE = ("training", "evaluating", "saving", "answering")
 SENTENCES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"about [\dhms ]+ left", ACTIVE),
+    (r"about [\dhimns ]+ left", ACTIVE),
     (r"about 0 s left", ()),
     (r"done near", ACTIVE),
     (r"takes longer than estimated", ("over its estimate",)),
