@@ -134,7 +134,7 @@ def address(route: Route, number: int = NUMBER) -> str:
 
 def ask(client: Client, method: str, path: str, route: str = "", **body: Any) -> Answer:
     response = getattr(client, method)(path, **body)
-    content = content_of(response)
+    content = b"".join(response.streaming_content) if response.streaming else response.content
     headers = " ".join(f"{name}: {value}" for name, value in response.items() if name != "Location")
     return Answer(
         route,
@@ -144,15 +144,6 @@ def ask(client: Client, method: str, path: str, route: str = "", **body: Any) ->
         headers + content.decode(errors="replace"),
         response.get("Location", ""),
     )
-
-
-def content_of(response: Any) -> bytes:
-    """What a stream of events holds is another test's (tests/training/test_live_feed.py): it reads
-    the database in threads of its own, which see nothing of this test's transaction."""
-    if not response.streaming:
-        return bytes(response.content)
-
-    return b"" if response.is_async else b"".join(response.streaming_content)
 
 
 def walk(client: Client, methods: tuple[str, ...] | None = None) -> Iterator[Answer]:

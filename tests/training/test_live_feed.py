@@ -337,7 +337,24 @@ def test_the_answer_is_a_stream_that_nothing_keeps(client, alice, run):
     answer = client.get(f"/api/v1/trains/{run.pk}/events/", headers={"Accept": "text/event-stream"})
     assert (answer.status_code, answer["Content-Type"]) == (200, "text/event-stream")
     assert (answer["Cache-Control"], answer["X-Accel-Buffering"]) == ("no-store", "no")
-    assert answer.is_async
+
+
+def test_a_server_without_streams_sends_what_there_is(client, alice, run):
+    """Django's server for development: a browser connects again, and misses nothing."""
+    client.force_login(alice)
+    log(run, 1, 2, 3)
+
+    def events(query):
+        answer = client.get(f"/api/v1/trains/{run.pk}/events/{query}")
+        texts = b"".join(answer.streaming_content).split(b"\n\n")[:-1]
+        return [parsed(text) for text in texts]
+
+    (first,) = events("?after=1")
+    assert (first.seqs, first.id) == ([2, 3], 3)
+    (silent,) = events("")
+    assert (silent.seqs, silent.id) == ([], 3)
+    TrainRun.objects.filter(pk=run.pk).update(status="finished")
+    assert [event.kind for event in events("?after=3")] == ["message", "ended"]
 
 
 @pytest.mark.parametrize(
@@ -357,11 +374,11 @@ def test_a_browsers_last_event_goes_before_the_address(
 ):
     asked = []
 
-    def follow(pk, after, access):
+    def once(pk, after):
         asked.append((pk, after))
         return [b""]
 
-    monkeypatch.setattr("training.api.events.follow", follow)
+    monkeypatch.setattr("training.api.events.once", once)
     client.force_login(alice)
     headers = {} if header is None else {"Last-Event-ID": header}
     answer = client.get(f"/api/v1/trains/{run.pk}/events/{query}", headers=headers)

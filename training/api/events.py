@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.handlers.asgi import ASGIRequest
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -15,7 +16,7 @@ from accounts.models import Token
 from core.api import errors
 from training.api.trains import live_train_or_404, whole_number
 from training.pages.live_access import SessionAccess, TokenAccess
-from training.pages.live_feed import Access, follow
+from training.pages.live_feed import Access, follow, once
 
 
 class EventRenderer(BaseRenderer):
@@ -60,10 +61,12 @@ class TrainEventsView(APIView):
         """Follow a train: its state and every logged step, as server-sent events. After a break go
         on with the last event's id."""
         live_train_or_404(request, pk)
-        response = StreamingHttpResponse(
-            follow(pk, newest_row_known(request), access_of(request, pk)),
-            content_type="text/event-stream",
-        )
+        after = newest_row_known(request)
+        events: Any = once(pk, after)
+        if isinstance(request._request, ASGIRequest):
+            events = follow(pk, after, access_of(request, pk))
+
+        response = StreamingHttpResponse(events, content_type="text/event-stream")
         response["Cache-Control"] = "no-store"
         # nginx would collect events before it passes them on.
         response["X-Accel-Buffering"] = "no"

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -169,6 +169,21 @@ async def follow(pk: int, after: int | None, access: Access) -> AsyncGenerator[b
         async with _feed_of(pk) as feed:
             async for event in _events(feed, after, access):
                 yield event
+
+
+def once(pk: int, after: int | None) -> Iterator[bytes]:
+    """What `follow` would send first, for a server that can keep no stream open (WSGI, as Django's
+    own for development is). A client connects again and gets what came since."""
+    snapshot = read_train(pk, None)
+    if snapshot is None:
+        yield b"event: closed\ndata: {}\n\n"
+        return
+
+    rows = [] if after is None else read_rows(pk, after, ROWS_AT_ONCE)
+    last = rows[-1]["seq"] if rows else max(after or 0, snapshot.last)
+    yield _event(snapshot.head, [_json(row) for row in rows], last)
+    if snapshot.has_ended and len(rows) < ROWS_AT_ONCE:
+        yield b"event: ended\ndata: {}\n\n"
 
 
 async def _events(
