@@ -49,7 +49,7 @@ class TrainEventsView(APIView):
         ],
         responses={
             (200, "text/event-stream"): OpenApiResponse(
-                OpenApiTypes.STR,
+                OpenApiTypes.ANY,
                 description="Events whose data is what metrics/ answers, with `now`, the server's "
                 "Unix seconds. `ended`: the train has ended. `closed`: you may not see it any more. "
                 "`alive`: nothing is new.",
