@@ -9,3 +9,9 @@ def markup(response: Any) -> str:
     """The page with one space for each stretch of white space: templates break lines, within tags
     too, where a browser sees a space."""
     return " ".join(response.content.decode().split())
+
+
+def typed(content: str) -> str:
+    """What a browser has in a <textarea> of that content: HTML takes a line break behind the tag
+    for none of the text's own."""
+    return content.removeprefix("\n")

@@ -21,7 +21,7 @@ from datasets_app.row_changes import (
     rows_set_aside,
 )
 from datasets_app.row_finding import rows_search
-from tests.markup import markup
+from tests.markup import markup, typed
 
 CHAT = {
     "messages": [
@@ -200,9 +200,8 @@ def test_the_editor_shows_each_turn_and_keeps_what_was_not_touched(page, checked
 def as_a_browser_sends_it(response):
     """{name: value} of the page's row form, untouched."""
     form = BeautifulSoup(response.content.decode(), "html.parser").select_one("form:has(textarea)")
-    # HTML takes the line break behind the tag for none of the text's own.
     sent = {
-        area["name"]: area.get_text().removeprefix("\n").replace("\n", "\r\n")
+        area["name"]: typed(area.get_text()).replace("\n", "\r\n")
         for area in form.select("textarea")
     }
     for choice in form.select("select"):

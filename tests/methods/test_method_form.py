@@ -10,6 +10,7 @@ from methods.builtin import BUILTIN
 from methods.method_form import overrides_of, rows_make, rows_read
 from methods.models import TrainingMethod
 from methods.services import methods_install
+from tests.markup import typed
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def posted(html: bytes) -> dict[str, str]:
             option = item.select_one("option[selected]") or item.select_one("option")
             values[item["name"]] = option["value"]
         elif item.name == "textarea":
-            values[item["name"]] = item.text
+            values[item["name"]] = typed(item.text)
         else:
             values[item["name"]] = item.get("value", "")
     return values

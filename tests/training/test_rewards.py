@@ -40,6 +40,7 @@ TWO = [
         "parameters": {"tags": "think, answer", "strict": True},
     },
 ]
+from tests.markup import typed
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ class TestForm:
                 option = item.select_one("option[selected]") or item.select_one("option")
                 pairs.append((item["name"], option["value"] if option else ""))
             elif item.name == "textarea":
-                pairs.append((item["name"], item.text))
+                pairs.append((item["name"], typed(item.text)))
             else:
                 default = "on" if item.get("type") == "checkbox" else ""
                 pairs.append((item["name"], item.get("value", default)))
