@@ -172,14 +172,14 @@ def _fetch_folder(model: BaseModel, files: Path) -> None:
     size = sum((folder / name).stat().st_size for name in kept_files(folder))
     require_disk(size)
     _write(model, phase="Copying", progress=0)
-    beat = Beat(model)
-    folder_copy(folder, files, lambda done: beat(0.8 * done / max(1, size)))
+    progress = ProgressWriter(model)
+    folder_copy(folder, files, lambda done: progress(0.8 * done / max(1, size)))
 
 
 def _fetch_hub(model: BaseModel, files: Path) -> None:
     _write(model, phase="Asking the hub")
     repository, _, revision = model.reference.partition("@")
-    beat = Beat(model)
+    progress = ProgressWriter(model)
     total = 0
 
     def arguments(free_bytes: int) -> list[str]:
@@ -200,7 +200,7 @@ def _fetch_hub(model: BaseModel, files: Path) -> None:
 
     def on_progress(done: int) -> None:
         share = min(1.0, done / total) if total else 0
-        beat(0.8 * share)
+        progress(0.8 * share)
 
     def on_retry(attempt: int) -> None:
         _write(model, phase=f"Connection cut, trying again ({attempt} of {hub.DOWNLOAD_TRIES})")
@@ -228,7 +228,7 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
     # Four-bit weights become sixteen-bit ones.
     require_disk(4 * size)
     _write(model, phase="Converting", progress=0)
-    beat = Beat(model)
+    progress = ProgressWriter(model)
     facts = program_run(
         "engine.programs.convert",
         "gguf",
@@ -237,8 +237,8 @@ def _fetch_gguf(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 12 * size,
         too_long="The conversion took too long.",
-        on_report=lambda news: beat(0.8 * news.get("progress", 0), now=True),
-        on_tick=beat.look,
+        on_report=lambda news: progress(0.8 * news.get("progress", 0), now=True),
+        on_tick=progress.again,
     )
 
     if not model.licence:
@@ -251,7 +251,7 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
     size = _base_bytes(model)
     require_disk(size)
     _write(model, phase="Merging", progress=0)
-    beat = Beat(model)
+    progress = ProgressWriter(model)
     done = program_run(
         "engine.merging",
         str(run),
@@ -263,8 +263,8 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=6 * 2**30 + 5 * size,
         too_long="The merge took too long.",
-        on_report=lambda news: beat(0.7 * news.get("progress", 0)),
-        on_tick=beat.look,
+        on_report=lambda news: progress(0.7 * news.get("progress", 0)),
+        on_tick=progress.again,
     )
 
     _write(model, description=model.description or clean_text(str(done["remark"])))
@@ -279,7 +279,7 @@ def _prove(model: BaseModel) -> None:
     run, options = _trained_run(model)
     size = _base_bytes(model)
     _write(model, phase="Comparing with the trained model", progress=0.75)
-    beat = Beat(model)
+    progress = ProgressWriter(model)
 
     try:
         proof = program_run(
@@ -291,8 +291,8 @@ def _prove(model: BaseModel) -> None:
             seconds=1800 + size / 5e5,
             memory_bytes=8 * 2**30 + 6 * size,
             too_long="The comparison took too long.",
-            on_report=lambda news: beat(0.75 + 0.2 * news.get("progress", 0)),
-            on_tick=beat.look,
+            on_report=lambda news: progress(0.75 + 0.2 * news.get("progress", 0)),
+            on_tick=progress.again,
         )
     except ProgramProblem as problem:
         proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
@@ -320,7 +320,7 @@ def _unpack(model: BaseModel, files: Path) -> None:
     size = sum((files / name).stat().st_size for name in weight_files(files))
     require_disk(4 * size)
     _write(model, phase="Unpacking", progress=0.8)
-    beat, unpacked = Beat(model), model.import_path / "unpacked"
+    progress, unpacked = ProgressWriter(model), model.import_path / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     program_run(
         "engine.programs.convert",
@@ -330,8 +330,8 @@ def _unpack(model: BaseModel, files: Path) -> None:
         seconds=900 + size / 1e6,
         memory_bytes=UNPACK_MEMORY_BYTES,
         too_long="Unpacking the weights took too long.",
-        on_report=lambda news: beat(0.8 + 0.05 * news.get("progress", 0)),
-        on_tick=beat.look,
+        on_report=lambda news: progress(0.8 + 0.05 * news.get("progress", 0)),
+        on_tick=progress.again,
     )
 
     shutil.rmtree(files)
@@ -353,7 +353,7 @@ def _finish(model: BaseModel) -> None:
         str(files),
         seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,
         memory_bytes=TRY_MEMORY_BYTES,
-        on_tick=Beat(model).look,
+        on_tick=ProgressWriter(model).again,
         too_long="Its chat template or tokenizer does not come to an end, so no train could. "
         "Choose another model.",
     )
@@ -387,7 +387,7 @@ def _values(facts: ModelFacts, model: BaseModel) -> dict[str, object]:
     }
 
 
-class Beat:
+class ProgressWriter:
     """Writes progress at most once a second, and notices that the model was withdrawn."""
 
     def __init__(self, model: BaseModel) -> None:
@@ -399,5 +399,5 @@ class Beat:
             self.last = time.monotonic()
             _write(self.model, progress=round(progress, 3))
 
-    def look(self) -> None:
+    def again(self) -> None:
         self(self.model.progress)
