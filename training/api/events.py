@@ -38,13 +38,8 @@ class TrainEventsView(APIView):
             OpenApiParameter(
                 "after",
                 OpenApiTypes.INT,
-                description="Rows behind this seq come first; without it only new ones come.",
-            ),
-            OpenApiParameter(
-                "Last-Event-ID",
-                OpenApiTypes.STR,
-                OpenApiParameter.HEADER,
-                description="Takes the place of `after`, as browsers send it.",
+                description="Rows behind this seq come first; without it only new ones come. The "
+                "header Last-Event-ID, as browsers send it, takes its place.",
             ),
         ],
         responses={
