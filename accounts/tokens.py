@@ -20,12 +20,15 @@ LONGEST_DAYS = 3650
 DEFAULT_SCOPE = "all"
 
 
-def tokens_of(user: Any) -> QuerySet[Token]:
-    """The person's tokens that are still valid, the newest first."""
-    is_valid = Q(expiry=None) | Q(expiry__gt=timezone.now())
-    tokens: QuerySet[Token] = Token.objects.filter(is_valid, user=user)
-
+def tokens_valid() -> QuerySet[Token]:
+    """Tokens that have not expired, of everybody, the newest first."""
+    tokens: QuerySet[Token] = Token.objects.filter(Q(expiry=None) | Q(expiry__gt=timezone.now()))
     return tokens
+
+
+def tokens_of(user: Any) -> QuerySet[Token]:
+    """The person's tokens that have not expired, the newest first."""
+    return tokens_valid().filter(user=user)
 
 
 def token_create(

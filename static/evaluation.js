@@ -86,7 +86,7 @@
   const shownSeries = () => zoom?.series ?? state.series;
 
   function append(rows) {
-    // A later attempt begins behind an earlier step: what the first reported beyond it no longer counts.
+    // A later attempt starts after an earlier step: what the first reported beyond it no longer counts.
     if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step))
       return load();
     for (const row of rows) {
@@ -304,7 +304,7 @@
 
   const age = (seconds) => (seconds < 2 ? "just now" : `${format.duration(seconds)} ago`);
 
-  // Where to go on: behind what the curves hold.
+  // Continue after the last row that the curves hold.
   async function address() {
     if (!state.loaded) await load();
     return `/api/v1/trains/${page.id}/events/?after=${state.next}`;

@@ -38,7 +38,7 @@ class TrainEventsView(APIView):
             OpenApiParameter(
                 "after",
                 OpenApiTypes.INT,
-                description="Rows behind this seq come first; without it only new ones come. The "
+                description="Rows with a higher seq come first; without it only new ones come. The "
                 "header Last-Event-ID, as browsers send it, takes its place.",
             ),
         ],

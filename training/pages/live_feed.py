@@ -1,13 +1,13 @@
-"""A train as its open pages follow it: server-sent events with its state and each logged step.
+"""A live train as server-sent events: its state and every logged step.
 
-A train that somebody follows is read once for all of them (TrainFeed), some times a second, and its
-rows become JSON once. Each page has a generator (`follow`) that waits for news on the event loop
-and holds no thread. An event's id is the number of the newest row that a page has then, so that a
-page that was cut off asks for what came after it (`Last-Event-ID`) and misses nothing.
+A train with open pages is read once for all of them (TrainFeed), a few times a second, and its rows
+are rendered to JSON once. Each page has a generator (`follow`) that waits on the event loop and
+holds no thread. The id of an event is the seq of the newest row sent so far: a page that lost its
+connection asks for the rows after it (`Last-Event-ID`) and misses none.
 
     data: what the API's metrics/ answers, and "now", the server's Unix seconds
     event: ended     the train has ended, and this was all
-    event: closed    whoever follows may not see the train any more
+    event: closed    the reader may no longer see the train
     event: alive     nothing is new; data: Unix seconds
 """
 
@@ -34,11 +34,12 @@ from training.models import TrainRun
 # Seconds between two reads of a train that runs, and of one that waits.
 READ_EVERY = 0.4
 READ_WAITING_EVERY = 2.0
-# A page that hears nothing for 12 s (QUIET in static/app.js) takes the connection for lost.
+# A page that hears nothing for 12 s (QUIET in static/app.js) considers the connection lost.
 ALIVE_EVERY = 5.0
-# Whether somebody may still see a train is asked again before an event, but not more often.
+# Access is checked again before an event, but no more often than this.
 ACCESS_EVERY = 1.0
-# What is kept of a train's newest rows. A page that has less is brought up from the database.
+# How many of the newest rows are kept in memory. A page that is further behind catches up from the
+# database.
 ROWS_KEPT = 1000
 BYTES_KEPT = 1 << 20
 ROWS_AT_ONCE = 5000
@@ -49,16 +50,16 @@ logger = logging.getLogger("deepextension.web")
 
 
 class Access(Protocol):
-    """Whether whoever follows may see the train now. Asks the database."""
+    """Checks whether the reader may see the train now. Queries the database."""
 
     def allows(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a train stood at one moment, and its rows behind row `first`.
+    """The state of a train at one moment, and its rows after seq `first`.
 
-    head: the beginning of the JSON, without rows. seqs, rows: numbers and JSON of the rows.
+    head: the JSON up to the rows. seqs, rows: seq and JSON of each row.
     """
 
     head: bytes
@@ -260,7 +261,7 @@ def read_train(pk: int, before: Snapshot | None) -> Snapshot | None:
     known = seqs[-1] if seqs else first
     new = read_rows(pk, known, ROWS_KEPT + 1)
     if len(new) > ROWS_KEPT:
-        # Begin behind them: who follows is brought up from the database.
+        # Start after them: pages catch up from the database.
         first, seqs, rows, new = _newest_seq(run), (), (), []
 
     first, seqs, rows = _bounded(
@@ -297,7 +298,7 @@ def _bounded(
 
 
 def read_rows(pk: int, after: int, most: int) -> list[dict[str, Any]]:
-    """Logged steps behind row `after`, in order, as the API has them."""
+    """Logged steps after seq `after`, in order, with the API's columns."""
     rows = TrainRun(pk=pk).metrics.filter(seq__gt=after).order_by("seq")
     return list(rows.values(*METRIC_COLUMNS)[:most])
 
