@@ -188,7 +188,7 @@ def columns_set(dataset: Dataset, format: str, column_map: dict[str, str]) -> No
         raise UserError(
             {
                 "format": [
-                    "A train used this dataset, so how it is read no longer changes. Upload the "
+                    "A train has used this dataset, so its columns stay as they are. Upload the "
                     "file again."
                 ]
             }

@@ -165,7 +165,7 @@ REPAIRS = {
         Repair(
             "pairs_to_examples",
             "Use the better answers as examples",
-            "For SFT and LoRA: the worse answers are gone.",
+            "For SFT and LoRA; drops the worse answers.",
             (),
             ("preference",),
             "messages",
@@ -180,8 +180,8 @@ REPAIRS = {
         ),
         Repair(
             "answers_to_prompts",
-            "Keep the prompts alone",
-            "For PPO with a reward model: answers are gone.",
+            "Keep only the prompts",
+            "For PPO with a reward model; drops the answers.",
             (),
             (
                 "messages",

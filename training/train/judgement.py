@@ -173,7 +173,8 @@ def _too_few_rows(evaluations: Points, held_out: int | None) -> Judgement:
     return Judgement(
         "none",
         "Too few held-out rows for a verdict.",
-        f"{went} on {rows}, which may be chance. From {FEWEST_HELD_OUT_ROWS} rows on it says more.",
+        f"{went} on {rows}, which may be chance. A verdict needs at least {FEWEST_HELD_OUT_ROWS} "
+        "rows.",
     )
 
 
