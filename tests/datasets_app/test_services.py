@@ -221,7 +221,7 @@ def test_how_a_used_dataset_is_read_no_longer_changes(checked, alice):
     dataset = checked()
     use(dataset)
 
-    with pytest.raises(UserError, match="A train used this dataset"):
+    with pytest.raises(UserError, match="A train has used this dataset"):
         dataset_update(dataset=dataset, by=alice, format="question-answer")
 
 

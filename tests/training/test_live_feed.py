@@ -3,6 +3,7 @@ those who may open its page."""
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -57,7 +58,7 @@ READS = []
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, transactional_db):
     """Looks often, and asks for rights before each event."""
     read_train = live_feed.read_train
     monkeypatch.setattr(
@@ -69,9 +70,22 @@ def quick(monkeypatch):
     monkeypatch.setattr(live_feed, "ACCESS_EVERY", 0.0)
     yield
     assert live_feed._feeds == {}
-    # The threads' connections would keep the test database open.
-    for _ in range(2):
-        live_feed._threads.submit(connections.close_all).result()
+    close_connections_of_threads()
+
+
+def close_connections_of_threads():
+    """Before the test database is emptied: a thread may still be reading for a page that left.
+
+    The barrier makes each of the two threads come, once it has nothing else to do.
+    """
+    both = threading.Barrier(2, timeout=SECONDS)
+
+    def close():
+        connections.close_all()
+        both.wait()
+
+    for future in [live_feed._threads.submit(close) for _ in range(2)]:
+        future.result()
 
 
 @pytest.fixture
