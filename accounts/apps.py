@@ -7,14 +7,15 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import openapi  # noqa: F401 - registers how the API document names tokens
-        from core.chores import DELIVERY_PAUSES, Kind, kind_register
+        from jobs.kinds import DELIVERY_PAUSES, Kind, kind_register
 
         jobs = "accounts.jobs"
         kind_register(
             Kind(
                 "password-reset",
-                f"{jobs}.send_password_reset",
-                f"{jobs}.password_reset_ended",
+                "Mail for a new password",
+                run=f"{jobs}.send_password_reset",
                 pauses=DELIVERY_PAUSES,
+                is_listed=False,
             )
         )

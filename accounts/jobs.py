@@ -7,7 +7,3 @@ def send_password_reset(user_id: int) -> None:
     from accounts.mail import password_reset_send
 
     password_reset_send(user_id)
-
-
-def password_reset_ended(user_id: int, *, reason: str, limit_seconds: float) -> None:
-    """Nothing to store: whoever waits for the mail asks for another one."""

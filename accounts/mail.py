@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-from core.chores import chore_add
+from jobs.services import job_add
 
 
 def mail_is_set_up() -> bool:
@@ -26,11 +26,12 @@ def password_reset_enqueue(email: str) -> None:
     people = get_user_model().objects.filter(email__iexact=email.strip(), is_active=True)
     for user in people:
         if user.has_usable_password():
-            chore_add(
+            job_add(
                 "password-reset",
                 user.pk,
                 key=f"password-reset-{user.pk}",
-                person=user.pk,
+                name=user.get_username(),
+                owner_id=None,
                 expected_seconds=5,
                 # Whoever asks again need not wait until the mail server is tried again by itself.
                 end_pause=True,

@@ -199,7 +199,7 @@ def compared(store: Store, steps: int) -> float:
 
 
 def log_times(store: Store, sizes: list[int]) -> dict[str, dict[str, float]]:
-    from training.train.log import log_read, log_search
+    from jobs.log import log_read, log_search
 
     figures: dict[str, dict[str, float]] = {}
     for size in sizes:

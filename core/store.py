@@ -25,6 +25,10 @@ def runs_folder() -> Path:
     return settings.HOME / "runs"
 
 
+def jobs_folder() -> Path:
+    return settings.HOME / "jobs"
+
+
 def methods_folder() -> Path:
     return settings.HOME / "methods"
 

@@ -7,11 +7,25 @@ class DatasetsAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from core.chores import Kind, kind_register
+        from jobs.kinds import Kind, kind_register
 
         jobs = "datasets_app.jobs"
-        reading = ("datasets_app.checking",)
         kind_register(
-            Kind("dataset-check", f"{jobs}.check_dataset", f"{jobs}.check_ended", reading)
+            Kind(
+                "dataset-check",
+                "Dataset check",
+                run=f"{jobs}.check_dataset",
+                ended=f"{jobs}.check_ended",
+                needs=("datasets_app.checking",),
+                address=f"{jobs}.check_address",
+            )
         )
-        kind_register(Kind("token-count", f"{jobs}.count_tokens", f"{jobs}.count_ended"))
+        kind_register(
+            Kind(
+                "token-count",
+                "Token count",
+                run=f"{jobs}.count_tokens",
+                ended=f"{jobs}.count_ended",
+                address=f"{jobs}.count_address",
+            )
+        )

@@ -7,13 +7,14 @@ import shutil
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chores_ahead
 from core.errors import UserError
 from core.ownership import owner_check
 from core.text import duration_words
 from datasets_app.models import Dataset
+from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
+from jobs.services import job_add, job_cancel, jobs_ahead
 
-# The kind of background work, see core.chores.
+# The kind of background work, see jobs.kinds.
 CHECK = "dataset-check"
 # A cautious guess, by which a check gets its lane.
 READ_BYTES_A_SECOND = 5_000_000
@@ -34,11 +35,12 @@ CHECK_ENDINGS = {
 
 
 def check_enqueue(dataset: Dataset) -> None:
-    chore_add(
+    job_add(
         CHECK,
         dataset.pk,
         key=check_key(dataset.pk),
-        person=dataset.owner_id,
+        name=dataset.title,
+        owner_id=dataset.owner_id,
         expected_seconds=_expected_seconds(dataset),
         # What has to be fetched or made first has limits of its own for that.
         limit_seconds=check_seconds(dataset) if dataset.sha256 else None,
@@ -66,7 +68,7 @@ def checks_ahead(dataset: Dataset) -> int | None:
     if dataset.status != Dataset.Status.CHECKING:
         return None
 
-    return chores_ahead(check_key(dataset.pk))
+    return jobs_ahead(check_key(dataset.pk))
 
 
 def check_seconds(dataset: Dataset) -> float:
@@ -84,7 +86,7 @@ def dataset_check_cancel(*, dataset: Dataset, by: User) -> Dataset:
     if dataset.status != Dataset.Status.CHECKING:
         raise UserError("This dataset is not being checked.", code="wrong_state")
 
-    if not chore_cancel(check_key(dataset.pk)):
+    if not job_cancel(check_key(dataset.pk)):
         # A moment between two of the queue's steps: nobody works on it, so it can be ended here.
         check_ended(dataset.pk, CANCELLED)
 
@@ -93,7 +95,7 @@ def dataset_check_cancel(*, dataset: Dataset, by: User) -> Dataset:
 
 
 def check_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
-    """Write down that a check ended before its time, for a reason of core.chores."""
+    """Write down that a check ended before its time, for a reason of jobs.kinds."""
     dataset = Dataset.objects.filter(pk=pk, status=Dataset.Status.CHECKING).first()
     if dataset is None:
         return

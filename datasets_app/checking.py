@@ -35,7 +35,7 @@ from engine.rows.values import MISSING, value_at
 if TYPE_CHECKING:
     from engine.vectorised.row_blocks import Block
 
-# More than the background workers start it (core.chores): the last resort.
+# More than the background workers start it (jobs.services): the last resort.
 ATTEMPTS = 6
 SAMPLE_ROWS = 200
 SAMPLE_BYTES = 16 << 20

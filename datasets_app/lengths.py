@@ -12,7 +12,6 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel
 from core.errors import UserError
 from core.ownership import owner_check
 from core.programs import ProgramProblem, TimeLimitReached, program_run
@@ -21,8 +20,10 @@ from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
 from engine.chat.row_notes import RowNotes
+from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
+from jobs.services import job_add, job_cancel
 
-# The kind of background work, see core.chores.
+# The kind of background work, see jobs.kinds.
 COUNT = "token-count"
 # A guess by which a count gets its lane: never that of checks, for which people wait. Loading the
 # libraries alone may take as long as many checks.
@@ -77,11 +78,12 @@ def _waits(lengths: TokenLengths) -> bool:
 
 def lengths_enqueue(lengths: TokenLengths) -> None:
     dataset = lengths.dataset
-    chore_add(
+    job_add(
         COUNT,
         lengths.pk,
         key=count_key(lengths),
-        person=dataset.owner_id,
+        name=dataset.title,
+        owner_id=dataset.owner_id,
         expected_seconds=LOAD_SECONDS + dataset.size_bytes / COUNTED_BYTES_A_SECOND,
         limit_seconds=_limit_seconds(lengths) + START_SECONDS,
     )
@@ -102,7 +104,7 @@ def lengths_cancel(*, lengths: TokenLengths, by: User) -> None:
 
     if not _waits(lengths):
         raise UserError("The tokens of this dataset are not being counted.", code="wrong_state")
-    if not chore_cancel(count_key(lengths)):
+    if not job_cancel(count_key(lengths)):
         count_ended(lengths.pk, CANCELLED)
 
 
@@ -117,7 +119,7 @@ def lengths_retry(*, lengths: TokenLengths, by: User) -> None:
 
 
 def count_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
-    """Write down that a count ended before its time, for a reason of core.chores."""
+    """Write down that a count ended before its time, for a reason of jobs.kinds."""
     rows = TokenLengths.objects.filter(pk=pk, ready=False, error="")
     rows.update(error=COUNT_ENDINGS[reason].format(limit=duration_words(limit_seconds)))
 

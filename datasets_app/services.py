@@ -12,7 +12,6 @@ from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone
 
-from core.chores import chore_drop
 from core.errors import UserError
 from core.listing import slug_free
 from core.ownership import deletion_check, owner_check
@@ -23,6 +22,7 @@ from datasets_app.lengths import lengths_enqueue, lengths_reconcile, token_lengt
 from datasets_app.models import Dataset, Label
 from engine.rows.formats import FORMATS, Format
 from engine.rows.read import FileProblem, detect_file_type
+from jobs.services import job_drop
 
 __all__ = [
     "check_enqueue",
@@ -359,7 +359,7 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
             "A train used this dataset, so it stays on record. Archive it instead.", code="in_use"
         ) from error
 
-    chore_drop(check_key(pk))
+    job_drop(check_key(pk))
 
 
 def datasets_reconcile() -> None:

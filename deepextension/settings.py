@@ -63,6 +63,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
     "core",
+    "jobs",
     "accounts",
     "datasets_app",
     "models_app",
@@ -165,10 +166,14 @@ RQ_QUEUES = {
         "SERIALIZER": "rq.serializers.JSONSerializer",
     }
 }
-# Background work (checks, imports, counts) that takes longer is ended; see core.chores.
+# Background work (checks, imports, counts) that takes longer is ended; see jobs.services.
 BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
 if BACKGROUND_LIMIT_MINUTES <= 0:
     raise ImproperlyConfigured("DEEPEXTENSION_BACKGROUND_MINUTES is a number of minutes above 0.")
+# How long a job of the background workers is kept after its end, with its log.
+JOBS_KEPT_DAYS = env.int("DEEPEXTENSION_JOBS_KEPT_DAYS", default=30)
+if JOBS_KEPT_DAYS < 0:
+    raise ImproperlyConfigured("DEEPEXTENSION_JOBS_KEPT_DAYS is a number of days, 0 or more.")
 
 # The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
 RQ_SHOW_ADMIN_LINK = False

@@ -7,12 +7,19 @@ class ModelsAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from core.chores import Kind, kind_register
         from core.tokenizers import tokenizers_offer
+        from jobs.kinds import Kind, kind_register
         from models_app.tokenizers import tokenizers_of_models
 
         tokenizers_offer(tokenizers_of_models)
-        jobs, importing = "models_app.jobs", ("models_app.importing",)
+        jobs = "models_app.jobs"
         kind_register(
-            Kind("model-import", f"{jobs}.import_model", f"{jobs}.import_ended", importing)
+            Kind(
+                "model-import",
+                "Model import",
+                run=f"{jobs}.import_model",
+                ended=f"{jobs}.import_ended",
+                needs=("models_app.importing",),
+                address=f"{jobs}.import_address",
+            )
         )

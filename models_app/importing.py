@@ -37,7 +37,7 @@ from engine.models.inspect import (
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
-# More than the background workers give it (core.chores): the last resort.
+# More than the background workers give it (jobs.services): the last resort.
 MOST_ATTEMPTS = 6
 TRY_SECONDS = 180
 # Of files of weights, whose tensors are matched one by one: 15 GB of experts took 27 s.

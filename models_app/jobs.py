@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs.models import Job
+
 MEMORY_BYTES = 4 << 30
 
 
-def import_model(pk: int) -> None:
+def import_model(pk: int) -> str:
+    """Returns why the model cannot be used, or nothing."""
     from core.limits import process_limit
     from models_app.importing import model_import
+    from models_app.models import BaseModel
 
     # What it reads itself: JSON and the headers of weights. Programs have limits of their own.
     process_limit(memory_bytes=MEMORY_BYTES)
     model_import(pk)
+    failed = BaseModel.objects.filter(pk=pk, status=BaseModel.Status.FAILED)
+    return failed.values_list("error", flat=True).first() or ""
 
 
 def import_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
     from models_app.services import import_ended
 
     import_ended(pk, reason, limit_seconds)
+
+
+def import_address(job: Job) -> str:
+    from models_app.models import BaseModel
+
+    model = BaseModel.objects.filter(pk=job.arguments[0]).first()
+    return model.get_absolute_url() if model is not None else ""

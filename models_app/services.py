@@ -12,7 +12,6 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError, QuerySet
 from django.utils import timezone
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add, chore_cancel, chore_drop
 from core.errors import UserError
 from core.hub import reference_clean
 from core.listing import slug_free
@@ -21,6 +20,8 @@ from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, counted, duration_words
 from core.upload import ReceivedFile
 from engine.models.inspect_gguf import GgufProblem, header_check
+from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
+from jobs.services import job_add, job_cancel, job_drop
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
 
@@ -29,7 +30,7 @@ DESCRIPTION_LIMIT = 20_000
 RESERVED_SLUGS = {"folders"}
 SAVE_TRIES = 10
 
-# The kind of background work, see core.chores.
+# The kind of background work, see jobs.kinds.
 IMPORT = "model-import"
 # A download may take hours, and nobody knows before it began.
 EXPECTED_SECONDS = 7200
@@ -253,11 +254,12 @@ def import_key(pk: int) -> str:
 
 
 def model_enqueue(model: BaseModel) -> None:
-    chore_add(
+    job_add(
         IMPORT,
         model.pk,
         key=import_key(model.pk),
-        person=model.owner_id,
+        name=model.name,
+        owner_id=model.owner_id,
         expected_seconds=EXPECTED_SECONDS,
     )
 
@@ -269,7 +271,7 @@ def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
 
     if model.status != Status.IMPORTING:
         raise UserError("This model is not being imported.", code="wrong_state")
-    if not chore_cancel(import_key(model.pk)):
+    if not job_cancel(import_key(model.pk)):
         import_ended(model.pk, CANCELLED)
 
     model.refresh_from_db()
@@ -277,7 +279,7 @@ def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
 
 
 def import_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
-    """Write down that an import ended before its time, for a reason of core.chores."""
+    """Write down that an import ended before its time, for a reason of jobs.kinds."""
     importing = BaseModel.objects.filter(pk=pk, status=Status.IMPORTING)
     model = importing.first()
     if model is None:
@@ -369,7 +371,7 @@ def model_delete(*, model: BaseModel, by: User) -> None:
         ) from error
 
     # An import that runs notices that the row is gone, and clears up behind itself.
-    chore_drop(import_key(pk), also_running=False)
+    job_drop(import_key(pk), also_running=False)
     shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(import_path, ignore_errors=True)
 

@@ -9,10 +9,33 @@ class TrainingConfig(AppConfig):
     def ready(self) -> None:
         from django.core.checks import register
 
-        from core.chores import Kind, kind_register
+        from jobs.kinds import Kind, kind_register
         from training.checks import health_thresholds
 
         register(health_thresholds)
         jobs = "training.jobs"
-        kind_register(Kind("notices", f"{jobs}.send_notices", f"{jobs}.notices_ended"))
-        kind_register(Kind("reward-trial", f"{jobs}.run_trial", f"{jobs}.trial_ended"))
+        kind_register(
+            Kind(
+                "train",
+                "Train",
+                address=f"{jobs}.train_address",
+                stop=f"{jobs}.stop_train",
+            )
+        )
+        kind_register(
+            Kind(
+                "notices",
+                "Notices of ended trains",
+                run=f"{jobs}.send_notices",
+                is_listed=False,
+                keeps=False,
+            )
+        )
+        kind_register(
+            Kind(
+                "reward-trial",
+                "Trial of rewards",
+                run=f"{jobs}.run_trial",
+                ended=f"{jobs}.trial_ended",
+            )
+        )

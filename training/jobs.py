@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from django.contrib.auth.models import User
 from rq import get_current_job
 
 from core.queue_jobs import queue_job
+from jobs.models import Job
 
 
 @queue_job
@@ -23,10 +25,6 @@ def send_notices() -> None:
     notices_send()
 
 
-def notices_ended(*, reason: str, limit_seconds: float) -> None:
-    """Nothing to record: each notice has its own tries, and what is due is sent next time."""
-
-
 def run_trial(key: str) -> None:
     from training.train.trial import trial_run
 
@@ -37,3 +35,17 @@ def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
     from training.train.trial import trial_ended
 
     trial_ended(key, reason)
+
+
+def train_address(job: Job) -> str:
+    from training.models import TrainRun
+
+    run = TrainRun.objects.filter(job=job.number).only("pk").first()
+    return run.get_absolute_url() if run is not None else ""
+
+
+def stop_train(*, job: Job, by: User) -> None:
+    from training.models import TrainRun
+    from training.train.services import train_stop
+
+    train_stop(run=TrainRun.objects.get(job=job.number), by=by)

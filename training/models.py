@@ -1,12 +1,4 @@
-"""Trains and what they leave: metrics, samples, checkpoints.
-
-The life of a train, and its only writer of status, TrainRun.transition:
-
-    queued  -> running -> finished | failed | stopped
-    queued  -> stopped | failed
-    running -> stopping -> stopped | finished | failed
-    failed | stopped -> queued, as its next attempt
-"""
+"""Trains and what they leave: metrics, samples, checkpoints."""
 
 from __future__ import annotations
 
@@ -21,20 +13,21 @@ from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
 
-from core.ownership import Owned, OwnedQuerySet
+from core.ownership import Owned
 from core.store import runs_folder
 from datasets_app.models import Dataset
+from engine.contract.rundir import LOG
 from engine.schema.registry import Objective
+from jobs.models import Job, JobQuerySet
 from methods.models import TrainingMethod
 from methods.services import method_objective
 from models_app.models import BaseModel
 
+# The kind of job, see jobs.kinds.
+TRAIN = "train"
 
-class IllegalTransition(ValueError):
-    """A change of status that the state machine does not have."""
 
-
-class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
+class TrainRunQuerySet(JobQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
         return self.select_related(
             "owner",
@@ -43,7 +36,7 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
             "dataset",
             "evaluation_dataset",
             "copied_from",
-            "starts_after",
+            "starts_after__trainrun",
         ).prefetch_related("labels")
 
     def for_api(self) -> TrainRunQuerySet:
@@ -63,37 +56,14 @@ class TrainRunQuerySet(OwnedQuerySet["TrainRun"]):
 
         return rows.prefetch_related("labels")
 
-    def active(self) -> TrainRunQuerySet:
-        return self.filter(status__in=TrainRun.ACTIVE)
 
+class TrainRun(Job):
+    """A job that trains: what was asked for, and what was learned."""
 
-class TrainRun(Owned):
-    class Status(models.TextChoices):
-        QUEUED = "queued", "Waiting"
-        RUNNING = "running", "Running"
-        STOPPING = "stopping", "Stopping"
-        FINISHED = "finished", "Succeeded"
-        FAILED = "failed", "Failed"
-        STOPPED = "stopped", "Stopped"
-
-    class Priority(models.IntegerChoices):
-        LOW = -1, "Low"
-        NORMAL = 0, "Normal"
-        HIGH = 1, "High"
-
-    ACTIVE: ClassVar = (Status.RUNNING, Status.STOPPING)
-    ENDED: ClassVar = (Status.FINISHED, Status.FAILED, Status.STOPPED)
-    TRANSITIONS: ClassVar = {
-        Status.QUEUED: {Status.RUNNING, Status.STOPPED, Status.FAILED},
-        Status.RUNNING: {Status.STOPPING, Status.FINISHED, Status.FAILED, Status.STOPPED},
-        Status.STOPPING: {Status.STOPPED, Status.FINISHED, Status.FAILED},
-        Status.FINISHED: set(),
-        Status.FAILED: {Status.QUEUED},
-        Status.STOPPED: {Status.QUEUED},
-    }
+    id = models.BigAutoField(primary_key=True)
+    job = models.OneToOneField(Job, models.CASCADE, parent_link=True, related_name="trainrun")
 
     # What was asked for; never changes after the start.
-    name = models.CharField(max_length=120)
     notes = models.TextField(blank=True)
     method = models.ForeignKey(TrainingMethod, models.PROTECT, related_name="trains")
     method_version = models.PositiveIntegerField(default=1)
@@ -116,35 +86,11 @@ class TrainRun(Owned):
     branch_step = models.BigIntegerField(
         null=True, blank=True, help_text="The step whose weights it began with."
     )
-    # Null and not "": the constraint below lets any number of trains have no key.
-    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
-
-    # How it waits, see training.work.queue.
-    priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
-    place = models.FloatField(
-        default=0, help_text="The order in line among those of the same priority."
-    )
-    # The column keeps the name that the API has.
-    starts_after = models.ForeignKey(
-        "self",
-        models.SET_NULL,
-        null=True,
-        blank=True,
-        related_name="followers",
-        db_column="after_id",
-        help_text="Starts once that finished.",
-    )
     planned_rows = models.BigIntegerField(
         default=0, help_text="Rows that it will learn from, repeats counted."
     )
 
-    # Where it stands. `status` is written by transition() alone.
-    status = models.CharField(
-        max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True
-    )
-    attempt = models.PositiveIntegerField(default=1)
-    phase = models.CharField(max_length=30, blank=True)
-    discards = models.BooleanField(default=False, help_text="Its stop saves nothing.")
+    # Where it stands.
     step = models.BigIntegerField(default=0)
     total_steps = models.BigIntegerField(default=0)
     epoch = models.FloatField(default=0)
@@ -176,46 +122,21 @@ class TrainRun(Owned):
     )
     outcome = models.JSONField(default=dict, help_text="What the engine said when it ended.")
     warnings = models.JSONField(default=list)
-    events_offset = models.BigIntegerField(
-        default=0, help_text="Bytes of events.jsonl already read."
-    )
     last_seq = models.BigIntegerField(default=0)
     record_gaps = models.JSONField(default=list, help_text="What is missing of its events.")
-
-    # Why it failed, in words a person can act on.
-    error_code = models.CharField(max_length=40, blank=True)
-    error = models.TextField(blank=True)
-    error_advice = models.TextField(blank=True)
-
-    # Who runs it.
-    worker = models.CharField(max_length=200, blank=True)
-    # The machine whose worker runs it, or ran it last.
-    host = models.CharField(max_length=200, blank=True)
-    process = models.CharField(
-        max_length=60, blank=True, help_text="The supervisor's, see core.processes."
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
-    started_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
-    heartbeat_at = models.DateTimeField(null=True, blank=True)
-    resumes = models.PositiveSmallIntegerField(
-        default=0, help_text="How often it resumed by itself since a person last resumed it."
-    )
-    earlier_seconds = models.FloatField(default=0, help_text="How long earlier attempts ran.")
 
     objects = TrainRunQuerySet.as_manager()
 
     class Meta(Owned.Meta):
         verbose_name = "train"
         ordering: ClassVar = ["-id"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["owner", "idempotency_key"], name="one_train_an_idempotency_key"
-            )
-        ]
 
     def __str__(self) -> str:
         return f"{self.name} #{self.pk}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.kind = TRAIN
+        super().save(*args, **kwargs)
 
     def get_absolute_url(self) -> str:
         return reverse("training:overview", args=[self.pk])
@@ -223,6 +144,16 @@ class TrainRun(Owned):
     @property
     def directory(self) -> Path:
         return runs_folder() / str(self.pk)
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / LOG
+
+    @property
+    def predecessor(self) -> TrainRun | None:
+        """The train that has to finish before this one starts."""
+        run: TrainRun | None = self.starts_after.trainrun if self.starts_after else None
+        return run
 
     @property
     def objective(self) -> Objective:
@@ -234,10 +165,6 @@ class TrainRun(Owned):
         """The latest value of what the train is judged by."""
         value: float | None = self.last_metrics.get(self.objective.train)
         return value
-
-    @property
-    def ended(self) -> bool:
-        return self.status in self.ENDED
 
     @property
     def seconds_left(self) -> float | None:
@@ -259,30 +186,6 @@ class TrainRun(Owned):
             return datetime.fromtimestamp(phases[0][1], tz=UTC)
 
         return self.started_at
-
-    def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
-        """Change the status to `to` and write `values` with it, in one conditional UPDATE. Returns
-        whether this caller did.
-
-        False, with nothing written, where the status has changed since the train was read, or where
-        `attempt` is no longer the train's attempt. A return to the queue begins the next attempt.
-        Raises IllegalTransition for a change that the state machine does not have."""
-        if to not in self.TRANSITIONS[self.Status(self.status)]:
-            raise IllegalTransition(f"A train cannot go from {self.status} to {to}.")
-
-        rows = type(self).objects.filter(pk=self.pk, status=self.status)
-        if attempt is not None:
-            rows = rows.filter(attempt=attempt)
-        if to == self.Status.QUEUED:
-            values["attempt"] = self.attempt + 1
-
-        won = rows.update(status=to, **values) == 1
-        if won:
-            self.status = to
-            for name, value in values.items():
-                setattr(self, name, value)
-
-        return won
 
 
 class TrainLabel(models.Model):

@@ -2,9 +2,8 @@
 
 import pytest
 
-import training.train.log
 from engine.contract.rundir import LOG
-from training.train.log import log_read, log_search
+from jobs.log import log_read, log_search
 
 
 @pytest.fixture
@@ -44,9 +43,9 @@ def test_lines_are_found_once_whatever_their_case(logged):
 
 
 def test_no_line_is_lost_or_doubled_at_the_border_of_a_block_or_a_call(logged, monkeypatch):
-    monkeypatch.setattr(training.train.log, "BLOCK_BYTES", 50)
-    monkeypatch.setattr(training.train.log, "SEARCH_BYTES", 120)
-    monkeypatch.setattr(training.train.log, "MOST_MATCHES", 3)
+    monkeypatch.setattr(jobs.log, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(jobs.log, "SEARCH_BYTES", 120)
+    monkeypatch.setattr(jobs.log, "MOST_MATCHES", 3)
     lines = [
         f"line {number} {'needle' if number % 3 else 'hay'} {'x' * (number % 30)}"
         for number in range(200)
@@ -57,7 +56,7 @@ def test_no_line_is_lost_or_doubled_at_the_border_of_a_block_or_a_call(logged, m
 
 
 def test_a_line_without_an_end_is_searched_too(logged, monkeypatch):
-    monkeypatch.setattr(training.train.log, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(jobs.log, "BLOCK_BYTES", 1000)
     run = logged("a" * 700 + "needle" + "b" * 900 + "\nneedle\n")
     found = searched(run, "needle")
     assert found[0].startswith("…a")

@@ -9,6 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
+from jobs.queue import MOVES, job_position
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.durations import run_progress, run_seconds
@@ -16,7 +17,6 @@ from training.train.estimate import Estimate, starts_now
 from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing
 from training.train.standing import activity_of
-from training.work.queue import MOVES, queue_position
 
 
 class PriorityField(serializers.ChoiceField):
@@ -183,11 +183,11 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     def get_progress(self, run: TrainRun) -> float:
         return _progress(run)
 
-    def get_queue_position(self, run: TrainRun) -> int:
+    def get_job_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
         positions: dict[int, int] | None = self.context.get("queue_positions")
         if positions is None:
-            return queue_position(run)
+            return job_position(run)
 
         return positions.get(run.pk, 0)
 
@@ -271,7 +271,7 @@ def live_state(run: TrainRun) -> dict[str, Any]:
     state["progress"] = _progress(run)
     state["eta_seconds"] = run.seconds_left
     state["activity"] = activity_of(run)
-    state["queue_position"] = queue_position(run)
+    state["queue_position"] = job_position(run)
     state["starts_in"] = _starts_in(run)
 
     return state

@@ -19,6 +19,7 @@ from core.api import by_id_or_slug, errors
 from core.errors import UserError
 from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from datasets_app.models import Dataset
+from jobs.log import PIECE_BYTES, log_read, log_search
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.api.serializers import (
@@ -48,7 +49,6 @@ from training.pages.downloads import model_download
 from training.train.branching import Origin
 from training.train.estimate import starts_now
 from training.train.filters import TrainFilter
-from training.train.log import PIECE_BYTES, log_read, log_search
 from training.train.resuming import train_resume
 from training.train.services import train_create, train_delete, train_save, train_stop, train_update
 from training.train.verdict import comparability, verdict

@@ -12,6 +12,7 @@ from django.shortcuts import render
 from django.views import View
 
 from core.requests import integer_of
+from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.answers import answers_of, completions_of, function_titles
 from training.pages.chart_table import NOT_CHARTED, charts_table
@@ -21,7 +22,6 @@ from training.pages.trains import TrainPage, train_for_part_or_404, train_or_404
 from training.train.alerts import alerts_of
 from training.train.judgement import judgement_of
 from training.train.standing import activity_of
-from training.work.queue import queue_position
 
 # A cell that begins like this is a formula to a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -53,7 +53,7 @@ def page_data(run: TrainRun) -> dict[str, Any]:
         "ended": run.ended,
         "train": {
             "activity": activity_of(run),
-            "queue_position": queue_position(run),
+            "queue_position": job_position(run),
             "last_step_at": run.last_step_at,
         },
         "table": charts_table(run.objective),

@@ -12,12 +12,12 @@ from django.views import View
 from core.errors import UserError
 from core.redirects import redirect_back
 from core.requests import reader_of
+from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
 from training.pages.trains import QUEUE_MOVES, TrainActionView
 from training.work.queue import (
     queue_pause,
-    queue_position,
     queue_resume,
     train_move,
     train_wait,
@@ -40,7 +40,7 @@ def priority_posted(request: HttpRequest) -> int | None:
 class TrainMoveView(TrainActionView):
     def act(self, request: HttpRequest, run: TrainRun) -> HttpResponse:
         run = train_move(run=run, by=reader_of(request), to=request.POST.get("to", ""))
-        position = queue_position(run)
+        position = job_position(run)
         messages.success(request, f"{run.name} is now number {position} in the queue.")
         return redirect_back(request, run.get_absolute_url())
 
@@ -56,7 +56,7 @@ class TrainWaitView(TrainActionView):
             after["starts_after"] = None
 
         train_wait(run=run, by=reader_of(request), priority=priority, **after)
-        position = queue_position(run)
+        position = job_position(run)
         messages.success(request, f"Saved. {run.name} is number {position} in the queue.")
 
         return redirect_back(request, run.get_absolute_url())

@@ -25,6 +25,8 @@ from core.ownership import may_change
 from core.redirects import redirect_back
 from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
+from jobs.log import log_read
+from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.columns import columns_choose, columns_reset
 from training.pages.downloads import file_stem, model_download
@@ -40,7 +42,6 @@ from training.pages.overview import done_near, has_model, overview
 from training.train.durations import run_progress, run_seconds
 from training.train.estimate import starts_now
 from training.train.labels import label_suggestions
-from training.train.log import log_read
 from training.train.merging import train_merge
 from training.train.phases import phases_of
 from training.train.record import record_notes
@@ -48,7 +49,7 @@ from training.train.remedies import UNKNOWN, evidence, remedies
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
-from training.work.queue import may_manage_queue, queue_position, queue_positions, queue_state
+from training.work.queue import may_manage_queue, queue_positions, queue_state
 from training.work.worker_state import worker_state
 
 LIVE_ROWS = 100
@@ -169,7 +170,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "run": run,
         "may_change": is_own,
         "may_move": is_own or may_manage_queue(request.user),
-        "position": queue_position(run),
+        "position": job_position(run),
         "moves": QUEUE_MOVES,
         "progress": run_progress(run),
         "activity": activity_of(run),

@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 
+from jobs.log import log_read
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from training.models import TrainRun
-from training.train.log import log_read
 
 LOG_BYTES = 32 << 10
 LINES = 6

@@ -25,6 +25,7 @@ from engine.contract.rundir import (
     folder_size,
     read_spec,
 )
+from jobs.queue import queue_insert
 from training.models import TrainRun
 from training.train.branching import HASHED_BYTES
 from training.train.durations import run_seconds
@@ -35,7 +36,7 @@ from training.train.spec_paths import spec_write
 from training.work.ingest import WARNINGS_KEPT
 from training.work.notices import notices_create
 from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
-from training.work.queue import queue_insert, workers_notify
+from training.work.queue import workers_notify
 
 logger = logging.getLogger("deepextension.resuming")
 

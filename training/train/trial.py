@@ -17,7 +17,6 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG, chore_add
 from core.errors import UserError
 from core.processes import judge_environment
 from core.programs import ProgramProblem, TimeLimitReached, folder_bytes, program_run
@@ -27,6 +26,8 @@ from datasets_app.preview import rows_seen
 from engine.rewards.registry import uses_judge
 from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
 from engine.rows.examples import Example
+from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
+from jobs.services import job_add
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
@@ -96,11 +97,12 @@ def trial_start(
     folder = trials_folder() / key
     folder.mkdir(parents=True, mode=0o700)
     (folder / TRIAL).write_text(json.dumps(trial, ensure_ascii=False))
-    chore_add(
+    job_add(
         "reward-trial",
         key,
         key=f"trial-{key}",
-        person=by.pk,
+        name=dataset.title,
+        owner_id=by.pk,
         expected_seconds=SECONDS,
         # The trial ends itself sooner and keeps what it has.
         limit_seconds=2 * SECONDS,
@@ -281,7 +283,7 @@ TRIAL_ENDINGS = {
 
 
 def trial_ended(key: str, reason: str) -> None:
-    """Record that a trial ended early, for a reason of core.chores."""
+    """Record that a trial ended early, for a reason of jobs.kinds."""
     folder = trials_folder() / key
     if folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, TRIAL_ENDINGS[reason])

@@ -24,7 +24,8 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts.services import notices_wanted
-from core.chores import DELIVERY_PAUSES, chore_add
+from jobs.kinds import DELIVERY_PAUSES
+from jobs.services import job_add
 from training.models import Notice, TrainRun
 from training.train.durations import run_seconds
 
@@ -79,7 +80,13 @@ def notice_state(notice: Notice) -> str:
 def notices_enqueue() -> None:
     """Have a background worker send what is due."""
     if notices_due().exists():
-        chore_add("notices", key="send-notices", person=None, expected_seconds=TIMEOUT_SECONDS)
+        job_add(
+            "notices",
+            key="send-notices",
+            name="Notices",
+            owner_id=None,
+            expected_seconds=TIMEOUT_SECONDS,
+        )
 
 
 def notices_send() -> int:

@@ -1,16 +1,14 @@
 """The queue of waiting trains: which is next, who may move which, and which worker takes what.
 
-The database holds the order. A job in Redis only notifies a worker that a train may wait, and names
-none: the worker that receives it claims the first train that its device can run. So nothing is ever
-reordered inside Redis, and a notification too many finds nothing to do.
+The database holds the order (jobs.queue, with a glossary). A job in Redis only notifies a worker
+that a train may wait, and names none: the worker that receives it claims the first train that its
+device can run. So nothing is ever reordered inside Redis, and a notification too many finds nothing
+to do.
 
 Glossary:
 
-place         The number in the database by which trains of one priority are ordered.
-position      What people see: 1 for the train that starts next, over all priorities.
 ready         Waiting for a worker only, and for no other train (`starts_after`).
-turn          How many trains of the same owner run or wait in front; fair share orders by it.
-claim         To take a train out of the queue and start it, in one conditional UPDATE.
+claim         To take a train out of the queue and start it, in one conditional write.
 notify        To put a job into Redis that makes an idle worker look at the queue.
 stop stage    How far a supervisor is with stopping a train, see training.work.supervisor.
 """
@@ -18,7 +16,6 @@ stop stage    How far a supervisor is with stopping a train, see training.work.s
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from itertools import islice
@@ -28,7 +25,6 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Min, Q
 from django.utils import timezone
 
 from core.errors import UserError
@@ -36,12 +32,13 @@ from core.ownership import owner_check
 from core.queue import enqueue, waiting_calls
 from core.text import clean_label
 from engine.schema.registry import RECIPES
-from training.models import TrainQueue, TrainRun, TrainRunQuerySet
+from jobs.models import JobQuerySet
+from jobs.queue import in_order, may_start, places_exchange, queue_insert, starts_after_check
+from training.models import TrainQueue, TrainRun
 
 Status = TrainRun.Status
 Priority = TrainRun.Priority
 FUNCTION = "training.jobs.run_train"
-MOVES = ("front", "up", "down", "back")
 MOST_NOTIFICATIONS = 50
 NO_LONGER_WAITING = "This train no longer waits in the queue."
 
@@ -52,14 +49,14 @@ class Unchanged(Enum):
     UNCHANGED = "unchanged"
 
 
-def waiting() -> TrainRunQuerySet:
+def waiting() -> JobQuerySet[TrainRun]:
     """All waiting trains in the order of the queue."""
-    return TrainRun.objects.filter(status=Status.QUEUED).order_by("-priority", "place", "pk")
+    return in_order(TrainRun.objects.filter(status=Status.QUEUED))
 
 
-def ready() -> TrainRunQuerySet:
+def ready() -> JobQuerySet[TrainRun]:
     """Waiting trains that need not wait for another train."""
-    return waiting().filter(Q(starts_after=None) | Q(starts_after__status=Status.FINISHED))
+    return waiting().filter(may_start())
 
 
 def queue_positions() -> dict[int, int]:
@@ -69,76 +66,7 @@ def queue_positions() -> dict[int, int]:
     return {pk: position for position, pk in enumerate(ids, start=1)}
 
 
-def queue_position(run: TrainRun) -> int:
-    """1 for the next train to start; 0 for one that does not wait."""
-    if run.status != Status.QUEUED:
-        return 0
-
-    before_in_priority = Q(place__lt=run.place) | Q(place=run.place, pk__lt=run.pk)
-    ahead = Q(priority__gt=run.priority) | Q(priority=run.priority) & before_in_priority
-    return TrainRun.objects.filter(ahead, status=Status.QUEUED).count() + 1
-
-
-# Entering the queue
-
-
-def queue_insert(run: TrainRun, *, first: bool = False) -> None:
-    """Set the place of a train that is about to wait; saves nothing.
-
-    Fair share: within each priority people take turns. A train's turn is the number of its owner's
-    trains that run or wait in front of it, and it goes before the first train of a later turn:
-    twenty trains of one person wait behind the first of another. `first`: to the front of its
-    priority, for a train that ran already and lost its worker."""
-    others = waiting().filter(priority=run.priority).exclude(pk=run.pk)
-
-    if first:
-        least = others.aggregate(least=Min("place"))["least"]
-        run.place = 0.0 if least is None else least - 1
-    else:
-        run.place = _fair_place(run, list(others.values_list("owner", "place")))
-
-
-def _fair_place(run: TrainRun, others: list[tuple[int | None, float]]) -> float:
-    """others: (owner, place) of the waiting trains of the same priority, in order."""
-    active = TrainRun.objects.active()
-    higher_priority = waiting().filter(priority__gt=run.priority)
-
-    turns: Counter[int | None] = Counter()
-    turns.update(active.values_list("owner", flat=True))
-    turns.update(higher_priority.values_list("owner", flat=True))
-
-    own_waiting = [owner for owner, _ in others if owner == run.owner_id]
-    own_turn = turns[run.owner_id] + len(own_waiting)
-    previous: float | None = None
-
-    for owner, place in others:
-        if owner != run.owner_id and turns[owner] > own_turn:
-            # Between the two, or in front of all.
-            return place - 1 if previous is None else (previous + place) / 2
-
-        turns[owner] += 1
-        previous = place
-
-    return 0.0 if previous is None else previous + 1
-
-
-def starts_after_check(predecessor: TrainRun | None, run: TrainRun | None = None) -> None:
-    """Whether `run`, or a new train, can wait for `predecessor`. Raises UserError where it would
-    never start."""
-    seen = {run.pk} if run is not None else set()
-
-    while predecessor is not None:
-        if predecessor.pk in seen:
-            raise UserError({"after": ["These trains would wait for each other."]})
-
-        if predecessor.status in (Status.FAILED, Status.STOPPED):
-            name = f"{predecessor.name} #{predecessor.pk}"
-            message = f"{name} has ended without success. Choose another train."
-            raise UserError({"after": [message]})
-
-        seen.add(predecessor.pk)
-        is_waiting = predecessor.status == Status.QUEUED
-        predecessor = predecessor.starts_after if is_waiting else None
+# Who may change how a train waits
 
 
 def may_manage_queue(user: Any) -> bool:
@@ -170,46 +98,15 @@ def train_move(*, run: TrainRun, by: User, to: str) -> TrainRun:
     wait."""
     waiting_change_check(run, by)
 
-    if to not in MOVES:
-        raise UserError({"to": [f"Give one of {', '.join(MOVES)}."]})
-
     with transaction.atomic():
         trains = list(waiting().filter(priority=run.priority).select_for_update())
         if not may_manage_queue(by):
             trains = [other for other in trains if other.owner_id == run.owner_id]
 
-        ids = [other.pk for other in trains]
-        if run.pk not in ids:
-            raise UserError(NO_LONGER_WAITING, code="wrong_state")
-
-        places = _strictly_rising([other.place for other in trains])
-        index = ids.index(run.pk)
-        targets = {
-            "front": 0,
-            "up": max(0, index - 1),
-            "down": index + 1,
-            "back": len(trains),
-        }
-        trains.insert(targets[to], trains.pop(index))
-
-        for other, place in zip(trains, places, strict=True):
-            if other.place != place:
-                TrainRun.objects.filter(pk=other.pk).update(place=place)
+        places_exchange(trains, run, to, no_longer_waiting=NO_LONGER_WAITING)
 
     run.refresh_from_db()
     return run
-
-
-def _strictly_rising(places: list[float]) -> list[float]:
-    """The same places in order, none equal to the one before."""
-    rising: list[float] = []
-    for place in places:
-        if rising and place <= rising[-1]:
-            place = rising[-1] + 1e-6
-
-        rising.append(place)
-
-    return rising
 
 
 def train_wait(

@@ -14,9 +14,9 @@ from datetime import timedelta
 from django.conf import settings
 from django.utils import timezone
 
-from core.chores import chores_reconcile
 from core.processes import process_is_alive
 from datasets_app.services import datasets_reconcile
+from jobs.services import jobs_reconcile
 from models_app.services import models_reconcile
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
@@ -41,7 +41,7 @@ def reconcile_also(job: Callable[[], None]) -> None:
 def reconcile() -> None:
     lost_trains_close()
     waiting_trains_enqueue()
-    chores_reconcile()
+    jobs_reconcile()
     notices_enqueue()
     datasets_reconcile()
     models_reconcile()

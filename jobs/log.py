@@ -1,11 +1,10 @@
-"""train.log by byte offset: a page reads and searches it in pieces, never the whole file at once."""
+"""A job's log by byte offset: a page reads and searches it in pieces, never the whole file at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.contract.rundir import LOG
-from training.models import TrainRun
+from jobs.models import Job
 
 PIECE_BYTES = 256 << 10
 SEARCH_BYTES = 64 << 20
@@ -33,9 +32,7 @@ class LogMatch:
     text: str
 
 
-def log_search(
-    run: TrainRun, words: str, offset: int = 0
-) -> tuple[list[LogMatch], int | None, int]:
+def log_search(job: Job, words: str, offset: int = 0) -> tuple[list[LogMatch], int | None, int]:
     """(matches, offset to continue from, size of the log) of a search from byte `offset` on, the
     case of Latin letters ignored.
 
@@ -45,7 +42,7 @@ def log_search(
     matches: list[LogMatch] = []
 
     try:
-        stream = (run.directory / LOG).open("rb")
+        stream = job.log_path.open("rb")
     except FileNotFoundError:
         return matches, None, 0
 
@@ -101,14 +98,14 @@ def _match_make(block: bytes, hit: int, block_start: int) -> tuple[LogMatch, int
     return LogMatch(block_start + begin, text), end + 1
 
 
-def log_read(run: TrainRun, offset: int, limit: int = PIECE_BYTES) -> LogPiece:
+def log_read(job: Job, offset: int, limit: int = PIECE_BYTES) -> LogPiece:
     """At most `limit` bytes from `offset` on; a negative offset counts from the end.
 
     A piece ends after a whole line where it holds one, so that no character is cut in two.
     """
     limit = max(1, min(limit, PIECE_BYTES))
     try:
-        with (run.directory / LOG).open("rb") as stream:
+        with job.log_path.open("rb") as stream:
             size = stream.seek(0, 2)
             start = max(0, size + offset) if offset < 0 else min(offset, size)
             stream.seek(start)

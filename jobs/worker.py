@@ -1,8 +1,8 @@
-"""The worker of background work: one chore at a time, each in a process of its own.
+"""The worker of background work: one job at a time, each in a process of its own.
 
-The worker itself runs nothing of a chore. It watches the process: ends it when its time is over or
-when it was cancelled, and gives the chore back where the process broke off. Whatever the process
-started belongs to its process group and ends with it.
+The worker itself runs nothing of a job. It watches the process: ends it when its time is over or
+when it was stopped, and gives the job back where the process broke off. Whatever the process
+started belongs to its process group and ends with it. What they print is the job's log.
 """
 
 from __future__ import annotations
@@ -23,27 +23,22 @@ from django.utils import timezone
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from core.chores import (
-    CANCELLED,
-    CHANNEL,
-    LANE_LIMITS,
-    SLOW,
-    STOPPING,
-    TOO_LONG,
-    Status,
-    chore_claim,
-    chore_ended,
-    chore_failed,
-    chore_give_back,
-    chore_move_on,
-    function_of,
-    kind_of,
-    kinds,
-)
-from core.models import Chore
 from core.processes import process_mark
 from core.queue import connection
 from engine.process.isolation import die_with_parent
+from jobs.kinds import CANCELLED, TOO_LONG, function_of, kind_of, kinds
+from jobs.models import Job
+from jobs.progress import job_is_current
+from jobs.services import (
+    CHANNEL,
+    LANE_LIMITS,
+    Status,
+    job_claim,
+    job_end,
+    job_failed,
+    job_give_back,
+    job_move_on,
+)
 
 # What a database raises that is locked, restarted or out of reach.
 AWAY = (OperationalError, InterfaceError)
@@ -52,12 +47,17 @@ HEARTBEAT_SECONDS = 1.0
 TICK_SECONDS = 0.02
 # Less than a pipe holds, so that writing it never waits.
 ERROR_BYTES = 2000
+# Why a worker ends a job that is to be begun again.
+STOPPING = "stopping"
+SLOW = "slow"
+# Somebody else has ended it.
+GONE = "gone"
 
-logger = logging.getLogger("deepextension.chores")
+logger = logging.getLogger("deepextension.jobs")
 
 
-class ChoresWorker:
-    """lane: a core.models.Chore.Lane, what this worker does first."""
+class JobsWorker:
+    """lane: a jobs.models.Job.Lane, what this worker does first."""
 
     def __init__(self, lane: int) -> None:
         self.lane = lane
@@ -71,8 +71,11 @@ class ChoresWorker:
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, self.stop)
 
-        # What all chores need is imported once, before the forks.
+        # What all jobs need is imported once, before the forks.
         for kind in kinds():
+            if not kind.run:
+                continue
+
             function_of(kind.run)
             for module in kind.needs:
                 import_module(module)
@@ -90,27 +93,32 @@ class ChoresWorker:
         self.is_stopping = True
 
     def work_once(self) -> bool:
-        """Do the next chore. Returns False where nothing waits."""
-        chore = chore_claim(self.lane, host=self.host, process=self.mark)
-        if chore is None:
+        """Do the next job. Returns False where nothing waits."""
+        job = job_claim(
+            self.lane,
+            worker=f"background-{self.lane}",
+            host=self.host,
+            process=self.mark,
+        )
+        if job is None:
             return False
 
-        self.see_through(chore)
+        self.see_through(job)
         return True
 
-    def see_through(self, chore: Chore) -> None:
-        pid, failure = _start(chore)
-        reason, code = self.watch(chore, pid)
+    def see_through(self, job: Job) -> None:
+        pid, failure = _start(job)
+        reason, code = self.watch(job, pid)
         error = _read_error(failure)
         try:
-            self.conclude(chore, reason, code, error)
+            self.conclude(job, reason, code, error)
         except AWAY:
             # Left as running by a process that is alive. Wait for the database, not for a person.
             close_old_connections()
             time.sleep(LOOK_SECONDS)
-            self.conclude(chore, reason, code, error)
+            self.conclude(job, reason, code, error)
 
-    def watch(self, chore: Chore, pid: int) -> tuple[str, int]:
+    def watch(self, job: Job, pid: int) -> tuple[str, int]:
         """Returns (why it was ended, "" where it ended by itself; its exit code)."""
         began = heard = time.monotonic()
         while True:
@@ -119,9 +127,9 @@ class ChoresWorker:
                 return "", os.waitstatus_to_exitcode(status)
 
             now = time.monotonic()
-            reason = self.overdue(chore, now - began)
+            reason = self.overdue(job, now - began)
             if not reason and now - heard > HEARTBEAT_SECONDS:
-                heard, reason = now, _heartbeat(chore)
+                heard, reason = now, _heartbeat(job)
 
             if reason:
                 os.killpg(pid, signal.SIGKILL)
@@ -130,32 +138,45 @@ class ChoresWorker:
 
             time.sleep(TICK_SECONDS)
 
-    def overdue(self, chore: Chore, seconds: float) -> str:
-        """Why a chore that has run for so long is to be ended, or nothing."""
+    def overdue(self, job: Job, seconds: float) -> str:
+        """Why a job that has run for so long is to be ended, or nothing."""
         if self.is_stopping:
             return STOPPING
-        if seconds > chore.limit_seconds:
+        if seconds > job.limit_seconds:
             return TOO_LONG
 
-        return SLOW if seconds > LANE_LIMITS.get(chore.lane, math.inf) else ""
+        return SLOW if seconds > LANE_LIMITS.get(job.lane, math.inf) else ""
 
-    def conclude(self, chore: Chore, reason: str, code: int, error: str) -> None:
-        mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
+    def conclude(self, job: Job, reason: str, code: int, error: str) -> None:
         if code == -signal.SIGXCPU:
             reason = TOO_LONG
 
-        if reason in (CANCELLED, TOO_LONG):
-            if mine.delete()[0]:
-                chore_ended(chore, reason)
+        if reason == GONE:
+            return
+
+        if reason == CANCELLED:
+            job.status = Status.STOPPING
+            job_end(job, Status.STOPPED, reason=CANCELLED)
+        elif reason == TOO_LONG:
+            job_end(job, Status.FAILED, reason=TOO_LONG)
         elif reason == STOPPING:
-            chore_give_back(chore, uncounted=True)
+            job_give_back(job, uncounted=True)
         elif reason == SLOW:
-            chore_move_on(chore)
+            job_move_on(job)
+        elif code == 0 and error:
+            # Its kind has recorded what went wrong: another attempt would end alike.
+            self.end(job, Status.FAILED, error)
         elif code == 0:
-            mine.delete()
+            self.end(job, Status.FINISHED)
         else:
-            logger.warning("%s broke off with %s", chore.key, code)
-            chore_failed(chore, error or f"The process ended with {code}.")
+            logger.warning("%s broke off with %s", job.key, code)
+            job_failed(job, error or f"The process ended with {code}.")
+
+    def end(self, job: Job, status: Status, error: str = "") -> None:
+        """Also where somebody asked for a stop in the last moment: what is done is done."""
+        if not job_end(job, status, error=error):
+            job.status = Status.STOPPING
+            job_end(job, status, error=error)
 
     def wait(self) -> None:
         """Until something may wait, a few seconds at most."""
@@ -172,24 +193,24 @@ class ChoresWorker:
             time.sleep(LOOK_SECONDS)
 
 
-def _heartbeat(chore: Chore) -> str:
-    """Say that the chore is being worked on. Returns why it is to be ended, or nothing."""
-    mine = Chore.objects.filter(pk=chore.pk, process=chore.process, starts=chore.starts)
+def _heartbeat(job: Job) -> str:
+    """Say that the job is being worked on. Returns why it is to be ended, or nothing."""
+    mine = Job.objects.active().filter(number=job.number, attempt=job.attempt)
     try:
         if not mine.update(heartbeat_at=timezone.now()):
-            return "gone"
+            return GONE
 
-        cancelling = mine.filter(status=Status.CANCELLING).exists()
+        is_stopping = mine.filter(status=Status.STOPPING).exists()
     except AWAY as error:
         logger.warning("database busy, will try again: %s", error)
         close_old_connections()
         return ""
 
-    return CANCELLED if cancelling else ""
+    return CANCELLED if is_stopping else ""
 
 
-def _start(chore: Chore) -> tuple[int, int]:
-    """The process that does the chore: leader of a group of its own. Returns its id and where to
+def _start(job: Job) -> tuple[int, int]:
+    """The process that does the job: leader of a group of its own. Returns its id and where to
     read the error that it fails with."""
     # No connection may be shared by two processes.
     connections.close_all()
@@ -199,7 +220,7 @@ def _start(chore: Chore) -> tuple[int, int]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(chore, parent, writing)
+        _child(job, parent, writing)
 
     os.close(writing)
 
@@ -222,7 +243,7 @@ def _read_error(reading: int) -> str:
         os.close(reading)
 
 
-def _child(chore: Chore, parent: int, writing: int) -> None:
+def _child(job: Job, parent: int, writing: int) -> None:
     """Never returns."""
     code = 1
     try:
@@ -231,13 +252,28 @@ def _child(chore: Chore, parent: int, writing: int) -> None:
             signal.signal(sign, signal.SIG_DFL)
 
         die_with_parent(parent, signal.SIGKILL)
-        function_of(kind_of(chore).run)(*chore.arguments)
+        _log_into(job)
+        job_is_current(job)
+        # What went wrong, where the kind has recorded it, or nothing.
+        error = function_of(kind_of(job).run)(*job.arguments)
+        os.write(writing, (error or "").encode()[:ERROR_BYTES])
         code = 0
     except BaseException as error:
-        logger.exception("%s failed", chore.key)
+        logger.exception("%s failed", job.key)
         os.write(writing, f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         # Not sys.exit: the worker's own cleanup must not run in this copy of it.
         os._exit(code)
+
+
+def _log_into(job: Job) -> None:
+    """What this process and its programs print goes into the job's log from now on."""
+    job.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = os.open(job.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+
+    os.close(log)
+    logger.info("%s, attempt %s", kind_of(job).title, job.attempt)

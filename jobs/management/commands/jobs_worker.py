@@ -5,10 +5,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from core.chores_worker import ChoresWorker
 from core.database_version import newer_database
-from core.models import Chore
 from core.processes import die_with_supervisor
+from jobs.models import Job
+from jobs.worker import JobsWorker
+
+# A device is for workers of trains.
+LANES = [lane.value for lane in Job.Lane if lane != Job.Lane.DEVICE]
 
 
 class Command(BaseCommand):
@@ -18,8 +21,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--lane",
             type=int,
-            choices=Chore.Lane.values,
-            default=Chore.Lane.LONG.value,
+            choices=LANES,
+            default=Job.Lane.LONG.value,
             help="0: only work of seconds. 1: work of minutes, too. 2: everything (default).",
         )
 
@@ -29,4 +32,4 @@ class Command(BaseCommand):
             raise CommandError(problem)
 
         os.umask(0o077)
-        ChoresWorker(options["lane"]).work()
+        JobsWorker(options["lane"]).work()

@@ -1,0 +1,59 @@
+"""Jobs for operators, those of the platform itself included."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from jobs.models import Job
+from jobs.services import job_stop
+
+
+@admin.register(Job)
+class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = (
+        "number",
+        "kind",
+        "name",
+        "owner",
+        "status",
+        "lane",
+        "attempt",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "due_at",
+        "host",
+        "error",
+    )
+    list_filter = ("status", "lane", "kind")
+    list_select_related = ("owner",)
+    search_fields = ("name", "key", "error")
+    show_full_result_count = False
+    actions = ("stop",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        # An open one would be added again, and a train is deleted with its files.
+        if obj is None or not obj.ended or obj.lane == Job.Lane.DEVICE:
+            return False
+
+        return super().has_delete_permission(request, obj)
+
+    def has_stop_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.has_perm("jobs.change_job"))
+
+    @admin.action(description="Stop", permissions=["stop"])
+    def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        stopped = 0
+        for job in jobs.filter(status__in=Job.OPEN):
+            job_stop(job=job, by=request.user)  # type: ignore[arg-type]
+            stopped += 1
+
+        self.message_user(request, f"{stopped} stopped.")

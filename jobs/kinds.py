@@ -1,0 +1,98 @@
+"""The kinds of work that there are. Each app registers its own when it is ready; `jobs` knows none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from jobs.models import Job
+
+# How long what has failed waits until it is tried again: where a person waits for the result, and
+# where a message is to arrive although the receiver is away for hours.
+SHORT_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120))
+DELIVERY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 360, 900))
+
+# Why work ended early, which its kind is told.
+CANCELLED = "cancelled"
+TOO_LONG = "too_long"
+BROKE_OFF = "broke_off"
+
+# Work that is expected to take at most this many seconds belongs to the lane.
+QUICK_SECONDS = 30
+NORMAL_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of work.
+
+    title: what it is called on pages, as a noun: "Dataset check".
+    run: dotted name of the function that does it, called with the job's arguments in a process of
+    its own, which may be killed at any moment and started again. "" where workers of a device run
+    it in a way of their own.
+    ended: dotted name of the function that records on what the work is about that it ended early:
+    called with the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
+    needs: modules that workers import once, so that the work starts at once in each process.
+    pauses: how long it waits after each failure; it has failed for good when it fails once more.
+    address: dotted name of the function that returns the page of what the work is about for a job,
+    "" where there is none.
+    stop: dotted name of a function that stops a job (job=, by=), where jobs.services.job_stop does
+    not.
+    is_listed: whether people see it on the page Jobs. Errands of the platform itself are for
+    operators alone.
+    keeps: whether a job that succeeded is kept. What runs every minute is not.
+    """
+
+    name: str
+    title: str
+    run: str = ""
+    ended: str = ""
+    needs: tuple[str, ...] = ()
+    pauses: tuple[timedelta, ...] = SHORT_PAUSES
+    address: str = ""
+    stop: str = ""
+    is_listed: bool = True
+    keeps: bool = True
+
+
+_kinds: dict[str, Kind] = {}
+
+
+def kind_register(kind: Kind) -> None:
+    _kinds[kind.name] = kind
+
+
+def kinds() -> list[Kind]:
+    return list(_kinds.values())
+
+
+def kind_of(job: Job) -> Kind:
+    """Of a later version's kind nothing is known but its name."""
+    return _kinds.get(job.kind) or Kind(job.kind, job.kind.replace("-", " ").capitalize())
+
+
+def function_of(dotted: str) -> Callable[..., Any]:
+    module, _, name = dotted.rpartition(".")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def lane_for(expected_seconds: float) -> int:
+    """The lane of background work that is expected to take so long."""
+    if expected_seconds <= QUICK_SECONDS:
+        return Job.Lane.QUICK
+    if expected_seconds <= NORMAL_SECONDS:
+        return Job.Lane.NORMAL
+
+    return Job.Lane.LONG
+
+
+def ended_early(job: Job, reason: str) -> None:
+    """Have the job's kind record why it ended early."""
+    kind = kind_of(job)
+    if kind.ended:
+        record = function_of(kind.ended)
+        record(*job.arguments, reason=reason, limit_seconds=job.limit_seconds)

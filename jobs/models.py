@@ -1,0 +1,225 @@
+"""Whatever waits for a worker, runs and ends: trains, dataset checks, token counts, model imports …
+
+The life of a job, and its only writer of status, Job.transition:
+
+    queued  -> running -> finished | failed | stopped
+    queued  -> stopped | failed
+    running -> stopping -> stopped | finished | failed
+    failed | stopped -> queued, as its next attempt
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from django.db import models, transaction
+from django.urls import reverse
+
+from core.ownership import Owned, OwnedQuerySet
+from core.store import jobs_folder
+
+J = TypeVar("J", bound="Job")
+
+
+class IllegalTransition(ValueError):
+    """A change of status that the state machine does not have."""
+
+
+class JobQuerySet(OwnedQuerySet[J]):
+    def active(self) -> JobQuerySet[J]:
+        return self.filter(status__in=Job.ACTIVE)
+
+    def update(self, **values: Any) -> int:
+        """Also for models that extend Job, whose columns lie in two tables.
+
+        Django writes the second table by ids that it has read before, so that a row that changed in
+        between would be overwritten although it no longer fulfils the filter. Here the rows are
+        locked first, which asks the filter again.
+        """
+        own_names = {field.name for field in self.model._meta.local_concrete_fields}
+        inherited = {name: value for name, value in values.items() if name not in own_names}
+        if not self.model._meta.parents or not inherited:
+            return super().update(**values)
+
+        own = {name: value for name, value in values.items() if name in own_names}
+        with transaction.atomic():
+            locked = self.order_by().select_related(None).select_for_update(of=("self", "job"))
+            rows = list(locked.only("pk", "job"))
+            if rows:
+                Job.objects.filter(pk__in=[row.job_id for row in rows]).update(**inherited)
+            if rows and own:
+                ids = [row.pk for row in rows]
+                models.QuerySet.update(self.model._base_manager.filter(pk__in=ids), **own)
+
+        return len(rows)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+
+class Job(Owned):
+    """One piece of work, from its request until long after its end.
+
+    A kind of work that has more to store than this extends it (`training.models.TrainRun`); what the
+    others change is stored where it belongs, such as on the dataset. See jobs.kinds."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Waiting"
+        RUNNING = "running", "Running"
+        STOPPING = "stopping", "Stopping"
+        FINISHED = "finished", "Succeeded"
+        FAILED = "failed", "Failed"
+        STOPPED = "stopped", "Stopped"
+
+    class Priority(models.IntegerChoices):
+        LOW = -1, "Low"
+        NORMAL = 0, "Normal"
+        HIGH = 1, "High"
+
+    class Lane(models.IntegerChoices):
+        """What it waits for: a background worker for work of about that length, or a device."""
+
+        QUICK = 0, "Seconds"
+        NORMAL = 1, "Minutes"
+        LONG = 2, "Hours"
+        DEVICE = 3, "Device"
+
+    ACTIVE: ClassVar = (Status.RUNNING, Status.STOPPING)
+    OPEN: ClassVar = (Status.QUEUED, *ACTIVE)
+    ENDED: ClassVar = (Status.FINISHED, Status.FAILED, Status.STOPPED)
+    TRANSITIONS: ClassVar = {
+        Status.QUEUED: {Status.RUNNING, Status.STOPPED, Status.FAILED},
+        Status.RUNNING: {Status.STOPPING, Status.FINISHED, Status.FAILED, Status.STOPPED},
+        Status.STOPPING: {Status.STOPPED, Status.FINISHED, Status.FAILED},
+        Status.FINISHED: set(),
+        Status.FAILED: {Status.QUEUED},
+        Status.STOPPED: {Status.QUEUED},
+    }
+
+    # Not "id": models that extend this one keep an id of their own, such as a train's number.
+    number = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=50, help_text="A name that jobs.kinds.kind_register knows.")
+    name = models.CharField(max_length=120, help_text="What it is about, for people.")
+    arguments = models.JSONField(default=list, help_text="What its kind needs to know.")
+    # Null and not "": the constraints below let any number of jobs have no key.
+    key = models.CharField(  # noqa: DJ001
+        max_length=200, null=True, blank=True, help_text="One open job at a time of each key."
+    )
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
+
+    # How it waits, see jobs.queue.
+    lane = models.SmallIntegerField(choices=Lane.choices, default=Lane.DEVICE)
+    priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    place = models.FloatField(
+        default=0, help_text="The order in line among those of the same lane and priority."
+    )
+    starts_after = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="followers",
+        help_text="Starts once that finished.",
+    )
+    due_at = models.DateTimeField(
+        null=True, blank=True, help_text="After a failure: does not start again before."
+    )
+    limit_seconds = models.PositiveIntegerField(
+        null=True, blank=True, help_text="It is ended after so long."
+    )
+
+    # Where it stands. `status` is written by transition() alone.
+    status = models.CharField(
+        max_length=10, choices=Status.choices, default=Status.QUEUED, db_index=True
+    )
+    attempt = models.PositiveIntegerField(default=1)
+    resumes = models.PositiveSmallIntegerField(
+        default=0,
+        help_text="How often it was begun again by itself since a person last asked for it.",
+    )
+    phase = models.CharField(max_length=80, blank=True)
+    progress = models.FloatField(null=True, blank=True, help_text="Share that is done, 0 to 1.")
+    discards = models.BooleanField(default=False, help_text="Its stop saves nothing.")
+    events_offset = models.BigIntegerField(
+        default=0, help_text="Bytes of events.jsonl already read."
+    )
+
+    # Why it failed, in words a person can act on.
+    error_code = models.CharField(max_length=40, blank=True)
+    error = models.TextField(blank=True)
+    error_advice = models.TextField(blank=True)
+
+    # Who runs it.
+    worker = models.CharField(max_length=200, blank=True)
+    host = models.CharField(
+        max_length=200, blank=True, help_text="The machine that runs it, or ran it last."
+    )
+    process = models.CharField(
+        max_length=60, blank=True, help_text="Whoever watches it, see core.processes."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    earlier_seconds = models.FloatField(default=0, help_text="How long earlier attempts ran.")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Owned.Meta):
+        ordering: ClassVar = ["-number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["key"],
+                condition=models.Q(status__in=("queued", "running", "stopping")),
+                name="one_open_job_a_key",
+            ),
+            models.UniqueConstraint(
+                fields=["owner", "kind", "idempotency_key"], name="one_job_an_idempotency_key"
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["status", "lane", "-priority", "place"], name="jobs_in_order"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} (job {self.number})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("jobs:detail", args=[self.number])
+
+    @property
+    def directory(self) -> Path:
+        """Where its log lies, and whatever else its kind writes."""
+        return jobs_folder() / str(self.number)
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "job.log"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in self.ENDED
+
+    def transition(self, to: Status, *, attempt: int | None = None, **values: Any) -> bool:
+        """Change the status to `to` and write `values` with it, in one conditional write. Returns
+        whether this caller did.
+
+        False, with nothing written, where the status has changed since the job was read, or where
+        `attempt` is no longer the job's attempt. A return to the queue begins the next attempt.
+        Raises IllegalTransition for a change that the state machine does not have."""
+        if to not in self.TRANSITIONS[self.Status(self.status)]:
+            raise IllegalTransition(f"A job cannot go from {self.status} to {to}.")
+
+        rows = type(self)._default_manager.filter(pk=self.pk, status=self.status)
+        if attempt is not None:
+            rows = rows.filter(attempt=attempt)
+        if to == self.Status.QUEUED:
+            values["attempt"] = self.attempt + 1
+
+        won = rows.update(status=to, **values) == 1
+        if won:
+            self.status = to
+            for name, value in values.items():
+                setattr(self, name, value)
+
+        return won

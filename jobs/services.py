@@ -1,0 +1,380 @@
+"""Everything that changes a job, and the life of those that background workers do: dataset checks,
+token counts, model imports, trials of rewards, notices, mails. Trains run in a way of their own,
+see training.work.
+
+The database holds what waits, in which order, and who works on it. Redis only wakes workers up
+sooner; without it they look every few seconds.
+
+Lanes keep what takes seconds from waiting behind what takes hours: each worker has a lane of its
+own, and helps with quicker ones while its own is empty. What was expected to be quick and is not
+goes to the next lane.
+
+What fails is tried again after a pause, and the pauses grow. What fails every time has failed: its
+kind writes that down, and the job says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from core.errors import UserError
+from core.ownership import deletion_check, owner_check
+from core.processes import process_is_alive
+from core.queue import connection
+from core.text import clean_label
+from jobs.kinds import (
+    BROKE_OFF,
+    CANCELLED,
+    NORMAL_SECONDS,
+    QUICK_SECONDS,
+    TOO_LONG,
+    ended_early,
+    function_of,
+    kind_of,
+    lane_for,
+)
+from jobs.models import Job, JobQuerySet
+from jobs.queue import in_order, job_position, may_start, queue_insert, waiting
+
+CHANNEL = "deepextension:jobs"
+# What takes much longer than was expected begins again in the next lane, where it is in nobody's
+# way.
+LANE_LIMITS: dict[int, float] = {
+    Job.Lane.QUICK: 2 * QUICK_SECONDS,
+    Job.Lane.NORMAL: 2 * NORMAL_SECONDS,
+}
+
+ERRORS = {
+    CANCELLED: "It was stopped.",
+    TOO_LONG: "It took longer than it may.",
+    BROKE_OFF: "It broke off several times.",
+}
+ADVICE = {
+    TOO_LONG: "An operator can allow more with DEEPEXTENSION_BACKGROUND_MINUTES.",
+    BROKE_OFF: "Its log says more. Often the machine has too little memory for it.",
+}
+
+Status = Job.Status
+Lane = Job.Lane
+
+logger = logging.getLogger("deepextension.jobs")
+
+
+def longest_seconds() -> int:
+    """The operator's limit for any one job of the background workers."""
+    return int(settings.BACKGROUND_LIMIT_MINUTES * 60)
+
+
+def background() -> JobQuerySet[Job]:
+    """The jobs that background workers do."""
+    return Job.objects.exclude(lane=Lane.DEVICE)
+
+
+# Entering and leaving the queue
+
+
+def job_add(
+    kind: str,
+    *arguments: Any,
+    key: str,
+    name: str,
+    owner_id: int | None,
+    expected_seconds: float,
+    limit_seconds: float | None = None,
+    end_pause: bool = False,
+) -> None:
+    """Have a worker do this once the transaction is committed. Where a job of that key waits or
+    runs already nothing is added.
+
+    owner_id: whose turn it takes, and who may see it; None for the platform itself.
+    limit_seconds: after which it is ended; the operator's limit for all jobs where it is lower, or
+    where none is given.
+    end_pause: whether one that waits because it has failed is tried again now.
+    """
+    present = Job.objects.filter(key=key, status__in=Job.OPEN)
+
+    if present.exists():
+        if end_pause and present.filter(status=Status.QUEUED).update(due_at=None):
+            transaction.on_commit(wake_workers)
+
+        return
+
+    limit = min(limit_seconds or longest_seconds(), longest_seconds())
+    job = Job(
+        kind=kind,
+        name=clean_label(name, limit=120),
+        arguments=list(arguments),
+        key=key,
+        owner_id=owner_id,
+        lane=lane_for(expected_seconds),
+        limit_seconds=max(1, int(limit)),
+    )
+    queue_insert(job)
+
+    try:
+        with transaction.atomic():
+            job.save()
+    except IntegrityError:
+        logger.debug("another process added %s", key)
+
+    transaction.on_commit(wake_workers)
+
+
+def job_claim(lane: int, *, worker: str, host: str, process: str) -> Job | None:
+    """Take the next job of this lane, or of a quicker one where it is empty; None where nothing
+    waits. host, process: who works on it, as core.processes.process_mark has it."""
+    for served in range(lane, -1, -1):
+        ready = in_order(waiting(served).filter(may_start()))
+        while (job := ready.first()) is not None:
+            now = timezone.now()
+            claimed = job.transition(
+                Status.RUNNING,
+                attempt=job.attempt,
+                worker=worker,
+                host=host,
+                process=process,
+                started_at=now,
+                heartbeat_at=now,
+                due_at=None,
+                phase="",
+                progress=None,
+            )
+
+            if claimed:
+                return job
+
+    return None
+
+
+def jobs_ahead(key: str) -> int | None:
+    """How many jobs of the same lane go first; None for one that does not wait."""
+    job = Job.objects.filter(key=key, status=Status.QUEUED).first()
+    return None if job is None else job_position(job) - 1
+
+
+# Ending
+
+
+def job_stop(*, job: Job, by: User) -> Job:
+    """Stop a job that waits or runs; one that has ended stays as it is. Its kind records that it
+    was cancelled."""
+    owner_check(job, by)
+    kind = kind_of(job)
+
+    if kind.stop:
+        function_of(kind.stop)(job=job, by=by)
+    elif job.key is not None:
+        job_cancel(job.key)
+
+    job.refresh_from_db()
+    return job
+
+
+def job_cancel(key: str) -> bool:
+    """End background work that waits or runs, and have its kind record that it was cancelled.
+    Returns False where there is none. What runs is ended within about a second."""
+    # Again where it has changed its status meanwhile.
+    for _ in range(5):
+        job = Job.objects.filter(key=key, status__in=Job.OPEN).first()
+        if job is None:
+            return False
+        if job.status == Status.STOPPING:
+            return True
+
+        if job.status == Status.RUNNING:
+            if job.transition(Status.STOPPING, attempt=job.attempt):
+                return True
+
+            continue
+
+        with transaction.atomic():
+            if job_end(job, Status.STOPPED, reason=CANCELLED):
+                return True
+
+    return False
+
+
+def job_drop(key: str, *, also_running: bool = True) -> None:
+    """End a job whose subject is gone, so that there is nothing to record.
+
+    also_running: False where a running one is to notice by itself, and to clean up.
+    """
+    jobs = Job.objects.filter(key=key, status__in=Job.OPEN)
+
+    if not also_running:
+        jobs = jobs.filter(status=Status.QUEUED)
+
+    for job in jobs:
+        _delete(job)
+
+
+def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> bool:
+    """Write how this attempt of background work ended, and have its kind record why it ended early.
+    Returns whether this caller did.
+
+    reason: CANCELLED, TOO_LONG or BROKE_OFF, or nothing for work that ended by itself. error: what
+    went wrong, in words, where its kind has recorded that itself."""
+    values = {"error_code": "", "error": "", "error_advice": ""}
+    if status == Status.FAILED:
+        values = {
+            "error_code": reason or "failed",
+            "error": error or ERRORS.get(reason, ""),
+            "error_advice": ADVICE.get(reason, ""),
+        }
+
+    with transaction.atomic():
+        ended = job.transition(
+            status,
+            attempt=job.attempt,
+            finished_at=timezone.now(),
+            process="",
+            phase="",
+            **values,
+        )
+        if ended and reason:
+            ended_early(job, reason)
+
+    if ended and status == Status.FINISHED and not kind_of(job).keeps:
+        _delete(job)
+
+    return ended
+
+
+def job_delete(*, job: Job, by: User) -> None:
+    """Forget a job that has ended, with its log. Raises UserError while it waits or runs."""
+    deletion_check(job, by)
+
+    if not job.ended:
+        raise UserError("This job has not ended. Stop it first.", code="wrong_state")
+    if job.lane == Lane.DEVICE:
+        raise UserError("Delete the train itself.", code="wrong_state")
+
+    _delete(job)
+
+
+def _delete(job: Job) -> None:
+    directory = job.directory
+    job.delete()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+# Trying again
+
+
+def job_give_back(job: Job, *, uncounted: bool = False) -> None:
+    """Let another worker begin it again at once, unless it was to be stopped or has been begun too
+    often.
+
+    uncounted: this start was cut short by the platform itself, and not by what the job does.
+    """
+    may_begin_again = uncounted or job.resumes < len(kind_of(job).pauses)
+    resumes = job.resumes if uncounted else job.resumes + 1
+
+    if not may_begin_again:
+        _give_up(job, job.error)
+    elif _queue_again(job, resumes=resumes):
+        transaction.on_commit(wake_workers)
+
+
+def job_failed(job: Job, error: str) -> None:
+    """Try it again after the next pause of its kind, unless it was to be stopped; give it up where
+    it has failed after all of them."""
+    pauses = kind_of(job).pauses
+
+    if job.resumes >= len(pauses):
+        _give_up(job, error)
+        return
+
+    _queue_again(
+        job,
+        resumes=job.resumes + 1,
+        error_code="failed",
+        error=error,
+        due_at=timezone.now() + pauses[job.resumes],
+    )
+
+
+def job_move_on(job: Job) -> None:
+    """Begin it again in the next lane: it takes longer than its lane is for."""
+    lane = Lane(job.lane + 1)
+    if _queue_again(job, lane=lane):
+        transaction.on_commit(wake_workers)
+
+
+def _give_up(job: Job, error: str) -> None:
+    is_running = job.status == Status.RUNNING
+    if is_running and job_end(job, Status.FAILED, reason=BROKE_OFF, error=error):
+        logger.error("%s was given up after %s attempts", job.key, job.attempt)
+    else:
+        _stop_instead(job)
+
+
+def _queue_again(job: Job, **values: Any) -> bool:
+    """The next attempt of a job that runs; or its end, where it was to be stopped. Returns whether
+    it waits."""
+    waits = {"host": "", "process": "", "worker": "", "phase": "", "progress": None}
+    is_mine = job.status == Status.RUNNING
+
+    with transaction.atomic():
+        # Through its end, as every attempt: the state machine knows no shorter way.
+        if not is_mine or not job.transition(Status.FAILED, attempt=job.attempt):
+            _stop_instead(job)
+            return False
+
+        job.lane = values.get("lane", job.lane)
+        queue_insert(job, first="lane" not in values)
+        return job.transition(Status.QUEUED, place=job.place, **waits | values)
+
+
+def _stop_instead(job: Job) -> None:
+    """Where somebody has asked for a stop since the job was read."""
+    now = Job.objects.filter(number=job.number, attempt=job.attempt, status=Status.STOPPING)
+    if (stopping := now.first()) is not None:
+        job_end(stopping, Status.STOPPED, reason=CANCELLED)
+
+
+# House-keeping
+
+
+def jobs_reconcile() -> None:
+    """Give back what a lost worker was at, so that another one begins it again; forget what ended
+    long ago."""
+    for job in background().active():
+        if worker_is_alive(job):
+            continue
+
+        job_give_back(job)
+        logger.warning("%s had lost its worker", job.key)
+
+    long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS)
+    old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)
+    for job in background().filter(old):
+        _delete(job)
+
+
+def worker_is_alive(job: Job) -> bool:
+    """By its process where it is on this machine, else by its heartbeat."""
+    if job.host == socket.gethostname():
+        return process_is_alive(job.process)
+
+    silent = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
+    return job.heartbeat_at is not None and timezone.now() - job.heartbeat_at < silent
+
+
+def wake_workers() -> None:
+    """Have idle workers look at once. Without Redis they look by themselves a little later."""
+    try:
+        connection().publish(CHANNEL, "")
+    except RedisError as error:
+        logger.warning("queue unreachable, background work starts a little later: %s", error)
