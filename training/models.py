@@ -44,8 +44,9 @@ class TrainRunQuerySet(JobQuerySet["TrainRun"]):
         pages poll this every second."""
         own_columns = [field.attname for field in TrainRun._meta.concrete_fields]
         related = ("owner", "method", "base_model", "dataset", "evaluation_dataset")
-        rows = self.select_related(*related).only(
+        rows = self.select_related(*related, "starts_after__trainrun").only(
             *own_columns,
+            "starts_after__trainrun__id",
             "owner__username",
             "method__slug",
             "method__recipe",

@@ -2,6 +2,7 @@
 
 import pytest
 
+import jobs.log
 from engine.contract.rundir import LOG
 from jobs.log import log_read, log_search
 

@@ -7,17 +7,16 @@ from django.core.exceptions import PermissionDenied
 from django.utils import timezone
 
 from core.errors import UserError
+from jobs.queue import job_position as queue_position
+from jobs.queue import queue_insert, starts_after_check
 from training.models import TrainRun
 from training.train.estimate import Estimate, Estimator, starts
 from training.work import queue
 from training.work.queue import (
-    queue_insert,
     queue_pause,
-    queue_position,
     queue_positions,
     queue_resume,
     queue_state,
-    starts_after_check,
     train_claim,
     train_move,
     train_wait,

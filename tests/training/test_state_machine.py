@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from training.models import IllegalTransition, TrainRun
+from jobs.models import IllegalTransition
+from training.models import TrainRun
 
 Status = TrainRun.Status
 LEGAL = {

@@ -56,8 +56,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     evaluation_dataset = serializers.SlugRelatedField(
         slug_field="slug", read_only=True, allow_null=True
     )  # type: ignore[var-annotated]
-    after = serializers.PrimaryKeyRelatedField(  # type: ignore[var-annotated]
-        source="starts_after",
+    after = serializers.IntegerField(
+        source="predecessor.pk",
+        default=None,
         read_only=True,
         allow_null=True,
         help_text="Starts once that finished.",
@@ -183,7 +184,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     def get_progress(self, run: TrainRun) -> float:
         return _progress(run)
 
-    def get_job_position(self, run: TrainRun) -> int:
+    def get_queue_position(self, run: TrainRun) -> int:
         """A list brings all places with it, so that they cost one query and not one a train."""
         positions: dict[int, int] | None = self.context.get("queue_positions")
         if positions is None:

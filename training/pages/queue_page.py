@@ -105,7 +105,7 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     visible = TrainRun.objects.visible_to(reader)
     runs = visible.with_related().in_bulk([pk for _, pk, _ in shown])
     after = [run.starts_after_id for run in runs.values() if run.starts_after_id is not None]
-    predecessors = visible.in_bulk(after) if after else {}
+    predecessors = {train.number: train for train in visible.filter(job__in=after)}
     estimates = starts_now(state)
     shown_places = []
 

@@ -209,7 +209,7 @@ def visible_predecessor(request: HttpRequest, run: TrainRun) -> TrainRun | None:
         return None
 
     visible = TrainRun.objects.visible_to(request.user)
-    predecessor: TrainRun | None = visible.filter(pk=run.starts_after_id).first()
+    predecessor: TrainRun | None = visible.filter(job=run.starts_after_id).first()
     return predecessor
 
 
