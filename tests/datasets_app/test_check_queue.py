@@ -3,14 +3,14 @@
 import pytest
 from django.core.exceptions import PermissionDenied
 
-from core.chores import BROKE_OFF, CANCELLED, TOO_LONG
 from core.errors import UserError
-from core.models import Chore
 from datasets_app import jobs
 from datasets_app.checking import dataset_check
 from datasets_app.lengths import lengths_enqueue
 from datasets_app.models import TokenLengths
 from datasets_app.services import dataset_check_cancel, dataset_check_retry
+from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
+from jobs.models import Job
 
 TOKENIZER = "1" * 64
 
@@ -36,11 +36,11 @@ def count(checked, db):
 
 
 def test_a_small_check_does_not_wait_behind_counts(upload, count):
-    Chore.objects.all().delete()
+    Job.objects.all().delete()
     lengths_enqueue(count)
     upload()
-    assert Chore.objects.get(kind="dataset-check").lane == Chore.Lane.QUICK
-    assert Chore.objects.get(kind="token-count").lane == Chore.Lane.NORMAL
+    assert Job.objects.get(kind="dataset-check").lane == Job.Lane.QUICK
+    assert Job.objects.get(kind="token-count").lane == Job.Lane.NORMAL
 
 
 def test_a_waiting_check_is_cancelled_and_checked_again(upload, alice):
@@ -49,11 +49,11 @@ def test_a_waiting_check_is_cancelled_and_checked_again(upload, alice):
         "failed",
         "The check was cancelled. Check it again whenever you like.",
     )
-    assert not Chore.objects.exists()
+    assert not Job.objects.exists()
 
     dataset = dataset_check_retry(dataset=dataset, by=alice)
     assert (dataset.status, dataset.error) == ("checking", "")
-    assert Chore.objects.count() == 1
+    assert Job.objects.count() == 1
     dataset_check(dataset.pk)
     dataset.refresh_from_db()
     assert dataset.status == "ready"
@@ -71,7 +71,7 @@ def test_only_what_can_be_is_cancelled_or_checked_again(change, checked, alice, 
 
 def test_a_check_that_nobody_works_on_is_cancelled_all_the_same(upload, alice):
     dataset = upload()
-    Chore.objects.all().delete()
+    Job.objects.all().delete()
     assert dataset_check_cancel(dataset=dataset, by=alice).status == "failed"
 
 
@@ -131,7 +131,7 @@ def test_a_count_is_cancelled_and_begun_again(door, count, alice, client):
     )
     count.refresh_from_db()
     assert count.error == "Counting was cancelled. Training works without it."
-    assert not Chore.objects.filter(kind="token-count").exists()
+    assert not Job.objects.filter(kind="token-count").exists()
     assert f"/datasets/{pk}/lengths/retry/" in client.get(panel).content.decode()
 
     assert client.post(door.format(pk=pk, action="retry"), {"model": "tiny"}).status_code in (
@@ -140,7 +140,7 @@ def test_a_count_is_cancelled_and_begun_again(door, count, alice, client):
     )
     count.refresh_from_db()
     assert (count.error, count.attempts) == ("", 0)
-    assert Chore.objects.filter(kind="token-count").count() == 1
+    assert Job.objects.filter(kind="token-count").count() == 1
 
 
 def test_a_stranger_cancels_no_count(count, bob, client):

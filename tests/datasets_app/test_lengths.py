@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from core import programs, tokenizers
-from core.models import Chore
 from core.tokenizers import Tokenizer
 from datasets_app import lengths
 from datasets_app.checking import dataset_check
 from datasets_app.histogram import histogram
 from datasets_app.lengths import lengths_count, lengths_reconcile, token_lengths_get
 from datasets_app.models import TokenLengths
+from jobs.models import Job
 
 NOTES = {
     "rendered": 4,
@@ -140,14 +140,14 @@ def test_what_is_counted_or_failed_is_not_counted_again(row, engine):
 
 
 def test_the_reconciler_adds_a_chore_for_each_count_that_waits(row):
-    Chore.objects.all().delete()
+    Job.objects.all().delete()
     lengths_reconcile()
-    assert [chore.arguments for chore in Chore.objects.filter(kind="token-count")] == [[row.pk]]
+    assert [job.arguments for job in Job.objects.filter(kind="token-count")] == [[row.pk]]
 
-    Chore.objects.all().delete()
+    Job.objects.all().delete()
     TokenLengths.objects.update(error="no")
     lengths_reconcile()
-    assert not Chore.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_a_dataset_that_is_ready_is_counted_for_the_first_model_by_itself(upload, monkeypatch):

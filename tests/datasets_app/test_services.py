@@ -7,7 +7,6 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
-from core.models import Chore
 from core.store import datasets_folder
 from core.upload import PREFIX
 from datasets_app import services
@@ -22,6 +21,7 @@ from datasets_app.services import (
     datasets_reconcile,
     labels_set,
 )
+from jobs.models import Job
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
@@ -228,10 +228,8 @@ def test_how_a_used_dataset_is_read_no_longer_changes(checked, alice):
 def test_what_the_queue_forgot_is_added_again(upload, checked):
     waiting = upload()
     checked()
-    Chore.objects.all().delete()
+    Job.objects.all().delete()
 
     datasets_reconcile()
 
-    assert [chore.arguments for chore in Chore.objects.filter(kind="dataset-check")] == [
-        [waiting.pk]
-    ]
+    assert [job.arguments for job in Job.objects.filter(kind="dataset-check")] == [[waiting.pk]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.models import Chore
+from jobs.models import Job
 from models_app import jobs
 from models_app.models import BaseModel
 from models_app.services import model_add_folder, model_delete, model_retry
@@ -14,7 +14,7 @@ def importing(alice, tiny_folder) -> BaseModel:
 
 
 def test_an_import_has_a_lane_for_what_takes_hours(importing):
-    assert Chore.objects.get().lane == Chore.Lane.LONG
+    assert Job.objects.get().lane == Job.Lane.LONG
 
 
 @pytest.mark.parametrize("door", ["/models/{pk}/cancel/", "/api/v1/models/{pk}/cancel/"])
@@ -31,10 +31,10 @@ def test_an_import_is_cancelled_and_tried_again(door, importing, alice, client):
     importing.refresh_from_db()
     assert (importing.status, importing.error) == ("failed", "The import was cancelled.")
     assert not files.exists()
-    assert not Chore.objects.exists()
+    assert not Job.objects.exists()
 
     model_retry(model=importing, by=alice)
-    assert Chore.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
 def test_a_model_that_is_ready_has_no_import_to_cancel(make_model, alice, client):
@@ -58,4 +58,4 @@ def test_an_import_that_took_too_long_says_what_to_do(importing):
 
 def test_a_deleted_model_waits_no_more(importing, alice):
     model_delete(model=importing, by=alice)
-    assert not Chore.objects.exists()
+    assert not Job.objects.exists()

@@ -4,9 +4,9 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
-from core.models import Chore
 from core.tokenizers import tokenizers_for
 from datasets_app.models import Dataset
+from jobs.models import Job
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from models_app.services import (
@@ -127,6 +127,6 @@ def test_reconciling_adds_a_chore_for_each_import_that_waits(make_model):
     make_model(status="ready")
     models_reconcile()
     models_reconcile()
-    assert [(chore.kind, chore.arguments) for chore in Chore.objects.all()] == [
+    assert [(job.kind, job.arguments) for job in Job.objects.all()] == [
         ("model-import", [waiting.pk])
     ]

@@ -145,8 +145,8 @@ def facets_make(reader: Reader, query: QueryDict) -> list[Facet]:
 
     for name, _, key, label in FACETS:
         with_value = visible.exclude(**{key: None})
-        named = with_value.annotate(facet=Value(name), key=F(key), label=F(label))
-        queries.append(named.values_list("facet", "key", "label").distinct())
+        named = with_value.annotate(facet=Value(name), choice=F(key), label=F(label))
+        queries.append(named.values_list("facet", "choice", "label").distinct())
 
     first, *others = queries
     choices: dict[str, list[tuple[str, str]]] = {name: [] for name, *_ in FACETS}

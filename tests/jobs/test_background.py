@@ -8,32 +8,26 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from core import chores, chores_worker
-from core.chores import (
-    DELIVERY_PAUSES,
-    SHORT_PAUSES,
-    Kind,
-    chore_add,
-    chore_cancel,
-    chore_claim,
-    chore_give_back,
-    chores_ahead,
-    chores_reconcile,
-)
-from core.chores_worker import ChoresWorker
-from core.models import Chore
 from core.processes import process_mark
+from core.store import jobs_folder
+from jobs import kinds, services
+from jobs import worker as worker_module
+from jobs.kinds import DELIVERY_PAUSES, SHORT_PAUSES, Kind
+from jobs.models import Job
+from jobs.services import job_add, job_cancel, job_claim, job_give_back, jobs_ahead, jobs_reconcile
+from jobs.worker import JobsWorker
 
-ALICE, BOB, CAROL = 1, 2, 3
-QUICK, NORMAL, LONG = Chore.Lane.values
+ALICE, BOB, CAROL = "first", "second", "third"
+QUICK, NORMAL, LONG, _ = Job.Lane.values
 
 endings: list[tuple] = []
 
 
 def do_nothing(*arguments):
-    pass
+    os.write(1, b"nothing was done")
 
 
 def never_end(*arguments):
@@ -57,32 +51,54 @@ def note_ending(*arguments, reason, limit_seconds):
     endings.append((*arguments, reason))
 
 
+def refuse(*arguments):
+    """As work whose kind has recorded what went wrong."""
+    return "no such repository"
+
+
 @pytest.fixture(autouse=True)
-def kinds_of_chores(monkeypatch, db):
-    """Kinds whose work is that of a function above."""
+def kinds_of_jobs(monkeypatch, django_user_model, db):
+    """Kinds whose work is that of a function above, and three people."""
     endings.clear()
+    functions = (do_nothing, never_end, break_off, fail, compute_for_ever, refuse)
     known = {
         function.__name__: Kind(
-            function.__name__, f"{__name__}.{function.__name__}", f"{__name__}.note_ending"
+            function.__name__,
+            function.__name__.capitalize(),
+            run=f"{__name__}.{function.__name__}",
+            ended=f"{__name__}.note_ending",
         )
-        for function in (do_nothing, never_end, break_off, fail, compute_for_ever)
+        for function in functions
     }
-    monkeypatch.setattr(chores, "_kinds", known)
+    monkeypatch.setattr(kinds, "_kinds", known)
+    for name in (ALICE, BOB, CAROL):
+        django_user_model.objects.get_or_create(username=name)
 
 
-def add(key, person=ALICE, *, kind="do_nothing", seconds=1.0, limit=None):
-    chore_add(kind, key, key=key, person=person, expected_seconds=seconds, limit_seconds=limit)
+def add(key, person=ALICE, *, kind="do_nothing", seconds=1.0, limit=None, **more):
+    job_add(
+        kind,
+        key,
+        key=key,
+        name=f"about {key}",
+        owner_id=get_user_model().objects.get(username=person).pk,
+        expected_seconds=seconds,
+        limit_seconds=limit,
+        **more,
+    )
 
 
 def claim(lane=LONG):
-    return chore_claim(lane, host=socket.gethostname(), process=process_mark(os.getpid()))
+    return job_claim(
+        lane, worker="test", host=socket.gethostname(), process=process_mark(os.getpid())
+    )
 
 
 def all_in_order(lane=LONG):
     found = []
-    while (chore := claim(lane)) is not None:
-        found.append(chore.key)
-        chore.delete()
+    while (job := claim(lane)) is not None:
+        found.append(job.key)
+        job.delete()
     return found
 
 
@@ -126,24 +142,24 @@ def test_a_worker_helps_with_quicker_work_once_its_own_lane_is_empty():
 def test_the_same_work_is_not_added_twice():
     add("a")
     add("a")
-    assert Chore.objects.count() == 1
+    assert Job.objects.count() == 1
     claim()
     add("a")
-    assert Chore.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
 def test_one_that_waits_says_how_many_go_first():
     add("a", ALICE)
     add("b", ALICE)
-    assert (chores_ahead("a"), chores_ahead("b"), chores_ahead("unknown")) == (0, 1, None)
+    assert (jobs_ahead("a"), jobs_ahead("b"), jobs_ahead("unknown")) == (0, 1, None)
 
 
 def test_one_that_waits_is_cancelled_at_once():
     add("a")
-    assert chore_cancel("a")
+    assert job_cancel("a")
     assert endings == [("a", "cancelled")]
-    assert not Chore.objects.exists()
-    assert not chore_cancel("a")
+    assert Job.objects.get().status == "stopped"
+    assert not job_cancel("a")
 
 
 def test_nobody_works_longer_than_the_operator_allows(settings):
@@ -151,67 +167,96 @@ def test_nobody_works_longer_than_the_operator_allows(settings):
     add("a", limit=10_000)
     add("b")
     add("c", limit=30)
-    assert [chore.limit_seconds for chore in Chore.objects.order_by("key")] == [120, 120, 30]
+    assert [job.limit_seconds for job in Job.objects.order_by("key")] == [120, 120, 30]
 
 
 @pytest.mark.parametrize("on_another_machine", [False, True])
 def test_what_a_lost_worker_was_at_begins_again(on_another_machine):
     add("a")
-    chore = claim()
+    job = claim()
     values = {"process": "1:1"}
     if on_another_machine:
         long_ago = timezone.now() - timedelta(hours=1)
         values |= {"host": "elsewhere", "heartbeat_at": long_ago}
-    Chore.objects.update(**values)
+    Job.objects.update(**values)
 
-    chores_reconcile()
-    assert claim().pk == chore.pk
+    jobs_reconcile()
+    assert claim().pk == job.pk
 
 
 def test_what_is_worked_on_is_left_alone():
     add("a")
     claim()
-    chores_reconcile()
+    jobs_reconcile()
     assert claim() is None
 
 
 def test_what_takes_its_worker_down_every_time_is_given_up():
     add("a")
     for _ in range(len(SHORT_PAUSES) + 1):
-        chore_give_back(claim())
+        job_give_back(claim())
     assert endings == [("a", "broke_off")]
-    assert Chore.objects.get().status == "given_up"
+    assert Job.objects.get().status == "failed"
     assert claim() is None
 
 
 def test_a_restart_of_the_platform_counts_against_nobody():
     add("a")
     for _ in range(3 * (len(SHORT_PAUSES) + 1)):
-        chore_give_back(claim(), uncounted=True)
-    assert claim().starts == 1
+        job_give_back(claim(), uncounted=True)
+    assert claim().resumes == 0
 
 
 @pytest.fixture
 def worker(monkeypatch):
     # The database of a test lives in its connection.
-    monkeypatch.setattr(chores_worker.connections, "close_all", lambda: None)
-    monkeypatch.setattr(chores_worker, "HEARTBEAT_SECONDS", 0.01)
-    return ChoresWorker(QUICK)
+    monkeypatch.setattr(worker_module.connections, "close_all", lambda: None)
+    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.01)
+    return JobsWorker(QUICK)
 
 
-def test_work_that_is_done_leaves_nothing(worker):
+def test_work_that_is_done_is_kept_with_its_log(worker, settings):
     add("a")
     assert worker.work_once()
     assert not worker.work_once()
-    assert (endings, Chore.objects.count()) == ([], 0)
+    job = Job.objects.get()
+    assert (endings, job.status, job.error) == ([], "finished", "")
+    assert job.started_at <= job.finished_at
+    assert job.log_path.read_text() == "nothing was done"
+
+
+def test_work_of_a_kind_that_keeps_nothing_leaves_nothing(worker):
+    kinds._kinds["do_nothing"] = replace(kinds._kinds["do_nothing"], keeps=False)
+    add("a")
+    assert worker.work_once()
+    assert not Job.objects.exists()
+    assert not list(jobs_folder().glob("*"))
+
+
+def test_what_its_kind_has_recorded_as_failed_is_not_tried_again(worker):
+    add("a", kind="refuse")
+    worker.work_once()
+    job = Job.objects.get()
+    assert (job.status, job.error_code, job.error) == ("failed", "failed", "no such repository")
+    assert (endings, job.resumes) == ([], 0)
+
+
+def test_an_error_that_was_overcome_is_forgotten(worker):
+    add("a", kind="fail")
+    worker.work_once()
+    assert "ConnectionRefusedError" in Job.objects.get().error
+    Job.objects.update(kind="do_nothing")
+    end_pause()
+    worker.work_once()
+    assert (Job.objects.get().status, Job.objects.get().error) == ("finished", "")
 
 
 def test_work_beyond_its_time_is_ended(worker, monkeypatch):
     add("a", kind="never_end")
-    Chore.objects.update(limit_seconds=0)
+    Job.objects.update(limit_seconds=0)
     worker.work_once()
     assert endings == [("a", "too_long")]
-    assert not Chore.objects.exists()
+    assert (Job.objects.get().status, Job.objects.get().error_code) == ("failed", "too_long")
 
 
 def test_work_beyond_its_processor_time_is_ended(worker):
@@ -222,27 +267,27 @@ def test_work_beyond_its_processor_time_is_ended(worker):
 
 def test_work_that_is_cancelled_while_it_runs_is_ended(worker, monkeypatch):
     add("a", kind="never_end")
-    heartbeat = chores_worker._heartbeat
+    heartbeat = worker_module._heartbeat
 
-    def cancelled_meanwhile(chore):
-        assert chore_cancel("a")
-        return heartbeat(chore)
+    def cancelled_meanwhile(job):
+        assert job_cancel("a")
+        return heartbeat(job)
 
-    monkeypatch.setattr(chores_worker, "_heartbeat", cancelled_meanwhile)
+    monkeypatch.setattr(worker_module, "_heartbeat", cancelled_meanwhile)
     worker.work_once()
     assert endings == [("a", "cancelled")]
-    assert not Chore.objects.exists()
+    assert Job.objects.get().status == "stopped"
 
 
 def test_work_whose_subject_was_deleted_is_ended_without_a_word(worker, monkeypatch):
     add("a", kind="never_end")
-    heartbeat = chores_worker._heartbeat
+    heartbeat = worker_module._heartbeat
 
-    def deleted_meanwhile(chore):
-        chores.chore_drop("a")
-        return heartbeat(chore)
+    def deleted_meanwhile(job):
+        services.job_drop("a")
+        return heartbeat(job)
 
-    monkeypatch.setattr(chores_worker, "_heartbeat", deleted_meanwhile)
+    monkeypatch.setattr(worker_module, "_heartbeat", deleted_meanwhile)
     worker.work_once()
     assert endings == []
 
@@ -251,16 +296,16 @@ def test_work_that_breaks_off_begins_again_and_is_given_up_in_the_end(worker):
     add("a", kind="break_off")
     for _ in SHORT_PAUSES:
         worker.work_once()
-        assert Chore.objects.get().status == "waiting"
+        assert Job.objects.get().status == "queued"
         end_pause()
     worker.work_once()
     assert endings == [("a", "broke_off")]
-    assert Chore.objects.get().error == "The process ended with -9."
+    assert Job.objects.get().error == "The process ended with -9."
 
 
 def end_pause():
     """As if the pause after a failure were over."""
-    Chore.objects.update(due_at=timezone.now() - timedelta(seconds=1))
+    Job.objects.update(due_at=timezone.now() - timedelta(seconds=1))
 
 
 def deliver(kinds):
@@ -268,13 +313,13 @@ def deliver(kinds):
 
 
 def test_what_fails_is_tried_again_after_growing_pauses_for_a_day(worker):
-    deliver(chores._kinds)
+    deliver(kinds._kinds)
     add("mail", kind="fail")
     pauses = []
     for _ in DELIVERY_PAUSES:
         assert worker.work_once()
         assert not worker.work_once(), "it is not tried again without a pause"
-        pauses.append((Chore.objects.get().due_at - timezone.now()).total_seconds())
+        pauses.append((Job.objects.get().due_at - timezone.now()).total_seconds())
         end_pause()
 
     assert pauses == sorted(pauses)
@@ -283,7 +328,7 @@ def test_what_fails_is_tried_again_after_growing_pauses_for_a_day(worker):
 
 
 def test_what_fails_every_time_is_given_up_and_operators_see_why(worker, client, olga):
-    deliver(chores._kinds)
+    deliver(kinds._kinds)
     add("mail", kind="fail")
     for _ in range(len(DELIVERY_PAUSES) + 1):
         end_pause()
@@ -292,20 +337,21 @@ def test_what_fails_every_time_is_given_up_and_operators_see_why(worker, client,
     assert not worker.work_once()
 
     client.force_login(olga)
-    chores_page = client.get("/admin/core/chore/").content.decode()
-    assert "Given up" in chores_page
-    assert "ConnectionRefusedError: the mail server is away" in chores_page
+    page = client.get("/admin/jobs/job/").content.decode()
+    assert "Failed" in page
+    assert "ConnectionRefusedError: the mail server is away" in page
 
 
-def test_what_was_given_up_can_be_added_again_and_is_forgotten_after_a_month(worker):
+def test_what_failed_can_be_added_again_and_is_forgotten_after_a_month(worker):
     add("a", kind="fail")
-    Chore.objects.update(status="given_up", starts=4, started_at=timezone.now())
+    now = timezone.now()
+    Job.objects.update(status="failed", resumes=3, started_at=now, finished_at=now)
     add("a")
-    assert (Chore.objects.get().status, Chore.objects.get().starts) == ("waiting", 0)
+    assert list(Job.objects.values_list("status", "resumes")) == [("queued", 0), ("failed", 3)]
 
-    Chore.objects.update(status="given_up", started_at=timezone.now() - timedelta(days=31))
-    chores_reconcile()
-    assert not Chore.objects.exists()
+    Job.objects.filter(status="failed").update(finished_at=now - timedelta(days=31))
+    jobs_reconcile()
+    assert Job.objects.get().status == "queued"
 
 
 def test_a_pause_ends_when_somebody_asks_again(worker):
@@ -313,7 +359,7 @@ def test_a_pause_ends_when_somebody_asks_again(worker):
     worker.work_once()
     add("a")
     assert claim() is None
-    chore_add("fail", "a", key="a", person=ALICE, expected_seconds=1, end_pause=True)
+    add("a", kind="fail", end_pause=True)
     assert claim().key == "a"
 
 
@@ -330,27 +376,27 @@ def test_what_waits_after_a_failure_gives_newcomers_no_turns_of_long_ago(worker)
 
 
 def test_what_is_slower_than_its_lane_moves_on_to_the_next(worker, monkeypatch):
-    monkeypatch.setitem(chores.LANE_LIMITS, QUICK, 0)
+    monkeypatch.setitem(services.LANE_LIMITS, QUICK, 0)
     add("a", kind="never_end")
     worker.work_once()
-    chore = Chore.objects.get()
-    assert (chore.lane, chore.status, chore.starts) == (NORMAL, "waiting", 0)
+    job = Job.objects.get()
+    assert (job.lane, job.status, job.resumes) == (NORMAL, "queued", 0)
 
 
 def test_a_worker_that_stops_gives_its_work_back(worker):
     add("a", kind="never_end")
     worker.is_stopping = True
     worker.work_once()
-    chore = Chore.objects.get()
-    assert (chore.status, chore.starts, endings) == ("waiting", 0, [])
+    job = Job.objects.get()
+    assert (job.status, job.resumes, endings) == ("queued", 0, [])
 
 
 def test_operators_see_background_work_and_end_it(client, olga, alice):
     add("a")
     client.force_login(olga)
-    page = "/admin/core/chore/"
-    assert ">a<" in client.get(page).content.decode()
-    chosen = {"action": "cancel", "_selected_action": [Chore.objects.get().pk]}
+    page = "/admin/jobs/job/"
+    assert ">about a<" in client.get(page).content.decode()
+    chosen = {"action": "stop", "_selected_action": [Job.objects.get().pk]}
     assert client.post(page, chosen).status_code == 302
     assert endings == [("a", "cancelled")]
 
