@@ -118,7 +118,8 @@ def train_make(
     if not TrainingMethod.objects.exists():
         methods_install()
     run = TrainRun.objects.create(
-        pk=number,
+        # Not pk, which would be the number of its job too.
+        id=number,
         owner=owner,
         name=f"{canary} train",
         notes=f"{canary} notes",
