@@ -56,16 +56,18 @@ def count_ended(lengths_id: int, *, reason: str, limit_seconds: float) -> None:
 
 def check_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
     from datasets_app.models import Dataset
+    from jobs.kinds import subjects_of
 
-    ids = {job.number: job.arguments[0] for job in jobs}
+    ids = subjects_of(jobs)
     datasets = Dataset.objects.visible_to(reader).only("pk").in_bulk(list(ids.values()))
     return {number: datasets[pk].get_absolute_url() for number, pk in ids.items() if pk in datasets}
 
 
 def count_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
     from datasets_app.models import Dataset, TokenLengths
+    from jobs.kinds import subjects_of
 
-    ids = {job.number: job.arguments[0] for job in jobs}
+    ids = subjects_of(jobs)
     counts = TokenLengths.objects.filter(dataset__in=Dataset.objects.visible_to(reader))
     counted = counts.select_related("dataset").only("dataset__id").in_bulk(list(ids.values()))
     return {

@@ -93,6 +93,11 @@ def addresses_of(jobs: Iterable[Job], reader: User) -> dict[int, str]:
     return found
 
 
+def subjects_of(jobs: Iterable[Job]) -> dict[int, Any]:
+    """{number: the first argument}, which says what a job is about; without those that have none."""
+    return {job.number: job.arguments[0] for job in jobs if job.arguments}
+
+
 def function_of(dotted: str) -> Callable[..., Any]:
     module, _, name = dotted.rpartition(".")
     function: Callable[..., Any] = getattr(import_module(module), name)

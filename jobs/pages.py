@@ -21,7 +21,7 @@ from core.templatetags.display import ordinal
 from jobs.filters import JobFilter
 from jobs.kinds import kind_of, kinds
 from jobs.log import log_read
-from jobs.models import Job
+from jobs.models import Job, JobQuerySet
 from jobs.queue import job_move, job_position
 from jobs.rows import JobRow, job_or_404, jobs_visible, row_make, rows_make, train_of
 from jobs.services import job_delete, job_stop
@@ -31,6 +31,7 @@ Status = Job.Status
 FIRST_LOG_BYTES = 64 << 10
 # Of more that run or wait, the first so many.
 MOST_OPEN = 100
+FILTERS = ("search", "kind", "status", "owner")
 MOVES = (
     ("front", "Move to the front", "arrow-up"),
     ("up", "Move up", "chevron-up"),
@@ -42,10 +43,9 @@ MOVES = (
 # The list
 
 
-def jobs_page(reader: User, query: QueryDict) -> dict[str, Any]:
-    """Everything that the list shows for one query string."""
-    visible = jobs_visible(reader)
-    matching = JobFilter(query, queryset=visible).qs
+def groups(reader: User, query: QueryDict) -> dict[str, Any]:
+    """What runs, what waits and what has ended, under the filters of the query string."""
+    matching = JobFilter(query, queryset=jobs_visible(reader)).qs
     running = matching.filter(status__in=Job.ACTIVE).order_by("started_at", "number")
     waiting = matching.filter(status=Status.QUEUED)
     waiting = waiting.order_by("lane", "-priority", "place", "number")
@@ -53,63 +53,71 @@ def jobs_page(reader: User, query: QueryDict) -> dict[str, Any]:
     latest = ended.order_by(F("finished_at").desc(nulls_last=True), "-number")
     page = Paginator(latest, PAGE_ROWS).get_page(query.get("page"))
 
-    rows = rows_make(
-        [*running[:MOST_OPEN], *waiting[:MOST_OPEN], *page.object_list],
-        reader,
-    )
-    facets = facets_make(reader, query)
-    chosen = sum(bool(facet.value) for facet in facets)
+    jobs = [*running[:MOST_OPEN], *waiting[:MOST_OPEN], *page.object_list]
+    rows = rows_make(jobs, reader)
+    rows_running = [row for row in rows if row.job.status in Job.ACTIVE]
+    rows_waiting = [row for row in rows if row.waits]
 
     return {
-        "page": page,
-        "running": [row for row in rows if row.job.status in Job.ACTIVE],
-        "running_count": running.count(),
-        "waiting": [row for row in rows if row.waits],
-        "waiting_count": waiting.count(),
+        "running": rows_running,
+        "running_count": _count(running, len(rows_running)),
+        "waiting": rows_waiting,
+        "waiting_count": _count(waiting, len(rows_waiting)),
         "ended": [row for row in rows if row.job.ended],
-        "facets": facets,
-        "facets_chosen": chosen,
-        "active_filters": active_filters(query, facets),
-        "narrowed": bool(chosen or query.get("search")),
+        "page": page,
+        "narrowed": any(query.get(name) for name in FILTERS),
         "moves": MOVES,
     }
 
 
-def facets_make(reader: User, query: QueryDict) -> list[Facet]:
-    """The menus of the filter. Whose job it is, is asked by those who see everybody's."""
+def _count(jobs: JobQuerySet[Job], shown: int) -> int:
+    return shown if shown < MOST_OPEN else jobs.count()
+
+
+def filters(reader: User, query: QueryDict) -> dict[str, Any]:
+    """The menus of the filter, and what is chosen. Whose job it is, is asked by those who see
+    everybody's."""
     sees_all = may_see_all(Job, reader)
     known = sorted(kinds(), key=lambda kind: kind.title)
-    shown = [(kind.name, kind.title) for kind in known if sees_all or kind.is_listed]
-    facets = [
-        Facet("kind", "Kind", shown, query.get("kind", "")),
-        Facet("status", "Status", Status.choices, query.get("status", "")),
-    ]
-
+    choices: dict[str, Any] = {
+        "kind": [(kind.name, kind.title) for kind in known if sees_all or kind.is_listed],
+        "status": Status.choices,
+    }
     if sees_all:
         owners = Job.objects.exclude(owner=None).order_by("owner__username")
         names = owners.values_list("owner__username", flat=True).distinct()
-        choices = [(name, name) for name in names]
-        facets.append(Facet("owner", "Owner", choices, query.get("owner", "")))
+        choices["owner"] = [(name, name) for name in names]
 
-    return facets
+    facets = [
+        Facet(name, name.capitalize(), values, query.get(name, ""))
+        for name, values in choices.items()
+    ]
+    return {
+        "facets": facets,
+        "facets_chosen": sum(bool(facet.value) for facet in facets),
+        "active_filters": active_filters(query, facets),
+    }
 
 
 class JobListView(View):
-    template_name = "jobs/list.html"
-
     def get(self, request: HttpRequest) -> HttpResponse:
+        context = self.context(request) | filters(reader_of(request), request.GET)
+        return render(request, "jobs/list.html", context)
+
+    def context(self, request: HttpRequest) -> dict[str, Any]:
         query = request.GET.urlencode()
-        context = jobs_page(reader_of(request), request.GET)
+        context = groups(reader_of(request), request.GET)
         # Forms of a part that was asked for by itself lead back to the page.
         context["here"] = f"{reverse('jobs:list')}?{query}"
 
-        return render(request, self.template_name, context)
+        return context
 
 
 class JobListPartView(JobListView):
     """What changes of the list, for the page that is open. Takes the same query string."""
 
-    template_name = "jobs/_groups.html"
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return render(request, "jobs/_groups.html", self.context(request))
 
 
 # One job

@@ -33,8 +33,9 @@ def import_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
 
 
 def import_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
+    from jobs.kinds import subjects_of
     from models_app.models import BaseModel
 
-    ids = {job.number: job.arguments[0] for job in jobs}
+    ids = subjects_of(jobs)
     models = BaseModel.objects.visible_to(reader).only("pk").in_bulk(list(ids.values()))
     return {number: models[pk].get_absolute_url() for number, pk in ids.items() if pk in models}
