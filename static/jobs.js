@@ -9,9 +9,11 @@
 
   const state = () => part.querySelector("[data-state]")?.dataset.state;
 
-  // Nobody's menu, focus or click is taken away: what is new waits until the hand is off the page.
+  // Nobody's focus, click or selection is taken away: what is new waits until the hand is off the page.
+  const selection = getSelection();
   const busy = () =>
     part.contains(document.activeElement) ||
+    (!selection.isCollapsed && part.contains(selection.anchorNode)) ||
     part.matches(":has(:active)") ||
     document.querySelector("dialog[open]");
 
