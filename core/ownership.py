@@ -56,8 +56,13 @@ class Owned(models.Model):
 
 
 def owned_models() -> list[type[Owned]]:
-    """Every model whose rows belong to people."""
-    return [model for model in apps.get_models() if issubclass(model, Owned)]
+    """Every model whose rows are what people have.
+
+    Not one that others extend: those of its rows that are nothing more (records of background work,
+    jobs.models.Job) come and go with what they are about."""
+    owned = [model for model in apps.get_models() if issubclass(model, Owned)]
+    extended = {parent for model in owned for parent in model._meta.parents}
+    return [model for model in owned if model not in extended]
 
 
 def has_right(user: Any, right: str, model: type[models.Model]) -> bool:

@@ -11,7 +11,7 @@ The life of a job, and its only writer of status, Job.transition:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from django.db import models, transaction
 from django.urls import reverse
@@ -27,7 +27,7 @@ class IllegalTransition(ValueError):
 
 
 class JobQuerySet(OwnedQuerySet[J]):
-    def active(self) -> JobQuerySet[J]:
+    def active(self) -> Self:
         return self.filter(status__in=Job.ACTIVE)
 
     def update(self, **values: Any) -> int:
@@ -45,9 +45,9 @@ class JobQuerySet(OwnedQuerySet[J]):
         own = {name: value for name, value in values.items() if name in own_names}
         with transaction.atomic():
             locked = self.order_by().select_related(None).select_for_update(of=("self", "job"))
-            rows = list(locked.only("pk", "job"))
+            rows = list(locked.only("pk", "job", "number"))
             if rows:
-                Job.objects.filter(pk__in=[row.job_id for row in rows]).update(**inherited)
+                Job.objects.filter(number__in=[row.number for row in rows]).update(**inherited)
             if rows and own:
                 ids = [row.pk for row in rows]
                 models.QuerySet.update(self.model._base_manager.filter(pk__in=ids), **own)

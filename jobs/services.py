@@ -216,7 +216,7 @@ def job_drop(key: str, *, also_running: bool = True) -> None:
         jobs = jobs.filter(status=Status.QUEUED)
 
     for job in jobs:
-        _delete(job)
+        job_forget(job)
 
 
 def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> bool:
@@ -246,12 +246,12 @@ def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> b
             ended_early(job, reason)
 
     if ended and status == Status.FINISHED and not kind_of(job).keeps:
-        _delete(job)
+        job_forget(job)
 
     return ended
 
 
-def job_delete(*, job: Job, by: User) -> None:
+def jobjob_forget(*, job: Job, by: User) -> None:
     """Forget a job that has ended, with its log. Raises UserError while it waits or runs."""
     deletion_check(job, by)
 
@@ -260,10 +260,11 @@ def job_delete(*, job: Job, by: User) -> None:
     if job.lane == Lane.DEVICE:
         raise UserError("Delete the train itself.", code="wrong_state")
 
-    _delete(job)
+    job_forget(job)
 
 
-def _delete(job: Job) -> None:
+def job_forget(job: Job) -> None:
+    """Delete a job of the background workers with its log."""
     directory = job.directory
     job.delete()
     shutil.rmtree(directory, ignore_errors=True)
@@ -360,7 +361,7 @@ def jobs_reconcile() -> None:
     long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS)
     old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)
     for job in background().filter(old):
-        _delete(job)
+        job_forget(job)
 
 
 def worker_is_alive(job: Job) -> bool:

@@ -142,7 +142,7 @@ class JobsWorker:
         """Why a job that has run for so long is to be ended, or nothing."""
         if self.is_stopping:
             return STOPPING
-        if seconds > job.limit_seconds:
+        if job.limit_seconds is not None and seconds > job.limit_seconds:
             return TOO_LONG
 
         return SLOW if seconds > LANE_LIMITS.get(job.lane, math.inf) else ""

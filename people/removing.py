@@ -28,6 +28,8 @@ from core.ownership import Owned, owned_models, released_on_hand_over
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_delete
+from jobs.models import Job
+from jobs.services import job_forget
 from models_app.models import BaseModel
 from models_app.services import model_delete
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
@@ -172,6 +174,7 @@ def removal_finish(removal: PersonRemoval) -> bool:
             if heir is not None:
                 data_hand_over(person, heir)
 
+            jobs_hand_over(person, heir)
             person.delete()
     except UserError as error:
         _obstacle_store(removal, error.message)
@@ -226,6 +229,16 @@ def trials_delete(person: User) -> None:
     """Delete trials of rewards: they hold rows of datasets, and no database row refers to them."""
     for folder in trials_folder().glob(f"{person.pk}-*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def jobs_hand_over(person: User, heir: User | None) -> None:
+    """What waits or runs in the background is done for whoever has its subject now; what has ended
+    is forgotten."""
+    jobs = Job.objects.filter(owner=person, trainrun=None)
+    for job in jobs.filter(status__in=Job.ENDED):
+        job_forget(job)
+
+    jobs.update(owner=heir)
 
 
 def data_hand_over(person: User, heir: User) -> None:

@@ -126,7 +126,7 @@ class TrainRun(Job):
     last_seq = models.BigIntegerField(default=0)
     record_gaps = models.JSONField(default=list, help_text="What is missing of its events.")
 
-    objects = TrainRunQuerySet.as_manager()
+    objects = TrainRunQuerySet.as_manager()  # type: ignore[misc]
 
     class Meta(Owned.Meta):
         verbose_name = "train"

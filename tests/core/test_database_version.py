@@ -10,7 +10,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from core.database_version import newer_database
 from core.serving import home_lock
 
-COMMANDS = ("serve", "install", "web", "train_worker", "chores_worker", "watch")
+COMMANDS = ("serve", "install", "web", "train_worker", "jobs_worker", "watch")
 
 
 @pytest.fixture(autouse=True)

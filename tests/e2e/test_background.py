@@ -77,7 +77,7 @@ def test_a_deleted_dataset_is_read_no_further(platform, reading):
 def test_a_check_whose_worker_is_killed_begins_again_by_itself(platform):
     pk = upload(platform, "killed", 50_000)
     platform.poll(f"datasets/{pk}/", lambda row: row["progress"] > 0)
-    for process in platform.processes("manage.py", "chores_worker"):
+    for process in platform.processes("manage.py", "jobs_worker"):
         process.kill()
     ended = checked(platform, pk)
     assert (ended["status"], ended["row_count"]) == ("ready", 50_000)

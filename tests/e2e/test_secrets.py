@@ -86,7 +86,7 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
     assert {
         "web",
         "train_worker",
-        "chores_worker",
+        "jobs_worker",
         "watch",
         "engine.process.forkserver",
     } <= commands

@@ -31,10 +31,10 @@ def test_an_import_is_cancelled_and_tried_again(door, importing, alice, client):
     importing.refresh_from_db()
     assert (importing.status, importing.error) == ("failed", "The import was cancelled.")
     assert not files.exists()
-    assert not Job.objects.exists()
+    assert Job.objects.get().status == "stopped"
 
     model_retry(model=importing, by=alice)
-    assert Job.objects.count() == 1
+    assert Job.objects.filter(status="queued").count() == 1
 
 
 def test_a_model_that_is_ready_has_no_import_to_cancel(make_model, alice, client):
