@@ -59,7 +59,6 @@ class World:
             Dataset: self.dataset,
             BaseModel: self.model,
             TrainRun: self.run,
-            Job: self.job,
         }
 
 

@@ -25,6 +25,7 @@ from rest_framework.serializers import BaseSerializer
 
 from core.ownership import owned_models
 from datasets_app.models import Dataset, Label
+from jobs.models import Job
 from methods.models import RewardFunction, TrainingMethod
 from tests.routes import OPEN, Route, routes
 from tests.world import CANARY, NUMBER, TRIAL, World, token_make, world_make
@@ -175,7 +176,7 @@ def rows_of(world: World) -> str:
     """Everything that is stored of Alice's, as text."""
     rows = [
         row
-        for model in owned_models()
+        for model in (*owned_models(), Job)
         for row in model._base_manager.filter(owner=world.owner).order_by("pk")
     ]
     return django_serializers.serialize("json", rows)
@@ -281,7 +282,7 @@ def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
 
 
 def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, world, bob):
-    for kind in owned_models():
+    for kind in (*owned_models(), Job):
         kind._base_manager.update(shared=True)
     owner = Client()
     owner.force_login(world.owner)
