@@ -8,6 +8,9 @@ from playwright.sync_api import expect
 from jobs.models import Job
 from tests.browser.conftest import DESKTOP
 
+# Milliseconds until a page has certainly asked again.
+SOON = 20_000
+
 
 @pytest.fixture(autouse=True)
 def database_beside_the_browser(monkeypatch):
@@ -34,7 +37,7 @@ def test_the_list_follows_and_a_job_is_moved_and_stopped(at_home, home):
             key="model-import-0",
             arguments=[0],
         )
-        expect(waiting).to_have_count(2)
+        expect(waiting).to_have_count(2, timeout=SOON)
         expect(waiting.nth(1)).to_contain_text("2nd")
 
         page.get_by_role("button", name="Move to the front: later").click()
@@ -64,15 +67,15 @@ def test_the_page_of_a_job_follows_it_and_its_log_to_the_end(at_home, home):
 
         with job.log_path.open("a") as log:
             log.write("one line more\n")
-        expect(page.locator("#log")).to_contain_text("one line more")
+        expect(page.locator("#log")).to_contain_text("one line more", timeout=SOON)
         page.get_by_role("searchbox", name="Find in log").fill("8,000 rows")
         expect(page.locator("#log-matches")).to_have_text("1 of 9")
 
         Job.objects.filter(number=job.number).update(
             status=Job.Status.FAILED, error="The disk is full.", finished_at=job.started_at
         )
-        expect(page.locator("#job .failure")).to_contain_text("The disk is full.")
-        expect(page.locator("#log-state")).to_contain_text("complete")
+        expect(page.locator("#job .failure")).to_contain_text("The disk is full.", timeout=SOON)
+        expect(page.locator("#log-state")).to_contain_text("complete", timeout=SOON)
 
         page.get_by_role("button", name="Delete").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
