@@ -20,8 +20,9 @@ from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
 from engine.chat.row_notes import RowNotes
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add, job_cancel
+from jobs.services import job_cancel
 
 # The kind of background work, see jobs.kinds.
 COUNT = "token-count"

@@ -21,12 +21,6 @@ def run_train(*_: int) -> None:
     supervise_next((job and job.worker_name) or "")
 
 
-def send_notices() -> None:
-    from training.work.notices import notices_send
-
-    notices_send()
-
-
 def run_trial(key: str) -> None:
     from training.train.trial import trial_run
 

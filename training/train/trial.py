@@ -26,8 +26,8 @@ from datasets_app.preview import rows_seen
 from engine.rewards.registry import uses_judge
 from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
 from engine.rows.examples import Example
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel

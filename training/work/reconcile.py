@@ -16,13 +16,13 @@ from django.utils import timezone
 
 from core.processes import process_is_alive
 from datasets_app.services import datasets_reconcile
+from jobs.notices import notices_enqueue
 from jobs.services import jobs_reconcile
 from models_app.services import models_reconcile
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
 from training.work.ingest import Overtaken, ingest
 from training.work.lost_workers import lost_mark_remove, worker_declare_lost
-from training.work.notices import notices_enqueue
 from training.work.outcome import decide
 from training.work.queue import workers_notify_missing
 from training.work.worker_state import worker_state
