@@ -340,6 +340,8 @@ def test_a_train_is_shown_on_its_own_page(page, make_train):
     answer = page.get(f"/jobs/{run.number}/")
 
     assert (answer.status_code, answer["Location"]) == (302, run.get_absolute_url())
+    [row] = soup(page).select(".jobs-waiting tbody tr")
+    assert row.select_one("[title='Details and log']")["href"] == f"/trains/{run.pk}/log/"
     download = page.get(f"/jobs/{run.number}/log/download/")
     assert b"".join(download.streaming_content) == b"epoch 1\n"
 
