@@ -21,7 +21,7 @@ DELIVERY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120
 # Whoever started work that takes so long does something else meanwhile.
 WORTH_A_NOTICE = 120
 
-# Why work ended early, which its kind is told.
+# Why work ended early, as its kind learns it.
 CANCELLED = "cancelled"
 TOO_LONG = "too_long"
 BROKE_OFF = "broke_off"

@@ -21,10 +21,11 @@ def run_train(*_: int) -> None:
     supervise_next((job and job.worker_name) or "")
 
 
-def run_trial(key: str) -> None:
+def run_trial(key: str) -> str:
+    """Returns why the trial ended early, or nothing."""
     from training.train.trial import trial_run
 
-    trial_run(key)
+    return trial_run(key)
 
 
 def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
