@@ -15,9 +15,10 @@ from django.urls import reverse
 from core.errors import UserError
 from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from core.templatetags.display import duration, loss, share
+from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.pages.compare import MOST_TRAINS
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.services import train_delete, train_stop, train_update
 
 EDITABLE = ("name", "notes")
