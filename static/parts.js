@@ -19,33 +19,36 @@
     else rests.set(part, { ...rest, began: performance.now() });
   });
 
+  // The page of another address is no part of this one: the sign-in, where the session has ended.
+  const isElsewhere = ({ xhr, pathInfo }) =>
+    xhr.responseURL &&
+    new URL(xhr.responseURL).pathname !== new URL(pathInfo.requestPath, location.href).pathname;
+
   // A server that takes its time is given as much again; one that does not answer is asked ever more rarely.
   document.addEventListener("htmx:afterRequest", ({ target: part, detail }) => {
     if (!asksAgain(part)) return;
     const { began, failures } = restOf(part);
     const now = performance.now();
-    const failed = detail.successful ? 0 : failures + 1;
+    const failed = detail.successful && !isElsewhere(detail) ? 0 : failures + 1;
     const pause = failed ? Math.min(1000 * 2 ** failed, LONGEST_REST) : now - began;
     rests.set(part, { until: now + pause, failures: failed });
   });
 
-  // The page of another address is no part of this one: the sign-in, where the session has ended.
-  document.addEventListener("htmx:beforeSwap", ({ detail }) => {
-    const { responseURL } = detail.xhr;
-    const asked = new URL(detail.pathInfo.requestPath, location.href);
-    if (!responseURL || new URL(responseURL).pathname === asked.pathname) return;
-    detail.shouldSwap = false;
-    detail.isError = true;
-  });
-
   // What could not be loaded says so where the page has words for it.
+  function refuse(part) {
+    const text = part?.dataset.failed;
+    if (!text) return;
+    const words = DX.make("span", { textContent: text });
+    part.replaceChildren(DX.make("p", { className: "notice notice-red" }, words));
+  }
+
+  document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    if (!isElsewhere(detail)) return;
+    detail.shouldSwap = false;
+    refuse(detail.target);
+  });
   for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"])
-    document.addEventListener(name, ({ detail: { target } }) => {
-      const text = target?.dataset.failed;
-      if (!text) return;
-      const words = DX.make("span", { textContent: text });
-      target.replaceChildren(DX.make("p", { className: "notice notice-red" }, words));
-    });
+    document.addEventListener(name, ({ detail }) => refuse(detail.target));
 
   // Attributes that the reader or a script has set, and of which the server knows nothing.
   const KEPT = { open: "details, dialog", tabindex: "*", "data-sent": "form", "aria-busy": ".btn" };

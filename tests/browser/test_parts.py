@@ -35,12 +35,11 @@ def answer_with(page: Page, path: str, **changes: str) -> None:
     """From now on scripts get that page with words exchanged."""
 
     def change(route: Route) -> None:
-        if "hx-request" not in route.request.headers:
-            return route.continue_()
         answer = route.fetch()
         body = answer.text()
-        for old, new in changes.items():
-            body = body.replace(old, new)
+        if "hx-request" in route.request.headers:
+            for old, new in changes.items():
+                body = body.replace(old, new)
         route.fulfill(response=answer, body=body)
 
     page.route(f"**{path}", change)

@@ -12,8 +12,8 @@ from core.tokenizers import Tokenizer
 from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, TokenLengths
 from tests.datasets_app.conftest import GOOD
-from tests.markup import HTMX, no_cache_mixes
 from tests.datasets_app.test_services import temporary_files, use
+from tests.markup import HTMX, no_cache_mixes
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_page_in_the_middle_of_a_check_shows_how_far_it_is(page, upload):
     found = text(page.get(f"/datasets/{dataset.pk}/"))
 
     assert "Checking the rows" in found
-    assert f"/api/v1/datasets/{dataset.pk}/" in found
+    assert f'hx-get="/datasets/{dataset.pk}/"' in found
     assert "Train with this" not in found
 
 
