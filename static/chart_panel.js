@@ -440,14 +440,16 @@
 
     // All charts of the page show what they have under the crosshair; the one that is pointed at has the tooltip.
     cursorShow() {
-      if (this.chart) this.mark(cursor.x === null ? [] : this.elementsAt(cursor.x));
+      if (this.chart) {
+        this.mark(cursor.x === null ? [] : this.elementsAt(cursor.x));
+        this.chart.render();
+      }
       this.headSet();
     }
 
     mark(elements) {
       this.chart.setActiveElements(elements);
       this.chart.tooltip.setActiveElements(cursor.source === this ? elements : [], { x: 0, y: 0 });
-      this.chart.render();
     }
 
     // Title row: the legend, or for a chart of one line its last value, or its value under the crosshair.
