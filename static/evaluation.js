@@ -358,8 +358,9 @@
   // Answers are written before and after the training, and when it is measured.
   async function words() {
     const [answers] = await Promise.all([part("evaluation/answers/"), judge()]);
-    swap(document.querySelector("[data-answers]"), answers);
-    order();
+    const fresh = new DOMParser().parseFromString(answers, "text/html").body;
+    order(fresh);
+    swap(document.querySelector("[data-answers]"), fresh.innerHTML);
   }
 
   // Answers that are learned from: the latest step until another one is chosen.
@@ -386,9 +387,9 @@
     index: (row) => Number(row.dataset.index),
   };
 
-  function order() {
+  function order(root = document.querySelector("[data-answers]")) {
     const by = orders[orderBar.querySelector('[aria-pressed="true"]').dataset.by];
-    const holder = document.querySelector("[data-answers] .answers");
+    const holder = root.querySelector(".answers");
     if (!holder) return;
     const rows = [...holder.querySelectorAll(".answer[data-index]")].sort(
       (one, other) => by(one) - by(other),

@@ -9,8 +9,12 @@
   const rows = () => [...document.querySelectorAll("#trains tr[data-train]")];
 
   // Only what changed is touched, so that the focus and what is selected stay.
-  const swap = (element, html) =>
-    element && window.Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
+  const shown = new WeakMap();
+  function swap(element, html) {
+    if (!element || shown.get(element) === html) return;
+    shown.set(element, html);
+    window.Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
+  }
 
   async function turn() {
     const query = new URLSearchParams(location.search);
