@@ -177,7 +177,8 @@
     if (panels.has(chart.name)) return panels.get(chart.name);
     const panel = new C.Panel(chart, {
       small: chart.place !== "main" && !(chart.place === "side" && chart.suffix),
-      select: (range) => zoomTo(range),
+      // The chart itself shows the range already; without its rows there is nothing to look closer at.
+      select: (range) => zoomTo(range).catch(() => zoomTo(null)),
     });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
