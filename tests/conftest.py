@@ -1,11 +1,16 @@
 """What every test stands on: a fixed cast of people, and pages without collected files."""
 
+import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, User
 
+from core import programs
+from tests import warm as warm_module
 from tests.hub_server import Hub, running_hub
 from tests.live import Platform, running_platform
 
@@ -82,3 +87,39 @@ def platform() -> Iterator[Platform]:
     """One running platform for all tests that need a real one."""
     with running_platform() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[warm_module.Warm]:
+    """Programs of ours without the seconds that each takes to import its libraries."""
+    running = warm_module.Warm()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def warm_programs(warm: warm_module.Warm, monkeypatch) -> None:
+    """HEAVY programs that core.programs starts in this process begin at once, with the same
+    arguments, environment and limits."""
+    fresh = subprocess.Popen
+    confined, limits = programs.confined, programs._limits
+
+    def start(command: list[str], *, env: dict[str, str], preexec_fn: int | None, **options: Any):
+        _, _, module, *_ = command
+        if module not in warm_module.HEAVY:
+            before = confined(limits(preexec_fn))
+            return fresh(command, env=env, preexec_fn=before, **options)
+        return warm.program(command[2:], env=env, memory_bytes=preexec_fn, confined=True)
+
+    # What is to be done before the program begins is said by its number alone, since only numbers
+    # can be sent.
+    monkeypatch.setattr(programs, "_limits", lambda memory_bytes: memory_bytes)
+    monkeypatch.setattr(programs, "confined", lambda memory_bytes: memory_bytes)
+    known = {name: getattr(subprocess, name) for name in ("DEVNULL", "PIPE", "TimeoutExpired")}
+    monkeypatch.setattr(programs, "subprocess", SimpleNamespace(Popen=start, **known))
+
+
+@pytest.fixture
+def fresh_programs(monkeypatch) -> None:
+    """For a test whose subject is the process itself: none is forked from a warm one."""
+    monkeypatch.setattr(warm_module, "HEAVY", frozenset())

@@ -19,7 +19,7 @@ LEARNS = {
 
 @pytest.fixture(scope="module")
 def trained(platform: Platform):
-    dataset = platform.upload("after.jsonl", toy_rows(24))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, name="first stage", **LEARNS))
     assert run["status"] == "finished", run["error"]
     return run

@@ -21,7 +21,7 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def dataset(platform: Platform):
-    return platform.upload("faults.jsonl", toy_rows(20))
+    return platform.kept("toys-20.jsonl", toy_rows(20))
 
 
 @pytest.fixture
