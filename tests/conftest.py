@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,9 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, User
 
 from core import programs
-from tests import warm as warm_module
 from tests.hub_server import Hub, running_hub
-from tests.live import Platform, running_platform
+from tests.live import ROOT, Platform, running_platform
+from tests.warm import HEAVY, Warm
 
 
 @pytest.fixture(autouse=True)
@@ -90,26 +91,36 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[warm_module.Warm]:
-    """Programs of ours without the seconds that each takes to import its libraries."""
-    running = warm_module.Warm()
+def warm() -> Iterator[Warm]:
+    """Programs that train, merge or try models without the seconds that each takes to import its
+    libraries."""
+    running = Warm("training")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def warm_readers() -> Iterator[Warm]:
+    """The same for programs that read files or fetch them from the hub."""
+    running = Warm("reading")
     yield running
     running.close()
 
 
 @pytest.fixture
-def warm_programs(warm: warm_module.Warm, monkeypatch) -> None:
-    """HEAVY programs that core.programs starts in this process begin at once, with the same
-    arguments, environment and limits."""
-    fresh = subprocess.Popen
-    confined, limits = programs.confined, programs._limits
+def warm_programs(warm: Warm, warm_readers: Warm, monkeypatch) -> None:
+    """What core.programs starts in this process begins at once, with the same arguments,
+    environment and limits; but not what a test has put in another folder in its place."""
 
-    def start(command: list[str], *, env: dict[str, str], preexec_fn: int | None, **options: Any):
-        _, _, module, *_ = command
-        if module not in warm_module.HEAVY:
-            before = confined(limits(preexec_fn))
-            return fresh(command, env=env, preexec_fn=before, **options)
-        return warm.program(command[2:], env=env, memory_bytes=preexec_fn, confined=True)
+    def start(
+        command: list[str], *, cwd: Path, env: dict[str, str], preexec_fn: int | None, **more: Any
+    ) -> Any:
+        if cwd != ROOT:
+            before = REAL["confined"](REAL["_limits"](preexec_fn))
+            return subprocess.Popen(command, cwd=cwd, env=env, preexec_fn=before, **more)
+        _python, _flag, *arguments = command
+        kind = warm if arguments[0] in HEAVY else warm_readers
+        return kind.program(arguments, env=env, memory_bytes=preexec_fn, confined=True)
 
     # What is to be done before the program begins is said by its number alone, since only numbers
     # can be sent.
@@ -119,7 +130,13 @@ def warm_programs(warm: warm_module.Warm, monkeypatch) -> None:
     monkeypatch.setattr(programs, "subprocess", SimpleNamespace(Popen=start, **known))
 
 
+REAL: dict[str, Any] = {
+    name: getattr(programs, name) for name in ("_limits", "confined", "subprocess")
+}
+
+
 @pytest.fixture
-def fresh_programs(monkeypatch) -> None:
+def fresh_programs(warm_programs, monkeypatch) -> None:
     """For a test whose subject is the process itself: none is forked from a warm one."""
-    monkeypatch.setattr(warm_module, "HEAVY", frozenset())
+    for name, value in REAL.items():
+        monkeypatch.setattr(programs, name, value)

@@ -20,6 +20,8 @@ import psutil
 import requests
 from redis import Redis
 
+from tests.tiny import tiny_model
+
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
 ENDED = ("finished", "failed", "stopped")
@@ -290,6 +292,7 @@ def running_platform(
     with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
         platform = Platform(home or Path(folder), free_port())
         platform.env |= variables or {}
+        tiny_model(platform.home / "models-inbox" / "tiny")
         subprocess.run(
             [sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True
         )

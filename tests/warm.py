@@ -2,14 +2,18 @@
 that has.
 
 A fresh interpreter takes seconds of a processor to import torch and transformers, and tests start
-hundreds of programs. `python -m tests.warm FD` imports them once, runs no tensor operation
+hundreds of programs. `python -m tests.warm FD KIND` imports them once, runs no tensor operation
 (engine.process.preload says why) and forks a process for each program that is asked for over the
 socket FD. The fork gets the program's arguments, folder, environment, limits and pipes, and is
-confined as the platform confines a fresh one. What depends on variables that libraries read while
-they are imported, as those of the hub do, needs a fresh interpreter."""
+confined as the platform confines a fresh one.
+
+There are two kinds. One has imported all that trains. The other has imported what readers of files
+need and is small; above all it has not imported the hub's library, which reads its variables while
+it is imported, and so may be asked for programs with other variables."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -30,8 +34,7 @@ from engine.process import preload
 from engine.process.isolation import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
-# Programs that import torch, transformers or peft. Those of the hub read its variables while they
-# import them, and the others are light: these are fresh ones.
+# Programs that import torch, transformers or peft.
 HEAVY = frozenset(
     {
         "engine.chat.lengths",
@@ -41,21 +44,32 @@ HEAVY = frozenset(
         "engine.proof",
     }
 )
+FOR_READING = (
+    "dill",
+    "fsspec.asyn",
+    "multiprocess",
+    "pandas",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "requests",
+)
 DESCRIPTORS = 3
 LONGEST_REQUEST = 1 << 18
 
 
 class Warm:
-    """The test's side: one warm process, from the first program on."""
+    """The test's side: one warm process, from the first program on. kind: "training" or
+    "reading"."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.control: socket.socket | None = None
 
     def start(self) -> socket.socket:
         self.control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(other.fileno())],
+                [sys.executable, "-m", "tests.warm", str(other.fileno()), self.kind],
                 cwd=ROOT,
                 pass_fds=[other.fileno()],
             )
@@ -254,7 +268,12 @@ def exit_code(ending: SystemExit) -> int:
 
 def main() -> None:
     die_with_parent(os.getppid(), signal.SIGKILL)
-    preload.load()
+    if sys.argv[2] == "training":
+        preload.load()
+    else:
+        for name in FOR_READING:
+            importlib.import_module(name)
+        assert "huggingface_hub" not in sys.modules
     Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     # Without the seconds that it takes to take all those libraries down.
     os._exit(0)
