@@ -72,15 +72,63 @@ def hub(monkeypatch) -> Iterator[Hub]:
         yield running
 
 
-# First, because pytest-xdist reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes one has the platform of the browser tests and all of those, one
-    that of the others."""
+# What takes longest begins first, so that no test process is left with it alone at the end; where
+# several test processes share the work, the order of the groups is that of their first tests.
+LONGEST = (
+    "platform-others",
+    "platform-browser",
+    "test_second_machine.py",
+    "test_slow_clients.py",
+    "interoperability",
+    "test_contract.py",
+    "test_moved_home.py",
+    "test_process.py",
+    "test_odd_requests.py",
+    "test_urls.py",
+    "test_families.py",
+)
+
+
+# First, because pytest-xdist reads the groups in the same hook; and last, because pytest-django
+# orders the tests there.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Give tests that share what takes long to set up to one test process."""
     for item in items:
-        if "platform" in getattr(item, "fixturenames", ()):
-            which = "browser" if item.path.parent.name == "browser" else "others"
-            item.add_marker(pytest.mark.xdist_group(f"platform-{which}"))
+        if name := group_of(item):
+            item.add_marker(pytest.mark.xdist_group(name))
+    yield
+    items.sort(key=place_of)
+
+
+def group_of(item: pytest.Item) -> str:
+    """The platform of the browser tests, that of the others, the readers of older libraries, or what
+    a module sets up for its own tests."""
+    if item.path.parent.name == "interoperability":
+        return "interoperability"
+
+    known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    if "platform" in known and known["platform"][-1].scope == "session":
+        return "platform-browser" if item.path.parent.name == "browser" else "platform-others"
+
+    own = {definition[-1].scope for definition in known.values()}
+    return item.path.name if own & {"module", "class"} else ""
+
+
+def place_of(item: pytest.Item) -> int:
+    """Tests that empty the database, with what migrations have put there, come last, and of those
+    the longest first."""
+    if empties_database(item):
+        return len(LONGEST) + (1 if item.path.name == "test_widths.py" else 2)
+    names = {*(mark.args[0] for mark in item.iter_markers("xdist_group")), item.path.name}
+    return min((LONGEST.index(name) for name in names & {*LONGEST}), default=len(LONGEST))
+
+
+def empties_database(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("django_db")
+    by_mark = marker is not None and marker.kwargs.get("transaction", False)
+    fixtures = getattr(item, "fixturenames", ())
+    return bool(by_mark or "transactional_db" in fixtures or "live_server" in fixtures)
 
 
 @pytest.fixture(scope="session")
