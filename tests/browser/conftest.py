@@ -39,15 +39,7 @@ QUIET = (
 
 
 def chromium() -> str | None:
-    # The first is the same browser without windows, menus and their pages: it starts in a tenth of
-    # the time.
-    names = (
-        os.environ.get("CHROMIUM"),
-        "chromium-headless-shell",
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-    )
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
