@@ -1,5 +1,6 @@
 """What every test stands on: a fixed cast of people, and pages without collected files."""
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.xdist_group(name))
     yield
     items.sort(key=place_of)
+
+
+def pytest_collection_finish() -> None:
+    """What all imports have left behind is there to stay: each train collects garbage several times,
+    and would look through millions of objects of ours each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def group_of(item: pytest.Item) -> str:
