@@ -11,7 +11,7 @@ from tests.live import Platform
 @pytest.fixture(scope="module")
 def finished(platform: Platform) -> int:
     """The id of a train that has ended well."""
-    dataset = platform.upload("pages.jsonl", toy_rows())
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, max_steps=12, evaluation_split=0.1))
     assert run["status"] == "finished", run
     return run["id"]

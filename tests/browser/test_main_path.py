@@ -161,7 +161,7 @@ SHOWN = """() => {
 
 
 def test_a_closer_look_at_a_curve_shows_its_steps_and_a_link_shows_the_same(open_page, platform):
-    dataset = platform.upload("closer.jsonl", toy_rows(20))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, max_steps=60, sample_prompts=0))
     page = open_page()
     page.goto(f"/trains/{run['id']}/evaluation/")
@@ -195,7 +195,7 @@ def test_a_closer_look_at_a_curve_shows_its_steps_and_a_link_shows_the_same(open
 
 
 def test_header_and_charts_follow_the_train_by_one_connection(open_page, platform):
-    dataset = platform.upload("told.jsonl", toy_rows(20))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.start(dataset, max_steps=2000, sample_prompts=0)
     platform.training(run, step=2)
     page = open_page()

@@ -172,26 +172,23 @@ class Count:
 
 
 def rounds(
-    home: Path,
-    clock: dict[str, str],
+    platform: Platform,
     known: tuple[Fault, ...],
     wanted: int,
     draw: random.Random,
     count: Count,
 ) -> None:
-    with running_platform(home, clock) as platform:
-        dataset = platform.upload("chaos.jsonl", toy_rows())
-        while count.faults < wanted:
-            faults = [draw.choice(known) for _ in range(min(FAULTS_A_ROUND, wanted - count.faults))]
-            began = time.monotonic()
-            problems, life = round_of(platform, dataset, faults, draw)
-            count.add(faults, problems)
-            names = ", ".join(fault.__name__ for fault in faults)
-            print(
-                f"{time.monotonic() - began:5.0f} s  {names} ({life}): "
-                f"{'; '.join(problems) or 'well'}",
-                flush=True,
-            )
+    dataset = platform.upload("chaos.jsonl", toy_rows())
+    while count.faults < wanted:
+        faults = [draw.choice(known) for _ in range(min(FAULTS_A_ROUND, wanted - count.faults))]
+        began = time.monotonic()
+        problems, life = round_of(platform, dataset, faults, draw)
+        count.add(faults, problems)
+        names = ", ".join(fault.__name__ for fault in faults)
+        print(
+            f"{time.monotonic() - began:5.0f} s  {names} ({life}): {'; '.join(problems) or 'well'}",
+            flush=True,
+        )
 
 
 def main() -> int:
@@ -218,10 +215,11 @@ def main() -> int:
             print("There is no C compiler here: the clock that jumps is left out.", flush=True)
         if arguments.only:
             known = tuple(fault for fault in known if fault.__name__ in arguments.only.split(","))
-        with contextlib.suppress(KeyboardInterrupt):
-            rounds(
-                Path(folder), clock, known, arguments.faults, random.Random(arguments.seed), count
-            )
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            running_platform(Path(folder), clock) as platform,
+        ):
+            rounds(platform, known, arguments.faults, random.Random(arguments.seed), count)
     print(json.dumps(dict(sorted(count.names.items()))))
     survived = count.faults - count.lost
     print(

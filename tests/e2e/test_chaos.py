@@ -1,20 +1,21 @@
-"""A short fixed set of what `make chaos` does at length, on a platform of its own."""
+"""A short fixed set of what `make chaos` does at length."""
 
-import subprocess
-import sys
+from random import Random
 
-from tests.live import ROOT
+from tests.chaos import faults
+from tests.chaos.__main__ import Count, rounds
+from tests.live import Platform
 
-FAULTS = "kill_supervisor,half_checkpoint,torn_line,empty_redis,kill_redis"
+FAULTS = (
+    faults.kill_supervisor,
+    faults.kill_redis,
+    faults.empty_redis,
+    faults.torn_line,
+    faults.half_checkpoint,
+)
 
 
-def test_no_fault_of_a_short_set_loses_anything():
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--faults", "4", "--seed", "5", "--only", FAULTS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "4 faults, 4 survived, 0 lost (seed 5)" in ran.stdout
+def test_no_fault_of_a_short_set_loses_anything(platform: Platform, capsys):
+    count = Count()
+    rounds(platform, FAULTS, 4, Random(5), count)
+    assert (count.faults, count.lost) == (4, 0), capsys.readouterr().out
