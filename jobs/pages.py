@@ -10,10 +10,12 @@ from django.db.models import F
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.views import View
 
 from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_see_all
+from core.parts import page_or_part, wants_part
 from core.redirects import redirect_back
 from core.requests import reader_of
 from core.row_actions import RowActionView
@@ -99,25 +101,18 @@ def filters(reader: User, query: QueryDict) -> dict[str, Any]:
     }
 
 
+@method_decorator(page_or_part, name="dispatch")
 class JobListView(View):
+    """The list, and to htmx what changes of it."""
+
     def get(self, request: HttpRequest) -> HttpResponse:
-        context = self.context(request) | filters(reader_of(request), request.GET)
+        reader = reader_of(request)
+        context = groups(reader, request.GET) | {"here": request.get_full_path()}
+        if wants_part(request):
+            return render(request, "jobs/_groups.html", context)
+
+        context |= filters(reader, request.GET)
         return render(request, "jobs/list.html", context)
-
-    def context(self, request: HttpRequest) -> dict[str, Any]:
-        query = request.GET.urlencode()
-        context = groups(reader_of(request), request.GET)
-        # Forms of a part that was asked for by itself lead back to the page.
-        context["here"] = f"{reverse('jobs:list')}?{query}"
-
-        return context
-
-
-class JobListPartView(JobListView):
-    """What changes of the list, for the page that is open. Takes the same query string."""
-
-    def get(self, request: HttpRequest) -> HttpResponse:
-        return render(request, "jobs/_groups.html", self.context(request))
 
 
 # One job
@@ -132,8 +127,10 @@ def detail_context(row: JobRow) -> dict[str, Any]:
     }
 
 
+@method_decorator(page_or_part, name="dispatch")
 class JobDetailView(View):
-    """A job of a kind with pages of its own, such as a train, is shown there."""
+    """A job with its log, and to htmx where it stands. One of a kind with pages of its own, such as
+    a train, is shown there."""
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         job = job_or_404(reader_of(request), pk)
@@ -141,17 +138,12 @@ class JobDetailView(View):
         if row.train is not None and row.address:
             return redirect(row.address)
 
-        piece = log_read(row.train or job, -FIRST_LOG_BYTES)
-        context = detail_context(row) | {"piece": piece}
+        context = detail_context(row)
+        if wants_part(request):
+            return render(request, "jobs/_detail.html", context)
+
+        context["piece"] = log_read(row.train or job, -FIRST_LOG_BYTES)
         return render(request, "jobs/detail.html", context)
-
-
-class JobDetailPartView(View):
-    """What changes of a job's page while it is open."""
-
-    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        row = row_make(job_or_404(reader_of(request), pk), reader_of(request))
-        return render(request, "jobs/_detail.html", detail_context(row))
 
 
 class JobLogDownloadView(View):

@@ -1,5 +1,6 @@
 // What every page uses: DX.format (the rules of core/templatetags/display.py), DX.icon, DX.toast, DX.confirm, DX.api,
-// DX.poll, DX.live, and the behaviour of menus, dialogs, copy buttons, the side bar and the theme button.
+// DX.poll, DX.live, and the behaviour of menus, dialogs, forms with a question, copy buttons, the side bar and the theme
+// button.
 (() => {
   "use strict";
   const MISSING = "–";
@@ -476,6 +477,19 @@
       }
     }
   });
+
+  // A form with a question is sent once that is answered with yes; before the next listener takes it for sent.
+  document.addEventListener(
+    "submit",
+    async (event) => {
+      const form = event.target.closest("form[data-question]");
+      if (!form) return;
+      event.preventDefault();
+      const { question, text, yes = "Stop", no = "Cancel" } = form.dataset;
+      if (await confirm({ title: question, text, yes, no, danger: true })) form.submit();
+    },
+    { capture: true },
+  );
 
   // A form is sent once: its button is busy until the page goes.
   document.addEventListener("submit", (event) => {

@@ -26,8 +26,11 @@ def test_the_list_follows_and_a_job_is_moved_and_stopped(at_home, home):
         waiting = page.locator(".jobs-waiting tbody tr")
         ended = page.locator(".jobs-ended tbody tr")
         expect(waiting).to_have_count(1)
+        stop = page.get_by_role("button", name=f"Stop {job.name}")
+        stop.focus()
+        waiting.locator(".row-link").evaluate("link => getSelection().selectAllChildren(link)")
 
-        # What comes in is there by itself, at the end of its line.
+        # What comes in is there by itself, at the end of its line. Focus and selection stay.
         later = Job.objects.create(
             kind="model-import",
             name="later",
@@ -39,6 +42,8 @@ def test_the_list_follows_and_a_job_is_moved_and_stopped(at_home, home):
         )
         expect(waiting).to_have_count(2, timeout=SOON)
         expect(waiting.nth(1)).to_contain_text("2nd")
+        expect(stop).to_be_focused()
+        assert page.evaluate("getSelection().toString()") == job.name
 
         page.get_by_role("button", name="Move to the front: later").click()
         expect(waiting.first).to_contain_text("later")
@@ -76,6 +81,12 @@ def test_the_page_of_a_job_follows_it_and_its_log_to_the_end(at_home, home):
         )
         expect(page.locator("#job .failure")).to_contain_text("The disk is full.", timeout=SOON)
         expect(page.locator("#log-state")).to_contain_text("complete", timeout=SOON)
+
+        # Nothing more is asked of what has ended.
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(5000)
+        assert asked == []
 
         page.get_by_role("button", name="Delete").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()

@@ -71,7 +71,6 @@ QUERIES = (
     "/datasets/?archived=true",
     "/models/?owner=alice",
     "/jobs/?owner=alice",
-    "/jobs/part/?owner=alice",
     "/api/v1/jobs/?owner=alice",
     "/api/v1/trains/?owner=alice",
     f"/api/v1/trains/compare/?ids={NUMBER},{NUMBER + 1}",

@@ -15,6 +15,7 @@ from django.utils import timezone
 from jobs.kinds import kinds
 from jobs.models import Job
 from tests.jobs.conftest import log_write
+from tests.markup import HTMX, no_cache_mixes
 
 Status = Job.Status
 Lane = Job.Lane
@@ -26,8 +27,8 @@ def page(client, alice):
     return client
 
 
-def soup(client, path: str = "/jobs/") -> BeautifulSoup:
-    response = client.get(path)
+def soup(client, path: str = "/jobs/", headers: dict[str, str] | None = None) -> BeautifulSoup:
+    response = client.get(path, headers=headers)
     assert response.status_code == 200, response.status_code
     return BeautifulSoup(response.content, "html.parser")
 
@@ -184,12 +185,17 @@ def test_a_part_has_links_and_forms_of_the_page(page, make_job):
         make_job(name=f"done-{number}", status=Status.FINISHED, finished_at=timezone.now())
     make_job(name="done-waiting")
 
-    found = soup(page, "/jobs/part/?search=done&page=1")
+    address = "/jobs/?search=done&page=1"
+    found = soup(page, address, HTMX)
 
-    assert found.select("html") == []
+    assert found.select("html, form[role=search]") == []
+    assert [part.get("id") for part in found.find_all(recursive=False)] == ["jobs"]
+    assert found.select_one("#jobs")["hx-get"] == address
+    assert soup(page, address).select_one("#jobs")["hx-get"] == address
     assert found.select_one("[rel=next]")["href"] == "?search=done&page=2"
     back = {field["value"] for field in found.select("[name=next]")}
-    assert back == {"/jobs/?search=done&page=1"}
+    assert back == {address}
+    assert no_cache_mixes(page, address)
 
 
 # Who sees it
@@ -216,8 +222,9 @@ def test_errands_of_the_platform_are_for_those_who_see_everybodys(client, make_j
 
     client.force_login(alice)
     assert "Mail for a new password" not in words(soup(client))
-    for path in ("", "part/", "log/download/"):
+    for path in ("", "log/download/"):
         assert client.get(f"/jobs/{job.number}/{path}").status_code == 404
+    assert client.get(f"/jobs/{job.number}/", headers=HTMX).status_code == 404
     assert client.post(f"/jobs/{job.number}/stop/").status_code == 404
 
     client.force_login(otto)
@@ -274,18 +281,18 @@ def test_a_list_takes_as_many_queries_for_25_rows_of_a_kind_as_for_5(
                 arguments = [subject.pk if subject else 0]
                 make_job(kind=kind.name, arguments=arguments, starts_after=before, **values)
 
-    def queries(path: str) -> int:
+    def queries(path: str, headers: dict[str, str] | None = None) -> int:
         with CaptureQueriesContext(
             connection,
         ) as captured:
-            assert client.get(path).status_code == 200
+            assert client.get(path, headers=headers).status_code == 200
         return len(captured)
 
     more(5)
-    paths = ("/jobs/", "/jobs/part/", "/api/v1/jobs/?page_size=200")
-    few = [queries(path) for path in paths]
+    asked = (("/jobs/", None), ("/jobs/", HTMX), ("/api/v1/jobs/?page_size=200", None))
+    few = [queries(*ask) for ask in asked]
     more(20)
-    assert [queries(path) for path in paths] == few
+    assert [queries(*ask) for ask in asked] == few
     assert max(few) < 30
 
 
@@ -325,6 +332,22 @@ def test_a_job_has_a_page_with_its_facts_and_its_log(page, make_job, make_subjec
     )
     assert download["Content-Type"] == "text/plain"
     assert b"first line" in b"".join(download.streaming_content)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_the_page_of_a_job_asks_where_it_stands_until_it_has_ended(page, make_job, status):
+    job = make_job(status=status, started_at=timezone.now(), finished_at=timezone.now())
+    address = f"/jobs/{job.number}/"
+
+    for found in (soup(page, address), soup(page, address, HTMX)):
+        part = found.select_one("#job")
+        assert part["data-state"] == status
+        assert part.get("hx-get") == (None if status in Job.ENDED else address)
+
+    part = soup(page, address, HTMX)
+    assert [element.get("id") for element in part.find_all(recursive=False)] == ["job"]
+    assert part.select("#log") == []
+    assert no_cache_mixes(page, address)
 
 
 def test_a_job_without_a_log_says_so(page, make_job):

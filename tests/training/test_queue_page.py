@@ -214,4 +214,4 @@ def test_who_manages_the_queue_alone_moves_trains_and_is_offered_no_stop(
     assert False in own
     assert [place["may_stop"] for place in places] == own
     page = client.get("/trains/queue/", headers=HTMX).content.decode()
-    assert page.count('data-ask="waiting"') == own.count(True)
+    assert page.count('data-no="Keep waiting"') == own.count(True)
