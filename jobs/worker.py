@@ -110,13 +110,26 @@ class JobsWorker:
         pid, failure = _start(job)
         reason, code = self.watch(job, pid)
         error = _read_error(failure)
-        try:
-            self.conclude(job, reason, code, error)
-        except AWAY:
-            # Left as running by a process that is alive. Wait for the database, not for a person.
-            close_old_connections()
-            time.sleep(LOOK_SECONDS)
-            self.conclude(job, reason, code, error)
+
+        # However long the database is away: a job that says it runs, of a worker that lives, is
+        # given back by nobody. That of a worker that leaves is.
+        while True:
+            try:
+                self.conclude_current(job, reason, code, error)
+                return
+            except AWAY as problem:
+                logger.warning("the end of %s is not yet written: %s", job.key, problem)
+                close_old_connections()
+                if self.is_stopping:
+                    return
+
+                time.sleep(LOOK_SECONDS)
+
+    def conclude_current(self, job: Job, reason: str, code: int, error: str) -> None:
+        """As the job stands in the database: what an earlier try wrote may have been undone."""
+        mine = Job.objects.active().filter(number=job.number, attempt=job.attempt)
+        if (current := mine.first()) is not None:
+            self.conclude(current, reason, code, error)
 
     def watch(self, job: Job, pid: int) -> tuple[str, int]:
         """Returns (why it was ended, "" where it ended by itself; its exit code)."""
@@ -262,8 +275,11 @@ def _child(job: Job, parent: int, writing: int) -> None:
         logger.exception("%s failed", job.key)
         os.write(writing, f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES])
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # A full disk takes no more of the log, and the work is done all the same.
+            with contextlib.suppress(OSError):
+                stream.flush()
+
         # Not sys.exit: the worker's own cleanup must not run in this copy of it.
         os._exit(code)
 

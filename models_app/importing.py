@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from django.db import InterfaceError, OperationalError
+
 from accounts.services import hub_token_for
 from core import hub
 from core.errors import UserError
@@ -88,6 +90,9 @@ def model_import(pk: int) -> None:
             )
         except MemoryError:
             _fail(model, OUT_OF_MEMORY)
+        except (OperationalError, InterfaceError):
+            # The database is away, which is no fault of the model: the job is tried again.
+            raise
         except Exception:
             logger.exception("import of model %s", pk)
             _fail(

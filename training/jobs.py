@@ -25,10 +25,12 @@ def send_notices() -> None:
     notices_send()
 
 
-def run_trial(key: str) -> None:
-    from training.train.trial import trial_run
+def run_trial(key: str) -> str:
+    """Returns why the trial did not come to its end, or nothing."""
+    from training.train.trial import trial_error, trial_run
 
     trial_run(key)
+    return trial_error(key)
 
 
 def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:

@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import OperationalError
 from django.utils import timezone
 
 from core.processes import process_mark
@@ -51,6 +53,12 @@ def note_ending(*arguments, reason, limit_seconds):
     endings.append((*arguments, reason))
 
 
+def print_where_no_room_is(*arguments):
+    """As on a full disk, which refuses a log only when it is written through."""
+    sys.stdout = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    sys.stdout.write("nothing was done")
+
+
 def refuse(*arguments):
     """As work whose kind has recorded what went wrong."""
     return "no such repository"
@@ -60,7 +68,10 @@ def refuse(*arguments):
 def kinds_of_jobs(monkeypatch, django_user_model, db):
     """Kinds whose work is that of a function above, and three people."""
     endings.clear()
-    functions = (do_nothing, never_end, break_off, fail, compute_for_ever, refuse)
+    functions = (
+        *(do_nothing, never_end, break_off, fail, compute_for_ever, refuse),
+        print_where_no_room_is,
+    )
     known = {
         function.__name__: Kind(
             function.__name__,
@@ -290,6 +301,42 @@ def test_work_whose_subject_was_deleted_is_ended_without_a_word(worker, monkeypa
     monkeypatch.setattr(worker_module, "_heartbeat", deleted_meanwhile)
     worker.work_once()
     assert endings == []
+
+
+def test_an_end_is_written_however_long_the_database_is_away(worker, monkeypatch):
+    """By nobody else: the worker lives, so that its job is not given back."""
+    monkeypatch.setattr(worker_module, "LOOK_SECONDS", 0)
+    refused = iter(range(5))
+    queue_insert = services.queue_insert
+
+    def away(job, **more):
+        # When the job has been taken off, so that this is undone.
+        if next(refused, None) is not None:
+            raise OperationalError("database or disk is full")
+        queue_insert(job, **more)
+
+    add("a", kind="fail")
+    monkeypatch.setattr(services, "queue_insert", away)
+    worker.work_once()
+    job = Job.objects.get()
+    assert (job.status, job.attempt, next(refused, None)) == ("queued", 2, None)
+
+
+def test_a_worker_that_stops_does_not_wait_for_the_database(worker, monkeypatch):
+    def away(*arguments, **more):
+        worker.is_stopping = True
+        raise OperationalError("database is locked")
+
+    add("a")
+    monkeypatch.setattr(worker_module, "job_end", away)
+    worker.work_once()
+    assert Job.objects.get().status == "running"
+
+
+def test_work_is_done_although_the_disk_takes_no_log(worker):
+    add("a", kind="print_where_no_room_is")
+    worker.work_once()
+    assert Job.objects.get().status == "finished"
 
 
 def test_work_that_breaks_off_begins_again_and_is_given_up_in_the_end(worker):
