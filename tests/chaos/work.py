@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -19,10 +20,13 @@ import requests
 
 from tests.hub_server import Hub
 from tests.live import Platform
+from tests.models_app.gguf_file import write_gguf
 
 OPEN = ("queued", "running", "stopping")
-ROWS = 20_000
-HUB_ROWS = 5_000
+# Most rows of the file are bad ones: a check reads all, a count only the good ones.
+ROWS = 50_000
+GOOD_EVERY = 25
+HUB_ROWS = 2_000
 HUB_PAUSE_SECONDS = 0.5
 # How often somebody tries again what has failed for good.
 MOST_TRIES = 5
@@ -78,6 +82,9 @@ class Bench:
         if answer.ok:
             return answer
 
+        # Later, a second request for the same may well be refused.
+        is_mistake = not self.undisturbed and answer.status_code == 400
+        assert not is_mistake, answer.text
         time.sleep(0.5)
         return None
 
@@ -97,7 +104,6 @@ class Piece(ABC):
 
     bench: Bench
     number: int
-    tries: int = 0
     by_hand: int = 0
     problems: list[str] = field(default_factory=list)
     subject: int | None = None
@@ -147,21 +153,24 @@ class Piece(ABC):
         if is_done or self.by_hand >= MOST_TRIES:
             return True
 
-        # Read again: it may have been tried again between the two.
-        jobs = self.bench.jobs(self.key)
         if not error:
             self.problems.append(f"{self.label} failed and does not say why")
-        elif (
-            not jobs
-            or jobs[0].status == "finished"
-            or not (jobs[0].error or jobs[0].status in OPEN)
-        ):
-            found = jobs[0] if jobs else None
-            self.problems.append(f"{self.label} failed ({error}), its job says otherwise: {found}")
+        elif contradiction := self.job_contradicts():
+            self.problems.append(f"{self.label} failed ({error}), {contradiction}")
 
         self.by_hand += 1
         self.again()
         return False
+
+    def job_contradicts(self) -> str:
+        """What its job says otherwise after it has failed, or nothing."""
+        jobs = self.bench.jobs(self.key)
+        if not jobs:
+            return "and has no job"
+
+        # One that was put in the queue again meanwhile says nothing.
+        agrees = jobs[0].status in OPEN or (jobs[0].status == "failed" and jobs[0].error)
+        return "" if agrees else f"its job says {jobs[0]}"
 
     def truth(self) -> list[str]:
         """What is wrong with it now that it is over."""
@@ -403,6 +412,23 @@ class Merge(ModelPiece):
         found: dict[str, Any] = json.loads(self.bench.query(query, self.subject)[0][0])
         return found
 
+    def outcome(self) -> tuple[bool | None, str]:
+        """A model whose proof could not be made is there, and its page says why there is none."""
+        is_done, error = super().outcome()
+        if is_done and self.proof.get("passed") is None:
+            return False, self.proof.get("error", "")
+        return is_done, error
+
+    def job_contradicts(self) -> str:
+        return "" if super().outcome()[0] else super().job_contradicts()
+
+    def again(self) -> None:
+        if super().outcome()[0]:
+            self.remove()
+            self.begin(time.monotonic() + 60)
+        else:
+            super().again()
+
     def result(self) -> dict[str, Any]:
         proof = self.proof
         checks = [check.get("name") for check in proof.get("checks", [])]
@@ -429,7 +455,7 @@ class Trial(Piece):
             "method": "grpo",
             "base_model": "tiny",
             "dataset": self.bench.dataset,
-            "parameters": {"rewards": rewards, "max_completion_tokens": 128, "max_tokens": 256},
+            "parameters": {"rewards": rewards, "max_completion_tokens": 128},
         }
         while time.monotonic() < deadline:
             answer = self.bench.ask("POST", "trains/try-rewards/", json=body)
@@ -456,10 +482,10 @@ class Trial(Piece):
 
 
 def csv_rows() -> bytes:
-    """Rows that differ, every hundredth without an answer."""
+    """Rows that differ, most of them without an answer."""
     lines = ["question,answer"]
     for number in range(ROWS):
-        answer = f"It has {number % 97} legs." if number % 100 else ""
+        answer = f"It has {number % 97} legs." if number % GOOD_EVERY == 0 else ""
         lines.append(f"How many legs has the animal number {number}?,{answer}")
 
     return ("\n".join(lines) + "\n").encode()
@@ -467,7 +493,7 @@ def csv_rows() -> bytes:
 
 def hub_rows() -> bytes:
     rows = [
-        {"prompt": f"Name number {number}, please.", "completion": "It is " + "x" * (number % 50)}
+        {"prompt": f"Name number {number}, please.", "completion": "It is " + "x" * (number % 300)}
         for number in range(HUB_ROWS)
     ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -475,13 +501,11 @@ def hub_rows() -> bytes:
 
 def bench_make(platform: Platform, hub: Hub, dataset: int, train: int, folder: Path) -> Bench:
     """folder: for files that are no platform's, such as what the hub has."""
-    from tests.models_app.gguf_file import write_gguf
-    from tests.tiny import tiny_model
-
-    model = tiny_model(folder / "model")
+    inbox = platform.home / "models-inbox"
+    model = shutil.copytree(inbox / "tiny", folder / "model")
     (model / "README.md").write_text("---\nlicense: mit\n---\n")
     write_gguf(model, folder / "tiny.gguf")
-    tiny_model(platform.home / "models-inbox" / "chaos")
+    shutil.copytree(inbox / "tiny", inbox / "chaos")
     rows = folder / "rows"
     rows.mkdir()
     (rows / "train.jsonl").write_bytes(hub_rows())
