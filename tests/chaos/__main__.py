@@ -284,6 +284,8 @@ def undisturbed_round(bench: Bench, names: set[str]) -> None:
         seen.add_problems(piece.name, piece.truth())
         assert not piece.by_hand, piece.outcome()
         bench.undisturbed[piece.name] = piece.result()
+
+    for piece in pieces:
         piece.remove()
 
     assert not seen.problems, seen.problems
