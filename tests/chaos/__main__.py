@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ SAVE_EVERY = 20
 FAULTS_A_ROUND = 10
 # Between two faults, at most.
 PAUSE_SECONDS = 4.0
-ROUND_SECONDS = 900
+ROUND_SECONDS = 1800
 TRAIN = "train"
 
 
@@ -95,15 +96,18 @@ def begin(platform: Platform, dataset: int, steps: int) -> int:
         time.sleep(0.5)
 
 
-def settle(platform: Platform, run: int, deadline: float) -> dict[str, Any]:
-    """Wait until the train has finished, and resume it whenever it fails."""
+def settle(
+    platform: Platform, run: int, deadline: float, pieces: Sequence[Piece] = ()
+) -> dict[str, Any]:
+    """Wait until the train has finished and these pieces of work are over; resume the train and try
+    the others again whenever they fail."""
     row: dict[str, Any] = {"id": run, "status": "unknown", "error": None, "step": 0}
     while time.monotonic() < deadline:
         row = current_state(platform, run) or row
-        if row["status"] == "finished":
-            return row
-        if row["status"] in ENDED:
+        if row["status"] != "finished" and row["status"] in ENDED:
             resume(platform, row)
+        if are_over(pieces) and row["status"] == "finished":
+            return row
         time.sleep(0.3)
     return row
 
@@ -159,17 +163,15 @@ def round_of(
         scene = Scene(platform, run, draw)
         at_work = running(bench, pieces)
         fault(scene)
-        seen.hits.update(struck(fault, scene, at_work, lives))
+        seen.hits.update(struck(fault, scene, pieces, at_work))
+        seen.hits[TRAIN] += lives and fault not in WORK_ALONE
         seen.add_problems("", doubled(platform))
         row = current_state(platform, run)
         if row is not None and row["status"] in ("failed", "stopped"):
             seen.by_hand[TRAIN] += 1
             resume(platform, row)
 
-    row = settle(platform, run, deadline)
-    while not are_over(pieces) and time.monotonic() < deadline:
-        time.sleep(0.5)
-
+    row = settle(platform, run, deadline, pieces)
     conclude(bench, pieces, seen)
     problems = lost(platform, row, steps)
     seen.add_problems(TRAIN, problems)
@@ -181,27 +183,26 @@ def round_of(
     return seen
 
 
-def are_over(pieces: list[Piece]) -> bool:
+def are_over(pieces: Sequence[Piece]) -> bool:
     """Each is looked at, also where one is open already: a look is what tries again."""
     looks = [piece.look() for piece in pieces]
     return all(looks)
 
 
 def running(bench: Bench, pieces: list[Piece]) -> dict[str, str]:
-    """{name of the piece: the process that its job is held by} of those that are being done."""
-    keys = {piece.key: piece.name for piece in pieces}
-    query = "SELECT key, process FROM jobs_job WHERE status IN ('running', 'stopping')"
-    return {keys[key]: process for key, process in bench.query(query) if key in keys}
+    """{key: name} of the pieces that are being done."""
+    query = "SELECT key FROM jobs_job WHERE status IN ('running', 'stopping')"
+    keys = {row[0] for row in bench.query(query)}
+    return {piece.key: piece.name for piece in pieces if piece.key in keys}
 
 
-def struck(fault: Fault, scene: Scene, at_work: dict[str, str], train_lives: bool) -> list[str]:
-    """The kinds of work that the fault has hit."""
-    names = [TRAIN] if train_lives and fault not in WORK_ALONE else []
+def struck(fault: Fault, scene: Scene, pieces: list[Piece], at_work: dict[str, str]) -> list[str]:
+    """The kinds of background work that the fault has hit. at_work: what was being done before."""
+    if fault in TRAINS_ALONE:
+        return []
     if fault in ONE_WORKER:
-        return [name for name, process in at_work.items() if process.startswith(f"{scene.struck}:")]
-    if fault not in TRAINS_ALONE:
-        names += at_work
-    return names
+        return [piece.name for piece in pieces if piece.key in scene.struck]
+    return list(at_work.values())
 
 
 def conclude(bench: Bench, pieces: list[Piece], seen: Round) -> None:

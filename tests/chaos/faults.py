@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -25,13 +25,13 @@ WAIT_FOR_WORK_SECONDS = 8
 
 @dataclass
 class Scene:
-    """What a fault may touch: the platform, and the train that runs. `struck`: the one background
-    worker (its process id) that a fault of ONE_WORKER has hit."""
+    """What a fault may touch: the platform, and the train that runs. `struck`: keys of the jobs that
+    a fault of ONE_WORKER has hit."""
 
     platform: Platform
     run: int
     draw: Random
-    struck: int | None = None
+    struck: set[str] = field(default_factory=set)
 
     @property
     def directory(self) -> Path:
@@ -223,8 +223,17 @@ def _one_lane(scene: Scene, *, with_program: bool = False) -> Lane | None:
         time.sleep(0.1)
 
     lane = scene.draw.choice(fit or lanes) if fit or lanes else None
-    scene.struck = lane.worker.pid if lane is not None and lane.job is not None else 0
+    if lane is not None and lane.job is not None:
+        scene.struck = _keys_of(scene, lane.worker)
     return lane
+
+
+def _keys_of(scene: Scene, worker: psutil.Process) -> set[str]:
+    """Of the jobs that this worker does."""
+    database = scene.platform.home / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        query = "SELECT key FROM jobs_job WHERE status = 'running' AND process LIKE ?"
+        return {key for (key,) in connection.execute(query, (f"{worker.pid}:%",))}
 
 
 def kill_lane(scene: Scene) -> None:
@@ -244,7 +253,7 @@ def kill_program(scene: Scene) -> None:
     if (lane := _one_lane(scene, with_program=True)) is not None and lane.programs:
         _kill(scene.draw.choice(lane.programs))
     else:
-        scene.struck = 0
+        scene.struck = set()
 
 
 def kill_lane_and_job(scene: Scene) -> None:

@@ -5,6 +5,7 @@ same: rows, findings, counts, files, answers. What it left is read from database
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -58,7 +59,8 @@ class Bench:
         self.undisturbed: dict[str, Any] = {}
 
     def query(self, text: str, *values: Any) -> list[Any]:
-        with sqlite3.connect(self.platform.home / "db.sqlite3", timeout=60) as connection:
+        database = self.platform.home / "db.sqlite3"
+        with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
             return connection.execute(text, values).fetchall()
 
     def jobs(self, key: str = "") -> list[Job]:
