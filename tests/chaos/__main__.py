@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import sys
@@ -302,10 +303,12 @@ def trained(platform: Platform, dataset: int) -> int:
 
 @dataclass
 class Plan:
-    """faults: those that may be drawn. wanted: how many. names: of the kinds of background work."""
+    """faults: those that may be drawn. wanted: how many. deadline: no round begins after it. names:
+    of the kinds of background work."""
 
     faults: tuple[Fault, ...]
     wanted: int
+    deadline: float
     names: set[str]
     draw: random.Random
 
@@ -319,7 +322,7 @@ def rounds(home: Path, outside: Path, variables: dict[str, str], plan: Plan, cou
             bench = bench_make(platform, hub, dataset, trained(platform, dataset), outside)
             undisturbed_round(bench, plan.names)
             number = 0
-            while count.faults < plan.wanted:
+            while count.faults < plan.wanted and time.monotonic() < plan.deadline:
                 number += 1
                 size = min(FAULTS_A_ROUND, plan.wanted - count.faults)
                 faults = [plan.draw.choice(plan.faults) for _ in range(size)]
@@ -339,6 +342,7 @@ def main() -> int:
     """Ctrl-C ends it early, and still says what was seen."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then no round begins")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", help="names of faults, with commas")
     parser.add_argument("--work", help="kinds of background work, with commas; all where not given")
@@ -362,7 +366,8 @@ def main() -> int:
             print("There is no C compiler here: the clock that jumps is left out.", flush=True)
         if arguments.only:
             known = tuple(fault for fault in known if fault.__name__ in arguments.only.split(","))
-        plan = Plan(known, arguments.faults, names, random.Random(arguments.seed))
+        deadline = time.monotonic() + 60 * arguments.minutes
+        plan = Plan(known, arguments.faults, deadline, names, random.Random(arguments.seed))
         with contextlib.suppress(KeyboardInterrupt):
             rounds(Path(folder), Path(outside), clock, plan, count)
     print(json.dumps(dict(sorted(count.names.items()))))
