@@ -7,7 +7,11 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import openapi  # noqa: F401 - registers how the API document names tokens
+        from accounts.services import notices_wanted
         from jobs.kinds import DELIVERY_PAUSES, Kind, kind_register
+        from jobs.notices import mail_wanted_register
+
+        mail_wanted_register(notices_wanted)
 
         jobs = "accounts.jobs"
         kind_register(

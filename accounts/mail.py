@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-from jobs.services import job_add
+from jobs.adding import job_add
 
 
 def mail_is_set_up() -> bool:

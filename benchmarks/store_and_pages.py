@@ -73,6 +73,7 @@ class Store:
         return TrainRun(**values | {"method": self.methods[0], "name": "train"} | fields)
 
     def fill(self, count: int) -> None:
+        from django.db import transaction
         from django.utils import timezone
 
         from training.models import TrainRun
@@ -100,7 +101,10 @@ class Store:
                 )
             )
 
-        TrainRun.objects.bulk_create(rows, batch_size=500)
+        # A train lies in two tables, which Django fills row by row.
+        with transaction.atomic():
+            for row in rows:
+                row.save()
 
     def long_train(self, steps: int) -> tuple[Any, float]:
         """Returns (a train of that many logged steps, metric points a second from its events to the

@@ -7,7 +7,7 @@ class DatasetsAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from jobs.kinds import Kind, kind_register
+        from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
 
         jobs = "datasets_app.jobs"
         kind_register(
@@ -18,6 +18,7 @@ class DatasetsAppConfig(AppConfig):
                 ended=f"{jobs}.check_ended",
                 needs=("datasets_app.checking",),
                 address=f"{jobs}.check_address",
+                notice_seconds=WORTH_A_NOTICE,
             )
         )
         kind_register(

@@ -11,8 +11,9 @@ from core.errors import UserError
 from core.ownership import owner_check
 from core.text import duration_words
 from datasets_app.models import Dataset
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add, job_cancel, jobs_ahead
+from jobs.services import job_cancel, jobs_ahead
 
 # The kind of background work, see jobs.kinds.
 CHECK = "dataset-check"

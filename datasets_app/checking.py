@@ -31,6 +31,7 @@ from engine.rows.foreign import COLUMNS_OF_JSON, holds_columns, no_format
 from engine.rows.format_detection import detect_format, nested_columns
 from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 from engine.rows.values import MISSING, value_at
+from jobs.progress import progress_report
 
 if TYPE_CHECKING:
     from engine.vectorised.row_blocks import Block
@@ -173,6 +174,8 @@ def dataset_check(
         _conclude(dataset, findings, BROKE_OFF)
         return
 
+    progress_report(dataset.phase)
+
     try:
         error = _make(dataset)
         if not error:
@@ -218,6 +221,8 @@ def _read(dataset: Dataset, findings: Findings) -> str:
             if not checked.update(checked_bytes=end, row_count=findings.row_count):
                 # Deleted in the meantime: nobody waits for the result.
                 return GONE
+
+            progress_report(dataset.phase, end / max(1, dataset.size_bytes))
 
     findings.doctor.see_lists(findings.lists)
     return obstacle(findings)

@@ -20,8 +20,10 @@ from core.text import duration_words
 from core.tokenizers import Tokenizer, tokenizers_for
 from datasets_app.models import Dataset, TokenLengths
 from engine.chat.row_notes import RowNotes
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add, job_cancel
+from jobs.progress import progress_report
+from jobs.services import job_cancel
 
 # The kind of background work, see jobs.kinds.
 COUNT = "token-count"
@@ -143,6 +145,8 @@ def lengths_count(lengths_id: int) -> None:
     if lengths.attempts >= ATTEMPTS:
         rows.update(error=COUNT_ENDINGS[BROKE_OFF])
         return
+
+    progress_report("Counting tokens")
 
     try:
         counts = _count(lengths)

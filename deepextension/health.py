@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from core import queue
 from core.store import disk_is_full
-from training.work.worker_state import worker_state
+from jobs.devices.presence import worker_state
 
 logger = logging.getLogger("deepextension.health")
 

@@ -6,7 +6,8 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from jobs.models import Job
+from jobs.models import Job, Notice
+from jobs.notices import notice_state
 from jobs.services import job_stop
 
 
@@ -57,3 +58,22 @@ class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             stopped += 1
 
         self.message_user(request, f"{stopped} stopped.")
+
+
+@admin.register(Notice)
+class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Who was notified of the end of which job, who was not, and why."""
+
+    list_display = ("job", "status", "way", "state", "tries", "next_at", "sent_at", "error")
+    list_filter = ("way", "status")
+    list_select_related = ("job",)
+
+    @admin.display(description="state")
+    def state(self, notice: Notice) -> str:
+        return notice_state(notice)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Notice | None = None) -> bool:
+        return False

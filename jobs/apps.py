@@ -5,3 +5,16 @@ class JobsConfig(AppConfig):
     name = "jobs"
     verbose_name = "Jobs"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from jobs.kinds import Kind, kind_register
+
+        kind_register(
+            Kind(
+                "notices",
+                "Notices of ended jobs",
+                run="jobs.jobs.send_notices",
+                is_listed=False,
+                keeps=False,
+            )
+        )

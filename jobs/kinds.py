@@ -15,7 +15,10 @@ from jobs.models import Job
 SHORT_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120))
 DELIVERY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 360, 900))
 
-# Why work ended early, which its kind is told.
+# Whoever started work that takes so long does something else meanwhile.
+WORTH_A_NOTICE = 120
+
+# Why work ended early, as its kind learns it.
 CANCELLED = "cancelled"
 TOO_LONG = "too_long"
 BROKE_OFF = "broke_off"
@@ -41,6 +44,9 @@ class Kind:
     "" where there is none.
     stop: dotted name of a function that stops a job (job=, by=), where jobs.services.job_stop does
     not.
+    notice: dotted name of the function that writes a notice of its end (jobs.notices.NoticeText)
+    for a notice; what is known of every job, where there is none.
+    notice_seconds: how long it must have run for its end to be worth a notice; None: never.
     is_listed: whether people see it on the page Jobs. Errands of the platform itself are for
     operators alone.
     keeps: whether a job that succeeded is kept. What runs every minute is not.
@@ -54,6 +60,8 @@ class Kind:
     pauses: tuple[timedelta, ...] = SHORT_PAUSES
     address: str = ""
     stop: str = ""
+    notice: str = ""
+    notice_seconds: float | None = None
     is_listed: bool = True
     keeps: bool = True
 

@@ -10,11 +10,13 @@ The life of a job, and its only writer of status, Job.transition:
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from django.db import models, transaction
 from django.urls import reverse
+from django.utils import timezone
 
 from core.ownership import Owned, OwnedQuerySet
 from core.store import jobs_folder
@@ -223,3 +225,32 @@ class Job(Owned):
                 setattr(self, name, value)
 
         return won
+
+
+class Notice(models.Model):
+    """A notice of how an attempt of a job ended, to one receiver; see jobs.notices."""
+
+    class Way(models.TextChoices):
+        MAIL = "mail", "E-mail"
+        WEBHOOK = "webhook", "Webhook"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    job = models.ForeignKey(Job, models.CASCADE, related_name="notices")
+    attempt = models.PositiveIntegerField()
+    status = models.CharField(max_length=10, choices=Job.Status.choices)
+    way = models.CharField(max_length=10, choices=Way.choices)
+    tries = models.PositiveIntegerField(default=0)
+    next_at = models.DateTimeField(default=timezone.now)
+    sent_at = models.DateTimeField(null=True, blank=True)
+    error = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["job", "attempt", "way"], name="one_notice_a_job_attempt_and_way"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.way}: job {self.job_id} {self.status}"

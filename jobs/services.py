@@ -23,16 +23,14 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
-from redis.exceptions import RedisError
 
 from core.errors import UserError
 from core.ownership import deletion_check, owner_check
 from core.processes import process_is_alive
-from core.queue import connection
-from core.text import clean_label
+from jobs.adding import wake_workers
 from jobs.kinds import (
     BROKE_OFF,
     CANCELLED,
@@ -42,12 +40,11 @@ from jobs.kinds import (
     ended_early,
     function_of,
     kind_of,
-    lane_for,
 )
 from jobs.models import Job, JobQuerySet
+from jobs.notices import notices_create
 from jobs.queue import in_order, job_position, may_start, queue_insert, waiting
 
-CHANNEL = "deepextension:jobs"
 # What takes much longer than was expected begins again in the next lane, where it is in nobody's
 # way.
 LANE_LIMITS: dict[int, float] = {
@@ -71,64 +68,12 @@ Lane = Job.Lane
 logger = logging.getLogger("deepextension.jobs")
 
 
-def longest_seconds() -> int:
-    """The operator's limit for any one job of the background workers."""
-    return int(settings.BACKGROUND_LIMIT_MINUTES * 60)
-
-
 def background() -> JobQuerySet[Job]:
     """The jobs that background workers do."""
     return Job.objects.exclude(lane=Lane.DEVICE)
 
 
-# Entering and leaving the queue
-
-
-def job_add(
-    kind: str,
-    *arguments: Any,
-    key: str,
-    name: str,
-    owner_id: int | None,
-    expected_seconds: float,
-    limit_seconds: float | None = None,
-    end_pause: bool = False,
-) -> None:
-    """Have a worker do this once the transaction is committed. Where a job of that key waits or
-    runs already nothing is added.
-
-    owner_id: whose turn it takes, and who may see it; None for the platform itself.
-    limit_seconds: after which it is ended; the operator's limit for all jobs where it is lower, or
-    where none is given.
-    end_pause: whether one that waits because it has failed is tried again now.
-    """
-    present = Job.objects.filter(key=key, status__in=Job.OPEN)
-
-    if present.exists():
-        if end_pause and present.filter(status=Status.QUEUED).update(due_at=None):
-            transaction.on_commit(wake_workers)
-
-        return
-
-    limit = min(limit_seconds or longest_seconds(), longest_seconds())
-    job = Job(
-        kind=kind,
-        name=clean_label(name, limit=120),
-        arguments=list(arguments),
-        key=key,
-        owner_id=owner_id,
-        lane=lane_for(expected_seconds),
-        limit_seconds=max(1, int(limit)),
-    )
-    queue_insert(job)
-
-    try:
-        with transaction.atomic():
-            job.save()
-    except IntegrityError:
-        logger.debug("another process added %s", key)
-
-    transaction.on_commit(wake_workers)
+# Starting
 
 
 def job_claim(lane: int, *, worker: str, host: str, process: str) -> Job | None:
@@ -244,6 +189,8 @@ def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> b
         )
         if ended and reason:
             ended_early(job, reason)
+        if ended and reason != CANCELLED:
+            notices_create(job)
 
     if ended and status == Status.FINISHED and not kind_of(job).keeps:
         job_forget(job)
@@ -371,11 +318,3 @@ def worker_is_alive(job: Job) -> bool:
 
     silent = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
     return job.heartbeat_at is not None and timezone.now() - job.heartbeat_at < silent
-
-
-def wake_workers() -> None:
-    """Have idle workers look at once. Without Redis they look by themselves a little later."""
-    try:
-        connection().publish(CHANNEL, "")
-    except RedisError as error:
-        logger.warning("queue unreachable, background work starts a little later: %s", error)

@@ -26,11 +26,11 @@ from redis.exceptions import RedisError
 from core.processes import process_mark
 from core.queue import connection
 from engine.process.isolation import die_with_parent
+from jobs.adding import CHANNEL
 from jobs.kinds import CANCELLED, TOO_LONG, function_of, kind_of, kinds
 from jobs.models import Job
 from jobs.progress import job_is_current
 from jobs.services import (
-    CHANNEL,
     LANE_LIMITS,
     Status,
     job_claim,

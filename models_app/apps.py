@@ -8,7 +8,7 @@ class ModelsAppConfig(AppConfig):
 
     def ready(self) -> None:
         from core.tokenizers import tokenizers_offer
-        from jobs.kinds import Kind, kind_register
+        from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
         from models_app.tokenizers import tokenizers_of_models
 
         tokenizers_offer(tokenizers_of_models)
@@ -21,5 +21,6 @@ class ModelsAppConfig(AppConfig):
                 ended=f"{jobs}.import_ended",
                 needs=("models_app.importing",),
                 address=f"{jobs}.import_address",
+                notice_seconds=WORTH_A_NOTICE,
             )
         )

@@ -36,6 +36,7 @@ from engine.models.inspect import (
     tokenizer_digest,
     weight_files,
 )
+from jobs.progress import progress_report
 from models_app.folders import folder_copy, folder_resolve
 from models_app.models import UPLOADED, BaseModel
 
@@ -134,6 +135,9 @@ def _write(model: BaseModel, **values: object) -> None:
 
     for name, value in values.items():
         setattr(model, name, value)
+
+    if "phase" in values or "progress" in values:
+        progress_report(model.phase, model.progress)
 
 
 def _fail(model: BaseModel, reason: str) -> None:

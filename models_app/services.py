@@ -20,8 +20,9 @@ from core.store import require_disk, stored_path
 from core.text import clean_label, clean_text, counted, duration_words
 from core.upload import ReceivedFile
 from engine.models.inspect_gguf import GgufProblem, header_check
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add, job_cancel, job_drop
+from jobs.services import job_cancel, job_drop
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
 

@@ -28,14 +28,14 @@ from core.ownership import Owned, owned_models, released_on_hand_over
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_delete
-from jobs.models import Job
+from jobs.models import Job, Notice
 from jobs.services import job_forget
 from models_app.models import BaseModel
 from models_app.services import model_delete
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
 from people.models import PersonRemoval
 from people.rights import may_remove
-from training.models import Notice, TrainRun
+from training.models import TrainRun
 from training.train.services import train_delete, train_stop
 
 logger = logging.getLogger("deepextension.people")
@@ -245,7 +245,7 @@ def data_hand_over(person: User, heir: User) -> None:
     """Make `heir` the owner of everything that belongs to `person`. Trains that wait or run
     continue."""
     # Mail that has not been sent yet was for the person who goes.
-    Notice.objects.filter(run__owner=person, way=Notice.Way.MAIL, sent_at=None).delete()
+    Notice.objects.filter(job__owner=person, way=Notice.Way.MAIL, sent_at=None).delete()
 
     for model in owned_models():
         rows = model._base_manager.filter(owner=person)

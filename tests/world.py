@@ -19,10 +19,11 @@ from core.store import trials_folder
 from datasets_app.models import Dataset, DatasetProblem, Label
 from engine.contract.rundir import LOG, MODEL
 from engine.rewards.trial import RESULT
+from jobs.models import Notice
 from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.models import BaseModel
-from training.models import Checkpoint, MetricRow, Notice, Sample, TrainRun
+from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CANARY = "canary-of-alice"
 NUMBER = 77
@@ -141,7 +142,7 @@ def train_make(
     Checkpoint.objects.create(run=run, step=2, time=1e9)
     Notice.objects.create(
         pk=number,
-        run=run,
+        job=run,
         attempt=1,
         status="failed",
         way="webhook",

@@ -15,11 +15,10 @@ from django.urls import reverse
 from core.errors import UserError
 from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from core.templatetags.display import duration, loss, share
-from training.models import Notice, TrainRun
+from training.models import TrainRun
 from training.pages.compare import MOST_TRAINS
 from training.train.durations import run_progress, run_seconds
 from training.train.services import train_delete, train_stop, train_update
-from training.work.notices import notice_state
 
 EDITABLE = ("name", "notes")
 
@@ -198,22 +197,3 @@ class TrainRunAdmin(OwnedAdmin):
 
         total = queryset.count()
         self.message_user(request, f"{stopped} of {total} asked to stop; the others had ended.")
-
-
-@admin.register(Notice)
-class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Who was notified of the end of which train, who was not, and why."""
-
-    list_display = ("run", "status", "way", "state", "tries", "next_at", "sent_at", "error")
-    list_filter = ("way", "status")
-    list_select_related = ("run",)
-
-    @admin.display(description="state")
-    def state(self, notice: Notice) -> str:
-        return notice_state(notice)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Notice | None = None) -> bool:
-        return False

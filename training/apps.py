@@ -20,15 +20,8 @@ class TrainingConfig(AppConfig):
                 "Train",
                 address=f"{jobs}.train_address",
                 stop=f"{jobs}.stop_train",
-            )
-        )
-        kind_register(
-            Kind(
-                "notices",
-                "Notices of ended trains",
-                run=f"{jobs}.send_notices",
-                is_listed=False,
-                keeps=False,
+                notice="training.work.notices.train_notice",
+                notice_seconds=0,
             )
         )
         kind_register(

@@ -19,18 +19,12 @@ def run_train(*_: int) -> None:
     supervise_next((job and job.worker_name) or "")
 
 
-def send_notices() -> None:
-    from training.work.notices import notices_send
-
-    notices_send()
-
-
 def run_trial(key: str) -> str:
-    """Returns why the trial did not come to its end, or nothing."""
+    """Returns why the trial ended early, or nothing. What the engine itself says stands in the
+    trial."""
     from training.train.trial import trial_error, trial_run
 
-    trial_run(key)
-    return trial_error(key)
+    return trial_run(key) or trial_error(key)
 
 
 def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -235,35 +234,6 @@ class TrainQueue(models.Model):
     @property
     def paused(self) -> bool:
         return self.paused_at is not None
-
-
-class Notice(models.Model):
-    """A notice of how an attempt of a train ended, to one receiver; see training.work.notices."""
-
-    class Way(models.TextChoices):
-        MAIL = "mail", "E-mail"
-        WEBHOOK = "webhook", "Webhook"
-
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    run = models.ForeignKey(TrainRun, models.CASCADE, related_name="notices")
-    attempt = models.PositiveIntegerField()
-    status = models.CharField(max_length=10, choices=TrainRun.Status.choices)
-    way = models.CharField(max_length=10, choices=Way.choices)
-    tries = models.PositiveIntegerField(default=0)
-    next_at = models.DateTimeField(default=timezone.now)
-    sent_at = models.DateTimeField(null=True, blank=True)
-    error = models.CharField(max_length=500, blank=True)
-
-    class Meta:
-        ordering: ClassVar = ["pk"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["run", "attempt", "way"], name="one_notice_an_attempt_and_way"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.way}: {self.run_id} {self.status}"
 
 
 class MetricRow(models.Model):

@@ -5,7 +5,7 @@ why), so that a train starts without delay. It knows nothing of the platform: no
 database, no secrets. An engine is a copy of it, and so whatever runs in an engine, a custom reward
 function too, finds none of them in its memory either.
 
-The platform (training.work.process) holds the other end of a socket. A message there asks for one
+The platform (jobs.devices.engine_process) holds the other end of a socket. A message there asks for one
 engine and brings three file descriptors:
 
     channel  a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the

@@ -4,29 +4,32 @@ from django.apps import apps as global_apps
 from django.contrib.auth.management import create_permissions
 from django.db import migrations
 
-RIGHTS = {"view_chore": ("view_job",), "delete_chore": ("change_job", "delete_job")}
+RIGHTS = {
+    ("core", "view_chore"): ("view_job",),
+    ("core", "delete_chore"): ("change_job", "delete_job"),
+    ("training", "view_notice"): ("view_notice",),
+}
 
 
 def give_rights(apps, schema_editor):
     create_permissions(global_apps.get_app_config("jobs"), apps=apps, verbosity=0)
     Permission = apps.get_model("auth", "Permission")
     jobs = Permission.objects.filter(content_type__app_label="jobs")
-    earlier = Permission.objects.filter(content_type__app_label="core", content_type__model="chore")
-
     group = apps.get_model("auth", "Group").objects.filter(name="Operators").first()
     if group is not None:
-        group.permissions.add(*jobs.filter(codename__in=("view_job", "change_job", "delete_job")))
+        group.permissions.add(*jobs.filter(codename__in=("view_job", "change_job", "delete_job", "view_notice")))
 
-    for codename, codenames in RIGHTS.items():
-        for permission in earlier.filter(codename=codename):
-            for holder in (*permission.group_set.all(), *permission.user_set.all()):
+    for (label, codename), codenames in RIGHTS.items():
+        for earlier in Permission.objects.filter(content_type__app_label=label, codename=codename):
+            for holder in (*earlier.group_set.all(), *earlier.user_set.all()):
                 held = holder.permissions if hasattr(holder, "permissions") else holder.user_permissions
                 held.add(*jobs.filter(codename__in=codenames))
 
-    earlier.delete()
+    gone = Permission.objects.filter(content_type__model__in=("chore", "notice")).exclude(content_type__app_label="jobs")
+    gone.delete()
 
 
 class Migration(migrations.Migration):
-    dependencies = [("people", "0002_operators"), ("jobs", "0001_initial")]
+    dependencies = [("people", "0002_operators"), ("jobs", "0003_notice")]
 
     operations = [migrations.RunPython(give_rights, migrations.RunPython.noop)]

@@ -250,7 +250,7 @@ def test_without_mail_there_is_no_reset_and_no_link_to_it(client, db):
 
 def test_a_forgotten_password_is_replaced_by_a_mailed_link(client, alice, with_mail, monkeypatch):
     asked = []
-    monkeypatch.setattr("accounts.mail.chore_add", lambda kind, pk, **_: asked.append(pk))
+    monkeypatch.setattr("accounts.mail.job_add", lambda kind, pk, **_: asked.append(pk))
     alice.email = "alice@example.org"
     alice.save()
     program = APIClient()
@@ -284,7 +284,7 @@ def test_a_forgotten_password_is_replaced_by_a_mailed_link(client, alice, with_m
 
 
 def test_nobody_can_have_a_mailbox_flooded(client, alice, with_mail, monkeypatch):
-    monkeypatch.setattr("accounts.mail.chore_add", lambda *_, **__: None)
+    monkeypatch.setattr("accounts.mail.job_add", lambda *_, **__: None)
     answers = [
         client.post(
             "/password-reset/", {"email": "alice@example.org"}, REMOTE_ADDR=f"203.0.113.{number}"

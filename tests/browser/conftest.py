@@ -22,9 +22,9 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from core.store import datasets_folder, models_folder, runs_folder
+from jobs.devices.presence import KEY
 from tests.browser.used_home import used_home
 from tests.live import PASSWORDS, ROOT, Platform
-from training.work.worker_state import KEY
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 DESKTOP = {"width": 1440, "height": 900}

@@ -139,7 +139,7 @@ def test_what_is_counted_or_failed_is_not_counted_again(row, engine):
     assert (row.ready, row.error, row.attempts) == (True, "", 0)
 
 
-def test_the_reconciler_adds_a_chore_for_each_count_that_waits(row):
+def test_the_reconciler_adds_a_job_for_each_count_that_waits(row):
     Job.objects.all().delete()
     lengths_reconcile()
     assert [job.arguments for job in Job.objects.filter(kind="token-count")] == [[row.pk]]
@@ -164,7 +164,7 @@ def test_a_dataset_that_is_ready_is_counted_for_the_first_model_by_itself(upload
     ]
 
 
-def test_the_worker_of_the_chores_stays_without_torch():
+def test_the_background_worker_stays_without_torch():
     assert "torch" not in Path(lengths.__file__).read_text()
     assert lengths.lengths_count.__module__ in sys.modules
 

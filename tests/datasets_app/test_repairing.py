@@ -1,4 +1,4 @@
-"""Repairs for real: each makes a version by the check's own chore, and what it was made of stays as
+"""Repairs for real: each makes a version by the check's own job, and what it was made of stays as
 it was."""
 
 import json

@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     "engine": 0,
     "core": 1,
-    "accounts": 2,
-    "datasets_app": 3,
-    "models_app": 3,
-    "methods": 3,
-    "training": 4,
-    "people": 5,
-    "deepextension": 6,
+    "jobs": 2,
+    "accounts": 3,
+    "datasets_app": 4,
+    "models_app": 4,
+    "methods": 4,
+    "training": 5,
+    "people": 6,
+    "deepextension": 7,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.

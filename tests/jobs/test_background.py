@@ -17,9 +17,10 @@ from core.processes import process_mark
 from core.store import jobs_folder
 from jobs import kinds, services
 from jobs import worker as worker_module
+from jobs.adding import job_add
 from jobs.kinds import DELIVERY_PAUSES, SHORT_PAUSES, Kind
 from jobs.models import Job
-from jobs.services import job_add, job_cancel, job_claim, job_give_back, jobs_ahead, jobs_reconcile
+from jobs.services import job_cancel, job_claim, job_give_back, jobs_ahead, jobs_reconcile
 from jobs.worker import JobsWorker
 
 ALICE, BOB, CAROL = "first", "second", "third"

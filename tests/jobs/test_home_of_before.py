@@ -49,7 +49,6 @@ TABLES = (
     "training_metricrow",
     "training_sample",
     "training_checkpoint",
-    "training_notice",
     "training_trainlabel",
     "training_trainqueue",
     "training_metricstretch",
@@ -68,9 +67,9 @@ call_command("migrate", verbosity=0)
 
 from django.contrib.auth.models import Group, User
 from django.db import connection
-from jobs.models import Job
+from jobs.models import Job, Notice
 from jobs.services import jobs_reconcile
-from training.models import Notice, TrainQueue, TrainRun
+from training.models import TrainQueue, TrainRun
 from training.work.queue import waiting
 
 same, tables = json.loads(%r)
@@ -89,7 +88,7 @@ found = {
     "after": {run.pk: run.predecessor.pk for run in TrainRun.objects.exclude(starts_after=None)},
     "queue": [run.pk for run in waiting()],
     "paused": TrainQueue.objects.get().reason,
-    "notices": list(Notice.objects.values_list("run", "way", "tries")),
+    "notices": list(Notice.objects.values_list("job__trainrun", "way", "tries")),
     "counts": counts,
     "background": [
         [job.kind, job.name, job.arguments, job.status, job.lane, job.resumes, job.error, job.owner_id]

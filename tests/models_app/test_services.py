@@ -121,7 +121,7 @@ def test_a_model_that_a_train_started_from_stays(alice, used):
     assert BaseModel.objects.filter(pk=used.pk).exists()
 
 
-def test_reconciling_adds_a_chore_for_each_import_that_waits(make_model):
+def test_reconciling_adds_a_job_for_each_import_that_waits(make_model):
     waiting = make_model(status="importing")
     make_model(status="failed")
     make_model(status="ready")

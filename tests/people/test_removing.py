@@ -11,11 +11,12 @@ from core.errors import UserError
 from core.ownership import owned_models
 from core.store import trials_folder
 from datasets_app.models import Dataset
+from jobs.models import Notice
 from people.models import PersonRemoval
 from people.removing import person_remove, removals_finish
 from tests.people.test_ownership import give
 from tests.world import CANARY, TRIAL, token_make
-from training.models import Notice, TrainRun
+from training.models import TrainRun
 from training.work.reconcile import reconcile
 
 Status = TrainRun.Status
@@ -158,7 +159,7 @@ def test_sessions_and_tokens_end_and_those_of_others_do_not(client, world, bob, 
 
 
 def test_mail_for_the_one_who_goes_is_not_sent_to_the_heir(world, carol, olga):
-    Notice.objects.create(run=world.run, attempt=1, status="failed", way="mail")
+    Notice.objects.create(job=world.run, attempt=1, status="failed", way="mail")
     person_remove(person=world.owner, by=olga, hand_over_to=carol)
     assert [notice.way for notice in Notice.objects.all()] == ["webhook"]
 

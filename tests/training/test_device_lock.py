@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from training.work.worker import device_alone
+from jobs.devices.worker import device_alone
 
 CPU = {"kind": "cpu", "identity": "cpu"}
 

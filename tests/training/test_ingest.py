@@ -7,9 +7,10 @@ import pytest
 from django.db import OperationalError, transaction
 
 from engine.contract.rundir import EVENTS, EventWriter
+from jobs.devices.supervisor import Overtaken
 from training.models import TrainRun
 from training.train.phases import PHASES_KEPT
-from training.work.ingest import CURVE_POINTS, Overtaken, curve_extended, ingest
+from training.work.ingest import CURVE_POINTS, curve_extended, ingest
 
 
 @pytest.fixture

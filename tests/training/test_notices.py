@@ -13,10 +13,12 @@ from django.utils import timezone
 
 from accounts.services import account_update
 from engine.contract.rundir import write_spec
+from jobs.kinds import DELIVERY_PAUSES
+from jobs.models import Notice
+from jobs.notices import notices_due, notices_send
 from tests.training.test_resuming import SPEC
-from training.models import Notice, TrainRun
+from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
-from training.work.notices import DELIVERY_PAUSES, notices_due, notices_send
 from training.work.outcome import Outcome, failure, worker_lost
 
 
@@ -120,7 +122,7 @@ def test_it_is_given_up_after_a_day_and_operators_see_why(receiver, run, client,
     assert timedelta(hours=23) < sum(DELIVERY_PAUSES, timedelta()) < timedelta(hours=25)
 
     client.force_login(olga)
-    page = client.get("/admin/training/notice/").content.decode()
+    page = client.get("/admin/jobs/notice/").content.decode()
     assert f"Given up after {len(receiver.calls)} tries" in page
     assert "HTTP Error 500" in page
 
@@ -134,16 +136,10 @@ def test_a_redirect_is_not_followed(receiver, run):
 
 def test_whoever_was_faster_sends_it(receiver, run, monkeypatch):
     train_end_or_resume(run, Outcome(TrainRun.Status.FINISHED))
-    seen = list(
-        Notice.objects.select_related(
-            "run__owner", "run__method", "run__base_model", "run__dataset"
-        )
-    )
+    seen = list(Notice.objects.select_related("job__owner"))
     assert notices_send() == 1
     Notice.objects.update(sent_at=None)  # as the other saw it when it looked
-    monkeypatch.setattr(
-        "training.work.notices.Notice.objects.filter", lambda **given: Seen(seen, given)
-    )
+    monkeypatch.setattr("jobs.notices.Notice.objects.filter", lambda **given: Seen(seen, given))
     notices_send()
     assert len(receiver.calls) == 1
 

@@ -6,11 +6,11 @@ import pytest
 from bs4 import BeautifulSoup
 from django.contrib.auth.models import Permission
 
+from jobs.devices import presence as worker_state
 from training.models import TrainRun
 from training.pages import queue_page
 from training.pages.queue_page import MOST_PLACES
 from training.train.estimate import Estimate
-from training.work import worker_state
 
 Status = TrainRun.Status
 

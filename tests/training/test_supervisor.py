@@ -13,11 +13,12 @@ from django.test import override_settings
 
 from engine.contract.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from engine.process.forkserver import ForkServer
+from jobs.devices.engine_process import Engine, WarmProcess
+from jobs.devices.lost_workers import worker_declare_lost
+from jobs.devices.supervisor import Supervisor
 from training.models import TrainRun
 from training.work import supervisor
-from training.work.lost_workers import worker_declare_lost
-from training.work.process import Engine, WarmProcess
-from training.work.supervisor import Supervisor, supervise_next
+from training.work.supervisor import supervise_next
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 from django.utils import timezone
 
 from engine.contract.rundir import write_spec
-from tests.training.test_resuming import SPEC
-from training.models import TrainRun
-from training.work.lost_workers import (
+from jobs.devices.lost_workers import (
     MARK,
     HeartbeatLoss,
     lost_mark_remove,
     worker_declare_lost,
 )
+from tests.training.test_resuming import SPEC
+from training.models import TrainRun
 from training.work.reconcile import lost_trains_close
 
 

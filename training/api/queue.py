@@ -9,6 +9,7 @@ from rest_framework.views import APIView
 
 from core.api import errors
 from core.requests import reader_of
+from jobs.devices.presence import worker_state
 from training.api.serializers import (
     QueuePauseSerializer,
     QueueSerializer,
@@ -19,7 +20,6 @@ from training.api.trains import train_or_404
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
 from training.work.queue import queue_pause, queue_resume, queue_state, train_move, waiting
-from training.work.worker_state import worker_state
 
 
 def queue_answer(request: Request) -> Response:

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from core.api import KeyField, StrictSerializer, errors
 from core.errors import UserError
 from core.requests import reader_of
+from jobs.devices.presence import worker_state
 from training.api.serializers import SampleSerializer
 from training.api.trains import (
     ingredients,
@@ -25,7 +26,6 @@ from training.api.trains import (
 )
 from training.models import Sample
 from training.train.trial import trial_cancel, trial_read, trial_start
-from training.work.worker_state import worker_state
 
 LAST_STEP = 2**62
 # Fields that stand beside the parameters.

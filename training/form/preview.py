@@ -15,6 +15,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from datasets_app.models import Dataset
+from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
@@ -23,7 +24,6 @@ from training.train.estimate import Estimator, device_name
 from training.train.plan import Plan, disk_bytes
 from training.train.services import train_check
 from training.work.queue import queue_state
-from training.work.worker_state import WorkerState, worker_state
 
 
 def train_preview(

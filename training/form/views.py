@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.requests import reader_of
 from core.text import are, counted
 from datasets_app.models import Dataset
+from jobs.devices.presence import worker_state
 from methods.models import TrainingMethod
 from training.form.draft import Draft, draft_new, draft_read, train_find
 from training.form.page import form_context, with_missing
@@ -25,7 +26,6 @@ from training.form.preview import train_preview
 from training.train.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
 from training.train.services import train_create
 from training.train.trial import trial_start
-from training.work.worker_state import worker_state
 
 # What was chosen before the method.
 CARRIED = ("copy", "dataset", "base_model")

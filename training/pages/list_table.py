@@ -13,6 +13,7 @@ from django.http import QueryDict
 
 from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_change
+from jobs.devices.presence import worker_state
 from training.models import TrainRun, TrainRunQuerySet
 from training.pages.columns import COLUMNS, columns_shown
 from training.train.durations import run_progress, run_seconds
@@ -21,7 +22,6 @@ from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions
 from training.train.starter_train import sample_is_offered
 from training.work.queue import queue_positions, queue_state, waiting
-from training.work.worker_state import worker_state
 
 Status = TrainRun.Status
 Reader = AbstractBaseUser | AnonymousUser

@@ -14,11 +14,11 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from core.ownership import may_change
+from jobs.devices.presence import WorkerState, worker_state, workers_present
 from training.models import TrainRun
 from training.train.durations import run_progress, run_seconds
 from training.train.estimate import Estimate, starts_now
 from training.work.queue import may_manage_queue, queue_state, waiting
-from training.work.worker_state import WorkerState, worker_state, workers_present
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100

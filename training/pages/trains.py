@@ -25,6 +25,7 @@ from core.ownership import may_change
 from core.redirects import redirect_back
 from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
+from jobs.devices.presence import worker_state
 from jobs.log import log_read
 from jobs.queue import job_position
 from training.models import TrainRun
@@ -50,7 +51,6 @@ from training.train.resuming import resumable_steps, resume_obstacle, train_resu
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
 from training.work.queue import may_manage_queue, queue_positions, queue_state
-from training.work.worker_state import worker_state
 
 LIVE_ROWS = 100
 LIVE_CELLS = ("status", "loss", "best", "duration", "started")

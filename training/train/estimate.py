@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.durations import run_seconds
 from training.train.similar import LIMITS, SIMILAR_TRAINS, Pace, pace_of, similar_trains
 from training.work.queue import queue_state, waiting
-from training.work.worker_state import WorkerState, worker_state
 
 # The error, as a share of the estimate, where only one similar train is known.
 ERROR_OF_ONE = 0.5

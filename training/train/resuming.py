@@ -25,6 +25,7 @@ from engine.contract.rundir import (
     folder_size,
     read_spec,
 )
+from jobs.notices import notices_create
 from jobs.queue import queue_insert
 from training.models import TrainRun
 from training.train.branching import HASHED_BYTES
@@ -34,7 +35,6 @@ from training.train.plan import disk_bytes
 from training.train.remedies import LADDER, OUT_OF_MEMORY
 from training.train.spec_paths import spec_write
 from training.work.ingest import WARNINGS_KEPT
-from training.work.notices import notices_create
 from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.work.queue import workers_notify
 

@@ -22,6 +22,7 @@ from datasets_app.models import Dataset
 from engine.chat.render import NO_TOOLS, template_knows_tools
 from engine.contract.rundir import Branch, DataFile, HubModel, Program, Spec, save_request
 from engine.doctor.finding_kinds import TOOL_CALLS
+from jobs.devices.presence import WorkerState, worker_state
 from jobs.queue import queue_insert, starts_after_check
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
@@ -33,7 +34,6 @@ from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
 from training.work.queue import priority_check, workers_notify
-from training.work.worker_state import WorkerState, worker_state
 
 __all__ = [
     "Plan",

@@ -26,8 +26,10 @@ from datasets_app.preview import rows_seen
 from engine.rewards.registry import uses_judge
 from engine.rewards.trial import RESULT, TRIAL, answers_read, result_write
 from engine.rows.examples import Example
+from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
-from jobs.services import job_add
+from jobs.progress import progress_report
+from jobs.services import job_cancel
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
@@ -173,6 +175,7 @@ def trial_cancel(*, by: User, key: str) -> bool:
         return False
     if not (folder / RESULT).exists():
         (folder / CANCEL).touch()
+        job_cancel(f"trial-{key}")
 
     return True
 
@@ -194,18 +197,19 @@ def _json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def trial_run(key: str) -> None:
+def trial_run(key: str) -> str:
     """Background work: let the engine answer and score, until it is done, cancelled, or out of
-    time."""
+    time. Returns why it ended early, or nothing."""
     folder = trials_folder() / key
     if not KEY.fullmatch(key) or not folder.is_dir() or (folder / CANCEL).exists():
-        return
+        return "Cancelled."
 
     def on_tick() -> None:
         if not folder.is_dir() or (folder / CANCEL).exists():
             raise _Cancelled
 
     reason = ""
+    progress_report("Answering and scoring")
 
     try:
         program_run(
@@ -230,6 +234,8 @@ def trial_run(key: str) -> None:
 
     if reason and folder.is_dir() and not (folder / RESULT).exists():
         result_write(folder, reason)
+
+    return reason
 
 
 def trial_error(key: str) -> str:

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from core.text import storable
 from engine.contract.rundir import EVENTS, read_events
+from jobs.devices.supervisor import Overtaken
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.curve_summary import curve_summaries_extend, curve_summaries_rewind
 from training.train.phases import attempt_end, phase_enter, spent_of
@@ -114,10 +115,6 @@ def rewind(run: TrainRun, step: int, seq: int) -> None:
 
     run.samples.filter(beyond | Q(stage="after"), seq__lt=seq).delete()
     run.checkpoints.filter(beyond).delete()
-
-
-class Overtaken(RuntimeError):
-    """Another attempt of the train has begun; this one must write nothing more."""
 
 
 class _Batch:

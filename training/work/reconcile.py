@@ -7,25 +7,20 @@ notification too many does nothing."""
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable
-from datetime import timedelta
 
-from django.conf import settings
-from django.utils import timezone
-
-from core.processes import process_is_alive
 from datasets_app.services import datasets_reconcile
+from jobs.devices.lost_workers import supervisor_is_alive
+from jobs.devices.presence import worker_state
+from jobs.devices.supervisor import Overtaken
+from jobs.notices import notices_enqueue
 from jobs.services import jobs_reconcile
 from models_app.services import models_reconcile
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
-from training.work.ingest import Overtaken, ingest
-from training.work.lost_workers import lost_mark_remove, worker_declare_lost
-from training.work.notices import notices_enqueue
+from training.work.ingest import ingest
 from training.work.outcome import decide
 from training.work.queue import workers_notify_missing
-from training.work.worker_state import worker_state
 
 logger = logging.getLogger("deepextension.reconcile")
 
@@ -65,21 +60,6 @@ def lost_trains_close() -> None:
         outcome = decide(run, None)
         if train_end_or_resume(run, outcome):
             logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
-
-
-def supervisor_is_alive(run: TrainRun) -> bool:
-    """By its process where it ran on this host, else by its heartbeat."""
-    if run.host == socket.gethostname() and run.process:
-        return process_is_alive(run.process)
-    if run.heartbeat_at is None:
-        return False
-
-    limit = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
-    if timezone.now() - run.heartbeat_at < limit:
-        lost_mark_remove(run)
-        return True
-
-    return not worker_declare_lost(run)
 
 
 def waiting_trains_enqueue() -> None:

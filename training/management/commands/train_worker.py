@@ -11,9 +11,10 @@ from rq.serializers import JSONSerializer
 from core.database_version import newer_database
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
-from training.work.process import Engine
-from training.work.worker import TrainWorker, device_alone, measure_device
-from training.work.worker_state import start_announce, start_is_over
+from jobs.devices.engine_process import Engine
+from jobs.devices.presence import start_announce, start_is_over
+from jobs.devices.worker import device_alone, measure_device
+from training.work.worker import TrainWorker
 
 
 class Command(BaseCommand):

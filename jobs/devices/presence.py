@@ -1,4 +1,4 @@
-"""Which training workers are there, and whether a train would start now.
+"""Which workers of devices are there, and whether a train would start now.
 
 A worker announces itself and its device by a key in Redis that expires by itself."""
 
