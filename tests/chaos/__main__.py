@@ -37,7 +37,7 @@ from tests.chaos.faults import (
     small_home,
 )
 from tests.chaos.truth import doubled, job_records, leftovers, lost, phantoms
-from tests.chaos.work import NAMES, Bench, Piece, bench_make, pieces_of
+from tests.chaos.work import NAMES, Bench, Merge, Piece, bench_make, pieces_of
 from tests.hub_server import running_hub
 from tests.live import ENDED, Platform, running_platform
 
@@ -319,7 +319,8 @@ def rounds(home: Path, outside: Path, variables: dict[str, str], plan: Plan, cou
         variables |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         with running_platform(home, variables) as platform:
             dataset = int(platform.upload("chaos.jsonl", toy_rows())["id"])
-            bench = bench_make(platform, hub, dataset, trained(platform, dataset), outside)
+            train = trained(platform, dataset) if Merge.name in plan.names else 0
+            bench = bench_make(platform, hub, dataset, train, outside)
             undisturbed_round(bench, plan.names)
             number = 0
             while count.faults < plan.wanted and time.monotonic() < plan.deadline:
