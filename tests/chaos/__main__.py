@@ -270,7 +270,8 @@ class Count:
 
 
 def undisturbed_round(bench: Bench, names: set[str]) -> None:
-    """Everything once while nothing breaks. Raises AssertionError where that goes wrong."""
+    """Everything once while nothing breaks; on a very busy machine something may reach its time
+    limit, and is tried again. Raises AssertionError where that goes wrong."""
     pieces = pieces_of(bench, 0, names)
     deadline = time.monotonic() + ROUND_SECONDS
     for piece in pieces:
@@ -284,7 +285,6 @@ def undisturbed_round(bench: Bench, names: set[str]) -> None:
     conclude(bench, [], seen)
     for piece in pieces:
         seen.add_problems(piece.name, piece.truth())
-        assert not piece.by_hand, piece.outcome()
         bench.undisturbed[piece.name] = piece.result()
 
     for piece in pieces:
