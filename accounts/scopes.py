@@ -48,10 +48,10 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, and start, stop and change trains. Deletes, "
-            "shares and hands over nothing.",
+            "Read; also upload datasets, add models, start, stop and change trains, and stop and move "
+            "other jobs. Deletes, shares and hands over nothing.",
             READING,
-            {"trains": CREATING, "datasets": CREATING, "models": CREATING},
+            {"trains": CREATING, "datasets": CREATING, "models": CREATING, "jobs": CREATING},
         ),
         Scope("all", "All", "Everything you may do yourself.", EVERYTHING),
     )

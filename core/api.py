@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from core.errors import UserError
+from core.requests import LARGEST_ID, integer_of
 
 # For the OpenAPI document: what names a row in an address.
 KEY = OpenApiParameter("key", OpenApiTypes.STR, OpenApiParameter.PATH, description="Id or slug.")
@@ -38,6 +39,20 @@ class Pagination(PageNumberPagination):
             raise exceptions.ValidationError({"page_size": ["Give a whole number, 1 or more."]})
 
         return min(int(text), self.max_page_size)
+
+
+def whole_number(request: Request, name: str, default: int, *, least: int = 0) -> int:
+    """A query parameter as an integer; raises ValidationError with its name."""
+    if name not in request.query_params:
+        return default
+
+    number = integer_of(request.query_params[name], least=-LARGEST_ID)
+    if number is None:
+        raise exceptions.ValidationError({name: ["Give a whole number."]})
+    if number < least:
+        raise exceptions.ValidationError({name: [f"Give {least} or more."]})
+
+    return number
 
 
 def error_body(

@@ -115,11 +115,12 @@ class ListFilter(django_filters.FilterSet):
         order = rows.query.order_by or rows.model._meta.ordering
         names = {str(item) for item in order}
 
-        if "id" in names or "-id" in names:
+        key = rows.model._meta.pk.name
+        if key in names or f"-{key}" in names:
             return rows
 
         # Without a tie-breaker, a row may be on two pages and another on none.
-        return rows.order_by(*order, "id")
+        return rows.order_by(*order, key)
 
     def search_for(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
         return rows.filter(self.search_words(value))

@@ -59,6 +59,9 @@ class MemoryWatch:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.folder = _cgroup_folder(pid)
+        # Of every group that it was seen in: a process that was killed and not yet waited for
+        # seems to be in the root group.
+        self.folders = {self.folder}
         self.samples: deque[tuple[float, Memory]] = deque()
         self.look()
 
@@ -72,6 +75,7 @@ class MemoryWatch:
         # A process that has ended is in no group any more; its last one counts.
         if (PROC / str(self.pid)).exists():
             self.folder = _cgroup_folder(self.pid)
+            self.folders.add(self.folder)
 
         self.samples.append((now, memory_read(self.folder)))
 
@@ -83,9 +87,16 @@ class MemoryWatch:
         """To be called once the process has ended. `peak`: its largest resident set in bytes."""
         memories = [memory for _, memory in self.samples]
         fullest = max(memories, key=lambda memory: memory.used)
-        before = memories[0].oom_kills
+        # The earliest value of each counter.
+        before: dict[str, int] = {}
+        for memory in memories:
+            before = memory.oom_kills | before
+
         self.look()
-        after = self.last.oom_kills
+        after = {}
+        for folder in self.folders:
+            after |= memory_read(folder).oom_kills
+
         new_kills = [name for name in after if name in before and after[name] > before[name]]
 
         return Death(

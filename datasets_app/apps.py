@@ -17,7 +17,7 @@ class DatasetsAppConfig(AppConfig):
                 run=f"{jobs}.check_dataset",
                 ended=f"{jobs}.check_ended",
                 needs=("datasets_app.checking",),
-                address=f"{jobs}.check_address",
+                addresses=f"{jobs}.check_addresses",
                 notice_seconds=WORTH_A_NOTICE,
             )
         )
@@ -27,6 +27,6 @@ class DatasetsAppConfig(AppConfig):
                 "Token count",
                 run=f"{jobs}.count_tokens",
                 ended=f"{jobs}.count_ended",
-                address=f"{jobs}.count_address",
+                addresses=f"{jobs}.count_addresses",
             )
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.limits import process_limit
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
     from jobs.models import Job
 
 # What a check may take beyond what its process holds already: a hostile file must not take the
@@ -51,19 +54,27 @@ def count_ended(lengths_id: int, *, reason: str, limit_seconds: float) -> None:
     count_ended(lengths_id, reason, limit_seconds)
 
 
-def check_address(job: Job) -> str:
+def check_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
     from datasets_app.models import Dataset
+    from jobs.kinds import subjects_of
 
-    dataset = Dataset.objects.filter(pk=job.arguments[0]).first()
-    return dataset.get_absolute_url() if dataset is not None else ""
+    ids = subjects_of(jobs)
+    datasets = Dataset.objects.visible_to(reader).only("pk").in_bulk(list(ids.values()))
+    return {number: datasets[pk].get_absolute_url() for number, pk in ids.items() if pk in datasets}
 
 
-def count_address(job: Job) -> str:
-    from datasets_app.models import TokenLengths
+def count_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
+    from datasets_app.models import Dataset, TokenLengths
+    from jobs.kinds import subjects_of
 
-    rows = TokenLengths.objects.filter(pk=job.arguments[0]).select_related("dataset")
-    lengths = rows.first()
-    return lengths.dataset.get_absolute_url() if lengths is not None else ""
+    ids = subjects_of(jobs)
+    counts = TokenLengths.objects.filter(dataset__in=Dataset.objects.visible_to(reader))
+    counted = counts.select_related("dataset").only("dataset__id").in_bulk(list(ids.values()))
+    return {
+        number: counted[pk].dataset.get_absolute_url()
+        for number, pk in ids.items()
+        if pk in counted
+    }
 
 
 def limit_process(*, seconds: int) -> None:

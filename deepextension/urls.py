@@ -10,6 +10,7 @@ urlpatterns = [
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
     path("methods/", include("methods.urls")),
+    path("jobs/", include("jobs.urls")),
     path("account/", include("accounts.urls")),
     path("", include("accounts.sign_in_urls")),
     path("admin/queue/", include("django_rq.urls")),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
+
+from django.contrib.auth.models import User
 
 from jobs.models import Job
 
@@ -40,8 +43,9 @@ class Kind:
     called with the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
     needs: modules that workers import once, so that the work starts at once in each process.
     pauses: how long it waits after each failure; it has failed for good when it fails once more.
-    address: dotted name of the function that returns the page of what the work is about for a job,
-    "" where there is none.
+    addresses: dotted name of the function that returns {number: page of what the job is about} of
+    several jobs of the kind, by one query, without those whose page the reader may not open
+    (jobs, reader). "" where there are no such pages.
     stop: dotted name of a function that stops a job (job=, by=), where jobs.services.job_stop does
     not.
     notice: dotted name of the function that writes a notice of its end (jobs.notices.NoticeText)
@@ -58,7 +62,7 @@ class Kind:
     ended: str = ""
     needs: tuple[str, ...] = ()
     pauses: tuple[timedelta, ...] = SHORT_PAUSES
-    address: str = ""
+    addresses: str = ""
     stop: str = ""
     notice: str = ""
     notice_seconds: float | None = None
@@ -80,6 +84,26 @@ def kinds() -> list[Kind]:
 def kind_of(job: Job) -> Kind:
     """Of a later version's kind nothing is known but its name."""
     return _kinds.get(job.kind) or Kind(job.kind, job.kind.replace("-", " ").capitalize())
+
+
+def addresses_of(jobs: Iterable[Job], reader: User) -> dict[int, str]:
+    """{number: the page of what the job is about}, of those that have one which this reader may
+    open. One query a kind."""
+    by_kind: defaultdict[Kind, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_kind[kind_of(job)].append(job)
+
+    found: dict[int, str] = {}
+    for kind, its_jobs in by_kind.items():
+        if kind.addresses:
+            found |= function_of(kind.addresses)(its_jobs, reader)
+
+    return found
+
+
+def subjects_of(jobs: Iterable[Job]) -> dict[int, Any]:
+    """{number: the first argument}, which says what a job is about; without those that have none."""
+    return {job.number: job.arguments[0] for job in jobs if job.arguments}
 
 
 def function_of(dotted: str) -> Callable[..., Any]:

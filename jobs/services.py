@@ -198,7 +198,7 @@ def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> b
     return ended
 
 
-def jobjob_forget(*, job: Job, by: User) -> None:
+def job_delete(*, job: Job, by: User) -> None:
     """Forget a job that has ended, with its log. Raises UserError while it waits or runs."""
     deletion_check(job, by)
 

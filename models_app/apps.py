@@ -20,7 +20,7 @@ class ModelsAppConfig(AppConfig):
                 run=f"{jobs}.import_model",
                 ended=f"{jobs}.import_ended",
                 needs=("models_app.importing",),
-                address=f"{jobs}.import_address",
+                addresses=f"{jobs}.import_addresses",
                 notice_seconds=WORTH_A_NOTICE,
             )
         )

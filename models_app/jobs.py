@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
     from jobs.models import Job
 
 MEMORY_BYTES = 4 << 30
@@ -29,8 +32,10 @@ def import_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
     import_ended(pk, reason, limit_seconds)
 
 
-def import_address(job: Job) -> str:
+def import_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
+    from jobs.kinds import subjects_of
     from models_app.models import BaseModel
 
-    model = BaseModel.objects.filter(pk=job.arguments[0]).first()
-    return model.get_absolute_url() if model is not None else ""
+    ids = subjects_of(jobs)
+    models = BaseModel.objects.visible_to(reader).only("pk").in_bulk(list(ids.values()))
+    return {number: models[pk].get_absolute_url() for number, pk in ids.items() if pk in models}

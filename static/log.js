@@ -1,5 +1,6 @@
-// The train log: read by byte offset, kept in pieces that the browser lays out only when they come into view, searched
-// without touching the text (CSS highlights). Megabytes stay smooth because nothing is ever drawn twice.
+// A log, of a train or another job: read by byte offset, kept in pieces that the browser lays out only when they come
+// into view, searched without touching the text (CSS highlights). Megabytes stay smooth because nothing is ever drawn
+// twice.
 (() => {
   "use strict";
   const { api, format, poll } = DX;
@@ -16,7 +17,7 @@
   const state = document.getElementById("log-state");
   const steps = document.querySelectorAll("[data-match]");
   const ENDED = ["finished", "failed", "stopped"];
-  let ended = ENDED.includes(document.getElementById("train-head").dataset.state);
+  let ended = "ended" in box.dataset;
   let offset = null,
     size = 0,
     skipped = 0,
@@ -127,7 +128,7 @@
       size
         ? `${format.size(size)}, ${format.counted(lines, "line")}, ${read}${part}`
         : ended
-          ? "This train wrote no log."
+          ? box.dataset.nothing
           : "Nothing written yet.",
     );
   }
@@ -158,7 +159,7 @@
     detached = complete = false;
     offset = null;
     follow.checked = true;
-    // Of a train that has ended nobody looks by himself any more.
+    // Of what has ended nobody looks by himself any more.
     if (ended) read();
     else polling.now();
   }
@@ -167,10 +168,12 @@
     failed: (error, since) =>
       DX.live(state, `Not live since ${format.clock(since)}. What is shown stays.`),
   });
-  document.addEventListener("train:status", (event) => {
-    ended = ENDED.includes(event.detail.status);
-    polling.now();
-  });
+  // "train:status" comes from train.js, "job:status" from jobs.js.
+  for (const name of ["train:status", "job:status"])
+    document.addEventListener(name, (event) => {
+      ended = ENDED.includes(event.detail.status);
+      polling.now();
+    });
 
   // Scrolling up lets go of the end, scrolling down to it takes hold again.
   let before = 0;

@@ -19,7 +19,7 @@ from core.store import trials_folder
 from datasets_app.models import Dataset, DatasetProblem, Label
 from engine.contract.rundir import LOG, MODEL
 from engine.rewards.trial import RESULT
-from jobs.models import Notice
+from jobs.models import Job, Notice
 from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.models import BaseModel
@@ -36,7 +36,8 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     dataset = dataset_make(owner, label, number, canary)
     model = model_make(owner, number, canary)
     run = train_make(owner, dataset, model, number, canary)
-    world = World(owner, label, dataset, model, run)
+    job = job_make(owner, number, canary)
+    world = World(owner, label, dataset, model, run, job)
 
     missing = set(owned_models()) - set(world.owned)
     assert not missing, f"tests/world.py makes no row of {missing}"
@@ -50,10 +51,15 @@ class World:
     dataset: Dataset
     model: BaseModel
     run: TrainRun
+    job: Job
 
     @property
     def owned(self) -> dict[type[Owned], Owned]:
-        return {Dataset: self.dataset, BaseModel: self.model, TrainRun: self.run}
+        return {
+            Dataset: self.dataset,
+            BaseModel: self.model,
+            TrainRun: self.run,
+        }
 
 
 def dataset_make(owner: User, label: Label, number: int, canary: str) -> Dataset:
@@ -111,7 +117,8 @@ def train_make(
     if not TrainingMethod.objects.exists():
         methods_install()
     run = TrainRun.objects.create(
-        pk=number,
+        # Not pk, which would be the number of its job too.
+        id=number,
         owner=owner,
         name=f"{canary} train",
         notes=f"{canary} notes",
@@ -157,6 +164,28 @@ def train_make(
         json.dumps({"answers": [answer], "error": ""}).encode(),
     )
     return run
+
+
+def job_make(owner: User, number: int, canary: str) -> Job:
+    """The check of the dataset of that number, which has failed."""
+    job = Job.objects.create(
+        number=number,
+        owner=owner,
+        kind="dataset-check",
+        name=f"{canary} check",
+        arguments=[number],
+        key=f"{canary}-{number}",
+        lane=Job.Lane.QUICK,
+        status=Job.Status.FAILED,
+        error_code="failed",
+        error=f"{canary} error",
+        error_advice=f"{canary} advice",
+        phase=f"{canary} phase",
+        worker=f"{canary}-worker",
+        host=f"{canary}-host",
+    )
+    write(job.log_path, f"{canary} log\n".encode())
+    return job
 
 
 def token_make(owner: User) -> str:

@@ -18,7 +18,7 @@ class TrainingConfig(AppConfig):
             Kind(
                 "train",
                 "Train",
-                address=f"{jobs}.train_address",
+                addresses=f"{jobs}.train_addresses",
                 stop=f"{jobs}.stop_train",
                 notice="training.work.notices.train_notice",
                 notice_seconds=0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.contrib.auth.models import User
 from rq import get_current_job
 
@@ -33,11 +35,11 @@ def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:
     trial_ended(key, reason)
 
 
-def train_address(job: Job) -> str:
+def train_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
     from training.models import TrainRun
 
-    run = TrainRun.objects.filter(job=job.number).only("pk").first()
-    return run.get_absolute_url() if run is not None else ""
+    trains = TrainRun.objects.visible_to(reader).filter(job__in=[job.number for job in jobs])
+    return {train.job_id: train.get_absolute_url() for train in trains.only("pk", "job")}
 
 
 def stop_train(*, job: Job, by: User) -> None:

@@ -55,7 +55,7 @@ def expected(scope, method, path):
     if path.endswith(("/bulk/", "/sharing/", "/hand-over/")):
         return False
     return method != "delete" and path.startswith(
-        ("/api/v1/trains/", "/api/v1/datasets/", "/api/v1/models/")
+        ("/api/v1/trains/", "/api/v1/datasets/", "/api/v1/models/", "/api/v1/jobs/")
     )
 
 

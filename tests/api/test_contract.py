@@ -40,6 +40,7 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
         schema,
         {
             "trains": [run.pk for run in runs],
+            "jobs": [run.number for run in runs],
             "datasets": ["toys"],
             "models": ["tiny"],
             "methods": ["lora-test"],

@@ -21,6 +21,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, Label, TokenLengths
 from datasets_app.services import dataset_create
 from engine.contract.rundir import LOG, MODEL
+from jobs.models import Job
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
@@ -55,7 +56,8 @@ def used_home(home: Any) -> dict[str, str]:
     datasets = datasets_make(people["alice"], home)
     methods_install()
     trains = trains_make(people, models, datasets)
-    everything: dict[str, Model] = {**models, **datasets, **trains}
+    jobs = jobs_make(people, models, datasets)
+    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs}
     ids = {name: str(thing.pk) for name, thing in everything.items()}
     return ids | {"four": ids_of(trains, 4), "six": ids_of(trains, 6), "two": ids_of(trains, 2)}
 
@@ -332,6 +334,79 @@ def trains_make(
     found["next"] = train_make(
         **lora, status="queued", measured=False, starts_after=found["waiting"]
     )
+    return found
+
+
+def jobs_make(
+    people: dict[str, User], models: dict[str, BaseModel], datasets: dict[str, Dataset]
+) -> dict[str, Job]:
+    """Background work of every kind and status, beside the trains, which are jobs too."""
+    now = timezone.now()
+    alice, bob = people["alice"], people["bob"]
+    here = {"worker": "background-1", "host": "gpu-server-basement-2.example.org"}
+    make = Job.objects.create
+    check = {
+        "kind": "dataset-check",
+        "name": datasets["checking"].name,
+        "arguments": [datasets["checking"].pk],
+        "owner": alice,
+        "limit_seconds": 7200,
+        "lane": Job.Lane.NORMAL,
+    }
+    fetch = {
+        "kind": "model-import",
+        "name": models["importing"].name,
+        "arguments": [models["importing"].pk],
+        "owner": alice,
+        "lane": Job.Lane.LONG,
+    }
+    started = {"started_at": now - timedelta(minutes=4)}
+    broken = {
+        **started,
+        "status": "failed",
+        "finished_at": now - timedelta(minutes=1),
+        "attempt": 4,
+        "error_code": "broke_off",
+        "error": "The file ends in the middle of tensor blk.27.ffn_down.weight. Upload it again, "
+        "or choose another file.",
+        "error_advice": "Its log says more. Often the machine has too little memory for it.",
+    }
+    found = {
+        "job-running": make(
+            **check, **started, **here, status="running", phase="reading rows", progress=0.62
+        ),
+        "job-stopping": make(
+            **fetch | {"owner": bob}, **started, **here, status="stopping", phase="Downloading"
+        ),
+        "job-waiting": make(
+            **fetch,
+            attempt=2,
+            due_at=now + timedelta(minutes=2),
+            error="ConnectionError: the hub at https://huggingface.co did not answer in 30 s.",
+        ),
+        "job-failed": make(**fetch | {"name": models["broken"].name}, **here, **broken),
+    }
+    make(kind="notices", name="Notices", owner=None, lane=Job.Lane.QUICK)
+    make(kind="reward-trial", name=datasets["prompts"].name, owner=bob, lane=Job.Lane.NORMAL)
+    for number in range(30):
+        make(
+            kind="token-count",
+            name=f"{LONG}-{number:02}",
+            owner=bob if number % 4 == 0 else alice,
+            status=("finished", "finished", "stopped")[number % 3],
+            started_at=now - timedelta(hours=number, minutes=9),
+            finished_at=now - timedelta(hours=number),
+            lane=Job.Lane.QUICK,
+            **here,
+        )
+
+    for job in found.values():
+        job.directory.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"2026-11-28 14:07:{second % 60:02} read {second},000 rows" for second in range(90)
+        ]
+        job.log_path.write_text("\n".join(lines) + "\n")
+
     return found
 
 

@@ -34,6 +34,7 @@ def what_is_there(platform: Platform) -> dict[str, list[Any]]:
     return {
         "datasets": [dataset["id"], dataset["slug"]],
         "trains": [ended["id"], waiting["id"]],
+        "jobs": [job["number"] for job in platform.get("jobs/")["results"]],
         "models": ["tiny"],
         "methods": ["lora", "grpo"],
     }

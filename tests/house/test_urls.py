@@ -25,6 +25,7 @@ from rest_framework.serializers import BaseSerializer
 
 from core.ownership import owned_models
 from datasets_app.models import Dataset, Label
+from jobs.models import Job
 from methods.models import RewardFunction, TrainingMethod
 from tests.routes import OPEN, Route, routes
 from tests.world import CANARY, NUMBER, TRIAL, World, token_make, world_make
@@ -49,6 +50,8 @@ PARTS_OF_PEOPLE = (
     "trains",
     "datasets",
     "models",
+    "jobs",
+    "api/v1/jobs",
     "api/v1/trains",
     "api/v1/trains/try-rewards",
     "api/v1/datasets",
@@ -67,6 +70,9 @@ QUERIES = (
     "/datasets/?owner=alice",
     "/datasets/?archived=true",
     "/models/?owner=alice",
+    "/jobs/?owner=alice",
+    "/jobs/part/?owner=alice",
+    "/api/v1/jobs/?owner=alice",
     "/api/v1/trains/?owner=alice",
     f"/api/v1/trains/compare/?ids={NUMBER},{NUMBER + 1}",
     "/api/v1/datasets/?owner=alice",
@@ -170,7 +176,7 @@ def rows_of(world: World) -> str:
     """Everything that is stored of Alice's, as text."""
     rows = [
         row
-        for model in owned_models()
+        for model in (*owned_models(), Job)
         for row in model._base_manager.filter(owner=world.owner).order_by("pk")
     ]
     return django_serializers.serialize("json", rows)
@@ -198,6 +204,8 @@ def test_it_sees_the_whole_urlconf():
         "training:overview",
         "datasets:download",
         "models:delete",
+        "jobs:detail",
+        "api-job-log",
         "api-train-log",
         "api-trains-tried",
     } <= OF_PEOPLE
@@ -274,7 +282,7 @@ def test_what_one_has_tells_nothing_of_what_it_came_from(client, world):
 
 
 def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, world, bob):
-    for kind in owned_models():
+    for kind in (*owned_models(), Job):
         kind._base_manager.update(shared=True)
     owner = Client()
     owner.force_login(world.owner)

@@ -89,6 +89,22 @@ def test_a_look_between_the_kill_and_the_word_of_it_hides_nothing(machine, clock
     assert not watch.death(0).killed_for_memory, "another one's, long ago"
 
 
+def test_the_group_of_a_process_that_was_killed_and_not_waited_for_still_counts(machine, clock):
+    """Until somebody waits for it, it seems to be in the root group."""
+    group = machine / "cgroup" / "work"
+    group.mkdir()
+    (group / "memory.events").write_text("oom_kill 1\n")
+    (machine / "cgroup" / "memory.events").write_text("oom_kill 1\n")
+    watch = MemoryWatch(7)
+
+    (group / "memory.events").write_text("oom_kill 2\n")
+    (machine / "proc" / "7" / "cgroup").write_text("0::/\n")
+    clock[0] += 1
+    watch.look()
+    (machine / "proc" / "7" / "cgroup").unlink()
+    assert watch.death(1).killed_for_memory
+
+
 def test_the_group_of_a_process_that_has_ended_still_counts(machine, clock):
     events = machine / "cgroup" / "work" / "memory.events"
     events.parent.mkdir()

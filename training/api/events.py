@@ -13,8 +13,8 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts.models import Token
-from core.api import errors
-from training.api.trains import live_train_or_404, whole_number
+from core.api import errors, whole_number
+from training.api.trains import live_train_or_404
 from training.pages.live_access import SessionAccess, TokenAccess
 from training.pages.live_feed import Access, follow, once
 

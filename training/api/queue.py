@@ -10,10 +10,10 @@ from rest_framework.views import APIView
 from core.api import errors
 from core.requests import reader_of
 from jobs.devices.presence import worker_state
+from jobs.serializers import JobMoveSerializer
 from training.api.serializers import (
     QueuePauseSerializer,
     QueueSerializer,
-    TrainMoveSerializer,
     TrainSerializer,
 )
 from training.api.trains import train_or_404
@@ -75,13 +75,13 @@ class QueueResumeView(APIView):
 
 class TrainMoveView(APIView):
     @extend_schema(
-        request=TrainMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)}
+        request=JobMoveSerializer, responses={200: TrainSerializer, **errors(400, 401, 403, 404)}
     )
     def post(self, request: Request, pk: int) -> Response:
         """Move a waiting train in the queue: operators among all of its priority, others among their
         own."""
         run = train_or_404(request, pk)
-        body = TrainMoveSerializer(data=request.data)
+        body = JobMoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         run = train_move(run=run, by=reader_of(request), to=body.validated_data["to"])
 

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.api import KeyField, StrictSerializer, errors
+from core.api import KeyField, StrictSerializer, errors, whole_number
 from core.errors import UserError
 from core.requests import reader_of
 from jobs.devices.presence import worker_state
@@ -21,7 +21,6 @@ from training.api.serializers import SampleSerializer
 from training.api.trains import (
     ingredients,
     train_or_404,
-    whole_number,
     with_parameters_named,
 )
 from training.models import Sample

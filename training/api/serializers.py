@@ -9,7 +9,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
-from jobs.queue import MOVES, job_position
+from jobs.queue import job_position
+from jobs.serializers import JobErrorSerializer, PriorityField
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.durations import run_progress, run_seconds
@@ -19,29 +20,10 @@ from training.train.record import record_notes, steps_missing
 from training.train.standing import activity_of
 
 
-class PriorityField(serializers.ChoiceField):
-    """low, normal or high, as the number that the database orders by."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(choices=[label.lower() for label in TrainRun.Priority.labels], **kwargs)
-
-    def to_representation(self, value: Any) -> str:
-        return str(TrainRun.Priority(value).label).lower()
-
-    def to_internal_value(self, data: Any) -> int:  # type: ignore[override]
-        return int(TrainRun.Priority[super().to_internal_value(data).upper()])
-
-
 class EstimateSerializer(serializers.Serializer[Any]):
     seconds = serializers.FloatField()
     error = serializers.FloatField(help_text="Give or take so many seconds.")
     trains = serializers.IntegerField(help_text="How many similar finished trains it is based on.")
-
-
-class TrainErrorSerializer(serializers.Serializer[Any]):
-    code = serializers.CharField()
-    message = serializers.CharField()
-    advice = serializers.CharField()
 
 
 class GapSerializer(serializers.Serializer[Any]):
@@ -202,7 +184,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
 
-    @extend_schema_field(TrainErrorSerializer(allow_null=True))
+    @extend_schema_field(JobErrorSerializer(allow_null=True))
     def get_error(self, run: TrainRun) -> dict[str, str] | None:
         if run.status != TrainRun.Status.FAILED:
             return None
@@ -438,12 +420,6 @@ class TrainUpdateSerializer(StrictSerializer):
     )
 
 
-class TrainMoveSerializer(StrictSerializer):
-    to = serializers.ChoiceField(
-        choices=MOVES, help_text="Among all for operators, among one's own for others."
-    )
-
-
 class QueuePauseSerializer(StrictSerializer):
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
 
@@ -528,25 +504,6 @@ class MetricsSerializer(serializers.Serializer[Any]):
     train = TrainLiveSerializer()
     next = serializers.IntegerField(help_text="Send as `after` to get what came since.")
     rows = MetricRowSerializer(many=True)
-
-
-class LogSerializer(serializers.Serializer[Any]):
-    offset = serializers.IntegerField(help_text="Bytes read so far: send it to continue.")
-    size = serializers.IntegerField(help_text="Bytes of the whole log.")
-    text = serializers.CharField()
-
-
-class LogMatchSerializer(serializers.Serializer[Any]):
-    offset = serializers.IntegerField(help_text="Byte at which the line begins.")
-    text = serializers.CharField(help_text="The line, cut around the match where it is long.")
-
-
-class LogSearchSerializer(serializers.Serializer[Any]):
-    matches = LogMatchSerializer(many=True)
-    next = serializers.IntegerField(
-        allow_null=True, help_text="Offset to continue from; null at the end of the log."
-    )
-    size = serializers.IntegerField(help_text="Bytes of the whole log.")
 
 
 class SampleSerializer(serializers.ModelSerializer[Sample]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -15,11 +14,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.api import by_id_or_slug, errors
+from core.api import by_id_or_slug, errors, whole_number
 from core.errors import UserError
-from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
+from core.requests import reader_of, row_or_404
 from datasets_app.models import Dataset
-from jobs.log import PIECE_BYTES, log_read, log_search
+from jobs.api_log import LogSearchView, LogView
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.api.serializers import (
@@ -27,8 +26,6 @@ from training.api.serializers import (
     METRIC_COLUMNS,
     CheckpointSerializer,
     ComparisonSerializer,
-    LogSearchSerializer,
-    LogSerializer,
     MetricsSerializer,
     SampleSerializer,
     TrainCopySerializer,
@@ -55,7 +52,6 @@ from training.train.verdict import comparability, verdict
 from training.work.queue import queue_positions, train_wait
 
 METRIC_ROWS = 5000
-LONGEST_SEARCH = 200
 # Fields of a train that stand beside its parameters.
 BESIDE = (
     "",
@@ -72,20 +68,6 @@ BESIDE = (
     "branch_step",
     "labels",
 )
-
-
-def whole_number(request: Request, name: str, default: int, *, least: int = 0) -> int:
-    """A query parameter as an integer; raises ValidationError with its name."""
-    if name not in request.query_params:
-        return default
-
-    number = integer_of(request.query_params[name], least=-LARGEST_ID)
-    if number is None:
-        raise exceptions.ValidationError({name: ["Give a whole number."]})
-    if number < least:
-        raise exceptions.ValidationError({name: [f"Give {least} or more."]})
-
-    return number
 
 
 def visible_trains(request: Request) -> TrainRunQuerySet:
@@ -322,61 +304,14 @@ class TrainMetricsView(APIView):
         )
 
 
-class TrainLogView(APIView):
-    @extend_schema(
-        parameters=[
-            OpenApiParameter(
-                "offset", OpenApiTypes.INT, description="Bytes; negative counts from the end."
-            ),
-            OpenApiParameter(
-                "limit", OpenApiTypes.INT, description="Bytes at most, up to 262,144."
-            ),
-        ],
-        responses={200: LogSerializer, **errors(400, 401, 404)},
-    )
-    def get(self, request: Request, pk: int) -> Response:
-        """A piece of the raw log."""
-        offset = whole_number(request, "offset", 0, least=-LARGEST_ID)
-        limit = whole_number(request, "limit", PIECE_BYTES, least=1)
-        piece = log_read(train_or_404(request, pk), offset, limit)
-
-        return Response(
-            {
-                "offset": piece.offset,
-                "size": piece.size,
-                "text": piece.text,
-            }
-        )
+class TrainLogView(LogView):
+    def get_job(self, request: Request, pk: int) -> TrainRun:
+        return train_or_404(request, pk)
 
 
-class TrainLogSearchView(APIView):
-    @extend_schema(
-        parameters=[
-            OpenApiParameter(
-                "q", OpenApiTypes.STR, required=True, description="Text; the case is ignored."
-            ),
-            OpenApiParameter("offset", OpenApiTypes.INT, description="Bytes: where to continue."),
-        ],
-        responses={200: LogSearchSerializer, **errors(400, 401, 404)},
-    )
-    def get(self, request: Request, pk: int) -> Response:
-        """Lines of the log that hold a text. A long log takes several calls: continue at `next` until
-        that is null."""
-        run = train_or_404(request, pk)
-        words = request.query_params.get("q", "")
-        if not 0 < len(words) <= LONGEST_SEARCH:
-            raise UserError({"q": [f"Give a text of at most {LONGEST_SEARCH} characters."]})
-
-        offset = whole_number(request, "offset", 0)
-        matches, following, size = log_search(run, words, offset)
-
-        return Response(
-            {
-                "matches": [asdict(match) for match in matches],
-                "next": following,
-                "size": size,
-            }
-        )
+class TrainLogSearchView(LogSearchView):
+    def get_job(self, request: Request, pk: int) -> TrainRun:
+        return train_or_404(request, pk)
 
 
 class TrainSamplesView(generics.ListAPIView[Sample]):

@@ -12,10 +12,11 @@ from django.views import View
 from core.errors import UserError
 from core.redirects import redirect_back
 from core.requests import reader_of
+from jobs.pages import MOVES
 from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.queue_page import queue_page
-from training.pages.trains import QUEUE_MOVES, TrainActionView
+from training.pages.trains import TrainActionView
 from training.work.queue import (
     queue_pause,
     queue_resume,
@@ -71,7 +72,7 @@ class QueuePageView(View):
             template = "training/_queue.html"
 
         context = queue_page(reader_of(request))
-        context["moves"] = QUEUE_MOVES
+        context["moves"] = MOVES
 
         return render(request, template, context)
 

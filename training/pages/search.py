@@ -44,9 +44,16 @@ class HitGroup:
 
 # (title, icon, URL name, words that people look for, whether only operators have it)
 PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
-    ("Model Training", "activity", "training:list", "trains runs jobs list home", False),
+    ("Model Training", "activity", "training:list", "trains runs list home", False),
     ("Start a New Train", "plus", "training:new", "new train fine-tune run create", False),
     ("Queue", "list-details", "training:queue", "waiting line position pause order", False),
+    (
+        "Jobs",
+        "list-check",
+        "jobs:list",
+        "background work tasks checks imports waiting running ended log stop",
+        False,
+    ),
     (
         "Compare trains",
         "columns-3",

@@ -27,6 +27,7 @@ from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
 from jobs.devices.presence import worker_state
 from jobs.log import log_read
+from jobs.pages import MOVES
 from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.columns import columns_choose, columns_reset
@@ -155,14 +156,6 @@ class TrainPage(View):
         return {"tab": self.tab, "record_notes": record_notes(run)}
 
 
-QUEUE_MOVES = (
-    ("front", "Move to the front", "arrow-up"),
-    ("up", "Move up", "chevron-up"),
-    ("down", "Move down", "chevron-down"),
-    ("back", "Move to the back", "arrow-down"),
-)
-
-
 def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     """What templates/training/_header.html needs, on every tab."""
     is_own = may_change(run, request.user)
@@ -171,7 +164,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "may_change": is_own,
         "may_move": is_own or may_manage_queue(request.user),
         "position": job_position(run),
-        "moves": QUEUE_MOVES,
+        "moves": MOVES,
         "progress": run_progress(run),
         "activity": activity_of(run),
         "stop_effect": stop_effect(run),

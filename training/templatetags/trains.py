@@ -32,6 +32,7 @@ class Entry:
 ENTRIES = (
     ("Model Training", "activity", "training:list", ""),
     ("Queue", "list-details", "training:queue", ""),
+    ("Jobs", "list-check", "jobs:list", ""),
     ("Datasets", "database", "datasets:list", ""),
     ("Models", "cube", "models:list", ""),
     ("Compare", "columns-3", "training:compare", ""),
