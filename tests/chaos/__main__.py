@@ -46,7 +46,9 @@ STEPS_A_FAULT = 200
 SAVE_EVERY = 20
 FAULTS_A_ROUND = 10
 # Between two faults, at most.
-PAUSE_SECONDS = 4.0
+PAUSE_SECONDS = 3.0
+# For how long a fault waits until there is work again that it can hit.
+WORK_SECONDS = 60
 ROUND_SECONDS = 1800
 TRAIN = "train"
 
@@ -157,7 +159,8 @@ def round_of(
     for piece in draw.sample(pieces, len(pieces)):
         piece.begin(deadline)
 
-    for fault in faults:
+    for index, fault in enumerate(faults):
+        wait_for_work(bench, run, pieces, index / len(faults))
         time.sleep(draw.uniform(0, PAUSE_SECONDS))
         row = current_state(platform, run)
         lives = row is None or row["status"] not in ENDED
@@ -182,6 +185,22 @@ def round_of(
         platform.api("DELETE", f"trains/{run}/")
 
     return seen
+
+
+def wait_for_work(bench: Bench, run: int, pieces: list[Piece], share: float) -> None:
+    """Until this share of the work is over and some of the rest is being done, so that faults hit
+    all of it; not for ever."""
+    deadline = time.monotonic() + WORK_SECONDS
+    while time.monotonic() < deadline:
+        over = sum([piece.look() for piece in pieces])
+        if over == len(pieces) or (over >= share * len(pieces) and running(bench, pieces)):
+            return
+
+        row = current_state(bench.platform, run)
+        if row is not None and row["status"] in ("failed", "stopped"):
+            resume(bench.platform, row)
+
+        time.sleep(0.3)
 
 
 def are_over(pieces: Sequence[Piece]) -> bool:
