@@ -192,7 +192,7 @@ def wait_for_work(bench: Bench, run: int, pieces: list[Piece], share: float) -> 
     all of it; not for ever."""
     deadline = time.monotonic() + WORK_SECONDS
     while time.monotonic() < deadline:
-        over = sum([piece.look() for piece in pieces])
+        over = sum(piece.look() for piece in pieces)
         if over == len(pieces) or (over >= share * len(pieces) and running(bench, pieces)):
             return
 
