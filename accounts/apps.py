@@ -21,5 +21,6 @@ class AccountsConfig(AppConfig):
                 run=f"{jobs}.send_password_reset",
                 pauses=DELIVERY_PAUSES,
                 is_listed=False,
+                keeps=False,
             )
         )

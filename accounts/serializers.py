@@ -66,7 +66,8 @@ class AccountSerializer(serializers.Serializer[Any]):
     username = serializers.CharField(read_only=True)
     email = serializers.CharField(read_only=True)
     notices = serializers.BooleanField(
-        read_only=True, help_text="E-mail when a train of mine ends."
+        read_only=True,
+        help_text="E-mail when a train of mine ends, or a check or import that took minutes.",
     )
     hub_token = serializers.ChoiceField(
         choices=["none", "set", "unreadable"],

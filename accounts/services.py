@@ -79,7 +79,7 @@ def password_change(*, user: User, request: HttpRequest, old: str, new: str) -> 
 
 
 def notices_wanted(user: Any) -> bool:
-    """Whether to e-mail this person when a train ends."""
+    """Whether to e-mail this person when a job ends that they wait for."""
     return bool(user.email) and profile_of(user).notices
 
 

@@ -93,7 +93,7 @@ class MemoryWatch:
             before = memory.oom_kills | before
 
         self.look()
-        after = {}
+        after: dict[str, int] = {}
         for folder in self.folders:
             after |= memory_read(folder).oom_kills
 

@@ -8,6 +8,7 @@ may not see does not exist for them: it is a 404.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from django.apps import apps
@@ -139,6 +140,18 @@ def owner_set(row: Any, *, by: User, owner: User) -> None:
         raise UserError({"owner": [message]})
 
     _write(row, owner=owner, **released_on_hand_over(type(row)))
+    for follow in _followers:
+        follow(row, owner)
+
+
+# What else changes hands with a row.
+_followers: list[Callable[[Any, User], None]] = []
+
+
+def follow_owner(follow: Callable[[Any, User], None]) -> None:
+    """Have `follow(row, owner)` called when a row was handed over. For an app to call once, when it
+    is ready."""
+    _followers.append(follow)
 
 
 def released_on_hand_over(model: type[models.Model]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class DatasetsAppConfig(AppConfig):
                 "Dataset check",
                 run=f"{jobs}.check_dataset",
                 ended=f"{jobs}.check_ended",
+                keys=f"{jobs}.check_keys",
                 needs=("datasets_app.checking",),
                 addresses=f"{jobs}.check_addresses",
                 notice_seconds=WORTH_A_NOTICE,
@@ -27,6 +28,7 @@ class DatasetsAppConfig(AppConfig):
                 "Token count",
                 run=f"{jobs}.count_tokens",
                 ended=f"{jobs}.count_ended",
+                keys=f"{jobs}.count_keys",
                 addresses=f"{jobs}.count_addresses",
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.limits import process_limit
 
@@ -75,6 +75,23 @@ def count_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
         for number, pk in ids.items()
         if pk in counted
     }
+
+
+def check_keys(row: Any) -> list[str]:
+    from datasets_app.check_queue import check_key
+    from datasets_app.models import Dataset
+
+    return [check_key(row.pk)] if isinstance(row, Dataset) else []
+
+
+def count_keys(row: Any) -> list[str]:
+    from datasets_app.lengths import count_key
+    from datasets_app.models import Dataset
+
+    if not isinstance(row, Dataset):
+        return []
+
+    return [count_key(lengths) for lengths in row.token_lengths.all()]
 
 
 def limit_process(*, seconds: int) -> None:

@@ -31,8 +31,11 @@ def table_page(reader: Reader, query: QueryDict) -> dict[str, Any]:
     facets_chosen = sum(bool(facet.value) for facet in facets)
     archived = visible.exclude(archived_at=None).newest_versions()
 
+    statuses = {dataset.status for dataset in page.object_list}
+
     return {
         "page": page,
+        "checking": Dataset.Status.CHECKING in statuses,
         "rows": versions_attach(page.object_list, reader),
         "facets": facets,
         "facets_chosen": facets_chosen,

@@ -13,11 +13,11 @@ from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
-from django.views.generic import TemplateView
 
 from core.api import by_id_or_slug
 from core.errors import UserError
 from core.ownership import may_change
+from core.parts import load_again, page_or_part, wants_part
 from core.requests import reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.text import number_of
@@ -56,11 +56,18 @@ def own_dataset(request: HttpRequest, pk: int) -> Dataset:
     return dataset
 
 
-class DatasetListPage(TemplateView):
-    template_name = "datasets/list.html"
+@method_decorator(page_or_part, name="dispatch")
+class DatasetListPage(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        context = table_page(request.user, request.GET)
+        if not wants_part(request):
+            return render(request, "datasets/list.html", context)
 
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(**kwargs) | table_page(self.request.user, self.request.GET)
+        # Of a filter none may be left, which the page has words for.
+        if not context["rows"]:
+            return load_again()
+
+        return render(request, "datasets/_rows.html", context)
 
 
 @method_decorator(csrf_exempt, name="dispatch")
@@ -159,10 +166,20 @@ class DatasetImportPage(View):
         return render(request, "datasets/import.html", {"form": form}, status=status)
 
 
+@method_decorator(page_or_part, name="dispatch")
 class DatasetDetailPage(View):
+    """A dataset; to htmx how far its check is."""
+
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         dataset = dataset_or_404(request, pk)
+        is_part = wants_part(request)
+        if is_part and dataset.status != Dataset.Status.CHECKING:
+            return load_again()
+
         context = detail_page(dataset, reader_of(request), request.GET)
+        if is_part:
+            return render(request, "datasets/_checking.html", context)
+
         return render(request, "datasets/detail.html", context)
 
 

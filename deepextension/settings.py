@@ -170,10 +170,11 @@ RQ_QUEUES = {
 BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
 if BACKGROUND_LIMIT_MINUTES <= 0:
     raise ImproperlyConfigured("DEEPEXTENSION_BACKGROUND_MINUTES is a number of minutes above 0.")
-# How long a job of the background workers is kept after its end, with its log.
+# How long a job of the background workers is kept after its end, with its log. Notices of it are
+# tried for a day.
 JOBS_KEPT_DAYS = env.int("DEEPEXTENSION_JOBS_KEPT_DAYS", default=30)
-if JOBS_KEPT_DAYS < 0:
-    raise ImproperlyConfigured("DEEPEXTENSION_JOBS_KEPT_DAYS is a number of days, 0 or more.")
+if JOBS_KEPT_DAYS < 2:
+    raise ImproperlyConfigured("DEEPEXTENSION_JOBS_KEPT_DAYS is a number of days, 2 or more.")
 
 # The raw pages of the queue are at /admin/queue/, and not a second time within the admin.
 RQ_SHOW_ADMIN_LINK = False

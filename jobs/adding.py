@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from core.queue import connection
 from core.text import clean_label
-from jobs.kinds import lane_for
+from jobs.kinds import kind_of_name, lane_for
 from jobs.models import Job
 from jobs.queue import queue_insert
 
@@ -52,6 +52,10 @@ def job_add(
             transaction.on_commit(wake_workers)
 
         return
+
+    if not kind_of_name(kind).keeps:
+        # Nobody looks at what failed each time before this one.
+        Job.objects.filter(key=key, status__in=Job.ENDED).delete()
 
     limit = min(limit_seconds or longest_seconds(), longest_seconds())
     job = Job(

@@ -7,8 +7,11 @@ class JobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from core.ownership import follow_owner
         from jobs.kinds import Kind, kind_register
+        from jobs.services import jobs_follow
 
+        follow_owner(jobs_follow)
         kind_register(
             Kind(
                 "notices",

@@ -46,6 +46,8 @@ class Kind:
     addresses: dotted name of the function that returns {number: page of what the job is about} of
     several jobs of the kind, by one query, without those whose page the reader may not open
     (jobs, reader). "" where there are no such pages.
+    keys: dotted name of a function that returns the keys of jobs of the kind about a row that gets
+    another owner; none for rows of other models. "" where such jobs do not follow their subject.
     stop: dotted name of a function that stops a job (job=, by=), where jobs.services.job_stop does
     not.
     notice: dotted name of the function that writes a notice of its end (jobs.notices.NoticeText)
@@ -63,6 +65,7 @@ class Kind:
     needs: tuple[str, ...] = ()
     pauses: tuple[timedelta, ...] = SHORT_PAUSES
     addresses: str = ""
+    keys: str = ""
     stop: str = ""
     notice: str = ""
     notice_seconds: float | None = None
@@ -82,8 +85,12 @@ def kinds() -> list[Kind]:
 
 
 def kind_of(job: Job) -> Kind:
+    return kind_of_name(job.kind)
+
+
+def kind_of_name(name: str) -> Kind:
     """Of a later version's kind nothing is known but its name."""
-    return _kinds.get(job.kind) or Kind(job.kind, job.kind.replace("-", " ").capitalize())
+    return _kinds.get(name) or Kind(name, name.replace("-", " ").capitalize())
 
 
 def addresses_of(jobs: Iterable[Job], reader: User) -> dict[int, str]:

@@ -26,6 +26,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from jobs.adding import job_add
+from jobs.durations import run_seconds
 from jobs.kinds import DELIVERY_PAUSES, function_of, kind_of
 from jobs.models import Job, Notice
 
@@ -62,7 +63,7 @@ def notices_create(job: Job) -> None:
     """Record who is to be notified of the end of this job, where it took as long as its kind says.
     Call it inside the transaction that ends the job."""
     seconds = kind_of(job).notice_seconds
-    if seconds is None or run_seconds(job) < seconds:
+    if seconds is None or (run_seconds(job) or 0) < seconds:
         return
 
     ways = []
@@ -84,15 +85,6 @@ def notices_create(job: Job) -> None:
         ]
         Notice.objects.bulk_create(notices, ignore_conflicts=True)
         notices_enqueue()
-
-
-def run_seconds(job: Job) -> float:
-    """How long it ran, earlier attempts included."""
-    if job.started_at is None:
-        return job.earlier_seconds
-
-    until = job.finished_at or timezone.now()
-    return job.earlier_seconds + (until - job.started_at).total_seconds()
 
 
 def notices_due() -> QuerySet[Notice]:

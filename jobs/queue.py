@@ -41,8 +41,11 @@ def in_order(rows: JobQuerySet[J]) -> JobQuerySet[J]:
 def may_start() -> Q:
     """Waits for a worker only: for no other job, and not for the end of a pause."""
     waits_for_none = Q(starts_after=None) | Q(starts_after__status=Status.FINISHED)
-    is_due = Q(due_at=None) | Q(due_at__lte=timezone.now())
-    return waits_for_none & is_due
+    return waits_for_none & _is_due()
+
+
+def _is_due() -> Q:
+    return Q(due_at=None) | Q(due_at__lte=timezone.now())
 
 
 def job_position(job: Job) -> int:
@@ -52,7 +55,7 @@ def job_position(job: Job) -> int:
 
     before_in_priority = Q(place__lt=job.place) | Q(place=job.place, number__lt=job.number)
     ahead = Q(priority__gt=job.priority) | Q(priority=job.priority) & before_in_priority
-    return waiting(job.lane).filter(ahead).count() + 1
+    return waiting(job.lane).filter(_is_due(), ahead).count() + 1
 
 
 def queue_insert(job: Job, *, first: bool = False) -> None:
@@ -62,7 +65,7 @@ def queue_insert(job: Job, *, first: bool = False) -> None:
     owner's jobs that run or wait in front of it, and it goes before the first job of a later turn:
     twenty trains of one person wait behind the first of another. `first`: to the front of its
     priority, for a job that ran already and lost its worker."""
-    others = waiting(job.lane).filter(priority=job.priority).exclude(number=job.number)
+    others = waiting(job.lane).filter(_is_due(), priority=job.priority).exclude(number=job.number)
 
     if first:
         least = others.aggregate(least=Min("place"))["least"]

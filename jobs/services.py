@@ -18,12 +18,14 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import Error, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -31,6 +33,7 @@ from core.errors import UserError
 from core.ownership import deletion_check, owner_check
 from core.processes import process_is_alive
 from jobs.adding import wake_workers
+from jobs.durations import run_seconds
 from jobs.kinds import (
     BROKE_OFF,
     CANCELLED,
@@ -40,6 +43,7 @@ from jobs.kinds import (
     ended_early,
     function_of,
     kind_of,
+    kinds,
 )
 from jobs.models import Job, JobQuerySet
 from jobs.notices import notices_create
@@ -117,10 +121,13 @@ def job_stop(*, job: Job, by: User) -> Job:
     owner_check(job, by)
     kind = kind_of(job)
 
+    if job.ended:
+        return job
+
     if kind.stop:
         function_of(kind.stop)(job=job, by=by)
-    elif job.key is not None:
-        job_cancel(job.key)
+    else:
+        _stop(job)
 
     job.refresh_from_db()
     return job
@@ -129,23 +136,26 @@ def job_stop(*, job: Job, by: User) -> Job:
 def job_cancel(key: str) -> bool:
     """End background work that waits or runs, and have its kind record that it was cancelled.
     Returns False where there is none. What runs is ended within about a second."""
+    job = Job.objects.filter(key=key, status__in=Job.OPEN).first()
+    return job is not None and _stop(job)
+
+
+def _stop(job: Job) -> bool:
+    """Whether it is stopped, or will be; False where it had ended."""
     # Again where it has changed its status meanwhile.
     for _ in range(5):
-        job = Job.objects.filter(key=key, status__in=Job.OPEN).first()
-        if job is None:
-            return False
         if job.status == Status.STOPPING:
             return True
+        if job.status == Status.RUNNING and job.transition(Status.STOPPING, attempt=job.attempt):
+            return True
+        if job.status == Status.QUEUED and job_end(job, Status.STOPPED, reason=CANCELLED):
+            return True
 
-        if job.status == Status.RUNNING:
-            if job.transition(Status.STOPPING, attempt=job.attempt):
-                return True
+        now = Job.objects.filter(number=job.number, status__in=Job.OPEN).first()
+        if now is None:
+            return False
 
-            continue
-
-        with transaction.atomic():
-            if job_end(job, Status.STOPPED, reason=CANCELLED):
-                return True
+        job = now
 
     return False
 
@@ -188,14 +198,26 @@ def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> b
             **values,
         )
         if ended and reason:
-            ended_early(job, reason)
+            _carefully(partial(ended_early, job, reason))
         if ended and reason != CANCELLED:
-            notices_create(job)
+            _carefully(partial(notices_create, job))
 
     if ended and status == Status.FINISHED and not kind_of(job).keeps:
         job_forget(job)
 
     return ended
+
+
+def _carefully(record: Callable[[], None]) -> None:
+    """A kind that fails to record how its work ended must not keep the job from ending. Raises what
+    the database raises."""
+    try:
+        with transaction.atomic():
+            record()
+    except Error:
+        raise
+    except Exception:
+        logger.exception("the end of a job was not recorded on what it is about")
 
 
 def job_delete(*, job: Job, by: User) -> None:
@@ -220,31 +242,29 @@ def job_forget(job: Job) -> None:
 # Trying again
 
 
-def job_give_back(job: Job, *, uncounted: bool = False) -> None:
+def job_give_back(job: Job, *, uncounted: bool = False) -> bool:
     """Let another worker begin it again at once, unless it was to be stopped or has been begun too
-    often.
+    often. Returns whether this caller wrote that.
 
     uncounted: this start was cut short by the platform itself, and not by what the job does.
     """
-    may_begin_again = uncounted or job.resumes < len(kind_of(job).pauses)
-    resumes = job.resumes if uncounted else job.resumes + 1
+    if uncounted:
+        return _queue_again(job)
+    if job.resumes >= len(kind_of(job).pauses):
+        return _give_up(job, job.error)
 
-    if not may_begin_again:
-        _give_up(job, job.error)
-    elif _queue_again(job, resumes=resumes):
-        transaction.on_commit(wake_workers)
+    return _queue_again(job, resumes=job.resumes + 1)
 
 
-def job_failed(job: Job, error: str) -> None:
+def job_failed(job: Job, error: str) -> bool:
     """Try it again after the next pause of its kind, unless it was to be stopped; give it up where
-    it has failed after all of them."""
+    it has failed after all of them. Returns whether this caller wrote that."""
     pauses = kind_of(job).pauses
 
     if job.resumes >= len(pauses):
-        _give_up(job, error)
-        return
+        return _give_up(job, error)
 
-    _queue_again(
+    return _queue_again(
         job,
         resumes=job.resumes + 1,
         error_code="failed",
@@ -253,46 +273,60 @@ def job_failed(job: Job, error: str) -> None:
     )
 
 
-def job_move_on(job: Job) -> None:
-    """Begin it again in the next lane: it takes longer than its lane is for."""
-    lane = Lane(job.lane + 1)
-    if _queue_again(job, lane=lane):
-        transaction.on_commit(wake_workers)
+def job_move_on(job: Job) -> bool:
+    """Begin it again in the next lane: it takes longer than its lane is for. Returns whether this
+    caller wrote that."""
+    return _queue_again(job, lane=Lane(job.lane + 1))
 
 
-def _give_up(job: Job, error: str) -> None:
-    is_running = job.status == Status.RUNNING
-    if is_running and job_end(job, Status.FAILED, reason=BROKE_OFF, error=error):
+def _give_up(job: Job, error: str) -> bool:
+    if job.status == Status.STOPPING:
+        return job_end(job, Status.STOPPED, reason=CANCELLED)
+
+    ended = job_end(job, Status.FAILED, reason=BROKE_OFF, error=error)
+    if ended:
         logger.error("%s was given up after %s attempts", job.key, job.attempt)
-    else:
-        _stop_instead(job)
+
+    return ended
 
 
 def _queue_again(job: Job, **values: Any) -> bool:
-    """The next attempt of a job that runs; or its end, where it was to be stopped. Returns whether
-    it waits."""
-    waits = {"host": "", "process": "", "worker": "", "phase": "", "progress": None}
-    is_mine = job.status == Status.RUNNING
+    """The next attempt of a job that runs; or its end, where it was to be stopped."""
+    if job.status == Status.STOPPING:
+        return job_end(job, Status.STOPPED, reason=CANCELLED)
+
+    waits = {
+        "host": "",
+        "process": "",
+        "worker": "",
+        "phase": "",
+        "progress": None,
+        "earlier_seconds": run_seconds(job) or 0,
+        "started_at": None,
+    }
 
     with transaction.atomic():
         # Through its end, as every attempt: the state machine knows no shorter way.
-        if not is_mine or not job.transition(Status.FAILED, attempt=job.attempt):
-            _stop_instead(job)
+        if not job.transition(Status.FAILED, attempt=job.attempt):
             return False
 
         job.lane = values.get("lane", job.lane)
         queue_insert(job, first="lane" not in values)
-        return job.transition(Status.QUEUED, place=job.place, **waits | values)
+        waits_again = job.transition(Status.QUEUED, place=job.place, **waits | values)
+        transaction.on_commit(wake_workers)
 
-
-def _stop_instead(job: Job) -> None:
-    """Where somebody has asked for a stop since the job was read."""
-    now = Job.objects.filter(number=job.number, attempt=job.attempt, status=Status.STOPPING)
-    if (stopping := now.first()) is not None:
-        job_end(stopping, Status.STOPPED, reason=CANCELLED)
+    return waits_again
 
 
 # House-keeping
+
+
+def jobs_follow(subject: Any, owner: User) -> None:
+    """What waits or runs for something is done for whoever has that now."""
+    for kind in kinds():
+        if kind.keys:
+            keys = function_of(kind.keys)(subject)
+            Job.objects.filter(key__in=keys, status__in=Job.OPEN).update(owner=owner)
 
 
 def jobs_reconcile() -> None:
@@ -302,8 +336,8 @@ def jobs_reconcile() -> None:
         if worker_is_alive(job):
             continue
 
-        job_give_back(job)
-        logger.warning("%s had lost its worker", job.key)
+        if job_give_back(job):
+            logger.warning("%s had lost its worker", job.key)
 
     long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS)
     old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)

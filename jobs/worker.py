@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -47,6 +48,7 @@ HEARTBEAT_SECONDS = 1.0
 TICK_SECONDS = 0.02
 # Less than a pipe holds, so that writing it never waits.
 ERROR_BYTES = 2000
+LOG_BYTES = 64 << 20
 # Why a worker ends a job that is to be begun again.
 STOPPING = "stopping"
 SLOW = "slow"
@@ -111,25 +113,28 @@ class JobsWorker:
         reason, code = self.watch(job, pid)
         error = _read_error(failure)
 
-        # However long the database is away: a job that says it runs, of a worker that lives, is
-        # given back by nobody. That of a worker that leaves is.
+        # A job that is left as running by a process that is alive would stay so for ever. Each try
+        # reads it anew: what a failed one has set was perhaps not stored, and somebody may have
+        # asked for a stop in between.
         while True:
             try:
-                self.conclude_current(job, reason, code, error)
-                return
-            except AWAY as problem:
-                logger.warning("the end of %s is not yet written: %s", job.key, problem)
+                now = Job.objects.active().filter(number=job.number, attempt=job.attempt).first()
+                if now is None:
+                    break
+
+                self.conclude(now, reason, code, error)
+            except AWAY as error_of_database:
+                logger.warning("%s waits for the database: %s", job.key, error_of_database)
                 close_old_connections()
                 if self.is_stopping:
+                    # The job of a worker that is gone is given back.
                     return
 
                 time.sleep(LOOK_SECONDS)
 
-    def conclude_current(self, job: Job, reason: str, code: int, error: str) -> None:
-        """As the job stands in the database: what an earlier try wrote may have been undone."""
-        mine = Job.objects.active().filter(number=job.number, attempt=job.attempt)
-        if (current := mine.first()) is not None:
-            self.conclude(current, reason, code, error)
+        if not Job.objects.filter(number=job.number).exists():
+            # Deleted while it ran, perhaps before it had a log.
+            shutil.rmtree(job.directory, ignore_errors=True)
 
     def watch(self, job: Job, pid: int) -> tuple[str, int]:
         """Returns (why it was ended, "" where it ended by itself; its exit code)."""
@@ -143,6 +148,7 @@ class JobsWorker:
             reason = self.overdue(job, now - began)
             if not reason and now - heard > HEARTBEAT_SECONDS:
                 heard, reason = now, _heartbeat(job)
+                _bound_log(job)
 
             if reason:
                 os.killpg(pid, signal.SIGKILL)
@@ -161,14 +167,16 @@ class JobsWorker:
         return SLOW if seconds > LANE_LIMITS.get(job.lane, math.inf) else ""
 
     def conclude(self, job: Job, reason: str, code: int, error: str) -> None:
+        """One try to write how it ended. Where the job has changed since it was read nothing is
+        written."""
+        is_stopping = job.status == Status.STOPPING
         if code == -signal.SIGXCPU:
             reason = TOO_LONG
 
-        if reason == GONE:
-            return
-
-        if reason == CANCELLED:
-            job.status = Status.STOPPING
+        if code == 0 and not error:
+            # What is done is done, also where somebody asked for a stop in the last moment.
+            job_end(job, Status.FINISHED)
+        elif is_stopping:
             job_end(job, Status.STOPPED, reason=CANCELLED)
         elif reason == TOO_LONG:
             job_end(job, Status.FAILED, reason=TOO_LONG)
@@ -176,20 +184,12 @@ class JobsWorker:
             job_give_back(job, uncounted=True)
         elif reason == SLOW:
             job_move_on(job)
-        elif code == 0 and error:
-            # Its kind has recorded what went wrong: another attempt would end alike.
-            self.end(job, Status.FAILED, error)
         elif code == 0:
-            self.end(job, Status.FINISHED)
+            # Its kind has recorded what went wrong: another attempt would end alike.
+            job_end(job, Status.FAILED, error=error)
         else:
             logger.warning("%s broke off with %s", job.key, code)
             job_failed(job, error or f"The process ended with {code}.")
-
-    def end(self, job: Job, status: Status, error: str = "") -> None:
-        """Also where somebody asked for a stop in the last moment: what is done is done."""
-        if not job_end(job, status, error=error):
-            job.status = Status.STOPPING
-            job_end(job, status, error=error)
 
     def wait(self) -> None:
         """Until something may wait, a few seconds at most."""
@@ -220,6 +220,13 @@ def _heartbeat(job: Job) -> str:
         return ""
 
     return CANCELLED if is_stopping else ""
+
+
+def _bound_log(job: Job) -> None:
+    """What prints without end must not fill the disk."""
+    with contextlib.suppress(OSError):
+        if job.log_path.stat().st_size > LOG_BYTES:
+            job.log_path.write_text(f"[What was printed before is gone: over {LOG_BYTES} bytes]\n")
 
 
 def _start(job: Job) -> tuple[int, int]:

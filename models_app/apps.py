@@ -19,6 +19,7 @@ class ModelsAppConfig(AppConfig):
                 "Model import",
                 run=f"{jobs}.import_model",
                 ended=f"{jobs}.import_ended",
+                keys=f"{jobs}.import_keys",
                 needs=("models_app.importing",),
                 addresses=f"{jobs}.import_addresses",
                 notice_seconds=WORTH_A_NOTICE,

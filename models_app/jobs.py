@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -39,3 +39,10 @@ def import_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
     ids = subjects_of(jobs)
     models = BaseModel.objects.visible_to(reader).only("pk").in_bulk(list(ids.values()))
     return {number: models[pk].get_absolute_url() for number, pk in ids.items() if pk in models}
+
+
+def import_keys(row: Any) -> list[str]:
+    from models_app.models import BaseModel
+    from models_app.services import import_key
+
+    return [import_key(row.pk)] if isinstance(row, BaseModel) else []

@@ -17,6 +17,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from core.errors import UserError
 from core.listing import PAGE_ROWS
 from core.ownership import may_change
+from core.parts import load_again, page_or_part, wants_part
 from core.requests import reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.upload import DiskUploadHandler, ReceivedFile
@@ -70,6 +71,7 @@ class ModelPage(View):
         return BaseModel.objects.visible_to(self.request.user).with_related()
 
 
+@method_decorator(page_or_part, name="dispatch")
 class ModelListView(ModelPage):
     def get(self, request: HttpRequest) -> HttpResponse:
         models = self.models()
@@ -79,6 +81,7 @@ class ModelListView(ModelPage):
 
         context = {
             "page": page,
+            "importing": any(model.status == BaseModel.Status.IMPORTING for model in page),
             "columns": COLUMNS,
             "any": models.exists(),
             "archived": request.GET.get("archived") == "true",
@@ -88,7 +91,14 @@ class ModelListView(ModelPage):
             "origins": ORIGINS,
         }
 
-        return render(request, "models/list.html", context)
+        if not wants_part(request):
+            return render(request, "models/list.html", context)
+
+        # Of a filter none may be left, which the page has words for.
+        if not page.object_list:
+            return load_again()
+
+        return render(request, "models/_rows.html", context)
 
 
 # The body is read under this page's own limits first, and only then asked for its token.

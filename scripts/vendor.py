@@ -19,6 +19,11 @@ VENDOR = ROOT / "static" / "vendor"
 FILES = {
     "tabler.css": "@tabler/core/dist/css/tabler.min.css",
     "chart.js": "chart.js/dist/chart.umd.min.js",
+    "chart-annotation.js": "chartjs-plugin-annotation/dist/chartjs-plugin-annotation.min.js",
+    # Without Hammer.js, which it needs for fingers alone: those scroll the page.
+    "chart-zoom.js": "chartjs-plugin-zoom/dist/chartjs-plugin-zoom.min.js",
+    "htmx.js": "htmx.org/dist/htmx.min.js",
+    "idiomorph.js": "idiomorph/dist/idiomorph-ext.min.js",
 }
 FONTS = ("@fontsource-variable/inter", "@fontsource-variable/jetbrains-mono")
 

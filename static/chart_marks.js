@@ -1,166 +1,120 @@
-// What Chart.js does not draw, on top of its lines: reference lines, marks of values that were no numbers, the values at
-// the line ends, and the crosshair. A plugin of one panel (chart_panel.js).
+// What stands on and beside the lines of a chart, as annotations (chartjs-plugin-annotation): reference lines, where an
+// epoch or a later attempt begins, and the values at the line ends.
 (() => {
   "use strict";
   const C = window.DXCharts;
   const LABEL_HEIGHT = 13; // pixels
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const series = (number) => css(`--series-${((number - 1) % 5) + 1}`);
+  const { css, series } = C;
 
-  function stroke(ctx, left, top, right, bottom) {
-    ctx.beginPath();
-    ctx.moveTo(left, top);
-    ctx.lineTo(right, bottom);
-    ctx.stroke();
+  const line = (colour) => ({
+    type: "line",
+    borderColor: colour,
+    borderDash: [4, 3],
+    borderWidth: 1,
+    drawTime: "beforeDatasetsDraw",
+  });
+  const text = (content, colour) => ({
+    content,
+    color: colour,
+    font: { weight: 500 },
+    padding: 0,
+    backgroundColor: "transparent",
+  });
+
+  // The label stands over its line, or under it where the chart ends above.
+  function limitMark(panel, { value, label }) {
+    const colour = css("--text-3");
+    const above = ({ chart }) =>
+      chart.scales.y.getPixelForValue(value) > chart.chartArea.top + LABEL_HEIGHT;
+    return {
+      ...line(colour),
+      scaleID: "y",
+      value,
+      label: {
+        ...text(label, colour),
+        display: true,
+        position: isFarAtLeft(panel, value) ? "start" : "end",
+        yAdjust: (context) => (above(context) ? -8 : 8),
+      },
+    };
   }
 
-  class Marks {
-    constructor(panel) {
-      this.id = "marks";
-      this.panel = panel;
-    }
-
-    afterDatasetsDraw(chart) {
-      const {
-        ctx,
-        chartArea: area,
-        scales: { x, y },
-      } = chart;
-      ctx.save();
-      ctx.font = "500 11px 'Inter Variable', system-ui, sans-serif";
-      this.limits(ctx, area, y);
-      this.borders(ctx, area, x);
-      this.notNumbers(ctx, area, x);
-      if (this.panel.labelled()) this.endLabels(ctx, area, x, y);
-      if (C.cursor.x !== null) this.crosshair(ctx, area, x, y);
-      this.panel.zoom?.draw(ctx, area, x);
-      ctx.restore();
-    }
-
-    limits(ctx, area, y) {
-      if (!this.panel.range) return;
-      ctx.setLineDash([4, 3]);
-      ctx.strokeStyle = css("--text-3");
-      ctx.fillStyle = css("--text-3");
-      ctx.lineWidth = 1;
-      for (const limit of this.panel.limits) {
-        const height = y.getPixelForValue(limit.value);
-        if (height < area.top - 1 || height > area.bottom) continue;
-        stroke(ctx, area.left, height, area.right, height);
-        const atLeft = this.isFarAtLeft(limit.value);
-        ctx.textAlign = atLeft ? "left" : "right";
-        const above = height - 4 > area.top + LABEL_HEIGHT - 4;
-        ctx.fillText(
-          limit.label,
-          atLeft ? area.left + 4 : area.right,
-          above ? height - 4 : height + LABEL_HEIGHT - 1,
-        );
-      }
-      ctx.setLineDash([]);
-    }
-
-    // Whether the lines keep further away from a reference line at their beginning than at their end: its label goes there.
-    isFarAtLeft(limit) {
-      const distance = (pick) =>
-        Math.min(
-          ...this.panel.lines.map((line) => Math.abs((pick(line.values) ?? Infinity) - limit)),
-        );
-      return (
-        distance((values) => values.find(C.isNumber)) >
-        distance((values) => values.findLast(C.isNumber))
-      );
-    }
-
-    // Where an epoch begins, and where a train was resumed. Labels of two that are close would lie on one another.
-    borders(ctx, area, x) {
-      ctx.setLineDash([4, 3]);
-      ctx.strokeStyle = css("--border-strong");
-      ctx.fillStyle = css("--text-3");
-      ctx.textAlign = "left";
-      let free = area.left;
-      for (const [place, label] of [...(this.panel.view.borders ?? [])].sort(
-        (one, other) => one[0] - other[0],
-      )) {
-        const left = x.getPixelForValue(place);
-        if (left < area.left || left > area.right) continue;
-        stroke(ctx, left, area.top, left, area.bottom);
-        const width = ctx.measureText(label).width + 8;
-        if (left < free || left + width > area.right) continue;
-        ctx.fillText(label, left + 4, area.top + 8);
-        free = left + width;
-      }
-      ctx.setLineDash([]);
-    }
-
-    // A value that was not a number: a small cross on the x axis, where the line has its gap.
-    notNumbers(ctx, area, x) {
-      ctx.strokeStyle = css("--red");
-      ctx.lineWidth = 1.5;
-      for (const line of this.panel.lines) {
-        line.points.forEach((point, index) => {
-          if (point[C.VALUE] !== null) return;
-          const left = x.getPixelForValue(line.xs[index]),
-            bottom = area.bottom - 5;
-          stroke(ctx, left - 3, bottom - 3, left + 3, bottom + 3);
-          stroke(ctx, left - 3, bottom + 3, left + 3, bottom - 3);
-        });
-      }
-    }
-
-    // The number at a line's end is the one that is drawn there: the smoothed one at the end of a smoothed line.
-    endLabels(ctx, area, x, y) {
-      const ends = this.panel.lines.flatMap((line) => {
-        const index = line.values.findLastIndex(C.isNumber);
-        if (index < 0) return [];
-        const value = line.values[index];
-        return [
-          {
-            line,
-            value,
-            left: x.getPixelForValue(line.xs[index]),
-            height: y.getPixelForValue(value),
-          },
-        ];
-      });
-      const places = C.spread(
-        ends.map((end) => end.height),
-        LABEL_HEIGHT,
-        area.top + 4,
-        area.bottom - 2,
-      );
-      const inGutter = ends.some((end) => end.line.tag);
-      ends.forEach((end, index) => {
-        ctx.fillStyle = series(end.line.colour);
-        ctx.textAlign = "left";
-        const left = inGutter ? area.right + 10 : Math.min(end.left + 9, area.right + 8);
-        ctx.fillText(this.endText(end), left, places[index] + 4);
-      });
-    }
-
-    endText({ line, value }) {
-      const text = C.valueText(this.panel.spec.kind, value);
-      return line.tag ? `${line.tag}  ${text}` : text;
-    }
-
-    crosshair(ctx, area, x, y) {
-      const left = x.getPixelForValue(C.cursor.x);
-      if (left < area.left || left > area.right + 1) return;
-      ctx.strokeStyle = css("--control-border");
-      ctx.lineWidth = 1;
-      stroke(ctx, left, area.top, left, area.bottom);
-      for (const { line, shown } of this.panel.at(C.cursor.x)) {
-        if (!C.isNumber(shown)) continue;
-        ctx.beginPath();
-        ctx.arc(left, y.getPixelForValue(shown), 3.5, 0, 2 * Math.PI);
-        ctx.fillStyle = css("--surface");
-        ctx.strokeStyle = series(line.colour);
-        ctx.lineWidth = 2;
-        ctx.fill();
-        ctx.stroke();
-      }
-    }
+  // Whether the lines keep further away from a reference line at their beginning than at their end: its label goes there.
+  function isFarAtLeft(panel, limit) {
+    const distance = (pick) =>
+      Math.min(...panel.lines.map((one) => Math.abs((pick(one.values) ?? Infinity) - limit)));
+    return (
+      distance((values) => values.find(C.isNumber)) >
+      distance((values) => values.findLast(C.isNumber))
+    );
   }
 
-  C.cursor = { x: null, source: null };
-  Object.assign(C, { Marks, css, series });
+  // A line across the chart, and its label beside it where that does not reach the next one or the end.
+  function borderMarks(panel, [place, label], next) {
+    const fits = ({ chart: { ctx, chartArea, scales } }) => {
+      // The plugin asks once before there is a layout.
+      if (!chartArea) return false;
+      const { size, family } = window.Chart.defaults.font;
+      ctx.font = `500 ${size}px ${family}`;
+      const end = next ? scales.x.getPixelForValue(next[0]) : chartArea.right;
+      const room = Math.min(end, chartArea.right) - scales.x.getPixelForValue(place);
+      return place >= scales.x.min && ctx.measureText(label).width + 8 < room;
+    };
+    return [
+      { ...line(css("--border-strong")), scaleID: "x", value: place },
+      {
+        ...text(label, css("--text-3")),
+        type: "label",
+        display: fits,
+        xValue: place,
+        yScaleID: "edge",
+        yValue: 1,
+        position: { x: "start", y: "start" },
+        xAdjust: 4,
+      },
+    ];
+  }
+
+  // The number at a line's end is the one that is drawn there: the smoothed one at the end of a smoothed line. Labels
+  // make room for one another, and stand in the margin where each names its line.
+  function endMarks(panel) {
+    const ends = panel.lines.flatMap((one) => {
+      const index = one.values.findLastIndex(C.isNumber);
+      return index < 0 ? [] : [{ one, x: one.xs[index], y: one.values[index] }];
+    });
+    const inMargin = ends.some(({ one }) => one.tag);
+    const shift = (scales, area, index) => {
+      const heights = ends.map((end) => scales.y.getPixelForValue(end.y));
+      return C.spread(heights, LABEL_HEIGHT, area.top + 4, area.bottom - 2)[index] - heights[index];
+    };
+    return ends.map(({ one, x, y }, index) => ({
+      ...text(
+        [one.tag, C.valueText(panel.spec.kind, y)].filter(Boolean).join("  "),
+        series(one.colour),
+      ),
+      type: "label",
+      display: ({ chart }) => chart.chartArea && x >= chart.scales.x.min && x <= chart.scales.x.max,
+      xValue: x,
+      yValue: y,
+      position: { x: "start", y: "center" },
+      xAdjust: ({ chart: { scales, chartArea: area } }) => {
+        const left = scales.x.getPixelForValue(x);
+        return (inMargin ? area.right + 10 : Math.min(left + 9, area.right + 8)) - left;
+      },
+      yAdjust: ({ chart: { scales, chartArea: area } }) => shift(scales, area, index),
+    }));
+  }
+
+  // Of a chart without values nothing is marked: its axes are made up.
+  function annotations(panel) {
+    if (!panel.range) return [];
+    const borders = [...(panel.view.borders ?? [])].sort((one, other) => one[0] - other[0]);
+    return [
+      ...panel.limits.map((limit) => limitMark(panel, limit)),
+      ...borders.flatMap((border, index) => borderMarks(panel, border, borders[index + 1])),
+      ...(panel.labelled() ? endMarks(panel) : []),
+    ];
+  }
+
+  C.annotations = annotations;
 })();

@@ -1,5 +1,6 @@
-// One chart in its card: Chart.js draws lines, points, band and axes; here stand what it does not have in our way: ticks on
-// round numbers and the planned end, one crosshair for all charts, full screen, a table to read. Marks: chart_marks.js.
+// One chart in its card. Chart.js draws it and tells what is pointed at, its plugins draw marks (chart_marks.js) and let
+// people drag over a range. Here stands what they do not have: ticks on round numbers and the planned end, one crosshair for
+// all charts of a page, the keyboard, full screen, a table to read.
 (() => {
   "use strict";
   const C = window.DXCharts;
@@ -8,7 +9,8 @@
   const POINT = 3,
     CLIP = 6; // pixels: the radius of a point, and how far over the edge of the chart lines and points reach
   const AXIS_WIDTH = 60; // pixels, so that charts below one another begin at the same place
-  const { cursor, css, isNumber, series } = C;
+  const { css, isNumber, series } = C;
+  const cursor = { x: null, source: null };
   const panels = new Set();
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -55,17 +57,10 @@
         make("span", { className: "chart-buttons" }, this.tableButton, this.fullButton),
       );
       this.canvas = make("canvas");
-      this.tip = make("div", { className: "chart-tip", hidden: true });
       this.message = make("div", { className: "chart-message", hidden: true });
       this.spoken = make("p", { className: "visually-hidden" });
       this.spoken.setAttribute("aria-live", "polite");
-      this.plot = make(
-        "div",
-        { className: "chart-plot", tabIndex: 0 },
-        this.canvas,
-        this.message,
-        this.tip,
-      );
+      this.plot = make("div", { className: "chart-plot", tabIndex: 0 }, this.canvas, this.message);
       this.plot.setAttribute("role", "group");
       this.plot.setAttribute("aria-roledescription", "chart");
       this.canvas.setAttribute("aria-hidden", "true");
@@ -83,9 +78,7 @@
       this.element.dataset.chart = this.spec.name;
       this.tableButton.addEventListener("click", () => this.tableToggle());
       this.fullButton.addEventListener("click", () => this.fullToggle());
-      this.plot.addEventListener("pointermove", (event) => this.pointed(event));
-      this.plot.addEventListener("pointerleave", () => point(null, null));
-      this.zoom = this.select ? new C.Zoom(this) : null;
+      this.plot.addEventListener("dblclick", () => this.select?.(null));
       this.plot.addEventListener("blur", () => point(null, null));
       this.plot.addEventListener("keydown", (event) => this.keyed(event));
       this.element.addEventListener("keydown", (event) => {
@@ -99,10 +92,7 @@
         this.range = null;
         this.drop();
       }
-      if (view.begin !== this.view.begin) {
-        this.range = null;
-        this.tip.hidden = true;
-      }
+      if (view.begin !== this.view.begin) this.range = null;
       this.view = view;
       this.limits = limits;
       this.lines = lines.map((line) => this.prepared(line));
@@ -157,30 +147,18 @@
       return all.filter(isNumber);
     }
 
+    // The lowest and highest value that there was: a live chart does not shrink and jump.
     rangeSet() {
       const all = this.drawn();
       if (!all.length) return;
-      let low = Infinity,
-        high = -Infinity;
+      let { low, high } = this.range ?? { low: Infinity, high: -Infinity };
       for (const value of all) {
         if (value < low) low = value;
         if (value > high) high = value;
       }
       for (const limit of this.limits)
         if (limit.always || limit.value < high * 2) high = Math.max(high, limit.value);
-      const count = this.small ? 2 : 4;
-      if (this.view.log) {
-        this.range = C.widenLog(this.range, low, high);
-        return;
-      }
-      if (this.spec.kind === "share") {
-        this.range = C.widenShare(this.range, low, high, count);
-        return;
-      }
-      // Amounts start at nothing; a loss does not, where that would press its curve flat.
-      const fromZero = this.spec.kind === "number" || (this.small && low < high * 0.4);
-      if (low >= 0 && fromZero) low = 0;
-      this.range = C.widen(this.range, low, high, count);
+      this.range = { low, high };
     }
 
     // Room for the values at the line ends; a small chart of one line has its value in the title row.
@@ -200,152 +178,185 @@
     draw() {
       if (!this.element.isConnected || this.plot.hidden) return;
       const datasets = this.lines.flatMap((line) => this.datasets(line));
-      if (!this.chart)
-        this.chart = new window.Chart(this.canvas, {
-          type: "line",
-          data: { datasets },
-          options: this.options(),
-          plugins: [new C.Marks(this)],
-        });
-      else {
+      if (!this.chart) {
+        const options = this.options();
+        this.chart = new window.Chart(this.canvas, { type: "line", data: { datasets }, options });
+        owners.set(this.chart, this);
+      } else {
+        // The points that are pointed at leave with their datasets.
+        this.mark([]);
         this.chart.data.datasets = datasets;
         this.chart.options = this.options();
         this.chart.update("none");
       }
+      if (cursor.x !== null) this.cursorShow();
     }
 
-    // Chart.js datasets of a line: the band, the raw values, and the line itself. Points at the edge of the chart are drawn
-    // whole (`clip`), and a value without neighbours is a point.
+    // Chart.js datasets of a line: the band, the raw values, the line itself, and its values that were no numbers. The one
+    // that is read under the crosshair knows its line. Points at the edge of the chart are drawn whole (`clip`).
     datasets(line) {
       const colour = series(line.colour);
       const pairs = (values) => values.map((y, index) => ({ x: line.xs[index], y }));
+      // A value without neighbours is a point.
       const radii = (values) => {
         const alone = new Set(C.lonely(values));
         return alone.size ? values.map((_, index) => (alone.has(index) ? POINT : 0)) : 0;
       };
-      const base = {
-        borderColor: colour,
-        borderWidth: 2,
-        pointHitRadius: 0,
-        pointBackgroundColor: colour,
-        pointBorderColor: css("--surface"),
+      const curve = (values, shade, own) => ({
+        data: pairs(values),
+        borderColor: shade,
+        pointBackgroundColor: shade,
+        pointHoverBorderColor: colour,
         pointBorderWidth: 0,
-        tension: 0,
-        spanGaps: false,
+        pointRadius: radii(values),
         borderDash: line.dash ? [6, 4] : [],
         clip: CLIP,
-      };
-      if (line.dots)
-        return [{ ...base, data: pairs(line.raw), pointRadius: POINT, pointBorderWidth: 1 }];
-      const datasets = line.edges ? this.bandDatasets(line, pairs) : [];
-      if (line.isSmoothed && !line.alone) {
-        const thin = {
-          borderColor: faded(colour),
-          pointBackgroundColor: faded(colour),
-          borderWidth: 1,
-          borderDash: [],
+        ...own,
+      });
+      if (line.dots) {
+        const dots = {
+          pointRadius: POINT,
+          pointBorderWidth: 1,
+          pointBorderColor: css("--surface"),
         };
-        datasets.push({ ...base, ...thin, data: pairs(line.raw), pointRadius: radii(line.raw) });
+        return [curve(line.raw, colour, { ...dots, line }), ...this.crosses(line)];
       }
-      return [...datasets, { ...base, data: pairs(line.values), pointRadius: radii(line.values) }];
+      const thin = line.isSmoothed && !line.alone;
+      return [
+        ...this.band(line, pairs),
+        ...(thin ? [curve(line.raw, faded(colour), { line, borderWidth: 1, borderDash: [] })] : []),
+        curve(line.values, colour, thin ? {} : { line }),
+        ...this.crosses(line),
+      ];
     }
 
-    bandDatasets(line, pairs) {
-      const edge = {
-        borderWidth: 0,
-        pointRadius: 0,
-        pointHitRadius: 0,
-        tension: 0,
-        spanGaps: false,
-        clip: CLIP,
-      };
-      const colour = `${series(line.colour)}22`;
+    // A value that was not a number: a small cross on the x axis, where the line has its gap.
+    crosses(line) {
+      const xs = line.xs.filter((_, index) => line.points[index][C.VALUE] === null);
+      if (!xs.length) return [];
+      const data = xs.map((x) => ({ x, y: 0.02 }));
+      const cross = { pointStyle: "crossRot", pointRadius: POINT, pointBorderWidth: 1.5 };
+      const pointBorderColor = css("--red");
+      return [{ ...cross, data, yAxisID: "edge", showLine: false, pointBorderColor, clip: CLIP }];
+    }
+
+    band(line, pairs) {
+      if (!line.edges) return [];
+      const edge = { borderWidth: 0, clip: CLIP };
+      const backgroundColor = `${series(line.colour)}22`;
       return [
         { ...edge, data: pairs(line.edges.low), fill: false },
-        { ...edge, data: pairs(line.edges.high), fill: "-1", backgroundColor: colour },
+        { ...edge, data: pairs(line.edges.high), fill: "-1", backgroundColor },
       ];
     }
 
     options() {
-      const font = { family: "Inter Variable, system-ui, sans-serif", size: 11 };
-      const grey = css("--text-3"),
-        hair = css("--border");
-      const end = this.end(),
-        { axis, log, begin = 0 } = this.view;
-      // A log scale has no zero.
-      const range =
-        this.range ?? (log ? { min: 0.1, max: 1, step: 0 } : { min: 0, max: 1, step: 0.5 });
-      // Of a chart without values only the lines are drawn: its numbers would be invented.
-      const known = this.range !== null;
-      const xs = (width) => {
-        const count = Math.min(this.small ? 3 : 7, Math.max(2, Math.floor(width / 80)));
-        const step =
-          axis === "time" ? C.niceTimeStep(end - begin, count) : C.niceStep(end - begin, count);
-        const whole = axis === "step" ? Math.max(1, step) : step;
-        return begin ? C.multiples(begin, end, whole) : C.xTicks(end, count, whole);
-      };
-      const ys = log
-        ? C.logTicks(range, this.small)
-        : C.multiples(range.min, range.max, range.step);
-      const title = (text, align) => ({
-        display: true,
-        text,
-        align,
-        color: grey,
-        font,
-        padding: 0,
-      });
+      const { axis, begin = 0 } = this.view;
+      const title = (text, align) => ({ display: true, text, align, padding: 0 });
       return {
-        animation: false,
-        parsing: false,
-        normalized: true,
-        responsive: true,
-        maintainAspectRatio: false,
-        events: [],
+        interaction: { mode: "column" },
         layout: { padding: { right: this.gutter(), top: 10 } },
-        plugins: { legend: { display: false }, tooltip: { enabled: false } },
+        plugins: {
+          tooltip: { callbacks: this.tooltip() },
+          annotation: { annotations: C.annotations(this) },
+          zoom: {
+            zoom: {
+              drag: { enabled: Boolean(this.select) },
+              onZoom: ({ chart: { scales } }) => this.select([scales.x.min, scales.x.max]),
+            },
+          },
+        },
         scales: {
           x: {
             type: "linear",
             min: begin,
-            max: end,
+            max: this.end(),
             grid: { display: false },
-            border: { color: hair },
             title: title(C.AXES[axis], "end"),
-            ticks: {
-              font,
-              color: grey,
-              maxRotation: 0,
-              autoSkip: false,
-              callback: (value) => C.axisText(axis, value),
-            },
-            afterBuildTicks: (scale) => {
-              scale.ticks =
-                known || this.view.end ? xs(scale.width).map((value) => ({ value })) : [];
-            },
+            ...this.xTicks(),
           },
           y: {
-            type: log ? "logarithmic" : "linear",
-            min: range.min,
-            max: range.max,
+            ...this.yRange(),
             border: { display: false },
-            grid: { color: hair, drawTicks: false },
+            grid: { drawTicks: false },
             title: title(this.spec.axis || this.spec.title, "center"),
-            ticks: {
-              font,
-              color: grey,
-              padding: 8,
-              callback: (value) => (known ? C.tickText(this.spec.kind, value, range.step) : ""),
-            },
-            afterBuildTicks: (scale) => {
-              scale.ticks = ys.map((value) => ({ value }));
-            },
             afterFit: (scale) => {
               scale.width = Math.max(AXIS_WIDTH, scale.width);
             },
           },
+          // For what stands at the edge of the chart, whatever its values.
+          edge: { axis: "y", display: false, min: 0, max: 1 },
         },
       };
+    }
+
+    // As many as there is room for: whole steps up to the planned end, or times of which people speak.
+    xTicks() {
+      const spaces = (scale) => Math.min(this.small ? 3 : 7, Math.floor(scale.width / 80) || 1);
+      const { axis } = this.view;
+      const ticks = {
+        maxRotation: 0,
+        autoSkip: false,
+        maxTicksLimit: ({ scale }) => spaces(scale) + 1,
+        precision: axis === "step" ? 0 : undefined,
+        callback: (value) => C.axisText(axis, value),
+        display: this.range !== null || Boolean(this.view.end),
+      };
+      if (axis !== "time") return { ticks };
+      const afterBuildTicks = (scale) => {
+        scale.ticks = C.timeTicks(scale.min, scale.max, spaces(scale)).map((value) => ({ value }));
+      };
+      return { ticks, afterBuildTicks };
+    }
+
+    // Of a chart without values only the lines are drawn: its numbers would be invented.
+    yRange() {
+      const { kind } = this.spec;
+      const tick = (callback) => ({ padding: 8, callback });
+      if (!this.range) return { min: 0, max: 1, ticks: { ...tick(() => ""), maxTicksLimit: 3 } };
+      if (this.view.log) {
+        const range = C.logRange(this.range);
+        return {
+          ...range,
+          type: "logarithmic",
+          ticks: tick((value) => C.tickText(kind, value, 0)),
+          afterBuildTicks: (scale) => {
+            scale.ticks = C.logTicks(range, this.small).map((value) => ({ value }));
+          },
+        };
+      }
+      const { low, high } = this.range;
+      // Amounts start at nothing; a loss does not, where that would press its curve flat.
+      const fromZero = kind === "number" || kind === "share" || (this.small && low < high * 0.4);
+      return {
+        type: "linear",
+        beginAtZero: low >= 0 && fromZero,
+        suggestedMin: low,
+        suggestedMax: high,
+        ticks: {
+          ...tick((value, _, all) => C.tickText(kind, value, all[1]?.value - all[0].value)),
+          maxTicksLimit: this.small ? 4 : 6,
+        },
+      };
+    }
+
+    tooltip() {
+      const colour = ({ dataset: { line } }) => series(line.colour);
+      return {
+        title: ([{ dataset, dataIndex }]) => this.titleOf(dataset.line, dataIndex),
+        label: ({ dataset: { line }, dataIndex }) =>
+          `${(this.small && line.tag) || line.label}  ${this.readText(line, dataIndex)}`,
+        labelColor: (item) => ({ backgroundColor: colour(item), borderColor: colour(item) }),
+      };
+    }
+
+    // What is read of a line at one of its points: the value itself, or where only the smoothed line is drawn its value.
+    read(line, index) {
+      return line.alone ? line.values[index] : line.raw[index];
+    }
+
+    readText(line, index) {
+      return C.valueText(this.spec.kind, this.read(line, index));
     }
 
     // What each line has at x: its nearest point, where that is no further than the line reaches.
@@ -354,9 +365,23 @@
         const index = C.nearest(line.xs, x);
         if (index < 0 || x > line.xs.at(-1) + this.end() * 0.01) return [];
         if (line.dots && Math.abs(line.xs[index] - x) > this.end() * 0.02) return [];
-        // Where only the smoothed line is drawn, its value is what is read there.
-        return [{ line, index, shown: line.alone ? line.values[index] : line.raw[index] }];
+        return [{ line, index, shown: this.read(line, index) }];
       });
+    }
+
+    // The same, as Chart.js names the points of a chart.
+    elementsAt(x) {
+      return this.at(x).map(({ line, index }) => {
+        const datasetIndex = this.chart.data.datasets.findIndex((dataset) => dataset.line === line);
+        const element = this.chart.getDatasetMeta(datasetIndex).data[index];
+        return { datasetIndex, index, element };
+      });
+    }
+
+    // The x nearest to a pixel at which the longest line has a point.
+    nearestX(pixel) {
+      const line = this.densest();
+      return line && line.xs[C.nearest(line.xs, this.chart.scales.x.getValueForPixel(pixel))];
     }
 
     densest() {
@@ -364,18 +389,6 @@
         (best, line) => (line.xs.length > (best?.xs.length ?? 0) ? line : best),
         null,
       );
-    }
-
-    pointed(event) {
-      if (!this.chart) return;
-      const line = this.densest();
-      if (!line) return;
-      const box = this.canvas.getBoundingClientRect();
-      const index = C.nearest(
-        line.xs,
-        this.chart.scales.x.getValueForPixel(event.clientX - box.left),
-      );
-      point(line.xs[index], this);
     }
 
     keyed(event) {
@@ -389,7 +402,8 @@
         End: Infinity,
       };
       if (event.key === "Escape") return point(null, null);
-      if (this.zoom?.keyed(event, cursor.x)) return;
+      if (event.key === "-") return this.select?.(null);
+      if (event.key === "+") return this.closer();
       if (!line || !(event.key in moves)) return;
       event.preventDefault();
       const from =
@@ -403,43 +417,39 @@
         Math.max(0, from + moves[event.key] * (event.shiftKey ? 10 : 1)),
       );
       point(line.xs[to], this);
-      this.spoken.textContent = `${this.cursorTitle()}: ${this.at(cursor.x)
-        .map(({ line: one, shown }) => `${one.label} ${C.valueText(this.spec.kind, shown)}`)
-        .join(", ")}`;
+      const found = this.at(cursor.x);
+      const values = found.map((one) => `${one.line.label} ${this.readText(one.line, one.index)}`);
+      this.spoken.textContent = found.length
+        ? `${this.titleOf(found[0].line, found[0].index)}: ${values.join(", ")}`
+        : "";
     }
 
-    cursorTitle() {
-      const nearest = this.at(cursor.x)[0];
-      if (!nearest) return "";
-      const point = nearest.line.points[nearest.index];
+    // Half of what is shown, around the crosshair.
+    closer() {
+      if (!this.chart || !this.select) return;
+      const { scales, chartArea: area } = this.chart;
+      const x =
+        cursor.x === null ? (area.left + area.right) / 2 : scales.x.getPixelForValue(cursor.x);
+      this.chart.zoom({ x: 1.5, focalPoint: { x, y: area.top } });
+    }
+
+    titleOf(line, index) {
+      const point = line.points[index];
       return `step ${format.thousands(point[C.STEP])} · epoch ${point[C.EPOCH].toFixed(2)}`;
     }
 
+    // All charts of the page show what they have under the crosshair; the one that is pointed at has the tooltip.
     cursorShow() {
-      this.chart?.draw();
-      const mine = cursor.source === this && cursor.x !== null && this.chart;
-      const rows = mine ? this.at(cursor.x) : [];
-      this.tip.hidden = !rows.length;
-      if (!rows.length) return this.headSet();
-      this.tip.replaceChildren(
-        make("div", { className: "chart-tip-title", textContent: this.cursorTitle() }),
-        ...rows.map(({ line, shown }) => {
-          const swatch = make("span", {
-            className: `swatch series-${((line.colour - 1) % 5) + 1}`,
-          });
-          return make(
-            "div",
-            { className: "chart-tip-row" },
-            swatch,
-            make("span", { textContent: line.label }),
-            make("strong", { textContent: C.valueText(this.spec.kind, shown) }),
-          );
-        }),
-      );
-      const left = this.chart.scales.x.getPixelForValue(cursor.x);
-      const room = this.plot.clientWidth - left > this.tip.offsetWidth + 20;
-      this.tip.style.left = `${Math.max(0, room ? left + 14 : left - this.tip.offsetWidth - 14)}px`;
-      this.tip.style.top = `${Math.max(0, this.chart.chartArea.top + 8)}px`;
+      if (this.chart) {
+        this.mark(cursor.x === null ? [] : this.elementsAt(cursor.x));
+        this.chart.render();
+      }
+      this.headSet();
+    }
+
+    mark(elements) {
+      this.chart.setActiveElements(elements);
+      this.chart.tooltip.setActiveElements(cursor.source === this ? elements : [], { x: 0, y: 0 });
     }
 
     // Title row: the legend, or for a chart of one line its last value, or its value under the crosshair.
@@ -588,6 +598,36 @@
       this.chart = null;
     }
   }
+
+  // Chart.js asks what is pointed at (docs: Custom Interaction Modes). Its own modes find points at one x only, or points of
+  // the same index; our lines have points at different steps, and each is read at its nearest.
+  const owners = new WeakMap();
+  window.Chart.Interaction.modes.column = (chart, event) => {
+    const panel = owners.get(chart);
+    const x = panel?.nearestX(event.x);
+    return isNumber(x) ? panel.elementsAt(x) : [];
+  };
+
+  window.Chart.register({
+    id: "crosshair",
+    afterEvent(chart, { event, inChartArea }) {
+      const panel = owners.get(chart);
+      if (event.type === "mouseout") point(null, null);
+      else if (inChartArea && panel) point(panel.nearestX(event.x) ?? null, panel);
+    },
+    beforeDatasetsDraw({ ctx, chartArea: area, scales: { x } }) {
+      if (cursor.x === null || cursor.x < x.min || cursor.x > x.max) return;
+      const left = x.getPixelForValue(cursor.x);
+      ctx.save();
+      ctx.strokeStyle = css("--control-border");
+      ctx.lineWidth = 1;
+      ctx.beginPath();
+      ctx.moveTo(left, area.top);
+      ctx.lineTo(left, area.bottom);
+      ctx.stroke();
+      ctx.restore();
+    },
+  });
 
   function point(x, source) {
     if (cursor.x === x && cursor.source === source) return;

@@ -21,70 +21,23 @@
       if (!isNumber(value)) return null;
       sum = sum * weight + value * (1 - weight);
       scale = scale * weight + (1 - weight);
-      return sum / scale;
+      // Without the last digits, which would make a curve of values that are all the same.
+      return Number((sum / scale).toPrecision(12));
     });
   }
 
-  // The round step (1, 2, 2.5 or 5 times a power of ten) that cuts `range` into about `count` parts.
-  function niceStep(range, count) {
-    if (!(range > 0)) return 1;
-    const rough = range / count;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const factor = [1, 2, 2.5, 5, 10].find((candidate) => candidate * power >= rough * 0.999);
-    return factor * power;
-  }
-
-  // Round seconds: 1, 2, 5, 10, 15, 30 s, then minutes, hours, days.
-  function niceTimeStep(range, count) {
+  // Round times between two, in seconds, at most `count` steps apart: 1, 2, 5, 10, 15, 30 s, then minutes, hours, days.
+  function timeTicks(low, high, count) {
     const steps = [
       1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400,
     ];
-    return steps.find((step) => step * count >= range) ?? Math.ceil(range / count / 86400) * 86400;
-  }
-
-  function multiples(low, high, step) {
-    const numbers = [];
-    for (
-      let number = Math.ceil(low / step - 1e-9);
-      number * step <= high + step * 1e-9;
-      number += 1
-    ) {
-      // Plus 0 makes 0 of -0.
-      numbers.push(Number((number * step).toPrecision(12)) + 0);
-    }
-    return numbers;
-  }
-
-  // The y range for values between low and high: widened to whole steps, and never narrower than `before`, so that
-  // a live chart does not shrink and jump. Returns {min, max, step}.
-  function widen(before, low, high, count = 4) {
-    // A range that was made up around one value binds nobody: a learning rate that starts at 0 is not drawn up to 0.5.
-    if (before?.madeUp) before = null;
-    if (before) {
-      low = Math.min(low, before.min);
-      high = Math.max(high, before.max);
-    }
-    if (before && low === before.min && high === before.max) return before;
-    // The same value again and again, but for what smoothing adds in its last digit.
-    const madeUp = high - low <= Math.abs(high) * 1e-9;
-    if (madeUp) {
-      const room = Math.abs(low) * 0.1 || 0.5;
-      low = low >= 0 ? Math.max(0, low - room) : low - room;
-      high += room;
-    }
-    const step = niceStep(high - low, count);
-    return {
-      min: Math.floor(low / step + 1e-9) * step,
-      max: Math.ceil(high / step - 1e-9) * step,
-      step,
-      madeUp,
-    };
-  }
-
-  // The y range of shares, which are never under 0 % nor over 100 %.
-  function widenShare(before, low, high, count = 4) {
-    const range = widen(before, 0, high > 0 ? Math.min(1, high) : 1, count);
-    return { ...range, min: 0, max: Math.min(1, range.max), madeUp: false };
+    const least = (high - low) / count;
+    const step = steps.find((one) => one >= least) ?? Math.ceil(least / 86400) * 86400;
+    const first = Math.ceil(low / step);
+    return Array.from(
+      { length: Math.floor(high / step) - first + 1 },
+      (_, at) => (first + at) * step,
+    );
   }
 
   // 1, 2 or 5 times a power of ten: the next one at or below (up: above) a positive value.
@@ -96,14 +49,11 @@
       : factors.findLast((factor) => factor <= value * (1 + 1e-9));
   }
 
-  function widenLog(before, low, high) {
-    if (before) {
-      low = Math.min(low, before.min);
-      high = Math.max(high, before.max);
-    }
+  // The ends of a log scale for values between low and high, which Chart.js rounds to what its labels leave out.
+  function logRange({ low, high }) {
     const min = roundLog(low, false),
       max = roundLog(high, true);
-    return { min, max: max > min ? max : min * 10, step: 0 };
+    return { min, max: max > min ? max : min * 10 };
   }
 
   // 1, 2 and 5 of every power of ten, or only the powers where there are many.
@@ -117,15 +67,6 @@
       }
     }
     return ticks;
-  }
-
-  // Round numbers and the end itself; a round one that would touch the end's label goes.
-  function xTicks(end, count, step = niceStep(end, count)) {
-    if (!(end > 0)) return [0];
-    const round = multiples(0, end, step).filter(
-      (value) => end - value > step * 0.6 || value === end,
-    );
-    return round.at(-1) === end ? round : [...round, end];
   }
 
   // Index of the number nearest to x in an ascending list; -1 for an empty one.
@@ -319,20 +260,15 @@
     isNumber,
     isPartOf,
     lonely,
-    widenShare,
     withGaps,
     STEP,
     EPOCH,
     TIME,
     VALUE,
     smooth,
-    niceStep,
-    niceTimeStep,
-    widen,
-    widenLog,
+    timeTicks,
+    logRange,
     logTicks,
-    multiples,
-    xTicks,
     nearest,
     spread,
     xOf,

@@ -1,7 +1,7 @@
-// Pages of datasets: the upload with its progress, rows that are being checked, token counts that are being made.
+// Pages of datasets: the upload with its progress, questions before what cannot be undone, long texts that fold.
 (() => {
   "use strict";
-  const { format, make, live, confirm, api, poll } = DX;
+  const { format, make, live, confirm } = DX;
 
   // Ask before what cannot be undone; a browser without scripts gets a page that asks.
   document.addEventListener(
@@ -21,9 +21,6 @@
   );
 
   uploadPage();
-  checkingPage();
-  listPage();
-  lengthsPanel();
   tokenRows();
   folds();
 
@@ -177,136 +174,17 @@
     if (input.files.length) chosen();
   }
 
-  function checkingPage() {
-    const box = document.getElementById("checking");
-    if (!box) return;
-    let over = false;
-    poll(
-      async () => {
-        const dataset = await api(box.dataset.url);
-        const share = box.querySelector("[data-share]");
-        live(box.querySelector("[data-phase]"), dataset.phase);
-        // How much is to come of what is fetched or made, nobody knows yet.
-        share.hidden = !dataset.sha256;
-        if (dataset.sha256) box.querySelector("progress").value = dataset.progress;
-        live(share, format.share(dataset.progress));
-        live(box.querySelector("[data-rows]"), format.thousands(dataset.row_count));
-        if (dataset.status === "checking") return;
-        over = true;
-        location.reload();
-      },
-      () => (over ? null : 0.7),
-    );
-  }
-
-  function listPage() {
-    const table = document.getElementById("datasets");
-    if (!table) return;
-    const waiting = () => [...table.querySelectorAll('tr[data-state="checking"]')];
-    if (!waiting().length) return;
-    poll(
-      async () => {
-        let ended = false;
-        for (const row of waiting()) {
-          const dataset = await api(`/api/v1/datasets/${row.dataset.dataset}/`);
-          if (dataset.status !== "checking") {
-            ended = true;
-            continue;
-          }
-          row.querySelector("progress").value = dataset.progress;
-          live(row.querySelector("[data-share]"), format.share(dataset.progress));
-        }
-        if (!ended) return;
-        // The rows as the server shows them now, in place of those that were being checked.
-        const answer = await fetch(location.href, { credentials: "same-origin" });
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        for (const row of waiting()) {
-          const fresh = page.querySelector(`tr[data-dataset="${row.dataset.dataset}"]`);
-          if (fresh && fresh.dataset.state !== "checking")
-            row.replaceWith(document.adoptNode(fresh));
-        }
-      },
-      () => (waiting().length ? 1 : null),
-    );
-  }
-
-  function lengthsPanel() {
-    const card = document.getElementById("lengths");
-    if (!card) return;
-    const state = () => card.querySelector("[data-lengths]").dataset.lengths;
-    const load = async () => {
-      const model = card.querySelector("[data-model]")?.value || "";
-      const answer = await fetch(`${card.dataset.url}?model=${encodeURIComponent(model)}`, {
-        credentials: "same-origin",
-      });
-      if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
-      const text = await answer.text();
-      // Somebody may have chosen another model, or be about to, while this was on its way.
-      if ((card.querySelector("[data-model]")?.value || "") !== model) return;
-      const focused = document.activeElement?.matches("[data-model]");
-      card.innerHTML = text;
-      if (focused) card.querySelector("[data-model]")?.focus();
-    };
-    const wait = () =>
-      poll(
-        async () => {
-          if (state() === "waiting") await load();
-        },
-        () => (state() === "waiting" ? 1.5 : null),
-      );
-    card.addEventListener("change", async (event) => {
-      if (!event.target.matches("[data-model]")) return;
-      await load();
-      wait();
-    });
-    if (state() === "waiting") wait();
-  }
-
-  // Rows as tokens: a model's chat template writes them, which takes the server some seconds.
+  // Rows as tokens of another model: the address names it, so that a link shows the same.
   function tokenRows() {
     const place = document.getElementById("token-rows");
     if (!place) return;
-    let asked = 0;
-
-    const load = async (model) => {
-      const mine = ++asked;
-      const waiting = place.querySelector("[data-token-model]");
-      if (waiting) waiting.setAttribute("aria-busy", "true");
-      place.classList.add("loading");
-
-      let text = "";
-      try {
-        const query = new URLSearchParams({ model, page: place.dataset.page });
-        const answer = await fetch(`${place.dataset.url}?${query}`, { credentials: "same-origin" });
-        if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
-        text = await answer.text();
-      } catch (error) {
-        const box = make("p", { className: "notice notice-red" });
-        box.append(
-          make("span", { textContent: "The tokens could not be loaded. Load the page again." }),
-        );
-        text = `<div class="card-body">${box.outerHTML}</div>`;
-      }
-
-      // Somebody may have chosen another model meanwhile.
-      if (mine !== asked) return;
-      const focused = document.activeElement?.matches("[data-token-model]");
-      place.innerHTML = text;
-      place.classList.remove("loading");
-      if (focused) place.querySelector("[data-token-model]")?.focus();
-      folds(place);
-    };
-
     place.addEventListener("change", (event) => {
       if (!event.target.matches("[data-token-model]")) return;
       const address = new URL(location.href);
       address.searchParams.set("model", event.target.value);
       history.replaceState(null, "", address);
-      load(event.target.value);
     });
-    if (place.querySelector("[data-tokens]").dataset.tokens === "waiting") {
-      load(place.querySelector("[data-token-model]")?.value || "");
-    }
+    place.addEventListener("htmx:afterSwap", () => folds(place));
   }
 
   // Long texts show their beginning and a button for the rest.

@@ -177,7 +177,8 @@
     if (panels.has(chart.name)) return panels.get(chart.name);
     const panel = new C.Panel(chart, {
       small: chart.place !== "main" && !(chart.place === "side" && chart.suffix),
-      select: (range) => zoomTo(range),
+      // The chart itself shows the range already; without its rows there is nothing to look closer at.
+      select: (range) => zoomTo(range).catch(() => zoomTo(null)),
     });
     panels.set(chart.name, panel);
     if (chart.place === "main") {
@@ -358,36 +359,24 @@
   // Answers are written before and after the training, and when it is measured.
   async function words() {
     const [answers] = await Promise.all([part("evaluation/answers/"), judge()]);
-    if (swap(document.querySelector("[data-answers]"), answers)) order();
+    const fresh = new DOMParser().parseFromString(answers, "text/html").body;
+    order(fresh);
+    swap(document.querySelector("[data-answers]"), fresh.innerHTML);
   }
 
   // Answers that are learned from: the latest step until another one is chosen.
   const completions = document.querySelector("[data-completions]");
 
-  async function completionsShow(step = "") {
+  async function completionsShow() {
     const chosen = completions.querySelector("[data-completion-step]");
-    if (!step && chosen && chosen.value !== chosen.options[chosen.options.length - 1].value) return;
-    const response = await fetch(`${completions.dataset.completions}?step=${step}`, {
-      headers: { Accept: "text/html" },
-    });
-    if (response.ok) swap(completions, await response.text());
+    if (chosen && chosen.value !== chosen.options[chosen.options.length - 1].value) return;
+    swap(completions, await part("completions/"));
   }
-
-  completions?.addEventListener("change", (event) => {
-    if (event.target.matches("[data-completion-step]")) completionsShow(event.target.value);
-  });
 
   // Only what changed is touched: open references and selected text stay.
   function swap(element, html) {
-    if ((element.shown ?? null) === html) return false;
-    const first = element.shown === undefined && element.innerText.trim() === "";
-    element.shown = html;
-    const parsed = new DOMParser().parseFromString(html, "text/html").body;
-    // app.js lets the keyboard into what scrolls.
-    const plain = (root) => root.innerHTML.replaceAll(' tabindex="0"', "").trim();
-    if (!first && plain(parsed) === plain(element)) return false;
-    element.replaceChildren(...parsed.childNodes);
-    return true;
+    window.Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
+    window.htmx.process(element);
   }
 
   // Order of the answers
@@ -399,9 +388,9 @@
     index: (row) => Number(row.dataset.index),
   };
 
-  function order() {
+  function order(root = document.querySelector("[data-answers]")) {
     const by = orders[orderBar.querySelector('[aria-pressed="true"]').dataset.by];
-    const holder = document.querySelector("[data-answers] .answers");
+    const holder = root.querySelector(".answers");
     if (!holder) return;
     const rows = [...holder.querySelectorAll(".answer[data-index]")].sort(
       (one, other) => by(one) - by(other),

@@ -1,35 +1,7 @@
-// Models: imports show how far they are, a GGUF file is uploaded with a progress bar.
+// A GGUF file is uploaded with a progress bar.
 "use strict";
 
 (() => {
-  // While something on the page is imported the page is asked for anew, and only the parts that changed are put in
-  // place: the server alone knows how they look.
-  const importing = () => document.querySelector("[data-importing]");
-
-  async function refresh() {
-    const response = await fetch(location.href, {
-      credentials: "same-origin",
-      headers: { Accept: "text/html" },
-    });
-    if (!response.ok) throw new Error(`The server answered ${response.status}.`);
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    for (const old of document.querySelectorAll("[data-part]")) {
-      const part = fresh.querySelector(`[data-part="${CSS.escape(old.dataset.part)}"]`);
-      if (!part || !old.isConnected || old.outerHTML === part.outerHTML) continue;
-      // An inner part changes by itself as long as the frame around it stays.
-      if (
-        old.querySelector("[data-part]") &&
-        "importing" in old.dataset &&
-        "importing" in part.dataset
-      )
-        continue;
-      if (old.contains(document.activeElement)) old.querySelector(":focus")?.blur();
-      old.replaceWith(document.importNode(part, true));
-    }
-  }
-
-  if (importing()) DX.poll(refresh, () => (importing() ? 1 : null));
-
   const form = document.querySelector("form[data-upload]");
   if (!form) return;
   const file = form.querySelector('input[type="file"]');

@@ -1,28 +1,7 @@
-// The queue page: what runs and waits is taken anew every few seconds, and a stop asks first.
+// The queue page: a stop asks first. What runs and waits is taken anew by htmx.
 (() => {
   "use strict";
-  const { poll, confirm } = DX;
-  const part = document.getElementById("queue");
-  let latest = null;
-
-  // Nobody's menu, focus or click is taken away: the new rows wait until the hand is off the page.
-  const busy = () =>
-    part.contains(document.activeElement) ||
-    part.matches(":has(:active)") ||
-    document.querySelector("dialog[open]");
-
-  async function turn() {
-    const response = await fetch(part.dataset.url, { credentials: "same-origin" });
-    if (!response.ok || response.redirected)
-      throw new Error(`The server answered ${response.status}.`);
-    const html = await response.text();
-    const plain = html.replace(/name="csrfmiddlewaretoken" value="[^"]*"/g, "");
-    if (plain === latest || (latest !== null && busy())) return;
-    if (latest !== null) part.innerHTML = html;
-    latest = plain;
-  }
-
-  poll(turn, 4);
+  const { confirm } = DX;
 
   const QUESTIONS = {
     running: {

@@ -8,27 +8,12 @@
   const chosen = new Map(JSON.parse(sessionStorage.getItem("compare") || "[]"));
   const rows = () => [...document.querySelectorAll("#trains tr[data-train]")];
 
-  // Replace what an element holds, only where it changed, and give the focus back to the same link.
+  // Only what changed is touched, so that the focus and what is selected stay.
+  const shown = new WeakMap();
   function swap(element, html) {
-    if (!element || element.dataset.html === html) return;
-    const first = element.dataset.html === undefined;
-    const probe = document.createElement("template");
-    probe.innerHTML = html;
-    element.dataset.html = html;
-    if (
-      first &&
-      probe.content.textContent.replace(/\s+/g, " ").trim() ===
-        element.textContent.replace(/\s+/g, " ").trim()
-    )
-      return;
-    const link = element.contains(document.activeElement)
-      ? document.activeElement.getAttribute("href")
-      : null;
-    element.replaceChildren(probe.content);
-    if (link)
-      [...element.querySelectorAll("a")]
-        .find((item) => item.getAttribute("href") === link)
-        ?.focus();
+    if (!element || shown.get(element) === html) return;
+    shown.set(element, html);
+    window.Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
   }
 
   async function turn() {

@@ -1,13 +1,20 @@
 """What every test stands on: a fixed cast of people, and pages without collected files."""
 
+import gc
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, User
 
+from core import programs
 from tests.hub_server import Hub, running_hub
-from tests.live import Platform, running_platform
+from tests.live import ROOT, Platform, running_platform
+from tests.warm import HEAVY, Warm
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +73,70 @@ def hub(monkeypatch) -> Iterator[Hub]:
         yield running
 
 
-# First, because pytest-xdist reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes one has the platform of the browser tests and all of those, one
-    that of the others."""
+# What takes longest begins first, so that no test process is left with it alone at the end; where
+# several test processes share the work, the order of the groups is that of their first tests.
+LONGEST = (
+    "platform-others",
+    "platform-browser",
+    "test_second_machine.py",
+    "test_slow_clients.py",
+    "interoperability",
+    "test_contract.py",
+    "test_moved_home.py",
+    "test_process.py",
+    "test_odd_requests.py",
+    "test_urls.py",
+    "test_families.py",
+)
+
+
+# First, because pytest-xdist reads the groups in the same hook; and last, because pytest-django
+# orders the tests there.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Give tests that share what takes long to set up to one test process."""
     for item in items:
-        if "platform" in getattr(item, "fixturenames", ()):
-            which = "browser" if item.path.parent.name == "browser" else "others"
-            item.add_marker(pytest.mark.xdist_group(f"platform-{which}"))
+        if name := group_of(item):
+            item.add_marker(pytest.mark.xdist_group(name))
+    yield
+    items.sort(key=place_of)
+
+
+def pytest_collection_finish() -> None:
+    """What all imports have left behind is there to stay: each train collects garbage several times,
+    and would look through millions of objects of ours each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def group_of(item: pytest.Item) -> str:
+    """The platform of the browser tests, that of the others, the readers of older libraries, or what
+    a module sets up for its own tests."""
+    if item.path.parent.name == "interoperability":
+        return "interoperability"
+
+    known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    if "platform" in known and known["platform"][-1].scope == "session":
+        return "platform-browser" if item.path.parent.name == "browser" else "platform-others"
+
+    own = {definition[-1].scope for definition in known.values()}
+    return item.path.name if own & {"module", "class"} else ""
+
+
+def place_of(item: pytest.Item) -> int:
+    """Tests that empty the database, with what migrations have put there, come last, and of those
+    the longest first."""
+    if empties_database(item):
+        return len(LONGEST) + (1 if item.path.name == "test_widths.py" else 2)
+    names = {*(mark.args[0] for mark in item.iter_markers("xdist_group")), item.path.name}
+    return min((LONGEST.index(name) for name in names & {*LONGEST}), default=len(LONGEST))
+
+
+def empties_database(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("django_db")
+    by_mark = marker is not None and marker.kwargs.get("transaction", False)
+    fixtures = getattr(item, "fixturenames", ())
+    return bool(by_mark or "transactional_db" in fixtures or "live_server" in fixtures)
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +144,55 @@ def platform() -> Iterator[Platform]:
     """One running platform for all tests that need a real one."""
     with running_platform() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Programs that train, merge or try models without the seconds that each takes to import its
+    libraries."""
+    running = Warm("training")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def warm_readers() -> Iterator[Warm]:
+    """The same for programs that read files or fetch them from the hub."""
+    running = Warm("reading")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def warm_programs(warm: Warm, warm_readers: Warm, monkeypatch) -> None:
+    """What core.programs starts in this process begins at once, with the same arguments,
+    environment and limits; but not what a test has put in another folder in its place."""
+
+    def start(
+        command: list[str], *, cwd: Path, env: dict[str, str], preexec_fn: int | None, **more: Any
+    ) -> Any:
+        if cwd != ROOT:
+            before = REAL["confined"](REAL["_limits"](preexec_fn))
+            return subprocess.Popen(command, cwd=cwd, env=env, preexec_fn=before, **more)
+        _python, _flag, *arguments = command
+        kind = warm if arguments[0] in HEAVY else warm_readers
+        return kind.program(arguments, env=env, memory_bytes=preexec_fn, confined=True)
+
+    # What is to be done before the program begins is said by its number alone, since only numbers
+    # can be sent.
+    monkeypatch.setattr(programs, "_limits", lambda memory_bytes: memory_bytes)
+    monkeypatch.setattr(programs, "confined", lambda memory_bytes: memory_bytes)
+    known = {name: getattr(subprocess, name) for name in ("DEVNULL", "PIPE", "TimeoutExpired")}
+    monkeypatch.setattr(programs, "subprocess", SimpleNamespace(Popen=start, **known))
+
+
+REAL: dict[str, Any] = {
+    name: getattr(programs, name) for name in ("_limits", "confined", "subprocess")
+}
+
+
+@pytest.fixture
+def fresh_programs(warm_programs, monkeypatch) -> None:
+    """For a test whose subject is the process itself: none is forked from a warm one."""
+    for name, value in REAL.items():
+        monkeypatch.setattr(programs, name, value)

@@ -20,6 +20,8 @@ import psutil
 import requests
 from redis import Redis
 
+from tests.tiny import tiny_model
+
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORDS = {"alice": "alice-password-1", "bob": "bob-password-1", "olga": "olga-password-1"}
 ENDED = ("finished", "failed", "stopped")
@@ -58,6 +60,7 @@ class Platform:
         )
         self.tokens: dict[str, str] = {}
         self.sessions: dict[str, requests.Session] = {}
+        self.datasets: dict[str, dict[str, Any]] = {}
         self.server: subprocess.Popen[bytes]
 
     def manage(self, *arguments: str) -> str:
@@ -135,6 +138,29 @@ class Platform:
         return self.poll(
             f"datasets/{answer.json()['id']}/", lambda row: row["status"] != "checking"
         )
+
+    def kept(self, name: str, content: bytes) -> dict[str, Any]:
+        """A dataset, checked, that no test changes: uploaded once for all tests that ask for it.
+        Each one that is uploaded has its tokens counted, by a program that takes seconds."""
+        if name not in self.datasets:
+            self.datasets[name] = self.upload(name, content)
+        return self.datasets[name]
+
+    def reward_add(self, slug: str, source: str) -> None:
+        """A reward function of a person's own, registered as an administrator does it."""
+        address = f"{self.url}/admin/methods/rewardfunction/"
+        session = self.session("olga")
+        page = session.get(f"{address}add/", timeout=60).text
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+        assert token is not None, page
+        fields = {"name": slug, "slug": slug, "description": "A test's.", "parameters": "{}"}
+        answer = session.post(
+            f"{address}add/",
+            data=fields | {"csrfmiddlewaretoken": token[1]},
+            files={"source": (f"{slug}.py", source)},
+            timeout=60,
+        )
+        assert answer.url == address, re.findall("errorlist.*", answer.text)
 
     def start(
         self,
@@ -266,6 +292,7 @@ def running_platform(
     with tempfile.TemporaryDirectory(prefix="deepextension-platform-") as folder:
         platform = Platform(home or Path(folder), free_port())
         platform.env |= variables or {}
+        tiny_model(platform.home / "models-inbox" / "tiny")
         subprocess.run(
             [sys.executable, "-m", "tests.prepare"], cwd=ROOT, env=platform.env, check=True
         )

@@ -15,9 +15,11 @@ from django.urls import reverse
 from core.errors import UserError
 from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
 from core.templatetags.display import duration, loss, share
+from jobs.durations import run_seconds
+from jobs.models import Job
 from training.models import TrainRun
 from training.pages.compare import MOST_TRAINS
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.services import train_delete, train_stop, train_update
 
 EDITABLE = ("name", "notes")
@@ -142,6 +144,13 @@ class TrainRunAdmin(OwnedAdmin):
             return False
 
         return super().has_delete_permission(request, obj)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[Any, Any, set[str], Any]:
+        """A train's job goes with it, though none is deleted by itself."""
+        to_delete, counts, needed, protected = super().get_deleted_objects(objs, request)
+        return to_delete, counts, needed - {Job._meta.verbose_name}, protected
 
     def save_model(self, request: HttpRequest, obj: TrainRun, form: Any, change: bool) -> None:
         run = TrainRun.objects.get(pk=obj.pk)

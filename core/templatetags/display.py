@@ -378,6 +378,19 @@ def icon(name: str, label: str = "", css: str = "") -> SafeString:
     )
 
 
+@register.simple_tag
+def asks_again(address: str, seconds: float) -> SafeString:
+    """Attributes of an element with an id that htmx takes anew from `address` every so often, until
+    the element that comes has them no more. What a reader does in it is left alone
+    (static/parts.js)."""
+    return format_html(
+        'hx-get="{}" hx-trigger="every {}ms, visibilitychange from:document" '
+        'hx-swap="morph:outerHTML" hx-sync="this:drop"',
+        address,
+        round(seconds * 1000),
+    )
+
+
 # Icon and tint of every status that a train, a dataset or a model can have.
 CHIPS = {
     "queued": ("clock", ""),

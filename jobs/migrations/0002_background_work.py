@@ -25,7 +25,8 @@ def make_jobs(apps, schema_editor):
             limit_seconds=chore.limit_seconds,
             status=STATUS[chore.status],
             attempt=max(1, chore.starts),
-            resumes=max(0, chore.starts - 1),
+            # A start that runs has not failed yet.
+            resumes=chore.starts if chore.status == "waiting" else max(0, chore.starts - 1),
             error_code="broke_off" if has_ended else "",
             error=chore.error,
             host=chore.host,

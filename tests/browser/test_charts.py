@@ -10,6 +10,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.conftest import until
 from tests.live import ROOT, Platform
 
 # Read from Chart.js itself, with what its canvas cannot tell a test otherwise.
@@ -55,6 +56,12 @@ COLOURS = """() => {
     lines: Chart.getChart(document.querySelector("[data-chart] canvas")).data.datasets.map((one) => one.borderColor),
   };
 }"""
+# What each chart tells of: {steps: those of its marked points, tooltip: its title}.
+POINTED = """() => [...document.querySelectorAll("[data-chart] canvas")].map((canvas) => {
+  const chart = Chart.getChart(canvas);
+  const steps = chart.getActiveElements().map((one) => chart.data.datasets[one.datasetIndex].data[one.index].x);
+  return { steps, tooltip: chart.tooltip.opacity ? chart.tooltip.title[0] : "" };
+})"""
 SHARES = (
     "accuracy",
     "accuracies",
@@ -192,6 +199,40 @@ def test_a_reward_has_its_band_its_maximum_and_its_functions_in_one_chart(open_p
     assert "of answers were cut off at 256 tokens" in alerts
     assert "gave every answer the same reward" in alerts
     assert page.locator(".completions thead").inner_text().split()[-1] == "Advantage"
+
+
+def test_all_charts_of_a_page_tell_the_step_that_one_is_pointed_at(open_page, shapes):
+    page = open_page()
+    page.goto(f"/trains/{shapes['sft']}/evaluation/?x=step&log=0&from=&to=")
+    page.wait_for_selector("[data-chart] canvas")
+    main = page.locator(".charts-main .chart-plot")
+    main.hover(position={"x": 300, "y": 150})
+    until(page, f"() => ({POINTED})()[0].tooltip !== ''")
+    first, *others = page.evaluate(POINTED)
+    step = first["steps"][0]
+    assert first["tooltip"] == f"step {step} · epoch {step / 80:.2f}"
+    # Evaluations are rarer than steps: a chart of those alone has one nearby, or none.
+    assert all(abs(found - step) <= 4 for other in others for found in other["steps"])
+    assert sum(step in other["steps"] for other in others) >= 4
+    assert {other["tooltip"] for other in others} == {""}
+
+    # The keyboard goes on from there, and says what it finds.
+    main.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(POINTED)[0]["tooltip"].startswith(f"step {step + 1} ")
+    expect(page.locator(".charts-main [aria-live].visually-hidden")).to_contain_text(
+        f"step {step + 1} · epoch {(step + 1) / 80:.2f}: Train "
+    )
+    page.keyboard.press("Escape")
+    assert {(*chart["steps"], chart["tooltip"]) for chart in page.evaluate(POINTED)} == {("",)}
+
+
+def test_values_that_are_no_numbers_are_crosses_on_the_axis(open_page, shapes):
+    page = open_page()
+    loss = chart_of(page, f"/trains/{shapes['not numbers']}/evaluation/", "loss")
+    crosses = loss["datasets"][-1]["points"]
+    assert [point["step"] for point in crosses] == [10, 11, 12, 13, 14, 20]
+    assert all(loss["area"]["bottom"] - 10 < point["y"] for point in crosses)
 
 
 def test_a_train_keeps_its_colour_when_others_come_and_go(open_page, shapes):

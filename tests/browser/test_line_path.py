@@ -11,7 +11,7 @@ from tests.e2e.test_main_job import toy_rows
 
 
 def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
-    dataset = platform.upload("line.jsonl", toy_rows(20))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     short = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
     platform.ended(platform.start(dataset, **short))
     operator = open_page(by="olga")
@@ -41,7 +41,7 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
     # A third waits for the first, as its form says.
     owner.goto("/trains/new/lora/")
     owner.get_by_label("Base model").select_option(label="Tiny")
-    owner.get_by_label("Dataset", exact=True).select_option(label="line.jsonl")
+    owner.get_by_label("Dataset", exact=True).select_option(label="toys-20.jsonl")
     owner.locator(".when summary").click()
     owner.get_by_label("Starts", exact=True).select_option(
         label=f"after line-first #{first['id']} has succeeded"

@@ -22,7 +22,7 @@ def prefix(platform: Platform) -> Iterator[str]:
     """What the names of three trains of Alice's begin with: two have ended, and one waits in a
     queue that an operator has paused."""
     prefix = f"lists-{uuid.uuid4().hex[:6]}"
-    dataset = platform.upload("lists.jsonl", toy_rows(20))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     for name in ("one", "two"):
         platform.ended(platform.start(dataset, name=f"{prefix}-{name}", **SHORT))
     platform.api("POST", "queue/pause/", by="olga", json={"reason": "A test."})

@@ -33,7 +33,7 @@ HOLDS = "() => document.getElementById('log').textContent.includes({})"
 
 
 def test_all_of_a_long_log_is_searched_and_any_place_of_it_opened(open_page, platform):
-    dataset = platform.upload("long-log.jsonl", toy_rows(8))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, max_steps=1, sample_prompts=0, evaluation_split=0))
     with (platform.home / "runs" / str(run["id"]) / "train.log").open("a") as stream:
         for number in range(400_000):

@@ -90,11 +90,14 @@ PAGES = (
     "/login/",
 )
 
-SETTLED = """async () => {
+# Scripts that look at sizes have had their turn after a frame; what glides into place is there at
+# once.
+FAULTS = """async (given) => {
   await new Promise(requestAnimationFrame)
   document.body.getBoundingClientRect()
   for (const animation of document.getAnimations())
     if (animation instanceof CSSTransition) animation.finish()
+  return layoutFaults(given)
 }"""
 
 
@@ -167,13 +170,12 @@ def walked(page: Page, path: str, first: int, widths: tuple[int, ...]) -> list[s
     if shift > LARGEST_SHIFT:
         found.append(f"shifts by {shift:.2f} while it loads")
 
+    page.evaluate(f"() => {{ window.layoutFaults = {LAYOUT} }}")
     places: dict[str, tuple[str, list[int]]] = {}
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
-        # Scripts that look at sizes have had their turn after a frame; what glides into place is
-        # there at once.
-        page.evaluate(SETTLED)
-        for fault in page.evaluate(LAYOUT, {"targets": width == PHONE and "/admin/" not in path}):
+        found_here = page.evaluate(FAULTS, {"targets": width == PHONE and "/admin/" not in path})
+        for fault in found_here:
             places.setdefault(fault["key"], (fault["line"], []))[1].append(width)
         photograph(page, path, width)
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from tests.chaos.faults import (
     small_home,
 )
 from tests.chaos.truth import doubled, job_records, leftovers, lost, phantoms
-from tests.chaos.work import NAMES, Bench, Merge, Piece, bench_make, pieces_of
+from tests.chaos.work import NAMES, Bench, Merge, Piece, bench_equip, pieces_of
 from tests.hub_server import running_hub
 from tests.live import ENDED, Platform, running_platform
 
@@ -237,7 +237,8 @@ def conclude(bench: Bench, pieces: list[Piece], seen: Round) -> None:
         seen.add_problems(piece.name, piece.truth())
         seen.by_hand[piece.name] += piece.by_hand
 
-    seen.add_problems("", job_records(platform) + leftovers(platform))
+    found = job_records(platform) + leftovers(platform)
+    seen.add_problems("", [problem for problem in found if problem not in bench.before])
     for piece in pieces:
         if piece.name not in seen.problems:
             piece.remove()
@@ -332,30 +333,47 @@ class Plan:
     draw: random.Random
 
 
-def rounds(home: Path, outside: Path, variables: dict[str, str], plan: Plan, count: Count) -> None:
-    """outside: a folder for files that are no platform's."""
+def rounds(bench: Bench, plan: Plan, count: Count) -> None:
+    undisturbed_round(bench, plan.names)
+    number = 0
+    while count.faults < plan.wanted and time.monotonic() < plan.deadline:
+        number += 1
+        size = min(FAULTS_A_ROUND, plan.wanted - count.faults)
+        faults = [plan.draw.choice(plan.faults) for _ in range(size)]
+        began = time.monotonic()
+        seen = round_of(bench, number, faults, plan.names, plan.draw)
+        count.add(faults, seen)
+        words = ", ".join(fault.__name__ for fault in faults)
+        hits = ", ".join(f"{name} {hit}" for name, hit in sorted(seen.hits.items()))
+        print(
+            f"{time.monotonic() - began:5.0f} s  {words} ({seen.life}; hits: {hits}): "
+            f"{'; '.join(seen.all_problems) or 'well'}",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def running_bench(
+    home: Path, outside: Path, variables: dict[str, str], names: set[str]
+) -> Iterator[Bench]:
+    """A platform in `home` with a hub beside it. outside: a folder for files that are no
+    platform's."""
     with running_hub() as hub:
         variables |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         with running_platform(home, variables) as platform:
-            dataset = int(platform.upload("chaos.jsonl", toy_rows())["id"])
-            train = trained(platform, dataset) if Merge.name in plan.names else 0
-            bench = bench_make(platform, hub, dataset, train, outside)
-            undisturbed_round(bench, plan.names)
-            number = 0
-            while count.faults < plan.wanted and time.monotonic() < plan.deadline:
-                number += 1
-                size = min(FAULTS_A_ROUND, plan.wanted - count.faults)
-                faults = [plan.draw.choice(plan.faults) for _ in range(size)]
-                began = time.monotonic()
-                seen = round_of(bench, number, faults, plan.names, plan.draw)
-                count.add(faults, seen)
-                words = ", ".join(fault.__name__ for fault in faults)
-                hits = ", ".join(f"{name} {hit}" for name, hit in sorted(seen.hits.items()))
-                print(
-                    f"{time.monotonic() - began:5.0f} s  {words} ({seen.life}; hits: {hits}): "
-                    f"{'; '.join(seen.all_problems) or 'well'}",
-                    flush=True,
-                )
+            bench = bench_of(platform)
+            if Merge.name in names:
+                bench.train = trained(platform, bench.dataset)
+
+            bench_equip(bench, hub, outside)
+            yield bench
+
+
+def bench_of(platform: Platform) -> Bench:
+    """What a platform is enough for that has no hub: checks of datasets and counts of their
+    tokens. What is odd about it already is none of our business."""
+    dataset = int(platform.upload("chaos.jsonl", toy_rows())["id"])
+    return Bench(platform, dataset, before={*job_records(platform), *leftovers(platform)})
 
 
 def main() -> int:
@@ -388,8 +406,11 @@ def main() -> int:
             known = tuple(fault for fault in known if fault.__name__ in arguments.only.split(","))
         deadline = time.monotonic() + 60 * arguments.minutes
         plan = Plan(known, arguments.faults, deadline, names, random.Random(arguments.seed))
-        with contextlib.suppress(KeyboardInterrupt):
-            rounds(Path(folder), Path(outside), clock, plan, count)
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            running_bench(Path(folder), Path(outside), clock, names) as bench,
+        ):
+            rounds(bench, plan, count)
     print(json.dumps(dict(sorted(count.names.items()))))
     print(count.table(names))
     survived = count.faults - count.lost

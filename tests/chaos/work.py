@@ -46,17 +46,17 @@ class Job:
 
 
 class Bench:
-    """What all pieces of work of a run share: a platform, a hub, files, a finished train."""
+    """What all pieces of work of a run share. dataset: one that is there. train: one that has
+    finished, for merges. folder: files to upload. before: what was odd before anything broke."""
 
-    def __init__(
-        self, platform: Platform, hub: Hub, dataset: int, train: int, folder: Path
-    ) -> None:
+    def __init__(self, platform: Platform, dataset: int, before: set[str]) -> None:
         self.platform = platform
-        self.hub = hub
         self.dataset = dataset
-        self.train = train
-        self.folder = folder
+        self.before = before
         self.undisturbed: dict[str, Any] = {}
+        # See bench_equip.
+        self.train = 0
+        self.folder = Path()
 
     def query(self, text: str, *values: Any) -> list[Any]:
         database = self.platform.home / "db.sqlite3"
@@ -501,9 +501,10 @@ def hub_rows() -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def bench_make(platform: Platform, hub: Hub, dataset: int, train: int, folder: Path) -> Bench:
-    """folder: for files that are no platform's, such as what the hub has."""
-    inbox = platform.home / "models-inbox"
+def bench_equip(bench: Bench, hub: Hub, folder: Path) -> None:
+    """Files for imports and downloads. folder: for those that are no platform's."""
+    bench.folder = folder
+    inbox = bench.platform.home / "models-inbox"
     model = shutil.copytree(inbox / "tiny", folder / "model")
     (model / "README.md").write_text("---\nlicense: mit\n---\n")
     write_gguf(model, folder / "tiny.gguf")
@@ -515,7 +516,6 @@ def bench_make(platform: Platform, hub: Hub, dataset: int, train: int, folder: P
     hub.repositories["org/tiny"] = model
     hub.datasets["org/rows"] = rows
     hub.pause = HUB_PAUSE_SECONDS
-    return Bench(platform, hub, dataset, train, folder)
 
 
 def pieces_of(bench: Bench, number: int, names: set[str]) -> list[Piece]:

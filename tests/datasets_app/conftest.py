@@ -69,3 +69,8 @@ def no_uploads_of_other_tests():
     would not."""
     for path in Path(settings.FILE_UPLOAD_TEMP_DIR).glob("upload-*"):
         path.unlink()
+
+
+@pytest.fixture(autouse=True)
+def programs_begin_at_once(warm_programs) -> None:
+    """Many of these tests start one or several."""

@@ -4,7 +4,9 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
+from core.ownership import owner_set
 from datasets_app import jobs
+from datasets_app.check_queue import CHECK
 from datasets_app.checking import dataset_check
 from datasets_app.lengths import lengths_enqueue
 from datasets_app.models import TokenLengths
@@ -167,3 +169,10 @@ def test_a_check_that_waits_says_how_many_go_first(upload, alice, client):
     )
     dataset_check(second.pk)
     assert client.get(f"/api/v1/datasets/{second.pk}/").json()["ahead"] is None
+
+
+def test_what_is_handed_over_takes_its_open_work_along(upload, alice, bob, olga):
+    dataset = upload()
+    assert Job.objects.get(kind=CHECK).owner == alice
+    owner_set(dataset, by=olga, owner=bob)
+    assert Job.objects.get(kind=CHECK).owner == bob

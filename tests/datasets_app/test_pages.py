@@ -13,6 +13,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, TokenLengths
 from tests.datasets_app.conftest import GOOD
 from tests.datasets_app.test_services import temporary_files, use
+from tests.markup import HTMX, no_cache_mixes
 
 
 @pytest.fixture
@@ -143,8 +144,25 @@ def test_a_page_in_the_middle_of_a_check_shows_how_far_it_is(page, upload):
     found = text(page.get(f"/datasets/{dataset.pk}/"))
 
     assert "Checking the rows" in found
-    assert f"/api/v1/datasets/{dataset.pk}/" in found
+    assert f'hx-get="/datasets/{dataset.pk}/"' in found
     assert "Train with this" not in found
+
+
+def test_pages_ask_again_while_a_dataset_is_checked(page, upload):
+    dataset = upload()
+    path = dataset.get_absolute_url()
+    for address, part in (("/datasets/", "<tbody"), (path, "<section")):
+        assert f'hx-get="{address}"' in text(page.get(address))
+        found = text(page.get(address, headers=HTMX))
+        assert part in found[:200]
+        assert "<html" not in found
+        assert no_cache_mixes(page, address)
+
+    dataset_check(dataset.pk)
+    assert "hx-get" not in text(page.get("/datasets/", headers=HTMX))
+    assert page.get(path, headers=HTMX).headers["HX-Refresh"] == "true"
+    left = page.get("/datasets/?status=checking", headers=HTMX)
+    assert left.headers["HX-Refresh"] == "true"
 
 
 def test_columns_that_fit_nothing_can_be_named_on_the_page(page, checked):
@@ -197,12 +215,15 @@ def test_token_lengths_are_drawn_once_they_are_counted(page, checked, monkeypatc
         [lambda user: [Tokenizer("tiny", "Tiny", "ab", "/a"), Tokenizer("big", "Big", "cd", "/b")]],
     )
     dataset = checked()
-    assert "Counting in the background" in text(page.get(f"/datasets/{dataset.pk}/lengths/"))
+    waiting = text(page.get(f"/datasets/{dataset.pk}/lengths/"))
+    assert "Counting in the background" in waiting
+    assert f'hx-get="/datasets/{dataset.pk}/lengths/?model=tiny" hx-trigger="every' in waiting
     TokenLengths.objects.filter(dataset=dataset, tokenizer="ab").update(
         ready=True, rows={"10": 30, "300": 2}
     )
     found = text(page.get(f"/datasets/{dataset.pk}/lengths/?model=tiny"))
     assert '<svg class="histogram"' in found
+    assert "every" not in found
     assert "tokens: 30 rows" in found
     assert "style=" not in found
     assert "chat template" not in found

@@ -19,7 +19,7 @@ LEARNS = {
 
 @pytest.fixture(scope="module")
 def trained(platform: Platform):
-    dataset = platform.upload("after.jsonl", toy_rows(24))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, name="first stage", **LEARNS))
     assert run["status"] == "finished", run["error"]
     return run
@@ -33,34 +33,38 @@ def merged(platform: Platform, run: dict, **body) -> dict:
     )
 
 
-def test_a_trained_model_is_proved_and_trained_on(platform, trained, tmp_path):
-    model = merged(platform, trained)
-    assert (model["status"], model["error"]) == ("ready", "")
-    assert model["proof"]["passed"] is True, model["proof"]
-    assert model["trained_from"]["train"] == trained["id"]
-    page = platform.page(f"models/{model['id']}/")
-    assert "Same as trained" in page
+@pytest.fixture(scope="module")
+def first(platform: Platform, trained) -> dict:
+    """The model that was made of it."""
+    return merged(platform, trained)
 
-    pairs = platform.upload(
-        "pairs.jsonl", write_rows(tmp_path / "pairs.jsonl", toy_pairs()).read_bytes()
+
+@pytest.fixture(scope="module")
+def second(platform: Platform, first, tmp_path_factory) -> dict:
+    """A train by preferences on that model."""
+    rows = write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", toy_pairs())
+    pairs = platform.upload("pairs.jsonl", rows.read_bytes())
+    return platform.ended(
+        platform.start(pairs, method="dpo", base_model=first["slug"], max_steps=4)
     )
-    second = platform.ended(
-        platform.start(pairs, method="dpo", base_model=model["slug"], max_steps=4)
-    )
+
+
+def test_a_trained_model_is_proved_and_trained_on(platform, trained, first, second):
+    assert (first["status"], first["error"]) == ("ready", "")
+    assert first["proof"]["passed"] is True, first["proof"]
+    assert first["trained_from"]["train"] == trained["id"]
+    page = platform.page(f"models/{first['id']}/")
+    assert "Same as trained" in page
     assert second["status"] == "finished", second["error"]
-    again = merged(platform, second)
-    assert again["proof"]["passed"] is True, again["proof"]
-    assert again["trained_from"]["base_model"]["id"] == model["id"]
 
     # What another train stands on stays.
-    refused = platform.api("DELETE", f"models/{model['id']}/")
+    refused = platform.api("DELETE", f"models/{first['id']}/")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "in_use")
 
 
-def test_a_killed_merge_begins_again_and_leaves_one_model(platform, trained):
-    answer = platform.api(
-        "POST", f"trains/{trained['id']}/merge/", json={"checkpoint": 20, "name": "killed"}
-    )
+def test_a_killed_merge_begins_again_and_leaves_one_model(platform, first, second):
+    """Of a train on a model that was trained itself."""
+    answer = platform.api("POST", f"trains/{second['id']}/merge/", json={"name": "killed"})
     model = answer.json()["model"]
 
     def merging(process: psutil.Process) -> bool:
@@ -79,7 +83,8 @@ def test_a_killed_merge_begins_again_and_leaves_one_model(platform, trained):
     ended = platform.poll(
         f"models/{model['id']}/", lambda row: row["status"] != "importing", seconds=240
     )
-    assert (ended["status"], ended["proof"]["passed"]) == ("ready", True)
+    assert (ended["status"], ended["proof"]["passed"]) == ("ready", True), ended
+    assert ended["trained_from"]["base_model"]["id"] == first["id"]
     found = platform.get("models/", search="killed")["results"]
     assert [row["id"] for row in found] == [model["id"]]
     assert not (platform.home / "models" / "imports" / str(model["id"])).exists()

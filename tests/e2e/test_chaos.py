@@ -1,23 +1,28 @@
-"""A short fixed set of what `make chaos` does at length, on a platform of its own."""
+"""A short fixed set of what `make chaos` does at length."""
 
-import subprocess
-import sys
+import math
+from random import Random
 
-from tests.live import ROOT
+from tests.chaos import faults
+from tests.chaos.__main__ import Count, Plan, bench_of, rounds
+from tests.chaos.work import Check
+from tests.live import Platform
 
-FAULTS = "kill_supervisor,half_checkpoint,torn_line,empty_redis,kill_redis,kill_lane,kill_job"
-# Draws two of background work, one of Redis, one of the train.
-SEED = "510"
+FAULTS = (
+    faults.kill_supervisor,
+    faults.kill_redis,
+    faults.empty_redis,
+    faults.torn_line,
+    faults.half_checkpoint,
+    faults.kill_lane,
+    faults.kill_job,
+)
+# Draws two of background work, one of the train, one of Redis.
+SEED = 510
 
 
-def test_no_fault_of_a_short_set_loses_anything():
-    options = ["--faults", "4", "--seed", SEED, "--only", FAULTS, "--work", "dataset check"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"4 faults, 4 survived, 0 lost (seed {SEED})" in ran.stdout
+def test_no_fault_of_a_short_set_loses_anything(platform: Platform, capsys):
+    count = Count()
+    plan = Plan(FAULTS, 4, math.inf, {Check.name}, Random(SEED))
+    rounds(bench_of(platform), plan, count)
+    assert (count.faults, count.lost) == (4, 0), capsys.readouterr().out

@@ -28,7 +28,7 @@ MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 @pytest.fixture(scope="module")
 def dataset(platform: Platform):
-    return platform.upload("cards.jsonl", toy_rows(40))
+    return platform.kept("toys-20.jsonl", toy_rows(20))
 
 
 @dataclass
@@ -72,21 +72,35 @@ def paused(platform: Platform) -> Iterator[None]:
         assert platform.api("POST", "queue/resume/", by="olga").status_code == 200
 
 
-@pytest.fixture
-def spoiled(platform: Platform, request) -> Iterator[tuple[str, Path]]:
-    """(slug, folder) of a base model of the platform that a test may break."""
+@pytest.fixture(scope="module")
+def imported(platform: Platform, tmp_path_factory) -> tuple[str, Path, Path]:
+    """(slug, folder, whole copy of the folder) of a base model of its own, imported once."""
     inbox = platform.home / "models-inbox"
-    name = f"spoiled-{request.node.name[:40]}"
-    shutil.copytree(inbox / "tiny", inbox / name)
+    shutil.copytree(inbox / "tiny", inbox / "spoiled")
     answer = platform.api(
-        "POST", "models/", json={"source": "folder", "reference": str(inbox / name), "name": name}
+        "POST",
+        "models/",
+        json={"source": "folder", "reference": str(inbox / "spoiled"), "name": "spoiled"},
     )
     assert answer.status_code == 201, answer.text
     model = platform.poll(
         f"models/{answer.json()['id']}/", lambda row: row["status"] not in ("queued", "importing")
     )
     assert model["status"] == "ready", model
-    return model["slug"], platform.home / "models" / str(model["id"])
+    folder = platform.home / "models" / str(model["id"])
+    whole = tmp_path_factory.mktemp("models") / "whole"
+    shutil.copytree(folder, whole)
+    return model["slug"], folder, whole
+
+
+@pytest.fixture
+def spoiled(imported: tuple[str, Path, Path]) -> Iterator[tuple[str, Path]]:
+    """(slug, folder) of a base model of the platform that a test may break; it is whole again
+    afterwards."""
+    slug, folder, whole = imported
+    yield slug, folder
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
 
 
 def test_memory_that_is_refused(platform, dataset):
@@ -262,13 +276,33 @@ def test_an_engine_that_crashes_by_itself(platform, dataset):
     assert "/5000" in found.lines
 
 
+# The engine takes time from this clock; what is a minute later for it need not be waited for.
+LATER = """
+import time
+
+monotonic = time.monotonic
+time.monotonic = lambda: monotonic() + 61.0
+
+
+def reward(prompts, completions, references, rows, **parameters):
+    return [1.0 for _ in completions]
+"""
+
+
 def test_a_time_limit(platform, dataset):
-    """One minute, most of which the engine spends asleep."""
-    run = platform.training(platform.start(dataset, **LONG | {"time_limit_minutes": 1}), step=2)
-    _, engine = supervisor_and_engine(platform)
-    engine.suspend()
-    time.sleep(max(0.0, 61 - (time.time() - engine.create_time())))
-    engine.resume()
-    found = card(platform, run)
+    """One minute, which is over as soon as the reward function is loaded: before that the engine has
+    looked at its clock."""
+    platform.reward_add("later", LATER)
+    body = {"name": "limited", "method": "grpo", "base_model": "tiny", "dataset": dataset["id"]}
+    body["parameters"] = LONG | {
+        "rewards": [{"function": "custom:later"}],
+        "num_generations": 2,
+        "max_completion_tokens": 4,
+        "sample_prompts": 0,
+        "time_limit_minutes": 1,
+    }
+    answer = platform.api("POST", "trains/", json=body)
+    assert answer.status_code == 201, answer.text
+    found = card(platform, answer.json())
     assert found.code == "time_limit"
     assert list(found.fixes) == ["Time limit 2 minutes"]

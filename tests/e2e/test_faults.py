@@ -21,7 +21,7 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def dataset(platform: Platform):
-    return platform.upload("faults.jsonl", toy_rows(20))
+    return platform.kept("toys-20.jsonl", toy_rows(20))
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkp
 
 
 def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
-    run = platform.start(dataset, **LONG | {"max_steps": 400})
+    run = platform.start(dataset, **LONG | {"max_steps": 150})
     platform.training(run, step=3)
     platform.api("POST", f"trains/{run['id']}/stop/")
     stopped = platform.ended(run)
@@ -160,8 +160,8 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
     assert answer.status_code == 200, answer.text
 
     ended = platform.ended(run)
-    assert (ended["status"], ended["step"], ended["attempt"]) == ("finished", 400, 2)
-    assert train_steps(platform, run) == list(range(1, 401))
+    assert (ended["status"], ended["step"], ended["attempt"]) == ("finished", 150, 2)
+    assert train_steps(platform, run) == list(range(1, 151))
     assert ended["duration_seconds"] > stopped["duration_seconds"]
     model = platform.home / "runs" / str(run["id"]) / "model" / "adapter_model.safetensors"
     assert model.is_file()

@@ -22,7 +22,7 @@ SECONDS = 90
 
 @pytest.fixture
 def running(platform: Platform) -> Iterator[dict]:
-    dataset = platform.upload("followed.jsonl", toy_rows(20))
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.training(platform.start(dataset, **LONG), step=2)
     yield run
     platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})

@@ -4,14 +4,12 @@ repeat by hand."""
 import concurrent.futures
 import io
 import json
-import subprocess
-import sys
 import zipfile
 
 import pytest
 
 from engine.contract.rundir import read_spec
-from tests.live import ROOT, Platform
+from tests.live import Platform
 
 ROWS = 40
 
@@ -120,17 +118,10 @@ def test_the_downloaded_adapter_loads_in_plain_peft(platform, finished, tmp_path
     assert not torch.allclose(before, after)
 
 
-def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finished):
+def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finished, warm):
     directory = platform.home / "runs" / str(finished["id"])
     before = (directory / "events.jsonl").read_bytes()
-    result = subprocess.run(
-        [sys.executable, "-m", "engine", str(directory)],
-        cwd=ROOT,
-        env=platform.env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = warm.run("engine", str(directory), env=platform.env)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (directory / "events.jsonl").read_bytes() == before
 

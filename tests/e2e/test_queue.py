@@ -10,7 +10,7 @@ SHORT = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
 
 @pytest.fixture(scope="module")
 def dataset(platform: Platform):
-    return platform.upload("queue.jsonl", toy_rows(20))
+    return platform.kept("toys-20.jsonl", toy_rows(20))
 
 
 @pytest.fixture

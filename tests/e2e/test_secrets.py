@@ -2,7 +2,6 @@
 can reach."""
 
 import json
-import re
 from pathlib import Path
 
 import psutil
@@ -96,20 +95,8 @@ def test_no_process_shows_a_secret_in_its_environment(platform: Platform):
 def test_a_persons_own_reward_finds_no_secret_in_environments_memories_or_settings(
     platform: Platform,
 ):
-    session = platform.session("olga")
-    page = session.get(f"{platform.url}/admin/methods/rewardfunction/add/", timeout=60).text
-    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
-    fields = {"name": "Looks", "slug": "looks", "description": "Looks around.", "parameters": "{}"}
-    answer = session.post(
-        f"{platform.url}/admin/methods/rewardfunction/add/",
-        data=fields | {"csrfmiddlewaretoken": token},
-        files={"source": ("looks.py", LOOKS)},
-        timeout=60,
-    )
-    assert answer.url.endswith("/admin/methods/rewardfunction/"), re.findall(
-        "errorlist.*", answer.text
-    )
-    dataset = platform.upload("looks.jsonl", toy_rows(8))
+    platform.reward_add("looks", LOOKS)
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
 
     run = platform.api(
         "POST",

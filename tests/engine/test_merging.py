@@ -2,11 +2,7 @@
 type."""
 
 import json
-import os
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +18,7 @@ from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, train
 from tests.families.maker import family_model
 from tests.tiny import tiny_model
+from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"max_steps": 3, "evaluation_split": 0.2, "sample_prompts": 2, "sample_max_tokens": 8}
@@ -265,30 +262,17 @@ def test_a_cut_checkpoint_is_refused(tiny, tmp_path):
         merge(run, tmp_path / "out", step=2)
 
 
-def program(*arguments: str, file_bytes: int | None = None) -> dict:
-    """The last line that `python -m engine.merging` prints, with files that may not grow beyond
-    `file_bytes`."""
-
-    def limit() -> None:
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
-    result = subprocess.run(
-        [sys.executable, "-m", "engine.merging", *arguments],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limit,
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+def program(warm: Warm, *arguments: str) -> dict:
+    """The last line that `python -m engine.merging` prints."""
+    return json.loads(warm.run("engine.merging", *arguments).stdout.splitlines()[-1])
 
 
-def test_the_program_says_what_came_out_and_refuses_a_folder_that_is_there(half_run, tmp_path):
+def test_the_program_says_what_came_out_and_refuses_a_folder_that_is_there(
+    half_run, tmp_path, warm
+):
     out = str(tmp_path / "out")
-    assert program(str(half_run), out) == {"done": {"precision": "fp16", "remark": ""}}
-    assert "is there already" in program(str(half_run), out)["error"]
+    assert program(warm, str(half_run), out) == {"done": {"precision": "fp16", "remark": ""}}
+    assert "is there already" in program(warm, str(half_run), out)["error"]
     passport = json.loads((tmp_path / "out" / "passport.json").read_text())
     assert passport["train"]["id"] == 7
     assert "--precision fp16" in passport["command"]

@@ -22,115 +22,107 @@ from tests.engine.runs import Run, prepare
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 90
 
-WARM_FORK = """
-import os, sys
+# One process answers all questions about a warm one: to warm it takes many seconds. The operation
+# comes last, since nothing may be forked after it.
+WARM = """
+import json, os, sys
 from pathlib import Path
 from engine.process import preload
+from engine.schema.registry import RECIPES
+
+def pool():
+    # Allocators have threads of other names, which come and go.
+    return sum(Path(f"/proc/self/task/{task}/comm").read_text() == own for task in os.listdir("/proc/self/task"))
+
+own = Path("/proc/self/comm").read_text() if sys.platform == "linux" else ""
 preload.load()
+told = {"peft": "peft" in sys.modules}
+told["can_train"] = [preload.can_train({}), preload.can_train({"quantization": "4-bit"})]
+trainers = {
+    recipe.trainer_config.partition(":")[0].replace("_config", "_trainer")
+    for recipe in RECIPES.values()
+}
+told["no trainer"] = sorted(trainers - set(sys.modules))
+
 before = set(sys.modules)
+receive, send = os.pipe()
 pid = os.fork()
 if pid == 0:
     from engine.run.main import run
     code = run(Path(sys.argv[1]))
     heavy = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
     late = sorted(name for name in set(sys.modules) - before if name.split(".")[0] in heavy)
-    print("LATE", len(late), late[:20], flush=True)
+    os.write(send, json.dumps(late).encode())
     os._exit(code)
+os.close(send)
+told["late"] = json.loads(os.fdopen(receive).read() or "null")
 _, status = os.waitpid(pid, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+told["code"] = os.waitstatus_to_exitcode(status)
+
+if own:
+    threads = pool()
+    import torch
+    torch.ones(512, 512) @ torch.ones(512, 512)
+    told["threads"] = [torch.get_num_threads(), pool() - threads]
+print("TOLD", json.dumps(told))
 """
 
 
-WAKES = """
-import sys
-from engine.process import preload
-preload.load()
-assert "peft" in sys.modules
-print(preload.can_train({}), preload.can_train({"quantization": "4-bit"}))
-"""
-
-THREADS = """
-import json, os
-from pathlib import Path
-from engine.process import preload
-
-def pool():
-    # Allocators have threads of other names, which come and go.
-    return sum(Path(f"/proc/self/task/{task}/comm").read_text() == own for task in os.listdir("/proc/self/task"))
-
-own = Path("/proc/self/comm").read_text()
-preload.load()
-before = pool()
-import torch
-torch.ones(512, 512) @ torch.ones(512, 512)
-print(json.dumps([torch.get_num_threads(), before, pool()]))
-"""
+@pytest.fixture(scope="module")
+def warm_process(tiny, tmp_path_factory) -> dict:
+    """What a warm process says of itself, and the directory of a train that was forked from it.
+    A bitsandbytes is installed that must not be imported."""
+    folder = tmp_path_factory.mktemp("warm")
+    package = folder / "bitsandbytes"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('bitsandbytes was imported')")
+    directory = prepare(folder / "run", tiny, max_steps=2)
+    result = subprocess.run(
+        [sys.executable, "-c", WARM, str(directory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env=os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}:{folder}"},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = re.search(r"^TOLD (.*)$", result.stdout, re.MULTILINE)
+    assert told, result.stdout
+    return json.loads(told[1]) | {"directory": directory, "output": result.stdout}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose():
-    result = subprocess.run(
-        [sys.executable, "-c", THREADS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-    threads, warm, after_an_operation = json.loads(result.stdout)
-    assert (threads, after_an_operation - warm) == (2, 1), (
-        "the first operation starts the pool, so none was run before"
-    )
+def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose(warm_process):
+    """The first operation starts the pool, so none was run before."""
+    assert warm_process["threads"] == [2, 1]
 
 
-def test_a_warm_process_does_not_import_what_wakes_the_gpu(tmp_path):
+def test_a_warm_process_does_not_import_what_wakes_the_gpu(warm_process):
     """peft imports bitsandbytes where it is installed, and that asks the GPU what it can do."""
-    package = tmp_path / "bitsandbytes"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise SystemExit('bitsandbytes was imported')")
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    result = subprocess.run(
-        [sys.executable, "-c", WAKES],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["True", "False"]
+    assert warm_process["peft"]
+    assert warm_process["can_train"] == [True, False]
 
 
-def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing(tiny, tmp_path):
-    directory = prepare(tmp_path / "run", tiny, max_steps=2)
-    result = subprocess.run(
-        [sys.executable, "-c", WARM_FORK, str(directory)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert Run(0, directory).last["type"] == "finished"
-    assert int(re.search(r"LATE (\d+)", result.stdout)[1]) < 40, result.stdout
+def test_what_a_warm_process_imports_holds_every_trainer(warm_process):
+    assert warm_process["no trainer"] == []
 
 
-def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path):
+def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing(warm_process):
+    assert warm_process["code"] == 0, warm_process["output"]
+    assert Run(0, warm_process["directory"]).last["type"] == "finished"
+    assert len(warm_process["late"]) < 40, warm_process["late"]
+
+
+def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path, warm):
     directory = prepare(tmp_path / "run", tiny, max_steps=100_000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "engine", str(directory), "--in-place"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = warm.program(["engine", str(directory), "--in-place"])
     run = Run(0, directory)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not run.of("metrics") and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    log, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 3, log
+    log = process.communicate()
+    assert process.wait(PATIENCE_SECONDS) == 3, log
     assert run.last["type"] == "stopped"
     assert (directory / "model" / "adapter_model.safetensors").is_file()
 

@@ -2,10 +2,7 @@
 wrong."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,6 @@ from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, questions_f
 from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, train
 
-ROOT = Path(__file__).resolve().parents[2]
 # Long enough that answers have been learned to their end.
 LEARNED = {"max_steps": 60, "evaluation_split": 0.2, "sample_prompts": 4, "sample_max_tokens": 16}
 
@@ -179,16 +175,9 @@ def test_it_asks_what_was_held_out_and_else_what_there_is(run, tiny, tmp_path):
     assert kind_of_questions(other) == BUILT_IN
 
 
-def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged, tmp_path):
+def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged, tmp_path, warm):
     def program(folder: Path) -> tuple[int, dict]:
-        ran = subprocess.run(
-            [sys.executable, "-m", "engine.proof", str(run), str(folder)],
-            cwd=ROOT,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = warm.run("engine.proof", str(run), str(folder))
         return ran.returncode, json.loads(ran.stdout.splitlines()[-1])["done"]
 
     code, done = program(merged)

@@ -4,8 +4,6 @@ here."""
 import importlib
 import inspect
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -94,18 +92,3 @@ def test_each_recipe_has_a_cache_of_its_own_whatever_it_says_of_its_rows(tiny, t
     paths = {cache._path(name, data, renderer, {"max_tokens": 64}) for name in RECIPES}
     assert None not in paths
     assert len(paths) == len(RECIPES)
-
-
-def test_what_a_warm_process_imports_holds_every_trainer():
-    """In a process of its own: this one has imported everything already."""
-    code = (
-        "import sys\n"
-        "from engine.process import preload\n"
-        "from engine.schema.registry import RECIPES\n"
-        "preload.load()\n"
-        "for recipe in RECIPES.values():\n"
-        "    trainer = recipe.trainer_config.partition(':')[0].replace('_config', '_trainer')\n"
-        "    assert trainer in sys.modules, trainer\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

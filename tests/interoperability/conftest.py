@@ -12,14 +12,6 @@ if not ALL:
     collect_ignore = ["test_families.py", "test_llama_cpp.py"]
 
 
-# First, because pytest-xdist reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("interoperability"))
-
-
 @pytest.fixture(scope="package", autouse=True)
 def quiet():
     """Thousands of warnings about made-up configs help nobody."""

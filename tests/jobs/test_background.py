@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from core.processes import process_mark
@@ -18,9 +18,17 @@ from core.store import jobs_folder
 from jobs import kinds, services
 from jobs import worker as worker_module
 from jobs.adding import job_add
+from jobs.durations import run_seconds
 from jobs.kinds import DELIVERY_PAUSES, SHORT_PAUSES, Kind
 from jobs.models import Job
-from jobs.services import job_cancel, job_claim, job_give_back, jobs_ahead, jobs_reconcile
+from jobs.services import (
+    job_cancel,
+    job_claim,
+    job_give_back,
+    job_stop,
+    jobs_ahead,
+    jobs_reconcile,
+)
 from jobs.worker import JobsWorker
 
 ALICE, BOB, CAROL = "first", "second", "third"
@@ -60,6 +68,12 @@ def print_where_no_room_is(*arguments):
     sys.stdout.write("nothing was done")
 
 
+def print_for_ever(*arguments):
+    while True:
+        os.write(1, b"again and again\n" * 100)
+        time.sleep(0.01)
+
+
 def refuse(*arguments):
     """As work whose kind has recorded what went wrong."""
     return "no such repository"
@@ -70,7 +84,13 @@ def kinds_of_jobs(monkeypatch, django_user_model, db):
     """Kinds whose work is that of a function above, and three people."""
     endings.clear()
     functions = (
-        *(do_nothing, never_end, break_off, fail, compute_for_ever, refuse),
+        do_nothing,
+        never_end,
+        break_off,
+        fail,
+        compute_for_ever,
+        refuse,
+        print_for_ever,
         print_where_no_room_is,
     )
     known = {
@@ -450,3 +470,103 @@ def test_operators_see_background_work_and_end_it(client, olga, alice):
 
     client.force_login(alice)
     assert client.get(page).status_code == 302
+
+
+def stop_in_the_last_moment(monkeypatch):
+    """Somebody asks for a stop when the process is gone and its end is not yet written."""
+    read_error = worker_module._read_error
+
+    def stopped_meanwhile(failure):
+        assert job_cancel("a")
+        return read_error(failure)
+
+    monkeypatch.setattr(worker_module, "_read_error", stopped_meanwhile)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("do_nothing", "finished"),
+        ("compute_for_ever", "stopped"),
+        ("break_off", "stopped"),
+        ("refuse", "stopped"),
+    ],
+)
+def test_a_stop_in_the_last_moment_leaves_nothing_open(worker, monkeypatch, kind, status):
+    stop_in_the_last_moment(monkeypatch)
+    add("a", kind=kind)
+    worker.work_once()
+    assert Job.objects.get().status == status
+
+
+@pytest.mark.parametrize("kind", ["do_nothing", "compute_for_ever", "break_off", "refuse"])
+def test_a_database_that_fails_while_the_end_is_written_loses_nothing(worker, monkeypatch, kind):
+    """Also where it failed after the write, which was then taken back."""
+    monkeypatch.setattr(worker_module, "LOOK_SECONDS", 0.01)
+    transition = Job.transition
+    failures = iter([OperationalError("the disk is full"), InterfaceError("connection lost")])
+
+    def fail_after_the_write(job, to, **values):
+        won = transition(job, to, **values)
+        if to != "running" and (failure := next(failures, None)):
+            raise failure
+        return won
+
+    add("a", kind=kind)
+    monkeypatch.setattr(Job, "transition", fail_after_the_write)
+    worker.work_once()
+    expected = {"do_nothing": "finished", "break_off": "queued"}
+    assert Job.objects.get().status == expected.get(kind, "failed")
+
+
+def test_a_kind_that_cannot_record_an_end_keeps_no_job_open(worker, monkeypatch):
+    kinds._kinds["compute_for_ever"] = replace(
+        kinds._kinds["compute_for_ever"], ended=f"{__name__}.fail"
+    )
+    add("a", kind="compute_for_ever")
+    worker.work_once()
+    assert Job.objects.get().status == "failed"
+
+
+def test_a_stop_of_what_has_ended_stops_nothing_else(worker, olga):
+    add("a")
+    worker.work_once()
+    ended = Job.objects.get()
+    add("a", BOB)
+    assert job_stop(job=ended, by=olga).status == "finished"
+    assert Job.objects.exclude(pk=ended.pk).get().status == "queued"
+
+
+def test_a_log_without_end_is_cut(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "LOG_BYTES", 5000)
+    add("a", kind="print_for_ever", limit=1)
+    worker.work_once()
+    log = Job.objects.get().log_path
+    assert "What was printed before is gone" in log.read_text(errors="replace")[:200]
+
+
+def test_attempts_count_together(worker):
+    add("a", kind="fail")
+    worker.work_once()
+    Job.objects.update(earlier_seconds=100, kind="do_nothing")
+    end_pause()
+    worker.work_once()
+    assert 100 < run_seconds(Job.objects.get()) < 130
+
+
+def test_what_is_deleted_in_the_administration_takes_its_log_along(worker, client, olga):
+    add("a")
+    worker.work_once()
+    job = Job.objects.get()
+    assert job.log_path.exists()
+    client.force_login(olga)
+    client.post(f"/admin/jobs/job/{job.pk}/delete/", {"post": "yes"})
+    assert not Job.objects.exists()
+    assert not job.directory.exists()
+
+
+def test_a_pause_of_a_day_is_before_nobody(worker):
+    add("failing", ALICE, kind="fail")
+    worker.work_once()
+    add("b", BOB)
+    assert jobs_ahead("b") == 0

@@ -186,7 +186,7 @@ def test_background_work_waits_in_its_order_and_what_was_given_up_says_why(upgra
     ]
     assert kinds == [
         ("reward-trial", "failed", 0, 3),
-        ("password-reset", "queued", 0, 0),
+        ("password-reset", "queued", 0, 1),
         ("dataset-check", "queued", 0, 0),
         ("token-count", "running", 1, 1),
         ("model-import", "stopping", 2, 0),

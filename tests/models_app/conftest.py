@@ -58,3 +58,8 @@ def make_model(db) -> Callable[..., BaseModel]:
         return BaseModel.objects.create(**values | {"status": "ready"} | fields)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def programs_begin_at_once(warm_programs) -> None:
+    """Many of these tests start one or several."""

@@ -133,6 +133,7 @@ def test_a_template_that_wants_all_memory_fails_with_the_reason(alice, tiny_fold
     assert not model.path.exists()
 
 
+@pytest.mark.usefixtures("fresh_programs")
 def test_a_template_that_loops_for_ever_is_ended_and_sees_no_secret(
     alice, tiny_folder, monkeypatch, settings
 ):

@@ -4,6 +4,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from models_app.models import BaseModel
+from tests.markup import HTMX, no_cache_mixes
 from tests.models_app.gguf_file import write_gguf
 
 
@@ -69,6 +70,24 @@ def test_an_import_shows_how_far_it_is(page, make_model):
         assert "data-importing" in text
         assert "Downloading" in text
         assert "42%" in text
+
+
+def test_pages_ask_again_while_something_is_imported(client, page, make_model):
+    model = make_model(status="importing", progress=0.42)
+    for path in ("/models/", model.get_absolute_url()):
+        assert f'hx-get="{path}"' in page(path)
+    assert no_cache_mixes(client, "/models/")
+    rows = client.get("/models/?search=", headers=HTMX).content.decode()
+    assert rows.lstrip().startswith("<tbody")
+    assert 'hx-get="/models/?search="' in rows
+    # A filter that the model has left: the page has words for an empty list.
+    left = client.get("/models/?status=failed", headers=HTMX)
+    assert left.headers["HX-Refresh"] == "true"
+
+    model.status = "ready"
+    model.save()
+    for path in ("/models/", model.get_absolute_url()):
+        assert "hx-get" not in page(path)
 
 
 def test_a_failed_import_says_why_and_offers_to_try_again(client, page, alice, make_model):

@@ -118,7 +118,8 @@ def follow(run, after, *doings, access=None):
                 event = parsed(text)
                 if event.kind != "alive":
                     parts[-1].append(event)
-                elif len(READS) < since + 2:
+                elif len(READS) < since + 2 or not parts[0]:
+                    # Slow: how the train stands is what every page hears first.
                     continue
                 elif not pending:
                     break

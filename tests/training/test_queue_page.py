@@ -7,6 +7,7 @@ from bs4 import BeautifulSoup
 from django.contrib.auth.models import Permission
 
 from jobs.devices import presence as worker_state
+from tests.markup import HTMX, no_cache_mixes
 from training.models import TrainRun
 from training.pages import queue_page
 from training.pages.queue_page import MOST_PLACES
@@ -185,9 +186,11 @@ def test_a_pause_is_explained_where_it_is_made_and_ended_there(
 
 
 def test_the_part_that_changes_is_the_page_without_its_frame(client, alice, line, one_worker):
-    part = page_of(client, alice, "/trains/queue/?part=1")
-    assert part.select_one(".queue-table")
+    client.force_login(alice)
+    part = BeautifulSoup(client.get("/trains/queue/", headers=HTMX).content, "html.parser")
+    assert part.select_one("#queue[hx-get='/trains/queue/'] .queue-table")
     assert part.select_one("html") is None
+    assert no_cache_mixes(client, "/trains/queue/")
 
 
 def test_a_worker_that_is_loading_is_no_missing_worker(client, alice, monkeypatch):
@@ -210,5 +213,5 @@ def test_who_manages_the_queue_alone_moves_trains_and_is_offered_no_stop(
     own = [place["owner"] == "bob" for place in places]
     assert False in own
     assert [place["may_stop"] for place in places] == own
-    page = client.get("/trains/queue/?part=1").content.decode()
+    page = client.get("/trains/queue/", headers=HTMX).content.decode()
     assert page.count('data-ask="waiting"') == own.count(True)

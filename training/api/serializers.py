@@ -9,11 +9,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
+from jobs.durations import run_seconds
 from jobs.queue import job_position
 from jobs.serializers import JobErrorSerializer, PriorityField
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
 from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing

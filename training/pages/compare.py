@@ -9,9 +9,9 @@ from typing import Any
 from core.requests import integer_of
 from core.templatetags import display
 from engine.contract.rundir import MODEL, folder_size
+from jobs.durations import run_seconds
 from methods.schema import Field, method_fields
 from training.models import TrainRun
-from training.train.durations import run_seconds
 from training.train.verdict import measured_alike
 
 FEWEST_TRAINS, MOST_TRAINS = 2, 8

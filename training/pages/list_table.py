@@ -14,9 +14,10 @@ from django.http import QueryDict
 from core.listing import PAGE_ROWS, Facet, active_filters
 from core.ownership import may_change
 from jobs.devices.presence import worker_state
+from jobs.durations import run_seconds
 from training.models import TrainRun, TrainRunQuerySet
 from training.pages.columns import COLUMNS, columns_shown
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
 from training.train.filters import TrainFilter
 from training.train.labels import label_suggestions

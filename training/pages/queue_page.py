@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 
 from core.ownership import may_change
 from jobs.devices.presence import WorkerState, worker_state, workers_present
+from jobs.durations import run_seconds
 from training.models import TrainRun
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
 from training.work.queue import may_manage_queue, queue_state, waiting
 

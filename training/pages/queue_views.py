@@ -7,9 +7,11 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.views import View
 
 from core.errors import UserError
+from core.parts import page_or_part, wants_part
 from core.redirects import redirect_back
 from core.requests import reader_of
 from jobs.pages import MOVES
@@ -63,14 +65,12 @@ class TrainWaitView(TrainActionView):
         return redirect_back(request, run.get_absolute_url())
 
 
+@method_decorator(page_or_part, name="dispatch")
 class QueuePageView(View):
-    """The queue. `?part=1` is what changes of it, for the page that is open."""
+    """The queue, and to htmx what changes of it."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        template = "training/queue.html"
-        if "part" in request.GET:
-            template = "training/_queue.html"
-
+        template = "training/_queue.html" if wants_part(request) else "training/queue.html"
         context = queue_page(reader_of(request))
         context["moves"] = MOVES
 

@@ -26,6 +26,7 @@ from core.redirects import redirect_back
 from core.requests import LARGEST_ID, integer_of, reader_of, row_or_404
 from engine.contract.rundir import LOG
 from jobs.devices.presence import worker_state
+from jobs.durations import run_seconds
 from jobs.log import log_read
 from jobs.pages import MOVES
 from jobs.queue import job_position
@@ -41,7 +42,7 @@ from training.pages.list_table import (
     table_page,
 )
 from training.pages.overview import done_near, has_model, overview
-from training.train.durations import run_progress, run_seconds
+from training.train.durations import run_progress
 from training.train.estimate import starts_now
 from training.train.labels import label_suggestions
 from training.train.merging import train_merge

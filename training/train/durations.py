@@ -1,19 +1,8 @@
-"""How far a train is, and how long it took."""
+"""How far a train is."""
 
 from __future__ import annotations
 
-from django.utils import timezone
-
 from training.models import TrainRun
-
-
-def run_seconds(run: TrainRun) -> float | None:
-    """How long the train has run or ran, all attempts together; None for one that never started."""
-    if run.started_at is None:
-        return run.earlier_seconds or None
-
-    end = run.finished_at or timezone.now()
-    return run.earlier_seconds + (end - run.started_at).total_seconds()
 
 
 def run_progress(run: TrainRun) -> float | None:

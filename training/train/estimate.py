@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from jobs.devices.presence import WorkerState, worker_state
+from jobs.durations import run_seconds
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
-from training.train.durations import run_seconds
 from training.train.similar import LIMITS, SIMILAR_TRAINS, Pace, pace_of, similar_trains
 from training.work.queue import queue_state, waiting
 

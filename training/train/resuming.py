@@ -25,11 +25,11 @@ from engine.contract.rundir import (
     folder_size,
     read_spec,
 )
+from jobs.durations import run_seconds
 from jobs.notices import notices_create
 from jobs.queue import queue_insert
 from training.models import TrainRun
 from training.train.branching import HASHED_BYTES
-from training.train.durations import run_seconds
 from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
 from training.train.remedies import LADDER, OUT_OF_MEMORY

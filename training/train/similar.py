@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from jobs.durations import run_seconds
 from training.models import TrainRun, TrainRunQuerySet
-from training.train.durations import run_seconds
 from training.train.phases import spent_of
 from training.train.time_left import ROUNDS, TRAINING
 

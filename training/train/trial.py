@@ -29,7 +29,7 @@ from engine.rows.examples import Example
 from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
 from jobs.progress import progress_report
-from jobs.services import job_cancel
+from jobs.services import job_cancel, job_drop
 from methods.models import TrainingMethod
 from methods.services import parameters_validate
 from models_app.models import BaseModel
@@ -314,3 +314,4 @@ def _drop_old(by: User) -> None:
 
         if is_old or folder.name.startswith(f"{by.pk}-"):
             shutil.rmtree(Path(folder), ignore_errors=True)
+            job_drop(f"trial-{folder.name}")

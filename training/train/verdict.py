@@ -10,8 +10,8 @@ from typing import Any
 from core.templatetags import display
 from core.text import counted
 from engine.schema.registry import Objective
+from jobs.durations import run_seconds
 from training.models import TrainRun
-from training.train.durations import run_seconds
 from training.train.judgement import FEWEST_HELD_OUT_ROWS
 
 FEWEST_RANKED = 2

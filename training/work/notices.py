@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from jobs.durations import run_seconds
 from jobs.models import Notice
 from jobs.notices import NoticeText, error_of, public_address, subject_of
 from training.models import TrainRun
-from training.train.durations import run_seconds
 
 
 def train_notice(notice: Notice) -> NoticeText:
