@@ -28,8 +28,9 @@ LONGEST_REPORT_BYTES = 4 * 2**20
 MOST_OUTPUT_BYTES = 256 * 2**20
 STDERR_KEPT_BYTES = 4000
 
-# How Python, C++ and PyTorch say that an allocation was refused.
 READING = "Reading the files"
+KILLED = (-signal.SIGKILL, -signal.SIGSEGV)
+# How Python, C++ and PyTorch say that an allocation was refused.
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")
 
 logger = logging.getLogger("deepextension.programs")
@@ -50,6 +51,10 @@ class ProgramProblem(Exception):
 
 class TimeLimitReached(ProgramProblem):
     """The program ran for longer than it may."""
+
+
+class ProgramKilled(ProgramProblem):
+    """Something else ended the program, most likely the kernel for lack of memory."""
 
 
 def program_run(
@@ -73,8 +78,8 @@ def program_run(
     files; None for no limit. work: what the program
     does, as the beginning of a sentence about its failure.
 
-    Raises ProgramProblem with the program's own "error" or with the limit that it reached, and
-    TimeLimitReached with `too_long` after `seconds`.
+    Raises ProgramProblem with the program's own "error" or with the limit that it reached,
+    TimeLimitReached with `too_long` after `seconds`, and ProgramKilled.
     """
     program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
         [sys.executable, "-m", module, *arguments],
@@ -113,7 +118,10 @@ def program_run(
         raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
 
     logger.error("%s ended with %s: %s", module, code, output.stderr_text)
-    raise ProgramProblem(_cause(work, code, output.stderr_text))
+    if code in KILLED:
+        raise ProgramKilled(f"{work} was killed, most likely for lack of memory.")
+
+    raise ProgramProblem(_cause(work, output.stderr_text))
 
 
 class _Output:
@@ -207,10 +215,7 @@ def _limits(memory_bytes: int | None) -> Callable[[], None]:
     return apply
 
 
-def _cause(work: str, code: int, stderr: str) -> str:
-    if code in (-signal.SIGKILL, -signal.SIGSEGV):
-        return f"{work} was killed, most likely for lack of memory."
-
+def _cause(work: str, stderr: str) -> str:
     if any(sign in stderr for sign in OUT_OF_MEMORY):
         return f"{work} needed more memory than it may use and was ended."
 

@@ -126,6 +126,10 @@ class JobsWorker:
             except AWAY as error_of_database:
                 logger.warning("%s waits for the database: %s", job.key, error_of_database)
                 close_old_connections()
+                if self.is_stopping:
+                    # The job of a worker that is gone is given back.
+                    return
+
                 time.sleep(LOOK_SECONDS)
 
         if not Job.objects.filter(number=job.number).exists():
@@ -278,8 +282,11 @@ def _child(job: Job, parent: int, writing: int) -> None:
         logger.exception("%s failed", job.key)
         os.write(writing, f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES])
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # A full disk takes no more of the log, and the work is done all the same.
+            with contextlib.suppress(OSError):
+                stream.flush()
+
         # Not sys.exit: the worker's own cleanup must not run in this copy of it.
         os._exit(code)
 

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from django.db import InterfaceError, OperationalError
+
 from accounts.services import hub_token_for
 from core import hub
 from core.errors import UserError
-from core.programs import ProgramProblem, Report, folder_bytes, program_run
+from core.programs import ProgramKilled, ProgramProblem, Report, folder_bytes, program_run
 from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
 from engine.models.inspect import (
@@ -89,6 +91,9 @@ def model_import(pk: int) -> None:
             )
         except MemoryError:
             _fail(model, OUT_OF_MEMORY)
+        except (OperationalError, InterfaceError):
+            # The database is away, which is no fault of the model: the job is tried again.
+            raise
         except Exception:
             logger.exception("import of model %s", pk)
             _fail(
@@ -280,13 +285,24 @@ def _prove(model: BaseModel) -> None:
     if not model.is_trained:
         return
 
+    _write(model, phase="Comparing with the trained model", progress=0.75)
+    try:
+        proof = _proof_make(model)
+    except ProgramProblem as problem:
+        proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
+
+    _write(model, proof=proof)
+
+
+def _proof_make(model: BaseModel) -> Report:
+    """What the proof found. One that was killed is made once more: memory may have been short for a
+    moment, and a model that is there is not proved again. Raises ProgramProblem."""
     run, options = _trained_run(model)
     size = _base_bytes(model)
-    _write(model, phase="Comparing with the trained model", progress=0.75)
     progress = ProgressWriter(model)
 
-    try:
-        proof = program_run(
+    def proof_run() -> Report:
+        return program_run(
             "engine.proof",
             str(run),
             str(model.import_path / "files"),
@@ -298,10 +314,11 @@ def _prove(model: BaseModel) -> None:
             on_report=lambda news: progress(0.75 + 0.2 * news.get("progress", 0)),
             on_tick=progress.again,
         )
-    except ProgramProblem as problem:
-        proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
 
-    _write(model, proof=proof)
+    try:
+        return proof_run()
+    except ProgramKilled:
+        return proof_run()
 
 
 def _trained_run(model: BaseModel) -> tuple[Path, list[str]]:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,14 +14,15 @@ from urllib.parse import parse_qs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret_of_the_operator"
+PIECE_BYTES = 64 << 10
 
 
 @dataclass
 class Hub:
     """`repositories`: {"org/name": folder}, and `datasets` alike; `gated` need TOKEN. `cut`: how
     many bytes of a large file are sent before the connection ends, None for all of it. `damaged`:
-    weights arrive with another byte than they have. `asked`: (path, Authorization header) of every
-    request."""
+    weights arrive with another byte than they have. `pause`: seconds between two pieces of a large
+    file. `asked`: (path, Authorization header) of every request."""
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -29,6 +31,7 @@ class Hub:
     limited: bool = False
     cut: int | None = None
     damaged: bool = False
+    pause: float = 0
     asked: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -122,8 +125,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + self.hub.cut])
             self.close_connection = True
             return None
-        self.wfile.write(content[start:])
+        self.send(content[start:])
         return None
+
+    def send(self, content: bytes) -> None:
+        """All of it, slowly where the hub is to be slow. Whoever asked may be gone meanwhile."""
+        with suppress(ConnectionError):
+            for place in range(0, len(content), PIECE_BYTES):
+                time.sleep(self.hub.pause if place else 0)
+                self.wfile.write(content[place : place + PIECE_BYTES])
 
 
 def etag(path: Path) -> str:

@@ -22,10 +22,11 @@ def run_train(*_: int) -> None:
 
 
 def run_trial(key: str) -> str:
-    """Returns why the trial ended early, or nothing."""
-    from training.train.trial import trial_run
+    """Returns why the trial ended early, or nothing. What the engine itself says stands in the
+    trial."""
+    from training.train.trial import trial_error, trial_run
 
-    return trial_run(key)
+    return trial_run(key) or trial_error(key)
 
 
 def trial_ended(key: str, *, reason: str, limit_seconds: float) -> None:

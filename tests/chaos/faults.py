@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -19,14 +19,19 @@ from redis.exceptions import RedisError
 
 from tests.live import ROOT, Platform
 
+# How long a fault of background work waits for some to hit.
+WAIT_FOR_WORK_SECONDS = 8
+
 
 @dataclass
 class Scene:
-    """What a fault may touch: the platform, and the train that runs."""
+    """What a fault may touch: the platform, and the train that runs. `struck`: keys of the jobs that
+    a fault of ONE_WORKER has hit."""
 
     platform: Platform
     run: int
     draw: Random
+    struck: set[str] = field(default_factory=set)
 
     @property
     def directory(self) -> Path:
@@ -180,6 +185,107 @@ def freeze_engine(scene: Scene) -> None:
             engine.send_signal(signal.SIGCONT)
 
 
+@dataclass
+class Lane:
+    """A background worker, the process that does its job, and the programs of that."""
+
+    worker: psutil.Process
+    job: psutil.Process | None
+    programs: list[psutil.Process]
+
+
+def _lanes(scene: Scene) -> list[Lane]:
+    """All background workers; those that have something to do alone, where there are any."""
+    family = {
+        process.pid: process for process in scene.platform.processes("manage.py", "jobs_worker")
+    }
+    lanes = []
+    for worker in family.values():
+        with contextlib.suppress(psutil.Error):
+            if worker.ppid() in family:
+                continue
+
+            job = next(iter(worker.children()), None)
+            lanes.append(Lane(worker, job, job.children(recursive=True) if job else []))
+
+    return [lane for lane in lanes if lane.job is not None] or lanes
+
+
+def _one_lane(scene: Scene, *, with_program: bool = False) -> Lane | None:
+    """One that works, as soon as there is one; after a while any or none."""
+    deadline = time.monotonic() + WAIT_FOR_WORK_SECONDS
+    while True:
+        lanes = _lanes(scene)
+        fit = [lane for lane in lanes if (lane.programs if with_program else lane.job)]
+        if fit or time.monotonic() > deadline:
+            break
+
+        time.sleep(0.1)
+
+    lane = scene.draw.choice(fit or lanes) if fit or lanes else None
+    if lane is not None and lane.job is not None:
+        scene.struck = _keys_of(scene, lane.worker)
+    return lane
+
+
+def _keys_of(scene: Scene, worker: psutil.Process) -> set[str]:
+    """Of the jobs that this worker does."""
+    database = scene.platform.home / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        query = "SELECT key FROM jobs_job WHERE status = 'running' AND process LIKE ?"
+        return {key for (key,) in connection.execute(query, (f"{worker.pid}:%",))}
+
+
+def kill_lane(scene: Scene) -> None:
+    """The worker, whose job and programs go with it."""
+    if (lane := _one_lane(scene)) is not None:
+        _kill(lane.worker)
+
+
+def kill_job(scene: Scene) -> None:
+    """The process that does the job, whose programs go with it."""
+    if (lane := _one_lane(scene)) is not None:
+        _kill(lane.job)
+
+
+def kill_program(scene: Scene) -> None:
+    """What the job has started: a download, a conversion, a count, a merge, a proof, a trial."""
+    if (lane := _one_lane(scene, with_program=True)) is not None and lane.programs:
+        _kill(scene.draw.choice(lane.programs))
+    else:
+        scene.struck = set()
+
+
+def kill_lane_and_job(scene: Scene) -> None:
+    """All of it at once, so that nothing is left to record how the job ended."""
+    if (lane := _one_lane(scene)) is not None:
+        _kill(lane.worker, lane.job, *lane.programs)
+
+
+def kill_lanes(scene: Scene) -> None:
+    """All background workers."""
+    _kill(*(lane.worker for lane in _lanes(scene)))
+
+
+def freeze_job(scene: Scene) -> None:
+    """Neither the job nor its programs move for a while."""
+    lane = _one_lane(scene)
+    if lane is None or lane.job is None:
+        return
+
+    frozen = [lane.job, *lane.programs]
+    for sign, pause in ((signal.SIGSTOP, scene.draw.uniform(1, 5)), (signal.SIGCONT, 0)):
+        for process in frozen:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(sign)
+
+        time.sleep(pause)
+
+
+def kill_watch(scene: Scene) -> None:
+    _kill(*scene.platform.processes("manage.py watch"))
+
+
 EVERYWHERE: tuple[Fault, ...] = (
     kill_engine,
     kill_supervisor,
@@ -194,6 +300,27 @@ EVERYWHERE: tuple[Fault, ...] = (
     second_worker,
     deploy,
     reboot,
+    freeze_engine,
+    kill_lane,
+    kill_job,
+    kill_program,
+    kill_lane_and_job,
+    kill_lanes,
+    freeze_job,
+    kill_watch,
+)
+
+# Which trains do not notice, and which background work does not.
+ONE_WORKER = (kill_lane, kill_job, kill_program, kill_lane_and_job, freeze_job)
+WORK_ALONE = (*ONE_WORKER, kill_lanes)
+TRAINS_ALONE = (
+    kill_engine,
+    kill_supervisor,
+    kill_worker,
+    kill_worker_supervisor_and_engine,
+    torn_line,
+    half_checkpoint,
+    second_worker,
     freeze_engine,
 )
 

@@ -1,9 +1,11 @@
 """A short fixed set of what `make chaos` does at length."""
 
+import math
 from random import Random
 
 from tests.chaos import faults
-from tests.chaos.__main__ import Count, rounds
+from tests.chaos.__main__ import Count, Plan, bench_of, rounds
+from tests.chaos.work import Check
 from tests.live import Platform
 
 FAULTS = (
@@ -12,10 +14,15 @@ FAULTS = (
     faults.empty_redis,
     faults.torn_line,
     faults.half_checkpoint,
+    faults.kill_lane,
+    faults.kill_job,
 )
+# Draws two of background work, one of the train, one of Redis.
+SEED = 510
 
 
 def test_no_fault_of_a_short_set_loses_anything(platform: Platform, capsys):
     count = Count()
-    rounds(platform, FAULTS, 4, Random(5), count)
+    plan = Plan(FAULTS, 4, math.inf, {Check.name}, Random(SEED))
+    rounds(bench_of(platform), plan, count)
     assert (count.faults, count.lost) == (4, 0), capsys.readouterr().out

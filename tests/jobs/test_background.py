@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -61,6 +62,12 @@ def note_ending(*arguments, reason, limit_seconds):
     endings.append((*arguments, reason))
 
 
+def print_where_no_room_is(*arguments):
+    """As on a full disk, which refuses a log only when it is written through."""
+    sys.stdout = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    sys.stdout.write("nothing was done")
+
+
 def print_for_ever(*arguments):
     while True:
         os.write(1, b"again and again\n" * 100)
@@ -84,6 +91,7 @@ def kinds_of_jobs(monkeypatch, django_user_model, db):
         compute_for_ever,
         refuse,
         print_for_ever,
+        print_where_no_room_is,
     )
     known = {
         function.__name__: Kind(
@@ -314,6 +322,42 @@ def test_work_whose_subject_was_deleted_is_ended_without_a_word(worker, monkeypa
     monkeypatch.setattr(worker_module, "_heartbeat", deleted_meanwhile)
     worker.work_once()
     assert endings == []
+
+
+def test_an_end_is_written_however_long_the_database_is_away(worker, monkeypatch):
+    """By nobody else: the worker lives, so that its job is not given back."""
+    monkeypatch.setattr(worker_module, "LOOK_SECONDS", 0)
+    refused = iter(range(5))
+    queue_insert = services.queue_insert
+
+    def away(job, **more):
+        # When the job has been taken off, so that this is undone.
+        if next(refused, None) is not None:
+            raise OperationalError("database or disk is full")
+        queue_insert(job, **more)
+
+    add("a", kind="fail")
+    monkeypatch.setattr(services, "queue_insert", away)
+    worker.work_once()
+    job = Job.objects.get()
+    assert (job.status, job.attempt, next(refused, None)) == ("queued", 2, None)
+
+
+def test_a_worker_that_stops_does_not_wait_for_the_database(worker, monkeypatch):
+    def away(*arguments, **more):
+        worker.is_stopping = True
+        raise OperationalError("database is locked")
+
+    add("a")
+    monkeypatch.setattr(worker_module, "job_end", away)
+    worker.work_once()
+    assert Job.objects.get().status == "running"
+
+
+def test_work_is_done_although_the_disk_takes_no_log(worker):
+    add("a", kind="print_where_no_room_is")
+    worker.work_once()
+    assert Job.objects.get().status == "finished"
 
 
 def test_work_that_breaks_off_begins_again_and_is_given_up_in_the_end(worker):

@@ -4,6 +4,7 @@ import logging
 import shutil
 
 import pytest
+from django.db import OperationalError
 
 from accounts.services import hub_token_set
 from core.errors import UserError
@@ -45,6 +46,20 @@ def quick(monkeypatch):
         )
 
     monkeypatch.setattr(importing, "program_run", only_downloads)
+
+
+def test_a_database_that_is_away_fails_no_import(alice, hub, published, monkeypatch):
+    """Its job is tried again instead."""
+
+    def away(model, files):
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(importing, "_fetch_hub", away)
+    model = model_add_hub(owner=alice, reference="org/tiny")
+    with pytest.raises(OperationalError):
+        model_import(model.pk)
+    model.refresh_from_db()
+    assert (model.status, model.error) == ("importing", "")
 
 
 def test_it_downloads_a_model(alice, hub, published):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
+from core.programs import ProgramKilled
 from engine.programs.convert import Refused, folder_try
 from models_app import importing
 from models_app.folder_list import folders_offered
@@ -196,6 +197,24 @@ def test_an_import_that_kills_its_worker_is_not_begun_for_ever(alice, tiny_folde
             model_import(model.pk)
     assert imported(model).status == "failed"
     assert "cut off several times" in model.error
+
+
+@pytest.mark.parametrize(("kills", "passed"), [(1, True), (2, None)])
+def test_a_proof_that_is_killed_is_made_once_more(make_model, monkeypatch, kills, passed):
+    origin = {"train": 1, "step": 0, "base_model": {"id": 0}}
+    model = make_model(source="train", status="importing", trained_from=origin)
+    killed = iter(range(kills))
+
+    def program(*arguments, **more):
+        if next(killed, None) is not None:
+            raise ProgramKilled("Reading the files was killed.")
+        return {"passed": True, "checks": []}
+
+    monkeypatch.setattr(importing, "program_run", program)
+    importing._prove(model)
+    model.refresh_from_db()
+    assert model.proof["passed"] is passed
+    assert ("was killed" in model.proof.get("error", "")) == (kills == 2)
 
 
 def test_two_workers_do_not_import_one_model(alice, tiny_folder, quick):

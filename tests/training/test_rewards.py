@@ -21,6 +21,7 @@ from methods.schema import method_fields, rewards_text
 from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
 from training.form.controls import parameters_read
+from training.jobs import run_trial
 from training.models import Sample, TrainRun
 from training.pages.answers import completions_of
 from training.pages.chart_table import CHARTS, NOT_CHARTED, charts_table
@@ -361,7 +362,7 @@ class TestTrial:
             "answers": [],
             "error": "",
         }
-        trial_run(key)
+        assert run_trial(key) == ""
         found = trial_read(by=alice, key=key)
         assert (found["done"], found["error"], len(found["answers"])) == (True, "", 5)
         assert [answer["rewards"]["numeric_answer"]["value"] for answer in found["answers"]] == [
@@ -395,7 +396,7 @@ class TestTrial:
         key = self.start(
             alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}
         )
-        trial_run(key)
+        assert "config.json" in run_trial(key)
         assert "config.json" in trial_read(by=alice, key=key)["error"]
 
     def test_at_its_time_limit_it_keeps_the_answers_that_it_has(

@@ -238,6 +238,15 @@ def trial_run(key: str) -> str:
     return reason
 
 
+def trial_error(key: str) -> str:
+    """Why a trial that is over did not come to its end; nothing where somebody cancelled it."""
+    folder = trials_folder() / key
+    if (folder / CANCEL).exists():
+        return ""
+
+    return str((_json(folder / RESULT) or {}).get("error", ""))
+
+
 class _Cancelled(Exception):
     """The trial was cancelled, or dropped for a later one, while it ran."""
 
