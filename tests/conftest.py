@@ -3,13 +3,16 @@
 import gc
 import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, User
+from pytest_django.plugin import blocking_manager_key
 
 from core import programs
 from tests.hub_server import Hub, running_hub
@@ -120,7 +123,7 @@ def group_of(item: pytest.Item) -> str:
         return "platform-browser" if item.path.parent.name == "browser" else "platform-others"
 
     own = {definition[-1].scope for definition in known.values()}
-    return item.path.name if own & {"module", "class"} else ""
+    return f"{item.path.parent.name}/{item.path.name}" if own & {"module", "class"} else ""
 
 
 def place_of(item: pytest.Item) -> int:
@@ -130,6 +133,16 @@ def place_of(item: pytest.Item) -> int:
         return len(LONGEST) + (1 if item.path.name == "test_widths.py" else 2)
     names = {*(mark.args[0] for mark in item.iter_markers("xdist_group")), item.path.name}
     return min((LONGEST.index(name) for name in names & {*LONGEST}), default=len(LONGEST))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """The group Operators, which a migration made, is there again for the next test."""
+    yield
+    if empties_database(item):
+        with item.config.stash[blocking_manager_key].unblock():
+            import_module("people.migrations.0002_operators").make_group(apps, None)
+            import_module("people.migrations.0003_jobs").give_rights(apps, None)
 
 
 def empties_database(item: pytest.Item) -> bool:

@@ -61,7 +61,7 @@ def test_a_list_has_one_row_a_dataset_with_a_menu_of_its_versions(client, alice,
     client.force_login(alice)
     page = markup(client.get("/datasets/"))
 
-    assert page.count('<tr data-dataset="') == 2
+    assert page.count('<tr id="dataset-') == 2
     assert "1–2 of 2" in page
     for version in family:
         assert version.get_absolute_url() in page

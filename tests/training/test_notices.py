@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -162,7 +163,7 @@ def test_a_train_that_resumes_by_itself_sends_no_notice(receiver, run):
     run.base_model.path.mkdir(parents=True, exist_ok=True)
     write_spec(run.directory, SPEC)
     train_end_or_resume(run, worker_lost())
-    run.base_model.path.rmdir()
+    shutil.rmtree(run.base_model.path)
     assert run.status == "queued"
     assert not Notice.objects.exists()
 
