@@ -102,10 +102,19 @@ def open_page(browser: Browser, platform: Platform) -> Iterator[Callable[..., Pa
     assert errors == []
 
 
+COLOURS_SETTLED = """async () => {
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const transitions = document.getAnimations().filter((one) => one instanceof CSSTransition);
+  await Promise.all(transitions.map((one) => one.finished.catch(() => null)));
+}"""
+
+
 def axe_violations(page: Page) -> list[str]:
     """What axe-core finds of level serious or critical, as lines to read."""
     # Through the debugger, not a script tag: the Content-Security-Policy stays as it is.
     page.evaluate(AXE.read_text())
+    # Colours that glide into those of another theme are none that anybody reads.
+    page.evaluate(COLOURS_SETTLED)
     found = page.evaluate("() => axe.run({resultTypes: ['violations']})")
     return [
         f"{violation['id']}: {violation['help']}: {node['html'][:200]}"

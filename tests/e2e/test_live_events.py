@@ -31,12 +31,7 @@ def running(platform: Platform) -> Iterator[dict]:
 
 def messages(platform: Platform, run: dict, last: str) -> Iterator[tuple[str, dict]]:
     """(id, data) of each event until the connection breaks, as a browser that knows `last` asks."""
-    answer = platform.api(
-        "GET",
-        f"trains/{run['id']}/events/",
-        headers={"Accept": "text/event-stream", "Last-Event-ID": last},
-        stream=True,
-    )
+    answer = asked(platform, run, last)
     assert answer.status_code == 200, answer.text
     with suppress(requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
         seq = ""
@@ -46,6 +41,23 @@ def messages(platform: Platform, run: dict, last: str) -> Iterator[tuple[str, di
             elif line.startswith(b"data: ") and seq:
                 yield seq, json.loads(line[6:])
                 seq = ""
+
+
+def asked(platform: Platform, run: dict, last: str) -> requests.Response:
+    """The answer. Again where a server that is leaving closes the connection without one, as a
+    browser does."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return platform.api(
+                "GET",
+                f"trains/{run['id']}/events/",
+                headers={"Accept": "text/event-stream", "Last-Event-ID": last},
+                stream=True,
+            )
+        except requests.exceptions.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def crash(processes: list[psutil.Process]) -> None:
