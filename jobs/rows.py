@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from core.ownership import may_change, may_delete, may_see_all
 from core.requests import row_or_404
+from jobs.durations import run_seconds
 from jobs.kinds import Kind, addresses_of, kind_of, kinds
 from jobs.models import Job, JobQuerySet
 
@@ -105,14 +106,7 @@ class JobRow:
 
     @property
     def seconds_run(self) -> float | None:
-        """How long it has run or ran; None for one that never started."""
-        job = self.job
-        if self.waits or job.started_at is None:
-            return job.earlier_seconds or None
-
-        end = job.finished_at if job.ended and job.finished_at else timezone.now()
-        latest = (end - job.started_at).total_seconds()
-        return job.earlier_seconds + max(0.0, latest)
+        return run_seconds(self.job)
 
 
 def jobs_visible(reader: User | AnonymousUser) -> JobQuerySet[Job]:
