@@ -55,7 +55,8 @@ def job_add(
 
     if not kind_of_name(kind).keeps:
         # Nobody looks at what failed each time before this one.
-        Job.objects.filter(key=key, status__in=Job.ENDED).delete()
+        for earlier in Job.objects.filter(key=key, status__in=Job.ENDED):
+            earlier.forget()
 
     limit = min(limit_seconds or longest_seconds(), longest_seconds())
     job = Job(

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 from jobs.models import Job, Notice
 from jobs.notices import notice_state
-from jobs.services import job_forget, job_stop
+from jobs.services import job_stop
 
 
 @admin.register(Job)
@@ -51,11 +51,11 @@ class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return bool(request.user.has_perm("jobs.change_job"))
 
     def delete_model(self, request: HttpRequest, obj: Job) -> None:
-        job_forget(obj)
+        obj.forget()
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         for job in queryset:
-            job_forget(job)
+            job.forget()
 
     @admin.action(description="Stop", permissions=["stop"])
     def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:

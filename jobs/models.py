@@ -10,6 +10,7 @@ The life of a job, and its only writer of status, Job.transition:
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -197,6 +198,12 @@ class Job(Owned):
     @property
     def log_path(self) -> Path:
         return self.directory / "job.log"
+
+    def forget(self) -> None:
+        """Delete it with its log: a job of the background workers, which is nothing more."""
+        directory = self.directory
+        self.delete()
+        shutil.rmtree(directory, ignore_errors=True)
 
     @property
     def ended(self) -> bool:

@@ -16,7 +16,6 @@ kind writes that down, and the job says why.
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -171,7 +170,7 @@ def job_drop(key: str, *, also_running: bool = True) -> None:
         jobs = jobs.filter(status=Status.QUEUED)
 
     for job in jobs:
-        job_forget(job)
+        job.forget()
 
 
 def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> bool:
@@ -203,7 +202,7 @@ def job_end(job: Job, status: Status, *, reason: str = "", error: str = "") -> b
             _carefully(partial(notices_create, job))
 
     if ended and status == Status.FINISHED and not kind_of(job).keeps:
-        job_forget(job)
+        job.forget()
 
     return ended
 
@@ -229,14 +228,7 @@ def job_delete(*, job: Job, by: User) -> None:
     if job.lane == Lane.DEVICE:
         raise UserError("Delete the train itself.", code="wrong_state")
 
-    job_forget(job)
-
-
-def job_forget(job: Job) -> None:
-    """Delete a job of the background workers with its log."""
-    directory = job.directory
-    job.delete()
-    shutil.rmtree(directory, ignore_errors=True)
+    job.forget()
 
 
 # Trying again
@@ -342,7 +334,7 @@ def jobs_reconcile() -> None:
     long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS)
     old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)
     for job in background().filter(old):
-        job_forget(job)
+        job.forget()
 
 
 def worker_is_alive(job: Job) -> bool:

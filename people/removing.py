@@ -29,7 +29,6 @@ from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_delete
 from jobs.models import Job, Notice
-from jobs.services import job_forget
 from models_app.models import BaseModel
 from models_app.services import model_delete
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
@@ -236,7 +235,7 @@ def jobs_hand_over(person: User, heir: User | None) -> None:
     is forgotten."""
     jobs = Job.objects.filter(owner=person, trainrun=None)
     for job in jobs.filter(status__in=Job.ENDED):
-        job_forget(job)
+        job.forget()
 
     jobs.update(owner=heir)
 

@@ -570,3 +570,14 @@ def test_a_pause_of_a_day_is_before_nobody(worker):
     worker.work_once()
     add("b", BOB)
     assert jobs_ahead("b") == 0
+
+
+def test_what_failed_before_of_a_kind_that_keeps_nothing_goes_with_its_log(worker):
+    kinds._kinds["refuse"] = replace(kinds._kinds["refuse"], keeps=False)
+    add("a", kind="refuse")
+    worker.work_once()
+    failed = Job.objects.get()
+    assert failed.log_path.exists()
+    add("a", kind="refuse")
+    assert Job.objects.get().status == "queued"
+    assert not failed.directory.exists()
