@@ -1,0 +1,10 @@
+"""A model written in the forms that other programs read.
+
+request.py     what is asked for and what was made
+formats.py     the formats, one function each
+folders.py     safetensors in shards of a chosen size, and the adapter alone
+gguf.py        llama.cpp's format: the whole model, or its adapter
+quantization.py  fewer bits a weight
+ollama.py      a folder that `ollama create` takes
+__main__.py    the program
+"""
