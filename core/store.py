@@ -21,6 +21,10 @@ def models_folder() -> Path:
     return settings.HOME / "models"
 
 
+def exports_folder() -> Path:
+    return settings.HOME / "exports"
+
+
 def runs_folder() -> Path:
     return settings.HOME / "runs"
 

@@ -17,7 +17,7 @@ from training.models import TrainRun
 from training.pages.answers import answers_of, completions_of, function_titles
 from training.pages.chart_table import NOT_CHARTED, charts_table
 from training.pages.charts import planned_of, series_of
-from training.pages.downloads import file_stem
+from training.pages.downloads import train_file_stem
 from training.pages.trains import TrainPage, train_for_part_or_404, train_or_404
 from training.train.alerts import alerts_of
 from training.train.judgement import judgement_of
@@ -115,7 +115,7 @@ class MetricsCsvView(View):
     def get(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:
         run = train_or_404(request, pk)
         response = StreamingHttpResponse(csv_lines(run), content_type="text/csv; charset=utf-8")
-        response["Content-Disposition"] = f'attachment; filename="{file_stem(run)}-metrics.csv"'
+        response["Content-Disposition"] = f'attachment; filename="{train_file_stem(run)}-metrics.csv"'
         return response
 
 

@@ -32,7 +32,7 @@ from jobs.pages import MOVES
 from jobs.queue import job_position
 from training.models import TrainRun
 from training.pages.columns import columns_choose, columns_reset
-from training.pages.downloads import file_stem, model_download
+from training.pages.downloads import model_download, train_file_stem
 from training.pages.list_table import (
     counts_of,
     narrowed,
@@ -394,6 +394,6 @@ class TrainLogDownloadView(View):
         return FileResponse(
             stream,
             as_attachment=True,
-            filename=f"{file_stem(run)}.log",
+            filename=f"{train_file_stem(run)}.log",
             content_type="text/plain",
         )

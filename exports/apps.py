@@ -1,0 +1,24 @@
+from django.apps import AppConfig
+
+
+class ExportsConfig(AppConfig):
+    name = "exports"
+    verbose_name = "Exports"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
+
+        jobs = "exports.jobs"
+        kind_register(
+            Kind(
+                "model-export",
+                "Export",
+                run=f"{jobs}.make_export",
+                ended=f"{jobs}.export_ended",
+                keys=f"{jobs}.export_keys",
+                needs=("exports.making",),
+                addresses=f"{jobs}.export_addresses",
+                notice_seconds=WORTH_A_NOTICE,
+            )
+        )

@@ -1,0 +1,90 @@
+"""What people can choose: formats, numbers of bits, and why a model cannot have one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.programs import folder_bytes
+from exports.models import CONTENTS, Export
+from models_app.models import BaseModel
+
+Format = Export.Format
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """bits: of a weight on average, with what its block needs. K-quants keep some tensors at
+    more."""
+
+    name: str
+    bits: float
+    description: str
+
+    @property
+    def title(self) -> str:
+        return self.name.upper()
+
+
+QUANTIZATIONS = {
+    choice.name: choice
+    for choice in (
+        Quantization("f16", 16, "Sixteen bits: as good as the model."),
+        Quantization("bf16", 16, "Sixteen bits with a wider range and fewer digits."),
+        Quantization("q8_0", 8.5, "Eight bits: half the size, hardly a difference."),
+        Quantization("q6_k", 6.6, "Six bits: a small loss."),
+        Quantization("q5_k_m", 5.7, "Five bits."),
+        Quantization("q4_k_m", 4.9, "Four bits: the usual choice for laptops."),
+    )
+}
+
+DESCRIPTIONS = {
+    Format.SAFETENSORS: (
+        "The whole model for transformers, vLLM, SGLang and whatever loads Hugging Face folders."
+    ),
+    Format.ADAPTER: "A few megabytes for peft and vLLM, to be put on the base model.",
+    Format.GGUF: "One file for llama.cpp, LM Studio, Jan, Ollama and other local programs.",
+    Format.GGUF_ADAPTER: "The adapter alone for llama.cpp, to be put on the base model's GGUF.",
+    Format.OLLAMA: (
+        "A GGUF file and its Modelfile: chat template, system prompt and stop tokens written out."
+    ),
+    Format.HUB: "Uploaded to your account there, private unless you say otherwise.",
+}
+
+QUANTIZED = (Format.GGUF, Format.OLLAMA)
+OF_ADAPTERS = (Format.ADAPTER, Format.GGUF_ADAPTER)
+
+
+def is_quantized(format: str, content: str = "") -> bool:
+    """Whether a number of bits is chosen for it."""
+    return format in QUANTIZED or (format == Format.HUB and content == Format.GGUF)
+
+
+def obstacle(model: BaseModel, format: str) -> str:
+    """Why the model cannot have an export of this format, or nothing."""
+    if model.status != BaseModel.Status.READY:
+        return "This model is not ready."
+
+    if format in OF_ADAPTERS and not model.has_adapter:
+        if model.is_trained:
+            return "This model was trained whole, or its adapter was not kept: it has no adapter."
+
+        return "Only a model that was trained here with an adapter has one."
+
+    return ""
+
+
+def size_estimate(model: BaseModel, format: str, quantization: str = "", content: str = "") -> int:
+    """About how many bytes the export takes."""
+    written = content if format == Format.HUB else format
+    if written in OF_ADAPTERS:
+        return folder_bytes(model.adapter_path)
+
+    if is_quantized(format, content):
+        return int(model.parameter_count * QUANTIZATIONS[quantization or "f16"].bits / 8)
+
+    return model.size_bytes
+
+
+def content_choices(model: BaseModel) -> list[str]:
+    """What of this model can be uploaded to the hub."""
+    return [content for content in CONTENTS if not obstacle(model, content)]
