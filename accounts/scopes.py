@@ -51,7 +51,13 @@ SCOPES = {
             "Read; also upload datasets, add models, start, stop and change trains, and stop and move "
             "other jobs. Deletes, shares and hands over nothing.",
             READING,
-            {"trains": CREATING, "datasets": CREATING, "models": CREATING, "jobs": CREATING},
+            {
+                "trains": CREATING,
+                "datasets": CREATING,
+                "models": CREATING,
+                "exports": CREATING,
+                "jobs": CREATING,
+            },
         ),
         Scope("all", "All", "Everything you may do yourself.", EVERYTHING),
     )

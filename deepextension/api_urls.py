@@ -3,13 +3,16 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from accounts.api import SignInView
+from exports.api import ModelExportsView
 from training.api.search import SearchView
 
 urlpatterns = [
     path("auth/token/", SignInView.as_view(), name="api-token"),
     path("account/", include("accounts.api_urls")),
     path("datasets/", include("datasets_app.api_urls")),
+    path("models/<str:key>/exports/", ModelExportsView.as_view(), name="api-model-exports"),
     path("models/", include("models_app.api_urls")),
+    path("exports/", include("exports.api_urls")),
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api.urls")),
     path("jobs/", include("jobs.api_urls")),

@@ -67,6 +67,7 @@ INSTALLED_APPS = [
     "accounts",
     "datasets_app",
     "models_app",
+    "exports",
     "methods",
     "training",
     "people",
@@ -286,6 +287,8 @@ SPECTACULAR_SETTINGS = {
         "TrainStatusEnum": "training.models.TrainRun.Status",
         "DatasetStatusEnum": "datasets_app.models.Dataset.Status",
         "ModelStatusEnum": "models_app.models.BaseModel.Status",
+        "ExportStatusEnum": "exports.models.Export.Status",
+        "ExportFormatEnum": "exports.models.Export.Format",
     },
 }
 

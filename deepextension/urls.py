@@ -9,6 +9,7 @@ urlpatterns = [
     path("trains/", include("training.urls")),
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
+    path("exports/", include("exports.urls")),
     path("methods/", include("methods.urls")),
     path("jobs/", include("jobs.urls")),
     path("account/", include("accounts.urls")),

@@ -7,8 +7,11 @@ class ExportsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from exports.views import exports_context
         from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
+        from models_app.panels import Panel, panel_add
 
+        panel_add(Panel("exports/_card.html", exports_context, styles=("exports.css",)))
         jobs = "exports.jobs"
         kind_register(
             Kind(

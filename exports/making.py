@@ -14,17 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from accounts.services import hub_token_for
 from core.errors import UserError
 from core.folder_lock import folder_lock
 from core.programs import ProgramKilled, ProgramProblem, Report, program_run
 from core.store import require_disk
 from core.text import clean_text
-from exports.formats import QUANTIZATIONS, size_estimate
+from exports.formats import size_estimate
 from exports.models import Export
 from exports.services import delivery_failed
 from jobs.progress import progress_report
@@ -316,9 +314,7 @@ class ProgressWriter:
         is_new = bool(phase) and phase != self.export.phase
         if is_new or time.monotonic() - self.last >= 1:
             self.last = time.monotonic()
-            _write(
-                self.export, progress=round(progress, 3), phase=phase[:40] or self.export.phase
-            )
+            _write(self.export, progress=round(progress, 3), phase=phase[:40] or self.export.phase)
 
     def again(self) -> None:
         self(self.export.progress)

@@ -51,7 +51,9 @@ EXPECTED_SECONDS = 40
 EXPECTED_BYTES_PER_SECOND = 2e7
 
 # As Ollama names models: name[:tag], with an account in front where there is one.
-OLLAMA_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79})?(:[a-z0-9._-]{1,80})?")
+OLLAMA_NAME = re.compile(
+    r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79})?(:[a-z0-9._-]{1,80})?"
+)
 
 Format = Export.Format
 Status = Export.Status
@@ -158,9 +160,7 @@ def _shard_bytes(shard_bytes: int | None) -> int:
     return wanted
 
 
-def _refuse_twin(
-    model: BaseModel, format: str, options: dict[str, Any], destination: str
-) -> None:
+def _refuse_twin(model: BaseModel, format: str, options: dict[str, Any], destination: str) -> None:
     """Raises UserError (duplicate): the same thing twice is a double click, not a wish. What was
     uploaded may be uploaded again."""
     same = Export.objects.filter(model=model, format=format, destination=destination)
@@ -303,7 +303,9 @@ def export_deliver(
 def _ollama_name(name: str) -> str:
     name = name.strip().lower()
     if not OLLAMA_NAME.fullmatch(name):
-        message = "Write it as Ollama does: small letters, digits, dots and dashes, such as my-model."
+        message = (
+            "Write it as Ollama does: small letters, digits, dots and dashes, such as my-model."
+        )
         raise UserError({"destination": [message]})
 
     return name

@@ -25,6 +25,7 @@ from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
 from models_app.folders import allowed_roots
 from models_app.models import BaseModel
+from models_app.panels import panels_context
 from models_app.services import (
     DESCRIPTION_LIMIT,
     model_add,
@@ -170,6 +171,7 @@ class ModelDetailView(ModelPage):
             "model": model,
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
+            **panels_context(model, self.reader),
         }
 
         return render(request, "models/detail.html", context)

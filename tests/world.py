@@ -19,6 +19,7 @@ from core.store import trials_folder
 from datasets_app.models import Dataset, DatasetProblem, Label
 from engine.contract.rundir import LOG, MODEL
 from engine.rewards.trial import RESULT
+from exports.models import Export
 from jobs.models import Job, Notice
 from methods.models import TrainingMethod
 from methods.services import methods_install
@@ -35,6 +36,7 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     label = Label.objects.create(pk=number, name=f"{canary}-label")
     dataset = dataset_make(owner, label, number, canary)
     model = model_make(owner, number, canary)
+    export_make(model, number, canary)
     run = train_make(owner, dataset, model, number, canary)
     job = job_make(owner, number, canary)
     world = World(owner, label, dataset, model, run, job)
@@ -109,6 +111,22 @@ def model_make(owner: User, number: int, canary: str) -> BaseModel:
     )
     write(model.path / "config.json", b"{}")
     return model
+
+
+def export_make(model: BaseModel, number: int, canary: str) -> Export:
+    export = Export.objects.create(
+        pk=number,
+        model=model,
+        format="gguf",
+        options={"quantization": "q8_0"},
+        asked_by=model.owner,
+        status=Export.Status.READY,
+        remark=f"{canary} remark",
+        proof={"passed": True, "checks": [{"name": canary, "passed": True, "detail": canary}]},
+        files=[{"name": f"{canary}.gguf", "size_bytes": 5, "sha256": "0" * 64}],
+    )
+    write(export.files_path / f"{canary}.gguf", canary.encode())
+    return export
 
 
 def train_make(

@@ -401,6 +401,7 @@ CHIPS = {
     "stopped": ("square", "amber"),
     "checking": ("loader-2", "blue"),
     "importing": ("cloud-download", "blue"),
+    "making": ("loader-2", "blue"),
     "ready": ("check", "green"),
     "archived": ("archive", ""),
 }

@@ -17,9 +17,10 @@ FLOORS = {
     "datasets_app": 4,
     "models_app": 4,
     "methods": 4,
-    "training": 5,
-    "people": 6,
-    "deepextension": 7,
+    "exports": 5,
+    "training": 6,
+    "people": 7,
+    "deepextension": 8,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.

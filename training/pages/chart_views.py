@@ -115,7 +115,9 @@ class MetricsCsvView(View):
     def get(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:
         run = train_or_404(request, pk)
         response = StreamingHttpResponse(csv_lines(run), content_type="text/csv; charset=utf-8")
-        response["Content-Disposition"] = f'attachment; filename="{train_file_stem(run)}-metrics.csv"'
+        response["Content-Disposition"] = (
+            f'attachment; filename="{train_file_stem(run)}-metrics.csv"'
+        )
         return response
 
 

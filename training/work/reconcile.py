@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from datasets_app.services import datasets_reconcile
+from exports.services import exports_reconcile
 from jobs.devices.lost_workers import supervisor_is_alive
 from jobs.devices.presence import worker_state
 from jobs.devices.supervisor import Overtaken
@@ -40,6 +41,7 @@ def reconcile() -> None:
     notices_enqueue()
     datasets_reconcile()
     models_reconcile()
+    exports_reconcile()
 
     for job in _also:
         job()
