@@ -38,6 +38,9 @@ ANYWAY = OpenApiParameter(
     OpenApiTypes.BOOL,
     description="true: also where it differs from the trained model.",
 )
+FILE = OpenApiParameter(
+    "file", OpenApiTypes.STR, description="One of the export's files, such as passport.json."
+)
 
 
 class ExportView(generics.GenericAPIView[Export]):
@@ -159,13 +162,14 @@ class ExportDeliverView(ExportView):
 
 class ExportDownloadView(ExportView):
     @extend_schema(
-        parameters=[ANYWAY],
+        parameters=[ANYWAY, FILE],
         responses={
             (200, "application/octet-stream"): OpenApiTypes.BINARY,
             **errors(400, 401, 404),
         },
     )
     def get(self, request: Request, pk: int) -> HttpResponseBase:
-        """Download an export: one file as it is, several as a ZIP file."""
+        """Download an export: a GGUF file as it is, a folder as a ZIP file, or one file of it."""
         anyway = request.query_params.get("anyway", "").lower() == "true"
-        return export_download(self.get_export(pk), anyway=anyway)
+        file = request.query_params.get("file", "")
+        return export_download(self.get_export(pk), file=file, anyway=anyway)

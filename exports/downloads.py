@@ -1,17 +1,25 @@
-"""Exports as downloads: one file as it is, several as a ZIP file."""
+"""Exports as downloads: a GGUF file as it is, folders as a ZIP file, and any file of them."""
 
 from __future__ import annotations
 
-from django.http import FileResponse, HttpResponseBase
+from pathlib import Path
+
+from django.http import FileResponse, Http404, HttpResponseBase
 
 from core.archives import file_stem, zip_response
 from core.errors import UserError
 from exports.models import Export
 
+# Formats that are one file for the programs that read them; what lies beside it is for people.
+ONE_FILE = (Export.Format.GGUF, Export.Format.GGUF_ADAPTER)
 
-def export_download(export: Export, *, anyway: bool = False) -> HttpResponseBase:
-    """anyway: although it is known to differ from the trained model. Raises UserError with code
-    wrong_state or proof_failed."""
+
+def export_download(export: Export, *, file: str = "", anyway: bool = False) -> HttpResponseBase:
+    """file: one of the export's files; "" for what its programs read. anyway: although it is known
+    to differ from the trained model.
+
+    Raises UserError with code wrong_state or proof_failed, and Http404 for a file that it has
+    not."""
     if not export.files or not export.files_path.is_dir():
         raise UserError("This export is not ready.", code="wrong_state")
 
@@ -23,16 +31,34 @@ def export_download(export: Export, *, anyway: bool = False) -> HttpResponseBase
             code="proof_failed",
         )
 
-    files = [path for path in export.files_path.rglob("*") if path.is_file()]
-    name = f"{export.model.slug}-{export.written_format}"
+    name = file or main_file(export)
+    if name:
+        return _file_response(export, name)
+
+    stem = f"{export.model.slug}-{export.written_format}"
     if quantization := export.options.get("quantization"):
-        name += f"-{quantization}"
+        stem += f"-{quantization}"
 
-    if len(files) != 1:
-        return zip_response(export.files_path, file_stem(name, export.pk, fallback="model"))
+    return zip_response(export.files_path, file_stem(stem, export.pk, fallback="model"))
 
-    (file,) = files
-    response = FileResponse(file.open("rb"), as_attachment=True, filename=file.name)
+
+def main_file(export: Export) -> str:
+    """The name of the file that the export is, or nothing where it is a folder."""
+    if export.written_format not in ONE_FILE:
+        return ""
+
+    names = [str(file["name"]) for file in export.files]
+    return next((name for name in names if name.endswith(".gguf")), "")
+
+
+def _file_response(export: Export, name: str) -> FileResponse:
+    # Of the names that the export itself has, so that none leads out of its folder.
+    names = {str(file["name"]) for file in export.files}
+    path = export.files_path / name
+    if name not in names or not path.is_file():
+        raise Http404("This export has no such file.")
+
+    response = FileResponse(path.open("rb"), as_attachment=True, filename=Path(name).name)
     response["X-Content-Type-Options"] = "nosniff"
 
     return response

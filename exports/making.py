@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import shutil
 import time
@@ -169,11 +170,22 @@ def _write_options(export: Export) -> list[str]:
     if shard_bytes := export.options.get("shard_bytes"):
         options += ["--shard-bytes", str(shard_bytes)]
 
-    reference = model.reference_path
-    if reference.is_file():
-        options += ["--reference", str(reference)]
+    if prompt := system_prompt_of(model):
+        file = export.folder / "system.txt"
+        file.write_text(prompt, encoding="utf-8")
+        options += ["--system-file", str(file)]
 
     return [*options, *_adapter_options(model)]
+
+
+def system_prompt_of(model: BaseModel) -> str:
+    """The system prompt that the model was trained with, or nothing."""
+    try:
+        reference = json.loads(model.reference_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+
+    return str(reference.get("system_prompt", ""))
 
 
 def _adapter_options(model: BaseModel) -> list[str]:
@@ -207,7 +219,6 @@ def _proof_make(export: Export) -> Report:
     for a moment. Raises ProgramProblem."""
     model = export.model
     progress = ProgressWriter(export)
-    options = ["--reference", str(model.reference_path)] if model.reference_path.is_file() else []
 
     def proof_run() -> Report:
         share = COMPARED - WRITTEN
@@ -217,7 +228,8 @@ def _proof_make(export: Export) -> Report:
             str(export.files_path),
             "--model",
             str(model.path),
-            *options,
+            "--reference",
+            str(model.reference_path),
             *_adapter_options(model),
             # Two models in fp32 for a moment.
             seconds=1800 + model.size_bytes / 5e5,

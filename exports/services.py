@@ -12,7 +12,7 @@ from django.db import transaction
 
 from core.errors import UserError
 from core.hub import reference_clean
-from core.ownership import may_change, owner_check
+from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk
 from core.text import duration_words
 from exports.formats import (
@@ -330,8 +330,9 @@ def _begin_again(waiting: Any, export: Export, *, refusal: str, **values: Any) -
 
 
 def export_delete(*, export: Export, by: User) -> None:
-    """Remove an export with its files; what was delivered stays where it is."""
-    export_check(export, by)
+    """Remove an export with its files; what was delivered stays where it is. For those who may
+    delete its model."""
+    deletion_check(export.model, by)
     pk = export.pk
     folder = export.folder
 

@@ -20,7 +20,7 @@ from core.parts import page_or_part
 from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.text import counted
-from exports.downloads import export_download
+from exports.downloads import export_download, main_file
 from exports.formats import DESCRIPTIONS, QUANTIZATIONS, content_choices, obstacle, size_estimate
 from exports.models import Export
 from exports.services import (
@@ -153,23 +153,23 @@ def licence_warnings(model: BaseModel) -> list[str]:
 def exports_add(model: BaseModel, by: User, values: dict[str, Any]) -> list[Export]:
     """What the form asks for. Raises UserError before anything is made where one of several cannot
     be, but for what is there already: the others are made."""
-    format = values["format"]
+    wanted = values["format"]
 
-    if format == Format.GGUF:
+    if wanted == Format.GGUF:
         return _ggufs_add(model, by, values["quantizations"])
-    if format == Format.OLLAMA:
+    if wanted == Format.OLLAMA:
         quantization = values["ollama_quantization"]
-        return [export_add(model=model, by=by, format=format, quantization=quantization)]
-    if format == Format.SAFETENSORS:
+        return [export_add(model=model, by=by, format=wanted, quantization=quantization)]
+    if wanted == Format.SAFETENSORS:
         shard_bytes = _shard_bytes(values["shard_gigabytes"])
-        return [export_add(model=model, by=by, format=format, shard_bytes=shard_bytes)]
-    if format == Format.HUB:
+        return [export_add(model=model, by=by, format=wanted, shard_bytes=shard_bytes)]
+    if wanted == Format.HUB:
         is_gguf = values["content"] == Format.GGUF
         return [
             export_add(
                 model=model,
                 by=by,
-                format=format,
+                format=wanted,
                 content=values["content"],
                 quantization=values["hub_quantization"] if is_gguf else "",
                 repository=values["repository"],
@@ -178,7 +178,7 @@ def exports_add(model: BaseModel, by: User, values: dict[str, Any]) -> list[Expo
             )
         ]
 
-    return [export_add(model=model, by=by, format=format)]
+    return [export_add(model=model, by=by, format=wanted)]
 
 
 def _ggufs_add(model: BaseModel, by: User, quantizations: list[str]) -> list[Export]:
@@ -221,6 +221,7 @@ class ExportDetailView(View):
             "export": export,
             "model": export.model,
             "may_change": export_may_change(export, reader),
+            "main_file": main_file(export),
             "ollama": bool(settings.OLLAMA_URL),
             "ollama_name": export.destination or export.model.slug,
         }
@@ -272,7 +273,11 @@ class ExportDownloadView(View):
     def get(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         export = row_or_404(reader_exports(request), pk)
         try:
-            return export_download(export, anyway=request.GET.get("anyway") == "true")
+            return export_download(
+                export,
+                file=request.GET.get("file", ""),
+                anyway=request.GET.get("anyway") == "true",
+            )
         except UserError as error:
             messages.error(request, error.message)
             return redirect(export)

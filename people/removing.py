@@ -28,6 +28,7 @@ from core.ownership import Owned, owned_models, released_on_hand_over
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_delete
+from exports.services import exports_delete
 from jobs.models import Job, Notice
 from models_app.models import BaseModel
 from models_app.services import model_delete
@@ -43,8 +44,14 @@ logger = logging.getLogger("deepextension.people")
 DELETE: dict[type[Owned], Callable[[Any, User], None]] = {
     TrainRun: lambda run, by: train_delete(run=run, by=by),
     Dataset: lambda dataset, by: dataset_delete(dataset=dataset, by=by),
-    BaseModel: lambda model, by: model_delete(model=model, by=by),
+    BaseModel: lambda model, by: model_and_exports_delete(model, by),
 }
+
+
+def model_and_exports_delete(model: BaseModel, by: User) -> None:
+    with transaction.atomic():
+        exports_delete(model, by)
+        model_delete(model=model, by=by)
 
 
 def person_remove(
