@@ -437,6 +437,76 @@ class Merge(ModelPiece):
         return super().result() | {"passed": proof.get("passed"), "checks": checks}
 
 
+class ModelExport(Piece):
+    """A model is written in another form, and compared with itself. One that waits for several of
+    the same makes no second one, so each round's is deleted at its end."""
+
+    name = "export"
+    last = 0
+
+    @property
+    def key(self) -> str:
+        return f"model-export-{self.subject}"
+
+    def found(self) -> int | None:
+        query = "SELECT max(id) FROM exports_export WHERE id > ?"
+        self.subject = self.bench.query(query, self.last)[0][0]
+        return self.subject
+
+    def twins(self) -> int:
+        query = "SELECT count(*) FROM exports_export WHERE id > ?"
+        return int(self.bench.query(query, self.last)[0][0])
+
+    def begin(self, deadline: float) -> None:
+        self.last = self.bench.query("SELECT coalesce(max(id), 0) FROM exports_export")[0][0]
+        body = {"format": "safetensors"}
+        self.bench.demand("models/tiny/exports/", self.found, deadline, json=body)
+
+    def row(self) -> tuple[str, str, dict[str, Any], list[Any]] | None:
+        query = "SELECT status, error, proof, files FROM exports_export WHERE id = ?"
+        for status, error, proof, files in self.bench.query(query, self.subject):
+            return status, error, json.loads(proof), json.loads(files)
+        return None
+
+    def outcome(self) -> tuple[bool | None, str]:
+        row = self.row()
+        if row is None:
+            return None, ""
+
+        status, error, proof, _ = row
+        is_done = {"ready": True, "failed": False}.get(status)
+        if is_done and proof.get("passed") is None:
+            return False, proof.get("error", "")
+        return is_done, error
+
+    def again(self) -> None:
+        row = self.row()
+        if row is not None and row[0] == "ready":
+            self.remove()
+            self.begin(time.monotonic() + 60)
+        else:
+            self.bench.ask("POST", f"exports/{self.subject}/retry/")
+
+    def result(self) -> dict[str, Any]:
+        row = self.row()
+        assert row is not None
+        _, _, proof, files = row
+        checks = [(check["name"], check["passed"]) for check in proof["checks"]]
+        folder = self.bench.platform.home / "exports" / str(self.subject) / "files"
+        written = {
+            str(path.relative_to(folder)): sha256(path)
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        listed = {file["name"]: file["sha256"] for file in files}
+        assert written == listed, "the files are not those that are listed"
+        weights = {name: sha for name, sha in written.items() if name.endswith(".safetensors")}
+        return {"checks": checks, "names": sorted(written), "weights": weights}
+
+    def remove(self) -> None:
+        self.bench.ask("DELETE", f"exports/{self.subject}/")
+
+
 class Trial(Piece):
     """The base model answers a few rows, and rewards score the answers."""
 
@@ -526,6 +596,7 @@ def pieces_of(bench: Bench, number: int, names: set[str]) -> list[Piece]:
         rows,
         Trial(bench, number),
         Merge(bench, number),
+        ModelExport(bench, number),
         GgufImport(bench, number),
         HubImport(bench, number),
         FolderImport(bench, number),
@@ -538,7 +609,7 @@ def pieces_of(bench: Bench, number: int, names: set[str]) -> list[Piece]:
 NAMES = {
     kind.name
     for kind in (
-        *(Check, HubRows, Trial, Merge, GgufImport, HubImport, FolderImport),
+        *(Check, HubRows, Trial, Merge, ModelExport, GgufImport, HubImport, FolderImport),
         *(Count, HubCount),
     )
 }

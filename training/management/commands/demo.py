@@ -27,11 +27,14 @@ TRAIN = {
 }
 ENDED = ("finished", "failed", "stopped")
 BAR = 30
+# For the merge and the comparison, on a slow machine.
+MODEL_SECONDS = 300
 
 
 class Command(BaseCommand):
     help = (
-        "Serve the platform and run the main job through its API: a LoRA train on the demo dataset."
+        "Serve the platform and run the main job through its API: a LoRA train on the demo dataset, "
+        "and the model that it makes."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -66,6 +69,7 @@ class Command(BaseCommand):
                 raise CommandError(f"{error['message']} {error['advice']}\n{address(run['url'])}")
 
             self.show(api, run)
+            self.show_model(self.model(api, run))
 
     def dataset(self, api: Api) -> dict[str, Any]:
         """The demo dataset once it is checked. It is uploaded where it is not there yet."""
@@ -152,6 +156,40 @@ class Command(BaseCommand):
             f"House format followed: {followed(before)} before, {followed(after)} after."
         )
         self.stdout.write(f"The train's page: {address(run['url'])}")
+
+    def model(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
+        """The model that was made of the train, merged and compared with what was trained. It is
+        made where it is not there yet."""
+        path = f"trains/{run['id']}/merge/"
+        made = [
+            row
+            for row in api.get("models/", origin="trained")["results"]
+            if row["trained_from"].get("train") == run["id"]
+        ]
+        if not made:
+            self.stdout.write("\nMerging the adapter into the base model, and comparing …")
+            made = [api.post(path, json={})["model"]]
+
+        return dict(
+            api.poll(
+                f"models/{made[-1]['id']}/",
+                until=lambda row: row["status"] != "importing",
+                seconds=MODEL_SECONDS,
+            )
+        )
+
+    def show_model(self, model: dict[str, Any]) -> None:
+        if model["status"] != "ready":
+            raise CommandError(f"The model could not be made: {model['error']}")
+
+        for check in model["proof"].get("checks", []):
+            sign = "passed" if check["passed"] else "FAILED"
+            self.stdout.write(f"  {sign}  {check['name']}: {check['detail']}")
+
+        if model["proof"].get("passed") is not True:
+            raise CommandError(f"The model differs from what was trained: {address(model['url'])}")
+
+        self.stdout.write(f"The model's page: {address(model['url'])}")
 
 
 def followed(answers: dict[int, str]) -> str:
