@@ -26,7 +26,13 @@ from engine.merging.card import card_write
 from engine.merging.layers import AdapterLayers, base_without_weights
 from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
 from engine.merging.whole import merge_whole
-from engine.models.inspect import KEPT_FILES, ModelProblem, config_read, weight_files
+from engine.models.inspect import (
+    KEPT_FILES,
+    ModelProblem,
+    config_read,
+    folder_digest,
+    weight_files,
+)
 from engine.publish.config import GENERATION, config_write, generation_write
 from engine.publish.older import folder_for_older, json_write
 from engine.publish.tokenizer import tokenizer_write
@@ -130,7 +136,7 @@ def _adapter_merge(
     request: MergeRequest, spec: Spec, out: Path, on_progress: Callable[[float], None]
 ) -> Merged:
     base = Path(spec.base_model_path)
-    _base_check(base)
+    _base_check(base, spec.base_model_sha256)
     layers = AdapterLayers(base, request.weights)
     tensors = TensorReader(base)
 
@@ -167,14 +173,23 @@ def _precision(request: MergeRequest, base: TensorReader) -> str:
     return "fp16" if is_half_precision(base) else "fp32"
 
 
-def _base_check(base: Path) -> None:
+def _base_check(base: Path, sha256: str) -> None:
+    """Raises Refused for a base model that is gone, or is not what the train started from: an
+    adapter says nothing about other weights. sha256: "" where it was not kept."""
     if not base.is_dir():
         raise Refused("The base model's folder is gone. Add the base model again.")
 
     try:
         config_read(base)
+        is_changed = bool(sha256) and folder_digest(base) != sha256
     except ModelProblem as problem:
         raise Refused(f"The base model cannot be read any more: {problem}") from problem
+
+    if is_changed:
+        raise Refused(
+            "The base model's files were changed since the train. Its adapter belongs to the "
+            "files as they were: put them back, then try again."
+        )
 
 
 def _weights_write(

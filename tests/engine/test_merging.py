@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from engine.contract.rundir import read_spec
 from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, bytes_needed, model_write
-from engine.models.inspect import folder_read
+from engine.models.inspect import folder_digest, folder_read
 from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, train
 from tests.families.maker import family_model
@@ -226,6 +226,15 @@ def other_base(run: Path) -> None:
     json_change(run / "spec.json", lambda spec: spec | {"base_model_path": str(base)})
 
 
+def changed_base(run: Path) -> None:
+    """As somebody leaves it who edits the chat template in place."""
+    base = Path(shutil.copytree(read_spec(run).base_model_path, run.parent / "changed"))
+    changes = {"base_model_path": str(base), "base_model_sha256": folder_digest(base)}
+    json_change(run / "spec.json", lambda spec: spec | changes)
+    merge(run, run.parent / "unchanged")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+
+
 def cut_adapter(run: Path) -> None:
     path = run / "model" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-500])
@@ -240,6 +249,7 @@ HARM = {
         "base model's folder is gone",
     ),
     "other base": (other_base, "trained on another one"),
+    "changed base": (changed_base, "changed since the train"),
     "cut adapter": (cut_adapter, "cannot be read"),
 }
 
