@@ -17,13 +17,13 @@ from engine.contract.rundir import (
     MODEL,
     Spec,
     checkpoint_is_whole,
-    file_sha256,
     read_spec,
 )
 from engine.loading.architecture import Refused
 from engine.loading.tensor_files import FILE_BYTES, TensorReader
 from engine.merging.card import card_write
 from engine.merging.layers import AdapterLayers, base_without_weights
+from engine.merging.passport import passport_make
 from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
 from engine.merging.whole import merge_whole
 from engine.models.inspect import (
@@ -92,7 +92,10 @@ def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float],
         else:
             merged = _model_copy(request, spec, unfinished)
 
-        json_write(unfinished / PASSPORT, passport(request, spec, merged))
+        passport = passport_make(
+            request.run, spec, request.weights, request.step, merged.precision, merged.remark
+        )
+        json_write(unfinished / PASSPORT, passport)
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -287,37 +290,3 @@ def _model_copy(request: MergeRequest, spec: Spec, out: Path) -> Merged:
     dtype = tensors.dtype(tensors.names[0])
 
     return Merged(precision=PRECISION_OF_SAFETENSORS.get(dtype, "auto"), remark="")
-
-
-def passport(request: MergeRequest, spec: Spec, merged: Merged) -> dict[str, Any]:
-    """Where the model is from, for programs: enough to reproduce it."""
-    source = spec.base_model_source
-    weights = sorted(request.weights.glob("*.safetensors"))
-    command = f"python -m engine.merging RUN OUT --precision {merged.precision}"
-
-    if request.step:
-        command += f" --checkpoint {request.step}"
-
-    return {
-        "version": 1,
-        "train": {
-            "id": spec.run_id,
-            "name": spec.name,
-            "method": spec.method,
-            "recipe": spec.recipe,
-        },
-        "checkpoint_step": request.step or None,
-        "base_model": {
-            "name": spec.base_model_name,
-            "sha256": spec.base_model_sha256,
-            "hub_id": source.hub_id if source else None,
-            "revision": source.revision if source else None,
-        },
-        "dataset_sha256": spec.dataset.sha256,
-        "trained_weights_sha256": {path.name: file_sha256(path) for path in weights},
-        "parameters": spec.parameters,
-        "system_prompt": spec.system_prompt,
-        "precision": merged.precision,
-        "remark": merged.remark,
-        "command": command,
-    }
