@@ -11,13 +11,13 @@ from transformers import AutoConfig
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import MODEL, read_spec
+from engine.loading.end_tokens import ends_of
 from engine.merging.folder import MergeRequest
 from engine.proof.checks import (
     Check,
     answers_check,
     endings_check,
     ends_check,
-    ends_of,
     loading_check,
     probabilities_check,
     scores_check,
