@@ -193,7 +193,7 @@ def model_facts(model: BaseModel) -> dict[str, Any]:
     """What stands beside the choice: weights, context, chat template; and the layers that LoRA can
     target."""
     return {
-        "name": model.name,
+        "name": model.title,
         "parameters": model.parameter_count,
         "context": model.context_length,
         "template": bool(model.chat_template),
