@@ -6,59 +6,72 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+# A longer text is a licence itself and no name of one.
+LONGEST_NAME = 100
+
 
 @dataclass(frozen=True)
 class Rule:
-    """pattern: of the licence's name or text, in small letters with single dashes between its
-    words. note: a sentence for people. commercial_only: whether it matters to commercial use
-    alone."""
+    """names, phrases: patterns of a licence's name and of its text, in small letters with single
+    dashes between its words. note: a sentence for people. commercial_only: whether it matters to
+    commercial use alone."""
 
-    pattern: re.Pattern[str]
+    names: str
+    phrases: str
     note: str
     commercial_only: bool = False
 
-
-def _rule(pattern: str, note: str, *, commercial_only: bool = False) -> Rule:
-    return Rule(re.compile(rf"(?:^|-)(?:{pattern})(?:-|$)"), note, commercial_only)
+    def applies(self, words: str, *, is_name: bool) -> bool:
+        pattern = self.names if is_name else self.phrases
+        return re.search(rf"(?:^|-)(?:{pattern})(?:-|$)", words) is not None
 
 
 RULES = (
-    _rule(
-        r"nd|no-?deriv(?:s|ative|atives)",
+    Rule(
+        r"nd|no-?deriv(?:s|atives)?",
+        r"no-?derivatives",
         "It forbids derivatives: a model that was trained from it may be used here, and must not be "
         "passed on.",
     ),
-    _rule(
-        r"nc|non-?commercial|research(?:-only)?|mrl|mnpl|amlr",
+    Rule(
+        r"nc|non-?commercial|research|mrl|mnpl|amlr",
+        r"attribution-non-?commercial|(?:only-for|for|solely-for)-non-?commercial-"
+        r"(?:use|purposes|research)|non-?commercial-(?:use|purposes)-only|research-only",
         "It forbids commercial use.",
         commercial_only=True,
     ),
-    _rule(
+    Rule(
         r"stabilityai(?:-ai)?-community|stability-ai-community",
+        r"stability-ai-community-license",
         "It allows commercial use below a yearly revenue alone.",
         commercial_only=True,
     ),
-    _rule(
-        r"(?:meta-)?llama-?[34](?:-\d)?|llama-[34](?:-\d)?-community-license(?:-agreement)?",
+    Rule(
+        r"llama-?[34](?:-\d)?",
+        r"llama-[34](?:-\d)?-community-license",
         "Whoever passes the model on gives the Llama licence along, shows “Built with Llama”, and "
         "begins the model's name with “Llama”. Above 700 million monthly users Meta has to agree.",
     ),
-    _rule(
-        r"(?:meta-)?llama-?2",
+    Rule(
+        r"llama-?2",
+        r"llama-2-community-license",
         "Whoever passes the model on gives the Llama 2 licence and its notice along. Above 700 "
         "million monthly users Meta has to agree.",
     ),
-    _rule(
+    Rule(
         r"gemma",
+        r"gemma-terms-of-use",
         "Whoever passes the model on gives the Gemma terms of use and the list of prohibited uses "
         "along, and says which files were changed.",
     ),
-    _rule(
-        r"openrail(?:-m)?|rail(?:-1-0)?|openrailpp",
+    Rule(
+        r"openrail|openrail-m|rail",
+        r"openrail-m|responsible-ai-license",
         "Its restrictions of use have to be passed on with the model.",
     ),
-    _rule(
-        r"sa|a?gpl|l?gpl|a?gpl-\d-\d",
+    Rule(
+        r"sa|[al]?gpl",
+        r"sharealike|gnu-(?:affero-|lesser-)?general-public-license",
         "Whoever passes the model on has to do so under the same licence.",
     ),
 )
@@ -78,8 +91,9 @@ def licence_notes(licence: str, *, commercial: bool) -> list[str]:
     if words in ("", "unknown", "other"):
         return [UNNAMED]
 
+    is_name = len(licence) <= LONGEST_NAME
     return [
         rule.note
         for rule in RULES
-        if rule.pattern.search(words) and (commercial or not rule.commercial_only)
+        if rule.applies(words, is_name=is_name) and (commercial or not rule.commercial_only)
     ]

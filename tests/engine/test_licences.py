@@ -21,8 +21,16 @@ ASKS = {
     "qwen-research": ["commercial"],
     "bigscience-openrail-m": ["restrictions"],
     "fair-noncommercial-research-license": ["commercial"],
-    "META LLAMA 3 COMMUNITY LICENSE AGREEMENT\nMeta Llama 3 Version Release Date": ["Built with"],
-    "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0": ["derivatives", "commercial"],
+    f"META LLAMA 3 COMMUNITY LICENSE AGREEMENT {'research ' * 20}": ["Built with"],
+    f"Creative Commons Attribution-NonCommercial-NoDerivatives 4.0 {'works ' * 20}": [
+        "derivatives",
+        "commercial",
+    ],
+    # The GPL allows one thing for noncommercial distribution, and the rest for every other.
+    f"GNU GENERAL PUBLIC LICENSE, allowed for noncommercial distribution {'free ' * 20}": [
+        "same licence"
+    ],
+    f"MIT License. Permission is hereby granted {'S.A., N.C. and research ' * 8}": [],
     "": ["No licence is named"],
     "other": ["No licence is named"],
 }
