@@ -4,6 +4,7 @@ model's folder."""
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from engine.contract.rundir import Spec
 
@@ -17,12 +18,41 @@ NEWER_ONLY = (
 )
 
 
+@dataclass(frozen=True)
+class Use:
+    """What the code depends on. scores: the model scores texts instead of writing them.
+    continues: it continues texts, and knows no conversations. base_id, base_revision: of the base
+    model on a hub, "" where it has none."""
+
+    is_adapter: bool
+    scores: bool = False
+    continues: bool = False
+    system_prompt: str = ""
+    base_id: str = ""
+    base_revision: str = ""
+
+
 def usage(spec: Spec, *, is_adapter: bool) -> str:
     """Markdown: what the reader has to fill in, if anything, then the code."""
-    code = _scorer_code if spec.recipe == "reward" else _writer_code
-    block = f"```python\n{code(spec, is_adapter)}\n```"
+    source = spec.base_model_source
+    return use_text(
+        Use(
+            is_adapter=is_adapter,
+            scores=spec.recipe == "reward",
+            continues=spec.dataset.format in TEXT_FORMATS,
+            system_prompt=spec.system_prompt,
+            base_id=source.hub_id if source else "",
+            base_revision=source.revision if source else "",
+        )
+    )
 
-    if is_adapter and spec.base_model_source is None:
+
+def use_text(use: Use) -> str:
+    """As `usage`."""
+    code = _scorer_code if use.scores else _writer_code
+    block = f"```python\n{code(use)}\n```"
+
+    if use.is_adapter and not use.base_id:
         note = (
             "The adapter needs its base model, which did not come from Hugging Face: in "
             "`base_path` put the folder or the hub name of the model named above."
@@ -32,25 +62,25 @@ def usage(spec: Spec, *, is_adapter: bool) -> str:
     return block
 
 
-def _writer_code(spec: Spec, is_adapter: bool) -> str:
+def _writer_code(use: Use) -> str:
     """Code that has a model write an answer, or continue a text."""
     classes = "AutoModelForCausalLM, AutoTokenizer"
     lines: list[str] = []
 
-    if is_adapter:
+    if use.is_adapter:
         lines.append("from peft import PeftModel")
         classes += ", GenerationConfig"
 
     lines += [
         f"from transformers import {classes}",
         "",
-        *_folders(spec, is_adapter),
+        *_folders(use),
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
 
-    if is_adapter:
+    if use.is_adapter:
         lines += [
-            f'base = AutoModelForCausalLM.from_pretrained({_base(spec)}, dtype="auto")',
+            f'base = AutoModelForCausalLM.from_pretrained({_base(use)}, dtype="auto")',
             "model = PeftModel.from_pretrained(base, folder)",
             "# The tokens at which this model's answers end",
             "model.generation_config = GenerationConfig.from_pretrained(folder)",
@@ -58,12 +88,12 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
     else:
         lines.append('model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")')
 
-    if spec.dataset.format in TEXT_FORMATS:
+    if use.continues:
         lines += ["", 'inputs = tokenizer("Once upon a time", return_tensors="pt")']
     else:
         lines += [
             "",
-            f"messages = [{_system(spec)}{_turn('user', 'Hello!')}]",
+            f"messages = [{_system(use)}{_turn('user', 'Hello!')}]",
             "inputs = tokenizer.apply_chat_template(",
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
             ")",
@@ -77,22 +107,22 @@ def _writer_code(spec: Spec, is_adapter: bool) -> str:
     return "\n".join(lines)
 
 
-def _scorer_code(spec: Spec, is_adapter: bool) -> str:
+def _scorer_code(use: Use) -> str:
     """Code that has a reward model score an answer."""
-    lines = ["from peft import PeftModel"] if is_adapter else []
+    lines = ["from peft import PeftModel"] if use.is_adapter else []
     lines += [
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
         "",
-        *_folders(spec, is_adapter),
+        *_folders(use),
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
 
-    if is_adapter:
+    if use.is_adapter:
         lines += [
             "padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else "
             "tokenizer.pad_token_id",
             "base = AutoModelForSequenceClassification.from_pretrained(",
-            f'    {_base(spec)}, num_labels=1, pad_token_id=padding, dtype="auto"',
+            f'    {_base(use)}, num_labels=1, pad_token_id=padding, dtype="auto"',
             ")",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
@@ -103,8 +133,8 @@ def _scorer_code(spec: Spec, is_adapter: bool) -> str:
 
     lines += ["", "messages = ["]
 
-    if _system(spec):
-        lines.append(f"    {_system(spec).removesuffix(' ')}")
+    if _system(use):
+        lines.append(f"    {_system(use).removesuffix(' ')}")
 
     lines += [
         f"    {_turn('user', 'What is the capital of France?')},",
@@ -118,32 +148,31 @@ def _scorer_code(spec: Spec, is_adapter: bool) -> str:
     return "\n".join(lines)
 
 
-def _folders(spec: Spec, is_adapter: bool) -> list[str]:
+def _folders(use: Use) -> list[str]:
     lines = ['folder = "."  # where this file lies']
-    if is_adapter and spec.base_model_source is None:
+    if use.is_adapter and not use.base_id:
         lines.append('base_path = "path/to/the/base/model"')
 
     return lines
 
 
-def _base(spec: Spec) -> str:
+def _base(use: Use) -> str:
     """The arguments by which from_pretrained finds the base model."""
-    source = spec.base_model_source
-    if source is None:
+    if not use.base_id:
         return "base_path"
 
-    if not source.revision:
-        return f'"{source.hub_id}"'
+    if not use.base_revision:
+        return f'"{use.base_id}"'
 
-    return f'"{source.hub_id}", revision="{source.revision}"'
+    return f'"{use.base_id}", revision="{use.base_revision}"'
 
 
-def _system(spec: Spec) -> str:
+def _system(use: Use) -> str:
     """The system prompt as a first turn, with a comma behind it; "" where there is none."""
-    if not spec.system_prompt.strip():
+    if not use.system_prompt.strip():
         return ""
 
-    return f"{_turn('system', spec.system_prompt)}, "
+    return f"{_turn('system', use.system_prompt)}, "
 
 
 def _turn(role: str, content: str) -> str:

@@ -1,60 +1,19 @@
-"""Programs that download from the Hugging Face hub, each in a process of its own, and the messages
-for what went wrong.
+"""Programs that speak to the Hugging Face hub, each in a process of its own, and the messages for
+what went wrong.
 
-Their reports are JSON lines on standard output, see core.programs: last {"done": {…}} or {"error":
-text, "passing": whether to try again}. The token to download with, where there is one, is in
+Their reports are those of engine.programs.reports. The token to use, where there is one, is in
 HF_TOKEN."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable
-from typing import Any
 
-
-class Refused(Exception):
-    """Why a download failed. `passing`: it may go well later."""
-
-    def __init__(self, text: str, *, passing: bool = False) -> None:
-        super().__init__(text)
-        self.passing = passing
+from engine.programs.reports import Refused
 
 
 def token() -> str | bool:
-    """In such a program: the token to download with, or False for none at all."""
+    """In such a program: the token to use, or False for none at all."""
     return os.environ.get("HF_TOKEN") or False
-
-
-def report(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
-
-
-def run(
-    download: Callable[[], dict[str, Any]],
-    reference: str,
-    *,
-    kind: str,
-    instead: str,
-    cause: Callable[[Exception], Exception] = lambda error: error,
-) -> int:
-    """Download and report how it went; returns the exit status.
-
-    cause: the error that explains what `download` raised. reference, kind, instead: see `refusal`.
-    """
-    try:
-        result = download()
-    except Exception as error:
-        reason = refusal(cause(error), reference, kind=kind, instead=instead)
-        # People get the reason; the log gets the type alone, since the texts of errors may hold
-        # addresses with signatures in them.
-        print(f"{type(error).__module__}.{type(error).__name__}", file=sys.stderr)
-        report(error=str(reason), passing=reason.passing)
-        return 1
-
-    report(done=result)
-    return 0
 
 
 def refusal(error: Exception, reference: str, *, kind: str, instead: str) -> Refused:

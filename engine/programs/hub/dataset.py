@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.programs.hub import Refused, report, run, token
+from engine.programs.hub import refusal, token
+from engine.programs.reports import Refused, report, run
 
 REPORT_EVERY_SECONDS = 0.5
 # Columns of these are left out: no method here learns from them, and each cell is a file.
@@ -164,10 +165,7 @@ def main(arguments: list[str]) -> int:
 
     return run(
         rows_download,
-        name,
-        kind="dataset",
-        instead="Or upload the file.",
-        cause=_cause,
+        lambda error: refusal(_cause(error), name, kind="dataset", instead="Or upload the file."),
     )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.models.inspect import INDEX, KEPT_FILES, PICKLES, SHARD_NAME, WEIGHTS
-from engine.programs.hub import Refused, report, run, token
+from engine.programs.hub import refusal, token
+from engine.programs.reports import Refused, report, run
 
 
 def download(repository: str, revision: str, folder: Path, largest_bytes: int) -> dict[str, Any]:
@@ -101,9 +102,7 @@ def main(arguments: list[str]) -> int:
 
     return run(
         lambda: download(repository, revision, Path(folder), int(largest_bytes)),
-        repository,
-        kind="model",
-        instead="Or add a local folder.",
+        lambda error: refusal(error, repository, kind="model", instead="Or add a local folder."),
     )
 
 

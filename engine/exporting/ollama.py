@@ -1,0 +1,127 @@
+"""A folder that `ollama create` takes: the model as GGUF, and a Modelfile that says all that Ollama
+would otherwise guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from engine.chat.render import tokenizer_load
+from engine.exporting.documents import LICENCES, is_scorer
+from engine.exporting.gguf import gguf_bytes, gguf_file, gguf_write
+from engine.exporting.modelfile import MODELFILE, Modelfile, is_writable
+from engine.exporting.ollama_template import PLAIN, translate
+from engine.exporting.request import Exported, ExportRequest, OnProgress
+from engine.loading.architecture import Refused
+from engine.models.inspect import json_read
+from engine.proof.checks import ends_of
+from engine.publish.config import GENERATION
+
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
+# Kinds of tokenizers to which llama.cpp adds a beginning token where the file says nothing of it.
+BOS_MODELS = ("llama",)
+BOS_PRE_TOKENIZERS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
+# transformers' names of sampling parameters, and Ollama's.
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
+
+
+def ollama_bytes(request: ExportRequest) -> int:
+    return gguf_bytes(request)
+
+
+def ollama_write(request: ExportRequest, out: Path, on_progress: OnProgress) -> Exported:
+    if is_scorer(request.model):
+        raise Refused("A reward model scores texts and writes none: Ollama has no use for it.")
+
+    # Before the minutes that the weights take: it may be refused.
+    tokenizer = tokenizer_load(request.model)
+    system = request.system_prompt.strip() and request.system_prompt
+    default = system if system and not is_writable(system) else ""
+    translation = translate(tokenizer, default_system=default)
+
+    exported = gguf_write(request, out, on_progress)
+    file = gguf_file(out)
+    if translation.template != PLAIN:
+        bos_set(file, is_wanted=translation.writes_bos)
+
+    modelfile = Modelfile(
+        model=file.name,
+        template=translation.template,
+        system="" if default else system,
+        stops=stops(request.model, tokenizer),
+        parameters=parameters(request.model),
+        licence=_licence(request),
+    )
+    (out / MODELFILE).write_text(modelfile.text(), encoding="utf-8")
+
+    remarks = [exported.remark, translation.remark]
+    return Exported(remark=" ".join(remark for remark in remarks if remark))
+
+
+def adds_bos(file: Path) -> bool:
+    """Whether llama.cpp puts the beginning token in front of every text for this GGUF file."""
+    reader = GGUFReader(file)
+    stored = _value(reader, ADDS_BOS)
+    if stored is not None:
+        return bool(stored)
+
+    kind = _value(reader, "tokenizer.ggml.model")
+    return kind in BOS_MODELS or _value(reader, "tokenizer.ggml.pre") in BOS_PRE_TOKENIZERS
+
+
+def _value(reader: GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def bos_set(file: Path, *, is_wanted: bool) -> None:
+    """Have llama.cpp begin every text as the chat template does. Raises Refused where the file
+    cannot be told to."""
+    if adds_bos(file) == is_wanted:
+        return
+
+    reader = GGUFReader(file, "r+")
+    field = reader.get_field(ADDS_BOS)
+    if field is None:
+        raise Refused(
+            "llama.cpp would begin texts otherwise than the chat template does, and this GGUF file "
+            "cannot be told not to."
+        )
+
+    field.parts[field.data[0]][0] = is_wanted
+    reader.data.flush()
+
+
+def stops(model: Path, tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokens at which the model's answers end."""
+    ids = sorted(ends_of(model))
+    texts = [str(tokenizer.decode([number], skip_special_tokens=False)) for number in ids]
+    return tuple(text for text in texts if text.strip() and is_writable(text) and "\n" not in text)
+
+
+def parameters(model: Path) -> dict[str, float]:
+    """Ollama's parameters that follow from generation_config.json. Without repeat_penalty Ollama
+    would punish repetitions, which transformers does not."""
+    config = json_read(model / GENERATION) if (model / GENERATION).is_file() else {}
+    found = {"repeat_penalty": float(config.get("repetition_penalty") or 1.0)}
+
+    if config.get("do_sample") is False:
+        return found | {"temperature": 0.0}
+
+    for name, ollama_name in SAMPLING.items():
+        if isinstance(config.get(name), int | float):
+            found[ollama_name] = float(config[name])
+
+    return found
+
+
+def _licence(request: ExportRequest) -> str:
+    for name in LICENCES:
+        for folder in (request.model, request.base):
+            if folder is not None and name != "NOTICE" and (folder / name).is_file():
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+                return text.replace("\r\n", "\n")
+
+    return ""
