@@ -37,8 +37,9 @@ from engine.models.inspect import (
     weight_files,
 )
 from jobs.progress import progress_report
+from models_app.adapters import adapter_copy, weights_folder
 from models_app.folders import folder_copy, folder_resolve
-from models_app.models import UPLOADED, BaseModel
+from models_app.models import ADAPTER_FOLDER, UPLOADED, BaseModel
 
 # More than the background workers give it (jobs.services): the last resort.
 MOST_ATTEMPTS = 6
@@ -155,8 +156,8 @@ def _fail(model: BaseModel, reason: str) -> None:
 
 
 def _clear(model: BaseModel) -> None:
-    shutil.rmtree(model.path, ignore_errors=True)
-    shutil.rmtree(model.import_path, ignore_errors=True)
+    for folder in model.folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(model: BaseModel) -> None:
@@ -277,6 +278,9 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
     )
 
     _write(model, description=model.description or clean_text(str(done["remark"])))
+    shutil.rmtree(_kept(model), ignore_errors=True)
+    _kept(model).mkdir(mode=0o700)
+    adapter_copy(weights_folder(model), _kept(model) / ADAPTER_FOLDER)
 
 
 def _prove(model: BaseModel) -> None:
@@ -387,12 +391,27 @@ def _finish(model: BaseModel) -> None:
         "tokenizer_sha256": tokenizer_digest(files),
     }
 
+    _kept_move(model)
     shutil.rmtree(model.path, ignore_errors=True)
     files.rename(model.path)
     _write(
         model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values
     )
     shutil.rmtree(model.import_path, ignore_errors=True)
+
+
+def _kept_move(model: BaseModel) -> None:
+    """What is kept of a trained model beside its weights goes to its place."""
+    if not model.is_trained:
+        return
+
+    shutil.rmtree(model.trained_path, ignore_errors=True)
+    model.trained_path.parent.mkdir(exist_ok=True, mode=0o700)
+    _kept(model).rename(model.trained_path)
+
+
+def _kept(model: BaseModel) -> Path:
+    return model.import_path / "kept"
 
 
 def _values(facts: ModelFacts, model: BaseModel) -> dict[str, object]:

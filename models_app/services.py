@@ -23,6 +23,7 @@ from engine.models.inspect_gguf import GgufProblem, header_check
 from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
 from jobs.services import job_cancel, job_drop
+from models_app.adapters import adapters_keep
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
 
@@ -142,6 +143,8 @@ def model_add_trained(
         reference=reference,
         licence=licence,
         trained_from=trained_from,
+        parent_id=trained_from["base_model"]["id"],
+        version="1",
     )
 
     with transaction.atomic():
@@ -357,8 +360,7 @@ def model_delete(*, model: BaseModel, by: User) -> None:
     """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
     deletion_check(model, by)
     pk = model.pk
-    path = model.path
-    import_path = model.import_path
+    folders = model.folders
 
     try:
         with transaction.atomic():
@@ -373,8 +375,8 @@ def model_delete(*, model: BaseModel, by: User) -> None:
 
     # An import that runs notices that the row is gone, and clears up behind itself.
     job_drop(import_key(pk), also_running=False)
-    shutil.rmtree(path, ignore_errors=True)
-    shutil.rmtree(import_path, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(model: BaseModel, **values: Any) -> BaseModel:
@@ -388,6 +390,8 @@ def _write(model: BaseModel, **values: Any) -> BaseModel:
 
 def models_reconcile() -> None:
     """Put imports that wait onto the queue again, for a queue that forgot them; one that is there
-    already is left as it is."""
+    already is left as it is. Keep what earlier versions did not keep of trained models."""
     for model in BaseModel.objects.filter(status=Status.IMPORTING):
         model_enqueue(model)
+
+    adapters_keep()
