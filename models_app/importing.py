@@ -99,8 +99,8 @@ def model_import(pk: int) -> None:
             logger.exception("import of model %s", pk)
             _fail(
                 model,
-                "The import ended by a fault of the platform. Ask your operator to look into the "
-                "log.",
+                f"The {model.work} ended by a fault of the platform. Ask your operator to look into "
+                "the log.",
             )
 
 
@@ -120,8 +120,8 @@ def _begin(model: BaseModel) -> None:
     """An import that took its worker with it time and again is not begun for ever."""
     if model.attempts >= MOST_ATTEMPTS:
         raise ProgramProblem(
-            "The import was cut off several times, perhaps for lack of memory. Try again when it "
-            "is calm."
+            f"The {model.work} was cut off several times, perhaps for lack of memory. Try again "
+            "when it is calm."
         )
 
     _write(model, attempts=model.attempts + 1, error="")

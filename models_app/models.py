@@ -18,8 +18,9 @@ ADAPTER_FOLDER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 REFERENCE = "reference.json"
 VERSION_LIMIT = 20
+# {work}: import or merge.
 CUT_OFF = (
-    "The import was cut off several times, perhaps for lack of memory. Try again when the server "
+    "The {work} was cut off several times, perhaps for lack of memory. Try again when the server "
     "is less busy."
 )
 
@@ -31,7 +32,7 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
     def with_related(self) -> BaseModelQuerySet:
         # A count groups, and grouping forgets the model's own order.
         return (
-            self.select_related("owner")
+            self.select_related("owner", "parent")
             .annotate(train_count=models.Count("trains"))
             .order_by("name", "id")
         )
@@ -140,6 +141,11 @@ class BaseModel(Owned):
     def is_trained(self) -> bool:
         """Whether it is what a train of this platform made."""
         return self.source == self.Source.TRAIN
+
+    @property
+    def work(self) -> str:
+        """What makes it, as a noun."""
+        return "merge" if self.is_trained else "import"
 
     @property
     def proof_state(self) -> str:

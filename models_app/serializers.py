@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
 from core.api_sharing import OwnerField
 from models_app.models import BaseModel
-from models_app.services import DESCRIPTION_LIMIT, trained_from
+from models_app.services import DESCRIPTION_LIMIT, parent_of, trained_from
+
+
+class ParentSerializer(serializers.ModelSerializer[BaseModel]):
+    """A model by its names alone."""
+
+    class Meta:
+        model = BaseModel
+        fields = ("id", "slug", "title")
+        read_only_fields = fields
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
@@ -21,6 +31,11 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         help_text="Of a model that was trained here. Its train and base model are named to its "
         "owner and operators."
     )
+    title = serializers.CharField(read_only=True, help_text="The name with its version.")
+    parent = serializers.SerializerMethodField(
+        help_text="Of a model that was trained here: the model that its train started from, for "
+        "those who may see it."
+    )
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The model's page."
     )
@@ -31,6 +46,8 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "id",
             "slug",
             "name",
+            "version",
+            "title",
             "description",
             "source",
             "reference",
@@ -49,6 +66,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "tokenizer_sha256",
             "linear_modules",
             "trained_from",
+            "parent",
             "proof",
             "chat_template",
             "template_example",
@@ -61,10 +79,18 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         )
         read_only_fields = fields
 
-    def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
+    @property
+    def reader(self) -> Any:
         request = self.context.get("request")
-        reader = request.user if request is not None else None
-        return trained_from(model, reader)
+        return request.user if request is not None else None
+
+    def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
+        return trained_from(model, self.reader)
+
+    @extend_schema_field(ParentSerializer(allow_null=True))
+    def get_parent(self, model: BaseModel) -> dict[str, Any] | None:
+        parent = parent_of(model, self.reader)
+        return ParentSerializer(parent).data if parent is not None else None
 
 
 class BaseModelCreateSerializer(StrictSerializer):

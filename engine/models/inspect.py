@@ -498,23 +498,25 @@ def _default_template(templates: list[Any]) -> Any:
 def licence_read(folder: Path) -> str:
     """The licence that the model card's front matter names, such as apache-2.0; empty where it
     names none."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-
-    with card.open("rb") as stream:
-        start = stream.read(65_536).decode("utf-8", "replace")
-
-    front_matter = re.match(r"---\s*\n(.*?)\n---", start, re.DOTALL)
-    if front_matter is None:
-        return ""
-
-    values: dict[str, str] = dict(LICENCE.findall(front_matter[1]))
+    values = licence_keys(folder)
     licence = values.get("license", "")
     if licence == "other":
         licence = values.get("license_name", licence)
 
     return licence[:100]
+
+
+def licence_keys(folder: Path) -> dict[str, str]:
+    """What the model card's front matter says of its licence, under the names of hubs."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return {}
+
+    with card.open("rb") as stream:
+        start = stream.read(65_536).decode("utf-8", "replace")
+
+    front_matter = re.match(r"---\s*\n(.*?)\n---", start, re.DOTALL)
+    return dict(LICENCE.findall(front_matter[1])) if front_matter is not None else {}
 
 
 def folder_digest(folder: Path) -> str:

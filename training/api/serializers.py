@@ -12,6 +12,7 @@ from core.api import KeyField, StrictSerializer
 from jobs.durations import run_seconds
 from jobs.queue import job_position
 from jobs.serializers import JobErrorSerializer, PriorityField
+from models_app.models import VERSION_LIMIT
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.durations import run_progress
@@ -347,6 +348,13 @@ class TrainMergeSerializer(StrictSerializer):
         default="",
         max_length=120,
         help_text="Blank: the train's name.",
+    )
+    version = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        max_length=VERSION_LIMIT,
+        help_text="Blank: the next number under that name.",
     )
     checkpoint = serializers.IntegerField(
         required=False,

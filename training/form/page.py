@@ -206,7 +206,7 @@ def model_facts(model: BaseModel, fields: dict[str, Field]) -> dict[str, Any]:
 
     fields: of the method; none of one that carries no adapter on."""
     return {
-        "name": model.name,
+        "name": model.title,
         "parameters": model.parameter_count,
         "context": model.context_length,
         "template": bool(model.chat_template),

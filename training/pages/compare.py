@@ -37,7 +37,7 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
     """Everything that was chosen for a train, by name."""
     return {
         "method": run.method.name,
-        "base_model": run.base_model.name,
+        "base_model": run.base_model.title,
         "continue_adapter": run.continue_adapter,
         "dataset": run.dataset.name,
         "evaluation_dataset": run.evaluation_dataset.name if run.evaluation_dataset else None,

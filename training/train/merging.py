@@ -65,12 +65,14 @@ def train_merge(
     run: TrainRun,
     by: User,
     name: str = "",
+    version: str = "",
     checkpoint: int | None = None,
     precision: str = "auto",
 ) -> BaseModel:
     """Add what the train learned to the models, in the background; it belongs to the train's owner.
 
-    `checkpoint`: the step of a kept one; None for the train's result. Raises UserError: by field,
+    name, version: the train's name and its next version where they are blank. `checkpoint`: the
+    step of a kept one; None for the train's result. Raises UserError: by field,
     with code wrong_state where the train left nothing, duplicate where the same model is there
     already."""
     owner_check(run, by)
@@ -95,6 +97,7 @@ def train_merge(
         return model_add_trained(
             owner=run.owner,
             name=name,
+            version=version,
             licence=run.base_model.licence,
             trained_from={
                 "train": run.pk,
