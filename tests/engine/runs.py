@@ -105,6 +105,7 @@ def prepare(
     names = {
         "resume_from",
         "branch",
+        "start_adapter",
         "system_prompt",
         "evaluation_dataset",
         "recipe",

@@ -116,6 +116,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "copied_from",
             "branched_from",
             "branch_step",
+            "continue_adapter",
             "attempt",
             "host",
             "phase",
@@ -267,6 +268,12 @@ class TrainCreateSerializer(StrictSerializer):
     method = KeyField(help_text="Id or slug, such as lora.")
     base_model = KeyField(help_text="Id or slug.")
     dataset = KeyField(help_text="Id or slug.")
+    continue_adapter = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Carry the adapter of the base model, which was trained here, on, in place of a new adapter "
+        "on its merged weights. Rank, targets and all else of the adapter stay.",
+    )
     evaluation_dataset = KeyField(
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
@@ -378,6 +385,7 @@ class TrainPlanSerializer(StrictSerializer):
     evaluation_dataset = KeyField(
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
+    continue_adapter = serializers.BooleanField(required=False, default=False)
     parameters = serializers.DictField(required=False, default=dict)
     branched_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
@@ -489,6 +497,7 @@ class TrainCopySerializer(StrictSerializer):
 
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
     base_model = KeyField(required=False)
+    continue_adapter = serializers.BooleanField(required=False)
     dataset = KeyField(required=False)
     evaluation_dataset = KeyField(required=False, allow_null=True)
     parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")

@@ -214,6 +214,7 @@ def _choices(draft: Draft) -> dict[str, Any]:
         "branch": draft.branch,
         "starts_after": draft.after,
         "labels": [draft.labels],
+        "continue_adapter": draft.continue_adapter,
     }
 
 

@@ -106,5 +106,6 @@ def train_merge(
                 "step": checkpoint or 0,
                 "precision": precision,
                 "base_model": {"id": run.base_model_id, "name": run.base_model.name},
+                "continue_adapter": run.continue_adapter,
             },
         )
