@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from core.errors import UserError
 from core.folder_lock import folder_lock
+from core.ollama import ollama_create
 from core.programs import ProgramKilled, ProgramProblem, Report, program_run
 from core.store import require_disk
 from core.text import clean_text
@@ -278,7 +280,28 @@ def _to_hub(export: Export) -> str:
 
 
 def _to_ollama(export: Export) -> str:
-    raise NotImplementedError
+    """Returns the address of the Ollama that has it now."""
+    _write(export, phase="Creating it in Ollama", progress=0)
+    progress = ProgressWriter(export)
+    total = 0
+
+    def on_report(report: Report) -> None:
+        nonlocal total
+        total = report.get("bytes", total)
+        if "sent" in report and total:
+            progress(report["sent"] / total)
+        if "phase" in report:
+            progress(progress.export.progress, str(report["phase"]).capitalize())
+
+    ollama_create(
+        export.files_path,
+        export.destination,
+        replace=bool(export.options.get("replace")),
+        on_report=on_report,
+        on_tick=progress.again,
+    )
+
+    return str(settings.OLLAMA_URL)
 
 
 def _write(export: Export, **values: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
@@ -31,19 +32,17 @@ class ExportCheckSerializer(serializers.Serializer[Any]):
 
 class ExportProofSerializer(serializers.Serializer[Any]):
     passed = serializers.BooleanField(
-        allow_null=True, help_text="Null where the comparison could not be made."
+        allow_null=True, help_text="Null until it is compared, and where that could not be done."
     )
     checks = ExportCheckSerializer(many=True)
-    error = serializers.CharField(required=False, help_text="Why it could not be made.")
+    error = serializers.CharField(help_text="Why it could not be compared.")
 
 
 class ExportSerializer(serializers.ModelSerializer[Export]):
     model = ExportModelSerializer(read_only=True)
     title = serializers.CharField(read_only=True, help_text="Such as GGUF Q8_0.")
     files = ExportFileSerializer(many=True, read_only=True)
-    proof = ExportProofSerializer(
-        read_only=True, help_text="Comparison with the trained model; empty until it is made."
-    )
+    proof = serializers.SerializerMethodField(help_text="Comparison with the trained model.")
     quantization = serializers.SerializerMethodField(help_text="Of GGUF weights, else empty.")
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The export's page."
@@ -75,6 +74,11 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
             "url",
         )
         read_only_fields = fields
+
+    @extend_schema_field(ExportProofSerializer)
+    def get_proof(self, export: Export) -> dict[str, Any]:
+        nothing = {"passed": None, "checks": [], "error": ""}
+        return nothing | export.proof
 
     def get_quantization(self, export: Export) -> str:
         return str(export.options.get("quantization", ""))
@@ -126,6 +130,9 @@ class ExportDeliverSerializer(StrictSerializer):
         allow_blank=True,
         default="",
         help_text="The model's name in Ollama.",
+    )
+    replace = serializers.BooleanField(
+        required=False, default=False, help_text="Replace a model of that name in Ollama."
     )
     anyway = serializers.BooleanField(
         required=False, default=False, help_text="Although it differs from the trained model."

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
 from core.errors import UserError
 from core.hub import reference_clean
+from core.ollama import ollama_is_set_up, ollama_name_clean
 from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk
 from core.text import duration_words
@@ -50,10 +49,6 @@ SHARD_BYTES = 5 * 10**9
 EXPECTED_SECONDS = 40
 EXPECTED_BYTES_PER_SECOND = 2e7
 
-# As Ollama names models: name[:tag], with an account in front where there is one.
-OLLAMA_NAME = re.compile(
-    r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79})?(:[a-z0-9._-]{1,80})?"
-)
 
 Format = Export.Format
 Status = Export.Status
@@ -258,11 +253,17 @@ def export_retry(*, export: Export, by: User) -> Export:
 
 
 def export_deliver(
-    *, export: Export, by: User, destination: str = "", anyway: bool = False
+    *,
+    export: Export,
+    by: User,
+    destination: str = "",
+    replace: bool = False,
+    anyway: bool = False,
 ) -> Export:
     """Create the model in Ollama under the name `destination`, or upload what was held back.
 
-    anyway: although it is known to differ from the trained model. Raises UserError."""
+    replace: a model of that name in Ollama. anyway: although it is known to differ from the trained
+    model. Raises UserError."""
     export_check(export, by)
 
     if export.status != Status.READY:
@@ -275,7 +276,7 @@ def export_deliver(
         )
 
     if export.format == Format.OLLAMA:
-        if not settings.OLLAMA_URL:
+        if not ollama_is_set_up():
             raise UserError(
                 "No Ollama is configured. Ask your operator (DEEPEXTENSION_OLLAMA_URL), or "
                 "download the folder.",
@@ -284,6 +285,7 @@ def export_deliver(
         destination = _ollama_name(destination)
     elif export.delivery == Delivery.HELD:
         destination = export.destination
+        replace = bool(export.options.get("replace"))
     else:
         raise UserError("There is nowhere to deliver this export to.", code="wrong_state")
 
@@ -294,21 +296,17 @@ def export_deliver(
         asked_by=by,
         delivery=Delivery.WANTED,
         destination=destination,
-        options=export.options | {"anyway": True},
+        options=export.options | {"anyway": anyway, "replace": replace},
     )
 
     return export
 
 
-def _ollama_name(name: str) -> str:
-    name = name.strip().lower()
-    if not OLLAMA_NAME.fullmatch(name):
-        message = (
-            "Write it as Ollama does: small letters, digits, dots and dashes, such as my-model."
-        )
-        raise UserError({"destination": [message]})
-
-    return name
+def _ollama_name(text: str) -> str:
+    try:
+        return ollama_name_clean(text)
+    except UserError as error:
+        raise UserError({"destination": error.fields["name"]}) from error
 
 
 def _begin_again(waiting: Any, export: Export, *, refusal: str, **values: Any) -> None:

@@ -15,11 +15,13 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from core.errors import UserError
+from core.ollama import ollama_is_set_up
 from core.ownership import may_change, owner_check
 from core.parts import page_or_part
 from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.text import counted
+from engine.models.licences import licence_notes
 from exports.downloads import export_download, main_file
 from exports.formats import DESCRIPTIONS, QUANTIZATIONS, content_choices, obstacle, size_estimate
 from exports.models import Export
@@ -147,7 +149,8 @@ def quantization_choices(model: BaseModel) -> list[dict[str, Any]]:
 
 
 def licence_warnings(model: BaseModel) -> list[str]:
-    return []
+    """What the licence forbids or asks of those who pass the model on."""
+    return licence_notes(model.licence, commercial=settings.COMMERCIAL_USE)
 
 
 def exports_add(model: BaseModel, by: User, values: dict[str, Any]) -> list[Export]:
@@ -222,7 +225,7 @@ class ExportDetailView(View):
             "model": export.model,
             "may_change": export_may_change(export, reader),
             "main_file": main_file(export),
-            "ollama": bool(settings.OLLAMA_URL),
+            "ollama": ollama_is_set_up(),
             "ollama_name": export.destination or export.model.slug,
         }
 
@@ -255,6 +258,7 @@ class ExportDeliverView(ExportActionView):
             export=export,
             by=reader_of(request),
             destination=request.POST.get("destination", ""),
+            replace=bool(request.POST.get("replace")),
             anyway=bool(request.POST.get("anyway")),
         )
         return "It is on its way."
