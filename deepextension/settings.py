@@ -310,6 +310,13 @@ HF_TOKEN_USERS = env("HF_TOKEN_USERS", default="operators")
 if HF_TOKEN_USERS not in ("operators", "everybody"):
     raise ImproperlyConfigured("HF_TOKEN_USERS is operators or everybody.")
 
+# Exports. An Ollama in which models are created by a button.
+OLLAMA_URL = env("DEEPEXTENSION_OLLAMA_URL", default="")
+if OLLAMA_URL and not OLLAMA_URL.startswith(("https://", "http://")):
+    raise ImproperlyConfigured("DEEPEXTENSION_OLLAMA_URL is no http or https address.")
+# Whether licences that forbid commercial use are warned of.
+COMMERCIAL_USE = env.bool("DEEPEXTENSION_COMMERCIAL_USE", default=True)
+
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
 USE_TZ = True
