@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub, and downloads from it by the programs of engine.programs.hub."""
+"""Names on the Hugging Face hub, and downloads and uploads by the programs of engine.programs.hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.processes import proxy_environment
 from core.programs import TICK_SECONDS, OnReport, ProgramProblem, Report, program_run
 
-# A download that fails for a passing cause is tried again after RETRY_SECONDS, then after twice as
+# Work that fails for a passing cause is tried again after RETRY_SECONDS, then after twice as
 # long, and so on. A program picks up what the one before it left.
 DOWNLOAD_TRIES = 4
 RETRY_SECONDS = 5.0
@@ -27,6 +27,9 @@ _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
 _REFERENCE = re.compile(rf"{_PART}/{_PART}(?:@(?:{_PART}|refs/convert/parquet))?", re.ASCII)
 _ADDRESS = re.compile(r"https://(?:huggingface\.co|hf\.co)/(?:datasets/)?")
 _LONGEST = 200
+_REPOSITORY = re.compile(rf"{_PART}/{_PART}", re.ASCII)
+# The hub's own limit of a name.
+LONGEST_REPOSITORY = 96
 
 
 def reference_clean(text: str, kind: str, example: str) -> str:
@@ -67,35 +70,121 @@ def hub_download(
 
     What the callbacks raise ends the download. Raises ProgramProblem of the last try.
     """
-    for attempt in range(1, DOWNLOAD_TRIES + 1):
-        standstill = _Standstill(progress, on_progress)
+
+    def download() -> Report:
+        standstill = _Standstill("The download", progress, on_progress)
         free = shutil.disk_usage(settings.HOME).free - settings.DISK_RESERVE_BYTES
 
+        return program_run(
+            program,
+            *arguments(free),
+            seconds=None,
+            memory_bytes=MEMORY_BYTES,
+            work="The download",
+            environment=hub_environment(home, token),
+            on_report=on_report,
+            on_tick=standstill.check,
+        )
+
+    return _tried(download, on_retry, lambda: on_progress(progress()))
+
+
+def repository_clean(text: str) -> str:
+    """org/name of a repository to upload to, from what somebody typed or copied. Raises UserError
+    for the field "repository"."""
+    repository = _ADDRESS.sub("", text.strip()).rstrip("/")
+    if len(repository) > LONGEST_REPOSITORY or not _REPOSITORY.fullmatch(repository):
+        raise UserError({"repository": ["Write a name on Hugging Face, such as my-team/my-model."]})
+
+    return repository
+
+
+def hub_upload(
+    folder: Path,
+    repository: str,
+    *,
+    home: Path,
+    token: str,
+    public: bool = False,
+    update: bool = False,
+    on_progress: Callable[[float], None] = lambda share: None,
+    on_retry: Callable[[int], None] = lambda attempt: None,
+) -> Report:
+    """Upload the folder of an export as one commit; returns {"address", "commit", "private"}.
+
+    repository: org/name; it is made where there is none, private unless `public`. update: whether
+    one that holds files may be written to.
+    home, token: see hub_environment.
+    on_progress: called about once a second with the share that is done, 0 to 1. on_retry: as of
+    hub_download.
+
+    What the callbacks raise ends the upload. Raises ProgramProblem of the last try."""
+    options = [*(["--public"] if public else []), *(["--update"] if update else [])]
+
+    def upload() -> Report:
+        progress = _UploadProgress()
+        standstill = _Standstill(
+            "The upload", lambda: progress.read_bytes, lambda _: on_progress(progress.share)
+        )
+
+        return program_run(
+            "engine.programs.hub.push",
+            str(folder),
+            repository,
+            *options,
+            seconds=None,
+            memory_bytes=MEMORY_BYTES,
+            work="The upload",
+            # Somebody asks for this very upload, whatever else is to do without a network.
+            environment=hub_environment(home, token) | {"HF_HUB_OFFLINE": "0"},
+            on_report=progress.take,
+            on_tick=standstill.check,
+        )
+
+    return _tried(upload, on_retry, lambda: None)
+
+
+class _UploadProgress:
+    """What the program of an upload has reported."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self.read_bytes = 0
+
+    def take(self, report: Report) -> None:
+        self.size_bytes = int(report.get("bytes", self.size_bytes))
+        self.read_bytes = int(report.get("read", self.read_bytes))
+
+    @property
+    def share(self) -> float:
+        """Each file is read twice."""
+        return min(1.0, self.read_bytes / (2 * self.size_bytes)) if self.size_bytes else 0.0
+
+
+def _tried(
+    work: Callable[[], Report], on_retry: Callable[[int], None], on_wait: Callable[[], None]
+) -> Report:
+    """Do the work, again where it may go well later. Raises ProgramProblem of the last try."""
+    for attempt in range(1, DOWNLOAD_TRIES + 1):
         try:
-            return program_run(
-                program,
-                *arguments(free),
-                seconds=None,
-                memory_bytes=MEMORY_BYTES,
-                work="The download",
-                environment=hub_environment(home, token),
-                on_report=on_report,
-                on_tick=standstill.check,
-            )
+            return work()
         except ProgramProblem as problem:
             if not problem.passing or attempt == DOWNLOAD_TRIES:
                 raise
 
         on_retry(attempt + 1)
-        _pause(RETRY_SECONDS * 2 ** (attempt - 1), lambda: on_progress(progress()))
+        _pause(RETRY_SECONDS * 2 ** (attempt - 1), on_wait)
 
     raise AssertionError("the last try returns or raises")
 
 
 class _Standstill:
-    """Notices a download that no longer proceeds."""
+    """Notices work that no longer proceeds. `work`: as the beginning of a sentence."""
 
-    def __init__(self, progress: Callable[[], int], on_progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, work: str, progress: Callable[[], int], on_progress: Callable[[int], None]
+    ) -> None:
+        self.work = work
         self.progress = progress
         self.on_progress = on_progress
         self.last = progress()
@@ -108,7 +197,7 @@ class _Standstill:
             self.last = now
             self.changed_at = time.monotonic()
         elif time.monotonic() - self.changed_at > STANDSTILL_SECONDS:
-            raise ProgramProblem("The download stands still. Try again later.", passing=True)
+            raise ProgramProblem(f"{self.work} stands still. Try again later.", passing=True)
 
         self.on_progress(now)
 
@@ -122,10 +211,10 @@ def _pause(seconds: float, on_tick: Callable[[], None]) -> None:
 
 
 def hub_environment(home: Path, token: str) -> dict[str, str]:
-    """For a program that downloads.
+    """For a program that speaks to the hub.
 
     home: a folder of its own, so that it finds no token and no cache that somebody left on this
-    machine. token: that of the person whom the download is for, see
+    machine. token: that of the person whom the work is for, see
     accounts.services.hub_token_for; "" for none.
     """
     environment = proxy_environment() | {

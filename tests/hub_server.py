@@ -1,5 +1,7 @@
-"""Enough of the Hugging Face hub, on this machine, for a real huggingface_hub to download from."""
+"""Enough of the Hugging Face hub, on this machine, for a real huggingface_hub to download from and to
+upload to."""
 
+import base64
 import hashlib
 import json
 import re
@@ -15,6 +17,8 @@ from urllib.parse import parse_qs
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret_of_the_operator"
 PIECE_BYTES = 64 << 10
+# The hub keeps such files apart from others.
+LARGE = (".safetensors", ".gguf")
 
 
 @dataclass
@@ -22,7 +26,12 @@ class Hub:
     """`repositories`: {"org/name": folder}, and `datasets` alike; `gated` need TOKEN. `cut`: how
     many bytes of a large file are sent before the connection ends, None for all of it. `damaged`:
     weights arrive with another byte than they have. `pause`: seconds between two pieces of a large
-    file. `asked`: (path, Authorization header) of every request."""
+    file. `asked`: (path, Authorization header) of every request.
+
+    `made`: the folder for repositories that are made here, which TOKEN alone may write to. `private`:
+    those of them that are. `read_only`: the token may write nowhere. `posts`: what a POST gets in
+    place of an answer: "nonsense", "silence", or an address that it is sent on to. `objects`: an
+    address for large files that is not the hub's own."""
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -33,6 +42,13 @@ class Hub:
     damaged: bool = False
     pause: float = 0
     asked: list[tuple[str, str]] = field(default_factory=list)
+    made: Path | None = None
+    private: set[str] = field(default_factory=set)
+    read_only: bool = False
+    posts: str = ""
+    objects: str = ""
+    large: dict[str, bytes] = field(default_factory=dict)
+    commits: list[list[dict[str, object]]] = field(default_factory=list)
 
 
 @contextmanager
@@ -83,22 +99,108 @@ class _Handler(BaseHTTPRequestHandler):
         if found[2] == "paths-info":
             asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
             return self.json([entry for entry in tree(folder) if entry["path"] in asked])
-        return self.json(tree(folder) if found[2] == "tree" else info(name, folder))
+        described = info(name, folder) | {"private": name in self.hub.private}
+        return self.json(tree(folder) if found[2] == "tree" else described)
 
     def do_POST(self) -> None:
-        self.do_GET()
+        path = self.path.partition("?")[0]
+        if "/paths-info/" in path:
+            return self.do_GET()
+        token = self.headers.get("Authorization", "")
+        self.hub.asked.append((path, token))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.hub.posts == "silence":
+            return time.sleep(60)
+        if self.hub.posts == "nonsense":
+            return self.answer(200, b"<html>hello</html>", {"Content-Type": "text/html"})
+        if self.hub.posts:
+            return self.answer(307, b"", {"Location": self.hub.posts + path})
+        if self.hub.limited:
+            return self.refuse(429, "")
+        if token != f"Bearer {TOKEN}":
+            return self.refuse(401, "")
+        if self.hub.read_only:
+            return self.refuse(403, "")
+        return self.upload(path, body)
+
+    def do_PUT(self) -> None:
+        """A large file."""
+        size = int(self.headers["Content-Length"])
+        content = b""
+        while len(content) < size:
+            time.sleep(self.hub.pause if content else 0)
+            content += self.rfile.read(min(PIECE_BYTES, size - len(content)))
+        self.hub.large[hashlib.sha256(content).hexdigest()] = content
+        self.answer(200, b"")
+
+    def upload(self, path: str, body: bytes) -> None:
+        """What huggingface_hub asks for to make a repository and to fill it."""
+        if path == "/api/validate-yaml":
+            return self.json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            return self.create(name, is_private=asked.get("visibility") == "private")
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            return self.json({"transfer": "basic", "objects": [*map(self.large_object, objects)]})
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if found is None or found[1] not in self.hub.repositories:
+            return self.refuse(404, "RepoNotFound")
+        if found[2] == "commit":
+            return self.commit(self.hub.repositories[found[1]], body)
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
+                "shouldIgnore": False,
+            }
+            for file in json.loads(body)["files"]
+        ]
+        return self.json({"files": files})
+
+    def create(self, name: str, *, is_private: bool) -> None:
+        assert self.hub.made is not None
+        if name in self.hub.repositories:
+            return self.refuse(409, "")
+        folder = self.hub.made / name
+        folder.mkdir(parents=True)
+        (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+        self.hub.repositories[name] = folder
+        if is_private:
+            self.hub.private.add(name)
+        return self.json({"url": f"{self.hub.url}/{name}"})
+
+    def large_object(self, asked: dict) -> dict[str, object]:
+        entry: dict[str, object] = {"oid": asked["oid"], "size": asked["size"]}
+        if asked["oid"] not in self.hub.large:
+            address = f"{self.hub.objects or self.hub.url}/objects/{asked['oid']}"
+            entry["actions"] = {"upload": {"href": address}}
+        return entry
+
+    def commit(self, folder: Path, body: bytes) -> None:
+        lines = [json.loads(line) for line in body.splitlines()]
+        self.hub.commits.append(lines)
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+            elif line["key"] == "lfsFile":
+                (folder / value["path"]).write_bytes(self.hub.large[value["oid"]])
+            elif line["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+        self.json({"commitUrl": f"{self.hub.url}/commit/{COMMIT}", "commitOid": COMMIT})
 
     def refuse(self, status: int, code: str) -> None:
         self.json({"error": "no"}, status, {"X-Error-Code": code} if code else {})
 
     def json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
+        self.answer(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for key, text in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **(headers or {}),
-        }.items():
+        for key, text in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, text)
         self.end_headers()
         if self.command != "HEAD":

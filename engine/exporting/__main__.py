@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.exporting.documents import documents_write
 from engine.exporting.formats import FORMATS, Format
 from engine.exporting.request import SHARD_BYTES, Exported, ExportRequest
 from engine.loading.architecture import Refused
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             quantization=options.quantization,
             shard_bytes=options.shard_bytes,
         )
-        exported = _export(FORMATS[options.format], request, options.out)
+        exported = _export(options.format, request, options.out)
         say(done={"remark": exported.remark})
     except (Refused, ModelProblem) as error:
         say(error=str(error))
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _export(form: Format, request: ExportRequest, out: Path) -> Exported:
+def _export(name: str, request: ExportRequest, out: Path) -> Exported:
+    form = FORMATS[name]
     if out.exists():
         raise Refused(f"{out} is there already. Name a folder that is new.")
 
@@ -84,7 +86,7 @@ def _export(form: Format, request: ExportRequest, out: Path) -> Exported:
 
     say(phase="Converting")
     try:
-        return _write(form, request, out)
+        return _write(name, request, out)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -93,7 +95,8 @@ def _export(form: Format, request: ExportRequest, out: Path) -> Exported:
         raise Refused(_no_space(form, needed, free)) from error
 
 
-def _write(form: Format, request: ExportRequest, out: Path) -> Exported:
+def _write(name: str, request: ExportRequest, out: Path) -> Exported:
+    form = FORMATS[name]
     unfinished = out.with_name(f"{out.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -103,6 +106,7 @@ def _write(form: Format, request: ExportRequest, out: Path) -> Exported:
 
     try:
         exported = form.write(request, unfinished, on_progress)
+        documents_write(name, request, unfinished, exported)
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from engine.contract.rundir import file_sha256
+from engine.exporting.quantization import QUANTIZATIONS
 from engine.exporting.request import Exported, ExportRequest
 from engine.merging.card import RESULTS
 from engine.merging.folder import PASSPORT
@@ -190,12 +191,18 @@ def _summary(format_name: str, request: ExportRequest) -> str:
     what = {
         "safetensors": "The model",
         "adapter": "The adapter alone, without its base model",
-        "gguf": f"The model in llama.cpp's format, weights in {request.quantization}",
+        "gguf": f"The model in llama.cpp's format, weights in {_quantization(request)}",
         "gguf-adapter": "The adapter alone in llama.cpp's format",
-        "ollama": f"The model for Ollama, weights in {request.quantization}",
+        "ollama": f"The model for Ollama, weights in {_quantization(request)}",
     }[format_name]
 
     return f"{what}{trained}. `{PASSPORT}` says how it was made, with hashes."
+
+
+def _quantization(request: ExportRequest) -> str:
+    """As people call it."""
+    known = QUANTIZATIONS.get(request.quantization)
+    return known.title if known else request.quantization
 
 
 def _use(request: ExportRequest, *, is_adapter: bool) -> Use:

@@ -8,16 +8,18 @@ from typing import Any
 
 from gguf import GGUFReader
 
-from engine.chat.render import tokenizer_load
+from engine.chat.render import PLAIN_TEMPLATE, tokenizer_load
 from engine.exporting.documents import LICENCES, is_scorer
 from engine.exporting.gguf import gguf_bytes, gguf_file, gguf_write
 from engine.exporting.modelfile import MODELFILE, Modelfile, is_writable
 from engine.exporting.ollama_template import PLAIN, translate
+from engine.exporting.quantization import metadata_value
 from engine.exporting.request import Exported, ExportRequest, OnProgress
 from engine.loading.architecture import Refused
+from engine.loading.end_tokens import ends_of
 from engine.models.inspect import json_read
-from engine.proof.checks import ends_of
 from engine.publish.config import GENERATION
+from engine.publish.tokenizer import TEMPLATE
 
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 # Kinds of tokenizers to which llama.cpp adds a beginning token where the file says nothing of it.
@@ -36,7 +38,7 @@ def ollama_write(request: ExportRequest, out: Path, on_progress: OnProgress) -> 
         raise Refused("A reward model scores texts and writes none: Ollama has no use for it.")
 
     # Before the minutes that the weights take: it may be refused.
-    tokenizer = tokenizer_load(request.model)
+    tokenizer = _tokenizer(request.model)
     system = request.system_prompt.strip() and request.system_prompt
     default = system if system and not is_writable(system) else ""
     translation = translate(tokenizer, default_system=default)
@@ -60,20 +62,25 @@ def ollama_write(request: ExportRequest, out: Path, on_progress: OnProgress) -> 
     return Exported(remark=" ".join(remark for remark in remarks if remark))
 
 
+def _tokenizer(model: Path) -> Any:
+    """The model's tokenizer, without a chat template where the model has none of its own."""
+    tokenizer = tokenizer_load(model)
+    if tokenizer.chat_template == PLAIN_TEMPLATE and not (model / TEMPLATE).is_file():
+        tokenizer.chat_template = None
+
+    return tokenizer
+
+
 def adds_bos(file: Path) -> bool:
     """Whether llama.cpp puts the beginning token in front of every text for this GGUF file."""
     reader = GGUFReader(file)
-    stored = _value(reader, ADDS_BOS)
+    stored = metadata_value(reader, ADDS_BOS, None)
     if stored is not None:
         return bool(stored)
 
-    kind = _value(reader, "tokenizer.ggml.model")
-    return kind in BOS_MODELS or _value(reader, "tokenizer.ggml.pre") in BOS_PRE_TOKENIZERS
-
-
-def _value(reader: GGUFReader, key: str) -> Any:
-    field = reader.get_field(key)
-    return None if field is None else field.contents()
+    kind = metadata_value(reader, "tokenizer.ggml.model", "")
+    split = metadata_value(reader, "tokenizer.ggml.pre", "")
+    return kind in BOS_MODELS or split in BOS_PRE_TOKENIZERS
 
 
 def bos_set(file: Path, *, is_wanted: bool) -> None:

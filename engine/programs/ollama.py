@@ -22,6 +22,7 @@ import requests
 
 from engine.contract.rundir import file_sha256
 from engine.exporting.modelfile import MODELFILE, Modelfile, modelfile_read
+from engine.process.time_limit import time_limit
 from engine.programs.reports import Refused, report, run
 
 URL = "DEEPEXTENSION_OLLAMA_URL"
@@ -52,6 +53,7 @@ class Ollama:
             f"{self.url}{path}",
             timeout=(CONNECT_SECONDS, seconds),
             allow_redirects=False,
+            stream=True,
             **options,
         )
         if reply.is_redirect or 300 <= reply.status_code < 400:
@@ -83,7 +85,7 @@ class Ollama:
             raise Refused(f"Ollama did not take the model's file{_reason(reply)}")
 
     def create(self, values: dict[str, Any]) -> None:
-        reply = self.ask("POST", "/api/create", seconds=WORK_SECONDS, json=values, stream=True)
+        reply = self.ask("POST", "/api/create", seconds=WORK_SECONDS, json=values)
         with reply:
             if reply.status_code != 200:
                 raise Refused(f"Ollama did not create the model{_reason(reply)}")
@@ -185,7 +187,11 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _json(reply: requests.Response) -> dict[str, Any]:
-    return _object(reply.content[:LONGEST_LINE_BYTES])
+    """The answer's JSON object. A server that sends it byte by byte may not take for ever."""
+    with time_limit(ANSWER_SECONDS):
+        content = reply.raw.read(LONGEST_LINE_BYTES, decode_content=True)
+
+    return _object(content)
 
 
 def _reason(reply: requests.Response) -> str:
@@ -212,7 +218,7 @@ def explain(error: Exception) -> Refused:
     match error:
         case Refused():
             return error
-        case requests.Timeout():
+        case requests.Timeout() | TimeoutError():
             return Refused("Ollama took too long to answer. Try again later.", passing=True)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidSchema():
             return Refused(f"{URL} is no address. Ask your operator.")
