@@ -19,6 +19,8 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from accounts.services import hub_token_for
+from core import hub
 from core.errors import UserError
 from core.folder_lock import folder_lock
 from core.ollama import ollama_create
@@ -276,7 +278,29 @@ def _deliver(export: Export) -> dict[str, Any]:
 
 
 def _to_hub(export: Export) -> str:
-    raise NotImplementedError
+    """Returns the address of the repository."""
+    _write(export, phase="Uploading", progress=0)
+    progress = ProgressWriter(export)
+    home = export.folder / "hub"
+
+    def on_retry(attempt: int) -> None:
+        progress(0, f"Trying again ({attempt} of {hub.DOWNLOAD_TRIES})")
+
+    try:
+        uploaded = hub.hub_upload(
+            export.files_path,
+            export.destination,
+            home=home,
+            token=hub_token_for(export.asked_by),
+            public=not export.options.get("private", True),
+            update=bool(export.options.get("replace")),
+            on_progress=progress,
+            on_retry=on_retry,
+        )
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+    return str(uploaded["address"])[:500]
 
 
 def _to_ollama(export: Export) -> str:

@@ -77,8 +77,8 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
 
     @extend_schema_field(ExportProofSerializer)
     def get_proof(self, export: Export) -> dict[str, Any]:
-        nothing = {"passed": None, "checks": [], "error": ""}
-        return nothing | export.proof
+        proof: dict[str, Any] = {"passed": None, "checks": [], "error": ""} | export.proof
+        return proof
 
     def get_quantization(self, export: Export) -> str:
         return str(export.options.get("quantization", ""))
