@@ -46,6 +46,7 @@ def passport_make(
             "revision": source.revision if source else None,
             "licence": licence_read(base) or None if base.is_dir() else None,
         },
+        "carried_on": _carried_on(spec),
         "data": _data(spec.dataset),
         "evaluation_data": _data(spec.evaluation_dataset) if spec.evaluation_dataset else None,
         "code": _code(spec),
@@ -56,6 +57,19 @@ def passport_make(
         "remark": remark,
         **_measured(run, spec.recipe, step),
         "command": command,
+    }
+
+
+def _carried_on(spec: Spec) -> dict[str, Any] | None:
+    """The trained model whose adapter the train began with; None for one with a new adapter."""
+    start = spec.start_adapter
+    if start is None:
+        return None
+
+    weights = sorted(Path(start.path).glob("*.safetensors"))
+    return {
+        "model": start.model_name,
+        "weights_sha256": {path.name: file_sha256(path) for path in weights},
     }
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engine.__main__ import main as by_hand
-from engine.contract.rundir import Branch, StartAdapter, checkpoint_seal
+from engine.contract.rundir import Branch, StartAdapter, checkpoint_seal, file_sha256
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof.prove import prove
 from engine.run.session import Session
@@ -173,6 +173,14 @@ def test_it_is_merged_and_proved_as_any_other(tiny, first, tmp_path, recipe):
     model_write(MergeRequest(done.directory), tmp_path / "merged", lambda share: None)
     checks = prove(done.directory, tmp_path / "merged", 0, lambda share: None)
     assert [check.name for check in checks if not check.passed] == []
+
+    passport = json.loads((tmp_path / "merged" / "passport.json").read_text())
+    start = first.directory / "model" / "adapter_model.safetensors"
+    assert passport["carried_on"] == {
+        "model": "First",
+        "weights_sha256": {start.name: file_sha256(start)},
+    }
+    assert "carries on the adapter of First" in (done.directory / "model/README.md").read_text()
 
 
 def test_what_is_measured_before_is_the_model_at_the_start(tiny, first, tmp_path):

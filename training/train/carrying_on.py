@@ -14,6 +14,7 @@ from methods.models import TrainingMethod
 from methods.schema import ALL_LINEAR, Field, method_fields
 from models_app.adapters import ADAPTER_CONFIG, adapter_base, adapter_copy
 from models_app.models import BaseModel
+from training.models import TrainRun
 
 # What the adapter's own file decides: {parameter: its name in adapter_config.json}.
 GIVEN = {
@@ -85,10 +86,10 @@ def carried_parameters(
         raise UserError({"continue_adapter": [refusal]})
 
     fields = method_fields(method)
-    adapter = parameters.get("adapter", fields["adapter"].default)
+    what = fields["adapter"]
+    adapter = what.default if what.fixed else parameters.get("adapter", what.default)
     if refusal := carry_on_obstacle(method.recipe, adapter):
-        name = "continue_adapter" if fields["adapter"].fixed else "adapter"
-        raise UserError({name: [refusal]})
+        raise UserError({"continue_adapter" if what.fixed else "adapter": [refusal]})
 
     given = adapter_parameters(model)
     errors = {}
@@ -145,6 +146,13 @@ def can_carry_on(method: TrainingMethod, fields: dict[str, Field]) -> bool:
 
     adapter = fields["adapter"]
     return not adapter.fixed or bool(adapter.default == "lora")
+
+
+def loaded_model(run: TrainRun) -> BaseModel:
+    """The model whose files the train loads: its base model, or what an adapter that it carries on
+    belongs on."""
+    base = adapter_base(run.base_model) if run.continue_adapter else None
+    return base or run.base_model
 
 
 def adapter_take(model: BaseModel, directory: Path) -> StartAdapter:

@@ -34,11 +34,10 @@ from jobs.devices.presence import WorkerState, worker_state
 from jobs.queue import queue_insert, starts_after_check
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
-from models_app.adapters import adapter_base
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
-from training.train.carrying_on import adapter_take, carried_parameters
+from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
@@ -370,11 +369,7 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
 
 def _spec(run: TrainRun, branch: Branch | None, adapter: StartAdapter | None) -> Spec:
     evaluation_dataset = run.evaluation_dataset
-    base_model = run.base_model
-    if adapter is not None:
-        # Checked before: an adapter that is carried on belongs on a model.
-        base_model = adapter_base(run.base_model) or run.base_model
-
+    base_model = loaded_model(run)
     return Spec(
         run_id=run.pk,
         attempt=run.attempt,
