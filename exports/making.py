@@ -31,6 +31,7 @@ from exports.formats import size_estimate
 from exports.models import Export
 from exports.services import delivery_failed
 from jobs.progress import progress_report
+from models_app.adapters import adapter_base
 from models_app.models import BaseModel
 
 # More than the background workers give it (jobs.services): the last resort.
@@ -115,6 +116,8 @@ def _make(export: Export) -> None:
     if not export.proof:
         _prove(export)
 
+    _leftovers_remove(export)
+
     if not export.files:
         _write(export, phase="Hashing", progress=COMPARED)
         files = files_listed(export.files_path)
@@ -161,6 +164,13 @@ def _files_write(export: Export) -> None:
     making.rename(export.files_path)
 
 
+def _leftovers_remove(export: Export) -> None:
+    """What a process that was killed has left beside the files."""
+    for path in export.folder.iterdir():
+        if path.is_dir() and path != export.files_path:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _model_check(model: BaseModel) -> None:
     if not model.path.is_dir():
         raise ProgramProblem(f"The files of {model.name} are gone. Add the model again.")
@@ -179,7 +189,20 @@ def _write_options(export: Export) -> list[str]:
         file.write_text(prompt, encoding="utf-8")
         options += ["--system-file", str(file)]
 
+    if hub_id := _base_hub_id(model):
+        options += ["--base-id", hub_id]
+
     return [*options, *_adapter_options(model)]
+
+
+def _base_hub_id(model: BaseModel) -> str:
+    """The name on the hub of what the model's adapter lies on, or nothing."""
+    base = adapter_base(model)
+    if base is None or base.source != BaseModel.Source.HUB:
+        return ""
+
+    hub_id, _, _ = base.reference.partition("@")
+    return hub_id
 
 
 def system_prompt_of(model: BaseModel) -> str:
@@ -194,16 +217,11 @@ def system_prompt_of(model: BaseModel) -> str:
 
 def _adapter_options(model: BaseModel) -> list[str]:
     """The model's adapter and what it lies on; nothing where it has none."""
-    base = model.parent
+    base = adapter_base(model)
     if base is None or not model.has_adapter:
         return []
 
-    options = ["--adapter", str(model.adapter_path), "--base", str(base.path)]
-    if base.source == BaseModel.Source.HUB:
-        hub_id, _, _ = base.reference.partition("@")
-        options += ["--base-id", hub_id]
-
-    return options
+    return ["--adapter", str(model.adapter_path), "--base", str(base.path)]
 
 
 def _prove(export: Export) -> None:
@@ -215,7 +233,20 @@ def _prove(export: Export) -> None:
     except ProgramProblem as problem:
         proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
 
-    _write(export, proof=proof)
+    _write(export, proof=proof | _model_verdict(export.model, proof))
+
+
+def _model_verdict(model: BaseModel, proof: Report) -> Report:
+    """An export that equals a model which is not the trained one is not the trained one either."""
+    if model.proof_state != "failed" or proof.get("passed") is None:
+        return {}
+
+    check = {
+        "name": "The model itself",
+        "passed": False,
+        "detail": "It differs from what was trained, as its page says.",
+    }
+    return {"passed": False, "checks": [check, *proof["checks"]]}
 
 
 def _proof_make(export: Export) -> Report:

@@ -38,10 +38,12 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = frozenset(
     {
         "engine.chat.lengths",
+        "engine.exporting",
         "engine.merging",
         "engine.programs.convert",
         "engine.programs.token_rows",
         "engine.proof",
+        "engine.proof.exported",
     }
 )
 FOR_READING = (

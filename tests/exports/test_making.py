@@ -1,9 +1,9 @@
 """Exports are made by the real programs, compared, and leave nothing half-written behind."""
 
-import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from core.programs import folder_bytes
 from exports import making
@@ -59,15 +59,29 @@ def test_what_is_there_is_neither_written_nor_compared_again(export, monkeypatch
     assert (export.status, export.files) == ("ready", before)
 
 
-def test_an_export_of_another_model_is_found_out(export, model):
-    reference = json.loads(model.reference_path.read_text())
-    reference["trained"]["answers"] = [[1, 2, 3] for _ in reference["trained"]["answers"]]
-    reference["trained"]["log_probs"] = [
-        [value - 5 for value in row] for row in reference["trained"]["log_probs"]
-    ]
-    model.reference_path.write_text(json.dumps(reference))
+def test_an_export_that_is_spoilt_on_its_way_is_found_out(export, monkeypatch):
+    """Between the two programs, as a disk would do it."""
+    prove = making._prove
+
+    def spoil_and_prove(row):
+        path = row.files_path / "model.safetensors"
+        weights = load_file(path)
+        name = "model.layers.1.mlp.down_proj.weight"
+        save_file(weights | {name: weights[name] * 0}, path, metadata={"format": "pt"})
+        prove(row)
+
+    monkeypatch.setattr(making, "_prove", spoil_and_prove)
     made(export)
     assert (export.status, export.differs) == ("ready", True)
+    assert "Same probabilities" in [check["name"] for check in export.failed_checks()]
+
+
+def test_what_equals_a_model_that_differs_differs_too(export, model):
+    model.proof = {"passed": False, "checks": []}
+    model.save()
+    made(export)
+    assert export.differs
+    assert [check["name"] for check in export.failed_checks()] == ["The model itself"]
 
 
 def test_a_comparison_that_cannot_be_made_says_why(export, model):
