@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 from core.errors import UserError
-from core.hub import reference_clean
+from core.hub import repository_clean
 from core.ollama import ollama_is_set_up, ollama_name_clean
 from core.ownership import deletion_check, may_change, owner_check
 from core.store import require_disk
@@ -128,15 +128,7 @@ def _repository(model: BaseModel, content: str, repository: str) -> str:
     if not repository.strip():
         raise UserError({"repository": ["Name the repository: your account/a name."]})
 
-    try:
-        reference = reference_clean(repository, "repository", "my-team/my-model")
-    except UserError as error:
-        raise UserError({"repository": error.fields["reference"]}) from error
-
-    if "@" in reference:
-        raise UserError({"repository": ["Leave out the revision: it is uploaded as a new one."]})
-
-    return reference
+    return repository_clean(repository)
 
 
 def _quantization(quantization: str) -> str:

@@ -43,7 +43,7 @@ WRONG = [
     ({"format": "hub"}, "repository", "Name the repository"),
     ({"format": "hub", "repository": "no-account"}, "repository", "my-team/my-model"),
     ({"format": "hub", "repository": "../x"}, "repository", "my-team/my-model"),
-    ({"format": "hub", "repository": "a/b@main"}, "repository", "Leave out the revision"),
+    ({"format": "hub", "repository": "a/b@main"}, "repository", "my-team/my-model"),
     ({"format": "hub", "repository": "a/b", "content": "ollama"}, "content", "Choose one of"),
     ({"format": "gguf", "repository": "a/b"}, "repository", "Only an upload"),
     ({"format": "gguf", "content": "gguf"}, "content", "Only an upload"),
