@@ -30,6 +30,16 @@ def weights_folder(model: BaseModel) -> Path:
     return run / MODEL
 
 
+def adapter_base(model: BaseModel) -> BaseModel | None:
+    """The model that the kept adapter belongs on. It is the parent, unless the train carried the
+    parent's adapter on: then it is what that adapter belongs on."""
+    base = model.parent
+    while base is not None and model.trained_from.get("continue_adapter"):
+        model, base = base, base.parent
+
+    return base
+
+
 def adapter_copy(weights: Path, target: Path) -> bool:
     """Copy the adapter in the folder `weights` into the new folder `target`. Returns whether there
     is one; a model that was trained whole has none. Raises UserError for a full disk."""
