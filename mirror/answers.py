@@ -14,6 +14,8 @@ from models_app.repositories import Repository, RepositoryFile
 REPOSITORY = "RepoNotFound"
 REVISION = "RevisionNotFound"
 ENTRY = "EntryNotFound"
+# What llama.cpp takes where no quantization is named.
+USUAL = ("Q4_K_M", "Q8_0")
 
 
 class Missing(Exception):
@@ -95,6 +97,25 @@ def tree(repository: Repository, folder: str) -> list[dict[str, Any]]:
         raise Missing(ENTRY, f"{folder} does not exist in {repository.identity}.")
 
     return found
+
+
+def manifest(repository: Repository, tag: str) -> dict[str, Any]:
+    """The GGUF file that llama.cpp means by a tag, such as Q8_0, as it asks for it before it
+    downloads. Raises Missing."""
+    files = {name: file for name, file in repository.files.items() if name.endswith(".gguf")}
+    wanted = USUAL if tag.lower() == "latest" else (tag,)
+    names = [
+        name
+        for quantization in wanted
+        for name in sorted(files)
+        if name.lower().endswith(f"{quantization}.gguf".lower())
+    ]
+    if tag.lower() == "latest":
+        names += sorted(files)
+    if not names:
+        raise Missing(ENTRY, f"{repository.identity} has no GGUF file {tag}.")
+
+    return {"ggufFile": {"rfilename": names[0], "size": files[names[0]].size_bytes}}
 
 
 def _lfs(file: RepositoryFile) -> dict[str, Any]:

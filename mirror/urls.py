@@ -13,6 +13,11 @@ urlpatterns = [
     path(f"{API}/tree/<str:revision>", views.TreeView.as_view(), name="tree"),
     path(f"{API}/tree/<str:revision>/<path:folder>", views.TreeView.as_view(), name="folder"),
     path(
+        "v2/<str:namespace>/<str:name>/manifests/<str:tag>",
+        views.ManifestView.as_view(),
+        name="manifest",
+    ),
+    path(
         "<str:namespace>/<str:name>/resolve/<str:revision>/<path:path>",
         views.FileView.as_view(),
         name="file",

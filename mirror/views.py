@@ -16,6 +16,7 @@ from mirror.answers import (
     REPOSITORY,
     REVISION,
     Missing,
+    manifest,
     refusal_of,
     repository_facts,
     tree,
@@ -68,6 +69,11 @@ class RefsView(MirrorView):
         commit = self.repository(namespace, name).commit
         branch = {"name": MAIN, "ref": f"refs/heads/{MAIN}", "targetCommit": commit}
         return JsonResponse({"branches": [branch], "converts": [], "tags": [], "pullRequests": []})
+
+
+class ManifestView(MirrorView):
+    def get(self, request: Request, namespace: str, name: str, tag: str) -> HttpResponseBase:
+        return JsonResponse(manifest(self.repository(namespace, name), tag))
 
 
 class FileView(MirrorView):

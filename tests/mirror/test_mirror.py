@@ -217,6 +217,11 @@ def test_another_app_provides_repositories(pull, trained, alice, monkeypatch, tm
 
     repositories_provide("-gguf", provide)
     assert body(pull(f"{MODEL}-gguf/resolve/main/{path.name}", alice)) == b"GGUF"
+    for tag in ("latest", "q8_0", "Q8_0"):
+        found = pull(f"v2/{MODEL}-gguf/manifests/{tag}", alice).json()["ggufFile"]
+        assert found == {"rfilename": path.name, "size": 4}
+
+    assert pull(f"v2/{MODEL}-gguf/manifests/Q4_0", alice)["X-Error-Code"] == "EntryNotFound"
     assert pull("api/models/deepextension/other-gguf", alice).status_code == 404
 
 
