@@ -21,6 +21,7 @@ from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset, Label, TokenLengths
 from datasets_app.services import dataset_create
 from engine.contract.rundir import LOG, MODEL
+from exports.models import Export
 from jobs.models import Job
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
@@ -57,7 +58,8 @@ def used_home(home: Any) -> dict[str, str]:
     methods_install()
     trains = trains_make(people, models, datasets)
     jobs = jobs_make(people, models, datasets)
-    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs}
+    exports = exports_make(people["alice"], models["model"])
+    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs, **exports}
     ids = {name: str(thing.pk) for name, thing in everything.items()}
     return ids | {"four": ids_of(trains, 4), "six": ids_of(trains, 6), "two": ids_of(trains, 2)}
 
@@ -142,6 +144,64 @@ def models_make(owner: User) -> dict[str, BaseModel]:
         "choose another file.",
     )
     return found
+
+
+def exports_make(owner: User, model: BaseModel) -> dict[str, Export]:
+    """Exports of a model, one of each state."""
+    checks = [
+        {"name": name, "passed": number != 4, "detail": SENTENCE}
+        for number, name in enumerate(
+            ("Loads in llama.cpp", "Same tokens", "Same chat template", "End tokens", "Answers")
+        )
+    ]
+    passed = {"passed": True, "checks": checks[:4]}
+    files = [
+        {"name": name, "size_bytes": size, "sha256": "9f86d081" * 8}
+        for name, size in (
+            ("Qwen3-1.7B-Instruct-2507-bf16-continued-on-support-tickets-Q4_K_M.gguf", GIB),
+            ("passport.json", 4_812),
+        )
+    ]
+    ready = {
+        "status": "ready",
+        "proof": passed,
+        "files": files,
+        "size_bytes": GIB,
+        "made_at": timezone.now(),
+    }
+    states: dict[str, dict[str, Any]] = {
+        "export": ready
+        | {"format": "ollama", "options": {"quantization": "q4_k_m"}, "remark": SENTENCE},
+        "export-differs": ready
+        | {
+            "format": "gguf",
+            "options": {"quantization": "q5_k_m"},
+            "proof": {"passed": False, "checks": checks},
+        },
+        "export-held": ready
+        | {
+            "format": "hub",
+            "options": {"content": "safetensors"},
+            "proof": {"passed": False, "checks": checks},
+            "delivery": "held",
+            "destination": "organisation-of-long-name/qwen3-1.7b-continued-on-support-tickets",
+        },
+        "export-making": {
+            "format": "safetensors",
+            "status": "making",
+            "phase": "Comparing with the model",
+            "progress": 0.62,
+        },
+        "export-failed": {
+            "format": "gguf-adapter",
+            "status": "failed",
+            "error": "llama.cpp does not know the architecture Qwen3ForCausalLM. " + ADDRESS,
+        },
+    }
+    return {
+        name: Export.objects.create(model=model, asked_by=owner, **values)
+        for name, values in states.items()
+    }
 
 
 def datasets_make(owner: User, home: Any) -> dict[str, Dataset]:

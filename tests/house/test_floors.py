@@ -17,10 +17,11 @@ FLOORS = {
     "datasets_app": 4,
     "models_app": 4,
     "methods": 4,
-    "exports": 5,
-    "training": 6,
-    "people": 7,
-    "deepextension": 8,
+    "mirror": 5,
+    "exports": 6,
+    "training": 7,
+    "people": 8,
+    "deepextension": 9,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.
