@@ -47,12 +47,13 @@ class Ollama:
         self.session.trust_env = False
 
     def ask(
-        self, method: str, path: str, *, seconds: float = ANSWER_SECONDS, **options: Any
+        self, method: str, path: str, *, seconds: float | None = None, **options: Any
     ) -> requests.Response:
+        """`seconds`: how long no byte may come, ANSWER_SECONDS where none are given."""
         reply = self.session.request(
             method,
             f"{self.url}{path}",
-            timeout=(CONNECT_SECONDS, seconds),
+            timeout=(CONNECT_SECONDS, seconds or ANSWER_SECONDS),
             allow_redirects=False,
             stream=True,
             **options,
