@@ -11,7 +11,7 @@ from django.conf import settings
 from core.errors import UserError
 from core.programs import OnReport, Report, program_run
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 2 << 30
 # Nothing takes longer that goes well: 100 GB at 30 MB a second.
 SECONDS = 3600.0
 NAME = re.compile(r"(?:[a-z0-9][\w-]{0,79}/)?[a-z0-9][\w.-]{0,79}(?::[\w.-]{1,80})?", re.ASCII)

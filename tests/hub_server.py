@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None or found[1] not in self.hub.repositories:
             return self.refuse(404, "RepoNotFound")
         if found[2] == "commit":
-            return self.commit(self.hub.repositories[found[1]], body)
+            return self.commit(found[1], body)
         files = [
             {
                 "path": file["path"],
@@ -178,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
             entry["actions"] = {"upload": {"href": address}}
         return entry
 
-    def commit(self, folder: Path, body: bytes) -> None:
+    def commit(self, name: str, body: bytes) -> None:
+        folder = self.hub.repositories[name]
         lines = [json.loads(line) for line in body.splitlines()]
         self.hub.commits.append(lines)
         for line in lines:
@@ -189,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
                 (folder / value["path"]).write_bytes(self.hub.large[value["oid"]])
             elif line["key"] == "deletedFile":
                 (folder / value["path"]).unlink()
-        self.json({"commitUrl": f"{self.hub.url}/commit/{COMMIT}", "commitOid": COMMIT})
+        self.json({"commitUrl": f"{self.hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
 
     def refuse(self, status: int, code: str) -> None:
         self.json({"error": "no"}, status, {"X-Error-Code": code} if code else {})

@@ -118,9 +118,8 @@ def licence(request: ExportRequest) -> str:
 
 def readme(format_name: str, request: ExportRequest, out: Path) -> str:
     """The model's own card with the instructions of this format in place of its own."""
-    card = _card_of(request.model)
-    data = _licence_keys(request.base) | card.data.to_dict() | _front_matter(format_name, request)
-    text = card.text
+    own, text = _card_of(request.model)
+    data = _licence_keys(request.base) | own | _front_matter(format_name, request)
     _, heading, results = text.partition(RESULTS)
 
     if format_name == "safetensors" and text.strip():
@@ -133,14 +132,23 @@ def readme(format_name: str, request: ExportRequest, out: Path) -> str:
     return f"---\n{front}\n---\n\n{body.strip()}\n"
 
 
-def _card_of(model: Path) -> ModelCard:
-    """An empty card where there is none, or one that cannot be read."""
-    text = (model / README).read_text(errors="replace") if (model / README).is_file() else ""
+def _card_of(model: Path) -> tuple[dict[str, Any], str]:
+    """(front matter, text) of the folder's card, both empty where there is none or it cannot be
+    read."""
+    if not (model / README).is_file():
+        return {}, ""
+
+    text = (model / README).read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---"):
+        return {}, text
+
     try:
-        return ModelCard(text, ignore_metadata_errors=True)
+        card = ModelCard(text, ignore_metadata_errors=True)
     except Exception:
         # A front matter that is no YAML: whatever its parser raises.
-        return ModelCard("", ignore_metadata_errors=True)
+        return {}, ""
+
+    return card.data.to_dict(), card.text
 
 
 def _licence_keys(base: Path | None) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def _licence_keys(base: Path | None) -> dict[str, Any]:
     if base is None:
         return {}
 
-    data = _card_of(base).data.to_dict()
+    data, _ = _card_of(base)
     return {key: data[key] for key in LICENCE_KEYS if key in data}
 
 

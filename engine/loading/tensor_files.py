@@ -92,5 +92,14 @@ class TensorWriter:
             (self.out / "model-00001.safetensors").rename(self.out / WEIGHTS)
             return
 
-        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": self.weight_map}
+        # How many there are is known now, and programs look for such names.
+        final = {name: self._final_name(name) for name in set(self.weight_map.values())}
+        for name, final_name in final.items():
+            (self.out / name).rename(self.out / final_name)
+
+        weight_map = {tensor: final[name] for tensor, name in self.weight_map.items()}
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
         (self.out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _final_name(self, name: str) -> str:
+        return name.replace(".safetensors", f"-of-{self.file_count:05}.safetensors")

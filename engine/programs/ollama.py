@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from engine.contract.rundir import file_sha256
 from engine.exporting.modelfile import MODELFILE, Modelfile, modelfile_read
@@ -46,12 +47,13 @@ class Ollama:
         self.session.trust_env = False
 
     def ask(
-        self, method: str, path: str, *, seconds: float = ANSWER_SECONDS, **options: Any
+        self, method: str, path: str, *, seconds: float | None = None, **options: Any
     ) -> requests.Response:
+        """`seconds`: how long no byte may come, ANSWER_SECONDS where none are given."""
         reply = self.session.request(
             method,
             f"{self.url}{path}",
-            timeout=(CONNECT_SECONDS, seconds),
+            timeout=(CONNECT_SECONDS, seconds or ANSWER_SECONDS),
             allow_redirects=False,
             stream=True,
             **options,
@@ -187,7 +189,8 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _json(reply: requests.Response) -> dict[str, Any]:
-    """The answer's JSON object. A server that sends it byte by byte may not take for ever."""
+    """The answer's JSON object. A server that sends it byte by byte may not take for ever; urllib3
+    turns the limit's error into its own."""
     with time_limit(ANSWER_SECONDS):
         content = reply.raw.read(LONGEST_LINE_BYTES, decode_content=True)
 
@@ -218,11 +221,11 @@ def explain(error: Exception) -> Refused:
     match error:
         case Refused():
             return error
-        case requests.Timeout() | TimeoutError():
+        case requests.Timeout() | ReadTimeoutError():
             return Refused("Ollama took too long to answer. Try again later.", passing=True)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidSchema():
             return Refused(f"{URL} is no address. Ask your operator.")
-        case requests.RequestException():
+        case requests.RequestException() | HTTPError():
             return Refused(
                 "Ollama cannot be reached, or the connection was cut. Try again later.",
                 passing=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from core.errors import UserError
@@ -93,18 +95,18 @@ def test_each_wrong_answer_has_words_of_its_own(ollama, folder, wrong):
 
 
 @pytest.mark.parametrize("wrong", ["silence", "drip"])
-def test_a_slow_one_is_given_up(ollama, folder, monkeypatch, wrong):
+def test_a_slow_one_is_given_up(ollama, folder, monkeypatch, capsys, wrong):
     """In this process, whose limits can be changed."""
     from engine.programs import ollama as program
 
     monkeypatch.setattr(program, "ANSWER_SECONDS", 0.5)
     monkeypatch.setenv(program.URL, ollama.url)
     ollama.wrong = wrong
-    with pytest.raises((program.requests.Timeout, TimeoutError)) as caught:
-        program.create(folder, "tiny", replace=False)
-    reason = program.explain(caught.value)
-    assert "took too long" in str(reason)
-    assert reason.passing
+    code = program.main([str(folder), "tiny"])
+    (last,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert code == 1
+    assert "took too long" in last["error"]
+    assert last["passing"]
 
 
 def test_one_that_is_away_is_worth_another_try(folder, settings):

@@ -161,8 +161,11 @@ def _target_check(request: httpx2.Request) -> None:
 
 def _redirect_check(response: httpx2.Response) -> None:
     """Called with each answer. Raises Refused for a redirect to another server."""
-    target = response.next_request
-    if target is not None and target.url.netloc != response.request.url.netloc:
+    if not response.has_redirect_location:
+        return
+
+    here = response.request.url
+    if here.join(response.headers["Location"]).netloc != here.netloc:
         raise _elsewhere()
 
 
