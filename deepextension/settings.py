@@ -69,6 +69,7 @@ INSTALLED_APPS = [
     "models_app",
     "methods",
     "training",
+    "chains",
     "people",
     "deepextension.apps.DeepExtensionAdminConfig",
     "django.contrib.auth",

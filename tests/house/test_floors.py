@@ -18,8 +18,9 @@ FLOORS = {
     "models_app": 4,
     "methods": 4,
     "training": 5,
-    "people": 6,
-    "deepextension": 7,
+    "chains": 6,
+    "people": 7,
+    "deepextension": 8,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.
