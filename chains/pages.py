@@ -15,7 +15,6 @@ from django.views import View
 
 from chains.filters import ChainFilter
 from chains.form import chain_or_404
-from chains.gates import BOUNDS, method_metrics
 from chains.models import Chain, Stage
 from chains.services import (
     chain_cancel,
@@ -93,12 +92,7 @@ class ChainDetailView(View):
         if wants_part(request):
             return render(request, "chains/_chain.html", context)
 
-        context |= {
-            "gates": Stage.Gate.choices,
-            "bounds": BOUNDS,
-            "starts": Stage.Start.choices,
-            "metrics": {row.stage.pk: method_metrics(row.stage.method) for row in context["rows"]},
-        }
+        context |= {"gates": Stage.Gate.choices, "starts": Stage.Start.choices}
         return render(request, "chains/detail.html", context)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -191,29 +192,17 @@ def _number(stages: Sequence[Stage]) -> None:
         stage.save(update_fields=["position", "base_model"])
 
 
-class _draft:
-    """`with _draft(chain, by) as stages`: the stages of a draft in order, locked until the end.
-    Raises PermissionDenied, or UserError where it is no draft."""
+@contextmanager
+def _draft(chain: Chain, by: User) -> Iterator[list[Stage]]:
+    """The stages of a draft in order, locked until the end. Raises PermissionDenied, and UserError
+    where it is no draft any more."""
+    owner_check(chain, by)
+    with transaction.atomic():
+        locked = Chain.objects.select_for_update(of=("self",)).get(pk=chain.pk)
+        if locked.status != Status.DRAFT:
+            raise UserError(NOT_A_DRAFT, code="wrong_state")
 
-    def __init__(self, chain: Chain, by: User) -> None:
-        owner_check(chain, by)
-        self.pk = chain.pk
-        self.lock = transaction.atomic()
-
-    def __enter__(self) -> list[Stage]:
-        self.lock.__enter__()
-        try:
-            chain = Chain.objects.select_for_update(of=("self",)).get(pk=self.pk)
-            if chain.status != Status.DRAFT:
-                raise UserError(NOT_A_DRAFT, code="wrong_state")
-
-            return list(chain.stages.all())
-        except BaseException as error:
-            self.lock.__exit__(type(error), error, error.__traceback__)
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        self.lock.__exit__(*error)
+        yield list(locked.stages.all())
 
 
 def _stage_at(stages: Sequence[Stage], position: int) -> Stage:

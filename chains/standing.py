@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from django.contrib.auth.models import AnonymousUser, User
 
 from chains.checking import Errors, stages_errors
-from chains.gates import gate_words, measured_words
+from chains.gates import gate_words, measured_words, method_metrics
 from chains.models import Chain, Stage
 from core.ownership import Reader, may_change
 from models_app.models import BaseModel
@@ -61,6 +61,11 @@ class StageRow:
     def gate(self) -> str:
         """What must be so before the next stage, as the end of "if …"."""
         return gate_words(self.stage)
+
+    @property
+    def metrics(self) -> list[tuple[str, str]]:
+        """(name, title) of what the gate can ask for."""
+        return list(method_metrics(self.stage.method).items())
 
     @property
     def found(self) -> str:
