@@ -33,6 +33,7 @@ from chains.services import (
 from core import api_sharing
 from core.api import errors
 from core.errors import UserError
+from core.ownership import owner_check
 from core.requests import reader_of, row_or_404
 from training.api.trains import BESIDE, ingredients, other_train
 
@@ -150,6 +151,7 @@ class ChainDetailView(APIView):
     def patch(self, request: Request, pk: int) -> Response:
         """Rename a chain."""
         chain = chain_or_404(request, pk)
+        owner_check(chain, reader_of(request))
         body = ChainUpdateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         if "name" in body.validated_data:

@@ -304,6 +304,7 @@ def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, wo
         "api-dataset-changes": 403,
         "chains:add": 403,
         "chains:stage": 403,
+        "chains:stage_plan": 403,
     }
 
     wrong = []
