@@ -143,12 +143,15 @@ def _finite(value: object) -> float | None:
 
 def gate_words(stage: Stage) -> str:
     """What must be so, as the end of "if …"."""
-    if stage.gate not in BOUNDS:
-        return str(Gate(stage.gate).label)
+    at = f"stage {stage.position}"
+    if stage.gate == Gate.FINISHED:
+        return f"{at} has finished"
+    if stage.gate == Gate.BETTER:
+        return f"the evaluation of {at} is better than at its start"
 
     bound = "at most" if stage.gate == Gate.AT_MOST else "at least"
     wanted = "?" if stage.gate_value is None else number(stage.gate_value)
-    return f"its {metric_title(stage.gate_metric)} is {bound} {wanted}"
+    return f"the {metric_title(stage.gate_metric)} of {at} is {bound} {wanted}"
 
 
 def metric_title(name: str) -> str:
@@ -161,16 +164,17 @@ def method_metrics(method: TrainingMethod | None) -> dict[str, str]:
 
 
 def measured_words(stage: Stage, method: TrainingMethod | None) -> str:
-    """What the gate found: "eval loss 1.204, at its start 1.3"; "" where it asked for no value."""
+    """What the gate found, behind what it asks for: "it was 1.204"; "" where it asks for no
+    value."""
     if stage.passed is None or stage.gate == Gate.FINISHED or method is None:
         return ""
 
-    title = metric_title(_metric(stage, method))
+    subject = "it" if stage.gate in BOUNDS else f"its {metric_title(_metric(stage, method))}"
     if stage.measured is None:
-        return f"its {title} was not measured"
+        return f"{subject} was not measured"
 
-    text = f"its {title} was {number(stage.measured)}"
-    if stage.gate != Gate.BETTER:
+    text = f"{subject} was {number(stage.measured)}"
+    if stage.gate in BOUNDS:
         return text
     if stage.measured_before is None:
         return f"{text}, and it was not measured at its start"

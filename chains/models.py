@@ -124,10 +124,10 @@ class Stage(models.Model):
         ADAPTER = "adapter", "Carries the adapter on"
 
     class Gate(models.TextChoices):
-        FINISHED = "finished", "it has finished"
-        BETTER = "better", "its evaluation is better than at its start"
-        AT_MOST = "at_most", "a value is at most"
-        AT_LEAST = "at_least", "a value is at least"
+        FINISHED = "finished", "It has finished"
+        BETTER = "better", "Its evaluation is better than at its start"
+        AT_MOST = "at_most", "A value is at most …"
+        AT_LEAST = "at_least", "A value is at least …"
 
     chain = models.ForeignKey(Chain, models.CASCADE, related_name="stages")
     position = models.PositiveSmallIntegerField(help_text="1 for the first.")

@@ -98,7 +98,7 @@ def test_a_gate_lets_pass_what_is_asked_for_and_says_what_it_found(
     if not passes:
         said = "was not measured" if measured is None else f"{measured:g}"
         assert said in chain.reason
-        assert "stage 2 starts if its " in chain.reason
+        assert "stage 2 starts if the " in chain.reason
 
 
 def test_a_train_that_keeps_its_best_is_judged_by_it(make_chain):

@@ -93,7 +93,7 @@ def test_a_chain_stops_goes_on_and_is_cancelled(caller, body):
     told = caller.get(f"{PATH}{pk}/").json()
     gate = told["stages"][0]["gate"]
     assert (told["status"], gate["passed"], gate["measured"]) == ("stopped", False, 1.75)
-    assert "its eval loss is at most 1.5, but its eval loss was 1.75" in told["reason"]
+    assert "if the eval loss of stage 1 is at most 1.5, but it was 1.75" in told["reason"]
 
     told = caller.post(f"{PATH}{pk}/go-on/", {}, JSON).json()
     assert (told["status"], told["stages"][0]["gate"]["waived"]) == ("running", True)
