@@ -28,7 +28,6 @@ from engine.models.inspect import (
     ModelFacts,
     ModelProblem,
     config_read,
-    folder_digest,
     folder_read,
     hooks_remove,
     kept_files,
@@ -39,7 +38,8 @@ from engine.models.inspect import (
 from jobs.progress import progress_report
 from models_app.adapters import adapter_copy, weights_folder
 from models_app.folders import folder_copy, folder_resolve
-from models_app.models import ADAPTER_FOLDER, UPLOADED, BaseModel
+from models_app.models import ADAPTER_FOLDER, REFERENCE, UPLOADED, BaseModel
+from models_app.passport import passport_complete
 
 # More than the background workers give it (jobs.services): the last resort.
 MOST_ATTEMPTS = 6
@@ -311,6 +311,8 @@ def _proof_make(model: BaseModel) -> Report:
             str(run),
             str(model.import_path / "files"),
             *options,
+            "--reference",
+            str(_kept(model) / REFERENCE),
             # Two models in fp32 for a moment, of base models that are stored in half of that.
             seconds=1800 + size / 5e5,
             memory_bytes=8 * 2**30 + 6 * size,
@@ -387,7 +389,7 @@ def _finish(model: BaseModel) -> None:
     _write(model, progress=0.95)
     values = _values(facts, model) | {
         "template_example": clean_text(tried["example"]),
-        "sha256": folder_digest(files),
+        "sha256": passport_complete(model, files),
         "tokenizer_sha256": tokenizer_digest(files),
     }
 

@@ -142,6 +142,42 @@ class BaseModelUpdateSerializer(StrictSerializer):
     )
 
 
+class PassportSerializer(serializers.Serializer[Any]):
+    """Parts that a model does not have are left out."""
+
+    version = serializers.IntegerField(help_text="Of this form, 2.")
+    model = serializers.DictField(help_text="Names and hashes.")  # type: ignore[assignment]
+    licences = serializers.DictField(help_text="Of the model and its base model.")
+    files = serializers.DictField(help_text="By name: bytes and sha256.")
+    source = serializers.DictField(  # type: ignore[assignment]
+        required=False, help_text="Of a model that was added: kind, reference, revision, licence."
+    )
+    train = serializers.DictField(required=False, help_text="Its id, name, method and recipe.")
+    checkpoint_step = serializers.IntegerField(required=False, allow_null=True)
+    base_model = serializers.DictField(
+        required=False, help_text="Its name, sha256, id and revision on the hub, licence."
+    )
+    data = serializers.DictField(  # type: ignore[assignment]
+        required=False, help_text="sha256, format and type of the file."
+    )
+    evaluation_data = serializers.DictField(required=False, allow_null=True)
+    datasets = serializers.DictField(required=False, help_text="Their ids, titles and licences.")
+    code = serializers.DictField(
+        required=False, help_text="The platform's version; hashes of programs and rewards."
+    )
+    trained_weights_sha256 = serializers.DictField(required=False)
+    parameters = serializers.DictField(required=False)
+    system_prompt = serializers.CharField(required=False)
+    precision = serializers.CharField(required=False)
+    remark = serializers.CharField(required=False)
+    machine = serializers.DictField(required=False, help_text="Device, versions, precision.")
+    measures = serializers.DictField(
+        required=False, help_text="First, last and best value of the method's metric."
+    )
+    proof = serializers.DictField(required=False)
+    command = serializers.CharField(required=False)
+
+
 class FolderSerializer(serializers.Serializer[Any]):
     path = serializers.CharField(help_text="Send it as `reference`.")
     name = serializers.CharField()

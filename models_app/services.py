@@ -174,10 +174,14 @@ def trained_from(model: BaseModel, reader: Any) -> dict[str, Any]:
     return {key: value for key, value in origin.items() if key in PUBLIC_ORIGIN}
 
 
+def may_read(model: BaseModel, reader: Any) -> bool:
+    return reader is not None and may_see(model, reader)
+
+
 def parent_of(model: BaseModel, reader: Any) -> BaseModel | None:
     """The model that it was trained from, where `reader` may see that."""
     parent = model.parent
-    return parent if parent is not None and reader is not None and may_see(parent, reader) else None
+    return parent if parent is not None and may_read(parent, reader) else None
 
 
 def gguf_check(file: ReceivedFile) -> None:

@@ -25,6 +25,7 @@ from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
 from models_app.folders import allowed_roots
 from models_app.models import BaseModel
+from models_app.passport import passport_download
 from models_app.services import (
     DESCRIPTION_LIMIT,
     model_add,
@@ -181,6 +182,11 @@ def _in_use(model: BaseModel, reader: User) -> str:
     """What keeps the model from being deleted, "" for nothing."""
     uses = uses_of(model) if may_delete(model, reader) else []
     return in_use_text(model, uses, reader) if uses else ""
+
+
+class ModelPassportView(ModelPage):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return passport_download(row_or_404(self.models(), pk), self.reader)
 
 
 class ModelActionView(RowActionView[BaseModel]):

@@ -44,6 +44,9 @@ def test_it_belongs_to_the_trains_owner_and_says_where_it_is_from(finished, alic
         "precision": "auto",
         "base_model": {"id": finished.base_model_id, "name": "Tiny"},
         "continue_adapter": False,
+        "datasets": {
+            "training": {"id": finished.dataset_id, "title": "Toys", "licence": ""},
+        },
     }
     assert list(models_of(finished, alice)) == [model]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import transaction
 from django.db.models import QuerySet
@@ -107,5 +109,16 @@ def train_merge(
                 "precision": precision,
                 "base_model": {"id": run.base_model_id, "name": run.base_model.name},
                 "continue_adapter": run.continue_adapter,
+                "datasets": _datasets(run),
             },
         )
+
+
+def _datasets(run: TrainRun) -> dict[str, dict[str, Any]]:
+    """What it learned from and was measured with, each with its version and licence."""
+    datasets = {"training": run.dataset, "evaluation": run.evaluation_dataset}
+    return {
+        role: {"id": dataset.pk, "title": dataset.title, "licence": dataset.licence}
+        for role, dataset in datasets.items()
+        if dataset is not None
+    }
