@@ -81,6 +81,11 @@ def may_see_all(model: type[models.Model], user: Any) -> bool:
     return has_right(user, "change", model)
 
 
+def may_see(row: Any, user: Any) -> bool:
+    """Of one row what OwnedQuerySet.visible_to says of many."""
+    return row.shared or is_owner(row, user) or may_see_all(type(row), user)
+
+
 def is_owner(row: Any, user: Any) -> bool:
     # An anonymous user has no id either, and does not own rows without an owner.
     if row.owner_id is None:

@@ -17,6 +17,7 @@ urlpatterns = [
     path("admin/queue/", include("django_rq.urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("deepextension.api_urls")),
+    path("hub/", include("mirror.urls")),
     path("healthz", healthz, name="healthz"),
 ]
 

@@ -22,11 +22,13 @@ from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
 from models_app.folders import allowed_roots
 from models_app.models import BaseModel
+from models_app.passport import passport_ready
 from models_app.serializers import (
     BaseModelCreateSerializer,
     BaseModelSerializer,
     BaseModelUpdateSerializer,
     FoldersSerializer,
+    PassportSerializer,
 )
 from models_app.services import (
     model_add,
@@ -119,6 +121,18 @@ class BaseModelDetailView(BaseModelView):
         """Remove the model with its files; refused while trains that started from it are there."""
         model_delete(model=self.get_model(), by=self.reader)
         return Response(status=204)
+
+
+class BaseModelPassportView(BaseModelView):
+    @extend_schema(
+        parameters=[KEY],
+        responses={200: PassportSerializer, **errors(400, 401, 404)},
+    )
+    def get(self, request: Request, key: str) -> Response:
+        """Where the model is from: hashes of its files, base model, data, code and adapter,
+        parameters, licences, machine, measures, proof, and the command that makes it once more.
+        Of a shared model without what is its owner's alone."""
+        return Response(passport_ready(self.get_model(), self.reader))
 
 
 class BaseModelActionView(BaseModelView):

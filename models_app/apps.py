@@ -13,15 +13,17 @@ class ModelsAppConfig(AppConfig):
 
         tokenizers_offer(tokenizers_of_models)
         jobs = "models_app.jobs"
-        kind_register(
-            Kind(
-                "model-import",
-                "Model import",
-                run=f"{jobs}.import_model",
-                ended=f"{jobs}.import_ended",
-                keys=f"{jobs}.import_keys",
-                needs=("models_app.importing",),
-                addresses=f"{jobs}.import_addresses",
-                notice_seconds=WORTH_A_NOTICE,
+        # A merge makes a model as an import does: of what a train left.
+        for name, title in (("model-import", "Model import"), ("model-merge", "Merge")):
+            kind_register(
+                Kind(
+                    name,
+                    title,
+                    run=f"{jobs}.import_model",
+                    ended=f"{jobs}.import_ended",
+                    keys=f"{jobs}.import_keys",
+                    needs=("models_app.importing",),
+                    addresses=f"{jobs}.import_addresses",
+                    notice_seconds=WORTH_A_NOTICE,
+                )
             )
-        )

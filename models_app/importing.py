@@ -28,7 +28,6 @@ from engine.models.inspect import (
     ModelFacts,
     ModelProblem,
     config_read,
-    folder_digest,
     folder_read,
     hooks_remove,
     kept_files,
@@ -37,8 +36,10 @@ from engine.models.inspect import (
     weight_files,
 )
 from jobs.progress import progress_report
+from models_app.adapters import adapter_copy, weights_folder
 from models_app.folders import folder_copy, folder_resolve
-from models_app.models import UPLOADED, BaseModel
+from models_app.models import ADAPTER_FOLDER, REFERENCE, UPLOADED, BaseModel
+from models_app.passport import passport_complete
 
 # More than the background workers give it (jobs.services): the last resort.
 MOST_ATTEMPTS = 6
@@ -98,8 +99,8 @@ def model_import(pk: int) -> None:
             logger.exception("import of model %s", pk)
             _fail(
                 model,
-                "The import ended by a fault of the platform. Ask your operator to look into the "
-                "log.",
+                f"The {model.work} ended by a fault of the platform. Ask your operator to look into "
+                "the log.",
             )
 
 
@@ -119,8 +120,8 @@ def _begin(model: BaseModel) -> None:
     """An import that took its worker with it time and again is not begun for ever."""
     if model.attempts >= MOST_ATTEMPTS:
         raise ProgramProblem(
-            "The import was cut off several times, perhaps for lack of memory. Try again when it "
-            "is calm."
+            f"The {model.work} was cut off several times, perhaps for lack of memory. Try again "
+            "when it is calm."
         )
 
     _write(model, attempts=model.attempts + 1, error="")
@@ -155,8 +156,8 @@ def _fail(model: BaseModel, reason: str) -> None:
 
 
 def _clear(model: BaseModel) -> None:
-    shutil.rmtree(model.path, ignore_errors=True)
-    shutil.rmtree(model.import_path, ignore_errors=True)
+    for folder in model.folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(model: BaseModel) -> None:
@@ -277,6 +278,9 @@ def _fetch_trained(model: BaseModel, files: Path) -> None:
     )
 
     _write(model, description=model.description or clean_text(str(done["remark"])))
+    shutil.rmtree(_kept(model), ignore_errors=True)
+    _kept(model).mkdir(mode=0o700)
+    adapter_copy(weights_folder(model), _kept(model) / ADAPTER_FOLDER)
 
 
 def _prove(model: BaseModel) -> None:
@@ -307,6 +311,8 @@ def _proof_make(model: BaseModel) -> Report:
             str(run),
             str(model.import_path / "files"),
             *options,
+            "--reference",
+            str(_kept(model) / REFERENCE),
             # Two models in fp32 for a moment, of base models that are stored in half of that.
             seconds=1800 + size / 5e5,
             memory_bytes=8 * 2**30 + 6 * size,
@@ -383,16 +389,31 @@ def _finish(model: BaseModel) -> None:
     _write(model, progress=0.95)
     values = _values(facts, model) | {
         "template_example": clean_text(tried["example"]),
-        "sha256": folder_digest(files),
+        "sha256": passport_complete(model, files),
         "tokenizer_sha256": tokenizer_digest(files),
     }
 
+    _kept_move(model)
     shutil.rmtree(model.path, ignore_errors=True)
     files.rename(model.path)
     _write(
         model, status=BaseModel.Status.READY, progress=1, phase="", error="", attempts=0, **values
     )
     shutil.rmtree(model.import_path, ignore_errors=True)
+
+
+def _kept_move(model: BaseModel) -> None:
+    """What is kept of a trained model beside its weights goes to its place."""
+    if not model.is_trained:
+        return
+
+    shutil.rmtree(model.trained_path, ignore_errors=True)
+    model.trained_path.parent.mkdir(exist_ok=True, mode=0o700)
+    _kept(model).rename(model.trained_path)
+
+
+def _kept(model: BaseModel) -> Path:
+    return model.import_path / "kept"
 
 
 def _values(facts: ModelFacts, model: BaseModel) -> dict[str, object]:

@@ -43,6 +43,6 @@ def import_addresses(jobs: Sequence[Job], reader: User) -> dict[int, str]:
 
 def import_keys(row: Any) -> list[str]:
     from models_app.models import BaseModel
-    from models_app.services import import_key
+    from models_app.services import job_key
 
-    return [import_key(row.pk)] if isinstance(row, BaseModel) else []
+    return [job_key(row)] if isinstance(row, BaseModel) else []

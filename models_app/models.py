@@ -13,8 +13,14 @@ from core.store import models_folder
 
 # The uploaded GGUF file, in the folder of its import.
 UPLOADED = "source.gguf"
+# What is kept of a trained model beside its weights, in the folder `trained_path`.
+ADAPTER_FOLDER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+REFERENCE = "reference.json"
+VERSION_LIMIT = 20
+# {work}: import or merge.
 CUT_OFF = (
-    "The import was cut off several times, perhaps for lack of memory. Try again when the server "
+    "The {work} was cut off several times, perhaps for lack of memory. Try again when the server "
     "is less busy."
 )
 
@@ -26,7 +32,7 @@ class BaseModelQuerySet(OwnedQuerySet["BaseModel"]):
     def with_related(self) -> BaseModelQuerySet:
         # A count groups, and grouping forgets the model's own order.
         return (
-            self.select_related("owner")
+            self.select_related("owner", "parent")
             .annotate(train_count=models.Count("trains"))
             .order_by("name", "id")
         )
@@ -93,6 +99,20 @@ class BaseModel(Owned):
     proof = models.JSONField(
         default=dict, blank=True, help_text="Of a model that was trained here: passed, and checks."
     )
+    # What another model was trained from stays, as what a train started from does.
+    parent = models.ForeignKey(
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="children",
+        help_text="Of a model that was trained here: the model that its train started from.",
+    )
+    version = models.CharField(
+        max_length=VERSION_LIMIT,
+        blank=True,
+        help_text="Of a model that was trained here: counts up under its name.",
+    )
 
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)
@@ -103,15 +123,29 @@ class BaseModel(Owned):
         ordering: ClassVar = ["name", "id"]
 
     def __str__(self) -> str:
-        return self.name
+        return self.title
 
     def get_absolute_url(self) -> str:
         return reverse("models:detail", args=[self.pk])
 
     @property
+    def title(self) -> str:
+        """The name, of a trained model with its version: "Help desk · v2"."""
+        if not self.version:
+            return self.name
+
+        version = f"v{self.version}" if self.version[0].isdigit() else self.version
+        return f"{self.name} · {version}"
+
+    @property
     def is_trained(self) -> bool:
         """Whether it is what a train of this platform made."""
         return self.source == self.Source.TRAIN
+
+    @property
+    def work(self) -> str:
+        """What makes it, as a noun."""
+        return "merge" if self.is_trained else "import"
 
     @property
     def proof_state(self) -> str:
@@ -126,3 +160,30 @@ class BaseModel(Owned):
     def import_path(self) -> Path:
         """Where its import works: the uploaded file, and what is not yet a whole model."""
         return models_folder() / "imports" / str(self.pk)
+
+    @property
+    def folders(self) -> list[Path]:
+        """All that a model has on disk."""
+        return [self.path, self.import_path, self.trained_path]
+
+    @property
+    def trained_path(self) -> Path:
+        """What is kept of a trained model beside its weights; it appears with the model."""
+        return models_folder() / "trained" / str(self.pk)
+
+    @property
+    def adapter_path(self) -> Path:
+        """The adapter that was merged into the weights. `has_adapter`: whether it is there."""
+        return self.trained_path / ADAPTER_FOLDER
+
+    @property
+    def reference_path(self) -> Path:
+        """What the trained model answered, as engine.proof wrote it: exports are held against it
+        when the train's own files are gone."""
+        return self.trained_path / REFERENCE
+
+    @property
+    def has_adapter(self) -> bool:
+        """Not that of a model that was trained whole, nor of one from before adapters were kept
+        whose train is gone."""
+        return (self.adapter_path / ADAPTER_WEIGHTS).is_file()

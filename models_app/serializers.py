@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
 from core.api_sharing import OwnerField
 from models_app.models import BaseModel
-from models_app.services import DESCRIPTION_LIMIT, trained_from
+from models_app.services import DESCRIPTION_LIMIT, parent_of, trained_from
+
+
+class ParentSerializer(serializers.ModelSerializer[BaseModel]):
+    """A model by its names alone."""
+
+    class Meta:
+        model = BaseModel
+        fields = ("id", "slug", "title")
+        read_only_fields = fields
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
@@ -21,6 +31,11 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         help_text="Of a model that was trained here. Its train and base model are named to its "
         "owner and operators."
     )
+    title = serializers.CharField(read_only=True, help_text="The name with its version.")
+    parent = serializers.SerializerMethodField(
+        help_text="Of a model that was trained here: the model that its train started from, for "
+        "those who may see it."
+    )
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The model's page."
     )
@@ -31,6 +46,8 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "id",
             "slug",
             "name",
+            "version",
+            "title",
             "description",
             "source",
             "reference",
@@ -49,6 +66,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "tokenizer_sha256",
             "linear_modules",
             "trained_from",
+            "parent",
             "proof",
             "chat_template",
             "template_example",
@@ -61,10 +79,18 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         )
         read_only_fields = fields
 
-    def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
+    @property
+    def reader(self) -> Any:
         request = self.context.get("request")
-        reader = request.user if request is not None else None
-        return trained_from(model, reader)
+        return request.user if request is not None else None
+
+    def get_trained_from(self, model: BaseModel) -> dict[str, Any]:
+        return trained_from(model, self.reader)
+
+    @extend_schema_field(ParentSerializer(allow_null=True))
+    def get_parent(self, model: BaseModel) -> dict[str, Any] | None:
+        parent = parent_of(model, self.reader)
+        return ParentSerializer(parent).data if parent is not None else None
 
 
 class BaseModelCreateSerializer(StrictSerializer):
@@ -114,6 +140,42 @@ class BaseModelUpdateSerializer(StrictSerializer):
     description = serializers.CharField(
         max_length=DESCRIPTION_LIMIT, required=False, allow_blank=True
     )
+
+
+class PassportSerializer(serializers.Serializer[Any]):
+    """Parts that a model does not have are left out."""
+
+    version = serializers.IntegerField(help_text="Of this form, 2.")
+    model = serializers.DictField(help_text="Names and hashes.")  # type: ignore[assignment]
+    licences = serializers.DictField(help_text="Of the model and its base model.")
+    files = serializers.DictField(help_text="By name: bytes and sha256.")
+    source = serializers.DictField(  # type: ignore[assignment]
+        required=False, help_text="Of a model that was added: kind, reference, revision, licence."
+    )
+    train = serializers.DictField(required=False, help_text="Its id, name, method and recipe.")
+    checkpoint_step = serializers.IntegerField(required=False, allow_null=True)
+    base_model = serializers.DictField(
+        required=False, help_text="Its name, sha256, id and revision on the hub, licence."
+    )
+    data = serializers.DictField(  # type: ignore[assignment]
+        required=False, help_text="sha256, format and type of the file."
+    )
+    evaluation_data = serializers.DictField(required=False, allow_null=True)
+    datasets = serializers.DictField(required=False, help_text="Their ids, titles and licences.")
+    code = serializers.DictField(
+        required=False, help_text="The platform's version; hashes of programs and rewards."
+    )
+    trained_weights_sha256 = serializers.DictField(required=False)
+    parameters = serializers.DictField(required=False)
+    system_prompt = serializers.CharField(required=False)
+    precision = serializers.CharField(required=False)
+    remark = serializers.CharField(required=False)
+    machine = serializers.DictField(required=False, help_text="Device, versions, precision.")
+    measures = serializers.DictField(
+        required=False, help_text="First, last and best value of the method's metric."
+    )
+    proof = serializers.DictField(required=False)
+    command = serializers.CharField(required=False)
 
 
 class FolderSerializer(serializers.Serializer[Any]):

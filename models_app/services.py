@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from itertools import count
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -15,30 +14,35 @@ from django.utils import timezone
 from core.errors import UserError
 from core.hub import reference_clean
 from core.listing import slug_free
-from core.ownership import deletion_check, may_change, owner_check
+from core.ownership import deletion_check, may_change, may_see, owner_check
 from core.store import require_disk, stored_path
-from core.text import clean_label, clean_text, counted, duration_words
+from core.text import clean_label, clean_text, duration_words
 from core.upload import ReceivedFile
 from engine.models.inspect_gguf import GgufProblem, header_check
 from jobs.adding import job_add
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG
 from jobs.services import job_cancel, job_drop
+from models_app.adapters import adapters_keep
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
+from models_app.standing import in_use_text
+from models_app.versions import title_check, version_clean, version_set
 
 DESCRIPTION_LIMIT = 20_000
 # A name under the API's address, and so no slug.
 RESERVED_SLUGS = {"folders"}
 SAVE_TRIES = 10
 
-# The kind of background work, see jobs.kinds.
+# The kinds of background work, see jobs.kinds.
 IMPORT = "model-import"
+MERGE = "model-merge"
 # A download may take hours, and nobody knows before it began.
 EXPECTED_SECONDS = 7200
-IMPORT_ENDINGS = {
-    CANCELLED: "The import was cancelled.",
+# {work}: import or merge.
+ENDINGS = {
+    CANCELLED: "The {work} was cancelled.",
     TOO_LONG: (
-        "The import took longer than the {limit} that it may take, and was ended. Ask your "
+        "The {work} took longer than the {limit} that it may take, and was ended. Ask your "
         "operator for more time (DEEPEXTENSION_BACKGROUND_MINUTES), then try again."
     ),
     BROKE_OFF: CUT_OFF,
@@ -109,12 +113,18 @@ def model_add_gguf(*, owner: User | None, file: ReceivedFile, name: str = "") ->
 
 
 def model_add_trained(
-    *, owner: User | None, name: str, licence: str, trained_from: dict[str, Any]
+    *,
+    owner: User | None,
+    name: str,
+    licence: str,
+    trained_from: dict[str, Any],
+    version: str = "",
 ) -> BaseModel:
     """Make a model of what a train learned, in the background.
 
     `trained_from`: {"train": id, "name", "method", "step": of a checkpoint or 0, "precision",
-    "base_model": {"id", "name"}}. Raises UserError {"name": …}, and with code duplicate where the
+    "base_model": {"id", "name"}}. name: the train's where it is blank. version: the next number of
+    that name where it is blank. Raises UserError {"version": …}, and with code duplicate where the
     same is there already."""
     same = BaseModel.objects.filter(
         owner=owner,
@@ -135,16 +145,19 @@ def model_add_trained(
     if trained_from["step"]:
         reference += f", step {trained_from['step']}"
 
-    model = BaseModel(
-        owner=owner,
-        name=_free_name(owner, name, trained_from["name"]),
-        source=BaseModel.Source.TRAIN,
-        reference=reference,
-        licence=licence,
-        trained_from=trained_from,
-    )
-
     with transaction.atomic():
+        name = clean_label(name, limit=120) or clean_label(trained_from["name"], limit=120)
+        model = BaseModel(
+            owner=owner,
+            name=name or "model",
+            version=version_clean(version),
+            source=BaseModel.Source.TRAIN,
+            reference=reference,
+            licence=licence,
+            trained_from=trained_from,
+            parent_id=trained_from["base_model"]["id"],
+        )
+        version_set(model)
         _save_with_slug(model)
         model_enqueue(model)
 
@@ -161,24 +174,14 @@ def trained_from(model: BaseModel, reader: Any) -> dict[str, Any]:
     return {key: value for key, value in origin.items() if key in PUBLIC_ORIGIN}
 
 
-def _free_name(owner: User | None, wanted: str, otherwise: str) -> str:
-    """The name that was asked for, or a free one made of `otherwise`. Raises UserError {"name":
-    …}."""
-    models = BaseModel.objects.filter(owner=owner, archived_at=None)
-    name = clean_label(wanted, limit=120)
-    if name:
-        if models.filter(name__iexact=name).exists():
-            raise UserError({"name": ["You have a model of that name already."]})
+def may_read(model: BaseModel, reader: Any) -> bool:
+    return reader is not None and may_see(model, reader)
 
-        return name
 
-    base = clean_label(otherwise, limit=110) or "model"
-    taken = set(models.filter(name__startswith=base).values_list("name", flat=True))
-    if base not in taken:
-        return base
-
-    numbered = (f"{base} {number}" for number in count(2))
-    return next(name for name in numbered if name not in taken)
+def parent_of(model: BaseModel, reader: Any) -> BaseModel | None:
+    """The model that it was trained from, where `reader` may see that."""
+    parent = model.parent
+    return parent if parent is not None and may_read(parent, reader) else None
 
 
 def gguf_check(file: ReceivedFile) -> None:
@@ -226,18 +229,21 @@ def _refuse_twin(same: QuerySet[BaseModel], *, field: str, added: str, failed: s
     imported, and of one whose import failed."""
     message = ""
     if twin := same.exclude(status=Status.FAILED).first():
-        message = f"{added}: {twin.name}."
+        message = f"{added}: {twin.title}."
     elif twin := same.first():
-        message = f"{failed}: {twin.name}. Try that one again."
+        message = f"{failed}: {twin.title}. Try that one again."
 
     if message:
         raise UserError({field: [message]}, code="duplicate")
 
 
 def _save_with_slug(model: BaseModel) -> None:
+    # A slug drops dots, and 2.1 is not 21.
+    name = model.title.replace(".", "-") if model.version else model.name
+
     for attempt in range(1, SAVE_TRIES + 1):
         model.slug = slug_free(
-            BaseModel.objects.all(), model.name, fallback="model", reserved=RESERVED_SLUGS
+            BaseModel.objects.all(), name, fallback="model", reserved=RESERVED_SLUGS
         )
         try:
             with transaction.atomic():
@@ -250,29 +256,37 @@ def _save_with_slug(model: BaseModel) -> None:
                 raise
 
 
-def import_key(pk: int) -> str:
-    return f"{IMPORT}-{pk}"
+def job_kind(model: BaseModel) -> str:
+    """What is done to make it: the kind of its job."""
+    return MERGE if model.is_trained else IMPORT
+
+
+def job_key(model: BaseModel) -> str:
+    return f"{job_kind(model)}-{model.pk}"
 
 
 def model_enqueue(model: BaseModel) -> None:
     job_add(
-        IMPORT,
+        job_kind(model),
         model.pk,
-        key=import_key(model.pk),
-        name=model.name,
+        key=job_key(model),
+        name=model.title,
         owner_id=model.owner_id,
         expected_seconds=EXPECTED_SECONDS,
     )
 
 
 def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
-    """End the import of a model; it can be tried again. Raises UserError (wrong_state) for a model
-    that is not being imported."""
+    """End the import or merge of a model; it can be tried again. Raises UserError (wrong_state) for
+    a model that is not being made."""
     owner_check(model, by)
 
     if model.status != Status.IMPORTING:
-        raise UserError("This model is not being imported.", code="wrong_state")
-    if not job_cancel(import_key(model.pk)):
+        raise UserError(
+            f"This model is not being {'merged' if model.is_trained else 'imported'}.",
+            code="wrong_state",
+        )
+    if not job_cancel(job_key(model)):
         import_ended(model.pk, CANCELLED)
 
     model.refresh_from_db()
@@ -280,13 +294,13 @@ def model_import_cancel(*, model: BaseModel, by: User) -> BaseModel:
 
 
 def import_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
-    """Write down that an import ended before its time, for a reason of jobs.kinds."""
+    """Write down that an import or merge ended before its time, for a reason of jobs.kinds."""
     importing = BaseModel.objects.filter(pk=pk, status=Status.IMPORTING)
     model = importing.first()
     if model is None:
         return
 
-    error = IMPORT_ENDINGS[reason].format(limit=duration_words(limit_seconds))
+    error = ENDINGS[reason].format(work=model.work, limit=duration_words(limit_seconds))
     importing.update(status=Status.FAILED, error=error, phase="", progress=0)
 
     if reason == CANCELLED:
@@ -307,6 +321,8 @@ def model_update(
         values["name"] = clean_label(name, limit=120)
         if not values["name"]:
             raise UserError({"name": ["Give the model a name."]})
+        if model.is_trained:
+            title_check(model, values["name"], model.version)
 
     if description is not None:
         values["description"] = clean_text(description)[:DESCRIPTION_LIMIT]
@@ -345,7 +361,7 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
             attempts=0,
         )
         if not is_failed:
-            raise UserError("Only a failed import can be tried again.", code="wrong_state")
+            raise UserError(f"Only a failed {model.work} can be tried again.", code="wrong_state")
 
         model_enqueue(model)
 
@@ -354,27 +370,22 @@ def model_retry(*, model: BaseModel, by: User) -> BaseModel:
 
 
 def model_delete(*, model: BaseModel, by: User) -> None:
-    """Remove a model with its files. Raises UserError (in_use) for one that trains started from."""
+    """Remove a model with its files. Raises UserError (in_use), naming what stands on it: trains,
+    models trained from it, exports."""
     deletion_check(model, by)
-    pk = model.pk
-    path = model.path
-    import_path = model.import_path
+    key = job_key(model)
+    folders = model.folders
 
     try:
         with transaction.atomic():
             model.delete()
     except ProtectedError as error:
-        trains = counted(len(error.protected_objects), "train")
-        raise UserError(
-            f"{trains} started from {model.name}, so it stays. Archive it instead: it is then no "
-            "longer offered.",
-            code="in_use",
-        ) from error
+        raise UserError(in_use_text(model, error.protected_objects, by), code="in_use") from error
 
     # An import that runs notices that the row is gone, and clears up behind itself.
-    job_drop(import_key(pk), also_running=False)
-    shutil.rmtree(path, ignore_errors=True)
-    shutil.rmtree(import_path, ignore_errors=True)
+    job_drop(key, also_running=False)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(model: BaseModel, **values: Any) -> BaseModel:
@@ -388,6 +399,8 @@ def _write(model: BaseModel, **values: Any) -> BaseModel:
 
 def models_reconcile() -> None:
     """Put imports that wait onto the queue again, for a queue that forgot them; one that is there
-    already is left as it is."""
+    already is left as it is. Keep what earlier versions did not keep of trained models."""
     for model in BaseModel.objects.filter(status=Status.IMPORTING):
         model_enqueue(model)
+
+    adapters_keep()

@@ -13,7 +13,7 @@ def tokenizers_of_models(user: AbstractBaseUser | AnonymousUser) -> list[Tokeniz
     rows = BaseModel.objects.visible_to(user).offered().exclude(tokenizer_sha256="")
     return [
         Tokenizer(
-            slug=model.slug, name=model.name, sha256=model.tokenizer_sha256, path=str(model.path)
+            slug=model.slug, name=model.title, sha256=model.tokenizer_sha256, path=str(model.path)
         )
         for model in rows.order_by("-shared", "id")
     ]

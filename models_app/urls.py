@@ -10,6 +10,7 @@ urlpatterns = [
     path("", views.ModelListView.as_view(), name="list"),
     path("new/", views.ModelAddView.as_view(), name="add"),
     path("<int:pk>/", views.ModelDetailView.as_view(), name="detail"),
+    path("<int:pk>/passport/", views.ModelPassportView.as_view(), name="passport"),
     path("<int:pk>/edit/", views.ModelUpdateView.as_view(), name="update"),
     path("<int:pk>/archive/", views.ModelArchiveView.as_view(), name="archive"),
     path("<int:pk>/restore/", views.ModelRestoreView.as_view(), name="restore"),

@@ -16,7 +16,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from core.errors import UserError
 from core.listing import PAGE_ROWS
-from core.ownership import may_change
+from core.ownership import may_change, may_delete
 from core.parts import load_again, page_or_part, wants_part
 from core.requests import reader_of, row_or_404
 from core.row_actions import RowActionView
@@ -25,6 +25,7 @@ from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
 from models_app.folders import allowed_roots
 from models_app.models import BaseModel
+from models_app.passport import passport_download
 from models_app.services import (
     DESCRIPTION_LIMIT,
     model_add,
@@ -35,6 +36,7 @@ from models_app.services import (
     model_retry,
     model_update,
 )
+from models_app.standing import in_use_text, uses_of
 
 # Title, what to sort by, class.
 COLUMNS = (
@@ -170,9 +172,21 @@ class ModelDetailView(ModelPage):
             "model": model,
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
+            "in_use": _in_use(model, self.reader),
         }
 
         return render(request, "models/detail.html", context)
+
+
+def _in_use(model: BaseModel, reader: User) -> str:
+    """What keeps the model from being deleted, "" for nothing."""
+    uses = uses_of(model) if may_delete(model, reader) else []
+    return in_use_text(model, uses, reader) if uses else ""
+
+
+class ModelPassportView(ModelPage):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return passport_download(row_or_404(self.models(), pk), self.reader)
 
 
 class ModelActionView(RowActionView[BaseModel]):
@@ -197,13 +211,13 @@ class ModelUpdateView(ModelActionView):
 class ModelArchiveView(ModelActionView):
     def change(self, request: HttpRequest, model: BaseModel) -> str:
         model_archive(model=model, by=reader_of(request))
-        return f"{model.name} is archived: it is no longer offered for new trains."
+        return f"{model.title} is archived: it is no longer offered for new trains."
 
 
 class ModelRestoreView(ModelActionView):
     def change(self, request: HttpRequest, model: BaseModel) -> str:
         model_restore(model=model, by=reader_of(request))
-        return f"{model.name} is offered again."
+        return f"{model.title} is offered again."
 
 
 class ModelRetryView(ModelActionView):
@@ -221,7 +235,7 @@ class ModelCancelView(ModelActionView):
 class ModelDeleteView(ModelActionView):
     def change(self, request: HttpRequest, model: BaseModel) -> str:
         model_delete(model=model, by=reader_of(request))
-        return f"{model.name} and its files are gone."
+        return f"{model.title} and its files are gone."
 
     def address_done(self, request: HttpRequest, model: BaseModel) -> str:
         return reverse("models:list")

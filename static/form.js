@@ -120,6 +120,16 @@
       modules(holder, model?.modules ?? []);
   }
 
+  // Offered for models that keep the adapter which made them.
+  function carrying() {
+    const row = document.getElementById("field-continue_adapter");
+    if (!row) return;
+    const adapter = page.models[control("base_model").value]?.adapter ?? "";
+    row.hidden = !adapter;
+    if (adapter) live(row.querySelector("[data-adapter]"), adapter);
+    else row.querySelector('[value=""]').checked = true;
+  }
+
   // One entry a dataset: its option stands for the version that is chosen beside it.
   function versions(choice, version) {
     const menu = control(choice.dataset.datasetChoice);
@@ -402,6 +412,7 @@
   }
 
   function changed() {
+    carrying();
     marks();
     switches();
     facts();
@@ -486,6 +497,7 @@
   });
   addEventListener("pageshow", () => {
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Run the Train";
+    carrying();
     marks();
     switches();
     facts();

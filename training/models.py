@@ -86,6 +86,11 @@ class TrainRun(Job):
     branch_step = models.BigIntegerField(
         null=True, blank=True, help_text="The step whose weights it began with."
     )
+    continue_adapter = models.BooleanField(
+        default=False,
+        help_text="Whether it carries the base model's adapter on, in place of a new one on its "
+        "merged weights.",
+    )
     planned_rows = models.BigIntegerField(
         default=0, help_text="Rows that it will learn from, repeats counted."
     )

@@ -5,6 +5,7 @@ Who writes what:
 
     spec.json              the web, before each attempt is queued (temporary file, then rename)
     start/                 the web: of a branch, the sealed weights to begin with
+    start-adapter/         the web: of a train that carries an adapter on, that adapter, sealed
     stop                   the supervisor: finish the step, save, leave
     save                   the web: save a checkpoint after this step; the engine takes the file
                            away
@@ -51,6 +52,7 @@ LOG = "train.log"
 STOP = "stop"
 SAVE = "save"
 START = "start"
+START_ADAPTER = "start-adapter"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MODEL_UNFINISHED = "model.tmp"
@@ -112,6 +114,15 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class StartAdapter:
+    """An adapter to carry on: a sealed folder, and the name of the trained model that it is of.
+    The base model of the spec is the one that the adapter was trained on."""
+
+    path: str
+    model_name: str
+
+
+@dataclass(frozen=True)
 class HubModel:
     """Where a base model came from: `org/name` on the hub, and the commit ("" where it is not
     known)."""
@@ -147,6 +158,8 @@ class Spec:
     resources: dict[str, Resource] = field(default_factory=dict)
     program: Program | None = None
     branch: Branch | None = None
+    start_adapter: StartAdapter | None = None
+    """None for a train whose adapter is new, and in specs written before there was another way."""
     system_prompt: str = ""
     health: dict[str, float] = field(default_factory=dict)
     """Thresholds of engine.messages.health that differ from the defaults."""
@@ -194,6 +207,7 @@ _PARTS: dict[str, type[Any]] = {
     "program": Program,
     "base_model_source": HubModel,
     "branch": Branch,
+    "start_adapter": StartAdapter,
 }
 
 
@@ -236,6 +250,7 @@ def paths_changed(spec: Spec, change: Callable[[str], str]) -> Spec:
         resources=resources,
         program=changed(spec.program, "script"),
         branch=changed(spec.branch, "path"),
+        start_adapter=changed(spec.start_adapter, "path"),
     )
 
     return cast("Spec", changed(spec, "base_model_path", "resume_from"))

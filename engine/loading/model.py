@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import GenerationConfig, PreTrainedModel
 
+from engine.loading.adapter_files import adapter_put
+from engine.loading.architecture import Refused
 from engine.loading.lm_head import routers_check
 from engine.loading.lora_targets import Targets, lost_when_loaded, targets_choose, targets_without
 from engine.loading.pretrained import pretrained_load_with_report
@@ -207,6 +209,25 @@ def _adapted(
             "bad_adapter",
             f"peft cannot put this adapter on the base model: {error}",
             "Choose all linear layers, and leave DoRA off where experts are adapted.",
+        ) from error
+
+
+def adapter_carry_on(model: PreTrainedModel, folder: Path) -> Any:
+    """The model with the trained adapter in `folder`, in fp32, to be trained further. Rank, targets
+    and all else are the adapter's own. Raises TrainError for one that does not fit the model.
+
+    The reference of methods that have one is a frozen copy of the adapter as it is here: TRL's
+    trainers take it when they are made, before anything else is loaded into the adapter."""
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+
+    try:
+        return adapter_put(model, config, folder)
+    except Refused as error:
+        raise TrainError(
+            "bad_adapter",
+            str(error),
+            "Train on the merged weights with a new adapter.",
         ) from error
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from engine.contract.rundir import Spec
+from engine.models.inspect import licence_keys
 from engine.publish.usage import usage
 
 # The first heading of the part of the train's card that is kept: the data and the results.
@@ -45,6 +46,9 @@ def _front_matter(spec: Spec) -> str:
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if is_scorer else "text-generation",
     }
+
+    # What was trained from a model stays under its licence.
+    values |= licence_keys(Path(spec.base_model_path))
 
     if spec.base_model_source is not None:
         values["base_model"] = spec.base_model_source.hub_id

@@ -17,16 +17,22 @@ from engine.contract.rundir import (
     MODEL,
     Spec,
     checkpoint_is_whole,
-    file_sha256,
     read_spec,
 )
 from engine.loading.architecture import Refused
 from engine.loading.tensor_files import FILE_BYTES, TensorReader
 from engine.merging.card import card_write
 from engine.merging.layers import AdapterLayers, base_without_weights
+from engine.merging.passport import passport_make
 from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
 from engine.merging.whole import merge_whole
-from engine.models.inspect import KEPT_FILES, ModelProblem, config_read, weight_files
+from engine.models.inspect import (
+    KEPT_FILES,
+    ModelProblem,
+    config_read,
+    folder_digest,
+    weight_files,
+)
 from engine.publish.config import GENERATION, config_write, generation_write
 from engine.publish.older import folder_for_older, json_write
 from engine.publish.tokenizer import tokenizer_write
@@ -86,7 +92,10 @@ def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float],
         else:
             merged = _model_copy(request, spec, unfinished)
 
-        json_write(unfinished / PASSPORT, passport(request, spec, merged))
+        passport = passport_make(
+            request.run, spec, request.weights, request.step, merged.precision, merged.remark
+        )
+        json_write(unfinished / PASSPORT, passport)
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -130,7 +139,7 @@ def _adapter_merge(
     request: MergeRequest, spec: Spec, out: Path, on_progress: Callable[[float], None]
 ) -> Merged:
     base = Path(spec.base_model_path)
-    _base_check(base)
+    _base_check(base, spec.base_model_sha256)
     layers = AdapterLayers(base, request.weights)
     tensors = TensorReader(base)
 
@@ -167,14 +176,23 @@ def _precision(request: MergeRequest, base: TensorReader) -> str:
     return "fp16" if is_half_precision(base) else "fp32"
 
 
-def _base_check(base: Path) -> None:
+def _base_check(base: Path, sha256: str) -> None:
+    """Raises Refused for a base model that is gone, or is not what the train started from: an
+    adapter says nothing about other weights. sha256: "" where it was not kept."""
     if not base.is_dir():
         raise Refused("The base model's folder is gone. Add the base model again.")
 
     try:
         config_read(base)
+        is_changed = bool(sha256) and folder_digest(base) != sha256
     except ModelProblem as problem:
         raise Refused(f"The base model cannot be read any more: {problem}") from problem
+
+    if is_changed:
+        raise Refused(
+            "The base model's files were changed since the train. Its adapter belongs to the "
+            "files as they were: put them back, then try again."
+        )
 
 
 def _weights_write(
@@ -272,37 +290,3 @@ def _model_copy(request: MergeRequest, spec: Spec, out: Path) -> Merged:
     dtype = tensors.dtype(tensors.names[0])
 
     return Merged(precision=PRECISION_OF_SAFETENSORS.get(dtype, "auto"), remark="")
-
-
-def passport(request: MergeRequest, spec: Spec, merged: Merged) -> dict[str, Any]:
-    """Where the model is from, for programs: enough to reproduce it."""
-    source = spec.base_model_source
-    weights = sorted(request.weights.glob("*.safetensors"))
-    command = f"python -m engine.merging RUN OUT --precision {merged.precision}"
-
-    if request.step:
-        command += f" --checkpoint {request.step}"
-
-    return {
-        "version": 1,
-        "train": {
-            "id": spec.run_id,
-            "name": spec.name,
-            "method": spec.method,
-            "recipe": spec.recipe,
-        },
-        "checkpoint_step": request.step or None,
-        "base_model": {
-            "name": spec.base_model_name,
-            "sha256": spec.base_model_sha256,
-            "hub_id": source.hub_id if source else None,
-            "revision": source.revision if source else None,
-        },
-        "dataset_sha256": spec.dataset.sha256,
-        "trained_weights_sha256": {path.name: file_sha256(path) for path in weights},
-        "parameters": spec.parameters,
-        "system_prompt": spec.system_prompt,
-        "precision": merged.precision,
-        "remark": merged.remark,
-        "command": command,
-    }

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import PeftConfig
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from engine.loading.architecture import Refused, reason
+from engine.loading.adapter_files import adapter_put
+from engine.loading.architecture import Refused
 
 PREFIX = "base_model.model."
 
@@ -58,7 +58,8 @@ class AdapterLayers:
         shared = _tied_weights(plain)
         self.base_prefix = str(plain.base_model_prefix)
 
-        self.model = _with_adapter(plain, config, adapter)
+        _placeholders_set(plain)
+        self.model = adapter_put(plain, config, adapter, assign=True)
         self.layers: dict[str, LoraLayer] = {}
         self.blocks: list[str] = []
         self.replaced: dict[str, torch.Tensor] = {}
@@ -115,51 +116,6 @@ class AdapterLayers:
             holder.weight = placeholder
 
         return result
-
-
-def _with_adapter(plain: Any, config: PeftConfig, adapter: Path) -> Any:
-    """The base model on the meta device with the adapter's real weights. Raises Refused where they
-    do not fit."""
-    _placeholders_set(plain)
-    try:
-        model = get_peft_model(plain, config, low_cpu_mem_usage=True)
-        weights = _adapter_weights(adapter)
-        report: Any = set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise Refused(
-            "The adapter does not fit this base model, so it was trained on another one: "
-            f"{reason(error)}"
-        ) from error
-
-    if report.unexpected_keys:
-        raise Refused(
-            "The adapter does not fit this base model, so it was trained on another one: the model "
-            f"has no place for {report.unexpected_keys[0]}."
-        )
-
-    # A sum with a tensor of the meta device has no numbers, and raises nothing.
-    missing: list[str] = []
-    for name, value in model.named_parameters():
-        if ".lora_" in name and value.is_meta:
-            missing.append(name)
-
-    if missing:
-        raise Refused(
-            f"The adapter's file lacks {len(missing)} of its weights, such as {missing[0]}."
-        )
-
-    return model
-
-
-def _adapter_weights(adapter: Path) -> dict[str, torch.Tensor]:
-    try:
-        weights: dict[str, torch.Tensor] = load_peft_weights(str(adapter), device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise Refused(
-            f"The adapter's file is cut or damaged and cannot be read: {reason(error)}"
-        ) from error
-
-    return weights
 
 
 def _placeholders_set(model: Any) -> None:

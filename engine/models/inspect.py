@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.contract.rundir import file_sha256
 from engine.models.model_types import CAUSAL_MODEL_TYPES
 
 TOKENIZER_FILES = (
@@ -498,18 +499,7 @@ def _default_template(templates: list[Any]) -> Any:
 def licence_read(folder: Path) -> str:
     """The licence that the model card's front matter names, such as apache-2.0; empty where it
     names none."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-
-    with card.open("rb") as stream:
-        start = stream.read(65_536).decode("utf-8", "replace")
-
-    front_matter = re.match(r"---\s*\n(.*?)\n---", start, re.DOTALL)
-    if front_matter is None:
-        return ""
-
-    values: dict[str, str] = dict(LICENCE.findall(front_matter[1]))
+    values = licence_keys(folder)
     licence = values.get("license", "")
     if licence == "other":
         licence = values.get("license_name", licence)
@@ -517,23 +507,39 @@ def licence_read(folder: Path) -> str:
     return licence[:100]
 
 
+def licence_keys(folder: Path) -> dict[str, str]:
+    """What the model card's front matter says of its licence, under the names of hubs."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return {}
+
+    with card.open("rb") as stream:
+        start = stream.read(65_536).decode("utf-8", "replace")
+
+    front_matter = re.match(r"---\s*\n(.*?)\n---", start, re.DOTALL)
+    return dict(LICENCE.findall(front_matter[1])) if front_matter is not None else {}
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """{name: sha256} of all kept files."""
+    return {name: file_sha256(folder / name) for name in kept_files(folder)}
+
+
 def folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of all kept files, sorted by name."""
-    return _digest(folder, sorted(kept_files(folder)))
+    return hashes_digest(folder_hashes(folder))
 
 
 def tokenizer_digest(folder: Path) -> str:
     """sha256 over the tokenizer's files and chat template: equal digests give equal tokens."""
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return _digest(folder, sorted(names))
+    return hashes_digest({name: file_sha256(folder / name) for name in names})
 
 
-def _digest(folder: Path, names: list[str]) -> str:
+def hashes_digest(hashes: dict[str, str]) -> str:
+    """One sha256 over names of files and their hashes, in whatever order they come."""
     total = hashlib.sha256()
-    for name in names:
-        with (folder / name).open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-
+    for name, content in sorted(hashes.items()):
         total.update(f"{name}\0{content}\n".encode())
 
     return total.hexdigest()

@@ -2,6 +2,8 @@
 
     python -m engine.proof RUN FOLDER                     FOLDER was made from the run directory RUN
     python -m engine.proof RUN FOLDER --checkpoint 200    from its checkpoint of that step
+    python -m engine.proof RUN FOLDER --reference FILE    also writes what the trained model answers,
+                                                          by which exports are proved later
 
 Loads what was written with transformers alone, has it answer the train's held-out prompts, and
 compares with the base model and its adapter. Prints JSON lines: {"progress": 0..1} as it goes, and
@@ -11,23 +13,15 @@ words for people"}. Exit code 4: the proof failed."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from engine.contract.rundir import SpecError
 from engine.loading.architecture import Refused
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem
 from engine.proof.prove import prove
-
-EXIT_FAILED_PROOF = 4
-
-
-def say(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+from engine.proof.report import checks_say, say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,13 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run directory, such as var/runs/1")
     parser.add_argument("folder", type=Path, help="the model that was made from it")
     parser.add_argument("--checkpoint", type=int, default=0, metavar="STEP")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="a file to write")
     options = parser.parse_args(arguments)
 
     def on_progress(share: float) -> None:
         say(progress=share)
 
     try:
-        checks = prove(options.run, options.folder, options.checkpoint, on_progress)
+        checks = prove(
+            options.run, options.folder, options.checkpoint, on_progress, options.reference
+        )
     except (Refused, SpecError, ModelProblem) as error:
         say(error=str(error))
         return 1
@@ -51,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(error=f"{error.message} {error.advice}")
         return 1
 
-    passed = all(check.passed for check in checks)
-    listed = [asdict(check) for check in checks]
-    say(done={"passed": passed, "checks": listed})
-
-    return 0 if passed else EXIT_FAILED_PROOF
+    return checks_say(checks)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
+from engine.loading.end_tokens import ends_of
 from engine.loading.pretrained import pretrained_load_with_report
-from engine.models.inspect import json_read
 from engine.proof.evidence import Evidence
 from engine.proof.questions import Question
 from engine.publish.tokenizer import PROBE
@@ -146,25 +146,6 @@ def _rendered(tokenizer: Any, turns: list[dict[str, str]], generation_prompt: bo
         turns, tokenize=False, add_generation_prompt=generation_prompt
     )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def ends_of(folder: Path) -> set[int]:
-    """The end tokens that a program reads from a model folder: from generation_config.json, else
-    from config.json, else transformers' default for the architecture."""
-    for name in ("generation_config.json", "config.json"):
-        if not (folder / name).is_file():
-            continue
-
-        stored = json_read(folder / name).get("eos_token_id")
-        if stored is not None:
-            return _token_set(stored)
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return _token_set(config.get_text_config().eos_token_id)
-
-
-def _token_set(eos_token_id: int | list[int] | None) -> set[int]:
-    return {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or [])
 
 
 def ends_check(wanted: set[int], folder: Path, tokenizer: Any) -> Check:

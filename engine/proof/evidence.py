@@ -63,8 +63,8 @@ def evidence_collect(
     evidence = Evidence()
 
     for question in questions:
-        ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
         if scores:
+            ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
             evidence.scores.append(float(model(input_ids=ids).logits[0, 0]))
             continue
 
@@ -72,11 +72,24 @@ def evidence_collect(
         evidence.answers.append(answer)
         evidence.ended.append(bool(answer) and answer[-1] in stops)
 
-        if question.reference:
-            logits = model(input_ids=ids).logits[0]  # (tokens, vocabulary)
-            evidence.log_probs.append(_reference_log_probs(logits, question))
+    if not scores:
+        evidence.log_probs = log_probs_collect(model, questions)
 
     return evidence
+
+
+@torch.no_grad()
+def log_probs_collect(model: Any, questions: list[Question]) -> list[list[float]]:
+    """Of each token of the reference answers; questions without one are left out."""
+    found: list[list[float]] = []
+
+    for question in questions:
+        if question.reference:
+            ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
+            logits = model(input_ids=ids).logits[0]  # (tokens, vocabulary)
+            found.append(_reference_log_probs(logits, question))
+
+    return found
 
 
 def _answer(model: Any, prompt: list[int], stops: set[int]) -> list[int]:

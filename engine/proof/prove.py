@@ -11,13 +11,13 @@ from transformers import AutoConfig
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import MODEL, read_spec
+from engine.loading.end_tokens import ends_of
 from engine.merging.folder import MergeRequest
 from engine.proof.checks import (
     Check,
     answers_check,
     endings_check,
     ends_check,
-    ends_of,
     loading_check,
     probabilities_check,
     scores_check,
@@ -32,10 +32,18 @@ from engine.proof.evidence import (
     trained_load,
 )
 from engine.proof.questions import Question, questions_find
+from engine.proof.reference import Reference, reference_write
 
 
-def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], None]) -> list[Check]:
+def prove(
+    run: Path,
+    folder: Path,
+    step: int,
+    on_progress: Callable[[float], None],
+    reference: Path | None = None,
+) -> list[Check]:
     """Compare the model in `folder` with the train in `run`, or with its checkpoint of that step.
+    What the trained model answers is also written to the file `reference`.
 
     Raises Refused, SpecError, ModelProblem or TrainError where the train's own parts cannot be
     read."""
@@ -73,6 +81,10 @@ def prove(run: Path, folder: Path, step: int, on_progress: Callable[[float], Non
     model = trained_load(base, adapter, request.weights, scores=scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
     on_progress(0.75)
+
+    if reference is not None:
+        known = Reference(questions, kind, stops, trained, spec.system_prompt)
+        reference_write(known, reference)
 
     model = merge_and_round(model, _stored_dtype(folder))
     rounded = evidence_collect(model, questions, stops, scores=scores)

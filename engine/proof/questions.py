@@ -43,8 +43,13 @@ def questions_find(run: Path, spec: Spec, renderer: Renderer) -> tuple[list[Ques
         if questions:
             return questions, kind
 
-    built_in = [Example(messages=[{"role": "user", "content": text}]) for text in PLAIN_QUESTIONS]
-    return list(_questions(iter(built_in), renderer)), BUILT_IN
+    return built_in_questions(renderer), BUILT_IN
+
+
+def built_in_questions(renderer: Renderer) -> list[Question]:
+    """Questions without a reference answer, for a model whose rows are not known."""
+    rows = [Example(messages=[{"role": "user", "content": text}]) for text in PLAIN_QUESTIONS]
+    return list(_questions(iter(rows), renderer))
 
 
 def _rows(spec: Spec) -> Iterator[Example]:

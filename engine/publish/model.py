@@ -21,6 +21,8 @@ from engine.run.job import Job
 # The folder of tensors that are no part of the model, such as a value head. It is a folder because
 # readers such as vLLM load every safetensors file that lies next to config.json.
 BESIDE = "beside"
+# peft's name for the adapter that is trained.
+ADAPTER = "default"
 
 
 def model_save(
@@ -86,7 +88,8 @@ def _adapter_write(job: Job, model: Any, folder: Path) -> None:
             config.base_model_name_or_path = job.spec.base_model_name
             config.revision = None
 
-    model.save_pretrained(folder, save_embedding_layers=False)
+    # Alone, without the frozen copy of it that methods compare with.
+    model.save_pretrained(folder, selected_adapters=[ADAPTER], save_embedding_layers=False)
     json_change(folder / "adapter_config.json", _sorted_lists)
 
 

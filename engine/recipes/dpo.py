@@ -11,7 +11,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from engine.chat.render import Renderer
 from engine.data.pairs import pair_add, prepare
 from engine.fast.choose import switch_on
-from engine.loading.model import adapter_add, max_tokens_of, stop_tokens_learn
+from engine.loading.model import max_tokens_of, stop_tokens_learn
 from engine.run import samples
 from engine.run.job import Job
 from engine.run.session import Session
@@ -39,9 +39,8 @@ def train(job: Job) -> bool:
     data = prepare(job, renderer, max_tokens, pair_add)
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
 
-    if parameters.adapter == "lora":
-        model = adapter_add(model, parameters)
-    else:
+    model = session.adapted()
+    if parameters.adapter == "none":
         job.say(
             "the reference model is a second copy of the base model: it needs as much memory again"
         )

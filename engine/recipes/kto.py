@@ -12,7 +12,7 @@ from trl.trainer.kto_trainer import KTOTrainer
 from engine.chat.render import Renderer
 from engine.data.pairs import prepare, rating_add
 from engine.fast.choose import switch_on
-from engine.loading.model import adapter_add, max_tokens_of, stop_tokens_learn
+from engine.loading.model import max_tokens_of, stop_tokens_learn
 from engine.messages.failures import TrainError
 from engine.run import samples
 from engine.run.job import Job
@@ -41,9 +41,8 @@ def train(job: Job) -> bool:
     prompts = samples.prompts_of(data.sample_examples, renderer, max_tokens)
     labels_check(job, data.train["label"])
 
-    if parameters.adapter == "lora":
-        model = adapter_add(model, parameters)
-    else:
+    model = session.adapted()
+    if parameters.adapter == "none":
         job.say(
             "the reference model is a second copy of the base model: it needs as much memory again"
         )

@@ -8,7 +8,7 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from engine.chat.render import Renderer
 from engine.fast.choose import switch_on
-from engine.loading.model import adapter_add, stop_tokens_learn
+from engine.loading.model import stop_tokens_learn
 from engine.recipes.ppo_trainer import PpoTrainer
 from engine.recipes.rollouts import context_check, prepare, rollout_options
 from engine.rewards.panel import Panel
@@ -31,9 +31,7 @@ def train(job: Job) -> bool:
     data = prepare(job, renderer, parameters.max_prompt_tokens)
     prompts = samples.prompts_of(data.sample_examples, renderer, parameters.max_prompt_tokens)
 
-    if parameters.adapter == "lora":
-        model = adapter_add(model, parameters)
-
+    model = session.adapted()
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model, entropy_is_learned=bool(parameters.more.get("entropy_coef")))
     trainer = PpoTrainer(

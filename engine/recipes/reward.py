@@ -12,7 +12,7 @@ from engine.chat.render import Renderer
 from engine.data.cache import Rows
 from engine.data.pairs import pair_add, prepare
 from engine.fast.choose import switch_on
-from engine.loading.model import adapter_add, max_tokens_of, scorer_load
+from engine.loading.model import max_tokens_of, scorer_load
 from engine.rows.examples import Example
 from engine.run import samples
 from engine.run.job import Job
@@ -42,9 +42,7 @@ def train(job: Job) -> bool:
     max_tokens = max_tokens_of(job, model, parameters.max_tokens)
     data = prepare(job, renderer, max_tokens, whole_pair_add)
 
-    if parameters.adapter == "lora":
-        model = adapter_add(model, parameters, task="SEQ_CLS")
-
+    model = session.adapted("SEQ_CLS")
     switch_on(session, model)
     trainer = Trainer(
         model=model,

@@ -9,7 +9,7 @@ from trl.trainer.sft_config import SFTConfig
 from engine.chat.render import Renderer
 from engine.data.conversations import prepare
 from engine.fast.choose import switch_on
-from engine.loading.model import adapter_add, max_tokens_of, stop_tokens_learn
+from engine.loading.model import max_tokens_of, stop_tokens_learn
 from engine.messages.plural import counted
 from engine.recipes.sft_trainer import Trainer
 from engine.run import samples
@@ -41,9 +41,7 @@ def train(job: Job) -> bool:
         f"{data.cut_rows:,} cut at {max_tokens:,} tokens, {data.left_out_rows:,} left out"
     )
 
-    if parameters.adapter == "lora":
-        model = adapter_add(model, parameters)
-
+    model = session.adapted()
     stop_tokens_learn(model, tokenizer, data.turn_ends)
     paths = switch_on(session, model, rows=data.train[:2]["input_ids"])
     packing = parameters.packing and paths.segments

@@ -83,6 +83,9 @@ def _summary(spec: Spec, facts: Facts) -> str:
     kind = _kind(spec.recipe, facts.is_adapter)
     base = _line(spec.base_model_name)
     text = f"A {kind} trained with DeepExtension ({spec.method}) from {base}."
+    if spec.start_adapter is not None:
+        name = _line(spec.start_adapter.model_name)
+        text += f" It carries on the adapter of {name}, which was trained from the same base model."
     if facts.is_stopped:
         text += f" The train was stopped after step {facts.step} of {facts.total_steps}."
 

@@ -114,6 +114,24 @@ class Job:
         self.say(f"starting from the weights of train {branch.run_id} at step {branch.step:,}")
         return branch.path
 
+    def adapter_to_carry_on(self) -> Path | None:
+        """The folder of the adapter that the train carries on, None for a train with a new one.
+        Raises TrainError for one that is not whole."""
+        start = self.spec.start_adapter
+        if start is None:
+            return None
+
+        if not checkpoint_is_whole(Path(start.path)):
+            raise TrainError(
+                "bad_adapter",
+                f"The copy of the adapter of {start.model_name} in the train's folder is gone or "
+                "not whole.",
+                "Copy the train: the new one takes the adapter anew.",
+            )
+
+        self.say(f"carrying the adapter of {start.model_name} on")
+        return Path(start.path)
+
     @property
     def resumed_step(self) -> int:
         """The step after which this attempt resumes; 0 for one that starts from the beginning."""

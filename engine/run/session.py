@@ -17,7 +17,13 @@ from engine.chat.render import tokenizer_load
 from engine.contract.rundir import checkpoint_is_whole, checkpoints
 from engine.loading import lm_head
 from engine.loading.lora_targets import adapted_describe
-from engine.loading.model import fit_check, model_load, parameter_counts
+from engine.loading.model import (
+    adapter_add,
+    adapter_carry_on,
+    fit_check,
+    model_load,
+    parameter_counts,
+)
 from engine.messages.failures import Stopped, TrainError
 from engine.messages.plural import are, counted
 from engine.publish.model import model_save, newer_only
@@ -26,7 +32,7 @@ from engine.run.card import Facts, card_write
 from engine.run.hardware import Device, Precision, detect, precision_choose
 from engine.run.job import Job
 from engine.run.trainer import device_configure, silence_libraries, trainer_options, warmup_fit
-from engine.schema.registry import RECIPES
+from engine.schema.registry import RECIPES, carry_on_obstacle
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
 
@@ -90,6 +96,21 @@ class Session:
         job.phase("preparing data")
 
         return cls(job, device, precision, tokenizer, model, parameter_count)
+
+    def adapted(self, task: str = "CAUSAL_LM") -> Any:
+        """What is trained: the model with a new adapter or with the one that is carried on, or the
+        model itself. `task`: of peft; SEQ_CLS trains and saves a head of scores besides. Raises
+        TrainError."""
+        job = self.job
+        folder = job.adapter_to_carry_on()
+        if folder is None:
+            is_whole = job.parameters.adapter == "none"
+            return self.model if is_whole else adapter_add(self.model, job.parameters, task)
+
+        if obstacle := carry_on_obstacle(job.spec.recipe, job.parameters.adapter):
+            raise TrainError("bad_adapter", obstacle, "Train on the merged weights.")
+
+        return adapter_carry_on(self.model, folder)
 
     def options(self, config: Callable[..., Any], **own: Any) -> Any:
         """An instance of `config`, TRL's dataclass of options: those of every method, this method's

@@ -23,7 +23,16 @@ from engine.schema.rollouts import RolloutParameters
 from engine.schema.sft import SftParameters
 from engine.schema.train import TrainParameters
 
-__all__ = ["CUSTOM", "LOSS", "RECIPES", "REWARD", "Objective", "Recipe", "more_options"]
+__all__ = [
+    "CUSTOM",
+    "LOSS",
+    "RECIPES",
+    "REWARD",
+    "Objective",
+    "Recipe",
+    "carry_on_obstacle",
+    "more_options",
+]
 
 # The recipe of a custom method, which is a program and not in the table.
 CUSTOM = "custom"
@@ -128,3 +137,21 @@ _ALL_RECIPES = (
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ALL_RECIPES}
+
+
+def carry_on_obstacle(recipe: str, adapter: str) -> str:
+    """Why a train of this recipe cannot carry a trained model's adapter on, or nothing. `adapter`:
+    the parameter of that name."""
+    if recipe not in RECIPES:
+        return "A custom program loads the model itself, and knows of no adapter to carry on."
+
+    if RECIPES[recipe].makes_scorer:
+        return (
+            "The adapter learned to write answers. A reward model has a head of scores in place of "
+            "the output layer, and an adapter that is trained and saved with that head."
+        )
+
+    if adapter != "lora":
+        return "All weights are trained here, and an adapter is carried on as an adapter."
+
+    return ""

@@ -404,6 +404,10 @@ class Merge(ModelPiece):
 
     name = "merge"
 
+    @property
+    def key(self) -> str:
+        return f"model-merge-{self.subject}"
+
     def begin(self, deadline: float) -> None:
         path = f"trains/{self.bench.train}/merge/"
         self.bench.demand(path, self.found, deadline, json={"name": self.label})

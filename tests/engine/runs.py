@@ -105,19 +105,21 @@ def prepare(
     names = {
         "resume_from",
         "branch",
+        "start_adapter",
         "system_prompt",
         "evaluation_dataset",
         "recipe",
         "resources",
         "health",
         "base_model_source",
+        "base_model_sha256",
     } & set(given)
     spec = {name: given.pop(name) for name in names}
     directory.mkdir(parents=True, exist_ok=True)
     data = (
         rows if isinstance(rows, Path) else write_rows(directory / "data.jsonl", rows or toy_rows())
     )
-    values = {"recipe": "sft", "parameters": DEFAULTS | given} | spec
+    values = {"base_model_sha256": "", "recipe": "sft", "parameters": DEFAULTS | given} | spec
     if "rewards" in given:
         # A row is a prompt there, and has its own limits.
         del values["parameters"]["max_tokens"]
@@ -129,7 +131,6 @@ def prepare(
             method="lora",
             base_model_path=str(model),
             base_model_name="Tiny",
-            base_model_sha256="0" * 64,
             dataset=DataFile(str(data), file_sha256(data), "jsonl", format, cache=cache),
             **values,
         ),

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from engine.contract.rundir import read_spec
+from engine.contract.rundir import file_sha256, read_spec
 from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, bytes_needed, model_write
-from engine.models.inspect import folder_read
+from engine.models.inspect import folder_digest, folder_read
 from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, train
 from tests.families.maker import family_model
@@ -226,6 +226,15 @@ def other_base(run: Path) -> None:
     json_change(run / "spec.json", lambda spec: spec | {"base_model_path": str(base)})
 
 
+def changed_base(run: Path) -> None:
+    """As somebody leaves it who edits the chat template in place."""
+    base = Path(shutil.copytree(read_spec(run).base_model_path, run.parent / "changed"))
+    changes = {"base_model_path": str(base), "base_model_sha256": folder_digest(base)}
+    json_change(run / "spec.json", lambda spec: spec | changes)
+    merge(run, run.parent / "unchanged")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+
+
 def cut_adapter(run: Path) -> None:
     path = run / "model" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-500])
@@ -240,6 +249,7 @@ HARM = {
         "base model's folder is gone",
     ),
     "other base": (other_base, "trained on another one"),
+    "changed base": (changed_base, "changed since the train"),
     "cut adapter": (cut_adapter, "cannot be read"),
 }
 
@@ -276,3 +286,43 @@ def test_the_program_says_what_came_out_and_refuses_a_folder_that_is_there(
     passport = json.loads((tmp_path / "out" / "passport.json").read_text())
     assert passport["train"]["id"] == 7
     assert "--precision fp16" in passport["command"]
+
+
+def test_the_passport_says_how_it_was_made_and_how_it_went(tiny, tmp_path):
+    """Everything by which it can be checked and made once more, as it was at that step."""
+    base = Path(shutil.copytree(tiny, tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    saving = {"save_strategy": "steps", "save_every": 1, "evaluation_every": 0.3}
+    run = train(
+        tmp_path / "run", base, **SHORT | saving, base_model_sha256=folder_digest(base)
+    ).directory
+    of_result, of_step = (
+        json.loads((merge(run, tmp_path / f"out{step}", step=step) / "passport.json").read_text())
+        for step in (0, 2)
+    )
+    spec = read_spec(run)
+    assert of_result["data"] == {
+        "sha256": spec.dataset.sha256,
+        "format": "messages",
+        "file_type": "jsonl",
+    }
+    assert of_result["base_model"]["sha256"] == folder_digest(base)
+    assert of_result["base_model"]["licence"] == "cc-by-nc-4.0"
+    assert "license: " in (tmp_path / "out0" / "README.md").read_text()
+    assert of_result["code"]["deepextension"]
+    assert of_result["trained_weights_sha256"] == {
+        "adapter_model.safetensors": file_sha256(run / "model" / "adapter_model.safetensors")
+    }
+    assert of_result["trained_weights_sha256"] != of_step["trained_weights_sha256"]
+    assert {"torch", "transformers", "peft", "trl"} <= set(of_result["machine"]["versions"])
+    assert of_result["machine"]["device"]["name"]
+
+    for passport, last in ((of_result, 3), (of_step, 2)):
+        measures = passport["measures"]
+        assert measures["train"]["metric"] == "loss"
+        assert [measures["train"][end]["step"] for end in ("first", "last")] == [1, last]
+        evaluation = measures["evaluation"]
+        assert evaluation["last"]["step"] == last
+        assert evaluation["best"]["value"] <= min(
+            evaluation[end]["value"] for end in ("first", "last")
+        )

@@ -166,10 +166,10 @@ def _train(directory: Path, folder: Path, **given: Any) -> Run:
 @contextmanager
 def _begun() -> Any:
     """Hears which adapter a train begins with, so that the plain one can begin with the same."""
-    from engine.recipes import sft as recipe
+    from engine.run import session
 
     heard: dict[str, Any] = {}
-    before = recipe.adapter_add
+    before = session.adapter_add
 
     def hear(*arguments: Any, **options: Any) -> Any:
         model = before(*arguments, **options)
@@ -180,11 +180,11 @@ def _begun() -> Any:
         }
         return model
 
-    recipe.adapter_add = hear
+    session.adapter_add = hear
     try:
         yield heard
     finally:
-        recipe.adapter_add = before
+        session.adapter_add = before
 
 
 def _samples_check(name: str, run: Run) -> None:

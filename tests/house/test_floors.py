@@ -17,6 +17,7 @@ FLOORS = {
     "datasets_app": 4,
     "models_app": 4,
     "methods": 4,
+    "mirror": 5,
     "training": 5,
     "chains": 6,
     "people": 7,

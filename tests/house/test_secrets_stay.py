@@ -34,7 +34,7 @@ def starts(path: Path) -> list[ast.Call]:
 
 
 @pytest.mark.parametrize(
-    "package", ["accounts", "core", "datasets_app", "models_app", "methods", "training"]
+    "package", ["accounts", "core", "datasets_app", "models_app", "methods", "mirror", "training"]
 )
 def test_every_program_that_is_started_gets_a_clean_environment(package):
     for path in sources(package):

@@ -114,11 +114,26 @@ def test_a_model_goes_with_its_files(alice, make_model):
 
 def test_a_model_that_a_train_started_from_stays(alice, used):
     used.path.mkdir(parents=True)
-    with pytest.raises(UserError, match="1 train started from Used") as caught:
+    with pytest.raises(UserError, match="in use by the train t #1") as caught:
         model_delete(model=used, by=alice)
     assert caught.value.code == "in_use"
     assert used.path.is_dir()
     assert BaseModel.objects.filter(pk=used.pk).exists()
+
+
+def test_what_stands_on_a_model_is_named_as_far_as_one_may_know(alice, bob, make_model, used):
+    other = TrainRun.objects.get(base_model=used)
+    TrainRun.objects.filter(pk=other.pk).update(owner=bob)
+    for number in range(5):
+        make_model(owner=alice, source="train", parent=used, name=f"Child {number}", version="2")
+
+    with pytest.raises(UserError) as caught:
+        model_delete(model=used, by=alice)
+    assert caught.value.message == (
+        "Used stays, because it is in use by the models Child 0 · v2, Child 1 · v2, Child 2 · v2 "
+        "and 2 more; 1 train of others. Archive it instead: it is then no longer offered."
+    )
+    model_archive(model=used, by=alice)
 
 
 def test_reconciling_adds_a_job_for_each_import_that_waits(make_model):

@@ -6,7 +6,9 @@ from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
 from engine.contract.rundir import CHECKPOINTS, MODEL, checkpoint_seal
+from jobs.models import Job
 from models_app.models import BaseModel
+from models_app.services import model_archive, model_import_cancel, model_update
 from training.train.merging import merge_obstacle, merge_steps, models_of, train_merge
 from training.train.services import train_delete
 
@@ -41,6 +43,10 @@ def test_it_belongs_to_the_trains_owner_and_says_where_it_is_from(finished, alic
         "step": 0,
         "precision": "auto",
         "base_model": {"id": finished.base_model_id, "name": "Tiny"},
+        "continue_adapter": False,
+        "datasets": {
+            "training": {"id": finished.dataset_id, "title": "Toys", "licence": ""},
+        },
     }
     assert list(models_of(finished, alice)) == [model]
 
@@ -59,15 +65,65 @@ def test_the_same_model_is_made_once(finished, alice):
     BaseModel.objects.filter(pk=first.pk).update(status=BaseModel.Status.FAILED)
     with pytest.raises(UserError, match="Try that one again"):
         train_merge(run=finished, by=alice)
-    assert train_merge(run=finished, by=alice, checkpoint=10).name == "Help desk 2"
-    assert train_merge(run=finished, by=alice, precision="fp32").name == "Help desk 3"
 
 
-def test_a_name_that_exists_is_refused(finished, alice):
-    train_merge(run=finished, by=alice, name="Mine")
+def test_versions_count_up_under_a_name_of_one_owner(finished, alice, bob):
+    made = [
+        train_merge(run=finished, by=alice, **given)
+        for given in (
+            {},
+            {"checkpoint": 10},
+            {"precision": "fp32", "name": "HELP desk", "version": "v7.1"},
+            {"precision": "bf16", "version": "9"},
+            {"precision": "fp16"},
+        )
+    ]
+    titles = [model.title for model in made]
+    assert titles[:3] == ["Help desk · v1", "Help desk · v2", "HELP desk · v7.1"]
+    assert titles[3:] == ["Help desk · v9", "Help desk · v10"]
+    assert [model.slug for model in made[:3]] == ["help-desk-v1", "help-desk-v2", "help-desk-v7-1"]
+    assert [model.parent_id for model in made] == [finished.base_model_id] * 5
+
+    finished.owner = bob
+    finished.save()
+    assert train_merge(run=finished, by=bob).title == "Help desk · v1"
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_name_and_version_that_exist_are_refused(finished, alice, archived):
+    first = train_merge(run=finished, by=alice, name="Mine", version="beta")
+    if archived:
+        model_archive(model=first, by=alice)
+
     with pytest.raises(UserError) as refused:
-        train_merge(run=finished, by=alice, name="mine", checkpoint=10)
-    assert refused.value.fields == {"name": ["You have a model of that name already."]}
+        train_merge(run=finished, by=alice, name="mine", version="BETA", checkpoint=10)
+    state = ", archived" if archived else ""
+    words = f"You have Mine · beta already{state}. Choose another version."
+    assert refused.value.fields == {"version": [words]}
+
+    other = train_merge(run=finished, by=alice, name="Other", version="beta", checkpoint=10)
+    with pytest.raises(UserError) as refused:
+        model_update(model=other, by=alice, name="mine")
+    assert set(refused.value.fields) == {"name"}
+    assert model_update(model=other, by=alice, name="OTHER").title == "OTHER · beta"
+
+
+@pytest.mark.parametrize("version", ["-1", "1 2", "ü", "1" * 21, "../2"])
+def test_a_version_that_no_address_could_carry_is_refused(finished, alice, version):
+    with pytest.raises(UserError) as refused:
+        train_merge(run=finished, by=alice, version=version)
+    assert set(refused.value.fields) == {"version"}
+    assert not BaseModel.objects.filter(source="train").exists()
+
+
+def test_it_is_a_job_of_its_own_kind(finished, alice):
+    model = train_merge(run=finished, by=alice)
+    job = Job.objects.get(kind="model-merge")
+    assert (job.name, job.key) == ("Help desk · v1", f"model-merge-{model.pk}")
+    assert job.kind != "model-import"
+    model_import_cancel(model=model, by=alice)
+    model.refresh_from_db()
+    assert model.error == "The merge was cancelled."
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from core.api import KeyField, StrictSerializer
 from jobs.durations import run_seconds
 from jobs.queue import job_position
 from jobs.serializers import JobErrorSerializer, PriorityField
+from models_app.models import VERSION_LIMIT
 from models_app.serializers import BaseModelSerializer
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.durations import run_progress
@@ -115,6 +116,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "copied_from",
             "branched_from",
             "branch_step",
+            "continue_adapter",
             "attempt",
             "host",
             "phase",
@@ -266,6 +268,12 @@ class TrainCreateSerializer(StrictSerializer):
     method = KeyField(help_text="Id or slug, such as lora.")
     base_model = KeyField(help_text="Id or slug.")
     dataset = KeyField(help_text="Id or slug.")
+    continue_adapter = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Carry the adapter of the base model, which was trained here, on, in place of a new adapter "
+        "on its merged weights. Rank, targets and all else of the adapter stay.",
+    )
     evaluation_dataset = KeyField(
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
@@ -341,6 +349,13 @@ class TrainMergeSerializer(StrictSerializer):
         max_length=120,
         help_text="Blank: the train's name.",
     )
+    version = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        max_length=VERSION_LIMIT,
+        help_text="Blank: the next number under that name.",
+    )
     checkpoint = serializers.IntegerField(
         required=False,
         allow_null=True,
@@ -370,6 +385,7 @@ class TrainPlanSerializer(StrictSerializer):
     evaluation_dataset = KeyField(
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
+    continue_adapter = serializers.BooleanField(required=False, default=False)
     parameters = serializers.DictField(required=False, default=dict)
     branched_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
@@ -481,6 +497,7 @@ class TrainCopySerializer(StrictSerializer):
 
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
     base_model = KeyField(required=False)
+    continue_adapter = serializers.BooleanField(required=False)
     dataset = KeyField(required=False)
     evaluation_dataset = KeyField(required=False, allow_null=True)
     parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")

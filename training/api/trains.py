@@ -44,6 +44,7 @@ from training.models import Checkpoint, Sample, TrainRun, TrainRunQuerySet
 from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS, comparison, ids_parse
 from training.pages.downloads import model_download
 from training.train.branching import Origin
+from training.train.carrying_on import GIVEN_PARAMETERS
 from training.train.estimate import starts_now
 from training.train.filters import TrainFilter
 from training.train.resuming import train_resume
@@ -66,6 +67,7 @@ BESIDE = (
     "priority",
     "branched_from",
     "branch_step",
+    "continue_adapter",
     "labels",
 )
 
@@ -227,6 +229,7 @@ class TrainPlanView(APIView):
                 branch=branch_of(request, data["branched_from"], data["branch_step"]),
                 starts_after=other_train(request, "after", data["after"]),
                 labels=data["labels"],
+                continue_adapter=data["continue_adapter"],
             )
         )
 
@@ -395,7 +398,12 @@ class TrainCopyView(APIView):
         body = TrainCopySerializer(data=request.data)
         body.is_valid(raise_exception=True)
         changes = dict(body.validated_data)
-        changes["parameters"] = origin.parameters | changes["parameters"]
+        kept = origin.parameters
+        if changes.get("continue_adapter", origin.continue_adapter):
+            # The adapter gives these, and that of another base model gives others.
+            kept = {name: kept[name] for name in kept if name not in GIVEN_PARAMETERS}
+
+        changes["parameters"] = kept | changes["parameters"]
         run, _ = create(reader_of(request), values_of(origin) | changes)
 
         return Response(TrainSerializer(run).data, status=201)
@@ -408,6 +416,7 @@ def values_of(origin: TrainRun) -> dict[str, Any]:
         "name": f"{origin.name[:115]}-copy",
         "method": str(origin.method_id),
         "base_model": str(origin.base_model_id),
+        "continue_adapter": origin.continue_adapter,
         "dataset": str(origin.dataset_id),
         "evaluation_dataset": str(evaluation) if evaluation else None,
         "system_prompt": origin.system_prompt,

@@ -21,6 +21,7 @@ from training.form.controls import parameters_read
 from training.models import TrainRun
 from training.train import starter_train as sample
 from training.train.branching import Origin
+from training.train.carrying_on import GIVEN_PARAMETERS, can_carry_on
 from training.train.dataset_choice import choices_make, datasets_visible
 from training.train.remedies import changes_read
 from training.train.reward_resources import reward_models
@@ -44,6 +45,7 @@ class Draft:
     system_prompt: str = ""
     labels: str = ""
     branch: Origin | None = None
+    continue_adapter: bool = False
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
     origin: TrainRun | None = None
@@ -83,7 +85,8 @@ def train_find(reader: User, text: str) -> TrainRun | None:
 
 
 def base_models_of(reader: User) -> list[BaseModel]:
-    return list(BaseModel.objects.visible_to(reader).offered())
+    """With what trained models were trained from, to which their adapters belong."""
+    return list(BaseModel.objects.visible_to(reader).offered().select_related("parent"))
 
 
 def unfinished_of(reader: User) -> list[TrainRun]:
@@ -139,6 +142,7 @@ def _take_origin(draft: Draft, origin: TrainRun, query: QueryDict) -> None:
     draft.origin = origin
     draft.system_prompt = origin.system_prompt
     draft.branch = branch_of(draft.reader, origin, query.get("step", ""))
+    draft.continue_adapter = origin.continue_adapter and can_carry_on(draft.method, draft.fields)
     draft.labels = ", ".join(label.name for label in origin.labels.all())
 
     for name, item in draft.fields.items():
@@ -221,6 +225,11 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
     )
 
     draft.parameters = draft.kept() | draft.parameters
+    if data.get("continue_adapter") and can_carry_on(method, fields):
+        draft.continue_adapter = True
+        # The adapter gives these, and the form does not ask for them.
+        for name in GIVEN_PARAMETERS:
+            draft.parameters.pop(name, None)
 
     branched = train_find(reader, data.get("branched_from", ""))
     if branched is not None:

@@ -10,11 +10,13 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
+from methods.schema import Field
 from methods.services import method_options
 from models_app.models import BaseModel
 from training.form.controls import Control, controls_make, groups_make, reward_templates
 from training.form.draft import Draft, base_models_of, unfinished_of
 from training.models import TrainRun
+from training.train.carrying_on import GIVEN_PARAMETERS, adapter_text, can_carry_on
 from training.train.dataset_choice import DatasetChoice, choices_make, datasets_visible
 from training.train.labels import label_suggestions
 from training.train.reward_resources import reward_models
@@ -24,6 +26,7 @@ from training.work.queue import may_manage_queue
 INGREDIENTS = {
     "name": "Train name",
     "base_model": "Base model",
+    "continue_adapter": "Adapter",
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
@@ -53,6 +56,12 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
     )
 
     errors = preview["errors"]
+    carrying = can_carry_on(draft.method, draft.fields)
+    fields = draft.fields if carrying else {}
+
+    for name in GIVEN_PARAMETERS:
+        if draft.continue_adapter and name in controls:
+            controls[name].active = False
 
     for name, control in controls.items():
         control.errors = errors.get(name, [])
@@ -77,6 +86,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "models": models,
         "choices": choices,
         "choice": choice_of(choices, draft.dataset),
+        "carrying_offered": carrying,
+        "adapter_text": adapter_text(draft.base_model, fields) if draft.base_model else "",
         "evaluation_choices": evaluation_choices,
         "evaluation_choice": choice_of(evaluation_choices, draft.evaluation_dataset),
         "unfit": unfit,
@@ -86,7 +97,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "unfinished": unfinished_of(draft.reader),
         "priorities": priorities_of(draft.reader),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
-        "page": page_data(models, choices, preview, controls) | {"options": options},
+        "page": page_data(models, choices, preview, controls, fields) | {"options": options},
         "form_url": reverse("training:form", args=[draft.method.slug]),
         "plan_url": reverse("training:plan", args=[draft.method.slug]),
     }
@@ -192,15 +203,18 @@ def explanations(draft: Draft) -> list[str]:
     return texts
 
 
-def model_facts(model: BaseModel) -> dict[str, Any]:
-    """What stands beside the choice: weights, context, chat template; and the layers that LoRA can
-    target."""
+def model_facts(model: BaseModel, fields: dict[str, Field]) -> dict[str, Any]:
+    """What stands beside the choice: weights, context, chat template; the layers that LoRA can
+    target; and what its own adapter is, where that can be carried on.
+
+    fields: of the method; none of one that carries no adapter on."""
     return {
-        "name": model.name,
+        "name": model.title,
         "parameters": model.parameter_count,
         "context": model.context_length,
         "template": bool(model.chat_template),
         "modules": model.linear_modules,
+        "adapter": adapter_text(model, fields),
     }
 
 
@@ -223,8 +237,9 @@ def page_data(
     choices: list[DatasetChoice],
     preview: dict[str, Any],
     controls: dict[str, Control],
+    fields: dict[str, Field],
 ) -> dict[str, Any]:
-    """What the script needs to answer while somebody types."""
+    """What the script needs to answer while somebody types. fields: as model_facts takes them."""
     datasets = {}
     for choice in choices:
         for version in choice.versions:
@@ -234,11 +249,14 @@ def page_data(
 
     active_when = {}
     for name, control in controls.items():
-        if control.field.active_when:
-            active_when[name] = control.field.active_when
+        conditions = dict(control.field.active_when)
+        if name in GIVEN_PARAMETERS:
+            conditions["continue_adapter"] = ""
+        if conditions:
+            active_when[name] = conditions
 
     return {
-        "models": {str(model.pk): model_facts(model) for model in models},
+        "models": {str(model.pk): model_facts(model, fields) for model in models},
         "datasets": datasets,
         "activeWhen": active_when,
         "titles": titles_of(controls),

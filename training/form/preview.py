@@ -38,6 +38,7 @@ def train_preview(
     branch: Origin | None = None,
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
+    continue_adapter: bool = False,
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
     """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
@@ -58,6 +59,7 @@ def train_preview(
         branch=branch,
         starts_after=starts_after,
         labels=labels,
+        continue_adapter=continue_adapter,
         device=state.device_kind,
     )
 

@@ -219,6 +219,7 @@ def draft_choices(draft: Draft) -> dict[str, Any]:
         "branch": draft.branch,
         "starts_after": draft.after,
         "labels": [draft.labels],
+        "continue_adapter": draft.continue_adapter,
     }
 
 

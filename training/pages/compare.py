@@ -19,6 +19,7 @@ FEWEST_TRAINS, MOST_TRAINS = 2, 8
 INGREDIENTS = {
     "method": "Method",
     "base_model": "Base model",
+    "continue_adapter": "Carries its adapter on",
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
@@ -36,7 +37,8 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
     """Everything that was chosen for a train, by name."""
     return {
         "method": run.method.name,
-        "base_model": run.base_model.name,
+        "base_model": run.base_model.title,
+        "continue_adapter": run.continue_adapter,
         "dataset": run.dataset.name,
         "evaluation_dataset": run.evaluation_dataset.name if run.evaluation_dataset else None,
         "system_prompt": run.system_prompt,

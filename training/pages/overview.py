@@ -114,6 +114,7 @@ def as_json(run: TrainRun) -> str:
         "name": run.name,
         "method": run.method.slug,
         "base_model": run.base_model.slug,
+        "continue_adapter": run.continue_adapter,
         "dataset": run.dataset.slug,
         "evaluation_dataset": run.evaluation_dataset.slug if run.evaluation_dataset else None,
         "system_prompt": run.system_prompt,

@@ -100,13 +100,15 @@ def _trains(user: User, words: str) -> HitGroup:
     labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
     matches = _matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
     rows = TrainRun.objects.visible_to(user).filter(matches).select_related("method", "base_model")
-    rows = rows.only("name", "status", "created_at", "method__name", "base_model__name")
+    rows = rows.only(
+        "name", "status", "created_at", "method__name", "base_model__name", "base_model__version"
+    )
 
     def hit(run: TrainRun) -> Hit:
         parts = (
             f"#{run.pk}",
             run.method.name,
-            run.base_model.name,
+            run.base_model.title,
             run.get_status_display(),
         )
         return Hit(run.name, " · ".join(parts), run.get_absolute_url(), "activity")
@@ -132,12 +134,12 @@ def _datasets(user: User, words: str) -> HitGroup:
 def _models(user: User, words: str) -> HitGroup:
     matches = _matches(words, "name", "reference")
     rows = BaseModel.objects.visible_to(user).filter(archived_at=None).filter(matches)
-    rows = rows.only("name", "slug", "architecture", "status")
+    rows = rows.only("name", "version", "slug", "architecture", "status")
 
     def hit(model: BaseModel) -> Hit:
         parts = [model.architecture, model.get_status_display()]
         note = " · ".join(filter(None, parts))
-        return Hit(model.name, note, model.get_absolute_url(), "cube")
+        return Hit(model.title, note, model.get_absolute_url(), "cube")
 
     return _group("models", "Models", rows, words, hit, reverse("models:list"))
 

@@ -332,12 +332,13 @@ class TrainMergeView(TrainActionView):
             run=run,
             by=reader_of(request),
             name=request.POST.get("name", ""),
+            version=request.POST.get("version", ""),
             checkpoint=step_posted(request, "checkpoint"),
             precision=request.POST.get("precision", "auto"),
         )
 
         messages.success(
-            request, f"{model.name} is being made. It appears among the models when it is ready."
+            request, f"{model.title} is being made. It appears among the models when it is ready."
         )
         return redirect(model)
 

@@ -50,7 +50,12 @@ class Origin:
 
 
 def branch_check(
-    origin: Origin, *, method: TrainingMethod, base_model: BaseModel, parameters: dict[str, Any]
+    origin: Origin,
+    *,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    parameters: dict[str, Any],
+    continue_adapter: bool = False,
 ) -> Path:
     """The checkpoint to begin with. Raises UserError by field where the weights would not fit."""
     errors: dict[str, list[str]] = {}
@@ -63,6 +68,15 @@ def branch_check(
     if base_model.pk != origin.run.base_model_id:
         errors["base_model"] = [
             f"Train #{origin.run.pk} has another base model, {origin.run.base_model.name}."
+        ]
+
+    if continue_adapter != origin.run.continue_adapter:
+        what = (
+            "carries its base model's adapter on" if not continue_adapter else "has a new adapter"
+        )
+        errors["continue_adapter"] = [
+            f"Train #{origin.run.pk} {what}, and so has a branch of it to: what it is compared with "
+            "depends on it."
         ]
 
     for name in SHAPE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import transaction
 from django.db.models import QuerySet
@@ -65,12 +67,14 @@ def train_merge(
     run: TrainRun,
     by: User,
     name: str = "",
+    version: str = "",
     checkpoint: int | None = None,
     precision: str = "auto",
 ) -> BaseModel:
     """Add what the train learned to the models, in the background; it belongs to the train's owner.
 
-    `checkpoint`: the step of a kept one; None for the train's result. Raises UserError: by field,
+    name, version: the train's name and its next version where they are blank. `checkpoint`: the
+    step of a kept one; None for the train's result. Raises UserError: by field,
     with code wrong_state where the train left nothing, duplicate where the same model is there
     already."""
     owner_check(run, by)
@@ -95,6 +99,7 @@ def train_merge(
         return model_add_trained(
             owner=run.owner,
             name=name,
+            version=version,
             licence=run.base_model.licence,
             trained_from={
                 "train": run.pk,
@@ -103,5 +108,17 @@ def train_merge(
                 "step": checkpoint or 0,
                 "precision": precision,
                 "base_model": {"id": run.base_model_id, "name": run.base_model.name},
+                "continue_adapter": run.continue_adapter,
+                "datasets": _datasets(run),
             },
         )
+
+
+def _datasets(run: TrainRun) -> dict[str, dict[str, Any]]:
+    """What it learned from and was measured with, each with its version and licence."""
+    datasets = {"training": run.dataset, "evaluation": run.evaluation_dataset}
+    return {
+        role: {"id": dataset.pk, "title": dataset.title, "licence": dataset.licence}
+        for role, dataset in datasets.items()
+        if dataset is not None
+    }

@@ -29,6 +29,7 @@ from jobs.durations import run_seconds
 from jobs.queue import queue_insert
 from training.models import TrainRun
 from training.train.branching import HASHED_BYTES
+from training.train.carrying_on import loaded_model
 from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
 from training.train.remedies import LADDER, OUT_OF_MEMORY
@@ -62,8 +63,8 @@ def resume_obstacle(run: TrainRun) -> str:
         return "Only a train that was stopped or failed can be resumed."
     if run.method.is_custom:
         return f"{run.method.name} is a custom program, which cannot be resumed. Copy the train."
-    if not run.base_model.path.is_dir():
-        return f"The files of {run.base_model.name} are gone."
+    if not (base_model := loaded_model(run)).path.is_dir():
+        return f"The files of {base_model.name} are gone."
 
     for dataset in (run.dataset, run.evaluation_dataset):
         if dataset is not None and not dataset.path.is_file():

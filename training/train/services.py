@@ -21,7 +21,15 @@ from core.store import located_path, require_disk
 from core.text import clean_label, clean_text
 from datasets_app.models import Dataset
 from engine.chat.render import NO_TOOLS, template_knows_tools
-from engine.contract.rundir import Branch, DataFile, HubModel, Program, Spec, save_request
+from engine.contract.rundir import (
+    Branch,
+    DataFile,
+    HubModel,
+    Program,
+    Spec,
+    StartAdapter,
+    save_request,
+)
 from engine.doctor.finding_kinds import TOOL_CALLS
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.queue import queue_insert, starts_after_check
@@ -30,6 +38,7 @@ from methods.services import method_defaults, method_formats, parameters_validat
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
+from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
@@ -69,6 +78,7 @@ def train_create(
     branch: Origin | None = None,
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
+    continue_adapter: bool = False,
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
     is new).
@@ -91,6 +101,7 @@ def train_create(
         branch=branch,
         starts_after=starts_after,
         labels=labels,
+        continue_adapter=continue_adapter,
         device=device,
     )
     parameters, plan = check.insist()
@@ -111,6 +122,7 @@ def train_create(
         copied_from=copied_from,
         branched_from=branch.run if branch is not None else None,
         branch_step=branch.step if branch is not None else None,
+        continue_adapter=continue_adapter,
         idempotency_key=idempotency_key or None,
         priority=priority,
         starts_after=starts_after,
@@ -199,6 +211,7 @@ def train_check(
     branch: Origin | None = None,
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
+    continue_adapter: bool = False,
     device: str,
 ) -> TrainCheck:
     """Everything that can be said against a train before it starts: what the form shows while
@@ -220,6 +233,10 @@ def train_check(
                 dataset=dataset,
                 evaluation_dataset=evaluation_dataset,
             )
+
+    if continue_adapter and base_model is not None:
+        with check.collecting():
+            parameters = carried_parameters(method, base_model, parameters)
 
     with check.collecting():
         check.parameters = parameters_validate(method, parameters, device=device)
@@ -254,7 +271,11 @@ def train_check(
     if branch is not None:
         with check.collecting():
             check.checkpoint = branch_check(
-                branch, method=method, base_model=base_model, parameters=check.parameters
+                branch,
+                method=method,
+                base_model=base_model,
+                parameters=check.parameters,
+                continue_adapter=continue_adapter,
             )
 
     return check
@@ -337,14 +358,19 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
         if weights is not None and branch is not None:
             start = branch_take(weights, branch, run.directory)
 
-        spec_write(run, _spec(run, start))
+        adapter: StartAdapter | None = None
+        if run.continue_adapter:
+            adapter = adapter_take(run.base_model, run.directory)
+
+        spec_write(run, _spec(run, start, adapter))
     except BaseException:
         shutil.rmtree(run.directory, ignore_errors=True)
         raise
 
 
-def _spec(run: TrainRun, branch: Branch | None) -> Spec:
+def _spec(run: TrainRun, branch: Branch | None, adapter: StartAdapter | None) -> Spec:
     evaluation_dataset = run.evaluation_dataset
+    base_model = loaded_model(run)
     return Spec(
         run_id=run.pk,
         attempt=run.attempt,
@@ -352,15 +378,16 @@ def _spec(run: TrainRun, branch: Branch | None) -> Spec:
         method=run.method.slug,
         recipe=run.method.recipe,
         parameters=run.parameters,
-        base_model_path=str(run.base_model.path),
-        base_model_name=run.base_model.name,
-        base_model_sha256=run.base_model.sha256,
-        base_model_source=_hub_model(run.base_model),
+        base_model_path=str(base_model.path),
+        base_model_name=base_model.name,
+        base_model_sha256=base_model.sha256,
+        base_model_source=_hub_model(base_model),
         dataset=_data_file(run.dataset),
         evaluation_dataset=_data_file(evaluation_dataset) if evaluation_dataset else None,
         resources=resources_of(run.parameters, run.owner),
         program=_program(run.method),
         branch=branch,
+        start_adapter=adapter,
         system_prompt=run.system_prompt,
         health=settings.HEALTH_THRESHOLDS,
     )

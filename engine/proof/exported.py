@@ -1,0 +1,84 @@
+"""Proof that an export still is the model that it was made from.
+
+    python -m engine.proof.exported FORMAT OUT --reference FILE --model MODEL
+    python -m engine.proof.exported gguf-adapter OUT --reference FILE --model MODEL \\
+        --base DIR --adapter DIR
+
+Loads what was written with the library that its users would use, and compares with what FILE says
+that the trained model answers. Where FILE is not there, the model in MODEL was not trained here: it
+is asked itself, and FILE is written for the next proof. Prints JSON lines: {"progress": 0..1} as it
+goes, and last {"done": {"passed", "checks": [{"name", "passed", "detail"}]}} or {"error": "what is
+wrong, in words for people"}. Exit code 4: the proof failed."""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import sys
+from pathlib import Path
+
+from engine.loading.architecture import Refused
+from engine.messages.failures import TrainError
+from engine.models.inspect import ModelProblem
+from engine.proof.checks import Check
+from engine.proof.reference import Reference, reference_make, reference_read, reference_write
+from engine.proof.report import checks_say, say
+from engine.proof.request import OnProgress, ProofRequest, Prover
+
+# Names of functions, imported when they are used: each loads the library of its format.
+PROVERS = {
+    "safetensors": "engine.proof.folders:safetensors_prove",
+    "adapter": "engine.proof.folders:adapter_prove",
+    "gguf": "engine.proof.gguf:gguf_prove",
+    "gguf-adapter": "engine.proof.gguf:gguf_adapter_prove",
+    "ollama": "engine.proof.ollama:ollama_prove",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.proof.exported", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("format", choices=list(PROVERS))
+    parser.add_argument("out", type=Path, help="the folder of the export")
+    parser.add_argument("--reference", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--model", type=Path, required=True, metavar="MODEL")
+    parser.add_argument("--adapter", type=Path, metavar="DIR")
+    parser.add_argument("--base", type=Path, metavar="DIR")
+    options = parser.parse_args(arguments)
+
+    def on_progress(share: float) -> None:
+        say(progress=round(share, 4))
+
+    try:
+        reference = _reference(options.reference, options.model)
+        request = ProofRequest(options.out, options.model, reference, options.adapter, options.base)
+        checks = exported_prove(options.format, request, on_progress)
+    except (Refused, ModelProblem) as error:
+        say(error=str(error))
+        return 1
+    except TrainError as error:
+        say(error=f"{error.message} {error.advice}")
+        return 1
+
+    return checks_say(checks)
+
+
+def _reference(file: Path, model: Path) -> Reference:
+    if file.exists():
+        return reference_read(file)
+
+    reference = reference_make(model)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    reference_write(reference, file)
+    return reference
+
+
+def exported_prove(form: str, request: ProofRequest, on_progress: OnProgress) -> list[Check]:
+    """form: a key of engine.exporting.formats.FORMATS."""
+    prover: Prover = pkgutil.resolve_name(PROVERS[form])
+    return prover(request, on_progress)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
