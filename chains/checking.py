@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chains.adapters import stage_parameters
 from chains.advancing import train_values
 from chains.gates import BOUNDS, gate_check
 from chains.models import Chain, Stage
@@ -44,20 +45,17 @@ def stages_errors(chain: Chain, stages: Sequence[Stage]) -> list[Errors]:
     """What stands against each stage, by field."""
     base_model = stages[0].base_model if stages else None
     device = worker_state().device_kind
-    found = []
-
-    for index, stage in enumerate(stages):
-        is_last = index == len(stages) - 1
-        found.append(_stage_errors(chain, stage, base_model, device, is_last=is_last))
-
-    return found
+    return [_stage_errors(chain, stages, index, base_model, device) for index in range(len(stages))]
 
 
 def _stage_errors(
-    chain: Chain, stage: Stage, base_model: BaseModel | None, device: str, *, is_last: bool
+    chain: Chain, stages: Sequence[Stage], index: int, base_model: BaseModel | None, device: str
 ) -> Errors:
+    stage = stages[index]
+    is_last = index == len(stages) - 1
     try:
         values = train_values(chain, stage, base_model)
+        values["parameters"] = stage_parameters(stages, index)
     except UserError as refusal:
         return dict(refusal.fields)
 
@@ -106,14 +104,16 @@ def _check_of_what_follows(check: TrainCheck, stage: Stage) -> None:
 def _disk_bytes(stages: Sequence[Stage]) -> int:
     """What the whole chain writes: its trains, and a model between each two."""
     base_model = stages[0].base_model
+    device = worker_state().device_kind
     assert base_model is not None
-    trains = sum(disk_bytes(base_model, _with_defaults(stage)) for stage in stages)
-    return trains + base_model.size_bytes * (len(stages) - 1)
+    total = base_model.size_bytes * (len(stages) - 1)
 
+    for index, stage in enumerate(stages):
+        assert stage.method is not None
+        given = stage_parameters(stages, index)
+        total += disk_bytes(base_model, parameters_validate(stage.method, given, device=device))
 
-def _with_defaults(stage: Stage) -> dict[str, object]:
-    assert stage.method is not None
-    return parameters_validate(stage.method, stage.parameters, device=worker_state().device_kind)
+    return total
 
 
 def gate_clean(stage: Stage) -> None:

@@ -12,16 +12,18 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views import View
 
+from chains.adapters import adapter_words, stage_parameters
 from chains.models import Chain, Stage
 from chains.services import NOT_A_DRAFT, chain_create, stage_put
 from core.errors import UserError
 from core.ownership import may_change
 from core.requests import reader_of, row_or_404
-from jobs.devices.presence import worker_state
+from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from methods.schema import method_fields
+from models_app.models import BaseModel
 from training.form.draft import Draft, draft_new, draft_read
-from training.form.page import form_context, with_missing
+from training.form.page import form_context, model_facts, with_missing
 from training.form.preview import train_preview
 from training.form.views import draft_choices, method_cards, method_named, posted_draft
 
@@ -43,6 +45,7 @@ def stage_of(draft: Draft) -> Stage:
         parameters=draft.parameters,
         system_prompt=draft.system_prompt,
         labels=[draft.labels] if draft.labels else [],
+        start=Stage.Start.ADAPTER if draft.continue_adapter else Stage.Start.MERGED,
     )
 
 
@@ -142,7 +145,7 @@ class StageView(DraftView):
             take_stage(draft, stage)
 
         self.place(draft)
-        preview = train_preview(**draft_choices(draft), state=state)
+        preview = self.preview(draft, state)
         if stage is None:
             # An empty form is no mistake yet.
             preview["errors"].pop("dataset", None)
@@ -175,8 +178,29 @@ class StageView(DraftView):
         state = worker_state()
         draft = draft_read(reader_of(request), self.method, request.POST, state.device_kind)
         self.place(draft)
-        preview = train_preview(**draft_choices(draft), state=state)
-        return draft, with_missing(preview, draft)
+        return draft, with_missing(self.preview(draft, state), draft)
+
+    def preview(self, draft: Draft, state: WorkerState) -> dict[str, Any]:
+        """What stands against the stage. An adapter that is carried on does not exist yet, but what
+        it will be is known."""
+        choices = draft_choices(draft)
+        if self.position == 1 or not draft.continue_adapter:
+            return train_preview(**choices, state=state)
+
+        refused: dict[str, list[str]] = {}
+        stages = [*self.stages[: self.position - 1], stage_of(draft)]
+        try:
+            choices["parameters"] = stage_parameters(stages, self.position - 1)
+        except UserError as refusal:
+            refused = {
+                "continue_adapter" if name == "start" else name: texts
+                for name, texts in refusal.fields.items()
+            }
+
+        preview = train_preview(**choices | {"continue_adapter": False}, state=state)
+        preview["errors"] = refused | preview["errors"]
+        preview["ok"] = preview["ok"] and not refused
+        return preview
 
     def place(self, draft: Draft) -> None:
         """A later stage is checked against the base model of the first."""
@@ -190,7 +214,11 @@ class StageView(DraftView):
         self, request: HttpRequest, draft: Draft, preview: dict[str, Any], *, posted: bool = False
     ) -> HttpResponse:
         place = [self.chain.pk, self.position, self.method.slug]
-        context = form_context(draft, preview, posted=posted) | {
+        context = form_context(draft, preview, posted=posted)
+        if self.position > 1 and draft.base_model is not None:
+            self.offer_adapter(context, draft, draft.base_model)
+
+        context |= {
             "chain": self.chain,
             "number": self.position,
             "previous": self.stages[self.position - 2] if self.position > 1 else None,
@@ -199,6 +227,14 @@ class StageView(DraftView):
             "plan_url": reverse("chains:stage_plan", args=place),
         }
         return render(request, "chains/form.html", context, status=400 if posted else 200)
+
+    def offer_adapter(self, context: dict[str, Any], draft: Draft, base: BaseModel) -> None:
+        """What is carried on is the adapter of the stage before, and not that of the model that
+        stands for its result."""
+        fields = draft.fields if context["carrying_offered"] else {}
+        words = adapter_words(self.stages, self.position - 2, fields) if fields else ""
+        context["adapter_text"] = words
+        context["page"]["models"].setdefault(str(base.pk), model_facts(base, {}))["adapter"] = words
 
 
 class StagePlanView(StageView):
@@ -225,3 +261,4 @@ def take_stage(draft: Draft, stage: Stage) -> None:
     draft.evaluation_dataset = stage.evaluation_dataset
     draft.system_prompt = stage.system_prompt
     draft.labels = ", ".join(stage.labels)
+    draft.continue_adapter = stage.start == Stage.Start.ADAPTER

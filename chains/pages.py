@@ -23,7 +23,7 @@ from chains.services import (
     chain_go_on,
     chain_order,
     chain_rename,
-    stage_connect,
+    gate_set,
     stage_move,
     stage_remove,
 )
@@ -92,7 +92,7 @@ class ChainDetailView(View):
         if wants_part(request):
             return render(request, "chains/_chain.html", context)
 
-        context |= {"gates": Stage.Gate.choices, "starts": Stage.Start.choices}
+        context["gates"] = Stage.Gate.choices
         return render(request, "chains/detail.html", context)
 
 
@@ -196,15 +196,14 @@ class StageMoveView(StageActionView):
         return f"Stage {self.position} is moved."
 
 
-class StageConnectView(StageActionView):
-    """The gate behind a stage, and how the next one starts."""
+class StageGateView(StageActionView):
+    """The gate behind a stage."""
 
     def change(self, request: HttpRequest, row: Chain) -> str:
-        stage_connect(
+        gate_set(
             chain=row,
             by=reader_of(request),
             position=self.position,
-            start=request.POST.get("start", Stage.Start.MERGED),
             gate=request.POST.get("gate", ""),
             gate_metric=request.POST.get("gate_metric", ""),
             gate_value=_number(request.POST.get("gate_value", "")),

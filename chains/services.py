@@ -90,6 +90,8 @@ def _clean(stage: Stage) -> None:
     gate_clean(stage)
     if stage.position > 1:
         stage.base_model = None
+    else:
+        stage.start = Stage.Start.MERGED
 
 
 def chain_rename(*, chain: Chain, by: User, name: str) -> Chain:
@@ -105,8 +107,8 @@ def chain_rename(*, chain: Chain, by: User, name: str) -> Chain:
 
 
 def stage_put(*, chain: Chain, by: User, stage: Stage, position: int | None = None) -> Stage:
-    """Add a stage to a draft, or put it in place of the one at `position`, whose gate and start
-    stay. Raises UserError where the chain is no draft, or has no such stage."""
+    """Add a stage to a draft, or put it in place of the one at `position`, whose gate stays. Raises
+    UserError where the chain is no draft, or has no such stage."""
     with _draft(chain, by) as stages:
         if position is None:
             stage.position = len(stages) + 1
@@ -114,7 +116,7 @@ def stage_put(*, chain: Chain, by: User, stage: Stage, position: int | None = No
             before = _stage_at(stages, position)
             stage.pk = before.pk
             stage.position = position
-            for name in ("start", "gate", "gate_metric", "gate_value"):
+            for name in ("gate", "gate_metric", "gate_value"):
                 setattr(stage, name, getattr(before, name))
 
         stage.chain = chain
@@ -124,30 +126,25 @@ def stage_put(*, chain: Chain, by: User, stage: Stage, position: int | None = No
     return stage
 
 
-def stage_connect(
+def gate_set(
     *,
     chain: Chain,
     by: User,
     position: int,
-    start: str,
     gate: str,
     gate_metric: str = "",
     gate_value: float | None = None,
 ) -> None:
-    """Set the gate behind a draft's stage, and how the stage after it starts. Raises UserError."""
+    """Set the gate behind a draft's stage. Raises UserError."""
     with _draft(chain, by) as stages:
         stage = _stage_at(stages, position)
-        following = _stage_at(stages, position + 1)
         _choice_check("gate", gate, Stage.Gate.values)
-        _choice_check("start", start, Stage.Start.values)
 
         stage.gate = gate
         stage.gate_metric = gate_metric
         stage.gate_value = gate_value
         _clean(stage)
         stage.save(update_fields=["gate", "gate_metric", "gate_value"])
-        following.start = start
-        following.save(update_fields=["start"])
 
 
 def _choice_check(name: str, value: str, choices: Sequence[str]) -> None:
@@ -189,7 +186,7 @@ def _number(stages: Sequence[Stage]) -> None:
     for position, stage in enumerate(stages, start=1):
         stage.position = position
         _clean(stage)
-        stage.save(update_fields=["position", "base_model"])
+        stage.save(update_fields=["position", "base_model", "start"])
 
 
 @contextmanager

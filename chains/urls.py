@@ -22,7 +22,7 @@ urlpatterns = [
     path("<int:pk>/sharing/", SharingView.as_view(model=Chain), name="sharing"),
     path(f"{STAGE}remove/", pages.StageRemoveView.as_view(), name="stage_remove"),
     path(f"{STAGE}move/", pages.StageMoveView.as_view(), name="stage_move"),
-    path(f"{STAGE}gate/", pages.StageConnectView.as_view(), name="stage_gate"),
+    path(f"{STAGE}gate/", pages.StageGateView.as_view(), name="stage_gate"),
     path(f"{STAGE}form/<slug:slug>/", form.StageView.as_view(), name="stage"),
     path(f"{STAGE}form/<slug:slug>/plan/", form.StagePlanView.as_view(), name="stage_plan"),
 ]

@@ -70,6 +70,32 @@ def test_what_is_wrong_is_said_by_stage_and_field(caller, body, index, change, f
     assert not Chain.objects.exists()
 
 
+ADAPTERS = [
+    ({}, {"lora_rank": 16}, "", ""),
+    ({"lora_rank": 8}, {}, "", ""),
+    ({"lora_rank": 8}, {"lora_rank": 16}, "stages.1.parameters.lora_rank", "stage 1 has 8"),
+    (None, {}, "stages.1.start", "trains all weights"),
+    ({}, {"adapter": "none"}, "stages.1.start", "All weights are trained"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "field", "words"), ADAPTERS, ids=str)
+def test_an_adapter_can_be_carried_on_where_there_will_be_one(
+    caller, body, first, second, field, words
+):
+    """first, second: parameters; None for a first stage that trains all weights."""
+    body["stages"][0] |= {"method": "sft"} if first is None else {"parameters": first}
+    body["stages"][1] |= {"parameters": second, "start": "adapter"}
+    answer = caller.post(PATH, body, JSON)
+    if not field:
+        assert answer.status_code == 201, answer.content
+        assert answer.json()["stages"][1]["start"] == "adapter"
+        return
+
+    fields = answer.json()["error"]["fields"]
+    assert words in " ".join(fields[field])
+
+
 @pytest.mark.parametrize("count", [0, 1, 21])
 def test_a_chain_has_two_stages_at_least_and_no_end_of_them(caller, body, count):
     body["stages"] = [body["stages"][0]] * count

@@ -102,6 +102,26 @@ def test_the_stages_of_a_draft_are_moved_edited_and_removed(caller, draft, model
     assert "A chain has 2 to 20 stages." in refused.content.decode()
 
 
+def test_a_stage_can_carry_the_adapter_of_the_one_before_on(caller, draft, pairs):
+    chain = draft(parameters={"lora_rank": 8})
+    path = f"/chains/{chain.pk}/stages/2/form/dpo/"
+    form = page(caller, path)
+    assert "Rank 8" in form.select_one("#field-continue_adapter").get_text()
+    base = form.select_one("input[name=base_model]")["value"]
+    sent = {"base_model": base, "dataset": pairs.pk, "continue_adapter": "on", "name": "carried"}
+    plan = caller.post(f"{path}plan/", sent).json()
+    assert plan["ok"], plan["errors"]
+    assert caller.post(path, sent)["Location"] == chain.get_absolute_url()
+    second = stages(chain)[1]
+    assert (second.start, second.name) == ("adapter", "carried")
+    assert "lora_rank" not in second.parameters
+    assert "its adapter carried on" in text(caller, f"/chains/{chain.pk}/")
+    assert page(caller, path).select_one("[name=continue_adapter][value=on]").has_attr("checked")
+
+    caller.post(f"/chains/{chain.pk}/stages/2/move/", {"to": "up"})
+    assert [stage.start for stage in stages(chain)] == ["merged", "merged"]
+
+
 def test_a_draft_says_what_stands_against_each_stage(caller, draft, pairs, alice):
     chain = draft()
     pairs.delete()
