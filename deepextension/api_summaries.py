@@ -13,6 +13,7 @@ LONGEST = 72
 # Where the first sentence of the description is no summary, or there is none.
 SUMMARIES = {
     ("post", "/api/v1/auth/token/"): "Get a token",
+    ("get", "/api/v1/chains/"): "List chains",
     ("get", "/api/v1/datasets/"): "List datasets",
     ("post", "/api/v1/datasets/"): "Upload a dataset",
     ("get", "/api/v1/datasets/{key}/"): "Show a dataset",

@@ -15,6 +15,7 @@ urlpatterns = [
     path("exports/", include("exports.api_urls")),
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api.urls")),
+    path("chains/", include("chains.api_urls")),
     path("jobs/", include("jobs.api_urls")),
     path("queue/", include("training.api.queue_urls")),
     path("search/", SearchView.as_view(), name="api-search"),

@@ -70,6 +70,7 @@ INSTALLED_APPS = [
     "exports",
     "methods",
     "training",
+    "chains",
     "people",
     "deepextension.apps.DeepExtensionAdminConfig",
     "django.contrib.auth",

@@ -7,6 +7,7 @@ from deepextension.health import healthz
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="training:list"), name="home"),
     path("trains/", include("training.urls")),
+    path("chains/", include("chains.urls")),
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
     path("exports/", include("exports.urls")),

@@ -39,11 +39,12 @@ Way = Notice.Way
 @dataclass(frozen=True)
 class NoticeText:
     """What a notice says. subject, paragraphs: of a mail. about: the webhook's body, beside its id
-    and event."""
+    and event. event: where it is another than the job's kind and status say."""
 
     subject: str
     paragraphs: list[str]
     about: dict[str, Any]
+    event: str = ""
 
 
 # Whether to e-mail a person when a job of theirs ends.
@@ -208,8 +209,9 @@ def error_of(job: Job) -> dict[str, str] | None:
 
 
 def webhook_body(notice: Notice) -> dict[str, Any]:
-    event = f"{notice.job.kind}.{notice.status}"
-    return {"id": str(notice.uuid), "event": event} | notice_text(notice).about
+    text = notice_text(notice)
+    event = text.event or f"{notice.job.kind}.{notice.status}"
+    return {"id": str(notice.uuid), "event": event} | text.about
 
 
 def public_address(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
+from django.db.models import ProtectedError
 from django.utils import timezone
 
 from core.errors import UserError
@@ -111,4 +112,11 @@ def method_delete(method: TrainingMethod) -> None:
             status=409,
         )
 
-    method.delete()
+    try:
+        method.delete()
+    except ProtectedError as error:
+        raise UserError(
+            f"A chain that runs will use {method.name}, so it stays. Retire it instead.",
+            code="in_use",
+            status=409,
+        ) from error

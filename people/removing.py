@@ -23,6 +23,8 @@ from django.db import transaction
 from django.db.models import ProtectedError
 from knox.models import get_token_model
 
+from chains.models import Chain
+from chains.services import chain_cancel, chain_delete
 from core.errors import UserError
 from core.ownership import Owned, owned_models, released_on_hand_over
 from core.store import trials_folder
@@ -40,8 +42,10 @@ from training.train.services import train_delete, train_stop
 
 logger = logging.getLogger("deepextension.people")
 
-# How a row of each kind is deleted with its files. In this order: trains need datasets and models.
+# How a row of each kind is deleted with its files. In this order: chains need trains, and trains
+# need datasets and models.
 DELETE: dict[type[Owned], Callable[[Any, User], None]] = {
+    Chain: lambda chain, by: chain_delete(chain=chain, by=by),
     TrainRun: lambda run, by: train_delete(run=run, by=by),
     Dataset: lambda dataset, by: dataset_delete(dataset=dataset, by=by),
     BaseModel: lambda model, by: model_and_exports_delete(model, by),
@@ -212,6 +216,9 @@ def data_delete(person: User, *, keep_used: bool) -> bool:
         raise UserError(
             f"Not everything can be deleted: {uses_text(uses)}.", code="in_use", status=409
         )
+
+    for chain in Chain.objects.running().filter(owner=person):
+        chain_cancel(chain=chain, by=person)
 
     open_trains = TrainRun.objects.filter(owner=person).exclude(status__in=TrainRun.ENDED)
     for run in open_trains:

@@ -169,12 +169,14 @@ class Platform:
         method: str = "lora",
         name: str = "test-train",
         base_model: str = "tiny",
+        continue_adapter: bool = False,
         **parameters: Any,
     ) -> Any:
         body = {
             "name": name,
             "method": method,
             "base_model": base_model,
+            "continue_adapter": continue_adapter,
             "dataset": dataset["id"],
             "parameters": {"max_tokens": 64, "sample_max_tokens": 8, "sample_prompts": 2}
             | parameters,

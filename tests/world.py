@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from django.contrib.auth.models import User
+from django.utils import timezone
 from knox.models import get_token_model
 
+from chains.models import Chain, Stage
 from core.ownership import Owned, owned_models
 from core.store import trials_folder
 from datasets_app.models import Dataset, DatasetProblem, Label
@@ -39,7 +41,8 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     export_make(model, number, canary)
     run = train_make(owner, dataset, model, number, canary)
     job = job_make(owner, number, canary)
-    world = World(owner, label, dataset, model, run, job)
+    chain = chain_make(run, number, canary)
+    world = World(owner, label, dataset, model, run, job, chain)
 
     missing = set(owned_models()) - set(world.owned)
     assert not missing, f"tests/world.py makes no row of {missing}"
@@ -54,6 +57,7 @@ class World:
     model: BaseModel
     run: TrainRun
     job: Job
+    chain: Chain
 
     @property
     def owned(self) -> dict[type[Owned], Owned]:
@@ -61,6 +65,7 @@ class World:
             Dataset: self.dataset,
             BaseModel: self.model,
             TrainRun: self.run,
+            Chain: self.chain,
         }
 
 
@@ -204,6 +209,28 @@ def job_make(owner: User, number: int, canary: str) -> Job:
     )
     write(job.log_path, f"{canary} log\n".encode())
     return job
+
+
+def chain_make(run: TrainRun, number: int, canary: str) -> Chain:
+    """The train as the first stage of a chain, which has stopped there."""
+    chain = Chain.objects.create(
+        pk=number,
+        owner=run.owner,
+        name=f"{canary} chain",
+        status=Chain.Status.STOPPED,
+        reason=f"{canary} failed",
+    )
+    asked = {"method": run.method, "dataset": run.dataset, "name": f"{canary} stage"}
+    Stage.objects.create(
+        chain=chain,
+        position=1,
+        base_model=run.base_model,
+        run=run,
+        began_at=timezone.now(),
+        **asked,
+    )
+    Stage.objects.create(chain=chain, position=2, **asked)
+    return chain
 
 
 def token_make(owner: User) -> str:

@@ -391,7 +391,7 @@ def asks_again(address: str, seconds: float) -> SafeString:
     )
 
 
-# Icon and tint of every status that a train, a dataset or a model can have.
+# Icon and tint of every status that a train, a chain, a dataset or a model can have.
 CHIPS = {
     "queued": ("clock", ""),
     "running": ("", "blue"),
@@ -404,6 +404,9 @@ CHIPS = {
     "making": ("loader-2", "blue"),
     "ready": ("check", "green"),
     "archived": ("archive", ""),
+    "draft": ("pencil", ""),
+    "succeeded": ("check", "green"),
+    "cancelled": ("x", ""),
 }
 
 

@@ -17,6 +17,6 @@ def give_rights(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("people", "0003_jobs"), ("exports", "0001_exports")]
+    dependencies = [("people", "0004_chains"), ("exports", "0001_exports")]
 
     operations = [migrations.RunPython(give_rights, migrations.RunPython.noop)]

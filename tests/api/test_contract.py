@@ -7,10 +7,12 @@ from __future__ import annotations
 import pytest
 import schemathesis
 from django.core.handlers.wsgi import WSGIHandler
+from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given, settings
 from knox.models import get_token_model
 from schemathesis.specs.openapi.checks import ignored_auth
 
+from chains.models import Chain, Stage
 from tests.fuzz.calls import CHECKS, name_what_is_there
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
@@ -34,6 +36,9 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
         make_train(status=status, attempt=1, step=3, total_steps=10)
         for status in ("running", "stopped")
     ]
+    chains = [
+        chain_make(run, status) for run, status in zip(runs, ("draft", "stopped"), strict=True)
+    ]
     _, token = get_token_model().objects.create(user=alice)
     schema = schemathesis.openapi.from_wsgi(
         "/api/v1/schema/",
@@ -46,12 +51,23 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
         {
             "trains": [run.pk for run in runs],
             "jobs": [run.number for run in runs],
+            "chains": [chain.pk for chain in chains],
             "datasets": ["toys"],
             "models": ["tiny"],
             "methods": ["lora-test"],
         },
     )
     return schema
+
+
+def chain_make(run, status: str) -> Chain:
+    """A chain whose first stage is that train."""
+    chain = Chain.objects.create(owner=run.owner, name="Support", status=status)
+    asked = {"chain": chain, "method": run.method, "dataset": run.dataset}
+    begun = {"run": run, "began_at": timezone.now()} if status == "stopped" else {}
+    Stage.objects.create(position=1, base_model=run.base_model, **asked, **begun)
+    Stage.objects.create(position=2, **asked)
+    return chain
 
 
 def test_it_answers_as_its_document_says(api):
@@ -100,5 +116,10 @@ def test_the_document_names_every_operation_of_the_issue(api):
         "trains/{id}/stop/",
         "trains/{id}/copy/",
         "trains/{id}/model/",
+        "chains/",
+        "chains/{id}/",
+        "chains/{id}/cancel/",
+        "chains/{id}/go-on/",
+        "chains/{id}/copy/",
     }
     assert wanted <= paths

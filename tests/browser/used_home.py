@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+from chains.models import Chain, Stage
 from core.store import runs_folder
 from core.upload import ReceivedFile
 from datasets_app.checking import dataset_check
@@ -59,7 +60,8 @@ def used_home(home: Any) -> dict[str, str]:
     trains = trains_make(people, models, datasets)
     jobs = jobs_make(people, models, datasets)
     exports = exports_make(people["alice"], models["model"])
-    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs, **exports}
+    chains = chains_make(people["alice"], models, datasets, trains)
+    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs, **exports, **chains}
     ids = {name: str(thing.pk) for name, thing in everything.items()}
     return ids | {"four": ids_of(trains, 4), "six": ids_of(trains, 6), "two": ids_of(trains, 2)}
 
@@ -394,6 +396,54 @@ def trains_make(
     found["next"] = train_make(
         **lora, status="queued", measured=False, starts_after=found["waiting"]
     )
+    return found
+
+
+def chains_make(
+    owner: User,
+    models: dict[str, BaseModel],
+    datasets: dict[str, Dataset],
+    trains: dict[str, TrainRun],
+) -> dict[str, Chain]:
+    """A chain of every status: supervised, by preferences, by rewards."""
+    bound = {"gate": "at_most", "gate_metric": "eval_loss", "gate_value": 1.25}
+    reason = (
+        "The gate behind stage 1 is closed: stage 2 starts if the eval loss of stage 1 is at most "
+        "1.25, but it was 1.482."
+    )
+    begun = {"began_at": timezone.now(), "passed": True}
+    closed = begun | {"measured": 1.482, "passed": False}
+    opened = begun | {"measured": 1.204, "model": models["model1"]}
+    plans: dict[str, tuple[dict[str, Any], ...]] = {
+        "draft": (bound, {"gate": "better"}, {"dataset": None}),
+        "running": (
+            bound | opened | {"run": trains["finished"]},
+            begun | {"run": trains["running"]},
+        ),
+        "stopped": (bound | closed | {"run": trains["other"]}, {}, {}),
+        "succeeded": (bound | opened | {"run": trains["dpo"]}, begun | {"run": trains["grpo"]}),
+        "cancelled": (begun | {"run": trains["stopped"]}, {}),
+    }
+    rows = (("lora", "chat"), ("dpo", "pairs"), ("grpo", "prompts"))
+    found = {}
+    for status, stages in plans.items():
+        chain = Chain.objects.create(
+            owner=owner,
+            name=f"{LONG}-{status}" if status == "stopped" else f"support-in-stages-{status}",
+            status=status,
+            reason=reason if status == "stopped" else "",
+            ordered_at=None if status == "draft" else timezone.now(),
+        )
+        for position, ((method, data), given) in enumerate(zip(rows, stages, strict=False), 1):
+            asked = {
+                "name": f"support-{method}",
+                "method": TrainingMethod.objects.get(slug=method),
+                "dataset": datasets[data],
+                "base_model": models["model"] if position == 1 else None,
+            }
+            Stage.objects.create(chain=chain, position=position, **asked | given)
+        found[f"chain-{status}"] = chain
+
     return found
 
 

@@ -4,6 +4,7 @@ preferences."""
 import psutil
 import pytest
 
+from engine.contract.rundir import read_spec
 from tests.e2e.test_main_job import toy_rows
 from tests.engine.runs import toy_pairs, write_rows
 from tests.live import Platform
@@ -40,10 +41,14 @@ def first(platform: Platform, trained) -> dict:
 
 
 @pytest.fixture(scope="module")
-def second(platform: Platform, first, tmp_path_factory) -> dict:
-    """A train by preferences on that model."""
+def pairs(platform: Platform, tmp_path_factory) -> dict:
     rows = write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", toy_pairs())
-    pairs = platform.upload("pairs.jsonl", rows.read_bytes())
+    return platform.upload("pairs.jsonl", rows.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def second(platform: Platform, first, pairs) -> dict:
+    """A train by preferences on that model."""
     return platform.ended(
         platform.start(pairs, method="dpo", base_model=first["slug"], max_steps=4)
     )
@@ -88,3 +93,44 @@ def test_a_killed_merge_begins_again_and_leaves_one_model(platform, first, secon
     found = platform.get("models/", search="killed")["results"]
     assert [row["id"] for row in found] == [model["id"]]
     assert not (platform.home / "models" / "imports" / str(model["id"])).exists()
+
+
+def test_an_adapter_is_carried_on_by_preferences_and_once_more(platform, trained, first, pairs):
+    """Each begins as the model that it was given, and all their adapters belong on one base."""
+    carried = platform.ended(
+        platform.start(
+            pairs,
+            method="dpo",
+            base_model=first["slug"],
+            continue_adapter=True,
+            max_steps=4,
+            logging_steps=1,
+            evaluation_split=0.2,
+        )
+    )
+    assert carried["status"] == "finished", carried["error"]
+    assert carried["parameters"]["lora_rank"] == trained["parameters"]["lora_rank"]
+    (start,) = [
+        row["values"]
+        for row in platform.get(f"trains/{carried['id']}/metrics/")["rows"]
+        if row["split"] == "train" and row["step"] == 1
+    ]
+    assert abs(start["rewards/margins"]) < 1e-5
+
+    model = merged(platform, carried, name="by preferences")
+    assert (model["status"], model["error"]) == ("ready", "")
+    assert model["proof"]["passed"] is True, model["proof"]
+
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
+    again = platform.ended(
+        platform.start(dataset, base_model=model["slug"], continue_adapter=True, **LEARNS)
+    )
+    assert again["status"] == "finished", again["error"]
+    last = merged(platform, again, name="once more")
+    assert last["proof"]["passed"] is True, last["proof"]
+
+    specs = [
+        read_spec(platform.home / "runs" / str(run["id"])) for run in (trained, carried, again)
+    ]
+    assert len({spec.base_model_path for spec in specs}) == 1
+    assert [spec.start_adapter is not None for spec in specs] == [False, True, True]

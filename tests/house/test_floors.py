@@ -20,8 +20,9 @@ FLOORS = {
     "mirror": 5,
     "exports": 6,
     "training": 7,
-    "people": 8,
-    "deepextension": 9,
+    "chains": 8,
+    "people": 9,
+    "deepextension": 10,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.

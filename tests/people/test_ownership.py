@@ -39,7 +39,16 @@ def test_whatever_has_an_owner_is_owned():
     """A model of ours with a field `owner` that is none of these rules' would not be looked at by
     any test here.
     """
-    ours = {"core", "datasets_app", "models_app", "methods", "training", "people", "accounts"}
+    ours = {
+        "core",
+        "datasets_app",
+        "models_app",
+        "methods",
+        "training",
+        "chains",
+        "people",
+        "accounts",
+    }
     with_owner = {
         model
         for model in apps.get_models()
@@ -116,7 +125,12 @@ def test_operators_hand_a_row_over_and_others_do_not(world, bob, otto, kind):
         owner_set(row, by=otto, owner=bob)
 
 
-ADDRESSES = {"Dataset": "datasets", "BaseModel": "models", "TrainRun": "trains"}
+ADDRESSES = {
+    "Dataset": "datasets",
+    "BaseModel": "models",
+    "TrainRun": "trains",
+    "Chain": "chains",
+}
 
 
 @kinds()

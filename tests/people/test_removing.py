@@ -43,7 +43,8 @@ def folders(world) -> list[bool]:
 
 def test_it_asks_what_happens_to_what_somebody_has(world, olga):
     with pytest.raises(
-        UserError, match=r"alice has 1 dataset, 1 base model and 1 train\. Say who gets them"
+        UserError,
+        match=r"alice has 1 dataset, 1 base model, 1 train and 1 chain\. Say who gets them",
     ):
         person_remove(person=world.owner, by=olga)
     world.owner.refresh_from_db()
@@ -80,7 +81,7 @@ def test_deleted_everything_goes_with_its_files(
 ):
     with django_capture_on_commit_callbacks(execute=True):
         assert person_remove(person=world.owner, by=olga, delete_data=True) is None
-    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": []}
+    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
     assert folders(world) == [False, False, False, False]
     assert not Notice.objects.exists()
 
@@ -126,7 +127,7 @@ def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanw
 
     TrainRun.objects.update(status=Status.STOPPED)
     removals_finish()
-    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": []}
+    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
     assert not run.directory.exists()
     assert not User.objects.filter(username="alice").exists()
     assert not PersonRemoval.objects.exists()
@@ -192,7 +193,12 @@ def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(
     world, bob, carol, olga, used
 ):
     assert person_remove(person=world.owner, by=olga, delete_data=True, hand_over_to=carol) is None
-    assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["bob"]}
+    assert owners() == {
+        "Dataset": ["carol"],
+        "BaseModel": ["carol"],
+        "TrainRun": ["bob"],
+        "Chain": [],
+    }
     assert folders(world) == [True, True, False, False]
     used.refresh_from_db()
     assert used.dataset.shared
@@ -243,7 +249,12 @@ class TestApi:
         client.force_login(otto)
         rows = {row["username"]: row for row in client.get(self.URL).json()["results"]}
         assert set(rows) == {"alice", "bob", "stan", "otto"}
-        assert rows["alice"]["holdings"] == {"datasets": 1, "base models": 1, "trains": 1}
+        assert rows["alice"]["holdings"] == {
+            "datasets": 1,
+            "base models": 1,
+            "trains": 1,
+            "chains": 1,
+        }
         assert rows["alice"]["removal"] is None
         assert client.get(f"{self.URL}{world.owner.pk}/").json() == rows["alice"]
 
@@ -262,7 +273,7 @@ class TestApi:
             ), query
         assert client.delete(f"{self.URL}alice/?hand_over_to=carol").status_code == 204
         assert client.get(f"{self.URL}alice/").status_code == 404
-        assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["carol"]}
+        assert owners() == {kind.__name__: ["carol"] for kind in owned_models()}
 
     def test_it_says_that_trains_are_still_stopping(self, client, world, otto):
         TrainRun.objects.update(status=Status.RUNNING)
@@ -321,14 +332,17 @@ class TestAdministration:
     def test_it_asks_before_an_account_is_deleted(self, client, world, carol, otto):
         client.force_login(otto)
         address = f"{self.LIST}{world.owner.pk}/delete/"
-        assert "has 1 dataset, 1 base model and 1 train" in client.get(address).content.decode()
+        assert (
+            "has 1 dataset, 1 base model, 1 train and 1 chain"
+            in client.get(address).content.decode()
+        )
         assert "Choose who gets it" in client.post(address, {"what": "hand_over"}).content.decode()
         # Django's own page would have been content with this.
         client.post(address, {"post": "yes"})
         assert User.objects.filter(username="alice").exists()
         answer = client.post(address, {"what": "hand_over", "hand_over_to": carol.pk})
         assert (answer.status_code, answer["Location"]) == (302, self.LIST)
-        assert owners() == {"Dataset": ["carol"], "BaseModel": ["carol"], "TrainRun": ["carol"]}
+        assert owners() == {kind.__name__: ["carol"] for kind in owned_models()}
 
     def test_it_says_why_an_account_is_still_there(self, client, world, bob, otto):
         client.force_login(otto)
@@ -354,7 +368,7 @@ class TestAdministration:
         assert User.objects.filter(username="alice").exists()
         client.post(self.LIST, chosen | {"what": "delete"})
         assert set(User.objects.values_list("username", flat=True)) == {"carol", "otto"}
-        assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": []}
+        assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
 
     def test_what_stands_in_the_way_is_said_before_the_first_goes(
         self, client, world, bob, carol, olga, used

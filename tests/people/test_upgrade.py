@@ -85,7 +85,7 @@ def upgraded(tmp_path_factory):
 
 def test_nothing_is_lost_and_only_what_came_with_the_platform_is_shared(upgraded):
     state, _ = upgraded
-    assert state["rows"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2}
+    assert state["rows"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2, "Chain": 0}
     assert state["shared"] == ["smollm2-135m-instruct"]
 
 
@@ -95,6 +95,7 @@ def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
         "Dataset": ["alice"],
         "BaseModel": ["-", "alice"],
         "TrainRun": ["alice"],
+        "Chain": [],
     }
     assert "Dataset: 1 without an owner" in said
 
@@ -102,6 +103,6 @@ def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
 def test_staff_keeps_what_it_did(upgraded):
     state, said = upgraded
     assert state["operators"] == ["stan"]
-    assert state["stan"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2}
+    assert state["stan"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2, "Chain": 0}
     assert state["queue"]
     assert "Added to the group Operators: stan" in said

@@ -43,6 +43,7 @@ def test_it_belongs_to_the_trains_owner_and_says_where_it_is_from(finished, alic
         "step": 0,
         "precision": "auto",
         "base_model": {"id": finished.base_model_id, "name": "Tiny"},
+        "continue_adapter": False,
         "datasets": {
             "training": {"id": finished.dataset_id, "title": "Toys", "licence": ""},
         },

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
@@ -97,6 +98,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "priorities": priorities_of(draft.reader),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls, fields) | {"options": options},
+        "form_url": reverse("training:form", args=[draft.method.slug]),
+        "plan_url": reverse("training:plan", args=[draft.method.slug]),
     }
 
 

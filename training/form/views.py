@@ -132,7 +132,7 @@ class TrainFormView(View):
         if "copy" in request.GET and draft.origin is None:
             raise Http404
 
-        preview = train_preview(**_choices(draft), state=state)
+        preview = train_preview(**draft_choices(draft), state=state)
         # An empty form is no mistake yet: what is simply not chosen is said when somebody presses
         # the button.
         for name in ("base_model", "dataset"):
@@ -161,9 +161,7 @@ class TrainFormView(View):
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
-        state = worker_state()
-        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        preview = with_missing(train_preview(**_choices(draft), state=state), draft)
+        draft, preview = posted_draft(request, method)
         if preview["ok"] and draft.base_model is not None and draft.dataset is not None:
             try:
                 run, created = train_create(
@@ -171,7 +169,7 @@ class TrainFormView(View):
                     system_prompt=draft.system_prompt,
                     copied_from=draft.origin,
                     idempotency_key=draft.key,
-                    **_choices(draft),
+                    **draft_choices(draft),
                 )
             except UserError as error:
                 # Something changed between the two.
@@ -185,6 +183,13 @@ class TrainFormView(View):
 
         context = form_context(draft, preview, posted=True)
         return render(request, "training/form.html", context, status=400)
+
+
+def posted_draft(request: HttpRequest, method: TrainingMethod) -> tuple[Draft, dict[str, Any]]:
+    """The form as posted, and what training.form.preview says of it."""
+    state = worker_state()
+    draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+    return draft, with_missing(train_preview(**draft_choices(draft), state=state), draft)
 
 
 def _queued(name: str, preview: dict[str, Any]) -> str:
@@ -201,7 +206,7 @@ def _queued(name: str, preview: dict[str, Any]) -> str:
     return f"{name} is queued. {others} {are(ahead)} running or waiting."
 
 
-def _choices(draft: Draft) -> dict[str, Any]:
+def draft_choices(draft: Draft) -> dict[str, Any]:
     """What both train_preview and train_create take of a draft."""
     return {
         "owner": draft.reader,
@@ -223,10 +228,8 @@ class TrainPlanView(View):
 
     def post(self, request: HttpRequest, slug: str) -> JsonResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
-        state = worker_state()
-        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        preview = train_preview(**_choices(draft), state=state)
-        return JsonResponse(with_missing(preview, draft))
+        _, preview = posted_draft(request, method)
+        return JsonResponse(preview)
 
 
 class RewardTrialView(View):

@@ -130,6 +130,11 @@ def adapter_text(model: BaseModel, fields: dict[str, Field]) -> str:
     except UserError:
         return ""
 
+    return given_text(given, fields)
+
+
+def given_text(given: dict[str, Any], fields: dict[str, Field]) -> str:
+    """Values of GIVEN_PARAMETERS in a line: Rank 16, Alpha 32 …"""
     parts = []
     for name, value in given.items():
         if name in fields and value is not False:

@@ -26,7 +26,6 @@ from engine.contract.rundir import (
     read_spec,
 )
 from jobs.durations import run_seconds
-from jobs.notices import notices_create
 from jobs.queue import queue_insert
 from training.models import TrainRun
 from training.train.branching import HASHED_BYTES
@@ -36,6 +35,7 @@ from training.train.plan import disk_bytes
 from training.train.remedies import LADDER, OUT_OF_MEMORY
 from training.train.spec_paths import spec_write
 from training.work.ingest import WARNINGS_KEPT
+from training.work.notices import train_notices_create
 from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
 from training.work.queue import workers_notify
 
@@ -142,7 +142,7 @@ def train_end_or_resume(run: TrainRun, outcome: Outcome) -> bool:
             logger.warning("train %s (%s) resumes after step %s", run.pk, code, step)
             return True
 
-        notices_create(run)
+        train_notices_create(run)
         if outcome.status == Status.FINISHED:
             workers_notify(run.followers.filter(status=Status.QUEUED).count())
 

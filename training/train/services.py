@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
 from django.utils import timezone
 
 from core.errors import UserError
@@ -511,6 +512,12 @@ def train_delete(*, run: TrainRun, by: User) -> None:
         )
 
     directory = run.directory
-    deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
+    try:
+        deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
+    except ProtectedError as error:
+        raise UserError(
+            "A chain that runs stands on this train. Cancel the chain first.", code="in_use"
+        ) from error
+
     if deleted:
         shutil.rmtree(directory, ignore_errors=True)

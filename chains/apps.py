@@ -1,0 +1,19 @@
+from django.apps import AppConfig
+
+
+class ChainsConfig(AppConfig):
+    name = "chains"
+    verbose_name = "Chains"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from chains.advancing import chains_advance
+        from chains.notices import chain_notice, is_held
+        from chains.services import chain_follow
+        from core.ownership import follow_owner
+        from training.work.notices import notices_taken_over
+        from training.work.reconcile import reconcile_also
+
+        follow_owner(chain_follow)
+        notices_taken_over(is_held=is_held, text=chain_notice)
+        reconcile_also(chains_advance)
