@@ -55,7 +55,6 @@ COLUMNS = (
 TRAINED_COLUMNS = (
     ("Model", "name", ""),
     ("Status", "status", ""),
-    ("Proof", "", "model-proof"),
     ("Method", "", "model-method"),
     ("Parameters", "parameter_count", "model-parameters num"),
     ("Size", "size_bytes", "num"),

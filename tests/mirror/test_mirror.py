@@ -199,6 +199,24 @@ def test_an_adapter_that_was_carried_on_belongs_on_the_first_base(pull, trained,
     assert config["base_model_name_or_path"] == "deepextension/tiny"
 
 
+def test_the_card_of_a_shared_model_is_its_owners(pull, trained, base, alice, bob):
+    """It names the train, its system prompt and parameters."""
+    for model in (trained, base):
+        (model.path / "README.md").write_text("secret train")
+        (model.path / "passport.json").write_text("{}")
+
+    BaseModel.objects.update(shared=True)
+    for identity, reader, status in (
+        (MODEL, alice, 200),
+        (MODEL, bob, 404),
+        ("deepextension/tiny", bob, 200),
+    ):
+        answer = pull(f"{identity}/resolve/main/README.md", reader)
+        assert answer.status_code == status
+        listed = {file["path"] for file in pull(f"api/models/{identity}/tree/main", reader).json()}
+        assert ("README.md" in listed) == (status == 200)
+
+
 def test_who_may_not_see_the_base_gets_no_adapter(pull, trained, bob):
     BaseModel.objects.filter(pk=trained.pk).update(shared=True)
     assert pull(FACTS, bob).status_code == 200
