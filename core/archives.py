@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,9 +18,11 @@ def file_stem(name: str, number: int, *, fallback: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.')[:80] or fallback}-{number}"
 
 
-def zip_response(folder: Path, name: str) -> StreamingHttpResponse:
-    """`name`: of the file, of harmless characters only."""
-    response = StreamingHttpResponse(zip_stream(folder), content_type="application/zip")
+def zip_response(
+    folder: Path, name: str, *, without: Collection[str] = ()
+) -> StreamingHttpResponse:
+    """`name`: of the file, of harmless characters only. `without`: names of files to leave out."""
+    response = StreamingHttpResponse(zip_stream(folder, without), content_type="application/zip")
     response["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     response["X-Content-Type-Options"] = "nosniff"
 
@@ -46,11 +48,12 @@ class _Outbox:
         yield from blocks
 
 
-def zip_stream(folder: Path) -> Iterator[bytes]:
+def zip_stream(folder: Path, without: Collection[str] = ()) -> Iterator[bytes]:
     """Weights do not compress: stored, in blocks of a megabyte."""
     outbox = _Outbox()
     with zipfile.ZipFile(cast(IO[Any], outbox), "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files = (path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(path for path in files if path.name not in without):
             with (
                 archive.open(str(path.relative_to(folder)), "w", force_zip64=True) as entry,
                 path.open("rb") as source,

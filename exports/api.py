@@ -62,7 +62,7 @@ class ExportView(generics.GenericAPIView[Export]):
     def answer(self, export: Export, status: int = 200) -> Response:
         """The export as it is now."""
         row = self.get_queryset().get(pk=export.pk)
-        return Response(ExportSerializer(row).data, status=status)
+        return Response(self.get_serializer(row).data, status=status)
 
 
 class ExportListView(ExportView, generics.ListAPIView[Export]):
@@ -114,7 +114,7 @@ class ExportDetailView(ExportView):
     @extend_schema(responses={200: ExportSerializer, **errors(401, 404)})
     def get(self, request: Request, pk: int) -> Response:
         """Show an export: its state, files and proof."""
-        return Response(ExportSerializer(self.get_export(pk)).data)
+        return Response(self.get_serializer(self.get_export(pk)).data)
 
     @extend_schema(responses={204: None, **errors(401, 403, 404)})
     def delete(self, request: Request, pk: int) -> Response:
@@ -172,4 +172,4 @@ class ExportDownloadView(ExportView):
         """Download an export: a GGUF file as it is, a folder as a ZIP file, or one file of it."""
         anyway = request.query_params.get("anyway", "").lower() == "true"
         file = request.query_params.get("file", "")
-        return export_download(self.get_export(pk), file=file, anyway=anyway)
+        return export_download(self.get_export(pk), self.reader, file=file, anyway=anyway)

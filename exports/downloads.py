@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.http import FileResponse, Http404, HttpResponseBase
 
 from core.archives import file_stem, zip_response
 from core.errors import UserError
 from exports.models import Export
+from exports.services import export_may_change
 
 # Formats that are one file for the programs that read them; what lies beside it is for people.
 ONE_FILE = (Export.Format.GGUF, Export.Format.GGUF_ADAPTER)
 
 
-def export_download(export: Export, *, file: str = "", anyway: bool = False) -> HttpResponseBase:
+# What names the train, its prompts and its parameters, which are its owner's.
+OWNERS_FILES = ("README.md", "passport.json")
+
+
+def files_for(export: Export, reader: User) -> list[dict[str, Any]]:
+    """The files that `reader` may have; none where the export is not made yet."""
+    if export_may_change(export, reader):
+        return list(export.files)
+
+    return [file for file in export.files if file["name"] not in OWNERS_FILES]
+
+
+def export_download(
+    export: Export, reader: User, *, file: str = "", anyway: bool = False
+) -> HttpResponseBase:
     """file: one of the export's files; "" for what its programs read. anyway: although it is known
     to differ from the trained model.
 
@@ -32,14 +49,19 @@ def export_download(export: Export, *, file: str = "", anyway: bool = False) -> 
         )
 
     name = file or main_file(export)
+    names = {str(listed["name"]) for listed in files_for(export, reader)}
     if name:
-        return _file_response(export, name)
+        return _file_response(export, name, names)
 
     stem = f"{export.model.slug}-{export.written_format}"
     if quantization := export.options.get("quantization"):
         stem += f"-{quantization}"
 
-    return zip_response(export.files_path, file_stem(stem, export.pk, fallback="model"))
+    return zip_response(
+        export.files_path,
+        file_stem(stem, export.pk, fallback="model"),
+        without={str(listed["name"]) for listed in export.files} - names,
+    )
 
 
 def main_file(export: Export) -> str:
@@ -51,9 +73,8 @@ def main_file(export: Export) -> str:
     return next((name for name in names if name.endswith(".gguf")), "")
 
 
-def _file_response(export: Export, name: str) -> FileResponse:
-    # Of the names that the export itself has, so that none leads out of its folder.
-    names = {str(file["name"]) for file in export.files}
+def _file_response(export: Export, name: str, names: set[str]) -> FileResponse:
+    # One of the names that the export itself has, so that none leads out of its folder.
     path = export.files_path / name
     if name not in names or not path.is_file():
         raise Http404("This export has no such file.")

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import StrictSerializer
+from exports.downloads import files_for
 from exports.formats import QUANTIZATIONS
 from exports.models import CONTENTS, Export
 
@@ -41,7 +42,7 @@ class ExportProofSerializer(serializers.Serializer[Any]):
 class ExportSerializer(serializers.ModelSerializer[Export]):
     model = ExportModelSerializer(read_only=True)
     title = serializers.CharField(read_only=True, help_text="Such as GGUF Q8_0.")
-    files = ExportFileSerializer(many=True, read_only=True)
+    files = serializers.SerializerMethodField()
     proof = serializers.SerializerMethodField(help_text="Comparison with the trained model.")
     quantization = serializers.SerializerMethodField(help_text="Of GGUF weights, else empty.")
     url = serializers.CharField(
@@ -74,6 +75,10 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
             "url",
         )
         read_only_fields = fields
+
+    @extend_schema_field(ExportFileSerializer(many=True))
+    def get_files(self, export: Export) -> list[dict[str, Any]]:
+        return files_for(export, self.context["request"].user)
 
     @extend_schema_field(ExportProofSerializer)
     def get_proof(self, export: Export) -> dict[str, Any]:

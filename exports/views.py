@@ -22,7 +22,7 @@ from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.text import counted
 from engine.models.licences import licence_notes
-from exports.downloads import export_download, main_file
+from exports.downloads import export_download, files_for
 from exports.formats import DESCRIPTIONS, QUANTIZATIONS, content_choices, obstacle, size_estimate
 from exports.models import Export
 from exports.services import (
@@ -224,7 +224,7 @@ class ExportDetailView(View):
             "export": export,
             "model": export.model,
             "may_change": export_may_change(export, reader),
-            "main_file": main_file(export),
+            "files": files_for(export, reader),
             "ollama": ollama_is_set_up(),
             "ollama_name": export.destination or export.model.slug,
         }
@@ -279,6 +279,7 @@ class ExportDownloadView(View):
         try:
             return export_download(
                 export,
+                reader_of(request),
                 file=request.GET.get("file", ""),
                 anyway=request.GET.get("anyway") == "true",
             )

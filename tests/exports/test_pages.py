@@ -173,7 +173,9 @@ def test_what_differs_is_downloaded_by_those_who_insist(page, make_export):
 def test_those_who_see_a_shared_model_download_its_exports_and_change_nothing(
     client, bob, model, make_export
 ):
-    export = make_export()
+    files = {"help.gguf": b"weights", "README.md": b"prompts", "passport.json": b"{}"}
+    export = make_export(contents=files)
+    folder = make_export(format="ollama", contents=files)
     client.force_login(bob)
     assert client.get(f"/api/v1/exports/{export.pk}/").status_code == 404
     model.shared = True
@@ -181,6 +183,12 @@ def test_those_who_see_a_shared_model_download_its_exports_and_change_nothing(
 
     assert client.get(f"/api/v1/exports/{export.pk}/").json()["title"] == "GGUF F16"
     assert content(client.get(f"/exports/{export.pk}/download/")) == b"weights"
+    # What names the train, its prompts and its parameters is its owner's.
+    assert client.get(f"/exports/{export.pk}/download/?file=README.md").status_code == 404
+    listed = client.get(f"/api/v1/exports/{export.pk}/").json()["files"]
+    assert [file["name"] for file in listed] == ["help.gguf"]
+    with zipfile.ZipFile(io.BytesIO(content(client.get(f"/exports/{folder.pk}/download/")))) as got:
+        assert got.namelist() == ["help.gguf"]
     assert client.get(f"/exports/new/{model.pk}/").status_code == 403
     assert client.delete(f"/api/v1/exports/{export.pk}/").status_code == 403
     assert "Delete this export?" not in client.get(export.get_absolute_url()).content.decode()
@@ -229,3 +237,13 @@ def test_operators_look_after_exports(client, otto, make_export, state):
     client.post("/admin/exports/export/", chosen)
     export.refresh_from_db()
     assert export.status == ("making" if state == "failed" else state)
+
+
+def test_programs_pull_gguf_files_by_name(page, make_export):
+    make_export(contents={"help-desk-Q8_0.gguf": b"old"})
+    make_export(contents={"help-desk-Q8_0.gguf": b"weights", "README.md": b"how"})
+    make_export(contents={"help-desk-Q4_K_M.gguf": b"odd"}, proof={"passed": False, "checks": []})
+    facts = page.get("/hub/api/models/deepextension/help-desk-gguf").json()
+    assert [file["rfilename"] for file in facts["siblings"]] == ["help-desk-Q8_0.gguf"]
+    address = "/hub/deepextension/help-desk-gguf/resolve/main/help-desk-Q8_0.gguf"
+    assert content(page.get(address)) == b"weights"
