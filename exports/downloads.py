@@ -10,8 +10,8 @@ from django.http import FileResponse, Http404, HttpResponseBase
 
 from core.archives import file_stem, zip_response
 from core.errors import UserError
+from core.ownership import may_change
 from exports.models import Export
-from exports.services import export_may_change
 
 # Formats that are one file for the programs that read them; what lies beside it is for people.
 ONE_FILE = (Export.Format.GGUF, Export.Format.GGUF_ADAPTER)
@@ -23,7 +23,7 @@ OWNERS_FILES = ("README.md", "passport.json")
 
 def files_for(export: Export, reader: User) -> list[dict[str, Any]]:
     """The files that `reader` may have; none where the export is not made yet."""
-    if export_may_change(export, reader):
+    if not export.model.is_trained or may_change(export.model, reader):
         return list(export.files)
 
     return [file for file in export.files if file["name"] not in OWNERS_FILES]

@@ -24,6 +24,7 @@ from core import hub
 from core.errors import UserError
 from core.folder_lock import folder_lock
 from core.ollama import ollama_create
+from core.ownership import may_change
 from core.programs import ProgramKilled, ProgramProblem, Report, program_run
 from core.store import require_disk
 from core.text import clean_text
@@ -184,7 +185,9 @@ def _write_options(export: Export) -> list[str]:
     if shard_bytes := export.options.get("shard_bytes"):
         options += ["--shard-bytes", str(shard_bytes)]
 
-    if prompt := system_prompt_of(model):
+    is_theirs = export.asked_by is None or may_change(model, export.asked_by)
+    # The prompts of a train are its owner's.
+    if is_theirs and (prompt := system_prompt_of(model)):
         file = export.folder / "system.txt"
         file.write_text(prompt, encoding="utf-8")
         options += ["--system-file", str(file)]

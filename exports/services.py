@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 
 from core.errors import UserError
@@ -67,15 +68,14 @@ def export_add(
     private: bool = True,
     replace: bool = False,
 ) -> Export:
-    """Export a model in the background; the result belongs to whoever has the model.
+    """Export a model that `by` may see, in the background; whoever sees the model sees the result.
+    To the hub only those upload who may change the model: what is uploaded names its train.
 
     quantization: of GGUF weights, f16 by default. shard_bytes: of safetensors. content, repository,
     private, replace: of what is uploaded to the hub; `replace` for a repository that is not empty.
 
     Raises UserError by field; with code wrong_state where the model cannot have this export, and
     duplicate where the same is there already."""
-    owner_check(model, by)
-
     if format not in Format.values:
         raise UserError({"format": [f"Choose one of {', '.join(Format.values)}."]})
     if reason := obstacle(model, format):
@@ -85,6 +85,7 @@ def export_add(
     destination = ""
 
     if format == Format.HUB:
+        owner_check(model, by)
         content = content or "safetensors"
         destination = _repository(model, content, repository)
         options |= {"content": content, "private": private, "replace": replace}
@@ -170,18 +171,20 @@ def export_enqueue(export: Export) -> None:
         export.pk,
         key=export_key(export.pk),
         name=str(export),
-        owner_id=export.model.owner_id,
+        owner_id=export.asked_by_id or export.model.owner_id,
         expected_seconds=EXPECTED_SECONDS + size / EXPECTED_BYTES_PER_SECOND,
     )
 
 
 def export_check(export: Export, by: User) -> None:
     """Raises PermissionDenied where `by` may not change the export."""
-    owner_check(export.model, by)
+    if not export_may_change(export, by):
+        raise PermissionDenied
 
 
 def export_may_change(export: Export, by: User) -> bool:
-    return may_change(export.model, by)
+    """It belongs to whoever asked for it, and to whoever has the model."""
+    return export.asked_by_id == by.pk or may_change(export.model, by)
 
 
 def export_cancel(*, export: Export, by: User) -> Export:
@@ -320,9 +323,11 @@ def _begin_again(waiting: Any, export: Export, *, refusal: str, **values: Any) -
 
 
 def export_delete(*, export: Export, by: User) -> None:
-    """Remove an export with its files; what was delivered stays where it is. For those who may
-    delete its model."""
-    deletion_check(export.model, by)
+    """Remove an export with its files; what was delivered stays where it is. For those who asked
+    for it, and those who may delete its model."""
+    if export.asked_by_id != by.pk:
+        deletion_check(export.model, by)
+
     pk = export.pk
     folder = export.folder
 

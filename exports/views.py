@@ -16,7 +16,7 @@ from django.views import View
 
 from core.errors import UserError
 from core.ollama import ollama_is_set_up
-from core.ownership import may_change, owner_check
+from core.ownership import may_change
 from core.parts import page_or_part
 from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
@@ -58,9 +58,7 @@ class ExportNewView(View):
 
     def get_model(self, pk: int) -> BaseModel:
         visible = BaseModel.objects.visible_to(self.request.user).select_related("parent")
-        model = row_or_404(visible, pk)
-        owner_check(model, reader_of(self.request))
-        return model
+        return row_or_404(visible, pk)
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         model = self.get_model(pk)
@@ -95,7 +93,12 @@ class ExportNewView(View):
     def page(
         self, model: BaseModel, values: dict[str, Any], error: UserError | None = None
     ) -> HttpResponse:
-        choices = [format_choice(model, name) for name in Format.values]
+        names = Format.values
+        if not may_change(model, reader_of(self.request)):
+            # What is uploaded names the train.
+            names = [name for name in names if name != Format.HUB]
+
+        choices = [format_choice(model, name) for name in names]
         offered = [choice["name"] for choice in choices if not choice["obstacle"]]
         chosen = values.get("format")
         if chosen not in offered:
@@ -294,5 +297,5 @@ def exports_context(model: BaseModel, reader: User) -> dict[str, Any]:
     return {
         "exports": exports,
         "exports_open": any(export.status == Export.Status.MAKING for export in exports),
-        "may_export": may_change(model, reader) and model.status == BaseModel.Status.READY,
+        "may_export": model.status == BaseModel.Status.READY,
     }

@@ -106,16 +106,25 @@ def test_what_was_uploaded_may_be_uploaded_again(model, alice):
     assert export_add(**asked).pk != first.pk
 
 
-def test_only_those_who_may_change_a_model_export_it(model, bob, olga):
+def test_those_who_see_a_model_export_it_and_change_what_they_asked_for(model, bob, olga):
     model.shared = True
     model.save()
-    with pytest.raises(PermissionDenied):
-        export_add(model=model, by=bob, format="gguf")
-
     export = export_add(model=model, by=olga, format="gguf")
     for change in (export_cancel, export_retry, export_delete, export_deliver):
         with pytest.raises(PermissionDenied):
             change(export=export, by=bob)
+
+    his = export_add(model=model, by=bob, format="safetensors")
+    assert Job.objects.get(key=f"model-export-{his.pk}").owner == bob
+    export_cancel(export=his, by=bob)
+    export_delete(export=his, by=bob)
+
+
+def test_only_those_who_may_change_a_model_upload_it(model, bob):
+    model.shared = True
+    model.save()
+    with pytest.raises(PermissionDenied):
+        export_add(model=model, by=bob, format="hub", repository="bob/help")
 
 
 def test_an_export_is_cancelled_tried_again_and_deleted(model, alice, make_export):
