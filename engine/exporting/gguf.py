@@ -40,7 +40,8 @@ BYTES = {"f16": 2, "bf16": 2, "f32": 4}
 # Names of GGUF's metadata for tokens at which an answer ends: of a text, a turn, and a message.
 END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 
-BOS_KEY = "tokenizer.ggml.add_bos_token"
+BOS_KEY = "tokenizer.ggml.bos_token_id"
+ADDS_BOS_KEY = "tokenizer.ggml.add_bos_token"
 # Tokens at which llama.cpp ends an answer in any case (special_eog_ids in its llama-vocab.cpp).
 KNOWN_ENDS = (
     "<|eot_id|>",
@@ -80,13 +81,15 @@ def gguf_write(request: ExportRequest, folder: Path, on_progress: OnProgress) ->
         lambda share: on_progress(CONVERTED * share),
     )
 
-    changes = _metadata_changes(request.model, converted)
+    # It reads for a second: once is enough.
+    reader = GGUFReader(converted)
+    changes = _metadata_changes(request.model, reader)
     if stored == request.quantization and not changes:
         converted.rename(out)
         return Exported()
 
     plan = file_quantize(
-        converted,
+        reader,
         out,
         quantization,
         changes,
@@ -167,26 +170,28 @@ def _weight_count(tensors: TensorReader) -> int:
     return sum(math.prod(tensors.shape(name)) for name in tensors.names)
 
 
-def _metadata_changes(model: Path, file: Path) -> dict[str, int | bool]:
+def _metadata_changes(model: Path, reader: GGUFReader) -> dict[str, int | bool]:
     """{name of a metadata value: what it has to be}, where the converter wrote another one."""
-    reader = GGUFReader(file)
-    changes: dict[str, int | bool] = dict(_missing_ends(model, reader))
-    begins = _begins_with_bos(model)
-
-    if metadata_value(reader, BOS_KEY, None) != begins:
-        changes[BOS_KEY] = begins
-
-    return changes
-
-
-def _begins_with_bos(model: Path) -> bool:
-    """Whether llama.cpp is to put the tokenizer's first token (BOS) in front of a text: where the
-    tokenizer does so, and the chat template does not forgo it. llama.cpp adds it to conversations
-    too, and in training they were as the template writes them."""
     # Here, because it loads for seconds.
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    wanted: dict[str, int | bool] = {ADDS_BOS_KEY: _begins_with_bos(tokenizer)}
+    if tokenizer.bos_token_id is not None:
+        wanted[BOS_KEY] = int(tokenizer.bos_token_id)
+
+    changes: dict[str, int | bool] = dict(_missing_ends(model, reader))
+    for key, value in wanted.items():
+        if metadata_value(reader, key, None) != value:
+            changes[key] = value
+
+    return changes
+
+
+def _begins_with_bos(tokenizer: Any) -> bool:
+    """Whether llama.cpp is to put the tokenizer's first token (BOS) in front of a text: where the
+    tokenizer does so, and the chat template does not forgo it. llama.cpp adds it to conversations
+    too, and in training they were as the template writes them."""
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
         return False

@@ -378,17 +378,16 @@ def metadata_value(reader: GGUFReader, key: str, default: Any) -> Any:
 
 
 def file_quantize(
-    source: Path,
+    reader: GGUFReader,
     out: Path,
     quantization: Quantization,
     changes: dict[str, int | bool],
     on_progress: Callable[[float], None],
 ) -> Plan:
-    """Write the GGUF file `out` from `source`, one tensor in memory at a time.
+    """Write the GGUF file `out` from the one that is read, one tensor in memory at a time.
 
     changes: {name of a metadata value: what it becomes, an unsigned number or a truth}. Raises Refused where
     no block of the quantisation fits most of the weights, and for numbers that it cannot hold."""
-    reader = GGUFReader(source)
     tensors = reader.tensors
     shapes = {tensor.name: tuple(map(int, reversed(tensor.shape))) for tensor in tensors}
     plan = types_plan(shapes, quantization, facts_of(reader))

@@ -112,7 +112,7 @@ def gemma_with_own_tokenizer(folder: Path) -> Path:
         folder,
         model_type="bpe",
         add_dummy_prefix=False,
-        user_defined_symbols=["<mask>"],
+        control_symbols=["<mask>"],
         **{f"{name}_piece": piece for name, piece in pieces.items()},
     )
     settings_write(
@@ -195,11 +195,11 @@ def reference(wide) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def unquantised(wide) -> Path:
-    return gguf_file(written(wide, wide.parent / "bf16", "bf16"))
+def unquantised(wide) -> GGUFReader:
+    return GGUFReader(gguf_file(written(wide, wide.parent / "bf16", "bf16")))
 
 
-def quantised(source: Path, out: Path, quantization: str) -> Path:
+def quantised(source: GGUFReader, out: Path, quantization: str) -> Path:
     out.mkdir()
     kind = QUANTIZATIONS[quantization]
     file_quantize(source, out / f"{kind.title}.gguf", kind, {}, lambda share: None)
