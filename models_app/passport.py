@@ -126,8 +126,9 @@ def passport_ready(model: BaseModel, reader: Any) -> Json:
 
     try:
         return passport_of(model, reader)
-    except OSError as error:
-        raise UserError("The files of this model are gone.", code="wrong_state") from error
+    except (OSError, ValueError) as error:
+        message = "The files of this model are gone or damaged."
+        raise UserError(message, code="wrong_state") from error
 
 
 def passport_download(model: BaseModel, reader: Any) -> JsonResponse:
