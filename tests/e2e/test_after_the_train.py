@@ -73,7 +73,13 @@ def test_a_killed_merge_begins_again_and_leaves_one_model(platform, first, secon
     model = answer.json()["model"]
 
     def merging(process: psutil.Process) -> bool:
-        return "engine.merging" in process.cmdline() or "engine.proof" in process.cmdline()
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            # It has ended meanwhile, and its parent may not have heard of it yet.
+            return False
+
+        return "engine.merging" in words or "engine.proof" in words
 
     def programs() -> list[psutil.Process]:
         found = psutil.Process(platform.server.pid).children(recursive=True)
