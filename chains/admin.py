@@ -56,7 +56,8 @@ class ChainAdmin(OwnedAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Chain]:
-        return super().get_queryset(request).annotate(stage_total=Count("stages"))
+        chains: QuerySet[Chain] = super().get_queryset(request)
+        return chains.annotate(stage_total=Count("stages"))
 
     @admin.display(description="stages")
     def stage_count(self, chain: Any) -> int:

@@ -193,5 +193,5 @@ class ChainSerializer(serializers.ModelSerializer[Chain]):
 
     @extend_schema_field(StageSerializer(many=True))
     def get_stages(self, chain: Chain) -> Any:
-        reader = self.context["request"].user
-        return StageSerializer(stage_rows(chain, reader), many=True).data
+        rows: Any = stage_rows(chain, self.context["request"].user)
+        return StageSerializer(rows, many=True).data
