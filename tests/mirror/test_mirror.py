@@ -246,6 +246,7 @@ def test_another_app_provides_repositories(pull, trained, alice, monkeypatch, tm
     assert pull("api/models/deepextension/other-gguf", alice).status_code == 404
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize(("asked", "start"), [("", 0), ("bytes=70001-", 70_001)])
 def test_a_large_file_is_sent_in_blocks_by_the_web_server(rf, tmp_path, asked, start):
     """As core.web streams a response on a thread of its own, and closes it."""
