@@ -148,6 +148,13 @@ class BaseModel(Owned):
         return "merge" if self.is_trained else "import"
 
     @property
+    def status_title(self) -> str:
+        if self.is_trained and self.status == self.Status.IMPORTING:
+            return "Merging"
+
+        return str(self.get_status_display())
+
+    @property
     def proof_state(self) -> str:
         """ "passed", "failed", or "" where nothing was proved."""
         return {True: "passed", False: "failed"}.get(self.proof.get("passed"), "")

@@ -38,7 +38,7 @@ from models_app.services import (
     model_retry,
     model_update,
 )
-from models_app.standing import in_use_text, uses_of
+from models_app.standing import in_use_text
 from models_app.tree import parents_name, tree_page
 
 # Title, what to sort by, class.
@@ -198,17 +198,11 @@ class ModelDetailView(ModelPage):
             "built": built_on(model, self.reader),
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
-            "in_use": _in_use(model, self.reader),
+            "in_use": in_use_text(model, self.reader) if may_delete(model, self.reader) else "",
             **panels_context(model, self.reader),
         }
 
         return render(request, "models/detail.html", context)
-
-
-def _in_use(model: BaseModel, reader: User) -> str:
-    """What keeps the model from being deleted, "" for nothing."""
-    uses = uses_of(model) if may_delete(model, reader) else []
-    return in_use_text(model, uses, reader) if uses else ""
 
 
 class ModelPassportView(ModelPage):
