@@ -143,7 +143,7 @@ def _loading_check(reader: GGUFReader, adapter: Path | None) -> Check:
 
 def _tokens_check(found: LlamaAnswers, tokenizer: Any) -> Check:
     name = "Same tokens"
-    wanted = list(tokenizer(probe_text(tokenizer))["input_ids"])
+    wanted = list(tokenizer(probe_text(tokenizer), add_special_tokens=False)["input_ids"])
     (stored,) = found.tokens
     if stored == wanted:
         return Check(name, True, f"A text of many scripts gives the same {len(wanted):,} tokens.")

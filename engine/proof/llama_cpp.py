@@ -133,8 +133,9 @@ class Llama:
 
         return reply
 
-    def tokens(self, text: str) -> list[int]:
-        body = {"content": text, "add_special": True, "parse_special": True}
+    def tokens(self, text: str, *, is_whole: bool) -> list[int]:
+        """is_whole: whether the first token (BOS) is added where the file asks for it."""
+        body = {"content": text, "add_special": is_whole, "parse_special": True}
         tokens: list[int] = self._post("/tokenize", body)["tokens"]
         return tokens
 
@@ -142,7 +143,7 @@ class Llama:
         """A conversation's tokens, or why it cannot be rendered."""
         body = {"messages": turns, "add_generation_prompt": generation_prompt}
         try:
-            return self.tokens(self._post("/apply-template", body)["prompt"])
+            return self.tokens(self._post("/apply-template", body)["prompt"], is_whole=True)
         except urllib.error.HTTPError as error:
             return " ".join(error.read().decode("utf-8", "replace").split())[:300]
 
@@ -188,7 +189,7 @@ class Llama:
 def answers(questions: LlamaQuestions) -> LlamaAnswers:
     llama = Llama(questions)
     found = LlamaAnswers()
-    found.tokens.extend(llama.tokens(text) for text in questions.texts)
+    found.tokens.extend(llama.tokens(text, is_whole=False) for text in questions.texts)
     found.rendered.extend(llama.rendered(*given) for given in questions.conversations)
     found.ends.extend(
         token for token in questions.ends if llama.is_end(questions.prompts[0], token)
