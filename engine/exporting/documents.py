@@ -4,6 +4,7 @@ for programs."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def documents_write(
                 shutil.copyfile(folder / name, out / name)
                 break
 
-    (out / README).write_text(readme(format_name, request, out), encoding="utf-8")
+    text = readme(format_name, request, out, exported)
+    (out / README).write_text(text, encoding="utf-8")
     json_write(out / PASSPORT, _passport(format_name, request, out, exported))
 
 
@@ -116,7 +118,7 @@ def licence(request: ExportRequest) -> str:
     return ""
 
 
-def readme(format_name: str, request: ExportRequest, out: Path) -> str:
+def readme(format_name: str, request: ExportRequest, out: Path, exported: Exported) -> str:
     """The model's own card with the instructions of this format in place of its own."""
     own, text = _card_of(request.model)
     data = _licence_keys(request.base) | own | _front_matter(format_name, request)
@@ -126,9 +128,11 @@ def readme(format_name: str, request: ExportRequest, out: Path) -> str:
         # Its instructions are for this very format.
         body = text.strip()
     else:
-        body = "\n\n".join(_instructions(format_name, request, out)) + heading + results
+        parts = [*_instructions(format_name, request, out), exported.remark]
+        body = "\n\n".join(part for part in parts if part) + heading + results
 
-    front = ModelCardData(**data, ignore_metadata_errors=True).to_yaml()
+    front_matter: Any = ModelCardData(**data, ignore_metadata_errors=True)
+    front = front_matter.to_yaml()
     return f"---\n{front}\n---\n\n{body.strip()}\n"
 
 
@@ -148,7 +152,8 @@ def _card_of(model: Path) -> tuple[dict[str, Any], str]:
         # A front matter that is no YAML: whatever its parser raises.
         return {}, ""
 
-    return card.data.to_dict(), card.text
+    data: Any = card.data
+    return data.to_dict(), card.text
 
 
 def _licence_keys(base: Path | None) -> dict[str, Any]:
@@ -182,15 +187,20 @@ def _instructions(format_name: str, request: ExportRequest, out: Path) -> list[s
     """Paragraphs of Markdown: the title, what this is, and how it is used."""
     name = " ".join(request.name.split()) or "model"
     gguf = next((path.name for path in sorted(out.glob("*.gguf"))), "model.gguf")
-    write = {
+    writers: dict[str, Callable[[], list[str]]] = {
         "safetensors": lambda: [use_text(_use(request, is_adapter=False))],
         "adapter": lambda: _adapter_words(request, out),
         "gguf": lambda: _gguf_words(request, gguf),
         "gguf-adapter": lambda: _gguf_adapter_words(gguf),
         "ollama": lambda: _ollama_words(name),
-    }[format_name]
+    }
 
-    return [f"# {name}", _summary(format_name, request), "## How to use it", *write()]
+    return [
+        f"# {name}",
+        _summary(format_name, request),
+        "## How to use it",
+        *writers[format_name](),
+    ]
 
 
 def _summary(format_name: str, request: ExportRequest) -> str:

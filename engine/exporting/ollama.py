@@ -38,28 +38,43 @@ def ollama_write(request: ExportRequest, out: Path, on_progress: OnProgress) -> 
         raise Refused("A reward model scores texts and writes none: Ollama has no use for it.")
 
     # Before the minutes that the weights take: it may be refused.
-    tokenizer = _tokenizer(request.model)
-    system = request.system_prompt.strip() and request.system_prompt
-    default = system if system and not is_writable(system) else ""
-    translation = translate(tokenizer, default_system=default)
-
+    translate(_tokenizer(request.model), default_system=_default_system(request))
     exported = gguf_write(request, out, on_progress)
+    remark = modelfile_write(request, out)
+
+    return Exported(remark=" ".join(part for part in (exported.remark, remark) if part))
+
+
+def modelfile_write(request: ExportRequest, out: Path) -> str:
+    """Write the Modelfile for the GGUF file in `out`; returns a remark on it for people. Raises
+    Refused."""
+    tokenizer = _tokenizer(request.model)
+    default = _default_system(request)
+    translation = translate(tokenizer, default_system=default)
     file = gguf_file(out)
-    if translation.template != PLAIN:
-        bos_set(file, is_wanted=translation.writes_bos)
+
+    if translation.template != PLAIN and adds_bos(file):
+        if translation.writes_bos:
+            translation = translate(tokenizer, bos=tokenizer.bos_token, default_system=default)
+        else:
+            bos_tell(file, adds=False)
 
     modelfile = Modelfile(
         model=file.name,
         template=translation.template,
-        system="" if default else system,
+        system="" if default or not request.system_prompt.strip() else request.system_prompt,
         stops=stops(request.model, tokenizer),
         parameters=parameters(request.model),
         licence=_licence(request),
     )
     (out / MODELFILE).write_text(modelfile.text(), encoding="utf-8")
 
-    remarks = [exported.remark, translation.remark]
-    return Exported(remark=" ".join(remark for remark in remarks if remark))
+    return translation.remark
+
+
+def _default_system(request: ExportRequest) -> str:
+    """The system prompt where it has to stand in the template, since a Modelfile cannot hold it."""
+    return "" if is_writable(request.system_prompt) else request.system_prompt
 
 
 def _tokenizer(model: Path) -> Any:
@@ -83,12 +98,9 @@ def adds_bos(file: Path) -> bool:
     return kind in BOS_MODELS or split in BOS_PRE_TOKENIZERS
 
 
-def bos_set(file: Path, *, is_wanted: bool) -> None:
-    """Have llama.cpp begin every text as the chat template does. Raises Refused where the file
-    cannot be told to."""
-    if adds_bos(file) == is_wanted:
-        return
-
+def bos_tell(file: Path, *, adds: bool) -> None:
+    """Have llama.cpp add a beginning token or none, as the chat template asks for. Raises Refused
+    where the file has no place to say so."""
     reader = GGUFReader(file, "r+")
     field = reader.get_field(ADDS_BOS)
     if field is None:
@@ -97,7 +109,7 @@ def bos_set(file: Path, *, is_wanted: bool) -> None:
             "cannot be told not to."
         )
 
-    field.parts[field.data[0]][0] = is_wanted
+    field.parts[field.data[0]][0] = adds
     reader.data.flush()
 
 

@@ -69,9 +69,10 @@ class Pieces:
     answer_end: str
 
 
-def translate(tokenizer: Any, *, default_system: str = "") -> Translation:
-    """`default_system`: a system prompt for conversations that bring none; "" for what the chat
-    template does then.
+def translate(tokenizer: Any, *, bos: str = "", default_system: str = "") -> Translation:
+    """bos: the beginning token, where llama.cpp puts it in front by itself and the chat template
+    writes it too. default_system: a system prompt for conversations that bring none; "" for what
+    the chat template does then.
 
     Raises Refused with the reason where Ollama could not say the same."""
     if not tokenizer.chat_template:
@@ -79,18 +80,15 @@ def translate(tokenizer: Any, *, default_system: str = "") -> Translation:
         return Translation(PLAIN, writes_bos=False, remark=remark)
 
     chat = ChatTemplate(tokenizer)
-    bos = tokenizer.bos_token or ""
     pieces = _pieces(chat)
-    # llama.cpp puts the beginning token in front by itself.
-    writes_bos = bool(bos) and pieces.start.startswith(bos) and pieces.system_start.startswith(bos)
-    template = _compose(pieces, bos if writes_bos else "", default_system)
-
-    problem = difference(
-        tokenizer, template, bos=bos if writes_bos else "", default_system=default_system
-    )
+    template = _compose(pieces, bos, default_system)
+    problem = difference(tokenizer, template, bos=bos, default_system=default_system)
     if problem:
         raise Refused(problem)
 
+    beginning = tokenizer.bos_token or ""
+    starts = (pieces.start, pieces.system_start)
+    writes_bos = bool(beginning) and all(text.startswith(beginning) for text in starts)
     return Translation(template, writes_bos, remark=_remark(chat))
 
 
@@ -98,12 +96,9 @@ def difference(tokenizer: Any, template: str, *, bos: str, default_system: str =
     """What the Go template `template` writes otherwise than the tokenizer's chat template, in a
     sentence for people; "" where both are equal, as text and as tokens. `bos`: what llama.cpp puts
     in front."""
-    chat = ChatTemplate(tokenizer)
-
-    for name, messages in CONVERSATIONS.items():
-        ours = bos + render(template, messages)
-        wanted = _asked(chat, messages, default_system)
-        if ours != wanted or _ids(tokenizer, ours) != _ids(tokenizer, wanted):
+    for name, wanted in conversations_asked(tokenizer, default_system).items():
+        ours = bos + render(template, CONVERSATIONS[name])
+        if ours != wanted or tokens_of(tokenizer, ours) != tokens_of(tokenizer, wanted):
             return (
                 "The chat template cannot be said in Ollama's language: it writes "
                 f"{name} otherwise than turn by turn."
@@ -112,7 +107,15 @@ def difference(tokenizer: Any, template: str, *, bos: str, default_system: str =
     return ""
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def conversations_asked(tokenizer: Any, default_system: str = "") -> dict[str, str]:
+    """{name of a conversation: what the chat template makes of it}. Raises Refused."""
+    chat = ChatTemplate(tokenizer)
+    return {
+        name: _asked(chat, messages, default_system) for name, messages in CONVERSATIONS.items()
+    }
+
+
+def tokens_of(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

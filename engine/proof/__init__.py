@@ -9,6 +9,8 @@ report.py      what the programs print
 request.py     what the proof of an export is asked
 exported.py    the proof of an export, a program
 gguf.py        of GGUF files, by llama.cpp
+ollama.py      of folders for Ollama
+folders.py     of safetensors and adapters, by transformers and peft
 llama_cpp.py   llama.cpp's answers
 rounding.py    what rounding alone does to the answers
 """

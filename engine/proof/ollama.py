@@ -12,18 +12,37 @@ from typing import Any
 
 from engine.chat.render import tokenizer_load
 from engine.exporting.gguf import gguf_file
-from engine.exporting.go_template import GoTemplateProblem
+from engine.exporting.go_template import GoTemplateProblem, render
 from engine.exporting.modelfile import MODELFILE, Modelfile, is_writable, modelfile_read
 from engine.exporting.ollama import adds_bos
-from engine.exporting.ollama_template import CONVERSATIONS, PLAIN, difference
+from engine.exporting.ollama_template import (
+    CONVERSATIONS,
+    PLAIN,
+    conversations_asked,
+    difference,
+    tokens_of,
+)
 from engine.loading.architecture import Refused
 from engine.proof.checks import Check
 from engine.proof.gguf import gguf_prove
+from engine.proof.llama_cpp import LlamaQuestions, llama_ask
 from engine.proof.request import OnProgress, ProofRequest
 
 
 def ollama_prove(request: ProofRequest, on_progress: OnProgress) -> list[Check]:
-    return gguf_prove(request, on_progress) + modelfile_checks(request)
+    checks = gguf_prove(request, on_progress)
+    if _is_told_no_bos(request):
+        # Texts alone begin otherwise, and Ollama is asked by the template.
+        checks = [check for check in checks if check.name != "Same tokens"]
+
+    return checks + modelfile_checks(request)
+
+
+def _is_told_no_bos(request: ProofRequest) -> bool:
+    """Whether the export had the file add no beginning token, although the tokenizer does."""
+    tokenizer = tokenizer_load(request.model)
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return begins and not adds_bos(gguf_file(request.out))
 
 
 def modelfile_checks(request: ProofRequest) -> list[Check]:
@@ -52,20 +71,39 @@ def _template_check(modelfile: Modelfile, file: Path, tokenizer: Any, system: st
     if modelfile.template == PLAIN:
         return Check(name, True, "The model has none: it continues texts.")
 
+    default = "" if is_writable(system) else system
+    bos = tokenizer.bos_token if adds_bos(file) else ""
+
     try:
-        problem = difference(
-            tokenizer,
-            modelfile.template,
-            bos=tokenizer.bos_token if adds_bos(file) else "",
-            default_system="" if is_writable(system) else system,
-        )
+        problem = difference(tokenizer, modelfile.template, bos=bos, default_system=default)
     except (GoTemplateProblem, Refused) as error:
         return Check(name, False, str(error))
 
     if problem:
         return Check(name, False, problem)
 
-    return Check(name, True, f"{len(CONVERSATIONS)} conversations become the same tokens.")
+    wanted = conversations_asked(tokenizer, default)
+    texts = [render(modelfile.template, CONVERSATIONS[name]) for name in wanted]
+    for asked, text, tokens in zip(wanted, wanted.values(), _tokens(file, texts), strict=True):
+        if tokens != tokens_of(tokenizer, text):
+            return Check(name, False, f"llama.cpp makes other tokens of {asked}.")
+
+    return Check(name, True, f"{len(wanted)} conversations become the same tokens in llama.cpp.")
+
+
+def _tokens(file: Path, texts: list[str]) -> list[list[int]]:
+    """Of each text, as llama.cpp makes them for Ollama. Raises Refused."""
+    questions = LlamaQuestions(
+        str(file),
+        adapter="",
+        texts=texts,
+        conversations=[],
+        prompts=[[0]],
+        new_tokens=1,
+        references=[[]],
+        ends=[],
+    )
+    return llama_ask(questions).tokens
 
 
 def _system_check(modelfile: Modelfile, system: str) -> Check:

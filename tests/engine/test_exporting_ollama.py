@@ -1,0 +1,237 @@
+"""A folder for Ollama holds the model that was trained and says all that Ollama would guess; a
+broken one fails its proof."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.exporting.__main__ import main
+from engine.exporting.gguf import gguf_file, gguf_write
+from engine.exporting.modelfile import MODELFILE, Modelfile, modelfile_read
+from engine.exporting.ollama import ADDS_BOS, adds_bos, bos_tell, modelfile_write
+from engine.exporting.request import ExportRequest
+from engine.loading.architecture import Refused
+from engine.merging.folder import MergeRequest, model_write
+from engine.proof.exported import exported_prove
+from engine.proof.ollama import modelfile_checks
+from engine.proof.prove import prove
+from engine.proof.reference import reference_make, reference_read
+from engine.proof.request import ProofRequest
+from engine.publish.older import json_change
+from tests.engine.gguf_files import known_model
+from tests.engine.runs import toy_pairs, train
+from tests.tiny import CHAT_TEMPLATE
+
+SYSTEM = 'Answer "briefly".\nAlways.'
+LEARNED = {"max_steps": 60, "evaluation_split": 0.2, "sample_prompts": 4, "sample_max_tokens": 16}
+
+
+class Trained:
+    def __init__(self, folder: Path, base: Path, system: str) -> None:
+        run = train(folder / "run", base, system_prompt=system, **LEARNED).directory
+        self.model, self.reference = folder / "merged", folder / "reference.json"
+        self.system = folder / "system.txt"
+        self.system.write_text(system)
+        model_write(MergeRequest(run), self.model, lambda share: None)
+        prove(run, self.model, 0, lambda share: None, self.reference)
+
+    def export(self, out: Path, quantization: str = "f16") -> Path:
+        code = main(
+            [
+                "ollama",
+                str(self.model),
+                str(out),
+                "--name",
+                "Balls & skies",
+                "--system-file",
+                str(self.system),
+                "--quantization",
+                quantization,
+            ]
+        )
+        assert code == 0
+        return out
+
+    def request(self, out: Path) -> ProofRequest:
+        return ProofRequest(out, self.model, reference_read(self.reference))
+
+
+@pytest.fixture(scope="module")
+def trained(smollm2_tokenizer, tmp_path_factory) -> Trained:
+    folder = tmp_path_factory.mktemp("ollama")
+    return Trained(folder, known_model(folder / "base", "llama", smollm2_tokenizer), SYSTEM)
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> Path:
+    return trained.export(tmp_path_factory.mktemp("exported") / "out")
+
+
+def failed(checks) -> set[str]:
+    return {check.name for check in checks if not check.passed}
+
+
+def test_it_says_all_that_ollama_would_guess(exported):
+    modelfile = modelfile_read(exported / MODELFILE)
+    assert modelfile.model == gguf_file(exported).name
+    assert "<|im_start|>" in modelfile.template
+    assert modelfile.system == SYSTEM
+    assert "<|im_end|>" in modelfile.stops
+    assert modelfile.parameters["repeat_penalty"] == 1.0
+    card = (exported / "README.md").read_text()
+    assert "ollama create balls-skies -f Modelfile" in card
+    passport = json.loads((exported / "passport.json").read_text())
+    assert passport["export"]["quantization"] == "f16"
+    assert MODELFILE in passport["export"]["files_sha256"]
+
+
+def test_it_is_the_trained_model(trained, exported):
+    checks = exported_prove("ollama", trained.request(exported), lambda share: None)
+    assert failed(checks) == set()
+    assert {check.name for check in checks} >= {
+        "Modelfile",
+        "Same chat template in Ollama",
+        "System prompt in Ollama",
+        "End tokens in Ollama",
+    }
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_it_is_the_model_in_other_families(tmp_path, smollm2_tokenizer, family):
+    """Models that were not trained here, and have no system prompt."""
+    model = known_model(tmp_path / "model", family, smollm2_tokenizer)
+    assert main(["ollama", str(model), str(tmp_path / "out")]) == 0
+    request = ProofRequest(tmp_path / "out", model, reference_make(model))
+    assert failed(modelfile_checks(request)) == set()
+
+
+@pytest.fixture(scope="module")
+def begun(smollm2_tokenizer, tmp_path_factory) -> Path:
+    """A model to whose texts llama.cpp adds a beginning token: folders model and out."""
+    folder = tmp_path_factory.mktemp("begun")
+    model = known_model(folder / "model", "llama", smollm2_tokenizer)
+    json_change(
+        model / "tokenizer_config.json", lambda config: config | {"bos_token": "<|endoftext|>"}
+    )
+    (folder / "out").mkdir()
+    gguf_write(ExportRequest(model), folder / "out", lambda share: None)
+    bos_tell(gguf_file(folder / "out"), adds=True)
+    assert adds_bos(gguf_file(folder / "out"))
+    return folder
+
+
+BEGINNING = {
+    "written and added": ("{{ bos_token }}" + CHAT_TEMPLATE, True),
+    "written alone": ("{{ bos_token }}" + CHAT_TEMPLATE, False),
+    "added alone": (CHAT_TEMPLATE, True),
+    "neither": (CHAT_TEMPLATE, False),
+}
+
+
+@pytest.mark.parametrize("case", BEGINNING)
+def test_texts_begin_as_in_training(begun, tmp_path, case):
+    """llama.cpp adds a beginning token or not, and the chat template writes one or not."""
+    template, adds = BEGINNING[case]
+    model = Path(shutil.copytree(begun / "model", tmp_path / "model"))
+    out = Path(shutil.copytree(begun / "out", tmp_path / "out"))
+    (model / "chat_template.jinja").write_text(template)
+    if not adds:
+        bos_tell(gguf_file(out), adds=False)
+
+    assert modelfile_write(ExportRequest(model), out) == ""
+    assert adds_bos(gguf_file(out)) == (case == "written and added")
+    written = modelfile_read(out / MODELFILE).template
+    assert ("<|endoftext|>" in written) == (case == "written alone")
+    request = ProofRequest(out, model, reference_make(model))
+    assert failed(modelfile_checks(request)) == set()
+
+
+def test_a_file_that_has_no_place_to_say_how_to_begin_is_refused(exported, tmp_path):
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    file = gguf_file(out)
+    key = ADDS_BOS.encode()
+    file.write_bytes(file.read_bytes().replace(key, key.replace(b"bos", b"xyz")))
+    with pytest.raises(Refused, match="cannot be told"):
+        bos_tell(file, adds=True)
+
+
+def test_sampling_parameters_are_taken_over(trained, exported, tmp_path):
+    shutil.copytree(trained.model, tmp_path / "model")
+    json_change(
+        tmp_path / "model" / "generation_config.json",
+        lambda config: (
+            config | {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05}
+        ),
+    )
+    shutil.copytree(exported, tmp_path / "out")
+    modelfile_write(ExportRequest(tmp_path / "model"), tmp_path / "out")
+    assert modelfile_read(tmp_path / "out" / MODELFILE).parameters == {
+        "repeat_penalty": 1.05,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20.0,
+    }
+
+
+def test_a_reward_model_is_of_no_use_to_ollama(tiny, tmp_path, capsys):
+    run = train(
+        tmp_path / "run",
+        tiny,
+        toy_pairs(),
+        format="preference",
+        recipe="reward",
+        max_steps=3,
+        evaluation_split=0.25,
+    ).directory
+    model_write(MergeRequest(run), tmp_path / "merged", lambda share: None)
+    assert main(["ollama", str(tmp_path / "merged"), str(tmp_path / "out")]) == 1
+    assert "reward model" in capsys.readouterr().out
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_chat_template_that_ollama_cannot_say_is_refused_before_the_weights(
+    trained, tmp_path, capsys
+):
+    shutil.copytree(trained.model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    assert main(["ollama", str(tmp_path / "model"), str(tmp_path / "out")]) == 1
+    assert "leaves out turns" in capsys.readouterr().out
+
+
+def edit(change):
+    def do(out: Path) -> None:
+        before = modelfile_read(out / MODELFILE)
+        (out / MODELFILE).write_text(Modelfile(**vars(before) | change(before)).text())
+
+    return do
+
+
+# What goes wrong, and the check that is about it.
+WRONG = {
+    "no Modelfile": (lambda out: (out / MODELFILE).unlink(), "Modelfile"),
+    "another model": (edit(lambda before: {"model": "other.gguf"}), "Modelfile"),
+    "another template": (
+        edit(lambda before: {"template": before.template.replace("<|im_start|>", "")}),
+        "Same chat template in Ollama",
+    ),
+    "somebody's template": (
+        edit(lambda before: {"template": "{{ if .Tools }}x{{ end }}{{ .Prompt }}"}),
+        "Same chat template in Ollama",
+    ),
+    "a beginning token": (
+        edit(lambda before: {"template": "<|endoftext|>" + before.template}),
+        "Same chat template in Ollama",
+    ),
+    "no system prompt": (edit(lambda before: {"system": ""}), "System prompt in Ollama"),
+    "no end token": (edit(lambda before: {"stops": ()}), "End tokens in Ollama"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_goes_wrong_is_found(trained, exported, tmp_path, wrong):
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    harm, check = WRONG[wrong]
+    harm(out)
+    assert failed(modelfile_checks(trained.request(out))) == {check}
