@@ -95,9 +95,11 @@ def passport_of(model: BaseModel, reader: Any) -> Json:
     if "train" in stored:
         train = stored["train"]
         stored["train"] = {name: train[name] for name in ("method", "recipe") if name in train}
-        # Hashes name nothing, and parameters tell how it was made; the rest is the owner's.
-        for name in ("system_prompt", "command"):
+        # Hashes name nothing. Parameters may: prompts of a judge, reward models, functions.
+        for name in ("parameters", "system_prompt", "command"):
             stored.pop(name, None)
+        if "code" in stored:
+            stored["code"].pop("resources", None)
         if parent is None:
             stored.pop("base_model", None)
 

@@ -68,7 +68,9 @@ def tree_page(rows: QuerySet[BaseModel], reader: Any, number: str | None) -> Pag
     """A page of trained models in the order of their trees, with as many queries for any number.
     Each model gets `depth`, and the first of a tree `top`: the model that it stands on, None where
     the reader may not see that."""
-    listed = list(rows.order_by().values_list("pk", "parent_id", "name"))
+    listed: list[tuple[int, int | None, str]] = list(
+        rows.order_by().values_list("pk", "parent_id", "name")
+    )
     tops = _tops(listed, reader)
     names = {pk: model.title for pk, model in tops.items()}
     page: Page[Any] = Paginator(nodes(listed, names), PAGE_ROWS).get_page(number)
@@ -99,7 +101,7 @@ def parents_name(models: Iterable[Any], reader: Any) -> None:
         model.shown_parent = parent_of(model, reader)
 
 
-def _tops(listed: list[tuple[int, int | None, str]], reader: Any) -> dict[int, BaseModel]:
+def _tops(listed: Iterable[tuple[int, int | None, str]], reader: Any) -> dict[int, BaseModel]:
     """The parents that are not listed themselves and that the reader may see."""
     ids = {pk for pk, _, _ in listed}
     wanted = {parent for _, parent, _ in listed if parent is not None} - ids

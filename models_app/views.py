@@ -37,7 +37,7 @@ from models_app.services import (
     model_retry,
     model_update,
 )
-from models_app.standing import in_use_text, uses_of
+from models_app.standing import in_use_text
 from models_app.tree import parents_name, tree_page
 
 # Title, what to sort by, class.
@@ -54,7 +54,6 @@ COLUMNS = (
 TRAINED_COLUMNS = (
     ("Model", "name", ""),
     ("Status", "status", ""),
-    ("Proof", "", "model-proof"),
     ("Method", "", "model-method"),
     ("Parameters", "parameter_count", "model-parameters num"),
     ("Size", "size_bytes", "num"),
@@ -198,16 +197,10 @@ class ModelDetailView(ModelPage):
             "built": built_on(model, self.reader),
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
-            "in_use": _in_use(model, self.reader),
+            "in_use": in_use_text(model, self.reader) if may_delete(model, self.reader) else "",
         }
 
         return render(request, "models/detail.html", context)
-
-
-def _in_use(model: BaseModel, reader: User) -> str:
-    """What keeps the model from being deleted, "" for nothing."""
-    uses = uses_of(model) if may_delete(model, reader) else []
-    return in_use_text(model, uses, reader) if uses else ""
 
 
 class ModelPassportView(ModelPage):
