@@ -15,8 +15,9 @@ from django.http import Http404, JsonResponse
 from core.errors import UserError
 from core.ownership import may_change
 from engine.models.inspect import folder_hashes, hashes_digest
+from models_app.adapters import adapter_base
 from models_app.models import BaseModel
-from models_app.services import parent_of
+from models_app.services import may_read, parent_of
 
 PASSPORT = "passport.json"
 PASSPORT_VERSION = 2
@@ -101,6 +102,11 @@ def passport_of(model: BaseModel, reader: Any) -> Json:
         if "code" in stored:
             stored["code"].pop("resources", None)
         if parent is None:
+            # The model whose adapter was carried on.
+            stored.pop("carried_on", None)
+
+        base = adapter_base(model)
+        if base is None or not may_read(base, reader):
             stored.pop("base_model", None)
 
     return passport | stored

@@ -203,6 +203,32 @@ def test_a_passport_is_whole_for_its_owner(client, make_model, make_trained, ali
     assert answer.json() == passport
 
 
+@pytest.mark.parametrize(
+    ("base_shared", "parent_shared", "names"),
+    [
+        (True, True, {"base_model", "carried_on"}),
+        (True, False, {"base_model"}),
+        (False, True, {"carried_on"}),
+    ],
+)
+def test_a_passport_names_what_was_carried_on_to_those_who_may_see_it(
+    client, make_model, make_trained, alice, bob, base_shared, parent_shared, names
+):
+    """The weights are of the base model that the adapter belongs on, which is not the parent."""
+    base = make_model(name="The base", owner=alice, shared=base_shared)
+    first = make_trained(base, name="First", shared=parent_shared)
+    second = make_trained(first, name="Second", shared=True)
+    second.trained_from["continue_adapter"] = True
+    second.save()
+    path = second.path / "passport.json"
+    stored = json.loads(path.read_text()) | {"carried_on": {"model": "First · v1"}}
+    path.write_text(json.dumps(stored))
+
+    client.force_login(bob)
+    passport = client.get(f"/api/v1/models/{second.pk}/passport/").json()
+    assert {"base_model", "carried_on"} & set(passport) == names
+
+
 def test_a_model_from_before_gets_its_passport_when_somebody_asks(
     client, alice, home, tiny_folder, make_model
 ):
