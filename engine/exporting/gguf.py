@@ -181,11 +181,9 @@ def _metadata_changes(model: Path, reader: GGUFReader) -> dict[str, int | bool]:
         wanted[BOS_KEY] = int(tokenizer.bos_token_id)
 
     changes: dict[str, int | bool] = dict(_missing_ends(model, reader))
-    for key, value in wanted.items():
-        if metadata_value(reader, key, None) != value:
-            changes[key] = value
-
-    return changes
+    return changes | {
+        key: value for key, value in wanted.items() if metadata_value(reader, key, None) != value
+    }
 
 
 def _begins_with_bos(tokenizer: Any) -> bool:

@@ -236,8 +236,11 @@ def endings_check(
     return Check("Answers end", ended >= wanted, detail)
 
 
-def probabilities_check(trained: Evidence, rounded: Evidence, stored: Evidence) -> Check:
-    """Log-probabilities of the reference answers' tokens."""
+def probabilities_check(
+    trained: Evidence, rounded: Evidence, stored: Evidence, *, allowed: float = NO_DIFFERENCE
+) -> Check:
+    """Log-probabilities of the reference answers' tokens. allowed: the mean difference that counts
+    as none."""
     return _closeness_check(
         "Same probabilities",
         _flat(trained.log_probs),
@@ -245,6 +248,7 @@ def probabilities_check(trained: Evidence, rounded: Evidence, stored: Evidence) 
         _flat(stored.log_probs),
         what="The log-probabilities of the reference answers",
         per="token",
+        allowed=allowed,
     )
 
 
@@ -267,8 +271,9 @@ def _closeness_check(
     *,
     what: str,
     per: str,
+    allowed: float = NO_DIFFERENCE,
 ) -> Check:
-    """Whether `stored` is at most twice as far from `trained` as rounding is."""
+    """Whether `stored` is at most twice as far from `trained` as rounding is, and `allowed`."""
     rounding = _mean_difference(trained, rounded)
     difference = _mean_difference(trained, stored)
     detail = (
@@ -276,7 +281,7 @@ def _closeness_check(
         f"{rounding:.2g}."
     )
 
-    return Check(name, difference <= 2 * rounding + NO_DIFFERENCE, detail)
+    return Check(name, difference <= 2 * rounding + allowed, detail)
 
 
 def _mean_difference(left: list[float], right: list[float]) -> float:

@@ -56,13 +56,13 @@ class LlamaQuestions:
 class LlamaAnswers:
     """tokens: of each text. rendered: tokens of each conversation, or why it cannot be rendered.
     answers: greedy, with the end token. ended: whether it came. log_probs: of each prompt's
-    reference. ends: those of the tokens asked for at which an answer ends."""
+    reference, None where llama.cpp does not tell. ends: those of the tokens asked for at which an answer ends."""
 
     tokens: list[list[int]] = field(default_factory=list)
     rendered: list[list[int] | str] = field(default_factory=list)
     answers: list[list[int]] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
-    log_probs: list[list[float]] = field(default_factory=list)
+    log_probs: list[list[float | None]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
 
@@ -150,40 +150,40 @@ class Llama:
     def _completed(self, prompt: list[int], count: int, forced: int | None = None) -> Any:
         request: dict[str, Any] = {
             "prompt": prompt,
-            "max_tokens": count,
+            "n_predict": count,
             "temperature": 0,
-            "logprobs": 1,
             "cache_prompt": True,
+            "return_tokens": True,
         }
         if forced is not None:
             # What is reported are the probabilities before this is added.
-            request["logit_bias"] = [[forced, FORCED]]
+            request |= {"logit_bias": [[forced, FORCED]], "n_probs": 1}
 
-        return self.server.handle_completions(request)["choices"][0]
+        return self._post("/completion", request)
 
     def answer(self, prompt: list[int], count: int) -> tuple[list[int], bool]:
         """(a greedy answer, whether it came to its end)."""
         found = self._completed(prompt, count)
-        ids = [token["id"] for token in found["logprobs"]["content"]]
-        return ids, found["finish_reason"] == "stop"
+        return found["tokens"], found["stop_type"] == "eos"
 
-    def log_probs(self, prompt: list[int], reference: list[int]) -> list[float]:
-        """Of each token of the reference, natural logarithm. Only its last token is computed anew
-        for each: the rest is in the cache."""
-        found: list[float] = []
+    def log_probs(self, prompt: list[int], reference: list[int]) -> list[float | None]:
+        """Of each token of the reference, natural logarithm; None for tokens that are a part of a
+        character, about which llama.cpp's server does not tell. Only the last token is computed
+        anew for each: the rest is in the cache."""
+        found: list[float | None] = []
         for position, token in enumerate(reference):
             step = self._completed([*prompt, *reference[:position]], 1, forced=token)
-            (predicted,) = step["logprobs"]["content"]
-            if predicted["id"] != token:
+            if step["tokens"] != [token]:
                 raise RuntimeError("llama.cpp did not take the token that it was told to.")
 
-            found.append(predicted["logprob"])
+            told = step.get("completion_probabilities") or [{"logprob": None}]
+            found.append(told[0]["logprob"])
 
         return found
 
     def is_end(self, prompt: list[int], token: int) -> bool:
         """Whether an answer ends at `token`."""
-        return bool(self._completed(prompt, 2, forced=token)["finish_reason"] == "stop")
+        return bool(self._completed(prompt, 2, forced=token)["stop_type"] == "eos")
 
 
 def answers(questions: LlamaQuestions) -> LlamaAnswers:

@@ -74,10 +74,20 @@ def model_round(model: Any, reader: GGUFReader) -> None:
                 rounded[id(weight)] = types.of(full_name)
                 _weight_round(weight, types.of(full_name), quantizer, isinstance(module, Conv1D))
 
-        weight = getattr(module, "weight", None)
-        if isinstance(module, torch.nn.Linear | Conv1D) and id(weight) in rounded:
-            kind = rounded[id(weight)]
+        kind = _multiplied_by(module, rounded)
+        if kind is not None:
             module.register_forward_pre_hook(partial(_inputs_round, kind))
+
+
+def _multiplied_by(module: Any, rounded: dict[int, Type]) -> Type | None:
+    """The type of the weights that the module multiplies its inputs by, if it does: a layer, or a
+    block of experts. rounded: as in model_round."""
+    own = list(module.parameters(recurse=False))
+    is_layer = isinstance(module, torch.nn.Linear | Conv1D)
+    if not is_layer and not any(weight.dim() == 3 for weight in own):
+        return None
+
+    return next((rounded[id(weight)] for weight in own if id(weight) in rounded), None)
 
 
 @torch.no_grad()
@@ -95,6 +105,9 @@ def _weight_round(weight: torch.Tensor, kind: Type, quantizer: Quantizer, transp
 
 
 def _inputs_round(kind: Type, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not inputs:
+        return inputs
+
     values, *rest = inputs
     return (inputs_rounded(values, kind), *rest)
 

@@ -1,37 +1,68 @@
-"""What the tests of GGUF files share."""
+"""Models for the tests of GGUF files: tiny ones whose tokenizers llama.cpp knows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.publish.older import folder_for_older
+from engine.publish.older import folder_for_older, json_change
+from tests.engine.test_tokenizer_formats import sentencepiece_write, settings_write
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 
+PIECES = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>"}
 
-def known_model(folder: Path, architecture: str, tokenizer: Any, **changes: Any) -> Path:
-    """A tiny model whose tokenizer llama.cpp knows, with weights so large that its answers do not
-    hang on the last digit."""
-    changes = {"vocab_size": len(tokenizer)} | changes
+
+def bpe_model(folder: Path, architecture: str, tokenizer: Any) -> Path:
+    """With a byte-level tokenizer, which llama.cpp must know by what it makes of a text."""
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    tiny_model(folder, architecture, tokenizer=tokenizer, **{**ends, **changes})
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    path = folder / "model.safetensors"
-    weights = {
-        name: weight * 4 if weight.dim() > 1 else weight for name, weight in load_file(path).items()
-    }
-    save_file(weights, path, metadata={"format": "pt"})
+    tiny_model(folder, architecture, tokenizer=tokenizer, vocab_size=len(tokenizer), **ends)
     # Else transformers reads the tokenizer as the family's own, by other rules.
     folder_for_older(folder)
-    return folder
+    return decided(folder)
 
 
-def as_stored(folder: Path, dtype: torch.dtype) -> Path:
-    """The model in `folder` with its weights in this type."""
+def sentencepiece_model(folder: Path, architecture: str, **sizes: Any) -> Path:
+    """A Gemma, with a tokenizer of SentencePiece's, which llama.cpp takes as it is. It is small, and
+    so are the files."""
+    ends = {"eos_token_id": 1, "pad_token_id": 0}
+    tiny_model(folder, architecture, vocab_size=320, **ends, **sizes)
+    json_change(folder / "generation_config.json", lambda settings: settings | ends)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+
+    sentencepiece_write(
+        folder,
+        model_type="bpe",
+        # Gemma puts no space in front of a text.
+        add_dummy_prefix=False,
+        # The tokenizer would add it to the vocabulary.
+        control_symbols=["<mask>"],
+        **{f"{name}_piece": piece for name, piece in PIECES.items()},
+    )
+    settings_write(
+        folder,
+        tokenizer_class="GemmaTokenizer",
+        chat_template="{{ bos_token }}" + CHAT_TEMPLATE,
+        **{f"{name}_token": piece for name, piece in PIECES.items()},
+    )
+    return decided(folder)
+
+
+def decided(folder: Path) -> Path:
+    """Weights so large that answers do not hang on the last digit."""
+    return _weights_change(folder, lambda weight: weight * 4 if weight.dim() > 1 else weight)
+
+
+def stored_as(folder: Path, dtype: torch.dtype) -> Path:
+    return _weights_change(folder, lambda weight: weight.to(dtype))
+
+
+def _weights_change(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
     path = folder / "model.safetensors"
-    weights = {name: weight.to(dtype) for name, weight in load_file(path).items()}
+    weights = {name: change(weight) for name, weight in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     return folder
