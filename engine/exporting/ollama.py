@@ -10,7 +10,7 @@ from gguf import GGUFReader
 
 from engine.chat.render import PLAIN_TEMPLATE, tokenizer_load
 from engine.exporting.documents import LICENCES, is_scorer
-from engine.exporting.gguf import gguf_bytes, gguf_file, gguf_write
+from engine.exporting.gguf import ADDS_BOS_KEY, gguf_bytes, gguf_file, gguf_write
 from engine.exporting.modelfile import MODELFILE, Modelfile, is_writable
 from engine.exporting.ollama_template import PLAIN, translate
 from engine.exporting.quantization import metadata_value
@@ -21,10 +21,6 @@ from engine.models.inspect import json_read
 from engine.publish.config import GENERATION
 from engine.publish.tokenizer import TEMPLATE
 
-ADDS_BOS = "tokenizer.ggml.add_bos_token"
-# Kinds of tokenizers to which llama.cpp adds a beginning token where the file says nothing of it.
-BOS_MODELS = ("llama",)
-BOS_PRE_TOKENIZERS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken")
 # transformers' names of sampling parameters, and Ollama's.
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 
@@ -54,10 +50,7 @@ def modelfile_write(request: ExportRequest, out: Path) -> str:
     file = gguf_file(out)
 
     if translation.template != PLAIN and adds_bos(file):
-        if translation.writes_bos:
-            translation = translate(tokenizer, bos=tokenizer.bos_token, default_system=default)
-        else:
-            bos_tell(file, adds=False)
+        translation = translate(tokenizer, bos=tokenizer.bos_token, default_system=default)
 
     modelfile = Modelfile(
         model=file.name,
@@ -87,30 +80,9 @@ def _tokenizer(model: Path) -> Any:
 
 
 def adds_bos(file: Path) -> bool:
-    """Whether llama.cpp puts the beginning token in front of every text for this GGUF file."""
-    reader = GGUFReader(file)
-    stored = metadata_value(reader, ADDS_BOS, None)
-    if stored is not None:
-        return bool(stored)
-
-    kind = metadata_value(reader, "tokenizer.ggml.model", "")
-    split = metadata_value(reader, "tokenizer.ggml.pre", "")
-    return kind in BOS_MODELS or split in BOS_PRE_TOKENIZERS
-
-
-def bos_tell(file: Path, *, adds: bool) -> None:
-    """Have llama.cpp add a beginning token or none, as the chat template asks for. Raises Refused
-    where the file has no place to say so."""
-    reader = GGUFReader(file, "r+")
-    field = reader.get_field(ADDS_BOS)
-    if field is None:
-        raise Refused(
-            "llama.cpp would begin texts otherwise than the chat template does, and this GGUF file "
-            "cannot be told not to."
-        )
-
-    field.parts[field.data[0]][0] = adds
-    reader.data.flush()
+    """Whether llama.cpp puts the beginning token in front of every text for this GGUF file, which
+    always says so."""
+    return bool(metadata_value(GGUFReader(file), ADDS_BOS_KEY, False))
 
 
 def stops(model: Path, tokenizer: Any) -> tuple[str, ...]:

@@ -43,11 +43,10 @@ CONVERSATIONS = {
 
 @dataclass(frozen=True)
 class Translation:
-    """template: in Go's language. writes_bos: whether the chat template begins with the beginning
-    token. remark: what is different in Ollama, for people; "" for nothing."""
+    """template: in Go's language. remark: what is different in Ollama, for people; "" for
+    nothing."""
 
     template: str
-    writes_bos: bool
     remark: str
 
 
@@ -70,14 +69,14 @@ class Pieces:
 
 
 def translate(tokenizer: Any, *, bos: str = "", default_system: str = "") -> Translation:
-    """bos: the beginning token, where llama.cpp puts it in front by itself and the chat template
-    writes it too. default_system: a system prompt for conversations that bring none; "" for what
+    """bos: the beginning token, where llama.cpp puts it in front by itself, so that the template is
+    not to write it. default_system: a system prompt for conversations that bring none; "" for what
     the chat template does then.
 
     Raises Refused with the reason where Ollama could not say the same."""
     if not tokenizer.chat_template:
         remark = "The model has no chat template: Ollama has it continue texts."
-        return Translation(PLAIN, writes_bos=False, remark=remark)
+        return Translation(PLAIN, remark)
 
     chat = ChatTemplate(tokenizer)
     pieces = _pieces(chat)
@@ -86,10 +85,7 @@ def translate(tokenizer: Any, *, bos: str = "", default_system: str = "") -> Tra
     if problem:
         raise Refused(problem)
 
-    beginning = tokenizer.bos_token or ""
-    starts = (pieces.start, pieces.system_start)
-    writes_bos = bool(beginning) and all(text.startswith(beginning) for text in starts)
-    return Translation(template, writes_bos, remark=_remark(chat))
+    return Translation(template, _remark(chat))
 
 
 def difference(tokenizer: Any, template: str, *, bos: str, default_system: str = "") -> str:

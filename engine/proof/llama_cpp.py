@@ -34,7 +34,9 @@ class LlamaQuestions:
     """file: the GGUF file. adapter: a GGUF adapter on it, "" for none. texts: to be made into
     tokens. conversations: (turns, whether the answer's beginning is added), to be rendered.
     prompts: to be answered greedily, with `new_tokens` at most. references: of each prompt, the
-    tokens whose log-probabilities are wanted. ends: tokens that might end an answer."""
+    tokens whose log-probabilities are wanted. ends: tokens that might end an answer. requests:
+    conversations as text, to be made into tokens with the first one (BOS) where the file asks for
+    it."""
 
     file: str
     adapter: str
@@ -44,6 +46,7 @@ class LlamaQuestions:
     new_tokens: int
     references: list[list[int]]
     ends: list[int]
+    requests: list[str] = field(default_factory=list)
 
     @property
     def context(self) -> int:
@@ -56,7 +59,8 @@ class LlamaQuestions:
 class LlamaAnswers:
     """tokens: of each text. rendered: tokens of each conversation, or why it cannot be rendered.
     answers: greedy, with the end token. ended: whether it came. log_probs: of each prompt's
-    reference, None where llama.cpp does not tell. ends: those of the tokens asked for at which an answer ends."""
+    reference, None where llama.cpp does not tell. ends: those of the tokens asked
+    for at which an answer ends. requested: tokens of each request."""
 
     tokens: list[list[int]] = field(default_factory=list)
     rendered: list[list[int] | str] = field(default_factory=list)
@@ -64,6 +68,7 @@ class LlamaAnswers:
     ended: list[bool] = field(default_factory=list)
     log_probs: list[list[float | None]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    requested: list[list[int]] = field(default_factory=list)
 
 
 def llama_ask(questions: LlamaQuestions) -> LlamaAnswers:
@@ -190,6 +195,7 @@ def answers(questions: LlamaQuestions) -> LlamaAnswers:
     llama = Llama(questions)
     found = LlamaAnswers()
     found.tokens.extend(llama.tokens(text, is_whole=False) for text in questions.texts)
+    found.requested.extend(llama.tokens(text, is_whole=True) for text in questions.requests)
     found.rendered.extend(llama.rendered(*given) for given in questions.conversations)
     found.ends.extend(
         token for token in questions.ends if llama.is_end(questions.prompts[0], token)

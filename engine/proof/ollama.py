@@ -30,19 +30,7 @@ from engine.proof.request import OnProgress, ProofRequest
 
 
 def ollama_prove(request: ProofRequest, on_progress: OnProgress) -> list[Check]:
-    checks = gguf_prove(request, on_progress)
-    if _is_told_no_bos(request):
-        # Texts alone begin otherwise, and Ollama is asked by the template.
-        checks = [check for check in checks if check.name != "Same tokens"]
-
-    return checks + modelfile_checks(request)
-
-
-def _is_told_no_bos(request: ProofRequest) -> bool:
-    """Whether the export had the file add no beginning token, although the tokenizer does."""
-    tokenizer = tokenizer_load(request.model)
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return begins and not adds_bos(gguf_file(request.out))
+    return gguf_prove(request, on_progress) + modelfile_checks(request)
 
 
 def modelfile_checks(request: ProofRequest) -> list[Check]:
@@ -96,14 +84,15 @@ def _tokens(file: Path, texts: list[str]) -> list[list[int]]:
     questions = LlamaQuestions(
         str(file),
         adapter="",
-        texts=texts,
+        texts=[],
         conversations=[],
         prompts=[[0]],
         new_tokens=1,
         references=[[]],
         ends=[],
+        requests=texts,
     )
-    return llama_ask(questions).tokens
+    return llama_ask(questions).requested
 
 
 def _system_check(modelfile: Modelfile, system: str) -> Check:

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from engine.exporting.__main__ import main
-from engine.exporting.gguf import gguf_file, gguf_write
+from engine.exporting.gguf import ADDS_BOS_KEY, gguf_file, gguf_write
 from engine.exporting.modelfile import MODELFILE, Modelfile, modelfile_read
-from engine.exporting.ollama import ADDS_BOS, adds_bos, bos_tell, modelfile_write
+from engine.exporting.ollama import modelfile_write
 from engine.exporting.request import ExportRequest
 from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, model_write
@@ -109,7 +110,7 @@ def test_it_is_the_model_in_other_families(tmp_path, smollm2_tokenizer, family):
 
 @pytest.fixture(scope="module")
 def begun(smollm2_tokenizer, tmp_path_factory) -> Path:
-    """A model to whose texts llama.cpp adds a beginning token: folders model and out."""
+    """A model with a beginning token and its GGUF file: folders model and out."""
     folder = tmp_path_factory.mktemp("begun")
     model = known_model(folder / "model", "llama", smollm2_tokenizer)
     json_change(
@@ -117,44 +118,45 @@ def begun(smollm2_tokenizer, tmp_path_factory) -> Path:
     )
     (folder / "out").mkdir()
     gguf_write(ExportRequest(model), folder / "out", lambda share: None)
-    bos_tell(gguf_file(folder / "out"), adds=True)
-    assert adds_bos(gguf_file(folder / "out"))
     return folder
+
+
+def tell(file: Path, *, adds: bool) -> None:
+    """Have llama.cpp add a beginning token to every text, or none."""
+    reader = GGUFReader(file, "r+")
+    field = reader.get_field(ADDS_BOS_KEY)
+    field.parts[field.data[0]][0] = adds
+    reader.data.flush()
 
 
 BEGINNING = {
     "written and added": ("{{ bos_token }}" + CHAT_TEMPLATE, True),
     "written alone": ("{{ bos_token }}" + CHAT_TEMPLATE, False),
-    "added alone": (CHAT_TEMPLATE, True),
     "neither": (CHAT_TEMPLATE, False),
 }
 
 
 @pytest.mark.parametrize("case", BEGINNING)
 def test_texts_begin_as_in_training(begun, tmp_path, case):
-    """llama.cpp adds a beginning token or not, and the chat template writes one or not."""
     template, adds = BEGINNING[case]
     model = Path(shutil.copytree(begun / "model", tmp_path / "model"))
     out = Path(shutil.copytree(begun / "out", tmp_path / "out"))
     (model / "chat_template.jinja").write_text(template)
-    if not adds:
-        bos_tell(gguf_file(out), adds=False)
+    tell(gguf_file(out), adds=adds)
 
     assert modelfile_write(ExportRequest(model), out) == ""
-    assert adds_bos(gguf_file(out)) == (case == "written and added")
     written = modelfile_read(out / MODELFILE).template
     assert ("<|endoftext|>" in written) == (case == "written alone")
     request = ProofRequest(out, model, reference_make(model))
     assert failed(modelfile_checks(request)) == set()
 
 
-def test_a_file_that_has_no_place_to_say_how_to_begin_is_refused(exported, tmp_path):
-    out = Path(shutil.copytree(exported, tmp_path / "out"))
-    file = gguf_file(out)
-    key = ADDS_BOS.encode()
-    file.write_bytes(file.read_bytes().replace(key, key.replace(b"bos", b"xyz")))
-    with pytest.raises(Refused, match="cannot be told"):
-        bos_tell(file, adds=True)
+def test_a_beginning_that_was_not_trained_is_refused(begun, tmp_path):
+    out = Path(shutil.copytree(begun / "out", tmp_path / "out"))
+    tell(gguf_file(out), adds=True)
+    with pytest.raises(Refused, match="writes a question otherwise"):
+        modelfile_write(ExportRequest(begun / "model"), out)
+    assert not (out / MODELFILE).exists()
 
 
 def test_sampling_parameters_are_taken_over(trained, exported, tmp_path):

@@ -43,10 +43,9 @@ def asked(tokenizer, messages) -> str:
 def written(tokenizer, messages, **options) -> list[str]:
     """What Ollama makes of it, where llama.cpp adds no beginning token, and where it adds one that
     the chat template writes too."""
-    translation = translate(tokenizer, **options)
-    texts = [render(translation.template, messages)]
-    if translation.writes_bos:
-        bos = tokenizer.bos_token
+    texts = [render(translate(tokenizer, **options).template, messages)]
+    bos = tokenizer.bos_token
+    if asked(tokenizer, [user("Who?")]).startswith(bos):
         template = translate(tokenizer, bos=bos, **options).template
         texts.append(bos + render(template, messages))
     return texts
