@@ -27,6 +27,7 @@ from models_app.services import (
 class BaseModelAdmin(ArchivableAdmin):
     list_display = (
         "name",
+        "version",
         "slug",
         "status",
         "source",

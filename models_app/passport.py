@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from django.http import Http404, JsonResponse
@@ -38,12 +39,23 @@ def passport_complete(model: BaseModel, folder: Path) -> str:
     else:
         passport["source"] = _source(model)
 
-    unfinished = folder / f"{PASSPORT}.tmp"
-    text = json.dumps(passport, indent=2, ensure_ascii=False)
-    unfinished.write_text(f"{text}\n", encoding="utf-8")
-    unfinished.replace(folder / PASSPORT)
-
+    _write(folder, passport)
     return hashes_digest(hashes)
+
+
+def _write(folder: Path, passport: Json) -> None:
+    """Whole or not at all, also where two write at once."""
+    text = json.dumps(passport, indent=2, ensure_ascii=False)
+    with NamedTemporaryFile(
+        "w", dir=folder, suffix=".tmp", encoding="utf-8", delete=False
+    ) as unfinished:
+        try:
+            unfinished.write(f"{text}\n")
+            unfinished.close()
+            Path(unfinished.name).replace(folder / PASSPORT)
+        except BaseException:
+            Path(unfinished.name).unlink(missing_ok=True)
+            raise
 
 
 def _read(folder: Path) -> Json:

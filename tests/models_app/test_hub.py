@@ -72,6 +72,7 @@ def test_it_downloads_a_model(alice, hub, published):
         "generation_config.json",
         "model.safetensors",
         "README.md",
+        "passport.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }

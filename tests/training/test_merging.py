@@ -116,6 +116,13 @@ def test_a_version_that_no_address_could_carry_is_refused(finished, alice, versi
     assert not BaseModel.objects.filter(source="train").exists()
 
 
+def test_an_archived_base_is_still_merged_into(finished, alice):
+    BaseModel.objects.update(archived_at="2026-01-01T00:00Z")
+    finished.refresh_from_db()
+    assert finished.base_model.archived_at is not None
+    assert train_merge(run=finished, by=alice).status == BaseModel.Status.IMPORTING
+
+
 def test_it_is_a_job_of_its_own_kind(finished, alice):
     model = train_merge(run=finished, by=alice)
     job = Job.objects.get(kind="model-merge")
