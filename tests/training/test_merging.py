@@ -118,6 +118,8 @@ def test_a_version_that_no_address_could_carry_is_refused(finished, alice, versi
 
 def test_an_archived_base_is_still_merged_into(finished, alice):
     BaseModel.objects.update(archived_at="2026-01-01T00:00Z")
+    finished.refresh_from_db()
+    assert finished.base_model.archived_at is not None
     assert train_merge(run=finished, by=alice).status == BaseModel.Status.IMPORTING
 
 
