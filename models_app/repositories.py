@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from core.ownership import may_change
 from engine.contract.rundir import file_sha256
 from engine.models.inspect import hashes_digest
 from models_app.adapters import ADAPTER_CONFIG, adapter_base
@@ -22,6 +23,9 @@ from models_app.services import may_read
 
 NAMESPACE = "deepextension"
 ADAPTER_SUFFIX = "-adapter"
+# The card of a trained model names its train, base model, system prompt and parameters, which are
+# its owner's.
+CARD = "README.md"
 # Characters of a commit, as hubs have them.
 COMMIT_CHARACTERS = 40
 
@@ -72,10 +76,12 @@ def repository_find(namespace: str, name: str, revision: str, reader: Any) -> Re
 
     if namespace != NAMESPACE:
         model = _of_hub(models, f"{namespace}/{name}", revision)
-        return _model_repository(model, f"{namespace}/{name}") if model is not None else None
+        return (
+            _model_repository(model, f"{namespace}/{name}", reader) if model is not None else None
+        )
 
     if model := models.filter(slug=name).first():
-        return _model_repository(model, f"{NAMESPACE}/{name}")
+        return _model_repository(model, f"{NAMESPACE}/{name}", reader)
 
     for suffix, provider in _providers.items():
         model = models.filter(slug=name.removesuffix(suffix)).first()
@@ -94,13 +100,16 @@ def _of_hub(models: Any, identity: str, revision: str) -> BaseModel | None:
     return next(iter(same or named), None)
 
 
-def _model_repository(model: BaseModel, identity: str) -> Repository | None:
+def _model_repository(model: BaseModel, identity: str, reader: Any) -> Repository | None:
     if not model.path.is_dir():
         return None
+
+    hidden = {CARD} if model.is_trained and not may_change(model, reader) else set()
 
     files = {
         name: RepositoryFile(facts["bytes"], facts["sha256"], path=model.path / name)
         for name, facts in passport_stored(model)["files"].items()
+        if name not in hidden
     }
     revisions = ("main", model.revision) if model.revision else ("main",)
     return Repository(

@@ -32,7 +32,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
         "owner and operators."
     )
     title = serializers.CharField(read_only=True, help_text="The name with its version.")
-    parent = serializers.SerializerMethodField(
+    parent = serializers.SerializerMethodField(  # type: ignore[assignment]
         help_text="Of a model that was trained here: the model that its train started from, for "
         "those who may see it."
     )
@@ -146,7 +146,7 @@ class PassportSerializer(serializers.Serializer[Any]):
     """Parts that a model does not have are left out."""
 
     version = serializers.IntegerField(help_text="Of this form, 2.")
-    model = serializers.DictField(help_text="Names and hashes.")  # type: ignore[assignment]
+    model = serializers.DictField(help_text="Names and hashes.")
     licences = serializers.DictField(help_text="Of the model and its base model.")
     files = serializers.DictField(help_text="By name: bytes and sha256.")
     source = serializers.DictField(  # type: ignore[assignment]

@@ -380,7 +380,7 @@ def model_delete(*, model: BaseModel, by: User) -> None:
         with transaction.atomic():
             model.delete()
     except ProtectedError as error:
-        raise UserError(in_use_text(model, error.protected_objects, by), code="in_use") from error
+        raise UserError(in_use_text(model, by), code="in_use") from error
 
     # An import that runs notices that the row is gone, and clears up behind itself.
     job_drop(key, also_running=False)

@@ -38,7 +38,8 @@ def version_set(model: BaseModel) -> None:
     the transaction that saves the model. Raises UserError {"version": …} where the one that was
     asked for is there already."""
     # Two at once do not get one number.
-    User.objects.select_for_update().filter(pk=model.owner_id).first()
+    if model.owner_id is not None:
+        User.objects.select_for_update().get(pk=model.owner_id)
 
     if model.version:
         title_check(model, model.name, model.version)

@@ -25,6 +25,7 @@ from models_app.filters import BaseModelFilter
 from models_app.folder_list import folders_offered
 from models_app.folders import allowed_roots
 from models_app.models import BaseModel
+from models_app.origin import built_on, origin_of
 from models_app.passport import passport_download
 from models_app.services import (
     DESCRIPTION_LIMIT,
@@ -36,7 +37,8 @@ from models_app.services import (
     model_retry,
     model_update,
 )
-from models_app.standing import in_use_text, uses_of
+from models_app.standing import in_use_text
+from models_app.tree import parents_name, tree_page
 
 # Title, what to sort by, class.
 COLUMNS = (
@@ -49,11 +51,16 @@ COLUMNS = (
     ("Licence", "", "model-licence"),
     ("Trains", "", "model-trains num"),
 )
-ORIGINS = (
-    ("", "All models"),
-    ("base", "Base models"),
-    ("trained", "Trained here"),
+TRAINED_COLUMNS = (
+    ("Model", "name", ""),
+    ("Status", "status", ""),
+    ("Method", "", "model-method"),
+    ("Parameters", "parameter_count", "model-parameters num"),
+    ("Size", "size_bytes", "num"),
+    ("Licence", "", "model-licence"),
+    ("Trains", "", "model-trains num"),
 )
+TRAINED = "trained"
 # Source, title, icon.
 WAYS = (
     (BaseModel.Source.HUB.value, "Hugging Face", "world"),
@@ -77,20 +84,36 @@ class ModelPage(View):
 class ModelListView(ModelPage):
     def get(self, request: HttpRequest) -> HttpResponse:
         models = self.models()
-        filtered = BaseModelFilter(request.GET, queryset=models)
+        query = request.GET.copy()
+        shows_trained = query.pop("origin", [""])[-1] == TRAINED
+        filtered = BaseModelFilter(query, queryset=models)
         rows = filtered.qs if filtered.is_valid() else models.filter(archived_at=None)
-        page = Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page"))
+        base_models = rows.exclude(source=BaseModel.Source.TRAIN)
+        trained = rows.filter(source=BaseModel.Source.TRAIN)
+        number = query.get("page")
+
+        if not shows_trained:
+            page = Paginator(base_models, PAGE_ROWS).get_page(number)
+        elif query.get("ordering"):
+            page = Paginator(trained, PAGE_ROWS).get_page(number)
+            parents_name(page.object_list, self.reader)
+        else:
+            page = tree_page(trained, self.reader, number)
 
         context = {
             "page": page,
             "importing": any(model.status == BaseModel.Status.IMPORTING for model in page),
-            "columns": COLUMNS,
+            "shows_trained": shows_trained,
+            "columns": TRAINED_COLUMNS if shows_trained else COLUMNS,
+            "origins": (
+                ("", "Base models", base_models.count(), not shows_trained),
+                (TRAINED, "Trained here", trained.count(), shows_trained),
+            ),
             "any": models.exists(),
             "archived": request.GET.get("archived") == "true",
             "archived_count": models.exclude(archived_at=None).count(),
             "ordering": request.GET.get("ordering", ""),
             "statuses": [("", "All"), *BaseModel.Status.choices],
-            "origins": ORIGINS,
         }
 
         if not wants_part(request):
@@ -170,18 +193,14 @@ class ModelDetailView(ModelPage):
         model = row_or_404(self.models(), pk)
         context = {
             "model": model,
+            "made": origin_of(model, self.reader),
+            "built": built_on(model, self.reader),
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
-            "in_use": _in_use(model, self.reader),
+            "in_use": in_use_text(model, self.reader) if may_delete(model, self.reader) else "",
         }
 
         return render(request, "models/detail.html", context)
-
-
-def _in_use(model: BaseModel, reader: User) -> str:
-    """What keeps the model from being deleted, "" for nothing."""
-    uses = uses_of(model) if may_delete(model, reader) else []
-    return in_use_text(model, uses, reader) if uses else ""
 
 
 class ModelPassportView(ModelPage):
@@ -229,7 +248,7 @@ class ModelRetryView(ModelActionView):
 class ModelCancelView(ModelActionView):
     def change(self, request: HttpRequest, model: BaseModel) -> str:
         model_import_cancel(model=model, by=reader_of(request))
-        return "The import is being cancelled."
+        return f"The {model.work} is being cancelled."
 
 
 class ModelDeleteView(ModelActionView):

@@ -55,18 +55,27 @@ def tiny_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -
 
 
 def tiny_model(
-    folder: Path, architecture: str = "llama", *, chat_template: str | None = CHAT_TEMPLATE
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+    tokenizer: Any = None,
+    **changes: Any,
 ) -> Path:
     """Make a random model of about 0.1 M weights and its tokenizer in `folder` (safetensors);
     return `folder`.
 
-    The same architecture gives the same weights each time.
+    tokenizer: another one than the tiny one. changes: values of its config. The same architecture
+    gives the same weights each time.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tiny_tokenizer(folder, chat_template=chat_template)
+    if tokenizer is None:
+        tokenizer = tiny_tokenizer(folder, chat_template=chat_template)
+    else:
+        tokenizer.save_pretrained(folder)
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -83,7 +92,7 @@ def tiny_model(
         options["head_dim"] = 8
     if architecture in ("mistral", "gemma2", "gemma3_text"):
         options["sliding_window"] = 256
-    config = AutoConfig.for_model(architecture, **options)
+    config = AutoConfig.for_model(architecture, **options | changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config)

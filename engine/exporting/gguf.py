@@ -24,7 +24,7 @@ from engine.exporting.quantization import (
     remark,
 )
 from engine.exporting.request import Exported, ExportRequest, OnProgress
-from engine.loading.architecture import Refused
+from engine.loading.architecture import Refused, reason
 from engine.loading.end_tokens import ends_of
 from engine.loading.tensor_files import TensorReader
 from engine.models.inspect import config_read, json_read
@@ -40,6 +40,8 @@ BYTES = {"f16": 2, "bf16": 2, "f32": 4}
 # Names of GGUF's metadata for tokens at which an answer ends: of a text, a turn, and a message.
 END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 
+BOS_KEY = "tokenizer.ggml.bos_token_id"
+ADDS_BOS_KEY = "tokenizer.ggml.add_bos_token"
 # Tokens at which llama.cpp ends an answer in any case (special_eog_ids in its llama-vocab.cpp).
 KNOWN_ENDS = (
     "<|eot_id|>",
@@ -79,16 +81,18 @@ def gguf_write(request: ExportRequest, folder: Path, on_progress: OnProgress) ->
         lambda share: on_progress(CONVERTED * share),
     )
 
-    ends = _missing_ends(request.model, converted)
-    if stored == request.quantization and not ends:
+    # It reads for a second: once is enough.
+    reader = GGUFReader(converted)
+    changes = _metadata_changes(request.model, reader)
+    if stored == request.quantization and not changes:
         converted.rename(out)
         return Exported()
 
     plan = file_quantize(
-        converted,
+        reader,
         out,
         quantization,
-        ends,
+        changes,
         lambda share: on_progress(CONVERTED + (1 - CONVERTED) * share),
     )
     converted.unlink()
@@ -166,10 +170,47 @@ def _weight_count(tensors: TensorReader) -> int:
     return sum(math.prod(tensors.shape(name)) for name in tensors.names)
 
 
-def _missing_ends(model: Path, file: Path) -> dict[str, int]:
+def _metadata_changes(model: Path, reader: GGUFReader) -> dict[str, int | bool]:
+    """{name of a metadata value: what it has to be}, where the converter wrote another one."""
+    # Here, because it loads for seconds.
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    wanted: dict[str, int | bool] = {ADDS_BOS_KEY: _begins_with_bos(tokenizer)}
+    if tokenizer.bos_token_id is not None:
+        wanted[BOS_KEY] = int(tokenizer.bos_token_id)
+
+    changes: dict[str, int | bool] = dict(_missing_ends(model, reader))
+    for key, value in wanted.items():
+        if metadata_value(reader, key, None) != value:
+            changes[key] = value
+
+    return changes
+
+
+def _begins_with_bos(tokenizer: Any) -> bool:
+    """Whether llama.cpp is to put the tokenizer's first token (BOS) in front of a text: where the
+    tokenizer does so, and the chat template does not forgo it. llama.cpp adds it to conversations
+    too, and in training they were as the template writes them."""
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
+        return False
+
+    if not tokenizer.chat_template:
+        return True
+
+    turn = [{"role": "user", "content": "a"}]
+    try:
+        text = str(tokenizer.apply_chat_template(turn, tokenize=False))
+    except Exception as error:
+        raise Refused(f"The chat template cannot be rendered: {reason(error)}") from error
+
+    return text.startswith(tokenizer.bos_token)
+
+
+def _missing_ends(model: Path, reader: GGUFReader) -> dict[str, int]:
     """{name of a metadata value: token}, for the model's end tokens that the file does not name.
     Raises Refused where they are more than a file can name."""
-    reader = GGUFReader(file)
     texts = metadata_value(reader, "tokenizer.ggml.tokens", [])
     named = {key: metadata_value(reader, key, None) for key in END_KEYS}
     missing = sorted(

@@ -378,24 +378,23 @@ def metadata_value(reader: GGUFReader, key: str, default: Any) -> Any:
 
 
 def file_quantize(
-    source: Path,
+    reader: GGUFReader,
     out: Path,
     quantization: Quantization,
-    changes: dict[str, int],
+    changes: dict[str, int | bool],
     on_progress: Callable[[float], None],
 ) -> Plan:
-    """Write the GGUF file `out` from `source`, one tensor in memory at a time.
+    """Write the GGUF file `out` from the one that is read, one tensor in memory at a time.
 
-    changes: {name of a metadata value: what it becomes, an unsigned number}. Raises Refused where
+    changes: {name of a metadata value: what it becomes, an unsigned number or a truth}. Raises Refused where
     no block of the quantisation fits most of the weights, and for numbers that it cannot hold."""
-    reader = GGUFReader(source)
     tensors = reader.tensors
     shapes = {tensor.name: tuple(map(int, reversed(tensor.shape))) for tensor in tensors}
     plan = types_plan(shapes, quantization, facts_of(reader))
-    _blocks_check(plan, shapes, quantization)
+    blocks_check(plan, shapes, quantization)
 
     writer = GGUFWriter(out, str(metadata_value(reader, "general.architecture", "")))
-    changed = {"general.file_type": int(quantization.file_type), **changes}
+    changed: dict[str, int | bool] = {"general.file_type": int(quantization.file_type), **changes}
     _metadata_copy(reader, writer, changed)
 
     for tensor in tensors:
@@ -442,7 +441,7 @@ def _byte_shape(shape: tuple[int, ...], kind: Type) -> tuple[int, ...]:
     return *shape[:-1], shape[-1] // block * block_bytes
 
 
-def _metadata_copy(reader: GGUFReader, writer: GGUFWriter, changed: dict[str, int]) -> None:
+def _metadata_copy(reader: GGUFReader, writer: GGUFWriter, changed: dict[str, int | bool]) -> None:
     for field in reader.fields.values():
         is_structure = field.name.startswith("GGUF.")
         if is_structure or field.name == "general.architecture" or field.name in changed:
@@ -453,12 +452,16 @@ def _metadata_copy(reader: GGUFReader, writer: GGUFWriter, changed: dict[str, in
         writer.add_key_value(field.name, field.contents(), kind, sub_type=of_items)
 
     for name, value in changed.items():
-        writer.add_uint32(name, value)
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        else:
+            writer.add_uint32(name, value)
 
 
-def _blocks_check(
+def blocks_check(
     plan: Plan, shapes: dict[str, tuple[int, ...]], quantization: Quantization
 ) -> None:
+    """Raises Refused where no block of the quantisation fits most of the weights."""
     left = sum(math.prod(shapes[name]) for name in plan.left)
     quantized = sum(math.prod(shapes[name]) for name in plan.types)
     if 2 * left <= quantized:

@@ -212,7 +212,7 @@ def _adapted(
         ) from error
 
 
-def adapter_carry_on(model: PreTrainedModel, folder: Path) -> Any:
+def adapter_carry_on(model: PreTrainedModel, folder: Path, parameters: TrainParameters) -> Any:
     """The model with the trained adapter in `folder`, in fp32, to be trained further. Rank, targets
     and all else are the adapter's own. Raises TrainError for one that does not fit the model.
 
@@ -222,13 +222,26 @@ def adapter_carry_on(model: PreTrainedModel, folder: Path) -> Any:
     config.inference_mode = False
 
     try:
-        return adapter_put(model, config, folder)
+        adapted = adapter_put(model, config, folder)
     except Refused as error:
         raise TrainError(
             "bad_adapter",
             str(error),
             "Train on the merged weights with a new adapter.",
         ) from error
+
+    if parameters.quantization != "none":
+        _round_to_bf16(adapted)
+
+    return adapted
+
+
+def _round_to_bf16(model: Any) -> None:
+    """Round the adapter's two matrices as TRL's trainers do on quantised base models, so that the
+    reference, which they copy before, is rounded too: the distance in the first step is 0."""
+    for name, weight in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            weight.data = weight.data.bfloat16().to(weight.dtype)
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from engine.contract.rundir import Spec
 from engine.models.inspect import licence_keys
@@ -38,6 +39,37 @@ def card_write(spec: Spec, train_card: Path, precision: str, step: int) -> str:
 
     _, heading, results = train_card.read_text().partition(RESULTS)
     return text + heading + results
+
+
+def card_complete(card: Path, passport: dict[str, Any]) -> None:
+    """Add to a model card what the passport says of the model's origin, in words."""
+    base, data = passport["base_model"], passport["data"]
+    step = passport["checkpoint_step"]
+    rows = {
+        "Method": passport["train"]["method"] + (f", step {step:,}" if step else ""),
+        "Base model": _one_line(base["hub_id"] or base["name"]),
+        "Base model, licence": base["licence"] or "not named on its card",
+        "Base model, sha256": f"`{base['sha256']}`",
+        "Data, sha256": f"`{data['sha256']}`",
+        **_measures(passport["measures"]),
+        "Stored in": passport["precision"],
+    }
+    table = "\n".join(f"| {title} | {value} |" for title, value in rows.items())
+    text = card.read_text() if card.is_file() else ""
+    card.write_text(
+        f"{text.rstrip()}\n\n## Where it is from\n\n| | |\n|---|---|\n{table}\n\n"
+        "`passport.json` says the same for programs, with every parameter and hash.\n"
+    )
+
+
+def _measures(measures: dict[str, Any]) -> dict[str, str]:
+    """Of the rows that were held out, where there are any."""
+    measured = measures["evaluation"] if "last" in measures["evaluation"] else measures["train"]
+    return {
+        f"{name.capitalize()} {measured['metric']}": f"{point['value']:.4f} at step {point['step']:,}"
+        for name in ("first", "best", "last")
+        if (point := measured.get(name))
+    }
 
 
 def _front_matter(spec: Spec) -> str:

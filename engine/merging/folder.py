@@ -21,7 +21,7 @@ from engine.contract.rundir import (
 )
 from engine.loading.architecture import Refused
 from engine.loading.tensor_files import FILE_BYTES, TensorReader
-from engine.merging.card import card_write
+from engine.merging.card import card_complete, card_write
 from engine.merging.layers import AdapterLayers, base_without_weights
 from engine.merging.passport import passport_make
 from engine.merging.stream import FilesDiffer, OutOfRange, is_half_precision, stream
@@ -96,6 +96,7 @@ def model_write(request: MergeRequest, out: Path, on_progress: Callable[[float],
             request.run, spec, request.weights, request.step, merged.precision, merged.remark
         )
         json_write(unfinished / PASSPORT, passport)
+        card_complete(unfinished / "README.md", passport)
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -78,18 +78,31 @@ def evidence_collect(
     return evidence
 
 
-@torch.no_grad()
 def log_probs_collect(model: Any, questions: list[Question]) -> list[list[float]]:
     """Of each token of the reference answers; questions without one are left out."""
-    found: list[list[float]] = []
+    return [predict(model, question).log_probs for question in questions if question.reference]
 
-    for question in questions:
-        if question.reference:
-            ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
-            logits = model(input_ids=ids).logits[0]  # (tokens, vocabulary)
-            found.append(_reference_log_probs(logits, question))
 
-    return found
+@dataclass(frozen=True)
+class Prediction:
+    """first: the token that a greedy answer begins with. log_probs: of each token of the
+    reference."""
+
+    first: int
+    log_probs: list[float]
+
+
+@torch.no_grad()
+def predict(model: Any, question: Question) -> Prediction:
+    """What one pass over a question and its reference says."""
+    ids = torch.tensor([question.prompt + question.reference])  # (1, tokens)
+    logits = model(input_ids=ids).logits[0]  # (tokens, vocabulary)
+    # The logits of a position are about the token behind it.
+    predictions = logits[len(question.prompt) - 1 :].float()
+
+    targets = torch.tensor(question.reference, dtype=torch.long)  # (reference tokens,)
+    chosen = predictions[: len(targets)].log_softmax(-1).gather(1, targets.unsqueeze(1))
+    return Prediction(int(predictions[0].argmax()), chosen[:, 0].tolist())
 
 
 def _answer(model: Any, prompt: list[int], stops: set[int]) -> list[int]:
@@ -103,13 +116,3 @@ def _answer(model: Any, prompt: list[int], stops: set[int]) -> list[int]:
         )
 
     return answer
-
-
-def _reference_log_probs(logits: torch.Tensor, question: Question) -> list[float]:
-    """logits: (tokens, vocabulary), of prompt and reference. Returns the log-probability of each
-    token of the reference: the logits of a position are about the token behind it."""
-    predictions = logits[len(question.prompt) - 1 : -1].float()
-    targets = torch.tensor(question.reference).unsqueeze(1)  # (reference tokens, 1)
-    log_probs: list[float] = predictions.log_softmax(-1).gather(1, targets)[:, 0].tolist()
-
-    return log_probs

@@ -110,7 +110,7 @@ class Session:
         if obstacle := carry_on_obstacle(job.spec.recipe, job.parameters.adapter):
             raise TrainError("bad_adapter", obstacle, "Train on the merged weights.")
 
-        return adapter_carry_on(self.model, folder)
+        return adapter_carry_on(self.model, folder, job.parameters)
 
     def options(self, config: Callable[..., Any], **own: Any) -> Any:
         """An instance of `config`, TRL's dataclass of options: those of every method, this method's

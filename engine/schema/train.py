@@ -309,8 +309,8 @@ class TrainParameters(SavingParameters):
         if self.more.get("sync_ref_model") and self.adapter == "lora":
             raise refuse(
                 "more",
-                "sync_ref_model: with a LoRA adapter the reference is the base model, which cannot "
-                "move along.",
+                "sync_ref_model: with a LoRA adapter the reference is the model as it was at the "
+                "start, which cannot move along.",
             )
 
         if self.more.get("sync_ref_model") and self.more.get("precompute_ref_log_probs"):

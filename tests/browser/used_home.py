@@ -57,6 +57,7 @@ def used_home(home: Any) -> dict[str, str]:
     datasets = datasets_make(people["alice"], home)
     methods_install()
     trains = trains_make(people, models, datasets)
+    models |= trained_make(people["alice"], models["model"], trains["finished"])
     jobs = jobs_make(people, models, datasets)
     chains = chains_make(people["alice"], models, datasets, trains)
     everything: dict[str, Model] = {**models, **datasets, **trains, **jobs, **chains}
@@ -301,6 +302,72 @@ def odd_rows(count: int) -> list[Any]:
         {"ticket_text_as_it_was_received": SENTENCE, "department_that_answered_it": 3, "n": n}
         for n in range(count)
     ]
+
+
+def trained_make(owner: User, base: BaseModel, run: TrainRun) -> dict[str, BaseModel]:
+    """Models that were trained here: one on another, five times, and each in another state."""
+    proof = {
+        "passed": True,
+        "checks": [
+            {"name": "Same answers", "passed": True, "detail": SENTENCE},
+            {"name": "End tokens", "passed": False, "detail": ADDRESS},
+        ],
+    }
+    origin = {
+        "train": run.pk,
+        "name": run.name,
+        "method": run.method.name,
+        "step": 1200,
+        "precision": "auto",
+        "base_model": {"id": base.pk, "name": base.name},
+        "datasets": {"training": {"id": 0, "title": SENTENCE, "licence": "cc-by-nc-4.0"}},
+    }
+    values = {
+        "owner": owner,
+        "source": "train",
+        "reference": f"train {run.pk}",
+        "architecture": "Qwen3ForCausalLM",
+        "parameter_count": 1_720_574_976,
+        "size_bytes": 4 * GIB,
+        "licence": "apache-2.0",
+        "sha256": "9f86d081" * 8,
+    }
+    states = ({}, {"proof": proof}, {"proof": proof | {"passed": False}}, {"status": "failed"})
+    found, parent = {}, base
+
+    for number in range(6):
+        model = BaseModel.objects.create(
+            **{"status": "ready"} | values | states[number % 4],
+            name="Support-desk-answers-in-the-tone-of-the-house-second-attempt",
+            version=f"{number + 1}",
+            slug=f"trained-{number}",
+            parent=parent,
+            trained_from=origin if number == 1 else origin | {"base_model": {}, "train": 0},
+            error=SENTENCE if number % 4 == 3 else "",
+        )
+        measures = {
+            "evaluation": {
+                "metric": "eval_loss",
+                "first": {"step": 0, "value": 2.31},
+                "best": {"step": 900, "value": 1.204},
+                "last": {"step": 1200, "value": 1.31},
+            }
+        }
+        model.path.mkdir(parents=True, exist_ok=True)
+        (model.path / "passport.json").write_text(json.dumps({"files": {}, "measures": measures}))
+        found[f"trained{number or ''}"] = parent = model
+
+    found["merging"] = BaseModel.objects.create(
+        **values,
+        name="Merging",
+        version="1",
+        slug="merging",
+        parent=base,
+        trained_from=origin,
+        progress=0.6,
+        phase="Comparing with the trained model",
+    )
+    return found
 
 
 def trains_make(

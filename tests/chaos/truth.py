@@ -141,8 +141,9 @@ def leftovers(platform: Platform) -> list[str]:
 
         known = {
             "datasets": numbers("datasets_app_dataset"),
-            "models": numbers("models_app_basemodel") | {"imports"},
+            "models": numbers("models_app_basemodel") | {"imports", "trained"},
             "models/imports": set(),
+            "models/trained": numbers("models_app_basemodel"),
             "jobs": numbers("jobs_job", "number"),
             "runs": numbers("training_trainrun"),
         }

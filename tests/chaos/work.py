@@ -365,9 +365,12 @@ class ModelPiece(Piece):
         files = {
             str(path.relative_to(folder)): sha256(path)
             for path in folder.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != "passport.json"
         }
-        return dict(zip(columns, row, strict=True)) | {"files": files}
+        passport = json.loads((folder / "passport.json").read_text())
+        # Its comparisons are numbers of the moment; their names are compared with the row.
+        passport.pop("proof", None)
+        return dict(zip(columns, row, strict=True)) | {"files": files, "passport": passport}
 
     def remove(self) -> None:
         self.bench.ask("DELETE", f"models/{self.subject}/")
@@ -438,7 +441,10 @@ class Merge(ModelPiece):
     def result(self) -> dict[str, Any]:
         proof = self.proof
         checks = [check.get("name") for check in proof.get("checks", [])]
-        return super().result() | {"passed": proof.get("passed"), "checks": checks}
+        kept = self.bench.platform.home / "models" / "trained" / str(self.subject)
+        adapter = {path.name: sha256(path) for path in (kept / "adapter").iterdir()}
+        there = {"adapter": adapter, "reference": (kept / "reference.json").is_file()}
+        return super().result() | {"passed": proof.get("passed"), "checks": checks} | there
 
 
 class Trial(Piece):

@@ -1,10 +1,17 @@
 """What was trained becomes a model, is proved, and is trained on: supervised first, then by
 preferences."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
+import requests
 
-from engine.contract.rundir import read_spec
+from engine.contract.rundir import file_sha256, read_spec
 from tests.e2e.test_main_job import toy_rows
 from tests.engine.runs import toy_pairs, write_rows
 from tests.live import Platform
@@ -60,11 +67,52 @@ def test_a_trained_model_is_proved_and_trained_on(platform, trained, first, seco
     assert first["trained_from"]["train"] == trained["id"]
     page = platform.page(f"models/{first['id']}/")
     assert "Same as trained" in page
+    assert "Where it is from" in page
+    kept = platform.home / "models" / "trained" / str(first["id"])
+    assert {path.name for path in (kept / "adapter").iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+    assert json.loads((kept / "reference.json").read_text())
+    passport = platform.get(f"models/{first['id']}/passport/")
+    assert passport["proof"] == first["proof"]
+    assert passport["measures"]["train"]["last"]["step"] == LEARNS["max_steps"]
     assert second["status"] == "finished", second["error"]
 
     # What another train stands on stays.
     refused = platform.api("DELETE", f"models/{first['id']}/")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "in_use")
+
+
+def test_programs_pull_it_from_the_mirror(platform, first, tmp_path):
+    """Through the web server itself, with the client of hubs."""
+    code = (
+        "from huggingface_hub import snapshot_download\n"
+        f"for kind in ('', '-adapter'): print(snapshot_download('deepextension/{first['slug']}' + kind))"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    env = kept | {
+        "HF_ENDPOINT": f"{platform.url}/hub",
+        "HF_TOKEN": platform.token("alice"),
+        "HF_HOME": str(tmp_path),
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    model, adapter = (Path(line) for line in ran.stdout.splitlines()[-2:])
+    files = platform.get(f"models/{first['id']}/passport/")["files"]
+    assert {path.name: file_sha256(path) for path in model.iterdir()} == {
+        name: facts["sha256"] for name, facts in files.items()
+    }
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "deepextension/tiny"
+
+    weights = f"{platform.url}/hub/deepextension/{first['slug']}/resolve/main/model.safetensors"
+    headers = {"Authorization": f"Bearer {platform.token('alice')}", "Range": "bytes=30000-"}
+    answer = requests.get(weights, headers=headers, timeout=30)
+    whole = (platform.home / "models" / str(first["id"]) / "model.safetensors").read_bytes()
+    assert (answer.status_code, answer.content) == (206, whole[30_000:])
 
 
 def test_a_killed_merge_begins_again_and_leaves_one_model(platform, first, second):
@@ -73,7 +121,13 @@ def test_a_killed_merge_begins_again_and_leaves_one_model(platform, first, secon
     model = answer.json()["model"]
 
     def merging(process: psutil.Process) -> bool:
-        return "engine.merging" in process.cmdline() or "engine.proof" in process.cmdline()
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            # It has ended meanwhile, and its parent may not have heard of it yet.
+            return False
+
+        return "engine.merging" in words or "engine.proof" in words
 
     def programs() -> list[psutil.Process]:
         found = psutil.Process(platform.server.pid).children(recursive=True)

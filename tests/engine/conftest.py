@@ -10,6 +10,7 @@ import pytest
 
 from engine.process import preload
 from engine.run import hardware
+from models_app.management.commands.smollm2_install import package_file
 from tests.tiny import tiny_model
 
 
@@ -29,3 +30,12 @@ def known_machine() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer():
+    """A real tokenizer that llama.cpp knows."""
+    from transformers import AutoTokenizer
+
+    file = package_file()
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

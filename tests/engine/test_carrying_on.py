@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM
 
 from engine.__main__ import main as by_hand
 from engine.contract.rundir import Branch, StartAdapter, checkpoint_seal, file_sha256
+from engine.loading.model import adapter_carry_on
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof.prove import prove
 from engine.run.session import Session
 from engine.schema.registry import RECIPES, carry_on_obstacle
+from engine.schema.sft import SftParameters
 from tests.engine.runs import Run, toy_pairs, toy_rows, train
 from tests.engine.test_rollouts import GIVEN as ROLLOUTS
 from tests.engine.test_rollouts import OWN, registered
@@ -136,6 +138,18 @@ def test_every_kind_of_adapter_is_carried_on_as_it_is(tiny, tmp_path, kind):
 
 def config_of(run: Run):
     return json.loads((run.directory / "model" / "adapter_config.json").read_text())
+
+
+def test_on_a_quantised_base_the_reference_is_rounded_as_the_adapter_is(tiny, first):
+    """TRL trains adapters on quantised models in bf16, and copies the reference before."""
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    parameters = SftParameters(quantization="4-bit")
+    adapted = adapter_carry_on(model, first.directory / "model", parameters)
+
+    start = load_file(first.directory / "model" / "adapter_model.safetensors")
+    for name, value in get_peft_model_state_dict(adapted).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, start[name].bfloat16().float()), name
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "mistral", "gemma3_text", "qwen3_moe"])

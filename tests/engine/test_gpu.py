@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.fast import choose
 from tests.engine.runs import toy_pairs, toy_rows, train
+from tests.engine.test_carrying_on import carry_on, first_distance
 from tests.engine.test_rollouts import run as rewarded
 from tests.tiny import tiny_model
 
@@ -119,6 +120,14 @@ def test_quantised_base_weights(tmp_path, quantization):
     base = AutoModelForCausalLM.from_pretrained(folder)
     model = PeftModel.from_pretrained(base, done.directory / "model")
     assert any(bool(weight.any()) for name, weight in model.named_parameters() if "lora_B" in name)
+
+
+def test_an_adapter_is_carried_on_over_quantised_weights(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    folder = tiny_model(tmp_path / "model")
+    first = train(tmp_path / "first", folder, max_steps=12, **HALF)
+    done = carry_on(tmp_path / "run", folder, "dpo", first, quantization="4-bit", **HALF)
+    assert first_distance(done, "dpo") == pytest.approx(0, abs=1e-3)
 
 
 def test_more_rows_than_a_mask_of_all_by_all_could_hold(tiny, tmp_path):

@@ -300,6 +300,10 @@ def test_the_passport_says_how_it_was_made_and_how_it_went(tiny, tmp_path):
         json.loads((merge(run, tmp_path / f"out{step}", step=step) / "passport.json").read_text())
         for step in (0, 2)
     )
+    card = (tmp_path / "out2" / "README.md").read_text()
+    for words in ("## Where it is from", "lora, step 2", "cc-by-nc-4.0", "Last eval_loss"):
+        assert words in card
+
     spec = read_spec(run)
     assert of_result["data"] == {
         "sha256": spec.dataset.sha256,

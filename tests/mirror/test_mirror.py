@@ -6,8 +6,11 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 from knox.models import get_token_model
 
+from core.web.handler import BLOCK, _blocks, _is_small
+from mirror.files import file_response
 from models_app.models import BaseModel
 from models_app.repositories import Repository, RepositoryFile, files_commit, repositories_provide
 from models_app.services import model_archive, model_update
@@ -199,6 +202,24 @@ def test_an_adapter_that_was_carried_on_belongs_on_the_first_base(pull, trained,
     assert config["base_model_name_or_path"] == "deepextension/tiny"
 
 
+def test_the_card_of_a_shared_model_is_its_owners(pull, trained, base, alice, bob):
+    """It names the train, its system prompt and parameters."""
+    for model in (trained, base):
+        (model.path / "README.md").write_text("secret train")
+        (model.path / "passport.json").write_text("{}")
+
+    BaseModel.objects.update(shared=True)
+    for identity, reader, status in (
+        (MODEL, alice, 200),
+        (MODEL, bob, 404),
+        ("deepextension/tiny", bob, 200),
+    ):
+        answer = pull(f"{identity}/resolve/main/README.md", reader)
+        assert answer.status_code == status
+        listed = {file["path"] for file in pull(f"api/models/{identity}/tree/main", reader).json()}
+        assert ("README.md" in listed) == (status == 200)
+
+
 def test_who_may_not_see_the_base_gets_no_adapter(pull, trained, bob):
     BaseModel.objects.filter(pk=trained.pk).update(shared=True)
     assert pull(FACTS, bob).status_code == 200
@@ -223,6 +244,25 @@ def test_another_app_provides_repositories(pull, trained, alice, monkeypatch, tm
 
     assert pull(f"v2/{MODEL}-gguf/manifests/Q4_0", alice)["X-Error-Code"] == "EntryNotFound"
     assert pull("api/models/deepextension/other-gguf", alice).status_code == 404
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("asked", "start"), [("", 0), ("bytes=70001-", 70_001)])
+def test_a_large_file_is_sent_in_blocks_by_the_web_server(rf, tmp_path, asked, start):
+    """As core.web streams a response on a thread of its own, and closes it."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(range(256)) * 4096)
+    files = {"large": RepositoryFile(2**20, "0" * 64, path=path)}
+    repository = Repository("a/b", files, "0" * 40, timezone.now(), True, {})
+    response = file_response(rf.get("/", headers={"Range": asked}), repository, "large")
+    assert not _is_small(response)
+
+    blocks = list(_blocks(response))
+    assert b"".join(blocks) == path.read_bytes()[start:]
+    assert max(map(len, blocks)) <= BLOCK
+    stream = response.file_to_stream.file
+    response.close()
+    assert stream.closed
 
 
 def test_files_that_are_gone_are_no_fault_of_the_platform(pull, trained, alice):

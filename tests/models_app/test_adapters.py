@@ -23,10 +23,11 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-before = [("models_app", "0004_trained_models")]
+before = [("models_app", "0004_trained_models"), ("jobs", "0003_notice")]
 executor = MigrationExecutor(connection)
 executor.migrate(before)
-Model = executor.loader.project_state(before).apps.get_model("models_app", "BaseModel")
+apps = executor.loader.project_state(before).apps
+Model, Job = apps.get_model("models_app", "BaseModel"), apps.get_model("jobs", "Job")
 
 def make(name, slug, base=None):
     origin = {} if base is None else {"train": 1, "step": 0, "base_model": {"id": base}}
@@ -37,11 +38,18 @@ base = make("Base", "base")
 first = make("Help desk", "a", base)
 make("help desk", "b", first)
 make("Other", "c", 77)
+for pk in (base, first):
+    Job.objects.create(kind="model-import", arguments=[pk], key=f"model-import-{pk}", name="x")
+Job.objects.create(kind="model-import", arguments=[first], name="x", status="finished")
 call_command("migrate", verbosity=0)
 
 from models_app.models import BaseModel
 rows = {row.slug: row for row in BaseModel.objects.select_related("parent")}
-print(json.dumps({slug: [row.title, row.parent and row.parent.slug] for slug, row in rows.items()}))
+from jobs.models import Job
+print(json.dumps({
+    "jobs": [[job.kind, job.key] for job in Job.objects.order_by("number")],
+    **{slug: [row.title, row.parent and row.parent.slug] for slug, row in rows.items()},
+}))
 """
 
 
@@ -61,6 +69,11 @@ def test_trained_models_of_before_have_a_parent_and_a_version(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
+        "jobs": [
+            ["model-import", "model-import-1"],
+            ["model-merge", "model-merge-2"],
+            ["model-merge", None],
+        ],
         "base": ["Base", None],
         "a": ["Help desk · v1", "base"],
         "b": ["help desk · v2", "a"],

@@ -199,6 +199,12 @@ def parent_gone(choices, base, model):
     return {}
 
 
+def parent_hidden(choices, base, model):
+    base.shared = False
+    base.save()
+    return {}
+
+
 def damaged(choices, base, model):
     (model.adapter_path / "adapter_config.json").write_text('{"r": 8')
     return {}
@@ -209,6 +215,7 @@ REFUSALS: dict[str, tuple[str, str, Refusal]] = {
     "a model that was trained whole": ("continue_adapter", "keeps no adapter", trained_whole),
     "a model of nobody knows what": ("continue_adapter", "keeps no adapter", without_parent),
     "the adapter's base without files": ("continue_adapter", "Tiny, whose files", parent_gone),
+    "the adapter's base of a stranger": ("continue_adapter", "cannot see", parent_hidden),
     "an adapter that is damaged": ("continue_adapter", "damaged", damaged),
     "a reward model": ("continue_adapter", "head of scores", method("reward")),
     "all weights": ("adapter", "All weights", method("dpo", adapter="none")),

@@ -10,7 +10,6 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
-from methods.schema import Field
 from methods.services import method_options
 from models_app.models import BaseModel
 from training.form.controls import Control, controls_make, groups_make, reward_templates
@@ -56,20 +55,19 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
     )
 
     errors = preview["errors"]
-    carrying = can_carry_on(draft.method, draft.fields)
-    fields = draft.fields if carrying else {}
-
-    for name in GIVEN_PARAMETERS:
-        if draft.continue_adapter and name in controls:
-            controls[name].active = False
+    models = base_models_of(draft.reader)
+    adapters = adapters_of(draft, models)
 
     for name, control in controls.items():
+        # What the adapter gives is not asked for.
+        if draft.continue_adapter and name in GIVEN_PARAMETERS:
+            control.active = False
+
         control.errors = errors.get(name, [])
         control.warning = preview["warnings"].get(name, "")
         control.fixes = preview["fixes"].get(name, [])
 
     options = method_options(draft.method)
-    models = base_models_of(draft.reader)
     datasets = datasets_visible(draft.reader)
     choices, unfit = choices_make(datasets, draft.method, draft.dataset)
     evaluation_choices, _ = choices_make(datasets, draft.method, draft.evaluation_dataset)
@@ -86,8 +84,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "models": models,
         "choices": choices,
         "choice": choice_of(choices, draft.dataset),
-        "carrying_offered": carrying,
-        "adapter_text": adapter_text(draft.base_model, fields) if draft.base_model else "",
+        "carrying_offered": can_carry_on(draft.method, draft.fields),
+        "adapter_text": adapters.get(draft.base_model.pk, "") if draft.base_model else "",
         "evaluation_choices": evaluation_choices,
         "evaluation_choice": choice_of(evaluation_choices, draft.evaluation_dataset),
         "unfit": unfit,
@@ -97,10 +95,16 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "unfinished": unfinished_of(draft.reader),
         "priorities": priorities_of(draft.reader),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
-        "page": page_data(models, choices, preview, controls, fields) | {"options": options},
+        "page": page_data(models, choices, preview, controls, adapters) | {"options": options},
         "form_url": reverse("training:form", args=[draft.method.slug]),
         "plan_url": reverse("training:plan", args=[draft.method.slug]),
     }
+
+
+def adapters_of(draft: Draft, models: list[BaseModel]) -> dict[int, str]:
+    """{id of a base model: what its adapter is, "" where none can be carried on}."""
+    fields = draft.fields if can_carry_on(draft.method, draft.fields) else {}
+    return {model.pk: adapter_text(model, fields, draft.reader) for model in models}
 
 
 def groups_context(controls: dict[str, Control]) -> dict[str, Any]:
@@ -203,18 +207,16 @@ def explanations(draft: Draft) -> list[str]:
     return texts
 
 
-def model_facts(model: BaseModel, fields: dict[str, Field]) -> dict[str, Any]:
+def model_facts(model: BaseModel, adapter: str) -> dict[str, Any]:
     """What stands beside the choice: weights, context, chat template; the layers that LoRA can
-    target; and what its own adapter is, where that can be carried on.
-
-    fields: of the method; none of one that carries no adapter on."""
+    target; and what its own `adapter` is, where that can be carried on."""
     return {
         "name": model.title,
         "parameters": model.parameter_count,
         "context": model.context_length,
         "template": bool(model.chat_template),
         "modules": model.linear_modules,
-        "adapter": adapter_text(model, fields),
+        "adapter": adapter,
     }
 
 
@@ -237,9 +239,9 @@ def page_data(
     choices: list[DatasetChoice],
     preview: dict[str, Any],
     controls: dict[str, Control],
-    fields: dict[str, Field],
+    adapters: dict[int, str],
 ) -> dict[str, Any]:
-    """What the script needs to answer while somebody types. fields: as model_facts takes them."""
+    """What the script needs to answer while somebody types. adapters: see adapters_of."""
     datasets = {}
     for choice in choices:
         for version in choice.versions:
@@ -256,7 +258,7 @@ def page_data(
             active_when[name] = conditions
 
     return {
-        "models": {str(model.pk): model_facts(model, fields) for model in models},
+        "models": {str(model.pk): model_facts(model, adapters[model.pk]) for model in models},
         "datasets": datasets,
         "activeWhen": active_when,
         "titles": titles_of(controls),

@@ -71,12 +71,10 @@ def branch_check(
         ]
 
     if continue_adapter != origin.run.continue_adapter:
-        what = (
-            "carries its base model's adapter on" if not continue_adapter else "has a new adapter"
-        )
+        what = "has a new adapter" if continue_adapter else "carries its base model's adapter on"
         errors["continue_adapter"] = [
-            f"Train #{origin.run.pk} {what}, and so has a branch of it to: what it is compared with "
-            "depends on it."
+            f"Train #{origin.run.pk} {what}, and a branch of it does the same: its weights belong "
+            "on that base model."
         ]
 
     for name in SHAPE:

@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from django.contrib.auth.models import User
+
 from core.errors import UserError
+from core.ownership import may_see
 from engine.contract.rundir import START_ADAPTER, StartAdapter, checkpoint_seal
 from engine.schema.registry import carry_on_obstacle
 from methods.models import TrainingMethod
@@ -58,14 +61,19 @@ def _targets(names: set[str], has_blocks: bool, layers: list[str]) -> str | list
     return chosen if chosen and len(chosen) < len(layers) else ALL_LINEAR
 
 
-def carry_on_refusal(model: BaseModel) -> str:
-    """Why there is no adapter of that model to carry on, or nothing."""
+def carry_on_refusal(model: BaseModel, reader: User) -> str:
+    """Why there is no adapter of that model that `reader` can carry on, or nothing."""
     if not model.is_trained:
         return f"{model.title} was not trained here, so it has no adapter to carry on."
 
     base = adapter_base(model)
     if not model.has_adapter or base is None:
         return f"{model.title} keeps no adapter, so there is none to carry on."
+    if not may_see(base, reader):
+        return (
+            f"The adapter of {model.title} belongs on a model that you cannot see. Train on the "
+            "merged weights."
+        )
     if base.status != BaseModel.Status.READY or not base.path.is_dir():
         return (
             f"The adapter of {model.title} belongs on {base.title}, whose files are gone. Train on "
@@ -76,11 +84,11 @@ def carry_on_refusal(model: BaseModel) -> str:
 
 
 def carried_parameters(
-    method: TrainingMethod, model: BaseModel, parameters: dict[str, Any]
+    method: TrainingMethod, model: BaseModel, parameters: dict[str, Any], reader: User
 ) -> dict[str, Any]:
-    """`parameters` with those that the adapter gives. Raises UserError by field where the adapter
-    cannot be carried on, and where parameters name other values than its own."""
-    if refusal := carry_on_refusal(model):
+    """`parameters` with those that the adapter gives. Raises UserError by field where `reader`
+    cannot carry the adapter on, and where parameters name other values than its own."""
+    if refusal := carry_on_refusal(model, reader):
         raise UserError({"continue_adapter": [refusal]})
     if refusal := carry_on_obstacle(method.recipe, "lora"):
         raise UserError({"continue_adapter": [refusal]})
@@ -119,10 +127,10 @@ def _same(wanted: Any, value: Any) -> bool:
     return bool(wanted == value)
 
 
-def adapter_text(model: BaseModel, fields: dict[str, Field]) -> str:
+def adapter_text(model: BaseModel, fields: dict[str, Field], reader: User) -> str:
     """What the adapter of that model gives, in a line: Rank 16, Alpha 32 …; nothing where there is
-    none that can be carried on. fields: of the method, none where it carries none on."""
-    if not fields or carry_on_refusal(model):
+    none that `reader` can carry on. fields: of the method, none where it carries none on."""
+    if not fields or carry_on_refusal(model, reader):
         return ""
 
     try:

@@ -236,7 +236,7 @@ def train_check(
 
     if continue_adapter and base_model is not None:
         with check.collecting():
-            parameters = carried_parameters(method, base_model, parameters)
+            parameters = carried_parameters(method, base_model, parameters, owner)
 
     with check.collecting():
         check.parameters = parameters_validate(method, parameters, device=device)
