@@ -234,7 +234,7 @@ class StageView(DraftView):
         fields = draft.fields if context["carrying_offered"] else {}
         words = adapter_words(self.stages, self.position - 2, fields) if fields else ""
         context["adapter_text"] = words
-        context["page"]["models"].setdefault(str(base.pk), model_facts(base, {}))["adapter"] = words
+        context["page"]["models"][str(base.pk)] = model_facts(base, words)
 
 
 class StagePlanView(StageView):

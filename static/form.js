@@ -492,7 +492,8 @@
       changed();
     }
   });
-  form.addEventListener("submit", () => {
+  form.addEventListener("submit", ({ submitter }) => {
+    if (submitter?.hasAttribute("formaction")) return;
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Starting …";
   });
   addEventListener("pageshow", () => {

@@ -7,6 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.test import Client
 from knox.models import get_token_model
 
+from chains.models import Chain
 from core.errors import UserError
 from core.ownership import owned_models
 from core.store import trials_folder
@@ -131,6 +132,17 @@ def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanw
     assert not run.directory.exists()
     assert not User.objects.filter(username="alice").exists()
     assert not PersonRemoval.objects.exists()
+
+
+def test_a_chain_starts_nothing_more_for_somebody_who_goes(world, olga):
+    Chain.objects.update(status=Chain.Status.RUNNING)
+    TrainRun.objects.update(status=Status.RUNNING)
+    person_remove(person=world.owner, by=olga, delete_data=True)
+    assert Chain.objects.get().status == Chain.Status.CANCELLED
+    TrainRun.objects.update(status=Status.FINISHED)
+    reconcile()
+    assert not Chain.objects.exists()
+    assert not User.objects.filter(username="alice").exists()
 
 
 def test_house_keeping_finishes_what_had_to_wait(world, olga):
