@@ -28,7 +28,7 @@ from engine.run.hardware import processor_name
 RESULT = ROOT / "benchmarks" / "results" / "after_the_train.json"
 QUANTIZATIONS = ("f16", "q8_0", "q4_k_m")
 # About 1.5 billion weights in bf16.
-LARGE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20}
+LARGE: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20}
 LARGE |= {"num_attention_heads": 32, "num_key_value_heads": 8}
 
 
@@ -82,7 +82,8 @@ def large_model(folder: Path, tokenizer_folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     config = LlamaConfig(vocab_size=len(tokenizer), **LARGE)
     torch.manual_seed(1)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
     return folder
