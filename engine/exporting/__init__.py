@@ -4,6 +4,7 @@ request.py     what is asked for and what was made
 formats.py     the formats, one function each
 folders.py     safetensors in shards of a chosen size, and the adapter alone
 gguf.py        llama.cpp's format: the whole model, or its adapter
+converter.py   llama.cpp's own converter, in a process of its own
 quantization.py  fewer bits a weight
 ollama.py      a folder that `ollama create` takes
 ollama_template.py  the chat template in Ollama's language, held equal

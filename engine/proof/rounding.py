@@ -122,6 +122,7 @@ def inputs_rounded(values: torch.Tensor, kind: Type) -> torch.Tensor:
     if kind == Type.F32 or values.shape[-1] % block:
         return values
 
-    blocks = values.unflatten(-1, (-1, block))
+    blocks = values.reshape(*values.shape[:-1], -1, block)
     scales = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30) / LARGEST
-    return ((blocks / scales).round() * scales).flatten(-2)
+    rounded = (blocks / scales).round() * scales
+    return rounded.reshape(values.shape)
