@@ -21,7 +21,7 @@ from engine.proof.prove import prove
 from engine.proof.reference import reference_make, reference_read
 from engine.proof.request import ProofRequest
 from engine.publish.older import json_change
-from tests.engine.gguf_files import known_model
+from tests.engine.gguf_files import bpe_model, sentencepiece_model
 from tests.engine.runs import toy_pairs, train
 from tests.tiny import CHAT_TEMPLATE
 
@@ -62,7 +62,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(smollm2_tokenizer, tmp_path_factory) -> Trained:
     folder = tmp_path_factory.mktemp("ollama")
-    return Trained(folder, known_model(folder / "base", "llama", smollm2_tokenizer), SYSTEM)
+    return Trained(folder, bpe_model(folder / "base", "llama", smollm2_tokenizer), SYSTEM)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +99,15 @@ def test_it_is_the_trained_model(trained, exported):
     }
 
 
-@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+@pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma"])
 def test_it_is_the_model_in_other_families(tmp_path, smollm2_tokenizer, family):
-    """Models that were not trained here, and have no system prompt."""
-    model = known_model(tmp_path / "model", family, smollm2_tokenizer)
+    """Models that were not trained here, and have no system prompt. Gemma's begins texts with a
+    token that llama.cpp adds and the chat template writes."""
+    if family == "gemma":
+        model = sentencepiece_model(tmp_path / "model", family)
+    else:
+        model = bpe_model(tmp_path / "model", family, smollm2_tokenizer)
+
     assert main(["ollama", str(model), str(tmp_path / "out")]) == 0
     request = ProofRequest(tmp_path / "out", model, reference_make(model))
     assert failed(modelfile_checks(request)) == set()
@@ -112,7 +117,7 @@ def test_it_is_the_model_in_other_families(tmp_path, smollm2_tokenizer, family):
 def begun(smollm2_tokenizer, tmp_path_factory) -> Path:
     """A model with a beginning token and its GGUF file: folders model and out."""
     folder = tmp_path_factory.mktemp("begun")
-    model = known_model(folder / "model", "llama", smollm2_tokenizer)
+    model = bpe_model(folder / "model", "llama", smollm2_tokenizer)
     json_change(
         model / "tokenizer_config.json", lambda config: config | {"bos_token": "<|endoftext|>"}
     )
