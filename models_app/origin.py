@@ -13,7 +13,7 @@ from models_app.services import trained_from
 from models_app.tree import ancestors_of
 
 # How many trains and models the page names.
-NAMED = 8
+NAMED = 5
 
 
 @dataclass(frozen=True)
