@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import transaction
-from drf_spectacular.utils import extend_schema
+from django.db import IntegrityError, transaction
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,6 +28,7 @@ from chains.services import (
     chain_create,
     chain_delete,
     chain_go_on,
+    chain_of_key,
     chain_order,
     chain_rename,
 )
@@ -120,20 +122,43 @@ class ChainListView(generics.ListCreateAPIView[Chain]):
 
     @extend_schema(
         request=ChainCreateSerializer,
-        responses={201: ChainSerializer, **errors(400, 401, 507)},
+        responses={201: ChainSerializer, 200: ChainSerializer, **errors(400, 401, 507)},
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                description="Sending the same key again answers 200 with the chain of the first "
+                "call.",
+            )
+        ],
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Order a chain: all stages are checked, then the first train joins the queue."""
         by = reader_of(request)
+        key = request.headers.get("Idempotency-Key", "")[:200]
         body = ChainCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
+        if earlier := chain_of_key(by, key):
+            return answer(request, earlier.pk)
+
         data = dict(body.validated_data)
         after = other_train(request, "after", data.pop("after"))
         stages = stages_of(by, data.pop("stages"))
 
-        with transaction.atomic():
-            chain = chain_create(owner=by, stages=stages, starts_after=after, **data)
-            order(chain, by)
+        try:
+            with transaction.atomic():
+                chain = chain_create(
+                    owner=by, stages=stages, starts_after=after, idempotency_key=key, **data
+                )
+                order(chain, by)
+        except IntegrityError:
+            # A request with the same key was faster.
+            earlier = chain_of_key(by, key)
+            if earlier is None:
+                raise
+
+            return answer(request, earlier.pk)
 
         return answer(request, chain.pk, status=201)
 

@@ -81,6 +81,9 @@ class Chain(Owned):
         related_name="+",
         help_text="Its first train starts once that finished.",
     )
+    idempotency_key = models.CharField(  # noqa: DJ001 - unique where there is one
+        max_length=200, null=True, blank=True, editable=False
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     ordered_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -89,6 +92,11 @@ class Chain(Owned):
 
     class Meta(Owned.Meta):
         ordering: ClassVar = ["-pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"], name="chains_one_per_idempotency_key"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -53,14 +53,17 @@ def chain_create(
     name: str = "",
     priority: int = TrainRun.Priority.NORMAL,
     starts_after: TrainRun | None = None,
+    idempotency_key: str | None = None,
 ) -> Chain:
-    """A draft with these stages, which are new rows. Raises UserError by field."""
+    """A draft with these stages, which are new rows. Raises UserError by field, and IntegrityError
+    where the owner has a chain of that idempotency key (chain_of_key)."""
     priority_check(priority, owner)
     chain = Chain(
         owner=owner,
         name=clean_label(name, limit=120) or _name_of(stages),
         priority=priority,
         starts_after=starts_after,
+        idempotency_key=idempotency_key or None,
     )
 
     with transaction.atomic():
@@ -72,6 +75,14 @@ def chain_create(
             stage.save()
 
     return chain
+
+
+def chain_of_key(owner: User, idempotency_key: str) -> Chain | None:
+    """The chain that an earlier call with the same key has made."""
+    if not idempotency_key:
+        return None
+
+    return Chain.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
 
 
 def _name_of(stages: Sequence[Stage]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.conf import settings
+
 from core.programs import folder_bytes
+from engine.models.licences import licence_notes
 from exports.models import CONTENTS, Export
 from models_app.models import BaseModel
 
@@ -83,6 +86,11 @@ def size_estimate(model: BaseModel, format: str, quantization: str = "", content
         return int(model.parameter_count * QUANTIZATIONS[quantization or "f16"].bits / 8)
 
     return model.size_bytes
+
+
+def licence_warnings(model: BaseModel) -> list[str]:
+    """What the model's licence forbids or asks of those who pass it on, for people."""
+    return licence_notes(model.licence, commercial=settings.COMMERCIAL_USE)
 
 
 def content_choices(model: BaseModel) -> list[str]:

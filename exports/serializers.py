@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from core.api import StrictSerializer
 from exports.downloads import files_for
-from exports.formats import QUANTIZATIONS
+from exports.formats import QUANTIZATIONS, licence_warnings
 from exports.models import CONTENTS, Export
 
 
@@ -45,6 +45,9 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
     files = serializers.SerializerMethodField()
     proof = serializers.SerializerMethodField(help_text="Comparison with the trained model.")
     quantization = serializers.SerializerMethodField(help_text="Of GGUF weights, else empty.")
+    licence_notes = serializers.SerializerMethodField(
+        help_text="What the model's licence forbids or asks of those who pass it on."
+    )
     url = serializers.CharField(
         source="get_absolute_url", read_only=True, help_text="The export's page."
     )
@@ -65,6 +68,7 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
             "size_bytes",
             "files",
             "remark",
+            "licence_notes",
             "proof",
             "delivery",
             "destination",
@@ -75,6 +79,9 @@ class ExportSerializer(serializers.ModelSerializer[Export]):
             "url",
         )
         read_only_fields = fields
+
+    def get_licence_notes(self, export: Export) -> list[str]:
+        return licence_warnings(export.model)
 
     @extend_schema_field(ExportFileSerializer(many=True))
     def get_files(self, export: Export) -> list[dict[str, Any]]:

@@ -21,9 +21,15 @@ from core.parts import page_or_part
 from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
 from core.text import counted
-from engine.models.licences import licence_notes
 from exports.downloads import export_download, files_for
-from exports.formats import DESCRIPTIONS, QUANTIZATIONS, content_choices, obstacle, size_estimate
+from exports.formats import (
+    DESCRIPTIONS,
+    QUANTIZATIONS,
+    content_choices,
+    licence_warnings,
+    obstacle,
+    size_estimate,
+)
 from exports.models import Export
 from exports.services import (
     SHARD_BYTES,
@@ -149,11 +155,6 @@ def quantization_choices(model: BaseModel) -> list[dict[str, Any]]:
         }
         for choice in QUANTIZATIONS.values()
     ]
-
-
-def licence_warnings(model: BaseModel) -> list[str]:
-    """What the licence forbids or asks of those who pass the model on."""
-    return licence_notes(model.licence, commercial=settings.COMMERCIAL_USE)
 
 
 def exports_add(model: BaseModel, by: User, values: dict[str, Any]) -> list[Export]:

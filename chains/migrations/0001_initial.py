@@ -28,6 +28,7 @@ class Migration(migrations.Migration):
                 ('status', models.CharField(choices=[('draft', 'Draft'), ('running', 'Running'), ('succeeded', 'Succeeded'), ('stopped', 'Stopped'), ('cancelled', 'Cancelled')], db_index=True, default='draft', max_length=10)),
                 ('reason', models.TextField(blank=True, help_text='Why it stopped, for people.')),
                 ('priority', models.SmallIntegerField(choices=[(-1, 'Low'), (0, 'Normal'), (1, 'High')], default=0)),
+                ('idempotency_key', models.CharField(blank=True, editable=False, max_length=200, null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('ordered_at', models.DateTimeField(blank=True, null=True)),
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
@@ -39,6 +40,10 @@ class Migration(migrations.Migration):
                 'abstract': False,
                 'default_permissions': ('add', 'change', 'delete', 'view', 'share'),
             },
+        ),
+        migrations.AddConstraint(
+            model_name='chain',
+            constraint=models.UniqueConstraint(fields=('owner', 'idempotency_key'), name='chains_one_per_idempotency_key'),
         ),
         migrations.CreateModel(
             name='Stage',

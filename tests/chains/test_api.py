@@ -39,6 +39,16 @@ def test_a_chain_is_ordered_and_tells_how_it_stands(caller, body):
     assert caller.get(f"{PATH}?status=stopped").json()["count"] == 0
 
 
+def test_a_call_that_is_sent_again_orders_nothing_twice(caller, body):
+    key = {"Idempotency-Key": "once"}
+    first = caller.post(PATH, body, JSON, headers=key)
+    again = caller.post(PATH, body, JSON, headers=key)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
+    assert caller.post(PATH, body, JSON).status_code == 201
+    assert Chain.objects.count() == 2
+
+
 WRONG = [
     (1, {"method": "lora"}, "stages.1.dataset", "cannot read the format"),
     (1, {"dataset": "nothing"}, "stages.1.dataset", "no dataset"),

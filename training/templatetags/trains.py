@@ -39,6 +39,8 @@ ENTRIES = (
     ("Methods", "puzzle", "methods:list", ""),
     ("API", "api", "api-docs", "For programs"),
 )
+# Pages that no entry's address leads to, and the entry that they belong to.
+ELSEWHERE = {"chains:": "training:list", "exports:": "models:list"}
 OPERATORS = (("Administration", "shield-lock", "admin:index", "For operators"),)
 
 
@@ -62,8 +64,15 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
 
     # /trains/queue/ lies below /trains/: the longest address that fits is where the reader is.
     fitting = [entry.url for entry in entries if request.path.startswith(entry.url)]
-    here = max(fitting, key=len, default="")
+    here = max(fitting, key=len, default="") or _elsewhere(request)
     return [replace(entry, here=entry.url == here) for entry in entries]
+
+
+def _elsewhere(request: Any) -> str:
+    """The address of the entry that a page elsewhere belongs to, or nothing."""
+    match = request.resolver_match
+    space = f"{match.namespace}:" if match is not None else ""
+    return reverse(ELSEWHERE[space]) if space in ELSEWHERE else ""
 
 
 @register.simple_tag(takes_context=True)
