@@ -1,5 +1,5 @@
-"""Take the README's screenshots from the demo: `make screenshots`, after `make demo`, whether that
-runs or not."""
+"""Take the screenshots of the README and of docs/ from the demo: `make screenshots`, after `make
+demo`, whether that runs or not. Those of exports are taken where the demo's model has some."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import django
 
@@ -22,6 +22,8 @@ from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
 from playwright.sync_api import ViewportSize, sync_playwright  # noqa: E402
 
 from core.serving import address, health, platform  # noqa: E402
+from exports.models import Export  # noqa: E402
+from models_app.models import BaseModel  # noqa: E402
 from training.models import TrainRun  # noqa: E402
 
 WIDE: ViewportSize = {"width": 1440, "height": 960}
@@ -31,6 +33,32 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
+
+
+class Shot(NamedTuple):
+    """part: a selector of what is shown, "" for the whole window."""
+
+    path: str
+    colours: Literal["light", "dark"] = "light"
+    part: str = ""
+
+
+def shots_of_models() -> dict[str, Shot]:
+    """Of what comes after the train, as far as it is there."""
+    model = BaseModel.objects.filter(source=BaseModel.Source.TRAIN, status="ready").first()
+    if model is None:
+        return {}
+
+    shots = {
+        "use-this-model": Shot(f"/trains/{model.trained_from['train']}/", part="#use"),
+        "trained-model": Shot(f"/models/{model.pk}/"),
+        "export-form": Shot(f"/exports/new/{model.pk}/", part=".export-form"),
+    }
+    export = Export.objects.filter(model=model, status=Export.Status.READY).first()
+    if export is not None:
+        shots["export"] = Shot(export.get_absolute_url())
+
+    return shots
 
 
 def session_of_admin() -> SessionStore:
@@ -53,9 +81,10 @@ def main() -> None:
         sys.exit("There is no finished train to show. Run: make demo")
 
     session = session_of_admin()
-    shots: dict[str, tuple[str, Literal["light", "dark"]]] = {
-        "evaluation-light": (f"/trains/{run.pk}/evaluation/", "light"),
-        "new-train-dark": (f"/trains/new/{run.method.slug}/?copy={run.pk}", "dark"),
+    shots = {
+        "evaluation-light": Shot(f"/trains/{run.pk}/evaluation/"),
+        "new-train-dark": Shot(f"/trains/new/{run.method.slug}/?copy={run.pk}", "dark"),
+        **shots_of_models(),
     }
     folder = ROOT / "docs" / "images"
     folder.mkdir(exist_ok=True)
@@ -72,7 +101,7 @@ def main() -> None:
             args=[*QUIET, *(["--no-sandbox"] if os.getuid() == 0 else [])],
         )
 
-        for name, (path, colours) in shots.items():
+        for name, (path, colours, part) in shots.items():
             context = browser.new_context(
                 viewport=WIDE, color_scheme=colours, device_scale_factor=1
             )
@@ -89,7 +118,8 @@ def main() -> None:
             page = context.new_page()
             page.goto(address(path))
             page.wait_for_timeout(2500)
-            page.screenshot(path=folder / f"{name}.png")
+            shown = page.locator(part) if part else page
+            shown.screenshot(path=folder / f"{name}.png")
             context.close()
             sys.stdout.write(f"docs/images/{name}.png\n")
 
