@@ -117,18 +117,26 @@ def hub_token_for(user: Any) -> str:
     Their own if they have one, otherwise the platform's HF_TOKEN if they may use it: it opens
     private and gated repositories, and whoever downloads with it sees what it can see.
     """
-    stored = profile_of(user).hub_token if user is not None else ""
-
-    if stored:
-        try:
-            return decrypt(stored)
-        except DecryptionFailed:
-            pass
+    if own := hub_token_of_their_own(user):
+        return own
 
     if may_use_platform_token(user):
         return str(settings.HF_TOKEN)
 
     return ""
+
+
+def hub_token_of_their_own(user: Any) -> str:
+    """The token that this person stored, "" for none. What is uploaded is uploaded in their own
+    name, and never in the platform's."""
+    stored = profile_of(user).hub_token if user is not None else ""
+    if not stored:
+        return ""
+
+    try:
+        return decrypt(stored)
+    except DecryptionFailed:
+        return ""
 
 
 def may_use_platform_token(user: Any) -> bool:

@@ -27,6 +27,7 @@ from exports.serializers import (
 from exports.services import (
     export_add,
     export_cancel,
+    export_compare,
     export_delete,
     export_deliver,
     export_retry,
@@ -144,14 +145,19 @@ class ExportRetryView(ExportActionView):
     action = staticmethod(export_retry)
 
 
+@extend_schema(description="Compare an export again, where that could not be done.")
+class ExportCompareView(ExportActionView):
+    action = staticmethod(export_compare)
+
+
 class ExportDeliverView(ExportView):
     @extend_schema(
         request=ExportDeliverSerializer,
         responses={202: ExportSerializer, **errors(400, 401, 403, 404)},
     )
     def post(self, request: Request, pk: int) -> Response:
-        """Create the model of an Ollama export in Ollama, or upload what was held back because it
-        differs from the trained model."""
+        """Create the model of an Ollama export in Ollama, or upload to the hub what was held back or
+        refused there."""
         export = self.get_export(pk)
         body = ExportDeliverSerializer(data=request.data)
         body.is_valid(raise_exception=True)

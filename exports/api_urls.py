@@ -7,6 +7,7 @@ urlpatterns = [
     path("<int:pk>/", api.ExportDetailView.as_view(), name="api-export"),
     path("<int:pk>/cancel/", api.ExportCancelView.as_view(), name="api-export-cancel"),
     path("<int:pk>/retry/", api.ExportRetryView.as_view(), name="api-export-retry"),
+    path("<int:pk>/compare/", api.ExportCompareView.as_view(), name="api-export-compare"),
     path("<int:pk>/deliver/", api.ExportDeliverView.as_view(), name="api-export-deliver"),
     path("<int:pk>/download/", api.ExportDownloadView.as_view(), name="api-export-download"),
 ]

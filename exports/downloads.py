@@ -11,7 +11,9 @@ from django.http import FileResponse, Http404, HttpResponseBase
 from core.archives import file_stem, zip_response
 from core.errors import UserError
 from core.ownership import may_change
+from exports.formats import obstacle
 from exports.models import Export
+from exports.system_prompt import system_prompt_of
 
 # Formats that are one file for the programs that read them; what lies beside it is for people.
 ONE_FILE = (Export.Format.GGUF, Export.Format.GGUF_ADAPTER)
@@ -29,16 +31,37 @@ def files_for(export: Export, reader: User) -> list[dict[str, Any]]:
     return [file for file in export.files if file["name"] not in OWNERS_FILES]
 
 
+def withheld(export: Export, reader: User) -> str:
+    """Why the export is not for `reader`, who may see its model, or nothing."""
+    model = export.model
+    if export.asked_by_id == reader.pk or may_change(model, reader):
+        return ""
+
+    if export.written_format == Export.Format.OLLAMA and system_prompt_of(model):
+        return (
+            "It holds the system prompt of the train, which stays with the owner of the model. "
+            "Export the model for Ollama yourself."
+        )
+
+    if export.is_adapter:
+        return obstacle(model, export.written_format, reader)
+
+    return ""
+
+
 def export_download(
     export: Export, reader: User, *, file: str = "", anyway: bool = False
 ) -> HttpResponseBase:
     """file: one of the export's files; "" for what its programs read. anyway: although it is known
     to differ from the trained model.
 
-    Raises UserError with code wrong_state or proof_failed, and Http404 for a file that it has
-    not."""
+    Raises UserError with code wrong_state, owners_own or proof_failed, and Http404 for a file that
+    it has not."""
     if not export.files or not export.files_path.is_dir():
         raise UserError("This export is not ready.", code="wrong_state")
+
+    if reason := withheld(export, reader):
+        raise UserError(reason, code="owners_own", status=403)
 
     if export.differs and not anyway:
         checks = ", ".join(check["name"] for check in export.failed_checks())

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.contrib.auth.models import User
 
 from core.programs import folder_bytes
 from engine.models.licences import licence_notes
+from engine.models.llama_cpp import converter_missing
 from exports.models import CONTENTS, Export
+from models_app.adapters import adapter_base
 from models_app.models import BaseModel
+from models_app.services import may_read
 
 Format = Export.Format
 
@@ -53,8 +57,10 @@ DESCRIPTIONS = {
     Format.HUB: "Uploaded to your account there, private unless you say otherwise.",
 }
 
+BYTES_OF_F16 = 2
 QUANTIZED = (Format.GGUF, Format.OLLAMA)
 OF_ADAPTERS = (Format.ADAPTER, Format.GGUF_ADAPTER)
+BY_LLAMA_CPP = (Format.GGUF, Format.GGUF_ADAPTER, Format.OLLAMA)
 
 
 def is_quantized(format: str, content: str = "") -> bool:
@@ -62,8 +68,8 @@ def is_quantized(format: str, content: str = "") -> bool:
     return format in QUANTIZED or (format == Format.HUB and content == Format.GGUF)
 
 
-def obstacle(model: BaseModel, format: str) -> str:
-    """Why the model cannot have an export of this format, or nothing."""
+def obstacle(model: BaseModel, format: str, reader: User) -> str:
+    """Why `reader` cannot have an export of this format of the model, or nothing."""
     if model.status != BaseModel.Status.READY:
         return "This model is not ready."
 
@@ -72,6 +78,13 @@ def obstacle(model: BaseModel, format: str) -> str:
             return "This model was trained whole, or its adapter was not kept: it has no adapter."
 
         return "Only a model that was trained here with an adapter has one."
+
+    base = adapter_base(model)
+    if format in OF_ADAPTERS and (base is None or not may_read(base, reader)):
+        return "It is of no use without its base model, which is not shared with you."
+
+    if format in BY_LLAMA_CPP:
+        return converter_missing()
 
     return ""
 
@@ -88,11 +101,21 @@ def size_estimate(model: BaseModel, format: str, quantization: str = "", content
     return model.size_bytes
 
 
+def comparison_bytes(model: BaseModel, format: str) -> int:
+    """What the comparison of an export takes on the disk for a while: an adapter for llama.cpp is
+    put on its base model, which is written as GGUF for that."""
+    base = adapter_base(model)
+    if format != Format.GGUF_ADAPTER or base is None:
+        return 0
+
+    return 2 * base.parameter_count * BYTES_OF_F16
+
+
 def licence_warnings(model: BaseModel) -> list[str]:
     """What the model's licence forbids or asks of those who pass it on, for people."""
     return licence_notes(model.licence, commercial=settings.COMMERCIAL_USE)
 
 
-def content_choices(model: BaseModel) -> list[str]:
+def content_choices(model: BaseModel, reader: User) -> list[str]:
     """What of this model can be uploaded to the hub."""
-    return [content for content in CONTENTS if not obstacle(model, content)]
+    return [content for content in CONTENTS if not obstacle(model, content, reader)]

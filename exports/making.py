@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from accounts.services import hub_token_for
+from accounts.services import hub_token_of_their_own
 from core import hub
 from core.errors import UserError
 from core.folder_lock import folder_lock
@@ -28,9 +26,10 @@ from core.ownership import may_change
 from core.programs import ProgramKilled, ProgramProblem, Report, program_run
 from core.store import require_disk
 from core.text import clean_text
-from exports.formats import size_estimate
+from exports.formats import comparison_bytes, size_estimate
 from exports.models import Export
 from exports.services import delivery_failed
+from exports.system_prompt import system_prompt_of
 from jobs.progress import progress_report
 from models_app.adapters import adapter_base
 from models_app.models import BaseModel
@@ -179,19 +178,14 @@ def _model_check(model: BaseModel) -> None:
 
 def _write_options(export: Export) -> list[str]:
     model = export.model
-    options = ["--name", model.name]
+    # In one word, since a name may begin with a dash.
+    options = [f"--name={model.name}"]
     if quantization := export.options.get("quantization"):
         options += ["--quantization", quantization]
     if shard_bytes := export.options.get("shard_bytes"):
         options += ["--shard-bytes", str(shard_bytes)]
 
-    is_theirs = export.asked_by is None or may_change(model, export.asked_by)
-    # The prompts of a train are its owner's.
-    if is_theirs and (prompt := system_prompt_of(model)):
-        file = export.folder / "system.txt"
-        file.write_text(prompt, encoding="utf-8")
-        options += ["--system-file", str(file)]
-
+    options += _system_options(export)
     if hub_id := _base_hub_id(model):
         options += ["--base-id", hub_id]
 
@@ -208,14 +202,14 @@ def _base_hub_id(model: BaseModel) -> str:
     return hub_id
 
 
-def system_prompt_of(model: BaseModel) -> str:
-    """The system prompt that the model was trained with, or nothing."""
-    try:
-        reference = json.loads(model.reference_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-
-    return str(reference.get("system_prompt", ""))
+def _system_options(export: Export) -> list[str]:
+    """The system prompt that is written, for the program that writes and the one that compares.
+    The prompts of a train are its owner's."""
+    is_theirs = export.asked_by is None or may_change(export.model, export.asked_by)
+    prompt = system_prompt_of(export.model) if is_theirs else ""
+    file = export.folder / "system.txt"
+    file.write_text(prompt, encoding="utf-8")
+    return ["--system-file", str(file)]
 
 
 def _adapter_options(model: BaseModel) -> list[str]:
@@ -232,7 +226,10 @@ def _prove(export: Export) -> None:
     keep the export back: its page says so."""
     _write(export, phase="Comparing with the model", progress=WRITTEN)
     try:
+        require_disk(comparison_bytes(export.model, export.written_format))
         proof = _proof_make(export)
+    except UserError as error:
+        proof = {"passed": None, "checks": [], "error": error.message}
     except ProgramProblem as problem:
         proof = {"passed": None, "checks": [], "error": clean_text(str(problem))[:1000]}
 
@@ -241,7 +238,7 @@ def _prove(export: Export) -> None:
 
 def _model_verdict(model: BaseModel, proof: Report) -> Report:
     """An export that equals a model which is not the trained one is not the trained one either."""
-    if model.proof_state != "failed" or proof.get("passed") is None:
+    if model.proof_state != "failed":
         return {}
 
     check = {
@@ -249,7 +246,7 @@ def _model_verdict(model: BaseModel, proof: Report) -> Report:
         "passed": False,
         "detail": "It differs from what was trained, as its page says.",
     }
-    return {"passed": False, "checks": [check, *proof["checks"]]}
+    return {"passed": False, "checks": [check, *proof.get("checks", [])]}
 
 
 def _proof_make(export: Export) -> Report:
@@ -268,6 +265,7 @@ def _proof_make(export: Export) -> Report:
             str(model.path),
             "--reference",
             str(model.reference_path),
+            *_system_options(export),
             *_adapter_options(model),
             # Two models in fp32 for a moment.
             seconds=1800 + model.size_bytes / 5e5,
@@ -304,7 +302,7 @@ def files_listed(folder: Path) -> list[dict[str, Any]]:
 def _deliver(export: Export) -> dict[str, Any]:
     """Bring it where it was to go; returns what became of that, as values of the row. Raises
     ProgramProblem."""
-    if export.differs and not export.options.get("anyway"):
+    if export.proof_state != "passed" and not export.options.get("anyway"):
         return {"delivery": Delivery.HELD}
 
     deliver = _to_ollama if export.format == Format.OLLAMA else _to_hub
@@ -325,7 +323,7 @@ def _to_hub(export: Export) -> str:
             export.files_path,
             export.destination,
             home=home,
-            token=hub_token_for(export.asked_by),
+            token=hub_token_of_their_own(export.asked_by),
             public=not export.options.get("private", True),
             update=bool(export.options.get("replace")),
             on_progress=progress,
@@ -338,7 +336,7 @@ def _to_hub(export: Export) -> str:
 
 
 def _to_ollama(export: Export) -> str:
-    """Returns the address of the Ollama that has it now."""
+    """Returns no address: that of the Ollama is its operator's."""
     _write(export, phase="Creating it in Ollama", progress=0)
     progress = ProgressWriter(export)
     total = 0
@@ -359,7 +357,7 @@ def _to_ollama(export: Export) -> str:
         on_tick=progress.again,
     )
 
-    return str(settings.OLLAMA_URL)
+    return ""
 
 
 def _write(export: Export, **values: object) -> None:
@@ -377,8 +375,8 @@ def _write(export: Export, **values: object) -> None:
 def _fail(export: Export, reason: str) -> None:
     """What was written stays where only the delivery failed."""
     reason = clean_text(reason)[:1000]
-    is_made = export.files_path.is_dir() and bool(export.files)
-    if is_made and export.delivery == Delivery.WANTED:
+    is_made = export.only_to_be_delivered
+    if is_made:
         values = delivery_failed(export, reason)
     else:
         values = {"status": Status.FAILED, "error": reason, "phase": "", "progress": 0}

@@ -47,7 +47,7 @@ class Export(models.Model):
     class Delivery(models.TextChoices):
         NONE = "", "Nowhere"
         WANTED = "wanted", "Will be delivered"
-        HELD = "held", "Held back: it differs from the trained model"
+        HELD = "held", "Held back: it is not known to be the trained model"
         DONE = "done", "Delivered"
         FAILED = "failed", "Could not be delivered"
 
@@ -56,7 +56,8 @@ class Export(models.Model):
     options = models.JSONField(
         default=dict,
         blank=True,
-        help_text="quantization, shard_bytes; of the hub: content, repository, private, replace.",
+        help_text="quantization, shard_bytes; of the hub: content, private, replace; of what is "
+        "delivered: anyway, begun.",
     )
     asked_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -130,6 +131,12 @@ class Export(models.Model):
     def differs(self) -> bool:
         """Whether it is known not to be the trained model."""
         return self.proof_state == "failed"
+
+    @property
+    def only_to_be_delivered(self) -> bool:
+        """Whether all is made, and nothing but its delivery is still to come."""
+        is_made = bool(self.files) and self.files_path.is_dir()
+        return is_made and self.delivery == self.Delivery.WANTED
 
     @property
     def folder(self) -> Path:

@@ -18,13 +18,13 @@ SUFFIX = "-gguf"
 
 
 def gguf_repository(model: BaseModel, reader: Any) -> Repository | None:
-    """The newest GGUF file of each quantization that is the trained model; None where there is
-    none."""
+    """The newest GGUF file of each quantization that is known to be the trained model; None where
+    there is none."""
     made = Export.objects.filter(
         model=model, format=Export.Format.GGUF, status=Export.Status.READY
     ).order_by("id")
 
-    exports = [export for export in made if not export.differs]
+    exports = [export for export in made if export.proof_state == "passed"]
     files = {
         str(file["name"]): RepositoryFile(
             file["size_bytes"], file["sha256"], path=export.files_path / file["name"]

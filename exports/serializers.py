@@ -141,10 +141,13 @@ class ExportDeliverSerializer(StrictSerializer):
         required=False,
         allow_blank=True,
         default="",
-        help_text="The model's name in Ollama.",
+        help_text="The model's name in Ollama; of the hub another repository than before.",
     )
     replace = serializers.BooleanField(
-        required=False, default=False, help_text="Replace a model of that name in Ollama."
+        required=False,
+        default=False,
+        help_text="Replace a model of that name in Ollama, or upload to a repository that is not "
+        "empty.",
     )
     anyway = serializers.BooleanField(
         required=False, default=False, help_text="Although it differs from the trained model."

@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 
+from accounts.operators import is_operator
 from core.errors import UserError
 from core.hub import repository_clean
 from core.ollama import ollama_is_set_up, ollama_name_clean
@@ -17,6 +18,7 @@ from core.store import require_disk
 from core.text import duration_words
 from exports.formats import (
     QUANTIZATIONS,
+    comparison_bytes,
     content_choices,
     is_quantized,
     obstacle,
@@ -78,7 +80,7 @@ def export_add(
     duplicate where the same is there already."""
     if format not in Format.values:
         raise UserError({"format": [f"Choose one of {', '.join(Format.values)}."]})
-    if reason := obstacle(model, format):
+    if reason := obstacle(model, format, by):
         raise UserError({"format": [reason]}, code="wrong_state")
 
     options: dict[str, Any] = {}
@@ -87,7 +89,7 @@ def export_add(
     if format == Format.HUB:
         owner_check(model, by)
         content = content or "safetensors"
-        destination = _repository(model, content, repository)
+        destination = _repository(model, by, content, repository)
         options |= {"content": content, "private": private, "replace": replace}
     elif content or repository:
         field = "content" if content else "repository"
@@ -103,7 +105,8 @@ def export_add(
     elif shard_bytes is not None:
         raise UserError({"shard_bytes": ["Only safetensors are split into files."]})
 
-    require_disk(size_estimate(model, format, options.get("quantization", ""), content))
+    size = size_estimate(model, format, options.get("quantization", ""), content)
+    require_disk(size + comparison_bytes(model, format))
 
     with transaction.atomic():
         # Two requests at once create one export.
@@ -122,8 +125,8 @@ def export_add(
     return export
 
 
-def _repository(model: BaseModel, content: str, repository: str) -> str:
-    choices = content_choices(model)
+def _repository(model: BaseModel, by: User, content: str, repository: str) -> str:
+    choices = content_choices(model, by)
     if content not in choices:
         raise UserError({"content": [f"Choose one of {', '.join(choices)}."]})
     if not repository.strip():
@@ -208,10 +211,8 @@ def export_ended(pk: int, reason: str, limit_seconds: float = 0) -> None:
         return
 
     error = ENDINGS[reason].format(limit=duration_words(limit_seconds))
-    if export.files_path.is_dir() and export.proof:
-        # Only its delivery was still to come.
-        values = {"delivery": Delivery.FAILED, "delivery_error": error}
-        making.update(**values, **_made_values(export, error))
+    if export.only_to_be_delivered:
+        making.update(**delivery_failed(export, error))
         return
 
     making.update(status=Status.FAILED, error=error, phase="", progress=0)
@@ -236,12 +237,33 @@ def export_retry(*, export: Export, by: User) -> Export:
     """Begin a failed export again; one that is made and was not delivered is only delivered. Raises
     UserError (wrong_state)."""
     export_check(export, by)
-    wants_delivery = {"delivery": Delivery.WANTED} if export.format == Format.HUB else {}
+    values: dict[str, Any] = {}
+    if export.format == Format.HUB:
+        # What is uploaded names the train, and goes in the name of whoever asks for it now.
+        owner_check(export.model, by)
+        values = {"delivery": Delivery.WANTED, "asked_by": by}
+
     _begin_again(
         Export.objects.filter(pk=export.pk, status=Status.FAILED),
         export,
         refusal="Only a failed export can be tried again.",
-        **wants_delivery,
+        **values,
+    )
+
+    return export
+
+
+def export_compare(*, export: Export, by: User) -> Export:
+    """Compare an export again, where that could not be done. Raises UserError (wrong_state)."""
+    export_check(export, by)
+    if export.status != Status.READY or export.proof.get("passed") is not None:
+        raise UserError("Only what could not be compared is compared again.", code="wrong_state")
+
+    _begin_again(
+        Export.objects.filter(pk=export.pk, status=Status.READY),
+        export,
+        refusal="This export is not ready.",
+        proof={},
     )
 
     return export
@@ -255,18 +277,20 @@ def export_deliver(
     replace: bool = False,
     anyway: bool = False,
 ) -> Export:
-    """Create the model in Ollama under the name `destination`, or upload what was held back.
+    """Create the model in Ollama under the name `destination`, or upload what is to go to the hub
+    and did not get there: to `destination`, by default where it was to go.
 
-    replace: a model of that name in Ollama. anyway: although it is known to differ from the trained
-    model. Raises UserError."""
+    replace: a model of that name in Ollama; of the hub, a repository that is not empty. anyway:
+    although it is not known to be the trained model. Raises UserError."""
     export_check(export, by)
 
-    if export.status != Status.READY:
+    if export.status == Status.MAKING or not export.files:
         raise UserError("This export is not ready.", code="wrong_state")
-    if export.differs and not anyway:
+    if export.proof_state != "passed" and not anyway:
+        what = "differs from" if export.differs else "could not be compared with"
         raise UserError(
-            "This export differs from the trained model. See its page, then deliver it anyway or "
-            "choose another one.",
+            f"This export {what} the trained model. See its page, then deliver it anyway or choose "
+            "another one.",
             code="proof_failed",
         )
 
@@ -278,23 +302,43 @@ def export_deliver(
                 code="wrong_state",
             )
         destination = _ollama_name(destination)
-    elif export.delivery == Delivery.HELD:
-        destination = export.destination
-        replace = bool(export.options.get("replace"))
+        _replacing_check(destination, by, replace)
+    elif export.format == Format.HUB and export.delivery != Delivery.DONE:
+        owner_check(export.model, by)
+        destination = _repository(
+            export.model, by, export.written_format, destination or export.destination
+        )
     else:
         raise UserError("There is nowhere to deliver this export to.", code="wrong_state")
 
     _begin_again(
-        Export.objects.filter(pk=export.pk, status=Status.READY),
+        Export.objects.filter(pk=export.pk).exclude(status=Status.MAKING),
         export,
         refusal="This export is not ready.",
         asked_by=by,
         delivery=Delivery.WANTED,
         destination=destination,
-        options=export.options | {"anyway": anyway, "replace": replace},
+        options=export.options | {"anyway": anyway, "replace": replace, "begun": False},
     )
 
     return export
+
+
+def _replacing_check(name: str, by: User, replace: bool) -> None:
+    """Raises UserError where `by` may not replace the model of that name in Ollama, which all use:
+    operators may, and those who have delivered it."""
+    if not replace or is_operator(by):
+        return
+
+    delivered = Export.objects.filter(
+        format=Format.OLLAMA, destination=name, delivery=Delivery.DONE
+    ).select_related("model")
+    if any(export_may_change(export, by) for export in delivered):
+        return
+
+    raise UserError(
+        {"destination": [f"{name} in Ollama is not yours to replace. Choose another name."]}
+    )
 
 
 def _ollama_name(text: str) -> str:

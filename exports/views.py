@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -20,8 +21,9 @@ from core.ownership import may_change
 from core.parts import page_or_part
 from core.requests import integer_of, reader_of, row_or_404
 from core.row_actions import RowActionView
+from core.store import require_disk
 from core.text import counted
-from exports.downloads import export_download, files_for
+from exports.downloads import export_download, files_for, withheld
 from exports.formats import (
     DESCRIPTIONS,
     QUANTIZATIONS,
@@ -35,6 +37,7 @@ from exports.services import (
     SHARD_BYTES,
     export_add,
     export_cancel,
+    export_compare,
     export_delete,
     export_deliver,
     export_may_change,
@@ -99,12 +102,13 @@ class ExportNewView(View):
     def page(
         self, model: BaseModel, values: dict[str, Any], error: UserError | None = None
     ) -> HttpResponse:
+        reader = reader_of(self.request)
         names = Format.values
-        if not may_change(model, reader_of(self.request)):
+        if not may_change(model, reader):
             # What is uploaded names the train.
             names = [name for name in names if name != Format.HUB]
 
-        choices = [format_choice(model, name) for name in names]
+        choices = [format_choice(model, name, reader) for name in names]
         offered = [choice["name"] for choice in choices if not choice["obstacle"]]
         chosen = values.get("format")
         if chosen not in offered:
@@ -118,7 +122,7 @@ class ExportNewView(View):
             "chosen": chosen,
             "quantizations": quantization_choices(model),
             "checked": values.get("quantizations") or [FIRST_QUANTIZATION],
-            "contents": [(name, CONTENT_TITLES[name]) for name in content_choices(model)],
+            "contents": hub_contents(model, reader),
             "values": {"shard_gigabytes": SHARD_BYTES // 10**9} | values,
             "errors": errors,
             "whole": " ".join(errors.get("", [])),
@@ -133,16 +137,28 @@ class ExportNewView(View):
         )
 
 
-def format_choice(model: BaseModel, name: str) -> dict[str, Any]:
+def format_choice(model: BaseModel, name: str, reader: User) -> dict[str, Any]:
     return {
         "name": name,
         "title": Format(name).label,
         "description": DESCRIPTIONS[Format(name)],
-        "obstacle": obstacle(model, name),
+        "obstacle": obstacle(model, name, reader),
         "size_bytes": 0
         if name in (Format.GGUF, Format.OLLAMA, Format.HUB)
         else size_estimate(model, name),
     }
+
+
+def hub_contents(model: BaseModel, reader: User) -> list[dict[str, Any]]:
+    """What can be uploaded, with its size; that of a GGUF file depends on its quantization."""
+    return [
+        {
+            "name": name,
+            "title": CONTENT_TITLES[name],
+            "size_bytes": 0 if name == Format.GGUF else size_estimate(model, name),
+        }
+        for name in content_choices(model, reader)
+    ]
 
 
 def quantization_choices(model: BaseModel) -> list[dict[str, Any]]:
@@ -192,18 +208,27 @@ def _ggufs_add(model: BaseModel, by: User, quantizations: list[str]) -> list[Exp
     if not quantizations:
         raise UserError({"quantization": ["Choose at least one."]})
 
+    # All of them are to fit beside each other.
+    sizes = [
+        size_estimate(model, Format.GGUF, quantization)
+        for quantization in quantizations
+        if quantization in QUANTIZATIONS
+    ]
+    require_disk(sum(sizes))
+
     added: list[Export] = []
     refused: UserError | None = None
-    for quantization in quantizations:
-        try:
-            added.append(
-                export_add(model=model, by=by, format=Format.GGUF, quantization=quantization)
-            )
-        except UserError as error:
-            if error.code != "duplicate":
-                raise
+    with transaction.atomic():
+        for quantization in quantizations:
+            try:
+                added.append(
+                    export_add(model=model, by=by, format=Format.GGUF, quantization=quantization)
+                )
+            except UserError as error:
+                if error.code != "duplicate":
+                    raise
 
-            refused = error
+                refused = error
 
     if refused is not None and not added:
         raise refused
@@ -229,6 +254,7 @@ class ExportDetailView(View):
             "model": export.model,
             "may_change": export_may_change(export, reader),
             "files": files_for(export, reader),
+            "withheld": withheld(export, reader),
             "ollama": ollama_is_set_up(),
             "ollama_name": export.destination or export.model.slug,
         }
@@ -254,6 +280,12 @@ class ExportRetryView(ExportActionView):
     def change(self, request: HttpRequest, export: Export) -> str:
         export_retry(export=export, by=reader_of(request))
         return "Trying again."
+
+
+class ExportCompareView(ExportActionView):
+    def change(self, request: HttpRequest, export: Export) -> str:
+        export_compare(export=export, by=reader_of(request))
+        return "It is being compared again."
 
 
 class ExportDeliverView(ExportActionView):

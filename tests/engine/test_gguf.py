@@ -27,6 +27,8 @@ from engine.exporting.quantization import (
 )
 from engine.exporting.request import ExportRequest
 from engine.loading.architecture import Refused
+from engine.models import llama_cpp
+from engine.models.llama_cpp import CONVERTER
 from engine.proof.gguf import gguf_prove
 from engine.proof.reference import Reference, reference_make
 from engine.proof.request import ProofRequest
@@ -34,7 +36,7 @@ from engine.publish.older import json_change
 from tests.engine.gguf_files import bpe_model, sentencepiece_model, stored_as
 from tests.tiny import tiny_model
 
-SNAPSHOTS = converter.FOLDER / "tests" / "snapshots"
+SNAPSHOTS = CONVERTER / "tests" / "snapshots"
 
 
 def snapshot(model: str) -> tuple[dict[str, int], dict[str, tuple[str, dict[str, str]]]]:
@@ -150,7 +152,7 @@ def test_a_reward_model_is_refused(tiny, tmp_path):
 
 
 def test_without_the_converter_the_reason_is_said(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(converter, "FOLDER", tmp_path)
+    monkeypatch.setattr(llama_cpp, "CONVERTER", tmp_path)
     with pytest.raises(Refused, match="run make setup"):
         written(tiny, tmp_path / "out")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from accounts.services import hub_token_set
+from accounts.services import hub_token_clear, hub_token_set
 from engine.exporting.modelfile import MODELFILE, Modelfile
 from exports import making
 from exports.making import export_make
@@ -74,6 +74,23 @@ def test_a_token_that_may_not_write_is_a_clear_reason_and_nothing_is_made_twice(
     assert (export.status, export.delivery, export.files) == ("ready", "done", files)
 
 
+@pytest.mark.parametrize("who", ["operators", "everybody"])
+def test_nobody_uploads_with_the_platforms_token(her_hub, upload, alice, settings, who):
+    hub_token_clear(user=alice)
+    settings.HF_TOKEN, settings.HF_TOKEN_USERS = TOKEN, who
+    export = made(upload())
+    assert (export.status, export.delivery) == ("failed", "failed")
+    assert not her_hub.commits
+
+
+def test_what_could_not_be_compared_is_held_back(her_hub, upload, model, alice, client):
+    model.reference_path.write_text("{}")
+    export = made(upload())
+    assert (export.status, export.delivery) == ("ready", "held")
+    client.force_login(alice)
+    assert "Not uploaded yet" in client.get(export.get_absolute_url()).content.decode()
+
+
 def test_what_differs_is_held_back_until_somebody_insists(her_hub, upload, model, alice):
     model.proof = {"passed": False, "checks": []}
     model.save()
@@ -93,6 +110,7 @@ def test_a_model_is_created_in_ollama(ollama, make_export, alice):
     made(export)
     assert (export.status, export.delivery) == ("ready", "done"), export.delivery_error
     assert list(ollama.models) == ["help-desk:v1"]
+    assert export.address == "", "the address of the Ollama is its operator's"
     assert b"GGUF weights" in ollama.blobs.values()
 
 

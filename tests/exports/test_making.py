@@ -46,7 +46,10 @@ def test_a_model_that_was_not_trained_here_is_held_against_itself(base, alice):
 
 def test_the_trains_system_prompt_goes_along(model):
     assert making.system_prompt_of(model) == SYSTEM_PROMPT
-    model.reference_path.write_text("{")
+    # Models that were merged before references were kept.
+    model.reference_path.unlink()
+    assert making.system_prompt_of(model) == SYSTEM_PROMPT
+    (model.path / "passport.json").write_text("{")
     assert making.system_prompt_of(model) == ""
 
 
@@ -82,6 +85,20 @@ def test_what_equals_a_model_that_differs_differs_too(export, model):
     made(export)
     assert export.differs
     assert [check["name"] for check in export.failed_checks()] == ["The model itself"]
+
+
+def test_what_equals_a_model_that_differs_differs_where_it_was_not_compared_too(export, model):
+    model.proof = {"passed": False, "checks": []}
+    model.save()
+    model.reference_path.write_text("{}")
+    made(export)
+    assert export.differs
+
+
+def test_a_name_may_begin_with_a_dash(model, alice):
+    model.name = "--help"
+    model.save()
+    assert made(export_add(model=model, by=alice, format="adapter")).status == "ready"
 
 
 def test_a_comparison_that_cannot_be_made_says_why(export, model):

@@ -6,6 +6,8 @@ import zipfile
 import pytest
 from bs4 import BeautifulSoup
 
+from core.errors import UserError
+from exports import services, views
 from exports.models import Export
 
 
@@ -29,6 +31,20 @@ def test_the_form_offers_what_the_model_can_have(page, model, base):
     closed = [box["value"] for box in form.select("[name=format][disabled]")]
     assert closed == ["adapter", "gguf-adapter"]
     assert "Only a model that was trained here" in form.get_text()
+
+
+def test_several_that_do_not_fit_together_are_refused_together(page, model, monkeypatch):
+    fits = 1.5 * model.parameter_count * 2
+
+    def require(needed: float, **options) -> None:
+        if needed > fits:
+            raise UserError("Not enough disk space", code="no_disk_space", status=507)
+
+    monkeypatch.setattr(views, "require_disk", require)
+    monkeypatch.setattr(services, "require_disk", require)
+    asked = {"format": "gguf", "quantization": ["f16", "bf16"]}
+    assert page.post(f"/exports/new/{model.pk}/", asked).status_code == 507
+    assert not Export.objects.exists()
 
 
 def test_a_licence_that_asks_for_something_says_so_before(page, model, settings):
@@ -175,7 +191,9 @@ def test_those_who_see_a_shared_model_download_its_exports_and_change_nothing(
 ):
     files = {"help.gguf": b"weights", "README.md": b"prompts", "passport.json": b"{}"}
     export = make_export(contents=files)
-    folder = make_export(format="ollama", contents=files)
+    folder = make_export(format="safetensors", contents=files)
+    prompts = make_export(format="ollama", contents={"Modelfile": b"SYSTEM"})
+    adapter = make_export(format="adapter", contents={"adapter_config.json": b"{}"})
     client.force_login(bob)
     assert client.get(f"/api/v1/exports/{export.pk}/").status_code == 404
     model.shared = True
@@ -189,6 +207,14 @@ def test_those_who_see_a_shared_model_download_its_exports_and_change_nothing(
     assert [file["name"] for file in listed] == ["help.gguf"]
     with zipfile.ZipFile(io.BytesIO(content(client.get(f"/exports/{folder.pk}/download/")))) as got:
         assert got.namelist() == ["help.gguf"]
+    # The system prompt of the train, and an adapter whose base model he does not see.
+    for withheld, word in ((prompts, "system prompt"), (adapter, "base model")):
+        refused = client.get(f"/api/v1/exports/{withheld.pk}/download/")
+        assert refused.status_code == 403
+        page = soup(client, withheld.get_absolute_url())
+        assert word in page.get_text()
+        assert not page.select("[download]")
+
     assert not soup(client, f"/exports/new/{model.pk}/").select("[name=format][value=hub]")
     assert client.delete(f"/api/v1/exports/{export.pk}/").status_code == 403
     assert "Delete this export?" not in client.get(export.get_absolute_url()).content.decode()

@@ -5,10 +5,12 @@ from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
 from core.ownership import owner_set
+from engine.models import llama_cpp
 from exports.models import Export
 from exports.services import (
     export_add,
     export_cancel,
+    export_compare,
     export_delete,
     export_deliver,
     export_ended,
@@ -157,6 +159,15 @@ def test_one_that_took_too_long_says_what_to_do(model, alice):
     assert export.error.startswith("The export took longer than the 2 hours that it may take")
 
 
+def test_one_that_was_ended_before_its_files_were_listed_begins_anew(make_export):
+    """Cancelled while it is hashed: what is not listed can be neither downloaded nor delivered."""
+    export = make_export(status="making", files=[], proof={"passed": True, "checks": []})
+    export_ended(export.pk, "cancelled")
+    export.refresh_from_db()
+    assert (export.status, export.delivery) == ("failed", "")
+    assert not export.folder.exists()
+
+
 def test_what_is_made_stays_where_only_its_delivery_was_ended(make_export):
     ollama = make_export(
         format="ollama", status="making", delivery="wanted", destination="help", phase="Uploading"
@@ -198,6 +209,42 @@ def test_a_queue_that_forgot_is_reminded(model, alice):
     assert Job.objects.get().status == "queued"
 
 
+def test_a_retry_uploads_in_the_name_of_whoever_asks_for_it(model, alice, bob, olga, make_export):
+    export = make_export(
+        format="hub",
+        options={"content": "gguf"},
+        status="failed",
+        delivery="failed",
+        destination="org/help",
+        asked_by=alice,
+    )
+    owner_set(model, by=olga, owner=bob)
+    # She may no longer change the model, whose train the upload would name.
+    with pytest.raises(PermissionDenied):
+        export_retry(export=export, by=alice)
+
+    export_retry(export=export, by=bob)
+    assert (export.asked_by, export.delivery) == (bob, "wanted")
+
+
+def test_what_could_not_be_compared_is_compared_again(make_export, alice):
+    with pytest.raises(UserError, match="could not be compared is compared again"):
+        export_compare(export=make_export(), by=alice)
+
+    export = make_export(proof={"passed": None, "checks": [], "error": "It was killed."})
+    export_compare(export=export, by=alice)
+    assert (export.status, export.proof) == ("making", {})
+
+
+def test_llama_cpps_formats_are_refused_where_its_converter_is_not_installed(
+    model, alice, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(llama_cpp, "CONVERTER", tmp_path)
+    for name in ("gguf", "gguf-adapter", "ollama"):
+        with pytest.raises(UserError, match="converter is not installed"):
+            export_add(model=model, by=alice, format=name)
+
+
 class TestDelivery:
     def test_it_needs_an_ollama(self, make_export, alice, settings):
         settings.OLLAMA_URL = ""
@@ -221,6 +268,36 @@ class TestDelivery:
 
         export_deliver(export=export, by=alice, destination="help", anyway=True)
         assert (export.status, export.delivery) == ("making", "wanted")
+
+    def test_what_was_not_compared_is_not_delivered_by_itself(self, make_export, alice, settings):
+        settings.OLLAMA_URL = "http://localhost:11434"
+        export = make_export(format="ollama", proof={"passed": None, "checks": []})
+        with pytest.raises(UserError, match="could not be compared"):
+            export_deliver(export=export, by=alice, destination="help")
+
+    def test_a_model_that_all_use_is_not_anybodys_to_replace(
+        self, make_export, alice, otto, settings
+    ):
+        settings.OLLAMA_URL = "http://localhost:11434"
+        wanted = {"destination": "llama3", "replace": True}
+        with pytest.raises(UserError, match="not yours to replace"):
+            export_deliver(export=make_export(format="ollama"), by=alice, **wanted)
+
+        export_deliver(export=make_export(format="ollama"), by=otto, **wanted)
+        make_export(format="ollama", delivery="done", destination="llama3")
+        export_deliver(export=make_export(format="ollama"), by=alice, **wanted)
+
+    def test_what_the_hub_refused_goes_elsewhere_without_being_made_again(self, make_export, alice):
+        export = make_export(
+            format="hub",
+            options={"content": "gguf", "private": True, "replace": False},
+            status="failed",
+            delivery="failed",
+            destination="org/taken",
+        )
+        export_deliver(export=export, by=alice, destination="org/free")
+        assert (export.status, export.destination) == ("making", "org/free")
+        assert export.files
 
     def test_other_formats_go_nowhere(self, make_export, alice):
         with pytest.raises(UserError, match="nowhere to deliver"):

@@ -4,7 +4,8 @@ two; `make interoperability` runs it.
 
 import pytest
 
-from engine.exporting.converter import ADAPTER_PROGRAM, MODEL_PROGRAM, convert
+from engine.exporting.converter import convert
+from engine.models.llama_cpp import ADAPTER_PROGRAM, MODEL_PROGRAM
 from engine.programs.convert import gguf_convert
 from engine.proof.llama_cpp import LlamaQuestions, llama_ask
 from models_app.management.commands.smollm2_install import package_file
