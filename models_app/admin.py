@@ -27,7 +27,6 @@ from models_app.services import (
 class BaseModelAdmin(ArchivableAdmin):
     list_display = (
         "name",
-        "version",
         "slug",
         "status",
         "source",

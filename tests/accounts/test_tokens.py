@@ -54,9 +54,8 @@ def expected(scope, method, path):
         return (method, path) == ("post", "/api/v1/trains/plan/")
     if path.endswith(("/bulk/", "/sharing/", "/hand-over/")):
         return False
-    return method != "delete" and path.startswith(
-        ("/api/v1/trains/", "/api/v1/datasets/", "/api/v1/models/", "/api/v1/jobs/")
-    )
+    areas = ("trains", "chains", "datasets", "models", "exports", "jobs")
+    return method != "delete" and path.startswith(tuple(f"/api/v1/{area}/" for area in areas))
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -50,7 +50,7 @@ def test_an_adapter_is_carried_on_by_clicks(open_page, platform: Platform) -> No
     page.locator("#id-epochs").fill("")
     page.locator("#more summary").click()
     page.locator("#id-max_steps").fill("2")
-    button = page.locator("[data-run]:visible")
+    button = page.locator("[data-run='']:visible")
     expect(button).to_be_enabled()
     button.click()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))

@@ -54,7 +54,7 @@ def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):
         ("sample_prompts", "0"),
     ):
         owner.locator(f"#id-{name}").fill(value)
-    run = owner.locator("[data-run]:visible")
+    run = owner.locator("[data-run='']:visible")
     expect(run).to_be_enabled()
     run.click()
     owner.wait_for_url(re.compile(r"/trains/\d+/$"))

@@ -56,7 +56,7 @@ def start(page: Page, dataset: str, **values: str) -> str:
         {"max_tokens": "64", "sample_max_tokens": "8", "sample_prompts": "2"} | values
     ).items():
         set_field(page, name, value)
-    run = page.locator("[data-run]:visible")
+    run = page.locator("[data-run='']:visible")
     expect(run).to_be_enabled()
     run.click()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))
@@ -113,7 +113,7 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     expect(page.locator("#field-learning_rate [data-was]")).to_contain_text("2e-4")
     set_field(page, "max_steps", "5")
     set_field(page, "name", f"{name}-second")
-    page.locator("[data-run]:visible").click()
+    page.locator("[data-run='']:visible").click()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))
     assert page.url != address
     expect(page.locator("main")).to_contain_text(f"{name}-first")
@@ -146,7 +146,7 @@ def test_a_double_click_on_run_starts_one_train(open_page):
         "name": "double",
     }.items():
         set_field(page, name, value)
-    run = page.locator("[data-run]:visible")
+    run = page.locator("[data-run='']:visible")
     expect(run).to_be_enabled()
     run.dblclick()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))

@@ -40,7 +40,7 @@ def form(page: Page, method: str, dataset: str, **values: str) -> None:
 
 
 def run(page: Page) -> str:
-    button = page.locator("[data-run]:visible")
+    button = page.locator("[data-run='']:visible")
     expect(button).to_be_enabled()
     button.click()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))
@@ -98,7 +98,7 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     # GRPO: nothing runs without a reward; batch and generations are explained; rewards can be
     # tried.
     form(page, "grpo", "sums.jsonl", max_completion_tokens="8", max_steps="3", name="by-number")
-    expect(page.locator("[data-run]:visible")).to_be_disabled()
+    expect(page.locator("[data-run='']:visible")).to_be_disabled()
     expect(page.locator("[data-run-note]")).to_contain_text("Choose a reward")
     reward_add(page, "numeric_answer")
     reward_add(page, "length_window")
