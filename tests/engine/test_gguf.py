@@ -290,18 +290,23 @@ def test_a_llama_cpp_that_was_ended_tells_nothing_of_the_file(
         gguf_prove(ProofRequest(out, wide, reference), lambda share: None)
 
 
-@pytest.mark.parametrize("count", [1, 7])
-def test_of_few_answers_none_may_change(wide, reference, unquantised, tmp_path, count):
+def turn_answers(file: Path) -> None:
+    """What was the most probable token is the least."""
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file, "r+").tensors}
+    tensors["output_norm.weight"].data[:] *= -1
+
+
+def test_the_only_answer_may_not_change(wide, reference, unquantised, tmp_path):
     trained = reference.trained
-    few = replace(
+    one = replace(
         reference,
-        questions=reference.questions[:count],
-        trained=Evidence(trained.answers[:count], trained.ended[:count], trained.log_probs[:count]),
+        questions=reference.questions[:1],
+        trained=Evidence(trained.answers[:1], trained.ended[:1], trained.log_probs[:1]),
     )
     out = quantised(unquantised, tmp_path / "out", "f16")
-    assert failures(out, wide, few) == {}
-    zero_tensor(gguf_file(out))
-    assert {"Same answers", "Same probabilities"} <= failures(out, wide, few).keys()
+    assert failures(out, wide, one) == {}
+    turn_answers(gguf_file(out))
+    assert {"Same answers", "Same probabilities"} <= failures(out, wide, one).keys()
 
 
 def test_numbers_too_large_for_fp16_are_refused(wide, unquantised, tmp_path):

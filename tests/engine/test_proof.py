@@ -189,7 +189,9 @@ def without_answers(tiny, tmp_path_factory) -> Path:
     """A train whose rows are questions alone, one of which was held out."""
     folder = tmp_path_factory.mktemp("prompts")
     rows = [{"prompt": row["messages"][0]["content"]} for row in toy_rows()]
-    given = GIVEN | OWN["grpo"] | {"rewards": [{"function": "custom:mine"}], "format": "prompt-only"}
+    given = (
+        GIVEN | OWN["grpo"] | {"rewards": [{"function": "custom:mine"}], "format": "prompt-only"}
+    )
     given |= {"adapter": "lora", "max_steps": 1, "evaluation_split": 0.2, "sample_prompts": 1}
     resources = registered(folder)
     done = train(folder / "run", tiny, rows, recipe="grpo", resources=resources, **given)
